@@ -1,0 +1,171 @@
+//! Blocks and the seam that keeps them.
+//!
+//! A block is at most 1 MiB of bytes named by its hash, so it never changes and can be cached,
+//! copied and verified anywhere. A [`Block`] in hand has been hashed by us: it is the only thing
+//! a store accepts, and what a store returns has been checked against its address.
+//!
+//! # Deliberately absent
+//! Meaning (see [`crate::tree`], [`crate::content`]) and deciding what is garbage
+//! (a collector marks; the store only offers [`BlockStore::delete_if`]).
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    error::StoreError,
+    id::{Cid, Codec},
+};
+
+/// Largest block in bytes: what IPFS peers exchange without asking.
+pub const BLOCK_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes together with the address they hash to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Block {
+    cid: Cid,
+    bytes: Bytes,
+}
+
+impl Block {
+    /// Hashes `bytes`.
+    pub fn new(codec: Codec, bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { cid: Cid::of(codec, &bytes), bytes }
+    }
+
+    /// Hashes `bytes` and accepts them only if they are what `cid` names.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when they are not.
+    pub fn verify(cid: Cid, bytes: Bytes) -> Result<Self, StoreError> {
+        if Cid::of(cid.codec(), &bytes) == cid {
+            Ok(Self { cid, bytes })
+        } else {
+            Err(StoreError::Damaged { cid })
+        }
+    }
+
+    /// Returns the address.
+    pub fn cid(&self) -> Cid {
+        self.cid
+    }
+
+    /// Returns the bytes; cloning them copies nothing.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({}, {} bytes)", self.cid, self.bytes.len())
+    }
+}
+
+/// What a block is for, so that a store can keep a small commit from flushing a large upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Tree nodes, roots, and bodies that ride with a commit.
+    Commit,
+    /// Leaves and nodes of content over one block.
+    Bulk,
+}
+
+/// What a [`BlockStore::sync`] has to cover: returned by puts, merged by the caller.
+///
+/// Positions mean something only to the store that returned them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncMark {
+    /// Position to be made durable, by [`Placement`].
+    pub positions: [u64; 2],
+}
+
+impl SyncMark {
+    /// Returns what is left to do once `done` is durable.
+    #[must_use]
+    pub fn without(self, done: Self) -> Self {
+        let mut left = self;
+        for (position, done) in left.positions.iter_mut().zip(done.positions) {
+            if *position <= done {
+                *position = 0;
+            }
+        }
+        left
+    }
+
+    /// Returns a mark that covers both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let [a, b] = self.positions;
+        let [c, d] = other.positions;
+        Self { positions: [a.max(c), b.max(d)] }
+    }
+}
+
+/// A point in the life of a store, by which a collector tells old puts from new ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u32);
+
+/// Keeps immutable blocks.
+///
+/// Shared as `Arc<dyn BlockStore>`. Implemented by [`crate::memory::MemoryBlocks`] and the local
+/// disk log; each passes `conformance::block_store`. Source: DESIGN §6, docs/adr/0003.
+#[async_trait]
+pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
+    /// Stores `blocks` and renews the epoch of those already there.
+    ///
+    /// They are readable at once, and durable once [`Self::sync`] has returned for the mark.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Full`], [`StoreError::Unavailable`]; some of the
+    /// blocks may then be stored.
+    async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError>;
+
+    /// Returns once everything `mark` covers is on stable storage, new or already there.
+    ///
+    /// Concurrent calls share the work.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Full`]: nothing may be published on the blocks
+    /// concerned.
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError>;
+
+    /// Returns the verified block, or `None` when the store does not hold it.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when stored bytes fail their hash, [`StoreError::Unavailable`].
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError>;
+
+    /// Returns the length in bytes without reading the block, or `None` when it is not held.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError>;
+
+    /// Starts a new epoch and returns it; later puts belong to it.
+    fn advance_epoch(&self) -> Epoch;
+
+    /// Deletes the block if its last put lies before `put_before`; says whether it did.
+    ///
+    /// Tested and deleted in one step against [`Self::put`], which renews the epoch.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError>;
+
+    /// Returns up to `limit` addresses after `after`, in ascending order, with lengths in bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError>;
+}
+
+/// Reads a block that must be there.
+///
+/// # Errors
+/// [`StoreError::Missing`] when it is not, and what [`BlockStore::get`] returns.
+pub async fn require(blocks: &dyn BlockStore, cid: &Cid) -> Result<Block, StoreError> {
+    blocks.get(cid).await?.ok_or(StoreError::Missing { cid: *cid })
+}

@@ -1,0 +1,124 @@
+//! Composite tree keys: an object key, then a suffix of fixed length.
+//!
+//! Byte order must be (key, suffix) order even when one key is a prefix of another, so 0x00 in
+//! the key is written 0x00 0xff and the key ends with 0x00 0x01.
+
+use bytes::Bytes;
+
+use super::object::{Fingerprint, Seq};
+use crate::id::{ObjectKey, UploadId};
+
+/// Bytes of an upload key after the object key: upload id and part number.
+const UPLOAD_SUFFIX: usize = 20;
+
+fn escaped(key: &str, room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 2 + room);
+    for &byte in key.as_bytes() {
+        out.push(byte);
+        if byte == 0 {
+            out.push(0xff);
+        }
+    }
+    out
+}
+
+fn terminated(key: &str, room: usize) -> Vec<u8> {
+    let mut out = escaped(key, room);
+    out.extend([0, 1]);
+    out
+}
+
+/// Returns the key of an upload's header (part 0) or of one of its parts (1 to 10 000).
+pub fn upload(key: &ObjectKey, id: UploadId, part: u32) -> Bytes {
+    let mut out = terminated(key.as_str(), UPLOAD_SUFFIX);
+    out.extend(id.0);
+    out.extend(part.to_be_bytes());
+    out.into()
+}
+
+/// Returns the first possible upload key at or after object keys that start with `prefix`.
+pub fn upload_prefix(prefix: &str) -> Bytes {
+    escaped(prefix, 0).into()
+}
+
+/// Returns the first possible upload key beyond every upload of `key`.
+pub fn after_uploads_of(key: &str) -> Bytes {
+    let mut out = escaped(key, 2);
+    out.extend([0, 2]);
+    out.into()
+}
+
+/// Splits what [`upload`] made; `None` for anything else.
+pub fn parse_upload(encoded: &[u8]) -> Option<(String, UploadId, u32)> {
+    let (key, suffix) = encoded.split_at_checked(encoded.len().checked_sub(UPLOAD_SUFFIX)?)?;
+    let key = unescape(key)?;
+    let (id, part) = suffix.split_first_chunk::<16>()?;
+    Some((key, UploadId(*id), u32::from_be_bytes(part.try_into().ok()?)))
+}
+
+fn unescape(terminated: &[u8]) -> Option<String> {
+    let body = terminated.strip_suffix(&[0, 1])?;
+    let mut out = Vec::with_capacity(body.len());
+    let mut bytes = body.iter();
+    while let Some(&byte) = bytes.next() {
+        out.push(byte);
+        if byte == 0 && bytes.next() != Some(&0xff) {
+            return None;
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Returns the key of a noncurrent version: newest first within an object key.
+pub fn version(key: &ObjectKey, seq: Seq) -> Bytes {
+    let mut out = terminated(key.as_str(), 12);
+    out.extend((!seq.version).to_be_bytes());
+    out.extend((!seq.index).to_be_bytes());
+    out.into()
+}
+
+/// Returns the key of the remembered outcome of a write that was displaced.
+pub fn recent(key: &ObjectKey, fingerprint: Fingerprint) -> Bytes {
+    let mut out = terminated(key.as_str(), 16);
+    out.extend(fingerprint.0);
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(text: &str) -> ObjectKey {
+        ObjectKey::parse(text.to_owned()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn byte_order_is_key_then_suffix(
+            a in "[\\x00\\x01a-c]{1,5}", b in "[\\x00\\x01a-c]{1,5}",
+            m in any::<[u8; 16]>(), n in any::<[u8; 16]>(), p in 0_u32..4, q in 0_u32..4,
+        ) {
+            let (m, n) = (UploadId(m), UploadId(n));
+            let encoded = upload(&key(&a), m, p).cmp(&upload(&key(&b), n, q));
+            prop_assert_eq!(encoded, (&a, m, p).cmp(&(&b, n, q)));
+            prop_assert_eq!(parse_upload(&upload(&key(&a), m, p)), Some((a, m, p)));
+        }
+    }
+
+    #[test]
+    fn versions_run_from_newest_to_oldest() {
+        let at = |version, index| super::version(&key("k"), Seq { version, index });
+        assert!(at(2, 0) < at(1, 5));
+        assert!(at(1, 5) < at(1, 4));
+    }
+
+    #[test]
+    fn uploads_of_one_key_end_before_the_next_key() {
+        let end = after_uploads_of("a");
+        assert!(upload(&key("a"), UploadId([255; 16]), u32::MAX) < end);
+        assert!(end < upload(&key("a\0"), UploadId([0; 16]), 0));
+        assert!(upload_prefix("a") <= upload(&key("a"), UploadId([0; 16]), 0));
+    }
+}

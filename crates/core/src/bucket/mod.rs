@@ -1,0 +1,23 @@
+//! What a bucket is, in records: the root block, objects, uploads, and their keys in the trees.
+//!
+//! Everything about a bucket hangs off its root, so every change is one commit and nothing can
+//! be half visible. Formats and vectors: docs/format.md. Source: DESIGN §3, docs/adr/0002.
+//!
+//! # Deliberately absent
+//! Judging requests against a state (the service); object bytes ([`crate::content`]).
+
+pub mod keys;
+mod list;
+mod object;
+mod root;
+mod upload;
+
+pub use self::{
+    list::{ListPage, ListQuery, Listed, list_page},
+    object::{
+        Attached, Checksum, ChecksumAlgorithm, ETag, Fingerprint, ObjectKind, ObjectRecord,
+        PartSpan, Seq, TextMap, read_parts, write_parts,
+    },
+    root::{AUTHORS_MAX, Author, BucketRoot, FORMAT, ROOT_BYTES_MAX},
+    upload::{Completed, PartRecord, UploadRecord},
+};

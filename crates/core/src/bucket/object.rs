@@ -1,0 +1,514 @@
+//! Object records: what a key points to.
+
+use std::{collections::BTreeMap, fmt};
+
+use bytes::Bytes;
+
+use crate::{
+    block::Block,
+    cbor::{Invalid, Reader, Writer},
+    error::StoreError,
+    id::{Cid, Codec},
+    root::TimeMs,
+};
+
+/// Maps over this many encoded bytes become a block of their own.
+const INLINE_BYTES_MAX: usize = 1024;
+
+/// Number of fields of a record; later ones go into the extension map.
+const FIELDS: usize = 16;
+
+/// Names and values, e.g. user metadata.
+pub type TextMap = BTreeMap<String, String>;
+
+/// What a record stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// Content we hold.
+    Object,
+    /// The absence of an object, in a versioned bucket.
+    DeleteMarker,
+    /// Content held elsewhere, by CID; its `ETag` is the CID.
+    Mapped,
+}
+
+/// The entity tag S3 tools expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ETag {
+    /// MD5 of the bytes.
+    Md5([u8; 16]),
+    /// MD5 of the parts' MD5s, and the number of parts.
+    Multipart([u8; 16], u32),
+    /// The content's CID, where we never saw the bytes.
+    Cid(Cid),
+}
+
+impl fmt::Display for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Md5(md5) => f.write_str(&hex::encode(md5)),
+            Self::Multipart(md5, parts) => write!(f, "{}-{parts}", hex::encode(md5)),
+            Self::Cid(cid) => cid.fmt(f),
+        }
+    }
+}
+
+impl ETag {
+    /// Appends the encoded tag.
+    pub fn write(&self, out: &mut Writer) {
+        match self {
+            Self::Md5(md5) => out.bytes(md5),
+            Self::Multipart(md5, parts) => out.array(2).bytes(md5).uint(u64::from(*parts)),
+            Self::Cid(cid) => out.array(1).bytes(&cid.to_bytes()),
+        };
+    }
+
+    /// Reads what [`Self::write`] wrote.
+    ///
+    /// # Errors
+    /// [`Invalid`] for anything else.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
+        if let Some(md5) = reader.maybe_bytes()? {
+            return Ok(Self::Md5(md5.as_ref().try_into().map_err(|_| Invalid("bad MD5"))?));
+        }
+        match reader.array()? {
+            1 => {
+                let cid = Cid::from_bytes(&reader.bytes()?);
+                cid.map(Self::Cid).map_err(|_| Invalid("bad ETag CID"))
+            }
+            2 => {
+                let md5 = reader.array_of()?;
+                let parts = u32::try_from(reader.uint()?).map_err(|_| Invalid("bad part count"))?;
+                Ok(Self::Multipart(md5, parts))
+            }
+            _ => Err(Invalid("bad ETag")),
+        }
+    }
+}
+
+/// Checksum algorithms of S3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ChecksumAlgorithm {
+    /// CRC-32 (ISO-HDLC).
+    Crc32,
+    /// CRC-32C (Castagnoli).
+    Crc32c,
+    /// CRC-64/NVME.
+    Crc64Nvme,
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+}
+
+impl ChecksumAlgorithm {
+    /// Every algorithm, by stored code.
+    pub const ALL: [Self; 5] =
+        [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
+
+    /// Returns the length of a value in bytes.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Crc32 | Self::Crc32c => 4,
+            Self::Crc64Nvme => 8,
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+        }
+    }
+}
+
+/// A checksum as S3 stores and returns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// How it was computed.
+    pub algorithm: ChecksumAlgorithm,
+    /// 0 over the full object; else a composite over this many parts' checksums.
+    pub composite_parts: u32,
+    /// The value.
+    pub value: Bytes,
+}
+
+impl Checksum {
+    /// Appends the encoded checksum.
+    pub fn write(&self, out: &mut Writer) {
+        out.array(3).uint(self.algorithm as u64).uint(u64::from(self.composite_parts));
+        out.bytes(&self.value);
+    }
+
+    /// Reads what [`Self::write`] wrote.
+    ///
+    /// # Errors
+    /// [`Invalid`] for anything else.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
+        reader.tuple(3)?;
+        let code = usize::try_from(reader.uint()?).map_err(|_| Invalid("bad algorithm"))?;
+        let algorithm = *ChecksumAlgorithm::ALL.get(code).ok_or(Invalid("bad algorithm"))?;
+        let parts = reader.uint()?.try_into().map_err(|_| Invalid("bad part count"))?;
+        let value = reader.bytes()?;
+        if value.len() != algorithm.len() {
+            return Err(Invalid("checksum has another length"));
+        }
+        Ok(Self { algorithm, composite_parts: parts, value })
+    }
+}
+
+/// Where a version stands in its bucket: the commit and the place within it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seq {
+    /// Version of the root that introduced it.
+    pub version: u64,
+    /// Index of the change within that commit.
+    pub index: u32,
+}
+
+/// Identifies one request of one principal, so that its retry is known (DESIGN §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 16]);
+
+/// A map kept in the record, or in a block of its own when it is large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// In the record.
+    Inline(TextMap),
+    /// In a block.
+    Linked(Cid),
+}
+
+impl Default for Attached {
+    fn default() -> Self {
+        Self::Inline(TextMap::new())
+    }
+}
+
+impl Attached {
+    /// Decides where `map` goes; returns the block to store when it is too large to inline.
+    pub fn new(map: TextMap) -> (Self, Option<Block>) {
+        let mut out = Writer::default();
+        write_map(&map, &mut out);
+        if out.len() <= INLINE_BYTES_MAX {
+            return (Self::Inline(map), None);
+        }
+        let block = Block::new(Codec::DagCbor, out.finish());
+        (Self::Linked(block.cid()), Some(block))
+    }
+
+    /// Reads the block of a linked map.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`].
+    pub fn read_block(block: &Block) -> Result<TextMap, StoreError> {
+        let mut reader = Reader::new(block.bytes());
+        let read = read_map(&mut reader).and_then(|map| reader.end().map(|()| map));
+        read.map_err(|invalid| invalid.of("attached map"))
+    }
+
+    fn write(&self, out: &mut Writer) {
+        match self {
+            Self::Inline(map) if map.is_empty() => drop(out.null()),
+            Self::Inline(map) => write_map(map, out),
+            Self::Linked(cid) => drop(out.link(cid)),
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
+        if reader.null() {
+            Ok(Self::default())
+        } else if reader.is_link() {
+            reader.link().map(Self::Linked)
+        } else {
+            read_map(reader).map(Self::Inline)
+        }
+    }
+}
+
+fn write_map(map: &TextMap, out: &mut Writer) {
+    let mut pairs: Vec<_> = map.iter().collect();
+    pairs.sort_by_key(|(name, _)| (name.len(), name.as_bytes()));
+    out.map(pairs.len());
+    for (name, value) in pairs {
+        out.text(name).text(value);
+    }
+}
+
+fn read_map(reader: &mut Reader<'_>) -> Result<TextMap, Invalid> {
+    (0..reader.map()?)
+        .map(|_| Ok((reader.text()?.to_owned(), reader.text()?.to_owned())))
+        .collect()
+}
+
+/// Everything about one version of one object, except its size, which is the tree entry's weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectRecord {
+    /// What it stands for.
+    pub kind: ObjectKind,
+    /// Length of the content in bytes; kept as the weight of the tree entry.
+    pub size: u64,
+    /// The entity tag.
+    pub etag: ETag,
+    /// Checksums the client sent, or the default one.
+    pub checksums: Vec<Checksum>,
+    /// Last-Modified, by the arbiter's clock.
+    pub time: TimeMs,
+    /// Place in the bucket's history.
+    pub seq: Seq,
+    /// System headers by lower-case name, e.g. `content-type`.
+    pub headers: Attached,
+    /// User metadata by name without `x-amz-meta-`.
+    pub metadata: Attached,
+    /// Tags.
+    pub tags: Attached,
+    /// Canned ACL, when one was given.
+    pub acl: Option<String>,
+    /// Encoded lock and retention; null until object lock exists.
+    pub lock: Option<Bytes>,
+    /// Encoded server-side encryption facts; null until there are any.
+    pub sse: Option<Bytes>,
+    /// Storage class, when it is not the standard one.
+    pub class: Option<String>,
+    /// The content: a raw block or the root of a `UnixFS` file; `None` for a delete marker.
+    pub content: Option<Cid>,
+    /// Table of parts, for an object made by a multipart upload.
+    pub parts: Option<Cid>,
+    /// The request that made it, when it can be retried.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl ObjectRecord {
+    /// Encodes the record, size left out.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::with_capacity(256);
+        out.array(FIELDS).uint(self.kind as u64);
+        self.etag.write(&mut out);
+        out.array(self.checksums.len());
+        for checksum in &self.checksums {
+            checksum.write(&mut out);
+        }
+        out.uint(self.time);
+        out.array(2).uint(self.seq.version).uint(u64::from(self.seq.index));
+        for map in [&self.headers, &self.metadata, &self.tags] {
+            map.write(&mut out);
+        }
+        write_text(self.acl.as_deref(), &mut out);
+        write_bytes(self.lock.as_deref(), &mut out);
+        write_bytes(self.sse.as_deref(), &mut out);
+        write_text(self.class.as_deref(), &mut out);
+        out.link_or_null(self.content.as_ref()).link_or_null(self.parts.as_ref());
+        write_bytes(self.fingerprint.as_ref().map(|print| print.0.as_slice()), &mut out);
+        out.map(0);
+        out.finish()
+    }
+
+    /// Decodes a record found with weight `size`.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`].
+    pub fn decode(value: &Bytes, size: u64) -> Result<Self, StoreError> {
+        let mut reader = Reader::new(value);
+        let read = Self::parse(&mut reader, size);
+        read.and_then(|record| reader.end().map(|()| record))
+            .map_err(|invalid| invalid.of("object record"))
+    }
+
+    fn parse(reader: &mut Reader<'_>, size: u64) -> Result<Self, Invalid> {
+        reader.tuple(FIELDS)?;
+        let kind = match reader.uint()? {
+            0 => ObjectKind::Object,
+            1 => ObjectKind::DeleteMarker,
+            2 => ObjectKind::Mapped,
+            _ => return Err(Invalid("unknown kind")),
+        };
+        let etag = ETag::read(reader)?;
+        let checksums =
+            (0..reader.array()?).map(|_| Checksum::read(reader)).collect::<Result<_, _>>()?;
+        let time = reader.uint()?;
+        reader.tuple(2)?;
+        let version = reader.uint()?;
+        let index = reader.uint()?.try_into().map_err(|_| Invalid("bad seq"))?;
+        let [headers, metadata, tags] =
+            [Attached::read(reader)?, Attached::read(reader)?, Attached::read(reader)?];
+        let acl = read_text(reader)?;
+        let lock = read_bytes(reader)?;
+        let sse = read_bytes(reader)?;
+        let class = read_text(reader)?;
+        let (content, parts) = (reader.link_or_null()?, reader.link_or_null()?);
+        let fingerprint = if reader.null() { None } else { Some(Fingerprint(reader.array_of()?)) };
+        reader.raw()?;
+        Ok(Self {
+            kind,
+            size,
+            etag,
+            checksums,
+            time,
+            seq: Seq { version, index },
+            headers,
+            metadata,
+            tags,
+            acl,
+            lock,
+            sse,
+            class,
+            content,
+            parts,
+            fingerprint,
+        })
+    }
+}
+
+fn write_text(text: Option<&str>, out: &mut Writer) {
+    match text {
+        Some(text) => out.text(text),
+        None => out.null(),
+    };
+}
+
+fn read_text(reader: &mut Reader<'_>) -> Result<Option<String>, Invalid> {
+    if reader.null() { Ok(None) } else { reader.text().map(|text| Some(text.to_owned())) }
+}
+
+fn write_bytes(bytes: Option<&[u8]>, out: &mut Writer) {
+    match bytes {
+        Some(bytes) => out.bytes(bytes),
+        None => out.null(),
+    };
+}
+
+fn read_bytes(reader: &mut Reader<'_>) -> Result<Option<Bytes>, Invalid> {
+    if reader.null() { Ok(None) } else { reader.bytes().map(Some) }
+}
+
+/// One part of a completed multipart object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartSpan {
+    /// Its number, 1 to 10 000.
+    pub number: u32,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its own checksum.
+    pub checksum: Option<Checksum>,
+}
+
+/// Encodes the table of parts as a block: `[[number, size, checksum or null], …]`.
+pub fn write_parts(parts: &[PartSpan]) -> Block {
+    let mut out = Writer::with_capacity(parts.len() * 24);
+    out.array(parts.len());
+    for part in parts {
+        out.array(3).uint(u64::from(part.number)).uint(part.size);
+        match &part.checksum {
+            Some(checksum) => checksum.write(&mut out),
+            None => drop(out.null()),
+        }
+    }
+    Block::new(Codec::DagCbor, out.finish())
+}
+
+/// Decodes a table of parts.
+///
+/// # Errors
+/// [`StoreError::Malformed`].
+pub fn read_parts(block: &Block) -> Result<Vec<PartSpan>, StoreError> {
+    let mut reader = Reader::new(block.bytes());
+    let mut read = || {
+        let parts = (0..reader.array()?)
+            .map(|_| {
+                reader.tuple(3)?;
+                let number = reader.uint()?.try_into().map_err(|_| Invalid("bad number"))?;
+                let size = reader.uint()?;
+                let checksum =
+                    if reader.null() { None } else { Some(Checksum::read(&mut reader)?) };
+                Ok(PartSpan { number, size, checksum })
+            })
+            .collect::<Result<_, Invalid>>()?;
+        reader.end()?;
+        Ok(parts)
+    };
+    read().map_err(|invalid: Invalid| invalid.of("table of parts"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ObjectRecord {
+        ObjectRecord {
+            kind: ObjectKind::Object,
+            size: 5,
+            etag: ETag::Md5([9; 16]),
+            checksums: vec![Checksum {
+                algorithm: ChecksumAlgorithm::Crc64Nvme,
+                composite_parts: 0,
+                value: Bytes::from_static(&[1; 8]),
+            }],
+            time: 1_700_000_000_000,
+            seq: Seq { version: 7, index: 1 },
+            headers: Attached::Inline([("content-type".into(), "text/plain".into())].into()),
+            metadata: Attached::default(),
+            tags: Attached::default(),
+            acl: None,
+            lock: None,
+            sse: None,
+            class: None,
+            content: Some(Cid::of(Codec::Raw, b"hello")),
+            parts: None,
+            fingerprint: None,
+        }
+    }
+
+    #[test]
+    fn a_small_record_matches_the_vector() {
+        let encoded = record().encode();
+        assert_eq!(ObjectRecord::decode(&encoded, 5).unwrap(), record());
+        assert_eq!(
+            hex::encode(&encoded),
+            "90005009090909090909090909090909090909818302004801010101010101011b0000018bcfe56800820701a16c636f6e74656e742d747970656a746578742f706c61696ef6f6f6f6f6f6d82a58250001551e20ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200ff6f6a0"
+        );
+    }
+
+    #[test]
+    fn a_full_record_round_trips() {
+        let full = ObjectRecord {
+            kind: ObjectKind::Mapped,
+            etag: ETag::Multipart([1; 16], 10_000),
+            metadata: Attached::Linked(Cid::of(Codec::DagCbor, b"m")),
+            tags: Attached::Inline([("b".into(), "1".into()), ("aa".into(), "2".into())].into()),
+            acl: Some("private".into()),
+            lock: Some(Bytes::from_static(b"lock")),
+            sse: Some(Bytes::from_static(b"sse")),
+            class: Some("STANDARD".into()),
+            parts: Some(Cid::of(Codec::DagCbor, b"p")),
+            fingerprint: Some(Fingerprint([3; 16])),
+            ..record()
+        };
+        assert_eq!(ObjectRecord::decode(&full.encode(), 5).unwrap(), full);
+        let mapped = ObjectRecord { etag: ETag::Cid(Cid::of(Codec::Raw, b"x")), ..full };
+        assert_eq!(ObjectRecord::decode(&mapped.encode(), 5).unwrap(), mapped);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let encoded = record().encode();
+        for len in 0..encoded.len() {
+            assert!(ObjectRecord::decode(&encoded.slice(..len), 5).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn large_maps_move_out() {
+        let small: TextMap = [("a".into(), "1".into())].into();
+        assert!(matches!(Attached::new(small), (Attached::Inline(_), None)));
+        let large: TextMap = [("a".into(), "x".repeat(2_000))].into();
+        let (attached, block) = Attached::new(large.clone());
+        let block = block.unwrap();
+        assert_eq!(attached, Attached::Linked(block.cid()));
+        assert_eq!(Attached::read_block(&block).unwrap(), large);
+    }
+
+    #[test]
+    fn part_tables_round_trip() {
+        let checksum = record().checksums.pop();
+        let parts = vec![
+            PartSpan { number: 1, size: 5 << 20, checksum },
+            PartSpan { number: 9, size: 1, checksum: None },
+        ];
+        assert_eq!(read_parts(&write_parts(&parts)).unwrap(), parts);
+    }
+}

@@ -1,0 +1,203 @@
+//! Multipart uploads in progress, and the remembered answers of completed ones.
+
+use bytes::Bytes;
+
+use super::object::{Checksum, ETag, ObjectRecord};
+use crate::{
+    cbor::{Invalid, Reader, Writer},
+    error::StoreError,
+    id::Cid,
+    root::TimeMs,
+};
+
+/// The answer of a completed upload, kept for a day so that completing twice answers twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completed {
+    /// When it was completed.
+    pub time: TimeMs,
+    /// Hash of the list of parts it was completed with.
+    pub parts_hash: [u8; 32],
+    /// The record that was written.
+    pub record: ObjectRecord,
+}
+
+/// The header of an upload: what its object will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadRecord {
+    /// When it began.
+    pub initiated: TimeMs,
+    /// User id of who began it.
+    pub initiator: String,
+    /// Headers, metadata and the like; content, size and tag are still to come.
+    pub template: ObjectRecord,
+    /// Algorithm code and whether composite, as asked for when it began.
+    pub checksum: Option<(u8, bool)>,
+    /// Set once it was completed.
+    pub completed: Option<Completed>,
+}
+
+impl UploadRecord {
+    /// Encodes the header.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::with_capacity(512);
+        out.array(6).uint(self.initiated).text(&self.initiator);
+        out.raw(&self.template.encode());
+        match self.checksum {
+            Some((code, composite)) => {
+                out.array(2).uint(u64::from(code)).uint(u64::from(composite))
+            }
+            None => out.null(),
+        };
+        match &self.completed {
+            Some(completed) => {
+                out.array(4).uint(completed.time).bytes(&completed.parts_hash);
+                out.uint(completed.record.size).raw(&completed.record.encode());
+            }
+            None => drop(out.null()),
+        }
+        out.map(0);
+        out.finish()
+    }
+
+    /// Decodes a header.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`].
+    pub fn decode(value: &Bytes) -> Result<Self, StoreError> {
+        let wrong = |invalid: Invalid| invalid.of("upload record");
+        let mut reader = Reader::new(value);
+        let mut read = || {
+            reader.tuple(6)?;
+            let initiated = reader.uint()?;
+            let initiator = reader.text()?.to_owned();
+            let template = reader.raw()?;
+            let checksum = if reader.null() {
+                None
+            } else {
+                reader.tuple(2)?;
+                let code = reader.uint()?.try_into().map_err(|_| Invalid("bad algorithm"))?;
+                Some((code, reader.uint()? == 1))
+            };
+            let completed = if reader.null() {
+                None
+            } else {
+                reader.tuple(4)?;
+                Some((reader.uint()?, reader.array_of()?, reader.uint()?, reader.raw()?))
+            };
+            reader.raw()?;
+            reader.end()?;
+            Ok((initiated, initiator, template, checksum, completed))
+        };
+        let (initiated, initiator, template, checksum, completed) = read().map_err(wrong)?;
+        let completed = match completed {
+            Some((time, parts_hash, size, record)) => {
+                Some(Completed { time, parts_hash, record: ObjectRecord::decode(&record, size)? })
+            }
+            None => None,
+        };
+        let template = ObjectRecord::decode(&template, 0)?;
+        Ok(Self { initiated, initiator, template, checksum, completed })
+    }
+}
+
+/// One uploaded part; its size is the weight of the tree entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartRecord {
+    /// Length in bytes.
+    pub size: u64,
+    /// MD5 of the part.
+    pub etag: ETag,
+    /// When it was uploaded.
+    pub time: TimeMs,
+    /// Its checksum, of the upload's algorithm.
+    pub checksum: Option<Checksum>,
+    /// Its content.
+    pub content: Cid,
+}
+
+impl PartRecord {
+    /// Encodes the part, size left out.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::with_capacity(128);
+        out.array(5);
+        self.etag.write(&mut out);
+        out.uint(self.time);
+        match &self.checksum {
+            Some(checksum) => checksum.write(&mut out),
+            None => drop(out.null()),
+        }
+        out.link(&self.content).map(0);
+        out.finish()
+    }
+
+    /// Decodes a part found with weight `size`.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`].
+    pub fn decode(value: &Bytes, size: u64) -> Result<Self, StoreError> {
+        let mut reader = Reader::new(value);
+        let mut read = || {
+            reader.tuple(5)?;
+            let etag = ETag::read(&mut reader)?;
+            let time = reader.uint()?;
+            let checksum = if reader.null() { None } else { Some(Checksum::read(&mut reader)?) };
+            let content = reader.link()?;
+            reader.raw()?;
+            reader.end()?;
+            Ok(Self { size, etag, time, checksum, content })
+        };
+        read().map_err(|invalid: Invalid| invalid.of("part record"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bucket::{Attached, ObjectKind, Seq},
+        id::Codec,
+    };
+
+    #[test]
+    fn uploads_and_parts_round_trip() {
+        let template = ObjectRecord {
+            kind: ObjectKind::Object,
+            size: 0,
+            etag: ETag::Md5([0; 16]),
+            checksums: Vec::new(),
+            time: 5,
+            seq: Seq::default(),
+            headers: Attached::default(),
+            metadata: Attached::Inline([("k".into(), "v".into())].into()),
+            tags: Attached::default(),
+            acl: None,
+            lock: None,
+            sse: None,
+            class: None,
+            content: None,
+            parts: None,
+            fingerprint: None,
+        };
+        let mut upload = UploadRecord {
+            initiated: 5,
+            initiator: "key:me".into(),
+            template: template.clone(),
+            checksum: Some((2, false)),
+            completed: None,
+        };
+        assert_eq!(UploadRecord::decode(&upload.encode()).unwrap(), upload);
+        let record = ObjectRecord { size: 77, etag: ETag::Multipart([1; 16], 2), ..template };
+        upload.completed = Some(Completed { time: 6, parts_hash: [4; 32], record });
+        upload.checksum = None;
+        assert_eq!(UploadRecord::decode(&upload.encode()).unwrap(), upload);
+
+        let part = PartRecord {
+            size: 9,
+            etag: ETag::Md5([2; 16]),
+            time: 8,
+            checksum: None,
+            content: Cid::of(Codec::Raw, b"part"),
+        };
+        assert_eq!(PartRecord::decode(&part.encode(), 9).unwrap(), part);
+    }
+}

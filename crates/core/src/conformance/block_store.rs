@@ -1,0 +1,123 @@
+//! Clauses of [`BlockStore`].
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use crate::{
+    block::{BLOCK_BYTES_MAX, Block, BlockStore, Placement},
+    error::StoreError,
+    id::{Cid, Codec},
+};
+
+fn block(seed: u8, len: usize) -> Block {
+    Block::new(Codec::Raw, vec![seed; len])
+}
+
+/// What was put is returned, by placement, codec and size, before and after a sync.
+pub async fn returns_what_was_put(store: &dyn BlockStore) {
+    let blocks = [
+        block(1, 0),
+        block(2, 5),
+        block(3, BLOCK_BYTES_MAX),
+        Block::new(Codec::DagCbor, Bytes::from_static(&[0x80])),
+    ];
+    for placement in [Placement::Commit, Placement::Bulk] {
+        let mark = store.put(&blocks, placement).await.unwrap();
+        for _ in 0..2 {
+            for block in &blocks {
+                assert_eq!(store.get(&block.cid()).await.unwrap().as_ref(), Some(block));
+                let size = store.size(&block.cid()).await.unwrap();
+                assert_eq!(size, Some(block.bytes().len() as u64));
+            }
+            store.sync(mark).await.unwrap();
+        }
+    }
+}
+
+/// A block never put is absent, not an error.
+pub async fn absent_is_none(store: &dyn BlockStore) {
+    let cid = Cid::of(Codec::Raw, b"never put");
+    assert_eq!(store.get(&cid).await.unwrap(), None);
+    assert_eq!(store.size(&cid).await.unwrap(), None);
+    let epoch = store.advance_epoch();
+    assert!(!store.delete_if(&cid, epoch).await.unwrap());
+}
+
+/// Equal blocks are one block, in one batch and across batches.
+pub async fn putting_twice_is_once(store: &dyn BlockStore) {
+    let same = block(1, 100);
+    store.put(&[same.clone(), same.clone()], Placement::Commit).await.unwrap();
+    store.put(std::slice::from_ref(&same), Placement::Bulk).await.unwrap();
+    assert_eq!(store.list(None, 10).await.unwrap(), [(same.cid(), 100)]);
+}
+
+/// A block over the limit is refused.
+pub async fn refuses_oversized_blocks(store: &dyn BlockStore) {
+    let refused = store.put(&[block(1, BLOCK_BYTES_MAX + 1)], Placement::Commit).await;
+    assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
+}
+
+/// A put of a block that is there but not yet durable returns a mark that makes it so.
+pub async fn sync_covers_what_was_already_there(store: &dyn BlockStore) {
+    let shared = block(1, 100);
+    let first = store.put(std::slice::from_ref(&shared), Placement::Bulk).await.unwrap();
+    let second = store.put(std::slice::from_ref(&shared), Placement::Commit).await.unwrap();
+    assert_eq!(second.and(first), second, "the second mark does not cover the first");
+    store.sync(second).await.unwrap();
+}
+
+/// A block last put before the epoch goes.
+pub async fn old_blocks_are_deleted(store: &dyn BlockStore) {
+    let (old, new) = (block(1, 10), block(2, 10));
+    store.put(std::slice::from_ref(&old), Placement::Commit).await.unwrap();
+    let cut = store.advance_epoch();
+    store.put(std::slice::from_ref(&new), Placement::Commit).await.unwrap();
+    assert!(store.delete_if(&old.cid(), cut).await.unwrap());
+    assert!(!store.delete_if(&new.cid(), cut).await.unwrap());
+    assert_eq!(store.get(&old.cid()).await.unwrap(), None);
+    assert_eq!(store.get(&new.cid()).await.unwrap(), Some(new));
+}
+
+/// A put after the cut renews a block, so that a collector cannot take it from its new user.
+pub async fn a_new_put_saves_from_deletion(store: &dyn BlockStore) {
+    let shared = block(1, 10);
+    store.put(std::slice::from_ref(&shared), Placement::Commit).await.unwrap();
+    let cut = store.advance_epoch();
+    store.put(std::slice::from_ref(&shared), Placement::Commit).await.unwrap();
+    assert!(!store.delete_if(&shared.cid(), cut).await.unwrap());
+    assert_eq!(store.get(&shared.cid()).await.unwrap(), Some(shared));
+}
+
+/// Lists every block once, ascending, in pages of any size.
+pub async fn lists_in_order_and_pages(store: &dyn BlockStore) {
+    let blocks: Vec<Block> = (0..25).map(|seed| block(seed, usize::from(seed) + 1)).collect();
+    store.put(&blocks, Placement::Commit).await.unwrap();
+    let mut expected: Vec<_> =
+        blocks.iter().map(|block| (block.cid(), block.bytes().len() as u64)).collect();
+    expected.sort();
+    let mut found: Vec<(Cid, u64)> = Vec::new();
+    loop {
+        let page = store.list(found.last().map(|(cid, _)| *cid), 7).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= 7);
+        found.extend(page);
+    }
+    assert_eq!(found, expected);
+}
+
+/// Concurrent puts and syncs of overlapping batches all hold.
+pub async fn concurrent_puts_all_hold(store: &dyn BlockStore) {
+    let tasks = (0..8_u8).map(|task| async move {
+        for round in 0..10_u8 {
+            let blocks = [block(task ^ round, 300), block(round, 200)];
+            let mark = store.put(&blocks, Placement::Commit).await.unwrap();
+            store.sync(mark).await.unwrap();
+            for block in blocks {
+                assert_eq!(store.get(&block.cid()).await.unwrap(), Some(block));
+            }
+        }
+    });
+    join_all(tasks).await;
+}

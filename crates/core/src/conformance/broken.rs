@@ -1,0 +1,229 @@
+//! Stores that each break one promise: a suite that accepts one of them is no suite.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    block::{Block, BlockStore, Epoch, Placement, SyncMark},
+    directory::{Directory, Entry, Table, WriteOutcome},
+    error::{StoreError, SwapError},
+    id::{BucketName, Cid, OwnerId},
+    memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
+    root::{CasOutcome, NewRoot, RootPointer, RootPointerStore, RootRow, Stamped},
+};
+
+/// How [`BrokenBlocks`] is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockFault {
+    /// A put does not renew the epoch of a block already there.
+    NoRenewal,
+    /// The mark of a put leaves out blocks already there.
+    MarkForgetsPresent,
+    /// Blocks of any size are taken.
+    NoLimit,
+}
+
+/// A block store with one fault.
+#[derive(Debug)]
+pub struct BrokenBlocks {
+    inner: MemoryBlocks,
+    fault: BlockFault,
+}
+
+impl BrokenBlocks {
+    /// Returns an empty store with `fault`.
+    pub fn new(fault: BlockFault) -> Self {
+        Self { inner: MemoryBlocks::default(), fault }
+    }
+}
+
+#[async_trait]
+impl BlockStore for BrokenBlocks {
+    async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
+        let mut mark = SyncMark::default();
+        for block in blocks {
+            let present = self.inner.size(&block.cid()).await?.is_some();
+            if present && self.fault == BlockFault::NoRenewal {
+                continue;
+            }
+            match self.inner.put(std::slice::from_ref(block), placement).await {
+                Err(StoreError::TooLarge { .. }) if self.fault == BlockFault::NoLimit => {}
+                Err(error) => return Err(error),
+                Ok(_) if present && self.fault == BlockFault::MarkForgetsPresent => {}
+                Ok(more) => mark = mark.and(more),
+            }
+        }
+        Ok(mark)
+    }
+
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+        self.inner.sync(mark).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        self.inner.get(cid).await
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        self.inner.size(cid).await
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        self.inner.advance_epoch()
+    }
+
+    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
+        self.inner.delete_if(cid, put_before).await
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+        self.inner.list(after, limit).await
+    }
+}
+
+/// How [`BrokenRoots`] is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootFault {
+    /// Any swap wins.
+    IgnoresExpected,
+    /// Only the root is compared.
+    IgnoresVersion,
+    /// A conflict reports what was expected.
+    ReportsExpected,
+    /// A required name is granted to everyone.
+    SharesNames,
+}
+
+/// An arbiter with one fault.
+#[derive(Debug)]
+pub struct BrokenRoots {
+    inner: MemoryRoots,
+    fault: RootFault,
+}
+
+impl BrokenRoots {
+    /// Returns an empty arbiter with `fault`.
+    pub fn new(fault: RootFault) -> Self {
+        Self { inner: MemoryRoots::default(), fault }
+    }
+}
+
+#[async_trait]
+impl RootPointerStore for BrokenRoots {
+    async fn get_roots(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        self.inner.get_roots(names).await
+    }
+
+    async fn cas_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        let rows = self.get_roots(&[(owner, bucket.clone())]).await;
+        let row = rows.map_err(SwapError::NotSent)?.value.pop().flatten();
+        let current = row.map(|row| row.pointer);
+        let mut new = new.clone();
+        let believed = match (self.fault, current, expected) {
+            (RootFault::IgnoresExpected, ..) => current,
+            (RootFault::IgnoresVersion, Some(current), Some(expected))
+                if current.root == expected.root =>
+            {
+                Some(current)
+            }
+            _ => expected,
+        };
+        if let Some(current) = believed {
+            new.pointer.version = new.pointer.version.max(current.version + 1);
+        }
+        let mut stamped = self.inner.cas_root(owner, bucket, believed, &new).await?;
+        match (self.fault, &mut stamped.value) {
+            (RootFault::ReportsExpected, CasOutcome::Conflict { current: Some(current) }) => {
+                if let Some(expected) = expected {
+                    current.pointer = expected;
+                }
+            }
+            (RootFault::SharesNames, outcome @ CasOutcome::NameTaken) => {
+                *outcome = CasOutcome::Won;
+            }
+            _ => {}
+        }
+        Ok(stamped)
+    }
+
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.inner.list_roots(owner, after, limit).await
+    }
+
+    async fn find_bucket(
+        &self,
+        bucket: &BucketName,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        self.inner.find_bucket(bucket).await
+    }
+}
+
+/// How [`BrokenDirectory`] is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectoryFault {
+    /// Any write wins.
+    IgnoresExpected,
+    /// A deleted record starts again as if never written.
+    ForgetsDeleted,
+}
+
+/// A directory with one fault.
+#[derive(Debug)]
+pub struct BrokenDirectory {
+    inner: MemoryDirectory,
+    fault: DirectoryFault,
+}
+
+impl BrokenDirectory {
+    /// Returns an empty directory with `fault`.
+    pub fn new(fault: DirectoryFault) -> Self {
+        Self { inner: MemoryDirectory::default(), fault }
+    }
+}
+
+#[async_trait]
+impl Directory for BrokenDirectory {
+    async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
+        let entry = self.inner.read(table, name).await?;
+        let forgets = self.fault == DirectoryFault::ForgetsDeleted;
+        Ok(entry.filter(|entry| !forgets || entry.value.is_some()))
+    }
+
+    async fn write(
+        &self,
+        table: Table,
+        name: &str,
+        expected: u64,
+        value: Option<Bytes>,
+    ) -> Result<WriteOutcome, StoreError> {
+        let current = self.inner.read(table, name).await?.map_or(0, |entry| entry.version);
+        let believed = match self.fault {
+            DirectoryFault::IgnoresExpected => current,
+            DirectoryFault::ForgetsDeleted => expected,
+        };
+        self.inner.write(table, name, believed, value).await
+    }
+
+    async fn list(
+        &self,
+        table: Table,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Entry)>, StoreError> {
+        self.inner.list(table, after, limit).await
+    }
+}

@@ -1,0 +1,43 @@
+//! What each seam promises, as named clauses that every implementation runs.
+//!
+//! A clause starts from an empty store and panics when it is broken. [`broken`] holds stores that
+//! break one promise each; the suites are tested by refusing them.
+#![expect(clippy::unwrap_used, reason = "a clause fails by panicking")]
+
+pub mod block_store;
+pub mod broken;
+pub mod directory;
+pub mod root_store;
+
+/// Writes one named test per clause of a suite.
+///
+/// `conformance_suite!(block_store, async { Arc::new(MemoryBlocks::default()) });`
+#[macro_export]
+macro_rules! conformance_suite {
+    (block_store, $new:expr) => {
+        $crate::conformance_suite!(@each block_store, $new,
+            returns_what_was_put, absent_is_none, putting_twice_is_once, refuses_oversized_blocks,
+            sync_covers_what_was_already_there, old_blocks_are_deleted,
+            a_new_put_saves_from_deletion, lists_in_order_and_pages, concurrent_puts_all_hold);
+    };
+    (root_store, $new:expr) => {
+        $crate::conformance_suite!(@each root_store, $new,
+            absent_is_none, first_swap_creates, stale_swap_changes_nothing,
+            current_is_never_what_was_expected, every_field_of_the_pointer_is_compared,
+            racing_writers_lose_nothing, racing_creators_make_one, rows_are_kept_apart,
+            lists_one_owner_in_order, global_names_have_one_holder, marks_and_time_do_not_fall);
+    };
+    (directory, $new:expr) => {
+        $crate::conformance_suite!(@each directory, $new,
+            absent_is_none, versions_rise_by_one, stale_write_changes_nothing,
+            deleted_keeps_its_version, lists_live_records_in_order, refuses_oversized_records,
+            tables_are_kept_apart, racing_writers_lose_nothing);
+    };
+    (@each $suite:ident, $new:expr, $($clause:ident),+ $(,)?) => {$(
+        #[tokio::test]
+        async fn $clause() {
+            let store = $new.await;
+            $crate::conformance::$suite::$clause(&*store).await;
+        }
+    )+};
+}

@@ -1,0 +1,238 @@
+//! Clauses of [`RootPointerStore`].
+
+use futures::future::join_all;
+
+use crate::{
+    id::{BucketId, BucketName, Cid, Codec, OwnerId},
+    root::{CasOutcome, GlobalName, NewRoot, RootPointer, RootPointerStore, RootRow},
+};
+
+const OWNER: OwnerId = OwnerId([1; 16]);
+const OTHER: OwnerId = OwnerId([2; 16]);
+
+fn name(text: &str) -> BucketName {
+    BucketName::parse(text).unwrap()
+}
+
+fn pointer(seed: u64, version: u64) -> RootPointer {
+    RootPointer { root: Cid::of(Codec::DagCbor, &seed.to_be_bytes()), version, generation: 0 }
+}
+
+fn new_root(pointer: RootPointer) -> NewRoot {
+    NewRoot {
+        pointer,
+        bucket_id: BucketId([7; 16]),
+        created: 5,
+        deleted: None,
+        global_name: GlobalName::ClaimIfFree,
+    }
+}
+
+async fn swap(
+    store: &dyn RootPointerStore,
+    owner: OwnerId,
+    bucket: &str,
+    expected: Option<RootPointer>,
+    new: RootPointer,
+) -> CasOutcome {
+    store.cas_root(owner, &name(bucket), expected, &new_root(new)).await.unwrap().value
+}
+
+async fn get(store: &dyn RootPointerStore, owner: OwnerId, bucket: &str) -> Option<RootRow> {
+    store.get_roots(&[(owner, name(bucket))]).await.unwrap().value.pop().unwrap()
+}
+
+/// A name never used has no row.
+pub async fn absent_is_none(store: &dyn RootPointerStore) {
+    assert_eq!(get(store, OWNER, "bucket").await, None);
+    assert_eq!(store.find_bucket(&name("bucket")).await.unwrap().value, None);
+    assert_eq!(store.get_roots(&[]).await.unwrap().value, []);
+    let stale = swap(store, OWNER, "bucket", Some(pointer(1, 1)), pointer(2, 2)).await;
+    assert_eq!(stale, CasOutcome::Conflict { current: None });
+}
+
+/// The first swap makes the row, with every field as given; later ones replace it.
+pub async fn first_swap_creates(store: &dyn RootPointerStore) {
+    assert_eq!(swap(store, OWNER, "bucket", None, pointer(1, 1)).await, CasOutcome::Won);
+    let deleted = NewRoot {
+        pointer: RootPointer { generation: 3, ..pointer(2, 9) },
+        bucket_id: BucketId([8; 16]),
+        created: 6,
+        deleted: Some(7),
+        global_name: GlobalName::Keep,
+    };
+    let outcome = store.cas_root(OWNER, &name("bucket"), Some(pointer(1, 1)), &deleted).await;
+    assert_eq!(outcome.unwrap().value, CasOutcome::Won);
+    let row = RootRow {
+        owner: OWNER,
+        bucket: name("bucket"),
+        pointer: deleted.pointer,
+        bucket_id: deleted.bucket_id,
+        created: 6,
+        deleted: Some(7),
+        global_name: true,
+    };
+    assert_eq!(get(store, OWNER, "bucket").await, Some(row));
+}
+
+/// A swap that names a stale pointer changes nothing and reports the current one.
+pub async fn stale_swap_changes_nothing(store: &dyn RootPointerStore) {
+    swap(store, OWNER, "bucket", None, pointer(1, 1)).await;
+    swap(store, OWNER, "bucket", Some(pointer(1, 1)), pointer(2, 2)).await;
+    for stale in [None, Some(pointer(1, 1)), Some(pointer(9, 2))] {
+        let outcome = swap(store, OWNER, "bucket", stale, pointer(3, 3)).await;
+        let CasOutcome::Conflict { current: Some(current) } = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(current.pointer, pointer(2, 2));
+    }
+    assert_eq!(get(store, OWNER, "bucket").await.unwrap().pointer, pointer(2, 2));
+}
+
+/// A conflict never reports what was expected: the loser would rebase onto it for ever.
+pub async fn current_is_never_what_was_expected(store: &dyn RootPointerStore) {
+    swap(store, OWNER, "bucket", None, pointer(0, 1)).await;
+    let racers = (1..=8_u64).map(|racer| async move {
+        let mut expected = pointer(0, 1);
+        for _ in 0..20 {
+            let next = pointer(racer << 32 | expected.version, expected.version + 1);
+            yield_now().await;
+            match swap(store, OWNER, "bucket", Some(expected), next).await {
+                CasOutcome::Won => expected = next,
+                CasOutcome::Conflict { current } => {
+                    let current = current.unwrap().pointer;
+                    assert_ne!(current, expected);
+                    expected = current;
+                }
+                CasOutcome::NameTaken => panic!("no name was required"),
+            }
+        }
+    });
+    join_all(racers).await;
+}
+
+/// Root, version and generation are all compared.
+pub async fn every_field_of_the_pointer_is_compared(store: &dyn RootPointerStore) {
+    let current = RootPointer { generation: 4, ..pointer(1, 5) };
+    swap(store, OWNER, "bucket", None, current).await;
+    let wrong = [
+        RootPointer { root: pointer(2, 5).root, ..current },
+        RootPointer { version: 4, ..current },
+        RootPointer { generation: 3, ..current },
+    ];
+    for expected in wrong {
+        let outcome = swap(store, OWNER, "bucket", Some(expected), pointer(3, 6)).await;
+        assert!(matches!(outcome, CasOutcome::Conflict { .. }), "{expected:?}");
+    }
+    assert_eq!(swap(store, OWNER, "bucket", Some(current), pointer(3, 6)).await, CasOutcome::Won);
+}
+
+/// Eight writers, ten commits each: every commit builds on the one before it, and they did meet.
+pub async fn racing_writers_lose_nothing(store: &dyn RootPointerStore) {
+    let writers = (1..=8_u64).map(|writer| async move {
+        let mut conflicts = 0;
+        for round in 0..10 {
+            loop {
+                let seen = get(store, OWNER, "bucket").await.map(|row| row.pointer);
+                yield_now().await; // An in-memory store never waits by itself.
+                let version = seen.map_or(1, |seen| seen.version + 1);
+                let next = pointer(writer << 32 | round << 16 | version, version);
+                match swap(store, OWNER, "bucket", seen, next).await {
+                    CasOutcome::Won => break,
+                    CasOutcome::Conflict { .. } => conflicts += 1,
+                    CasOutcome::NameTaken => panic!("no name was required"),
+                }
+            }
+        }
+        conflicts
+    });
+    let conflicts: u32 = join_all(writers).await.into_iter().sum();
+    assert_eq!(get(store, OWNER, "bucket").await.unwrap().pointer.version, 80);
+    assert!(conflicts > 0, "the writers never met: this race tested nothing");
+}
+
+/// Of many that create one name, one wins.
+pub async fn racing_creators_make_one(store: &dyn RootPointerStore) {
+    let creators = (1..=8_u64).map(|creator| async move {
+        yield_now().await;
+        swap(store, OWNER, "bucket", None, pointer(creator, 1)).await
+    });
+    let outcomes = join_all(creators).await;
+    let won: Vec<_> = (1..=8).zip(&outcomes).filter(|(_, o)| **o == CasOutcome::Won).collect();
+    assert_eq!(won.len(), 1, "{outcomes:?}");
+    assert_eq!(get(store, OWNER, "bucket").await.unwrap().pointer, pointer(won[0].0, 1));
+}
+
+/// Rows of other names and other owners are untouched by a swap; a batch keeps its order.
+pub async fn rows_are_kept_apart(store: &dyn RootPointerStore) {
+    swap(store, OWNER, "one", None, pointer(1, 1)).await;
+    swap(store, OWNER, "two", None, pointer(2, 1)).await;
+    swap(store, OTHER, "one", None, pointer(3, 1)).await;
+    let names = [(OTHER, name("one")), (OWNER, name("absent")), (OWNER, name("two"))];
+    let rows = store.get_roots(&names).await.unwrap().value;
+    let pointers: Vec<_> = rows.into_iter().map(|row| row.map(|row| row.pointer)).collect();
+    assert_eq!(pointers, [Some(pointer(3, 1)), None, Some(pointer(2, 1))]);
+}
+
+/// Lists one owner's rows by name, in pages, deleted ones included.
+pub async fn lists_one_owner_in_order(store: &dyn RootPointerStore) {
+    for bucket in ["ccc", "aaa", "bbb"] {
+        swap(store, OWNER, bucket, None, pointer(1, 1)).await;
+    }
+    swap(store, OTHER, "aab", None, pointer(1, 1)).await;
+    let tombstone = NewRoot { deleted: Some(9), ..new_root(pointer(2, 2)) };
+    store.cas_root(OWNER, &name("bbb"), Some(pointer(1, 1)), &tombstone).await.unwrap();
+    let first = store.list_roots(OWNER, None, 2).await.unwrap().value;
+    let names: Vec<_> = first.iter().map(|row| row.bucket.as_str()).collect();
+    assert_eq!(names, ["aaa", "bbb"]);
+    assert_eq!(first[1].deleted, Some(9));
+    let rest = store.list_roots(OWNER, Some(&name("bbb")), 2).await.unwrap().value;
+    assert_eq!(rest.iter().map(|row| row.bucket.as_str()).collect::<Vec<_>>(), ["ccc"]);
+}
+
+/// The first owner of a name holds it globally until released; who requires a taken one is told.
+pub async fn global_names_have_one_holder(store: &dyn RootPointerStore) {
+    swap(store, OWNER, "bucket", None, pointer(1, 1)).await;
+    swap(store, OTHER, "bucket", None, pointer(2, 1)).await;
+    assert!(!get(store, OTHER, "bucket").await.unwrap().global_name);
+    let holder = |found: Option<RootRow>| found.map(|row| row.owner);
+    let found = store.find_bucket(&name("bucket")).await.unwrap().value;
+    assert_eq!(holder(found), Some(OWNER));
+    let required =
+        NewRoot { global_name: GlobalName::Require, ..new_root(pointer(3, 2)) };
+    let outcome = store.cas_root(OTHER, &name("bucket"), Some(pointer(2, 1)), &required).await;
+    assert_eq!(outcome.unwrap().value, CasOutcome::NameTaken);
+    assert_eq!(get(store, OTHER, "bucket").await.unwrap().pointer, pointer(2, 1));
+    let released = NewRoot { global_name: GlobalName::Release, ..new_root(pointer(4, 2)) };
+    store.cas_root(OWNER, &name("bucket"), Some(pointer(1, 1)), &released).await.unwrap();
+    assert_eq!(store.find_bucket(&name("bucket")).await.unwrap().value, None);
+    let outcome = store.cas_root(OTHER, &name("bucket"), Some(pointer(2, 1)), &required).await;
+    assert_eq!(outcome.unwrap().value, CasOutcome::Won);
+    let found = store.find_bucket(&name("bucket")).await.unwrap().value;
+    assert_eq!(holder(found), Some(OTHER));
+}
+
+/// Within one life of an arbiter its mark and its time never fall, and a swap raises the mark.
+pub async fn marks_and_time_do_not_fall(store: &dyn RootPointerStore) {
+    let before = store.get_roots(&[]).await.unwrap();
+    let (bucket, first) = (name("bucket"), new_root(pointer(1, 1)));
+    let swapped = store.cas_root(OWNER, &bucket, None, &first).await.unwrap();
+    let after = store.list_roots(OWNER, None, 1).await.unwrap();
+    assert_eq!(before.mark.arbiter, after.mark.arbiter);
+    assert!(before.mark.position < after.mark.position);
+    assert!(swapped.mark.position <= after.mark.position);
+    assert!(before.time <= swapped.time && swapped.time <= after.time);
+}
+
+/// Lets other racers run, whatever the executor.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}

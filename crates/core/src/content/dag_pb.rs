@@ -1,0 +1,205 @@
+//! dag-pb blocks of `UnixFS` files, canonical form: links first, then data.
+//!
+//! Only what a file needs: links without names, data of type File with sizes of the children.
+
+use bytes::Bytes;
+
+use crate::{
+    block::Block,
+    error::StoreError,
+    id::{Cid, Codec},
+};
+
+const PB_LINKS: u8 = 0x12;
+const PB_DATA: u8 = 0x0a;
+const LINK_HASH: u8 = 0x0a;
+const LINK_NAME: u8 = 0x12;
+const LINK_TSIZE: u8 = 0x18;
+const UNIXFS_TYPE: u8 = 0x08;
+const UNIXFS_FILE: u64 = 2;
+const UNIXFS_FILE_SIZE: u8 = 0x18;
+const UNIXFS_BLOCK_SIZE: u8 = 0x20;
+
+/// A child of a file node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileLink {
+    /// Its address.
+    pub cid: Cid,
+    /// Bytes of content below it.
+    pub size: u64,
+    /// Bytes of all blocks below it, its own included (`Tsize`).
+    pub dag_bytes: u64,
+}
+
+/// An inner node of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileNode {
+    /// Children in order of content.
+    pub links: Vec<FileLink>,
+}
+
+impl FileNode {
+    /// Returns the bytes of content below.
+    pub fn size(&self) -> u64 {
+        self.links.iter().map(|link| link.size).sum()
+    }
+
+    /// Encodes the node and returns its block and how a parent names it.
+    pub fn to_block(&self) -> (Block, FileLink) {
+        let mut out = Vec::with_capacity(self.links.len() * 56 + 16);
+        for link in &self.links {
+            let mut body = Vec::with_capacity(52);
+            body.extend([LINK_HASH, Cid::BYTES as u8]);
+            body.extend(link.cid.to_bytes());
+            body.extend([LINK_NAME, 0, LINK_TSIZE]);
+            varint(link.dag_bytes, &mut body);
+            out.push(PB_LINKS);
+            varint(body.len() as u64, &mut out);
+            out.extend(body);
+        }
+        let mut data = vec![UNIXFS_TYPE, 2, UNIXFS_FILE_SIZE];
+        varint(self.size(), &mut data);
+        for link in &self.links {
+            data.push(UNIXFS_BLOCK_SIZE);
+            varint(link.size, &mut data);
+        }
+        out.push(PB_DATA);
+        varint(data.len() as u64, &mut out);
+        out.extend(data);
+        let below: u64 = self.links.iter().map(|link| link.dag_bytes).sum();
+        let dag_bytes = below + out.len() as u64;
+        let block = Block::new(Codec::DagPb, out);
+        let link = FileLink { cid: block.cid(), size: self.size(), dag_bytes };
+        (block, link)
+    }
+
+    /// Decodes a node.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`] for anything but a file node in canonical form.
+    pub fn from_block(block: &Block) -> Result<Self, StoreError> {
+        parse(block.bytes()).map_err(|why| StoreError::Malformed { what: "file node", why })
+    }
+}
+
+fn varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Reads protobuf fields from a slice.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn byte(&mut self) -> Result<u8, &'static str> {
+        let (first, rest) = self.0.split_first().ok_or("cut off")?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn varint(&mut self) -> Result<u64, &'static str> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f).checked_shl(shift).ok_or("number too large")?;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("number too large")
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], &'static str> {
+        let len = usize::try_from(self.varint()?).map_err(|_| "cut off")?;
+        let (taken, rest) = self.0.split_at_checked(len).ok_or("cut off")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+fn parse(block: &Bytes) -> Result<FileNode, &'static str> {
+    let mut fields = Fields(block);
+    let mut links = Vec::new();
+    let mut data = None;
+    while !fields.0.is_empty() {
+        match (fields.byte()?, data) {
+            (PB_LINKS, None) => links.push(parse_link(fields.bytes()?)?),
+            (PB_DATA, None) => data = Some(fields.bytes()?),
+            _ => return Err("unexpected field"),
+        }
+    }
+    let mut fields = Fields(data.ok_or("no data")?);
+    let mut sizes = links.iter_mut();
+    let mut file_size = None;
+    let mut is_file = false;
+    while !fields.0.is_empty() {
+        match fields.byte()? {
+            UNIXFS_TYPE => is_file = fields.varint()? == UNIXFS_FILE,
+            UNIXFS_FILE_SIZE => file_size = Some(fields.varint()?),
+            UNIXFS_BLOCK_SIZE => {
+                sizes.next().ok_or("more sizes than links")?.size = fields.varint()?;
+            }
+            _ => return Err("unexpected field"),
+        }
+    }
+    if sizes.next().is_some() {
+        return Err("fewer sizes than links");
+    }
+    let total = links.iter().try_fold(0_u64, |sum, link| sum.checked_add(link.size));
+    if !is_file || total.is_none() || total != file_size {
+        return Err("not a file, or sizes do not add up");
+    }
+    Ok(FileNode { links })
+}
+
+fn parse_link(bytes: &[u8]) -> Result<FileLink, &'static str> {
+    let mut fields = Fields(bytes);
+    let mut cid = None;
+    let mut dag_bytes = 0;
+    while !fields.0.is_empty() {
+        match fields.byte()? {
+            LINK_HASH => {
+                cid = Some(Cid::from_bytes(fields.bytes()?).map_err(|_| "foreign CID")?);
+            }
+            LINK_NAME => drop(fields.bytes()?),
+            LINK_TSIZE => dag_bytes = fields.varint()?,
+            _ => return Err("unexpected field"),
+        }
+    }
+    Ok(FileLink { cid: cid.ok_or("no CID")?, size: 0, dag_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_node_matches_the_vector() {
+        let leaf = |byte: u8, size| FileLink {
+            cid: Cid::of(Codec::Raw, &[byte]),
+            size,
+            dag_bytes: size,
+        };
+        let node = FileNode { links: vec![leaf(1, 1 << 20), leaf(2, 5)] };
+        let (block, link) = node.to_block();
+        assert_eq!(FileNode::from_block(&block).unwrap(), node);
+        assert_eq!(link.size, (1 << 20) + 5);
+        assert_eq!(link.dag_bytes, (1 << 20) + 5 + block.bytes().len() as u64);
+        assert_eq!(
+            block.cid().to_string(),
+            "bafyb4iflejqfsdg3auhh3ktvlz2vvwpt3agmblog7uyxyqqw4o4sxrslgu"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+            drop(FileNode::from_block(&Block::new(Codec::DagPb, bytes)));
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Reading a range of a file: only the blocks it needs, a few at a time.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+
+use super::dag_pb::{FileLink, FileNode};
+use crate::{
+    block::{BlockStore, require},
+    error::StoreError,
+    id::{Cid, Codec},
+};
+
+/// Leaves fetched at a time while the reader consumes one.
+const READ_AHEAD: usize = 2;
+
+/// Deepest file: 1024 links a level hold 2^64 bytes below six.
+const DEPTH_MAX: usize = 8;
+
+/// A leaf to fetch, and which of its bytes are wanted.
+struct Wanted {
+    link: FileLink,
+    range: Range<usize>,
+}
+
+/// Where a walk is: nodes from the root down, each with its next child and that child's offset.
+struct Walk {
+    blocks: Arc<dyn BlockStore>,
+    range: Range<u64>,
+    stack: Vec<(FileNode, usize, u64)>,
+}
+
+/// Streams `range` of the content at `cid`, which is `size` bytes long.
+///
+/// Holds at most a few leaves and one node per level. The stream fails with
+/// [`StoreError::Missing`], [`StoreError::Damaged`] or [`StoreError::Malformed`] rather than ever
+/// yield other bytes.
+pub fn stream(
+    blocks: Arc<dyn BlockStore>,
+    cid: Cid,
+    size: u64,
+    range: Range<u64>,
+) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
+    let root = FileNode { links: vec![FileLink { cid, size, dag_bytes: 0 }] };
+    let stack = if range.is_empty() { Vec::new() } else { vec![(root, 0, 0)] };
+    let walk = Walk { blocks: Arc::clone(&blocks), range, stack };
+    stream::try_unfold(walk, |mut walk| async move {
+        Ok(walk.next().await?.map(|wanted| (wanted, walk)))
+    })
+    .map_ok(move |wanted| {
+        let blocks = Arc::clone(&blocks);
+        async move { leaf(blocks.as_ref(), &wanted).await }
+    })
+    .try_buffered(READ_AHEAD)
+    .boxed()
+}
+
+impl Walk {
+    async fn next(&mut self) -> Result<Option<Wanted>, StoreError> {
+        while let Some((node, index, offset)) = self.stack.last_mut() {
+            let (Some(link), true) = (node.links.get(*index).copied(), *offset < self.range.end)
+            else {
+                self.stack.pop();
+                continue;
+            };
+            let start = *offset;
+            let end = start.checked_add(link.size).ok_or(MALFORMED)?;
+            *index += 1;
+            *offset = end;
+            if end <= self.range.start || link.size == 0 {
+                continue;
+            }
+            if link.cid.codec() == Codec::Raw {
+                let from = self.range.start.max(start) - start;
+                let to = self.range.end.min(end) - start;
+                let bytes = |n: u64| usize::try_from(n).map_err(|_| MALFORMED);
+                return Ok(Some(Wanted { link, range: bytes(from)?..bytes(to)? }));
+            }
+            if self.stack.len() > DEPTH_MAX || link.cid.codec() != Codec::DagPb {
+                return Err(MALFORMED);
+            }
+            let block = require(self.blocks.as_ref(), &link.cid).await?;
+            let child = FileNode::from_block(&block)?;
+            if child.size() != link.size {
+                return Err(MALFORMED);
+            }
+            self.stack.push((child, 0, start));
+        }
+        Ok(None)
+    }
+}
+
+const MALFORMED: StoreError =
+    StoreError::Malformed { what: "file", why: "a child is not what its parent says" };
+
+async fn leaf(blocks: &dyn BlockStore, wanted: &Wanted) -> Result<Bytes, StoreError> {
+    let block = require(blocks, &wanted.link.cid).await?;
+    if block.bytes().len() as u64 != wanted.link.size {
+        return Err(MALFORMED);
+    }
+    Ok(block.bytes().slice(wanted.range.clone()))
+}
+
+/// Returns how a parent names the content at `cid`, reading its root node if it has one.
+///
+/// # Errors
+/// [`StoreError`] of the root node.
+pub async fn dag_bytes(
+    blocks: &dyn BlockStore,
+    cid: Cid,
+    size: u64,
+) -> Result<FileLink, StoreError> {
+    if cid.codec() == Codec::Raw {
+        return Ok(FileLink { cid, size, dag_bytes: size });
+    }
+    let block = require(blocks, &cid).await?;
+    let node = FileNode::from_block(&block)?;
+    let below = node.links.iter().map(|link| link.dag_bytes).fold(0, u64::saturating_add);
+    let dag_bytes = below.saturating_add(block.bytes().len() as u64);
+    Ok(FileLink { cid, size, dag_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::{
+        block::{Block, Placement},
+        content::{DagBuilder, LINKS_MAX, join},
+        memory::MemoryBlocks,
+    };
+
+    /// Builds a file of leaves of three bytes each, so that depth costs no memory.
+    fn file(blocks: &MemoryBlocks, leaves: usize) -> (FileLink, Vec<u8>) {
+        let (mut builder, mut content) = (DagBuilder::default(), Vec::new());
+        for n in 0..leaves {
+            let bytes = (n as u32).to_be_bytes()[1..].to_vec();
+            content.extend(&bytes);
+            let leaf = Block::new(Codec::Raw, bytes);
+            let link = FileLink { cid: leaf.cid(), size: 3, dag_bytes: 3 };
+            block_on(blocks.put(&[leaf], Placement::Bulk)).unwrap();
+            block_on(blocks.put(&builder.push(link), Placement::Bulk)).unwrap();
+        }
+        let (root, nodes) = builder.finish().unwrap();
+        block_on(blocks.put(&nodes, Placement::Bulk)).unwrap();
+        (root, content)
+    }
+
+    fn read(blocks: &Arc<MemoryBlocks>, root: &FileLink, range: Range<u64>) -> Vec<u8> {
+        let parts: Vec<Bytes> =
+            block_on(stream(blocks.clone(), root.cid, root.size, range).try_collect()).unwrap();
+        parts.concat()
+    }
+
+    #[test]
+    fn any_range_of_any_shape_reads_back() {
+        for leaves in [1, 2, LINKS_MAX, LINKS_MAX + 1, 3 * LINKS_MAX + 7] {
+            let blocks = Arc::new(MemoryBlocks::default());
+            let (root, content) = file(&blocks, leaves);
+            assert_eq!(root.size, content.len() as u64);
+            assert_eq!(block_on(dag_bytes(blocks.as_ref(), root.cid, root.size)).unwrap(), root);
+            let len = content.len();
+            for range in [0..len, 0..1, len - 1..len, len / 2..len / 2 + 5, 2..2] {
+                let range = range.start..range.end.min(len);
+                let found = read(&blocks, &root, range.start as u64..range.end as u64);
+                assert_eq!(found, content[range]);
+            }
+        }
+    }
+
+    #[test]
+    fn joined_parts_read_as_one() {
+        let blocks = Arc::new(MemoryBlocks::default());
+        let (first, a) = file(&blocks, 5);
+        let (second, b) = file(&blocks, LINKS_MAX + 1);
+        let empty = FileLink { cid: Cid::of(Codec::Raw, b""), size: 0, dag_bytes: 0 };
+        let (root, block) = join(&[first, empty, second]).unwrap();
+        block_on(blocks.put(&[block.unwrap()], Placement::Bulk)).unwrap();
+        assert_eq!(read(&blocks, &root, 0..root.size), [a, b].concat());
+        assert!(join(&[empty]).is_none());
+        assert_eq!(join(&[empty, first]).unwrap(), (first, None));
+    }
+
+    #[test]
+    fn a_wrong_size_or_missing_leaf_is_an_error_not_bytes() {
+        let blocks = Arc::new(MemoryBlocks::default());
+        let (root, _) = file(&blocks, 2);
+        let longer: Result<Vec<_>, _> = block_on(
+            stream(blocks.clone(), root.cid, root.size + 1, 0..root.size + 1).try_collect(),
+        );
+        assert!(matches!(longer, Err(StoreError::Malformed { .. })));
+        let leaf = Cid::of(Codec::Raw, &[0, 0, 1]);
+        let epoch = blocks.advance_epoch();
+        assert!(block_on(blocks.delete_if(&leaf, epoch)).unwrap());
+        let found: Vec<_> = block_on(stream(blocks, root.cid, 6, 0..6).collect());
+        assert!(found[0].is_ok());
+        assert!(matches!(found[1], Err(StoreError::Missing { .. })));
+    }
+}

@@ -1,0 +1,96 @@
+//! The directory: what must be the same on every master besides roots.
+//!
+//! Users, sealed keys, sessions, revocations, peers and modes are small records that change
+//! seldom. One seam serves them all: versioned values by table and name, read in pages.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::StoreError;
+
+/// Which kind of record; each implementation stores the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Access keys by access key id, secrets sealed.
+    Keys,
+    /// Settings that all masters must agree on.
+    Modes,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 2] = [Self::Keys, Self::Modes];
+
+    /// Returns the stored name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Modes => "modes",
+        }
+    }
+}
+
+/// A record and how often it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// 1 when first written; rises by one with each write, deletion included.
+    pub version: u64,
+    /// The record, or `None` once it was deleted.
+    pub value: Option<Bytes>,
+}
+
+/// How a write ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// The record is durable under this version.
+    Done(u64),
+    /// Nothing changed: the record is at another version.
+    Conflict(Option<Entry>),
+}
+
+/// Largest record in bytes.
+pub const VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// Longest record name in bytes.
+pub const NAME_BYTES_MAX: usize = 512;
+
+/// Keeps versioned records by table and name.
+///
+/// Linearizable per record. Shared as `Arc<dyn Directory>`. Implemented by
+/// [`crate::memory::MemoryDirectory`] and the embedded store; each passes
+/// `conformance::directory`. Source: DESIGN §6.
+#[async_trait]
+pub trait Directory: fmt::Debug + Send + Sync + 'static {
+    /// Returns the record; a deleted one has no value, one never written is `None`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError>;
+
+    /// Writes (or with `None` deletes) the record if it is at version `expected`; 0 expects one
+    /// never written. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] over [`VALUE_BYTES_MAX`] or [`NAME_BYTES_MAX`];
+    /// [`StoreError::Unavailable`]: read before deciding.
+    async fn write(
+        &self,
+        table: Table,
+        name: &str,
+        expected: u64,
+        value: Option<Bytes>,
+    ) -> Result<WriteOutcome, StoreError>;
+
+    /// Returns up to `limit` records after `after`, in order of name, deleted ones left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn list(
+        &self,
+        table: Table,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Entry)>, StoreError>;
+}

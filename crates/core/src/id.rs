@@ -1,0 +1,330 @@
+//! Identifiers: one type each, fixed size where possible, parsed once at the edge.
+//!
+//! Formats: docs/format.md. Nothing here allocates except names and keys.
+
+use std::{fmt, str::FromStr};
+
+/// How the bytes behind a [`Cid`] are to be read (multicodec table).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Codec {
+    /// Opaque bytes (0x55): object content up to one block, and leaves of larger content.
+    Raw = 0x55,
+    /// dag-pb (0x70): inner nodes of `UnixFS` files.
+    DagPb = 0x70,
+    /// dag-cbor (0x71): bucket roots, tree nodes, linked tables.
+    DagCbor = 0x71,
+}
+
+impl Codec {
+    fn from_code(code: u64) -> Option<Self> {
+        match code {
+            0x55 => Some(Self::Raw),
+            0x70 => Some(Self::DagPb),
+            0x71 => Some(Self::DagCbor),
+            _ => None,
+        }
+    }
+}
+
+/// Multihash code of BLAKE3 with its default length.
+const BLAKE3_256: u8 = 0x1e;
+
+/// Content address: `CIDv1`, BLAKE3-256, one of three codecs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cid {
+    codec: Codec,
+    digest: [u8; 32],
+}
+
+/// A CID that is malformed or of a kind this system does not use.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a CIDv1 with BLAKE3-256 and codec raw, dag-pb or dag-cbor")]
+pub struct InvalidCid;
+
+impl Cid {
+    /// Length of the binary form in bytes.
+    pub const BYTES: usize = 36;
+
+    /// Returns the address of `bytes` read as `codec`. Hashes all of `bytes`.
+    pub fn of(codec: Codec, bytes: &[u8]) -> Self {
+        Self { codec, digest: *blake3::hash(bytes).as_bytes() }
+    }
+
+    /// Returns the address with a digest computed elsewhere.
+    pub fn from_digest(codec: Codec, digest: [u8; 32]) -> Self {
+        Self { codec, digest }
+    }
+
+    /// Returns how the addressed bytes are to be read.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Returns the BLAKE3-256 digest.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// Returns the binary form: version, codec, hash code, hash length, digest.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut out = [0; Self::BYTES];
+        out[..4].copy_from_slice(&[1, self.codec as u8, BLAKE3_256, 32]);
+        out[4..].copy_from_slice(&self.digest);
+        out
+    }
+
+    /// Parses the binary form.
+    ///
+    /// # Errors
+    /// [`InvalidCid`] for any other length, version, codec or hash.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidCid> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| InvalidCid)?;
+        let [1, codec, BLAKE3_256, 32, digest @ ..] = bytes else { return Err(InvalidCid) };
+        let codec = Codec::from_code(u64::from(*codec)).ok_or(InvalidCid)?;
+        Ok(Self { codec, digest: *digest })
+    }
+}
+
+impl fmt::Display for Cid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = cid::Cid::try_from(self.to_bytes().as_slice()).map_err(|_| fmt::Error)?;
+        inner.fmt(f)
+    }
+}
+
+impl fmt::Debug for Cid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Cid {
+    type Err = InvalidCid;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCid> {
+        let inner = cid::Cid::from_str(text).map_err(|_| InvalidCid)?;
+        Self::from_bytes(&inner.to_bytes())
+    }
+}
+
+/// Declares an opaque 16-byte identifier shown as 32 lowercase hex digits.
+macro_rules! id16 {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 16]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let mut id = [0; 16];
+                hex::decode_to_slice(text, &mut id).map_err(|_| InvalidId)?;
+                Ok(Self(id))
+            }
+        }
+    };
+}
+
+/// Text that is not 32 hex digits.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 32 hex digits")]
+pub struct InvalidId;
+
+id16! {
+    /// Whom a bucket belongs to: the first half of a hash of the user id.
+    OwnerId
+}
+id16! {
+    /// A bucket from its creation to its deletion; drawn at random when it is created.
+    BucketId
+}
+id16! {
+    /// One process of one master; drawn at random at every start.
+    WriterId
+}
+id16! {
+    /// A multipart upload: big-endian milliseconds since 1970 in the first 6 bytes, then random
+    /// bytes, so that ids of one key sort by initiation.
+    UploadId
+}
+
+impl OwnerId {
+    /// Derives the owner id of a user id: `BLAKE3("fula:user_id:" ‖ user)[..16]` (WIRE.md).
+    pub fn of_user(user: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"fula:user_id:").update(user.as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Self(id)
+    }
+}
+
+impl UploadId {
+    /// Returns the id of an upload begun at `time_ms`.
+    pub fn new(time_ms: u64, random: [u8; 10]) -> Self {
+        let mut id = [0; 16];
+        id[..6].copy_from_slice(&time_ms.to_be_bytes()[2..]);
+        id[6..].copy_from_slice(&random);
+        Self(id)
+    }
+}
+
+/// A bucket name that follows the S3 rules and is not reserved.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BucketName(String);
+
+/// A name S3 would refuse, or one reserved for routes of our own.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bucket names are 3 to 63 lowercase letters, digits, dots and hyphens, not an IP address, and not reserved")]
+pub struct InvalidBucketName;
+
+/// Names that are routes of the gateway, never buckets.
+const RESERVED: [&str; 2] = ["fula", "ipfs"];
+
+impl BucketName {
+    /// Parses a name by the rules for general purpose buckets.
+    ///
+    /// # Errors
+    /// [`InvalidBucketName`] when a rule is broken or the name is reserved.
+    pub fn parse(name: &str) -> Result<Self, InvalidBucketName> {
+        let alnum = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let bytes = name.as_bytes();
+        let edges = |bytes: &[u8]| {
+            matches!((bytes.first(), bytes.last()), (Some(a), Some(b)) if alnum(*a) && alnum(*b))
+        };
+        let ok = (3..=63).contains(&bytes.len())
+            && bytes.iter().all(|&c| alnum(c) || c == b'.' || c == b'-')
+            && edges(bytes)
+            && !name.contains("..")
+            && name.parse::<std::net::Ipv4Addr>().is_err()
+            && !name.starts_with("xn--")
+            && !name.ends_with("-s3alias")
+            && !RESERVED.contains(&name);
+        if ok { Ok(Self(name.to_owned())) } else { Err(InvalidBucketName) }
+    }
+
+    /// Returns the name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BucketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An object key: 1 to 1024 bytes of UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(String);
+
+/// A key that is empty or over 1024 bytes.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidObjectKey {
+    /// No bytes at all.
+    #[error("object key is empty")]
+    Empty,
+    /// More than [`ObjectKey::BYTES_MAX`] bytes.
+    #[error("object key is {0} bytes, limit is 1024")]
+    TooLong(usize),
+}
+
+impl ObjectKey {
+    /// Longest key in bytes.
+    pub const BYTES_MAX: usize = 1024;
+
+    /// Checks the length.
+    ///
+    /// # Errors
+    /// [`InvalidObjectKey`] for an empty or an over-long key.
+    pub fn parse(key: String) -> Result<Self, InvalidObjectKey> {
+        match key.len() {
+            0 => Err(InvalidObjectKey::Empty),
+            1..=Self::BYTES_MAX => Ok(Self(key)),
+            len => Err(InvalidObjectKey::TooLong(len)),
+        }
+    }
+
+    /// Returns the key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the key's bytes, which are its key in the objects tree.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owner_id_matches_the_wire_vector() {
+        let owner = OwnerId::of_user("0x70997970c51812dc3a010c7d01b50e0d17dc79c8");
+        assert_eq!(owner.to_string(), "f41f214011f79ff767b399d24e0e75af");
+    }
+
+    #[test]
+    fn cid_text_and_bytes_round_trip() {
+        for codec in [Codec::Raw, Codec::DagPb, Codec::DagCbor] {
+            let cid = Cid::of(codec, b"hello");
+            assert_eq!(cid.to_string().parse(), Ok(cid));
+            assert_eq!(Cid::from_bytes(&cid.to_bytes()), Ok(cid));
+        }
+        // The same text every IPFS tool prints for these five bytes.
+        assert_eq!(
+            Cid::of(Codec::Raw, b"hello").to_string(),
+            "bafkr4ihkr4ld3m4gqkjf4reryxsy2s5tkbxprqkow6fin2iiyvreuzzab4"
+        );
+    }
+
+    #[test]
+    fn foreign_cids_are_refused() {
+        let mut bytes = Cid::of(Codec::Raw, b"x").to_bytes();
+        assert_eq!(Cid::from_bytes(&bytes[..35]), Err(InvalidCid));
+        bytes[2] = 0x12; // sha2-256
+        assert_eq!(Cid::from_bytes(&bytes), Err(InvalidCid));
+        assert_eq!("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG".parse::<Cid>(), Err(InvalidCid));
+    }
+
+    #[test]
+    fn bucket_names_follow_s3() {
+        for good in ["abc", "a-b.c", "123", "x".repeat(63).as_str()] {
+            assert!(BucketName::parse(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["ab", "Abc", "a_b", "-ab", "ab-", "a..b", "1.2.3.4", "fula", "ipfs", "xn--abc", "a/b"]
+        {
+            assert!(BucketName::parse(bad).is_err(), "{bad}");
+        }
+        assert!(BucketName::parse(&"x".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn upload_ids_sort_by_time() {
+        assert!(UploadId::new(1, [255; 10]) < UploadId::new(2, [0; 10]));
+    }
+}

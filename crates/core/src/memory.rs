@@ -1,0 +1,381 @@
+//! Strict reference implementations of the seams, for tests and simulation.
+//!
+//! Stricter than production: a block that was put but not synced can be dropped on demand, as a
+//! power cut would.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    block::{BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Placement, SyncMark},
+    directory::{Directory, Entry, NAME_BYTES_MAX, Table, VALUE_BYTES_MAX, WriteOutcome},
+    error::{StoreError, SwapError},
+    id::{BucketName, Cid, OwnerId},
+    root::{
+        CasOutcome, GlobalName, Mark, NewRoot, RootPointer, RootPointerStore, RootRow, Stamped,
+        TimeMs,
+    },
+};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct Held {
+    block: Block,
+    epoch: Epoch,
+    position: u64,
+}
+
+#[derive(Debug, Default)]
+struct BlocksState {
+    held: BTreeMap<Cid, Held>,
+    epoch: Epoch,
+    position: u64,
+    synced: u64,
+}
+
+/// Blocks in memory.
+#[derive(Debug, Default)]
+pub struct MemoryBlocks {
+    state: Mutex<BlocksState>,
+}
+
+impl MemoryBlocks {
+    /// Forgets every block that was not synced.
+    pub fn crash(&self) {
+        let mut state = lock(&self.state);
+        let synced = state.synced;
+        state.held.retain(|_, held| held.position <= synced);
+    }
+
+    /// Returns how many blocks are held.
+    pub fn len(&self) -> usize {
+        lock(&self.state).held.len()
+    }
+
+    /// Returns whether no block is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[async_trait]
+impl BlockStore for MemoryBlocks {
+    async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
+        let mut state = lock(&self.state);
+        let mut last = 0;
+        for block in blocks {
+            let len = block.bytes().len();
+            if len > BLOCK_BYTES_MAX {
+                return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
+            }
+            state.position += 1;
+            let (epoch, position) = (state.epoch, state.position);
+            let held = state
+                .held
+                .entry(block.cid())
+                .or_insert_with(|| Held { block: block.clone(), epoch, position });
+            held.epoch = epoch;
+            last = last.max(held.position);
+        }
+        Ok(SyncMark { positions: [last, 0] })
+    }
+
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+        let mut state = lock(&self.state);
+        state.synced = state.synced.max(mark.positions[0]);
+        Ok(())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        Ok(lock(&self.state).held.get(cid).map(|held| held.block.clone()))
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(lock(&self.state).held.get(cid).map(|held| held.block.bytes().len() as u64))
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        let mut state = lock(&self.state);
+        state.epoch.0 += 1;
+        state.epoch
+    }
+
+    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
+        let mut state = lock(&self.state);
+        let old = state.held.get(cid).is_some_and(|held| held.epoch < put_before);
+        if old {
+            state.held.remove(cid);
+        }
+        Ok(old)
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+        let state = lock(&self.state);
+        let beyond = state.held.iter().filter(|(cid, _)| after.is_none_or(|after| **cid > after));
+        Ok(beyond
+            .take(limit)
+            .map(|(cid, held)| (*cid, held.block.bytes().len() as u64))
+            .collect())
+    }
+}
+
+/// Rows by (owner, bucket) and the rules of a swap; shared by every in-process arbiter.
+#[derive(Clone, Debug, Default)]
+pub struct RowSet {
+    rows: BTreeMap<(OwnerId, BucketName), RootRow>,
+    global: BTreeMap<BucketName, OwnerId>,
+}
+
+/// What a swap would do.
+#[derive(Debug)]
+pub enum Judged {
+    /// It would write this row.
+    Write(RootRow),
+    /// It would not be applied.
+    Refuse(CasOutcome),
+}
+
+impl RowSet {
+    /// Judges a swap without applying it.
+    pub fn judge(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Judged {
+        let current = self.get(owner, bucket);
+        if current.map(|row| row.pointer) != expected {
+            return Judged::Refuse(CasOutcome::Conflict { current: current.cloned() });
+        }
+        let holder = self.global.get(bucket);
+        let global_name = match (new.global_name, holder) {
+            (GlobalName::Require, Some(other)) if *other != owner => {
+                return Judged::Refuse(CasOutcome::NameTaken);
+            }
+            (GlobalName::Release, _) => false,
+            (GlobalName::Keep, holder) => holder == Some(&owner),
+            (GlobalName::ClaimIfFree | GlobalName::Require, holder) => {
+                holder.is_none_or(|holder| *holder == owner)
+            }
+        };
+        Judged::Write(RootRow {
+            owner,
+            bucket: bucket.clone(),
+            pointer: new.pointer,
+            bucket_id: new.bucket_id,
+            created: new.created,
+            deleted: new.deleted,
+            global_name,
+        })
+    }
+
+    /// Writes a row that [`Self::judge`] allowed, or one read back from disk.
+    pub fn apply(&mut self, row: RootRow) {
+        if row.global_name {
+            self.global.insert(row.bucket.clone(), row.owner);
+        } else if self.global.get(&row.bucket) == Some(&row.owner) {
+            self.global.remove(&row.bucket);
+        }
+        self.rows.insert((row.owner, row.bucket.clone()), row);
+    }
+
+    /// Returns one row.
+    pub fn get(&self, owner: OwnerId, bucket: &BucketName) -> Option<&RootRow> {
+        self.rows.get(&(owner, bucket.clone()))
+    }
+
+    /// Returns rows of one owner after a name.
+    pub fn list(&self, owner: OwnerId, after: Option<&BucketName>, limit: usize) -> Vec<RootRow> {
+        let mine = self.rows.iter().filter(|((found, name), _)| {
+            *found == owner && after.is_none_or(|after| name > after)
+        });
+        mine.take(limit).map(|(_, row)| row.clone()).collect()
+    }
+
+    /// Returns the row that holds a global name.
+    pub fn find(&self, bucket: &BucketName) -> Option<&RootRow> {
+        self.get(*self.global.get(bucket)?, bucket)
+    }
+
+    /// Returns every row.
+    pub fn iter(&self) -> impl Iterator<Item = &RootRow> {
+        self.rows.values()
+    }
+}
+
+#[derive(Debug, Default)]
+struct RootsState {
+    rows: RowSet,
+    time: TimeMs,
+    position: u64,
+}
+
+/// Root pointers in memory; its clock is set by hand.
+#[derive(Debug, Default)]
+pub struct MemoryRoots {
+    state: Mutex<RootsState>,
+}
+
+impl MemoryRoots {
+    /// Sets the arbiter's clock.
+    pub fn set_time(&self, time: TimeMs) {
+        lock(&self.state).time = time;
+    }
+
+    fn stamp<T>(&self, answer: impl FnOnce(&mut RootsState) -> T) -> Stamped<T> {
+        let mut state = lock(&self.state);
+        let value = answer(&mut state);
+        let mark = Mark { arbiter: "memory".to_owned(), position: state.position };
+        Stamped { value, time: state.time, mark }
+    }
+}
+
+#[async_trait]
+impl RootPointerStore for MemoryRoots {
+    async fn get_roots(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        Ok(self.stamp(|state| {
+            names.iter().map(|(owner, name)| state.rows.get(*owner, name).cloned()).collect()
+        }))
+    }
+
+    async fn cas_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        assert!(new.pointer.version > expected.map_or(0, |old| old.version), "version must rise");
+        Ok(self.stamp(|state| match state.rows.judge(owner, bucket, expected, new) {
+            Judged::Write(row) => {
+                state.rows.apply(row);
+                state.position += 1;
+                CasOutcome::Won
+            }
+            Judged::Refuse(outcome) => outcome,
+        }))
+    }
+
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        Ok(self.stamp(|state| state.rows.list(owner, after, limit)))
+    }
+
+    async fn find_bucket(
+        &self,
+        bucket: &BucketName,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        Ok(self.stamp(|state| state.rows.find(bucket).cloned()))
+    }
+}
+
+/// Versioned records and the rules of a write; shared by every in-process directory.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    entries: BTreeMap<(Table, String), Entry>,
+}
+
+impl Records {
+    /// Judges a write without applying it.
+    ///
+    /// # Errors
+    /// The outcome, when the record is at another version; [`StoreError::TooLarge`].
+    pub fn judge(
+        &self,
+        table: Table,
+        name: &str,
+        expected: u64,
+        value: Option<Bytes>,
+    ) -> Result<Result<Entry, WriteOutcome>, StoreError> {
+        let limits = [
+            (name.len(), NAME_BYTES_MAX),
+            (value.as_ref().map_or(0, Bytes::len), VALUE_BYTES_MAX),
+        ];
+        for (len, max) in limits {
+            if len > max {
+                return Err(StoreError::TooLarge { len, max });
+            }
+        }
+        let current = self.get(table, name);
+        if current.map_or(0, |entry| entry.version) != expected {
+            return Ok(Err(WriteOutcome::Conflict(current.cloned())));
+        }
+        Ok(Ok(Entry { version: expected + 1, value }))
+    }
+
+    /// Writes an entry that [`Self::judge`] allowed, or one read back from disk.
+    pub fn apply(&mut self, table: Table, name: &str, entry: Entry) {
+        self.entries.insert((table, name.to_owned()), entry);
+    }
+
+    /// Returns one record.
+    pub fn get(&self, table: Table, name: &str) -> Option<&Entry> {
+        self.entries.get(&(table, name.to_owned()))
+    }
+
+    /// Returns records of one table after a name.
+    pub fn list(&self, table: Table, after: Option<&str>, limit: usize) -> Vec<(String, Entry)> {
+        let live = self.entries.iter().filter(|((found, name), entry)| {
+            *found == table
+                && entry.value.is_some()
+                && after.is_none_or(|after| name.as_str() > after)
+        });
+        live.take(limit).map(|((_, name), entry)| (name.clone(), entry.clone())).collect()
+    }
+}
+
+/// A directory in memory.
+#[derive(Debug, Default)]
+pub struct MemoryDirectory {
+    records: Mutex<Records>,
+}
+
+#[async_trait]
+impl Directory for MemoryDirectory {
+    async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
+        Ok(lock(&self.records).get(table, name).cloned())
+    }
+
+    async fn write(
+        &self,
+        table: Table,
+        name: &str,
+        expected: u64,
+        value: Option<Bytes>,
+    ) -> Result<WriteOutcome, StoreError> {
+        let mut records = lock(&self.records);
+        Ok(match records.judge(table, name, expected, value)? {
+            Ok(entry) => {
+                let version = entry.version;
+                records.apply(table, name, entry);
+                WriteOutcome::Done(version)
+            }
+            Err(refused) => refused,
+        })
+    }
+
+    async fn list(
+        &self,
+        table: Table,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Entry)>, StoreError> {
+        Ok(lock(&self.records).list(table, after, limit))
+    }
+}

@@ -1,0 +1,177 @@
+//! Root pointers: which tree is the current state of each bucket.
+//!
+//! A bucket is an immutable tree of blocks. The only mutable fact about it is one row naming its
+//! root, so this is the only place where writers can collide.
+//!
+//! # Invariants
+//! - Blocks first, root last: no root is published before every block under it is durable.
+//! - The version rises with every swap and goes on through deletion and re-creation, so an old
+//!   row can be told from a new one, and a vanished row always means a fault.
+//! - A swap compares root, version and generation: a writer that saw anything else loses.
+//!
+//! # Deliberately absent
+//! Retrying and rebasing (the service's commit pipeline), authorisation, clocks.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::{
+    block::SyncMark,
+    error::{StoreError, SwapError},
+    id::{BucketId, BucketName, Cid, OwnerId},
+};
+
+/// Milliseconds since 1970-01-01 UTC.
+pub type TimeMs = u64;
+
+/// A published root and its position in the bucket's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RootPointer {
+    /// Address of the root block.
+    pub root: Cid,
+    /// Count of swaps so far, starting at 1 when the name is first used.
+    pub version: u64,
+    /// Collection generation: raised by a collector to refuse writers that began before it.
+    pub generation: u64,
+}
+
+/// Everything the arbiter knows about one bucket name of one owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootRow {
+    /// Whose bucket.
+    pub owner: OwnerId,
+    /// Its name, unique per owner.
+    pub bucket: BucketName,
+    /// Where its state is.
+    pub pointer: RootPointer,
+    /// Which life of the name this is.
+    pub bucket_id: BucketId,
+    /// When this life began.
+    pub created: TimeMs,
+    /// When it ended; such rows point at a tombstone root and are hidden from listings.
+    pub deleted: Option<TimeMs>,
+    /// Whether this row holds the name for requests that name no owner.
+    pub global_name: bool,
+}
+
+/// How far the arbiter has come: a mark that went back means it was restored from the past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Which arbiter this is, e.g. a system id and timeline.
+    pub arbiter: String,
+    /// Its position; never falls while `arbiter` stays the same.
+    pub position: u64,
+}
+
+/// An answer together with the arbiter's time and mark when it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamped<T> {
+    /// The answer.
+    pub value: T,
+    /// The arbiter's clock, which all masters share.
+    pub time: TimeMs,
+    /// How far the arbiter had come.
+    pub mark: Mark,
+}
+
+/// What a swap wants with the global name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GlobalName {
+    /// Leave it as it is.
+    Keep,
+    /// Take it if nobody holds it.
+    ClaimIfFree,
+    /// Take it, or refuse the swap with [`CasOutcome::NameTaken`].
+    Require,
+    /// Give it up.
+    Release,
+}
+
+/// The row a swap would write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRoot {
+    /// The new pointer; its version exceeds the expected one's.
+    pub pointer: RootPointer,
+    /// Which life of the name it belongs to.
+    pub bucket_id: BucketId,
+    /// When that life began.
+    pub created: TimeMs,
+    /// When it ended, if it did.
+    pub deleted: Option<TimeMs>,
+    /// What to do about the global name.
+    pub global_name: GlobalName,
+}
+
+/// How a swap ended, when it ended definitely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CasOutcome {
+    /// The row is as asked, on stable storage.
+    Won,
+    /// Nothing changed: the row was not as expected. Rebase onto `current`.
+    Conflict {
+        /// The row, read after the swap was refused; never what was expected.
+        current: Option<RootRow>,
+    },
+    /// Nothing changed: another owner holds the global name that was required.
+    NameTaken,
+}
+
+/// Names the current root of every bucket, and replaces it atomically.
+///
+/// Linearizable per (owner, bucket); nothing is promised across buckets. Shared as
+/// `Arc<dyn RootPointerStore>`. Implemented by [`crate::memory::MemoryRoots`] and the embedded
+/// store; each passes `conformance::root_store`. Source: DESIGN §6, docs/adr/0003.
+#[async_trait]
+pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
+    /// Returns the rows of `names`, in their order; `None` for a name never used.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn get_roots(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError>;
+
+    /// Publishes `new` if the row is still `expected`; `None` expects a name never used.
+    ///
+    /// Every block under `new` is already durable. The answer is given after the row is.
+    ///
+    /// # Errors
+    /// [`SwapError::NotSent`]: certainly not applied. [`SwapError::Unknown`]: read before deciding.
+    async fn cas_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError>;
+
+    /// Returns what of `mark` a swap makes durable by itself, before its answer: blocks in the
+    /// arbiter's own log need no sync of their own. Nothing, unless the arbiter says otherwise.
+    fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {
+        let _ = mark;
+        SyncMark::default()
+    }
+
+    /// Returns up to `limit` rows of `owner` whose name is after `after`, in order of name,
+    /// deleted ones included.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError>;
+
+    /// Returns the row that holds `bucket` as a global name.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn find_bucket(
+        &self,
+        bucket: &BucketName,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError>;
+}

@@ -1,0 +1,108 @@
+//! Where nodes end: a rule that depends on keys and a salt alone.
+//!
+//! An item may end its node when a keyed hash of (level, key) is small. The key of the hash is
+//! the bucket's secret-by-obscurity salt: whoever chooses object keys cannot choose boundaries
+//! without knowing it. A node accepts no boundary before [`BYTES_MIN`] bytes and [`ITEMS_MIN`]
+//! items, which keeps sizes even and the height bounded. A node that reaches
+//! [`super::NODE_BYTES_MAX`] without a boundary ends after the item with the smallest hash in its
+//! window: a local minimum, so that neighbouring edits find the same place again.
+
+use super::{NODE_BYTES_MAX, node::Item};
+
+/// No boundary is accepted before this many bytes of items.
+pub const BYTES_MIN: usize = 2048;
+
+/// No boundary is accepted before this many items.
+pub const ITEMS_MIN: usize = 4;
+
+/// One leaf item in eight ends its node (records are about 250 bytes).
+const LEAF_THRESHOLD: u64 = u64::MAX / 8;
+
+/// One inner item in 24 ends its node (entries are about 90 bytes).
+const INNER_THRESHOLD: u64 = u64::MAX / 24;
+
+/// Random bytes that key the boundary hash of one bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Salt(pub [u8; 32]);
+
+impl Salt {
+    /// Returns the boundary hash of `key` at `level`.
+    pub fn hash(&self, level: u8, key: &[u8]) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(&[level]).update(key);
+        let mut first = [0; 8];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        u64::from_be_bytes(first)
+    }
+
+    /// Returns whether a node may end after `key`.
+    pub(super) fn ends(&self, level: u8, key: &[u8]) -> bool {
+        let threshold = if level == 0 { LEAF_THRESHOLD } else { INNER_THRESHOLD };
+        self.hash(level, key) < threshold
+    }
+}
+
+/// Cuts one level's items, given in order, into nodes.
+#[derive(Debug)]
+pub(super) struct Chunker<'a> {
+    salt: &'a Salt,
+    level: u8,
+    open: Vec<Item>,
+    open_bytes: usize,
+    done: Vec<Vec<Item>>,
+}
+
+impl<'a> Chunker<'a> {
+    pub(super) fn new(salt: &'a Salt, level: u8) -> Self {
+        Self { salt, level, open: Vec::new(), open_bytes: 0, done: Vec::new() }
+    }
+
+    /// Adds the next item.
+    pub(super) fn push(&mut self, item: Item) {
+        let bytes = item.encoded.len();
+        if self.open_bytes + bytes > NODE_BYTES_MAX && self.open.len() >= ITEMS_MIN {
+            self.split();
+        }
+        let ends = self.salt.ends(self.level, &item.key);
+        self.open_bytes += bytes;
+        self.open.push(item);
+        if ends && self.open_bytes >= BYTES_MIN && self.open.len() >= ITEMS_MIN {
+            self.close(self.open.len());
+        }
+    }
+
+    /// Returns whether the last item pushed ended a node, so that what follows does not depend
+    /// on anything before it.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Ends the level and returns its nodes.
+    pub(super) fn finish(mut self) -> Vec<Vec<Item>> {
+        if !self.open.is_empty() {
+            self.close(self.open.len());
+        }
+        self.done
+    }
+
+    fn close(&mut self, len: usize) {
+        let rest = self.open.split_off(len);
+        self.done.push(std::mem::replace(&mut self.open, rest));
+        self.open_bytes = self.open.iter().map(|item| item.encoded.len()).sum();
+    }
+
+    /// Ends the open node after the smallest hash of its window. What is left over has no
+    /// boundary in it, or the node would have ended there, and starts the next node; that one
+    /// gets its own chance to end at each of the items, which all hash above the threshold.
+    fn split(&mut self) {
+        let mut bytes = 0;
+        let mut best = (u64::MAX, self.open.len());
+        for (index, item) in self.open.iter().enumerate() {
+            bytes += item.encoded.len();
+            if bytes >= BYTES_MIN && index + 1 >= ITEMS_MIN {
+                best = best.min((self.salt.hash(self.level, &item.key), index + 1));
+            }
+        }
+        self.close(best.1);
+    }
+}

@@ -1,0 +1,150 @@
+//! Walking a tree: a stack of nodes from the root to a position at any level.
+
+use std::sync::Arc;
+
+use super::{Nodes, Tree, node::Entry, node::Node};
+use crate::{error::StoreError, id::Cid};
+
+/// A position in a tree.
+///
+/// For scans: [`Cursor::seek`], then [`Cursor::next`] until `None`. Reads one node per level when
+/// sought and one leaf per leaf passed; nothing is read ahead.
+#[derive(Debug)]
+pub struct Cursor<'a> {
+    nodes: &'a Nodes,
+    root: Option<Cid>,
+    /// From the root down; the index is of the item we are at.
+    pub(super) stack: Vec<(Arc<Node>, usize)>,
+}
+
+impl<'a> Cursor<'a> {
+    /// Returns a cursor that has yet to seek.
+    pub fn new(nodes: &'a Nodes, tree: &Tree) -> Self {
+        Self { nodes, root: tree.root, stack: Vec::new() }
+    }
+
+    /// Goes to the first entry at or after `key`.
+    ///
+    /// # Errors
+    /// [`StoreError`] of a node on the path.
+    pub async fn seek(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        self.stack.clear();
+        let Some(mut at) = self.root else { return Ok(()) };
+        loop {
+            let node = self.nodes.load(&at).await?;
+            let index = node.find(key).unwrap_or_else(|after| after);
+            let (level, len) = (node.level(), node.len());
+            self.stack.push((node, index));
+            if index == len {
+                // Only the root's last key can be smaller: below it, parents vouch for a match.
+                return self.climb().await;
+            }
+            if level == 0 {
+                return Ok(());
+            }
+            at = self.top_child();
+        }
+    }
+
+    /// Returns the entry at the position and goes on to the next one.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the next leaf's path.
+    pub async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
+        let Some((leaf, index)) = self.stack.last_mut() else { return Ok(None) };
+        let entry = leaf.entry(*index);
+        *index += 1;
+        if *index == leaf.len() {
+            self.climb().await?;
+        }
+        Ok(Some(entry))
+    }
+
+    /// Leaves exhausted nodes, then goes down to the next leaf.
+    async fn climb(&mut self) -> Result<(), StoreError> {
+        if self.ascend() { self.descend(0).await } else { Ok(()) }
+    }
+
+    /// Pops nodes whose items are used up and steps on in their parent; false at the end.
+    pub(super) fn ascend(&mut self) -> bool {
+        while let Some((node, index)) = self.stack.last() {
+            if *index < node.len() {
+                return true;
+            }
+            self.stack.pop();
+            if let Some((_, index)) = self.stack.last_mut() {
+                *index += 1;
+            }
+        }
+        false
+    }
+
+    /// Pushes first children until the top of the stack is at `level`.
+    pub(super) async fn descend(&mut self, level: u8) -> Result<(), StoreError> {
+        while let Some((node, _)) = self.stack.last() {
+            if node.level() <= level {
+                break;
+            }
+            self.step_into().await?;
+        }
+        Ok(())
+    }
+
+    /// Pushes the child we are at.
+    pub(super) async fn step_into(&mut self) -> Result<(), StoreError> {
+        let child = self.nodes.load(&self.top_child()).await?;
+        self.stack.push((child, 0));
+        Ok(())
+    }
+
+    fn top_child(&self) -> Cid {
+        let (node, index) = self.stack.last().expect("only called on a stack with a top");
+        node.child(*index)
+    }
+
+    /// Goes to the node of `level` that holds `key` or would, the last one if none is beyond it.
+    pub(super) async fn seek_node(&mut self, level: u8, key: &[u8]) -> Result<(), StoreError> {
+        self.stack.clear();
+        let Some(root) = self.root else { return Ok(()) };
+        let node = self.nodes.load(&root).await?;
+        self.stack.push((node, 0));
+        while let Some((node, index)) = self.stack.last_mut() {
+            if node.level() <= level {
+                break;
+            }
+            *index = node.find(key).unwrap_or_else(|after| after).min(node.len() - 1);
+            self.step_into().await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the node at the top of the stack and its address.
+    pub(super) fn node(&self) -> Option<(Arc<Node>, Cid)> {
+        let ((node, _), parents) = self.stack.split_last()?;
+        let cid = match parents.last() {
+            Some((parent, index)) => parent.child(*index),
+            None => self.root?,
+        };
+        Some((Arc::clone(node), cid))
+    }
+
+    /// Returns the last key of the node before this one on its level, `None` for the first.
+    pub(super) fn previous_last_key(&self) -> Option<&[u8]> {
+        let parents = self.stack.split_last()?.1;
+        let (node, index) = parents.iter().rev().find(|(_, index)| *index > 0)?;
+        Some(node.key(index - 1))
+    }
+
+    /// Goes to the next node of this level; false, and nowhere, at the end.
+    pub(super) async fn next_node(&mut self) -> Result<bool, StoreError> {
+        let Some((node, _)) = self.stack.pop() else { return Ok(false) };
+        if let Some((_, index)) = self.stack.last_mut() {
+            *index += 1;
+        }
+        if !self.ascend() {
+            return Ok(false);
+        }
+        self.descend(node.level()).await?;
+        Ok(true)
+    }
+}

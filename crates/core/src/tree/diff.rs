@@ -1,0 +1,112 @@
+//! What differs between two trees, without reading what they share.
+
+use super::{Cursor, Nodes, Tree, node::Entry};
+use crate::{error::StoreError, id::Cid};
+
+/// One key at which two trees differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Only in the new tree.
+    Added(Entry),
+    /// Only in the old tree.
+    Removed(Entry),
+    /// In both, with another weight or record.
+    Changed {
+        /// As it was.
+        old: Entry,
+        /// As it is.
+        new: Entry,
+    },
+}
+
+/// What a walk is at: a subtree to enter or pass over, or an entry.
+enum At {
+    Child(u8, Cid),
+    Entry(Entry),
+}
+
+struct Walk<'a> {
+    cursor: Cursor<'a>,
+}
+
+impl<'a> Walk<'a> {
+    async fn new(nodes: &'a Nodes, tree: &Tree) -> Result<Self, StoreError> {
+        let mut cursor = Cursor::new(nodes, tree);
+        if let Some(root) = tree.root {
+            cursor.stack.push((nodes.load(&root).await?, 0));
+        }
+        Ok(Self { cursor })
+    }
+
+    fn at(&self) -> Option<At> {
+        let (node, index) = self.cursor.stack.last()?;
+        Some(match node.level() {
+            0 => At::Entry(node.entry(*index)),
+            level => At::Child(level, node.child(*index)),
+        })
+    }
+
+    async fn enter(&mut self) -> Result<(), StoreError> {
+        self.cursor.step_into().await
+    }
+
+    fn pass(&mut self) {
+        if let Some((_, index)) = self.cursor.stack.last_mut() {
+            *index += 1;
+        }
+        self.cursor.ascend();
+    }
+}
+
+/// Returns the differences in order of key. Reads only nodes that are not in both trees, and
+/// their ancestors; the result is as large as the difference.
+///
+/// # Errors
+/// [`StoreError`] of a node read.
+pub async fn diff(nodes: &Nodes, old: &Tree, new: &Tree) -> Result<Vec<Change>, StoreError> {
+    let mut changes = Vec::new();
+    if old.root == new.root {
+        return Ok(changes);
+    }
+    let mut left = Walk::new(nodes, old).await?;
+    let mut right = Walk::new(nodes, new).await?;
+    loop {
+        match (left.at(), right.at()) {
+            (None, None) => return Ok(changes),
+            (Some(At::Child(above, a)), Some(At::Child(level, b))) => {
+                if a == b {
+                    left.pass();
+                    right.pass();
+                    continue;
+                }
+                if above >= level {
+                    left.enter().await?;
+                }
+                if level >= above {
+                    right.enter().await?;
+                }
+            }
+            (Some(At::Child(..)), _) => left.enter().await?,
+            (_, Some(At::Child(..))) => right.enter().await?,
+            (Some(At::Entry(a)), Some(At::Entry(b))) if a.key == b.key => {
+                left.pass();
+                right.pass();
+                if a != b {
+                    changes.push(Change::Changed { old: a, new: b });
+                }
+            }
+            (Some(At::Entry(a)), Some(At::Entry(b))) if a.key < b.key => {
+                left.pass();
+                changes.push(Change::Removed(a));
+            }
+            (_, Some(At::Entry(b))) => {
+                right.pass();
+                changes.push(Change::Added(b));
+            }
+            (Some(At::Entry(a)), None) => {
+                left.pass();
+                changes.push(Change::Removed(a));
+            }
+        }
+    }
+}

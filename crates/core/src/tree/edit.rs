@@ -1,0 +1,207 @@
+//! Editing: a batch of changes in, new nodes and the new tree out.
+//!
+//! Level by level from the leaves: the nodes touched are cut anew until the cut falls on an old
+//! boundary again; what was replaced becomes the batch of the level above. The result is the same
+//! as building from scratch (`tests.rs` holds it to that).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    Nodes, Tree,
+    boundary::{Chunker, Salt},
+    cursor::Cursor,
+    node::{Item, Node},
+};
+use crate::{
+    block::Block,
+    error::StoreError,
+    id::{Cid, Codec},
+};
+
+/// Changes by key: weight and encoded record to set, or `None` to remove.
+pub type Edits = BTreeMap<Bytes, Option<(u64, Bytes)>>;
+
+/// What an edit made.
+#[derive(Debug)]
+pub struct Edited {
+    /// The tree after the changes.
+    pub tree: Tree,
+    /// Nodes that are new; all of them must be stored before the tree is published.
+    pub blocks: Vec<Block>,
+}
+
+type LevelEdits = BTreeMap<Bytes, Option<Item>>;
+
+/// Applies `edits` to `tree`.
+///
+/// # Errors
+/// [`StoreError::TooLarge`] for a record that does not fit a node; errors of nodes read.
+pub async fn edit(
+    nodes: &Nodes,
+    salt: &Salt,
+    tree: &Tree,
+    edits: &Edits,
+) -> Result<Edited, StoreError> {
+    let mut editor = Editor { nodes, salt, made: BTreeMap::new() };
+    let mut pending = LevelEdits::new();
+    for (key, change) in edits {
+        let item = match change {
+            Some((weight, value)) => Some(Item::leaf(key.clone(), *weight, value)?),
+            None => None,
+        };
+        pending.insert(key.clone(), item);
+    }
+    let unchanged = Edited { tree: *tree, blocks: Vec::new() };
+    let Some(root) = &tree.root else {
+        let items = editor.build_level(0, pending.into_values().flatten().collect());
+        return editor.build_up(0, items).await;
+    };
+    let top = nodes.load(root).await?.level();
+    for level in 0..=top {
+        pending = editor.edit_level(tree, level, pending).await?;
+        if pending.is_empty() {
+            return Ok(unchanged);
+        }
+    }
+    editor.build_up(top, pending.into_values().flatten().collect()).await
+}
+
+struct Editor<'a> {
+    nodes: &'a Nodes,
+    salt: &'a Salt,
+    /// New nodes by address; those that end up outside the tree are dropped by `build_up`.
+    made: BTreeMap<Cid, (Block, Arc<Node>)>,
+}
+
+impl Editor<'_> {
+    /// Applies `edits` to one level of the old tree and returns the edits of the level above.
+    async fn edit_level(
+        &mut self,
+        tree: &Tree,
+        level: u8,
+        edits: LevelEdits,
+    ) -> Result<LevelEdits, StoreError> {
+        let mut above = LevelEdits::new();
+        let mut cursor = Cursor::new(self.nodes, tree);
+        let mut edits = edits.into_iter().peekable();
+        while let Some((key, _)) = edits.peek() {
+            cursor.seek_node(level, key).await?;
+            // A node that ended by force was cut with a view of what follows: start from it.
+            while let Some(last) = cursor.previous_last_key() {
+                if self.salt.ends(level, last) {
+                    break;
+                }
+                let last = Bytes::copy_from_slice(last);
+                cursor.seek_node(level, &last).await?;
+            }
+            let mut chunker = Chunker::new(self.salt, level);
+            let mut replaced: BTreeMap<Bytes, Cid> = BTreeMap::new();
+            while let Some((node, cid)) = cursor.node() {
+                replaced.insert(Bytes::copy_from_slice(node.last_key()), cid);
+                let more = cursor.next_node().await?;
+                merge(&node, &mut edits, !more, &mut chunker);
+                // Only where the old cut did not look ahead either does the rest stand as it is.
+                if chunker.is_at_boundary() && self.salt.ends(level, node.last_key()) {
+                    break;
+                }
+            }
+            for item in self.close(level, chunker) {
+                let old = replaced.remove(&item.key);
+                if old == Some(item.child()) {
+                    self.made.remove(&item.child());
+                }
+                // The top level has no level above that would still know an unchanged node.
+                if old != Some(item.child()) || old == tree.root {
+                    above.insert(item.key.clone(), Some(item));
+                }
+            }
+            for last in replaced.into_keys() {
+                above.entry(last).or_insert(None);
+            }
+        }
+        Ok(above)
+    }
+
+    /// Cuts a whole level from its items and returns the entries of the level above.
+    fn build_level(&mut self, level: u8, items: Vec<Item>) -> Vec<Item> {
+        let mut chunker = Chunker::new(self.salt, level);
+        for item in items {
+            chunker.push(item);
+        }
+        self.close(level, chunker)
+    }
+
+    /// Encodes the chunker's nodes and returns the entries that name them.
+    fn close(&mut self, level: u8, chunker: Chunker<'_>) -> Vec<Item> {
+        let mut entries = Vec::new();
+        for items in chunker.finish() {
+            let block = Block::new(Codec::DagCbor, Node::encode(level, &items));
+            let node = Node::decode(block.bytes().clone()).expect("we encoded it");
+            let (count, bytes) = node.sum();
+            let last = Bytes::copy_from_slice(node.last_key());
+            entries.push(Item::inner(last, &block.cid(), count, bytes));
+            self.made.insert(block.cid(), (block, Arc::new(node)));
+        }
+        entries
+    }
+
+    /// Builds levels above `level` until one node is left, then drops needless ones at the top.
+    async fn build_up(mut self, level: u8, mut items: Vec<Item>) -> Result<Edited, StoreError> {
+        let mut level = level;
+        while items.len() > 1 {
+            level += 1;
+            items = self.build_level(level, items);
+        }
+        let Some(top) = items.pop() else {
+            return Ok(Edited { tree: Tree::default(), blocks: Vec::new() });
+        };
+        let mut root = top.child();
+        loop {
+            let node = match self.made.get(&root) {
+                Some((_, node)) => Arc::clone(node),
+                None => self.nodes.load(&root).await?,
+            };
+            if node.level() == 0 || node.len() > 1 {
+                break;
+            }
+            self.made.remove(&root);
+            root = node.child(0);
+        }
+        let mut blocks = Vec::with_capacity(self.made.len());
+        for (cid, (block, node)) in self.made {
+            self.nodes.remember(cid, node);
+            blocks.push(block);
+        }
+        let tree = Tree { root: Some(root), count: top.count, bytes: top.bytes };
+        Ok(Edited { tree, blocks })
+    }
+}
+
+/// Pushes the node's items with the edits that fall into it; all edits left when it is the last.
+fn merge(
+    node: &Node,
+    edits: &mut std::iter::Peekable<std::collections::btree_map::IntoIter<Bytes, Option<Item>>>,
+    is_last: bool,
+    chunker: &mut Chunker<'_>,
+) {
+    for index in 0..node.len() {
+        let key = node.key(index);
+        let mut kept = true;
+        while let Some((edited, change)) = edits.next_if(|(edited, _)| edited.as_ref() <= key) {
+            kept &= edited.as_ref() != key;
+            if let Some(item) = change {
+                chunker.push(item);
+            }
+        }
+        if kept {
+            chunker.push(node.item(index));
+        }
+    }
+    if is_last {
+        for item in edits.filter_map(|(_, change)| change) {
+            chunker.push(item);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Prolly trees: ordered maps from bytes to records, as blocks.
+//!
+//! The shape of a tree depends on its set of entries and a salt, never on the order of edits:
+//! equal sets have equal roots, and two versions share every node outside the changed paths.
+//! Every inner entry carries the count and byte sum of what is below it, so totals are exact by
+//! construction. Node format and boundary rule: docs/format.md.
+//!
+//! # Invariants
+//! - Keys ascend strictly within a node and across a level.
+//! - A node is at most [`NODE_BYTES_MAX`] bytes plus a few bytes of head; an inner node other
+//!   than the last of its level has at least [`boundary::ITEMS_MIN`] children, which bounds the
+//!   height for any keys.
+//! - An edit reads and writes O(log n) nodes per changed key.
+//!
+//! # Deliberately absent
+//! What records mean ([`crate::bucket`]); deleting unreachable nodes (a collector's work).
+
+pub mod boundary;
+mod cursor;
+mod diff;
+mod edit;
+pub mod node;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use quick_cache::{Weighter, sync::Cache};
+
+pub use self::{
+    boundary::Salt,
+    cursor::Cursor,
+    diff::{Change, diff},
+    edit::{Edited, Edits, edit},
+    node::{Entry, Node},
+};
+use crate::{
+    block::{BlockStore, require},
+    cbor,
+    error::StoreError,
+    id::Cid,
+};
+
+/// Largest sum of encoded items in one node, in bytes.
+pub const NODE_BYTES_MAX: usize = 32 << 10;
+
+/// Largest encoded item (key and record) in bytes; four of them fit into a node.
+pub const ITEM_BYTES_MAX: usize = NODE_BYTES_MAX / boundary::ITEMS_MIN;
+
+/// A tree as its parent names it: the root node and the totals below it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// Root node, `None` when there are no entries.
+    pub root: Option<Cid>,
+    /// Number of entries.
+    pub count: u64,
+    /// Sum of the entries' weights in bytes.
+    pub bytes: u64,
+}
+
+impl Tree {
+    /// Appends `[link or null, count, bytes]`.
+    pub fn write(&self, out: &mut cbor::Writer) {
+        out.array(3).link_or_null(self.root.as_ref()).uint(self.count).uint(self.bytes);
+    }
+
+    /// Reads what [`Self::write`] wrote.
+    ///
+    /// # Errors
+    /// [`cbor::Invalid`] for anything else.
+    pub fn read(reader: &mut cbor::Reader<'_>) -> Result<Self, cbor::Invalid> {
+        reader.tuple(3)?;
+        Ok(Self { root: reader.link_or_null()?, count: reader.uint()?, bytes: reader.uint()? })
+    }
+
+    /// Returns the entry at exactly `key`. Reads one node per level.
+    ///
+    /// # Errors
+    /// [`StoreError`] of a node on the path.
+    pub async fn get(&self, nodes: &Nodes, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        let Some(mut at) = self.root else { return Ok(None) };
+        loop {
+            let node = nodes.load(&at).await?;
+            let found = node.find(key);
+            if node.level() == 0 {
+                return Ok(found.ok().map(|index| node.entry(index)));
+            }
+            match found.unwrap_or_else(|after| after) {
+                index if index < node.len() => at = node.child(index),
+                _ => return Ok(None),
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct NodeWeight;
+
+impl Weighter<Cid, Arc<Node>> for NodeWeight {
+    fn weight(&self, _: &Cid, node: &Arc<Node>) -> u64 {
+        node.memory_bytes() as u64
+    }
+}
+
+/// Loads nodes, keeping decoded ones by address up to a number of bytes.
+///
+/// Nodes are immutable, so a cached one is never stale.
+pub struct Nodes {
+    blocks: Arc<dyn BlockStore>,
+    cache: Cache<Cid, Arc<Node>, NodeWeight>,
+}
+
+impl Nodes {
+    /// Reads from `blocks`, keeping up to `cache_bytes` of decoded nodes.
+    pub fn new(blocks: Arc<dyn BlockStore>, cache_bytes: u64) -> Self {
+        let items = usize::try_from(cache_bytes >> 12).unwrap_or(usize::MAX).max(16);
+        Self { blocks, cache: Cache::with_weighter(items, cache_bytes, NodeWeight) }
+    }
+
+    /// Returns the store behind.
+    pub fn blocks(&self) -> &Arc<dyn BlockStore> {
+        &self.blocks
+    }
+
+    /// Returns a node that must exist.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Malformed`],
+    /// [`StoreError::Unavailable`].
+    pub async fn load(&self, cid: &Cid) -> Result<Arc<Node>, StoreError> {
+        if let Some(node) = self.cache.get(cid) {
+            return Ok(node);
+        }
+        let block = require(self.blocks.as_ref(), cid).await?;
+        let node = Arc::new(Node::decode(block.bytes().clone())?);
+        self.cache.insert(*cid, Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// Keeps a node just made: the next edit will want it.
+    fn remember(&self, cid: Cid, node: Arc<Node>) {
+        self.cache.insert(cid, node);
+    }
+}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nodes").field("blocks", &self.blocks).finish_non_exhaustive()
+    }
+}
+
+/// Returns the smallest key greater than every key that starts with `prefix`, or `None` when
+/// there is none.
+pub fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let keep = prefix.iter().rposition(|&byte| byte != 0xff)?;
+    let mut next = prefix[..=keep].to_vec();
+    next[keep] += 1;
+    Some(next.into())
+}

@@ -1,0 +1,83 @@
+//! The suites on the reference stores, and the suites themselves on broken ones.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use fula_core::{
+    conformance::{
+        block_store,
+        broken::{
+            BlockFault, BrokenBlocks, BrokenDirectory, BrokenRoots, DirectoryFault, RootFault,
+        },
+        directory, root_store,
+    },
+    conformance_suite,
+    memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
+};
+use futures::FutureExt;
+
+mod memory_blocks {
+    use super::*;
+    conformance_suite!(block_store, async { Arc::new(MemoryBlocks::default()) });
+}
+
+mod memory_roots {
+    use super::*;
+    conformance_suite!(root_store, async { Arc::new(MemoryRoots::default()) });
+}
+
+mod memory_directory {
+    use super::*;
+    conformance_suite!(directory, async { Arc::new(MemoryDirectory::default()) });
+}
+
+/// Asserts that a clause panics.
+macro_rules! refuses {
+    ($clause:path, $store:expr) => {{
+        let store = $store;
+        let outcome = AssertUnwindSafe($clause(&store)).catch_unwind().await;
+        assert!(outcome.is_err(), "{} accepts {store:?}", stringify!($clause));
+    }};
+}
+
+#[tokio::test]
+async fn the_block_suite_refuses_broken_stores() {
+    refuses!(
+        block_store::a_new_put_saves_from_deletion,
+        BrokenBlocks::new(BlockFault::NoRenewal)
+    );
+    refuses!(
+        block_store::sync_covers_what_was_already_there,
+        BrokenBlocks::new(BlockFault::MarkForgetsPresent)
+    );
+    refuses!(block_store::refuses_oversized_blocks, BrokenBlocks::new(BlockFault::NoLimit));
+}
+
+#[tokio::test]
+async fn the_root_suite_refuses_broken_stores() {
+    let ignores = || BrokenRoots::new(RootFault::IgnoresExpected);
+    refuses!(root_store::stale_swap_changes_nothing, ignores());
+    refuses!(root_store::racing_writers_lose_nothing, ignores());
+    refuses!(root_store::racing_creators_make_one, ignores());
+    refuses!(
+        root_store::every_field_of_the_pointer_is_compared,
+        BrokenRoots::new(RootFault::IgnoresVersion)
+    );
+    refuses!(
+        root_store::current_is_never_what_was_expected,
+        BrokenRoots::new(RootFault::ReportsExpected)
+    );
+    refuses!(
+        root_store::global_names_have_one_holder,
+        BrokenRoots::new(RootFault::SharesNames)
+    );
+}
+
+#[tokio::test]
+async fn the_directory_suite_refuses_broken_stores() {
+    let ignores = || BrokenDirectory::new(DirectoryFault::IgnoresExpected);
+    refuses!(directory::stale_write_changes_nothing, ignores());
+    refuses!(
+        directory::deleted_keeps_its_version,
+        BrokenDirectory::new(DirectoryFault::ForgetsDeleted)
+    );
+}

@@ -1,0 +1,263 @@
+//! The seams' suites on a data directory, and what crashes and damage leave of one.
+
+use std::os::unix::fs::FileExt;
+
+use fula_core::{Codec, conformance_suite};
+use tempfile::TempDir;
+
+use super::*;
+
+/// A store with its directory, which goes with it.
+struct Temp<T> {
+    part: Arc<T>,
+    _store: LocalStore,
+    _dir: TempDir,
+}
+
+impl<T> std::ops::Deref for Temp<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.part
+    }
+}
+
+fn open(dir: &TempDir) -> LocalStore {
+    LocalStore::open_with(dir.path(), system_clock(), false, 64 << 10).unwrap()
+}
+
+fn temp<T>(part: impl FnOnce(&LocalStore) -> Arc<T>) -> Temp<T> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    Temp { part: part(&store), _store: store, _dir: dir }
+}
+
+mod blocks {
+    use super::*;
+    conformance_suite!(block_store, async { temp(|store| Arc::clone(&store.blocks)) });
+}
+
+mod roots {
+    use super::*;
+    conformance_suite!(root_store, async { temp(|store| Arc::clone(&store.roots)) });
+}
+
+mod directory {
+    use super::*;
+    conformance_suite!(directory, async { temp(|store| Arc::clone(&store.directory)) });
+}
+
+fn block(seed: u64, len: usize) -> Block {
+    let mut bytes = vec![0; len.max(8)];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    Block::new(Codec::Raw, bytes)
+}
+
+async fn put(store: &LocalStore, block: &Block, placement: Placement) {
+    let mark = store.blocks.put(std::slice::from_ref(block), placement).await.unwrap();
+    store.blocks.sync(mark).await.unwrap();
+}
+
+fn name(text: &str) -> BucketName {
+    BucketName::parse(text).unwrap()
+}
+
+fn new_root(version: u64) -> NewRoot {
+    NewRoot {
+        pointer: RootPointer {
+            root: Cid::of(Codec::DagCbor, &version.to_be_bytes()),
+            version,
+            generation: 0,
+        },
+        bucket_id: BucketId([1; 16]),
+        created: 1,
+        deleted: None,
+        global_name: fula_core::root::GlobalName::ClaimIfFree,
+    }
+}
+
+/// Returns the only segment of a stream that holds records.
+fn segment(dir: &TempDir, prefix: &str) -> PathBuf {
+    let files = std::fs::read_dir(dir.path().join("log")).unwrap();
+    let mut paths: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix));
+    paths.sort();
+    paths.pop().unwrap()
+}
+
+#[tokio::test]
+async fn everything_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = OwnerId([1; 16]);
+    let blocks: Vec<Block> = (0..200).map(|n| block(n, 4096)).collect();
+    {
+        let store = open(&dir);
+        for (n, block) in blocks.iter().enumerate() {
+            let placement = if n % 2 == 0 { Placement::Commit } else { Placement::Bulk };
+            put(&store, block, placement).await;
+        }
+        let expected = None;
+        store.roots.cas_root(owner, &name("one"), expected, &new_root(1)).await.unwrap();
+        let expected = Some(new_root(1).pointer);
+        store.roots.cas_root(owner, &name("one"), expected, &new_root(2)).await.unwrap();
+        let value = Some(Bytes::from_static(b"v"));
+        store.directory.write(Table::Keys, "k", 0, value).await.unwrap();
+    }
+    let store = open(&dir);
+    assert!(store.recovery.truncated.is_empty() && store.recovery.damaged.is_empty());
+    for block in &blocks {
+        assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));
+    }
+    let found = store.roots.find_bucket(&name("one")).await.unwrap();
+    assert_eq!(found.value.unwrap().pointer, new_root(2).pointer);
+    assert_eq!(found.mark.position, 2);
+    let entry = store.directory.read(Table::Keys, "k").await.unwrap().unwrap();
+    assert_eq!(entry.version, 1);
+    assert!(std::fs::read_dir(dir.path().join("log")).unwrap().count() > 10, "never rolled");
+    assert!(store.verify().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = open(&dir);
+    let second = LocalStore::open(dir.path(), system_clock(), false);
+    assert!(matches!(second, Err(OpenError::InUse(_))));
+}
+
+#[tokio::test]
+async fn a_tail_torn_at_any_byte_is_cut_and_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, torn) = (block(1, 100), block(2, 100));
+    let before;
+    {
+        let store = open(&dir);
+        put(&store, &kept, Placement::Commit).await;
+        before = std::fs::metadata(segment(&dir, "commit")).unwrap().len();
+        store.blocks.put(std::slice::from_ref(&torn), Placement::Commit).await.unwrap();
+    }
+    let path = segment(&dir, "commit");
+    let whole = std::fs::read(&path).unwrap();
+    let record = 32 + Cid::BYTES + 100;
+    for len in usize::try_from(before).unwrap()..whole.len() {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let store = open(&dir);
+        assert_eq!(store.blocks.get(&kept.cid()).await.unwrap().as_ref(), Some(&kept));
+        assert_eq!(store.blocks.get(&torn.cid()).await.unwrap(), None, "{len}");
+        let cut: u64 = store.recovery.truncated.iter().map(|damage| damage.bytes).sum();
+        assert_eq!(cut, len as u64 - before);
+        assert!(record < 200 && store.recovery.damaged.is_empty());
+        // The log goes on where it was cut.
+        put(&store, &torn, Placement::Commit).await;
+        drop(store);
+        let store = open(&dir);
+        assert_eq!(store.blocks.get(&torn.cid()).await.unwrap().as_ref(), Some(&torn));
+    }
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_is_reported_and_never_returned() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks: Vec<Block> = (0..5).map(|n| block(n, 1000)).collect();
+    {
+        let store = open(&dir);
+        for block in &blocks {
+            put(&store, block, Placement::Commit).await;
+        }
+    }
+    // One byte of the value of the second record.
+    let file = std::fs::OpenOptions::new().write(true).open(segment(&dir, "commit")).unwrap();
+    let record = (32 + Cid::BYTES as u64 + 1000).next_multiple_of(8);
+    file.write_all_at(&[0xff], 32 + record + 32 + Cid::BYTES as u64 + 500).unwrap();
+
+    let store = open(&dir);
+    let damaged = |store: &LocalStore| {
+        store.recovery.damaged.iter().map(|damage| damage.cid).collect::<Vec<_>>()
+    };
+    assert_eq!(damaged(&store), [Some(blocks[1].cid())]);
+    assert!(store.recovery.truncated.is_empty());
+    assert_eq!(store.blocks.get(&blocks[1].cid()).await.unwrap(), None);
+    for block in [&blocks[0], &blocks[2], &blocks[4]] {
+        assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));
+    }
+    drop(store);
+
+    // The head of the third record: its name is gone, so pointers may be as well.
+    file.write_all_at(&[0xff; 4], 32 + 2 * record + 8).unwrap();
+    let refused = LocalStore::open(dir.path(), system_clock(), false);
+    assert!(matches!(refused, Err(OpenError::Damaged(_, 1))), "{refused:?}");
+    let store = LocalStore::open(dir.path(), system_clock(), true).unwrap();
+    assert_eq!(damaged(&store), [Some(blocks[1].cid()), None]);
+    assert_eq!(store.set_damaged_aside().unwrap(), 1);
+    drop(store);
+    let store = open(&dir);
+    assert!(store.recovery.damaged.is_empty());
+    for block in [&blocks[0], &blocks[3], &blocks[4]] {
+        assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));
+    }
+}
+
+#[tokio::test]
+async fn damage_while_open_is_an_error_and_verify_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let hit = block(1, 1000);
+    put(&store, &hit, Placement::Bulk).await;
+    let file = std::fs::OpenOptions::new().write(true).open(segment(&dir, "bulk")).unwrap();
+    file.write_all_at(&[0xff], 32 + 32 + Cid::BYTES as u64 + 500).unwrap();
+    let got = store.blocks.get(&hit.cid()).await;
+    assert!(matches!(got, Err(StoreError::Damaged { cid }) if cid == hit.cid()), "{got:?}");
+    let damage = store.verify().unwrap();
+    assert_eq!(damage.iter().map(|d| d.cid).collect::<Vec<_>>(), [Some(hit.cid())]);
+}
+
+#[tokio::test]
+async fn compaction_keeps_what_lives_and_frees_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = OwnerId([1; 16]);
+    let blocks: Vec<Block> = (0..100).map(|n| block(n, 4096)).collect();
+    let bytes = |dir: &TempDir| -> u64 {
+        let files = std::fs::read_dir(dir.path().join("log")).unwrap();
+        files.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+    };
+    let store = open(&dir);
+    store.roots.cas_root(owner, &name("one"), None, &new_root(1)).await.unwrap();
+    for block in &blocks {
+        put(&store, block, Placement::Commit).await;
+    }
+    let before = bytes(&dir);
+    let cut = store.blocks.advance_epoch();
+    for block in blocks.iter().skip(10) {
+        assert!(store.blocks.delete_if(&block.cid(), cut).await.unwrap());
+    }
+    let mut freed = 0;
+    loop {
+        match store.compact().unwrap() {
+            0 => break,
+            more => freed += more,
+        }
+    }
+    assert!(freed > before / 2, "freed {freed} of {before}");
+    assert!(bytes(&dir) < before / 2);
+    drop(store);
+    let store = open(&dir);
+    for block in blocks.iter().take(10) {
+        assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));
+    }
+    let found = store.roots.find_bucket(&name("one")).await.unwrap().value.unwrap();
+    assert_eq!(found.pointer, new_root(1).pointer);
+}
+
+#[tokio::test]
+async fn concurrent_syncs_share_fsyncs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let before = store.work().fsyncs;
+    let writers = (0..32_u64).map(|n| {
+        let store = &store;
+        async move { put(store, &block(n, 64), Placement::Commit).await }
+    });
+    futures::future::join_all(writers).await;
+    let fsyncs = store.work().fsyncs - before;
+    assert!(fsyncs < 8, "{fsyncs} fsyncs for 32 concurrent puts");
+}

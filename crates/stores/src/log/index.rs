@@ -1,0 +1,138 @@
+//! Where the newest record of each key lies.
+
+use std::collections::BTreeMap;
+
+use fula_core::{Cid, block::Epoch};
+
+use super::record::{HEAD_BYTES, Kind, Record, crc32c};
+
+/// Where one record lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) segment: u32,
+    /// Of the record's head; segments stay far below 4 GiB.
+    pub(crate) offset: u32,
+    pub(crate) value_len: u32,
+    value_crc: u32,
+    key_len: u16,
+}
+
+impl Slot {
+    pub(super) fn new(segment: u32, offset: u64, record: &Record<'_>) -> Self {
+        Self::found(segment, offset, record.key.len(), record.value.len(), crc32c(record.value))
+    }
+
+    pub(super) fn found(segment: u32, offset: u64, key: usize, value: usize, crc: u32) -> Self {
+        Self {
+            segment,
+            offset: u32::try_from(offset).expect("segments are small"),
+            value_len: u32::try_from(value).expect("values are small"),
+            value_crc: crc,
+            key_len: u16::try_from(key).expect("keys are small"),
+        }
+    }
+
+    pub(super) fn value_offset(&self) -> u64 {
+        u64::from(self.offset) + HEAD_BYTES as u64 + u64::from(self.key_len)
+    }
+
+    /// Returns the length of the record, padding included.
+    pub(crate) fn bytes(&self) -> u32 {
+        (HEAD_BYTES as u32 + u32::from(self.key_len) + self.value_len).next_multiple_of(8)
+    }
+
+    /// Tests the checksum of a value read from here.
+    pub(crate) fn is_intact(&self, value: &[u8]) -> bool {
+        crc32c(value) == self.value_crc
+    }
+}
+
+/// What a record is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Block([u8; Cid::BYTES]),
+    Row(Kind, Vec<u8>),
+}
+
+impl Key {
+    pub(super) fn of(kind: Kind, key: &[u8]) -> Option<Self> {
+        match kind {
+            Kind::Block => key.try_into().ok().map(Self::Block),
+            Kind::Root | Kind::Directory => Some(Self::Row(kind, key.to_vec())),
+        }
+    }
+
+    pub(super) fn record<'a>(&'a self, value: &'a [u8]) -> Record<'a> {
+        match self {
+            Self::Block(cid) => Record { kind: Kind::Block, key: cid, value },
+            Self::Row(kind, key) => Record { kind: *kind, key, value },
+        }
+    }
+}
+
+/// The newest record of each key, in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) blocks: BTreeMap<Cid, (Slot, Epoch)>,
+    pub(crate) rows: BTreeMap<(Kind, Vec<u8>), Slot>,
+    /// The epoch that puts belong to.
+    pub(crate) epoch: Epoch,
+}
+
+impl Index {
+    pub(super) fn insert(&mut self, record: &Record<'_>, slot: Slot) {
+        let Some(key) = Key::of(record.kind, record.key) else { return };
+        self.insert_key(key, slot);
+    }
+
+    pub(super) fn insert_key(&mut self, key: Key, slot: Slot) {
+        match key {
+            Key::Block(cid) => {
+                let Ok(cid) = Cid::from_bytes(&cid) else { return };
+                let epoch = self.epoch;
+                // A compacted record keeps its epoch: moving is not putting.
+                let entry = self.blocks.entry(cid).or_insert((slot, epoch));
+                entry.0 = slot;
+            }
+            Key::Row(kind, key) => drop(self.rows.insert((kind, key), slot)),
+        }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Slot> {
+        match key {
+            Key::Block(cid) => {
+                Some(self.blocks.get(&Cid::from_bytes(cid).ok()?)?.0)
+            }
+            Key::Row(kind, key) => self.rows.get(&(*kind, key.clone())).copied(),
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        match key {
+            Key::Block(cid) => {
+                if let Ok(cid) = Cid::from_bytes(cid) {
+                    self.blocks.remove(&cid);
+                }
+            }
+            Key::Row(kind, key) => drop(self.rows.remove(&(*kind, key.clone()))),
+        }
+    }
+
+    /// Returns the bytes of records in use, by segment.
+    pub(super) fn live_bytes(&self) -> BTreeMap<u32, u64> {
+        let mut live = BTreeMap::new();
+        let slots = self.blocks.values().map(|(slot, _)| slot).chain(self.rows.values());
+        for slot in slots {
+            *live.entry(slot.segment).or_default() += u64::from(slot.bytes());
+        }
+        live
+    }
+
+    /// Returns the records in use in one segment.
+    pub(super) fn in_segment(&self, segment: u32) -> Vec<(Key, Slot)> {
+        let blocks = self.blocks.iter().map(|(cid, (slot, _))| (Key::Block(cid.to_bytes()), *slot));
+        let rows = self.rows.iter().map(|((kind, key), slot)| (Key::Row(*kind, key.clone()), *slot));
+        blocks.chain(rows).filter(|(_, slot)| slot.segment == segment).collect()
+    }
+}
+

@@ -1,0 +1,411 @@
+//! An append-only log of checksummed records, in segments, with an index in memory.
+//!
+//! Two streams share the machinery: *commit* (nodes, roots, pointers, small bodies) and *bulk*
+//! (content over one block), so that flushing a small commit never flushes a large upload.
+//! Format: docs/format.md, decision: docs/adr/0003.
+//!
+//! # Invariants
+//! - A record counts once an fsync that began after it was written has returned.
+//! - A new segment begins only when the one before is durable as a whole.
+//! - After a failed fsync nothing is appended any more: what the kernel dropped is unknown.
+//! - A record that fails its checksum is never returned.
+
+mod index;
+mod record;
+mod recover;
+mod segment;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+pub(crate) use self::{
+    index::{Index, Slot},
+    record::{Kind, Record},
+};
+pub use self::recover::{Damage, Recovery};
+use self::{
+    record::{encode_into, encoded_len},
+    segment::{HEADER_BYTES, Segment},
+};
+
+/// Which log a record goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamName {
+    /// Everything a commit needs.
+    Commit,
+    /// Content over one block.
+    Bulk,
+}
+
+impl StreamName {
+    pub(crate) const ALL: [Self; 2] = [Self::Commit, Self::Bulk];
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
+/// Size at which a segment is sealed, in bytes.
+pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
+
+/// A sealed segment with this share of dead bytes is worth compacting, in percent.
+const COMPACT_DEAD_PERCENT: u64 = 50;
+
+#[derive(Debug)]
+struct Tail {
+    segment: Arc<Segment>,
+    /// Where the next record goes in the segment.
+    offset: u64,
+    /// Bytes appended since the log was opened, headers included; never falls.
+    appended: u64,
+    poisoned: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    name: StreamName,
+    tail: Mutex<Tail>,
+    /// `appended` up to which all is on stable storage.
+    synced: AtomicU64,
+    /// Held during an fsync: who waits for it finds its own work done as well.
+    syncing: tokio::sync::Mutex<()>,
+}
+
+/// Counts of physical work, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) fsyncs: AtomicU64,
+    pub(crate) appended_bytes: AtomicU64,
+}
+
+/// The log of one data directory.
+#[derive(Debug)]
+pub(crate) struct Log {
+    dir: PathBuf,
+    segment_bytes: u64,
+    streams: [Stream; 2],
+    index: RwLock<Index>,
+    segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    compacting: Mutex<()>,
+    pub(crate) counters: Counters,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn poisoned() -> io::Error {
+    io::Error::other("an earlier fsync or write failed; restart after checking the disk")
+}
+
+impl Log {
+    /// Opens the log in `dir`, reading back what is there.
+    pub(crate) fn open(dir: &Path, segment_bytes: u64) -> io::Result<(Self, Recovery)> {
+        std::fs::create_dir_all(dir)?;
+        let mut recovered = recover::recover(dir)?;
+        let mut next_id = recovered.segments.keys().next_back().map_or(1, |last| last + 1);
+        let mut tails = Vec::with_capacity(2);
+        for name in StreamName::ALL {
+            let (segment, offset) = match recovered.tails.remove(name.prefix()) {
+                Some(tail) => tail,
+                None => {
+                    let segment = Arc::new(Segment::create(dir, name.prefix(), next_id)?);
+                    recovered.segments.insert(next_id, Arc::clone(&segment));
+                    next_id += 1;
+                    (segment, HEADER_BYTES)
+                }
+            };
+            tails.push(Stream {
+                name,
+                tail: Mutex::new(Tail { segment, offset, appended: offset, poisoned: false }),
+                synced: AtomicU64::new(offset),
+                syncing: tokio::sync::Mutex::new(()),
+            });
+        }
+        let streams = <[Stream; 2]>::try_from(tails).map_err(|_| io::Error::other("streams"))?;
+        let log = Self {
+            dir: dir.to_owned(),
+            segment_bytes,
+            streams,
+            index: RwLock::new(recovered.index),
+            segments: RwLock::new(recovered.segments),
+            compacting: Mutex::new(()),
+            counters: Counters::default(),
+        };
+        Ok((log, recovered.report))
+    }
+
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        read(&self.index)
+    }
+
+    pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        write(&self.index)
+    }
+
+    fn stream(&self, name: StreamName) -> &Stream {
+        &self.streams[name as usize]
+    }
+
+    /// Returns the stream a segment belongs to, and the position an fsync must reach to cover
+    /// `slot`; 0 when it is durable already.
+    pub(crate) fn pending(&self, slot: &Slot) -> (StreamName, u64) {
+        for stream in &self.streams {
+            let tail = lock(&stream.tail);
+            if tail.segment.id == slot.segment {
+                let base = tail.appended - tail.offset;
+                let end = base + u64::from(slot.offset) + u64::from(slot.bytes());
+                let durable = stream.synced.load(Ordering::Acquire) >= end;
+                return (stream.name, if durable { 0 } else { end });
+            }
+        }
+        (StreamName::Commit, 0) // Sealed segments are durable.
+    }
+
+    /// Appends `records` and indexes them; returns the position that a sync must reach.
+    ///
+    /// On an error nothing of them is in the log.
+    pub(crate) fn append(&self, name: StreamName, records: &[Record<'_>]) -> io::Result<u64> {
+        self.append_if(name, records, |_, _| true)
+    }
+
+    /// Like [`Self::append`], leaving out records that `wanted` refuses under the index lock.
+    fn append_if(
+        &self,
+        name: StreamName,
+        records: &[Record<'_>],
+        wanted: impl Fn(&Index, &Record<'_>) -> bool,
+    ) -> io::Result<u64> {
+        let stream = self.stream(name);
+        let mut tail = lock(&stream.tail);
+        if tail.poisoned {
+            return Err(poisoned());
+        }
+        if tail.offset >= self.segment_bytes {
+            self.roll(stream, &mut tail)?;
+        }
+        let base = tail.appended - tail.offset;
+        let durable_to = stream.synced.load(Ordering::Acquire).saturating_sub(base);
+        let room = records.iter().map(encoded_len).sum();
+        let mut buffer = Vec::with_capacity(room);
+        let mut placed = Vec::with_capacity(records.len());
+        {
+            let index = self.index();
+            for record in records.iter().filter(|record| wanted(&index, record)) {
+                let offset = tail.offset + buffer.len() as u64;
+                encode_into(record, durable_to, &mut buffer);
+                placed.push((record, Slot::new(tail.segment.id, offset, record)));
+            }
+        }
+        if let Err(error) = tail.segment.write_at(&buffer, tail.offset) {
+            // Remains of a failed write could pass for records later on: cut them off.
+            tail.poisoned = tail.segment.truncate(tail.offset).is_err();
+            return Err(error);
+        }
+        tail.offset += buffer.len() as u64;
+        tail.appended += buffer.len() as u64;
+        self.counters.appended_bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        let mut index = self.index_mut();
+        for (record, slot) in placed {
+            index.insert(record, slot);
+        }
+        Ok(tail.appended)
+    }
+
+    /// Seals the segment and begins the next one.
+    fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
+        self.fsync(&tail.segment).inspect_err(|_| tail.poisoned = true)?;
+        stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
+        let mut segments = write(&self.segments);
+        let id = segments.keys().next_back().map_or(1, |last| last + 1);
+        let segment = Arc::new(Segment::create(&self.dir, stream.name.prefix(), id)?);
+        segments.insert(id, Arc::clone(&segment));
+        tail.segment = segment;
+        tail.offset = HEADER_BYTES;
+        tail.appended += HEADER_BYTES;
+        stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn fsync(&self, segment: &Segment) -> io::Result<()> {
+        self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+        segment.sync()
+    }
+
+    /// Returns once `position` of the stream is on stable storage; concurrent calls share fsyncs.
+    pub(crate) async fn sync(self: &Arc<Self>, name: StreamName, position: u64) -> io::Result<()> {
+        let stream = self.stream(name);
+        if stream.synced.load(Ordering::Acquire) >= position {
+            return Ok(());
+        }
+        let _turn = stream.syncing.lock().await;
+        if stream.synced.load(Ordering::Acquire) >= position {
+            return Ok(());
+        }
+        let log = Arc::clone(self);
+        let flushed = tokio::task::spawn_blocking(move || log.flush(name)).await;
+        flushed.map_err(io::Error::other)?
+    }
+
+    pub(crate) fn flush(&self, name: StreamName) -> io::Result<()> {
+        let stream = self.stream(name);
+        let (segment, appended) = {
+            let tail = lock(&stream.tail);
+            if tail.poisoned {
+                return Err(poisoned());
+            }
+            (Arc::clone(&tail.segment), tail.appended)
+        };
+        // Sealing makes older segments durable, so the current one is all there is to flush.
+        if let Err(error) = self.fsync(&segment) {
+            lock(&stream.tail).poisoned = true;
+            return Err(error);
+        }
+        stream.synced.fetch_max(appended, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Reads the value of a record without waiting for the disk; `None` when it would wait.
+    pub(crate) fn read_cached(&self, slot: &Slot) -> io::Result<Option<Bytes>> {
+        self.segment(slot)?.read_value(slot, false)
+    }
+
+    /// Reads the value of a record; checksums are the caller's business.
+    pub(crate) fn read(&self, slot: &Slot) -> io::Result<Bytes> {
+        let value = self.segment(slot)?.read_value(slot, true)?;
+        value.ok_or_else(|| io::Error::other("a blocking read did not read"))
+    }
+
+    fn segment(&self, slot: &Slot) -> io::Result<Arc<Segment>> {
+        let segments = read(&self.segments);
+        segments.get(&slot.segment).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Checks every record's checksum, and every block's hash; returns what fails.
+    pub(crate) fn verify(&self) -> io::Result<Vec<Damage>> {
+        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
+        let mut damage = Vec::new();
+        for segment in segments {
+            let end = self.end_of(&segment)?;
+            recover::verify(&segment, end, &self.index(), &mut damage)?;
+        }
+        Ok(damage)
+    }
+
+    /// Returns where the records of a segment end; a file being written may be longer.
+    fn end_of(&self, segment: &Segment) -> io::Result<u64> {
+        for stream in &self.streams {
+            let tail = lock(&stream.tail);
+            if tail.segment.id == segment.id {
+                return Ok(tail.offset);
+            }
+        }
+        segment.len()
+    }
+
+    /// Moves the intact records of damaged segments to the end of the log and renames those
+    /// segments; returns how many.
+    pub(crate) fn set_damaged_aside(&self) -> io::Result<usize> {
+        let _one_at_a_time = lock(&self.compacting);
+        let mut names: Vec<String> =
+            self.verify()?.into_iter().map(|damage| damage.segment).collect();
+        names.dedup();
+        for name in &names {
+            let segments = read(&self.segments);
+            let found = segments.values().find(|segment| segment.name() == name).cloned();
+            drop(segments);
+            let Some(segment) = found else { continue };
+            for stream in &self.streams {
+                let mut tail = lock(&stream.tail);
+                if tail.segment.id == segment.id {
+                    self.roll(stream, &mut tail)?;
+                }
+            }
+            for (key, slot) in self.index().in_segment(segment.id) {
+                let intact = self.read(&slot).is_ok_and(|value| slot.is_intact(&value));
+                if !intact {
+                    self.index_mut().remove(&key);
+                }
+            }
+            self.move_records(&segment)?;
+            write(&self.segments).remove(&segment.id);
+            segment.set_aside(&self.dir)?;
+        }
+        Ok(names.len())
+    }
+
+    /// Rewrites the live records of the sealed segment with most dead bytes, if any is worth it,
+    /// and deletes the segment. Returns the bytes freed; 0 when there was nothing to do.
+    pub(crate) fn compact(&self) -> io::Result<u64> {
+        let _one_at_a_time = lock(&self.compacting);
+        let active: Vec<u32> =
+            self.streams.iter().map(|stream| lock(&stream.tail).segment.id).collect();
+        let live = self.index().live_bytes();
+        let mut worst: Option<(u64, Arc<Segment>)> = None;
+        for (id, segment) in read(&self.segments).iter() {
+            let size = segment.len()?;
+            let dead = size.saturating_sub(live.get(id).copied().unwrap_or(0) + HEADER_BYTES);
+            if !active.contains(id)
+                && dead * 100 >= size * COMPACT_DEAD_PERCENT
+                && worst.as_ref().is_none_or(|(most, _)| dead > *most)
+            {
+                worst = Some((dead, Arc::clone(segment)));
+            }
+        }
+        match worst {
+            Some((_, segment)) => self.rewrite(&segment),
+            None => Ok(0),
+        }
+    }
+
+    fn rewrite(&self, segment: &Arc<Segment>) -> io::Result<u64> {
+        let freed = segment.len()?;
+        if !self.move_records(segment)? {
+            return Ok(0);
+        }
+        write(&self.segments).remove(&segment.id);
+        segment.delete(&self.dir)?;
+        Ok(freed)
+    }
+
+    /// Copies the records in use to the end of the log, durably; false when one is damaged, which
+    /// is then left in place for fsck to report: a copy would carry a valid checksum.
+    fn move_records(&self, segment: &Segment) -> io::Result<bool> {
+        let name = if segment.is_bulk() { StreamName::Bulk } else { StreamName::Commit };
+        let live = self.index().in_segment(segment.id);
+        let mut moved = 0;
+        for (key, slot) in live {
+            let value = self.read(&slot)?;
+            if !slot.is_intact(&value) {
+                return Ok(false);
+            }
+            let record = key.record(&value);
+            let still_there = |index: &Index, _: &Record<'_>| index.get(&key) == Some(slot);
+            moved = self.append_if(name, &[record], still_there)?;
+        }
+        if moved > 0 {
+            self.flush(name)?;
+        }
+        Ok(true)
+    }
+}

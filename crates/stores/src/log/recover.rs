@@ -1,0 +1,231 @@
+//! Reading a log back: finding the records, telling a torn tail from damage.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::Path,
+    sync::Arc,
+};
+
+use fula_core::Cid;
+
+use super::{
+    index::{Index, Key, Slot},
+    record::{ALIGN, HEAD_BYTES, Head, Kind, crc32c},
+    segment::{HEADER_BYTES, Segment, parse_name, remove_unborn},
+};
+
+/// Bytes read at a time while scanning.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Something in the log that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// File name of the segment.
+    pub segment: String,
+    /// First byte affected.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// The block concerned, when its name is still readable.
+    pub cid: Option<Cid>,
+}
+
+/// What opening a log found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Unfinished writes cut off the end; they were never acknowledged.
+    pub truncated: Vec<Damage>,
+    /// Damage before the end.
+    pub damaged: Vec<Damage>,
+}
+
+pub(super) struct Recovered {
+    pub(super) index: Index,
+    pub(super) segments: BTreeMap<u32, Arc<Segment>>,
+    /// The segment each stream goes on in, and where.
+    pub(super) tails: HashMap<String, (Arc<Segment>, u64)>,
+    pub(super) report: Recovery,
+}
+
+/// A stretch of a segment.
+enum Stretch {
+    Record { offset: u64, head: Head, key: Vec<u8> },
+    Gap { offset: u64, bytes: u64, key: Option<(Kind, Vec<u8>)> },
+}
+
+/// Reads all segments of `dir` in order.
+pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if let Some((prefix, id)) = name.to_str().and_then(parse_name) {
+            files.insert(id, prefix.to_owned());
+        }
+    }
+    let mut recovered = Recovered {
+        index: Index::default(),
+        segments: BTreeMap::new(),
+        tails: HashMap::new(),
+        report: Recovery::default(),
+    };
+    let newest: HashMap<&str, u32> = files.iter().map(|(id, prefix)| (prefix.as_str(), *id)).collect();
+    for (id, prefix) in &files {
+        let is_newest = newest.get(prefix.as_str()) == Some(id);
+        let Some(segment) = Segment::open(dir, prefix, *id)? else {
+            remove_unborn(dir, prefix, *id)?;
+            continue;
+        };
+        let segment = Arc::new(segment);
+        let end = recovered.read_segment(&segment, is_newest)?;
+        recovered.segments.insert(*id, Arc::clone(&segment));
+        // A newest segment that was never born leaves the one before as the tail.
+        recovered.tails.insert(prefix.clone(), (segment, end));
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    /// Indexes one segment and returns where it ends. Only the newest one of a stream can have a
+    /// torn tail; of the others, values are not read.
+    fn read_segment(&mut self, segment: &Segment, is_newest: bool) -> io::Result<u64> {
+        let len = segment.len()?;
+        let stretches = scan(segment, len, is_newest)?;
+        let durable = stretches.iter().map(|stretch| match stretch {
+            Stretch::Record { head, .. } => head.durable_to,
+            Stretch::Gap { .. } => 0,
+        });
+        let durable = if is_newest { durable.max().unwrap_or(0) } else { len };
+        for stretch in stretches {
+            match stretch {
+                Stretch::Record { offset, head, key } => {
+                    let slot = Slot::found(
+                        segment.id,
+                        offset,
+                        head.key_len,
+                        head.value_len,
+                        head.value_crc,
+                    );
+                    if let Some(key) = Key::of(head.kind, &key) {
+                        self.index.insert_key(key, slot);
+                    }
+                }
+                Stretch::Gap { offset, bytes, key } => {
+                    let damage = Damage {
+                        segment: segment.name().to_owned(),
+                        offset,
+                        bytes,
+                        cid: key.and_then(|(_, key)| Cid::from_bytes(&key).ok()),
+                    };
+                    if offset < durable {
+                        self.report.damaged.push(damage);
+                        continue;
+                    }
+                    let bytes = len - offset;
+                    self.report.truncated.push(Damage { bytes, cid: None, ..damage });
+                    segment.truncate(offset)?;
+                    return Ok(offset);
+                }
+            }
+        }
+        Ok(len)
+    }
+}
+
+/// Splits a segment into records and gaps; gaps are maximal. With `values`, a record whose value
+/// fails its checksum is a gap.
+fn scan(segment: &Segment, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
+    let mut window = Window { segment, len, start: 0, bytes: Vec::new() };
+    let mut stretches = Vec::new();
+    let mut at = HEADER_BYTES;
+    let mut gap: Option<u64> = None;
+    while at < len {
+        let Some((head, key)) = window.head(at)? else {
+            gap.get_or_insert(at);
+            at += ALIGN;
+            continue;
+        };
+        if let Some(offset) = gap.take() {
+            stretches.push(Stretch::Gap { offset, bytes: at - offset, key: None });
+        }
+        let value_at = at + (HEAD_BYTES + head.key_len) as u64;
+        let intact = !values || {
+            let value = window.bytes(value_at, head.value_len)?;
+            crc32c(value) == head.value_crc
+        };
+        let bytes = head.record_len();
+        stretches.push(if intact {
+            Stretch::Record { offset: at, head, key }
+        } else {
+            Stretch::Gap { offset: at, bytes, key: Some((head.kind, key)) }
+        });
+        at += bytes;
+    }
+    if let Some(offset) = gap {
+        stretches.push(Stretch::Gap { offset, bytes: len - offset, key: None });
+    }
+    Ok(stretches)
+}
+
+/// Reads a segment through a buffer.
+struct Window<'a> {
+    segment: &'a Segment,
+    len: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    fn bytes(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
+        let end = at + len as u64;
+        if at < self.start || end > self.start + self.bytes.len() as u64 {
+            let want = (self.len - at).min(WINDOW_BYTES.max(len) as u64);
+            self.bytes.resize(usize::try_from(want).map_err(io::Error::other)?, 0);
+            self.start = at;
+            self.segment.read_at(&mut self.bytes, at)?;
+        }
+        let from = usize::try_from(at - self.start).map_err(io::Error::other)?;
+        Ok(&self.bytes[from..from + len])
+    }
+
+    /// Returns the intact head at `at` and its key, when a whole record fits there.
+    fn head(&mut self, at: u64) -> io::Result<Option<(Head, Vec<u8>)>> {
+        if at + HEAD_BYTES as u64 > self.len {
+            return Ok(None);
+        }
+        let bytes = self.bytes(at, HEAD_BYTES)?;
+        let head = Head::parse(bytes.try_into().map_err(io::Error::other)?);
+        let Some(head) = head.filter(|head| at + head.record_len() <= self.len) else {
+            return Ok(None);
+        };
+        let head_and_key = self.bytes(at, HEAD_BYTES + head.key_len)?;
+        if !head.is_intact(head_and_key) {
+            return Ok(None);
+        }
+        let key = head_and_key[HEAD_BYTES..].to_vec();
+        Ok(Some((head, key)))
+    }
+}
+
+/// Reads a whole segment and appends what is damaged and still in use, or unreadable.
+pub(super) fn verify(
+    segment: &Segment,
+    len: u64,
+    index: &Index,
+    damage: &mut Vec<Damage>,
+) -> io::Result<()> {
+    for stretch in scan(segment, len, true)? {
+        let Stretch::Gap { offset, bytes, key } = stretch else { continue };
+        let in_use = key.as_ref().is_none_or(|(kind, key)| {
+            let key = Key::of(*kind, key);
+            key.and_then(|key| index.get(&key)).is_some_and(|slot| {
+                slot.segment == segment.id && u64::from(slot.offset) == offset
+            })
+        });
+        if in_use {
+            let cid = key.and_then(|(_, key)| Cid::from_bytes(&key).ok());
+            damage.push(Damage { segment: segment.name().to_owned(), offset, bytes, cid });
+        }
+    }
+    Ok(())
+}

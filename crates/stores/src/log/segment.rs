@@ -1,0 +1,143 @@
+//! One file of the log.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, IoSliceMut},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+use super::index::Slot;
+
+/// Bytes before the first record: magic, stream and id.
+pub(super) const HEADER_BYTES: u64 = 32;
+
+const MAGIC: &[u8; 8] = b"FULALOG\x01";
+
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) id: u32,
+    name: String,
+    file: File,
+}
+
+/// Returns the stream prefix and the id in a file name.
+pub(super) fn parse_name(name: &str) -> Option<(&str, u32)> {
+    let (prefix, id) = name.strip_suffix(".log")?.split_once('-')?;
+    Some((prefix, id.parse().ok()?))
+}
+
+fn header(prefix: &str, id: u32) -> [u8; HEADER_BYTES as usize] {
+    let mut header = [0; HEADER_BYTES as usize];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..12].copy_from_slice(&id.to_le_bytes());
+    header[12..12 + prefix.len()].copy_from_slice(prefix.as_bytes());
+    header
+}
+
+/// Makes the creation or removal of files in `dir` durable.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+impl Segment {
+    /// Creates a segment whose existence is durable when this returns.
+    pub(super) fn create(dir: &Path, prefix: &str, id: u32) -> io::Result<Self> {
+        let name = format!("{prefix}-{id:08}.log");
+        let path = dir.join(&name);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        file.write_all_at(&header(prefix, id), 0)?;
+        file.sync_all()?;
+        sync_dir(dir)?;
+        Ok(Self { id, name, file })
+    }
+
+    /// Opens a segment; `None` when its header was never written, as after a crash in `create`.
+    pub(super) fn open(dir: &Path, prefix: &str, id: u32) -> io::Result<Option<Self>> {
+        let name = format!("{prefix}-{id:08}.log");
+        let file = OpenOptions::new().read(true).write(true).open(dir.join(&name))?;
+        let mut found = [0; HEADER_BYTES as usize];
+        let len = file.metadata()?.len();
+        if len >= HEADER_BYTES {
+            file.read_exact_at(&mut found, 0)?;
+        }
+        if found == header(prefix, id) {
+            return Ok(Some(Self { id, name, file }));
+        }
+        if len <= HEADER_BYTES {
+            return Ok(None);
+        }
+        Err(io::Error::other(format!("{name} is not a segment of this log")))
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn is_bulk(&self) -> bool {
+        self.name.starts_with("bulk")
+    }
+
+    pub(super) fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    pub(super) fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)?;
+        self.file.sync_all()
+    }
+
+    /// Makes everything written before the call durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Reads a value. When `may_wait` is false, `None` means that it is not in memory.
+    pub(super) fn read_value(&self, slot: &Slot, may_wait: bool) -> io::Result<Option<Bytes>> {
+        let mut value = vec![0; slot.value_len as usize];
+        let offset = slot.value_offset();
+        if may_wait {
+            self.file.read_exact_at(&mut value, offset)?;
+            return Ok(Some(value.into()));
+        }
+        let buffers = &mut [IoSliceMut::new(&mut value)];
+        match preadv2(&self.file, buffers, offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == value.len() => Ok(Some(value.into())),
+            // Partly cached, not cached, or a file system without the flag: wait elsewhere.
+            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the file; readers that hold the segment can still finish.
+    pub(super) fn delete(&self, dir: &Path) -> io::Result<()> {
+        std::fs::remove_file(dir.join(&self.name))?;
+        sync_dir(dir)
+    }
+}
+
+impl Segment {
+    /// Renames the file so that it is no longer part of the log.
+    pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
+        let from = dir.join(&self.name);
+        std::fs::rename(&from, from.with_extension("log.damaged"))?;
+        sync_dir(dir)
+    }
+}
+
+/// Removes a file that `open` found to be no segment yet.
+pub(super) fn remove_unborn(dir: &Path, prefix: &str, id: u32) -> io::Result<()> {
+    std::fs::remove_file(dir.join(format!("{prefix}-{id:08}.log")))?;
+    sync_dir(dir)
+}
