@@ -1,1 +1,89 @@
-//! x
+//! The wire: S3 over HTTP, the routes of our own, errors to S3 codes, metrics.
+//!
+//! [`http`] is the outermost layer: request ids, logs, metrics, limits. Inside it, requests go
+//! either to a route of our own or through `s3s` (signatures, XML, headers) to [`s3`], which
+//! translates to and from the service. Nothing below this crate knows of HTTP.
+
+pub mod admin;
+mod error;
+mod http;
+pub mod metrics;
+mod s3;
+pub mod server;
+
+use fula_service::{Service, keys::KeyRing};
+use s3s::{host::SingleDomain, service::S3Service};
+
+pub use self::http::Gateway;
+
+/// Bounds of the wire, by name.
+#[derive(Clone, Debug)]
+pub struct WireLimits {
+    /// Largest XML body of a request, in bytes.
+    pub xml_bytes_max: usize,
+    /// Largest chunk of an `aws-chunked` body, in bytes; one is buffered whole to verify it.
+    pub chunk_bytes_max: usize,
+    /// How long a client may take to send its headers.
+    pub header_timeout: std::time::Duration,
+    /// How long a body may stand still.
+    pub body_idle_timeout: std::time::Duration,
+    /// Most bytes read and thrown away so that an early refusal reaches the client.
+    pub drain_bytes_max: u64,
+}
+
+impl Default for WireLimits {
+    fn default() -> Self {
+        Self {
+            xml_bytes_max: 2 << 20,
+            chunk_bytes_max: 1 << 20,
+            header_timeout: std::time::Duration::from_secs(30),
+            body_idle_timeout: std::time::Duration::from_secs(60),
+            drain_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// What the gateway says and accepts on the wire.
+#[derive(Clone, Debug)]
+pub struct WireConfig {
+    /// Region that `GetBucketLocation` and `HeadBucket` report.
+    pub region: String,
+    /// Domain whose subdomains are bucket names, for virtual-host style.
+    pub domain: Option<String>,
+    /// Bounds.
+    pub limits: WireLimits,
+}
+
+/// A virtual-host domain that is not one.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not a domain name")]
+pub struct InvalidDomain(String);
+
+/// Puts the wire in front of a service.
+///
+/// # Errors
+/// [`InvalidDomain`].
+pub fn gateway(
+    service: Service,
+    keys: KeyRing,
+    config: WireConfig,
+) -> Result<Gateway, InvalidDomain> {
+    let limits = &config.limits;
+    let mut s3_config = s3s::config::S3Config::default();
+    s3_config.xml_max_body_size = limits.xml_bytes_max;
+    s3_config.aws_chunked_stream_max_chunk_size = limits.chunk_bytes_max;
+    s3_config.put_object_max_size = None; // The service bounds bodies, with S3's own error.
+    s3_config.operation_id_routing = false;
+    let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
+
+    let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
+    builder.set_config(std::sync::Arc::new(provider));
+    builder.set_auth(s3::Auth::new(keys.clone()));
+    builder.set_access(s3::Access::new(keys));
+    if let Some(domain) = &config.domain {
+        let host = SingleDomain::new(domain).map_err(|_| InvalidDomain(domain.clone()))?;
+        builder.set_host(host);
+    }
+    let s3: S3Service = builder.build();
+    Ok(Gateway::new(s3))
+}

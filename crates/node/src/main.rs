@@ -1,2 +1,38 @@
-//! x
-fn main(){}
+//! `fula`: the one binary. Roles and administrative commands are subcommands; this crate is the
+//! only one that names a storage backend.
+
+mod admin;
+mod cli;
+mod commands;
+mod config;
+mod files;
+mod node;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("fula: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(async {
+        match cli.command {
+            Command::Gateway(args) => commands::gateway::run(args).await,
+            Command::Keys(args) => commands::admin::keys(args).await,
+            Command::Roots(args) => commands::admin::roots(args).await,
+            Command::Fsck(args) => commands::fsck::run(args).await,
+        }
+    });
+    // A blocking read of the disk that nobody waits for any more must not hold up the exit.
+    runtime.shutdown_background();
+    code
+}

@@ -1,1 +1,118 @@
-//! x
+//! What a Fula gateway does, in domain words: no HTTP types, no backend names.
+//!
+//! Requests come in as [`Service`] methods. Reads resolve the bucket's newest root and walk its
+//! trees; every change goes through the one commit pipeline in [`commit`].
+
+pub mod access;
+mod bucket;
+pub mod body;
+mod checksum;
+pub mod commit;
+pub mod condition;
+pub mod error;
+pub mod fsck;
+pub mod history;
+pub mod keys;
+pub mod limits;
+mod list;
+mod multipart;
+mod object;
+mod pointers;
+
+use std::sync::Arc;
+
+use fula_core::{BucketName, id::ObjectKey};
+
+pub use self::{
+    access::Identity,
+    bucket::{BucketInfo, BucketPage, NamePolicy},
+    commit::{Committer, Head},
+    error::{ConditionName, Outcome, ServiceError},
+    limits::Limits,
+    list::{ListRequest, Listing, ListingLine},
+    multipart::{
+        CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, PartInfo,
+        PartsPage, UploadInfo, UploadLine, UploadsPage,
+    },
+    object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
+};
+use crate::commit::BucketAddress;
+
+/// Draws random bytes; the operating system's unless a test says otherwise.
+pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+
+/// Returns the operating system's randomness.
+pub fn system_random() -> Random {
+    Arc::new(|bytes| getrandom::fill(bytes).expect("the operating system has randomness"))
+}
+
+/// One gateway's view of the object store; cloned freely, shared by all requests.
+#[derive(Clone)]
+pub struct Service {
+    committer: Committer,
+    random: Random,
+    names: NamePolicy,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("committer", &self.committer).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Serves what `committer` publishes.
+    pub fn new(committer: Committer, random: Random, names: NamePolicy) -> Self {
+        Self { committer, random, names }
+    }
+
+    /// Returns the commit pipeline.
+    pub fn committer(&self) -> &Committer {
+        &self.committer
+    }
+
+    fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        (self.random)(&mut bytes);
+        bytes
+    }
+
+    /// Finds the bucket `name` means to the caller, and checks that the action is allowed: first
+    /// among the caller's own, then by global name.
+    async fn resolve(
+        &self,
+        identity: Option<&Identity>,
+        name: &str,
+        action: access::Action,
+    ) -> Result<(BucketAddress, Arc<Head>), ServiceError> {
+        let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
+        if let Some(identity) = identity {
+            let own = (identity.owner, name.clone());
+            if let Some(head) = self.committer.current(&own).await? {
+                access::authorize(Some(identity), action, own.0)?;
+                return Ok((own, head));
+            }
+        }
+        let row = self.committer.roots().find_bucket(&name).await?.value;
+        let row = row.filter(|row| row.deleted.is_none());
+        // The anonymous are refused alike whether there is a bucket or not.
+        let owner = match (&row, identity) {
+            (Some(row), _) => row.owner,
+            (None, None) => return Err(ServiceError::AccessDenied),
+            (None, Some(_)) => return Err(ServiceError::NoSuchBucket),
+        };
+        access::authorize(identity, action, owner)?;
+        let address = (owner, name);
+        let head = self.committer.current(&address).await?.ok_or(ServiceError::NoSuchBucket)?;
+        Ok((address, head))
+    }
+}
+
+/// Parses an object key.
+///
+/// # Errors
+/// [`ServiceError::InvalidArgument`] for one that is empty or too long.
+pub fn parse_key(key: &str) -> Result<ObjectKey, ServiceError> {
+    ObjectKey::parse(key.to_owned())
+        .map_err(|error| ServiceError::InvalidArgument(error.to_string()))
+}

@@ -1,0 +1,35 @@
+//! The admin listener: health, readiness, metrics. No secrets, no changes.
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+/// Answers one request of the admin listener. `is_ready` says whether S3 requests can be served;
+/// `refresh` brings gauges and absolute counters up to date before they are rendered.
+pub async fn answer<B>(
+    request: &Request<B>,
+    metrics: &PrometheusHandle,
+    is_ready: impl Future<Output = bool>,
+    refresh: impl FnOnce(),
+) -> Response<Full<bytes::Bytes>> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
+        (&Method::GET | &Method::HEAD, "/readyz") => {
+            if is_ready.await {
+                (StatusCode::OK, "ready\n".to_owned())
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "the arbiter does not answer\n".to_owned())
+            }
+        }
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            refresh();
+            (StatusCode::OK, metrics.render())
+        }
+        _ => (StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".to_owned()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    response
+}

@@ -1,0 +1,130 @@
+//! Service errors to S3 errors: every variant is decided here, there is no catch-all.
+
+use fula_service::{ConditionName, Outcome, ServiceError};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use s3s::{S3Error, S3ErrorCode};
+
+/// Seconds a client is asked to wait before it tries again.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// Maps an error to what the client sees; what only the log may see is logged here, once.
+pub(crate) fn s3_error(error: ServiceError) -> S3Error {
+    let (code, message): (S3ErrorCode, Option<String>) = match error {
+        ServiceError::NoSuchBucket => (S3ErrorCode::NoSuchBucket, None),
+        ServiceError::BucketAlreadyOwned => (S3ErrorCode::BucketAlreadyOwnedByYou, None),
+        ServiceError::BucketNameTaken => (S3ErrorCode::BucketAlreadyExists, None),
+        ServiceError::BucketNotEmpty => (S3ErrorCode::BucketNotEmpty, None),
+        ServiceError::NoSuchKey => (S3ErrorCode::NoSuchKey, None),
+        ServiceError::NoSuchUpload => (S3ErrorCode::NoSuchUpload, None),
+        ServiceError::InvalidPart(_) => (S3ErrorCode::InvalidPart, None),
+        ServiceError::InvalidPartOrder => (S3ErrorCode::InvalidPartOrder, None),
+        ServiceError::PartTooSmall(_) => (S3ErrorCode::EntityTooSmall, None),
+        ServiceError::PreconditionFailed(name) => return precondition_failed(name),
+        ServiceError::NotModified { etag, time_ms } => return not_modified(&etag, time_ms),
+        ServiceError::InvalidRange { size } => return invalid_range(size),
+        ServiceError::AccessDenied => (S3ErrorCode::AccessDenied, None),
+        ServiceError::BadDigest(what) => {
+            (S3ErrorCode::BadDigest, Some(format!("The {what} you specified did not match what we received.")))
+        }
+        ServiceError::InvalidDigest("Content-MD5") => (S3ErrorCode::InvalidDigest, None),
+        ServiceError::InvalidDigest(what) => {
+            (S3ErrorCode::InvalidRequest, Some(format!("Value for {what} header is invalid.")))
+        }
+        ServiceError::IncompleteBody { .. } => (S3ErrorCode::IncompleteBody, None),
+        ServiceError::BodyFailed(why) => {
+            tracing::debug!(why, "a request body broke off");
+            (S3ErrorCode::IncompleteBody, None)
+        }
+        ServiceError::EntityTooLarge(_) => (S3ErrorCode::EntityTooLarge, None),
+        ServiceError::MetadataTooLarge(_) => (S3ErrorCode::MetadataTooLarge, None),
+        ServiceError::InvalidArgument(text) => (S3ErrorCode::InvalidArgument, Some(text)),
+        ServiceError::InvalidRequest(text) => (S3ErrorCode::InvalidRequest, Some(text)),
+        ServiceError::NotImplemented(what) => return not_implemented(what),
+        ServiceError::Busy(outcome) => return busy(outcome),
+        ServiceError::Full => return full(),
+        ServiceError::NewerFormat => {
+            let text = "This bucket is written by a newer version of Fula; it is read-only here.";
+            (S3ErrorCode::MethodNotAllowed, Some(text.to_owned()))
+        }
+        ServiceError::Internal(why) => {
+            tracing::error!(why, "internal error");
+            (S3ErrorCode::InternalError, None)
+        }
+        ServiceError::Unavailable(why) => {
+            tracing::error!(why, "unavailable");
+            metrics::counter!("fula_unavailable_total").increment(1);
+            return busy(Outcome::None);
+        }
+    };
+    match message {
+        Some(message) => S3Error::with_message(code, message),
+        None => S3Error::new(code),
+    }
+}
+
+/// Names what is not offered, so that nothing asked for is silently ignored.
+pub(crate) fn not_implemented(what: &str) -> S3Error {
+    let text = format!("{what} is not implemented.");
+    S3Error::with_message(S3ErrorCode::NotImplemented, text)
+}
+
+fn precondition_failed(name: ConditionName) -> S3Error {
+    let condition = match name {
+        ConditionName::IfMatch => "If-Match",
+        ConditionName::IfNoneMatch => "If-None-Match",
+        ConditionName::IfUnmodifiedSince => "If-Unmodified-Since",
+        ConditionName::IfModifiedSince => "If-Modified-Since",
+    };
+    let text = "At least one of the pre-conditions you specified did not hold";
+    let mut error = S3Error::with_message(S3ErrorCode::PreconditionFailed, text);
+    let mut headers = HeaderMap::new();
+    // The outer layer turns this into the <Condition> element and removes it.
+    headers.insert(crate::http::CONDITION_HEADER, HeaderValue::from_static(condition));
+    error.set_headers(headers);
+    error
+}
+
+fn not_modified(etag: &fula_core::bucket::ETag, time_ms: u64) -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::NotModified);
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{etag}\"")) {
+        headers.insert(header::ETAG, value);
+    }
+    if let Some(value) = crate::s3::http_date(time_ms) {
+        headers.insert(header::LAST_MODIFIED, value);
+    }
+    error.set_headers(headers);
+    error
+}
+
+fn invalid_range(size: u64) -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::InvalidRange);
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}")) {
+        headers.insert(header::CONTENT_RANGE, value);
+    }
+    error.set_headers(headers);
+    error
+}
+
+fn busy(outcome: Outcome) -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::SlowDown);
+    let mut headers = HeaderMap::new();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    let outcome = match outcome {
+        Outcome::None => "none",
+        Outcome::Unknown => "unknown",
+    };
+    headers.insert("x-fula-outcome", HeaderValue::from_static(outcome));
+    error.set_headers(headers);
+    error.set_status_code(StatusCode::SERVICE_UNAVAILABLE);
+    error
+}
+
+fn full() -> S3Error {
+    let code = S3ErrorCode::Custom("InsufficientStorage".into());
+    let text = "The gateway is out of storage space; nothing was written.";
+    let mut error = S3Error::with_message(code, text);
+    error.set_status_code(StatusCode::INSUFFICIENT_STORAGE);
+    error
+}

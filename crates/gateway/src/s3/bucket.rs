@@ -1,0 +1,261 @@
+//! Buckets and listings.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use fula_service::{ListRequest, Listing, ListingLine, limits::PAGE_MAX};
+use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
+
+use super::{
+    Api,
+    convert::{algorithm_name, checksum_type, etag, refuse_unoffered, timestamp, url_encode},
+    identity,
+};
+use crate::error::s3_error as to_s3;
+
+/// Returns a page size; `None` is the most, below zero is an error.
+pub(super) fn page_size(asked: Option<i32>, name: &str) -> S3Result<usize> {
+    match usize::try_from(asked.unwrap_or(1000)) {
+        Ok(size) => Ok(size.min(PAGE_MAX)),
+        Err(_) => Err(s3_error!(InvalidArgument, "Argument {name} must not be negative")),
+    }
+}
+
+/// Encodes names for one response, or leaves them.
+pub(super) struct Names {
+    pub(super) encoding: Option<EncodingType>,
+}
+
+impl Names {
+    pub(super) fn new(encoding: Option<EncodingType>) -> S3Result<Self> {
+        match &encoding {
+            Some(kind) if kind.as_str() != EncodingType::URL => {
+                Err(s3_error!(InvalidArgument, "Invalid Encoding Method specified in Request"))
+            }
+            _ => Ok(Self { encoding }),
+        }
+    }
+
+    pub(super) fn encode(&self, name: &str) -> String {
+        if self.encoding.is_some() { url_encode(name) } else { name.to_owned() }
+    }
+
+    pub(super) fn encode_opt(&self, name: Option<&String>) -> Option<String> {
+        name.map(|name| self.encode(name))
+    }
+}
+
+fn owner_of(request: &http::Extensions) -> Option<Owner> {
+    let identity = identity(request)?;
+    let display_name = Some(identity.user.clone());
+    Some(Owner { display_name, id: Some(identity.owner.to_string()) })
+}
+
+fn split(
+    listing: &Listing,
+    names: &Names,
+    owner: Option<&Owner>,
+) -> (Vec<Object>, Vec<CommonPrefix>) {
+    let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
+    for line in &listing.lines {
+        match line {
+            ListingLine::Object(key, record) => {
+                let algorithms: Vec<_> = record
+                    .checksums
+                    .iter()
+                    .map(|checksum| {
+                        ChecksumAlgorithm::from_static(algorithm_name(checksum.algorithm))
+                    })
+                    .collect();
+                objects.push(Object {
+                    key: Some(names.encode(key)),
+                    e_tag: Some(etag(&record.etag)),
+                    last_modified: Some(timestamp(record.time)),
+                    size: i64::try_from(record.size).ok(),
+                    storage_class: Some(ObjectStorageClass::from_static(
+                        ObjectStorageClass::STANDARD,
+                    )),
+                    checksum_type: checksum_type(&record.checksums),
+                    checksum_algorithm: Some(algorithms).filter(|all| !all.is_empty()),
+                    owner: owner.cloned(),
+                    ..Object::default()
+                });
+            }
+            ListingLine::Prefix(prefix) => {
+                prefixes.push(CommonPrefix { prefix: Some(names.encode(prefix)) });
+            }
+        }
+    }
+    (objects, prefixes)
+}
+
+fn none_if_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
+    Some(list).filter(|list| !list.is_empty())
+}
+
+fn token_of(name: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(name)
+}
+
+fn name_of(token: &str) -> S3Result<String> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
+    bytes
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| s3_error!(InvalidArgument, "The continuation token provided is incorrect"))
+}
+
+impl Api {
+    pub(super) async fn list_buckets(
+        &self,
+        request: S3Request<ListBucketsInput>,
+    ) -> S3Result<S3Response<ListBucketsOutput>> {
+        let input = &request.input;
+        let limit = match input.max_buckets {
+            Some(most) if !(1..=10_000).contains(&most) => {
+                return Err(s3_error!(InvalidArgument, "max-buckets must be 1 to 10000"));
+            }
+            most => usize::try_from(most.unwrap_or(10_000)).unwrap_or(10_000),
+        };
+        let after = input.continuation_token.as_deref().map(name_of).transpose()?;
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let identity = identity(&request.extensions);
+        let page =
+            self.service.buckets(identity, &prefix, after.as_deref(), limit).await.map_err(to_s3)?;
+        let buckets = page.buckets.into_iter().map(|(name, created)| Bucket {
+            name: Some(name),
+            creation_date: Some(timestamp(created)),
+            ..Bucket::default()
+        });
+        Ok(S3Response::new(ListBucketsOutput {
+            buckets: Some(buckets.collect()),
+            continuation_token: page.next.as_deref().map(token_of),
+            owner: owner_of(&request.extensions),
+            prefix: request.input.prefix,
+        }))
+    }
+
+    pub(super) async fn create_bucket(
+        &self,
+        request: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        refuse_unoffered(&request.headers)?;
+        let name = &request.input.bucket;
+        if fula_core::BucketName::parse(name).is_err() {
+            return Err(s3_error!(InvalidBucketName));
+        }
+        let identity = identity(&request.extensions);
+        self.service.create_bucket(identity, name).await.map_err(to_s3)?;
+        let location = Some(format!("/{name}"));
+        Ok(S3Response::new(CreateBucketOutput { location, ..CreateBucketOutput::default() }))
+    }
+
+    pub(super) async fn head_bucket(
+        &self,
+        request: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        let identity = identity(&request.extensions);
+        self.service.bucket(identity, &request.input.bucket).await.map_err(to_s3)?;
+        let bucket_region = Some(self.config.region.clone());
+        Ok(S3Response::new(HeadBucketOutput { bucket_region, ..HeadBucketOutput::default() }))
+    }
+
+    pub(super) async fn delete_bucket(
+        &self,
+        request: S3Request<DeleteBucketInput>,
+    ) -> S3Result<S3Response<DeleteBucketOutput>> {
+        let identity = identity(&request.extensions);
+        self.service.delete_bucket(identity, &request.input.bucket).await.map_err(to_s3)?;
+        Ok(S3Response::new(DeleteBucketOutput::default()))
+    }
+
+    pub(super) async fn get_bucket_location(
+        &self,
+        request: S3Request<GetBucketLocationInput>,
+    ) -> S3Result<S3Response<GetBucketLocationOutput>> {
+        let identity = identity(&request.extensions);
+        self.service.bucket(identity, &request.input.bucket).await.map_err(to_s3)?;
+        // us-east-1 has no name here, as on AWS.
+        let region = Some(self.config.region.clone()).filter(|region| region != "us-east-1");
+        Ok(S3Response::new(GetBucketLocationOutput {
+            location_constraint: region.map(BucketLocationConstraint::from),
+        }))
+    }
+
+    pub(super) async fn list_objects(
+        &self,
+        request: S3Request<ListObjectsInput>,
+    ) -> S3Result<S3Response<ListObjectsOutput>> {
+        let input = &request.input;
+        let names = Names::new(input.encoding_type.clone())?;
+        let limit = page_size(input.max_keys, "max-keys")?;
+        let query = ListRequest {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone().unwrap_or_default(),
+            after: input.marker.clone().filter(|marker| !marker.is_empty()),
+            limit,
+        };
+        let identity = identity(&request.extensions);
+        let listing =
+            self.service.list_objects(identity, &input.bucket, &query).await.map_err(to_s3)?;
+        let owner = owner_of(&request.extensions);
+        let (contents, common_prefixes) = split(&listing, &names, owner.as_ref());
+        // AWS names the next marker only when there is a delimiter; else it is the last key.
+        let next_marker = listing
+            .lines
+            .last()
+            .filter(|_| listing.truncated && !query.delimiter.is_empty())
+            .map(|line| names.encode(line.name()));
+        Ok(S3Response::new(ListObjectsOutput {
+            name: Some(input.bucket.clone()),
+            prefix: Some(names.encode(&query.prefix)),
+            marker: Some(names.encode(input.marker.as_deref().unwrap_or_default())),
+            max_keys: i32::try_from(limit).ok(),
+            is_truncated: Some(listing.truncated),
+            contents: none_if_empty(contents),
+            common_prefixes: none_if_empty(common_prefixes),
+            delimiter: names.encode_opt(input.delimiter.as_ref()),
+            next_marker,
+            encoding_type: names.encoding,
+            ..ListObjectsOutput::default()
+        }))
+    }
+
+    pub(super) async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = &request.input;
+        let names = Names::new(input.encoding_type.clone())?;
+        let limit = page_size(input.max_keys, "max-keys")?;
+        let after = match &input.continuation_token {
+            Some(token) => Some(name_of(token)?),
+            None => input.start_after.clone().filter(|after| !after.is_empty()),
+        };
+        let query = ListRequest {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone().unwrap_or_default(),
+            after,
+            limit,
+        };
+        let identity = identity(&request.extensions);
+        let listing =
+            self.service.list_objects(identity, &input.bucket, &query).await.map_err(to_s3)?;
+        let owner =
+            owner_of(&request.extensions).filter(|_| input.fetch_owner.unwrap_or_default());
+        let (contents, common_prefixes) = split(&listing, &names, owner.as_ref());
+        let next = listing.lines.last().filter(|_| listing.truncated);
+        Ok(S3Response::new(ListObjectsV2Output {
+            name: Some(input.bucket.clone()),
+            prefix: Some(names.encode(&query.prefix)),
+            max_keys: i32::try_from(limit).ok(),
+            key_count: i32::try_from(listing.lines.len()).ok(),
+            continuation_token: input.continuation_token.clone(),
+            is_truncated: Some(listing.truncated),
+            next_continuation_token: next.map(|line| token_of(line.name())),
+            contents: none_if_empty(contents),
+            common_prefixes: none_if_empty(common_prefixes),
+            delimiter: names.encode_opt(input.delimiter.as_ref()),
+            start_after: names.encode_opt(input.start_after.as_ref()),
+            encoding_type: names.encoding,
+            ..ListObjectsV2Output::default()
+        }))
+    }
+}

@@ -1,0 +1,433 @@
+//! Values between the wire and the service: times, tags, checksums, headers, bodies.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use fula_core::bucket::{self, ChecksumAlgorithm as Algorithm, TextMap};
+use fula_service::{
+    ObjectFacts, ServiceError,
+    body::{BodyStream, Trailer},
+    condition::{ReadConditions, Tags, WriteConditions},
+};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use s3s::{
+    S3Result, TrailingHeaders,
+    dto::{self, ETagCondition, StreamingBlob, Timestamp, TimestampFormat},
+    s3_error,
+};
+
+use crate::error;
+
+/// Prefix of user metadata headers.
+const META_PREFIX: &str = "x-amz-meta-";
+
+/// System headers that an object keeps, by lower-case name.
+const KEPT_HEADERS: [&str; 6] = [
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "expires",
+];
+
+/// Content type of objects put without one.
+pub(super) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
+
+pub(super) fn timestamp(time_ms: u64) -> Timestamp {
+    Timestamp::from(UNIX_EPOCH + Duration::from_millis(time_ms))
+}
+
+fn millis(timestamp: Timestamp) -> u64 {
+    let time: time::OffsetDateTime = timestamp.into();
+    let since = SystemTime::from(time).duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns a time as an HTTP date.
+pub(crate) fn http_date(time_ms: u64) -> Option<HeaderValue> {
+    http_date_of(timestamp(time_ms))
+}
+
+/// Returns a timestamp as an HTTP date.
+pub(super) fn http_date_of(timestamp: Timestamp) -> Option<HeaderValue> {
+    let mut text = Vec::new();
+    timestamp.format(TimestampFormat::HttpDate, &mut text).ok()?;
+    HeaderValue::from_bytes(&text).ok()
+}
+
+pub(super) fn etag(tag: &bucket::ETag) -> dto::ETag {
+    dto::ETag::Strong(tag.to_string())
+}
+
+fn tags(condition: ETagCondition) -> Tags {
+    match condition {
+        ETagCondition::Any => Tags::Any,
+        // A weak tag never matches by strong comparison, whatever its value.
+        ETagCondition::ETag(dto::ETag::Weak(value)) => Tags::One(format!("W/{value}")),
+        ETagCondition::ETag(dto::ETag::Strong(value)) => Tags::One(value),
+    }
+}
+
+pub(super) fn write_conditions(
+    if_match: Option<ETagCondition>,
+    if_none_match: Option<ETagCondition>,
+) -> WriteConditions {
+    WriteConditions { if_match: if_match.map(tags), if_none_match: if_none_match.map(tags) }
+}
+
+pub(super) fn read_conditions(
+    if_match: Option<ETagCondition>,
+    if_none_match: Option<ETagCondition>,
+    if_modified_since: Option<Timestamp>,
+    if_unmodified_since: Option<Timestamp>,
+) -> ReadConditions {
+    ReadConditions {
+        if_match: if_match.map(tags),
+        if_none_match: if_none_match.map(tags),
+        if_modified_since: if_modified_since.map(millis),
+        if_unmodified_since: if_unmodified_since.map(millis),
+    }
+}
+
+/// Refuses request headers that ask for something not offered, rather than ignore them.
+pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
+    for name in headers.keys() {
+        let name = name.as_str();
+        let refused = name.starts_with("x-amz-server-side-encryption")
+            || name.starts_with("x-amz-copy-source-server-side-encryption")
+            || name.starts_with("x-amz-object-lock-")
+            || name.starts_with("x-amz-grant-")
+            || [
+                "x-amz-tagging",
+                "x-amz-website-redirect-location",
+                "x-amz-write-offset-bytes",
+                "x-amz-if-match-size",
+                "x-amz-if-match-last-modified-time",
+                "x-amz-bucket-object-lock-enabled",
+            ]
+            .contains(&name);
+        if refused {
+            return Err(error::not_implemented(&format!("The header {name}")));
+        }
+    }
+    let class = headers.get("x-amz-storage-class").map(HeaderValue::as_bytes);
+    if class.is_some_and(|class| class != b"STANDARD") {
+        return Err(s3_error!(InvalidStorageClass));
+    }
+    let acl = headers.get("x-amz-acl").map(HeaderValue::as_bytes);
+    let owner_only: [&[u8]; 3] =
+        [b"private", b"bucket-owner-full-control", b"bucket-owner-read"];
+    if acl.is_some_and(|acl| !owner_only.contains(&acl)) {
+        return Err(error::not_implemented("An ACL that lets others in"));
+    }
+    Ok(())
+}
+
+/// Reads the headers an object keeps, byte for byte, from the request as it was sent.
+pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
+    let mut facts = ObjectFacts::default();
+    for name in KEPT_HEADERS {
+        if let Some(value) = joined(headers, name)? {
+            let value = if name == "content-encoding" { without_chunking(&value) } else { value };
+            if !value.is_empty() {
+                facts.headers.insert(name.to_owned(), value);
+            }
+        }
+    }
+    for name in headers.keys() {
+        if let Some(short) = name.as_str().strip_prefix(META_PREFIX)
+            && let Some(value) = joined(headers, name.as_str())?
+        {
+            facts.metadata.insert(short.to_owned(), value);
+        }
+    }
+    facts.acl = joined(headers, "x-amz-acl")?;
+    Ok(facts)
+}
+
+/// Returns a header's value; several of one name are joined by commas, as S3 does.
+fn joined(headers: &HeaderMap, name: &str) -> S3Result<Option<String>> {
+    let mut all: Option<String> = None;
+    for value in headers.get_all(name) {
+        let Ok(text) = std::str::from_utf8(value.as_bytes()) else {
+            return Err(s3_error!(InvalidArgument, "The header {name} is not UTF-8."));
+        };
+        match &mut all {
+            Some(all) => {
+                all.push(',');
+                all.push_str(text);
+            }
+            None => all = Some(text.to_owned()),
+        }
+    }
+    Ok(all)
+}
+
+/// Removes `aws-chunked`, which describes the transfer and not the object.
+fn without_chunking(value: &str) -> String {
+    let codings = value.split(',').map(str::trim);
+    codings.filter(|coding| *coding != "aws-chunked").collect::<Vec<_>>().join(",")
+}
+
+/// Sets an object's headers and metadata on a response, byte for byte as they came.
+pub(super) fn write_facts(headers: &TextMap, metadata: &TextMap, out: &mut HeaderMap) {
+    let prefixed = metadata.iter().map(|(name, value)| (format!("{META_PREFIX}{name}"), value));
+    let kept = headers.iter().map(|(name, value)| (name.clone(), value));
+    for (name, value) in kept.chain(prefixed) {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            out.insert(name, value);
+        }
+    }
+}
+
+pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
+    match name.to_ascii_uppercase().as_str() {
+        "CRC32" => Some(Algorithm::Crc32),
+        "CRC32C" => Some(Algorithm::Crc32c),
+        "CRC64NVME" => Some(Algorithm::Crc64Nvme),
+        "SHA1" => Some(Algorithm::Sha1),
+        "SHA256" => Some(Algorithm::Sha256),
+        _ => None,
+    }
+}
+
+pub(super) fn algorithm_name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Crc32 => "CRC32",
+        Algorithm::Crc32c => "CRC32C",
+        Algorithm::Crc64Nvme => "CRC64NVME",
+        Algorithm::Sha1 => "SHA1",
+        Algorithm::Sha256 => "SHA256",
+    }
+}
+
+fn header_name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Crc32 => "x-amz-checksum-crc32",
+        Algorithm::Crc32c => "x-amz-checksum-crc32c",
+        Algorithm::Crc64Nvme => "x-amz-checksum-crc64nvme",
+        Algorithm::Sha1 => "x-amz-checksum-sha1",
+        Algorithm::Sha256 => "x-amz-checksum-sha256",
+    }
+}
+
+/// Returns the algorithm of a checksum header or trailer.
+fn algorithm_of_header(name: &str) -> Option<Algorithm> {
+    Algorithm::ALL.into_iter().find(|algorithm| header_name(*algorithm) == name)
+}
+
+pub(super) fn decode_checksum(algorithm: Algorithm, text: &[u8]) -> Result<Bytes, ServiceError> {
+    let value = BASE64_STANDARD.decode(text.trim_ascii()).ok();
+    value
+        .filter(|value| value.len() == algorithm.len())
+        .map(Bytes::from)
+        .ok_or(ServiceError::InvalidDigest(header_name(algorithm)))
+}
+
+/// What the headers of a request say about the digests of its body.
+#[derive(Default)]
+pub(super) struct Digests {
+    pub(super) md5: Option<[u8; 16]>,
+    pub(super) checksum: Option<(Algorithm, Bytes)>,
+    pub(super) trailer: Option<Algorithm>,
+    /// Named by `x-amz-sdk-checksum-algorithm`.
+    pub(super) named: Option<Algorithm>,
+}
+
+impl Digests {
+    pub(super) fn of(headers: &HeaderMap) -> S3Result<Self> {
+        let mut digests = Self::default();
+        if let Some(value) = headers.get("content-md5") {
+            let md5 = BASE64_STANDARD.decode(value.as_bytes()).ok();
+            let md5 = md5.and_then(|md5| md5.try_into().ok());
+            let md5 = md5.ok_or(ServiceError::InvalidDigest("Content-MD5"));
+            digests.md5 = Some(md5.map_err(error::s3_error)?);
+        }
+        for (name, value) in headers {
+            if !name.as_str().starts_with("x-amz-checksum-") || is_checksum_setting(name.as_str()) {
+                continue;
+            }
+            let Some(algorithm) = algorithm_of_header(name.as_str()) else {
+                return Err(error::not_implemented(&format!("The header {name}")));
+            };
+            if digests.checksum.is_some() {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "Expecting a single x-amz-checksum- header. Multiple checksum Types are not \
+                     allowed."
+                ));
+            }
+            let value = decode_checksum(algorithm, value.as_bytes()).map_err(error::s3_error)?;
+            digests.checksum = Some((algorithm, value));
+        }
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        if let Some(trailer) = text("x-amz-trailer") {
+            let trailer = trailer.to_ascii_lowercase();
+            let found = algorithm_of_header(trailer.trim());
+            if found.is_none() && trailer.starts_with("x-amz-checksum-") {
+                return Err(error::not_implemented(&format!("The trailer {trailer}")));
+            }
+            digests.trailer = found;
+        }
+        if let Some(name) = text("x-amz-sdk-checksum-algorithm") {
+            let found = algorithm(name);
+            if found.is_none() {
+                return Err(error::not_implemented(&format!("The checksum algorithm {name}")));
+            }
+            digests.named = found;
+        }
+        Ok(digests)
+    }
+
+    /// Returns the algorithm to compute: what was sent, or else what the caller falls back to.
+    pub(super) fn algorithm(&self, otherwise: Algorithm) -> Algorithm {
+        let sent = self.checksum.as_ref().map(|(algorithm, _)| *algorithm);
+        sent.or(self.trailer).or(self.named).unwrap_or(otherwise)
+    }
+}
+
+/// Headers that begin like checksums but carry none.
+fn is_checksum_setting(name: &str) -> bool {
+    ["x-amz-checksum-algorithm", "x-amz-checksum-type", "x-amz-checksum-mode"].contains(&name)
+}
+
+/// Returns a reader of the checksum that follows the body.
+pub(super) fn trailer(algorithm: Algorithm, trailers: Option<TrailingHeaders>) -> Trailer {
+    Box::new(move || {
+        let found = trailers.and_then(|trailers| trailers.take());
+        let value = found.as_ref().and_then(|found| found.get(header_name(algorithm)));
+        match value {
+            Some(value) => decode_checksum(algorithm, value.as_bytes()).map(Some),
+            None => Err(ServiceError::InvalidRequest(format!(
+                "The trailer {} was announced and did not come.",
+                header_name(algorithm)
+            ))),
+        }
+    })
+}
+
+/// Returns the body as the service takes it; a body that stands still for `idle` fails.
+pub(super) fn body(body: Option<StreamingBlob>, idle: Duration) -> BodyStream {
+    let Some(body) = body else { return Box::pin(futures::stream::empty()) };
+    Box::pin(futures::stream::unfold(Some(body), move |body| async move {
+        let mut body = body?;
+        match tokio::time::timeout(idle, body.next()).await {
+            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
+            Ok(Some(Err(error))) => Some((Err(body_error(error.as_ref())), None)),
+            Ok(None) => None,
+            Err(_) => {
+                let stalled = ServiceError::BodyFailed("the client stopped sending".to_owned());
+                Some((Err(stalled), None))
+            }
+        }
+    }))
+}
+
+fn body_error(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ServiceError {
+    let text = fula_service::error::chain(error);
+    // Chunk and content hashes are verified as the body streams: the error names which failed.
+    let lower = text.to_ascii_lowercase();
+    if lower.contains("signature") || lower.contains("sha256") {
+        return ServiceError::BadDigest("x-amz-content-sha256");
+    }
+    ServiceError::BodyFailed(text)
+}
+
+/// Sets the checksum fields of an S3 output from stored checksums.
+macro_rules! set_checksums {
+    ($out:expr, $checksums:expr) => {
+        for checksum in $checksums {
+            use fula_core::bucket::ChecksumAlgorithm as Stored;
+            let value = Some($crate::s3::convert::encode_checksum(checksum));
+            match checksum.algorithm {
+                Stored::Crc32 => $out.checksum_crc32 = value,
+                Stored::Crc32c => $out.checksum_crc32c = value,
+                Stored::Crc64Nvme => $out.checksum_crc64nvme = value,
+                Stored::Sha1 => $out.checksum_sha1 = value,
+                Stored::Sha256 => $out.checksum_sha256 = value,
+            }
+        }
+    };
+}
+pub(super) use set_checksums;
+
+/// Encodes a checksum; a composite one carries its number of parts.
+pub(super) fn encode_checksum(checksum: &bucket::Checksum) -> String {
+    let value = BASE64_STANDARD.encode(&checksum.value);
+    match checksum.composite_parts {
+        0 => value,
+        parts => format!("{value}-{parts}"),
+    }
+}
+
+pub(super) fn checksum_type(checksums: &[bucket::Checksum]) -> Option<dto::ChecksumType> {
+    let first = checksums.first()?;
+    let name = if first.composite_parts > 0 {
+        dto::ChecksumType::COMPOSITE
+    } else {
+        dto::ChecksumType::FULL_OBJECT
+    };
+    Some(dto::ChecksumType::from_static(name))
+}
+
+/// Percent-encodes a name as `encoding-type=url` asks; slashes stay.
+pub(super) fn url_encode(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for &byte in name.as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~/*".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push_str(&format!("{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transfer_codings_are_not_kept() {
+        assert_eq!(without_chunking("aws-chunked"), "");
+        assert_eq!(without_chunking("aws-chunked,gzip"), "gzip");
+        assert_eq!(without_chunking("gzip, aws-chunked"), "gzip");
+        assert_eq!(without_chunking("gzip"), "gzip");
+    }
+
+    #[test]
+    fn metadata_is_kept_as_sent() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-amz-meta-plain", HeaderValue::from_static("a  b"));
+        headers.append("x-amz-meta-twice", HeaderValue::from_static("1"));
+        headers.append("x-amz-meta-twice", HeaderValue::from_static("2"));
+        let utf8 = HeaderValue::from_bytes("grün".as_bytes()).unwrap();
+        headers.append("x-amz-meta-utf8", utf8);
+        let encoded = HeaderValue::from_static("=?UTF-8?B?Z3LDvG4=?=");
+        headers.append("x-amz-meta-encoded", encoded);
+        let facts = object_facts(&headers).unwrap();
+        let mut out = HeaderMap::new();
+        write_facts(&facts.headers, &facts.metadata, &mut out);
+        assert_eq!(out.get("x-amz-meta-plain").unwrap(), "a  b");
+        assert_eq!(out.get("x-amz-meta-twice").unwrap(), "1,2");
+        assert_eq!(out.get("x-amz-meta-utf8").unwrap().as_bytes(), "grün".as_bytes());
+        assert_eq!(out.get("x-amz-meta-encoded").unwrap(), "=?UTF-8?B?Z3LDvG4=?=");
+        headers.append("x-amz-meta-bad", HeaderValue::from_bytes(&[0xff]).unwrap());
+        assert!(object_facts(&headers).is_err());
+    }
+
+    #[test]
+    fn names_are_encoded_so_that_every_decoder_agrees() {
+        assert_eq!(url_encode("a/b c+d%é\n"), "a/b%20c%2Bd%25%C3%A9%0A");
+    }
+
+    #[test]
+    fn dates_are_http_dates() {
+        assert_eq!(http_date(784_111_777_000).unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+}

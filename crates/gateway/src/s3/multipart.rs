@@ -1,0 +1,386 @@
+//! Multipart uploads.
+
+use fula_core::bucket::ChecksumAlgorithm as Algorithm;
+use fula_service::{
+    CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, ServiceError,
+    UploadInfo, UploadLine,
+};
+use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
+
+use super::{
+    Api,
+    bucket::{Names, page_size},
+    convert::{
+        self, Digests, algorithm, algorithm_name, etag, object_facts, read_conditions,
+        refuse_unoffered, set_checksums, timestamp, write_conditions,
+    },
+    identity,
+    object::{cid_header, copy_source},
+};
+use crate::error::{not_implemented, s3_error as to_s3};
+
+fn kind_name(info: UploadInfo) -> ChecksumType {
+    let name = if info.composite { ChecksumType::COMPOSITE } else { ChecksumType::FULL_OBJECT };
+    ChecksumType::from_static(name)
+}
+
+fn named(info: UploadInfo) -> Option<ChecksumAlgorithm> {
+    info.asked.then(|| ChecksumAlgorithm::from_static(algorithm_name(info.algorithm)))
+}
+
+/// Reads what checksum an upload is to have; composite is the default where it is possible.
+fn asked_checksum(
+    name: Option<&ChecksumAlgorithm>,
+    kind: Option<&ChecksumType>,
+) -> S3Result<Option<(Algorithm, bool)>> {
+    let Some(name) = name else {
+        return match kind {
+            None => Ok(None),
+            Some(_) => Err(s3_error!(
+                InvalidRequest,
+                "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm \
+                 header."
+            )),
+        };
+    };
+    let Some(algorithm) = algorithm(name.as_str()) else {
+        return Err(not_implemented(&format!("The checksum algorithm {}", name.as_str())));
+    };
+    let composite = match kind.map(ChecksumType::as_str) {
+        None => algorithm != Algorithm::Crc64Nvme,
+        Some(ChecksumType::COMPOSITE) => true,
+        Some(ChecksumType::FULL_OBJECT) => false,
+        Some(_) => return Err(s3_error!(InvalidRequest, "Unknown checksum type.")),
+    };
+    let possible = match algorithm {
+        Algorithm::Crc32 | Algorithm::Crc32c => true,
+        Algorithm::Crc64Nvme => !composite,
+        Algorithm::Sha1 | Algorithm::Sha256 => composite,
+    };
+    if !possible {
+        let (kind, name) = (if composite { "COMPOSITE" } else { "FULL_OBJECT" }, name.as_str());
+        return Err(s3_error!(
+            InvalidRequest,
+            "The {kind} checksum type cannot be used with the {name} checksum algorithm."
+        ));
+    }
+    Ok(Some((algorithm, composite)))
+}
+
+fn part_number(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+/// Reads `bytes=first-last`, the only form of a copy range.
+fn copy_range(text: &str) -> S3Result<(u64, u64)> {
+    let parsed = text.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    let parsed = parsed.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    parsed.ok_or_else(|| {
+        s3_error!(
+            InvalidArgument,
+            "The x-amz-copy-source-range value must be of the form bytes=first-last"
+        )
+    })
+}
+
+fn complete_part(part: CompletedPart) -> S3Result<CompletePart> {
+    let given = [
+        (Algorithm::Crc32, part.checksum_crc32),
+        (Algorithm::Crc32c, part.checksum_crc32c),
+        (Algorithm::Crc64Nvme, part.checksum_crc64nvme),
+        (Algorithm::Sha1, part.checksum_sha1),
+        (Algorithm::Sha256, part.checksum_sha256),
+    ];
+    let mut checksum = None;
+    for (algorithm, value) in given {
+        if let Some(value) = value {
+            let value = convert::decode_checksum(algorithm, value.as_bytes()).map_err(to_s3)?;
+            checksum = Some((algorithm, value));
+        }
+    }
+    let number = part.part_number.ok_or_else(|| s3_error!(MalformedXML))?;
+    let etag = part.e_tag.ok_or_else(|| s3_error!(MalformedXML))?;
+    Ok(CompletePart { number: part_number(number), etag: etag.value().to_owned(), checksum })
+}
+
+impl Api {
+    pub(super) async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        refuse_unoffered(&request.headers)?;
+        let input = &request.input;
+        let checksum =
+            asked_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
+        let create = CreateUploadRequest {
+            key: input.key.clone(),
+            facts: object_facts(&request.headers)?,
+            checksum,
+        };
+        let identity = identity(&request.extensions);
+        let id = self.service.create_upload(identity, &input.bucket, create).await.map_err(to_s3)?;
+        let info = checksum.map(|(algorithm, composite)| UploadInfo {
+            algorithm,
+            composite,
+            asked: true,
+        });
+        Ok(S3Response::new(CreateMultipartUploadOutput {
+            bucket: Some(input.bucket.clone()),
+            key: Some(input.key.clone()),
+            upload_id: Some(id.to_string()),
+            checksum_algorithm: info.and_then(named),
+            checksum_type: info.map(kind_name),
+            ..CreateMultipartUploadOutput::default()
+        }))
+    }
+
+    pub(super) async fn upload_part(
+        &self,
+        mut request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        refuse_unoffered(&request.headers)?;
+        let length = request.input.content_length;
+        let body = convert::body(
+            request.input.body.take(),
+            self.config.limits.body_idle_timeout,
+        );
+        let who = identity(&request.extensions).cloned();
+        let input = &request.input;
+        let (bucket, key) = (input.bucket.clone(), input.key.clone());
+        let (id, number) = (input.upload_id.clone(), part_number(input.part_number));
+        let info = self.service.upload_info(who.as_ref(), &bucket, &key, &id);
+        let info = info.await.map_err(to_s3)?;
+        let facts = Self::body_facts(&mut request, length, info.algorithm)?;
+        if info.asked && facts.algorithm != info.algorithm {
+            return Err(s3_error!(
+                InvalidRequest,
+                "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum \
+                 Type: {}",
+                algorithm_name(info.algorithm).to_lowercase(),
+                algorithm_name(facts.algorithm).to_lowercase()
+            ));
+        }
+        let stored =
+            self.service.put_part(who.as_ref(), &bucket, &key, &id, number, body, facts).await;
+        let part = stored.map_err(to_s3)?;
+        let mut output =
+            UploadPartOutput { e_tag: Some(etag(&part.etag)), ..UploadPartOutput::default() };
+        set_checksums!(output, part.checksum.iter());
+        Ok(S3Response::new(output))
+    }
+
+    pub(super) async fn upload_part_copy(
+        &self,
+        request: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        refuse_unoffered(&request.headers)?;
+        let input = &request.input;
+        let conditions = read_conditions(
+            input.copy_source_if_match.clone(),
+            input.copy_source_if_none_match.clone(),
+            input.copy_source_if_modified_since.clone(),
+            input.copy_source_if_unmodified_since.clone(),
+        );
+        let source = copy_source(&input.copy_source, conditions)?;
+        let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
+        let identity = identity(&request.extensions);
+        let number = part_number(input.part_number);
+        let copied = self.service.copy_part(
+            identity,
+            &input.bucket,
+            &input.key,
+            &input.upload_id,
+            number,
+            source,
+            range,
+        );
+        let (part, time) = copied.await.map_err(to_s3)?;
+        let mut result = CopyPartResult {
+            e_tag: Some(etag(&part.etag)),
+            last_modified: Some(timestamp(time)),
+            ..CopyPartResult::default()
+        };
+        set_checksums!(result, part.checksum.iter());
+        Ok(S3Response::new(UploadPartCopyOutput {
+            copy_part_result: Some(result),
+            ..UploadPartCopyOutput::default()
+        }))
+    }
+
+    pub(super) async fn list_parts(
+        &self,
+        request: S3Request<ListPartsInput>,
+    ) -> S3Result<S3Response<ListPartsOutput>> {
+        let input = &request.input;
+        let limit = page_size(input.max_parts, "max-parts")?;
+        let after = part_number(input.part_number_marker.unwrap_or(0));
+        let identity = identity(&request.extensions);
+        let page = self
+            .service
+            .list_parts(identity, &input.bucket, &input.key, &input.upload_id, after, limit)
+            .await
+            .map_err(to_s3)?;
+        let last = page.parts.last().map(|part| part.number);
+        let parts = page.parts.iter().map(|part| {
+            let mut out = Part {
+                part_number: i32::try_from(part.number).ok(),
+                e_tag: Some(etag(&part.record.etag)),
+                size: i64::try_from(part.record.size).ok(),
+                last_modified: Some(timestamp(part.record.time)),
+                ..Part::default()
+            };
+            if page.info.asked {
+                set_checksums!(out, part.record.checksum.iter());
+            }
+            out
+        });
+        let parts: Vec<_> = parts.collect();
+        let initiator = Some(page.initiator);
+        Ok(S3Response::new(ListPartsOutput {
+            bucket: Some(input.bucket.clone()),
+            key: Some(input.key.clone()),
+            upload_id: Some(input.upload_id.clone()),
+            part_number_marker: Some(input.part_number_marker.unwrap_or(0)),
+            next_part_number_marker: last.and_then(|last| i32::try_from(last).ok()),
+            max_parts: i32::try_from(limit).ok(),
+            is_truncated: Some(page.truncated),
+            parts: Some(parts).filter(|parts| !parts.is_empty()),
+            checksum_algorithm: named(page.info),
+            checksum_type: page.info.asked.then(|| kind_name(page.info)),
+            initiator: Some(Initiator { display_name: initiator.clone(), id: initiator }),
+            storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
+            ..ListPartsOutput::default()
+        }))
+    }
+
+    pub(super) async fn list_multipart_uploads(
+        &self,
+        request: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let input = &request.input;
+        let names = Names::new(input.encoding_type.clone())?;
+        let limit = page_size(input.max_uploads, "max-uploads")?;
+        let query = ListUploadsRequest {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone().unwrap_or_default(),
+            key_marker: input.key_marker.clone(),
+            id_marker: input.upload_id_marker.clone(),
+            limit,
+        };
+        let identity = identity(&request.extensions);
+        let page =
+            self.service.list_uploads(identity, &input.bucket, &query).await.map_err(to_s3)?;
+        let (mut next_key, mut next_id) = (None, None);
+        if let Some(last) = page.lines.last().filter(|_| page.truncated) {
+            (next_key, next_id) = match last {
+                UploadLine::Upload { key, id, .. } => {
+                    (Some(names.encode(key)), Some(id.to_string()))
+                }
+                UploadLine::Prefix(prefix) => (Some(names.encode(prefix)), None),
+            };
+        }
+        let (mut uploads, mut prefixes) = (Vec::new(), Vec::new());
+        for line in page.lines {
+            match line {
+                UploadLine::Upload { key, id, initiated, initiator, info } => {
+                    let initiator = Some(initiator);
+                    uploads.push(MultipartUpload {
+                        key: Some(names.encode(&key)),
+                        upload_id: Some(id.to_string()),
+                        initiated: Some(timestamp(initiated)),
+                        initiator: Some(Initiator {
+                            display_name: initiator.clone(),
+                            id: initiator,
+                        }),
+                        checksum_algorithm: named(info),
+                        checksum_type: info.asked.then(|| kind_name(info)),
+                        storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
+                        ..MultipartUpload::default()
+                    });
+                }
+                UploadLine::Prefix(prefix) => {
+                    prefixes.push(CommonPrefix { prefix: Some(names.encode(&prefix)) });
+                }
+            }
+        }
+        Ok(S3Response::new(ListMultipartUploadsOutput {
+            bucket: Some(input.bucket.clone()),
+            prefix: names.encode_opt(input.prefix.as_ref()),
+            delimiter: names.encode_opt(input.delimiter.as_ref()),
+            key_marker: names.encode_opt(input.key_marker.as_ref()),
+            upload_id_marker: input.upload_id_marker.clone(),
+            next_key_marker: next_key,
+            next_upload_id_marker: next_id,
+            max_uploads: i32::try_from(limit).ok(),
+            is_truncated: Some(page.truncated),
+            uploads: Some(uploads).filter(|all| !all.is_empty()),
+            common_prefixes: Some(prefixes).filter(|all| !all.is_empty()),
+            encoding_type: names.encoding,
+            ..ListMultipartUploadsOutput::default()
+        }))
+    }
+
+    pub(super) async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let input = request.input;
+        let checksum = whole_checksum(&request.headers)?;
+        let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
+        let size = input.mpu_object_size.map(u64::try_from).transpose();
+        let complete = CompleteRequest {
+            key: input.key.clone(),
+            id: input.upload_id,
+            parts: parts.into_iter().map(complete_part).collect::<S3Result<_>>()?,
+            conditions: write_conditions(input.if_match, input.if_none_match),
+            checksum,
+            size: size.map_err(|_| s3_error!(InvalidRequest, "x-amz-mp-object-size is negative"))?,
+        };
+        let identity = identity(&request.extensions);
+        let completed = self.service.complete_upload(identity, &input.bucket, &complete).await;
+        let record = completed.map_err(to_s3)?;
+        let mut output = CompleteMultipartUploadOutput {
+            location: Some(format!("/{}/{}", input.bucket, input.key)),
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            e_tag: Some(etag(&record.etag)),
+            checksum_type: convert::checksum_type(&record.checksums),
+            ..CompleteMultipartUploadOutput::default()
+        };
+        set_checksums!(output, &record.checksums);
+        let mut response = S3Response::new(output);
+        response.headers = cid_header(&record);
+        Ok(response)
+    }
+
+    pub(super) async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        let input = &request.input;
+        if input.if_match_initiated_time.is_some() {
+            return Err(not_implemented("The header x-amz-if-match-initiated-time"));
+        }
+        let identity = identity(&request.extensions);
+        let aborted =
+            self.service.abort_upload(identity, &input.bucket, &input.key, &input.upload_id);
+        aborted.await.map_err(to_s3)?;
+        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+    }
+}
+
+/// Reads the checksum of a whole completed object; composite ones end in their part count.
+fn whole_checksum(headers: &http::HeaderMap) -> S3Result<Option<(Algorithm, bytes::Bytes)>> {
+    let mut plain = http::HeaderMap::new();
+    for (name, value) in headers {
+        if !name.as_str().starts_with("x-amz-checksum-") {
+            continue;
+        }
+        let text = value.to_str().unwrap_or_default();
+        let digest = text.split_once('-').map_or(text, |(digest, _)| digest);
+        let digest = http::HeaderValue::from_str(digest)
+            .map_err(|_| to_s3(ServiceError::InvalidDigest("x-amz-checksum")))?;
+        plain.insert(name, digest);
+    }
+    Ok(Digests::of(&plain)?.checksum)
+}

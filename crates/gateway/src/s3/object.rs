@@ -1,0 +1,478 @@
+//! Objects: put, get, head, delete, copy.
+
+use std::{
+    ops::Range,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use fula_core::bucket::{ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan};
+use fula_service::{
+    CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
+    body::{BodyFacts, BodyStream},
+    condition::{ReadConditions, Tags, WriteConditions},
+    limits::{DELETE_KEYS_MAX, PUT_BYTES_MAX},
+};
+use futures::{Stream, StreamExt};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use s3s::{
+    S3Request, S3Response, S3Result,
+    dto::{Range as HttpRange, *},
+    s3_error,
+};
+
+use super::{
+    Api,
+    convert::{
+        self, DEFAULT_CONTENT_TYPE, Digests, checksum_type, etag, object_facts, read_conditions,
+        refuse_unoffered, set_checksums, timestamp, write_conditions, write_facts,
+    },
+    identity,
+};
+use crate::error::{not_implemented, s3_error as to_s3};
+
+/// Only the null version exists until versioning does.
+pub(super) fn refuse_version(version: Option<&String>) -> S3Result<()> {
+    match version.map(String::as_str) {
+        None | Some("null") => Ok(()),
+        Some(_) => Err(not_implemented("Object versioning")),
+    }
+}
+
+pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(cid) = record.content
+        && let Ok(value) = HeaderValue::from_str(&cid.to_string())
+    {
+        headers.insert("x-fula-cid", value);
+    }
+    headers
+}
+
+pub(super) fn copy_source(
+    source: &CopySource,
+    conditions: ReadConditions,
+) -> S3Result<CopySourceRequest> {
+    match source {
+        CopySource::Bucket { bucket, key, version_id } => {
+            refuse_version(version_id.as_ref().map(|id| id.to_string()).as_ref())?;
+            Ok(CopySourceRequest {
+                bucket: bucket.to_string(),
+                key: key.to_string(),
+                conditions,
+            })
+        }
+        _ => Err(not_implemented("A copy source given as an ARN")),
+    }
+}
+
+/// Reads what is left of a refused body, up to a bound, so that the client reads the answer
+/// instead of finding the connection reset. A client that waits for `100 Continue` sends nothing.
+async fn drain(mut body: BodyStream, headers: &HeaderMap, bytes_max: u64) {
+    if headers.contains_key(http::header::EXPECT) {
+        return;
+    }
+    let mut left = bytes_max;
+    while let Some(Ok(bytes)) = body.next().await {
+        let Some(rest) = left.checked_sub(bytes.len() as u64) else { return };
+        left = rest;
+    }
+}
+
+impl Api {
+    /// Returns what the headers of a body-carrying request say about the body.
+    pub(super) fn body_facts<T>(
+        request: &mut S3Request<T>,
+        length: Option<i64>,
+        otherwise: Algorithm,
+    ) -> S3Result<BodyFacts> {
+        let digests = Digests::of(&request.headers)?;
+        let algorithm = digests.algorithm(otherwise);
+        let length = length.map(u64::try_from).transpose();
+        let trailers = request.trailing_headers.take();
+        Ok(BodyFacts {
+            length: length.map_err(|_| s3_error!(InvalidArgument, "Content-Length is negative"))?,
+            length_max: PUT_BYTES_MAX,
+            md5: digests.md5,
+            algorithm,
+            checksum: digests.checksum.map(|(_, value)| value),
+            trailer: digests.trailer.map(|named| convert::trailer(named, trailers)),
+        })
+    }
+
+    pub(super) async fn put_object(
+        &self,
+        mut request: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        let length = request.input.content_length;
+        let body = request.input.body.take();
+        let body = convert::body(body, self.config.limits.body_idle_timeout);
+        let checked = (|| {
+            refuse_unoffered(&request.headers)?;
+            let facts = object_facts(&request.headers)?;
+            let body_facts = Self::body_facts(&mut request, length, Algorithm::Crc64Nvme)?;
+            Ok((facts, body_facts))
+        })();
+        let (facts, body_facts) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                drain(body, &request.headers, self.config.limits.drain_bytes_max).await;
+                return Err(error);
+            }
+        };
+        let input = request.input;
+        // The service takes the body; a shared handle lets what it leaves be drained.
+        let (body, rest) = shared(body);
+        let put = PutRequest {
+            key: input.key,
+            facts,
+            conditions: write_conditions(input.if_match, input.if_none_match),
+            body,
+            body_facts,
+        };
+        let identity = identity(&request.extensions);
+        let record = match self.service.put_object(identity, &input.bucket, put).await {
+            Ok(record) => record,
+            Err(error) => {
+                if let Some(rest) = rest.take() {
+                    drain(rest, &request.headers, self.config.limits.drain_bytes_max).await;
+                }
+                return Err(to_s3(error));
+            }
+        };
+        let mut output = PutObjectOutput {
+            e_tag: Some(etag(&record.etag)),
+            checksum_type: checksum_type(&record.checksums),
+            ..PutObjectOutput::default()
+        };
+        set_checksums!(output, &record.checksums);
+        let mut response = S3Response::new(output);
+        response.headers = cid_header(&record);
+        Ok(response)
+    }
+
+    pub(super) async fn get_object(
+        &self,
+        request: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        let input = &request.input;
+        refuse_version(input.version_id.as_ref())?;
+        let conditions = read_conditions(
+            input.if_match.clone(),
+            input.if_none_match.clone(),
+            input.if_modified_since.clone(),
+            input.if_unmodified_since.clone(),
+        );
+        let identity = identity(&request.extensions);
+        let found = self.service.get_object(identity, &input.bucket, &input.key, &conditions);
+        let object = found.await.map_err(to_s3)?;
+        let part = self.select(&object, input.range, input.part_number).await?;
+        let range = part.range.clone();
+        let length = range.end - range.start;
+        let bytes = self.service.read(&object.record, range).map_err(to_s3)?;
+        let mut output = GetObjectOutput {
+            body: Some(StreamingBlob::wrap(Shareable(Mutex::new(bytes)))),
+            content_length: i64::try_from(length).ok(),
+            content_range: part.content_range(object.record.size),
+            parts_count: part.count,
+            accept_ranges: Some("bytes".to_owned()),
+            e_tag: Some(etag(&object.record.etag)),
+            last_modified: Some(timestamp(object.record.time)),
+            ..GetObjectOutput::default()
+        };
+        if wants_checksum(input.checksum_mode.as_ref()) && !part.is_partial {
+            set_checksums!(output, &object.record.checksums);
+            output.checksum_type = checksum_type(&object.record.checksums);
+        }
+        let mut response = S3Response::new(output);
+        response.status = part.is_partial.then_some(StatusCode::PARTIAL_CONTENT);
+        response.headers = object_headers(&object);
+        for (name, value) in response_overrides(input) {
+            let value = HeaderValue::from_str(value)
+                .map_err(|_| s3_error!(InvalidArgument, "A response- parameter is no header"))?;
+            response.headers.insert(name, value);
+        }
+        if let Some(expires) = input.response_expires.clone() {
+            let date = convert::http_date_of(expires);
+            response.headers.extend(date.map(|date| (http::header::EXPIRES, date)));
+        }
+        Ok(response)
+    }
+
+    pub(super) async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        let input = &request.input;
+        refuse_version(input.version_id.as_ref())?;
+        let conditions = read_conditions(
+            input.if_match.clone(),
+            input.if_none_match.clone(),
+            input.if_modified_since.clone(),
+            input.if_unmodified_since.clone(),
+        );
+        let identity = identity(&request.extensions);
+        let found = self.service.get_object(identity, &input.bucket, &input.key, &conditions);
+        let object = found.await.map_err(to_s3)?;
+        let part = self.select(&object, input.range, input.part_number).await?;
+        let mut output = HeadObjectOutput {
+            content_length: i64::try_from(part.range.end - part.range.start).ok(),
+            content_range: part.content_range(object.record.size),
+            parts_count: part.count,
+            accept_ranges: Some("bytes".to_owned()),
+            e_tag: Some(etag(&object.record.etag)),
+            last_modified: Some(timestamp(object.record.time)),
+            ..HeadObjectOutput::default()
+        };
+        if wants_checksum(input.checksum_mode.as_ref()) && !part.is_partial {
+            set_checksums!(output, &object.record.checksums);
+            output.checksum_type = checksum_type(&object.record.checksums);
+        }
+        let mut response = S3Response::new(output);
+        response.status = part.is_partial.then_some(StatusCode::PARTIAL_CONTENT);
+        response.headers = object_headers(&object);
+        Ok(response)
+    }
+
+    /// Decides which bytes a read is about.
+    async fn select(
+        &self,
+        object: &Object,
+        range: Option<HttpRange>,
+        part_number: Option<i32>,
+    ) -> S3Result<Selected> {
+        let size = object.record.size;
+        let whole = Selected { range: 0..size, is_partial: false, count: None };
+        match (range, part_number) {
+            (None, None) => Ok(whole),
+            (Some(_), Some(_)) => {
+                Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber"))
+            }
+            (Some(range), None) => {
+                let range = range
+                    .check(size)
+                    .map_err(|_| to_s3(ServiceError::InvalidRange { size }))?;
+                Ok(Selected { range, is_partial: true, count: None })
+            }
+            (None, Some(number)) => {
+                let parts = self.service.parts_of(&object.record).await.map_err(to_s3)?;
+                part_range(&object.record, &parts, number)
+            }
+        }
+    }
+
+    pub(super) async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        let input = request.input;
+        let conditional = input.if_match.is_some();
+        if conditional && input.version_id.is_some() {
+            return Err(not_implemented("If-Match together with versionId"));
+        }
+        if input.if_match_size.is_some() || input.if_match_last_modified_time.is_some() {
+            return Err(not_implemented("The header x-amz-if-match-size or -last-modified-time"));
+        }
+        refuse_version(input.version_id.as_ref())?;
+        let conditions = write_conditions(input.if_match, None);
+        let delete = DeleteKey { key: input.key, conditions };
+        let identity = identity(&request.extensions);
+        self.service.delete_object(identity, &input.bucket, delete).await.map_err(to_s3)?;
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    pub(super) async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        let input = request.input;
+        let objects = input.delete.objects;
+        if objects.is_empty() || objects.len() > DELETE_KEYS_MAX {
+            return Err(s3_error!(MalformedXML));
+        }
+        for object in &objects {
+            refuse_version(object.version_id.as_ref())?;
+            if object.size.is_some() || object.last_modified_time.is_some() {
+                return Err(not_implemented("A condition on size or time of a key to delete"));
+            }
+        }
+        let deletes = objects.iter().map(|object| {
+            let if_match = object.e_tag.as_ref().map(|tag| match tag.value() {
+                "*" => Tags::Any,
+                value => Tags::One(value.to_owned()),
+            });
+            let conditions = WriteConditions { if_match, if_none_match: None };
+            DeleteKey { key: object.key.clone(), conditions }
+        });
+        let identity = identity(&request.extensions);
+        let outcomes = self.service.delete_objects(identity, &input.bucket, deletes.collect());
+        let outcomes = outcomes.await.map_err(to_s3)?;
+        let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+        for (object, outcome) in objects.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => deleted
+                    .push(DeletedObject { key: Some(object.key), ..DeletedObject::default() }),
+                Err(error) => {
+                    let error = to_s3(error);
+                    errors.push(Error {
+                        key: Some(object.key),
+                        code: Some(error.code().as_str().to_owned()),
+                        message: error.message().map(ToOwned::to_owned),
+                        ..Error::default()
+                    });
+                }
+            }
+        }
+        let quiet = input.delete.quiet.unwrap_or_default();
+        Ok(S3Response::new(DeleteObjectsOutput {
+            deleted: Some(deleted).filter(|all| !quiet && !all.is_empty()),
+            errors: Some(errors).filter(|all| !all.is_empty()),
+            ..DeleteObjectsOutput::default()
+        }))
+    }
+
+    pub(super) async fn copy_object(
+        &self,
+        request: S3Request<CopyObjectInput>,
+    ) -> S3Result<S3Response<CopyObjectOutput>> {
+        refuse_unoffered(&request.headers)?;
+        let input = &request.input;
+        let conditions = read_conditions(
+            input.copy_source_if_match.clone(),
+            input.copy_source_if_none_match.clone(),
+            input.copy_source_if_modified_since.clone(),
+            input.copy_source_if_unmodified_since.clone(),
+        );
+        let replaces = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
+            None | Some(MetadataDirective::COPY) => false,
+            Some(MetadataDirective::REPLACE) => true,
+            Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
+        };
+        let copy = CopyRequest {
+            source: copy_source(&input.copy_source, conditions)?,
+            key: input.key.clone(),
+            replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
+            conditions: write_conditions(input.if_match.clone(), input.if_none_match.clone()),
+        };
+        let identity = identity(&request.extensions);
+        let copied = self.service.copy_object(identity, &input.bucket, copy).await;
+        let record = copied.map_err(to_s3)?;
+        let mut result = CopyObjectResult {
+            e_tag: Some(etag(&record.etag)),
+            last_modified: Some(timestamp(record.time)),
+            checksum_type: checksum_type(&record.checksums),
+            ..CopyObjectResult::default()
+        };
+        set_checksums!(result, &record.checksums);
+        let output =
+            CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() };
+        let mut response = S3Response::new(output);
+        response.headers = cid_header(&record);
+        Ok(response)
+    }
+}
+
+/// Which bytes a read is about.
+struct Selected {
+    range: Range<u64>,
+    is_partial: bool,
+    count: Option<i32>,
+}
+
+impl Selected {
+    fn content_range(&self, size: u64) -> Option<String> {
+        let last = self.range.end.checked_sub(1).filter(|_| !self.range.is_empty())?;
+        self.is_partial.then(|| format!("bytes {}-{last}/{size}", self.range.start))
+    }
+}
+
+fn part_range(record: &ObjectRecord, parts: &[PartSpan], number: i32) -> S3Result<Selected> {
+    let wanted = u32::try_from(number).ok().filter(|number| (1..=10_000).contains(number));
+    let wanted = wanted.ok_or_else(|| s3_error!(InvalidArgument, "Part number must be 1 to 10000"))?;
+    let none = || s3s::S3Error::new(s3s::S3ErrorCode::Custom("InvalidPartNumber".into()));
+    let is_multipart = matches!(record.etag, StoredTag::Multipart(..)) && !parts.is_empty();
+    if !is_multipart {
+        return if wanted == 1 {
+            Ok(Selected { range: 0..record.size, is_partial: record.size > 0, count: None })
+        } else {
+            let mut error = none();
+            error.set_status_code(StatusCode::RANGE_NOT_SATISFIABLE);
+            Err(error)
+        };
+    }
+    // Parts are counted as they lie in the object, whatever numbers they were uploaded under.
+    let index = wanted as usize - 1;
+    let Some(part) = parts.get(index) else {
+        let mut error = none();
+        error.set_status_code(StatusCode::RANGE_NOT_SATISFIABLE);
+        return Err(error);
+    };
+    let start: u64 = parts[..index].iter().map(|part| part.size).sum();
+    let count = i32::try_from(parts.len()).ok();
+    Ok(Selected { range: start..start + part.size, is_partial: true, count })
+}
+
+fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
+    mode.is_some_and(|mode| mode.as_str().eq_ignore_ascii_case(ChecksumMode::ENABLED))
+}
+
+fn object_headers(object: &Object) -> HeaderMap {
+    let mut headers = cid_header(&object.record);
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static(DEFAULT_CONTENT_TYPE),
+    );
+    write_facts(&object.headers, &object.metadata, &mut headers);
+    headers
+}
+
+fn response_overrides(
+    input: &GetObjectInput,
+) -> impl Iterator<Item = (http::HeaderName, &str)> {
+    use http::header;
+    [
+        (header::CACHE_CONTROL, input.response_cache_control.as_deref()),
+        (header::CONTENT_DISPOSITION, input.response_content_disposition.as_deref()),
+        (header::CONTENT_ENCODING, input.response_content_encoding.as_deref()),
+        (header::CONTENT_LANGUAGE, input.response_content_language.as_deref()),
+        (header::CONTENT_TYPE, input.response_content_type.as_deref()),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+}
+
+/// Makes a stream shareable between threads, as a response body must be; it is never locked.
+struct Shareable<S>(Mutex<S>);
+
+impl<S: Stream + Unpin> Stream for Shareable<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let stream = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        stream.poll_next_unpin(context)
+    }
+}
+
+/// What is left of a body that was given away.
+pub(super) struct Rest(Arc<Mutex<Option<BodyStream>>>);
+
+impl Rest {
+    pub(super) fn take(&self) -> Option<BodyStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Splits a body into a stream to give away and a handle on what that leaves unread.
+pub(super) fn shared(body: BodyStream) -> (BodyStream, Rest) {
+    let slot = Arc::new(Mutex::new(Some(body)));
+    let rest = Rest(Arc::clone(&slot));
+    let stream = futures::stream::poll_fn(move |context| {
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match slot.as_mut() {
+            Some(body) => body.poll_next_unpin(context),
+            None => Poll::Ready(None),
+        }
+    });
+    (Box::pin(stream), rest)
+}

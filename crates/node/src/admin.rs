@@ -1,0 +1,249 @@
+//! Administrative requests: the same ones whether a gateway carries them out, asked over the
+//! socket in its data directory, or the command does itself while no gateway runs.
+//!
+//! One JSON object a line each way. Whoever can open the socket (mode 0600) owns the data anyway.
+
+use std::{collections::HashSet, path::Path};
+
+use fula_core::{OwnerId, RootPointerStore, root::RootRow};
+use fula_service::{access::Identity, error::chain, fsck, history};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+use crate::{
+    files::{self, FileError},
+    node::Node,
+};
+
+/// Longest request or answer line in bytes.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// What can be asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// Make an access key.
+    KeysCreate {
+        /// User name.
+        user: String,
+    },
+    /// List access keys.
+    KeysList {
+        /// Only this user's.
+        user: Option<String>,
+    },
+    /// Revoke an access key.
+    KeysRevoke {
+        /// Access key id.
+        id: String,
+        /// Only if it is this user's.
+        user: Option<String>,
+    },
+    /// Show a bucket's history.
+    RootsLog {
+        /// Its name.
+        bucket: String,
+        /// Whose.
+        user: Option<String>,
+        /// Most commits.
+        limit: usize,
+    },
+    /// Check everything.
+    Fsck,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    /// The result.
+    Ok(Value),
+    /// Why there is none.
+    Error(String),
+}
+
+/// Carries out one request.
+pub(crate) async fn execute(node: &Node, request: Request) -> Answer {
+    match carry_out(node, request).await {
+        Ok(value) => Answer::Ok(value),
+        Err(text) => Answer::Error(text),
+    }
+}
+
+async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
+    let text = |error: &dyn std::error::Error| chain(error);
+    match request {
+        Request::KeysCreate { user } => {
+            let now = node.service.committer().now().await.map_err(|error| text(&error))?;
+            let made = node.keys.create(&user, now).await.map_err(|error| text(&error))?;
+            let (info, secret) = made;
+            Ok(json!({"id": info.id, "user": info.user, "secret": secret.expose()}))
+        }
+        Request::KeysList { user } => {
+            let keys = node.keys.list(user.as_deref()).await.map_err(|error| text(&error))?;
+            Ok(json!(keys))
+        }
+        Request::KeysRevoke { id, user } => {
+            let revoked = node.keys.revoke(&id, user.as_deref()).await;
+            if revoked.map_err(|error| text(&error))? {
+                Ok(json!({"revoked": id}))
+            } else {
+                Err(format!("there is no access key {id}"))
+            }
+        }
+        Request::RootsLog { bucket, user, limit } => {
+            let row = find_row(node, &bucket, user.as_deref())?;
+            let blocks = node.nodes.blocks().as_ref();
+            let commits = history::log(blocks, row.pointer.root, limit).await;
+            let commits = commits.map_err(|error| text(&error))?;
+            Ok(commits.iter().map(commit_json).collect())
+        }
+        Request::Fsck => check(node).await,
+    }
+}
+
+fn commit_json(commit: &history::Commit) -> Value {
+    json!({
+        "root": commit.root.to_string(),
+        "version": commit.version,
+        "time_ms": commit.time,
+        "writer": commit.writer.map(|writer| writer.to_string()),
+        "objects": commit.objects,
+        "bytes": commit.bytes,
+        "deleted": commit.deleted,
+    })
+}
+
+fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootRow, String> {
+    let owner: Option<OwnerId> = user.map(|user| Identity::of_user(&format!("key:{user}")).owner);
+    let mut rows: Vec<RootRow> = node
+        .store
+        .rows()
+        .into_iter()
+        .filter(|row| row.bucket.as_str() == bucket)
+        .filter(|row| owner.is_none_or(|owner| row.owner == owner))
+        .collect();
+    match (rows.pop(), rows.is_empty()) {
+        (Some(row), true) => Ok(row),
+        (Some(_), false) => Err(format!("several users have a bucket {bucket}: say whose, --user")),
+        (None, _) => Err(format!("there is no bucket {bucket}")),
+    }
+}
+
+/// Reads every byte of the log and everything reachable from the roots.
+async fn check(node: &Node) -> Result<Value, String> {
+    let damaged = tokio::task::block_in_place(|| node.store.verify());
+    let damaged = damaged.map_err(|error| format!("cannot read the log: {error}"))?;
+    let mut seen = HashSet::new();
+    let mut buckets = Vec::new();
+    let mut problems = damaged.len();
+    for row in node.store.rows() {
+        // The row may move on while we look: check the newest.
+        let name = [(row.owner, row.bucket.clone())];
+        let newest = node.store.roots.get_roots(&name).await.map_err(|error| chain(&error))?;
+        let row = newest.value.into_iter().next().flatten().unwrap_or(row);
+        let report = fsck::check_bucket(&node.nodes, &row, &mut seen).await;
+        let report = report.map_err(|error| chain(&error))?;
+        problems += report.problems.len();
+        buckets.push(json!({
+            "owner": report.owner.to_string(),
+            "bucket": report.bucket.as_str(),
+            "blocks": report.blocks,
+            "problems": report.problems.iter().map(problem_text).collect::<Vec<_>>(),
+        }));
+    }
+    let places: Vec<Value> = damaged
+        .iter()
+        .map(|damage| {
+            json!({
+                "segment": damage.segment,
+                "offset": damage.offset,
+                "bytes": damage.bytes,
+                "cid": damage.cid.map(|cid| cid.to_string()),
+            })
+        })
+        .collect();
+    Ok(json!({"problems": problems, "damaged": places, "buckets": buckets}))
+}
+
+fn problem_text(problem: &fsck::Problem) -> String {
+    match problem {
+        fsck::Problem::Missing(cid) => format!("block {cid} is missing"),
+        fsck::Problem::Damaged(cid) => format!("block {cid} is damaged"),
+        fsck::Problem::Malformed(cid, why) => format!("block {cid} is malformed: {why}"),
+        fsck::Problem::RowDisagrees => "root block and root pointer disagree".to_owned(),
+        fsck::Problem::Counters { tree, said, found } => {
+            let ((said, said_bytes), (found, found_bytes)) = (said, found);
+            format!(
+                "tree {tree} says {said} entries of {said_bytes} bytes and has {found} of \
+                 {found_bytes}"
+            )
+        }
+    }
+}
+
+/// Opens the socket of a data directory whose lock is held.
+pub(crate) fn listen(data_dir: &Path) -> Result<UnixListener, FileError> {
+    let path = files::socket_path(data_dir);
+    let failed = |error| FileError::Io(path.clone(), error);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    files::restrict(&path)?;
+    Ok(listener)
+}
+
+/// Answers requests on the socket for ever.
+pub(crate) async fn serve(listener: UnixListener, node: std::sync::Arc<Node>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let node = std::sync::Arc::clone(&node);
+                tokio::spawn(async move {
+                    if let Err(error) = answer(stream, &node).await {
+                        tracing::debug!(%error, "an administrative command went away");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an administrative command");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, node: &Node) -> std::io::Result<()> {
+    let mut line = String::new();
+    let (read, mut write) = stream.into_split();
+    BufReader::new(read.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(request) => execute(node, request).await,
+        Err(error) => Answer::Error(format!("not a request: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    write.write_all(&text).await
+}
+
+/// Asks the gateway that runs on a data directory; `None` when none does.
+pub(crate) async fn ask(data_dir: &Path, request: &Request) -> Option<std::io::Result<Answer>> {
+    let stream = UnixStream::connect(files::socket_path(data_dir)).await.ok()?;
+    Some(exchange(stream, request).await)
+}
+
+async fn exchange(stream: UnixStream, request: &Request) -> std::io::Result<Answer> {
+    let (read, mut write) = stream.into_split();
+    let mut text = serde_json::to_vec(request)?;
+    text.push(b'\n');
+    write.write_all(&text).await?;
+    let mut line = String::new();
+    BufReader::new(read.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
+    Ok(serde_json::from_str(&line)?)
+}

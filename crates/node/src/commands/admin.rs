@@ -1,0 +1,109 @@
+//! `fula keys` and `fula roots`.
+
+use std::process::ExitCode;
+
+use fula_service::{Limits, NamePolicy};
+use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    admin::{self, Answer, Request},
+    cli::{AdminArgs, KeysArgs, KeysCommand, RootsArgs, RootsCommand},
+    config,
+    node::Node,
+};
+
+/// Carries out a request: by the gateway when one runs, else on the data directory itself.
+pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value, String> {
+    let dir = config::data_dir(&args.data).map_err(|error| error.to_string())?;
+    if !dir.is_dir() {
+        return Err(format!("there is no data directory {}", dir.display()));
+    }
+    let answer = match admin::ask(&dir, &request).await {
+        Some(answer) => answer.map_err(|error| format!("the gateway did not answer: {error}"))?,
+        None => {
+            let key_file = args.secrets_key_file.as_deref();
+            let node = Node::open(&dir, key_file, Limits::default(), NamePolicy::PerOwner, false);
+            let node = node.map_err(|error| fula_service::error::chain(&error))?;
+            admin::execute(&node, request).await
+        }
+    };
+    match answer {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(text) => Err(text),
+    }
+}
+
+/// Prints a result as JSON or by `show`, or the error.
+fn finish(json: bool, result: Result<Value, String>, show: impl FnOnce(&Value)) -> ExitCode {
+    match result {
+        Ok(value) if json => println!("{value:#}"),
+        Ok(value) => show(&value),
+        Err(text) => {
+            eprintln!("fula: {text}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or("-")
+}
+
+fn when(value: &Value, field: &str) -> String {
+    let millis = i128::from(value[field].as_u64().unwrap_or(0));
+    let time = OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).ok();
+    let time = time.and_then(|time| time.replace_millisecond(0).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// Runs `fula keys`.
+pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
+    match args.command {
+        KeysCommand::Create { user, common } => {
+            let made = perform(&common, Request::KeysCreate { user }).await;
+            finish(common.json, made, |key| {
+                println!("aws_access_key_id = {}", text(key, "id"));
+                println!("aws_secret_access_key = {}", text(key, "secret"));
+                eprintln!("Made for {}. The secret is not shown again.", text(key, "user"));
+            })
+        }
+        KeysCommand::List { user, common } => {
+            let keys = perform(&common, Request::KeysList { user }).await;
+            finish(common.json, keys, |keys| {
+                for key in keys.as_array().into_iter().flatten() {
+                    let (id, user) = (text(key, "id"), text(key, "user"));
+                    println!("{id:<24} {user:<24} {}", when(key, "created"));
+                }
+            })
+        }
+        KeysCommand::Revoke { id, user, common } => {
+            let revoked = perform(&common, Request::KeysRevoke { id, user }).await;
+            finish(common.json, revoked, |key| println!("revoked {}", text(key, "revoked")))
+        }
+    }
+}
+
+/// Runs `fula roots`.
+pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
+    match args.command {
+        RootsCommand::Log { bucket, user, limit, common } => {
+            let log = perform(&common, Request::RootsLog { bucket, user, limit }).await;
+            finish(common.json, log, |commits| {
+                for commit in commits.as_array().into_iter().flatten() {
+                    let number = |field: &str| commit[field].as_u64().unwrap_or(0);
+                    let gone = if commit["deleted"] == true { "  (deleted)" } else { "" };
+                    println!(
+                        "{:>8}  {}  {:>10} objects  {:>16} bytes  {}{gone}",
+                        number("version"),
+                        when(commit, "time_ms"),
+                        number("objects"),
+                        number("bytes"),
+                        text(commit, "root"),
+                    );
+                }
+            })
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `fula fsck`: exits with 0 when all is well, 1 when something is wrong, 2 when it could not
+//! look.
+
+use std::process::ExitCode;
+
+use fula_core::RootPointerStore;
+use fula_service::{Limits, NamePolicy, error::chain, fsck};
+use serde_json::Value;
+
+use super::admin::perform;
+use crate::{admin::Request, cli::{AdminArgs, FsckArgs}, config, files, node::Node};
+
+const DAMAGED: u8 = 1;
+const COULD_NOT_LOOK: u8 = 2;
+
+/// Runs `fula fsck`.
+pub(crate) async fn run(args: FsckArgs) -> ExitCode {
+    if args.repair
+        && let Err(text) = repair(&args.common).await
+    {
+        eprintln!("fula: {text}");
+        return ExitCode::from(COULD_NOT_LOOK);
+    }
+    match perform(&args.common, Request::Fsck).await {
+        Ok(report) => {
+            if args.common.json {
+                println!("{report:#}");
+            } else {
+                show(&report);
+            }
+            if report["problems"] == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) }
+        }
+        Err(text) => {
+            eprintln!("fula: {text}");
+            ExitCode::from(COULD_NOT_LOOK)
+        }
+    }
+}
+
+fn show(report: &Value) {
+    for damage in report["damaged"].as_array().into_iter().flatten() {
+        let what = damage["cid"].as_str().unwrap_or("records whose names are lost");
+        println!("damaged: {what} ({} at {})", damage["segment"], damage["offset"]);
+    }
+    for bucket in report["buckets"].as_array().into_iter().flatten() {
+        let name = bucket["bucket"].as_str().unwrap_or("-");
+        let problems = bucket["problems"].as_array().map_or(0, Vec::len);
+        println!("{name}: {} blocks, {problems} problems", bucket["blocks"]);
+        for problem in bucket["problems"].as_array().into_iter().flatten() {
+            println!("  {}", problem.as_str().unwrap_or("-"));
+        }
+    }
+    println!("{} problems", report["problems"]);
+}
+
+/// Sets damaged segments aside and gives every bucket the newest root that its blocks tell of.
+async fn repair(args: &AdminArgs) -> Result<(), String> {
+    let dir = config::data_dir(&args.data).map_err(|error| error.to_string())?;
+    if tokio::net::UnixStream::connect(files::socket_path(&dir)).await.is_ok() {
+        return Err("stop the gateway before repairing".to_owned());
+    }
+    let key_file = args.secrets_key_file.as_deref();
+    let node = Node::open(&dir, key_file, Limits::default(), NamePolicy::PerOwner, true);
+    let node = node.map_err(|error| chain(&error))?;
+    let pointers_lost = node.store.recovery.damaged.iter().any(|damage| damage.cid.is_none());
+    let aside = tokio::task::block_in_place(|| node.store.set_damaged_aside());
+    let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
+    let blocks = node.nodes.blocks().as_ref();
+    let newest = fsck::newest_roots(blocks).await.map_err(|error| chain(&error))?;
+    let mut rebuilt = 0;
+    for mut row in newest {
+        let name = [(row.owner, row.bucket.clone())];
+        let known = node.store.roots.get_roots(&name).await.map_err(|error| chain(&error))?;
+        let known = known.value.into_iter().next().flatten();
+        // A root above its row may be one that was never published: it is taken only when rows
+        // were lost.
+        let lost = known.as_ref().is_none_or(|known| {
+            pointers_lost && known.pointer.version < row.pointer.version
+        });
+        if lost {
+            let holder = node.store.roots.find_bucket(&row.bucket).await;
+            let holder = holder.map_err(|error| chain(&error))?.value;
+            let free = holder.is_none_or(|holder| holder.owner == row.owner);
+            row.global_name = row.deleted.is_none() && free;
+            node.store.restore_row(row).await.map_err(|error| chain(&error))?;
+            rebuilt += 1;
+        }
+    }
+    eprintln!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! `fula gateway`: serves S3 until it is told to stop.
+
+use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+
+use fula_core::RootPointerStore;
+use fula_gateway::{admin as wire_admin, metrics, server};
+use fula_service::ServiceError;
+use tokio::{net::TcpListener, signal::unix, sync::watch};
+use tracing_subscriber::EnvFilter;
+
+use super::fail;
+use crate::{
+    admin,
+    cli::{GatewayArgs, LogFormat},
+    config::{ConfigError, GatewayConfig},
+    files::{self, FileError},
+    node::{Node, NodeError},
+};
+
+/// User that the first key belongs to.
+const FIRST_USER: &str = "admin";
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("cannot listen on {0}")]
+    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    #[error("cannot set up the first access key")]
+    FirstKey(#[source] ServiceError),
+    #[error(transparent)]
+    Domain(#[from] fula_gateway::InvalidDomain),
+    #[error("cannot set up {0}")]
+    Process(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Runs `fula gateway`.
+pub(crate) async fn run(args: Box<GatewayArgs>) -> ExitCode {
+    match serve(*args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn serve(args: GatewayArgs) -> Result<(), StartError> {
+    let config = GatewayConfig::load(args)?;
+    start_log(config.log);
+    let recorder = metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
+    let node = tokio::task::block_in_place(|| {
+        let key_file = config.secrets_key_file.as_deref();
+        Node::open(&config.data_dir, key_file, config.limits.clone(), config.names, false)
+    })?;
+    report_recovery(&node);
+    set_first_key(&config, &node).await?;
+    let gateway =
+        fula_gateway::gateway(node.service.clone(), node.keys.clone(), config.wire.clone())?;
+    let node = Arc::new(node);
+
+    let bind = async |address| {
+        TcpListener::bind(address).await.map_err(|error| StartError::Listen(address, error))
+    };
+    let listener = bind(config.listen).await?;
+    let admin_listener = bind(config.admin_listen).await?;
+    let socket = admin::listen(&config.data_dir)?;
+    let stop = stop_signal()?;
+    greet(&config, &listener, &admin_listener);
+
+    let limits = config.wire.limits.clone();
+    let admin_node = Arc::clone(&node);
+    let answer_admin = move |request: http::Request<_>| {
+        let (node, recorder) = (Arc::clone(&admin_node), recorder.clone());
+        async move {
+            let ready = async { node.store.roots.get_roots(&[]).await.is_ok() };
+            wire_admin::answer(&request, &recorder, ready, || count_work(&node)).await
+        }
+    };
+    let grace = config.shutdown_grace;
+    tokio::spawn(server::serve(
+        admin_listener,
+        limits.header_timeout,
+        grace,
+        std::future::pending(),
+        answer_admin,
+    ));
+    tokio::spawn(admin::serve(socket, Arc::clone(&node)));
+
+    let answer = move |request: http::Request<_>| {
+        let gateway = gateway.clone();
+        async move { gateway.handle(request).await }
+    };
+    let stopped = wait_for(stop);
+    let cut = server::serve(listener, limits.header_timeout, grace, stopped, answer).await;
+    if cut > 0 {
+        tracing::warn!(cut, "connections were still open at the end of the grace period");
+    }
+    // What was queued is committed even when its client did not wait.
+    if tokio::time::timeout(grace, node.service.committer().drained()).await.is_err() {
+        tracing::warn!("changes were still queued at the end of the grace period");
+    }
+    drop(std::fs::remove_file(files::socket_path(&config.data_dir)));
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    // s3s logs every refused request as an error of its own; ours are logged once, outside.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info"))
+        .add_directive("s3s=off".parse().expect("a constant directive"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn report_recovery(node: &Node) {
+    for cut in &node.store.recovery.truncated {
+        let (segment, offset, bytes) = (&cut.segment, cut.offset, cut.bytes);
+        tracing::warn!(segment, offset, bytes, "cut an unfinished write off the log");
+    }
+    for damage in &node.store.recovery.damaged {
+        let cid = damage.cid.map(|cid| cid.to_string());
+        let (segment, offset) = (&damage.segment, damage.offset);
+        tracing::error!(segment, offset, cid, "damaged block in the log; run fula fsck");
+    }
+}
+
+/// Makes sure that the first user has a key, and that it lies in the credentials file.
+async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartError> {
+    let now = node.service.committer().now().await.map_err(StartError::FirstKey)?;
+    if let Some((id, secret)) = &config.first_key {
+        let imported = node.keys.import(FIRST_USER, id, secret, now).await;
+        imported.map_err(StartError::FirstKey)?;
+        return Ok(files::write_credentials(&config.data_dir, id, secret)?);
+    }
+    if files::credentials_path(&config.data_dir).exists() {
+        return Ok(());
+    }
+    let made = node.keys.create(FIRST_USER, now).await.map_err(StartError::FirstKey)?;
+    Ok(files::write_credentials(&config.data_dir, &made.0.id, &made.1)?)
+}
+
+fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
+    let address = |listener: &TcpListener| {
+        listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
+    };
+    let data_dir = std::path::absolute(&config.data_dir);
+    let data_dir = data_dir.as_deref().unwrap_or(Path::new("?"));
+    let credentials = files::credentials_path(data_dir);
+    println!(
+        "Fula {version} serves S3 on http://{s3}\n\n\
+         \x20 data         {data}\n\
+         \x20 credentials  {credentials}\n\
+         \x20 health       http://{admin}/healthz  /readyz  /metrics\n\n\
+         Paste this to use it:\n\n\
+         \x20 export AWS_ENDPOINT_URL=http://{s3} AWS_REGION={region}\n\
+         \x20 export AWS_SHARED_CREDENTIALS_FILE={credentials}\n\
+         \x20 aws s3 mb s3://my-bucket\n\
+         \x20 aws s3 cp README.md s3://my-bucket/\n",
+        version = env!("CARGO_PKG_VERSION"),
+        s3 = address(listener),
+        admin = address(admin),
+        data = data_dir.display(),
+        credentials = credentials.display(),
+        region = config.wire.region,
+    );
+}
+
+/// Brings the log's own counts into the metrics.
+fn count_work(node: &Node) {
+    let work = node.store.work();
+    ::metrics::counter!("fula_log_fsyncs_total").absolute(work.fsyncs);
+    ::metrics::counter!("fula_log_appended_bytes_total").absolute(work.appended_bytes);
+}
+
+/// Returns what turns true at SIGTERM or SIGINT; a second signal ends the process at once.
+fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
+    let failed = |error: std::io::Error| StartError::Process("signals", error.into());
+    let mut term = unix::signal(unix::SignalKind::terminate()).map_err(failed)?;
+    let mut int = unix::signal(unix::SignalKind::interrupt()).map_err(failed)?;
+    let (send, receive) = watch::channel(false);
+    tokio::spawn(async move {
+        for is_second in [false, true] {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            if is_second {
+                tracing::warn!("told to stop twice: ending at once");
+                std::process::exit(1);
+            }
+            tracing::info!("finishing requests in flight");
+            send.send_replace(true);
+        }
+    });
+    Ok(receive)
+}
+
+async fn wait_for(mut stop: watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}

@@ -1,0 +1,13 @@
+//! What each subcommand does.
+
+pub(crate) mod admin;
+pub(crate) mod fsck;
+pub(crate) mod gateway;
+
+use std::process::ExitCode;
+
+/// Prints an error with its causes, and fails.
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("fula: {}", fula_service::error::chain(error));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,236 @@
+//! Settings as checked: a wrong one never starts.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fula_gateway::{WireConfig, WireLimits};
+use fula_service::{Limits, NamePolicy, keys::Secret};
+use serde::Deserialize;
+
+use crate::cli::{BucketNames, DataDirArgs, GatewayArgs, LogFormat};
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// Mend the file.
+    #[error("cannot read the settings in {0}: {1}")]
+    File(PathBuf, String),
+    /// Mend the setting.
+    #[error("{name} is {value:?}; {expected}")]
+    Value {
+        /// As typed on the command line.
+        name: &'static str,
+        /// What it was.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// Set both or none.
+    #[error("set both --access-key-id and --secret-access-key, or neither")]
+    HalfAKey,
+    /// Say where.
+    #[error("no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)")]
+    NoDataDir,
+}
+
+/// The file's words; the same as the options'.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSettings {
+    listen: Option<SocketAddr>,
+    admin_listen: Option<SocketAddr>,
+    data_dir: Option<PathBuf>,
+    region: Option<String>,
+    domain: Option<String>,
+    bucket_names: Option<BucketNames>,
+    commit_deadline: Option<String>,
+    cache_bytes: Option<String>,
+    shutdown_grace: Option<String>,
+    log: Option<LogFormat>,
+    secrets_key_file: Option<PathBuf>,
+    access_key_id: Option<String>,
+    secret_access_key: Option<String>,
+}
+
+/// A gateway's settings, valid by construction.
+#[derive(Debug)]
+pub(crate) struct GatewayConfig {
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin_listen: SocketAddr,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) wire: WireConfig,
+    pub(crate) names: NamePolicy,
+    pub(crate) limits: Limits,
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) log: LogFormat,
+    pub(crate) secrets_key_file: Option<PathBuf>,
+    pub(crate) first_key: Option<(String, Secret)>,
+}
+
+impl GatewayConfig {
+    /// Reads the file if there is one, and checks everything.
+    pub(crate) fn load(args: GatewayArgs) -> Result<Self, ConfigError> {
+        let file = match &args.config {
+            Some(path) => read_file(path)?,
+            None => FileSettings::default(),
+        };
+        let defaults = Limits::default();
+        let limits = Limits {
+            commit_deadline: match args.commit_deadline.or(file.commit_deadline) {
+                Some(text) => duration("--commit-deadline", text)?,
+                None => defaults.commit_deadline,
+            },
+            cache_bytes: match args.cache_bytes.or(file.cache_bytes) {
+                Some(text) => size("--cache-bytes", text)?,
+                None => defaults.cache_bytes,
+            },
+            ..defaults
+        };
+        let first_key = match (
+            args.access_key_id.or(file.access_key_id),
+            args.secret_access_key.or(file.secret_access_key),
+        ) {
+            (Some(id), Some(secret)) => Some((id, Secret::new(secret))),
+            (None, None) => None,
+            _ => return Err(ConfigError::HalfAKey),
+        };
+        let data = DataDirArgs { data_dir: args.data.data_dir.or(file.data_dir) };
+        Ok(Self {
+            listen: args.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 9000).into()),
+            admin_listen: args
+                .admin_listen
+                .or(file.admin_listen)
+                .unwrap_or(([127, 0, 0, 1], 9001).into()),
+            data_dir: data_dir(&data)?,
+            wire: WireConfig {
+                region: args.region.or(file.region).unwrap_or_else(|| "us-east-1".to_owned()),
+                domain: args.domain.or(file.domain),
+                limits: WireLimits::default(),
+            },
+            names: match args.bucket_names.or(file.bucket_names) {
+                None | Some(BucketNames::Owner) => NamePolicy::PerOwner,
+                Some(BucketNames::Global) => NamePolicy::Global,
+            },
+            limits,
+            shutdown_grace: match args.shutdown_grace.or(file.shutdown_grace) {
+                Some(text) => duration("--shutdown-grace", text)?,
+                None => Duration::from_secs(30),
+            },
+            log: args.log.or(file.log).unwrap_or(LogFormat::Text),
+            secrets_key_file: args.secrets_key_file.or(file.secrets_key_file),
+            first_key,
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<FileSettings, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::File(path.to_owned(), error.to_string()))?;
+    toml::from_str(&text).map_err(|error| ConfigError::File(path.to_owned(), error.to_string()))
+}
+
+/// Returns the data directory: as set, else where a service or a user keeps state.
+#[expect(clippy::disallowed_methods, reason = "these variables are not settings of ours")]
+pub(crate) fn data_dir(args: &DataDirArgs) -> Result<PathBuf, ConfigError> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let Some(dir) = &args.data_dir {
+        return Ok(dir.clone());
+    }
+    if let Some(dir) = variable("STATE_DIRECTORY") {
+        return Ok(dir.into());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/fula-gateway".into());
+    }
+    let home = || variable("HOME").map(|home| Path::new(&home).join(".local/share"));
+    let base = variable("XDG_DATA_HOME").map(PathBuf::from).or_else(home);
+    base.map(|base| base.join("fula")).ok_or(ConfigError::NoDataDir)
+}
+
+fn duration(name: &'static str, text: String) -> Result<Duration, ConfigError> {
+    let parsed = split(&text).and_then(|(number, unit)| {
+        let unit = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        number.checked_mul(unit).filter(|millis| *millis > 0).map(Duration::from_millis)
+    });
+    let expected = "a time is a whole number and ms, s, m or h, e.g. 10s";
+    parsed.ok_or(ConfigError::Value { name, value: text, expected })
+}
+
+fn size(name: &'static str, text: String) -> Result<u64, ConfigError> {
+    let parsed = split(&text).and_then(|(number, unit)| {
+        let shift = match unit {
+            "" => 0,
+            "K" => 10,
+            "M" => 20,
+            "G" => 30,
+            _ => return None,
+        };
+        number.checked_mul(1 << shift)
+    });
+    let expected = "a size is a whole number of bytes, or one and K, M or G, e.g. 64M";
+    parsed.ok_or(ConfigError::Value { name, value: text, expected })
+}
+
+fn split(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    Some((number.parse().ok()?, unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> GatewayArgs {
+        let data = DataDirArgs { data_dir: Some("/tmp/x".into()) };
+        GatewayArgs { data, ..GatewayArgs::default() }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = GatewayConfig::load(args()).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9000");
+        assert_eq!(config.admin_listen.to_string(), "127.0.0.1:9001");
+        assert_eq!(config.wire.region, "us-east-1");
+        assert_eq!(config.limits.commit_deadline, Duration::from_secs(10));
+        assert_eq!(config.limits.cache_bytes, 64 << 20);
+        assert_eq!(config.names, NamePolicy::PerOwner);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "region = \"eu-x\"\ncache_bytes = \"1M\"\nbucket_names = \"global\"\n";
+        std::fs::write(file.path(), text).unwrap();
+        let config = Some(file.path().to_owned());
+        let typed = GatewayArgs { config, region: Some("us-y".into()), ..args() };
+        let loaded = GatewayConfig::load(typed).unwrap();
+        assert_eq!(loaded.wire.region, "us-y");
+        assert_eq!(loaded.limits.cache_bytes, 1 << 20);
+        assert_eq!(loaded.names, NamePolicy::Global);
+    }
+
+    #[test]
+    fn wrong_settings_say_what_to_do() {
+        let wrong = |args| GatewayConfig::load(args).unwrap_err().to_string();
+        let text = wrong(GatewayArgs { commit_deadline: Some("ten".into()), ..args() });
+        assert!(text.contains("--commit-deadline") && text.contains("e.g. 10s"), "{text}");
+        let text = wrong(GatewayArgs { cache_bytes: Some("64T".into()), ..args() });
+        assert!(text.contains("e.g. 64M"), "{text}");
+        let text = wrong(GatewayArgs { access_key_id: Some("A".into()), ..args() });
+        assert!(text.contains("both"), "{text}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "regoin = \"x\"\n").unwrap();
+        let text = wrong(GatewayArgs { config: Some(file.path().to_owned()), ..args() });
+        assert!(text.contains("regoin"), "{text}");
+    }
+}

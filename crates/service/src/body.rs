@@ -1,0 +1,300 @@
+//! Taking in a body: bytes to durable blocks and digests, a few MiB in memory whatever its size.
+//!
+//! Up to one block is kept in hand and rides with the commit's own sync. More is cut into leaves
+//! that are hashed and stored while the next one arrives, and made durable before the change is
+//! queued, so that rounds stay short. A body that breaks off leaves only unreferenced blocks.
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use fula_core::{
+    Block, BlockStore, Cid, Codec,
+    block::{Placement, SyncMark},
+    bucket::{Checksum, ChecksumAlgorithm, ETag},
+    content::{DagBuilder, FileLink, LEAF_BYTES},
+};
+use futures::{Stream, StreamExt};
+use subtle::ConstantTimeEq;
+
+use crate::{
+    checksum::Digests,
+    error::ServiceError,
+};
+
+/// What the transport yields: bytes, or the reason why there are no more.
+pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, ServiceError>> + Send>>;
+
+/// Hashes this many bytes on the caller's thread; more would hold up other requests.
+const HASH_INLINE_BYTES: usize = 64 << 10;
+
+/// Gives the checksum a client sends after the body, once the body was read.
+pub type Trailer = Box<dyn FnOnce() -> Result<Option<Bytes>, ServiceError> + Send>;
+
+/// What the client says about a body.
+pub struct BodyFacts {
+    /// Announced length in bytes.
+    pub length: Option<u64>,
+    /// Most bytes accepted.
+    pub length_max: u64,
+    /// MD5 it must have.
+    pub md5: Option<[u8; 16]>,
+    /// Which checksum to compute and keep.
+    pub algorithm: ChecksumAlgorithm,
+    /// Value it must have.
+    pub checksum: Option<Bytes>,
+    /// Where the value comes from when it follows the body.
+    pub trailer: Option<Trailer>,
+}
+
+/// A body taken in.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its content.
+    pub content: Cid,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its MD5.
+    pub md5: [u8; 16],
+    /// Its checksum.
+    pub checksum: Checksum,
+    /// The body itself, when it is to ride with the commit.
+    pub riding: Option<Block>,
+}
+
+impl Taken {
+    /// Returns the entity tag of a body put in one piece.
+    pub fn etag(&self) -> ETag {
+        ETag::Md5(self.md5)
+    }
+}
+
+/// Reads the whole body and checks it against `facts`. On return everything but a riding block
+/// is durable.
+///
+/// # Errors
+/// [`ServiceError::EntityTooLarge`], [`ServiceError::IncompleteBody`],
+/// [`ServiceError::BadDigest`], and what the stream and the store fail with.
+pub async fn take(
+    blocks: &Arc<dyn BlockStore>,
+    mut body: BodyStream,
+    facts: BodyFacts,
+) -> Result<Taken, ServiceError> {
+    if facts.length.is_some_and(|length| length > facts.length_max) {
+        return Err(ServiceError::EntityTooLarge(facts.length_max));
+    }
+    let announced = facts.length.and_then(|length| usize::try_from(length).ok());
+    let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(LEAF_BYTES));
+    let mut leaves = Leaves::new(Arc::clone(blocks), facts.algorithm);
+    let mut size = 0_u64;
+    while let Some(bytes) = body.next().await {
+        let mut bytes = bytes?;
+        size += bytes.len() as u64;
+        if size > facts.length_max {
+            return Err(ServiceError::EntityTooLarge(facts.length_max));
+        }
+        while !bytes.is_empty() {
+            // A full leaf is handed on only when more follows: one block alone rides.
+            if leaf.len() == LEAF_BYTES {
+                let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(LEAF_BYTES));
+                leaves.push(full.freeze()).await?;
+            }
+            let room = LEAF_BYTES - leaf.len();
+            leaf.extend_from_slice(&bytes.split_to(bytes.len().min(room)));
+        }
+    }
+    if let Some(announced) = facts.length
+        && announced != size
+    {
+        return Err(ServiceError::IncompleteBody { announced, received: size });
+    }
+    let taken = leaves.finish(leaf.freeze(), size).await?;
+    check(facts, &taken)?;
+    Ok(taken)
+}
+
+fn check(facts: BodyFacts, taken: &Taken) -> Result<(), ServiceError> {
+    if facts.md5.is_some_and(|md5| !bool::from(md5.ct_eq(&taken.md5))) {
+        return Err(ServiceError::BadDigest("Content-MD5"));
+    }
+    let trailing = match facts.trailer {
+        Some(trailer) => trailer()?,
+        None => None,
+    };
+    for value in [facts.checksum, trailing].into_iter().flatten() {
+        if !bool::from(value.ct_eq(&taken.checksum.value)) {
+            return Err(ServiceError::BadDigest("checksum"));
+        }
+    }
+    Ok(())
+}
+
+/// Leaves on their way to the store, one at a time, hashed in order.
+struct Leaves {
+    blocks: Arc<dyn BlockStore>,
+    algorithm: ChecksumAlgorithm,
+    /// The digests, unless a task has them.
+    digests: Option<Digests>,
+    in_flight: Option<tokio::task::JoinHandle<Result<Stored, ServiceError>>>,
+    dag: DagBuilder,
+    mark: SyncMark,
+}
+
+struct Stored {
+    digests: Digests,
+    link: FileLink,
+    mark: SyncMark,
+}
+
+impl Leaves {
+    fn new(blocks: Arc<dyn BlockStore>, algorithm: ChecksumAlgorithm) -> Self {
+        Self {
+            blocks,
+            algorithm,
+            digests: Some(Digests::new(algorithm)),
+            in_flight: None,
+            dag: DagBuilder::default(),
+            mark: SyncMark::default(),
+        }
+    }
+
+    /// Hands on a leaf; it is hashed and stored while the caller goes on.
+    async fn push(&mut self, bytes: Bytes) -> Result<(), ServiceError> {
+        self.settle().await?;
+        let digests = self.digests.take().unwrap_or_else(|| Digests::new(self.algorithm));
+        let blocks = Arc::clone(&self.blocks);
+        self.in_flight = Some(tokio::spawn(async move {
+            let (block, digests) = hash(bytes, digests).await?;
+            let size = block.bytes().len() as u64;
+            let link = FileLink { cid: block.cid(), size, dag_bytes: size };
+            let mark = blocks.put(&[block], Placement::Bulk).await?;
+            Ok(Stored { digests, link, mark })
+        }));
+        Ok(())
+    }
+
+    /// Waits for the leaf in flight and links it.
+    async fn settle(&mut self) -> Result<(), ServiceError> {
+        let Some(task) = self.in_flight.take() else { return Ok(()) };
+        let stored = task.await.map_err(|panic| ServiceError::Internal(panic.to_string()))??;
+        self.digests = Some(stored.digests);
+        self.mark = self.mark.and(stored.mark);
+        let nodes = self.dag.push(stored.link);
+        if !nodes.is_empty() {
+            self.mark = self.mark.and(self.blocks.put(&nodes, Placement::Bulk).await?);
+        }
+        Ok(())
+    }
+
+    /// Adds the last leaf and makes everything durable.
+    async fn finish(mut self, last: Bytes, size: u64) -> Result<Taken, ServiceError> {
+        let single = size == last.len() as u64;
+        if !single {
+            self.push(last.clone()).await?;
+            self.settle().await?;
+        }
+        let digests = self.digests.take().unwrap_or_else(|| Digests::new(self.algorithm));
+        if single {
+            let (block, digests) = hash(last, digests).await?;
+            let (md5, checksum) = digests.finish();
+            return Ok(Taken { content: block.cid(), size, md5, checksum, riding: Some(block) });
+        }
+        let none = || ServiceError::Internal("a file without leaves".to_owned());
+        let (root, nodes) = self.dag.finish().ok_or_else(none)?;
+        let mark = self.blocks.put(&nodes, Placement::Bulk).await?;
+        self.blocks.sync(self.mark.and(mark)).await?;
+        let (md5, checksum) = digests.finish();
+        Ok(Taken { content: root.cid, size, md5, checksum, riding: None })
+    }
+}
+
+/// Hashes a leaf, away from the event loop when it is large.
+async fn hash(bytes: Bytes, mut digests: Digests) -> Result<(Block, Digests), ServiceError> {
+    let is_small = bytes.len() <= HASH_INLINE_BYTES;
+    let work = move || {
+        digests.update(&bytes);
+        (Block::new(Codec::Raw, bytes), digests)
+    };
+    if is_small {
+        return Ok(work());
+    }
+    let hashed = tokio::task::spawn_blocking(work).await;
+    hashed.map_err(|panic| ServiceError::Internal(panic.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use fula_core::{content, memory::MemoryBlocks};
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    fn facts() -> BodyFacts {
+        BodyFacts {
+            length: None,
+            length_max: 100 << 20,
+            md5: None,
+            algorithm: ChecksumAlgorithm::Crc64Nvme,
+            checksum: None,
+            trailer: None,
+        }
+    }
+
+    fn body(bytes: &[u8], frame: usize) -> BodyStream {
+        let frames: Vec<_> = bytes.chunks(frame).map(|f| Ok(Bytes::copy_from_slice(f))).collect();
+        Box::pin(futures::stream::iter(frames))
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|n| (n / 251 + n) as u8).collect()
+    }
+
+    #[tokio::test]
+    async fn bodies_of_any_length_read_back() {
+        for len in [0, 1, LEAF_BYTES - 1, LEAF_BYTES, LEAF_BYTES + 1, 3 * LEAF_BYTES + 77] {
+            let memory = Arc::new(MemoryBlocks::default());
+            let blocks: Arc<dyn BlockStore> = memory.clone();
+            let bytes = pattern(len);
+            let taken = take(&blocks, body(&bytes, 70_001), facts()).await.unwrap();
+            assert_eq!(taken.size, len as u64);
+            assert_eq!(taken.riding.is_some(), len <= LEAF_BYTES);
+            // Everything that does not ride survives a crash.
+            memory.crash();
+            if let Some(block) = &taken.riding {
+                blocks.put(std::slice::from_ref(block), Placement::Commit).await.unwrap();
+            }
+            let size = taken.size;
+            let stream = content::stream(Arc::clone(&blocks), taken.content, size, 0..size);
+            let parts: Vec<Bytes> = stream.try_collect().await.unwrap();
+            assert_eq!(parts.concat(), bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn lies_about_a_body_are_found() {
+        let blocks: Arc<dyn BlockStore> = Arc::new(MemoryBlocks::default());
+        let attempt = async |facts: BodyFacts| take(&blocks, body(b"hello", 2), facts).await;
+        let right = attempt(facts()).await.unwrap();
+
+        let short = attempt(BodyFacts { length: Some(6), ..facts() }).await;
+        assert!(matches!(short, Err(ServiceError::IncompleteBody { announced: 6, received: 5 })));
+        let large = attempt(BodyFacts { length_max: 4, ..facts() }).await;
+        assert!(matches!(large, Err(ServiceError::EntityTooLarge(4))));
+        let md5 = attempt(BodyFacts { md5: Some([0; 16]), ..facts() }).await;
+        assert!(matches!(md5, Err(ServiceError::BadDigest(_))));
+        let value = Some(Bytes::from_static(&[0; 8]));
+        let checksum = attempt(BodyFacts { checksum: value.clone(), ..facts() }).await;
+        assert!(matches!(checksum, Err(ServiceError::BadDigest(_))));
+        let trailer: Trailer = Box::new(|| Ok(value));
+        let trailing = attempt(BodyFacts { trailer: Some(trailer), ..facts() }).await;
+        assert!(matches!(trailing, Err(ServiceError::BadDigest(_))));
+
+        let good = BodyFacts {
+            length: Some(5),
+            md5: Some(right.md5),
+            checksum: Some(right.checksum.value.clone()),
+            trailer: Some(Box::new(move || Ok(Some(right.checksum.value)))),
+            ..facts()
+        };
+        assert!(attempt(good).await.is_ok());
+    }
+}

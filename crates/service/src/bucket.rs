@@ -1,0 +1,140 @@
+//! Buckets: create, delete, look up, list.
+
+use fula_core::{
+    BucketId, BucketName,
+    root::{GlobalName, TimeMs},
+    tree::Salt,
+};
+
+use crate::{
+    Service,
+    access::{Action, Identity},
+    commit::Change,
+    error::ServiceError,
+    limits::PAGE_MAX,
+};
+
+/// What bucket names are unique within (`FULA_BUCKET_NAMES`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NamePolicy {
+    /// Each owner's own buckets.
+    #[default]
+    PerOwner,
+    /// All buckets of the arbiter, as on AWS.
+    Global,
+}
+
+/// What there is to say about a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketInfo {
+    /// Its name.
+    pub name: String,
+    /// When it was created, milliseconds since 1970.
+    pub created: TimeMs,
+    /// Number of objects; exact.
+    pub objects: u64,
+    /// Sum of their sizes; exact.
+    pub bytes: u64,
+}
+
+/// A page of the caller's buckets.
+#[derive(Clone, Debug, Default)]
+pub struct BucketPage {
+    /// Names and creation times, in order of name.
+    pub buckets: Vec<(String, TimeMs)>,
+    /// Name to go on after, when there are more.
+    pub next: Option<String>,
+}
+
+impl Service {
+    /// Creates a bucket of the caller's.
+    ///
+    /// # Errors
+    /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`].
+    pub async fn create_bucket(
+        &self,
+        identity: Option<&Identity>,
+        name: &str,
+    ) -> Result<(), ServiceError> {
+        let identity = identity.ok_or(ServiceError::AccessDenied)?;
+        let name = BucketName::parse(name)
+            .map_err(|error| ServiceError::InvalidArgument(error.to_string()))?;
+        let change = Change::CreateBucket {
+            id: BucketId(self.random()),
+            salt: Salt(self.random()),
+            global_name: match self.names {
+                NamePolicy::PerOwner => GlobalName::ClaimIfFree,
+                NamePolicy::Global => GlobalName::Require,
+            },
+        };
+        self.committer.submit(&(identity.owner, name), change).await.map(drop)
+    }
+
+    /// Deletes an empty bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::BucketNotEmpty`].
+    pub async fn delete_bucket(
+        &self,
+        identity: Option<&Identity>,
+        name: &str,
+    ) -> Result<(), ServiceError> {
+        let (address, _) = self.resolve(identity, name, Action::Admin).await?;
+        self.committer.submit(&address, Change::DeleteBucket).await.map(drop)
+    }
+
+    /// Returns facts about a bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`].
+    pub async fn bucket(
+        &self,
+        identity: Option<&Identity>,
+        name: &str,
+    ) -> Result<BucketInfo, ServiceError> {
+        let (_, head) = self.resolve(identity, name, Action::Read).await?;
+        Ok(BucketInfo {
+            name: head.root.name.to_string(),
+            created: head.root.created,
+            objects: head.root.objects.count,
+            bytes: head.root.objects.bytes,
+        })
+    }
+
+    /// Returns a page of the caller's buckets whose name starts with `prefix`, after `after`.
+    ///
+    /// # Errors
+    /// [`ServiceError::AccessDenied`] for the anonymous.
+    pub async fn buckets(
+        &self,
+        identity: Option<&Identity>,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<BucketPage, ServiceError> {
+        let identity = identity.ok_or(ServiceError::AccessDenied)?;
+        let mut after = match after {
+            Some(after) => Some(BucketName::parse(after).map_err(|_| {
+                ServiceError::InvalidArgument("the continuation token is not one of ours".into())
+            })?),
+            None => None,
+        };
+        let mut page = BucketPage::default();
+        loop {
+            let rows =
+                self.committer.roots().list_roots(identity.owner, after.as_ref(), PAGE_MAX).await?;
+            let Some(last) = rows.value.last() else { return Ok(page) };
+            after = Some(last.bucket.clone());
+            let live = rows.value.iter().filter(|row| {
+                row.deleted.is_none() && row.bucket.as_str().starts_with(prefix)
+            });
+            for row in live {
+                if page.buckets.len() == limit {
+                    page.next = page.buckets.last().map(|(name, _)| name.clone());
+                    return Ok(page);
+                }
+                page.buckets.push((row.bucket.to_string(), row.created));
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Digests of object content: MD5 for the `ETag`, and the checksums of S3.
+
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest as CrcDigest};
+use fula_core::bucket::{Checksum, ChecksumAlgorithm};
+use md5::{Digest, Md5};
+
+/// One running checksum.
+enum Running {
+    Crc(CrcDigest),
+    Sha1(sha1::Sha1),
+    Sha256(sha2::Sha256),
+}
+
+impl Running {
+    fn new(algorithm: ChecksumAlgorithm) -> Self {
+        match algorithm {
+            ChecksumAlgorithm::Sha1 => Self::Sha1(sha1::Sha1::new()),
+            ChecksumAlgorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
+            crc => Self::Crc(CrcDigest::new(crc_algorithm(crc).expect("the others are CRCs"))),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Crc(crc) => crc.update(bytes),
+            Self::Sha1(sha) => sha.update(bytes),
+            Self::Sha256(sha) => sha.update(bytes),
+        }
+    }
+
+    fn finish(self, len: usize) -> Bytes {
+        match self {
+            Self::Crc(crc) => crc_bytes(crc.finalize(), len),
+            Self::Sha1(sha) => sha.finalize().to_vec().into(),
+            Self::Sha256(sha) => sha.finalize().to_vec().into(),
+        }
+    }
+}
+
+fn crc_algorithm(algorithm: ChecksumAlgorithm) -> Option<CrcAlgorithm> {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
+        ChecksumAlgorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
+        ChecksumAlgorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
+        ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => None,
+    }
+}
+
+fn crc_bytes(value: u64, len: usize) -> Bytes {
+    Bytes::copy_from_slice(&value.to_be_bytes()[8 - len..])
+}
+
+/// MD5 and one checksum over one stream of bytes.
+pub(crate) struct Digests {
+    md5: Md5,
+    algorithm: ChecksumAlgorithm,
+    running: Running,
+}
+
+impl std::fmt::Debug for Digests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Digests").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+impl Digests {
+    /// Starts over no bytes.
+    pub(crate) fn new(algorithm: ChecksumAlgorithm) -> Self {
+        Self { md5: Md5::new(), algorithm, running: Running::new(algorithm) }
+    }
+
+    /// Adds bytes.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.md5.update(bytes);
+        self.running.update(bytes);
+    }
+
+    /// Returns the MD5 and the checksum of everything added.
+    pub(crate) fn finish(self) -> ([u8; 16], Checksum) {
+        let value = self.running.finish(self.algorithm.len());
+        let checksum = Checksum { algorithm: self.algorithm, composite_parts: 0, value };
+        (self.md5.finalize().into(), checksum)
+    }
+}
+
+/// Returns the MD5 of `parts` joined: the first half of a multipart `ETag`.
+pub(crate) fn md5_of(parts: &[[u8; 16]]) -> [u8; 16] {
+    let mut md5 = Md5::new();
+    for part in parts {
+        md5.update(part);
+    }
+    md5.finalize().into()
+}
+
+/// Returns the checksum over the parts' checksums.
+pub(crate) fn composite(algorithm: ChecksumAlgorithm, parts: &[Bytes]) -> Checksum {
+    let mut running = Running::new(algorithm);
+    for part in parts {
+        running.update(part);
+    }
+    Checksum {
+        algorithm,
+        composite_parts: u32::try_from(parts.len()).unwrap_or(u32::MAX),
+        value: running.finish(algorithm.len()),
+    }
+}
+
+/// Returns the checksum of the joined content from those of its parts and their lengths, or
+/// `None` for an algorithm that cannot be joined.
+pub(crate) fn joined(algorithm: ChecksumAlgorithm, parts: &[(Bytes, u64)]) -> Option<Checksum> {
+    let crc = crc_algorithm(algorithm)?;
+    let number = |bytes: &Bytes| bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let (first, rest) = parts.split_first()?;
+    let value = rest.iter().fold(number(&first.0), |value, (part, len)| {
+        crc_fast::checksum_combine(crc, value, number(part), *len)
+    });
+    let value = crc_bytes(value, algorithm.len());
+    Some(Checksum { algorithm, composite_parts: 0, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check values of "123456789" from the algorithms' catalogues, RFC 3174 and FIPS 180-4 tools.
+    const CHECK: [(ChecksumAlgorithm, &str); 5] = [
+        (ChecksumAlgorithm::Crc32, "cbf43926"),
+        (ChecksumAlgorithm::Crc32c, "e3069283"),
+        (ChecksumAlgorithm::Crc64Nvme, "ae8b14860a799888"),
+        (ChecksumAlgorithm::Sha1, "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+        (
+            ChecksumAlgorithm::Sha256,
+            "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",
+        ),
+    ];
+
+    #[test]
+    fn check_values_come_out() {
+        for (algorithm, expected) in CHECK {
+            let mut digests = Digests::new(algorithm);
+            digests.update(b"12345");
+            digests.update(b"6789");
+            let (md5, checksum) = digests.finish();
+            assert_eq!(hex::encode(md5), "25f9e794323b453885f5181f1b624d0b");
+            assert_eq!(hex::encode(checksum.value), expected, "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn joined_parts_have_the_checksum_of_the_whole() {
+        for (algorithm, expected) in &CHECK[..3] {
+            let part = |bytes: &[u8]| {
+                let mut digests = Digests::new(*algorithm);
+                digests.update(bytes);
+                (digests.finish().1.value, bytes.len() as u64)
+            };
+            let whole = joined(*algorithm, &[part(b"1234"), part(b""), part(b"56789")]).unwrap();
+            assert_eq!(hex::encode(whole.value), *expected);
+        }
+        assert_eq!(joined(ChecksumAlgorithm::Sha1, &[(Bytes::new(), 0)]), None);
+    }
+}

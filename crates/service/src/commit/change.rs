@@ -1,0 +1,259 @@
+//! Changes to a bucket, and how each is judged against the state it meets.
+//!
+//! A change is data: it can wait in a queue, be judged again on a newer root, or be handed to
+//! another master. Everything that was decided from a root is decided here, again, at commit.
+
+use bytes::Bytes;
+use fula_core::{
+    Block, BucketId,
+    bucket::{Attached, Completed, ObjectRecord, PartRecord, UploadRecord},
+    id::{ObjectKey, UploadId},
+    root::GlobalName,
+    tree::Salt,
+};
+
+use super::working::Working;
+use crate::{
+    condition::{ReadConditions, WriteConditions},
+    error::ServiceError,
+};
+
+/// Where the record of a write comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// Given in full, but for time and place in history.
+    Record(Box<ObjectRecord>),
+    /// Another object of the same bucket, as it is at commit.
+    SameBucket {
+        key: ObjectKey,
+        conditions: ReadConditions,
+        /// Replaces headers and metadata when set.
+        replace: Option<Box<(Attached, Attached)>>,
+    },
+}
+
+/// A change to one bucket.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    CreateBucket { id: BucketId, salt: Salt, global_name: GlobalName },
+    DeleteBucket,
+    Write {
+        key: ObjectKey,
+        source: Source,
+        conditions: WriteConditions,
+        /// Small body and attached maps, stored with the commit.
+        blocks: Vec<Block>,
+    },
+    Delete { key: ObjectKey, conditions: WriteConditions },
+    DeleteMany(Vec<(ObjectKey, WriteConditions)>),
+    CreateUpload { key: ObjectKey, id: UploadId, record: Box<UploadRecord>, blocks: Vec<Block> },
+    PutPart { key: ObjectKey, id: UploadId, number: u32, part: PartRecord, blocks: Vec<Block> },
+    CompleteUpload(Box<CompleteUpload>),
+    AbortUpload { key: ObjectKey, id: UploadId },
+}
+
+/// A completion whose content was joined before queueing.
+#[derive(Clone, Debug)]
+pub(crate) struct CompleteUpload {
+    pub(crate) key: ObjectKey,
+    pub(crate) id: UploadId,
+    pub(crate) conditions: WriteConditions,
+    pub(crate) record: ObjectRecord,
+    /// The parts the content was joined from, as they were then.
+    pub(crate) joined: Vec<(u32, PartRecord)>,
+    pub(crate) parts_hash: [u8; 32],
+    /// The table of parts.
+    pub(crate) blocks: Vec<Block>,
+}
+
+/// What a change that was carried out answers.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Done,
+    Object(Box<ObjectRecord>),
+    Each(Vec<Result<(), ServiceError>>),
+    /// A part changed after the content was joined: join again.
+    JoinAgain,
+}
+
+impl Change {
+    /// Returns the bytes of blocks that ride with the commit.
+    pub(crate) fn bytes(&self) -> usize {
+        let blocks: &[Block] = match self {
+            Self::Write { blocks, .. }
+            | Self::CreateUpload { blocks, .. }
+            | Self::PutPart { blocks, .. } => blocks,
+            Self::CompleteUpload(complete) => &complete.blocks,
+            Self::CreateBucket { .. }
+            | Self::DeleteBucket
+            | Self::Delete { .. }
+            | Self::DeleteMany(_)
+            | Self::AbortUpload { .. } => &[],
+        };
+        blocks.iter().map(|block| block.bytes().len()).sum()
+    }
+
+    /// Judges the change against `work` and applies it, in full or not at all.
+    pub(super) async fn apply(&self, work: &mut Working<'_>) -> Result<Answer, ServiceError> {
+        match self {
+            Self::CreateBucket { id, salt, global_name } => {
+                if work.require_bucket().is_ok() {
+                    return Err(ServiceError::BucketAlreadyOwned);
+                }
+                work.create(*id, *salt, *global_name);
+                Ok(Answer::Done)
+            }
+            Self::DeleteBucket => {
+                if !work.is_empty().await? {
+                    return Err(ServiceError::BucketNotEmpty);
+                }
+                work.delete_bucket();
+                Ok(Answer::Done)
+            }
+            Self::Write { key, source, conditions, blocks } => {
+                let current = work.object(key).await?;
+                conditions.judge(current.as_ref())?;
+                let mut record = source.record(work).await?;
+                work.carry(blocks);
+                write(work, key, &mut record);
+                Ok(Answer::Object(Box::new(record)))
+            }
+            Self::Delete { key, conditions } => {
+                let current = work.object(key).await?;
+                conditions.judge(current.as_ref())?;
+                if current.is_some() {
+                    work.remove_object(key);
+                }
+                Ok(Answer::Done)
+            }
+            Self::DeleteMany(keys) => {
+                work.require_bucket()?;
+                let mut outcomes = Vec::with_capacity(keys.len());
+                let mut present = Vec::new();
+                for (key, conditions) in keys {
+                    let current = work.object(key).await?;
+                    let outcome = conditions.judge(current.as_ref());
+                    if outcome.is_ok() && current.is_some() {
+                        present.push(key);
+                    }
+                    outcomes.push(outcome);
+                }
+                for key in present {
+                    work.remove_object(key);
+                }
+                Ok(Answer::Each(outcomes))
+            }
+            Self::CreateUpload { key, id, record, blocks } => {
+                work.require_bucket()?;
+                let mut record = record.clone();
+                record.initiated = work.time();
+                work.carry(blocks);
+                work.put_upload(key, *id, &record);
+                Ok(Answer::Done)
+            }
+            Self::PutPart { key, id, number, part, blocks } => {
+                open_upload(work, key, *id).await?;
+                let part = PartRecord { time: work.time(), ..part.clone() };
+                work.carry(blocks);
+                work.put_part(key, *id, *number, &part);
+                Ok(Answer::Done)
+            }
+            Self::CompleteUpload(complete) => complete.apply(work).await,
+            Self::AbortUpload { key, id } => {
+                open_upload(work, key, *id).await?;
+                let parts = work.parts(key, *id).await?;
+                work.remove_upload(key, *id, parts.iter().map(|(number, _)| *number), true);
+                Ok(Answer::Done)
+            }
+        }
+    }
+}
+
+impl Source {
+    async fn record(&self, work: &Working<'_>) -> Result<ObjectRecord, ServiceError> {
+        match self {
+            Self::Record(record) => Ok(ObjectRecord::clone(record)),
+            Self::SameBucket { key, conditions, replace } => {
+                let mut record = work.object(key).await?.ok_or(ServiceError::NoSuchKey)?;
+                conditions.judge_source(&record)?;
+                if let Some(replace) = replace {
+                    (record.headers, record.metadata) = (**replace).clone();
+                }
+                record.fingerprint = None;
+                Ok(record)
+            }
+        }
+    }
+}
+
+/// Gives a record its time and place, and makes it the current one.
+fn write(work: &mut Working<'_>, key: &ObjectKey, record: &mut ObjectRecord) {
+    record.time = work.time();
+    record.seq = work.seq();
+    work.put_object(key, record);
+}
+
+async fn open_upload(
+    work: &Working<'_>,
+    key: &ObjectKey,
+    id: UploadId,
+) -> Result<UploadRecord, ServiceError> {
+    let upload = work.upload(key, id).await?;
+    upload.filter(|upload| upload.completed.is_none()).ok_or(ServiceError::NoSuchUpload)
+}
+
+impl CompleteUpload {
+    async fn apply(&self, work: &mut Working<'_>) -> Result<Answer, ServiceError> {
+        let mut upload = work.upload(&self.key, self.id).await?.ok_or(ServiceError::NoSuchUpload)?;
+        if let Some(completed) = upload.completed {
+            return if completed.parts_hash == self.parts_hash {
+                Ok(Answer::Object(Box::new(completed.record)))
+            } else {
+                Err(ServiceError::NoSuchUpload)
+            };
+        }
+        let current = work.object(&self.key).await?;
+        self.conditions.judge(current.as_ref())?;
+        let parts = work.parts(&self.key, self.id).await?;
+        let unchanged = self.joined.iter().all(|joined| {
+            let found = parts.binary_search_by_key(&joined.0, |(number, _)| *number);
+            found.is_ok_and(|index| parts[index] == *joined)
+        });
+        if !unchanged {
+            return Ok(Answer::JoinAgain);
+        }
+        let mut record = self.record.clone();
+        work.carry(&self.blocks);
+        write(work, &self.key, &mut record);
+        work.remove_upload(&self.key, self.id, parts.iter().map(|(number, _)| *number), false);
+        upload.completed = Some(Completed {
+            time: work.time(),
+            parts_hash: self.parts_hash,
+            record: record.clone(),
+        });
+        work.put_upload(&self.key, self.id, &upload);
+        Ok(Answer::Object(Box::new(record)))
+    }
+}
+
+/// Returns a hash of the list of parts a completion names, lengths before contents.
+pub(crate) fn parts_hash<'a>(parts: impl Iterator<Item = (u32, &'a str)>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("fula 2026 completed parts");
+    for (number, etag) in parts {
+        hasher.update(&number.to_be_bytes());
+        hasher.update(&(etag.len() as u64).to_be_bytes());
+        hasher.update(etag.as_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// Returns the record's content, which every object has.
+pub(crate) fn content_of(record: &ObjectRecord) -> Result<fula_core::Cid, ServiceError> {
+    let none = || ServiceError::Internal("object record has no content".to_owned());
+    record.content.ok_or_else(none)
+}
+
+/// Returns an empty block, the content of empty objects.
+pub(crate) fn empty_block() -> Block {
+    Block::new(fula_core::Codec::Raw, Bytes::new())
+}

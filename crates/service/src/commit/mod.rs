@@ -1,0 +1,487 @@
+//! The commit pipeline: the only place that publishes roots, and the only loop that retries.
+//!
+//! Per bucket there is at most one writer task, existing only while there is work. Requests
+//! queue; each round takes all that queued while the last one was in flight, judges and applies
+//! them in order to the newest root known, writes the new nodes, and swaps the root pointer once
+//! for all of them. Group commit adds no delay and grows with load. DESIGN §5, docs/adr/0004.
+//!
+//! # Invariants
+//! - Blocks are durable before, or with, the pointer that needs them; never after.
+//! - Every answer is carried by a won swap, or its base was current after the request arrived.
+//! - A lost swap is judged again from the start on the newer root.
+//! - An unanswered swap is resolved by `authors`, never guessed.
+
+mod change;
+mod working;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fula_core::{
+    RootPointerStore, StoreError, WriterId,
+    block::{Placement, require},
+    bucket::BucketRoot,
+    error::SwapError,
+    root::{CasOutcome, RootRow, Stamped, TimeMs},
+    tree::Nodes,
+};
+use quick_cache::sync::Cache;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+pub(crate) use self::{
+    change::{Answer, Change, CompleteUpload, Source, content_of, empty_block, parts_hash},
+    working::decode_part,
+};
+use self::working::Working;
+pub use crate::pointers::BucketAddress;
+use crate::{
+    error::{Outcome, ServiceError, chain},
+    limits::Limits,
+    pointers::PointerReader,
+};
+
+/// First wait before an unanswered swap is looked up again; doubles up to [`RESOLVE_WAIT_MAX`].
+const RESOLVE_WAIT: Duration = Duration::from_millis(20);
+
+/// Longest wait between look-ups.
+const RESOLVE_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A row and the root it points to, which agree.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// What the arbiter said.
+    pub row: RootRow,
+    /// The decoded root.
+    pub root: BucketRoot,
+}
+
+#[derive(Debug)]
+struct Pending {
+    change: Change,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Answer, ServiceError>>,
+}
+
+/// The arbiter's clock, carried on from its last answer.
+#[derive(Debug)]
+struct ArbiterClock {
+    last: Mutex<Option<(TimeMs, Instant)>>,
+}
+
+impl ArbiterClock {
+    fn hear<T>(&self, stamped: &Stamped<T>) {
+        *lock(&self.last) = Some((stamped.time, Instant::now()));
+    }
+
+    fn now(&self) -> Option<TimeMs> {
+        let (time, heard) = (*lock(&self.last))?;
+        Some(time + u64::try_from(heard.elapsed().as_millis()).unwrap_or(0))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Publishes changes to buckets; cloned freely, shared by all requests.
+#[derive(Clone, Debug)]
+pub struct Committer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    nodes: Arc<Nodes>,
+    roots: Arc<dyn RootPointerStore>,
+    reader: PointerReader,
+    writer: WriterId,
+    limits: Limits,
+    clock: ArbiterClock,
+    /// Newest head seen of each bucket; its version only rises.
+    heads: Cache<BucketAddress, Arc<Head>>,
+    /// Changes waiting, by bucket; an entry exists while a writer task does.
+    queues: Mutex<HashMap<BucketAddress, VecDeque<Pending>>>,
+    /// Told whenever a writer task ends.
+    writer_stopped: Notify,
+}
+
+/// How a swap of a round ended.
+enum Swapped {
+    Won,
+    /// Judge again on this base.
+    Lost(Option<Arc<Head>>),
+    Failed(ServiceError),
+}
+
+impl Committer {
+    /// Commits through `roots` as `writer`, which no other process is.
+    pub fn new(
+        nodes: Arc<Nodes>,
+        roots: Arc<dyn RootPointerStore>,
+        writer: WriterId,
+        limits: Limits,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            nodes,
+            reader: PointerReader::new(Arc::clone(&roots)),
+            roots,
+            writer,
+            clock: ArbiterClock { last: Mutex::new(None) },
+            heads: Cache::new(limits.heads_max),
+            queues: Mutex::default(),
+            writer_stopped: Notify::new(),
+            limits,
+        }))
+    }
+
+    /// Returns the tree nodes, and the block store behind them.
+    pub fn nodes(&self) -> &Arc<Nodes> {
+        &self.0.nodes
+    }
+
+    /// Returns the arbiter.
+    pub fn roots(&self) -> &Arc<dyn RootPointerStore> {
+        &self.0.roots
+    }
+
+    /// Returns the bounds in force.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// Returns the bucket's state as of some moment after the call; `None` when it does not
+    /// exist. Linearizable: a change acknowledged anywhere before the call is in it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]: the arbiter or the root block cannot be had.
+    pub async fn current(
+        &self,
+        bucket: &BucketAddress,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        let head = self.0.newest(bucket).await?;
+        Ok(head.filter(|head| head.row.deleted.is_none()))
+    }
+
+    /// Returns the arbiter's time, as far as it was heard of.
+    pub async fn now(&self) -> Result<TimeMs, ServiceError> {
+        self.0.now().await
+    }
+
+    /// Queues a change and waits for its answer.
+    ///
+    /// # Errors
+    /// What judging it came to; [`ServiceError::Busy`] when the queue is full or time ran out.
+    pub(crate) async fn submit(
+        &self,
+        bucket: &BucketAddress,
+        change: Change,
+    ) -> Result<Answer, ServiceError> {
+        let deadline = Instant::now() + self.0.limits.commit_deadline;
+        let (answer, result) = oneshot::channel();
+        let pending = Pending { change, deadline, answer };
+        {
+            let mut queues = lock(&self.0.queues);
+            match queues.get_mut(bucket) {
+                Some(queue) if queue.len() >= self.0.limits.queue_max => {
+                    return Err(ServiceError::Busy(Outcome::None));
+                }
+                Some(queue) => queue.push_back(pending),
+                None => {
+                    queues.insert(bucket.clone(), VecDeque::from([pending]));
+                    tokio::spawn(write_bucket(Arc::clone(&self.0), bucket.clone()));
+                }
+            }
+        }
+        // The writer answers by the deadline unless a store hangs; then nobody knows.
+        let patience = deadline + Duration::from_secs(1);
+        match tokio::time::timeout_at(patience, result).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(ServiceError::Busy(Outcome::Unknown)),
+        }
+    }
+
+    /// Waits until no change is queued or in flight.
+    pub async fn drained(&self) {
+        loop {
+            let stopped = self.0.writer_stopped.notified();
+            tokio::pin!(stopped);
+            stopped.as_mut().enable();
+            if lock(&self.0.queues).is_empty() {
+                return;
+            }
+            stopped.await;
+        }
+    }
+}
+
+/// Runs rounds for one bucket until its queue is empty.
+async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
+    loop {
+        let batch = {
+            let mut queues = lock(&inner.queues);
+            let Some(queue) = queues.get_mut(&bucket) else { return };
+            let batch = take_batch(queue, &inner.limits);
+            if batch.is_empty() {
+                queues.remove(&bucket);
+                inner.writer_stopped.notify_waiters();
+                return;
+            }
+            batch
+        };
+        metrics::counter!("fula_commit_rounds_total").increment(1);
+        metrics::histogram!("fula_commit_batch_changes").record(batch.len() as f64);
+        inner.round(&bucket, batch).await;
+    }
+}
+
+fn take_batch(queue: &mut VecDeque<Pending>, limits: &Limits) -> Vec<Pending> {
+    let mut bytes = 0;
+    let mut batch = Vec::new();
+    while let Some(next) = queue.front() {
+        bytes += next.change.bytes();
+        let full = batch.len() >= limits.round_changes_max || bytes > limits.round_bytes_max;
+        if full && !batch.is_empty() {
+            break;
+        }
+        batch.extend(queue.pop_front());
+    }
+    batch
+}
+
+fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
+    for pending in batch {
+        drop(pending.answer.send(Err(error.clone())));
+    }
+}
+
+impl Inner {
+    /// Judges, applies and publishes one batch, again and again until it is published or refused.
+    async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) {
+        // The swap tells if this guess is stale, and so does the read before an empty answer.
+        let mut base = self.heads.get(bucket);
+        let mut is_current = false;
+        if base.is_none() {
+            match self.newest(bucket).await {
+                Ok(head) => (base, is_current) = (head, true),
+                Err(error) => return answer_all(batch, &error),
+            }
+        }
+        for attempt in 0..self.limits.round_attempts_max {
+            if attempt > 0 {
+                metrics::counter!("fula_commit_rebases_total").increment(1);
+            }
+            let now = Instant::now();
+            let (alive, expired) = batch.into_iter().partition(|p: &Pending| p.deadline > now);
+            answer_all(expired, &ServiceError::Busy(Outcome::None));
+            batch = alive;
+            if batch.is_empty() {
+                return;
+            }
+            let (outcomes, sealed) = match self.judge(bucket, base.as_deref(), &batch).await {
+                Ok(judged) => judged,
+                Err(error) => return answer_all(batch, &error),
+            };
+            let Some(sealed) = sealed else {
+                // Nothing to publish: the answers hold only for a base known to be current.
+                if is_current {
+                    return answer_each(batch, outcomes);
+                }
+                match self.newest(bucket).await {
+                    Ok(head) => {
+                        let pointer = |head: &Option<Arc<Head>>| {
+                            head.as_ref().map(|head| head.row.pointer)
+                        };
+                        if pointer(&head) == pointer(&base) {
+                            return answer_each(batch, outcomes);
+                        }
+                        (base, is_current) = (head, true);
+                    }
+                    Err(error) => return answer_all(batch, &error),
+                }
+                continue;
+            };
+            let deadline = batch.iter().map(|pending| pending.deadline).max().unwrap_or(now);
+            match self.publish(bucket, base.as_deref(), &sealed, deadline, &mut batch).await {
+                Swapped::Won => {
+                    let head = Head::after(&sealed, bucket, base.as_deref());
+                    self.adopt(bucket, Arc::new(head));
+                    return answer_each(batch, outcomes);
+                }
+                Swapped::Lost(current) => (base, is_current) = (current, true),
+                Swapped::Failed(error) => {
+                    self.heads.remove(bucket);
+                    return answer_all(batch, &error);
+                }
+            }
+        }
+        answer_all(batch, &ServiceError::Busy(Outcome::None));
+    }
+
+    /// Judges and applies every change in order; returns their answers and what to publish.
+    async fn judge(
+        &self,
+        bucket: &BucketAddress,
+        base: Option<&Head>,
+        batch: &[Pending],
+    ) -> Result<(Vec<Result<Answer, ServiceError>>, Option<working::Sealed>), ServiceError> {
+        let now = self.now().await?;
+        let mut work = Working::new(&self.nodes, bucket, base, now)?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for pending in batch {
+            outcomes.push(pending.change.apply(&mut work).await);
+        }
+        if !work.is_changed() {
+            return Ok((outcomes, None));
+        }
+        let generation = base.map_or(0, |head| head.row.pointer.generation);
+        let sealed = work.seal(self.writer, generation).await?;
+        Ok((outcomes, Some(sealed)))
+    }
+
+    /// Makes the blocks durable and swaps the pointer, resolving a swap that is not answered.
+    async fn publish(
+        &self,
+        bucket: &BucketAddress,
+        base: Option<&Head>,
+        sealed: &working::Sealed,
+        deadline: Instant,
+        batch: &mut Vec<Pending>,
+    ) -> Swapped {
+        let blocks = self.nodes.blocks();
+        let stored = async {
+            let mark = blocks.put(&sealed.blocks, Placement::Commit).await?;
+            blocks.sync(mark.without(self.roots.covered_by_swap(mark))).await
+        };
+        if let Err(error) = stored.await {
+            return Swapped::Failed(error.into());
+        }
+        let bytes: usize = sealed.blocks.iter().map(|block| block.bytes().len()).sum();
+        metrics::counter!("fula_commit_blocks_total").increment(sealed.blocks.len() as u64);
+        metrics::counter!("fula_commit_bytes_total").increment(bytes as u64);
+
+        let expected = base.map(|head| head.row.pointer);
+        let give_up = Instant::now() + self.limits.resolve_for;
+        let mut wait = RESOLVE_WAIT;
+        loop {
+            let swap = self.roots.cas_root(bucket.0, &bucket.1, expected, &sealed.row).await;
+            let unanswered = match swap {
+                Ok(stamped) => {
+                    self.clock.hear(&stamped);
+                    match stamped.value {
+                        CasOutcome::Won => return Swapped::Won,
+                        CasOutcome::NameTaken => {
+                            return Swapped::Failed(ServiceError::BucketNameTaken);
+                        }
+                        CasOutcome::Conflict { current } => {
+                            return self.lost(bucket, current, sealed).await;
+                        }
+                    }
+                }
+                Err(SwapError::NotSent(error)) => return Swapped::Failed(error.into()),
+                Err(SwapError::Unknown(error)) => error,
+            };
+            tracing::warn!(bucket = %bucket.1, error = chain(&unanswered), "swap not answered");
+            loop {
+                if Instant::now() >= deadline {
+                    // The writers are told; finding out goes on, so that the next round knows.
+                    answer_all(std::mem::take(batch), &ServiceError::Busy(Outcome::Unknown));
+                }
+                if Instant::now() >= give_up {
+                    return Swapped::Failed(ServiceError::Busy(Outcome::Unknown));
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RESOLVE_WAIT_MAX);
+                match self.reader.read(bucket).await {
+                    Ok(stamped) => {
+                        self.clock.hear(&stamped);
+                        let found = stamped.value;
+                        if found.as_ref().map(|row| row.pointer) == expected {
+                            break; // Not applied so far: send the same root again.
+                        }
+                        return self.lost(bucket, found, sealed).await;
+                    }
+                    Err(error) => tracing::warn!(%error, "cannot resolve a swap yet"),
+                }
+            }
+        }
+    }
+
+    /// Tells a swap that was ours after all from one that was lost.
+    async fn lost(
+        &self,
+        bucket: &BucketAddress,
+        current: Option<RootRow>,
+        sealed: &working::Sealed,
+    ) -> Swapped {
+        let Some(row) = current else { return Swapped::Lost(None) };
+        match self.load(bucket, row).await {
+            Ok(head) if head.root.authored(self.writer) >= Some(sealed.root.version) => {
+                Swapped::Won
+            }
+            Ok(head) => Swapped::Lost(Some(head)),
+            Err(error) => Swapped::Failed(error),
+        }
+    }
+
+    /// Reads the pointer, begun after the call, and the root behind it.
+    async fn newest(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
+        let stamped = self.reader.read(bucket).await?;
+        self.clock.hear(&stamped);
+        match stamped.value {
+            Some(row) => self.load(bucket, row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the head of a row, from memory when it is known.
+    async fn load(&self, bucket: &BucketAddress, row: RootRow) -> Result<Arc<Head>, ServiceError> {
+        if let Some(head) = self.heads.get(bucket)
+            && head.row.pointer == row.pointer
+        {
+            return Ok(head);
+        }
+        let block = require(self.nodes.blocks().as_ref(), &row.pointer.root).await?;
+        let root = BucketRoot::from_block(&block)?;
+        let agree = root.owner == row.owner
+            && root.name == row.bucket
+            && root.version == row.pointer.version
+            && root.id == row.bucket_id;
+        if !agree {
+            let why = "root block and pointer disagree";
+            return Err(StoreError::Malformed { what: "bucket root", why }.into());
+        }
+        let head = Arc::new(Head { row, root });
+        self.adopt(bucket, Arc::clone(&head));
+        Ok(head)
+    }
+
+    /// Remembers a head unless a newer one is known.
+    fn adopt(&self, bucket: &BucketAddress, head: Arc<Head>) {
+        let known = self.heads.get(bucket);
+        if known.is_none_or(|known| known.row.pointer.version < head.row.pointer.version) {
+            self.heads.insert(bucket.clone(), head);
+        }
+    }
+
+    async fn now(&self) -> Result<TimeMs, ServiceError> {
+        if let Some(now) = self.clock.now() {
+            return Ok(now);
+        }
+        let stamped = self.roots.get_roots(&[]).await?;
+        self.clock.hear(&stamped);
+        Ok(stamped.time)
+    }
+}
+
+fn answer_each(batch: Vec<Pending>, outcomes: Vec<Result<Answer, ServiceError>>) {
+    for (pending, outcome) in batch.into_iter().zip(outcomes) {
+        drop(pending.answer.send(outcome));
+    }
+}
+
+#[cfg(test)]
+mod tests;

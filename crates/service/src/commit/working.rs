@@ -1,0 +1,331 @@
+//! The state of a bucket while a round edits it: the base root, and what changed so far.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fula_core::{
+    Block, BucketId, StoreError, WriterId,
+    bucket::{BucketRoot, ObjectRecord, PartRecord, Seq, UploadRecord, keys},
+    id::{ObjectKey, UploadId},
+    root::{GlobalName, NewRoot, RootPointer, RootRow, TimeMs},
+    tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
+};
+
+use super::{BucketAddress, Head};
+use crate::{error::ServiceError, limits::AUTHORS_KEPT_MS};
+
+/// A tree with edits not yet applied.
+#[derive(Clone, Debug, Default)]
+struct Overlay {
+    tree: Tree,
+    edits: Edits,
+}
+
+impl Overlay {
+    async fn get(&self, nodes: &Nodes, key: &[u8]) -> Result<Option<(u64, Bytes)>, StoreError> {
+        if let Some(edited) = self.edits.get(key) {
+            return Ok(edited.clone());
+        }
+        Ok(self.tree.get(nodes, key).await?.map(|entry| (entry.weight, entry.value)))
+    }
+
+    /// Returns the entries of `from..to` in order, edits included.
+    async fn range(&self, nodes: &Nodes, from: &Bytes, to: &Bytes) -> Result<Vec<Entry>, StoreError> {
+        let mut found: BTreeMap<Bytes, (u64, Bytes)> = BTreeMap::new();
+        let mut cursor = Cursor::new(nodes, &self.tree);
+        cursor.seek(from).await?;
+        while let Some(entry) = cursor.next().await? {
+            if entry.key >= *to {
+                break;
+            }
+            found.insert(entry.key, (entry.weight, entry.value));
+        }
+        for (key, edited) in self.edits.range(from.clone()..to.clone()) {
+            match edited {
+                Some(edited) => drop(found.insert(key.clone(), edited.clone())),
+                None => drop(found.remove(key)),
+            }
+        }
+        let entry = |(key, (weight, value))| Entry { key, weight, value };
+        Ok(found.into_iter().map(entry).collect())
+    }
+
+    async fn is_empty(&self, nodes: &Nodes) -> Result<bool, StoreError> {
+        if self.edits.values().any(Option::is_some) {
+            return Ok(false);
+        }
+        if self.edits.is_empty() || self.tree.count > self.edits.len() as u64 {
+            return Ok(self.tree.count == 0);
+        }
+        let mut cursor = Cursor::new(nodes, &self.tree);
+        cursor.seek(b"").await?;
+        while let Some(entry) = cursor.next().await? {
+            if !self.edits.contains_key(&entry.key) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The bucket a round works on, once there is one.
+#[derive(Debug)]
+struct Open {
+    root: BucketRoot,
+    objects: Overlay,
+    uploads: Overlay,
+}
+
+/// What a round would publish.
+pub(super) struct Sealed {
+    pub(super) root: BucketRoot,
+    pub(super) row: NewRoot,
+    /// Everything that must be durable first, the root block last.
+    pub(super) blocks: Vec<Block>,
+}
+
+/// A bucket being edited by one round. Every edit is applied in full or not at all: whoever
+/// edits reads first, and edits cannot fail.
+pub(super) struct Working<'a> {
+    nodes: &'a Nodes,
+    address: &'a BucketAddress,
+    base: Option<&'a Head>,
+    open: Option<Open>,
+    global_name: GlobalName,
+    blocks: Vec<Block>,
+    time: TimeMs,
+    changes: u32,
+}
+
+impl<'a> Working<'a> {
+    /// Starts from `base`; `now` is the arbiter's time.
+    pub(super) fn new(
+        nodes: &'a Nodes,
+        address: &'a BucketAddress,
+        base: Option<&'a Head>,
+        now: TimeMs,
+    ) -> Result<Self, ServiceError> {
+        // Time never runs backwards within a bucket.
+        let time = base.map_or(now, |head| head.root.time.max(now));
+        let open = match base {
+            Some(head) if head.root.format > fula_core::bucket::FORMAT => {
+                return Err(ServiceError::NewerFormat);
+            }
+            Some(head) if head.root.deleted.is_none() => Some(Open {
+                objects: Overlay { tree: head.root.objects, edits: Edits::new() },
+                uploads: Overlay { tree: head.root.uploads, edits: Edits::new() },
+                root: head.root.clone(),
+            }),
+            _ => None,
+        };
+        let global_name = GlobalName::Keep;
+        Ok(Self { nodes, address, base, open, global_name, blocks: Vec::new(), time, changes: 0 })
+    }
+
+    /// Returns whether anything changed.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changes > 0
+    }
+
+    /// Returns the time that records of this round carry.
+    pub(super) fn time(&self) -> TimeMs {
+        self.time
+    }
+
+    /// Returns the place of the next change in the bucket's history.
+    pub(super) fn seq(&self) -> Seq {
+        Seq { version: self.next_version(), index: self.changes }
+    }
+
+    fn next_version(&self) -> u64 {
+        self.base.map_or(1, |head| head.row.pointer.version + 1)
+    }
+
+    /// Fails unless the bucket exists.
+    pub(super) fn require_bucket(&self) -> Result<BucketId, ServiceError> {
+        self.open.as_ref().map(|open| open.root.id).ok_or(ServiceError::NoSuchBucket)
+    }
+
+    fn open(&self) -> Result<&Open, ServiceError> {
+        self.open.as_ref().ok_or(ServiceError::NoSuchBucket)
+    }
+
+    /// Notes one change and hands out the open bucket for it.
+    fn change(&mut self) -> &mut Open {
+        self.changes += 1;
+        self.open.as_mut().expect("checked by the read before the edit")
+    }
+
+    /// Adds blocks that the next edit links to.
+    pub(super) fn carry(&mut self, blocks: &[Block]) {
+        self.blocks.extend_from_slice(blocks);
+    }
+
+    /// Begins a new life of the name.
+    pub(super) fn create(&mut self, id: BucketId, salt: Salt, global_name: GlobalName) {
+        let (owner, name) = self.address.clone();
+        let root = BucketRoot::new(owner, name, id, salt, self.next_version(), self.time);
+        self.open =
+            Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
+        self.global_name = global_name;
+        self.changes += 1;
+    }
+
+    /// Ends this life of the name: what is left is a tombstone.
+    pub(super) fn delete_bucket(&mut self) {
+        self.open = None;
+        self.global_name = GlobalName::Release;
+        self.changes += 1;
+    }
+
+    /// Returns whether the bucket holds no object.
+    pub(super) async fn is_empty(&self) -> Result<bool, ServiceError> {
+        Ok(self.open()?.objects.is_empty(self.nodes).await?)
+    }
+
+    /// Returns the current object of a key.
+    pub(super) async fn object(
+        &self,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, ServiceError> {
+        let found = self.open()?.objects.get(self.nodes, key.as_bytes()).await?;
+        Ok(found.map(|(size, value)| ObjectRecord::decode(&value, size)).transpose()?)
+    }
+
+    /// Sets the current object of a key.
+    pub(super) fn put_object(&mut self, key: &ObjectKey, record: &ObjectRecord) {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let value = Some((record.size, record.encode()));
+        self.change().objects.edits.insert(key, value);
+    }
+
+    /// Removes the current object of a key.
+    pub(super) fn remove_object(&mut self, key: &ObjectKey) {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        self.change().objects.edits.insert(key, None);
+    }
+
+    /// Returns the header of an upload.
+    pub(super) async fn upload(
+        &self,
+        key: &ObjectKey,
+        id: UploadId,
+    ) -> Result<Option<UploadRecord>, ServiceError> {
+        let found = self.open()?.uploads.get(self.nodes, &keys::upload(key, id, 0)).await?;
+        Ok(found.map(|(_, value)| UploadRecord::decode(&value)).transpose()?)
+    }
+
+    /// Sets the header of an upload.
+    pub(super) fn put_upload(&mut self, key: &ObjectKey, id: UploadId, record: &UploadRecord) {
+        let value = Some((0, record.encode()));
+        self.change().uploads.edits.insert(keys::upload(key, id, 0), value);
+    }
+
+    /// Sets a part of an upload.
+    pub(super) fn put_part(&mut self, key: &ObjectKey, id: UploadId, n: u32, part: &PartRecord) {
+        let value = Some((part.size, part.encode()));
+        self.change().uploads.edits.insert(keys::upload(key, id, n), value);
+    }
+
+    /// Returns the parts of an upload in order of number.
+    pub(super) async fn parts(
+        &self,
+        key: &ObjectKey,
+        id: UploadId,
+    ) -> Result<Vec<(u32, PartRecord)>, ServiceError> {
+        let (from, to) = (keys::upload(key, id, 1), keys::upload(key, id, u32::MAX));
+        let entries = self.open()?.uploads.range(self.nodes, &from, &to).await?;
+        entries.iter().map(decode_part).collect()
+    }
+
+    /// Removes parts of an upload, and its header too when `header` is set.
+    pub(super) fn remove_upload(
+        &mut self,
+        key: &ObjectKey,
+        id: UploadId,
+        parts: impl Iterator<Item = u32>,
+        header: bool,
+    ) {
+        let edits = &mut self.change().uploads.edits;
+        for number in parts.chain(header.then_some(0)) {
+            edits.insert(keys::upload(key, id, number), None);
+        }
+    }
+
+    /// Applies all edits and returns what to publish.
+    pub(super) async fn seal(
+        mut self,
+        writer: WriterId,
+        generation: u64,
+    ) -> Result<Sealed, ServiceError> {
+        let (version, time) = (self.next_version(), self.time);
+        let mut blocks = std::mem::take(&mut self.blocks);
+        let mut root = match self.open {
+            Some(open) => {
+                let mut root = open.root;
+                for (tree, overlay) in
+                    [(&mut root.objects, open.objects), (&mut root.uploads, open.uploads)]
+                {
+                    let edited =
+                        edit(self.nodes, &root.salt, &overlay.tree, &overlay.edits).await?;
+                    *tree = edited.tree;
+                    blocks.extend(edited.blocks);
+                }
+                root
+            }
+            None => self.tombstone(),
+        };
+        root.parent = self.base.map(|head| head.row.pointer.root);
+        root.version = version;
+        root.time = time;
+        if let Some(base) = self.base {
+            root.authors.clone_from(&base.root.authors);
+        }
+        root.sign(writer, time.saturating_sub(AUTHORS_KEPT_MS));
+        let block = root.to_block();
+        let row = NewRoot {
+            pointer: RootPointer { root: block.cid(), version, generation },
+            bucket_id: root.id,
+            created: root.created,
+            deleted: root.deleted,
+            global_name: self.global_name,
+        };
+        blocks.push(block);
+        Ok(Sealed { root, row, blocks })
+    }
+
+    fn tombstone(&self) -> BucketRoot {
+        let (owner, name) = self.address.clone();
+        let old = self.base.map(|head| &head.root);
+        let id = old.map_or(BucketId([0; 16]), |root| root.id);
+        let mut root = BucketRoot::new(owner, name, id, Salt([0; 32]), 0, self.time);
+        root.created = old.map_or(self.time, |root| root.created);
+        root.deleted = Some(self.time);
+        root
+    }
+}
+
+/// Decodes an entry of the uploads tree that is a part.
+pub(crate) fn decode_part(entry: &Entry) -> Result<(u32, PartRecord), ServiceError> {
+    let (_, _, number) = keys::parse_upload(&entry.key)
+        .ok_or(StoreError::Malformed { what: "upload key", why: "not of its form" })?;
+    Ok((number, PartRecord::decode(&entry.value, entry.weight)?))
+}
+
+impl Head {
+    /// Returns the row this head would be after `sealed` won.
+    pub(super) fn after(sealed: &Sealed, address: &BucketAddress, base: Option<&Self>) -> Self {
+        let kept = base.is_some_and(|head| head.row.global_name);
+        let row = RootRow {
+            owner: address.0,
+            bucket: address.1.clone(),
+            pointer: sealed.row.pointer,
+            bucket_id: sealed.row.bucket_id,
+            created: sealed.row.created,
+            deleted: sealed.row.deleted,
+            // Only a hint here: whoever needs the truth asks the arbiter.
+            global_name: kept,
+        };
+        Self { row, root: sealed.root.clone() }
+    }
+}

@@ -1,0 +1,152 @@
+//! What a request can come to instead of success, named by what the caller does next.
+//!
+//! No HTTP here: the gateway maps every variant to an S3 code, without a catch-all.
+
+use fula_core::StoreError;
+
+/// Whether a write that failed may have been applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Certainly not.
+    None,
+    /// It may have been, or may still be.
+    Unknown,
+}
+
+/// The condition of a request that did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionName {
+    /// `If-Match`.
+    IfMatch,
+    /// `If-None-Match`.
+    IfNoneMatch,
+    /// `If-Unmodified-Since`.
+    IfUnmodifiedSince,
+    /// `If-Modified-Since`.
+    IfModifiedSince,
+}
+
+/// A request that was not carried out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// No such bucket, or none the caller may know of.
+    #[error("bucket does not exist")]
+    NoSuchBucket,
+    /// The caller has a bucket of this name.
+    #[error("you already own this bucket")]
+    BucketAlreadyOwned,
+    /// Someone else holds the name, and names are global here.
+    #[error("bucket name is taken")]
+    BucketNameTaken,
+    /// Delete its objects first.
+    #[error("bucket is not empty")]
+    BucketNotEmpty,
+    /// No such object.
+    #[error("object does not exist")]
+    NoSuchKey,
+    /// No such upload, or it was completed or aborted.
+    #[error("upload does not exist")]
+    NoSuchUpload,
+    /// A part is missing or is not what the caller believes.
+    #[error("part {0} was not found, or its ETag or checksum differs")]
+    InvalidPart(u32),
+    /// Part numbers do not ascend.
+    #[error("parts are not in ascending order")]
+    InvalidPartOrder,
+    /// A part other than the last is below the minimum.
+    #[error("part {0} is smaller than the minimum of 5 MiB")]
+    PartTooSmall(u32),
+    /// A condition is false now.
+    #[error("{0:?} does not hold")]
+    PreconditionFailed(ConditionName),
+    /// The caller's copy is current.
+    #[error("not modified")]
+    NotModified {
+        /// Current entity tag.
+        etag: fula_core::bucket::ETag,
+        /// Last modification, milliseconds since 1970.
+        time_ms: u64,
+    },
+    /// No byte of the range exists.
+    #[error("range lies beyond the object's {size} bytes")]
+    InvalidRange {
+        /// Length of the object.
+        size: u64,
+    },
+    /// The caller may not do this.
+    #[error("access denied")]
+    AccessDenied,
+    /// The bytes received are not those the digest was made of.
+    #[error("{0} does not match the content")]
+    BadDigest(&'static str),
+    /// A digest header is malformed.
+    #[error("{0} is malformed")]
+    InvalidDigest(&'static str),
+    /// Fewer or more bytes than announced.
+    #[error("body ended after {received} of {announced} bytes")]
+    IncompleteBody {
+        /// Announced length.
+        announced: u64,
+        /// Received length.
+        received: u64,
+    },
+    /// The body broke off: the client went away or sent garbage.
+    #[error("body could not be read: {0}")]
+    BodyFailed(String),
+    /// Larger than this kind of request allows.
+    #[error("entity is larger than {0} bytes")]
+    EntityTooLarge(u64),
+    /// Metadata over the limit.
+    #[error("user metadata exceeds {0} bytes")]
+    MetadataTooLarge(usize),
+    /// An argument makes no sense.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// The request makes no sense as a whole.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// Not offered; refused rather than ignored.
+    #[error("{0} is not implemented")]
+    NotImplemented(&'static str),
+    /// Retry later: too much at once, or out of time.
+    #[error("busy; outcome {0:?}")]
+    Busy(Outcome),
+    /// The medium is full.
+    #[error("out of space")]
+    Full,
+    /// The state is written in a format newer than this program.
+    #[error("bucket is written by a newer version and is read-only here")]
+    NewerFormat,
+    /// Something below failed; the text is for the log.
+    #[error("{0}")]
+    Internal(String),
+    /// A block is missing or damaged, or a store does not answer: retry later.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Full { .. } => Self::Full,
+            StoreError::Unavailable { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Missing { .. } => Self::Unavailable(chain(&error)),
+            StoreError::TooLarge { .. } | StoreError::Malformed { .. } => {
+                Self::Internal(chain(&error))
+            }
+        }
+    }
+}
+
+/// Joins an error and its sources, for the log.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,342 @@
+//! Access keys: made by the operator, kept in the directory with their secrets sealed.
+//!
+//! `SigV4` needs the secret itself, so it is encrypted, not hashed: AES-256-GCM under a key that
+//! never enters the directory, with the access key id as associated data, so that a sealed secret
+//! cannot be moved to another id.
+
+use std::{fmt, sync::Arc};
+
+use aes_gcm::{
+    Aes256Gcm, KeyInit,
+    aead::{Aead, Nonce, Payload},
+};
+use bytes::Bytes;
+use fula_core::{
+    Directory,
+    directory::{Table, WriteOutcome},
+    root::TimeMs,
+};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{
+    Random,
+    access::Identity,
+    error::ServiceError,
+    limits::PAGE_MAX,
+};
+
+/// Prefix of the user ids of operator-made keys.
+const USER_PREFIX: &str = "key:";
+
+/// Characters of generated ids, and of secrets: no look-alikes, nothing to escape.
+const ID_CHARACTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// A secret access key: prints nothing, wipes itself.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(secret: String) -> Self {
+        Self(Zeroizing::new(secret))
+    }
+
+    /// Returns the secret itself, to sign with or to hand to its owner.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// An access key without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyInfo {
+    /// Access key id.
+    pub id: String,
+    /// Whose requests it signs.
+    pub user: String,
+    /// When it was made, milliseconds since 1970.
+    pub created: TimeMs,
+}
+
+/// A key as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    user: String,
+    created: TimeMs,
+    /// Hex of nonce and sealed secret.
+    sealed: String,
+}
+
+/// A key file's content that is not 64 hex digits.
+#[derive(Debug, thiserror::Error)]
+#[error("a secrets key is 64 hex digits")]
+pub struct InvalidSealingKey;
+
+/// The key that seals secrets.
+#[derive(Clone)]
+pub struct SealingKey(Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealingKey(…)")
+    }
+}
+
+impl SealingKey {
+    /// Parses 64 hex digits; surrounding white space is ignored.
+    ///
+    /// # Errors
+    /// [`InvalidSealingKey`].
+    pub fn parse(text: &str) -> Result<Self, InvalidSealingKey> {
+        let mut key = Zeroizing::new([0; 32]);
+        hex::decode_to_slice(text.trim(), key.as_mut_slice()).map_err(|_| InvalidSealingKey)?;
+        Ok(Self(key))
+    }
+
+    fn cipher(&self) -> Aes256Gcm {
+        Aes256Gcm::new((&*self.0).into())
+    }
+
+    fn seal(&self, nonce: [u8; 12], id: &str, secret: &Secret) -> Result<String, ServiceError> {
+        let payload = Payload { msg: secret.expose().as_bytes(), aad: id.as_bytes() };
+        let sealed = self.cipher().encrypt(&Nonce::<Aes256Gcm>::from(nonce), payload);
+        let sealed = sealed.map_err(|_| ServiceError::Internal("cannot seal a secret".into()))?;
+        Ok(hex::encode([nonce.as_slice(), &sealed].concat()))
+    }
+
+    fn open(&self, id: &str, sealed: &str) -> Result<Secret, ServiceError> {
+        let wrong = || ServiceError::Internal(format!("the secret of key {id} cannot be opened"));
+        let bytes = hex::decode(sealed).map_err(|_| wrong())?;
+        let (nonce, sealed) = bytes.split_first_chunk::<12>().ok_or_else(wrong)?;
+        let payload = Payload { msg: sealed, aad: id.as_bytes() };
+        let secret = self.cipher().decrypt(&Nonce::<Aes256Gcm>::from(*nonce), payload);
+        let secret = secret.map_err(|_| wrong())?;
+        String::from_utf8(secret).map(Secret::new).map_err(|_| wrong())
+    }
+}
+
+/// Makes, finds and revokes access keys.
+#[derive(Clone)]
+pub struct KeyRing {
+    directory: Arc<dyn Directory>,
+    sealing: SealingKey,
+    random: Random,
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRing").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl KeyRing {
+    /// Keeps keys in `directory`, sealed under `sealing`.
+    pub fn new(directory: Arc<dyn Directory>, sealing: SealingKey, random: Random) -> Self {
+        Self { directory, sealing, random }
+    }
+
+    fn draw(&self, characters: usize) -> String {
+        let mut bytes = vec![0; characters];
+        (self.random)(&mut bytes);
+        bytes.iter().map(|byte| char::from(ID_CHARACTERS[usize::from(byte % 32)])).collect()
+    }
+
+    /// Makes a key for user `name` and returns it with its secret, which is shown only now.
+    ///
+    /// # Errors
+    /// [`ServiceError::InvalidArgument`] for a bad name, [`ServiceError::Unavailable`].
+    pub async fn create(
+        &self,
+        name: &str,
+        now: TimeMs,
+    ) -> Result<(KeyInfo, Secret), ServiceError> {
+        let id = format!("FULA{}", self.draw(16));
+        let secret = Secret::new(self.draw(40));
+        let info = self.import(name, &id, &secret, now).await?;
+        Ok((info, secret))
+    }
+
+    /// Stores a key whose id and secret were chosen elsewhere. Storing it again with another
+    /// secret replaces the secret.
+    ///
+    /// # Errors
+    /// [`ServiceError::InvalidArgument`] for a bad name, id or secret, and for an id that belongs
+    /// to another user; [`ServiceError::Unavailable`].
+    pub async fn import(
+        &self,
+        name: &str,
+        id: &str,
+        secret: &Secret,
+        now: TimeMs,
+    ) -> Result<KeyInfo, ServiceError> {
+        check_name(name)?;
+        check_key(id, secret)?;
+        let user = format!("{USER_PREFIX}{name}");
+        let current = self.directory.read(Table::Keys, id).await?;
+        let version = current.as_ref().map_or(0, |entry| entry.version);
+        let mut created = now;
+        if let Some(value) = current.and_then(|entry| entry.value) {
+            let stored = parse(&value)?;
+            if stored.user != user {
+                let text = format!("access key {id} belongs to {}", stored.user);
+                return Err(ServiceError::InvalidArgument(text));
+            }
+            if self.sealing.open(id, &stored.sealed)?.expose() == secret.expose() {
+                return Ok(KeyInfo { id: id.to_owned(), user, created: stored.created });
+            }
+            created = stored.created;
+        }
+        let mut nonce = [0; 12];
+        (self.random)(&mut nonce);
+        let sealed = self.sealing.seal(nonce, id, secret)?;
+        let stored = Stored { user: user.clone(), created, sealed };
+        let value = serde_json::to_vec(&stored)
+            .map_err(|error| ServiceError::Internal(error.to_string()))?;
+        match self.directory.write(Table::Keys, id, version, Some(value.into())).await? {
+            WriteOutcome::Done(_) => Ok(KeyInfo { id: id.to_owned(), user, created }),
+            WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Outcome::None)),
+        }
+    }
+
+    /// Returns the secret and the user of a key, or `None` when there is no such key.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn find(&self, id: &str) -> Result<Option<(Secret, Identity)>, ServiceError> {
+        let Some(entry) = self.directory.read(Table::Keys, id).await? else { return Ok(None) };
+        let Some(value) = entry.value else { return Ok(None) };
+        let stored = parse(&value)?;
+        let secret = self.sealing.open(id, &stored.sealed)?;
+        Ok(Some((secret, Identity::of_user(&stored.user))))
+    }
+
+    /// Returns all keys of user `name`, or of everyone.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn list(&self, name: Option<&str>) -> Result<Vec<KeyInfo>, ServiceError> {
+        let user = name.map(|name| format!("{USER_PREFIX}{name}"));
+        let mut keys = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.directory.list(Table::Keys, after.as_deref(), PAGE_MAX).await?;
+            let Some((last, _)) = page.last() else { return Ok(keys) };
+            after = Some(last.clone());
+            for (id, entry) in page {
+                let Some(value) = entry.value else { continue };
+                let stored = parse(&value)?;
+                if user.as_ref().is_none_or(|user| *user == stored.user) {
+                    keys.push(KeyInfo { id, user: stored.user, created: stored.created });
+                }
+            }
+        }
+    }
+
+    /// Deletes a key; says whether there was one. With `name`, only that user's.
+    ///
+    /// # Errors
+    /// [`ServiceError::InvalidArgument`] when it belongs to another user;
+    /// [`ServiceError::Unavailable`].
+    pub async fn revoke(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
+        let Some(entry) = self.directory.read(Table::Keys, id).await? else { return Ok(false) };
+        let Some(value) = entry.value else { return Ok(false) };
+        let user = parse(&value)?.user;
+        if name.is_some_and(|name| format!("{USER_PREFIX}{name}") != user) {
+            let text = format!("access key {id} belongs to {user}");
+            return Err(ServiceError::InvalidArgument(text));
+        }
+        match self.directory.write(Table::Keys, id, entry.version, None).await? {
+            WriteOutcome::Done(_) => Ok(true),
+            WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Outcome::None)),
+        }
+    }
+}
+
+fn parse(value: &Bytes) -> Result<Stored, ServiceError> {
+    serde_json::from_slice(value)
+        .map_err(|error| ServiceError::Internal(format!("malformed key record: {error}")))
+}
+
+fn check_name(name: &str) -> Result<(), ServiceError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if (1..=64).contains(&name.len()) && name.chars().all(allowed) {
+        return Ok(());
+    }
+    let text = "user names are 1 to 64 letters, digits, '-', '_', '.' and '@'";
+    Err(ServiceError::InvalidArgument(text.to_owned()))
+}
+
+fn check_key(id: &str, secret: &Secret) -> Result<(), ServiceError> {
+    let id_ok = (3..=128).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric());
+    let secret_ok = (8..=256).contains(&secret.expose().len())
+        && secret.expose().chars().all(|c| c.is_ascii_graphic());
+    if id_ok && secret_ok {
+        return Ok(());
+    }
+    let text = "access key ids are 3 to 128 letters and digits, secrets 8 to 256 printable characters";
+    Err(ServiceError::InvalidArgument(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use fula_core::memory::MemoryDirectory;
+
+    use super::*;
+
+    fn ring() -> (Arc<MemoryDirectory>, KeyRing) {
+        let directory = Arc::new(MemoryDirectory::default());
+        let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
+        let ring = KeyRing::new(directory.clone(), sealing, crate::system_random());
+        (directory, ring)
+    }
+
+    #[tokio::test]
+    async fn keys_are_made_found_listed_and_revoked() {
+        let (_, ring) = ring();
+        let (info, secret) = ring.create("alice", 5).await.unwrap();
+        assert_eq!(info.user, "key:alice");
+        let (found, identity) = ring.find(&info.id).await.unwrap().unwrap();
+        assert_eq!(found.expose(), secret.expose());
+        assert_eq!(identity, Identity::of_user("key:alice"));
+        ring.create("bob", 6).await.unwrap();
+        assert_eq!(ring.list(Some("alice")).await.unwrap(), [info.clone()]);
+        assert_eq!(ring.list(None).await.unwrap().len(), 2);
+        assert!(ring.revoke(&info.id, Some("bob")).await.is_err());
+        assert!(ring.revoke(&info.id, Some("alice")).await.unwrap());
+        assert!(!ring.revoke(&info.id, None).await.unwrap());
+        assert!(ring.find(&info.id).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn secrets_are_sealed_at_rest_and_bound_to_their_id() {
+        let (directory, ring) = ring();
+        let (info, secret) = ring.create("alice", 5).await.unwrap();
+        let entry = directory.read(Table::Keys, &info.id).await.unwrap().unwrap();
+        let text = String::from_utf8(entry.value.clone().unwrap().to_vec()).unwrap();
+        assert!(!text.contains(secret.expose()));
+        assert!(!text.contains(&hex::encode(secret.expose())));
+        // The same sealed secret under another id does not open.
+        directory.write(Table::Keys, "STOLEN", 0, entry.value).await.unwrap();
+        assert!(ring.find("STOLEN").await.is_err());
+        assert_eq!(format!("{secret:?}"), "Secret(…)");
+    }
+
+    #[tokio::test]
+    async fn importing_again_changes_the_secret_and_nothing_else() {
+        let (_, ring) = ring();
+        let secret = |text: &str| Secret::new(text.to_owned());
+        ring.import("me", "AKIDEXAMPLE", &secret("first-secret"), 1).await.unwrap();
+        ring.import("me", "AKIDEXAMPLE", &secret("other-secret"), 2).await.unwrap();
+        let (found, _) = ring.find("AKIDEXAMPLE").await.unwrap().unwrap();
+        assert_eq!(found.expose(), "other-secret");
+        let other = ring.import("you", "AKIDEXAMPLE", &secret("third-secret"), 3).await;
+        assert!(matches!(other, Err(ServiceError::InvalidArgument(_))));
+    }
+}

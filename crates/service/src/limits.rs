@@ -1,0 +1,60 @@
+//! Every bound of the service, by name.
+
+use std::time::Duration;
+
+/// Bounds of one gateway process.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How long a write may take from queueing to its answer.
+    pub commit_deadline: Duration,
+    /// How long a master goes on resolving an unanswered swap after its writers were told.
+    pub resolve_for: Duration,
+    /// Most changes in one round.
+    pub round_changes_max: usize,
+    /// Most bytes of small bodies in one round.
+    pub round_bytes_max: usize,
+    /// Most times a round is judged again after a lost swap.
+    pub round_attempts_max: u32,
+    /// Most changes waiting for one bucket.
+    pub queue_max: usize,
+    /// Memory for decoded tree nodes, in bytes.
+    pub cache_bytes: u64,
+    /// Buckets whose root stays decoded.
+    pub heads_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            commit_deadline: Duration::from_secs(10),
+            resolve_for: Duration::from_secs(60),
+            round_changes_max: 256,
+            round_bytes_max: 16 << 20,
+            round_attempts_max: 64,
+            queue_max: 4096,
+            cache_bytes: 64 << 20,
+            heads_max: 4096,
+        }
+    }
+}
+
+/// Largest object of a single PUT or copy, in bytes.
+pub const PUT_BYTES_MAX: u64 = 5 << 30;
+
+/// Smallest part of a multipart upload except the last, in bytes.
+pub const PART_BYTES_MIN: u64 = 5 << 20;
+
+/// Highest part number.
+pub const PARTS_MAX: u32 = 10_000;
+
+/// Most user metadata of one object, names and values together, in bytes.
+pub const METADATA_BYTES_MAX: usize = 2048;
+
+/// Most entries in one page of any listing.
+pub const PAGE_MAX: usize = 1000;
+
+/// Most keys in one batch delete.
+pub const DELETE_KEYS_MAX: usize = 1000;
+
+/// How long a writer's last commit is remembered in the root.
+pub const AUTHORS_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;

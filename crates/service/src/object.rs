@@ -1,0 +1,356 @@
+//! Objects: put, get, delete, copy.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use fula_core::{
+    Block, StoreError,
+    block::require,
+    bucket::{Attached, ETag, ObjectKind, ObjectRecord, PartSpan, Seq, TextMap, read_parts},
+    content,
+    id::ObjectKey,
+};
+use futures::stream::BoxStream;
+use futures::StreamExt;
+
+use crate::{
+    Service,
+    access::{Action, Identity},
+    body::{self, BodyFacts, BodyStream},
+    commit::{Answer, BucketAddress, Change, Head, Source, content_of},
+    condition::{ReadConditions, WriteConditions},
+    error::ServiceError,
+    limits::{METADATA_BYTES_MAX, PUT_BYTES_MAX},
+    parse_key,
+};
+
+/// Headers and metadata that an object keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectFacts {
+    /// System headers by lower-case name.
+    pub headers: TextMap,
+    /// User metadata by name without its prefix.
+    pub metadata: TextMap,
+    /// Canned ACL.
+    pub acl: Option<String>,
+}
+
+/// An object being put.
+pub struct PutRequest {
+    /// Its key.
+    pub key: String,
+    /// What it keeps besides its bytes.
+    pub facts: ObjectFacts,
+    /// Conditions on what it replaces.
+    pub conditions: WriteConditions,
+    /// Its bytes.
+    pub body: BodyStream,
+    /// What the client says about them.
+    pub body_facts: BodyFacts,
+}
+
+/// An object found: its record with linked maps resolved, and how to read it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its record.
+    pub record: ObjectRecord,
+    /// System headers by lower-case name.
+    pub headers: TextMap,
+    /// User metadata.
+    pub metadata: TextMap,
+}
+
+/// The source of a copy.
+#[derive(Clone, Debug)]
+pub struct CopySourceRequest {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// Conditions on it.
+    pub conditions: ReadConditions,
+}
+
+/// A copy.
+#[derive(Clone, Debug)]
+pub struct CopyRequest {
+    /// Where from.
+    pub source: CopySourceRequest,
+    /// Where to.
+    pub key: String,
+    /// New headers and metadata, or `None` to keep the source's.
+    pub replace: Option<ObjectFacts>,
+    /// Conditions on what it replaces.
+    pub conditions: WriteConditions,
+}
+
+/// One key of a batch delete.
+#[derive(Clone, Debug)]
+pub struct DeleteKey {
+    /// The key.
+    pub key: String,
+    /// Conditions on it.
+    pub conditions: WriteConditions,
+}
+
+impl ObjectFacts {
+    /// Checks the limits and decides what is kept in the record; returns blocks for the rest.
+    pub(crate) fn attach(self) -> Result<(Attached, Attached, Vec<Block>), ServiceError> {
+        let bytes: usize = self.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > METADATA_BYTES_MAX {
+            return Err(ServiceError::MetadataTooLarge(METADATA_BYTES_MAX));
+        }
+        let (headers, first) = Attached::new(self.headers);
+        let (metadata, second) = Attached::new(self.metadata);
+        Ok((headers, metadata, first.into_iter().chain(second).collect()))
+    }
+}
+
+/// Returns a record with nothing but kept facts: content, size and tag are still to come.
+pub(crate) fn bare_record(
+    headers: Attached,
+    metadata: Attached,
+    acl: Option<String>,
+) -> ObjectRecord {
+    ObjectRecord {
+        kind: ObjectKind::Object,
+        size: 0,
+        etag: ETag::Md5([0; 16]),
+        checksums: Vec::new(),
+        time: 0,
+        seq: Seq::default(),
+        headers,
+        metadata,
+        tags: Attached::default(),
+        acl,
+        lock: None,
+        sse: None,
+        class: None,
+        content: None,
+        parts: None,
+        fingerprint: None,
+    }
+}
+
+impl Service {
+    /// Stores an object. Conditions are judged before the body is read and again at commit.
+    ///
+    /// # Errors
+    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for `If-Match` on
+    /// nothing, and what [`body::take`] finds.
+    pub async fn put_object(
+        &self,
+        identity: Option<&Identity>,
+        bucket: &str,
+        request: PutRequest,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let (address, head) = self.resolve(identity, bucket, Action::Write).await?;
+        let key = parse_key(&request.key)?;
+        if !request.conditions.is_empty() {
+            let current = self.record(&head, &key).await?;
+            request.conditions.judge(current.as_ref())?;
+        }
+        let acl = request.facts.acl.clone();
+        let (headers, metadata, mut blocks) = request.facts.attach()?;
+        let taken =
+            body::take(self.committer.nodes().blocks(), request.body, request.body_facts).await?;
+        let record = ObjectRecord {
+            size: taken.size,
+            etag: taken.etag(),
+            checksums: vec![taken.checksum],
+            content: Some(taken.content),
+            ..bare_record(headers, metadata, acl)
+        };
+        blocks.extend(taken.riding);
+        self.write(&address, key, Source::Record(Box::new(record)), request.conditions, blocks)
+            .await
+    }
+
+    async fn write(
+        &self,
+        address: &BucketAddress,
+        key: ObjectKey,
+        source: Source,
+        conditions: WriteConditions,
+        blocks: Vec<Block>,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let change = Change::Write { key, source, conditions, blocks };
+        match self.committer.submit(address, change).await? {
+            Answer::Object(record) => Ok(*record),
+            other => Err(ServiceError::Internal(format!("a write answered {other:?}"))),
+        }
+    }
+
+    /// Returns the current record of a key in one root.
+    pub(crate) async fn record(
+        &self,
+        head: &Head,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, ServiceError> {
+        let found = head.root.objects.get(self.committer.nodes(), key.as_bytes()).await?;
+        Ok(found.map(|entry| ObjectRecord::decode(&entry.value, entry.weight)).transpose()?)
+    }
+
+    /// Finds an object whose conditions hold.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::NotModified`],
+    /// [`ServiceError::PreconditionFailed`].
+    pub async fn get_object(
+        &self,
+        identity: Option<&Identity>,
+        bucket: &str,
+        key: &str,
+        conditions: &ReadConditions,
+    ) -> Result<Object, ServiceError> {
+        let (_, head) = self.resolve(identity, bucket, Action::Read).await?;
+        let record = self.record(&head, &parse_key(key)?).await?;
+        let record = record.ok_or(ServiceError::NoSuchKey)?;
+        conditions.judge_read(&record)?;
+        let headers = self.attached(&record.headers).await?;
+        let metadata = self.attached(&record.metadata).await?;
+        Ok(Object { record, headers, metadata })
+    }
+
+    async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {
+        match map {
+            Attached::Inline(map) => Ok(map.clone()),
+            Attached::Linked(cid) => {
+                let block = require(self.committer.nodes().blocks().as_ref(), cid).await?;
+                Ok(Attached::read_block(&block)?)
+            }
+        }
+    }
+
+    /// Streams bytes of an object that was found; reads only the blocks the range needs.
+    ///
+    /// # Errors
+    /// [`ServiceError::Internal`] for a record without content.
+    pub fn read(
+        &self,
+        record: &ObjectRecord,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
+        let blocks = Arc::clone(self.committer.nodes().blocks());
+        Ok(content::stream(blocks, content_of(record)?, record.size, range).boxed())
+    }
+
+    /// Returns the table of parts of an object made by a multipart upload.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn parts_of(&self, record: &ObjectRecord) -> Result<Vec<PartSpan>, ServiceError> {
+        let Some(cid) = &record.parts else { return Ok(Vec::new()) };
+        let block = require(self.committer.nodes().blocks().as_ref(), cid).await?;
+        Ok(read_parts(&block)?)
+    }
+
+    /// Deletes an object; deleting an absent one succeeds unless a condition forbids it.
+    ///
+    /// # Errors
+    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for a condition on
+    /// nothing.
+    pub async fn delete_object(
+        &self,
+        identity: Option<&Identity>,
+        bucket: &str,
+        request: DeleteKey,
+    ) -> Result<(), ServiceError> {
+        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
+        let key = parse_key(&request.key)?;
+        let change = Change::Delete { key, conditions: request.conditions };
+        self.committer.submit(&address, change).await.map(drop)
+    }
+
+    /// Deletes many objects in one commit; returns one outcome per key, in order.
+    ///
+    /// # Errors
+    /// What concerns the request as a whole.
+    pub async fn delete_objects(
+        &self,
+        identity: Option<&Identity>,
+        bucket: &str,
+        requests: Vec<DeleteKey>,
+    ) -> Result<Vec<Result<(), ServiceError>>, ServiceError> {
+        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
+        let parsed: Vec<_> = requests
+            .into_iter()
+            .map(|request| parse_key(&request.key).map(|key| (key, request.conditions)))
+            .collect();
+        let good = parsed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
+        let outcomes = match self.committer.submit(&address, Change::DeleteMany(good)).await? {
+            Answer::Each(outcomes) => outcomes,
+            other => return Err(ServiceError::Internal(format!("a delete answered {other:?}"))),
+        };
+        let mut outcomes = outcomes.into_iter();
+        let outcome = |key: Result<_, ServiceError>| match key {
+            Ok(_) => outcomes.next().unwrap_or(Ok(())),
+            Err(error) => Err(error),
+        };
+        Ok(parsed.into_iter().map(outcome).collect())
+    }
+
+    /// Copies an object; no byte is copied, the record links the same content.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::PreconditionFailed`],
+    /// [`ServiceError::InvalidRequest`] for a copy onto itself that changes nothing.
+    pub async fn copy_object(
+        &self,
+        identity: Option<&Identity>,
+        bucket: &str,
+        request: CopyRequest,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
+        let (from, head) = self.resolve(identity, &request.source.bucket, Action::Read).await?;
+        let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
+        if from == address && source_key == key && request.replace.is_none() {
+            return Err(ServiceError::InvalidRequest(
+                "This copy request is illegal because it is trying to copy an object to itself \
+                 without changing the object's metadata, storage class, website redirect location \
+                 or encryption attributes."
+                    .to_owned(),
+            ));
+        }
+        let (replace, blocks) = match request.replace {
+            Some(facts) => {
+                let (headers, metadata, blocks) = facts.attach()?;
+                (Some(Box::new((headers, metadata))), blocks)
+            }
+            None => (None, Vec::new()),
+        };
+        let conditions = request.source.conditions;
+        let source = if from == address {
+            Source::SameBucket { key: source_key, conditions, replace }
+        } else {
+            let record = self.record(&head, &source_key).await?.ok_or(ServiceError::NoSuchKey)?;
+            conditions.judge_source(&record)?;
+            let (headers, metadata) = match replace {
+                Some(replace) => *replace,
+                None => (record.headers.clone(), record.metadata.clone()),
+            };
+            let fresh = ObjectRecord {
+                headers,
+                metadata,
+                fingerprint: None,
+                ..record
+            };
+            Source::Record(Box::new(fresh))
+        };
+        let size = match &source {
+            Source::Record(record) => Some(record.size),
+            Source::SameBucket { key, .. } => {
+                self.record(&head, key).await?.map(|record| record.size)
+            }
+        };
+        if size.is_some_and(|size| size > PUT_BYTES_MAX) {
+            return Err(ServiceError::InvalidRequest(
+                "The specified copy source is larger than the maximum allowable size for a copy \
+                 source: 5368709120"
+                    .to_owned(),
+            ));
+        }
+        self.write(&address, key, source, request.conditions, blocks).await
+    }
+}
+

@@ -1,0 +1,93 @@
+//! Reading root pointers: each reader joins the next read that starts after it arrived.
+//!
+//! However many requests wait, one statement is in flight at a time and answers all that were
+//! waiting when it began, so reads stay linearizable at one round trip for thousands of them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use fula_core::{
+    BucketName, OwnerId, RootPointerStore,
+    root::{RootRow, Stamped},
+};
+use tokio::sync::oneshot;
+
+use crate::error::{ServiceError, chain};
+
+/// A bucket by owner and name.
+pub type BucketAddress = (OwnerId, BucketName);
+
+type Answer = Result<Stamped<Option<RootRow>>, ServiceError>;
+
+#[derive(Debug, Default)]
+struct Waiting {
+    readers: HashMap<BucketAddress, Vec<oneshot::Sender<Answer>>>,
+    running: bool,
+}
+
+/// Coalesces reads of root pointers.
+#[derive(Clone, Debug)]
+pub(crate) struct PointerReader {
+    roots: Arc<dyn RootPointerStore>,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+impl PointerReader {
+    /// Reads from `roots`.
+    pub(crate) fn new(roots: Arc<dyn RootPointerStore>) -> Self {
+        Self { roots, waiting: Arc::default() }
+    }
+
+    /// Returns the row as of some moment after the call.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] when the arbiter does not answer.
+    pub(crate) async fn read(&self, bucket: &BucketAddress) -> Answer {
+        let (answer, result) = oneshot::channel();
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.readers.entry(bucket.clone()).or_default().push(answer);
+            if !waiting.running {
+                waiting.running = true;
+                tokio::spawn(self.clone().serve());
+            }
+        }
+        let gone = || ServiceError::Unavailable("pointer reader stopped".to_owned());
+        result.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Reads for whoever waits, until nobody does.
+    async fn serve(self) {
+        loop {
+            let readers = {
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if waiting.readers.is_empty() {
+                    waiting.running = false;
+                    return;
+                }
+                std::mem::take(&mut waiting.readers)
+            };
+            let (names, answers): (Vec<_>, Vec<_>) = readers.into_iter().unzip();
+            metrics::counter!("fula_pointer_reads_total").increment(1);
+            match self.roots.get_roots(&names).await {
+                Ok(stamped) => {
+                    let (time, mark) = (stamped.time, stamped.mark);
+                    for (value, waiters) in stamped.value.into_iter().zip(answers) {
+                        for waiter in waiters {
+                            let (value, mark) = (value.clone(), mark.clone());
+                            drop(waiter.send(Ok(Stamped { value, time, mark })));
+                        }
+                    }
+                }
+                Err(error) => {
+                    let failure = ServiceError::Unavailable(chain(&error));
+                    for waiter in answers.into_iter().flatten() {
+                        drop(waiter.send(Err(failure.clone())));
+                    }
+                }
+            }
+        }
+    }
+}
