@@ -2,13 +2,39 @@
 
 # s3s 0.17 declares Rust 1.96 but builds unchanged on 1.95; see .cargo/config.toml.
 CARGO_FLAGS = --locked --ignore-rust-version
+CARGO_DENY = 0.20.2
+VENV = .venv
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run test
+.PHONY: help run test lint unit clients tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: ## Serves S3 on 127.0.0.1:9000 from ./data
 	cargo run --release $(CARGO_FLAGS) -- gateway --data-dir ./data
 
-test: ## Runs every test, as CI does
+test: tools lint unit clients ## Runs everything that CI runs, installing what it needs
+
+lint: tools ## Formatting, lints, dependency rules
+	cargo fmt --check
+	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+	cargo deny check bans licenses sources
+
+unit: ## Rust tests
 	cargo test --workspace $(CARGO_FLAGS)
+
+clients: tools ## boto3, the AWS CLI and rclone against a real gateway
+	cargo build --bin fula $(CARGO_FLAGS)
+	$(VENV)/bin/pytest -q -p no:cacheprovider tests/clients
+
+# What the tests need beyond a Rust toolchain and a C compiler.
+tools: $(VENV)/installed
+$(VENV)/installed: tests/clients/requirements.txt
+	command -v curl >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl python3 python3-venv; }
+	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt
+	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --version $(CARGO_DENY)
+	rm -rf $(VENV)
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt
+	touch $@

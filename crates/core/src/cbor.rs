@@ -372,9 +372,7 @@ impl<'a> Reader<'a> {
         let inner = depth.checked_sub(1).ok_or(Invalid("nested too deep"))?;
         match self.all.get(self.at).map(|first| first >> 5) {
             Some(TAG) => self.link().map(visit),
-            Some(ARRAY) => {
-                (0..self.array()?).try_for_each(|_| self.visit_links(inner, visit))
-            }
+            Some(ARRAY) => (0..self.array()?).try_for_each(|_| self.visit_links(inner, visit)),
             Some(MAP) => (0..self.map()?).try_for_each(|_| {
                 self.text()?;
                 self.visit_links(inner, visit)
@@ -400,7 +398,9 @@ mod tests {
             Ipld::String(text) => drop(out.text(text)),
             Ipld::List(list) => {
                 out.array(list.len());
-                list.iter().for_each(|item| write(item, out));
+                for item in list {
+                    write(item, out);
+                }
             }
             Ipld::Map(map) => {
                 out.map(map.len());

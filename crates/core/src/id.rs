@@ -189,7 +189,9 @@ pub struct BucketName(String);
 
 /// A name S3 would refuse, or one reserved for routes of our own.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("bucket names are 3 to 63 lowercase letters, digits, dots and hyphens, not an IP address, and not reserved")]
+#[error(
+    "bucket names are 3 to 63 lowercase letters, digits, dots and hyphens, not an IP address, and not reserved"
+)]
 pub struct InvalidBucketName;
 
 /// Names that are routes of the gateway, never buckets.
@@ -203,9 +205,7 @@ impl BucketName {
     pub fn parse(name: &str) -> Result<Self, InvalidBucketName> {
         let alnum = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
         let bytes = name.as_bytes();
-        let edges = |bytes: &[u8]| {
-            matches!((bytes.first(), bytes.last()), (Some(a), Some(b)) if alnum(*a) && alnum(*b))
-        };
+        let edges = |bytes: &[u8]| matches!((bytes.first(), bytes.last()), (Some(a), Some(b)) if alnum(*a) && alnum(*b));
         let ok = (3..=63).contains(&bytes.len())
             && bytes.iter().all(|&c| alnum(c) || c == b'.' || c == b'-')
             && edges(bytes)
@@ -307,7 +307,10 @@ mod tests {
         assert_eq!(Cid::from_bytes(&bytes[..35]), Err(InvalidCid));
         bytes[2] = 0x12; // sha2-256
         assert_eq!(Cid::from_bytes(&bytes), Err(InvalidCid));
-        assert_eq!("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG".parse::<Cid>(), Err(InvalidCid));
+        assert_eq!(
+            "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG".parse::<Cid>(),
+            Err(InvalidCid)
+        );
     }
 
     #[test]

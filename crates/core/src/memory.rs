@@ -78,10 +78,11 @@ impl BlockStore for MemoryBlocks {
             }
             state.position += 1;
             let (epoch, position) = (state.epoch, state.position);
-            let held = state
-                .held
-                .entry(block.cid())
-                .or_insert_with(|| Held { block: block.clone(), epoch, position });
+            let held = state.held.entry(block.cid()).or_insert_with(|| Held {
+                block: block.clone(),
+                epoch,
+                position,
+            });
             held.epoch = epoch;
             last = last.max(held.position);
         }
@@ -120,10 +121,7 @@ impl BlockStore for MemoryBlocks {
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
         let state = lock(&self.state);
         let beyond = state.held.iter().filter(|(cid, _)| after.is_none_or(|after| **cid > after));
-        Ok(beyond
-            .take(limit)
-            .map(|(cid, held)| (*cid, held.block.bytes().len() as u64))
-            .collect())
+        Ok(beyond.take(limit).map(|(cid, held)| (*cid, held.block.bytes().len() as u64)).collect())
     }
 }
 
@@ -195,9 +193,10 @@ impl RowSet {
 
     /// Returns rows of one owner after a name.
     pub fn list(&self, owner: OwnerId, after: Option<&BucketName>, limit: usize) -> Vec<RootRow> {
-        let mine = self.rows.iter().filter(|((found, name), _)| {
-            *found == owner && after.is_none_or(|after| name > after)
-        });
+        let mine = self
+            .rows
+            .iter()
+            .filter(|((found, name), _)| *found == owner && after.is_none_or(|after| name > after));
         mine.take(limit).map(|(_, row)| row.clone()).collect()
     }
 
@@ -303,10 +302,8 @@ impl Records {
         expected: u64,
         value: Option<Bytes>,
     ) -> Result<Result<Entry, WriteOutcome>, StoreError> {
-        let limits = [
-            (name.len(), NAME_BYTES_MAX),
-            (value.as_ref().map_or(0, Bytes::len), VALUE_BYTES_MAX),
-        ];
+        let limits =
+            [(name.len(), NAME_BYTES_MAX), (value.as_ref().map_or(0, Bytes::len), VALUE_BYTES_MAX)];
         for (len, max) in limits {
             if len > max {
                 return Err(StoreError::TooLarge { len, max });

@@ -41,10 +41,7 @@ macro_rules! refuses {
 
 #[tokio::test]
 async fn the_block_suite_refuses_broken_stores() {
-    refuses!(
-        block_store::a_new_put_saves_from_deletion,
-        BrokenBlocks::new(BlockFault::NoRenewal)
-    );
+    refuses!(block_store::a_new_put_saves_from_deletion, BrokenBlocks::new(BlockFault::NoRenewal));
     refuses!(
         block_store::sync_covers_what_was_already_there,
         BrokenBlocks::new(BlockFault::MarkForgetsPresent)
@@ -66,10 +63,7 @@ async fn the_root_suite_refuses_broken_stores() {
         root_store::current_is_never_what_was_expected,
         BrokenRoots::new(RootFault::ReportsExpected)
     );
-    refuses!(
-        root_store::global_names_have_one_holder,
-        BrokenRoots::new(RootFault::SharesNames)
-    );
+    refuses!(root_store::global_names_have_one_holder, BrokenRoots::new(RootFault::SharesNames));
 }
 
 #[tokio::test]

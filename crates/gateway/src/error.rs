@@ -23,9 +23,10 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         ServiceError::NotModified { etag, time_ms } => return not_modified(&etag, time_ms),
         ServiceError::InvalidRange { size } => return invalid_range(size),
         ServiceError::AccessDenied => (S3ErrorCode::AccessDenied, None),
-        ServiceError::BadDigest(what) => {
-            (S3ErrorCode::BadDigest, Some(format!("The {what} you specified did not match what we received.")))
-        }
+        ServiceError::BadDigest(what) => (
+            S3ErrorCode::BadDigest,
+            Some(format!("The {what} you specified did not match what we received.")),
+        ),
         ServiceError::InvalidDigest("Content-MD5") => (S3ErrorCode::InvalidDigest, None),
         ServiceError::InvalidDigest(what) => {
             (S3ErrorCode::InvalidRequest, Some(format!("Value for {what} header is invalid.")))

@@ -3,13 +3,19 @@
 //! Request ids, one log line each, metrics by operation and status, our own routes, and the
 //! repair of what `s3s` leaves out of error bodies. No secret, token or query is ever logged.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use futures::FutureExt;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use s3s::service::S3Service;
 use tokio::time::Instant;
 
@@ -74,6 +80,7 @@ impl Gateway {
         let id = self.ids.draw();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        let expects = Expects::of(&request);
         let operation = Arc::new(Operation::default());
         let mut response = if path.starts_with(OWN_ROUTES) {
             operation.set("FulaRoute".to_owned());
@@ -82,6 +89,7 @@ impl Gateway {
             self.s3(request, &operation).await
         };
         mend(&mut response, &id, &path);
+        expects.settle(&mut response);
         let status = response.status().as_u16();
         let elapsed = started.elapsed();
         let labels = [("operation", operation.name().to_owned()), ("status", status.to_string())];
@@ -107,14 +115,42 @@ impl Gateway {
         let mut request = request.map(s3s::Body::from);
         request.extensions_mut().insert(Arc::clone(operation));
         ignore_odd_range(request.headers_mut());
-        match self.s3.call(request).await {
-            Ok(response) => response,
-            Err(error) => {
-                tracing::error!(%error, "request could not be answered");
-                let mut response = Response::new(s3s::Body::empty());
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                response
-            }
+        // A bug in one request must not look like a broken network to its client.
+        match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
+            Ok(Ok(response)) => return response,
+            Ok(Err(error)) => tracing::error!(%error, "request could not be answered"),
+            Err(_) => tracing::error!("request panicked"),
+        }
+        let error = s3s::S3Error::new(s3s::S3ErrorCode::InternalError);
+        error.to_http_response().unwrap_or_else(|_| {
+            let mut response = Response::new(s3s::Body::empty());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        })
+    }
+}
+
+/// What a client that waits for `100 Continue` must be told with its answer.
+///
+/// Where we answer without asking for the body, no 100 is sent. Clients may then misread the next
+/// answer on the connection (botocore takes this answer's status for it), so the connection ends.
+struct Expects {
+    waits: bool,
+    is_empty: bool,
+}
+
+impl Expects {
+    fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        let waits = headers.contains_key(header::EXPECT) && request.version() < Version::HTTP_2;
+        let is_empty = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+        Self { waits, is_empty }
+    }
+
+    fn settle(&self, response: &mut Response<s3s::Body>) {
+        if self.waits && (self.is_empty || !response.status().is_success()) {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
     }
 }
@@ -189,12 +225,7 @@ fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
 }
 
 /// Puts the elements that `s3s` leaves out before the end of an error.
-fn mend_xml(
-    body: &Bytes,
-    condition: Option<&HeaderValue>,
-    id: &str,
-    path: &str,
-) -> Option<String> {
+fn mend_xml(body: &Bytes, condition: Option<&HeaderValue>, id: &str, path: &str) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let head = text.strip_suffix("</Error>")?;
     let condition = condition

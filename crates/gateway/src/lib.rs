@@ -37,7 +37,7 @@ impl Default for WireLimits {
             xml_bytes_max: 2 << 20,
             chunk_bytes_max: 1 << 20,
             header_timeout: std::time::Duration::from_secs(30),
-            body_idle_timeout: std::time::Duration::from_secs(60),
+            body_idle_timeout: std::time::Duration::from_mins(1),
             drain_bytes_max: 1 << 20,
         }
     }

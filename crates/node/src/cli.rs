@@ -83,8 +83,8 @@ pub(crate) struct GatewayArgs {
 /// Where a master keeps its state.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct DataDirArgs {
-    /// Directory of all state [default: $STATE_DIRECTORY, else /var/lib/fula-gateway as root, else
-    /// $XDG_DATA_HOME/fula]
+    /// Directory of all state [default: `$STATE_DIRECTORY`, else /var/lib/fula-gateway as root,
+    /// else `$XDG_DATA_HOME/fula`]
     #[arg(long, env = "FULA_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }

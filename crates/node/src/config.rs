@@ -32,7 +32,9 @@ pub(crate) enum ConfigError {
     #[error("set both --access-key-id and --secret-access-key, or neither")]
     HalfAKey,
     /// Say where.
-    #[error("no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)")]
+    #[error(
+        "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
+    )]
     NoDataDir,
 }
 

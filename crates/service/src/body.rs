@@ -16,10 +16,7 @@ use fula_core::{
 use futures::{Stream, StreamExt};
 use subtle::ConstantTimeEq;
 
-use crate::{
-    checksum::Digests,
-    error::ServiceError,
-};
+use crate::{checksum::Digests, error::ServiceError};
 
 /// What the transport yields: bytes, or the reason why there are no more.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, ServiceError>> + Send>>;
@@ -38,9 +35,11 @@ pub struct BodyFacts {
     pub length_max: u64,
     /// MD5 it must have.
     pub md5: Option<[u8; 16]>,
-    /// Which checksum to compute and keep.
-    pub algorithm: ChecksumAlgorithm,
-    /// Value it must have.
+    /// Which checksum to keep.
+    pub keep: ChecksumAlgorithm,
+    /// Which checksum the client sends; the one to keep, or another to verify as well.
+    pub sent: ChecksumAlgorithm,
+    /// Value that the one sent must have.
     pub checksum: Option<Bytes>,
     /// Where the value comes from when it follows the body.
     pub trailer: Option<Trailer>,
@@ -55,8 +54,8 @@ pub struct Taken {
     pub size: u64,
     /// Its MD5.
     pub md5: [u8; 16],
-    /// Its checksum.
-    pub checksum: Checksum,
+    /// Its checksums: the one to keep, then the one sent if that is another.
+    pub checksums: Vec<Checksum>,
     /// The body itself, when it is to ride with the commit.
     pub riding: Option<Block>,
 }
@@ -84,7 +83,7 @@ pub async fn take(
     }
     let announced = facts.length.and_then(|length| usize::try_from(length).ok());
     let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(LEAF_BYTES));
-    let mut leaves = Leaves::new(Arc::clone(blocks), facts.algorithm);
+    let mut leaves = Leaves::new(Arc::clone(blocks), [facts.keep, facts.sent]);
     let mut size = 0_u64;
     while let Some(bytes) = body.next().await {
         let mut bytes = bytes?;
@@ -120,8 +119,9 @@ fn check(facts: BodyFacts, taken: &Taken) -> Result<(), ServiceError> {
         Some(trailer) => trailer()?,
         None => None,
     };
+    let ours = taken.checksums.iter().find(|checksum| checksum.algorithm == facts.sent);
     for value in [facts.checksum, trailing].into_iter().flatten() {
-        if !bool::from(value.ct_eq(&taken.checksum.value)) {
+        if !ours.is_some_and(|ours| bool::from(value.ct_eq(&ours.value))) {
             return Err(ServiceError::BadDigest("checksum"));
         }
     }
@@ -131,8 +131,7 @@ fn check(facts: BodyFacts, taken: &Taken) -> Result<(), ServiceError> {
 /// Leaves on their way to the store, one at a time, hashed in order.
 struct Leaves {
     blocks: Arc<dyn BlockStore>,
-    algorithm: ChecksumAlgorithm,
-    /// The digests, unless a task has them.
+    /// Of everything so far; a task has them while a leaf is in flight.
     digests: Option<Digests>,
     in_flight: Option<tokio::task::JoinHandle<Result<Stored, ServiceError>>>,
     dag: DagBuilder,
@@ -146,11 +145,10 @@ struct Stored {
 }
 
 impl Leaves {
-    fn new(blocks: Arc<dyn BlockStore>, algorithm: ChecksumAlgorithm) -> Self {
+    fn new(blocks: Arc<dyn BlockStore>, algorithms: [ChecksumAlgorithm; 2]) -> Self {
         Self {
             blocks,
-            algorithm,
-            digests: Some(Digests::new(algorithm)),
+            digests: Some(Digests::new(algorithms)),
             in_flight: None,
             dag: DagBuilder::default(),
             mark: SyncMark::default(),
@@ -160,7 +158,7 @@ impl Leaves {
     /// Hands on a leaf; it is hashed and stored while the caller goes on.
     async fn push(&mut self, bytes: Bytes) -> Result<(), ServiceError> {
         self.settle().await?;
-        let digests = self.digests.take().unwrap_or_else(|| Digests::new(self.algorithm));
+        let digests = self.digests.take().ok_or_else(lost_digests)?;
         let blocks = Arc::clone(&self.blocks);
         self.in_flight = Some(tokio::spawn(async move {
             let (block, digests) = hash(bytes, digests).await?;
@@ -192,19 +190,23 @@ impl Leaves {
             self.push(last.clone()).await?;
             self.settle().await?;
         }
-        let digests = self.digests.take().unwrap_or_else(|| Digests::new(self.algorithm));
+        let digests = self.digests.take().ok_or_else(lost_digests)?;
         if single {
             let (block, digests) = hash(last, digests).await?;
-            let (md5, checksum) = digests.finish();
-            return Ok(Taken { content: block.cid(), size, md5, checksum, riding: Some(block) });
+            let (md5, checksums) = digests.finish();
+            return Ok(Taken { content: block.cid(), size, md5, checksums, riding: Some(block) });
         }
         let none = || ServiceError::Internal("a file without leaves".to_owned());
         let (root, nodes) = self.dag.finish().ok_or_else(none)?;
         let mark = self.blocks.put(&nodes, Placement::Bulk).await?;
         self.blocks.sync(self.mark.and(mark)).await?;
-        let (md5, checksum) = digests.finish();
-        Ok(Taken { content: root.cid, size, md5, checksum, riding: None })
+        let (md5, checksums) = digests.finish();
+        Ok(Taken { content: root.cid, size, md5, checksums, riding: None })
     }
+}
+
+fn lost_digests() -> ServiceError {
+    ServiceError::Internal("a leaf was handed on while another was in flight".to_owned())
 }
 
 /// Hashes a leaf, away from the event loop when it is large.
@@ -233,7 +235,8 @@ mod tests {
             length: None,
             length_max: 100 << 20,
             md5: None,
-            algorithm: ChecksumAlgorithm::Crc64Nvme,
+            keep: ChecksumAlgorithm::Crc64Nvme,
+            sent: ChecksumAlgorithm::Crc64Nvme,
             checksum: None,
             trailer: None,
         }
@@ -245,7 +248,7 @@ mod tests {
     }
 
     fn pattern(len: usize) -> Vec<u8> {
-        (0..len).map(|n| (n / 251 + n) as u8).collect()
+        (0..len).map(|n| (n / 251 + n).to_le_bytes()[0]).collect()
     }
 
     #[tokio::test]
@@ -291,8 +294,8 @@ mod tests {
         let good = BodyFacts {
             length: Some(5),
             md5: Some(right.md5),
-            checksum: Some(right.checksum.value.clone()),
-            trailer: Some(Box::new(move || Ok(Some(right.checksum.value)))),
+            checksum: Some(right.checksums[0].value.clone()),
+            trailer: Some(Box::new(move || Ok(Some(right.checksums[0].value.clone())))),
             ..facts()
         };
         assert!(attempt(good).await.is_ok());

@@ -125,9 +125,10 @@ impl Service {
                 self.committer.roots().list_roots(identity.owner, after.as_ref(), PAGE_MAX).await?;
             let Some(last) = rows.value.last() else { return Ok(page) };
             after = Some(last.bucket.clone());
-            let live = rows.value.iter().filter(|row| {
-                row.deleted.is_none() && row.bucket.as_str().starts_with(prefix)
-            });
+            let live = rows
+                .value
+                .iter()
+                .filter(|row| row.deleted.is_none() && row.bucket.as_str().starts_with(prefix));
             for row in live {
                 if page.buckets.len() == limit {
                     page.next = page.buckets.last().map(|(name, _)| name.clone());

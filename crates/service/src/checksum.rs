@@ -51,36 +51,46 @@ fn crc_bytes(value: u64, len: usize) -> Bytes {
     Bytes::copy_from_slice(&value.to_be_bytes()[8 - len..])
 }
 
-/// MD5 and one checksum over one stream of bytes.
+/// MD5 and checksums over one stream of bytes.
 pub(crate) struct Digests {
     md5: Md5,
-    algorithm: ChecksumAlgorithm,
-    running: Running,
+    running: Vec<(ChecksumAlgorithm, Running)>,
 }
 
 impl std::fmt::Debug for Digests {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Digests").field("algorithm", &self.algorithm).finish_non_exhaustive()
+        f.debug_struct("Digests").finish_non_exhaustive()
     }
 }
 
 impl Digests {
-    /// Starts over no bytes.
-    pub(crate) fn new(algorithm: ChecksumAlgorithm) -> Self {
-        Self { md5: Md5::new(), algorithm, running: Running::new(algorithm) }
+    /// Starts over no bytes; an algorithm named twice is computed once.
+    pub(crate) fn new(algorithms: impl IntoIterator<Item = ChecksumAlgorithm>) -> Self {
+        let mut running: Vec<(ChecksumAlgorithm, Running)> = Vec::with_capacity(2);
+        for algorithm in algorithms {
+            if running.iter().all(|(other, _)| *other != algorithm) {
+                running.push((algorithm, Running::new(algorithm)));
+            }
+        }
+        Self { md5: Md5::new(), running }
     }
 
     /// Adds bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.md5.update(bytes);
-        self.running.update(bytes);
+        for (_, running) in &mut self.running {
+            running.update(bytes);
+        }
     }
 
-    /// Returns the MD5 and the checksum of everything added.
-    pub(crate) fn finish(self) -> ([u8; 16], Checksum) {
-        let value = self.running.finish(self.algorithm.len());
-        let checksum = Checksum { algorithm: self.algorithm, composite_parts: 0, value };
-        (self.md5.finalize().into(), checksum)
+    /// Returns the MD5 and the checksums of everything added, in the order they were named.
+    pub(crate) fn finish(self) -> ([u8; 16], Vec<Checksum>) {
+        let finish = |(algorithm, running): (ChecksumAlgorithm, Running)| Checksum {
+            algorithm,
+            composite_parts: 0,
+            value: running.finish(algorithm.value_len()),
+        };
+        (self.md5.finalize().into(), self.running.into_iter().map(finish).collect())
     }
 }
 
@@ -102,7 +112,7 @@ pub(crate) fn composite(algorithm: ChecksumAlgorithm, parts: &[Bytes]) -> Checks
     Checksum {
         algorithm,
         composite_parts: u32::try_from(parts.len()).unwrap_or(u32::MAX),
-        value: running.finish(algorithm.len()),
+        value: running.finish(algorithm.value_len()),
     }
 }
 
@@ -115,7 +125,7 @@ pub(crate) fn joined(algorithm: ChecksumAlgorithm, parts: &[(Bytes, u64)]) -> Op
     let value = rest.iter().fold(number(&first.0), |value, (part, len)| {
         crc_fast::checksum_combine(crc, value, number(part), *len)
     });
-    let value = crc_bytes(value, algorithm.len());
+    let value = crc_bytes(value, algorithm.value_len());
     Some(Checksum { algorithm, composite_parts: 0, value })
 }
 
@@ -138,12 +148,14 @@ mod tests {
     #[test]
     fn check_values_come_out() {
         for (algorithm, expected) in CHECK {
-            let mut digests = Digests::new(algorithm);
+            let mut digests = Digests::new([algorithm, ChecksumAlgorithm::Crc32, algorithm]);
             digests.update(b"12345");
             digests.update(b"6789");
-            let (md5, checksum) = digests.finish();
+            let (md5, checksums) = digests.finish();
             assert_eq!(hex::encode(md5), "25f9e794323b453885f5181f1b624d0b");
-            assert_eq!(hex::encode(checksum.value), expected, "{algorithm:?}");
+            assert_eq!(hex::encode(&checksums[0].value), expected, "{algorithm:?}");
+            let both = 1 + usize::from(algorithm != ChecksumAlgorithm::Crc32);
+            assert_eq!(checksums.len(), both);
         }
     }
 
@@ -151,9 +163,9 @@ mod tests {
     fn joined_parts_have_the_checksum_of_the_whole() {
         for (algorithm, expected) in &CHECK[..3] {
             let part = |bytes: &[u8]| {
-                let mut digests = Digests::new(*algorithm);
+                let mut digests = Digests::new([*algorithm]);
                 digests.update(bytes);
-                (digests.finish().1.value, bytes.len() as u64)
+                (digests.finish().1.remove(0).value, bytes.len() as u64)
             };
             let whole = joined(*algorithm, &[part(b"1234"), part(b""), part(b"56789")]).unwrap();
             assert_eq!(hex::encode(whole.value), *expected);

@@ -86,9 +86,7 @@ impl ReadConditions {
         }
         match (&self.if_none_match, self.if_modified_since) {
             (Some(tags), _) if tags.matches(record) => Some(ConditionName::IfNoneMatch),
-            (None, Some(since)) if modified <= since / 1000 => {
-                Some(ConditionName::IfModifiedSince)
-            }
+            (None, Some(since)) if modified <= since / 1000 => Some(ConditionName::IfModifiedSince),
             _ => None,
         }
     }
@@ -192,11 +190,8 @@ mod tests {
         assert_eq!(judge(ReadConditions { if_modified_since: Some(9_000), ..none() }), 200);
         assert_eq!(judge(ReadConditions { if_unmodified_since: Some(9_000), ..none() }), 412);
         assert_eq!(judge(ReadConditions { if_unmodified_since: Some(10_000), ..none() }), 200);
-        let match_wins = ReadConditions {
-            if_match: Some(same()),
-            if_unmodified_since: Some(9_000),
-            ..none()
-        };
+        let match_wins =
+            ReadConditions { if_match: Some(same()), if_unmodified_since: Some(9_000), ..none() };
         assert_eq!(judge(match_wins.clone()), 200);
         assert!(match_wins.judge_source(&record).is_ok());
         let none_match_wins = ReadConditions {

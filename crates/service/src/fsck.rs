@@ -1,6 +1,9 @@
 //! Checking a store: is everything a root needs there and intact, and do the counters hold?
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::BuildHasher,
+};
 
 use fula_core::{
     BlockStore, BucketName, Cid, Codec, OwnerId, RootPointer, StoreError,
@@ -53,7 +56,7 @@ pub struct Report {
 pub async fn check_bucket(
     nodes: &Nodes,
     row: &RootRow,
-    seen: &mut HashSet<Cid>,
+    seen: &mut HashSet<Cid, impl BuildHasher>,
 ) -> Result<Report, StoreError> {
     let blocks = nodes.blocks().as_ref();
     let mut report =
@@ -99,11 +102,7 @@ fn links(cid: &Cid, block: &fula_core::Block) -> Result<Vec<Cid>, &'static str> 
     Ok(found)
 }
 
-async fn check_root(
-    nodes: &Nodes,
-    row: &RootRow,
-    report: &mut Report,
-) -> Result<(), StoreError> {
+async fn check_root(nodes: &Nodes, row: &RootRow, report: &mut Report) -> Result<(), StoreError> {
     let Some(block) = nodes.blocks().get(&row.pointer.root).await? else { return Ok(()) };
     let root = BucketRoot::from_block(&block)?;
     let agree = (root.owner, &root.name, root.version, root.id)

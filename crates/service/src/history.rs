@@ -1,10 +1,6 @@
 //! The history of a bucket: its root blocks, newest first, along `parent`.
 
-use fula_core::{
-    BlockStore, Cid, StoreError, WriterId,
-    bucket::BucketRoot,
-    root::TimeMs,
-};
+use fula_core::{BlockStore, Cid, StoreError, WriterId, bucket::BucketRoot, root::TimeMs};
 
 /// One commit of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,12 +19,7 @@ use fula_core::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{
-    Random,
-    access::Identity,
-    error::ServiceError,
-    limits::PAGE_MAX,
-};
+use crate::{Random, access::Identity, error::ServiceError, limits::PAGE_MAX};
 
 /// Prefix of the user ids of operator-made keys.
 const USER_PREFIX: &str = "key:";
@@ -152,11 +147,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`ServiceError::InvalidArgument`] for a bad name, [`ServiceError::Unavailable`].
-    pub async fn create(
-        &self,
-        name: &str,
-        now: TimeMs,
-    ) -> Result<(KeyInfo, Secret), ServiceError> {
+    pub async fn create(&self, name: &str, now: TimeMs) -> Result<(KeyInfo, Secret), ServiceError> {
         let id = format!("FULA{}", self.draw(16));
         let secret = Secret::new(self.draw(40));
         let info = self.import(name, &id, &secret, now).await?;
@@ -280,7 +271,8 @@ fn check_key(id: &str, secret: &Secret) -> Result<(), ServiceError> {
     if id_ok && secret_ok {
         return Ok(());
     }
-    let text = "access key ids are 3 to 128 letters and digits, secrets 8 to 256 printable characters";
+    let text =
+        "access key ids are 3 to 128 letters and digits, secrets 8 to 256 printable characters";
     Err(ServiceError::InvalidArgument(text.to_owned()))
 }
 
@@ -306,7 +298,7 @@ mod tests {
         assert_eq!(found.expose(), secret.expose());
         assert_eq!(identity, Identity::of_user("key:alice"));
         ring.create("bob", 6).await.unwrap();
-        assert_eq!(ring.list(Some("alice")).await.unwrap(), [info.clone()]);
+        assert_eq!(ring.list(Some("alice")).await.unwrap(), std::slice::from_ref(&info));
         assert_eq!(ring.list(None).await.unwrap().len(), 2);
         assert!(ring.revoke(&info.id, Some("bob")).await.is_err());
         assert!(ring.revoke(&info.id, Some("alice")).await.unwrap());

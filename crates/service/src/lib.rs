@@ -4,8 +4,8 @@
 //! trees; every change goes through the one commit pipeline in [`commit`].
 
 pub mod access;
-mod bucket;
 pub mod body;
+mod bucket;
 mod checksum;
 pub mod commit;
 pub mod condition;

@@ -27,7 +27,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             commit_deadline: Duration::from_secs(10),
-            resolve_for: Duration::from_secs(60),
+            resolve_for: Duration::from_mins(1),
             round_changes_max: 256,
             round_bytes_max: 16 << 20,
             round_attempts_max: 64,

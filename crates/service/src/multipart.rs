@@ -5,8 +5,8 @@ use fula_core::{
     Block, Cid, StoreError,
     block::Placement,
     bucket::{
-        Checksum, ChecksumAlgorithm, ETag, ObjectRecord, PartRecord, PartSpan,
-        UploadRecord, keys, write_parts,
+        Checksum, ChecksumAlgorithm, ETag, ObjectRecord, PartRecord, PartSpan, UploadRecord, keys,
+        write_parts,
     },
     content::{self, FileLink},
     id::{ObjectKey, UploadId},
@@ -18,7 +18,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::{
     Service,
     access::{Action, Identity},
-    body::{self, BodyFacts, BodyStream},
+    body::{self, BodyFacts, BodyStream, Taken},
     checksum,
     commit::{
         Answer, BucketAddress, Change, CompleteUpload, Head, content_of, decode_part, empty_block,
@@ -255,21 +255,15 @@ impl Service {
         number: u32,
         body: BodyStream,
         facts: BodyFacts,
-    ) -> Result<PartRecord, ServiceError> {
+    ) -> Result<Taken, ServiceError> {
         check_number(number)?;
         let (address, head) = self.resolve(identity, bucket, Action::Write).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         self.open_upload(&head, &key, id).await?;
         let taken = body::take(self.committer.nodes().blocks(), body, facts).await?;
-        let part = PartRecord {
-            size: taken.size,
-            etag: taken.etag(),
-            time: 0,
-            checksum: Some(taken.checksum),
-            content: taken.content,
-        };
-        let blocks = taken.riding.into_iter().collect();
-        self.commit_part(&address, key, id, number, part, blocks).await
+        let (part, blocks) = taken_part(&taken);
+        self.commit_part(&address, key, id, number, part, blocks).await?;
+        Ok(taken)
     }
 
     async fn commit_part(
@@ -317,9 +311,10 @@ impl Service {
             )));
         }
         let whole = range.is_none() || (first == 0 && last + 1 == found.size);
-        let same = found.checksums.iter().find(|checksum| {
-            checksum.algorithm == info.algorithm && checksum.composite_parts == 0
-        });
+        let same = found
+            .checksums
+            .iter()
+            .find(|checksum| checksum.algorithm == info.algorithm && checksum.composite_parts == 0);
         let now = self.committer.now().await?;
         if let (true, ETag::Md5(_), Some(checksum)) = (whole, found.etag, same) {
             let part = PartRecord {
@@ -338,20 +333,13 @@ impl Service {
             length: Some(length),
             length_max: PUT_BYTES_MAX,
             md5: None,
-            algorithm: info.algorithm,
+            keep: info.algorithm,
+            sent: info.algorithm,
             checksum: None,
             trailer: None,
         };
-        let taken =
-            body::take(self.committer.nodes().blocks(), Box::pin(bytes), facts).await?;
-        let part = PartRecord {
-            size: taken.size,
-            etag: taken.etag(),
-            time: 0,
-            checksum: Some(taken.checksum),
-            content: taken.content,
-        };
-        let blocks = taken.riding.into_iter().collect();
+        let taken = body::take(self.committer.nodes().blocks(), Box::pin(bytes), facts).await?;
+        let (part, blocks) = taken_part(&taken);
         let part = self.commit_part(&address, key, id, number, part, blocks).await?;
         Ok((part, now))
     }
@@ -493,8 +481,7 @@ impl Service {
         id: &str,
     ) -> Result<(), ServiceError> {
         let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
-        let change =
-            Change::AbortUpload { key: parse_key(key)?, id: parse_upload_id(id)? };
+        let change = Change::AbortUpload { key: parse_key(key)?, id: parse_upload_id(id)? };
         self.committer.submit(&address, change).await.map(drop)
     }
 
@@ -514,8 +501,7 @@ impl Service {
         let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
         let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
         for _ in 0..JOINS_MAX {
-            let head =
-                self.committer.current(&address).await?.ok_or(ServiceError::NoSuchBucket)?;
+            let head = self.committer.current(&address).await?.ok_or(ServiceError::NoSuchBucket)?;
             let complete = match self.join(&head, &key, id, request).await? {
                 Joined::Already(record) => return Ok(*record),
                 Joined::Ready(complete) => complete,
@@ -556,7 +542,7 @@ impl Service {
         }
         let info = info_of(&upload);
         let stored = self.parts(head, key, id, 1, PARTS_MAX as usize).await?;
-        let joined = select(&request.parts, &stored)?;
+        let joined = select(&request.parts, &stored, info)?;
         let (content, size, block) = self.join_content(&joined).await?;
         if request.size.is_some_and(|expected| expected != size) {
             return Err(ServiceError::InvalidRequest(
@@ -607,8 +593,7 @@ impl Service {
         for (_, part) in joined {
             reads.push(content::dag_bytes(blocks.as_ref(), part.content, part.size));
         }
-        let links: Vec<FileLink> =
-            stream::iter(reads).buffered(JOIN_READS).try_collect().await?;
+        let links: Vec<FileLink> = stream::iter(reads).buffered(JOIN_READS).try_collect().await?;
         match content::join(&links) {
             None => {
                 let empty = empty_block();
@@ -622,6 +607,18 @@ impl Service {
             }
         }
     }
+}
+
+/// Returns the record of a part taken in, and the block that rides with its commit.
+fn taken_part(taken: &Taken) -> (PartRecord, Vec<Block>) {
+    let part = PartRecord {
+        size: taken.size,
+        etag: taken.etag(),
+        time: 0,
+        checksum: taken.checksums.first().cloned(),
+        content: taken.content,
+    };
+    (part, taken.riding.iter().cloned().collect())
 }
 
 /// What joining an upload's parts came to.
@@ -663,6 +660,7 @@ fn uploads_start(request: &ListUploadsRequest) -> Result<Bytes, ServiceError> {
 fn select(
     named: &[CompletePart],
     stored: &[(u32, PartRecord)],
+    info: UploadInfo,
 ) -> Result<Vec<(u32, PartRecord)>, ServiceError> {
     if named.is_empty() {
         let text = "You must specify at least one part";
@@ -678,7 +676,9 @@ fn select(
         let found = &stored[index.map_err(|_| invalid())?];
         let checksum_differs = part.checksum.as_ref().is_some_and(|(algorithm, value)| {
             found.1.checksum.as_ref().is_none_or(|ours| {
-                ours.algorithm != *algorithm || ours.value != *value
+                // A checksum nobody asked the upload for was verified with its part, not kept.
+                let same = ours.algorithm == *algorithm;
+                if same { ours.value != *value } else { info.asked }
             })
         });
         if found.1.etag.to_string() != part.etag || checksum_differs {

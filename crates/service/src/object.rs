@@ -10,8 +10,8 @@ use fula_core::{
     content,
     id::ObjectKey,
 };
-use futures::stream::BoxStream;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 
 use crate::{
     Service,
@@ -157,7 +157,7 @@ impl Service {
         let record = ObjectRecord {
             size: taken.size,
             etag: taken.etag(),
-            checksums: vec![taken.checksum],
+            checksums: taken.checksums,
             content: Some(taken.content),
             ..bare_record(headers, metadata, acl)
         };
@@ -329,12 +329,7 @@ impl Service {
                 Some(replace) => *replace,
                 None => (record.headers.clone(), record.metadata.clone()),
             };
-            let fresh = ObjectRecord {
-                headers,
-                metadata,
-                fingerprint: None,
-                ..record
-            };
+            let fresh = ObjectRecord { headers, metadata, fingerprint: None, ..record };
             Source::Record(Box::new(fresh))
         };
         let size = match &source {
@@ -353,4 +348,3 @@ impl Service {
         self.write(&address, key, source, request.conditions, blocks).await
     }
 }
-

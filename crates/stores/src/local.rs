@@ -212,14 +212,17 @@ struct Stripes {
 
 impl Default for Stripes {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), locks: std::array::from_fn(|_| Default::default()) }
+        Self {
+            hasher: RandomState::new(),
+            locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+        }
     }
 }
 
 impl Stripes {
     async fn lock(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
-        let stripe = self.hasher.hash_one(name) as usize % STRIPES;
-        self.locks[stripe].lock().await
+        let [low, ..] = self.hasher.hash_one(name).to_le_bytes();
+        self.locks[usize::from(low) % STRIPES].lock().await
     }
 }
 
@@ -444,11 +447,8 @@ fn read_row(reader: &mut Reader<'_>) -> Result<(u64, RootRow), Invalid> {
     let position = reader.uint()?;
     let owner = OwnerId(reader.array_of()?);
     let bucket = BucketName::parse(reader.text()?).map_err(|_| Invalid("bad bucket name"))?;
-    let pointer = RootPointer {
-        root: reader.link()?,
-        version: reader.uint()?,
-        generation: reader.uint()?,
-    };
+    let pointer =
+        RootPointer { root: reader.link()?, version: reader.uint()?, generation: reader.uint()? };
     let bucket_id = BucketId(reader.array_of()?);
     let created = reader.uint()?;
     let deleted = if reader.null() { None } else { Some(reader.uint()?) };

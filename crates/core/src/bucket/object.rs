@@ -107,7 +107,7 @@ impl ChecksumAlgorithm {
         [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
 
     /// Returns the length of a value in bytes.
-    pub fn len(self) -> usize {
+    pub fn value_len(self) -> usize {
         match self {
             Self::Crc32 | Self::Crc32c => 4,
             Self::Crc64Nvme => 8,
@@ -145,7 +145,7 @@ impl Checksum {
         let algorithm = *ChecksumAlgorithm::ALL.get(code).ok_or(Invalid("bad algorithm"))?;
         let parts = reader.uint()?.try_into().map_err(|_| Invalid("bad part count"))?;
         let value = reader.bytes()?;
-        if value.len() != algorithm.len() {
+        if value.len() != algorithm.value_len() {
             return Err(Invalid("checksum has another length"));
         }
         Ok(Self { algorithm, composite_parts: parts, value })
@@ -231,9 +231,7 @@ fn write_map(map: &TextMap, out: &mut Writer) {
 }
 
 fn read_map(reader: &mut Reader<'_>) -> Result<TextMap, Invalid> {
-    (0..reader.map()?)
-        .map(|_| Ok((reader.text()?.to_owned(), reader.text()?.to_owned())))
-        .collect()
+    (0..reader.map()?).map(|_| Ok((reader.text()?.to_owned(), reader.text()?.to_owned()))).collect()
 }
 
 /// Everything about one version of one object, except its size, which is the tree entry's weight.

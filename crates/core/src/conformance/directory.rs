@@ -8,6 +8,7 @@ use crate::{
     error::StoreError,
 };
 
+#[expect(clippy::unnecessary_wraps, reason = "a write takes an option")]
 fn value(text: &'static str) -> Option<Bytes> {
     Some(Bytes::from_static(text.as_bytes()))
 }
@@ -58,9 +59,8 @@ pub async fn lists_live_records_in_order(store: &dyn Directory) {
         store.write(Table::Keys, name, 0, value("x")).await.unwrap();
     }
     store.write(Table::Keys, "b", 1, None).await.unwrap();
-    let names = |page: Vec<(String, Entry)>| {
-        page.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
-    };
+    let names =
+        |page: Vec<(String, Entry)>| page.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     assert_eq!(names(store.list(Table::Keys, None, 2).await.unwrap()), ["a", "c"]);
     assert_eq!(names(store.list(Table::Keys, Some("c"), 2).await.unwrap()), ["d"]);
 }

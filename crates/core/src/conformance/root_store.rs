@@ -198,8 +198,7 @@ pub async fn global_names_have_one_holder(store: &dyn RootPointerStore) {
     let holder = |found: Option<RootRow>| found.map(|row| row.owner);
     let found = store.find_bucket(&name("bucket")).await.unwrap().value;
     assert_eq!(holder(found), Some(OWNER));
-    let required =
-        NewRoot { global_name: GlobalName::Require, ..new_root(pointer(3, 2)) };
+    let required = NewRoot { global_name: GlobalName::Require, ..new_root(pointer(3, 2)) };
     let outcome = store.cas_root(OTHER, &name("bucket"), Some(pointer(2, 1)), &required).await;
     assert_eq!(outcome.unwrap().value, CasOutcome::NameTaken);
     assert_eq!(get(store, OTHER, "bucket").await.unwrap().pointer, pointer(2, 1));

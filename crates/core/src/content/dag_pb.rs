@@ -49,7 +49,8 @@ impl FileNode {
         let mut out = Vec::with_capacity(self.links.len() * 56 + 16);
         for link in &self.links {
             let mut body = Vec::with_capacity(52);
-            body.extend([LINK_HASH, Cid::BYTES as u8]);
+            body.push(LINK_HASH);
+            varint(Cid::BYTES as u64, &mut body);
             body.extend(link.cid.to_bytes());
             body.extend([LINK_NAME, 0, LINK_TSIZE]);
             varint(link.dag_bytes, &mut body);
@@ -83,11 +84,14 @@ impl FileNode {
 }
 
 fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
+    loop {
+        let [low, ..] = value.to_le_bytes();
         value >>= 7;
+        if value == 0 {
+            return out.push(low);
+        }
+        out.push(low | 0x80);
     }
-    out.push(value as u8);
 }
 
 /// Reads protobuf fields from a slice.
@@ -180,11 +184,8 @@ mod tests {
 
     #[test]
     fn a_node_matches_the_vector() {
-        let leaf = |byte: u8, size| FileLink {
-            cid: Cid::of(Codec::Raw, &[byte]),
-            size,
-            dag_bytes: size,
-        };
+        let leaf =
+            |byte: u8, size| FileLink { cid: Cid::of(Codec::Raw, &[byte]), size, dag_bytes: size };
         let node = FileNode { links: vec![leaf(1, 1 << 20), leaf(2, 5)] };
         let (block, link) = node.to_block();
         assert_eq!(FileNode::from_block(&block).unwrap(), node);

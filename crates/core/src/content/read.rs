@@ -136,7 +136,7 @@ mod tests {
     fn file(blocks: &MemoryBlocks, leaves: usize) -> (FileLink, Vec<u8>) {
         let (mut builder, mut content) = (DagBuilder::default(), Vec::new());
         for n in 0..leaves {
-            let bytes = (n as u32).to_be_bytes()[1..].to_vec();
+            let bytes = n.to_be_bytes()[5..].to_vec();
             content.extend(&bytes);
             let leaf = Block::new(Codec::Raw, bytes);
             let link = FileLink { cid: leaf.cid(), size: 3, dag_bytes: 3 };

@@ -178,9 +178,8 @@ impl Node {
     /// # Errors
     /// The insertion index when no item has exactly this key.
     pub fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.slots.binary_search_by(|slot| {
-            self.bytes[slot.key as usize..slot.key_end as usize].cmp(key)
-        })
+        self.slots
+            .binary_search_by(|slot| self.bytes[slot.key as usize..slot.key_end as usize].cmp(key))
     }
 
     /// Returns one entry of a leaf.

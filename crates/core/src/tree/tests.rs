@@ -59,7 +59,8 @@ fn scan(nodes: &Nodes, tree: &Tree, from: &[u8]) -> Vec<Entry> {
 
 fn check(nodes: &Nodes, tree: &Tree, model: &Model) {
     let entries = scan(nodes, tree, b"");
-    let found: Vec<_> = entries.iter().map(|e| (e.key.to_vec(), e.weight, e.value.clone())).collect();
+    let found: Vec<_> =
+        entries.iter().map(|e| (e.key.to_vec(), e.weight, e.value.clone())).collect();
     let expected: Vec<_> =
         model.iter().map(|(key, (weight, value))| (key.clone(), *weight, record(value))).collect();
     let keys = |all: &[(Vec<u8>, u64, Bytes)]| all.iter().map(|e| e.0.len()).collect::<Vec<_>>();
@@ -89,7 +90,10 @@ fn keys() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn ops(most: usize) -> impl Strategy<Value = Vec<(Vec<u8>, Option<(u64, Vec<u8>)>)>> {
+/// A key, and what to set it to; `None` removes it.
+type Op = (Vec<u8>, Option<(u64, Vec<u8>)>);
+
+fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
     let value = (0_u64..10_000, prop::collection::vec(any::<u8>(), 0..400));
     prop::collection::vec((keys(), prop::option::weighted(0.7, value)), 0..most)
 }
@@ -105,16 +109,13 @@ proptest! {
         for chunk in ops.chunks(batch) {
             let mut edits = Edits::new();
             for (key, change) in chunk {
-                match change {
-                    Some((weight, value)) => {
-                        model.insert(key.clone(), (*weight, value.clone()));
-                        let (key, change) = set(key, *weight, value);
-                        edits.insert(key, change);
-                    }
-                    None => {
-                        model.remove(key);
-                        edits.insert(Bytes::copy_from_slice(key), None);
-                    }
+                if let Some((weight, value)) = change {
+                    model.insert(key.clone(), (*weight, value.clone()));
+                    let (key, change) = set(key, *weight, value);
+                    edits.insert(key, change);
+                } else {
+                    model.remove(key);
+                    edits.insert(Bytes::copy_from_slice(key), None);
                 }
             }
             tree = apply(&nodes, &tree, &edits);
@@ -180,7 +181,12 @@ proptest! {
 
 fn numbered(count: u32) -> Model {
     (0..count)
-        .map(|n| (format!("dir{:02}/file-{n:08}", n % 37).into_bytes(), (4096, vec![n as u8; 200])))
+        .map(|n| {
+            (
+                format!("dir{:02}/file-{n:08}", n % 37).into_bytes(),
+                (4096, vec![n.to_le_bytes()[0]; 200]),
+            )
+        })
         .collect()
 }
 

@@ -117,8 +117,11 @@ impl Api {
         let after = input.continuation_token.as_deref().map(name_of).transpose()?;
         let prefix = input.prefix.clone().unwrap_or_default();
         let identity = identity(&request.extensions);
-        let page =
-            self.service.buckets(identity, &prefix, after.as_deref(), limit).await.map_err(to_s3)?;
+        let page = self
+            .service
+            .buckets(identity, &prefix, after.as_deref(), limit)
+            .await
+            .map_err(to_s3)?;
         let buckets = page.buckets.into_iter().map(|(name, created)| Bucket {
             name: Some(name),
             creation_date: Some(timestamp(created)),
@@ -238,8 +241,7 @@ impl Api {
         let identity = identity(&request.extensions);
         let listing =
             self.service.list_objects(identity, &input.bucket, &query).await.map_err(to_s3)?;
-        let owner =
-            owner_of(&request.extensions).filter(|_| input.fetch_owner.unwrap_or_default());
+        let owner = owner_of(&request.extensions).filter(|_| input.fetch_owner.unwrap_or_default());
         let (contents, common_prefixes) = split(&listing, &names, owner.as_ref());
         let next = listing.lines.last().filter(|_| listing.truncated);
         Ok(S3Response::new(ListObjectsV2Output {

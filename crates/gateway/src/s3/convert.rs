@@ -94,7 +94,7 @@ pub(super) fn read_conditions(
 
 /// Refuses request headers that ask for something not offered, rather than ignore them.
 pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
-    for name in headers.keys() {
+    for (name, value) in headers {
         let name = name.as_str();
         let refused = name.starts_with("x-amz-server-side-encryption")
             || name.starts_with("x-amz-copy-source-server-side-encryption")
@@ -106,9 +106,9 @@ pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
                 "x-amz-write-offset-bytes",
                 "x-amz-if-match-size",
                 "x-amz-if-match-last-modified-time",
-                "x-amz-bucket-object-lock-enabled",
             ]
-            .contains(&name);
+            .contains(&name)
+            || name == "x-amz-bucket-object-lock-enabled" && value != "false";
         if refused {
             return Err(error::not_implemented(&format!("The header {name}")));
         }
@@ -118,8 +118,7 @@ pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
         return Err(s3_error!(InvalidStorageClass));
     }
     let acl = headers.get("x-amz-acl").map(HeaderValue::as_bytes);
-    let owner_only: [&[u8]; 3] =
-        [b"private", b"bucket-owner-full-control", b"bucket-owner-read"];
+    let owner_only: [&[u8]; 3] = [b"private", b"bucket-owner-full-control", b"bucket-owner-read"];
     if acl.is_some_and(|acl| !owner_only.contains(&acl)) {
         return Err(error::not_implemented("An ACL that lets others in"));
     }
@@ -223,7 +222,7 @@ fn algorithm_of_header(name: &str) -> Option<Algorithm> {
 pub(super) fn decode_checksum(algorithm: Algorithm, text: &[u8]) -> Result<Bytes, ServiceError> {
     let value = BASE64_STANDARD.decode(text.trim_ascii()).ok();
     value
-        .filter(|value| value.len() == algorithm.len())
+        .filter(|value| value.len() == algorithm.value_len())
         .map(Bytes::from)
         .ok_or(ServiceError::InvalidDigest(header_name(algorithm)))
 }
@@ -283,10 +282,10 @@ impl Digests {
         Ok(digests)
     }
 
-    /// Returns the algorithm to compute: what was sent, or else what the caller falls back to.
-    pub(super) fn algorithm(&self, otherwise: Algorithm) -> Algorithm {
+    /// Returns the algorithm that was sent or named.
+    pub(super) fn algorithm(&self) -> Option<Algorithm> {
         let sent = self.checksum.as_ref().map(|(algorithm, _)| *algorithm);
-        sent.or(self.trailer).or(self.named).unwrap_or(otherwise)
+        sent.or(self.trailer).or(self.named)
     }
 }
 
@@ -313,7 +312,7 @@ pub(super) fn trailer(algorithm: Algorithm, trailers: Option<TrailingHeaders>) -
 /// Returns the body as the service takes it; a body that stands still for `idle` fails.
 pub(super) fn body(body: Option<StreamingBlob>, idle: Duration) -> BodyStream {
     let Some(body) = body else { return Box::pin(futures::stream::empty()) };
-    Box::pin(futures::stream::unfold(Some(body), move |body| async move {
+    let frames = futures::stream::unfold(Some(body), move |body| async move {
         let mut body = body?;
         match tokio::time::timeout(idle, body.next()).await {
             Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
@@ -324,7 +323,9 @@ pub(super) fn body(body: Option<StreamingBlob>, idle: Duration) -> BodyStream {
                 Some((Err(stalled), None))
             }
         }
-    }))
+    });
+    // Whoever drains what is left may poll again after the end.
+    Box::pin(frames.fuse())
 }
 
 fn body_error(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ServiceError {
@@ -374,6 +375,10 @@ pub(super) fn checksum_type(checksums: &[bucket::Checksum]) -> Option<dto::Check
     Some(dto::ChecksumType::from_static(name))
 }
 
+fn hex_digit(value: u8) -> char {
+    char::from(b"0123456789ABCDEF"[usize::from(value)])
+}
+
 /// Percent-encodes a name as `encoding-type=url` asks; slashes stay.
 pub(super) fn url_encode(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
@@ -381,8 +386,7 @@ pub(super) fn url_encode(name: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-_.~/*".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push('%');
-            out.push_str(&format!("{byte:02X}"));
+            out.extend(['%', hex_digit(byte >> 4), hex_digit(byte & 15)]);
         }
     }
     out

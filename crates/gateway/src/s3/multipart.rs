@@ -118,12 +118,10 @@ impl Api {
             checksum,
         };
         let identity = identity(&request.extensions);
-        let id = self.service.create_upload(identity, &input.bucket, create).await.map_err(to_s3)?;
-        let info = checksum.map(|(algorithm, composite)| UploadInfo {
-            algorithm,
-            composite,
-            asked: true,
-        });
+        let id =
+            self.service.create_upload(identity, &input.bucket, create).await.map_err(to_s3)?;
+        let info =
+            checksum.map(|(algorithm, composite)| UploadInfo { algorithm, composite, asked: true });
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(input.bucket.clone()),
             key: Some(input.key.clone()),
@@ -140,32 +138,29 @@ impl Api {
     ) -> S3Result<S3Response<UploadPartOutput>> {
         refuse_unoffered(&request.headers)?;
         let length = request.input.content_length;
-        let body = convert::body(
-            request.input.body.take(),
-            self.config.limits.body_idle_timeout,
-        );
+        let body = convert::body(request.input.body.take(), self.config.limits.body_idle_timeout);
         let who = identity(&request.extensions).cloned();
         let input = &request.input;
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
         let (id, number) = (input.upload_id.clone(), part_number(input.part_number));
         let info = self.service.upload_info(who.as_ref(), &bucket, &key, &id);
         let info = info.await.map_err(to_s3)?;
-        let facts = Self::body_facts(&mut request, length, info.algorithm)?;
-        if info.asked && facts.algorithm != info.algorithm {
+        let facts = Self::body_facts(&mut request, length, Some(info.algorithm))?;
+        if info.asked && facts.sent != info.algorithm {
             return Err(s3_error!(
                 InvalidRequest,
                 "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum \
                  Type: {}",
                 algorithm_name(info.algorithm).to_lowercase(),
-                algorithm_name(facts.algorithm).to_lowercase()
+                algorithm_name(facts.sent).to_lowercase()
             ));
         }
         let stored =
             self.service.put_part(who.as_ref(), &bucket, &key, &id, number, body, facts).await;
         let part = stored.map_err(to_s3)?;
         let mut output =
-            UploadPartOutput { e_tag: Some(etag(&part.etag)), ..UploadPartOutput::default() };
-        set_checksums!(output, part.checksum.iter());
+            UploadPartOutput { e_tag: Some(etag(&part.etag())), ..UploadPartOutput::default() };
+        set_checksums!(output, &part.checksums);
         Ok(S3Response::new(output))
     }
 
@@ -334,7 +329,8 @@ impl Api {
             parts: parts.into_iter().map(complete_part).collect::<S3Result<_>>()?,
             conditions: write_conditions(input.if_match, input.if_none_match),
             checksum,
-            size: size.map_err(|_| s3_error!(InvalidRequest, "x-amz-mp-object-size is negative"))?,
+            size: size
+                .map_err(|_| s3_error!(InvalidRequest, "x-amz-mp-object-size is negative"))?,
         };
         let identity = identity(&request.extensions);
         let completed = self.service.complete_upload(identity, &input.bucket, &complete).await;

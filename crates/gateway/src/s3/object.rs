@@ -1,13 +1,15 @@
 //! Objects: put, get, head, delete, copy.
 
 use std::{
-    ops::Range,
+    ops,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
-use fula_core::bucket::{ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan};
+use fula_core::bucket::{
+    ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
+};
 use fula_service::{
     CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
     body::{BodyFacts, BodyStream},
@@ -16,11 +18,7 @@ use fula_service::{
 };
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use s3s::{
-    S3Request, S3Response, S3Result,
-    dto::{Range as HttpRange, *},
-    s3_error,
-};
+use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
     Api,
@@ -56,12 +54,8 @@ pub(super) fn copy_source(
 ) -> S3Result<CopySourceRequest> {
     match source {
         CopySource::Bucket { bucket, key, version_id } => {
-            refuse_version(version_id.as_ref().map(|id| id.to_string()).as_ref())?;
-            Ok(CopySourceRequest {
-                bucket: bucket.to_string(),
-                key: key.to_string(),
-                conditions,
-            })
+            refuse_version(version_id.as_ref().map(ToString::to_string).as_ref())?;
+            Ok(CopySourceRequest { bucket: bucket.to_string(), key: key.to_string(), conditions })
         }
         _ => Err(not_implemented("A copy source given as an ARN")),
     }
@@ -81,21 +75,23 @@ async fn drain(mut body: BodyStream, headers: &HeaderMap, bytes_max: u64) {
 }
 
 impl Api {
-    /// Returns what the headers of a body-carrying request say about the body.
+    /// Returns what the headers of a body-carrying request say about the body; the checksum to
+    /// keep is the one sent, unless the caller says otherwise.
     pub(super) fn body_facts<T>(
         request: &mut S3Request<T>,
         length: Option<i64>,
-        otherwise: Algorithm,
+        keep: Option<Algorithm>,
     ) -> S3Result<BodyFacts> {
         let digests = Digests::of(&request.headers)?;
-        let algorithm = digests.algorithm(otherwise);
+        let sent = digests.algorithm().or(keep).unwrap_or(Algorithm::Crc64Nvme);
         let length = length.map(u64::try_from).transpose();
         let trailers = request.trailing_headers.take();
         Ok(BodyFacts {
             length: length.map_err(|_| s3_error!(InvalidArgument, "Content-Length is negative"))?,
             length_max: PUT_BYTES_MAX,
             md5: digests.md5,
-            algorithm,
+            keep: keep.unwrap_or(sent),
+            sent,
             checksum: digests.checksum.map(|(_, value)| value),
             trailer: digests.trailer.map(|named| convert::trailer(named, trailers)),
         })
@@ -111,7 +107,7 @@ impl Api {
         let checked = (|| {
             refuse_unoffered(&request.headers)?;
             let facts = object_facts(&request.headers)?;
-            let body_facts = Self::body_facts(&mut request, length, Algorithm::Crc64Nvme)?;
+            let body_facts = Self::body_facts(&mut request, length, None)?;
             Ok((facts, body_facts))
         })();
         let (facts, body_facts) = match checked {
@@ -239,7 +235,7 @@ impl Api {
     async fn select(
         &self,
         object: &Object,
-        range: Option<HttpRange>,
+        range: Option<s3s::dto::Range>,
         part_number: Option<i32>,
     ) -> S3Result<Selected> {
         let size = object.record.size;
@@ -250,9 +246,8 @@ impl Api {
                 Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber"))
             }
             (Some(range), None) => {
-                let range = range
-                    .check(size)
-                    .map_err(|_| to_s3(ServiceError::InvalidRange { size }))?;
+                let range =
+                    range.check(size).map_err(|_| to_s3(ServiceError::InvalidRange { size }))?;
                 Ok(Selected { range, is_partial: true, count: None })
             }
             (None, Some(number)) => {
@@ -308,14 +303,14 @@ impl Api {
         let identity = identity(&request.extensions);
         let outcomes = self.service.delete_objects(identity, &input.bucket, deletes.collect());
         let outcomes = outcomes.await.map_err(to_s3)?;
-        let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+        let (mut deleted, mut failed) = (Vec::new(), Vec::new());
         for (object, outcome) in objects.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => deleted
                     .push(DeletedObject { key: Some(object.key), ..DeletedObject::default() }),
                 Err(error) => {
                     let error = to_s3(error);
-                    errors.push(Error {
+                    failed.push(Error {
                         key: Some(object.key),
                         code: Some(error.code().as_str().to_owned()),
                         message: error.message().map(ToOwned::to_owned),
@@ -327,7 +322,7 @@ impl Api {
         let quiet = input.delete.quiet.unwrap_or_default();
         Ok(S3Response::new(DeleteObjectsOutput {
             deleted: Some(deleted).filter(|all| !quiet && !all.is_empty()),
-            errors: Some(errors).filter(|all| !all.is_empty()),
+            errors: Some(failed).filter(|all| !all.is_empty()),
             ..DeleteObjectsOutput::default()
         }))
     }
@@ -375,7 +370,7 @@ impl Api {
 
 /// Which bytes a read is about.
 struct Selected {
-    range: Range<u64>,
+    range: ops::Range<u64>,
     is_partial: bool,
     count: Option<i32>,
 }
@@ -389,7 +384,8 @@ impl Selected {
 
 fn part_range(record: &ObjectRecord, parts: &[PartSpan], number: i32) -> S3Result<Selected> {
     let wanted = u32::try_from(number).ok().filter(|number| (1..=10_000).contains(number));
-    let wanted = wanted.ok_or_else(|| s3_error!(InvalidArgument, "Part number must be 1 to 10000"))?;
+    let wanted =
+        wanted.ok_or_else(|| s3_error!(InvalidArgument, "Part number must be 1 to 10000"))?;
     let none = || s3s::S3Error::new(s3s::S3ErrorCode::Custom("InvalidPartNumber".into()));
     let is_multipart = matches!(record.etag, StoredTag::Multipart(..)) && !parts.is_empty();
     if !is_multipart {
@@ -419,17 +415,12 @@ fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
 
 fn object_headers(object: &Object) -> HeaderMap {
     let mut headers = cid_header(&object.record);
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static(DEFAULT_CONTENT_TYPE),
-    );
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(DEFAULT_CONTENT_TYPE));
     write_facts(&object.headers, &object.metadata, &mut headers);
     headers
 }
 
-fn response_overrides(
-    input: &GetObjectInput,
-) -> impl Iterator<Item = (http::HeaderName, &str)> {
+fn response_overrides(input: &GetObjectInput) -> impl Iterator<Item = (http::HeaderName, &str)> {
     use http::header;
     [
         (header::CACHE_CONTROL, input.response_cache_control.as_deref()),

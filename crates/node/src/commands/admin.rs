@@ -19,14 +19,13 @@ pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value,
     if !dir.is_dir() {
         return Err(format!("there is no data directory {}", dir.display()));
     }
-    let answer = match admin::ask(&dir, &request).await {
-        Some(answer) => answer.map_err(|error| format!("the gateway did not answer: {error}"))?,
-        None => {
-            let key_file = args.secrets_key_file.as_deref();
-            let node = Node::open(&dir, key_file, Limits::default(), NamePolicy::PerOwner, false);
-            let node = node.map_err(|error| fula_service::error::chain(&error))?;
-            admin::execute(&node, request).await
-        }
+    let answer = if let Some(answer) = admin::ask(&dir, &request).await {
+        answer.map_err(|error| format!("the gateway did not answer: {error}"))?
+    } else {
+        let key_file = args.secrets_key_file.as_deref();
+        let node = Node::open(&dir, key_file, Limits::default(), NamePolicy::PerOwner, false);
+        let node = node.map_err(|error| fula_service::error::chain(&error))?;
+        admin::execute(&node, request).await
     };
     match answer {
         Answer::Ok(value) => Ok(value),

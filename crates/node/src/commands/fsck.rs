@@ -8,7 +8,12 @@ use fula_service::{Limits, NamePolicy, error::chain, fsck};
 use serde_json::Value;
 
 use super::admin::perform;
-use crate::{admin::Request, cli::{AdminArgs, FsckArgs}, config, files, node::Node};
+use crate::{
+    admin::Request,
+    cli::{AdminArgs, FsckArgs},
+    config, files,
+    node::Node,
+};
 
 const DAMAGED: u8 = 1;
 const COULD_NOT_LOOK: u8 = 2;
@@ -74,9 +79,9 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
         let known = known.value.into_iter().next().flatten();
         // A root above its row may be one that was never published: it is taken only when rows
         // were lost.
-        let lost = known.as_ref().is_none_or(|known| {
-            pointers_lost && known.pointer.version < row.pointer.version
-        });
+        let lost = known
+            .as_ref()
+            .is_none_or(|known| pointers_lost && known.pointer.version < row.pointer.version);
         if lost {
             let holder = node.store.roots.find_bucket(&row.bucket).await;
             let holder = holder.map_err(|error| chain(&error))?.value;

@@ -50,7 +50,8 @@ pub(crate) async fn run(args: Box<GatewayArgs>) -> ExitCode {
 async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let config = GatewayConfig::load(args)?;
     start_log(config.log);
-    let recorder = metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
+    let recorder =
+        metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     let node = tokio::task::block_in_place(|| {
         let key_file = config.secrets_key_file.as_deref();
         Node::open(&config.data_dir, key_file, config.limits.clone(), config.names, false)

@@ -35,7 +35,11 @@ pub(crate) enum Source {
 /// A change to one bucket.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    CreateBucket { id: BucketId, salt: Salt, global_name: GlobalName },
+    CreateBucket {
+        id: BucketId,
+        salt: Salt,
+        global_name: GlobalName,
+    },
     DeleteBucket,
     Write {
         key: ObjectKey,
@@ -44,12 +48,29 @@ pub(crate) enum Change {
         /// Small body and attached maps, stored with the commit.
         blocks: Vec<Block>,
     },
-    Delete { key: ObjectKey, conditions: WriteConditions },
+    Delete {
+        key: ObjectKey,
+        conditions: WriteConditions,
+    },
     DeleteMany(Vec<(ObjectKey, WriteConditions)>),
-    CreateUpload { key: ObjectKey, id: UploadId, record: Box<UploadRecord>, blocks: Vec<Block> },
-    PutPart { key: ObjectKey, id: UploadId, number: u32, part: PartRecord, blocks: Vec<Block> },
+    CreateUpload {
+        key: ObjectKey,
+        id: UploadId,
+        record: Box<UploadRecord>,
+        blocks: Vec<Block>,
+    },
+    PutPart {
+        key: ObjectKey,
+        id: UploadId,
+        number: u32,
+        part: PartRecord,
+        blocks: Vec<Block>,
+    },
     CompleteUpload(Box<CompleteUpload>),
-    AbortUpload { key: ObjectKey, id: UploadId },
+    AbortUpload {
+        key: ObjectKey,
+        id: UploadId,
+    },
 }
 
 /// A completion whose content was joined before queueing.
@@ -204,7 +225,8 @@ async fn open_upload(
 
 impl CompleteUpload {
     async fn apply(&self, work: &mut Working<'_>) -> Result<Answer, ServiceError> {
-        let mut upload = work.upload(&self.key, self.id).await?.ok_or(ServiceError::NoSuchUpload)?;
+        let mut upload =
+            work.upload(&self.key, self.id).await?.ok_or(ServiceError::NoSuchUpload)?;
         if let Some(completed) = upload.completed {
             return if completed.parts_hash == self.parts_hash {
                 Ok(Answer::Object(Box::new(completed.record)))

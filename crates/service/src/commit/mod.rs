@@ -34,11 +34,11 @@ use tokio::{
     time::Instant,
 };
 
+use self::working::Working;
 pub(crate) use self::{
     change::{Answer, Change, CompleteUpload, Source, content_of, empty_block, parts_hash},
     working::decode_part,
 };
-use self::working::Working;
 pub use crate::pointers::BucketAddress;
 use crate::{
     error::{Outcome, ServiceError, chain},
@@ -158,10 +158,7 @@ impl Committer {
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`]: the arbiter or the root block cannot be had.
-    pub async fn current(
-        &self,
-        bucket: &BucketAddress,
-    ) -> Result<Option<Arc<Head>>, ServiceError> {
+    pub async fn current(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
         let head = self.0.newest(bucket).await?;
         Ok(head.filter(|head| head.row.deleted.is_none()))
     }
@@ -233,7 +230,8 @@ async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
             batch
         };
         metrics::counter!("fula_commit_rounds_total").increment(1);
-        metrics::histogram!("fula_commit_batch_changes").record(batch.len() as f64);
+        let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        metrics::histogram!("fula_commit_batch_changes").record(changes);
         inner.round(&bucket, batch).await;
     }
 }
@@ -292,9 +290,8 @@ impl Inner {
                 }
                 match self.newest(bucket).await {
                     Ok(head) => {
-                        let pointer = |head: &Option<Arc<Head>>| {
-                            head.as_ref().map(|head| head.row.pointer)
-                        };
+                        let pointer =
+                            |head: &Option<Arc<Head>>| head.as_ref().map(|head| head.row.pointer);
                         if pointer(&head) == pointer(&base) {
                             return answer_each(batch, outcomes);
                         }

@@ -30,7 +30,12 @@ impl Overlay {
     }
 
     /// Returns the entries of `from..to` in order, edits included.
-    async fn range(&self, nodes: &Nodes, from: &Bytes, to: &Bytes) -> Result<Vec<Entry>, StoreError> {
+    async fn range(
+        &self,
+        nodes: &Nodes,
+        from: &Bytes,
+        to: &Bytes,
+    ) -> Result<Vec<Entry>, StoreError> {
         let mut found: BTreeMap<Bytes, (u64, Bytes)> = BTreeMap::new();
         let mut cursor = Cursor::new(nodes, &self.tree);
         cursor.seek(from).await?;
@@ -165,8 +170,7 @@ impl<'a> Working<'a> {
     pub(super) fn create(&mut self, id: BucketId, salt: Salt, global_name: GlobalName) {
         let (owner, name) = self.address.clone();
         let root = BucketRoot::new(owner, name, id, salt, self.next_version(), self.time);
-        self.open =
-            Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
+        self.open = Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
         self.global_name = global_name;
         self.changes += 1;
     }

@@ -1,4 +1,8 @@
 //! Where the newest record of each key lies.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "records and segments are bounded far below these types by constants"
+)]
 
 use std::collections::BTreeMap;
 
@@ -100,9 +104,7 @@ impl Index {
 
     pub(super) fn get(&self, key: &Key) -> Option<Slot> {
         match key {
-            Key::Block(cid) => {
-                Some(self.blocks.get(&Cid::from_bytes(cid).ok()?)?.0)
-            }
+            Key::Block(cid) => Some(self.blocks.get(&Cid::from_bytes(cid).ok()?)?.0),
             Key::Row(kind, key) => self.rows.get(&(*kind, key.clone())).copied(),
         }
     }
@@ -131,8 +133,8 @@ impl Index {
     /// Returns the records in use in one segment.
     pub(super) fn in_segment(&self, segment: u32) -> Vec<(Key, Slot)> {
         let blocks = self.blocks.iter().map(|(cid, (slot, _))| (Key::Block(cid.to_bytes()), *slot));
-        let rows = self.rows.iter().map(|((kind, key), slot)| (Key::Row(*kind, key.clone()), *slot));
+        let rows =
+            self.rows.iter().map(|((kind, key), slot)| (Key::Row(*kind, key.clone()), *slot));
         blocks.chain(rows).filter(|(_, slot)| slot.segment == segment).collect()
     }
 }
-

@@ -27,11 +27,11 @@ use std::{
 
 use bytes::Bytes;
 
+pub use self::recover::{Damage, Recovery};
 pub(crate) use self::{
     index::{Index, Slot},
     record::{Kind, Record},
 };
-pub use self::recover::{Damage, Recovery};
 use self::{
     record::{encode_into, encoded_len},
     segment::{HEADER_BYTES, Segment},
@@ -126,14 +126,15 @@ impl Log {
         let mut next_id = recovered.segments.keys().next_back().map_or(1, |last| last + 1);
         let mut tails = Vec::with_capacity(2);
         for name in StreamName::ALL {
-            let (segment, offset) = match recovered.tails.remove(name.prefix()) {
-                Some(tail) => tail,
-                None => {
-                    let segment = Arc::new(Segment::create(dir, name.prefix(), next_id)?);
-                    recovered.segments.insert(next_id, Arc::clone(&segment));
-                    next_id += 1;
-                    (segment, HEADER_BYTES)
-                }
+            let (segment, offset) = if let Some(tail) = recovered.tails.remove(name.prefix()) {
+                // What a killed process wrote may still be in the kernel's memory only.
+                tail.0.sync()?;
+                tail
+            } else {
+                let segment = Arc::new(Segment::create(dir, name.prefix(), next_id)?);
+                recovered.segments.insert(next_id, Arc::clone(&segment));
+                next_id += 1;
+                (segment, HEADER_BYTES)
             };
             tails.push(Stream {
                 name,

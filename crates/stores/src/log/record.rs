@@ -7,6 +7,10 @@
 //! The head checksum covers everything of the head after it, and the key, so that a scan trusts
 //! lengths without reading values. *Durable to* is how far the segment was known to be on stable
 //! storage when the record was written: damage before it is damage, after it a torn tail.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "records and segments are bounded far below these types by constants"
+)]
 
 use crc_fast::{CrcAlgorithm, checksum};
 
@@ -60,7 +64,7 @@ pub(super) struct Head {
     pub(super) value_len: usize,
     pub(super) value_crc: u32,
     pub(super) durable_to: u64,
-    head_crc: u32,
+    crc: u32,
 }
 
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
@@ -103,20 +107,14 @@ impl Head {
             && key_len <= KEY_BYTES_MAX
             && (kind != Kind::Block || key_len == Cid::BYTES);
         let durable_to = u64::from_le_bytes(bytes[24..].try_into().expect("8 bytes"));
-        let head = Self {
-            kind,
-            key_len,
-            value_len,
-            value_crc: u32_at(8),
-            durable_to,
-            head_crc: u32_at(4),
-        };
+        let head =
+            Self { kind, key_len, value_len, value_crc: u32_at(8), durable_to, crc: u32_at(4) };
         plausible.then_some(head)
     }
 
     /// Tests the checksum over head and key.
     pub(super) fn is_intact(&self, head_and_key: &[u8]) -> bool {
-        crc32c(&head_and_key[8..]) == self.head_crc
+        crc32c(&head_and_key[8..]) == self.crc
     }
 
     /// Returns the length of the whole record, padding included.

@@ -69,7 +69,8 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
         tails: HashMap::new(),
         report: Recovery::default(),
     };
-    let newest: HashMap<&str, u32> = files.iter().map(|(id, prefix)| (prefix.as_str(), *id)).collect();
+    let newest: HashMap<&str, u32> =
+        files.iter().map(|(id, prefix)| (prefix.as_str(), *id)).collect();
     for (id, prefix) in &files {
         let is_newest = newest.get(prefix.as_str()) == Some(id);
         let Some(segment) = Segment::open(dir, prefix, *id)? else {
@@ -207,7 +208,7 @@ impl Window<'_> {
     }
 }
 
-/// Reads a whole segment and appends what is damaged and still in use, or unreadable.
+/// Reads a whole segment and appends what is damaged and has no good copy.
 pub(super) fn verify(
     segment: &Segment,
     len: u64,
@@ -216,13 +217,12 @@ pub(super) fn verify(
 ) -> io::Result<()> {
     for stretch in scan(segment, len, true)? {
         let Stretch::Gap { offset, bytes, key } = stretch else { continue };
-        let in_use = key.as_ref().is_none_or(|(kind, key)| {
-            let key = Key::of(*kind, key);
-            key.and_then(|key| index.get(&key)).is_some_and(|slot| {
-                slot.segment == segment.id && u64::from(slot.offset) == offset
-            })
+        // A record known damaged is not in the index; one with a good copy elsewhere is no loss.
+        let replaced = key.as_ref().is_some_and(|(kind, key)| {
+            let slot = Key::of(*kind, key).and_then(|key| index.get(&key));
+            slot.is_some_and(|slot| slot.segment != segment.id || u64::from(slot.offset) != offset)
         });
-        if in_use {
+        if !replaced {
             let cid = key.and_then(|(_, key)| Cid::from_bytes(&key).ok());
             damage.push(Damage { segment: segment.name().to_owned(), offset, bytes, cid });
         }

@@ -1,4 +1,8 @@
 //! One file of the log.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "records and segments are bounded far below these types by constants"
+)]
 
 use std::{
     fs::{File, OpenOptions},

@@ -1,0 +1,32 @@
+"""Small things that several tests need."""
+
+import random
+
+import botocore.exceptions
+import pytest
+
+MIB = 1 << 20
+
+
+def pattern(length, seed=1):
+    """Bytes that do not repeat, the same for the same seed."""
+    return random.Random(seed).randbytes(length)
+
+
+class Refused:
+    """Expects an S3 error and keeps what it said."""
+
+    def __init__(self, code, status):
+        self.expected = (code, status)
+
+    def __enter__(self):
+        self.raises = pytest.raises(botocore.exceptions.ClientError)
+        self.info = self.raises.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        caught = self.raises.__exit__(*exception)
+        self.response = self.info.value.response
+        error, meta = self.response["Error"], self.response["ResponseMetadata"]
+        assert (error["Code"], meta["HTTPStatusCode"]) == self.expected, error
+        return caught

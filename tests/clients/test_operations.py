@@ -1,0 +1,317 @@
+"""Running a gateway: crashes, restarts, administrative commands, health, shutdown."""
+
+import http.client
+import json
+import pathlib
+import re
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import urllib.request
+
+import pytest
+
+from conftest import FULA, Gateway
+from helpers import MIB, Refused, pattern
+
+
+def test_everything_acknowledged_survives_kill(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    bodies = {f"k{n}": pattern(n * 10_000, n) for n in range(20)}
+    bodies["large"] = pattern(9 * MIB)
+    for key, body in bodies.items():
+        s3.put_object(Bucket="bucket", Key=key, Body=body)
+    s3.delete_object(Bucket="bucket", Key="k3")
+    del bodies["k3"]
+    upload_id = s3.create_multipart_upload(Bucket="bucket", Key="mp")["UploadId"]
+    part = lambda number, body: {
+        "PartNumber": number,
+        "ETag": s3.upload_part(Bucket="bucket", Key="mp", UploadId=upload_id, PartNumber=number,
+                               Body=body)["ETag"],
+    }
+    first = part(1, pattern(5 * MIB, 99))
+    own_gateway.kill()
+    own_gateway.start()
+    for key, body in bodies.items():
+        assert s3.get_object(Bucket="bucket", Key=key)["Body"].read() == body
+    with Refused("NoSuchKey", 404):
+        s3.get_object(Bucket="bucket", Key="k3")
+    # The upload goes on where it was.
+    parts = {"Parts": [first, part(2, b"end")]}
+    done = s3.complete_multipart_upload(
+        Bucket="bucket", Key="mp", UploadId=upload_id, MultipartUpload=parts
+    )
+    own_gateway.kill()
+    own_gateway.start()
+    again = s3.complete_multipart_upload(
+        Bucket="bucket", Key="mp", UploadId=upload_id, MultipartUpload=parts
+    )
+    assert again["ETag"] == done["ETag"]
+    assert s3.head_object(Bucket="bucket", Key="mp")["ContentLength"] == 5 * MIB + 3
+    own_gateway.stop()
+    assert own_gateway.fula("fsck").returncode == 0
+
+
+def test_kills_under_load_lose_nothing(own_gateway):
+    """Writers write while the process is killed; whatever was acknowledged is there."""
+    possible = {}  # By key, the values that may be found; None is no object.
+    own_gateway.client().create_bucket(Bucket="bucket")
+    for life in range(4):
+        stop = threading.Event()
+
+        def write(writer):
+            s3 = own_gateway.client(retries={"max_attempts": 1}, connect_timeout=2)
+            n = 0
+            while not stop.is_set():
+                key, body = f"w{writer}/{n % 50}", f"{life}-{n}".encode()
+                try:
+                    s3.put_object(Bucket="bucket", Key=key, Body=body)
+                except Exception:
+                    # Not acknowledged: what was there before may be found, or this.
+                    possible.setdefault(key, {None}).add(body)
+                    return
+                possible[key] = {body}
+                n += 1
+
+        writers = [threading.Thread(target=write, args=[writer]) for writer in range(4)]
+        for writer in writers:
+            writer.start()
+        while len(possible) < 40 or sum(thread.is_alive() for thread in writers) < 4:
+            if not any(thread.is_alive() for thread in writers):
+                break
+        own_gateway.kill()
+        stop.set()
+        for writer in writers:
+            writer.join()
+        own_gateway.start()
+        s3 = own_gateway.client()
+        for key, values in possible.items():
+            try:
+                found = s3.get_object(Bucket="bucket", Key=key)["Body"].read()
+            except s3.exceptions.NoSuchKey:
+                found = None
+            assert found in values, key
+            possible[key] = {found}
+    assert len(possible) >= 40
+    own_gateway.stop()
+    assert own_gateway.fula("fsck").returncode == 0
+
+
+def test_a_client_that_goes_away_leaves_nothing(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    url = s3.generate_presigned_url("put_object", Params={"Bucket": "bucket", "Key": "half"})
+    host, port = own_gateway.listen.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        path = url.split(own_gateway.listen)[1]
+        connection.sendall(
+            f"PUT {path} HTTP/1.1\r\nHost: {own_gateway.listen}\r\n"
+            f"Content-Length: {10 * MIB}\r\n\r\n".encode() + pattern(3 * MIB)
+        )
+    with Refused("NoSuchKey", 404):
+        s3.get_object(Bucket="bucket", Key="half")
+    assert s3.list_objects_v2(Bucket="bucket")["KeyCount"] == 0
+
+
+def test_a_second_process_is_refused(own_gateway):
+    second = subprocess.run(
+        [FULA, "gateway", "--data-dir", own_gateway.data_dir, "--listen", "127.0.0.1:0"],
+        capture_output=True, text=True, timeout=30,
+    )
+    assert second.returncode == 1
+    assert "in use by another fula process" in second.stderr
+
+
+def test_requests_in_flight_finish_at_shutdown(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    url = s3.generate_presigned_url("put_object", Params={"Bucket": "bucket", "Key": "slow"})
+    connection = http.client.HTTPConnection(own_gateway.listen, timeout=30)
+    connection.putrequest("PUT", url.split(own_gateway.listen)[1], skip_host=False)
+    connection.putheader("Content-Length", "10")
+    connection.endheaders(b"hello")
+    metrics = urllib.request.urlopen(f"{own_gateway.admin}/metrics").read()
+    assert b"fula_requests_total" in metrics
+    own_gateway.process.send_signal(signal.SIGTERM)
+    log = own_gateway.data_dir.with_suffix(".log")
+    while b"finishing requests" not in log.read_bytes():
+        assert own_gateway.process.poll() is None
+    connection.send(b"world")
+    assert connection.getresponse().status == 200
+    assert own_gateway.process.wait(timeout=30) == 0
+    own_gateway.process.stdout.close()
+    own_gateway.start()
+    assert s3.get_object(Bucket="bucket", Key="slow")["Body"].read() == b"helloworld"
+
+
+def test_keys_beside_a_running_gateway_and_without_one(own_gateway):
+    made = json.loads(own_gateway.fula("keys", "create", "--user", "alice", "--json").stdout)
+    key = (made["id"], made["secret"])
+    alice = own_gateway.client(key=key)
+    alice.create_bucket(Bucket="alices")
+    listed = own_gateway.fula("keys", "list").stdout
+    assert made["id"] in listed and "key:admin" in listed and made["secret"] not in listed
+    own_gateway.stop()
+    only = json.loads(own_gateway.fula("keys", "list", "--user", "alice", "--json").stdout)
+    assert [k["id"] for k in only] == [made["id"]]
+    own_gateway.start()
+    assert [b["Name"] for b in alice.list_buckets()["Buckets"]] == ["alices"]
+    refused = own_gateway.fula("keys", "revoke", made["id"], "--user", "bob", check=False)
+    assert refused.returncode == 1 and "belongs to key:alice" in refused.stderr
+    own_gateway.fula("keys", "revoke", made["id"])
+    with Refused("InvalidAccessKeyId", 403):
+        alice.list_buckets()
+
+
+def test_the_first_key_can_be_chosen(tmp_path):
+    gateway = Gateway(tmp_path / "data")
+    chosen = {"FULA_ACCESS_KEY_ID": "CHOSENKEYID", "FULA_SECRET_ACCESS_KEY": "chosen-secret-key"}
+    gateway.start(env=chosen)
+    assert gateway.credentials() == ("CHOSENKEYID", "chosen-secret-key")
+    path = gateway.data_dir / "credentials"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    gateway.client().list_buckets()
+    gateway.stop()
+    # It is kept: the next start needs no variables.
+    gateway.start()
+    gateway.client().list_buckets()
+    gateway.stop()
+
+
+def test_no_secret_is_ever_logged(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "k"})
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(url)
+    own_gateway.fula("keys", "create", "--user", "alice")
+    log = own_gateway.data_dir.with_suffix(".log").read_text()
+    assert "operation=\"GetObject\"" in log and "request_id=" in log
+    assert own_gateway.credentials()[1] not in log
+    assert "Signature" not in log and "X-Amz" not in log
+
+
+def test_health_and_metrics(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="k", Body=b"x")
+    fetch = lambda path: urllib.request.urlopen(own_gateway.admin + path).read().decode()
+    assert fetch("/healthz") == "ok\n"
+    assert fetch("/readyz") == "ready\n"
+    metrics = fetch("/metrics")
+    assert 'fula_requests_total{operation="PutObject",status="200"} 1' in metrics
+    assert "fula_request_seconds_bucket" in metrics
+    for name in ["fula_commit_rounds_total", "fula_commit_blocks_total", "fula_commit_bytes_total",
+                 "fula_log_fsyncs_total", "fula_commit_batch_changes_sum"]:
+        assert int(re.search(rf"^{name} (\d+)", metrics, re.M)[1]) > 0, name
+
+
+def test_small_files_cost_little_index(own_gateway):
+    """150 files of 4 KiB, one after another: the figure that README and the issue speak of."""
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+
+    def count():
+        metrics = urllib.request.urlopen(f"{own_gateway.admin}/metrics").read().decode()
+        value = lambda name: int(re.search(rf"^{name} (\d+)", metrics, re.M)[1])
+        return value("fula_commit_blocks_total"), value("fula_commit_bytes_total")
+
+    before = count()
+    for n in range(150):
+        s3.put_object(Bucket="bucket", Key=f"photos/2026/img_{n:04}.jpg", Body=pattern(4096, n))
+    blocks, total = (after - start for after, start in zip(count(), before))
+    # Each file's own block is content, the rest is index.
+    blocks_each, bytes_each = (blocks - 150) / 150, (total - 150 * 4096) / 150
+    print(f"index per 4 KiB file: {blocks_each:.2f} blocks, {bytes_each:.0f} bytes")
+    assert blocks_each <= 4 and bytes_each <= 16_000
+
+
+def test_history(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    for n in range(3):
+        s3.put_object(Bucket="bucket", Key=f"k{n}", Body=b"12345")
+    log = json.loads(own_gateway.fula("roots", "log", "bucket", "--json").stdout)
+    assert [(c["version"], c["objects"], c["bytes"]) for c in log] == [
+        (4, 3, 15), (3, 2, 10), (2, 1, 5), (1, 0, 0)
+    ]
+    text = own_gateway.fula("roots", "log", "bucket", "--limit", "1").stdout
+    assert log[0]["root"] in text and len(text.splitlines()) == 1
+
+
+def flip(path: pathlib.Path, offset):
+    body = bytearray(path.read_bytes())
+    body[offset] ^= 0xFF
+    path.write_bytes(body)
+
+
+def test_fsck_tells_damage_by_name_and_repairs(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    cid = {}
+    for n in range(4):
+        put = s3.put_object(Bucket="bucket", Key=f"k{n}", Body=pattern(2 * MIB, n))
+        cid[n] = put["ResponseMetadata"]["HTTPHeaders"]["x-fula-cid"]
+    assert own_gateway.fula("fsck").stdout.endswith("0 problems\n")
+    own_gateway.stop()
+    bulk = next((own_gateway.data_dir / "log").glob("bulk-*.log"))
+    flip(bulk, 1_000_000)  # In the first leaf of k0.
+    damaged = own_gateway.fula("fsck", check=False)
+    assert damaged.returncode == 1 and "damaged: bafkr4" in damaged.stdout
+    own_gateway.start()
+    with pytest.raises(Exception):
+        s3.get_object(Bucket="bucket", Key="k0")["Body"].read()
+    assert s3.get_object(Bucket="bucket", Key="k1")["Body"].read() == pattern(2 * MIB, 1)
+    own_gateway.stop()
+
+    # Where pointers are kept, damage stops a gateway from starting until it was looked at.
+    commit = next((own_gateway.data_dir / "log").glob("commit-*.log"))
+    head = commit.read_bytes().rfind(b"RLF1", 0, commit.stat().st_size - 2000)
+    flip(commit, head + 9)
+    refused = subprocess.run(
+        [FULA, "gateway", "--data-dir", own_gateway.data_dir, "--listen", "127.0.0.1:0"],
+        capture_output=True, text=True, timeout=30,
+    )
+    assert refused.returncode == 1 and "fsck --repair" in refused.stderr
+    repaired = own_gateway.fula("fsck", "--repair", check=False)
+    assert "set 2 damaged segments aside" in repaired.stderr
+    own_gateway.start()
+    assert s3.get_object(Bucket="bucket", Key="k1")["Body"].read() == pattern(2 * MIB, 1)
+
+
+def test_fsck_rebuilds_a_lost_arbiter(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    for n in range(5):
+        s3.put_object(Bucket="bucket", Key=f"k{n}", Body=b"x")
+    own_gateway.stop()
+    commit = next((own_gateway.data_dir / "log").glob("commit-*.log"))
+    body = bytearray(commit.read_bytes())
+    # Every pointer record (kind 2) loses its head.
+    at = body.find(b"RLF1")
+    while at >= 0:
+        if body[at + 18] == 2:
+            body[at + 9] ^= 0xFF
+        at = body.find(b"RLF1", at + 4)
+    commit.write_bytes(body)
+    repaired = own_gateway.fula("fsck", "--repair")
+    assert "rebuilt 1 root pointers" in repaired.stderr
+    own_gateway.start()
+    assert s3.list_objects_v2(Bucket="bucket")["KeyCount"] == 5
+    s3.put_object(Bucket="bucket", Key="more", Body=b"x")
+
+
+def test_fsck_that_cannot_look_says_so(tmp_path):
+    command = [FULA, "fsck", "--data-dir", tmp_path / "absent"]
+    looked = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert looked.returncode == 2 and "no data directory" in looked.stderr
+
+
+def test_help_teaches():
+    text = subprocess.run([FULA, "--help"], capture_output=True, text=True).stdout
+    assert "fula gateway --data-dir ./data" in text
+    text = subprocess.run([FULA, "gateway", "--help"], capture_output=True, text=True).stdout
+    assert "FULA_LISTEN" in text and "127.0.0.1:9000" in text
