@@ -479,6 +479,3 @@ fn answer_each(batch: Vec<Pending>, outcomes: Vec<Result<Answer, ServiceError>>)
         drop(pending.answer.send(outcome));
     }
 }
-
-#[cfg(test)]
-mod tests;

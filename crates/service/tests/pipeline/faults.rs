@@ -1,0 +1,138 @@
+//! An arbiter that loses messages on demand, and power that fails at every swap.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use fula_core::{
+    BucketName, OwnerId, RootPointer, RootPointerStore, StoreError,
+    error::SwapError,
+    memory::{MemoryBlocks, MemoryRoots},
+    root::{CasOutcome, NewRoot, RootRow, Stamped},
+};
+use tokio::sync::Notify;
+
+/// What happens to one swap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Applied, but the answer is lost.
+    AnswerLost,
+    /// Never applied, and nobody is told.
+    RequestLost,
+    /// Refused before it was sent.
+    NotSent,
+    /// Applied; the answer is lost, and nothing is answered until someone says go on.
+    AnswerHeld,
+}
+
+/// A memory arbiter with faults. Every swap first drops all blocks that were not synced, so a
+/// root that is published before its blocks are durable is found out.
+#[derive(Debug)]
+pub(crate) struct FaultyRoots {
+    inner: MemoryRoots,
+    blocks: Arc<MemoryBlocks>,
+    faults: Mutex<VecDeque<Fault>>,
+    unreachable: AtomicBool,
+    pub(crate) held: Notify,
+    pub(crate) go_on: Notify,
+    pub(crate) swaps: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+}
+
+impl FaultyRoots {
+    pub(crate) fn new(blocks: &Arc<MemoryBlocks>) -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryRoots::default(),
+            blocks: Arc::clone(blocks),
+            faults: Mutex::default(),
+            unreachable: AtomicBool::new(false),
+            held: Notify::new(),
+            go_on: Notify::new(),
+            swaps: AtomicU64::new(0),
+            conflicts: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes the next swaps fail, one fault each.
+    pub(crate) fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
+    }
+
+    pub(crate) fn set_unreachable(&self, unreachable: bool) {
+        self.unreachable.store(unreachable, Ordering::SeqCst);
+    }
+
+    fn reach(&self) -> Result<(), StoreError> {
+        if self.unreachable.load(Ordering::SeqCst) { Err(lost()) } else { Ok(()) }
+    }
+}
+
+fn lost() -> StoreError {
+    StoreError::Unavailable { backend: "test", action: "anything", source: "cut".into() }
+}
+
+#[async_trait]
+impl RootPointerStore for FaultyRoots {
+    async fn get_roots(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        self.reach()?;
+        self.inner.get_roots(names).await
+    }
+
+    async fn cas_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        tokio::task::yield_now().await;
+        self.reach().map_err(SwapError::Unknown)?;
+        self.blocks.crash();
+        let fault = self.faults.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        match fault {
+            Some(Fault::RequestLost) => return Err(SwapError::Unknown(lost())),
+            Some(Fault::NotSent) => return Err(SwapError::NotSent(lost())),
+            Some(Fault::AnswerLost | Fault::AnswerHeld) | None => {}
+        }
+        self.swaps.fetch_add(1, Ordering::SeqCst);
+        let outcome = self.inner.cas_root(owner, bucket, expected, new).await?;
+        if matches!(outcome.value, CasOutcome::Conflict { .. }) {
+            self.conflicts.fetch_add(1, Ordering::SeqCst);
+        }
+        match fault {
+            Some(Fault::AnswerHeld) => {
+                self.held.notify_one();
+                self.go_on.notified().await;
+                Err(SwapError::Unknown(lost()))
+            }
+            Some(_) => Err(SwapError::Unknown(lost())),
+            None => Ok(outcome),
+        }
+    }
+
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.reach()?;
+        self.inner.list_roots(owner, after, limit).await
+    }
+
+    async fn find_bucket(
+        &self,
+        bucket: &BucketName,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        self.reach()?;
+        self.inner.find_bucket(bucket).await
+    }
+}

@@ -1,0 +1,115 @@
+//! The service on memory stores that crash and an arbiter that misbehaves.
+
+mod faults;
+mod masters;
+mod model;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fula_core::{
+    BlockStore, RootPointerStore, WriterId,
+    bucket::{ChecksumAlgorithm, ObjectRecord},
+    memory::MemoryBlocks,
+    tree::Nodes,
+};
+use fula_service::{
+    Committer, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, Service,
+    ServiceError,
+    body::BodyFacts,
+    condition::{ReadConditions, Tags, WriteConditions},
+    system_random,
+};
+use futures::TryStreamExt;
+
+use crate::faults::FaultyRoots;
+
+/// One master on shared stores, with a user and a bucket.
+struct Master {
+    service: Service,
+    user: Identity,
+}
+
+const BUCKET: &str = "bucket";
+
+impl Master {
+    fn new(blocks: &Arc<MemoryBlocks>, roots: &Arc<FaultyRoots>, writer: u8) -> Self {
+        Self::with_limits(blocks, roots, writer, Limits::default())
+    }
+
+    fn with_limits(
+        blocks: &Arc<MemoryBlocks>,
+        roots: &Arc<FaultyRoots>,
+        writer: u8,
+        limits: Limits,
+    ) -> Self {
+        let blocks: Arc<dyn BlockStore> = Arc::clone(blocks) as _;
+        let roots: Arc<dyn RootPointerStore> = Arc::clone(roots) as _;
+        let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
+        let committer = Committer::new(nodes, roots, WriterId([writer; 16]), limits);
+        let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
+        Self { service, user: Identity::of_user("key:test") }
+    }
+
+    async fn create(&self) {
+        self.service.create_bucket(Some(&self.user), BUCKET).await.unwrap();
+    }
+
+    async fn put(&self, key: &str, body: &[u8]) -> Result<ObjectRecord, ServiceError> {
+        self.put_if(key, body, WriteConditions::default()).await
+    }
+
+    async fn put_if(
+        &self,
+        key: &str,
+        body: &[u8],
+        conditions: WriteConditions,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let frames: Vec<_> =
+            body.chunks(100_000).map(|frame| Ok(Bytes::copy_from_slice(frame))).collect();
+        let request = PutRequest {
+            key: key.to_owned(),
+            facts: ObjectFacts::default(),
+            conditions,
+            body: Box::pin(futures::stream::iter(frames)),
+            body_facts: BodyFacts {
+                length: Some(body.len() as u64),
+                length_max: 1 << 30,
+                md5: None,
+                keep: ChecksumAlgorithm::Crc32,
+                sent: ChecksumAlgorithm::Crc32,
+                checksum: None,
+                trailer: None,
+            },
+        };
+        self.service.put_object(Some(&self.user), BUCKET, request).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ServiceError> {
+        let request = DeleteKey { key: key.to_owned(), conditions: WriteConditions::default() };
+        self.service.delete_object(Some(&self.user), BUCKET, request).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Vec<u8>, ServiceError> {
+        let user = Some(&self.user);
+        let none = ReadConditions::default();
+        let record = self.service.get_object(user, BUCKET, key, &none).await?.record;
+        let parts: Vec<Bytes> = self.service.read(&record, 0..record.size)?.try_collect().await?;
+        Ok(parts.concat())
+    }
+
+    async fn version(&self) -> u64 {
+        let name = fula_core::BucketName::parse(BUCKET).unwrap();
+        let head = self.service.committer().current(&(self.user.owner, name)).await.unwrap();
+        head.unwrap().row.pointer.version
+    }
+}
+
+fn if_absent() -> WriteConditions {
+    WriteConditions { if_match: None, if_none_match: Some(Tags::Any) }
+}
+
+fn if_matches(record: &ObjectRecord) -> WriteConditions {
+    let tag = Tags::One(record.etag.to_string());
+    WriteConditions { if_match: Some(tag), if_none_match: None }
+}

@@ -1,0 +1,247 @@
+//! One and two masters, with and without a reliable arbiter.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use fula_core::memory::MemoryBlocks;
+use fula_service::{ConditionName, Outcome};
+use futures::future::join_all;
+
+use super::*;
+use crate::faults::Fault;
+
+fn stores() -> (Arc<MemoryBlocks>, Arc<FaultyRoots>) {
+    let blocks = Arc::new(MemoryBlocks::default());
+    let roots = FaultyRoots::new(&blocks);
+    (blocks, roots)
+}
+
+#[tokio::test]
+async fn concurrent_writes_share_rounds() {
+    let (blocks, roots) = stores();
+    let master = Master::new(&blocks, &roots, 1);
+    master.create().await;
+    let keys: Vec<String> = (0..64).map(|n| format!("k{n}")).collect();
+    let puts = keys.iter().map(|key| master.put(key, key.as_bytes()));
+    for put in join_all(puts).await {
+        put.unwrap();
+    }
+    let swaps = roots.swaps.load(Ordering::SeqCst);
+    assert!(swaps <= 8, "{swaps} swaps for 64 concurrent writes");
+    for key in &keys {
+        assert_eq!(master.get(key).await.unwrap(), key.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn of_many_that_create_a_key_one_wins() {
+    let (blocks, roots) = stores();
+    let masters = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
+    masters[0].create().await;
+    for round in 0..50 {
+        let key = format!("k{round}");
+        let puts = (0..16_u8).map(|n| {
+            let (master, key) = (&masters[usize::from(n % 2)], &key);
+            async move { master.put_if(key, &[n], if_absent()).await }
+        });
+        let outcomes = join_all(puts).await;
+        let winners: Vec<u8> = (0..16).filter(|n| outcomes[usize::from(*n)].is_ok()).collect();
+        assert_eq!(winners.len(), 1, "{outcomes:?}");
+        for outcome in outcomes.iter().filter(|outcome| outcome.is_err()) {
+            let expected = ServiceError::PreconditionFailed(ConditionName::IfNoneMatch);
+            assert_eq!(outcome.as_ref().unwrap_err().to_string(), expected.to_string());
+        }
+        assert_eq!(masters[1].get(&key).await.unwrap(), winners);
+    }
+    assert!(roots.conflicts.load(Ordering::SeqCst) > 0, "the masters never met");
+}
+
+#[tokio::test]
+async fn increments_by_etag_lose_nothing_across_masters() {
+    let (blocks, roots) = stores();
+    let masters = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
+    masters[0].create().await;
+    masters[0].put("counter", b"0").await.unwrap();
+    let counters = (0..6_usize).map(|n| {
+        let master = &masters[n % 2];
+        async move {
+            let mut done = 0;
+            while done < 10 {
+                let none = ReadConditions::default();
+                let user = Some(&master.user);
+                let seen = master.service.get_object(user, BUCKET, "counter", &none).await.unwrap();
+                let bytes: Vec<Bytes> = master
+                    .service
+                    .read(&seen.record, 0..seen.record.size)
+                    .unwrap()
+                    .try_collect()
+                    .await
+                    .unwrap();
+                let value: u64 = String::from_utf8(bytes.concat()).unwrap().parse().unwrap();
+                let next = (value + 1).to_string();
+                let put = master.put_if("counter", next.as_bytes(), if_matches(&seen.record));
+                done += u32::from(put.await.is_ok());
+            }
+        }
+    });
+    join_all(counters).await;
+    assert_eq!(masters[0].get("counter").await.unwrap(), b"60");
+    assert!(roots.conflicts.load(Ordering::SeqCst) > 0, "the masters never met");
+}
+
+#[tokio::test]
+async fn unconditional_writers_on_two_masters_never_fail() {
+    let (blocks, roots) = stores();
+    let masters = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
+    masters[0].create().await;
+    let writers = (0..8_usize).map(|n| {
+        let master = &masters[n % 2];
+        async move {
+            for round in 0..20 {
+                master.put(&format!("{n}/{round}"), b"x").await.unwrap();
+                master.put("shared", &[n as u8]).await.unwrap();
+            }
+        }
+    });
+    join_all(writers).await;
+    let info = masters[1].service.bucket(Some(&masters[1].user), BUCKET).await.unwrap();
+    assert_eq!((info.objects, info.bytes), (161, 161));
+    assert!(roots.conflicts.load(Ordering::SeqCst) > 0, "the masters never met");
+}
+
+#[tokio::test]
+async fn a_refusal_is_judged_on_the_newest_root() {
+    let (blocks, roots) = stores();
+    let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
+    one.create().await;
+    one.put("k", b"old").await.unwrap();
+    // Behind the back of master one, whose remembered root still has the key.
+    two.delete("k").await.unwrap();
+    one.put_if("k", b"new", if_absent()).await.unwrap();
+    // And the other way round: what it remembers as absent is there now.
+    one.delete("k").await.unwrap();
+    two.put("k", b"theirs").await.unwrap();
+    one.delete("k").await.unwrap();
+    assert!(matches!(two.get("k").await, Err(ServiceError::NoSuchKey)));
+    // Creating asks nobody first: the remembered bucket must not be taken for the present one.
+    two.service.delete_bucket(Some(&two.user), BUCKET).await.unwrap();
+    one.create().await;
+    one.service.delete_bucket(Some(&one.user), BUCKET).await.unwrap();
+    assert!(matches!(two.put("k", b"x").await, Err(ServiceError::NoSuchBucket)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_swap_whose_answer_is_lost_counts_once() {
+    let (blocks, roots) = stores();
+    let master = Master::new(&blocks, &roots, 1);
+    master.create().await;
+    let before = master.version().await;
+    for (n, fault) in [Fault::AnswerLost, Fault::RequestLost].into_iter().enumerate() {
+        roots.plan([fault]);
+        let swaps = roots.swaps.load(Ordering::SeqCst);
+        master.put("k", &[n as u8]).await.unwrap();
+        assert_eq!(master.version().await, before + n as u64 + 1, "{fault:?}");
+        assert_eq!(roots.swaps.load(Ordering::SeqCst), swaps + 1, "{fault:?} was sent again");
+        assert_eq!(master.get("k").await.unwrap(), [n as u8]);
+    }
+    // A condition that its own first attempt would now fail is not judged again.
+    roots.plan([Fault::AnswerLost]);
+    master.put_if("once", b"x", if_absent()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_found_under_another_masters_commit() {
+    let (blocks, roots) = stores();
+    let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
+    one.create().await;
+    roots.plan([Fault::AnswerHeld]);
+    let (put, ()) = tokio::join!(one.put_if("k", b"mine", if_absent()), async {
+        roots.held.notified().await;
+        two.put("other", b"theirs").await.unwrap();
+        roots.go_on.notify_one();
+    });
+    put.unwrap();
+    assert_eq!(two.get("k").await.unwrap(), b"mine");
+    assert_eq!(one.get("other").await.unwrap(), b"theirs");
+    assert_eq!(one.version().await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_swap_that_was_not_sent_changes_nothing() {
+    let (blocks, roots) = stores();
+    let master = Master::new(&blocks, &roots, 1);
+    master.create().await;
+    roots.plan([Fault::NotSent]);
+    let refused = master.put("k", b"x").await;
+    assert!(matches!(refused, Err(ServiceError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(master.get("k").await, Err(ServiceError::NoSuchKey)));
+    master.put("k", b"x").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_arbiter_that_stays_away_ends_in_an_honest_answer_in_time() {
+    let (blocks, roots) = stores();
+    let limits = Limits {
+        commit_deadline: Duration::from_secs(3),
+        resolve_for: Duration::from_secs(20),
+        ..Limits::default()
+    };
+    let master = Master::with_limits(&blocks, &roots, 1, limits);
+    master.create().await;
+    master.put("k", b"before").await.unwrap();
+    roots.plan([Fault::AnswerHeld]);
+    let started = tokio::time::Instant::now();
+    let (put, ()) = tokio::join!(master.put("k", b"after"), async {
+        roots.held.notified().await;
+        roots.set_unreachable(true);
+        roots.go_on.notify_one();
+    });
+    assert!(matches!(put, Err(ServiceError::Busy(Outcome::Unknown))), "{put:?}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(master.get("k").await.is_err(), "a read was answered without the arbiter");
+    // Once it is back, what became of the swap is known and work goes on.
+    roots.set_unreachable(false);
+    assert_eq!(master.get("k").await.unwrap(), b"after");
+    master.put("k", b"later").await.unwrap();
+    assert_eq!(master.get("k").await.unwrap(), b"later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_past_its_deadline_is_not_applied() {
+    let (blocks, roots) = stores();
+    let limits = Limits { commit_deadline: Duration::from_secs(3), ..Limits::default() };
+    let master = Master::with_limits(&blocks, &roots, 1, limits);
+    master.create().await;
+    roots.plan([Fault::AnswerHeld]);
+    let late = async {
+        roots.held.notified().await;
+        // Queued behind a round that does not end in time.
+        let (late, ()) = tokio::join!(master.put("late", b"x"), async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            roots.go_on.notify_one();
+        });
+        late
+    };
+    let (_, late) = tokio::join!(master.put("k", b"x"), late);
+    assert!(matches!(late, Err(ServiceError::Busy(_))), "{late:?}");
+    master.service.committer().drained().await;
+    assert!(matches!(master.get("late").await, Err(ServiceError::NoSuchKey)));
+}
+
+#[tokio::test]
+async fn a_name_lives_again_and_versions_go_on() {
+    let (blocks, roots) = stores();
+    let master = Master::new(&blocks, &roots, 1);
+    let mut last = 0;
+    for life in 0..3 {
+        master.create().await;
+        assert!(matches!(master.get("k").await, Err(ServiceError::NoSuchKey)), "life {life}");
+        master.put("k", b"x").await.unwrap();
+        let version = master.version().await;
+        assert!(version > last);
+        last = version;
+        let refused = master.service.delete_bucket(Some(&master.user), BUCKET).await;
+        assert!(matches!(refused, Err(ServiceError::BucketNotEmpty)));
+        master.delete("k").await.unwrap();
+        master.service.delete_bucket(Some(&master.user), BUCKET).await.unwrap();
+    }
+}
