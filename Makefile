@@ -30,8 +30,8 @@ clients: tools ## boto3, the AWS CLI and rclone against a real gateway
 # What the tests need beyond a Rust toolchain and a C compiler.
 tools: $(VENV)/installed
 $(VENV)/installed: tests/clients/requirements.txt
-	command -v curl >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
-	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl python3 python3-venv; }
+	command -v curl >/dev/null && command -v openssl >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl python3 python3-venv; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt
 	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --version $(CARGO_DENY)
 	rm -rf $(VENV)

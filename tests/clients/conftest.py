@@ -41,17 +41,17 @@ class Gateway:
             banner += line
             if "aws s3 cp" in line:
                 break
-        found = re.search(r"serves S3 on http://(\S+)", banner)
+        found = re.search(r"serves S3 on (https?)://(\S+)", banner)
         if not found:
             raise AssertionError(f"the gateway did not start; see {log.name}\n{banner}")
         # A restart keeps the address, so that clients go on.
-        self.listen = found[1]
+        self.scheme, self.listen = found[1], found[2]
         self.admin = re.search(r"health\s+(http://[^/\s]+)", banner)[1]
         return self
 
     @property
     def url(self):
-        return f"http://{self.listen}"
+        return f"{self.scheme}://{self.listen}"
 
     def stop(self):
         """Asks the process to finish, and checks that it did so well."""
@@ -96,13 +96,14 @@ class Gateway:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
 
-    def client(self, key=None, **config):
+    def client(self, key=None, verify=None, **config):
         """Returns a boto3 client; with `key`, one that signs with (id, secret)."""
         key_id, secret = key or self.credentials()
         config.setdefault("retries", {"max_attempts": 1})
         return boto3.client(
             "s3",
             endpoint_url=self.url,
+            verify=verify,
             region_name="us-east-1",
             aws_access_key_id=key_id,
             aws_secret_access_key=secret,

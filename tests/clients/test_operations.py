@@ -1,6 +1,7 @@
 """Running a gateway: crashes, restarts, administrative commands, health, shutdown."""
 
 import http.client
+import io
 import json
 import pathlib
 import re
@@ -308,6 +309,36 @@ def test_fsck_that_cannot_look_says_so(tmp_path):
     command = [FULA, "fsck", "--data-dir", tmp_path / "absent"]
     looked = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert looked.returncode == 2 and "no data directory" in looked.stderr
+
+
+def test_tls(tmp_path):
+    """Over TLS boto3 leaves the payload unsigned and sends checksums behind the body."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-days", "2", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )
+    gateway = Gateway(tmp_path / "data", "--tls-cert", cert, "--tls-key", key).start()
+    assert gateway.url.startswith("https://")
+    s3 = gateway.client(verify=str(cert))
+    sent = []
+    s3.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request))
+    s3.create_bucket(Bucket="bucket")
+    for length in [0, 5, 3 * MIB]:
+        body = pattern(length)
+        put = s3.put_object(Bucket="bucket", Key="k", Body=io.BytesIO(body))
+        assert sent[-1].headers["x-amz-trailer"] == b"x-amz-checksum-crc32"
+        got = s3.get_object(Bucket="bucket", Key="k", ChecksumMode="ENABLED")
+        assert got["Body"].read() == body
+        assert got["ChecksumCRC32"] == put["ChecksumCRC32"]
+    gateway.stop()
+    half = subprocess.run(
+        [FULA, "gateway", "--data-dir", tmp_path / "data", "--tls-cert", cert],
+        capture_output=True, text=True, timeout=30,
+    )
+    assert half.returncode == 1 and "--tls-key" in half.stderr
 
 
 def test_help_teaches():

@@ -10,6 +10,7 @@ mod http;
 pub mod metrics;
 mod s3;
 pub mod server;
+pub mod tls;
 
 use fula_service::{Service, keys::KeyRing};
 use s3s::{host::SingleDomain, service::S3Service};

@@ -8,17 +8,28 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_rustls::TlsAcceptor;
 
 /// How long to wait after a failed accept, e.g. when file descriptors ran out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
+/// How a listener treats its connections.
+#[derive(Clone)]
+pub struct Listening {
+    /// TLS, or plain HTTP.
+    pub tls: Option<TlsAcceptor>,
+    /// How long a client may take for its handshake, and for its headers.
+    pub header_timeout: Duration,
+    /// How long requests in flight may take once told to stop.
+    pub grace: Duration,
+}
+
 /// Serves `answer` on `listener` until `stop` resolves, then lets requests in flight finish for
-/// up to `grace`. Returns the number of connections that were cut off.
+/// up to the grace period. Returns the number of connections that were cut off.
 pub async fn serve<F, A, B>(
     listener: TcpListener,
-    header_timeout: Duration,
-    grace: Duration,
+    how: Listening,
     stop: impl Future<Output = ()>,
     answer: F,
 ) -> usize
@@ -30,7 +41,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(how.header_timeout);
     builder.http2().timer(TokioTimer::new());
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);
@@ -57,17 +68,30 @@ where
             let answer = answer(request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let (builder, watcher, how) = (builder.clone(), graceful.watcher(), how.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = match how.tls {
+                None => {
+                    let connection = builder.serve_connection(TokioIo::new(stream), service);
+                    watcher.watch(connection.into_owned()).await
+                }
+                Some(tls) => {
+                    let handshake = tls.accept(stream);
+                    let Ok(Ok(stream)) = timeout(how.header_timeout, handshake).await else {
+                        return tracing::debug!("no TLS handshake");
+                    };
+                    let connection = builder.serve_connection(TokioIo::new(stream), service);
+                    watcher.watch(connection.into_owned()).await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "connection ended early");
             }
         });
     }
     drop(listener);
     let left = graceful.count();
-    match tokio::time::timeout(grace, graceful.shutdown()).await {
+    match timeout(how.grace, graceful.shutdown()).await {
         Ok(()) => 0,
         Err(_) => left,
     }

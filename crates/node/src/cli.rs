@@ -53,6 +53,12 @@ pub(crate) struct GatewayArgs {
     /// Domain whose subdomains are bucket names, for virtual-host style [default: none]
     #[arg(long, env = "FULA_DOMAIN")]
     pub(crate) domain: Option<String>,
+    /// PEM file with the certificate chain; needs --tls-key as well [default: plain HTTP]
+    #[arg(long, env = "FULA_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "FULA_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// What bucket names are unique within [default: owner]
     #[arg(long, env = "FULA_BUCKET_NAMES")]
     pub(crate) bucket_names: Option<BucketNames>,

@@ -31,6 +31,9 @@ pub(crate) enum ConfigError {
     /// Set both or none.
     #[error("set both --access-key-id and --secret-access-key, or neither")]
     HalfAKey,
+    /// Set both or none.
+    #[error("set both --tls-cert and --tls-key, or neither")]
+    HalfOfTls,
     /// Say where.
     #[error(
         "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
@@ -47,6 +50,8 @@ struct FileSettings {
     data_dir: Option<PathBuf>,
     region: Option<String>,
     domain: Option<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     bucket_names: Option<BucketNames>,
     commit_deadline: Option<String>,
     cache_bytes: Option<String>,
@@ -64,6 +69,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) admin_listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
     pub(crate) wire: WireConfig,
+    /// Certificate chain and key; plain HTTP without.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) names: NamePolicy,
     pub(crate) limits: Limits,
     pub(crate) shutdown_grace: Duration,
@@ -111,6 +118,11 @@ impl GatewayConfig {
                 region: args.region.or(file.region).unwrap_or_else(|| "us-east-1".to_owned()),
                 domain: args.domain.or(file.domain),
                 limits: WireLimits::default(),
+            },
+            tls: match (args.tls_cert.or(file.tls_cert), args.tls_key.or(file.tls_key)) {
+                (Some(cert), Some(key)) => Some((cert, key)),
+                (None, None) => None,
+                _ => return Err(ConfigError::HalfOfTls),
             },
             names: match args.bucket_names.or(file.bucket_names) {
                 None | Some(BucketNames::Owner) => NamePolicy::PerOwner,

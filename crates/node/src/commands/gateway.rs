@@ -3,7 +3,10 @@
 use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use fula_core::RootPointerStore;
-use fula_gateway::{admin as wire_admin, metrics, server};
+use fula_gateway::{
+    admin as wire_admin, metrics,
+    server::{self, Listening},
+};
 use fula_service::ServiceError;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
@@ -35,6 +38,8 @@ enum StartError {
     FirstKey(#[source] ServiceError),
     #[error(transparent)]
     Domain(#[from] fula_gateway::InvalidDomain),
+    #[error("cannot set up TLS")]
+    Tls(#[from] fula_gateway::tls::TlsError),
     #[error("cannot set up {0}")]
     Process(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -62,6 +67,10 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
         fula_gateway::gateway(node.service.clone(), node.keys.clone(), config.wire.clone())?;
     let node = Arc::new(node);
 
+    let tls = match &config.tls {
+        Some((cert, key)) => Some(fula_gateway::tls::acceptor(cert, key)?),
+        None => None,
+    };
     let bind = async |address| {
         TcpListener::bind(address).await.map_err(|error| StartError::Listen(address, error))
     };
@@ -81,13 +90,9 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
         }
     };
     let grace = config.shutdown_grace;
-    tokio::spawn(server::serve(
-        admin_listener,
-        limits.header_timeout,
-        grace,
-        std::future::pending(),
-        answer_admin,
-    ));
+    let plain = Listening { tls: None, header_timeout: limits.header_timeout, grace };
+    let how = Listening { tls, ..plain.clone() };
+    tokio::spawn(server::serve(admin_listener, plain, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
 
     let answer = move |request: http::Request<_>| {
@@ -95,7 +100,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
         async move { gateway.handle(request).await }
     };
     let stopped = wait_for(stop);
-    let cut = server::serve(listener, limits.header_timeout, grace, stopped, answer).await;
+    let cut = server::serve(listener, how, stopped, answer).await;
     if cut > 0 {
         tracing::warn!(cut, "connections were still open at the end of the grace period");
     }
@@ -157,13 +162,14 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
     let data_dir = std::path::absolute(&config.data_dir);
     let data_dir = data_dir.as_deref().unwrap_or(Path::new("?"));
     let credentials = files::credentials_path(data_dir);
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     println!(
-        "Fula {version} serves S3 on http://{s3}\n\n\
+        "Fula {version} serves S3 on {scheme}://{s3}\n\n\
          \x20 data         {data}\n\
          \x20 credentials  {credentials}\n\
          \x20 health       http://{admin}/healthz  /readyz  /metrics\n\n\
          Paste this to use it:\n\n\
-         \x20 export AWS_ENDPOINT_URL=http://{s3} AWS_REGION={region}\n\
+         \x20 export AWS_ENDPOINT_URL={scheme}://{s3} AWS_REGION={region}\n\
          \x20 export AWS_SHARED_CREDENTIALS_FILE={credentials}\n\
          \x20 aws s3 mb s3://my-bucket\n\
          \x20 aws s3 cp README.md s3://my-bucket/\n",

@@ -1,0 +1,44 @@
+//! TLS for the S3 listener: a certificate chain and its key, read once at the start.
+
+use std::{path::Path, sync::Arc};
+
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    },
+};
+
+/// A certificate or key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Mend the file.
+    #[error("cannot read PEM from {0}")]
+    Pem(String, #[source] pem::Error),
+    /// The key does not belong to the certificate, or is of a kind not supported.
+    #[error("certificate and key do not work together")]
+    Rejected(#[from] rustls::Error),
+}
+
+/// Reads a PEM chain and a PEM key.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+    let failed = |path: &Path| {
+        let path = path.display().to_string();
+        move |error| TlsError::Pem(path, error)
+    };
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(failed(cert))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(failed(key))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
