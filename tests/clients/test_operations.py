@@ -294,7 +294,7 @@ def test_fsck_rebuilds_a_lost_arbiter(own_gateway):
     # Every pointer record (kind 2) loses its head.
     at = body.find(b"RLF1")
     while at >= 0:
-        if body[at + 18] == 2:
+        if body[at + 14] == 2:
             body[at + 9] ^= 0xFF
         at = body.find(b"RLF1", at + 4)
     commit.write_bytes(body)

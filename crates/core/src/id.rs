@@ -217,6 +217,11 @@ impl BucketName {
         if ok { Ok(Self(name.to_owned())) } else { Err(InvalidBucketName) }
     }
 
+    /// Returns what sorts before every name.
+    pub(crate) fn first() -> Self {
+        Self(String::new())
+    }
+
     /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0

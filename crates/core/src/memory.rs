@@ -193,10 +193,12 @@ impl RowSet {
 
     /// Returns rows of one owner after a name.
     pub fn list(&self, owner: OwnerId, after: Option<&BucketName>, limit: usize) -> Vec<RootRow> {
-        let mine = self
-            .rows
-            .iter()
-            .filter(|((found, name), _)| *found == owner && after.is_none_or(|after| name > after));
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = match after {
+            Some(after) => Excluded((owner, after.clone())),
+            None => Included((owner, BucketName::first())),
+        };
+        let mine = self.rows.range((from, Unbounded)).take_while(|((found, _), _)| *found == owner);
         mine.take(limit).map(|(_, row)| row.clone()).collect()
     }
 

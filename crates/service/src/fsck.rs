@@ -10,7 +10,7 @@ use fula_core::{
     bucket::BucketRoot,
     cbor::Reader,
     content::FileNode,
-    root::RootRow,
+    root::{RootRow, TimeMs},
     tree::{Cursor, Nodes, Tree},
 };
 
@@ -143,7 +143,8 @@ async fn totals(nodes: &Nodes, tree: &Tree) -> Result<(u64, u64), StoreError> {
 /// # Errors
 /// [`StoreError::Unavailable`]. Blocks that cannot be read are passed over.
 pub async fn newest_roots(blocks: &dyn BlockStore) -> Result<Vec<RootRow>, StoreError> {
-    let mut newest: BTreeMap<(OwnerId, BucketName), RootRow> = BTreeMap::new();
+    // Of two roots with one version, the younger was tried after the other came to nothing.
+    let mut newest: BTreeMap<(OwnerId, BucketName), ((u64, TimeMs), RootRow)> = BTreeMap::new();
     let mut after = None;
     loop {
         let page = blocks.list(after, 1000).await?;
@@ -171,11 +172,11 @@ pub async fn newest_roots(blocks: &dyn BlockStore) -> Result<Vec<RootRow>, Store
                 global_name: false,
             };
             let key = (root.owner, root.name);
-            let known = newest.get(&key).map_or(0, |row| row.pointer.version);
-            if known < row.pointer.version {
-                newest.insert(key, row);
+            let age = (root.version, root.time);
+            if newest.get(&key).is_none_or(|(known, _)| *known < age) {
+                newest.insert(key, (age, row));
             }
         }
     }
-    Ok(newest.into_values().collect())
+    Ok(newest.into_values().map(|(_, row)| row).collect())
 }

@@ -110,9 +110,7 @@ impl LocalStore {
         let (log, mut recovery) = Log::open(&dir.join("log"), segment_bytes).map_err(failed)?;
         let log = Arc::new(log);
         let rows = Rows::load(&log, &mut recovery).map_err(failed)?;
-        let pointers_at_risk =
-            recovery.damaged.iter().filter(|d| d.cid.is_none() && d.segment.starts_with("commit"));
-        match pointers_at_risk.count() {
+        match recovery.pointers_at_risk() {
             0 => {}
             places if !despite_damage => return Err(OpenError::Damaged(dir.to_owned(), places)),
             _ => {}
@@ -171,10 +169,9 @@ impl LocalStore {
     /// Writes a row as it is, for a rebuilt arbiter.
     ///
     /// # Errors
-    /// [`StoreError`] of the log.
-    pub async fn restore_row(&self, row: RootRow) -> Result<(), StoreError> {
-        let failed = |error| unavailable("restore", error);
-        self.roots.persist(&row).await.map_err(failed)?;
+    /// [`SwapError`] of the log.
+    pub async fn restore_row(&self, row: RootRow) -> Result<(), SwapError> {
+        self.roots.persist(&row).await?;
         write(&self.roots.state).apply(row);
         Ok(())
     }
@@ -326,7 +323,10 @@ impl BlockStore for LocalBlocks {
                 read => read,
             };
             match value {
-                Ok(Some(bytes)) => return Block::verify(*cid, bytes).map(Some),
+                Ok(Some(bytes)) => {
+                    let verified = Block::verify(*cid, bytes);
+                    return verified.inspect_err(|_| self.log.forget_damaged(cid, &slot)).map(Some);
+                }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -382,7 +382,6 @@ struct RootsState {
 
 impl RootsState {
     fn apply(&mut self, row: RootRow) {
-        self.position += 1;
         self.rows.apply(row);
     }
 }
@@ -423,7 +422,7 @@ impl Rows {
                 let (table, name, entry) = read_entry(&mut reader)?;
                 self.records.apply(table, &name, entry);
             }
-            Kind::Block => return Err(Invalid("a block is no row")),
+            Kind::Block | Kind::Mark => return Err(Invalid("not a row")),
         }
         reader.end()
     }
@@ -505,13 +504,29 @@ impl LocalRoots {
         Stamped { value, time: *last, mark }
     }
 
-    async fn persist(&self, row: &RootRow) -> io::Result<()> {
-        let position = read(&self.state).position + 1;
+    /// Makes a row durable; the error says whether it can be there all the same.
+    async fn persist(&self, row: &RootRow) -> Result<(), SwapError> {
+        let failed = |error| unavailable("swap", error);
+        let position = {
+            let mut state = write(&self.state);
+            state.position += 1;
+            state.position
+        };
         let key = [&row.owner.0, row.bucket.as_str().as_bytes()].concat();
         let value = write_row(position, row);
         let record = Record { kind: Kind::Root, key: &key, value: &value };
-        let position = self.log.append(StreamName::Commit, &[record])?;
-        self.log.sync(StreamName::Commit, position).await
+        let appended = self.log.append(StreamName::Commit, &[record]);
+        let position = appended.map_err(|error| {
+            // A write that failed and was cut off again is certainly not there.
+            let unknown = self.log.is_poisoned(StreamName::Commit);
+            if unknown {
+                SwapError::Unknown(failed(error))
+            } else {
+                SwapError::NotSent(failed(error))
+            }
+        })?;
+        let synced = self.log.sync(StreamName::Commit, position).await;
+        synced.map_err(|error| SwapError::Unknown(failed(error)))
     }
 }
 
@@ -540,7 +555,7 @@ impl RootPointerStore for LocalRoots {
             Judged::Refuse(outcome) => return Ok(self.stamp(|_| outcome)),
         };
         // Readers see the row once it is durable, never before.
-        self.persist(&row).await.map_err(|error| SwapError::Unknown(unavailable("swap", error)))?;
+        self.persist(&row).await?;
         write(&self.state).apply(row);
         Ok(self.stamp(|_| CasOutcome::Won))
     }

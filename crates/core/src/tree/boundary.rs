@@ -60,7 +60,8 @@ impl<'a> Chunker<'a> {
     /// Adds the next item.
     pub(super) fn push(&mut self, item: Item) {
         let bytes = item.encoded.len();
-        if self.open_bytes + bytes > NODE_BYTES_MAX && self.open.len() >= ITEMS_MIN {
+        // What a split leaves over may still be too much together with a large item.
+        while self.open_bytes + bytes > NODE_BYTES_MAX {
             self.split();
         }
         let ends = self.salt.ends(self.level, &item.key);

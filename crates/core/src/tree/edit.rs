@@ -55,7 +55,7 @@ pub async fn edit(
     }
     let unchanged = Edited { tree: *tree, blocks: Vec::new() };
     let Some(root) = &tree.root else {
-        let items = editor.build_level(0, pending.into_values().flatten().collect());
+        let items = editor.build_level(0, pending.into_values().flatten().collect())?;
         return editor.build_up(0, items).await;
     };
     let top = nodes.load(root).await?.level();
@@ -107,7 +107,7 @@ impl Editor<'_> {
                     break;
                 }
             }
-            for item in self.close(level, chunker) {
+            for item in self.close(level, chunker)? {
                 let old = replaced.remove(&item.key);
                 if old == Some(item.child()) {
                     self.made.remove(&item.child());
@@ -125,7 +125,7 @@ impl Editor<'_> {
     }
 
     /// Cuts a whole level from its items and returns the entries of the level above.
-    fn build_level(&mut self, level: u8, items: Vec<Item>) -> Vec<Item> {
+    fn build_level(&mut self, level: u8, items: Vec<Item>) -> Result<Vec<Item>, StoreError> {
         let mut chunker = Chunker::new(self.salt, level);
         for item in items {
             chunker.push(item);
@@ -134,17 +134,17 @@ impl Editor<'_> {
     }
 
     /// Encodes the chunker's nodes and returns the entries that name them.
-    fn close(&mut self, level: u8, chunker: Chunker<'_>) -> Vec<Item> {
+    fn close(&mut self, level: u8, chunker: Chunker<'_>) -> Result<Vec<Item>, StoreError> {
         let mut entries = Vec::new();
         for items in chunker.finish() {
             let block = Block::new(Codec::DagCbor, Node::encode(level, &items));
-            let node = Node::decode(block.bytes().clone()).expect("we encoded it");
+            let node = Node::decode(block.bytes().clone())?;
             let (count, bytes) = node.sum();
             let last = Bytes::copy_from_slice(node.last_key());
             entries.push(Item::inner(last, &block.cid(), count, bytes));
             self.made.insert(block.cid(), (block, Arc::new(node)));
         }
-        entries
+        Ok(entries)
     }
 
     /// Builds levels above `level` until one node is left, then drops needless ones at the top.
@@ -152,7 +152,7 @@ impl Editor<'_> {
         let mut level = level;
         while items.len() > 1 {
             level += 1;
-            items = self.build_level(level, items);
+            items = self.build_level(level, items)?;
         }
         let Some(top) = items.pop() else {
             return Ok(Edited { tree: Tree::default(), blocks: Vec::new() });

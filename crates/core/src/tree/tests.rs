@@ -256,6 +256,27 @@ fn cap_and_height_hold_for_hostile_keys() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Small and large items in any order: what a forced end leaves over must fit with the next.
+    #[test]
+    fn the_cap_holds_for_any_mix_of_sizes(
+        sizes in prop::collection::vec(prop_oneof![3 => 50_usize..300, 2 => 2_000_usize..7_900], 1..200),
+        seed in any::<u8>(),
+    ) {
+        let nodes = nodes();
+        // Keys that end no node leave the cap as the only rule.
+        let keys = (0_u32..).map(|n| format!("{seed}/{n:08}").into_bytes());
+        let mut quiet = keys.filter(|key| !SALT.ends(0, key));
+        let model: Model =
+            sizes.iter().map(|size| (quiet.next().unwrap(), (1, vec![seed; *size]))).collect();
+        let tree = build(&nodes, &model);
+        prop_assert!(shape(&nodes, &tree.root.unwrap()).1 <= NODE_BYTES_MAX + 16);
+        check(&nodes, &tree, &model);
+    }
+}
+
 #[test]
 fn oversized_records_are_refused() {
     let nodes = nodes();

@@ -23,7 +23,10 @@ pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value,
         answer.map_err(|error| format!("the gateway did not answer: {error}"))?
     } else {
         let key_file = args.secrets_key_file.as_deref();
-        let node = Node::open(&dir, key_file, Limits::default(), NamePolicy::PerOwner, false);
+        // A check is there to look at damage, not to be stopped by it.
+        let despite_damage = matches!(request, Request::Fsck);
+        let limits = Limits::default();
+        let node = Node::open(&dir, key_file, limits, NamePolicy::PerOwner, despite_damage);
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
         admin::execute(&node, request).await
     };

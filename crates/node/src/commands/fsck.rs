@@ -67,7 +67,7 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
     let key_file = args.secrets_key_file.as_deref();
     let node = Node::open(&dir, key_file, Limits::default(), NamePolicy::PerOwner, true);
     let node = node.map_err(|error| chain(&error))?;
-    let pointers_lost = node.store.recovery.damaged.iter().any(|damage| damage.cid.is_none());
+    let pointers_lost = node.store.recovery.pointers_at_risk() > 0;
     let aside = tokio::task::block_in_place(|| node.store.set_damaged_aside());
     let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
     let blocks = node.nodes.blocks().as_ref();

@@ -85,6 +85,13 @@ fn segment(dir: &TempDir, prefix: &str) -> PathBuf {
     paths.pop().unwrap()
 }
 
+/// Returns the offsets of all records that hold blocks.
+fn block_heads(path: &Path) -> Vec<u64> {
+    let bytes = std::fs::read(path).unwrap();
+    let is_head = |at: &usize| bytes[*at..].starts_with(b"RLF1") && bytes[at + 14] == 1;
+    (0..bytes.len() - 32).step_by(8).filter(is_head).map(|at| at as u64).collect()
+}
+
 #[tokio::test]
 async fn everything_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
@@ -138,7 +145,6 @@ async fn a_tail_torn_at_any_byte_is_cut_and_reported() {
     }
     let path = segment(&dir, "commit");
     let whole = std::fs::read(&path).unwrap();
-    let record = 32 + Cid::BYTES + 100;
     for len in usize::try_from(before).unwrap()..whole.len() {
         std::fs::write(&path, &whole[..len]).unwrap();
         let store = open(&dir);
@@ -146,7 +152,7 @@ async fn a_tail_torn_at_any_byte_is_cut_and_reported() {
         assert_eq!(store.blocks.get(&torn.cid()).await.unwrap(), None, "{len}");
         let cut: u64 = store.recovery.truncated.iter().map(|damage| damage.bytes).sum();
         assert_eq!(cut, len as u64 - before);
-        assert!(record < 200 && store.recovery.damaged.is_empty());
+        assert!(store.recovery.damaged.is_empty());
         // The log goes on where it was cut.
         put(&store, &torn, Placement::Commit).await;
         drop(store);
@@ -167,8 +173,8 @@ async fn damage_in_the_middle_is_reported_and_never_returned() {
     }
     // One byte of the value of the second record.
     let file = std::fs::OpenOptions::new().write(true).open(segment(&dir, "commit")).unwrap();
-    let record = (32 + Cid::BYTES as u64 + 1000).next_multiple_of(8);
-    file.write_all_at(&[0xff], 32 + record + 32 + Cid::BYTES as u64 + 500).unwrap();
+    let heads = block_heads(&segment(&dir, "commit"));
+    file.write_all_at(&[0xff], heads[1] + 32 + Cid::BYTES as u64 + 500).unwrap();
 
     let store = open(&dir);
     let damaged = |store: &LocalStore| {
@@ -183,7 +189,7 @@ async fn damage_in_the_middle_is_reported_and_never_returned() {
     drop(store);
 
     // The head of the third record: its name is gone, so pointers may be as well.
-    file.write_all_at(&[0xff; 4], 32 + 2 * record + 8).unwrap();
+    file.write_all_at(&[0xff; 4], heads[2] + 8).unwrap();
     let refused = LocalStore::open(dir.path(), system_clock(), false);
     assert!(matches!(refused, Err(OpenError::Damaged(_, 1))), "{refused:?}");
     let store = LocalStore::open(dir.path(), system_clock(), true).unwrap();
@@ -209,6 +215,92 @@ async fn damage_while_open_is_an_error_and_verify_names_it() {
     assert!(matches!(got, Err(StoreError::Damaged { cid }) if cid == hit.cid()), "{got:?}");
     let damage = store.verify().unwrap();
     assert_eq!(damage.iter().map(|d| d.cid).collect::<Vec<_>>(), [Some(hit.cid())]);
+}
+
+#[tokio::test]
+async fn damage_after_the_last_write_is_not_taken_for_a_torn_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks: Vec<Block> = (0..4).map(|n| block(n, 1000)).collect();
+    {
+        let store = open(&dir);
+        for placement in [Placement::Commit, Placement::Bulk] {
+            // One sync for all, and nothing after it.
+            let (half, rest) = blocks.split_at(2);
+            let batch = if placement == Placement::Commit { half } else { rest };
+            let mark = store.blocks.put(batch, placement).await.unwrap();
+            store.blocks.sync(mark).await.unwrap();
+        }
+    }
+    for prefix in ["commit", "bulk"] {
+        let path = segment(&dir, prefix);
+        let head = block_heads(&path)[0];
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[0xff], head + 32 + Cid::BYTES as u64 + 500).unwrap();
+    }
+    let store = open(&dir);
+    assert_eq!(store.recovery.truncated, []);
+    let damaged: Vec<_> = store.recovery.damaged.iter().map(|damage| damage.cid).collect();
+    assert_eq!(damaged, [Some(blocks[0].cid()), Some(blocks[2].cid())]);
+    for intact in [&blocks[1], &blocks[3]] {
+        assert_eq!(store.blocks.get(&intact.cid()).await.unwrap().as_ref(), Some(intact));
+    }
+    // Storing the same bytes again heals.
+    put(&store, &blocks[0], Placement::Commit).await;
+    assert_eq!(store.blocks.get(&blocks[0].cid()).await.unwrap().as_ref(), Some(&blocks[0]));
+}
+
+#[tokio::test]
+async fn stored_bytes_cannot_pass_for_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = block(1, 64);
+    {
+        let store = open(&dir);
+        let forged = new_root(7);
+        store.roots.cas_root(OwnerId([9; 16]), &name("forged"), None, &forged).await.unwrap();
+        put(&store, &kept, Placement::Commit).await;
+    }
+    // A client stores a copy of a whole log, aligned as records are, and its head is torn.
+    let mut copy = std::fs::read(segment(&dir, "commit")).unwrap();
+    copy.drain(..4);
+    let victim = tempfile::tempdir().unwrap();
+    {
+        let store = open(&victim);
+        put(&store, &Block::new(Codec::Raw, copy), Placement::Commit).await;
+        put(&store, &block(2, 64), Placement::Commit).await;
+    }
+    let path = segment(&victim, "commit");
+    let head = block_heads(&path)[0];
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xff; 4], head + 8).unwrap();
+    let store = LocalStore::open(victim.path(), system_clock(), true).unwrap();
+    assert_eq!(store.rows(), []);
+    assert_eq!(store.blocks.get(&kept.cid()).await.unwrap(), None);
+    assert!(store.blocks.get(&block(2, 64).cid()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn repair_moves_what_is_intact_out_of_a_rotten_sealed_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks: Vec<Block> = (0..60).map(|n| block(n, 4096)).collect();
+    let oldest;
+    {
+        let store = open(&dir);
+        for block in &blocks {
+            put(&store, block, Placement::Commit).await;
+        }
+        oldest = dir.path().join("log/commit-00000001.log");
+        assert_ne!(segment(&dir, "commit"), oldest, "never rolled");
+    }
+    let head = block_heads(&oldest)[0];
+    let file = std::fs::OpenOptions::new().write(true).open(&oldest).unwrap();
+    file.write_all_at(&[0xff], head + 32 + Cid::BYTES as u64 + 500).unwrap();
+    let store = open(&dir);
+    assert_eq!(store.set_damaged_aside().unwrap(), 1);
+    assert!(!oldest.exists() && oldest.with_extension("log.damaged").exists());
+    assert_eq!(store.verify().unwrap(), []);
+    for intact in &blocks[1..] {
+        assert_eq!(store.blocks.get(&intact.cid()).await.unwrap().as_ref(), Some(intact));
+    }
 }
 
 #[tokio::test]

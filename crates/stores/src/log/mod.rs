@@ -26,10 +26,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use fula_core::Cid;
 
 pub use self::recover::{Damage, Recovery};
 pub(crate) use self::{
-    index::{Index, Slot},
+    index::{Index, Key, Slot},
     record::{Kind, Record},
 };
 use self::{
@@ -73,10 +74,19 @@ struct Tail {
     poisoned: bool,
 }
 
+/// Which segment a stream is at, and the position of its first byte.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    segment: u32,
+    base: u64,
+}
+
 #[derive(Debug)]
 struct Stream {
     name: StreamName,
     tail: Mutex<Tail>,
+    /// Never held across a disk operation, unlike the tail.
+    place: Mutex<Place>,
     /// `appended` up to which all is on stable storage.
     synced: AtomicU64,
     /// Held during an fsync: who waits for it finds its own work done as well.
@@ -138,6 +148,7 @@ impl Log {
             };
             tails.push(Stream {
                 name,
+                place: Mutex::new(Place { segment: segment.id, base: 0 }),
                 tail: Mutex::new(Tail { segment, offset, appended: offset, poisoned: false }),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
@@ -172,15 +183,22 @@ impl Log {
     /// `slot`; 0 when it is durable already.
     pub(crate) fn pending(&self, slot: &Slot) -> (StreamName, u64) {
         for stream in &self.streams {
-            let tail = lock(&stream.tail);
-            if tail.segment.id == slot.segment {
-                let base = tail.appended - tail.offset;
-                let end = base + u64::from(slot.offset) + u64::from(slot.bytes());
+            let place = *lock(&stream.place);
+            if place.segment == slot.segment {
+                let end = place.base + u64::from(slot.offset) + u64::from(slot.bytes());
                 let durable = stream.synced.load(Ordering::Acquire) >= end;
                 return (stream.name, if durable { 0 } else { end });
             }
         }
         (StreamName::Commit, 0) // Sealed segments are durable.
+    }
+
+    /// Forgets a block whose bytes were found damaged, so that a later put stores it anew.
+    pub(crate) fn forget_damaged(&self, cid: &Cid, slot: &Slot) {
+        let mut index = self.index_mut();
+        if index.blocks.get(cid).is_some_and(|(found, _)| found == slot) {
+            index.blocks.remove(cid);
+        }
     }
 
     /// Appends `records` and indexes them; returns the position that a sync must reach.
@@ -214,7 +232,7 @@ impl Log {
             let index = self.index();
             for record in records.iter().filter(|record| wanted(&index, record)) {
                 let offset = tail.offset + buffer.len() as u64;
-                encode_into(record, durable_to, &mut buffer);
+                encode_into(record, &tail.segment.seed, offset, durable_to, &mut buffer);
                 placed.push((record, Slot::new(tail.segment.id, offset, record)));
             }
         }
@@ -243,7 +261,9 @@ impl Log {
         segments.insert(id, Arc::clone(&segment));
         tail.segment = segment;
         tail.offset = HEADER_BYTES;
+        let base = tail.appended;
         tail.appended += HEADER_BYTES;
+        *lock(&stream.place) = Place { segment: id, base };
         stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
         Ok(())
     }
@@ -283,7 +303,15 @@ impl Log {
             return Err(error);
         }
         stream.synced.fetch_max(appended, Ordering::AcqRel);
+        // Noted in the log itself, so that damage up to here is never taken for a torn tail. The
+        // note needs no fsync of its own: it matters only once the disk has had time to rot.
+        self.append(name, &[Record { kind: Kind::Mark, key: &[], value: &[] }])?;
         Ok(())
+    }
+
+    /// Returns whether writing to a stream failed in a way that leaves its end unknown.
+    pub(crate) fn is_poisoned(&self, name: StreamName) -> bool {
+        lock(&self.stream(name).tail).poisoned
     }
 
     /// Reads the value of a record without waiting for the disk; `None` when it would wait.
@@ -308,9 +336,21 @@ impl Log {
         let mut damage = Vec::new();
         for segment in segments {
             let end = self.end_of(&segment)?;
-            recover::verify(&segment, end, &self.index(), &mut damage)?;
+            for (found, key) in recover::verify(&segment, end)? {
+                if !self.has_good_copy(&segment, &found, key) {
+                    damage.push(found);
+                }
+            }
         }
         Ok(damage)
+    }
+
+    /// A record known damaged is not in the index; one with a good copy elsewhere is no loss.
+    fn has_good_copy(&self, segment: &Segment, found: &Damage, key: Option<Key>) -> bool {
+        let slot = key.and_then(|key| self.index().get(&key));
+        slot.is_some_and(|slot| {
+            slot.segment != segment.id || u64::from(slot.offset) != found.offset
+        })
     }
 
     /// Returns where the records of a segment end; a file being written may be longer.
@@ -342,7 +382,8 @@ impl Log {
                     self.roll(stream, &mut tail)?;
                 }
             }
-            for (key, slot) in self.index().in_segment(segment.id) {
+            let held = self.index().in_segment(segment.id);
+            for (key, slot) in held {
                 let intact = self.read(&slot).is_ok_and(|value| slot.is_intact(&value));
                 if !intact {
                     self.index_mut().remove(&key);
@@ -359,18 +400,22 @@ impl Log {
     /// and deletes the segment. Returns the bytes freed; 0 when there was nothing to do.
     pub(crate) fn compact(&self) -> io::Result<u64> {
         let _one_at_a_time = lock(&self.compacting);
-        let active: Vec<u32> =
-            self.streams.iter().map(|stream| lock(&stream.tail).segment.id).collect();
+        // In this order: a segment that becomes the tail later is not among the candidates, and
+        // one that was sealed meanwhile only seems emptier than it is.
+        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
         let live = self.index().live_bytes();
+        let active: Vec<u32> =
+            self.streams.iter().map(|stream| lock(&stream.place).segment).collect();
         let mut worst: Option<(u64, Arc<Segment>)> = None;
-        for (id, segment) in read(&self.segments).iter() {
+        for segment in segments {
             let size = segment.len()?;
-            let dead = size.saturating_sub(live.get(id).copied().unwrap_or(0) + HEADER_BYTES);
-            if !active.contains(id)
+            let used = live.get(&segment.id).copied().unwrap_or(0) + HEADER_BYTES;
+            let dead = size.saturating_sub(used);
+            if !active.contains(&segment.id)
                 && dead * 100 >= size * COMPACT_DEAD_PERCENT
                 && worst.as_ref().is_none_or(|(most, _)| dead > *most)
             {
-                worst = Some((dead, Arc::clone(segment)));
+                worst = Some((dead, segment));
             }
         }
         match worst {
@@ -393,9 +438,9 @@ impl Log {
     /// is then left in place for fsck to report: a copy would carry a valid checksum.
     fn move_records(&self, segment: &Segment) -> io::Result<bool> {
         let name = if segment.is_bulk() { StreamName::Bulk } else { StreamName::Commit };
-        let live = self.index().in_segment(segment.id);
+        let held = self.index().in_segment(segment.id);
         let mut moved = 0;
-        for (key, slot) in live {
+        for (key, slot) in held {
             let value = self.read(&slot)?;
             if !slot.is_intact(&value) {
                 return Ok(false);

@@ -1,25 +1,28 @@
 //! One record: a head, a key, a value.
 //!
 //! ```text
-//! magic u32 | head crc u32 | value crc u32 | value len u32 | key len u16 | kind u8 | 0 u8 |
-//! 0 u32 | durable to u64 | key | value | zeros to a multiple of 8        (little endian, CRC-32C)
+//! magic u32 | value crc u32 | value len u32 | key len u16 | kind u8 | 0 u8 | durable to u64 |
+//! head check u64 | key | value | zeros to a multiple of 8                 (little endian, CRC-32C)
 //! ```
-//! The head checksum covers everything of the head after it, and the key, so that a scan trusts
-//! lengths without reading values. *Durable to* is how far the segment was known to be on stable
-//! storage when the record was written: damage before it is damage, after it a torn tail.
+//! The head check is a keyed hash over the record's offset, the head before it, and the key, so
+//! that a scan trusts lengths without reading values. Its key is drawn for each segment: bytes that
+//! a client stores cannot pass for records. *Durable to* is how far the segment was known to be on
+//! stable storage when the record was written: damage before it is damage, after it a torn tail.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "records and segments are bounded far below these types by constants"
 )]
 
 use crc_fast::{CrcAlgorithm, checksum};
-
 use fula_core::Cid;
 
 const MAGIC: u32 = 0x3146_4c52; // "RLF1"
 
 /// Bytes before the key.
 pub(super) const HEAD_BYTES: usize = 32;
+
+/// Bytes of the head that the check covers.
+const CHECKED_BYTES: usize = 24;
 
 /// Records start at multiples of this many bytes.
 pub(super) const ALIGN: u64 = 8;
@@ -40,11 +43,15 @@ pub(crate) enum Kind {
     Root = 2,
     /// A directory record under table and name.
     Directory = 3,
+    /// Nothing but a *durable to*.
+    Mark = 4,
 }
 
 impl Kind {
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Block, Self::Root, Self::Directory].into_iter().find(|kind| *kind as u8 == code)
+        [Self::Block, Self::Root, Self::Directory, Self::Mark]
+            .into_iter()
+            .find(|kind| *kind as u8 == code)
     }
 }
 
@@ -56,6 +63,20 @@ pub(crate) struct Record<'a> {
     pub(crate) value: &'a [u8],
 }
 
+/// The key of one segment's head checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seed(pub(super) [u8; 16]);
+
+impl Seed {
+    fn check(&self, offset: u64, head: &[u8], key: &[u8]) -> u64 {
+        let mut hash_key = [0; 32];
+        hash_key[..16].copy_from_slice(&self.0);
+        let mut hasher = blake3::Hasher::new_keyed(&hash_key);
+        hasher.update(&offset.to_le_bytes()).update(&head[..CHECKED_BYTES]).update(key);
+        u64_at(hasher.finalize().as_bytes(), 0)
+    }
+}
+
 /// A head as read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
@@ -64,7 +85,6 @@ pub(super) struct Head {
     pub(super) value_len: usize,
     pub(super) value_crc: u32,
     pub(super) durable_to: u64,
-    crc: u32,
 }
 
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
@@ -72,49 +92,60 @@ pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
 /// Returns the encoded length, padding included.
 pub(super) fn encoded_len(record: &Record<'_>) -> usize {
     (HEAD_BYTES + record.key.len() + record.value.len()).next_multiple_of(ALIGN as usize)
 }
 
-/// Appends the encoded record to `out`.
-pub(super) fn encode_into(record: &Record<'_>, durable_to: u64, out: &mut Vec<u8>) {
+/// Appends the encoded record, which will lie at `offset`, to `out`.
+pub(super) fn encode_into(
+    record: &Record<'_>,
+    seed: &Seed,
+    offset: u64,
+    durable_to: u64,
+    out: &mut Vec<u8>,
+) {
     debug_assert!(record.value.len() <= VALUE_BYTES_MAX && record.key.len() <= KEY_BYTES_MAX);
     let start = out.len();
     out.extend(MAGIC.to_le_bytes());
-    out.extend([0; 4]);
     out.extend(crc32c(record.value).to_le_bytes());
     out.extend((record.value.len() as u32).to_le_bytes());
     out.extend((record.key.len() as u16).to_le_bytes());
-    out.extend([record.kind as u8, 0, 0, 0, 0, 0]);
+    out.extend([record.kind as u8, 0]);
     out.extend(durable_to.to_le_bytes());
+    let check = seed.check(offset, &out[start..], record.key);
+    out.extend(check.to_le_bytes());
     out.extend(record.key);
-    let crc = crc32c(&out[start + 8..]);
-    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     out.extend(record.value);
     out.resize(start + encoded_len(record), 0);
 }
 
 impl Head {
-    /// Parses a head; `None` when it cannot be one. The checksum is not yet tested.
-    pub(super) fn parse(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
-        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
-        let kind = Kind::from_code(bytes[18])?;
-        let value_len = u32_at(12) as usize;
-        let key_len = usize::from(u16::from_le_bytes([bytes[16], bytes[17]]));
-        let plausible = u32_at(0) == MAGIC
+    /// Parses a head; `None` when it cannot be one. The check is not yet made.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let kind = Kind::from_code(bytes[14])?;
+        let value_len = u32_at(bytes, 8) as usize;
+        let key_len = usize::from(u16::from_le_bytes([bytes[12], bytes[13]]));
+        let plausible = u32_at(bytes, 0) == MAGIC
             && value_len <= VALUE_BYTES_MAX
             && key_len <= KEY_BYTES_MAX
             && (kind != Kind::Block || key_len == Cid::BYTES);
-        let durable_to = u64::from_le_bytes(bytes[24..].try_into().expect("8 bytes"));
-        let head =
-            Self { kind, key_len, value_len, value_crc: u32_at(8), durable_to, crc: u32_at(4) };
-        plausible.then_some(head)
+        let (value_crc, durable_to) = (u32_at(bytes, 4), u64_at(bytes, 16));
+        plausible.then_some(Self { kind, key_len, value_len, value_crc, durable_to })
     }
 
-    /// Tests the checksum over head and key.
-    pub(super) fn is_intact(&self, head_and_key: &[u8]) -> bool {
-        crc32c(&head_and_key[8..]) == self.crc
+    /// Makes the check over offset, head and key.
+    pub(super) fn is_intact(seed: &Seed, offset: u64, head_and_key: &[u8]) -> bool {
+        let (head, key) = head_and_key.split_at(HEAD_BYTES);
+        seed.check(offset, head, key) == u64_at(head, CHECKED_BYTES)
     }
 
     /// Returns the length of the whole record, padding included.

@@ -12,11 +12,14 @@ use fula_core::Cid;
 use super::{
     index::{Index, Key, Slot},
     record::{ALIGN, HEAD_BYTES, Head, Kind, crc32c},
-    segment::{HEADER_BYTES, Segment, parse_name, remove_unborn},
+    segment::{HEADER_BYTES, Opened, Segment, parse_name, remove_unborn},
 };
 
 /// Bytes read at a time while scanning.
 const WINDOW_BYTES: usize = 1 << 20;
+
+/// Bytes read at a time while only heads are of interest.
+const HEADS_WINDOW_BYTES: usize = 16 << 10;
 
 /// Something in the log that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,14 @@ pub struct Recovery {
     pub truncated: Vec<Damage>,
     /// Damage before the end.
     pub damaged: Vec<Damage>,
+}
+
+impl Recovery {
+    /// Returns how many damaged places may have held root pointers or directory records.
+    pub fn pointers_at_risk(&self) -> usize {
+        let nameless = self.damaged.iter().filter(|damage| damage.cid.is_none());
+        nameless.filter(|damage| damage.segment.starts_with("commit")).count()
+    }
 }
 
 pub(super) struct Recovered {
@@ -73,11 +84,18 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
         files.iter().map(|(id, prefix)| (prefix.as_str(), *id)).collect();
     for (id, prefix) in &files {
         let is_newest = newest.get(prefix.as_str()) == Some(id);
-        let Some(segment) = Segment::open(dir, prefix, *id)? else {
-            remove_unborn(dir, prefix, *id)?;
-            continue;
+        let segment = match Segment::open(dir, prefix, *id)? {
+            Opened::Segment(segment) => Arc::new(segment),
+            Opened::Unborn => {
+                remove_unborn(dir, prefix, *id)?;
+                continue;
+            }
+            Opened::Unreadable(bytes) => {
+                let segment = format!("{prefix}-{id:08}.log");
+                recovered.report.damaged.push(Damage { segment, offset: 0, bytes, cid: None });
+                continue;
+            }
         };
-        let segment = Arc::new(segment);
         let end = recovered.read_segment(&segment, is_newest)?;
         recovered.segments.insert(*id, Arc::clone(&segment));
         // A newest segment that was never born leaves the one before as the tail.
@@ -107,7 +125,9 @@ impl Recovered {
                         head.value_len,
                         head.value_crc,
                     );
-                    if let Some(key) = Key::of(head.kind, &key) {
+                    // Only blocks belong into bulk.
+                    let misplaced = segment.is_bulk() && head.kind != Kind::Block;
+                    if let Some(key) = Key::of(head.kind, &key).filter(|_| !misplaced) {
                         self.index.insert_key(key, slot);
                     }
                 }
@@ -118,7 +138,9 @@ impl Recovered {
                         bytes,
                         cid: key.and_then(|(_, key)| Cid::from_bytes(&key).ok()),
                     };
-                    if offset < durable {
+                    // In bulk, blocks behind a gap are good whether or not the gap is.
+                    let is_last = offset + bytes >= len;
+                    if offset < durable || (segment.is_bulk() && !is_last) {
                         self.report.damaged.push(damage);
                         continue;
                     }
@@ -136,7 +158,8 @@ impl Recovered {
 /// Splits a segment into records and gaps; gaps are maximal. With `values`, a record whose value
 /// fails its checksum is a gap.
 fn scan(segment: &Segment, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
-    let mut window = Window { segment, len, start: 0, bytes: Vec::new() };
+    let most = if values { WINDOW_BYTES } else { HEADS_WINDOW_BYTES };
+    let mut window = Window { segment, len, most, start: 0, bytes: Vec::new() };
     let mut stretches = Vec::new();
     let mut at = HEADER_BYTES;
     let mut gap: Option<u64> = None;
@@ -172,6 +195,7 @@ fn scan(segment: &Segment, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
 struct Window<'a> {
     segment: &'a Segment,
     len: u64,
+    most: usize,
     start: u64,
     bytes: Vec<u8>,
 }
@@ -180,7 +204,7 @@ impl Window<'_> {
     fn bytes(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let end = at + len as u64;
         if at < self.start || end > self.start + self.bytes.len() as u64 {
-            let want = (self.len - at).min(WINDOW_BYTES.max(len) as u64);
+            let want = (self.len - at).min(self.most.max(len) as u64);
             self.bytes.resize(usize::try_from(want).map_err(io::Error::other)?, 0);
             self.start = at;
             self.segment.read_at(&mut self.bytes, at)?;
@@ -195,12 +219,13 @@ impl Window<'_> {
             return Ok(None);
         }
         let bytes = self.bytes(at, HEAD_BYTES)?;
-        let head = Head::parse(bytes.try_into().map_err(io::Error::other)?);
-        let Some(head) = head.filter(|head| at + head.record_len() <= self.len) else {
+        let Some(head) = Head::parse(bytes).filter(|head| at + head.record_len() <= self.len)
+        else {
             return Ok(None);
         };
+        let seed = self.segment.seed;
         let head_and_key = self.bytes(at, HEAD_BYTES + head.key_len)?;
-        if !head.is_intact(head_and_key) {
+        if !Head::is_intact(&seed, at, head_and_key) {
             return Ok(None);
         }
         let key = head_and_key[HEAD_BYTES..].to_vec();
@@ -208,24 +233,14 @@ impl Window<'_> {
     }
 }
 
-/// Reads a whole segment and appends what is damaged and has no good copy.
-pub(super) fn verify(
-    segment: &Segment,
-    len: u64,
-    index: &Index,
-    damage: &mut Vec<Damage>,
-) -> io::Result<()> {
+/// Reads a segment up to `len` and returns what is damaged, with its key where that is readable.
+pub(super) fn verify(segment: &Segment, len: u64) -> io::Result<Vec<(Damage, Option<Key>)>> {
+    let mut found = Vec::new();
     for stretch in scan(segment, len, true)? {
         let Stretch::Gap { offset, bytes, key } = stretch else { continue };
-        // A record known damaged is not in the index; one with a good copy elsewhere is no loss.
-        let replaced = key.as_ref().is_some_and(|(kind, key)| {
-            let slot = Key::of(*kind, key).and_then(|key| index.get(&key));
-            slot.is_some_and(|slot| slot.segment != segment.id || u64::from(slot.offset) != offset)
-        });
-        if !replaced {
-            let cid = key.and_then(|(_, key)| Cid::from_bytes(&key).ok());
-            damage.push(Damage { segment: segment.name().to_owned(), offset, bytes, cid });
-        }
+        let cid = key.as_ref().and_then(|(_, key)| Cid::from_bytes(key).ok());
+        let damage = Damage { segment: segment.name().to_owned(), offset, bytes, cid };
+        found.push((damage, key.and_then(|(kind, key)| Key::of(kind, &key))));
     }
-    Ok(())
+    Ok(found)
 }

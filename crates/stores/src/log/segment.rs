@@ -9,14 +9,15 @@ use std::{
     io::{self, IoSliceMut},
     os::unix::fs::FileExt,
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::index::Slot;
+use super::{index::Slot, record::Seed};
 
-/// Bytes before the first record: magic, stream and id.
+/// Bytes before the first record: magic, id, stream, seed.
 pub(super) const HEADER_BYTES: u64 = 32;
 
 const MAGIC: &[u8; 8] = b"FULALOG\x01";
@@ -24,8 +25,21 @@ const MAGIC: &[u8; 8] = b"FULALOG\x01";
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) id: u32,
+    pub(super) seed: Seed,
     name: String,
     file: File,
+    /// Whether a sync failed. The kernel tells of a lost write once: whoever syncs next must hear
+    /// of it too.
+    failed: Mutex<bool>,
+}
+
+/// What opening a file came to.
+pub(super) enum Opened {
+    Segment(Segment),
+    /// Its header was never written, as after a crash in `create`.
+    Unborn,
+    /// Its header is not one of ours any more; this long.
+    Unreadable(u64),
 }
 
 /// Returns the stream prefix and the id in a file name.
@@ -34,12 +48,13 @@ pub(super) fn parse_name(name: &str) -> Option<(&str, u32)> {
     Some((prefix, id.parse().ok()?))
 }
 
-fn header(prefix: &str, id: u32) -> [u8; HEADER_BYTES as usize] {
-    let mut header = [0; HEADER_BYTES as usize];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&id.to_le_bytes());
-    header[12..12 + prefix.len()].copy_from_slice(prefix.as_bytes());
-    header
+/// Returns the first half of a header; the seed is the second.
+fn header_start(prefix: &str, id: u32) -> [u8; 16] {
+    let mut start = [0; 16];
+    start[..8].copy_from_slice(MAGIC);
+    start[8..12].copy_from_slice(&id.to_le_bytes());
+    start[12..].copy_from_slice(&prefix.as_bytes()[..4]);
+    start
 }
 
 /// Makes the creation or removal of files in `dir` durable.
@@ -52,15 +67,21 @@ impl Segment {
     pub(super) fn create(dir: &Path, prefix: &str, id: u32) -> io::Result<Self> {
         let name = format!("{prefix}-{id:08}.log");
         let path = dir.join(&name);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        file.write_all_at(&header(prefix, id), 0)?;
-        file.sync_all()?;
-        sync_dir(dir)?;
-        Ok(Self { id, name, file })
+        let mut seed = [0; 16];
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let header = [header_start(prefix, id), seed].concat();
+        let written = file.write_all_at(&header, 0).and_then(|()| file.sync_all());
+        if let Err(error) = written.and_then(|()| sync_dir(dir)) {
+            // Else the next try would find the name taken, when there is space again.
+            drop(std::fs::remove_file(&path));
+            return Err(error);
+        }
+        Ok(Self { id, seed: Seed(seed), name, file, failed: Mutex::new(false) })
     }
 
-    /// Opens a segment; `None` when its header was never written, as after a crash in `create`.
-    pub(super) fn open(dir: &Path, prefix: &str, id: u32) -> io::Result<Option<Self>> {
+    /// Opens a segment.
+    pub(super) fn open(dir: &Path, prefix: &str, id: u32) -> io::Result<Opened> {
         let name = format!("{prefix}-{id:08}.log");
         let file = OpenOptions::new().read(true).write(true).open(dir.join(&name))?;
         let mut found = [0; HEADER_BYTES as usize];
@@ -68,13 +89,13 @@ impl Segment {
         if len >= HEADER_BYTES {
             file.read_exact_at(&mut found, 0)?;
         }
-        if found == header(prefix, id) {
-            return Ok(Some(Self { id, name, file }));
+        let (start, seed) = found.split_at(16);
+        if start == header_start(prefix, id) {
+            let seed = Seed(seed.try_into().map_err(io::Error::other)?);
+            let failed = Mutex::new(false);
+            return Ok(Opened::Segment(Self { id, seed, name, file, failed }));
         }
-        if len <= HEADER_BYTES {
-            return Ok(None);
-        }
-        Err(io::Error::other(format!("{name} is not a segment of this log")))
+        Ok(if len <= HEADER_BYTES { Opened::Unborn } else { Opened::Unreadable(len) })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -99,12 +120,16 @@ impl Segment {
 
     pub(super) fn truncate(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)?;
-        self.file.sync_all()
+        self.sync()
     }
 
     /// Makes everything written before the call durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *failed {
+            return Err(io::Error::other("an earlier fsync of this file failed"));
+        }
+        self.file.sync_data().inspect_err(|_| *failed = true)
     }
 
     /// Reads a value. When `may_wait` is false, `None` means that it is not in memory.
