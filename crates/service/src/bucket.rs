@@ -67,7 +67,7 @@ impl Service {
                 NamePolicy::Global => GlobalName::Require,
             },
         };
-        self.committer.submit(&(identity.owner, name), change).await.map(drop)
+        self.committer.submit(&(identity.owner, name), None, change).await.map(drop)
     }
 
     /// Deletes an empty bucket.
@@ -79,8 +79,8 @@ impl Service {
         identity: Option<&Identity>,
         name: &str,
     ) -> Result<(), ServiceError> {
-        let (address, _) = self.resolve(identity, name, Action::Admin).await?;
-        self.committer.submit(&address, Change::DeleteBucket).await.map(drop)
+        let head = self.resolve(identity, name, Action::Admin).await?;
+        self.change(&head, Change::DeleteBucket).await.map(drop)
     }
 
     /// Returns facts about a bucket.
@@ -92,7 +92,7 @@ impl Service {
         identity: Option<&Identity>,
         name: &str,
     ) -> Result<BucketInfo, ServiceError> {
-        let (_, head) = self.resolve(identity, name, Action::Read).await?;
+        let head = self.resolve(identity, name, Action::Read).await?;
         Ok(BucketInfo {
             name: head.root.name.to_string(),
             created: head.root.created,

@@ -19,8 +19,12 @@ mod multipart;
 mod object;
 mod pointers;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
+use bytes::Bytes;
 use fula_core::{BucketName, id::ObjectKey};
 
 pub use self::{
@@ -36,7 +40,7 @@ pub use self::{
     },
     object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
 };
-use crate::commit::BucketAddress;
+use crate::commit::{Answer, BucketAddress, Change};
 
 /// Draws random bytes; the operating system's unless a test says otherwise.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
@@ -52,6 +56,8 @@ pub struct Service {
     committer: Committer,
     random: Random,
     names: NamePolicy,
+    /// Where the next look for expired uploads begins, by bucket.
+    sweeps: Arc<Mutex<HashMap<BucketAddress, Bytes>>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -63,7 +69,7 @@ impl std::fmt::Debug for Service {
 impl Service {
     /// Serves what `committer` publishes.
     pub fn new(committer: Committer, random: Random, names: NamePolicy) -> Self {
-        Self { committer, random, names }
+        Self { committer, random, names, sweeps: Arc::default() }
     }
 
     /// Returns the commit pipeline.
@@ -84,13 +90,13 @@ impl Service {
         identity: Option<&Identity>,
         name: &str,
         action: access::Action,
-    ) -> Result<(BucketAddress, Arc<Head>), ServiceError> {
+    ) -> Result<Arc<Head>, ServiceError> {
         let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
         if let Some(identity) = identity {
             let own = (identity.owner, name.clone());
             if let Some(head) = self.committer.current(&own).await? {
                 access::authorize(Some(identity), action, own.0)?;
-                return Ok((own, head));
+                return Ok(head);
             }
         }
         let row = self.committer.roots().find_bucket(&name).await?.value;
@@ -103,8 +109,12 @@ impl Service {
         };
         access::authorize(identity, action, owner)?;
         let address = (owner, name);
-        let head = self.committer.current(&address).await?.ok_or(ServiceError::NoSuchBucket)?;
-        Ok((address, head))
+        self.committer.current(&address).await?.ok_or(ServiceError::NoSuchBucket)
+    }
+
+    /// Commits a change to the life of the bucket that `head` is of.
+    async fn change(&self, head: &Head, change: Change) -> Result<Answer, ServiceError> {
+        self.committer.submit(&head.address(), Some(head.root.id), change).await
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Limits {
     pub round_attempts_max: u32,
     /// Most changes waiting for one bucket.
     pub queue_max: usize,
+    /// Most bytes of small bodies waiting for one bucket.
+    pub queue_bytes_max: usize,
     /// Memory for decoded tree nodes, in bytes.
     pub cache_bytes: u64,
     /// Buckets whose root stays decoded.
@@ -32,6 +34,7 @@ impl Default for Limits {
             round_bytes_max: 16 << 20,
             round_attempts_max: 64,
             queue_max: 4096,
+            queue_bytes_max: 64 << 20,
             cache_bytes: 64 << 20,
             heads_max: 4096,
         }
@@ -55,6 +58,12 @@ pub const PAGE_MAX: usize = 1000;
 
 /// Most keys in one batch delete.
 pub const DELETE_KEYS_MAX: usize = 1000;
+
+/// How long the answer of a completed upload is remembered.
+pub const COMPLETED_KEPT_MS: u64 = 24 * 3600 * 1000;
+
+/// Uploads looked at for expired answers whenever one begins.
+pub(crate) const SWEEP_UPLOADS: usize = 16;
 
 /// How long a writer's last commit is remembered in the root.
 pub const AUTHORS_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;

@@ -63,7 +63,7 @@ impl Service {
         bucket: &str,
         request: &ListRequest,
     ) -> Result<Listing, ServiceError> {
-        let (_, head) = self.resolve(identity, bucket, Action::Read).await?;
+        let head = self.resolve(identity, bucket, Action::Read).await?;
         let query = ListQuery {
             prefix: &request.prefix,
             delimiter: &request.delimiter,

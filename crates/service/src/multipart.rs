@@ -1,5 +1,7 @@
 //! Multipart uploads: all their state hangs off the bucket's root, like everything else.
 
+use std::sync::PoisonError;
+
 use bytes::Bytes;
 use fula_core::{
     Block, Cid, StoreError,
@@ -21,12 +23,12 @@ use crate::{
     body::{self, BodyFacts, BodyStream, Taken},
     checksum,
     commit::{
-        Answer, BucketAddress, Change, CompleteUpload, Head, content_of, decode_part, empty_block,
+        Answer, Change, CompleteUpload, Head, content_of, decode_part, empty_block, is_expired,
         parts_hash,
     },
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
-    limits::{PAGE_MAX, PART_BYTES_MIN, PARTS_MAX, PUT_BYTES_MAX},
+    limits::{PAGE_MAX, PART_BYTES_MIN, PARTS_MAX, PUT_BYTES_MAX, SWEEP_UPLOADS},
     object::{CopySourceRequest, ObjectFacts, bare_record},
     parse_key,
 };
@@ -166,6 +168,13 @@ fn parse_upload_id(id: &str) -> Result<UploadId, ServiceError> {
     id.parse().map_err(|_| ServiceError::NoSuchUpload)
 }
 
+fn parse_upload_key(encoded: &[u8]) -> Result<(ObjectKey, UploadId, u32), ServiceError> {
+    let malformed = StoreError::Malformed { what: "upload key", why: "not of its form" };
+    let (key, id, number) = keys::parse_upload(encoded).ok_or(malformed)?;
+    let key = ObjectKey::parse(key).map_err(|error| ServiceError::Internal(error.to_string()))?;
+    Ok((key, id, number))
+}
+
 fn check_number(number: u32) -> Result<(), ServiceError> {
     if (1..=PARTS_MAX).contains(&number) {
         return Ok(());
@@ -185,7 +194,7 @@ impl Service {
         bucket: &str,
         request: CreateUploadRequest,
     ) -> Result<UploadId, ServiceError> {
-        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let key = parse_key(&request.key)?;
         let acl = request.facts.acl.clone();
         let (headers, metadata, blocks) = request.facts.attach()?;
@@ -198,9 +207,39 @@ impl Service {
             checksum: request.checksum.map(|(algorithm, composite)| (algorithm as u8, composite)),
             completed: None,
         };
-        let change = Change::CreateUpload { key, id, record: Box::new(record), blocks };
-        self.committer.submit(&address, change).await?;
+        let expired = self.expired_uploads(&head, now).await?;
+        let change = Change::CreateUpload { key, id, record: Box::new(record), blocks, expired };
+        self.change(&head, change).await?;
         Ok(id)
+    }
+
+    /// Looks at a few uploads, others than last time, for completed ones past their time. As many
+    /// are looked at as begin, and more, so none stays for ever in a bucket that is in use.
+    async fn expired_uploads(
+        &self,
+        head: &Head,
+        now: TimeMs,
+    ) -> Result<Vec<(ObjectKey, UploadId)>, ServiceError> {
+        let lock = || self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut from = lock().remove(&head.address()).unwrap_or_default();
+        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
+        let mut expired = Vec::new();
+        for _ in 0..SWEEP_UPLOADS {
+            cursor.seek(&from).await?;
+            // At the end, the next look begins at the front again.
+            let Some(entry) = cursor.next().await? else { return Ok(expired) };
+            let (key, id, number) = parse_upload_key(&entry.key)?;
+            from = keys::upload(&key, id, u32::MAX);
+            if number == 0 && is_expired(&UploadRecord::decode(&entry.value)?, now) {
+                expired.push((key, id));
+            }
+        }
+        let mut sweeps = lock();
+        if sweeps.len() >= self.committer.limits().heads_max {
+            sweeps.clear();
+        }
+        sweeps.insert(head.address(), from);
+        Ok(expired)
     }
 
     async fn upload(
@@ -236,7 +275,7 @@ impl Service {
         key: &str,
         id: &str,
     ) -> Result<UploadInfo, ServiceError> {
-        let (_, head) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let upload = self.open_upload(&head, &parse_key(key)?, parse_upload_id(id)?).await?;
         Ok(info_of(&upload))
     }
@@ -257,18 +296,18 @@ impl Service {
         facts: BodyFacts,
     ) -> Result<Taken, ServiceError> {
         check_number(number)?;
-        let (address, head) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         self.open_upload(&head, &key, id).await?;
         let taken = body::take(self.committer.nodes().blocks(), body, facts).await?;
         let (part, blocks) = taken_part(&taken);
-        self.commit_part(&address, key, id, number, part, blocks).await?;
+        self.commit_part(&head, key, id, number, part, blocks).await?;
         Ok(taken)
     }
 
     async fn commit_part(
         &self,
-        address: &BucketAddress,
+        head: &Head,
         key: ObjectKey,
         id: UploadId,
         number: u32,
@@ -276,7 +315,7 @@ impl Service {
         blocks: Vec<Block>,
     ) -> Result<PartRecord, ServiceError> {
         let change = Change::PutPart { key, id, number, part: part.clone(), blocks };
-        self.committer.submit(address, change).await?;
+        self.change(head, change).await?;
         Ok(part)
     }
 
@@ -298,7 +337,7 @@ impl Service {
         range: Option<(u64, u64)>,
     ) -> Result<(PartRecord, TimeMs), ServiceError> {
         check_number(number)?;
-        let (address, head) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         let info = info_of(&self.open_upload(&head, &key, id).await?);
         let found = self.source(identity, &source).await?;
@@ -324,7 +363,7 @@ impl Service {
                 checksum: Some(checksum.clone()),
                 content: content_of(&found)?,
             };
-            let part = self.commit_part(&address, key, id, number, part, Vec::new()).await?;
+            let part = self.commit_part(&head, key, id, number, part, Vec::new()).await?;
             return Ok((part, now));
         }
         let length = if found.size == 0 { 0 } else { last - first + 1 };
@@ -340,7 +379,7 @@ impl Service {
         };
         let taken = body::take(self.committer.nodes().blocks(), Box::pin(bytes), facts).await?;
         let (part, blocks) = taken_part(&taken);
-        let part = self.commit_part(&address, key, id, number, part, blocks).await?;
+        let part = self.commit_part(&head, key, id, number, part, blocks).await?;
         Ok((part, now))
     }
 
@@ -368,7 +407,7 @@ impl Service {
         after: u32,
         limit: usize,
     ) -> Result<PartsPage, ServiceError> {
-        let (_, head) = self.resolve(identity, bucket, Action::Read).await?;
+        let head = self.resolve(identity, bucket, Action::Read).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         let upload = self.open_upload(&head, &key, id).await?;
         let limit = limit.min(PAGE_MAX);
@@ -417,7 +456,7 @@ impl Service {
         bucket: &str,
         request: &ListUploadsRequest,
     ) -> Result<UploadsPage, ServiceError> {
-        let (_, head) = self.resolve(identity, bucket, Action::Read).await?;
+        let head = self.resolve(identity, bucket, Action::Read).await?;
         let limit = request.limit.min(PAGE_MAX);
         let mut page = UploadsPage::default();
         if limit == 0 {
@@ -429,11 +468,9 @@ impl Service {
         loop {
             cursor.seek(&from).await?;
             let Some(entry) = cursor.next().await? else { return Ok(page) };
-            let malformed = StoreError::Malformed { what: "upload key", why: "not of its form" };
-            let (key, id, number) = keys::parse_upload(&entry.key).ok_or(malformed)?;
+            let (parsed, id, number) = parse_upload_key(&entry.key)?;
+            let key = parsed.as_str().to_owned();
             let Some(rest) = key.strip_prefix(&request.prefix) else { return Ok(page) };
-            let parsed = ObjectKey::parse(key.clone())
-                .map_err(|error| ServiceError::Internal(error.to_string()))?;
             // The next upload begins after all possible parts of this one.
             from = keys::upload(&parsed, id, u32::MAX);
             if number != 0 {
@@ -480,9 +517,9 @@ impl Service {
         key: &str,
         id: &str,
     ) -> Result<(), ServiceError> {
-        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let change = Change::AbortUpload { key: parse_key(key)?, id: parse_upload_id(id)? };
-        self.committer.submit(&address, change).await.map(drop)
+        self.change(&head, change).await.map(drop)
     }
 
     /// Makes an object of an upload's parts. Completing twice with the same parts gives the same
@@ -498,16 +535,17 @@ impl Service {
         bucket: &str,
         request: &CompleteRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
         for _ in 0..JOINS_MAX {
-            let head = self.committer.current(&address).await?.ok_or(ServiceError::NoSuchBucket)?;
-            let complete = match self.join(&head, &key, id, request).await? {
+            let newest = self.committer.current(&head.address()).await?;
+            let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
+            let complete = match self.join(&newest, &key, id, request).await? {
                 Joined::Already(record) => return Ok(*record),
                 Joined::Ready(complete) => complete,
             };
             let change = Change::CompleteUpload(complete);
-            match self.committer.submit(&address, change).await? {
+            match self.change(&head, change).await? {
                 Answer::Object(record) => return Ok(*record),
                 Answer::JoinAgain => {}
                 other => {

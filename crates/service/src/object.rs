@@ -17,7 +17,7 @@ use crate::{
     Service,
     access::{Action, Identity},
     body::{self, BodyFacts, BodyStream},
-    commit::{Answer, BucketAddress, Change, Head, Source, content_of},
+    commit::{Answer, Change, Head, Source, content_of},
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
     limits::{METADATA_BYTES_MAX, PUT_BYTES_MAX},
@@ -144,7 +144,7 @@ impl Service {
         bucket: &str,
         request: PutRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let (address, head) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let key = parse_key(&request.key)?;
         if !request.conditions.is_empty() {
             let current = self.record(&head, &key).await?;
@@ -162,20 +162,19 @@ impl Service {
             ..bare_record(headers, metadata, acl)
         };
         blocks.extend(taken.riding);
-        self.write(&address, key, Source::Record(Box::new(record)), request.conditions, blocks)
-            .await
+        self.write(&head, key, Source::Record(Box::new(record)), request.conditions, blocks).await
     }
 
     async fn write(
         &self,
-        address: &BucketAddress,
+        head: &Head,
         key: ObjectKey,
         source: Source,
         conditions: WriteConditions,
         blocks: Vec<Block>,
     ) -> Result<ObjectRecord, ServiceError> {
         let change = Change::Write { key, source, conditions, blocks };
-        match self.committer.submit(address, change).await? {
+        match self.change(head, change).await? {
             Answer::Object(record) => Ok(*record),
             other => Err(ServiceError::Internal(format!("a write answered {other:?}"))),
         }
@@ -203,7 +202,7 @@ impl Service {
         key: &str,
         conditions: &ReadConditions,
     ) -> Result<Object, ServiceError> {
-        let (_, head) = self.resolve(identity, bucket, Action::Read).await?;
+        let head = self.resolve(identity, bucket, Action::Read).await?;
         let record = self.record(&head, &parse_key(key)?).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_read(&record)?;
@@ -256,10 +255,10 @@ impl Service {
         bucket: &str,
         request: DeleteKey,
     ) -> Result<(), ServiceError> {
-        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let key = parse_key(&request.key)?;
         let change = Change::Delete { key, conditions: request.conditions };
-        self.committer.submit(&address, change).await.map(drop)
+        self.change(&head, change).await.map(drop)
     }
 
     /// Deletes many objects in one commit; returns one outcome per key, in order.
@@ -272,13 +271,13 @@ impl Service {
         bucket: &str,
         requests: Vec<DeleteKey>,
     ) -> Result<Vec<Result<(), ServiceError>>, ServiceError> {
-        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
         let parsed: Vec<_> = requests
             .into_iter()
             .map(|request| parse_key(&request.key).map(|key| (key, request.conditions)))
             .collect();
         let good = parsed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
-        let outcomes = match self.committer.submit(&address, Change::DeleteMany(good)).await? {
+        let outcomes = match self.change(&head, Change::DeleteMany(good)).await? {
             Answer::Each(outcomes) => outcomes,
             other => return Err(ServiceError::Internal(format!("a delete answered {other:?}"))),
         };
@@ -301,10 +300,11 @@ impl Service {
         bucket: &str,
         request: CopyRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let (address, _) = self.resolve(identity, bucket, Action::Write).await?;
-        let (from, head) = self.resolve(identity, &request.source.bucket, Action::Read).await?;
+        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let from = self.resolve(identity, &request.source.bucket, Action::Read).await?;
         let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
-        if from == address && source_key == key && request.replace.is_none() {
+        let is_same = from.root.id == head.root.id;
+        if is_same && source_key == key && request.replace.is_none() {
             return Err(ServiceError::InvalidRequest(
                 "This copy request is illegal because it is trying to copy an object to itself \
                  without changing the object's metadata, storage class, website redirect location \
@@ -320,10 +320,10 @@ impl Service {
             None => (None, Vec::new()),
         };
         let conditions = request.source.conditions;
-        let source = if from == address {
+        let source = if is_same {
             Source::SameBucket { key: source_key, conditions, replace }
         } else {
-            let record = self.record(&head, &source_key).await?.ok_or(ServiceError::NoSuchKey)?;
+            let record = self.record(&from, &source_key).await?.ok_or(ServiceError::NoSuchKey)?;
             conditions.judge_source(&record)?;
             let (headers, metadata) = match replace {
                 Some(replace) => *replace,
@@ -335,7 +335,7 @@ impl Service {
         let size = match &source {
             Source::Record(record) => Some(record.size),
             Source::SameBucket { key, .. } => {
-                self.record(&head, key).await?.map(|record| record.size)
+                self.record(&from, key).await?.map(|record| record.size)
             }
         };
         if size.is_some_and(|size| size > PUT_BYTES_MAX) {
@@ -345,6 +345,6 @@ impl Service {
                     .to_owned(),
             ));
         }
-        self.write(&address, key, source, request.conditions, blocks).await
+        self.write(&head, key, source, request.conditions, blocks).await
     }
 }

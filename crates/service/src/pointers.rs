@@ -5,13 +5,15 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use fula_core::{
-    BucketName, OwnerId, RootPointerStore,
+    BucketName, OwnerId, RootPointerStore, StoreError,
     root::{RootRow, Stamped},
 };
+use futures::FutureExt;
 use tokio::sync::oneshot;
 
 use crate::error::{ServiceError, chain};
@@ -71,7 +73,12 @@ impl PointerReader {
             };
             let (names, answers): (Vec<_>, Vec<_>) = readers.into_iter().unzip();
             metrics::counter!("fula_pointer_reads_total").increment(1);
-            match self.roots.get_roots(&names).await {
+            let read = AssertUnwindSafe(self.roots.get_roots(&names)).catch_unwind().await;
+            let read = read.unwrap_or_else(|_| {
+                let source = "reading pointers panicked".into();
+                Err(StoreError::Unavailable { backend: "arbiter", action: "read", source })
+            });
+            match read {
                 Ok(stamped) => {
                     let (time, mark) = (stamped.time, stamped.mark);
                     for (value, waiters) in stamped.value.into_iter().zip(answers) {

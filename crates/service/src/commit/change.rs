@@ -8,7 +8,7 @@ use fula_core::{
     Block, BucketId,
     bucket::{Attached, Completed, ObjectRecord, PartRecord, UploadRecord},
     id::{ObjectKey, UploadId},
-    root::GlobalName,
+    root::{GlobalName, TimeMs},
     tree::Salt,
 };
 
@@ -16,6 +16,7 @@ use super::working::Working;
 use crate::{
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
+    limits::COMPLETED_KEPT_MS,
 };
 
 /// Where the record of a write comes from.
@@ -58,6 +59,8 @@ pub(crate) enum Change {
         id: UploadId,
         record: Box<UploadRecord>,
         blocks: Vec<Block>,
+        /// Completed uploads whose answers may be forgotten by now.
+        expired: Vec<(ObjectKey, UploadId)>,
     },
     PutPart {
         key: ObjectKey,
@@ -164,8 +167,18 @@ impl Change {
                 }
                 Ok(Answer::Each(outcomes))
             }
-            Self::CreateUpload { key, id, record, blocks } => {
+            Self::CreateUpload { key, id, record, blocks, expired } => {
                 work.require_bucket()?;
+                let mut gone = Vec::new();
+                for (key, id) in expired {
+                    let upload = work.upload(key, *id).await?;
+                    if upload.is_some_and(|upload| is_expired(&upload, work.time())) {
+                        gone.push((key, *id));
+                    }
+                }
+                for (key, id) in gone {
+                    work.remove_upload(key, id, std::iter::empty(), true);
+                }
                 let mut record = record.clone();
                 record.initiated = work.time();
                 work.carry(blocks);
@@ -212,6 +225,12 @@ fn write(work: &mut Working<'_>, key: &ObjectKey, record: &mut ObjectRecord) {
     record.time = work.time();
     record.seq = work.seq();
     work.put_object(key, record);
+}
+
+/// Returns whether an upload was completed so long ago that its answer is not kept any more.
+pub(crate) fn is_expired(upload: &UploadRecord, now: TimeMs) -> bool {
+    let completed = upload.completed.as_ref();
+    completed.is_some_and(|completed| completed.time.saturating_add(COMPLETED_KEPT_MS) <= now)
 }
 
 async fn open_upload(

@@ -16,18 +16,20 @@ mod working;
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use fula_core::{
-    RootPointerStore, StoreError, WriterId,
+    BucketId, RootPointer, RootPointerStore, StoreError, WriterId,
     block::{Placement, require},
     bucket::BucketRoot,
     error::SwapError,
     root::{CasOutcome, RootRow, Stamped, TimeMs},
     tree::Nodes,
 };
+use futures::FutureExt;
 use quick_cache::sync::Cache;
 use tokio::{
     sync::{Notify, oneshot},
@@ -36,7 +38,9 @@ use tokio::{
 
 use self::working::Working;
 pub(crate) use self::{
-    change::{Answer, Change, CompleteUpload, Source, content_of, empty_block, parts_hash},
+    change::{
+        Answer, Change, CompleteUpload, Source, content_of, empty_block, is_expired, parts_hash,
+    },
     working::decode_part,
 };
 pub use crate::pointers::BucketAddress;
@@ -61,8 +65,17 @@ pub struct Head {
     pub root: BucketRoot,
 }
 
+impl Head {
+    /// Returns whose bucket this is, and its name.
+    pub fn address(&self) -> BucketAddress {
+        (self.row.owner, self.row.bucket.clone())
+    }
+}
+
 #[derive(Debug)]
 struct Pending {
+    /// The life of the name that the change is meant for; `None` for one that begins a life.
+    bucket: Option<BucketId>,
     change: Change,
     deadline: Instant,
     answer: oneshot::Sender<Result<Answer, ServiceError>>,
@@ -104,9 +117,28 @@ struct Inner {
     /// Newest head seen of each bucket; its version only rises.
     heads: Cache<BucketAddress, Arc<Head>>,
     /// Changes waiting, by bucket; an entry exists while a writer task does.
-    queues: Mutex<HashMap<BucketAddress, VecDeque<Pending>>>,
+    queues: Mutex<HashMap<BucketAddress, Queue>>,
+    /// Versions of swaps that were given up unresolved, by bucket.
+    sent: Mutex<HashMap<BucketAddress, u64>>,
     /// Told whenever a writer task ends.
     writer_stopped: Notify,
+}
+
+/// Changes waiting for one bucket, and the bytes that ride with them.
+#[derive(Debug, Default)]
+struct Queue {
+    pending: VecDeque<Pending>,
+    bytes: usize,
+}
+
+/// How long an unanswered swap is looked into.
+struct Unanswered {
+    /// When its writers are told that the outcome is unknown.
+    deadline: Instant,
+    /// When finding out ends.
+    give_up: Instant,
+    /// Before the next look.
+    wait: Duration,
 }
 
 /// How a swap of a round ended.
@@ -133,6 +165,7 @@ impl Committer {
             clock: ArbiterClock { last: Mutex::new(None) },
             heads: Cache::new(limits.heads_max),
             queues: Mutex::default(),
+            sent: Mutex::default(),
             writer_stopped: Notify::new(),
             limits,
         }))
@@ -168,29 +201,35 @@ impl Committer {
         self.0.now().await
     }
 
-    /// Queues a change and waits for its answer.
+    /// Queues a change and waits for its answer. With `id`, it is meant for that life of the
+    /// bucket and no other.
     ///
     /// # Errors
     /// What judging it came to; [`ServiceError::Busy`] when the queue is full or time ran out.
     pub(crate) async fn submit(
         &self,
         bucket: &BucketAddress,
+        id: Option<BucketId>,
         change: Change,
     ) -> Result<Answer, ServiceError> {
         let deadline = Instant::now() + self.0.limits.commit_deadline;
         let (answer, result) = oneshot::channel();
-        let pending = Pending { change, deadline, answer };
+        let bytes = change.bytes();
+        let pending = Pending { bucket: id, change, deadline, answer };
         {
             let mut queues = lock(&self.0.queues);
-            match queues.get_mut(bucket) {
-                Some(queue) if queue.len() >= self.0.limits.queue_max => {
-                    return Err(ServiceError::Busy(Outcome::None));
-                }
-                Some(queue) => queue.push_back(pending),
-                None => {
-                    queues.insert(bucket.clone(), VecDeque::from([pending]));
-                    tokio::spawn(write_bucket(Arc::clone(&self.0), bucket.clone()));
-                }
+            let is_new = !queues.contains_key(bucket);
+            let queue = queues.entry(bucket.clone()).or_default();
+            let limits = &self.0.limits;
+            let full = queue.pending.len() >= limits.queue_max
+                || (queue.bytes + bytes > limits.queue_bytes_max && !queue.pending.is_empty());
+            if full {
+                return Err(ServiceError::Busy(Outcome::None));
+            }
+            queue.bytes += bytes;
+            queue.pending.push_back(pending);
+            if is_new {
+                tokio::spawn(write_bucket(Arc::clone(&self.0), bucket.clone()));
             }
         }
         // The writer answers by the deadline unless a store hangs; then nobody knows.
@@ -232,20 +271,26 @@ async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
         metrics::counter!("fula_commit_rounds_total").increment(1);
         let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         metrics::histogram!("fula_commit_batch_changes").record(changes);
-        inner.round(&bucket, batch).await;
+        // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
+        let round = AssertUnwindSafe(inner.round(&bucket, batch)).catch_unwind();
+        if round.await.is_err() {
+            tracing::error!(bucket = %bucket.1, "a commit round panicked");
+            inner.heads.remove(&bucket);
+        }
     }
 }
 
-fn take_batch(queue: &mut VecDeque<Pending>, limits: &Limits) -> Vec<Pending> {
+fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
     let mut bytes = 0;
     let mut batch = Vec::new();
-    while let Some(next) = queue.front() {
+    while let Some(next) = queue.pending.front() {
         bytes += next.change.bytes();
         let full = batch.len() >= limits.round_changes_max || bytes > limits.round_bytes_max;
         if full && !batch.is_empty() {
             break;
         }
-        batch.extend(queue.pop_front());
+        queue.bytes -= next.change.bytes();
+        batch.extend(queue.pending.pop_front());
     }
     batch
 }
@@ -326,10 +371,17 @@ impl Inner {
         batch: &[Pending],
     ) -> Result<(Vec<Result<Answer, ServiceError>>, Option<working::Sealed>), ServiceError> {
         let now = self.now().await?;
-        let mut work = Working::new(&self.nodes, bucket, base, now)?;
+        let sent = lock(&self.sent).get(bucket).copied().unwrap_or(0);
+        let mut work = Working::new(&self.nodes, bucket, base, now, sent)?;
         let mut outcomes = Vec::with_capacity(batch.len());
         for pending in batch {
-            outcomes.push(pending.change.apply(&mut work).await);
+            let found = work.require_bucket();
+            let is_meant = pending.bucket.is_none_or(|id| found.is_ok_and(|found| found == id));
+            outcomes.push(if is_meant {
+                pending.change.apply(&mut work).await
+            } else {
+                Err(ServiceError::NoSuchBucket)
+            });
         }
         if !work.is_changed() {
             return Ok((outcomes, None));
@@ -362,47 +414,68 @@ impl Inner {
 
         let expected = base.map(|head| head.row.pointer);
         let give_up = Instant::now() + self.limits.resolve_for;
-        let mut wait = RESOLVE_WAIT;
+        let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
+        let mut is_unknown = false;
         loop {
             let swap = self.roots.cas_root(bucket.0, &bucket.1, expected, &sealed.row).await;
-            let unanswered = match swap {
+            let error = match swap {
                 Ok(stamped) => {
                     self.clock.hear(&stamped);
-                    match stamped.value {
-                        CasOutcome::Won => return Swapped::Won,
-                        CasOutcome::NameTaken => {
-                            return Swapped::Failed(ServiceError::BucketNameTaken);
-                        }
+                    return match stamped.value {
+                        CasOutcome::Won => Swapped::Won,
+                        CasOutcome::NameTaken => Swapped::Failed(ServiceError::BucketNameTaken),
                         CasOutcome::Conflict { current } => {
-                            return self.lost(bucket, current, sealed).await;
+                            self.lost(bucket, current, sealed, is_unknown).await
                         }
-                    }
+                    };
                 }
-                Err(SwapError::NotSent(error)) => return Swapped::Failed(error.into()),
-                Err(SwapError::Unknown(error)) => error,
+                Err(SwapError::NotSent(error)) if !is_unknown => {
+                    return Swapped::Failed(error.into());
+                }
+                // Once one was sent into the dark, a later refusal says nothing about it.
+                Err(SwapError::NotSent(error) | SwapError::Unknown(error)) => error,
             };
-            tracing::warn!(bucket = %bucket.1, error = chain(&unanswered), "swap not answered");
-            loop {
-                if Instant::now() >= deadline {
-                    // The writers are told; finding out goes on, so that the next round knows.
-                    answer_all(std::mem::take(batch), &ServiceError::Busy(Outcome::Unknown));
-                }
-                if Instant::now() >= give_up {
-                    return Swapped::Failed(ServiceError::Busy(Outcome::Unknown));
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RESOLVE_WAIT_MAX);
-                match self.reader.read(bucket).await {
-                    Ok(stamped) => {
-                        self.clock.hear(&stamped);
-                        let found = stamped.value;
-                        if found.as_ref().map(|row| row.pointer) == expected {
-                            break; // Not applied so far: send the same root again.
-                        }
-                        return self.lost(bucket, found, sealed).await;
+            is_unknown = true;
+            tracing::warn!(bucket = %bucket.1, error = chain(&error), "swap not answered");
+            let resolved = self.resolve(bucket, expected, sealed, &mut unanswered, batch).await;
+            if let Some(ended) = resolved {
+                return ended;
+            }
+        }
+    }
+
+    /// Finds out what became of a swap; `None` when it was not applied so far and the same root
+    /// is to be sent again.
+    async fn resolve(
+        &self,
+        bucket: &BucketAddress,
+        expected: Option<RootPointer>,
+        sealed: &working::Sealed,
+        unanswered: &mut Unanswered,
+        batch: &mut Vec<Pending>,
+    ) -> Option<Swapped> {
+        loop {
+            if Instant::now() >= unanswered.deadline {
+                // The writers are told; finding out goes on, so that the next round knows.
+                answer_all(std::mem::take(batch), &ServiceError::Busy(Outcome::Unknown));
+            }
+            if Instant::now() >= unanswered.give_up {
+                // It may still land: no later root of ours may carry its version.
+                lock(&self.sent).insert(bucket.clone(), sealed.root.version);
+                return Some(Swapped::Failed(ServiceError::Busy(Outcome::Unknown)));
+            }
+            tokio::time::sleep(unanswered.wait).await;
+            unanswered.wait = (unanswered.wait * 2).min(RESOLVE_WAIT_MAX);
+            match self.reader.read(bucket).await {
+                Ok(stamped) => {
+                    self.clock.hear(&stamped);
+                    let found = stamped.value;
+                    if found.as_ref().map(|row| row.pointer) == expected {
+                        return None;
                     }
-                    Err(error) => tracing::warn!(%error, "cannot resolve a swap yet"),
+                    return Some(self.lost(bucket, found, sealed, true).await);
                 }
+                Err(error) => tracing::warn!(%error, "cannot resolve a swap yet"),
             }
         }
     }
@@ -413,13 +486,22 @@ impl Inner {
         bucket: &BucketAddress,
         current: Option<RootRow>,
         sealed: &working::Sealed,
+        is_unknown: bool,
     ) -> Swapped {
         let Some(row) = current else { return Swapped::Lost(None) };
+        if row.pointer == sealed.row.pointer {
+            return Swapped::Won;
+        }
         match self.load(bucket, row).await {
             Ok(head) if head.root.authored(self.writer) >= Some(sealed.root.version) => {
                 Swapped::Won
             }
             Ok(head) => Swapped::Lost(Some(head)),
+            Err(error) if is_unknown => {
+                tracing::warn!(%error, "cannot tell whether a swap was ours");
+                lock(&self.sent).insert(bucket.clone(), sealed.root.version);
+                Swapped::Failed(ServiceError::Busy(Outcome::Unknown))
+            }
             Err(error) => Swapped::Failed(error),
         }
     }

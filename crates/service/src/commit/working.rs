@@ -95,6 +95,8 @@ pub(super) struct Working<'a> {
     nodes: &'a Nodes,
     address: &'a BucketAddress,
     base: Option<&'a Head>,
+    /// Of the root this round would publish.
+    version: u64,
     open: Option<Open>,
     global_name: GlobalName,
     blocks: Vec<Block>,
@@ -103,12 +105,14 @@ pub(super) struct Working<'a> {
 }
 
 impl<'a> Working<'a> {
-    /// Starts from `base`; `now` is the arbiter's time.
+    /// Starts from `base`; `now` is the arbiter's time, `sent` the highest version that may still
+    /// land from a swap given up.
     pub(super) fn new(
         nodes: &'a Nodes,
         address: &'a BucketAddress,
         base: Option<&'a Head>,
         now: TimeMs,
+        sent: u64,
     ) -> Result<Self, ServiceError> {
         // Time never runs backwards within a bucket.
         let time = base.map_or(now, |head| head.root.time.max(now));
@@ -124,7 +128,9 @@ impl<'a> Working<'a> {
             _ => None,
         };
         let global_name = GlobalName::Keep;
-        Ok(Self { nodes, address, base, open, global_name, blocks: Vec::new(), time, changes: 0 })
+        let version = base.map_or(0, |head| head.row.pointer.version).max(sent) + 1;
+        let blocks = Vec::new();
+        Ok(Self { nodes, address, base, version, open, global_name, blocks, time, changes: 0 })
     }
 
     /// Returns whether anything changed.
@@ -139,11 +145,7 @@ impl<'a> Working<'a> {
 
     /// Returns the place of the next change in the bucket's history.
     pub(super) fn seq(&self) -> Seq {
-        Seq { version: self.next_version(), index: self.changes }
-    }
-
-    fn next_version(&self) -> u64 {
-        self.base.map_or(1, |head| head.row.pointer.version + 1)
+        Seq { version: self.version, index: self.changes }
     }
 
     /// Fails unless the bucket exists.
@@ -169,7 +171,7 @@ impl<'a> Working<'a> {
     /// Begins a new life of the name.
     pub(super) fn create(&mut self, id: BucketId, salt: Salt, global_name: GlobalName) {
         let (owner, name) = self.address.clone();
-        let root = BucketRoot::new(owner, name, id, salt, self.next_version(), self.time);
+        let root = BucketRoot::new(owner, name, id, salt, self.version, self.time);
         self.open = Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
         self.global_name = global_name;
         self.changes += 1;
@@ -262,7 +264,7 @@ impl<'a> Working<'a> {
         writer: WriterId,
         generation: u64,
     ) -> Result<Sealed, ServiceError> {
-        let (version, time) = (self.next_version(), self.time);
+        let (version, time) = (self.version, self.time);
         let mut blocks = std::mem::take(&mut self.blocks);
         let mut root = match self.open {
             Some(open) => {

@@ -28,6 +28,19 @@ pub(crate) enum Fault {
     NotSent,
     /// Applied; the answer is lost, and nothing is answered until someone says go on.
     AnswerHeld,
+    /// Nobody is told, and it is applied later.
+    Late,
+    /// Those held back are applied just before this one.
+    LateFirst,
+}
+
+/// A swap on its way.
+#[derive(Debug)]
+struct Swap {
+    owner: OwnerId,
+    bucket: BucketName,
+    expected: Option<RootPointer>,
+    new: NewRoot,
 }
 
 /// A memory arbiter with faults. Every swap first drops all blocks that were not synced, so a
@@ -38,6 +51,7 @@ pub(crate) struct FaultyRoots {
     blocks: Arc<MemoryBlocks>,
     faults: Mutex<VecDeque<Fault>>,
     unreachable: AtomicBool,
+    late: Mutex<Vec<Swap>>,
     pub(crate) held: Notify,
     pub(crate) go_on: Notify,
     pub(crate) swaps: AtomicU64,
@@ -51,6 +65,7 @@ impl FaultyRoots {
             blocks: Arc::clone(blocks),
             faults: Mutex::default(),
             unreachable: AtomicBool::new(false),
+            late: Mutex::default(),
             held: Notify::new(),
             go_on: Notify::new(),
             swaps: AtomicU64::new(0),
@@ -63,8 +78,30 @@ impl FaultyRoots {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
     }
 
+    /// Sets the arbiter's clock.
+    pub(crate) fn set_time(&self, time_ms: u64) {
+        self.inner.set_time(time_ms);
+    }
+
+    /// Lets the next swaps through.
+    pub(crate) fn clear(&self) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(crate) fn set_unreachable(&self, unreachable: bool) {
         self.unreachable.store(unreachable, Ordering::SeqCst);
+    }
+
+    /// Applies the swaps that were held back; returns how they ended.
+    async fn deliver_late(&self) -> Vec<CasOutcome> {
+        let late: Vec<Swap> =
+            std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut outcomes = Vec::new();
+        for swap in late {
+            let ended = self.inner.cas_root(swap.owner, &swap.bucket, swap.expected, &swap.new);
+            outcomes.push(ended.await.unwrap().value);
+        }
+        outcomes
     }
 
     fn reach(&self) -> Result<(), StoreError> {
@@ -100,6 +137,15 @@ impl RootPointerStore for FaultyRoots {
         match fault {
             Some(Fault::RequestLost) => return Err(SwapError::Unknown(lost())),
             Some(Fault::NotSent) => return Err(SwapError::NotSent(lost())),
+            Some(Fault::LateFirst) => {
+                let outcomes = self.deliver_late().await;
+                assert_eq!(outcomes.first(), Some(&CasOutcome::Won), "nothing landed late");
+            }
+            Some(Fault::Late) => {
+                let swap = Swap { owner, bucket: bucket.clone(), expected, new: new.clone() };
+                self.late.lock().unwrap_or_else(PoisonError::into_inner).push(swap);
+                return Err(SwapError::Unknown(lost()));
+            }
             Some(Fault::AnswerLost | Fault::AnswerHeld) | None => {}
         }
         self.swaps.fetch_add(1, Ordering::SeqCst);
@@ -113,8 +159,8 @@ impl RootPointerStore for FaultyRoots {
                 self.go_on.notified().await;
                 Err(SwapError::Unknown(lost()))
             }
+            Some(Fault::LateFirst) | None => Ok(outcome),
             Some(_) => Err(SwapError::Unknown(lost())),
-            None => Ok(outcome),
         }
     }
 

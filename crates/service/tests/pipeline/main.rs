@@ -1,4 +1,5 @@
 //! The service on memory stores that crash and an arbiter that misbehaves.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod faults;
 mod masters;
@@ -16,7 +17,7 @@ use fula_core::{
 use fula_service::{
     Committer, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, Service,
     ServiceError,
-    body::BodyFacts,
+    body::{BodyFacts, BodyStream},
     condition::{ReadConditions, Tags, WriteConditions},
     system_random,
 };
@@ -67,20 +68,21 @@ impl Master {
     ) -> Result<ObjectRecord, ServiceError> {
         let frames: Vec<_> =
             body.chunks(100_000).map(|frame| Ok(Bytes::copy_from_slice(frame))).collect();
+        self.put_stream(key, Box::pin(futures::stream::iter(frames)), conditions).await
+    }
+
+    async fn put_stream(
+        &self,
+        key: &str,
+        body: BodyStream,
+        conditions: WriteConditions,
+    ) -> Result<ObjectRecord, ServiceError> {
         let request = PutRequest {
             key: key.to_owned(),
             facts: ObjectFacts::default(),
             conditions,
-            body: Box::pin(futures::stream::iter(frames)),
-            body_facts: BodyFacts {
-                length: Some(body.len() as u64),
-                length_max: 1 << 30,
-                md5: None,
-                keep: ChecksumAlgorithm::Crc32,
-                sent: ChecksumAlgorithm::Crc32,
-                checksum: None,
-                trailer: None,
-            },
+            body,
+            body_facts: body_facts(),
         };
         self.service.put_object(Some(&self.user), BUCKET, request).await
     }
@@ -102,6 +104,18 @@ impl Master {
         let name = fula_core::BucketName::parse(BUCKET).unwrap();
         let head = self.service.committer().current(&(self.user.owner, name)).await.unwrap();
         head.unwrap().row.pointer.version
+    }
+}
+
+fn body_facts() -> BodyFacts {
+    BodyFacts {
+        length: None,
+        length_max: 1 << 30,
+        md5: None,
+        keep: ChecksumAlgorithm::Crc32,
+        sent: ChecksumAlgorithm::Crc32,
+        checksum: None,
+        trailer: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use fula_core::memory::MemoryBlocks;
-use fula_service::{ConditionName, Outcome};
+use fula_service::{CompletePart, CompleteRequest, ConditionName, CreateUploadRequest, Outcome};
 use futures::future::join_all;
 
 use super::*;
@@ -61,8 +61,8 @@ async fn increments_by_etag_lose_nothing_across_masters() {
     let masters = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
     masters[0].create().await;
     masters[0].put("counter", b"0").await.unwrap();
-    let counters = (0..6_usize).map(|n| {
-        let master = &masters[n % 2];
+    let counters = (0..6_u8).map(|n| {
+        let master = &masters[usize::from(n % 2)];
         async move {
             let mut done = 0;
             while done < 10 {
@@ -93,12 +93,12 @@ async fn unconditional_writers_on_two_masters_never_fail() {
     let (blocks, roots) = stores();
     let masters = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
     masters[0].create().await;
-    let writers = (0..8_usize).map(|n| {
-        let master = &masters[n % 2];
+    let writers = (0..8_u8).map(|n| {
+        let master = &masters[usize::from(n % 2)];
         async move {
             for round in 0..20 {
                 master.put(&format!("{n}/{round}"), b"x").await.unwrap();
-                master.put("shared", &[n as u8]).await.unwrap();
+                master.put("shared", &[n]).await.unwrap();
             }
         }
     });
@@ -135,13 +135,13 @@ async fn a_swap_whose_answer_is_lost_counts_once() {
     let master = Master::new(&blocks, &roots, 1);
     master.create().await;
     let before = master.version().await;
-    for (n, fault) in [Fault::AnswerLost, Fault::RequestLost].into_iter().enumerate() {
+    for (fault, n) in [Fault::AnswerLost, Fault::RequestLost].into_iter().zip(0_u8..) {
         roots.plan([fault]);
         let swaps = roots.swaps.load(Ordering::SeqCst);
-        master.put("k", &[n as u8]).await.unwrap();
-        assert_eq!(master.version().await, before + n as u64 + 1, "{fault:?}");
+        master.put("k", &[n]).await.unwrap();
+        assert_eq!(master.version().await, before + u64::from(n) + 1, "{fault:?}");
         assert_eq!(roots.swaps.load(Ordering::SeqCst), swaps + 1, "{fault:?} was sent again");
-        assert_eq!(master.get("k").await.unwrap(), [n as u8]);
+        assert_eq!(master.get("k").await.unwrap(), [n]);
     }
     // A condition that its own first attempt would now fail is not judged again.
     roots.plan([Fault::AnswerLost]);
@@ -206,6 +206,51 @@ async fn an_arbiter_that_stays_away_ends_in_an_honest_answer_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_swap_given_up_that_lands_late_is_not_taken_for_the_next_one() {
+    let (blocks, roots) = stores();
+    let limits = Limits {
+        commit_deadline: Duration::from_secs(3),
+        resolve_for: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let master = Master::with_limits(&blocks, &roots, 1, limits);
+    master.create().await;
+    // Sent, resent, and all of it is on its way when the writer gives up.
+    roots.plan([Fault::Late; 200]);
+    let first = master.put("first", b"1").await;
+    assert!(matches!(first, Err(ServiceError::Busy(Outcome::Unknown))), "{first:?}");
+    master.service.committer().drained().await;
+    roots.clear();
+    // The next write finds the pointer unmoved. Its swap meets the late one just before it.
+    roots.plan([Fault::LateFirst]);
+    master.put("second", b"2").await.unwrap();
+    assert_eq!(master.get("second").await.unwrap(), b"2");
+    assert_eq!(master.get("first").await.unwrap(), b"1");
+}
+
+#[tokio::test]
+async fn a_change_meant_for_one_life_of_a_name_does_not_land_in_the_next() {
+    let (blocks, roots) = stores();
+    let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
+    one.create().await;
+    let (send, body) = futures::channel::mpsc::unbounded();
+    let put = one.put_stream("k", Box::pin(body), WriteConditions::default());
+    let (put, ()) = tokio::join!(put, async {
+        // The body is on its way when the bucket goes and comes back.
+        send.unbounded_send(Ok(Bytes::from_static(b"x"))).unwrap();
+        tokio::task::yield_now().await;
+        while !send.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        two.service.delete_bucket(Some(&two.user), BUCKET).await.unwrap();
+        two.create().await;
+        send.close_channel();
+    });
+    assert!(matches!(put, Err(ServiceError::NoSuchBucket)), "{put:?}");
+    assert!(matches!(two.get("k").await, Err(ServiceError::NoSuchKey)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_change_past_its_deadline_is_not_applied() {
     let (blocks, roots) = stores();
     let limits = Limits { commit_deadline: Duration::from_secs(3), ..Limits::default() };
@@ -216,7 +261,7 @@ async fn a_change_past_its_deadline_is_not_applied() {
         roots.held.notified().await;
         // Queued behind a round that does not end in time.
         let (late, ()) = tokio::join!(master.put("late", b"x"), async {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             roots.go_on.notify_one();
         });
         late
@@ -225,6 +270,48 @@ async fn a_change_past_its_deadline_is_not_applied() {
     assert!(matches!(late, Err(ServiceError::Busy(_))), "{late:?}");
     master.service.committer().drained().await;
     assert!(matches!(master.get("late").await, Err(ServiceError::NoSuchKey)));
+}
+
+#[tokio::test]
+async fn answers_of_completed_uploads_are_forgotten_in_time() {
+    let (blocks, roots) = stores();
+    let master = Master::new(&blocks, &roots, 1);
+    master.create().await;
+    let (service, user) = (&master.service, Some(&master.user));
+    let begin = async |key: &str| {
+        let facts = ObjectFacts::default();
+        let create = CreateUploadRequest { key: key.to_owned(), facts, checksum: None };
+        service.create_upload(user, BUCKET, create).await.unwrap()
+    };
+    let mut completed = Vec::new();
+    for n in 0..20 {
+        let (key, id) = (format!("k{n}"), begin(&format!("k{n}")).await.to_string());
+        let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"part"))]));
+        let facts = body_facts();
+        let part = service.put_part(user, BUCKET, &key, &id, 1, body, facts).await.unwrap();
+        let parts = vec![CompletePart { number: 1, etag: part.etag().to_string(), checksum: None }];
+        let conditions = WriteConditions::default();
+        let complete = CompleteRequest { key, id, parts, conditions, checksum: None, size: None };
+        service.complete_upload(user, BUCKET, &complete).await.unwrap();
+        completed.push(complete);
+    }
+    let headers = async || {
+        let address = (master.user.owner, fula_core::BucketName::parse(BUCKET).unwrap());
+        let head = service.committer().current(&address).await.unwrap().unwrap();
+        head.root.uploads.count
+    };
+    let again = service.complete_upload(user, BUCKET, &completed[3]).await;
+    assert!(again.is_ok());
+    begin("still-open").await;
+    assert_eq!(headers().await, 21);
+    roots.set_time(25 * 3600 * 1000);
+    for n in 0..4 {
+        begin(&format!("later{n}")).await;
+    }
+    assert_eq!(headers().await, 5, "completed uploads stayed, or open ones went");
+    let forgotten = service.complete_upload(user, BUCKET, &completed[3]).await;
+    assert!(matches!(forgotten, Err(ServiceError::NoSuchUpload)));
+    assert_eq!(master.get("k3").await.unwrap(), b"part");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fula_core::memory::MemoryBlocks;
-use fula_service::{CopyRequest, CopySourceRequest, ListRequest, fsck};
+use fula_service::{CopyRequest, CopySourceRequest, ListRequest, ListingLine, fsck};
 use proptest::prelude::*;
 
 use super::*;
@@ -90,7 +90,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
 async fn compare(master: &Master, model: &Model) {
     let request = ListRequest { limit: 1000, ..ListRequest::default() };
     let listing = master.service.list_objects(Some(&master.user), BUCKET, &request).await.unwrap();
-    let names: Vec<_> = listing.lines.iter().map(|line| line.name()).collect();
+    let names: Vec<_> = listing.lines.iter().map(ListingLine::name).collect();
     assert_eq!(names, model.keys().collect::<Vec<_>>());
     for (key, body) in model {
         assert_eq!(master.get(key).await.unwrap(), *body);
