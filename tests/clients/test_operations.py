@@ -277,6 +277,8 @@ def test_fsck_tells_damage_by_name_and_repairs(own_gateway):
         capture_output=True, text=True, timeout=30,
     )
     assert refused.returncode == 1 and "fsck --repair" in refused.stderr
+    looked = own_gateway.fula("fsck", check=False)
+    assert looked.returncode == 1 and "records whose names are lost" in looked.stdout
     repaired = own_gateway.fula("fsck", "--repair", check=False)
     assert "set 2 damaged segments aside" in repaired.stderr
     own_gateway.start()
