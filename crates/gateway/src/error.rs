@@ -31,6 +31,8 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         ServiceError::InvalidDigest(what) => {
             (S3ErrorCode::InvalidRequest, Some(format!("Value for {what} header is invalid.")))
         }
+        ServiceError::PayloadMismatch => return payload_mismatch(),
+        ServiceError::ChunkSignatureMismatch => (S3ErrorCode::SignatureDoesNotMatch, None),
         ServiceError::IncompleteBody { .. } => (S3ErrorCode::IncompleteBody, None),
         ServiceError::BodyFailed(why) => {
             tracing::debug!(why, "a request body broke off");
@@ -67,6 +69,15 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
 pub(crate) fn not_implemented(what: &str) -> S3Error {
     let text = format!("{what} is not implemented.");
     S3Error::with_message(S3ErrorCode::NotImplemented, text)
+}
+
+/// The body is not what `x-amz-content-sha256` says.
+pub(crate) fn payload_mismatch() -> S3Error {
+    let code = S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into());
+    let text = "The provided 'x-amz-content-sha256' header does not match what was computed.";
+    let mut error = S3Error::with_message(code, text);
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
 }
 
 fn precondition_failed(name: ConditionName) -> S3Error {

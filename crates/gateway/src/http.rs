@@ -13,16 +13,20 @@ use std::{
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
-};
-use s3s::service::S3Service;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use s3s::{S3Result, s3_error, service::S3Service};
 use tokio::time::Instant;
+
+use crate::{WireConfig, guard};
 
 /// How `error` tells this layer which condition failed; never sent.
 pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-condition");
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+
+/// After a refusal, a connection is kept if the body was no longer than this.
+const KEPT_ALIVE_BYTES_MAX: u64 = 64 << 10;
 
 /// Prefix of the routes that are ours; `fula` is no bucket name.
 const OWN_ROUTES: &str = "/fula/";
@@ -46,6 +50,7 @@ impl Operation {
 #[derive(Clone, Debug)]
 pub struct Gateway {
     s3: S3Service,
+    config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
 }
 
@@ -65,10 +70,14 @@ impl RequestIds {
 }
 
 impl Gateway {
-    pub(crate) fn new(s3: S3Service) -> Self {
+    pub(crate) fn new(s3: S3Service, config: WireConfig) -> Self {
         use std::hash::{BuildHasher, RandomState};
         let seed = RandomState::new().hash_one("request ids");
-        Self { s3, ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }) }
+        Self {
+            s3,
+            config: Arc::new(config),
+            ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
+        }
     }
 
     /// Answers one request.
@@ -82,11 +91,15 @@ impl Gateway {
         let path = request.uri().path().to_owned();
         let expects = Expects::of(&request);
         let operation = Arc::new(Operation::default());
-        let mut response = if path.starts_with(OWN_ROUTES) {
+        let host_is_bucket = self.host_is_bucket(&request);
+        let mut response = if path.starts_with(OWN_ROUTES) && !host_is_bucket {
             operation.set("FulaRoute".to_owned());
             own_route(&method, &path)
         } else {
-            self.s3(request, &operation).await
+            match self.admit(request.map(s3s::Body::from), host_is_bucket).await {
+                Ok(request) => self.s3(request, &operation).await,
+                Err(error) => respond(error),
+            }
         };
         mend(&mut response, &id, &path);
         expects.settle(&mut response);
@@ -108,11 +121,46 @@ impl Gateway {
         response
     }
 
-    async fn s3<B>(&self, request: Request<B>, operation: &Arc<Operation>) -> Response<s3s::Body>
-    where
-        s3s::Body: From<B>,
-    {
-        let mut request = request.map(s3s::Body::from);
+    /// Returns whether the `Host` header names a bucket below our domain.
+    fn host_is_bucket<B>(&self, request: &Request<B>) -> bool {
+        let Some(domain) = &self.config.domain else { return false };
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
+        host.and_then(|host| host.strip_suffix(domain.as_str()))
+            .is_some_and(|bucket| bucket.len() > 1 && bucket.ends_with('.'))
+    }
+
+    /// Settles what must be settled before s3s sees the request.
+    async fn admit(
+        &self,
+        request: Request<s3s::Body>,
+        host_is_bucket: bool,
+    ) -> S3Result<Request<s3s::Body>> {
+        let (parts, body) = request.into_parts();
+        let query = parts.uri.query().unwrap_or_default();
+        guard::check_query(&parts.method, parts.uri.path(), query, host_is_bucket)?;
+        guard::check_length(&parts, host_is_bucket)?;
+        if !guard::is_xml_request(&parts) || guard::is_chunked(&parts.headers) {
+            return Ok(Request::from_parts(parts, body));
+        }
+        let bytes_max = self.config.limits.xml_bytes_max;
+        let idle = self.config.limits.body_idle_timeout;
+        let collected = tokio::time::timeout(idle, Limited::new(body, bytes_max).collect()).await;
+        let collected = collected.map_err(|_| s3_error!(RequestTimeout))?;
+        let collected = collected.map_err(|error| match error.downcast::<LengthLimitError>() {
+            Ok(_) => guard::too_large(bytes_max),
+            Err(_) => s3_error!(IncompleteBody),
+        })?;
+        let bytes = collected.to_bytes();
+        guard::check_xml(&parts.headers, &bytes, query.contains("uploadId="))?;
+        Ok(Request::from_parts(parts, s3s::Body::from(bytes)))
+    }
+
+    async fn s3(
+        &self,
+        mut request: Request<s3s::Body>,
+        operation: &Arc<Operation>,
+    ) -> Response<s3s::Body> {
         request.extensions_mut().insert(Arc::clone(operation));
         ignore_odd_range(request.headers_mut());
         // A bug in one request must not look like a broken network to its client.
@@ -121,13 +169,16 @@ impl Gateway {
             Ok(Err(error)) => tracing::error!(%error, "request could not be answered"),
             Err(_) => tracing::error!("request panicked"),
         }
-        let error = s3s::S3Error::new(s3s::S3ErrorCode::InternalError);
-        error.to_http_response().unwrap_or_else(|_| {
-            let mut response = Response::new(s3s::Body::empty());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        })
+        respond(s3s::S3Error::new(s3s::S3ErrorCode::InternalError))
     }
+}
+
+fn respond(error: s3s::S3Error) -> Response<s3s::Body> {
+    error.to_http_response().unwrap_or_else(|_| {
+        let mut response = Response::new(s3s::Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
 }
 
 /// What a client that waits for `100 Continue` must be told with its answer.
@@ -137,18 +188,24 @@ impl Gateway {
 struct Expects {
     waits: bool,
     is_empty: bool,
+    /// More than is read and thrown away of a refused body.
+    is_large: bool,
 }
 
 impl Expects {
     fn of<B>(request: &Request<B>) -> Self {
         let headers = request.headers();
-        let waits = headers.contains_key(header::EXPECT) && request.version() < Version::HTTP_2;
-        let is_empty = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
-        Self { waits, is_empty }
+        let waits = headers.contains_key(header::EXPECT);
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        let length: Option<u64> = length.and_then(|length| length.parse().ok());
+        let is_large = length.is_some_and(|length| length > KEPT_ALIVE_BYTES_MAX)
+            || headers.contains_key(header::TRANSFER_ENCODING);
+        Self { waits, is_empty: length == Some(0), is_large }
     }
 
     fn settle(&self, response: &mut Response<s3s::Body>) {
-        if self.waits && (self.is_empty || !response.status().is_success()) {
+        let refused = !response.status().is_success();
+        if (self.waits && (self.is_empty || refused)) || (self.is_large && refused) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -217,7 +274,11 @@ fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
         }
         *response.body_mut() = s3s::Body::from(mended);
     }
+    let is_xml = response.body().bytes().is_some_and(|body| body.starts_with(b"<?xml"));
     let headers = response.headers_mut();
+    if is_xml && !headers.contains_key(header::CONTENT_TYPE) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    }
     if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, value);
     }

@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod error;
+mod guard;
 mod http;
 pub mod metrics;
 mod s3;
@@ -35,7 +36,7 @@ pub struct WireLimits {
 impl Default for WireLimits {
     fn default() -> Self {
         Self {
-            xml_bytes_max: 2 << 20,
+            xml_bytes_max: 4 << 20,
             chunk_bytes_max: 1 << 20,
             header_timeout: std::time::Duration::from_secs(30),
             body_idle_timeout: std::time::Duration::from_mins(1),
@@ -83,8 +84,9 @@ pub fn gateway(
     builder.set_access(s3::Access::new(keys));
     if let Some(domain) = &config.domain {
         let host = SingleDomain::new(domain).map_err(|_| InvalidDomain(domain.clone()))?;
-        builder.set_host(host);
+        // Only names below the domain are buckets; any other host means path style.
+        builder.set_host(host.with_cname_fallback(false));
     }
     let s3: S3Service = builder.build();
-    Ok(Gateway::new(s3))
+    Ok(Gateway::new(s3, config))
 }

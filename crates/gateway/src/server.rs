@@ -3,10 +3,10 @@
 use std::{convert::Infallible, future::Future, time::Duration};
 
 use http::{Request, Response};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1::Builder, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_rustls::TlsAcceptor;
@@ -40,9 +40,10 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(how.header_timeout);
-    builder.http2().timer(TokioTimer::new());
+    // HTTP/1.1 alone, as S3 itself: no client needs more, and the clock for headers starts with the
+    // connection instead of after a guess at the protocol.
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(how.header_timeout);
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);
     loop {
@@ -73,7 +74,7 @@ where
             let ended = match how.tls {
                 None => {
                     let connection = builder.serve_connection(TokioIo::new(stream), service);
-                    watcher.watch(connection.into_owned()).await
+                    watcher.watch(connection).await
                 }
                 Some(tls) => {
                     let handshake = tls.accept(stream);
@@ -81,7 +82,7 @@ where
                         return tracing::debug!("no TLS handshake");
                     };
                     let connection = builder.serve_connection(TokioIo::new(stream), service);
-                    watcher.watch(connection.into_owned()).await
+                    watcher.watch(connection).await
                 }
             };
             if let Err(error) = ended {

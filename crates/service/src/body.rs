@@ -24,6 +24,13 @@ pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, ServiceError>> + S
 /// Hashes this many bytes on the caller's thread; more would hold up other requests.
 const HASH_INLINE_BYTES: usize = 64 << 10;
 
+/// Returns the MD5 and the checksum of a small body held whole.
+pub fn digests_of(body: &[u8], algorithm: ChecksumAlgorithm) -> ([u8; 16], Vec<Checksum>) {
+    let mut digests = Digests::new([algorithm]);
+    digests.update(body);
+    digests.finish()
+}
+
 /// Gives the checksum a client sends after the body, once the body was read.
 pub type Trailer = Box<dyn FnOnce() -> Result<Option<Bytes>, ServiceError> + Send>;
 

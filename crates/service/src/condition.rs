@@ -9,15 +9,18 @@ use crate::error::{ConditionName, ServiceError};
 pub enum Tags {
     /// `*`.
     Any,
-    /// One tag, without quotes.
-    One(String),
+    /// These tags, without quotes.
+    Of(Vec<String>),
 }
 
 impl Tags {
     fn matches(&self, record: &ObjectRecord) -> bool {
         match self {
             Self::Any => true,
-            Self::One(tag) => *tag == record.etag.to_string(),
+            Self::Of(tags) => {
+                let current = record.etag.to_string();
+                tags.contains(&current)
+            }
         }
     }
 }
@@ -142,11 +145,11 @@ mod tests {
     }
 
     fn same() -> Tags {
-        Tags::One("ab".repeat(16))
+        Tags::Of(vec!["00".repeat(16), "ab".repeat(16)])
     }
 
     fn other() -> Tags {
-        Tags::One("cd".repeat(16))
+        Tags::Of(vec!["cd".repeat(16)])
     }
 
     /// The status table of S3-CONDITIONALS §1.

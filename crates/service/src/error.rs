@@ -82,6 +82,12 @@ pub enum ServiceError {
     /// A digest header is malformed.
     #[error("{0} is malformed")]
     InvalidDigest(&'static str),
+    /// The bytes received are not those the signature was made over.
+    #[error("content does not match x-amz-content-sha256")]
+    PayloadMismatch,
+    /// A chunk or trailer of the body is not signed by the caller.
+    #[error("signature of a chunk does not match")]
+    ChunkSignatureMismatch,
     /// Fewer or more bytes than announced.
     #[error("body ended after {received} of {announced} bytes")]
     IncompleteBody {

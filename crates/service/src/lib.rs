@@ -118,11 +118,17 @@ impl Service {
     }
 }
 
-/// Parses an object key.
+/// Parses an object key. Keys with characters that XML 1.0 cannot carry are refused: no listing
+/// could name them.
 ///
 /// # Errors
 /// [`ServiceError::InvalidArgument`] for one that is empty or too long.
 pub fn parse_key(key: &str) -> Result<ObjectKey, ServiceError> {
+    let unspeakable = |c: char| matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
+    if key.contains(unspeakable) {
+        let text = "object keys must not contain control characters other than tab and line ends";
+        return Err(ServiceError::InvalidArgument(text.to_owned()));
+    }
     ObjectKey::parse(key.to_owned())
         .map_err(|error| ServiceError::InvalidArgument(error.to_string()))
 }

@@ -6,7 +6,10 @@ use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
     Api,
-    convert::{algorithm_name, checksum_type, etag, refuse_unoffered, timestamp, url_encode},
+    convert::{
+        algorithm_name, checksum_type, etag, refuse_conditions, refuse_unoffered, timestamp,
+        url_encode,
+    },
     identity,
 };
 use crate::error::s3_error as to_s3;
@@ -99,6 +102,7 @@ fn name_of(token: &str) -> S3Result<String> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     bytes
         .and_then(|bytes| String::from_utf8(bytes).ok())
+        .filter(|name| !name.is_empty())
         .ok_or_else(|| s3_error!(InvalidArgument, "The continuation token provided is incorrect"))
 }
 
@@ -140,6 +144,7 @@ impl Api {
         request: S3Request<CreateBucketInput>,
     ) -> S3Result<S3Response<CreateBucketOutput>> {
         refuse_unoffered(&request.headers)?;
+        refuse_conditions(&request.headers, &[])?;
         let name = &request.input.bucket;
         if fula_core::BucketName::parse(name).is_err() {
             return Err(s3_error!(InvalidBucketName));
@@ -164,6 +169,7 @@ impl Api {
         &self,
         request: S3Request<DeleteBucketInput>,
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
+        refuse_conditions(&request.headers, &[])?;
         let identity = identity(&request.extensions);
         self.service.delete_bucket(identity, &request.input.bucket).await.map_err(to_s3)?;
         Ok(S3Response::new(DeleteBucketOutput::default()))

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use s3s::{
     S3Result, TrailingHeaders,
-    dto::{self, ETagCondition, StreamingBlob, Timestamp, TimestampFormat},
+    dto::{self, StreamingBlob, Timestamp, TimestampFormat},
     s3_error,
 };
 
@@ -62,34 +62,60 @@ pub(super) fn etag(tag: &bucket::ETag) -> dto::ETag {
     dto::ETag::Strong(tag.to_string())
 }
 
-fn tags(condition: ETagCondition) -> Tags {
-    match condition {
-        ETagCondition::Any => Tags::Any,
-        // A weak tag never matches by strong comparison, whatever its value.
-        ETagCondition::ETag(dto::ETag::Weak(value)) => Tags::One(format!("W/{value}")),
-        ETagCondition::ETag(dto::ETag::Strong(value)) => Tags::One(value),
+/// Reads a condition header: `*`, or tags separated by commas, with or without quotes.
+fn tags(headers: &HeaderMap, name: &str) -> S3Result<Option<Tags>> {
+    let Some(value) = joined(headers, name)? else { return Ok(None) };
+    let value = value.trim();
+    if value == "*" {
+        return Ok(Some(Tags::Any));
+    }
+    // A weak tag keeps its prefix: by strong comparison it matches nothing.
+    let tags: Vec<String> = value
+        .split(',')
+        .map(|tag| tag.trim().trim_matches('"').to_owned())
+        .filter(|tag| !tag.is_empty())
+        .collect();
+    if tags.is_empty() {
+        return Err(s3_error!(InvalidArgument, "The header {name} names no ETag."));
+    }
+    Ok(Some(Tags::Of(tags)))
+}
+
+/// Condition headers of HTTP.
+const CONDITIONS: [&str; 4] =
+    ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"];
+
+/// Refuses conditions that an operation does not judge, rather than ignore them.
+pub(super) fn refuse_conditions(headers: &HeaderMap, judged: &[&str]) -> S3Result<()> {
+    let ignored = |name: &&&str| headers.contains_key(**name) && !judged.contains(*name);
+    match CONDITIONS.iter().find(ignored) {
+        Some(name) => Err(error::not_implemented(&format!("The header {name} on this operation"))),
+        None => Ok(()),
     }
 }
 
-pub(super) fn write_conditions(
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
-) -> WriteConditions {
-    WriteConditions { if_match: if_match.map(tags), if_none_match: if_none_match.map(tags) }
+/// Reads the conditions of a write.
+pub(super) fn write_conditions(headers: &HeaderMap) -> S3Result<WriteConditions> {
+    refuse_conditions(headers, &["if-match", "if-none-match"])?;
+    Ok(WriteConditions {
+        if_match: tags(headers, "if-match")?,
+        if_none_match: tags(headers, "if-none-match")?,
+    })
 }
 
+/// Reads the conditions of a read, or with the prefix `x-amz-copy-source-` of a copy's source.
 pub(super) fn read_conditions(
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
+    headers: &HeaderMap,
+    prefix: &str,
     if_modified_since: Option<Timestamp>,
     if_unmodified_since: Option<Timestamp>,
-) -> ReadConditions {
-    ReadConditions {
-        if_match: if_match.map(tags),
-        if_none_match: if_none_match.map(tags),
+) -> S3Result<ReadConditions> {
+    Ok(ReadConditions {
+        if_match: tags(headers, &format!("{prefix}if-match"))?,
+        if_none_match: tags(headers, &format!("{prefix}if-none-match"))?,
         if_modified_since: if_modified_since.map(millis),
         if_unmodified_since: if_unmodified_since.map(millis),
-    }
+    })
 }
 
 /// Refuses request headers that ask for something not offered, rather than ignore them.
@@ -108,7 +134,8 @@ pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
                 "x-amz-if-match-last-modified-time",
             ]
             .contains(&name)
-            || name == "x-amz-bucket-object-lock-enabled" && value != "false";
+            || name == "x-amz-bucket-object-lock-enabled"
+                && !value.as_bytes().eq_ignore_ascii_case(b"false");
         if refused {
             return Err(error::not_implemented(&format!("The header {name}")));
         }
@@ -229,16 +256,16 @@ pub(super) fn decode_checksum(algorithm: Algorithm, text: &[u8]) -> Result<Bytes
 
 /// What the headers of a request say about the digests of its body.
 #[derive(Default)]
-pub(super) struct Digests {
-    pub(super) md5: Option<[u8; 16]>,
-    pub(super) checksum: Option<(Algorithm, Bytes)>,
-    pub(super) trailer: Option<Algorithm>,
+pub(crate) struct Digests {
+    pub(crate) md5: Option<[u8; 16]>,
+    pub(crate) checksum: Option<(Algorithm, Bytes)>,
+    pub(crate) trailer: Option<Algorithm>,
     /// Named by `x-amz-sdk-checksum-algorithm`.
-    pub(super) named: Option<Algorithm>,
+    pub(crate) named: Option<Algorithm>,
 }
 
 impl Digests {
-    pub(super) fn of(headers: &HeaderMap) -> S3Result<Self> {
+    pub(crate) fn of(headers: &HeaderMap) -> S3Result<Self> {
         let mut digests = Self::default();
         if let Some(value) = headers.get("content-md5") {
             let md5 = BASE64_STANDARD.decode(value.as_bytes()).ok();
@@ -283,7 +310,7 @@ impl Digests {
     }
 
     /// Returns the algorithm that was sent or named.
-    pub(super) fn algorithm(&self) -> Option<Algorithm> {
+    pub(crate) fn algorithm(&self) -> Option<Algorithm> {
         let sent = self.checksum.as_ref().map(|(algorithm, _)| *algorithm);
         sent.or(self.trailer).or(self.named)
     }
@@ -332,8 +359,11 @@ fn body_error(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Servic
     let text = fula_service::error::chain(error);
     // Chunk and content hashes are verified as the body streams: the error names which failed.
     let lower = text.to_ascii_lowercase();
-    if lower.contains("signature") || lower.contains("sha256") {
-        return ServiceError::BadDigest("x-amz-content-sha256");
+    if lower.contains("signature") {
+        return ServiceError::ChunkSignatureMismatch;
+    }
+    if lower.contains("sha256") {
+        return ServiceError::PayloadMismatch;
     }
     ServiceError::BodyFailed(text)
 }

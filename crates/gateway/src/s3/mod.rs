@@ -18,7 +18,7 @@ use s3s::{
     s3_error,
 };
 
-pub(crate) use self::convert::http_date;
+pub(crate) use self::convert::{Digests, http_date};
 use crate::{WireConfig, error, http::Operation};
 
 /// Finds secrets for signature checks.
@@ -60,7 +60,10 @@ impl S3Access for Access {
         if let Some(slot) = cx.extensions_mut().get::<Arc<Operation>>() {
             slot.set(operation);
         }
-        if cx.headers().contains_key("x-amz-security-token") {
+        let query = cx.uri().query().unwrap_or_default().to_ascii_lowercase();
+        if cx.headers().contains_key("x-amz-security-token")
+            || query.contains("x-amz-security-token=")
+        {
             return Err(s3_error!(InvalidToken, "Session tokens are not issued here yet."));
         }
         let access_key = cx.credentials().map(|credentials| credentials.access_key.clone());
@@ -68,6 +71,13 @@ impl S3Access for Access {
             let found = self.keys.find(&access_key).await.map_err(error::s3_error)?;
             // Revoked between the signature check and now.
             let (_, identity) = found.ok_or_else(|| s3_error!(InvalidAccessKeyId))?;
+            let owner = identity.owner.to_string();
+            // Only the caller's own buckets can be reached.
+            for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
+                if cx.headers().get(name).is_some_and(|expected| *expected != *owner) {
+                    return Err(s3_error!(AccessDenied));
+                }
+            }
             cx.extensions_mut().insert(identity);
         }
         Ok(())

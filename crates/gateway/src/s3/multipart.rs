@@ -12,7 +12,7 @@ use super::{
     bucket::{Names, page_size},
     convert::{
         self, Digests, algorithm, algorithm_name, etag, object_facts, read_conditions,
-        refuse_unoffered, set_checksums, timestamp, write_conditions,
+        refuse_conditions, refuse_unoffered, set_checksums, timestamp, write_conditions,
     },
     identity,
     object::{cid_header, copy_source},
@@ -109,6 +109,7 @@ impl Api {
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         refuse_unoffered(&request.headers)?;
+        refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         let checksum =
             asked_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
@@ -137,6 +138,7 @@ impl Api {
         mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
         refuse_unoffered(&request.headers)?;
+        refuse_conditions(&request.headers, &[])?;
         let length = request.input.content_length;
         let body = convert::body(request.input.body.take(), self.config.limits.body_idle_timeout);
         let who = identity(&request.extensions).cloned();
@@ -169,13 +171,14 @@ impl Api {
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
         refuse_unoffered(&request.headers)?;
+        refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         let conditions = read_conditions(
-            input.copy_source_if_match.clone(),
-            input.copy_source_if_none_match.clone(),
+            &request.headers,
+            "x-amz-copy-source-",
             input.copy_source_if_modified_since.clone(),
             input.copy_source_if_unmodified_since.clone(),
-        );
+        )?;
         let source = copy_source(&input.copy_source, conditions)?;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
         let identity = identity(&request.extensions);
@@ -319,15 +322,16 @@ impl Api {
         &self,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        let input = request.input;
+        let conditions = write_conditions(&request.headers)?;
         let checksum = whole_checksum(&request.headers)?;
+        let input = request.input;
         let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
         let size = input.mpu_object_size.map(u64::try_from).transpose();
         let complete = CompleteRequest {
             key: input.key.clone(),
             id: input.upload_id,
             parts: parts.into_iter().map(complete_part).collect::<S3Result<_>>()?,
-            conditions: write_conditions(input.if_match, input.if_none_match),
+            conditions,
             checksum,
             size: size
                 .map_err(|_| s3_error!(InvalidRequest, "x-amz-mp-object-size is negative"))?,
@@ -353,6 +357,7 @@ impl Api {
         &self,
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         if input.if_match_initiated_time.is_some() {
             return Err(not_implemented("The header x-amz-if-match-initiated-time"));

@@ -24,7 +24,8 @@ use super::{
     Api,
     convert::{
         self, DEFAULT_CONTENT_TYPE, Digests, checksum_type, etag, object_facts, read_conditions,
-        refuse_unoffered, set_checksums, timestamp, write_conditions, write_facts,
+        refuse_conditions, refuse_unoffered, set_checksums, timestamp, write_conditions,
+        write_facts,
     },
     identity,
 };
@@ -107,10 +108,11 @@ impl Api {
         let checked = (|| {
             refuse_unoffered(&request.headers)?;
             let facts = object_facts(&request.headers)?;
+            let conditions = write_conditions(&request.headers)?;
             let body_facts = Self::body_facts(&mut request, length, None)?;
-            Ok((facts, body_facts))
+            Ok((facts, conditions, body_facts))
         })();
-        let (facts, body_facts) = match checked {
+        let (facts, conditions, body_facts) = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 drain(body, &request.headers, self.config.limits.drain_bytes_max).await;
@@ -120,13 +122,7 @@ impl Api {
         let input = request.input;
         // The service takes the body; a shared handle lets what it leaves be drained.
         let (body, rest) = shared(body);
-        let put = PutRequest {
-            key: input.key,
-            facts,
-            conditions: write_conditions(input.if_match, input.if_none_match),
-            body,
-            body_facts,
-        };
+        let put = PutRequest { key: input.key, facts, conditions, body, body_facts };
         let identity = identity(&request.extensions);
         let record = match self.service.put_object(identity, &input.bucket, put).await {
             Ok(record) => record,
@@ -155,11 +151,11 @@ impl Api {
         let input = &request.input;
         refuse_version(input.version_id.as_ref())?;
         let conditions = read_conditions(
-            input.if_match.clone(),
-            input.if_none_match.clone(),
+            &request.headers,
+            "",
             input.if_modified_since.clone(),
             input.if_unmodified_since.clone(),
-        );
+        )?;
         let identity = identity(&request.extensions);
         let found = self.service.get_object(identity, &input.bucket, &input.key, &conditions);
         let object = found.await.map_err(to_s3)?;
@@ -203,11 +199,11 @@ impl Api {
         let input = &request.input;
         refuse_version(input.version_id.as_ref())?;
         let conditions = read_conditions(
-            input.if_match.clone(),
-            input.if_none_match.clone(),
+            &request.headers,
+            "",
             input.if_modified_since.clone(),
             input.if_unmodified_since.clone(),
-        );
+        )?;
         let identity = identity(&request.extensions);
         let found = self.service.get_object(identity, &input.bucket, &input.key, &conditions);
         let object = found.await.map_err(to_s3)?;
@@ -241,6 +237,8 @@ impl Api {
         let size = object.record.size;
         let whole = Selected { range: 0..size, is_partial: false, count: None };
         match (range, part_number) {
+            // No byte of an empty object can be asked for, not even by a suffix.
+            (Some(_), None) if size == 0 => Err(to_s3(ServiceError::InvalidRange { size })),
             (None, None) => Ok(whole),
             (Some(_), Some(_)) => {
                 Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber"))
@@ -261,7 +259,7 @@ impl Api {
         &self,
         request: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        let input = request.input;
+        let input = &request.input;
         let conditional = input.if_match.is_some();
         if conditional && input.version_id.is_some() {
             return Err(not_implemented("If-Match together with versionId"));
@@ -270,8 +268,9 @@ impl Api {
             return Err(not_implemented("The header x-amz-if-match-size or -last-modified-time"));
         }
         refuse_version(input.version_id.as_ref())?;
-        let conditions = write_conditions(input.if_match, None);
-        let delete = DeleteKey { key: input.key, conditions };
+        refuse_conditions(&request.headers, &["if-match"])?;
+        let conditions = write_conditions(&request.headers)?;
+        let delete = DeleteKey { key: input.key.clone(), conditions };
         let identity = identity(&request.extensions);
         self.service.delete_object(identity, &input.bucket, delete).await.map_err(to_s3)?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
@@ -281,6 +280,7 @@ impl Api {
         &self,
         request: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        refuse_conditions(&request.headers, &[])?;
         let input = request.input;
         let objects = input.delete.objects;
         if objects.is_empty() || objects.len() > DELETE_KEYS_MAX {
@@ -295,7 +295,7 @@ impl Api {
         let deletes = objects.iter().map(|object| {
             let if_match = object.e_tag.as_ref().map(|tag| match tag.value() {
                 "*" => Tags::Any,
-                value => Tags::One(value.to_owned()),
+                value => Tags::Of(vec![value.to_owned()]),
             });
             let conditions = WriteConditions { if_match, if_none_match: None };
             DeleteKey { key: object.key.clone(), conditions }
@@ -334,11 +334,11 @@ impl Api {
         refuse_unoffered(&request.headers)?;
         let input = &request.input;
         let conditions = read_conditions(
-            input.copy_source_if_match.clone(),
-            input.copy_source_if_none_match.clone(),
+            &request.headers,
+            "x-amz-copy-source-",
             input.copy_source_if_modified_since.clone(),
             input.copy_source_if_unmodified_since.clone(),
-        );
+        )?;
         let replaces = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
             None | Some(MetadataDirective::COPY) => false,
             Some(MetadataDirective::REPLACE) => true,
@@ -348,7 +348,7 @@ impl Api {
             source: copy_source(&input.copy_source, conditions)?,
             key: input.key.clone(),
             replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
-            conditions: write_conditions(input.if_match.clone(), input.if_none_match.clone()),
+            conditions: write_conditions(&request.headers)?,
         };
         let identity = identity(&request.extensions);
         let copied = self.service.copy_object(identity, &input.bucket, copy).await;

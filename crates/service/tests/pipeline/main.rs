@@ -124,6 +124,6 @@ fn if_absent() -> WriteConditions {
 }
 
 fn if_matches(record: &ObjectRecord) -> WriteConditions {
-    let tag = Tags::One(record.etag.to_string());
+    let tag = Tags::Of(vec![record.etag.to_string()]);
     WriteConditions { if_match: Some(tag), if_none_match: None }
 }

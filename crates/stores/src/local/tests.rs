@@ -2,7 +2,11 @@
 
 use std::os::unix::fs::FileExt;
 
-use fula_core::{Codec, conformance_suite};
+use bytes::Bytes;
+use fula_core::{
+    Block, BlockStore, BucketId, BucketName, Cid, Codec, Directory, OwnerId, RootPointer,
+    RootPointerStore, block::Placement, conformance_suite, directory::Table, root::NewRoot,
+};
 use tempfile::TempDir;
 
 use super::*;

@@ -1,43 +1,31 @@
 //! Multipart uploads: all their state hangs off the bucket's root, like everything else.
 
+mod complete;
+mod list;
+
 use std::sync::PoisonError;
 
 use bytes::Bytes;
 use fula_core::{
-    Block, Cid, StoreError,
-    block::Placement,
-    bucket::{
-        Checksum, ChecksumAlgorithm, ETag, ObjectRecord, PartRecord, PartSpan, UploadRecord, keys,
-        write_parts,
-    },
-    content::{self, FileLink},
+    Block, StoreError,
+    bucket::{ChecksumAlgorithm, ETag, ObjectRecord, PartRecord, UploadRecord, keys},
     id::{ObjectKey, UploadId},
     root::TimeMs,
-    tree::{Cursor, after_prefix},
+    tree::Cursor,
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 
 use crate::{
     Service,
     access::{Action, Identity},
     body::{self, BodyFacts, BodyStream, Taken},
-    checksum,
-    commit::{
-        Answer, Change, CompleteUpload, Head, content_of, decode_part, empty_block, is_expired,
-        parts_hash,
-    },
+    commit::{Change, Head, content_of, decode_part, is_expired},
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
-    limits::{PAGE_MAX, PART_BYTES_MIN, PARTS_MAX, PUT_BYTES_MAX, SWEEP_UPLOADS},
+    limits::{PARTS_MAX, PUT_BYTES_MAX, SWEEP_UPLOADS},
     object::{CopySourceRequest, ObjectFacts, bare_record},
     parse_key,
 };
-
-/// Times a completion is joined again because a part changed under it.
-const JOINS_MAX: u32 = 4;
-
-/// Parts whose nodes are read at a time while joining.
-const JOIN_READS: usize = 16;
 
 /// An upload to begin.
 #[derive(Clone, Debug)]
@@ -394,36 +382,6 @@ impl Service {
         Ok(object.record)
     }
 
-    /// Returns a page of the parts of an upload, after number `after`.
-    ///
-    /// # Errors
-    /// [`ServiceError::NoSuchUpload`].
-    pub async fn list_parts(
-        &self,
-        identity: Option<&Identity>,
-        bucket: &str,
-        key: &str,
-        id: &str,
-        after: u32,
-        limit: usize,
-    ) -> Result<PartsPage, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Read).await?;
-        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
-        let upload = self.open_upload(&head, &key, id).await?;
-        let limit = limit.min(PAGE_MAX);
-        let first = after.saturating_add(1);
-        let mut parts = self.parts(&head, &key, id, first, limit.saturating_add(1)).await?;
-        let truncated = parts.len() > limit;
-        parts.truncate(limit);
-        let parts = parts.into_iter().map(|(number, record)| PartInfo { number, record });
-        Ok(PartsPage {
-            parts: parts.collect(),
-            truncated,
-            info: info_of(&upload),
-            initiator: upload.initiator,
-        })
-    }
-
     /// Returns up to `limit` parts from number `first` on.
     async fn parts(
         &self,
@@ -446,66 +404,6 @@ impl Service {
         Ok(parts)
     }
 
-    /// Returns a page of the uploads in progress.
-    ///
-    /// # Errors
-    /// [`ServiceError::NoSuchBucket`].
-    pub async fn list_uploads(
-        &self,
-        identity: Option<&Identity>,
-        bucket: &str,
-        request: &ListUploadsRequest,
-    ) -> Result<UploadsPage, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Read).await?;
-        let limit = request.limit.min(PAGE_MAX);
-        let mut page = UploadsPage::default();
-        if limit == 0 {
-            return Ok(page);
-        }
-        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
-        let prefix = keys::upload_prefix(&request.prefix);
-        let mut from = uploads_start(request)?.max(prefix);
-        loop {
-            cursor.seek(&from).await?;
-            let Some(entry) = cursor.next().await? else { return Ok(page) };
-            let (parsed, id, number) = parse_upload_key(&entry.key)?;
-            let key = parsed.as_str().to_owned();
-            let Some(rest) = key.strip_prefix(&request.prefix) else { return Ok(page) };
-            // The next upload begins after all possible parts of this one.
-            from = keys::upload(&parsed, id, u32::MAX);
-            if number != 0 {
-                continue;
-            }
-            let upload = UploadRecord::decode(&entry.value)?;
-            if upload.completed.is_some() {
-                continue;
-            }
-            if page.lines.len() == limit {
-                page.truncated = true;
-                return Ok(page);
-            }
-            let rolled = rest.find(&request.delimiter).filter(|_| !request.delimiter.is_empty());
-            page.lines.push(match rolled {
-                Some(at) => {
-                    let end = request.prefix.len() + at + request.delimiter.len();
-                    let prefix = key[..end].to_owned();
-                    match after_prefix(&keys::upload_prefix(&prefix)) {
-                        Some(next) => from = next,
-                        None => from = Bytes::from_static(&[0xff]),
-                    }
-                    UploadLine::Prefix(prefix)
-                }
-                None => UploadLine::Upload {
-                    key,
-                    id,
-                    initiated: upload.initiated,
-                    info: info_of(&upload),
-                    initiator: upload.initiator,
-                },
-            });
-        }
-    }
-
     /// Ends an upload and forgets its parts.
     ///
     /// # Errors
@@ -521,130 +419,6 @@ impl Service {
         let change = Change::AbortUpload { key: parse_key(key)?, id: parse_upload_id(id)? };
         self.change(&head, change).await.map(drop)
     }
-
-    /// Makes an object of an upload's parts. Completing twice with the same parts gives the same
-    /// answer.
-    ///
-    /// # Errors
-    /// [`ServiceError::NoSuchUpload`], [`ServiceError::InvalidPart`],
-    /// [`ServiceError::InvalidPartOrder`], [`ServiceError::PartTooSmall`],
-    /// [`ServiceError::PreconditionFailed`], [`ServiceError::BadDigest`].
-    pub async fn complete_upload(
-        &self,
-        identity: Option<&Identity>,
-        bucket: &str,
-        request: &CompleteRequest,
-    ) -> Result<ObjectRecord, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
-        let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
-        for _ in 0..JOINS_MAX {
-            let newest = self.committer.current(&head.address()).await?;
-            let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
-            let complete = match self.join(&newest, &key, id, request).await? {
-                Joined::Already(record) => return Ok(*record),
-                Joined::Ready(complete) => complete,
-            };
-            let change = Change::CompleteUpload(complete);
-            match self.change(&head, change).await? {
-                Answer::Object(record) => return Ok(*record),
-                Answer::JoinAgain => {}
-                other => {
-                    return Err(ServiceError::Internal(format!("a completion answered {other:?}")));
-                }
-            }
-        }
-        Err(ServiceError::Busy(crate::error::Outcome::None))
-    }
-
-    /// Checks the parts named and joins their content, outside the commit round.
-    async fn join(
-        &self,
-        head: &Head,
-        key: &ObjectKey,
-        id: UploadId,
-        request: &CompleteRequest,
-    ) -> Result<Joined, ServiceError> {
-        let named = request.parts.iter().map(|part| (part.number, part.etag.as_str()));
-        let parts_hash = parts_hash(named);
-        let upload = self.upload(head, key, id).await?;
-        if let Some(completed) = upload.completed {
-            return if completed.parts_hash == parts_hash {
-                Ok(Joined::Already(Box::new(completed.record)))
-            } else {
-                Err(ServiceError::NoSuchUpload)
-            };
-        }
-        if !request.conditions.is_empty() {
-            let current = self.record(head, key).await?;
-            request.conditions.judge(current.as_ref())?;
-        }
-        let info = info_of(&upload);
-        let stored = self.parts(head, key, id, 1, PARTS_MAX as usize).await?;
-        let joined = select(&request.parts, &stored, info)?;
-        let (content, size, block) = self.join_content(&joined).await?;
-        if request.size.is_some_and(|expected| expected != size) {
-            return Err(ServiceError::InvalidRequest(
-                "The provided 'x-amz-mp-object-size' header does not match the object".to_owned(),
-            ));
-        }
-        let checksum = checksum_of(info, &joined);
-        if let Some((algorithm, expected)) = &request.checksum {
-            let same = checksum
-                .as_ref()
-                .is_some_and(|ours| ours.algorithm == *algorithm && ours.value == *expected);
-            if !same {
-                return Err(ServiceError::BadDigest("checksum"));
-            }
-        }
-        let spans: Vec<PartSpan> = joined
-            .iter()
-            .map(|(number, part)| PartSpan {
-                number: *number,
-                size: part.size,
-                checksum: part.checksum.clone(),
-            })
-            .collect();
-        let table = write_parts(&spans);
-        let record = ObjectRecord {
-            size,
-            etag: etag_of(&joined),
-            checksums: checksum.into_iter().collect(),
-            content: Some(content),
-            parts: Some(table.cid()),
-            ..upload.template
-        };
-        let blocks = [Some(table), block].into_iter().flatten().collect();
-        let conditions = request.conditions.clone();
-        let (key, id) = (key.clone(), id);
-        let complete = CompleteUpload { key, id, conditions, record, joined, parts_hash, blocks };
-        Ok(Joined::Ready(Box::new(complete)))
-    }
-
-    /// Puts one node over the parts' content; returns its address, length, and the block that
-    /// rides with the commit if it is small.
-    async fn join_content(
-        &self,
-        joined: &[(u32, PartRecord)],
-    ) -> Result<(Cid, u64, Option<Block>), ServiceError> {
-        let blocks = self.committer.nodes().blocks();
-        let mut reads = Vec::with_capacity(joined.len());
-        for (_, part) in joined {
-            reads.push(content::dag_bytes(blocks.as_ref(), part.content, part.size));
-        }
-        let links: Vec<FileLink> = stream::iter(reads).buffered(JOIN_READS).try_collect().await?;
-        match content::join(&links) {
-            None => {
-                let empty = empty_block();
-                Ok((empty.cid(), 0, Some(empty)))
-            }
-            Some((root, None)) => Ok((root.cid, root.size, None)),
-            Some((root, Some(block))) => {
-                let mark = blocks.put(std::slice::from_ref(&block), Placement::Bulk).await?;
-                blocks.sync(mark).await?;
-                Ok((root.cid, root.size, None))
-            }
-        }
-    }
 }
 
 /// Returns the record of a part taken in, and the block that rides with its commit.
@@ -657,101 +431,4 @@ fn taken_part(taken: &Taken) -> (PartRecord, Vec<Block>) {
         content: taken.content,
     };
     (part, taken.riding.iter().cloned().collect())
-}
-
-/// What joining an upload's parts came to.
-enum Joined {
-    /// It was completed before, with this result.
-    Already(Box<ObjectRecord>),
-    /// It can be completed now.
-    Ready(Box<CompleteUpload>),
-}
-
-/// Returns where a listing of uploads begins.
-fn uploads_start(request: &ListUploadsRequest) -> Result<Bytes, ServiceError> {
-    let Some(marker) = &request.key_marker else { return Ok(Bytes::new()) };
-    if marker.is_empty() {
-        return Ok(Bytes::new());
-    }
-    // A rolled-up prefix given as the last name covers all its keys.
-    let rest = marker.strip_prefix(&request.prefix);
-    let rolled = rest.is_some_and(|rest| {
-        let at = rest.find(&request.delimiter).filter(|_| !request.delimiter.is_empty());
-        at.is_some_and(|at| at + request.delimiter.len() == rest.len())
-    });
-    if rolled && let Some(next) = after_prefix(&keys::upload_prefix(marker)) {
-        return Ok(next);
-    }
-    match &request.id_marker {
-        Some(id) if !id.is_empty() => {
-            let id = id.parse().map_err(|_| {
-                ServiceError::InvalidArgument("The upload-id-marker is not an upload id".into())
-            })?;
-            let key = parse_key(marker)?;
-            Ok(keys::upload(&key, id, u32::MAX))
-        }
-        _ => Ok(keys::after_uploads_of(marker)),
-    }
-}
-
-/// Finds the parts a completion names among those stored.
-fn select(
-    named: &[CompletePart],
-    stored: &[(u32, PartRecord)],
-    info: UploadInfo,
-) -> Result<Vec<(u32, PartRecord)>, ServiceError> {
-    if named.is_empty() {
-        let text = "You must specify at least one part";
-        return Err(ServiceError::InvalidRequest(text.to_owned()));
-    }
-    if !named.is_sorted_by(|a, b| a.number < b.number) {
-        return Err(ServiceError::InvalidPartOrder);
-    }
-    let mut joined = Vec::with_capacity(named.len());
-    for part in named {
-        let invalid = || ServiceError::InvalidPart(part.number);
-        let index = stored.binary_search_by_key(&part.number, |(number, _)| *number);
-        let found = &stored[index.map_err(|_| invalid())?];
-        let checksum_differs = part.checksum.as_ref().is_some_and(|(algorithm, value)| {
-            found.1.checksum.as_ref().is_none_or(|ours| {
-                // A checksum nobody asked the upload for was verified with its part, not kept.
-                let same = ours.algorithm == *algorithm;
-                if same { ours.value != *value } else { info.asked }
-            })
-        });
-        if found.1.etag.to_string() != part.etag || checksum_differs {
-            return Err(invalid());
-        }
-        joined.push(found.clone());
-    }
-    let all_but_last = &joined[..joined.len() - 1];
-    match all_but_last.iter().find(|(_, part)| part.size < PART_BYTES_MIN) {
-        Some((number, _)) => Err(ServiceError::PartTooSmall(*number)),
-        None => Ok(joined),
-    }
-}
-
-fn etag_of(joined: &[(u32, PartRecord)]) -> ETag {
-    let md5s: Vec<[u8; 16]> = joined
-        .iter()
-        .map(|(_, part)| match part.etag {
-            ETag::Md5(md5) | ETag::Multipart(md5, _) => md5,
-            // Parts are always seen by a gateway, so they have an MD5.
-            ETag::Cid(_) => [0; 16],
-        })
-        .collect();
-    let count = u32::try_from(joined.len()).unwrap_or(u32::MAX);
-    ETag::Multipart(checksum::md5_of(&md5s), count)
-}
-
-fn checksum_of(info: UploadInfo, joined: &[(u32, PartRecord)]) -> Option<Checksum> {
-    let values: Vec<(Bytes, u64)> = joined
-        .iter()
-        .map(|(_, part)| Some((part.checksum.as_ref()?.value.clone(), part.size)))
-        .collect::<Option<_>>()?;
-    if info.composite {
-        let values: Vec<Bytes> = values.into_iter().map(|(value, _)| value).collect();
-        return Some(checksum::composite(info.algorithm, &values));
-    }
-    checksum::joined(info.algorithm, &values)
 }

@@ -1,0 +1,155 @@
+//! Publishing a round: blocks first, then the swap, and finding out about one without an answer.
+
+use std::{sync::Arc, time::Duration};
+
+use fula_core::{
+    RootPointer,
+    block::Placement,
+    error::SwapError,
+    root::{CasOutcome, RootRow},
+};
+use tokio::time::Instant;
+
+use super::{BucketAddress, Head, Inner, Pending, answer_all, lock, working};
+use crate::error::{Outcome, ServiceError, chain};
+
+/// First wait before an unanswered swap is looked up again; doubles up to [`RESOLVE_WAIT_MAX`].
+const RESOLVE_WAIT: Duration = Duration::from_millis(20);
+
+/// Longest wait between look-ups.
+const RESOLVE_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How a swap of a round ended.
+pub(super) enum Swapped {
+    Won,
+    /// Judge again on this base.
+    Lost(Option<Arc<Head>>),
+    Failed(ServiceError),
+}
+
+/// How long an unanswered swap is looked into.
+struct Unanswered {
+    /// When its writers are told that the outcome is unknown.
+    deadline: Instant,
+    /// When finding out ends.
+    give_up: Instant,
+    /// Before the next look.
+    wait: Duration,
+}
+
+impl Inner {
+    /// Makes the blocks durable and swaps the pointer, resolving a swap that is not answered.
+    pub(super) async fn publish(
+        &self,
+        bucket: &BucketAddress,
+        base: Option<&Head>,
+        sealed: &working::Sealed,
+        deadline: Instant,
+        batch: &mut Vec<Pending>,
+    ) -> Swapped {
+        let blocks = self.nodes.blocks();
+        let stored = async {
+            let mark = blocks.put(&sealed.blocks, Placement::Commit).await?;
+            blocks.sync(mark.without(self.roots.covered_by_swap(mark))).await
+        };
+        if let Err(error) = stored.await {
+            return Swapped::Failed(error.into());
+        }
+        let bytes: usize = sealed.blocks.iter().map(|block| block.bytes().len()).sum();
+        metrics::counter!("fula_commit_blocks_total").increment(sealed.blocks.len() as u64);
+        metrics::counter!("fula_commit_bytes_total").increment(bytes as u64);
+
+        let expected = base.map(|head| head.row.pointer);
+        let give_up = Instant::now() + self.limits.resolve_for;
+        let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
+        let mut is_unknown = false;
+        loop {
+            let swap = self.roots.cas_root(bucket.0, &bucket.1, expected, &sealed.row).await;
+            let error = match swap {
+                Ok(stamped) => {
+                    self.clock.hear(&stamped);
+                    return match stamped.value {
+                        CasOutcome::Won => Swapped::Won,
+                        CasOutcome::NameTaken => Swapped::Failed(ServiceError::BucketNameTaken),
+                        CasOutcome::Conflict { current } => {
+                            self.lost(bucket, current, sealed, is_unknown).await
+                        }
+                    };
+                }
+                Err(SwapError::NotSent(error)) if !is_unknown => {
+                    return Swapped::Failed(error.into());
+                }
+                // Once one was sent into the dark, a later refusal says nothing about it.
+                Err(SwapError::NotSent(error) | SwapError::Unknown(error)) => error,
+            };
+            is_unknown = true;
+            tracing::warn!(bucket = %bucket.1, error = chain(&error), "swap not answered");
+            let resolved = self.resolve(bucket, expected, sealed, &mut unanswered, batch).await;
+            if let Some(ended) = resolved {
+                return ended;
+            }
+        }
+    }
+
+    /// Finds out what became of a swap; `None` when it was not applied so far and the same root
+    /// is to be sent again.
+    async fn resolve(
+        &self,
+        bucket: &BucketAddress,
+        expected: Option<RootPointer>,
+        sealed: &working::Sealed,
+        unanswered: &mut Unanswered,
+        batch: &mut Vec<Pending>,
+    ) -> Option<Swapped> {
+        loop {
+            if Instant::now() >= unanswered.deadline {
+                // The writers are told; finding out goes on, so that the next round knows.
+                answer_all(std::mem::take(batch), &ServiceError::Busy(Outcome::Unknown));
+            }
+            if Instant::now() >= unanswered.give_up {
+                // It may still land: no later root of ours may carry its version.
+                lock(&self.sent).insert(bucket.clone(), sealed.root.version);
+                return Some(Swapped::Failed(ServiceError::Busy(Outcome::Unknown)));
+            }
+            tokio::time::sleep(unanswered.wait).await;
+            unanswered.wait = (unanswered.wait * 2).min(RESOLVE_WAIT_MAX);
+            match self.reader.read(bucket).await {
+                Ok(stamped) => {
+                    self.clock.hear(&stamped);
+                    let found = stamped.value;
+                    if found.as_ref().map(|row| row.pointer) == expected {
+                        return None;
+                    }
+                    return Some(self.lost(bucket, found, sealed, true).await);
+                }
+                Err(error) => tracing::warn!(%error, "cannot resolve a swap yet"),
+            }
+        }
+    }
+
+    /// Tells a swap that was ours after all from one that was lost.
+    async fn lost(
+        &self,
+        bucket: &BucketAddress,
+        current: Option<RootRow>,
+        sealed: &working::Sealed,
+        is_unknown: bool,
+    ) -> Swapped {
+        let Some(row) = current else { return Swapped::Lost(None) };
+        if row.pointer == sealed.row.pointer {
+            return Swapped::Won;
+        }
+        match self.load(bucket, row).await {
+            Ok(head) if head.root.authored(self.writer) >= Some(sealed.root.version) => {
+                Swapped::Won
+            }
+            Ok(head) => Swapped::Lost(Some(head)),
+            Err(error) if is_unknown => {
+                tracing::warn!(%error, "cannot tell whether a swap was ours");
+                lock(&self.sent).insert(bucket.clone(), sealed.root.version);
+                Swapped::Failed(ServiceError::Busy(Outcome::Unknown))
+            }
+            Err(error) => Swapped::Failed(error),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Blocks in the log of a data directory.
+
+use std::{io, sync::Arc};
+
+use async_trait::async_trait;
+use fula_core::{
+    Block, BlockStore, Cid, StoreError,
+    block::{BLOCK_BYTES_MAX, Epoch, Placement, SyncMark},
+};
+
+use super::unavailable;
+use crate::log::{Kind, Log, Record, StreamName};
+
+/// Blocks in the log of a data directory.
+#[derive(Debug)]
+pub struct LocalBlocks {
+    pub(super) log: Arc<Log>,
+}
+
+impl LocalBlocks {
+    /// Notes the blocks already there in `mark`, renewing them, and returns the others.
+    fn absent(&self, blocks: &[Block], mark: &mut SyncMark) -> Vec<Block> {
+        let mut index = self.log.index_mut();
+        let epoch = index.epoch;
+        let mut absent: Vec<Block> = Vec::new();
+        let mut present = Vec::new();
+        for block in blocks {
+            match index.blocks.get_mut(&block.cid()) {
+                Some((slot, put)) => {
+                    *put = epoch;
+                    present.push(*slot);
+                }
+                None if absent.iter().any(|other| other.cid() == block.cid()) => {}
+                None => absent.push(block.clone()),
+            }
+        }
+        drop(index);
+        for slot in present {
+            let (stream, position) = self.log.pending(&slot);
+            let at = &mut mark.positions[stream as usize];
+            *at = (*at).max(position);
+        }
+        absent
+    }
+
+    fn append(log: &Log, blocks: &[Block], stream: StreamName) -> io::Result<u64> {
+        let keys: Vec<_> = blocks.iter().map(|block| block.cid().to_bytes()).collect();
+        let records: Vec<_> = blocks
+            .iter()
+            .zip(&keys)
+            .map(|(block, key)| Record { kind: Kind::Block, key, value: block.bytes() })
+            .collect();
+        log.append(stream, &records)
+    }
+}
+
+/// Appends up to this many bytes on the caller's thread; larger ones may wait for the disk.
+const INLINE_APPEND_BYTES: usize = 128 << 10;
+
+#[async_trait]
+impl BlockStore for LocalBlocks {
+    async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
+        if let Some(block) = blocks.iter().find(|block| block.bytes().len() > BLOCK_BYTES_MAX) {
+            return Err(StoreError::TooLarge { len: block.bytes().len(), max: BLOCK_BYTES_MAX });
+        }
+        let mut mark = SyncMark::default();
+        let absent = self.absent(blocks, &mut mark);
+        if absent.is_empty() {
+            return Ok(mark);
+        }
+        let stream = match placement {
+            Placement::Commit => StreamName::Commit,
+            Placement::Bulk => StreamName::Bulk,
+        };
+        let bytes: usize = absent.iter().map(|block| block.bytes().len()).sum();
+        let position = if bytes <= INLINE_APPEND_BYTES {
+            Self::append(&self.log, &absent, stream)
+        } else {
+            let log = Arc::clone(&self.log);
+            tokio::task::spawn_blocking(move || Self::append(&log, &absent, stream))
+                .await
+                .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+        };
+        let position = position.map_err(|error| unavailable("put", error))?;
+        let at = &mut mark.positions[stream as usize];
+        *at = (*at).max(position);
+        Ok(mark)
+    }
+
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+        for stream in StreamName::ALL {
+            let position = mark.positions[stream as usize];
+            self.log.sync(stream, position).await.map_err(|error| unavailable("sync", error))?;
+        }
+        Ok(())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        // A block may move to another segment between look-up and read: look again once.
+        for _ in 0..2 {
+            let found = self.log.index().blocks.get(cid).copied();
+            let Some((slot, _)) = found else { return Ok(None) };
+            let value = match self.log.read_cached(&slot) {
+                Ok(None) => {
+                    let log = Arc::clone(&self.log);
+                    tokio::task::spawn_blocking(move || log.read(&slot))
+                        .await
+                        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+                        .map(Some)
+                }
+                read => read,
+            };
+            match value {
+                Ok(Some(bytes)) => {
+                    let verified = Block::verify(*cid, bytes);
+                    return verified.inspect_err(|_| self.log.forget_damaged(cid, &slot)).map(Some);
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(StoreError::Damaged { cid: *cid });
+                }
+                Err(error) => return Err(unavailable("get", error)),
+            }
+        }
+        Err(unavailable("get", io::Error::other("block keeps moving")))
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        let index = self.log.index();
+        Ok(index.blocks.get(cid).map(|(slot, _)| u64::from(slot.value_len)))
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        let mut index = self.log.index_mut();
+        index.epoch.0 += 1;
+        index.epoch
+    }
+
+    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
+        let mut index = self.log.index_mut();
+        let old = index.blocks.get(cid).is_some_and(|(_, put)| *put < put_before);
+        if old {
+            index.blocks.remove(cid);
+        }
+        Ok(old)
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let index = self.log.index();
+        let from = after.map_or(Unbounded, Excluded);
+        let page = index.blocks.range((from, Unbounded)).take(limit);
+        Ok(page.map(|(cid, (slot, _))| (*cid, u64::from(slot.value_len))).collect())
+    }
+}

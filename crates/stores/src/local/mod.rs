@@ -1,0 +1,228 @@
+//! A data directory: lock, log, and the three seams on top of them.
+//!
+//! Blocks, root pointers and directory records share one log. A pointer is appended after the
+//! blocks it needs, in the same stream, so one fsync covers both: a crash that keeps the pointer
+//! keeps the blocks, because a torn tail is cut at its first unreadable record.
+
+mod arbiter;
+mod blocks;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::{File, TryLockError},
+    hash::{BuildHasher, RandomState},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use fula_core::{
+    StoreError,
+    error::SwapError,
+    root::{RootRow, TimeMs},
+};
+
+use self::rows::Rows;
+pub use self::{
+    arbiter::{LocalDirectory, LocalRoots},
+    blocks::LocalBlocks,
+};
+use crate::log::{Damage, Log, Recovery, SEGMENT_BYTES};
+
+/// Locks that keep swaps of one bucket name apart.
+const STRIPES: usize = 64;
+
+/// A data directory that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Stop the other process, or choose another directory.
+    #[error("{0} is in use by another fula process")]
+    InUse(PathBuf),
+    /// Look at the disk and the permissions.
+    #[error("cannot open the data directory {0}")]
+    Io(PathBuf, #[source] io::Error),
+    /// Run `fula fsck --repair`: pointers may have been lost to damage.
+    #[error(
+        "the log in {0} is damaged where root pointers are kept ({1} places); \
+         run `fula fsck --repair` before serving from it"
+    )]
+    Damaged(PathBuf, usize),
+}
+
+/// Makes the time of day a parameter of whatever needs it.
+pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
+
+/// Returns the machine's clock.
+#[expect(clippy::disallowed_methods, reason = "this is where the time of day comes from")]
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// An open data directory; the process holds its lock until this is dropped.
+#[derive(Debug)]
+pub struct LocalStore {
+    /// Blocks on this disk.
+    pub blocks: Arc<LocalBlocks>,
+    /// The embedded arbiter.
+    pub roots: Arc<LocalRoots>,
+    /// The embedded directory.
+    pub directory: Arc<LocalDirectory>,
+    /// What opening found.
+    pub recovery: Recovery,
+    log: Arc<Log>,
+    _lock: File,
+}
+
+/// Counts of physical work since the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// fsyncs of log segments.
+    pub fsyncs: u64,
+    /// Bytes appended to the log, heads and padding included.
+    pub appended_bytes: u64,
+}
+
+impl LocalStore {
+    /// Opens `dir`, creating it if need be, and reads the log back.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a damaged log is only opened with `despite_damage`, for repair.
+    pub fn open(dir: &Path, clock: Clock, despite_damage: bool) -> Result<Self, OpenError> {
+        Self::open_with(dir, clock, despite_damage, SEGMENT_BYTES)
+    }
+
+    fn open_with(
+        dir: &Path,
+        clock: Clock,
+        despite_damage: bool,
+        segment_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io(dir.to_owned(), error);
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let lock = File::create(dir.join("lock")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let (log, mut recovery) = Log::open(&dir.join("log"), segment_bytes).map_err(failed)?;
+        let log = Arc::new(log);
+        let rows = Rows::load(&log, &mut recovery).map_err(failed)?;
+        match recovery.pointers_at_risk() {
+            0 => {}
+            places if !despite_damage => return Err(OpenError::Damaged(dir.to_owned(), places)),
+            _ => {}
+        }
+        Ok(Self {
+            blocks: Arc::new(LocalBlocks { log: Arc::clone(&log) }),
+            roots: Arc::new(LocalRoots {
+                log: Arc::clone(&log),
+                state: RwLock::new(rows.roots),
+                stripes: Stripes::default(),
+                last_time: Mutex::new(0),
+                clock,
+            }),
+            directory: Arc::new(LocalDirectory {
+                log: Arc::clone(&log),
+                records: RwLock::new(rows.records),
+                stripes: Stripes::default(),
+            }),
+            recovery,
+            log,
+            _lock: lock,
+        })
+    }
+
+    /// Reads everything and returns what fails its checksum. Blocks the thread.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn verify(&self) -> io::Result<Vec<Damage>> {
+        self.log.verify()
+    }
+
+    /// Moves what is intact out of damaged segments and sets those aside as `*.damaged`; returns
+    /// how many. Blocks the thread.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_damaged_aside(&self) -> io::Result<usize> {
+        self.log.set_damaged_aside()
+    }
+
+    /// Frees the space of one segment that is mostly dead, if there is one; returns the bytes.
+    /// Blocks the thread.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn compact(&self) -> io::Result<u64> {
+        self.log.compact()
+    }
+
+    /// Returns every root row.
+    pub fn rows(&self) -> Vec<RootRow> {
+        read(&self.roots.state).rows.iter().cloned().collect()
+    }
+
+    /// Writes a row as it is, for a rebuilt arbiter.
+    ///
+    /// # Errors
+    /// [`SwapError`] of the log.
+    pub async fn restore_row(&self, row: RootRow) -> Result<(), SwapError> {
+        self.roots.persist(&row).await?;
+        write(&self.roots.state).apply(row);
+        Ok(())
+    }
+
+    /// Returns counts of physical work.
+    pub fn work(&self) -> Work {
+        Work {
+            fsyncs: self.log.counters.fsyncs.load(Ordering::Relaxed),
+            appended_bytes: self.log.counters.appended_bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unavailable(action: &'static str, error: io::Error) -> StoreError {
+    if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded {
+        return StoreError::Full { backend: "log" };
+    }
+    StoreError::Unavailable { backend: "log", action, source: error.into() }
+}
+
+/// Keeps writers of one name apart, and mostly only those.
+#[derive(Debug)]
+struct Stripes {
+    hasher: RandomState,
+    locks: [tokio::sync::Mutex<()>; STRIPES],
+}
+
+impl Default for Stripes {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+        }
+    }
+}
+
+impl Stripes {
+    async fn lock(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let [low, ..] = self.hasher.hash_one(name).to_le_bytes();
+        self.locks[usize::from(low) % STRIPES].lock().await
+    }
+}

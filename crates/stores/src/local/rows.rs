@@ -1,0 +1,122 @@
+//! Rows of the log: root pointers and directory records, and how they are encoded.
+
+use std::io;
+
+use bytes::Bytes;
+use fula_core::{
+    BucketId, BucketName, OwnerId, RootPointer,
+    cbor::{Invalid, Reader, Writer},
+    directory::{Entry, Table},
+    memory::{Records, RowSet},
+    root::RootRow,
+};
+
+use crate::log::{Damage, Kind, Log, Recovery};
+
+/// What the rows of the log hold.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    pub(super) roots: RootsState,
+    pub(super) records: Records,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RootsState {
+    pub(super) rows: RowSet,
+    pub(super) position: u64,
+}
+
+impl RootsState {
+    pub(super) fn apply(&mut self, row: RootRow) {
+        self.rows.apply(row);
+    }
+}
+
+impl Rows {
+    pub(super) fn load(log: &Log, recovery: &mut Recovery) -> io::Result<Self> {
+        let mut loaded = Self::default();
+        let slots: Vec<_> =
+            log.index().rows.iter().map(|((kind, _), slot)| (*kind, *slot)).collect();
+        for (kind, slot) in slots {
+            let value = log.read(&slot)?;
+            let read = if slot.is_intact(&value) {
+                loaded.read(kind, &value)
+            } else {
+                Err(Invalid("checksum"))
+            };
+            if read.is_err() {
+                recovery.damaged.push(Damage {
+                    segment: format!("commit-{:08}.log", slot.segment),
+                    offset: u64::from(slot.offset),
+                    bytes: u64::from(slot.bytes()),
+                    cid: None,
+                });
+            }
+        }
+        Ok(loaded)
+    }
+
+    fn read(&mut self, kind: Kind, value: &Bytes) -> Result<(), Invalid> {
+        let mut reader = Reader::new(value);
+        match kind {
+            Kind::Root => {
+                let (position, row) = read_row(&mut reader)?;
+                self.roots.rows.apply(row);
+                self.roots.position = self.roots.position.max(position);
+            }
+            Kind::Directory => {
+                let (table, name, entry) = read_entry(&mut reader)?;
+                self.records.apply(table, &name, entry);
+            }
+            Kind::Block | Kind::Mark => return Err(Invalid("not a row")),
+        }
+        reader.end()
+    }
+}
+
+pub(super) fn write_row(position: u64, row: &RootRow) -> Bytes {
+    let mut out = Writer::with_capacity(256);
+    out.array(10).uint(position).bytes(&row.owner.0).text(row.bucket.as_str());
+    out.link(&row.pointer.root).uint(row.pointer.version).uint(row.pointer.generation);
+    out.bytes(&row.bucket_id.0).uint(row.created);
+    match row.deleted {
+        Some(time) => out.uint(time),
+        None => out.null(),
+    };
+    out.uint(u64::from(row.global_name));
+    out.finish()
+}
+
+pub(super) fn read_row(reader: &mut Reader<'_>) -> Result<(u64, RootRow), Invalid> {
+    reader.tuple(10)?;
+    let position = reader.uint()?;
+    let owner = OwnerId(reader.array_of()?);
+    let bucket = BucketName::parse(reader.text()?).map_err(|_| Invalid("bad bucket name"))?;
+    let pointer =
+        RootPointer { root: reader.link()?, version: reader.uint()?, generation: reader.uint()? };
+    let bucket_id = BucketId(reader.array_of()?);
+    let created = reader.uint()?;
+    let deleted = if reader.null() { None } else { Some(reader.uint()?) };
+    let global_name = reader.uint()? == 1;
+    Ok((position, RootRow { owner, bucket, pointer, bucket_id, created, deleted, global_name }))
+}
+
+pub(super) fn write_entry(table: Table, name: &str, entry: &Entry) -> Bytes {
+    let mut out = Writer::with_capacity(name.len() + 64);
+    out.array(4).text(table.name()).text(name).uint(entry.version);
+    match &entry.value {
+        Some(value) => out.bytes(value),
+        None => out.null(),
+    };
+    out.finish()
+}
+
+pub(super) fn read_entry(reader: &mut Reader<'_>) -> Result<(Table, String, Entry), Invalid> {
+    reader.tuple(4)?;
+    let table = reader.text()?;
+    let table = Table::ALL.into_iter().find(|known| known.name() == table);
+    let name = reader.text()?.to_owned();
+    let version = reader.uint()?;
+    let value = if reader.null() { None } else { Some(reader.bytes()?) };
+    Ok((table.ok_or(Invalid("unknown table"))?, name, Entry { version, value }))
+}

@@ -1,0 +1,202 @@
+"""Requests that no SDK would make, and what must not come of them."""
+
+import base64
+import hashlib
+import http.client
+import socket
+import time
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.credentials
+import pytest
+
+from conftest import Gateway
+from helpers import MIB, Refused
+
+
+def send(gateway, method, path, body=b"", headers=None, payload=None, host=None):
+    """Signs and sends one request as it is; returns status, headers and body."""
+
+    class Signer(botocore.auth.S3SigV4Auth):
+        def payload(self, request):
+            return payload or hashlib.sha256(body).hexdigest()
+
+    url = f"http://{host or gateway.listen}{path}"
+    request = botocore.awsrequest.AWSRequest(method, url, headers=headers or {}, data=body)
+    credentials = botocore.credentials.Credentials(*gateway.credentials())
+    Signer(credentials, "s3", "us-east-1").add_auth(request)
+    connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+    sent = {"Host": host or gateway.listen, **dict(request.headers)}
+    connection.request(method, path, body or None, sent)
+    response = connection.getresponse()
+    return response.status, response.headers, response.read()
+
+
+@pytest.fixture
+def object(s3, bucket):
+    s3.put_object(Bucket=bucket, Key="k", Body=b"kept")
+    return f"/{bucket}/k"
+
+
+@pytest.mark.parametrize("query", ["acl", "retention", "legal-hold", "torrent", "restore", "cors"])
+def test_a_subresource_is_never_the_thing_itself(gateway, s3, bucket, object, query):
+    for method in ["DELETE", "PUT"]:
+        assert send(gateway, method, f"{object}?{query}", b"x" if method == "PUT" else b"")[0] == 501
+        assert send(gateway, method, f"/{bucket}?{query}")[0] == 501
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"kept"
+
+
+def test_half_an_upload_part_is_no_put(gateway, s3, bucket, object):
+    for query in ["partNumber=1", "uploadId=x", "versionId=abc", "uploads"]:
+        assert send(gateway, "PUT", f"{object}?{query}", b"x")[0] == 400, query
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"kept"
+
+
+def test_a_batch_delete_is_checked_before_it_deletes(gateway, s3, bucket, object):
+    xml = b"<Delete><Object><Key>k</Key></Object></Delete>"
+    delete = lambda body=xml, payload=None, **headers: send(
+        gateway, "POST", f"/{bucket}?delete", body,
+        {name.replace("_", "-"): value for name, value in headers.items()}, payload,
+    )
+    wrong = base64.b64encode(bytes(16)).decode()
+    assert delete(content_md5=wrong)[0] == 400
+    assert delete(content_md5="short")[0] == 400
+    assert delete(x_amz_checksum_crc32="AAAAAA==")[0] == 400
+    status, _, answer = delete(payload="0" * 64)
+    assert status == 400 and b"XAmzContentSHA256Mismatch" in answer
+    cdata = b"<Delete><Object><Key><![CDATA[k]]></Key></Object></Delete>"
+    assert delete(cdata)[0] == 400
+    assert delete(b"<Delete>" + b" " * (5 * MIB) + b"</Delete>")[0] == 400
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"kept"
+    right = base64.b64encode(hashlib.md5(xml).digest()).decode()
+    assert delete(content_md5=right)[0] == 200
+    with Refused("NoSuchKey", 404):
+        s3.get_object(Bucket=bucket, Key="k")
+
+
+def test_conditions_are_judged_or_refused(gateway, s3, bucket, object):
+    date = "Mon, 01 Jan 2001 00:00:00 GMT"
+    for method, headers, expected in [
+        ("DELETE", {"If-None-Match": "*"}, 501),
+        ("DELETE", {"If-Unmodified-Since": date}, 501),
+        ("PUT", {"If-Unmodified-Since": date}, 501),
+        ("PUT", {"If-Match": ""}, 400),
+        ("DELETE", {"If-Match": ""}, 400),
+    ]:
+        assert send(gateway, method, object, headers=headers)[0] == expected, (method, headers)
+    etag = s3.head_object(Bucket=bucket, Key="k")["ETag"]
+    both = {"If-None-Match": f'"a", {etag}'}
+    assert send(gateway, "PUT", object, b"x", both)[0] == 412
+    assert send(gateway, "GET", object, headers=both)[0] == 304
+    owner = {"x-amz-expected-bucket-owner": "123456789012"}
+    assert send(gateway, "PUT", object, b"x", owner)[0] == 403
+    mine = s3.list_buckets()["Owner"]["ID"]
+    assert send(gateway, "GET", object, headers={"x-amz-expected-bucket-owner": mine})[0] == 200
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"kept"
+
+
+def test_keys_that_xml_cannot_carry_are_refused(s3, bucket):
+    for key in ["a\x01b", "a\x1b", "\x0b", "a\ufffe"]:
+        with Refused("InvalidArgument", 400):
+            s3.put_object(Bucket=bucket, Key=key, Body=b"x")
+        with Refused("InvalidArgument", 400):
+            s3.create_multipart_upload(Bucket=bucket, Key=key)
+    assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+def test_a_payload_that_is_not_the_signed_one_is_refused(gateway, s3, bucket):
+    for size in [10, 2 * MIB]:
+        status, headers, answer = send(gateway, "PUT", f"/{bucket}/k", b"x" * size, payload="0" * 64)
+        assert status == 400 and b"XAmzContentSHA256Mismatch" in answer
+        assert headers["Content-Type"] == "application/xml"
+    with Refused("NoSuchKey", 404):
+        s3.get_object(Bucket=bucket, Key="k")
+
+
+def test_a_put_says_how_long_it_is(gateway, s3, bucket):
+    url = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"})
+    host, port = gateway.listen.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        path = url.split(gateway.listen)[1]
+        connection.sendall(f"PUT {path} HTTP/1.1\r\nHost: {gateway.listen}\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 411 ")
+
+
+def test_a_refused_large_body_ends_the_connection(gateway, bucket):
+    status, headers, _ = send(gateway, "PUT", f"/{bucket}/k", b"x" * 200_000, {"If-Match": '"a"'})
+    assert (status, headers["Connection"]) == (404, "close")
+    status, headers, _ = send(gateway, "PUT", f"/{bucket}/k", b"x" * 100, {"If-Match": '"a"'})
+    assert (status, headers["Connection"]) == (404, None)
+
+
+def test_virtual_hosts(tmp_path):
+    gateway = Gateway(tmp_path / "data", "--domain", "s3.test").start()
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    # A host that is a bucket has no routes of ours, and any key.
+    for key in ["k", "fula/capabilities"]:
+        assert send(gateway, "PUT", f"/{key}", b"x", host="bucket.s3.test")[0] == 200
+        assert send(gateway, "GET", f"/{key}", host="bucket.s3.test")[2] == b"x"
+    assert s3.get_object(Bucket="bucket", Key="fula/capabilities")["Body"].read() == b"x"
+    # Any other host means path style.
+    for host in ["s3.test", "localhost", "gateway.example"]:
+        assert send(gateway, "GET", "/bucket/k", host=host)[2] == b"x", host
+    assert b"remoteCidPut" in send(gateway, "GET", "/fula/capabilities")[2]
+    gateway.stop()
+
+
+def test_signed_chunks(gateway, s3, bucket):
+    """STREAMING-AWS4-HMAC-SHA256-PAYLOAD as older SDKs send it, and with a chunk tampered with."""
+    import hmac
+
+    key_id, secret = gateway.credentials()
+    chunks = [b"a" * 65_536, b"b" * 65_536, b"end", b""]
+    length = sum(len(chunk) for chunk in chunks)
+
+    def put(tamper):
+        class Signer(botocore.auth.S3SigV4Auth):
+            def payload(self, request):
+                return "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+
+        url = f"{gateway.url}/{bucket}/chunked"
+        headers = {"x-amz-decoded-content-length": str(length), "content-encoding": "aws-chunked"}
+        request = botocore.awsrequest.AWSRequest("PUT", url, headers=headers)
+        credentials = botocore.credentials.Credentials(key_id, secret)
+        Signer(credentials, "s3", "us-east-1").add_auth(request)
+        signature = request.headers["Authorization"].rsplit("Signature=", 1)[1]
+        date = request.headers["X-Amz-Date"]
+        scope = f"{date[:8]}/us-east-1/s3/aws4_request"
+        key = f"AWS4{secret}".encode()
+        for part in [date[:8], "us-east-1", "s3", "aws4_request"]:
+            key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+        body, empty = b"", hashlib.sha256(b"").hexdigest()
+        for chunk in chunks:
+            text = "\n".join(["AWS4-HMAC-SHA256-PAYLOAD", date, scope, signature, empty,
+                              hashlib.sha256(chunk).hexdigest()])
+            signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+            body += f"{len(chunk):x};chunk-signature={signature}\r\n".encode() + chunk + b"\r\n"
+        if tamper:
+            body = body.replace(b"bbbb", b"bbbc", 1)
+        connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+        connection.request("PUT", f"/{bucket}/chunked", body, dict(request.headers))
+        response = connection.getresponse()
+        return response.status, response.read()
+
+    status, answer = put(tamper=True)
+    assert status == 403 and b"SignatureDoesNotMatch" in answer
+    with Refused("NoSuchKey", 404):
+        s3.get_object(Bucket=bucket, Key="chunked")
+    assert put(tamper=False)[0] == 200
+    got = s3.get_object(Bucket=bucket, Key="chunked")
+    assert got["Body"].read() == b"".join(chunks) and "ContentEncoding" not in got
+
+
+def test_many_silent_connections_do_not_stop_the_others(gateway, s3, bucket):
+    host, port = gateway.listen.split(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(300)]
+    started = time.monotonic()
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    assert time.monotonic() - started < 5
+    for connection in silent:
+        connection.close()
