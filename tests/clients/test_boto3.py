@@ -106,6 +106,12 @@ def test_ranges(s3, bucket):
         assert got["ResponseMetadata"]["HTTPStatusCode"] == 206
         first = len(body) - len(expected) if header.startswith("bytes=-") else int(header[6:].split("-")[0])
         assert got["ContentRange"] == f"bytes {first}-{first + len(expected) - 1}/{len(body)}"
+    head = s3.head_object(Bucket=bucket, Key="k", Range="bytes=5-10")
+    assert (head["ContentLength"], head["ResponseMetadata"]["HTTPStatusCode"]) == (6, 206)
+    s3.put_object(Bucket=bucket, Key="empty", Body=b"")
+    for header in ["bytes=0-0", "bytes=-5"]:
+        with Refused("InvalidRange", 416):
+            s3.get_object(Bucket=bucket, Key="empty", Range=header)
     with Refused("InvalidRange", 416) as refused:
         s3.get_object(Bucket=bucket, Key="k", Range=f"bytes={4 * MIB}-")
     headers = refused.response["ResponseMetadata"]["HTTPHeaders"]

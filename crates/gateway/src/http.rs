@@ -262,6 +262,11 @@ fn own_route(method: &Method, path: &str) -> Response<s3s::Body> {
 
 /// Adds what every answer carries, and completes XML errors.
 fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
+    // s3s answers HEAD with 200 whatever part of the object it is about.
+    let is_part = response.headers().contains_key(header::CONTENT_RANGE);
+    if is_part && response.status() == StatusCode::OK {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
     let condition = response.headers_mut().remove(CONDITION_HEADER);
     let status = response.status();
     if (status.is_client_error() || status.is_server_error())
