@@ -1,4 +1,4 @@
-"""Prints the figures that README.md and the notes speak of, from a release build.
+"""Measures large objects: throughput, peak memory, and the time of a copy.
 
     cargo build --release --locked --ignore-rust-version
     .venv/bin/python bench/figures.py [--gib 5]

@@ -112,6 +112,10 @@ def test_a_client_that_goes_away_leaves_nothing(own_gateway):
             f"PUT {path} HTTP/1.1\r\nHost: {own_gateway.listen}\r\n"
             f"Content-Length: {10 * MIB}\r\n\r\n".encode() + pattern(3 * MIB)
         )
+    # Once the gateway knows that nobody is there any more.
+    log = own_gateway.data_dir.with_suffix(".log")
+    while 'path="/bucket/half" operation="PutObject"' not in log.read_text():
+        assert own_gateway.process.poll() is None
     with Refused("NoSuchKey", 404):
         s3.get_object(Bucket="bucket", Key="half")
     assert s3.list_objects_v2(Bucket="bucket")["KeyCount"] == 0
@@ -211,7 +215,7 @@ def test_health_and_metrics(own_gateway):
 
 
 def test_small_files_cost_little_index(own_gateway):
-    """150 files of 4 KiB, one after another: the figure that README and the issue speak of."""
+    """150 files of 4 KiB, one after another, and what they add to the index."""
     s3 = own_gateway.client()
     s3.create_bucket(Bucket="bucket")
 

@@ -20,7 +20,7 @@ def tree(tmp_path):
         "deep/er/and/deeper": pattern(MIB + 1),
         "large.bin": pattern(20 * MIB + 3),
     }
-    files |= {f"many/{n:03}": pattern(n, n) for n in range(120)}
+    files |= {f"many/{n:04}": pattern(n % 90, n) for n in range(2600)}
     for name, body in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,8 @@ def same(a: pathlib.Path, b: pathlib.Path):
     assert (different, errors) == ([], [])
 
 
-def test_aws_cli(gateway, tree, tmp_path):
+def test_aws_cli(own_gateway, tree, tmp_path):
+    gateway = own_gateway
     # Version 1 of the CLI presigns with the retired SigV2 unless told otherwise.
     config = tmp_path / "config"
     config.write_text("[default]\ns3 =\n  signature_version = s3v4\n")
@@ -43,6 +44,8 @@ def test_aws_cli(gateway, tree, tmp_path):
     aws = lambda *args, **more: gateway.run("aws", *args, **env, **more)
     aws("s3", "mb", "s3://cli-bucket")
     aws("s3", "sync", str(tree), "s3://cli-bucket/tree/")
+    gateway.kill()
+    gateway.start()
     aws("s3", "sync", "s3://cli-bucket/tree/", str(tmp_path / "back"))
     same(tree, tmp_path / "back")
     # Nothing changed, so nothing is sent again.
@@ -53,7 +56,7 @@ def test_aws_cli(gateway, tree, tmp_path):
     aws("s3", "sync", "--delete", "s3://cli-bucket/tree/", str(tmp_path / "back"))
     same(tree, tmp_path / "back")
     listed = aws("s3", "ls", "--recursive", "s3://cli-bucket/tree/").stdout.splitlines()
-    assert len(listed) == 124
+    assert len(listed) == 2604
     aws("s3", "mv", "s3://cli-bucket/tree/large.bin", "s3://cli-bucket/moved.bin")
     assert "large.bin" not in aws("s3", "ls", "s3://cli-bucket/tree/").stdout
     url = aws("s3", "presign", "s3://cli-bucket/moved.bin").stdout.strip()
@@ -73,7 +76,8 @@ def test_aws_cli(gateway, tree, tmp_path):
     assert "cli-bucket" not in aws("s3", "ls").stdout
 
 
-def test_rclone(gateway, tree, tmp_path):
+def test_rclone(own_gateway, tree, tmp_path):
+    gateway = own_gateway
     key_id, secret = gateway.credentials()
     remote = {
         "RCLONE_CONFIG": "/dev/null",
@@ -90,6 +94,8 @@ def test_rclone(gateway, tree, tmp_path):
     large = ["--s3-upload-cutoff", "10M", "--s3-chunk-size", "5M"]
     rclone("sync", str(tree), "fula:rclone-bucket/tree", *large)
     rclone("check", "--download", str(tree), "fula:rclone-bucket/tree")
+    gateway.kill()
+    gateway.start()
     rclone("sync", "fula:rclone-bucket/tree", str(tmp_path / "back"))
     same(tree, tmp_path / "back")
     # Modification times are kept as metadata: a second run finds nothing to do.

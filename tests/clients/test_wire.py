@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import socket
 import time
+import zlib
 
 import botocore.auth
 import botocore.awsrequest
@@ -154,13 +155,17 @@ def test_signed_chunks(gateway, s3, bucket):
     chunks = [b"a" * 65_536, b"b" * 65_536, b"end", b""]
     length = sum(len(chunk) for chunk in chunks)
 
-    def put(tamper):
+    def put(tamper, trailing=False):
+        mode = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD" + ("-TRAILER" if trailing else "")
+
         class Signer(botocore.auth.S3SigV4Auth):
             def payload(self, request):
-                return "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+                return mode
 
         url = f"{gateway.url}/{bucket}/chunked"
         headers = {"x-amz-decoded-content-length": str(length), "content-encoding": "aws-chunked"}
+        if trailing:
+            headers["x-amz-trailer"] = "x-amz-checksum-crc32"
         request = botocore.awsrequest.AWSRequest("PUT", url, headers=headers)
         credentials = botocore.credentials.Credentials(key_id, secret)
         Signer(credentials, "s3", "us-east-1").add_auth(request)
@@ -175,8 +180,19 @@ def test_signed_chunks(gateway, s3, bucket):
             text = "\n".join(["AWS4-HMAC-SHA256-PAYLOAD", date, scope, signature, empty,
                               hashlib.sha256(chunk).hexdigest()])
             signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-            body += f"{len(chunk):x};chunk-signature={signature}\r\n".encode() + chunk + b"\r\n"
-        if tamper:
+            body += f"{len(chunk):x};chunk-signature={signature}\r\n".encode()
+            body += chunk + b"\r\n" if chunk or not trailing else b""
+        if trailing:
+            crc = base64.b64encode(zlib.crc32(b"".join(chunks)).to_bytes(4, "big")).decode()
+            trailer = f"x-amz-checksum-crc32:{crc}\n".encode()
+            text = "\n".join(["AWS4-HMAC-SHA256-TRAILER", date, scope, signature,
+                              hashlib.sha256(trailer).hexdigest()])
+            signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+            if tamper == "trailer":
+                crc = "AAAAAA=="
+            body += f"x-amz-checksum-crc32:{crc}\r\n".encode()
+            body += f"x-amz-trailer-signature:{signature}\r\n\r\n".encode()
+        if tamper is True:
             body = body.replace(b"bbbb", b"bbbc", 1)
         connection = http.client.HTTPConnection(gateway.listen, timeout=20)
         connection.request("PUT", f"/{bucket}/chunked", body, dict(request.headers))
@@ -187,6 +203,12 @@ def test_signed_chunks(gateway, s3, bucket):
     assert status == 403 and b"SignatureDoesNotMatch" in answer
     with Refused("NoSuchKey", 404):
         s3.get_object(Bucket=bucket, Key="chunked")
+    status, answer = put(tamper="trailer", trailing=True)
+    assert status == 403 and b"SignatureDoesNotMatch" in answer
+    assert put(tamper=True, trailing=True)[0] == 403
+    with Refused("NoSuchKey", 404):
+        s3.get_object(Bucket=bucket, Key="chunked")
+    assert put(tamper=False, trailing=True)[0] == 200
     assert put(tamper=False)[0] == 200
     got = s3.get_object(Bucket=bucket, Key="chunked")
     assert got["Body"].read() == b"".join(chunks) and "ContentEncoding" not in got

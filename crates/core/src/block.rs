@@ -111,7 +111,7 @@ pub struct Epoch(pub u32);
 /// Keeps immutable blocks.
 ///
 /// Shared as `Arc<dyn BlockStore>`. Implemented by [`crate::memory::MemoryBlocks`] and the local
-/// disk log; each passes `conformance::block_store`. Source: DESIGN §6, docs/adr/0003.
+/// disk log; each passes `conformance::block_store`. Source: docs/adr/0003.
 #[async_trait]
 pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// Stores `blocks` and renews the epoch of those already there.

@@ -60,7 +60,7 @@ pub const NAME_BYTES_MAX: usize = 512;
 ///
 /// Linearizable per record. Shared as `Arc<dyn Directory>`. Implemented by
 /// [`crate::memory::MemoryDirectory`] and the embedded store; each passes
-/// `conformance::directory`. Source: DESIGN §6.
+/// `conformance::directory`. Source: docs/adr/0003.
 #[async_trait]
 pub trait Directory: fmt::Debug + Send + Sync + 'static {
     /// Returns the record; a deleted one has no value, one never written is `None`.

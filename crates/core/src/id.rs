@@ -163,7 +163,7 @@ id16! {
 }
 
 impl OwnerId {
-    /// Derives the owner id of a user id: `BLAKE3("fula:user_id:" ‖ user)[..16]` (WIRE.md).
+    /// Derives the owner id of a user id: `BLAKE3("fula:user_id:" ‖ user)[..16]`.
     pub fn of_user(user: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"fula:user_id:").update(user.as_bytes());

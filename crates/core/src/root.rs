@@ -121,7 +121,7 @@ pub enum CasOutcome {
 ///
 /// Linearizable per (owner, bucket); nothing is promised across buckets. Shared as
 /// `Arc<dyn RootPointerStore>`. Implemented by [`crate::memory::MemoryRoots`] and the embedded
-/// store; each passes `conformance::root_store`. Source: DESIGN §6, docs/adr/0003.
+/// store; each passes `conformance::root_store`. Source: docs/adr/0003.
 #[async_trait]
 pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
     /// Returns the rows of `names`, in their order; `None` for a name never used.

@@ -22,6 +22,9 @@ use crate::{
 /// Longest request or answer line in bytes.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
+/// Longest path of a Unix socket in bytes.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
@@ -167,7 +170,13 @@ async fn check(node: &Node) -> Result<Value, String> {
             })
         })
         .collect();
-    Ok(json!({"problems": problems, "damaged": places, "buckets": buckets}))
+    let cut: u64 = node.store.recovery.truncated.iter().map(|cut| cut.bytes).sum();
+    Ok(json!({
+        "problems": problems,
+        "damaged": places,
+        "buckets": buckets,
+        "unfinished_bytes_cut": cut,
+    }))
 }
 
 fn problem_text(problem: &fsck::Problem) -> String {
@@ -189,6 +198,9 @@ fn problem_text(problem: &fsck::Problem) -> String {
 /// Opens the socket of a data directory whose lock is held.
 pub(crate) fn listen(data_dir: &Path) -> Result<UnixListener, FileError> {
     let path = files::socket_path(data_dir);
+    if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        return Err(FileError::TooLong(path));
+    }
     let failed = |error| FileError::Io(path.clone(), error);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),

@@ -143,7 +143,11 @@ impl GatewayConfig {
 fn read_file(path: &Path) -> Result<FileSettings, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::File(path.to_owned(), error.to_string()))?;
-    toml::from_str(&text).map_err(|error| ConfigError::File(path.to_owned(), error.to_string()))
+    toml::from_str(&text).map_err(|error| {
+        // The message alone: the line it points at may hold a secret.
+        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        ConfigError::File(path.to_owned(), format!("line {line}: {}", error.message()))
+    })
 }
 
 /// Returns the data directory: as set, else where a service or a user keeps state.
@@ -246,5 +250,12 @@ mod tests {
         std::fs::write(file.path(), "regoin = \"x\"\n").unwrap();
         let text = wrong(GatewayArgs { config: Some(file.path().to_owned()), ..args() });
         assert!(text.contains("regoin"), "{text}");
+        // What stands in the file is not repeated: it may be a secret.
+        for wrong_line in ["secret_acces_key = \"hush-hush\"", "secret_access_key = hush-hush"] {
+            std::fs::write(file.path(), wrong_line).unwrap();
+            let config = Some(file.path().to_owned());
+            let text = wrong(GatewayArgs { config, ..args() });
+            assert!(!text.contains("hush"), "{text}");
+        }
     }
 }

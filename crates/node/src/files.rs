@@ -21,6 +21,9 @@ pub(crate) enum FileError {
     /// Protect it with `chmod 600`.
     #[error("{0} can be read by others; run: chmod 600 {0}")]
     TooOpen(PathBuf),
+    /// Choose a shorter data directory.
+    #[error("{0} is too long a path for a socket; choose a shorter --data-dir")]
+    TooLong(PathBuf),
     /// Put 64 hex digits into it.
     #[error("{0} does not hold 64 hex digits")]
     NotAKey(PathBuf),

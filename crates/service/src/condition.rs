@@ -44,7 +44,7 @@ impl WriteConditions {
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`] for `If-Match` on nothing, else
-    /// [`ServiceError::PreconditionFailed`] (`S3-CONDITIONALS` §1).
+    /// [`ServiceError::PreconditionFailed`] (docs/semantics.md).
     pub fn judge(&self, current: Option<&ObjectRecord>) -> Result<(), ServiceError> {
         match (&self.if_match, current) {
             (Some(_), None) => return Err(ServiceError::NoSuchKey),
@@ -152,7 +152,7 @@ mod tests {
         Tags::Of(vec!["cd".repeat(16)])
     }
 
-    /// The status table of S3-CONDITIONALS §1.
+    /// The status table of AWS: absent, matching, differing.
     #[test]
     fn writes_are_judged_as_on_aws() {
         let record = record();

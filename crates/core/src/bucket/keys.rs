@@ -108,6 +108,15 @@ mod tests {
     }
 
     #[test]
+    fn composite_keys_match_the_vectors() {
+        let (id, seq) = (UploadId([0xab; 16]), Seq { version: 1, index: 2 });
+        let encoded = super::upload(&key("a\0b"), id, 3);
+        assert_eq!(hex::encode(encoded), format!("6100ff620001{}00000003", "ab".repeat(16)));
+        let encoded = super::version(&key("a"), seq);
+        assert_eq!(hex::encode(encoded), "610001fffffffffffffffefffffffd");
+    }
+
+    #[test]
     fn versions_run_from_newest_to_oldest() {
         let at = |version, index| super::version(&key("k"), Seq { version, index });
         assert!(at(2, 0) < at(1, 5));

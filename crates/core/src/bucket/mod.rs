@@ -1,7 +1,7 @@
 //! What a bucket is, in records: the root block, objects, uploads, and their keys in the trees.
 //!
 //! Everything about a bucket hangs off its root, so every change is one commit and nothing can
-//! be half visible. Formats and vectors: docs/format.md. Source: DESIGN §3, docs/adr/0002.
+//! be half visible. Formats and vectors: docs/format.md. Source: docs/adr/0002.
 //!
 //! # Deliberately absent
 //! Judging requests against a state (the service); object bytes ([`crate::content`]).

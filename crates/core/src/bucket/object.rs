@@ -161,7 +161,7 @@ pub struct Seq {
     pub index: u32,
 }
 
-/// Identifies one request of one principal, so that its retry is known (DESIGN §5).
+/// Identifies one request of one principal, so that its retry is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 16]);
 

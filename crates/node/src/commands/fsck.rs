@@ -55,6 +55,9 @@ fn show(report: &Value) {
             println!("  {}", problem.as_str().unwrap_or("-"));
         }
     }
+    if let Some(cut) = report["unfinished_bytes_cut"].as_u64().filter(|cut| *cut > 0) {
+        println!("{cut} bytes of unfinished writes were cut off the log when it was opened");
+    }
     println!("{} problems", report["problems"]);
 }
 

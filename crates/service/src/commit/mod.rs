@@ -3,7 +3,7 @@
 //! Per bucket there is at most one writer task, existing only while there is work. Requests
 //! queue; each round takes all that queued while the last one was in flight, judges and applies
 //! them in order to the newest root known, writes the new nodes, and swaps the root pointer once
-//! for all of them. Group commit adds no delay and grows with load. DESIGN §5, docs/adr/0004.
+//! for all of them. Group commit adds no delay and grows with load. docs/adr/0004.
 //!
 //! # Invariants
 //! - Blocks are durable before, or with, the pointer that needs them; never after.

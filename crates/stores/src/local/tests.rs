@@ -283,6 +283,36 @@ async fn stored_bytes_cannot_pass_for_records() {
 }
 
 #[tokio::test]
+async fn no_damaged_header_byte_loses_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = block(1, 64);
+    put(&open(&dir), &kept, Placement::Commit).await;
+    let path = segment(&dir, "commit");
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..80 {
+        let mut hit = whole.clone();
+        hit[at] ^= 0x10;
+        std::fs::write(&path, &hit).unwrap();
+        let store = open(&dir);
+        assert_eq!(store.recovery.truncated, [], "byte {at}");
+        assert_eq!(store.blocks.get(&kept.cid()).await.unwrap().as_ref(), Some(&kept));
+    }
+    // Both copies gone: refused, told, and set aside by a repair.
+    let mut hit = whole;
+    (hit[20], hit[60]) = (!hit[20], !hit[60]);
+    std::fs::write(&path, &hit).unwrap();
+    let refused = LocalStore::open(dir.path(), system_clock(), false);
+    assert!(matches!(refused, Err(OpenError::Damaged(_, 1))), "{refused:?}");
+    let store = LocalStore::open(dir.path(), system_clock(), true).unwrap();
+    assert_eq!(store.verify().unwrap().len(), 1);
+    assert_eq!(store.set_damaged_aside().unwrap(), 1);
+    assert_eq!(store.verify().unwrap(), []);
+    drop(store);
+    assert_eq!(std::fs::read(path.with_extension("log.damaged")).unwrap(), hit);
+    open(&dir);
+}
+
+#[tokio::test]
 async fn repair_moves_what_is_intact_out_of_a_rotten_sealed_segment() {
     let dir = tempfile::tempdir().unwrap();
     let blocks: Vec<Block> = (0..60).map(|n| block(n, 4096)).collect();

@@ -18,6 +18,7 @@ mod segment;
 use std::{
     collections::BTreeMap,
     io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -131,7 +132,7 @@ fn poisoned() -> io::Error {
 impl Log {
     /// Opens the log in `dir`, reading back what is there.
     pub(crate) fn open(dir: &Path, segment_bytes: u64) -> io::Result<(Self, Recovery)> {
-        std::fs::create_dir_all(dir)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let mut recovered = recover::recover(dir)?;
         let mut next_id = recovered.segments.keys().next_back().map_or(1, |last| last + 1);
         let mut tails = Vec::with_capacity(2);
@@ -342,7 +343,24 @@ impl Log {
                 }
             }
         }
+        for (name, bytes) in self.unreadable()? {
+            damage.push(Damage { segment: name, offset: 0, bytes, cid: None });
+        }
         Ok(damage)
+    }
+
+    /// Returns files that are named like segments and were not readable as such.
+    fn unreadable(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let id = segment::parse_name(&name).map(|(_, id)| id);
+            if id.is_some_and(|id| !read(&self.segments).contains_key(&id)) {
+                found.push((name, entry.metadata()?.len()));
+            }
+        }
+        Ok(found)
     }
 
     /// A record known damaged is not in the index; one with a good copy elsewhere is no loss.
@@ -375,7 +393,10 @@ impl Log {
             let segments = read(&self.segments);
             let found = segments.values().find(|segment| segment.name() == name).cloned();
             drop(segments);
-            let Some(segment) = found else { continue };
+            let Some(segment) = found else {
+                segment::set_aside(&self.dir, name)?;
+                continue;
+            };
             for stream in &self.streams {
                 let mut tail = lock(&stream.tail);
                 if tail.segment.id == segment.id {
@@ -391,7 +412,7 @@ impl Log {
             }
             self.move_records(&segment)?;
             write(&self.segments).remove(&segment.id);
-            segment.set_aside(&self.dir)?;
+            segment::set_aside(&self.dir, name)?;
         }
         Ok(names.len())
     }

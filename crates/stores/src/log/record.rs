@@ -153,3 +153,23 @@ impl Head {
         ((HEAD_BYTES + self.key_len + self.value_len) as u64).next_multiple_of(ALIGN)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_matches_the_vector() {
+        let record = Record { kind: Kind::Directory, key: b"keys\0a", value: b"value" };
+        let mut out = Vec::new();
+        encode_into(&record, &Seed([7; 16]), 80, 72, &mut out);
+        assert_eq!(
+            hex::encode(&out),
+            "524c46316303e0e10500000006000300480000000000000003e65c777f9c28e16b657973006176616c75650000000000"
+        );
+        let head = Head::parse(&out).expect("a head");
+        assert!(Head::is_intact(&Seed([7; 16]), 80, &out[..HEAD_BYTES + 6]));
+        assert!(!Head::is_intact(&Seed([7; 16]), 88, &out[..HEAD_BYTES + 6]));
+        assert_eq!((head.record_len(), head.durable_to), (out.len() as u64, 72));
+    }
+}

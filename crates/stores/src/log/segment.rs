@@ -7,7 +7,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, IoSliceMut},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -17,8 +17,11 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::{index::Slot, record::Seed};
 
-/// Bytes before the first record: magic, id, stream, seed.
-pub(super) const HEADER_BYTES: u64 = 32;
+/// Bytes before the first record: the header twice, so that one damaged byte loses nothing.
+pub(super) const HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
+
+/// Bytes of one copy: magic, id, stream, seed, and a check over them.
+const HEADER_COPY_BYTES: usize = 40;
 
 const MAGIC: &[u8; 8] = b"FULALOG\x01";
 
@@ -48,13 +51,24 @@ pub(super) fn parse_name(name: &str) -> Option<(&str, u32)> {
     Some((prefix, id.parse().ok()?))
 }
 
-/// Returns the first half of a header; the seed is the second.
-fn header_start(prefix: &str, id: u32) -> [u8; 16] {
-    let mut start = [0; 16];
-    start[..8].copy_from_slice(MAGIC);
-    start[8..12].copy_from_slice(&id.to_le_bytes());
-    start[12..].copy_from_slice(&prefix.as_bytes()[..4]);
-    start
+/// Returns one copy of a header.
+fn header_copy(prefix: &str, id: u32, seed: Seed) -> [u8; HEADER_COPY_BYTES] {
+    let mut copy = [0; HEADER_COPY_BYTES];
+    copy[..8].copy_from_slice(MAGIC);
+    copy[8..12].copy_from_slice(&id.to_le_bytes());
+    copy[12..16].copy_from_slice(&prefix.as_bytes()[..4]);
+    copy[16..32].copy_from_slice(&seed.0);
+    let check = blake3::hash(&copy[..32]);
+    copy[32..].copy_from_slice(&check.as_bytes()[..8]);
+    copy
+}
+
+/// Returns the seed in a header, from whichever copy is intact.
+fn seed_in(header: &[u8], prefix: &str, id: u32) -> Option<Seed> {
+    header.chunks_exact(HEADER_COPY_BYTES).find_map(|copy| {
+        let seed = Seed(copy[16..32].try_into().ok()?);
+        (copy == header_copy(prefix, id, seed)).then_some(seed)
+    })
 }
 
 /// Makes the creation or removal of files in `dir` durable.
@@ -69,8 +83,10 @@ impl Segment {
         let path = dir.join(&name);
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        let header = [header_start(prefix, id), seed].concat();
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let copy = header_copy(prefix, id, Seed(seed));
+        let header = [copy, copy].concat();
         let written = file.write_all_at(&header, 0).and_then(|()| file.sync_all());
         if let Err(error) = written.and_then(|()| sync_dir(dir)) {
             // Else the next try would find the name taken, when there is space again.
@@ -89,9 +105,7 @@ impl Segment {
         if len >= HEADER_BYTES {
             file.read_exact_at(&mut found, 0)?;
         }
-        let (start, seed) = found.split_at(16);
-        if start == header_start(prefix, id) {
-            let seed = Seed(seed.try_into().map_err(io::Error::other)?);
+        if let Some(seed) = seed_in(&found, prefix, id) {
             let failed = Mutex::new(false);
             return Ok(Opened::Segment(Self { id, seed, name, file, failed }));
         }
@@ -156,13 +170,11 @@ impl Segment {
     }
 }
 
-impl Segment {
-    /// Renames the file so that it is no longer part of the log.
-    pub(super) fn set_aside(&self, dir: &Path) -> io::Result<()> {
-        let from = dir.join(&self.name);
-        std::fs::rename(&from, from.with_extension("log.damaged"))?;
-        sync_dir(dir)
-    }
+/// Renames a file so that it is no longer part of the log.
+pub(super) fn set_aside(dir: &Path, name: &str) -> io::Result<()> {
+    let from = dir.join(name);
+    std::fs::rename(&from, from.with_extension("log.damaged"))?;
+    sync_dir(dir)
 }
 
 /// Removes a file that `open` found to be no segment yet.
