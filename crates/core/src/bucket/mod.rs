@@ -10,6 +10,7 @@ pub mod keys;
 mod list;
 mod object;
 mod root;
+mod settings;
 mod upload;
 
 pub use self::{
@@ -19,5 +20,6 @@ pub use self::{
         PartSpan, Seq, TextMap, read_parts, write_parts,
     },
     root::{AUTHORS_MAX, Author, BucketRoot, FORMAT, ROOT_BYTES_MAX},
+    settings::Settings,
     upload::{Completed, PartRecord, UploadRecord},
 };

@@ -1,0 +1,77 @@
+//! The settings block: which block holds each setting of a bucket.
+//!
+//! One link per setting, so that changing one rewrites neither the others nor the root's size.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    block::Block,
+    cbor::{Invalid, Reader, Writer},
+    error::StoreError,
+    id::{Cid, Codec},
+};
+
+/// Settings of a bucket by name, e.g. `policy`; each a dag-cbor block of its own form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Block of each setting that was set.
+    pub blocks: BTreeMap<String, Cid>,
+}
+
+impl Settings {
+    /// Encodes the settings as a block: `{name: link, …}`.
+    pub fn to_block(&self) -> Block {
+        let mut pairs: Vec<_> = self.blocks.iter().collect();
+        pairs.sort_by_key(|(name, _)| (name.len(), name.as_bytes()));
+        let mut out = Writer::with_capacity(64 * pairs.len() + 8);
+        out.map(pairs.len());
+        for (name, cid) in pairs {
+            out.text(name).link(cid);
+        }
+        Block::new(Codec::DagCbor, out.finish())
+    }
+
+    /// Decodes a settings block.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`] for anything else.
+    pub fn from_block(block: &Block) -> Result<Self, StoreError> {
+        let mut reader = Reader::new(block.bytes());
+        let mut read = || {
+            let blocks = (0..reader.map()?)
+                .map(|_| Ok((reader.text()?.to_owned(), reader.link()?)))
+                .collect::<Result<_, Invalid>>()?;
+            reader.end()?;
+            Ok(Self { blocks })
+        };
+        read().map_err(|invalid: Invalid| invalid.of("settings block"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_round_trip_and_match_the_vector() {
+        let link = |text: &str| Cid::of(Codec::DagCbor, text.as_bytes());
+        let blocks = [("policy", "p"), ("cors", "c"), ("lifecycle", "l")];
+        let blocks = blocks.map(|(name, text)| (name.to_owned(), link(text))).into();
+        let settings = Settings { blocks };
+        let block = settings.to_block();
+        assert_eq!(Settings::from_block(&block).unwrap(), settings);
+        assert_eq!(
+            block.cid().to_string(),
+            "bafyr4ibruw2oucsyxvtjf5ixrm2chtaw4upp47cxmhepgkkc77lqs6oyne"
+        );
+        assert_eq!(Settings::default().to_block().bytes().as_ref(), [0xa0]);
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for bytes in [&[0x80][..], &[0xa1, 0x61, b'a', 0x01], &[0xa0, 0x00], &[]] {
+            let block = Block::new(Codec::DagCbor, bytes.to_vec());
+            assert!(Settings::from_block(&block).is_err(), "{bytes:?}");
+        }
+    }
+}
