@@ -306,7 +306,11 @@ impl Log {
         stream.synced.fetch_max(appended, Ordering::AcqRel);
         // Noted in the log itself, so that damage up to here is never taken for a torn tail. The
         // note needs no fsync of its own: it matters only once the disk has had time to rot.
-        self.append(name, &[Record { kind: Kind::Mark, key: &[], value: &[] }])?;
+        let mark = self.append(name, &[Record { kind: Kind::Mark, key: &[], value: &[] }]);
+        if let Err(error) = mark {
+            // What was asked for is durable all the same, e.g. when the disk is full just now.
+            tracing::debug!(%error, "cannot note how far the log is durable");
+        }
         Ok(())
     }
 
