@@ -68,6 +68,18 @@ pub(crate) struct GatewayArgs {
     /// Memory for decoded tree nodes, e.g. 64M [default: 64M]
     #[arg(long, env = "FULA_CACHE_BYTES", value_name = "SIZE")]
     pub(crate) cache_bytes: Option<String>,
+    /// Small bodies that may wait for one bucket, in bytes, e.g. 64M [default: 64M]
+    #[arg(long, env = "FULA_QUEUE_BYTES", value_name = "SIZE")]
+    pub(crate) queue_bytes: Option<String>,
+    /// Largest XML body of a request in bytes [default: 4M]
+    #[arg(long, env = "FULA_XML_BYTES", value_name = "SIZE")]
+    pub(crate) xml_bytes: Option<String>,
+    /// Time a client gets to send its headers [default: 30s]
+    #[arg(long, env = "FULA_HEADER_TIMEOUT", value_name = "TIME")]
+    pub(crate) header_timeout: Option<String>,
+    /// Time a request body may stand still [default: 1m]
+    #[arg(long, env = "FULA_BODY_IDLE_TIMEOUT", value_name = "TIME")]
+    pub(crate) body_idle_timeout: Option<String>,
     /// Time that requests in flight get to finish at shutdown [default: 30s]
     #[arg(long, env = "FULA_SHUTDOWN_GRACE", value_name = "TIME")]
     pub(crate) shutdown_grace: Option<String>,

@@ -55,6 +55,10 @@ struct FileSettings {
     bucket_names: Option<BucketNames>,
     commit_deadline: Option<String>,
     cache_bytes: Option<String>,
+    queue_bytes: Option<String>,
+    xml_bytes: Option<String>,
+    header_timeout: Option<String>,
+    body_idle_timeout: Option<String>,
     shutdown_grace: Option<String>,
     log: Option<LogFormat>,
     secrets_key_file: Option<PathBuf>,
@@ -96,7 +100,27 @@ impl GatewayConfig {
                 Some(text) => size("--cache-bytes", text)?,
                 None => defaults.cache_bytes,
             },
+            queue_bytes_max: match args.queue_bytes.or(file.queue_bytes) {
+                Some(text) => length("--queue-bytes", text)?,
+                None => defaults.queue_bytes_max,
+            },
             ..defaults
+        };
+        let wire_defaults = WireLimits::default();
+        let wire_limits = WireLimits {
+            xml_bytes_max: match args.xml_bytes.or(file.xml_bytes) {
+                Some(text) => length("--xml-bytes", text)?,
+                None => wire_defaults.xml_bytes_max,
+            },
+            header_timeout: match args.header_timeout.or(file.header_timeout) {
+                Some(text) => duration("--header-timeout", text)?,
+                None => wire_defaults.header_timeout,
+            },
+            body_idle_timeout: match args.body_idle_timeout.or(file.body_idle_timeout) {
+                Some(text) => duration("--body-idle-timeout", text)?,
+                None => wire_defaults.body_idle_timeout,
+            },
+            ..wire_defaults
         };
         let first_key = match (
             args.access_key_id.or(file.access_key_id),
@@ -117,7 +141,7 @@ impl GatewayConfig {
             wire: WireConfig {
                 region: args.region.or(file.region).unwrap_or_else(|| "us-east-1".to_owned()),
                 domain: args.domain.or(file.domain),
-                limits: WireLimits::default(),
+                limits: wire_limits,
             },
             tls: match (args.tls_cert.or(file.tls_cert), args.tls_key.or(file.tls_key)) {
                 (Some(cert), Some(key)) => Some((cert, key)),
@@ -198,6 +222,11 @@ fn size(name: &'static str, text: String) -> Result<u64, ConfigError> {
     parsed.ok_or(ConfigError::Value { name, value: text, expected })
 }
 
+fn length(name: &'static str, text: String) -> Result<usize, ConfigError> {
+    let bytes = size(name, text)?;
+    Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
 fn split(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -242,6 +271,10 @@ mod tests {
         let wrong = |args| GatewayConfig::load(args).unwrap_err().to_string();
         let text = wrong(GatewayArgs { commit_deadline: Some("ten".into()), ..args() });
         assert!(text.contains("--commit-deadline") && text.contains("e.g. 10s"), "{text}");
+        let limited = GatewayArgs { xml_bytes: Some("1M".into()), ..args() };
+        assert_eq!(GatewayConfig::load(limited).unwrap().wire.limits.xml_bytes_max, 1 << 20);
+        let text = wrong(GatewayArgs { header_timeout: Some("0s".into()), ..args() });
+        assert!(text.contains("--header-timeout"), "{text}");
         let text = wrong(GatewayArgs { cache_bytes: Some("64T".into()), ..args() });
         assert!(text.contains("e.g. 64M"), "{text}");
         let text = wrong(GatewayArgs { access_key_id: Some("A".into()), ..args() });
