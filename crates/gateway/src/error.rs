@@ -1,6 +1,6 @@
 //! Service errors to S3 errors: every variant is decided here, there is no catch-all.
 
-use fula_service::{ConditionName, Outcome, ServiceError};
+use fula_service::{Applied, ConditionName, ServiceError};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode};
 
@@ -56,7 +56,7 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         ServiceError::Unavailable(why) => {
             tracing::error!(why, "unavailable");
             metrics::counter!("fula_unavailable_total").increment(1);
-            return busy(Outcome::None);
+            return busy(Applied::None);
         }
     };
     match message {
@@ -86,6 +86,7 @@ fn precondition_failed(name: ConditionName) -> S3Error {
         ConditionName::IfNoneMatch => "If-None-Match",
         ConditionName::IfUnmodifiedSince => "If-Unmodified-Since",
         ConditionName::IfModifiedSince => "If-Modified-Since",
+        ConditionName::BucketVersion => "x-fula-if-version",
     };
     let text = "At least one of the pre-conditions you specified did not hold";
     let mut error = S3Error::with_message(S3ErrorCode::PreconditionFailed, text);
@@ -119,13 +120,13 @@ fn invalid_range(size: u64) -> S3Error {
     error
 }
 
-fn busy(outcome: Outcome) -> S3Error {
+fn busy(outcome: Applied) -> S3Error {
     let mut error = S3Error::new(S3ErrorCode::SlowDown);
     let mut headers = HeaderMap::new();
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
     let outcome = match outcome {
-        Outcome::None => "none",
-        Outcome::Unknown => "unknown",
+        Applied::None => "none",
+        Applied::Unknown => "unknown",
     };
     headers.insert("x-fula-outcome", HeaderValue::from_static(outcome));
     error.set_headers(headers);

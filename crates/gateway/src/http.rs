@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fula_service::Seen;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -22,6 +23,12 @@ use crate::{WireConfig, guard};
 
 /// How `error` tells this layer which condition failed; never sent.
 pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-condition");
+
+/// Version of the bucket that an answer holds at.
+const VERSION: HeaderName = HeaderName::from_static("x-fula-version");
+
+/// The same, on an answer that may be outdated because the arbiter could not be asked.
+const STALE: HeaderName = HeaderName::from_static("x-fula-stale");
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
@@ -91,18 +98,20 @@ impl Gateway {
         let path = request.uri().path().to_owned();
         let expects = Expects::of(&request);
         let operation = Arc::new(Operation::default());
+        let seen = Arc::new(Seen::default());
         let host_is_bucket = self.host_is_bucket(&request);
         let mut response = if path.starts_with(OWN_ROUTES) && !host_is_bucket {
             operation.set("FulaRoute".to_owned());
             own_route(&method, &path)
         } else {
             match self.admit(request.map(s3s::Body::from), host_is_bucket).await {
-                Ok(request) => self.s3(request, &operation).await,
+                Ok(request) => self.s3(request, &operation, &seen).await,
                 Err(error) => respond(error),
             }
         };
         mend(&mut response, &id, &path);
         expects.settle(&mut response);
+        tell_version(&mut response, &seen);
         let status = response.status().as_u16();
         let elapsed = started.elapsed();
         let labels = [("operation", operation.name().to_owned()), ("status", status.to_string())];
@@ -160,8 +169,10 @@ impl Gateway {
         &self,
         mut request: Request<s3s::Body>,
         operation: &Arc<Operation>,
+        seen: &Arc<Seen>,
     ) -> Response<s3s::Body> {
         request.extensions_mut().insert(Arc::clone(operation));
+        request.extensions_mut().insert(Arc::clone(seen));
         ignore_odd_range(request.headers_mut());
         // A bug in one request must not look like a broken network to its client.
         match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
@@ -236,6 +247,16 @@ fn ignore_odd_range(headers: &mut HeaderMap) {
     });
     if !plain && !signed {
         headers.remove(header::RANGE);
+    }
+}
+
+/// Says which state of the bucket an answer rests on, and whether it may be outdated.
+fn tell_version(response: &mut Response<s3s::Body>, seen: &Seen) {
+    let Some(version) = seen.version() else { return };
+    let headers = response.headers_mut();
+    headers.insert(VERSION, HeaderValue::from(version));
+    if seen.is_stale() {
+        headers.insert(STALE, HeaderValue::from(version));
     }
 }
 

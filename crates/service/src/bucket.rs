@@ -8,8 +8,9 @@ use fula_core::{
 
 use crate::{
     Service,
-    access::{Action, Identity},
-    commit::Change,
+    access::Action,
+    caller::Caller,
+    commit::{Ask, Change},
     error::ServiceError,
     limits::PAGE_MAX,
 };
@@ -51,12 +52,8 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`].
-    pub async fn create_bucket(
-        &self,
-        identity: Option<&Identity>,
-        name: &str,
-    ) -> Result<(), ServiceError> {
-        let identity = identity.ok_or(ServiceError::AccessDenied)?;
+    pub async fn create_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
+        let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
         let name = BucketName::parse(name)
             .map_err(|error| ServiceError::InvalidArgument(error.to_string()))?;
         let change = Change::CreateBucket {
@@ -67,32 +64,43 @@ impl Service {
                 NamePolicy::Global => GlobalName::Require,
             },
         };
-        self.committer.submit(&(identity.owner, name), None, change).await.map(drop)
+        let print = caller.print("create-bucket", "", &[name.as_str().as_bytes()]);
+        let ask = Ask { bucket: None, if_version: caller.if_version, print, change };
+        self.committer.submit(&(identity.owner, name), ask, &caller.seen).await.map(drop)
     }
 
     /// Deletes an empty bucket.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchBucket`], [`ServiceError::BucketNotEmpty`].
-    pub async fn delete_bucket(
-        &self,
-        identity: Option<&Identity>,
-        name: &str,
-    ) -> Result<(), ServiceError> {
-        let head = self.resolve(identity, name, Action::Admin).await?;
-        self.change(&head, Change::DeleteBucket).await.map(drop)
+    pub async fn delete_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
+        let print = caller.print("delete-bucket", "", &[name.as_bytes()]);
+        let found = self.resolve(caller, name, Action::Admin).await;
+        let ask = |bucket| {
+            let change = Change::DeleteBucket;
+            Ask { bucket, if_version: caller.if_version, print: print.clone(), change }
+        };
+        match (found, &caller.identity) {
+            (Ok(head), _) => {
+                let ask = ask(Some(head.root.id));
+                self.committer.submit(&head.address(), ask, &caller.seen).await.map(drop)
+            }
+            // It may be the first attempt of this very request that deleted it.
+            (Err(ServiceError::NoSuchBucket), Some(identity)) if caller.is_retry() => {
+                let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
+                let address = (identity.owner, name);
+                self.committer.submit(&address, ask(None), &caller.seen).await.map(drop)
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Returns facts about a bucket.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchBucket`].
-    pub async fn bucket(
-        &self,
-        identity: Option<&Identity>,
-        name: &str,
-    ) -> Result<BucketInfo, ServiceError> {
-        let head = self.resolve(identity, name, Action::Read).await?;
+    pub async fn bucket(&self, caller: &Caller, name: &str) -> Result<BucketInfo, ServiceError> {
+        let head = self.resolve(caller, name, Action::Read).await?;
         Ok(BucketInfo {
             name: head.root.name.to_string(),
             created: head.root.created,
@@ -107,12 +115,12 @@ impl Service {
     /// [`ServiceError::AccessDenied`] for the anonymous.
     pub async fn buckets(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
     ) -> Result<BucketPage, ServiceError> {
-        let identity = identity.ok_or(ServiceError::AccessDenied)?;
+        let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
         let mut after = match after {
             Some(after) => Some(BucketName::parse(after).map_err(|_| {
                 ServiceError::InvalidArgument("the continuation token is not one of ours".into())

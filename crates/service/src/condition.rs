@@ -40,6 +40,26 @@ impl WriteConditions {
         self.if_match.is_none() && self.if_none_match.is_none()
     }
 
+    /// Returns the conditions as bytes: others for any others.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for tags in [&self.if_match, &self.if_none_match] {
+            match tags {
+                None => out.push(0),
+                Some(Tags::Any) => out.push(1),
+                Some(Tags::Of(tags)) => {
+                    out.push(2);
+                    out.extend((tags.len() as u64).to_be_bytes());
+                    for tag in tags {
+                        out.extend((tag.len() as u64).to_be_bytes());
+                        out.extend(tag.as_bytes());
+                    }
+                }
+            }
+        }
+        out
+    }
+
     /// Judges against the current object; `None` when there is none.
     ///
     /// # Errors

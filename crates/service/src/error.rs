@@ -6,7 +6,7 @@ use fula_core::StoreError;
 
 /// Whether a write that failed may have been applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Applied {
     /// Certainly not.
     None,
     /// It may have been, or may still be.
@@ -24,6 +24,8 @@ pub enum ConditionName {
     IfUnmodifiedSince,
     /// `If-Modified-Since`.
     IfModifiedSince,
+    /// `x-fula-if-version`.
+    BucketVersion,
 }
 
 /// A request that was not carried out.
@@ -116,7 +118,7 @@ pub enum ServiceError {
     NotImplemented(&'static str),
     /// Retry later: too much at once, or out of time.
     #[error("busy; outcome {0:?}")]
-    Busy(Outcome),
+    Busy(Applied),
     /// The medium is full.
     #[error("out of space")]
     Full,

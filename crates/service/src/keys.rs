@@ -192,7 +192,7 @@ impl KeyRing {
             .map_err(|error| ServiceError::Internal(error.to_string()))?;
         match self.directory.write(Table::Keys, id, version, Some(value.into())).await? {
             WriteOutcome::Done(_) => Ok(KeyInfo { id: id.to_owned(), user, created }),
-            WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Outcome::None)),
+            WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
     }
 
@@ -245,7 +245,7 @@ impl KeyRing {
         }
         match self.directory.write(Table::Keys, id, entry.version, None).await? {
             WriteOutcome::Done(_) => Ok(true),
-            WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Outcome::None)),
+            WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
     }
 }

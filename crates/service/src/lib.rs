@@ -6,6 +6,7 @@
 pub mod access;
 pub mod body;
 mod bucket;
+mod caller;
 mod checksum;
 pub mod commit;
 pub mod condition;
@@ -30,8 +31,9 @@ use fula_core::{BucketName, id::ObjectKey};
 pub use self::{
     access::Identity,
     bucket::{BucketInfo, BucketPage, NamePolicy},
+    caller::{Caller, Invocation, Seen},
     commit::{Committer, Head},
-    error::{ConditionName, Outcome, ServiceError},
+    error::{Applied, ConditionName, ServiceError},
     limits::Limits,
     list::{ListRequest, Listing, ListingLine},
     multipart::{
@@ -40,7 +42,7 @@ pub use self::{
     },
     object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
 };
-use crate::commit::{Answer, BucketAddress, Change};
+use crate::commit::{Answer, Ask, BucketAddress, Change, Print};
 
 /// Draws random bytes; the operating system's unless a test says otherwise.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
@@ -87,15 +89,17 @@ impl Service {
     /// among the caller's own, then by global name.
     async fn resolve(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         name: &str,
         action: access::Action,
     ) -> Result<Arc<Head>, ServiceError> {
         let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
+        let identity = caller.identity.as_ref();
         if let Some(identity) = identity {
             let own = (identity.owner, name.clone());
-            if let Some(head) = self.committer.current(&own).await? {
+            if let Some(head) = self.state(caller, &own, action).await? {
                 access::authorize(Some(identity), action, own.0)?;
+                caller.seen.note(head.row.pointer.version);
                 return Ok(head);
             }
         }
@@ -109,12 +113,38 @@ impl Service {
         };
         access::authorize(identity, action, owner)?;
         let address = (owner, name);
-        self.committer.current(&address).await?.ok_or(ServiceError::NoSuchBucket)
+        let head = self.state(caller, &address, action).await?;
+        let head = head.ok_or(ServiceError::NoSuchBucket)?;
+        caller.seen.note(head.row.pointer.version);
+        Ok(head)
+    }
+
+    /// Returns the bucket's state: what is read may be outdated where that is allowed, what a
+    /// change starts from may not.
+    async fn state(
+        &self,
+        caller: &Caller,
+        address: &BucketAddress,
+        action: access::Action,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        match action {
+            access::Action::Read => self.committer.readable(address, &caller.seen).await,
+            access::Action::Write | access::Action::Admin => self.committer.current(address).await,
+        }
     }
 
     /// Commits a change to the life of the bucket that `head` is of.
-    async fn change(&self, head: &Head, change: Change) -> Result<Answer, ServiceError> {
-        self.committer.submit(&head.address(), Some(head.root.id), change).await
+    ///
+    /// With `print`, a retry of it gets the first answer.
+    async fn change(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        change: Change,
+        print: Option<Print>,
+    ) -> Result<Answer, ServiceError> {
+        let ask = Ask { bucket: Some(head.root.id), if_version: caller.if_version, print, change };
+        self.committer.submit(&head.address(), ask, &caller.seen).await
     }
 }
 

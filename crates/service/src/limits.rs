@@ -23,6 +23,8 @@ pub struct Limits {
     pub cache_bytes: u64,
     /// Buckets whose root stays decoded.
     pub heads_max: usize,
+    /// Whether reads are answered from the last known root while the arbiter cannot be asked.
+    pub stale_reads: bool,
 }
 
 impl Default for Limits {
@@ -37,6 +39,7 @@ impl Default for Limits {
             queue_bytes_max: 64 << 20,
             cache_bytes: 64 << 20,
             heads_max: 4096,
+            stale_reads: false,
         }
     }
 }
@@ -61,6 +64,12 @@ pub const DELETE_KEYS_MAX: usize = 1000;
 
 /// How long the answer of a completed upload is remembered.
 pub const COMPLETED_KEPT_MS: u64 = 24 * 3600 * 1000;
+
+/// How long the answer of a write is remembered for its retry: longer than any SDK retries.
+pub const RECENT_KEPT_MS: u64 = 20 * 60 * 1000;
+
+/// Longest `amz-sdk-invocation-id` that is taken for one, in bytes.
+pub(crate) const INVOCATION_BYTES_MAX: usize = 128;
 
 /// Uploads looked at for expired answers whenever one begins.
 pub(crate) const SWEEP_UPLOADS: usize = 16;

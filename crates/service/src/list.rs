@@ -5,12 +5,7 @@ use fula_core::{
     tree::after_prefix,
 };
 
-use crate::{
-    Service,
-    access::{Action, Identity},
-    error::ServiceError,
-    limits::PAGE_MAX,
-};
+use crate::{Service, access::Action, caller::Caller, error::ServiceError, limits::PAGE_MAX};
 
 /// Which objects, and how many.
 #[derive(Clone, Debug, Default)]
@@ -59,11 +54,11 @@ impl Service {
     /// [`ServiceError::NoSuchBucket`].
     pub async fn list_objects(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         request: &ListRequest,
     ) -> Result<Listing, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Read).await?;
+        let head = self.resolve(caller, bucket, Action::Read).await?;
         let query = ListQuery {
             prefix: &request.prefix,
             delimiter: &request.delimiter,

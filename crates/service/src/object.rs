@@ -15,9 +15,10 @@ use futures::stream::BoxStream;
 
 use crate::{
     Service,
-    access::{Action, Identity},
+    access::Action,
     body::{self, BodyFacts, BodyStream},
-    commit::{Answer, Change, Head, Source, content_of},
+    caller::Caller,
+    commit::{Answer, Change, Head, Print, Source, content_of},
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
     limits::{METADATA_BYTES_MAX, PUT_BYTES_MAX},
@@ -140,13 +141,14 @@ impl Service {
     /// nothing, and what [`body::take`] finds.
     pub async fn put_object(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         request: PutRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
         let key = parse_key(&request.key)?;
-        if !request.conditions.is_empty() {
+        // A retry may find its own first attempt: only the commit can tell.
+        if !request.conditions.is_empty() && !caller.is_retry() {
             let current = self.record(&head, &key).await?;
             request.conditions.judge(current.as_ref())?;
         }
@@ -162,19 +164,22 @@ impl Service {
             ..bare_record(headers, metadata, acl)
         };
         blocks.extend(taken.riding);
-        self.write(&head, key, Source::Record(Box::new(record)), request.conditions, blocks).await
+        let conditions = request.conditions;
+        let made_of = [record.encode(), conditions.to_bytes().into()];
+        let print = caller.print("put", key.as_str(), &[&made_of[0], &made_of[1]]);
+        let source = Source::Record(Box::new(record));
+        let change = Change::Write { key, source, conditions, blocks };
+        self.write(caller, &head, change, print).await
     }
 
     async fn write(
         &self,
+        caller: &Caller,
         head: &Head,
-        key: ObjectKey,
-        source: Source,
-        conditions: WriteConditions,
-        blocks: Vec<Block>,
+        change: Change,
+        print: Option<Print>,
     ) -> Result<ObjectRecord, ServiceError> {
-        let change = Change::Write { key, source, conditions, blocks };
-        match self.change(head, change).await? {
+        match self.change(caller, head, change, print).await? {
             Answer::Object(record) => Ok(*record),
             other => Err(ServiceError::Internal(format!("a write answered {other:?}"))),
         }
@@ -197,12 +202,12 @@ impl Service {
     /// [`ServiceError::PreconditionFailed`].
     pub async fn get_object(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         key: &str,
         conditions: &ReadConditions,
     ) -> Result<Object, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Read).await?;
+        let head = self.resolve(caller, bucket, Action::Read).await?;
         let record = self.record(&head, &parse_key(key)?).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_read(&record)?;
@@ -251,14 +256,16 @@ impl Service {
     /// nothing.
     pub async fn delete_object(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         request: DeleteKey,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
         let key = parse_key(&request.key)?;
-        let change = Change::Delete { key, conditions: request.conditions };
-        self.change(&head, change).await.map(drop)
+        let conditions = request.conditions;
+        let print = caller.print("delete", key.as_str(), &[&conditions.to_bytes()]);
+        let change = Change::Delete { key, conditions };
+        self.change(caller, &head, change, print).await.map(drop)
     }
 
     /// Deletes many objects in one commit; returns one outcome per key, in order.
@@ -267,17 +274,23 @@ impl Service {
     /// What concerns the request as a whole.
     pub async fn delete_objects(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         requests: Vec<DeleteKey>,
     ) -> Result<Vec<Result<(), ServiceError>>, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
         let parsed: Vec<_> = requests
             .into_iter()
             .map(|request| parse_key(&request.key).map(|key| (key, request.conditions)))
             .collect();
-        let good = parsed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
-        let outcomes = match self.change(&head, Change::DeleteMany(good)).await? {
+        let good: Vec<_> = parsed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
+        let named: Vec<Vec<u8>> = good
+            .iter()
+            .flat_map(|(key, conditions)| [key.as_bytes().to_vec(), conditions.to_bytes()])
+            .collect();
+        let named: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
+        let print = caller.print("delete-many", "", &named);
+        let outcomes = match self.change(caller, &head, Change::DeleteMany(good), print).await? {
             Answer::Each(outcomes) => outcomes,
             other => return Err(ServiceError::Internal(format!("a delete answered {other:?}"))),
         };
@@ -296,12 +309,12 @@ impl Service {
     /// [`ServiceError::InvalidRequest`] for a copy onto itself that changes nothing.
     pub async fn copy_object(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         request: CopyRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
-        let from = self.resolve(identity, &request.source.bucket, Action::Read).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let from = self.resolve(caller, &request.source.bucket, Action::Read).await?;
         let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
         let is_same = from.root.id == head.root.id;
         if is_same && source_key == key && request.replace.is_none() {
@@ -319,6 +332,11 @@ impl Service {
             }
             None => (None, Vec::new()),
         };
+        let mut copied_from =
+            [request.source.bucket.as_bytes(), b"/", source_key.as_bytes()].concat();
+        if let Some((headers, metadata)) = replace.as_deref() {
+            copied_from.extend(bare_record(headers.clone(), metadata.clone(), None).encode());
+        }
         let conditions = request.source.conditions;
         let source = if is_same {
             Source::SameBucket { key: source_key, conditions, replace }
@@ -345,6 +363,9 @@ impl Service {
                     .to_owned(),
             ));
         }
-        self.write(&head, key, source, request.conditions, blocks).await
+        let conditions = request.conditions;
+        let print = caller.print("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
+        let change = Change::Write { key, source, conditions, blocks };
+        self.write(caller, &head, change, print).await
     }
 }

@@ -77,9 +77,9 @@ pub fn version(key: &ObjectKey, seq: Seq) -> Bytes {
     out.into()
 }
 
-/// Returns the key of the remembered outcome of a write that was displaced.
-pub fn recent(key: &ObjectKey, fingerprint: Fingerprint) -> Bytes {
-    let mut out = terminated(key.as_str(), 16);
+/// Returns the key of the remembered outcome of a write; an empty `key` stands for the bucket.
+pub fn recent(key: &str, fingerprint: Fingerprint) -> Bytes {
+    let mut out = terminated(key, 16);
     out.extend(fingerprint.0);
     out.into()
 }

@@ -9,6 +9,7 @@
 pub mod keys;
 mod list;
 mod object;
+mod recent;
 mod root;
 mod settings;
 mod upload;
@@ -19,6 +20,7 @@ pub use self::{
         Attached, Checksum, ChecksumAlgorithm, ETag, Fingerprint, ObjectKind, ObjectRecord,
         PartSpan, Seq, TextMap, read_parts, write_parts,
     },
+    recent::{Recent, RecentOutcome},
     root::{AUTHORS_MAX, Author, BucketRoot, FORMAT, ROOT_BYTES_MAX},
     settings::Settings,
     upload::{Completed, PartRecord, UploadRecord},

@@ -5,7 +5,7 @@ use fula_service::{ListRequest, Listing, ListingLine, limits::PAGE_MAX};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
-    Api,
+    Api, caller,
     convert::{
         algorithm_name, checksum_type, etag, refuse_conditions, refuse_unoffered, timestamp,
         url_encode,
@@ -120,12 +120,9 @@ impl Api {
         };
         let after = input.continuation_token.as_deref().map(name_of).transpose()?;
         let prefix = input.prefix.clone().unwrap_or_default();
-        let identity = identity(&request.extensions);
-        let page = self
-            .service
-            .buckets(identity, &prefix, after.as_deref(), limit)
-            .await
-            .map_err(to_s3)?;
+        let caller = &caller(&request)?;
+        let page =
+            self.service.buckets(caller, &prefix, after.as_deref(), limit).await.map_err(to_s3)?;
         let buckets = page.buckets.into_iter().map(|(name, created)| Bucket {
             name: Some(name),
             creation_date: Some(timestamp(created)),
@@ -149,8 +146,8 @@ impl Api {
         if fula_core::BucketName::parse(name).is_err() {
             return Err(s3_error!(InvalidBucketName));
         }
-        let identity = identity(&request.extensions);
-        self.service.create_bucket(identity, name).await.map_err(to_s3)?;
+        let caller = &caller(&request)?;
+        self.service.create_bucket(caller, name).await.map_err(to_s3)?;
         let location = Some(format!("/{name}"));
         Ok(S3Response::new(CreateBucketOutput { location, ..CreateBucketOutput::default() }))
     }
@@ -159,8 +156,8 @@ impl Api {
         &self,
         request: S3Request<HeadBucketInput>,
     ) -> S3Result<S3Response<HeadBucketOutput>> {
-        let identity = identity(&request.extensions);
-        self.service.bucket(identity, &request.input.bucket).await.map_err(to_s3)?;
+        let caller = &caller(&request)?;
+        self.service.bucket(caller, &request.input.bucket).await.map_err(to_s3)?;
         let bucket_region = Some(self.config.region.clone());
         Ok(S3Response::new(HeadBucketOutput { bucket_region, ..HeadBucketOutput::default() }))
     }
@@ -170,8 +167,8 @@ impl Api {
         request: S3Request<DeleteBucketInput>,
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
         refuse_conditions(&request.headers, &[])?;
-        let identity = identity(&request.extensions);
-        self.service.delete_bucket(identity, &request.input.bucket).await.map_err(to_s3)?;
+        let caller = &caller(&request)?;
+        self.service.delete_bucket(caller, &request.input.bucket).await.map_err(to_s3)?;
         Ok(S3Response::new(DeleteBucketOutput::default()))
     }
 
@@ -179,8 +176,8 @@ impl Api {
         &self,
         request: S3Request<GetBucketLocationInput>,
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-        let identity = identity(&request.extensions);
-        self.service.bucket(identity, &request.input.bucket).await.map_err(to_s3)?;
+        let caller = &caller(&request)?;
+        self.service.bucket(caller, &request.input.bucket).await.map_err(to_s3)?;
         // us-east-1 has no name here, as on AWS.
         let region = Some(self.config.region.clone()).filter(|region| region != "us-east-1");
         Ok(S3Response::new(GetBucketLocationOutput {
@@ -201,9 +198,9 @@ impl Api {
             after: input.marker.clone().filter(|marker| !marker.is_empty()),
             limit,
         };
-        let identity = identity(&request.extensions);
+        let caller = &caller(&request)?;
         let listing =
-            self.service.list_objects(identity, &input.bucket, &query).await.map_err(to_s3)?;
+            self.service.list_objects(caller, &input.bucket, &query).await.map_err(to_s3)?;
         let owner = owner_of(&request.extensions);
         let (contents, common_prefixes) = split(&listing, &names, owner.as_ref());
         // AWS names the next marker only when there is a delimiter; else it is the last key.
@@ -244,9 +241,9 @@ impl Api {
             after,
             limit,
         };
-        let identity = identity(&request.extensions);
+        let caller = &caller(&request)?;
         let listing =
-            self.service.list_objects(identity, &input.bucket, &query).await.map_err(to_s3)?;
+            self.service.list_objects(caller, &input.bucket, &query).await.map_err(to_s3)?;
         let owner = owner_of(&request.extensions).filter(|_| input.fetch_owner.unwrap_or_default());
         let (contents, common_prefixes) = split(&listing, &names, owner.as_ref());
         let next = listing.lines.last().filter(|_| listing.truncated);

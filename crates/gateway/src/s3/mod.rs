@@ -8,8 +8,8 @@ mod object;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fula_service::{Identity, Service, keys::KeyRing};
-use http::Extensions;
+use fula_service::{Caller, Identity, Invocation, Seen, Service, keys::KeyRing};
+use http::{Extensions, Method};
 use s3s::{
     S3, S3Request, S3Response, S3Result,
     access::{S3Access, S3AccessContext},
@@ -87,6 +87,34 @@ impl S3Access for Access {
 /// Who a request is from; `None` is anonymous.
 fn identity(extensions: &Extensions) -> Option<&Identity> {
     extensions.get()
+}
+
+/// What a request says of itself, beside what it asks for.
+fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
+    let headers = &request.headers;
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let attempt = text("amz-sdk-request").and_then(|request| {
+        let attempt = request.split(';').find_map(|part| part.trim().strip_prefix("attempt="));
+        attempt?.trim().parse().ok()
+    });
+    let if_version = match headers.get("x-fula-if-version") {
+        None => None,
+        Some(_) if [Method::GET, Method::HEAD].contains(&request.method) => {
+            return Err(error::not_implemented("The header x-fula-if-version on reads"));
+        }
+        Some(value) => {
+            let number = value.to_str().ok().and_then(|text| text.parse().ok());
+            let text = "x-fula-if-version is the number that x-fula-version answered with";
+            Some(number.ok_or_else(|| s3_error!(InvalidArgument, "{text}"))?)
+        }
+    };
+    Ok(Caller {
+        identity: identity(&request.extensions).cloned(),
+        invocation: text("amz-sdk-invocation-id")
+            .and_then(|id| Invocation::new(id, attempt.unwrap_or(1))),
+        if_version,
+        seen: request.extensions.get::<Arc<Seen>>().cloned().unwrap_or_default(),
+    })
 }
 
 /// The S3 operations on offer; every other one answers `NotImplemented` by itself.

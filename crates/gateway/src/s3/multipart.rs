@@ -10,11 +10,11 @@ use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     Api,
     bucket::{Names, page_size},
+    caller,
     convert::{
         self, Digests, algorithm, algorithm_name, etag, object_facts, read_conditions,
         refuse_conditions, refuse_unoffered, set_checksums, timestamp, write_conditions,
     },
-    identity,
     object::{cid_header, copy_source},
 };
 use crate::error::{not_implemented, s3_error as to_s3};
@@ -118,9 +118,8 @@ impl Api {
             facts: object_facts(&request.headers)?,
             checksum,
         };
-        let identity = identity(&request.extensions);
-        let id =
-            self.service.create_upload(identity, &input.bucket, create).await.map_err(to_s3)?;
+        let caller = &caller(&request)?;
+        let id = self.service.create_upload(caller, &input.bucket, create).await.map_err(to_s3)?;
         let info =
             checksum.map(|(algorithm, composite)| UploadInfo { algorithm, composite, asked: true });
         Ok(S3Response::new(CreateMultipartUploadOutput {
@@ -141,11 +140,11 @@ impl Api {
         refuse_conditions(&request.headers, &[])?;
         let length = request.input.content_length;
         let body = convert::body(request.input.body.take(), self.config.limits.body_idle_timeout);
-        let who = identity(&request.extensions).cloned();
+        let caller = caller(&request)?;
         let input = &request.input;
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
         let (id, number) = (input.upload_id.clone(), part_number(input.part_number));
-        let info = self.service.upload_info(who.as_ref(), &bucket, &key, &id);
+        let info = self.service.upload_info(&caller, &bucket, &key, &id);
         let info = info.await.map_err(to_s3)?;
         let facts = Self::body_facts(&mut request, length, Some(info.algorithm))?;
         if info.asked && facts.sent != info.algorithm {
@@ -157,8 +156,7 @@ impl Api {
                 algorithm_name(facts.sent).to_lowercase()
             ));
         }
-        let stored =
-            self.service.put_part(who.as_ref(), &bucket, &key, &id, number, body, facts).await;
+        let stored = self.service.put_part(&caller, &bucket, &key, &id, number, body, facts).await;
         let part = stored.map_err(to_s3)?;
         let mut output =
             UploadPartOutput { e_tag: Some(etag(&part.etag())), ..UploadPartOutput::default() };
@@ -181,10 +179,10 @@ impl Api {
         )?;
         let source = copy_source(&input.copy_source, conditions)?;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
-        let identity = identity(&request.extensions);
+        let caller = &caller(&request)?;
         let number = part_number(input.part_number);
         let copied = self.service.copy_part(
-            identity,
+            caller,
             &input.bucket,
             &input.key,
             &input.upload_id,
@@ -212,10 +210,10 @@ impl Api {
         let input = &request.input;
         let limit = page_size(input.max_parts, "max-parts")?;
         let after = part_number(input.part_number_marker.unwrap_or(0));
-        let identity = identity(&request.extensions);
+        let caller = &caller(&request)?;
         let page = self
             .service
-            .list_parts(identity, &input.bucket, &input.key, &input.upload_id, after, limit)
+            .list_parts(caller, &input.bucket, &input.key, &input.upload_id, after, limit)
             .await
             .map_err(to_s3)?;
         let last = page.parts.last().map(|part| part.number);
@@ -265,9 +263,8 @@ impl Api {
             id_marker: input.upload_id_marker.clone(),
             limit,
         };
-        let identity = identity(&request.extensions);
-        let page =
-            self.service.list_uploads(identity, &input.bucket, &query).await.map_err(to_s3)?;
+        let caller = &caller(&request)?;
+        let page = self.service.list_uploads(caller, &input.bucket, &query).await.map_err(to_s3)?;
         let (mut next_key, mut next_id) = (None, None);
         if let Some(last) = page.lines.last().filter(|_| page.truncated) {
             (next_key, next_id) = match last {
@@ -324,6 +321,7 @@ impl Api {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let conditions = write_conditions(&request.headers)?;
         let checksum = whole_checksum(&request.headers)?;
+        let caller = &caller(&request)?;
         let input = request.input;
         let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
         let size = input.mpu_object_size.map(u64::try_from).transpose();
@@ -336,8 +334,7 @@ impl Api {
             size: size
                 .map_err(|_| s3_error!(InvalidRequest, "x-amz-mp-object-size is negative"))?,
         };
-        let identity = identity(&request.extensions);
-        let completed = self.service.complete_upload(identity, &input.bucket, &complete).await;
+        let completed = self.service.complete_upload(caller, &input.bucket, &complete).await;
         let record = completed.map_err(to_s3)?;
         let mut output = CompleteMultipartUploadOutput {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
@@ -362,9 +359,9 @@ impl Api {
         if input.if_match_initiated_time.is_some() {
             return Err(not_implemented("The header x-amz-if-match-initiated-time"));
         }
-        let identity = identity(&request.extensions);
+        let caller = &caller(&request)?;
         let aborted =
-            self.service.abort_upload(identity, &input.bucket, &input.key, &input.upload_id);
+            self.service.abort_upload(caller, &input.bucket, &input.key, &input.upload_id);
         aborted.await.map_err(to_s3)?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }

@@ -21,13 +21,12 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
-    Api,
+    Api, caller,
     convert::{
         self, DEFAULT_CONTENT_TYPE, Digests, checksum_type, etag, object_facts, read_conditions,
         refuse_conditions, refuse_unoffered, set_checksums, timestamp, write_conditions,
         write_facts,
     },
-    identity,
 };
 use crate::error::{not_implemented, s3_error as to_s3};
 
@@ -109,10 +108,11 @@ impl Api {
             refuse_unoffered(&request.headers)?;
             let facts = object_facts(&request.headers)?;
             let conditions = write_conditions(&request.headers)?;
+            let caller = caller(&request)?;
             let body_facts = Self::body_facts(&mut request, length, None)?;
-            Ok((facts, conditions, body_facts))
+            Ok((facts, conditions, body_facts, caller))
         })();
-        let (facts, conditions, body_facts) = match checked {
+        let (facts, conditions, body_facts, caller) = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 drain(body, &request.headers, self.config.limits.drain_bytes_max).await;
@@ -123,8 +123,7 @@ impl Api {
         // The service takes the body; a shared handle lets what it leaves be drained.
         let (body, rest) = shared(body);
         let put = PutRequest { key: input.key, facts, conditions, body, body_facts };
-        let identity = identity(&request.extensions);
-        let record = match self.service.put_object(identity, &input.bucket, put).await {
+        let record = match self.service.put_object(&caller, &input.bucket, put).await {
             Ok(record) => record,
             Err(error) => {
                 if let Some(rest) = rest.take() {
@@ -156,8 +155,8 @@ impl Api {
             input.if_modified_since.clone(),
             input.if_unmodified_since.clone(),
         )?;
-        let identity = identity(&request.extensions);
-        let found = self.service.get_object(identity, &input.bucket, &input.key, &conditions);
+        let caller = &caller(&request)?;
+        let found = self.service.get_object(caller, &input.bucket, &input.key, &conditions);
         let object = found.await.map_err(to_s3)?;
         let part = self.select(&object, input.range, input.part_number).await?;
         let range = part.range.clone();
@@ -204,8 +203,8 @@ impl Api {
             input.if_modified_since.clone(),
             input.if_unmodified_since.clone(),
         )?;
-        let identity = identity(&request.extensions);
-        let found = self.service.get_object(identity, &input.bucket, &input.key, &conditions);
+        let caller = &caller(&request)?;
+        let found = self.service.get_object(caller, &input.bucket, &input.key, &conditions);
         let object = found.await.map_err(to_s3)?;
         let part = self.select(&object, input.range, input.part_number).await?;
         let mut output = HeadObjectOutput {
@@ -271,8 +270,8 @@ impl Api {
         refuse_conditions(&request.headers, &["if-match"])?;
         let conditions = write_conditions(&request.headers)?;
         let delete = DeleteKey { key: input.key.clone(), conditions };
-        let identity = identity(&request.extensions);
-        self.service.delete_object(identity, &input.bucket, delete).await.map_err(to_s3)?;
+        let caller = &caller(&request)?;
+        self.service.delete_object(caller, &input.bucket, delete).await.map_err(to_s3)?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -281,6 +280,7 @@ impl Api {
         request: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
         refuse_conditions(&request.headers, &[])?;
+        let caller = &caller(&request)?;
         let input = request.input;
         let objects = input.delete.objects;
         if objects.is_empty() || objects.len() > DELETE_KEYS_MAX {
@@ -300,8 +300,7 @@ impl Api {
             let conditions = WriteConditions { if_match, if_none_match: None };
             DeleteKey { key: object.key.clone(), conditions }
         });
-        let identity = identity(&request.extensions);
-        let outcomes = self.service.delete_objects(identity, &input.bucket, deletes.collect());
+        let outcomes = self.service.delete_objects(caller, &input.bucket, deletes.collect());
         let outcomes = outcomes.await.map_err(to_s3)?;
         let (mut deleted, mut failed) = (Vec::new(), Vec::new());
         for (object, outcome) in objects.into_iter().zip(outcomes) {
@@ -350,8 +349,8 @@ impl Api {
             replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
             conditions: write_conditions(&request.headers)?,
         };
-        let identity = identity(&request.extensions);
-        let copied = self.service.copy_object(identity, &input.bucket, copy).await;
+        let caller = &caller(&request)?;
+        let copied = self.service.copy_object(caller, &input.bucket, copy).await;
         let record = copied.map_err(to_s3)?;
         let mut result = CopyObjectResult {
             e_tag: Some(etag(&record.etag)),

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use fula_core::{
     Block, BucketId,
-    bucket::{Attached, Completed, ObjectRecord, PartRecord, UploadRecord},
+    bucket::{Attached, Completed, Fingerprint, ObjectRecord, PartRecord, UploadRecord},
     id::{ObjectKey, UploadId},
     root::{GlobalName, TimeMs},
     tree::Salt,
@@ -95,6 +95,7 @@ pub(crate) struct CompleteUpload {
 pub(crate) enum Answer {
     Done,
     Object(Box<ObjectRecord>),
+    Upload(UploadId),
     Each(Vec<Result<(), ServiceError>>),
     /// A part changed after the content was joined: join again.
     JoinAgain,
@@ -118,7 +119,13 @@ impl Change {
     }
 
     /// Judges the change against `work` and applies it, in full or not at all.
-    pub(super) async fn apply(&self, work: &mut Working<'_>) -> Result<Answer, ServiceError> {
+    ///
+    /// A record it makes carries `print`, by which a retry is known.
+    pub(super) async fn apply(
+        &self,
+        work: &mut Working<'_>,
+        print: Option<Fingerprint>,
+    ) -> Result<Answer, ServiceError> {
         match self {
             Self::CreateBucket { id, salt, global_name } => {
                 if work.require_bucket().is_ok() {
@@ -139,13 +146,15 @@ impl Change {
                 conditions.judge(current.as_ref())?;
                 let mut record = source.record(work).await?;
                 work.carry(blocks);
-                write(work, key, &mut record);
+                record.fingerprint = print;
+                write(work, key, current.as_ref(), &mut record);
                 Ok(Answer::Object(Box::new(record)))
             }
             Self::Delete { key, conditions } => {
                 let current = work.object(key).await?;
                 conditions.judge(current.as_ref())?;
-                if current.is_some() {
+                if let Some(current) = current {
+                    work.displace(key.as_str(), &current);
                     work.remove_object(key);
                 }
                 Ok(Answer::Done)
@@ -157,12 +166,13 @@ impl Change {
                 for (key, conditions) in keys {
                     let current = work.object(key).await?;
                     let outcome = conditions.judge(current.as_ref());
-                    if outcome.is_ok() && current.is_some() {
-                        present.push(key);
+                    if let (Ok(()), Some(current)) = (&outcome, current) {
+                        present.push((key, current));
                     }
                     outcomes.push(outcome);
                 }
-                for key in present {
+                for (key, current) in present {
+                    work.displace(key.as_str(), &current);
                     work.remove_object(key);
                 }
                 Ok(Answer::Each(outcomes))
@@ -183,7 +193,7 @@ impl Change {
                 record.initiated = work.time();
                 work.carry(blocks);
                 work.put_upload(key, *id, &record);
-                Ok(Answer::Done)
+                Ok(Answer::Upload(*id))
             }
             Self::PutPart { key, id, number, part, blocks } => {
                 open_upload(work, key, *id).await?;
@@ -220,8 +230,16 @@ impl Source {
     }
 }
 
-/// Gives a record its time and place, and makes it the current one.
-fn write(work: &mut Working<'_>, key: &ObjectKey, record: &mut ObjectRecord) {
+/// Gives a record its time and place, and makes it the current one instead of `current`.
+fn write(
+    work: &mut Working<'_>,
+    key: &ObjectKey,
+    current: Option<&ObjectRecord>,
+    record: &mut ObjectRecord,
+) {
+    if let Some(current) = current {
+        work.displace(key.as_str(), current);
+    }
     record.time = work.time();
     record.seq = work.seq();
     work.put_object(key, record);
@@ -265,7 +283,7 @@ impl CompleteUpload {
         }
         let mut record = self.record.clone();
         work.carry(&self.blocks);
-        write(work, &self.key, &mut record);
+        write(work, &self.key, current.as_ref(), &mut record);
         work.remove_upload(&self.key, self.id, parts.iter().map(|(number, _)| *number), false);
         upload.completed = Some(Completed {
             time: work.time(),

@@ -12,6 +12,7 @@
 //! - An unanswered swap is resolved by `authors`, never guessed.
 
 mod change;
+mod memory;
 mod publish;
 mod working;
 
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use fula_core::{
     BucketId, RootPointerStore, StoreError, WriterId,
     block::require,
@@ -40,12 +42,14 @@ pub(crate) use self::{
     change::{
         Answer, Change, CompleteUpload, Source, content_of, empty_block, is_expired, parts_hash,
     },
+    memory::Print,
     working::decode_part,
 };
 use self::{publish::Swapped, working::Working};
 pub use crate::pointers::BucketAddress;
 use crate::{
-    error::{Outcome, ServiceError},
+    caller::Seen,
+    error::{Applied, ConditionName, ServiceError},
     limits::Limits,
     pointers::PointerReader,
 };
@@ -66,13 +70,31 @@ impl Head {
     }
 }
 
+/// A change, and the terms on which it is asked for.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    /// The life of the name that the change is meant for; `None` for whichever there is.
+    pub(crate) bucket: Option<BucketId>,
+    /// The version that the bucket must be at.
+    pub(crate) if_version: Option<u64>,
+    /// How a retry is known.
+    pub(crate) print: Option<Print>,
+    pub(crate) change: Change,
+}
+
+/// What a change came to.
+#[derive(Debug)]
+struct Outcome {
+    result: Result<Answer, ServiceError>,
+    /// The bucket version that the result holds at; 0 when that is not known.
+    version: u64,
+}
+
 #[derive(Debug)]
 struct Pending {
-    /// The life of the name that the change is meant for; `None` for one that begins a life.
-    bucket: Option<BucketId>,
-    change: Change,
+    ask: Ask,
     deadline: Instant,
-    answer: oneshot::Sender<Result<Answer, ServiceError>>,
+    answer: oneshot::Sender<Outcome>,
 }
 
 /// The arbiter's clock, carried on from its last answer.
@@ -114,6 +136,8 @@ struct Inner {
     queues: Mutex<HashMap<BucketAddress, Queue>>,
     /// Versions of swaps that were given up unresolved, by bucket.
     sent: Mutex<HashMap<BucketAddress, u64>>,
+    /// Where the next sweep of remembered outcomes begins, by bucket.
+    sweeps: Mutex<HashMap<BucketAddress, Bytes>>,
     /// Told whenever a writer task ends.
     writer_stopped: Notify,
 }
@@ -142,6 +166,7 @@ impl Committer {
             heads: Cache::new(limits.heads_max),
             queues: Mutex::default(),
             sent: Mutex::default(),
+            sweeps: Mutex::default(),
             writer_stopped: Notify::new(),
             limits,
         }))
@@ -172,26 +197,45 @@ impl Committer {
         Ok(head.filter(|head| head.row.deleted.is_none()))
     }
 
+    /// Returns the bucket's state to read from: the current one, or with `FULA_STALE_READS` the
+    /// last one known while the arbiter cannot be asked, which is noted in `seen`.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub(crate) async fn readable(
+        &self,
+        bucket: &BucketAddress,
+        seen: &Seen,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        match self.current(bucket).await {
+            Err(error @ ServiceError::Unavailable(_)) if self.0.limits.stale_reads => {
+                let head = self.0.heads.get(bucket).ok_or(error)?;
+                seen.note_stale();
+                Ok(Some(head).filter(|head| head.row.deleted.is_none()))
+            }
+            current => current,
+        }
+    }
+
     /// Returns the arbiter's time, as far as it was heard of.
     pub async fn now(&self) -> Result<TimeMs, ServiceError> {
         self.0.now().await
     }
 
-    /// Queues a change and waits for its answer. With `id`, it is meant for that life of the
-    /// bucket and no other.
+    /// Queues a change and waits for its answer; notes in `seen` the version it holds at.
     ///
     /// # Errors
     /// What judging it came to; [`ServiceError::Busy`] when the queue is full or time ran out.
     pub(crate) async fn submit(
         &self,
         bucket: &BucketAddress,
-        id: Option<BucketId>,
-        change: Change,
+        ask: Ask,
+        seen: &Seen,
     ) -> Result<Answer, ServiceError> {
         let deadline = Instant::now() + self.0.limits.commit_deadline;
         let (answer, result) = oneshot::channel();
-        let bytes = change.bytes();
-        let pending = Pending { bucket: id, change, deadline, answer };
+        let bytes = ask.change.bytes();
+        let pending = Pending { ask, deadline, answer };
         {
             let mut queues = lock(&self.0.queues);
             let is_new = !queues.contains_key(bucket);
@@ -200,7 +244,7 @@ impl Committer {
             let full = queue.pending.len() >= limits.queue_max
                 || (queue.bytes + bytes > limits.queue_bytes_max && !queue.pending.is_empty());
             if full {
-                return Err(ServiceError::Busy(Outcome::None));
+                return Err(ServiceError::Busy(Applied::None));
             }
             queue.bytes += bytes;
             queue.pending.push_back(pending);
@@ -211,8 +255,13 @@ impl Committer {
         // The writer answers by the deadline unless a store hangs; then nobody knows.
         let patience = deadline + Duration::from_secs(1);
         match tokio::time::timeout_at(patience, result).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(ServiceError::Busy(Outcome::Unknown)),
+            Ok(Ok(outcome)) => {
+                if outcome.version > 0 {
+                    seen.note(outcome.version);
+                }
+                outcome.result
+            }
+            Ok(Err(_)) | Err(_) => Err(ServiceError::Busy(Applied::Unknown)),
         }
     }
 
@@ -260,12 +309,18 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
     let mut bytes = 0;
     let mut batch = Vec::new();
     while let Some(next) = queue.pending.front() {
-        bytes += next.change.bytes();
-        let full = batch.len() >= limits.round_changes_max || bytes > limits.round_bytes_max;
+        bytes += next.ask.change.bytes();
+        // A condition on the version of the bucket is about a state that nothing in the same
+        // round has touched.
+        let is_alone = |pending: &Pending| pending.ask.if_version.is_some();
+        let full = batch.len() >= limits.round_changes_max
+            || bytes > limits.round_bytes_max
+            || is_alone(next)
+            || batch.last().is_some_and(is_alone);
         if full && !batch.is_empty() {
             break;
         }
-        queue.bytes -= next.change.bytes();
+        queue.bytes -= next.ask.change.bytes();
         batch.extend(queue.pending.pop_front());
     }
     batch
@@ -273,7 +328,7 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
 
 fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
     for pending in batch {
-        drop(pending.answer.send(Err(error.clone())));
+        drop(pending.answer.send(Outcome { result: Err(error.clone()), version: 0 }));
     }
 }
 
@@ -295,7 +350,7 @@ impl Inner {
             }
             let now = Instant::now();
             let (alive, expired) = batch.into_iter().partition(|p: &Pending| p.deadline > now);
-            answer_all(expired, &ServiceError::Busy(Outcome::None));
+            answer_all(expired, &ServiceError::Busy(Applied::None));
             batch = alive;
             if batch.is_empty() {
                 return;
@@ -336,7 +391,7 @@ impl Inner {
                 }
             }
         }
-        answer_all(batch, &ServiceError::Busy(Outcome::None));
+        answer_all(batch, &ServiceError::Busy(Applied::None));
     }
 
     /// Judges and applies every change in order; returns their answers and what to publish.
@@ -345,22 +400,29 @@ impl Inner {
         bucket: &BucketAddress,
         base: Option<&Head>,
         batch: &[Pending],
-    ) -> Result<(Vec<Result<Answer, ServiceError>>, Option<working::Sealed>), ServiceError> {
+    ) -> Result<(Vec<Outcome>, Option<working::Sealed>), ServiceError> {
         let now = self.now().await?;
         let sent = lock(&self.sent).get(bucket).copied().unwrap_or(0);
         let mut work = Working::new(&self.nodes, bucket, base, now, sent)?;
         let mut outcomes = Vec::with_capacity(batch.len());
-        for pending in batch {
-            let found = work.require_bucket();
-            let is_meant = pending.bucket.is_none_or(|id| found.is_ok_and(|found| found == id));
-            outcomes.push(if is_meant {
-                pending.change.apply(&mut work).await
-            } else {
-                Err(ServiceError::NoSuchBucket)
-            });
+        let base_version = base.map_or(0, |head| head.row.pointer.version);
+        for Pending { ask, .. } in batch {
+            outcomes.push(ask.judge(&mut work, base_version).await);
         }
         if !work.is_changed() {
+            for outcome in &mut outcomes {
+                outcome.version = outcome.version.min(base_version);
+            }
             return Ok((outcomes, None));
+        }
+        if work.recent_edited().1 > 0 {
+            let from = lock(&self.sweeps).remove(bucket).unwrap_or_default();
+            let next = work.sweep_recent(from).await?;
+            let mut sweeps = lock(&self.sweeps);
+            if sweeps.len() >= self.limits.heads_max {
+                sweeps.clear();
+            }
+            sweeps.insert(bucket.clone(), next);
         }
         let generation = base.map_or(0, |head| head.row.pointer.generation);
         let sealed = work.seal(self.writer, generation).await?;
@@ -417,7 +479,41 @@ impl Inner {
     }
 }
 
-fn answer_each(batch: Vec<Pending>, outcomes: Vec<Result<Answer, ServiceError>>) {
+impl Ask {
+    /// Judges and applies the change, unless it was carried out before.
+    async fn judge(&self, work: &mut Working<'_>, base: u64) -> Outcome {
+        if let Some(print) = &self.print {
+            match work.remembered(print).await {
+                Ok(Some((result, version))) => {
+                    metrics::counter!("fula_commit_remembered_total").increment(1);
+                    return Outcome { result, version };
+                }
+                Ok(None) => {}
+                Err(error) => return Outcome { result: Err(error), version: 0 },
+            }
+        }
+        let changes = work.changes();
+        let found = work.require_bucket();
+        let is_meant = self.bucket.is_none_or(|id| found.is_ok_and(|found| found == id));
+        let result = if !is_meant {
+            Err(ServiceError::NoSuchBucket)
+        } else if self.if_version.is_some_and(|version| version != base) {
+            Err(ServiceError::PreconditionFailed(ConditionName::BucketVersion))
+        } else {
+            let print = self.print.as_ref().map(|print| print.fingerprint);
+            self.change.apply(work, print).await
+        };
+        // What changed nothing may be tried again, unless another attempt may still be under way.
+        if let Some(print) = &self.print
+            && (print.is_retry || work.changes() > changes)
+        {
+            work.remember(print, &result);
+        }
+        Outcome { result, version: work.version() }
+    }
+}
+
+fn answer_each(batch: Vec<Pending>, outcomes: Vec<Outcome>) {
     for (pending, outcome) in batch.into_iter().zip(outcomes) {
         drop(pending.answer.send(outcome));
     }

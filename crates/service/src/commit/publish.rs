@@ -11,7 +11,7 @@ use fula_core::{
 use tokio::time::Instant;
 
 use super::{BucketAddress, Head, Inner, Pending, answer_all, lock, working};
-use crate::error::{Outcome, ServiceError, chain};
+use crate::error::{Applied, ServiceError, chain};
 
 /// First wait before an unanswered swap is looked up again; doubles up to [`RESOLVE_WAIT_MAX`].
 const RESOLVE_WAIT: Duration = Duration::from_millis(20);
@@ -104,12 +104,12 @@ impl Inner {
         loop {
             if Instant::now() >= unanswered.deadline {
                 // The writers are told; finding out goes on, so that the next round knows.
-                answer_all(std::mem::take(batch), &ServiceError::Busy(Outcome::Unknown));
+                answer_all(std::mem::take(batch), &ServiceError::Busy(Applied::Unknown));
             }
             if Instant::now() >= unanswered.give_up {
                 // It may still land: no later root of ours may carry its version.
                 lock(&self.sent).insert(bucket.clone(), sealed.root.version);
-                return Some(Swapped::Failed(ServiceError::Busy(Outcome::Unknown)));
+                return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
             }
             tokio::time::sleep(unanswered.wait).await;
             unanswered.wait = (unanswered.wait * 2).min(RESOLVE_WAIT_MAX);
@@ -147,7 +147,7 @@ impl Inner {
             Err(error) if is_unknown => {
                 tracing::warn!(%error, "cannot tell whether a swap was ours");
                 lock(&self.sent).insert(bucket.clone(), sealed.root.version);
-                Swapped::Failed(ServiceError::Busy(Outcome::Unknown))
+                Swapped::Failed(ServiceError::Busy(Applied::Unknown))
             }
             Err(error) => Swapped::Failed(error),
         }

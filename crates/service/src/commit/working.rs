@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fula_core::{
     Block, BucketId, StoreError, WriterId,
-    bucket::{BucketRoot, ObjectRecord, PartRecord, Seq, UploadRecord, keys},
+    bucket::{BucketRoot, ObjectRecord, PartRecord, Recent, Seq, UploadRecord, keys},
     id::{ObjectKey, UploadId},
     root::{GlobalName, NewRoot, RootPointer, RootRow, TimeMs},
     tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
@@ -100,6 +100,8 @@ pub(super) struct Working<'a> {
     open: Option<Open>,
     global_name: GlobalName,
     blocks: Vec<Block>,
+    /// What writes came to; of this life of the name.
+    recent: Overlay,
     time: TimeMs,
     changes: u32,
 }
@@ -130,7 +132,15 @@ impl<'a> Working<'a> {
         let global_name = GlobalName::Keep;
         let version = base.map_or(0, |head| head.row.pointer.version).max(sent) + 1;
         let blocks = Vec::new();
-        Ok(Self { nodes, address, base, version, open, global_name, blocks, time, changes: 0 })
+        let tree = base.map(|head| head.root.recent).unwrap_or_default();
+        let recent = Overlay { tree, edits: Edits::new() };
+        let changes = 0;
+        Ok(Self { nodes, address, base, version, open, global_name, blocks, recent, time, changes })
+    }
+
+    /// Returns how many edits were made.
+    pub(super) fn changes(&self) -> u32 {
+        self.changes
     }
 
     /// Returns whether anything changed.
@@ -141,6 +151,16 @@ impl<'a> Working<'a> {
     /// Returns the time that records of this round carry.
     pub(super) fn time(&self) -> TimeMs {
         self.time
+    }
+
+    /// Returns the version that this round would publish.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Returns the tree nodes.
+    pub(super) fn nodes(&self) -> &Nodes {
+        self.nodes
     }
 
     /// Returns the place of the next change in the bucket's history.
@@ -173,6 +193,7 @@ impl<'a> Working<'a> {
         let (owner, name) = self.address.clone();
         let root = BucketRoot::new(owner, name, id, salt, self.version, self.time);
         self.open = Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
+        self.recent = Overlay::default();
         self.global_name = global_name;
         self.changes += 1;
     }
@@ -180,6 +201,7 @@ impl<'a> Working<'a> {
     /// Ends this life of the name: what is left is a tombstone.
     pub(super) fn delete_bucket(&mut self) {
         self.open = None;
+        self.recent = Overlay::default();
         self.global_name = GlobalName::Release;
         self.changes += 1;
     }
@@ -194,8 +216,39 @@ impl<'a> Working<'a> {
         &self,
         key: &ObjectKey,
     ) -> Result<Option<ObjectRecord>, ServiceError> {
-        let found = self.open()?.objects.get(self.nodes, key.as_bytes()).await?;
+        self.open()?;
+        self.object_if_open(key.as_bytes()).await
+    }
+
+    /// Returns the current object of a key; `None` where there is no bucket.
+    pub(super) async fn object_if_open(
+        &self,
+        key: &[u8],
+    ) -> Result<Option<ObjectRecord>, ServiceError> {
+        let Some(open) = &self.open else { return Ok(None) };
+        let found = open.objects.get(self.nodes, key).await?;
         Ok(found.map(|(size, value)| ObjectRecord::decode(&value, size)).transpose()?)
+    }
+
+    /// Returns a remembered outcome, encoded.
+    pub(super) async fn recent_entry(&self, key: &[u8]) -> Result<Option<Bytes>, ServiceError> {
+        Ok(self.recent.get(self.nodes, key).await?.map(|(_, value)| value))
+    }
+
+    /// Sets a remembered outcome.
+    pub(super) fn put_recent(&mut self, key: Bytes, recent: &Recent) {
+        self.changes += 1;
+        self.recent.edits.insert(key, Some((0, recent.encode())));
+    }
+
+    /// Removes a remembered outcome, unless this round set it.
+    pub(super) fn forget_recent(&mut self, key: Bytes) {
+        self.recent.edits.entry(key).or_insert(None);
+    }
+
+    /// Returns the remembered outcomes of the base, and how many this round adds.
+    pub(super) fn recent_edited(&self) -> (Tree, usize) {
+        (self.recent.tree, self.recent.edits.len())
     }
 
     /// Sets the current object of a key.
@@ -266,7 +319,7 @@ impl<'a> Working<'a> {
     ) -> Result<Sealed, ServiceError> {
         let (version, time) = (self.version, self.time);
         let mut blocks = std::mem::take(&mut self.blocks);
-        let mut root = match self.open {
+        let mut root = match self.open.take() {
             Some(open) => {
                 let mut root = open.root;
                 for (tree, overlay) in
@@ -281,6 +334,9 @@ impl<'a> Working<'a> {
             }
             None => self.tombstone(),
         };
+        let recent = edit(self.nodes, &root.salt, &self.recent.tree, &self.recent.edits).await?;
+        root.recent = recent.tree;
+        blocks.extend(recent.blocks);
         root.parent = self.base.map(|head| head.row.pointer.root);
         root.version = version;
         root.time = time;

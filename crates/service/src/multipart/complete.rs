@@ -13,10 +13,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{CompletePart, CompleteRequest, UploadInfo, info_of, parse_upload_id};
 use crate::{
     Service,
-    access::{Action, Identity},
+    access::Action,
+    caller::Caller,
     checksum,
     commit::{Answer, Change, CompleteUpload, Head, empty_block, parts_hash},
-    error::{Outcome, ServiceError},
+    error::{Applied, ServiceError},
     limits::{PART_BYTES_MIN, PARTS_MAX},
     parse_key,
 };
@@ -37,11 +38,11 @@ impl Service {
     /// [`ServiceError::PreconditionFailed`], [`ServiceError::BadDigest`].
     pub async fn complete_upload(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         request: &CompleteRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
         let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
         for _ in 0..JOINS_MAX {
             let newest = self.committer.current(&head.address()).await?;
@@ -51,7 +52,7 @@ impl Service {
                 Joined::Ready(complete) => complete,
             };
             let change = Change::CompleteUpload(complete);
-            match self.change(&head, change).await? {
+            match self.change(caller, &head, change, None).await? {
                 Answer::Object(record) => return Ok(*record),
                 Answer::JoinAgain => {}
                 other => {
@@ -59,7 +60,7 @@ impl Service {
                 }
             }
         }
-        Err(ServiceError::Busy(Outcome::None))
+        Err(ServiceError::Busy(Applied::None))
     }
 
     /// Checks the parts named and joins their content, outside the commit round.

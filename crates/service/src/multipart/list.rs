@@ -11,11 +11,7 @@ use super::{
     parse_upload_key,
 };
 use crate::{
-    Service,
-    access::{Action, Identity},
-    error::ServiceError,
-    limits::PAGE_MAX,
-    parse_key,
+    Service, access::Action, caller::Caller, error::ServiceError, limits::PAGE_MAX, parse_key,
 };
 
 impl Service {
@@ -25,14 +21,14 @@ impl Service {
     /// [`ServiceError::NoSuchUpload`].
     pub async fn list_parts(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         key: &str,
         id: &str,
         after: u32,
         limit: usize,
     ) -> Result<PartsPage, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Read).await?;
+        let head = self.resolve(caller, bucket, Action::Read).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         let upload = self.open_upload(&head, &key, id).await?;
         let limit = limit.min(PAGE_MAX);
@@ -55,11 +51,11 @@ impl Service {
     /// [`ServiceError::NoSuchBucket`].
     pub async fn list_uploads(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         request: &ListUploadsRequest,
     ) -> Result<UploadsPage, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Read).await?;
+        let head = self.resolve(caller, bucket, Action::Read).await?;
         let limit = request.limit.min(PAGE_MAX);
         let mut page = UploadsPage::default();
         if limit == 0 {

@@ -17,9 +17,10 @@ use futures::TryStreamExt;
 
 use crate::{
     Service,
-    access::{Action, Identity},
+    access::Action,
     body::{self, BodyFacts, BodyStream, Taken},
-    commit::{Change, Head, content_of, decode_part, is_expired},
+    caller::Caller,
+    commit::{Answer, Change, Head, content_of, decode_part, is_expired},
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
     limits::{PARTS_MAX, PUT_BYTES_MAX, SWEEP_UPLOADS},
@@ -178,11 +179,11 @@ impl Service {
     /// [`ServiceError::NoSuchBucket`].
     pub async fn create_upload(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         request: CreateUploadRequest,
     ) -> Result<UploadId, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
         let key = parse_key(&request.key)?;
         let acl = request.facts.acl.clone();
         let (headers, metadata, blocks) = request.facts.attach()?;
@@ -190,15 +191,24 @@ impl Service {
         let id = UploadId::new(now, self.random());
         let record = UploadRecord {
             initiated: now,
-            initiator: identity.map(|identity| identity.user.clone()).unwrap_or_default(),
+            initiator: caller
+                .identity
+                .as_ref()
+                .map(|identity| identity.user.clone())
+                .unwrap_or_default(),
             template: bare_record(headers, metadata, acl),
             checksum: request.checksum.map(|(algorithm, composite)| (algorithm as u8, composite)),
             completed: None,
         };
+        let asked = record.checksum.map_or([0; 3], |(code, whole)| [1, code, u8::from(whole)]);
+        let print =
+            caller.print("create-upload", key.as_str(), &[&record.template.encode(), &asked]);
         let expired = self.expired_uploads(&head, now).await?;
         let change = Change::CreateUpload { key, id, record: Box::new(record), blocks, expired };
-        self.change(&head, change).await?;
-        Ok(id)
+        match self.change(caller, &head, change, print).await? {
+            Answer::Upload(id) => Ok(id),
+            other => Err(ServiceError::Internal(format!("an upload answered {other:?}"))),
+        }
     }
 
     /// Looks at a few uploads, others than last time, for completed ones past their time. As many
@@ -258,12 +268,12 @@ impl Service {
     /// [`ServiceError::NoSuchUpload`].
     pub async fn upload_info(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         key: &str,
         id: &str,
     ) -> Result<UploadInfo, ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
         let upload = self.open_upload(&head, &parse_key(key)?, parse_upload_id(id)?).await?;
         Ok(info_of(&upload))
     }
@@ -275,7 +285,7 @@ impl Service {
     #[expect(clippy::too_many_arguments, reason = "upload, part and body are named separately")]
     pub async fn put_part(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         key: &str,
         id: &str,
@@ -284,17 +294,19 @@ impl Service {
         facts: BodyFacts,
     ) -> Result<Taken, ServiceError> {
         check_number(number)?;
-        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         self.open_upload(&head, &key, id).await?;
         let taken = body::take(self.committer.nodes().blocks(), body, facts).await?;
         let (part, blocks) = taken_part(&taken);
-        self.commit_part(&head, key, id, number, part, blocks).await?;
+        self.commit_part(caller, &head, key, id, number, part, blocks).await?;
         Ok(taken)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "upload and part are named separately")]
     async fn commit_part(
         &self,
+        caller: &Caller,
         head: &Head,
         key: ObjectKey,
         id: UploadId,
@@ -303,7 +315,7 @@ impl Service {
         blocks: Vec<Block>,
     ) -> Result<PartRecord, ServiceError> {
         let change = Change::PutPart { key, id, number, part: part.clone(), blocks };
-        self.change(head, change).await?;
+        self.change(caller, head, change, None).await?;
         Ok(part)
     }
 
@@ -316,7 +328,7 @@ impl Service {
     #[expect(clippy::too_many_arguments, reason = "upload, part and source are named separately")]
     pub async fn copy_part(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         key: &str,
         id: &str,
@@ -325,10 +337,10 @@ impl Service {
         range: Option<(u64, u64)>,
     ) -> Result<(PartRecord, TimeMs), ServiceError> {
         check_number(number)?;
-        let head = self.resolve(identity, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::Write).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         let info = info_of(&self.open_upload(&head, &key, id).await?);
-        let found = self.source(identity, &source).await?;
+        let found = self.source(caller, &source).await?;
         let (first, last) = range.unwrap_or((0, found.size.saturating_sub(1)));
         if range.is_some() && (first > last || last >= found.size) {
             return Err(ServiceError::InvalidArgument(format!(
@@ -351,7 +363,7 @@ impl Service {
                 checksum: Some(checksum.clone()),
                 content: content_of(&found)?,
             };
-            let part = self.commit_part(&head, key, id, number, part, Vec::new()).await?;
+            let part = self.commit_part(caller, &head, key, id, number, part, Vec::new()).await?;
             return Ok((part, now));
         }
         let length = if found.size == 0 { 0 } else { last - first + 1 };
@@ -367,17 +379,17 @@ impl Service {
         };
         let taken = body::take(self.committer.nodes().blocks(), Box::pin(bytes), facts).await?;
         let (part, blocks) = taken_part(&taken);
-        let part = self.commit_part(&head, key, id, number, part, blocks).await?;
+        let part = self.commit_part(caller, &head, key, id, number, part, blocks).await?;
         Ok((part, now))
     }
 
     async fn source(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         source: &CopySourceRequest,
     ) -> Result<ObjectRecord, ServiceError> {
         let none = ReadConditions::default();
-        let object = self.get_object(identity, &source.bucket, &source.key, &none).await?;
+        let object = self.get_object(caller, &source.bucket, &source.key, &none).await?;
         source.conditions.judge_source(&object.record)?;
         Ok(object.record)
     }
@@ -410,14 +422,15 @@ impl Service {
     /// [`ServiceError::NoSuchUpload`].
     pub async fn abort_upload(
         &self,
-        identity: Option<&Identity>,
+        caller: &Caller,
         bucket: &str,
         key: &str,
         id: &str,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(identity, bucket, Action::Write).await?;
-        let change = Change::AbortUpload { key: parse_key(key)?, id: parse_upload_id(id)? };
-        self.change(&head, change).await.map(drop)
+        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
+        let print = caller.print("abort-upload", key.as_str(), &[&id.0]);
+        self.change(caller, &head, Change::AbortUpload { key, id }, print).await.map(drop)
     }
 }
 

@@ -4,6 +4,7 @@
 mod faults;
 mod masters;
 mod model;
+mod retries;
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use fula_core::{
     tree::Nodes,
 };
 use fula_service::{
-    Committer, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, Service,
+    Caller, Committer, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, Service,
     ServiceError,
     body::{BodyFacts, BodyStream},
     condition::{ReadConditions, Tags, WriteConditions},
@@ -28,7 +29,7 @@ use crate::faults::FaultyRoots;
 /// One master on shared stores, with a user and a bucket.
 struct Master {
     service: Service,
-    user: Identity,
+    user: Caller,
 }
 
 const BUCKET: &str = "bucket";
@@ -49,11 +50,15 @@ impl Master {
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let committer = Committer::new(nodes, roots, WriterId([writer; 16]), limits);
         let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
-        Self { service, user: Identity::of_user("key:test") }
+        Self { service, user: Caller::of(Identity::of_user("key:test")) }
+    }
+
+    fn owner(&self) -> fula_core::OwnerId {
+        self.user.identity.as_ref().unwrap().owner
     }
 
     async fn create(&self) {
-        self.service.create_bucket(Some(&self.user), BUCKET).await.unwrap();
+        self.service.create_bucket(&self.user, BUCKET).await.unwrap();
     }
 
     async fn put(&self, key: &str, body: &[u8]) -> Result<ObjectRecord, ServiceError> {
@@ -77,6 +82,16 @@ impl Master {
         body: BodyStream,
         conditions: WriteConditions,
     ) -> Result<ObjectRecord, ServiceError> {
+        self.put_as(&self.user, key, body, conditions).await
+    }
+
+    async fn put_as(
+        &self,
+        caller: &Caller,
+        key: &str,
+        body: BodyStream,
+        conditions: WriteConditions,
+    ) -> Result<ObjectRecord, ServiceError> {
         let request = PutRequest {
             key: key.to_owned(),
             facts: ObjectFacts::default(),
@@ -84,16 +99,16 @@ impl Master {
             body,
             body_facts: body_facts(),
         };
-        self.service.put_object(Some(&self.user), BUCKET, request).await
+        self.service.put_object(caller, BUCKET, request).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ServiceError> {
         let request = DeleteKey { key: key.to_owned(), conditions: WriteConditions::default() };
-        self.service.delete_object(Some(&self.user), BUCKET, request).await
+        self.service.delete_object(&self.user, BUCKET, request).await
     }
 
     async fn get(&self, key: &str) -> Result<Vec<u8>, ServiceError> {
-        let user = Some(&self.user);
+        let user = &self.user;
         let none = ReadConditions::default();
         let record = self.service.get_object(user, BUCKET, key, &none).await?.record;
         let parts: Vec<Bytes> = self.service.read(&record, 0..record.size)?.try_collect().await?;
@@ -102,7 +117,7 @@ impl Master {
 
     async fn version(&self) -> u64 {
         let name = fula_core::BucketName::parse(BUCKET).unwrap();
-        let head = self.service.committer().current(&(self.user.owner, name)).await.unwrap();
+        let head = self.service.committer().current(&(self.owner(), name)).await.unwrap();
         head.unwrap().row.pointer.version
     }
 }

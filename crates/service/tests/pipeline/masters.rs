@@ -3,8 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use fula_core::memory::MemoryBlocks;
-use fula_service::{CompletePart, CompleteRequest, ConditionName, CreateUploadRequest, Outcome};
+use fula_service::{CompletePart, CompleteRequest, ConditionName, CreateUploadRequest};
 use futures::future::join_all;
+
+use fula_service::Applied;
 
 use super::*;
 use crate::faults::Fault;
@@ -67,7 +69,7 @@ async fn increments_by_etag_lose_nothing_across_masters() {
             let mut done = 0;
             while done < 10 {
                 let none = ReadConditions::default();
-                let user = Some(&master.user);
+                let user = &master.user;
                 let seen = master.service.get_object(user, BUCKET, "counter", &none).await.unwrap();
                 let bytes: Vec<Bytes> = master
                     .service
@@ -103,7 +105,7 @@ async fn unconditional_writers_on_two_masters_never_fail() {
         }
     });
     join_all(writers).await;
-    let info = masters[1].service.bucket(Some(&masters[1].user), BUCKET).await.unwrap();
+    let info = masters[1].service.bucket(&masters[1].user, BUCKET).await.unwrap();
     assert_eq!((info.objects, info.bytes), (161, 161));
     assert!(roots.conflicts.load(Ordering::SeqCst) > 0, "the masters never met");
 }
@@ -123,9 +125,9 @@ async fn a_refusal_is_judged_on_the_newest_root() {
     one.delete("k").await.unwrap();
     assert!(matches!(two.get("k").await, Err(ServiceError::NoSuchKey)));
     // Creating asks nobody first: the remembered bucket must not be taken for the present one.
-    two.service.delete_bucket(Some(&two.user), BUCKET).await.unwrap();
+    two.service.delete_bucket(&two.user, BUCKET).await.unwrap();
     one.create().await;
-    one.service.delete_bucket(Some(&one.user), BUCKET).await.unwrap();
+    one.service.delete_bucket(&one.user, BUCKET).await.unwrap();
     assert!(matches!(two.put("k", b"x").await, Err(ServiceError::NoSuchBucket)));
 }
 
@@ -195,7 +197,7 @@ async fn an_arbiter_that_stays_away_ends_in_an_honest_answer_in_time() {
         roots.set_unreachable(true);
         roots.go_on.notify_one();
     });
-    assert!(matches!(put, Err(ServiceError::Busy(Outcome::Unknown))), "{put:?}");
+    assert!(matches!(put, Err(ServiceError::Busy(Applied::Unknown))), "{put:?}");
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(master.get("k").await.is_err(), "a read was answered without the arbiter");
     // Once it is back, what became of the swap is known and work goes on.
@@ -203,6 +205,26 @@ async fn an_arbiter_that_stays_away_ends_in_an_honest_answer_in_time() {
     assert_eq!(master.get("k").await.unwrap(), b"after");
     master.put("k", b"later").await.unwrap();
     assert_eq!(master.get("k").await.unwrap(), b"later");
+}
+
+#[tokio::test]
+async fn reads_without_the_arbiter_are_refused_or_marked() {
+    let (blocks, roots) = stores();
+    let limits = Limits { stale_reads: true, ..Limits::default() };
+    let [strict, lax] =
+        [Master::new(&blocks, &roots, 1), Master::with_limits(&blocks, &roots, 2, limits)];
+    strict.create().await;
+    strict.put("k", b"old").await.unwrap();
+    assert_eq!(lax.get("k").await.unwrap(), b"old");
+    assert!(!lax.user.seen.is_stale());
+    let version = lax.version().await;
+    strict.put("k", b"new").await.unwrap();
+    roots.set_unreachable(true);
+    assert!(matches!(strict.get("k").await, Err(ServiceError::Unavailable(_))));
+    assert_eq!(lax.get("k").await.unwrap(), b"old");
+    assert!(lax.user.seen.is_stale());
+    assert_eq!(lax.user.seen.version(), Some(version));
+    assert!(lax.put("k", b"x").await.is_err(), "a write was answered without the arbiter");
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,7 +240,7 @@ async fn a_swap_given_up_that_lands_late_is_not_taken_for_the_next_one() {
     // Sent, resent, and all of it is on its way when the writer gives up.
     roots.plan([Fault::Late; 200]);
     let first = master.put("first", b"1").await;
-    assert!(matches!(first, Err(ServiceError::Busy(Outcome::Unknown))), "{first:?}");
+    assert!(matches!(first, Err(ServiceError::Busy(Applied::Unknown))), "{first:?}");
     master.service.committer().drained().await;
     roots.clear();
     // The next write finds the pointer unmoved. Its swap meets the late one just before it.
@@ -242,7 +264,7 @@ async fn a_change_meant_for_one_life_of_a_name_does_not_land_in_the_next() {
         while !send.is_empty() {
             tokio::task::yield_now().await;
         }
-        two.service.delete_bucket(Some(&two.user), BUCKET).await.unwrap();
+        two.service.delete_bucket(&two.user, BUCKET).await.unwrap();
         two.create().await;
         send.close_channel();
     });
@@ -277,7 +299,7 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
     let (blocks, roots) = stores();
     let master = Master::new(&blocks, &roots, 1);
     master.create().await;
-    let (service, user) = (&master.service, Some(&master.user));
+    let (service, user) = (&master.service, &master.user);
     let begin = async |key: &str| {
         let facts = ObjectFacts::default();
         let create = CreateUploadRequest { key: key.to_owned(), facts, checksum: None };
@@ -296,7 +318,7 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
         completed.push(complete);
     }
     let headers = async || {
-        let address = (master.user.owner, fula_core::BucketName::parse(BUCKET).unwrap());
+        let address = (master.owner(), fula_core::BucketName::parse(BUCKET).unwrap());
         let head = service.committer().current(&address).await.unwrap().unwrap();
         head.root.uploads.count
     };
@@ -326,9 +348,9 @@ async fn a_name_lives_again_and_versions_go_on() {
         let version = master.version().await;
         assert!(version > last);
         last = version;
-        let refused = master.service.delete_bucket(Some(&master.user), BUCKET).await;
+        let refused = master.service.delete_bucket(&master.user, BUCKET).await;
         assert!(matches!(refused, Err(ServiceError::BucketNotEmpty)));
         master.delete("k").await.unwrap();
-        master.service.delete_bucket(Some(&master.user), BUCKET).await.unwrap();
+        master.service.delete_bucket(&master.user, BUCKET).await.unwrap();
     }
 }

@@ -57,7 +57,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
             let requests =
                 keys.iter().map(|key| DeleteKey { key: key.clone(), conditions: conditions() });
             let outcomes =
-                master.service.delete_objects(Some(&master.user), BUCKET, requests.collect()).await;
+                master.service.delete_objects(&master.user, BUCKET, requests.collect()).await;
             assert!(outcomes.unwrap().iter().all(Result::is_ok));
             for key in keys {
                 model.remove(&key);
@@ -75,7 +75,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
                 replace: Some(ObjectFacts::default()),
                 conditions: WriteConditions::default(),
             };
-            let copied = master.service.copy_object(Some(&master.user), BUCKET, request).await;
+            let copied = master.service.copy_object(&master.user, BUCKET, request).await;
             match model.get(&from).cloned() {
                 Some(body) => {
                     copied.unwrap();
@@ -89,13 +89,13 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
 
 async fn compare(master: &Master, model: &Model) {
     let request = ListRequest { limit: 1000, ..ListRequest::default() };
-    let listing = master.service.list_objects(Some(&master.user), BUCKET, &request).await.unwrap();
+    let listing = master.service.list_objects(&master.user, BUCKET, &request).await.unwrap();
     let names: Vec<_> = listing.lines.iter().map(ListingLine::name).collect();
     assert_eq!(names, model.keys().collect::<Vec<_>>());
     for (key, body) in model {
         assert_eq!(master.get(key).await.unwrap(), *body);
     }
-    let info = master.service.bucket(Some(&master.user), BUCKET).await.unwrap();
+    let info = master.service.bucket(&master.user, BUCKET).await.unwrap();
     let bytes: usize = model.values().map(Vec::len).sum();
     assert_eq!((info.objects, info.bytes), (model.len() as u64, bytes as u64));
 }
@@ -122,7 +122,7 @@ proptest! {
             blocks.crash();
             let fresh = Master::new(&blocks, &roots, 3);
             compare(&fresh, &model).await;
-            let names = [(fresh.user.owner, fula_core::BucketName::parse(BUCKET).unwrap())];
+            let names = [(fresh.owner(), fula_core::BucketName::parse(BUCKET).unwrap())];
             let row = roots.get_roots(&names).await.unwrap().value.remove(0).unwrap();
             let nodes = fresh.service.committer().nodes();
             let mut seen = std::collections::HashSet::new();

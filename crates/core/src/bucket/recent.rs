@@ -1,0 +1,175 @@
+//! Remembered outcomes: what a write came to, for the retry that asks again.
+//!
+//! The record of a current object carries the fingerprint of the request that made it. When the
+//! object is displaced soon after, and for writes that leave no record, the outcome moves to the
+//! tree `recent`, without links: what was displaced is not kept alive by it.
+
+use bytes::Bytes;
+
+use super::object::{Attached, ObjectRecord};
+use crate::{
+    cbor::{Invalid, Reader, Writer},
+    error::StoreError,
+    id::{Cid, UploadId},
+    root::TimeMs,
+};
+
+/// What a write came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecentOutcome {
+    /// It was carried out, and there is nothing more to say.
+    Done,
+    /// It made this object; headers, metadata, tags and the table of parts are left out.
+    Stored(Box<ObjectRecord>),
+    /// It began this upload.
+    Upload(UploadId),
+    /// It was refused, by a code of the service.
+    Refused(u8),
+    /// Each of its parts was done (0) or refused, by a code of the service.
+    Each(Bytes),
+}
+
+/// A remembered outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recent {
+    /// When the write was committed; the entry is dropped some time after.
+    pub time: TimeMs,
+    /// The version whose root carried it.
+    pub version: u64,
+    /// What it came to.
+    pub outcome: RecentOutcome,
+}
+
+impl Recent {
+    /// Returns what is remembered of a record that is displaced.
+    pub fn displaced(record: &ObjectRecord) -> Self {
+        let bare = ObjectRecord {
+            headers: Attached::default(),
+            metadata: Attached::default(),
+            tags: Attached::default(),
+            parts: None,
+            ..record.clone()
+        };
+        let outcome = RecentOutcome::Stored(Box::new(bare));
+        Self { time: record.time, version: record.seq.version, outcome }
+    }
+
+    /// Encodes the entry: `[time ms, version, kind, value, {}]`.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::with_capacity(192);
+        out.array(5).uint(self.time).uint(self.version);
+        match &self.outcome {
+            RecentOutcome::Done => out.uint(0).null(),
+            RecentOutcome::Stored(record) => {
+                let unlinked = ObjectRecord { content: None, ..ObjectRecord::clone(record) };
+                out.uint(1).array(3).uint(record.size);
+                match &record.content {
+                    Some(cid) => out.bytes(&cid.to_bytes()),
+                    None => out.null(),
+                };
+                out.raw(&unlinked.encode())
+            }
+            RecentOutcome::Upload(id) => out.uint(2).bytes(&id.0),
+            RecentOutcome::Refused(code) => out.uint(3).uint(u64::from(*code)),
+            RecentOutcome::Each(codes) => out.uint(4).bytes(codes),
+        };
+        out.map(0);
+        out.finish()
+    }
+
+    /// Decodes an entry.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`].
+    pub fn decode(value: &Bytes) -> Result<Self, StoreError> {
+        let wrong = |invalid: Invalid| invalid.of("remembered outcome");
+        let mut reader = Reader::new(value);
+        let mut stored = None;
+        let mut read = || {
+            reader.tuple(5)?;
+            let (time, version) = (reader.uint()?, reader.uint()?);
+            let outcome = match reader.uint()? {
+                0 if reader.null() => RecentOutcome::Done,
+                1 => {
+                    reader.tuple(3)?;
+                    let size = reader.uint()?;
+                    let content = if reader.null() {
+                        None
+                    } else {
+                        let cid = Cid::from_bytes(&reader.bytes()?);
+                        Some(cid.map_err(|_| Invalid("bad content"))?)
+                    };
+                    stored = Some((size, content, reader.raw()?));
+                    RecentOutcome::Done
+                }
+                2 => RecentOutcome::Upload(UploadId(reader.array_of()?)),
+                3 => {
+                    let code = reader.uint()?.try_into();
+                    RecentOutcome::Refused(code.map_err(|_| Invalid("bad refusal"))?)
+                }
+                4 => RecentOutcome::Each(reader.bytes()?),
+                _ => return Err(Invalid("unknown outcome")),
+            };
+            reader.raw()?;
+            reader.end()?;
+            Ok(Self { time, version, outcome })
+        };
+        let mut recent = read().map_err(wrong)?;
+        if let Some((size, content, record)) = stored {
+            let record = ObjectRecord { content, ..ObjectRecord::decode(&record, size)? };
+            recent.outcome = RecentOutcome::Stored(Box::new(record));
+        }
+        Ok(recent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bucket::{ETag, Fingerprint, ObjectKind, Seq},
+        id::Codec,
+    };
+
+    #[test]
+    fn outcomes_round_trip_and_keep_no_link() {
+        let record = ObjectRecord {
+            kind: ObjectKind::Object,
+            size: 5,
+            etag: ETag::Md5([9; 16]),
+            checksums: Vec::new(),
+            time: 7,
+            seq: Seq { version: 3, index: 0 },
+            headers: Attached::Inline([("content-type".into(), "text/plain".into())].into()),
+            metadata: Attached::default(),
+            tags: Attached::default(),
+            acl: None,
+            lock: None,
+            sse: None,
+            class: None,
+            content: Some(Cid::of(Codec::Raw, b"hello")),
+            parts: Some(Cid::of(Codec::DagCbor, b"parts")),
+            fingerprint: Some(Fingerprint([1; 16])),
+        };
+        let displaced = Recent::displaced(&record);
+        assert_eq!((displaced.time, displaced.version), (7, 3));
+        let encoded = displaced.encode();
+        assert_eq!(Recent::decode(&encoded).unwrap(), displaced);
+        // Tag 42 would make it a link.
+        assert!(!encoded.windows(2).any(|pair| pair == [0xd8, 0x2a]));
+        for outcome in [
+            RecentOutcome::Done,
+            RecentOutcome::Upload(UploadId([4; 16])),
+            RecentOutcome::Refused(3),
+            RecentOutcome::Each(Bytes::from_static(&[0, 2])),
+        ] {
+            let recent = Recent { time: 1, version: 2, outcome };
+            assert_eq!(Recent::decode(&recent.encode()).unwrap(), recent);
+        }
+        let recent = Recent { time: 1, version: 2, outcome: RecentOutcome::Refused(3) };
+        assert_eq!(hex::encode(recent.encode()), "8501020303a0");
+        for cut in 0..encoded.len() {
+            assert!(Recent::decode(&encoded.slice(..cut)).is_err());
+        }
+    }
+}

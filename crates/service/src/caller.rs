@@ -1,0 +1,127 @@
+//! What a request brings along besides what it asks for, and what its answer is told of.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use fula_core::bucket::Fingerprint;
+
+use crate::{access::Identity, commit::Print, limits::INVOCATION_BYTES_MAX};
+
+/// One attempt of one call of an SDK, by which a retry is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invocation {
+    /// `amz-sdk-invocation-id`: the same for every attempt.
+    pub id: String,
+    /// From `amz-sdk-request`; 1 is the first.
+    pub attempt: u32,
+}
+
+impl Invocation {
+    /// Returns the invocation, unless the id is too long to be one.
+    pub fn new(id: &str, attempt: u32) -> Option<Self> {
+        let fits = (1..=INVOCATION_BYTES_MAX).contains(&id.len());
+        fits.then(|| Self { id: id.to_owned(), attempt })
+    }
+}
+
+/// Who asks, and on what terms.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// As far as a signature proved it; `None` is anonymous.
+    pub identity: Option<Identity>,
+    /// Which call of an SDK this is an attempt of.
+    pub invocation: Option<Invocation>,
+    /// `x-fula-if-version`: a write is carried out only if the bucket is at this version.
+    pub if_version: Option<u64>,
+    /// What the answer turns out to rest on.
+    pub seen: Arc<Seen>,
+}
+
+/// The state of the bucket that an answer rests on.
+#[derive(Debug, Default)]
+pub struct Seen {
+    version: AtomicU64,
+    stale: AtomicBool,
+}
+
+impl Seen {
+    /// Notes the bucket version that the answer holds at; the last one noted counts.
+    pub(crate) fn note(&self, version: u64) {
+        self.version.store(version, Ordering::Relaxed);
+    }
+
+    /// Notes that the answer is from a root that may have been replaced.
+    pub(crate) fn note_stale(&self) {
+        self.stale.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the bucket version that the answer holds at, when it is about a bucket.
+    pub fn version(&self) -> Option<u64> {
+        Some(self.version.load(Ordering::Relaxed)).filter(|version| *version > 0)
+    }
+
+    /// Returns whether the answer may be outdated.
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+}
+
+impl Caller {
+    /// Returns a caller of whom nothing else is known.
+    pub fn of(identity: Identity) -> Self {
+        Self { identity: Some(identity), ..Self::default() }
+    }
+
+    /// Returns whether this is known to be a second or later attempt.
+    pub(crate) fn is_retry(&self) -> bool {
+        self.invocation.as_ref().is_some_and(|invocation| invocation.attempt > 1)
+    }
+
+    /// Returns how this write is known when it is tried again; `key` is empty for writes about
+    /// the bucket. `None` when the client does not number its calls.
+    pub(crate) fn print(&self, operation: &str, key: &str, parts: &[&[u8]]) -> Option<Print> {
+        let parts: Vec<&[u8]> = [key.as_bytes()].iter().chain(parts).copied().collect();
+        let fingerprint = self.fingerprint(operation, &parts)?;
+        Some(Print { fingerprint, key: key.to_owned(), is_retry: self.is_retry() })
+    }
+
+    /// Returns what identifies a write of this call: the same for each attempt, another for any
+    /// other write.
+    fn fingerprint(&self, operation: &str, parts: &[&[u8]]) -> Option<Fingerprint> {
+        let (identity, invocation) = (self.identity.as_ref()?, self.invocation.as_ref()?);
+        let mut hasher = blake3::Hasher::new_derive_key("fula 2026 request fingerprint");
+        let version = self.if_version.unwrap_or_default().to_be_bytes();
+        let first: [&[u8]; 4] =
+            [identity.user.as_bytes(), invocation.id.as_bytes(), operation.as_bytes(), &version];
+        for part in first.iter().chain(parts) {
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        let [bytes @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
+            *hasher.finalize().as_bytes();
+        Some(Fingerprint(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_tells_writes_apart_and_attempts_together() {
+        let caller = |user: &str, id: &str, attempt| Caller {
+            invocation: Invocation::new(id, attempt),
+            ..Caller::of(Identity::of_user(user))
+        };
+        let print = |caller: &Caller, parts: &[&[u8]]| caller.fingerprint("put", parts).unwrap();
+        let first = print(&caller("key:a", "i", 1), &[b"k", b"body"]);
+        assert_eq!(print(&caller("key:a", "i", 2), &[b"k", b"body"]), first);
+        assert_ne!(print(&caller("key:b", "i", 1), &[b"k", b"body"]), first);
+        assert_ne!(print(&caller("key:a", "j", 1), &[b"k", b"body"]), first);
+        assert_ne!(print(&caller("key:a", "i", 1), &[b"kb", b"ody"]), first);
+        assert!(Caller::of(Identity::of_user("key:a")).fingerprint("put", &[]).is_none());
+        assert!(Invocation::new("", 1).is_none());
+    }
+}

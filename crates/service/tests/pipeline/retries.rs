@@ -1,0 +1,178 @@
+//! A retried write gets its first answer, from any master, and changes nothing again.
+
+use fula_core::memory::MemoryBlocks;
+use fula_service::{ConditionName, CreateUploadRequest, Invocation};
+
+use super::*;
+
+/// Two masters on one arbiter, and a bucket.
+async fn two_masters() -> (Arc<FaultyRoots>, [Master; 2]) {
+    let blocks = Arc::new(MemoryBlocks::default());
+    let roots = FaultyRoots::new(&blocks);
+    let masters = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
+    masters[0].create().await;
+    (roots, masters)
+}
+
+/// One attempt of a numbered call.
+fn attempt(master: &Master, id: &str, attempt: u32) -> Caller {
+    Caller { invocation: Invocation::new(id, attempt), ..Caller::of(identity(master)) }
+}
+
+fn identity(master: &Master) -> Identity {
+    master.user.identity.clone().unwrap()
+}
+
+async fn put(
+    master: &Master,
+    caller: &Caller,
+    body: &'static [u8],
+    conditions: WriteConditions,
+) -> Result<ObjectRecord, ServiceError> {
+    let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(body))]));
+    master.put_as(caller, "k", body, conditions).await
+}
+
+async fn delete(master: &Master, caller: &Caller) -> Result<(), ServiceError> {
+    let request = DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
+    master.service.delete_object(caller, BUCKET, request).await
+}
+
+async fn root(master: &Master) -> fula_core::bucket::BucketRoot {
+    let address = (master.owner(), fula_core::BucketName::parse(BUCKET).unwrap());
+    master.service.committer().current(&address).await.unwrap().unwrap().root.clone()
+}
+
+#[tokio::test]
+async fn a_retried_conditional_put_gets_its_first_answer_from_another_master() {
+    let (_, [one, two]) = two_masters().await;
+    let first = put(&one, &attempt(&one, "i", 1), b"x", if_absent()).await.unwrap();
+    let caller = attempt(&two, "i", 2);
+    let again = put(&two, &caller, b"x", if_absent()).await.unwrap();
+    assert_eq!(again, first);
+    assert_eq!(caller.seen.version(), Some(first.seq.version));
+    assert_eq!(two.version().await, first.seq.version, "the retry was committed again");
+    // Another call, or another body under the same number, is another write.
+    for (id, body) in [("j", b"x".as_slice()), ("i", b"y")] {
+        let other = put(&two, &attempt(&two, id, 2), body, if_absent()).await;
+        let refused = ServiceError::PreconditionFailed(ConditionName::IfNoneMatch);
+        assert_eq!(other.unwrap_err().to_string(), refused.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_retry_does_not_undo_what_came_after_its_first_attempt() {
+    let (_, [one, two]) = two_masters().await;
+    let none = WriteConditions::default;
+    let first = put(&one, &attempt(&one, "i", 1), b"first", none()).await.unwrap();
+    put(&two, &attempt(&two, "j", 1), b"second", none()).await.unwrap();
+    let again = put(&two, &attempt(&two, "i", 2), b"first", none()).await.unwrap();
+    assert_eq!((again.etag, again.seq), (first.etag, first.seq));
+    assert_eq!(again.content, first.content);
+    assert_eq!(one.get("k").await.unwrap(), b"second");
+    // Nor does the retry of a delete.
+    delete(&one, &attempt(&one, "d", 1)).await.unwrap();
+    put(&two, &attempt(&two, "l", 1), b"third", none()).await.unwrap();
+    delete(&two, &attempt(&two, "d", 2)).await.unwrap();
+    assert_eq!(one.get("k").await.unwrap(), b"third");
+    // And what a delete displaced is known too.
+    delete(&one, &attempt(&one, "e", 1)).await.unwrap();
+    put(&two, &attempt(&two, "l", 2), b"third", none()).await.unwrap();
+    assert!(matches!(one.get("k").await, Err(ServiceError::NoSuchKey)));
+}
+
+#[tokio::test]
+async fn a_refusal_given_to_a_retry_binds_the_first_attempt() {
+    let (_, [one, two]) = two_masters().await;
+    two.put("k", b"there").await.unwrap();
+    let refused = put(&two, &attempt(&two, "i", 2), b"x", if_absent()).await;
+    assert!(matches!(refused, Err(ServiceError::PreconditionFailed(_))), "{refused:?}");
+    two.delete("k").await.unwrap();
+    // The first attempt was held up on the way and arrives now.
+    let late = put(&one, &attempt(&one, "i", 1), b"x", if_absent()).await;
+    assert!(matches!(late, Err(ServiceError::PreconditionFailed(_))), "{late:?}");
+    assert!(matches!(one.get("k").await, Err(ServiceError::NoSuchKey)));
+    // So it is with a delete that found nothing.
+    delete(&two, &attempt(&two, "d", 2)).await.unwrap();
+    two.put("k", b"new").await.unwrap();
+    delete(&one, &attempt(&one, "d", 1)).await.unwrap();
+    assert_eq!(one.get("k").await.unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn retries_about_buckets_and_uploads_get_their_first_answer() {
+    let (_, [one, two]) = two_masters().await;
+    let begin = async |master: &Master, caller: &Caller| {
+        let facts = ObjectFacts::default();
+        let create = CreateUploadRequest { key: "up".to_owned(), facts, checksum: None };
+        master.service.create_upload(caller, BUCKET, create).await.unwrap()
+    };
+    let id = begin(&one, &attempt(&one, "u", 1)).await;
+    assert_eq!(begin(&two, &attempt(&two, "u", 2)).await, id);
+    let id = id.to_string();
+    for (master, n) in [(&one, 1), (&two, 2)] {
+        let caller = attempt(master, "a", n);
+        master.service.abort_upload(&caller, BUCKET, "up", &id).await.unwrap();
+    }
+    one.service.delete_bucket(&attempt(&one, "db", 1), BUCKET).await.unwrap();
+    two.service.delete_bucket(&attempt(&two, "db", 2), BUCKET).await.unwrap();
+    let gone = two.service.delete_bucket(&attempt(&two, "dc", 2), BUCKET).await;
+    assert!(matches!(gone, Err(ServiceError::NoSuchBucket)));
+    one.service.create_bucket(&attempt(&one, "cb", 1), BUCKET).await.unwrap();
+    two.service.create_bucket(&attempt(&two, "cb", 2), BUCKET).await.unwrap();
+    let taken = two.service.create_bucket(&attempt(&two, "cc", 2), BUCKET).await;
+    assert!(matches!(taken, Err(ServiceError::BucketAlreadyOwned)));
+    // The deletion of the former life is not this one's.
+    one.service.delete_bucket(&attempt(&one, "db", 2), BUCKET).await.unwrap();
+}
+
+#[tokio::test]
+async fn answers_are_kept_for_their_time_and_then_forgotten() {
+    let (roots, [one, _]) = two_masters().await;
+    roots.set_time(1_000_000);
+    let none = WriteConditions::default;
+    for n in 0..200 {
+        put(&one, &attempt(&one, &format!("i{n}"), 1), b"x", none()).await.unwrap();
+    }
+    assert_eq!(root(&one).await.recent.count, 199);
+    roots.set_time(1_000_000 + 15 * 60 * 1000);
+    let again = put(&one, &attempt(&one, "i7", 2), b"x", none()).await.unwrap();
+    assert_eq!(again.time, 1_000_000);
+    roots.set_time(1_000_000 + 30 * 60 * 1000);
+    for n in 0..300 {
+        put(&one, &attempt(&one, &format!("j{n}"), 1), b"x", none()).await.unwrap();
+    }
+    let kept = root(&one).await.recent.count;
+    assert!(kept <= 300, "{kept} remembered outcomes, of which 299 are recent");
+}
+
+#[tokio::test]
+async fn a_write_can_be_bound_to_a_version_of_the_bucket() {
+    let (_, [one, two]) = two_masters().await;
+    one.put("a", b"1").await.unwrap();
+    let bound = |version| Caller { if_version: Some(version), ..Caller::of(identity(&one)) };
+    let none = WriteConditions::default;
+    let version = one.version().await;
+    two.put("b", b"2").await.unwrap();
+    let refused = put(&one, &bound(version), b"x", none()).await;
+    let expected = ServiceError::PreconditionFailed(ConditionName::BucketVersion);
+    assert_eq!(refused.unwrap_err().to_string(), expected.to_string());
+    let version = one.version().await;
+    let callers: Vec<Caller> = (0..8).map(|_| bound(version)).collect();
+    let puts = callers.iter().map(|caller| put(&one, caller, b"x", none()));
+    let done = futures::future::join_all(puts).await.iter().filter(|put| put.is_ok()).count();
+    assert_eq!(done, 1);
+    // Nor do they share a round with writes that are not bound to it.
+    let version = one.version().await;
+    let callers: Vec<Caller> = (0..8).map(|_| bound(version)).collect();
+    let puts = callers.iter().map(|caller| put(&one, caller, b"x", none()));
+    let others = (0..8).map(|n| {
+        let key = format!("other{n}");
+        let one = &one;
+        async move { one.put(&key, b"o").await }
+    });
+    let (bound, others) =
+        tokio::join!(futures::future::join_all(puts), futures::future::join_all(others));
+    assert!(bound.iter().filter(|put| put.is_ok()).count() <= 1, "{bound:?}");
+    assert!(others.iter().all(Result::is_ok));
+}
