@@ -20,7 +20,7 @@ lint: tools ## Formatting, lints, dependency rules
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
 	cargo deny check bans licenses sources
 
-unit: ## Rust tests
+unit: tools ## Rust tests
 	cargo test --workspace $(CARGO_FLAGS)
 
 clients: tools ## boto3, the AWS CLI and rclone against a real gateway
@@ -30,6 +30,7 @@ clients: tools ## boto3, the AWS CLI and rclone against a real gateway
 # What the tests need beyond a Rust toolchain and a C compiler.
 tools: $(VENV)/installed
 $(VENV)/installed: tests/clients/requirements.txt
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql; }
 	command -v curl >/dev/null && command -v openssl >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl python3 python3-venv; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt

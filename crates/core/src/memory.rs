@@ -202,14 +202,16 @@ impl RowSet {
         mine.take(limit).map(|(_, row)| row.clone()).collect()
     }
 
+    /// Returns rows of all owners after a place.
+    pub fn scan(&self, after: Option<&(OwnerId, BucketName)>, limit: usize) -> Vec<RootRow> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.cloned().map_or(Unbounded, Excluded);
+        self.rows.range((from, Unbounded)).take(limit).map(|(_, row)| row.clone()).collect()
+    }
+
     /// Returns the row that holds a global name.
     pub fn find(&self, bucket: &BucketName) -> Option<&RootRow> {
         self.get(*self.global.get(bucket)?, bucket)
-    }
-
-    /// Returns every row.
-    pub fn iter(&self) -> impl Iterator<Item = &RootRow> {
-        self.rows.values()
     }
 }
 
@@ -276,6 +278,14 @@ impl RootPointerStore for MemoryRoots {
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         Ok(self.stamp(|state| state.rows.list(owner, after, limit)))
+    }
+
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        Ok(self.stamp(|state| state.rows.scan(after, limit)))
     }
 
     async fn find_bucket(

@@ -166,6 +166,17 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError>;
 
+    /// Returns up to `limit` rows after `after`, in order of owner and name, deleted ones
+    /// included: for checks and repair.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError>;
+
     /// Returns the row that holds `bucket` as a global name.
     ///
     /// # Errors

@@ -42,3 +42,9 @@ pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
+
+/// Sets the one TLS provider of the process, for whatever part of it speaks TLS.
+pub fn install_provider() {
+    // Set before: then it is the same one, there is no other.
+    drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
+}

@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use fula_core::{OwnerId, RootPointerStore, root::RootRow};
+use fula_core::{OwnerId, root::RootRow};
 use fula_service::{access::Identity, error::chain, fsck, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -24,6 +24,9 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Longest path of a Unix socket in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Rows read at a time.
+const ROWS_PAGE: usize = 1000;
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,7 +102,7 @@ async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
             }
         }
         Request::RootsLog { bucket, user, limit } => {
-            let row = find_row(node, &bucket, user.as_deref())?;
+            let row = find_row(node, &bucket, user.as_deref()).await?;
             let blocks = node.nodes.blocks().as_ref();
             let commits = history::log(blocks, row.pointer.root, limit).await;
             let commits = commits.map_err(|error| text(&error))?;
@@ -121,11 +124,24 @@ fn commit_json(commit: &history::Commit) -> Value {
     })
 }
 
-fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootRow, String> {
+/// Returns every row of the arbiter.
+async fn all_rows(node: &Node) -> Result<Vec<RootRow>, String> {
+    let mut rows: Vec<RootRow> = Vec::new();
+    loop {
+        let after = rows.last().map(|row| (row.owner, row.bucket.clone()));
+        let page = node.roots().scan_roots(after.as_ref(), ROWS_PAGE).await;
+        let page = page.map_err(|error| chain(&error))?.value;
+        if page.is_empty() {
+            return Ok(rows);
+        }
+        rows.extend(page);
+    }
+}
+
+async fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootRow, String> {
     let owner: Option<OwnerId> = user.map(|user| Identity::of_user(&format!("key:{user}")).owner);
-    let mut rows: Vec<RootRow> = node
-        .store
-        .rows()
+    let mut rows: Vec<RootRow> = all_rows(node)
+        .await?
         .into_iter()
         .filter(|row| row.bucket.as_str() == bucket)
         .filter(|row| owner.is_none_or(|owner| row.owner == owner))
@@ -144,10 +160,10 @@ async fn check(node: &Node) -> Result<Value, String> {
     let mut seen = HashSet::new();
     let mut buckets = Vec::new();
     let mut problems = damaged.len();
-    for row in node.store.rows() {
+    for row in all_rows(node).await? {
         // The row may move on while we look: check the newest.
         let name = [(row.owner, row.bucket.clone())];
-        let newest = node.store.roots.get_roots(&name).await.map_err(|error| chain(&error))?;
+        let newest = node.roots().get_roots(&name).await.map_err(|error| chain(&error))?;
         let row = newest.value.into_iter().next().flatten().unwrap_or(row);
         let report = fsck::check_bucket(&node.nodes, &row, &mut seen).await;
         let report = report.map_err(|error| chain(&error))?;

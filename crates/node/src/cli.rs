@@ -22,8 +22,12 @@ pub(crate) enum Command {
     Gateway(Box<GatewayArgs>),
     /// Make, list and revoke access keys
     Keys(KeysArgs),
-    /// Look at the history of buckets
+    /// Look at the history of buckets, move them, and mend an arbiter that went back in time
     Roots(RootsArgs),
+    /// Make the key that seals secrets, for all masters of a shared arbiter
+    Secrets(SecretsArgs),
+    /// Bring the tables of a shared arbiter up to date
+    Migrate(MigrateArgs),
     /// Check that everything stored is there and intact
     ///
     /// Exits with 0 when all is well, 1 when something is damaged or missing, 2 when it could not
@@ -47,6 +51,16 @@ pub(crate) struct GatewayArgs {
     pub(crate) admin_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) data: DataDirArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+    /// Whether swaps compare what they replace: on protects writes of several masters, off shows
+    /// what is lost without it, auto is on [default: auto]
+    #[arg(long, env = "FULA_BUCKET_ROOT_CAS")]
+    pub(crate) bucket_root_cas: Option<CasMode>,
+    /// Answer reads from the last known state while the arbiter cannot be asked, marked with
+    /// x-fula-stale [default: off]
+    #[arg(long, env = "FULA_STALE_READS")]
+    pub(crate) stale_reads: Option<Switch>,
     /// Region to report to clients [default: us-east-1]
     #[arg(long, env = "FULA_REGION")]
     pub(crate) region: Option<String>,
@@ -105,6 +119,66 @@ pub(crate) struct DataDirArgs {
     /// else `$XDG_DATA_HOME/fula`]
     #[arg(long, env = "FULA_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// What several masters share.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct SharedArgs {
+    /// Postgres that several masters share as arbiter, e.g. <postgres://user:password@host/db>
+    /// [default: embedded, for one master]
+    #[arg(long, env = "FULA_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub(crate) database_url: Option<String>,
+    /// Where blocks are kept: `local`, or what all masters can reach: <file:///directory> or
+    /// <s3://bucket/prefix> with the usual AWS_ variables [default: local]
+    #[arg(long, env = "FULA_BLOCKS", value_name = "URL")]
+    pub(crate) blocks: Option<String>,
+}
+
+/// `FULA_BUCKET_ROOT_CAS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CasMode {
+    /// On
+    Auto,
+    /// A swap succeeds only on the state it was made from
+    On,
+    /// A swap replaces whatever is there: updates get lost
+    Off,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Switch {
+    /// Yes
+    On,
+    /// No
+    Off,
+}
+
+/// Options of `fula secrets`.
+#[derive(Debug, Args)]
+pub(crate) struct SecretsArgs {
+    #[command(subcommand)]
+    pub(crate) command: SecretsCommand,
+}
+
+/// What to do with the sealing key.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// Write a new key to FILE, for its owner alone; give the same file to every master
+    Keygen {
+        /// A file that does not exist yet
+        file: PathBuf,
+    },
+}
+
+/// Options of `fula migrate`.
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// The arbiter, with a role that may create tables
+    #[arg(long, env = "FULA_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub(crate) database_url: String,
 }
 
 /// `FULA_BUCKET_NAMES`.
@@ -188,6 +262,24 @@ pub(crate) enum RootsCommand {
         #[command(flatten)]
         common: AdminArgs,
     },
+    /// Move the buckets and keys of a single master's data directory into a shared arbiter; its
+    /// gateway must be stopped, and nothing in the data directory is changed
+    Import(ImportArgs),
+}
+
+/// Options of `fula roots import`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+    /// File that seals secrets of the shared arbiter
+    #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
+    pub(crate) secrets_key_file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Options of `fula fsck`.
@@ -206,6 +298,8 @@ pub(crate) struct FsckArgs {
 pub(crate) struct AdminArgs {
     #[command(flatten)]
     pub(crate) data: DataDirArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
     /// File that seals secrets, when it is not in the data directory
     #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,

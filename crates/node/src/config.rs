@@ -10,7 +10,7 @@ use fula_gateway::{WireConfig, WireLimits};
 use fula_service::{Limits, NamePolicy, keys::Secret};
 use serde::Deserialize;
 
-use crate::cli::{BucketNames, DataDirArgs, GatewayArgs, LogFormat};
+use crate::cli::{BucketNames, CasMode, DataDirArgs, GatewayArgs, LogFormat, SharedArgs, Switch};
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,24 @@ pub(crate) enum ConfigError {
     /// Set both or none.
     #[error("set both --tls-cert and --tls-key, or neither")]
     HalfOfTls,
+    /// Put the blocks where every master can read them.
+    #[error(
+        "a shared arbiter needs blocks that every master can read: set FULA_BLOCKS to \
+         file:///directory on a shared disk, or to s3://bucket/prefix"
+    )]
+    BlocksNotShared,
+    /// Make a key and give it to every master.
+    #[error(
+        "a shared arbiter needs FULA_SECRETS_KEY_FILE, the same on every master: make one with \
+         `fula secrets keygen FILE` and copy it to each of them"
+    )]
+    NoSecretsKey,
+    /// Leave the setting out.
+    #[error(
+        "FULA_BUCKET_ROOT_CAS=off has no meaning for the embedded arbiter, which always compares; \
+         leave it out, or set FULA_DATABASE_URL"
+    )]
+    EmbeddedCompares,
     /// Say where.
     #[error(
         "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
@@ -48,6 +66,10 @@ struct FileSettings {
     listen: Option<SocketAddr>,
     admin_listen: Option<SocketAddr>,
     data_dir: Option<PathBuf>,
+    database_url: Option<String>,
+    blocks: Option<String>,
+    bucket_root_cas: Option<CasMode>,
+    stale_reads: Option<Switch>,
     region: Option<String>,
     domain: Option<String>,
     tls_cert: Option<PathBuf>,
@@ -66,12 +88,60 @@ struct FileSettings {
     secret_access_key: Option<String>,
 }
 
+/// Where everything is kept, in combinations that are safe.
+#[derive(Clone, Debug)]
+pub(crate) struct Backends {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) secrets_key_file: Option<PathBuf>,
+    /// `None` is the log of the data directory.
+    pub(crate) blocks_url: Option<String>,
+    /// `None` is the embedded arbiter.
+    pub(crate) shared: Option<SharedArbiter>,
+}
+
+/// An arbiter that several masters share.
+#[derive(Clone)]
+pub(crate) struct SharedArbiter {
+    /// May hold a password.
+    pub(crate) database_url: String,
+    /// Whether swaps compare.
+    pub(crate) compares: bool,
+}
+
+impl std::fmt::Debug for SharedArbiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedArbiter").field("compares", &self.compares).finish_non_exhaustive()
+    }
+}
+
+impl Backends {
+    /// Checks that the parts go together.
+    pub(crate) fn check(
+        data: &DataDirArgs,
+        shared: SharedArgs,
+        secrets_key_file: Option<PathBuf>,
+        cas: CasMode,
+    ) -> Result<Self, ConfigError> {
+        let blocks_url = shared.blocks.filter(|blocks| blocks != "local");
+        let shared = match shared.database_url {
+            None if cas == CasMode::Off => return Err(ConfigError::EmbeddedCompares),
+            None => None,
+            Some(_) if blocks_url.is_none() => return Err(ConfigError::BlocksNotShared),
+            Some(_) if secrets_key_file.is_none() => return Err(ConfigError::NoSecretsKey),
+            Some(database_url) => {
+                Some(SharedArbiter { database_url, compares: cas != CasMode::Off })
+            }
+        };
+        Ok(Self { data_dir: data_dir(data)?, secrets_key_file, blocks_url, shared })
+    }
+}
+
 /// A gateway's settings, valid by construction.
 #[derive(Debug)]
 pub(crate) struct GatewayConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) admin_listen: SocketAddr,
-    pub(crate) data_dir: PathBuf,
+    pub(crate) backends: Backends,
     pub(crate) wire: WireConfig,
     /// Certificate chain and key; plain HTTP without.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
@@ -79,7 +149,6 @@ pub(crate) struct GatewayConfig {
     pub(crate) limits: Limits,
     pub(crate) shutdown_grace: Duration,
     pub(crate) log: LogFormat,
-    pub(crate) secrets_key_file: Option<PathBuf>,
     pub(crate) first_key: Option<(String, Secret)>,
 }
 
@@ -104,6 +173,7 @@ impl GatewayConfig {
                 Some(text) => length("--queue-bytes", text)?,
                 None => defaults.queue_bytes_max,
             },
+            stale_reads: args.stale_reads.or(file.stale_reads) == Some(Switch::On),
             ..defaults
         };
         let wire_defaults = WireLimits::default();
@@ -137,7 +207,15 @@ impl GatewayConfig {
                 .admin_listen
                 .or(file.admin_listen)
                 .unwrap_or(([127, 0, 0, 1], 9001).into()),
-            data_dir: data_dir(&data)?,
+            backends: Backends::check(
+                &data,
+                SharedArgs {
+                    database_url: args.shared.database_url.or(file.database_url),
+                    blocks: args.shared.blocks.or(file.blocks),
+                },
+                args.secrets_key_file.or(file.secrets_key_file),
+                args.bucket_root_cas.or(file.bucket_root_cas).unwrap_or(CasMode::Auto),
+            )?,
             wire: WireConfig {
                 region: args.region.or(file.region).unwrap_or_else(|| "us-east-1".to_owned()),
                 domain: args.domain.or(file.domain),
@@ -158,7 +236,6 @@ impl GatewayConfig {
                 None => Duration::from_secs(30),
             },
             log: args.log.or(file.log).unwrap_or(LogFormat::Text),
-            secrets_key_file: args.secrets_key_file.or(file.secrets_key_file),
             first_key,
         })
     }
@@ -264,6 +341,28 @@ mod tests {
         assert_eq!(loaded.wire.region, "us-y");
         assert_eq!(loaded.limits.cache_bytes, 1 << 20);
         assert_eq!(loaded.names, NamePolicy::Global);
+    }
+
+    #[test]
+    fn unsafe_combinations_do_not_start() {
+        let shared = |blocks: Option<&str>, key: Option<&str>| GatewayArgs {
+            shared: SharedArgs {
+                database_url: Some("postgres://u:hush@h/d".into()),
+                blocks: blocks.map(Into::into),
+            },
+            secrets_key_file: key.map(Into::into),
+            ..args()
+        };
+        let wrong = |args| GatewayConfig::load(args).unwrap_err().to_string();
+        for blocks in [None, Some("local")] {
+            assert!(wrong(shared(blocks, Some("k"))).contains("FULA_BLOCKS"));
+        }
+        assert!(wrong(shared(Some("s3://b"), None)).contains("fula secrets keygen"));
+        let config = GatewayConfig::load(shared(Some("s3://b"), Some("k"))).unwrap();
+        assert!(config.backends.shared.as_ref().unwrap().compares);
+        assert!(!format!("{config:?}").contains("hush"));
+        let off = GatewayArgs { bucket_root_cas: Some(CasMode::Off), ..args() };
+        assert!(wrong(off).contains("always compares"));
     }
 
     #[test]

@@ -80,6 +80,17 @@ pub(crate) fn sealing_key(
     SealingKey::parse(&text).map_err(|_| FileError::NotAKey(path.to_owned()))
 }
 
+/// Makes a sealing key in a file that is not there yet.
+pub(crate) fn make_sealing_key(path: &Path, random: &Random) -> Result<(), FileError> {
+    let mut key = [0; 32];
+    random(&mut key);
+    let failed = |error| FileError::Io(path.to_owned(), error);
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = made.map_err(failed)?;
+    let text = format!("{}\n", hex::encode(key));
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
 /// Writes the first user's key as an AWS credentials file.
 pub(crate) fn write_credentials(
     data_dir: &Path,

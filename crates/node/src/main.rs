@@ -16,6 +16,7 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    fula_gateway::tls::install_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Roots(args) => commands::admin::roots(args).await,
+            Command::Secrets(args) => commands::admin::secrets(args),
+            Command::Migrate(args) => commands::admin::migrate(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
         }
     });

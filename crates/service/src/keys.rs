@@ -4,7 +4,7 @@
 //! never enters the directory, with the access key id as associated data, so that a sealed secret
 //! cannot be moved to another id.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aes_gcm::{
     Aes256Gcm, KeyInit,
@@ -13,10 +13,12 @@ use aes_gcm::{
 use bytes::Bytes;
 use fula_core::{
     Directory,
-    directory::{Table, WriteOutcome},
+    directory::{Entry, Table, WriteOutcome},
     root::TimeMs,
 };
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::{Random, access::Identity, error::ServiceError, limits::PAGE_MAX};
@@ -95,6 +97,12 @@ impl SealingKey {
         Ok(Self(key))
     }
 
+    /// Returns what tells this key from others and tells nothing about it.
+    pub fn fingerprint(&self) -> String {
+        let hash = blake3::derive_key("fula 2026 sealing key fingerprint", self.0.as_slice());
+        hex::encode(&hash[..16])
+    }
+
     fn cipher(&self) -> Aes256Gcm {
         Aes256Gcm::new((&*self.0).into())
     }
@@ -123,7 +131,13 @@ pub struct KeyRing {
     directory: Arc<dyn Directory>,
     sealing: SealingKey,
     random: Random,
+    /// How long a record that was read counts as the current one.
+    fresh_for: Duration,
+    cache: Arc<Cache<String, (Instant, Option<Entry>)>>,
 }
+
+/// Records of keys that are remembered.
+const CACHED_KEYS: usize = 4096;
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,9 +146,32 @@ impl fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// Keeps keys in `directory`, sealed under `sealing`.
-    pub fn new(directory: Arc<dyn Directory>, sealing: SealingKey, random: Random) -> Self {
-        Self { directory, sealing, random }
+    /// Keeps keys in `directory`, sealed under `sealing`. What another master changes counts
+    /// after `fresh_for`; zero for a directory that nobody else writes.
+    pub fn new(
+        directory: Arc<dyn Directory>,
+        sealing: SealingKey,
+        random: Random,
+        fresh_for: Duration,
+    ) -> Self {
+        Self { directory, sealing, random, fresh_for, cache: Arc::new(Cache::new(CACHED_KEYS)) }
+    }
+
+    /// Reads a key's record, not older than `fresh_for`.
+    async fn record(&self, id: &str) -> Result<Option<Entry>, ServiceError> {
+        if self.fresh_for.is_zero() {
+            return Ok(self.directory.read(Table::Keys, id).await?);
+        }
+        // The age counts from before the read: what was changed since is not in it.
+        let asked = Instant::now();
+        match self.cache.get(id) {
+            Some((read, entry)) if asked.duration_since(read) < self.fresh_for => Ok(entry),
+            _ => {
+                let entry = self.directory.read(Table::Keys, id).await?;
+                self.cache.insert(id.to_owned(), (asked, entry.clone()));
+                Ok(entry)
+            }
+        }
     }
 
     fn draw(&self, characters: usize) -> String {
@@ -190,6 +227,7 @@ impl KeyRing {
         let stored = Stored { user: user.clone(), created, sealed };
         let value = serde_json::to_vec(&stored)
             .map_err(|error| ServiceError::Internal(error.to_string()))?;
+        self.cache.remove(id);
         match self.directory.write(Table::Keys, id, version, Some(value.into())).await? {
             WriteOutcome::Done(_) => Ok(KeyInfo { id: id.to_owned(), user, created }),
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
@@ -201,7 +239,7 @@ impl KeyRing {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn find(&self, id: &str) -> Result<Option<(Secret, Identity)>, ServiceError> {
-        let Some(entry) = self.directory.read(Table::Keys, id).await? else { return Ok(None) };
+        let Some(entry) = self.record(id).await? else { return Ok(None) };
         let Some(value) = entry.value else { return Ok(None) };
         let stored = parse(&value)?;
         let secret = self.sealing.open(id, &stored.sealed)?;
@@ -243,6 +281,7 @@ impl KeyRing {
             let text = format!("access key {id} belongs to {user}");
             return Err(ServiceError::InvalidArgument(text));
         }
+        self.cache.remove(id);
         match self.directory.write(Table::Keys, id, entry.version, None).await? {
             WriteOutcome::Done(_) => Ok(true),
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
@@ -285,7 +324,7 @@ mod tests {
     fn ring() -> (Arc<MemoryDirectory>, KeyRing) {
         let directory = Arc::new(MemoryDirectory::default());
         let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-        let ring = KeyRing::new(directory.clone(), sealing, crate::system_random());
+        let ring = KeyRing::new(directory.clone(), sealing, crate::system_random(), Duration::ZERO);
         (directory, ring)
     }
 
@@ -304,6 +343,22 @@ mod tests {
         assert!(ring.revoke(&info.id, Some("alice")).await.unwrap());
         assert!(!ring.revoke(&info.id, None).await.unwrap());
         assert!(ring.find(&info.id).await.unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_revoked_elsewhere_is_refused_in_time() {
+        let directory = Arc::new(MemoryDirectory::default());
+        let ring = |_| {
+            let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
+            KeyRing::new(directory.clone(), sealing, crate::system_random(), Duration::from_secs(2))
+        };
+        let [here, there] = [0, 1].map(ring);
+        let (info, _) = there.create("alice", 5).await.unwrap();
+        assert!(here.find(&info.id).await.unwrap().is_some());
+        there.revoke(&info.id, None).await.unwrap();
+        assert!(there.find(&info.id).await.unwrap().is_none());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(here.find(&info.id).await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -1,10 +1,15 @@
 //! Durable implementations of the seams of `fula-core`.
 //!
 //! [`local`] opens a data directory: one append-only log that holds blocks, root pointers and
-//! directory records, so that a commit is one fsync. Decision: docs/adr/0003.
+//! directory records, so that a commit is one fsync (docs/adr/0003). [`postgres`] is an arbiter
+//! that several masters share, [`objects`] are blocks that they all read (docs/adr/0007).
 
 pub mod local;
 mod log;
+pub mod objects;
+pub mod postgres;
 
 pub use local::{LocalBlocks, LocalDirectory, LocalRoots, LocalStore, OpenError};
 pub use log::{Damage, Recovery};
+pub use objects::{ObjectBlocks, ObjectStoreError};
+pub use postgres::{PostgresArbiter, PostgresError};

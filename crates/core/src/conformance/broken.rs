@@ -164,6 +164,14 @@ impl RootPointerStore for BrokenRoots {
         self.inner.list_roots(owner, after, limit).await
     }
 
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.inner.scan_roots(after, limit).await
+    }
+
     async fn find_bucket(
         &self,
         bucket: &BucketName,

@@ -3,30 +3,37 @@
 use std::process::ExitCode;
 
 use fula_service::{Limits, NamePolicy};
+use fula_stores::PostgresArbiter;
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     admin::{self, Answer, Request},
-    cli::{AdminArgs, KeysArgs, KeysCommand, RootsArgs, RootsCommand},
-    config,
+    cli::{
+        AdminArgs, CasMode, KeysArgs, KeysCommand, MigrateArgs, RootsArgs, RootsCommand,
+        SecretsArgs, SecretsCommand,
+    },
+    config::Backends,
+    files,
     node::Node,
 };
 
 /// Carries out a request: by the gateway when one runs, else on the data directory itself.
 pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value, String> {
-    let dir = config::data_dir(&args.data).map_err(|error| error.to_string())?;
+    let key_file = args.secrets_key_file.clone();
+    let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
+    let backends = backends.map_err(|error| error.to_string())?;
+    let dir = backends.data_dir.clone();
     if !dir.is_dir() {
         return Err(format!("there is no data directory {}", dir.display()));
     }
     let answer = if let Some(answer) = admin::ask(&dir, &request).await {
         answer.map_err(|error| format!("the gateway did not answer: {error}"))?
     } else {
-        let key_file = args.secrets_key_file.as_deref();
         // A check is there to look at damage, not to be stopped by it.
         let despite_damage = matches!(request, Request::Fsck);
         let limits = Limits::default();
-        let node = Node::open(&dir, key_file, limits, NamePolicy::PerOwner, despite_damage);
+        let node = Node::open(&backends, limits, NamePolicy::PerOwner, despite_damage).await;
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
         admin::execute(&node, request).await
     };
@@ -90,6 +97,16 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
 /// Runs `fula roots`.
 pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
     match args.command {
+        RootsCommand::Import(args) => {
+            let imported = super::import::run(&args).await;
+            finish(args.json, imported, |report| {
+                for (what, names) in report.as_object().into_iter().flatten() {
+                    for name in names.as_array().into_iter().flatten() {
+                        println!("{what:<10} {}", name.as_str().unwrap_or("-"));
+                    }
+                }
+            })
+        }
         RootsCommand::Log { bucket, user, limit, common } => {
             let log = perform(&common, Request::RootsLog { bucket, user, limit }).await;
             finish(common.json, log, |commits| {
@@ -107,5 +124,28 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
                 }
             })
         }
+    }
+}
+
+/// Runs `fula secrets`.
+pub(crate) fn secrets(args: SecretsArgs) -> ExitCode {
+    let SecretsCommand::Keygen { file } = args.command;
+    match files::make_sealing_key(&file, &fula_service::system_random()) {
+        Ok(()) => {
+            eprintln!("Made {}. Copy it to every master, and keep a backup.", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => super::fail(&error),
+    }
+}
+
+/// Runs `fula migrate`.
+pub(crate) async fn migrate(args: MigrateArgs) -> ExitCode {
+    match PostgresArbiter::migrate(&args.database_url).await {
+        Ok(()) => {
+            println!("the arbiter's tables are up to date");
+            ExitCode::SUCCESS
+        }
+        Err(error) => super::fail(&error),
     }
 }

@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::admin::perform;
 use crate::{
     admin::Request,
-    cli::{AdminArgs, FsckArgs},
-    config, files,
+    cli::{AdminArgs, CasMode, FsckArgs},
+    config::Backends,
+    files,
     node::Node,
 };
 
@@ -63,12 +64,18 @@ fn show(report: &Value) {
 
 /// Sets damaged segments aside and gives every bucket the newest root that its blocks tell of.
 async fn repair(args: &AdminArgs) -> Result<(), String> {
-    let dir = config::data_dir(&args.data).map_err(|error| error.to_string())?;
-    if tokio::net::UnixStream::connect(files::socket_path(&dir)).await.is_ok() {
+    let key_file = args.secrets_key_file.clone();
+    let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
+    let backends = backends.map_err(|error| error.to_string())?;
+    if backends.shared.is_some() || backends.blocks_url.is_some() {
+        let text = "only a data directory that keeps blocks and root pointers can be repaired";
+        return Err(text.to_owned());
+    }
+    let dir = &backends.data_dir;
+    if tokio::net::UnixStream::connect(files::socket_path(dir)).await.is_ok() {
         return Err("stop the gateway before repairing".to_owned());
     }
-    let key_file = args.secrets_key_file.as_deref();
-    let node = Node::open(&dir, key_file, Limits::default(), NamePolicy::PerOwner, true);
+    let node = Node::open(&backends, Limits::default(), NamePolicy::PerOwner, true).await;
     let node = node.map_err(|error| chain(&error))?;
     let pointers_lost = node.store.recovery.pointers_at_risk() > 0;
     let aside = tokio::task::block_in_place(|| node.store.set_damaged_aside());

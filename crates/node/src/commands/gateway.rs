@@ -2,7 +2,6 @@
 
 use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
-use fula_core::RootPointerStore;
 use fula_gateway::{
     admin as wire_admin, metrics,
     server::{self, Listening},
@@ -57,10 +56,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     start_log(config.log);
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
-    let node = tokio::task::block_in_place(|| {
-        let key_file = config.secrets_key_file.as_deref();
-        Node::open(&config.data_dir, key_file, config.limits.clone(), config.names, false)
-    })?;
+    let node = Node::open(&config.backends, config.limits.clone(), config.names, false).await?;
     report_recovery(&node);
     set_first_key(&config, &node).await?;
     let gateway =
@@ -76,7 +72,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     };
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
-    let socket = admin::listen(&config.data_dir)?;
+    let socket = admin::listen(&config.backends.data_dir)?;
     let stop = stop_signal()?;
     greet(&config, &listener, &admin_listener);
 
@@ -85,7 +81,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let answer_admin = move |request: http::Request<_>| {
         let (node, recorder) = (Arc::clone(&admin_node), recorder.clone());
         async move {
-            let ready = async { node.store.roots.get_roots(&[]).await.is_ok() };
+            let ready = async { node.roots().get_roots(&[]).await.is_ok() };
             wire_admin::answer(&request, &recorder, ready, || count_work(&node)).await
         }
     };
@@ -108,7 +104,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     if tokio::time::timeout(grace, node.service.committer().drained()).await.is_err() {
         tracing::warn!("changes were still queued at the end of the grace period");
     }
-    drop(std::fs::remove_file(files::socket_path(&config.data_dir)));
+    drop(std::fs::remove_file(files::socket_path(&config.backends.data_dir)));
     tracing::info!("stopped");
     Ok(())
 }
@@ -146,20 +142,20 @@ async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartE
     if let Some((id, secret)) = &config.first_key {
         let imported = node.keys.import(FIRST_USER, id, secret, now).await;
         imported.map_err(StartError::FirstKey)?;
-        return Ok(files::write_credentials(&config.data_dir, id, secret)?);
+        return Ok(files::write_credentials(&config.backends.data_dir, id, secret)?);
     }
-    if files::credentials_path(&config.data_dir).exists() {
+    if files::credentials_path(&config.backends.data_dir).exists() {
         return Ok(());
     }
     let made = node.keys.create(FIRST_USER, now).await.map_err(StartError::FirstKey)?;
-    Ok(files::write_credentials(&config.data_dir, &made.0.id, &made.1)?)
+    Ok(files::write_credentials(&config.backends.data_dir, &made.0.id, &made.1)?)
 }
 
 fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
     let address = |listener: &TcpListener| {
         listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
     };
-    let data_dir = std::path::absolute(&config.data_dir);
+    let data_dir = std::path::absolute(&config.backends.data_dir);
     let data_dir = data_dir.as_deref().unwrap_or(Path::new("?"));
     let credentials = files::credentials_path(data_dir);
     let scheme = if config.tls.is_some() { "https" } else { "http" };

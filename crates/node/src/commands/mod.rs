@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod fsck;
 pub(crate) mod gateway;
+pub(crate) mod import;
 
 use std::process::ExitCode;
 

@@ -174,6 +174,15 @@ impl RootPointerStore for FaultyRoots {
         self.inner.list_roots(owner, after, limit).await
     }
 
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.reach()?;
+        self.inner.scan_roots(after, limit).await
+    }
+
     async fn find_bucket(
         &self,
         bucket: &BucketName,

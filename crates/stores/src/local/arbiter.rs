@@ -121,6 +121,14 @@ impl RootPointerStore for LocalRoots {
         Ok(self.stamp(|rows| rows.list(owner, after, limit)))
     }
 
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        Ok(self.stamp(|rows| rows.scan(after, limit)))
+    }
+
     async fn find_bucket(
         &self,
         bucket: &BucketName,

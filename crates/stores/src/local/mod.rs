@@ -165,11 +165,6 @@ impl LocalStore {
         self.log.compact()
     }
 
-    /// Returns every root row.
-    pub fn rows(&self) -> Vec<RootRow> {
-        read(&self.roots.state).rows.iter().cloned().collect()
-    }
-
     /// Writes a row as it is, for a rebuilt arbiter.
     ///
     /// # Errors

@@ -1,0 +1,120 @@
+//! `fula roots import`: moves a single master's buckets and keys into a shared arbiter.
+
+use fula_core::{
+    block::{Placement, require},
+    root::{CasOutcome, GlobalName, NewRoot, RootRow},
+};
+use fula_service::{Limits, NamePolicy, error::chain};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{CasMode, DataDirArgs, ImportArgs, SharedArgs},
+    config::Backends,
+    node::Node,
+};
+
+/// Rows and blocks handled at a time.
+const PAGE: usize = 256;
+
+/// Runs `fula roots import`; may be run again, what is there already is left alone.
+pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
+    let text = |error: &dyn std::error::Error| chain(error);
+    let key_file = args.secrets_key_file.clone();
+    let shared = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
+    let mut shared = shared.map_err(|error| text(&error))?;
+    if shared.shared.is_none() {
+        return Err("set FULA_DATABASE_URL: the arbiter to import into".to_owned());
+    }
+    let data = DataDirArgs { data_dir: Some(shared.data_dir.clone()) };
+    let own = Backends::check(&data, SharedArgs::default(), None, CasMode::Auto);
+    let own = own.map_err(|error| text(&error))?;
+    if !own.data_dir.join("lock").exists() {
+        return Err(format!("{} is not a data directory", own.data_dir.display()));
+    }
+    // The arbiter is opened as a master of its own, which keeps nothing.
+    let scratch = own.data_dir.join("import.tmp");
+    drop(std::fs::remove_dir_all(&scratch));
+    shared.data_dir.clone_from(&scratch);
+    let open = async |backends| {
+        let opened = Node::open(backends, Limits::default(), NamePolicy::PerOwner, false).await;
+        opened.map_err(|error| text(&error))
+    };
+    let from = open(&own).await?;
+    let to = open(&shared).await?;
+    let report = import(&from, &to).await;
+    drop(to);
+    drop(std::fs::remove_dir_all(&scratch));
+    report
+}
+
+async fn import(from: &Node, to: &Node) -> Result<Value, String> {
+    copy_blocks(from, to).await?;
+    let (mut imported, mut already, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+    let mut after = None;
+    loop {
+        let page = from.roots().scan_roots(after.as_ref(), PAGE).await;
+        let page = page.map_err(|error| chain(&error))?.value;
+        let Some(last) = page.last() else { break };
+        after = Some((last.owner, last.bucket.clone()));
+        for row in page {
+            let name = row.bucket.to_string();
+            let pointer = row.pointer;
+            match publish(to, row).await? {
+                None => imported.push(name),
+                Some(current) if current.pointer == pointer => already.push(name),
+                Some(_) => taken.push(name),
+            }
+        }
+    }
+    let keys = from.keys.list(None).await.map_err(|error| chain(&error))?;
+    for key in &keys {
+        let found = from.keys.find(&key.id).await.map_err(|error| chain(&error))?;
+        let Some((secret, _)) = found else { continue };
+        let name = key.user.strip_prefix("key:").unwrap_or(&key.user);
+        let copied = to.keys.import(name, &key.id, &secret, key.created).await;
+        copied.map_err(|error| format!("access key {}: {}", key.id, chain(&error)))?;
+    }
+    let keys: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
+    Ok(json!({"imported": imported, "already": already, "taken": taken, "key": keys}))
+}
+
+/// Copies every block, and makes them durable before any root names them.
+async fn copy_blocks(from: &Node, to: &Node) -> Result<(), String> {
+    let (source, target) = (from.nodes.blocks(), to.nodes.blocks());
+    let mut after = None;
+    let mut copied = 0_u64;
+    loop {
+        let page = source.list(after, PAGE).await.map_err(|error| chain(&error))?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        let mut blocks = Vec::with_capacity(page.len());
+        for (cid, _) in &page {
+            blocks.push(require(source.as_ref(), cid).await.map_err(|error| chain(&error))?);
+        }
+        let put = async {
+            let mark = target.put(&blocks, Placement::Bulk).await?;
+            target.sync(mark).await
+        };
+        put.await.map_err(|error| chain(&error))?;
+        copied += page.len() as u64;
+        eprintln!("copied {copied} blocks");
+    }
+}
+
+/// Publishes a row under a name never used; returns the row that is there if the name was.
+async fn publish(to: &Node, row: RootRow) -> Result<Option<RootRow>, String> {
+    let global_name = if row.global_name { GlobalName::ClaimIfFree } else { GlobalName::Keep };
+    let new = NewRoot {
+        pointer: row.pointer,
+        bucket_id: row.bucket_id,
+        created: row.created,
+        deleted: row.deleted,
+        global_name,
+    };
+    let swapped = to.roots().cas_root(row.owner, &row.bucket, None, &new).await;
+    match swapped.map_err(|error| chain(&error))?.value {
+        CasOutcome::Won => Ok(None),
+        CasOutcome::Conflict { current } => Ok(current),
+        CasOutcome::NameTaken => Err(format!("the name {} is taken", row.bucket)),
+    }
+}

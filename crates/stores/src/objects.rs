@@ -1,0 +1,308 @@
+//! Blocks in an object store that several masters share: a directory, or an S3 bucket.
+//!
+//! One object a block, named by its address, written whole and durable before `put` returns, so
+//! that `sync` has nothing left to do. Decision: docs/adr/0007.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use fula_core::{
+    Block, BlockStore, Cid, Codec, StoreError,
+    block::{BLOCK_BYTES_MAX, Epoch, Placement, SyncMark},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutPayload, aws::AmazonS3Builder, local::LocalFileSystem,
+    path::Path, prefix::PrefixStore,
+};
+
+/// Objects written or read at a time by one call.
+const CONCURRENCY: usize = 16;
+
+/// Locks that keep a put and a deletion of the same block apart.
+const STRIPES: usize = 256;
+
+/// An object store that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectStoreError {
+    /// Mend the setting.
+    #[error(
+        "FULA_BLOCKS is {0:?}; it is `local`, or a URL: file:///directory or s3://bucket/prefix"
+    )]
+    Url(String),
+    /// The directory cannot be used.
+    #[error("the directory of FULA_BLOCKS cannot be used")]
+    Directory(#[source] io::Error),
+    /// The store's own settings are wrong or missing.
+    #[error("the object store of FULA_BLOCKS cannot be used")]
+    Store(#[source] object_store::Error),
+}
+
+/// Which puts are newer than a cut.
+#[derive(Debug, Default)]
+struct Epochs {
+    now: Epoch,
+    /// When each block was last put, for those put since an epoch was first advanced.
+    put: HashMap<Cid, Epoch>,
+}
+
+/// Blocks as objects.
+pub struct ObjectBlocks {
+    store: Arc<dyn ObjectStore>,
+    epochs: Mutex<Epochs>,
+    hasher: RandomState,
+    locks: Vec<tokio::sync::RwLock<()>>,
+}
+
+impl fmt::Debug for ObjectBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectBlocks({})", self.store)
+    }
+}
+
+impl ObjectBlocks {
+    /// Opens the store that `url` names. S3 is set up by the usual `AWS_` variables.
+    ///
+    /// # Errors
+    /// [`ObjectStoreError`].
+    pub fn open(url: &str) -> Result<Self, ObjectStoreError> {
+        let wrong = || ObjectStoreError::Url(url.to_owned());
+        let store: Arc<dyn ObjectStore> = if let Some(dir) = url.strip_prefix("file:") {
+            let dir = dir.strip_prefix("//").unwrap_or(dir);
+            if !dir.starts_with('/') {
+                return Err(wrong());
+            }
+            std::fs::create_dir_all(dir).map_err(ObjectStoreError::Directory)?;
+            let files = LocalFileSystem::new_with_prefix(dir).map_err(ObjectStoreError::Store)?;
+            Arc::new(files.with_fsync(true))
+        } else if let Some(rest) = url.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.is_empty() {
+                return Err(wrong());
+            }
+            let builder =
+                AmazonS3Builder::from_env().with_bucket_name(bucket).with_allow_http(true);
+            let s3 = builder.build().map_err(ObjectStoreError::Store)?;
+            Arc::new(PrefixStore::new(s3, prefix))
+        } else {
+            return Err(wrong());
+        };
+        Ok(Self::on(store))
+    }
+
+    fn on(store: Arc<dyn ObjectStore>) -> Self {
+        let locks = (0..STRIPES).map(|_| tokio::sync::RwLock::default()).collect();
+        Self { store, epochs: Mutex::default(), hasher: RandomState::new(), locks }
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, Epochs> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self, cid: &Cid) -> &tokio::sync::RwLock<()> {
+        let [low, ..] = self.hasher.hash_one(cid).to_le_bytes();
+        &self.locks[usize::from(low) % STRIPES]
+    }
+
+    async fn put_one(&self, block: &Block) -> Result<(), StoreError> {
+        let cid = block.cid();
+        let _held = self.lock(&cid).read().await;
+        {
+            let mut epochs = self.epochs();
+            let now = epochs.now;
+            if now > Epoch(0) {
+                epochs.put.insert(cid, now);
+            }
+        }
+        let payload = PutPayload::from_bytes(block.bytes().clone());
+        let put = self.store.put(&path(&cid), payload).await;
+        put.map(drop).map_err(|error| failed("put", error))
+    }
+}
+
+/// Returns where a block lies: in order of address, if codecs are taken in order.
+fn path(cid: &Cid) -> Path {
+    let digest = hex::encode(cid.digest());
+    Path::from(format!("blocks/{:02x}/{}/{}", cid.codec() as u8, &digest[..2], &digest[2..]))
+}
+
+/// Reads an address back from where a block lies.
+fn cid_at(codec: Codec, shard: u8, path: &Path) -> Option<Cid> {
+    let mut digest = [shard; 32];
+    hex::decode_to_slice(path.filename()?, &mut digest[1..]).ok()?;
+    Some(Cid::from_digest(codec, digest))
+}
+
+fn failed(action: &'static str, error: object_store::Error) -> StoreError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = source {
+        let full = cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
+        });
+        if full {
+            return StoreError::Full { backend: "object store" };
+        }
+        source = cause.source();
+    }
+    StoreError::Unavailable { backend: "object store", action, source: error.into() }
+}
+
+#[async_trait]
+impl BlockStore for ObjectBlocks {
+    async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
+        if let Some(block) = blocks.iter().find(|block| block.bytes().len() > BLOCK_BYTES_MAX) {
+            let len = block.bytes().len();
+            return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
+        }
+        let puts: Vec<_> = blocks.iter().map(|block| self.put_one(block)).collect();
+        stream::iter(puts).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+        Ok(SyncMark::default())
+    }
+
+    async fn sync(&self, _: SyncMark) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        let found = match self.store.get(&path(cid)).await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            found => found.map_err(|error| failed("get", error))?,
+        };
+        // What is larger than a block is not one; it need not be read to know.
+        if found.meta.size > BLOCK_BYTES_MAX as u64 {
+            return Err(StoreError::Damaged { cid: *cid });
+        }
+        let bytes = found.bytes().await.map_err(|error| failed("get", error))?;
+        Block::verify(*cid, bytes).map(Some)
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        match self.store.head(&path(cid)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("size", error)),
+        }
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        let mut epochs = self.epochs();
+        epochs.now.0 += 1;
+        epochs.now
+    }
+
+    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
+        let _held = self.lock(cid).write().await;
+        let put = self.epochs().put.get(cid).copied().unwrap_or_default();
+        if put >= put_before || self.size(cid).await?.is_none() {
+            return Ok(false);
+        }
+        self.store.delete(&path(cid)).await.map_err(|error| failed("delete", error))?;
+        self.epochs().put.remove(cid);
+        Ok(true)
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+        let mut page = Vec::new();
+        let mut codecs = [Codec::Raw, Codec::DagPb, Codec::DagCbor];
+        codecs.sort();
+        for codec in codecs {
+            for shard in 0..=u8::MAX {
+                // A shard that ends before the page begins is not looked at.
+                let last = Cid::from_digest(codec, {
+                    let mut digest = [0xff; 32];
+                    digest[0] = shard;
+                    digest
+                });
+                if after.is_some_and(|after| last <= after) {
+                    continue;
+                }
+                let prefix = Path::from(format!("blocks/{:02x}/{shard:02x}", codec as u8));
+                let found: Vec<_> = self
+                    .store
+                    .list(Some(&prefix))
+                    .map_err(|error| failed("list", error))
+                    .try_collect()
+                    .await?;
+                let mut found: Vec<(Cid, u64)> = found
+                    .iter()
+                    .filter_map(|meta| Some((cid_at(codec, shard, &meta.location)?, meta.size)))
+                    .filter(|(cid, _)| after.is_none_or(|after| *cid > after))
+                    .collect();
+                found.sort_unstable();
+                page.extend(found);
+                if page.len() >= limit {
+                    page.truncate(limit);
+                    return Ok(page);
+                }
+            }
+        }
+        Ok(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fula_core::conformance_suite;
+    use object_store::memory::InMemory;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A store with its directory, which goes with it.
+    struct Temp(ObjectBlocks, TempDir);
+
+    impl std::ops::Deref for Temp {
+        type Target = ObjectBlocks;
+
+        fn deref(&self) -> &ObjectBlocks {
+            &self.0
+        }
+    }
+
+    fn files() -> Temp {
+        let dir = tempfile::tempdir().unwrap();
+        Temp(ObjectBlocks::open(&format!("file://{}", dir.path().display())).unwrap(), dir)
+    }
+
+    mod on_files {
+        use super::*;
+        conformance_suite!(block_store, async { files() });
+    }
+
+    mod in_memory {
+        use super::*;
+        conformance_suite!(block_store, async {
+            Arc::new(ObjectBlocks::on(Arc::new(InMemory::new())))
+        });
+    }
+
+    #[tokio::test]
+    async fn what_was_changed_on_disk_is_not_returned() {
+        let store = files();
+        let block = Block::new(Codec::Raw, "as it was");
+        store.put(std::slice::from_ref(&block), Placement::Bulk).await.unwrap();
+        let place = store.1.path().join(path(&block.cid()).as_ref());
+        for bytes in [b"as it is!".to_vec(), vec![0; BLOCK_BYTES_MAX + 1]] {
+            std::fs::write(&place, bytes).unwrap();
+            let read = store.get(&block.cid()).await;
+            assert!(matches!(read, Err(StoreError::Damaged { .. })), "{read:?}");
+        }
+        // Putting it again mends it.
+        store.put(std::slice::from_ref(&block), Placement::Bulk).await.unwrap();
+        assert_eq!(store.get(&block.cid()).await.unwrap().as_ref(), Some(&block));
+    }
+
+    #[test]
+    fn urls_that_are_none_say_what_is_expected() {
+        for url in ["peers", "file:relative", "s3://", "ftp://x"] {
+            let refused = ObjectBlocks::open(url).unwrap_err().to_string();
+            assert!(refused.contains("s3://bucket/prefix"), "{refused}");
+        }
+    }
+}

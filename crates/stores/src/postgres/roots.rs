@@ -1,0 +1,356 @@
+//! Root pointers in the table `bucket_roots`.
+
+use std::{str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use fula_core::{
+    BucketId, BucketName, Cid, OwnerId, RootPointer, RootPointerStore, StoreError,
+    error::SwapError,
+    root::{CasOutcome, GlobalName, NewRoot, RootRow, Stamped},
+};
+use sqlx::{PgPool, Row, pool::PoolConnection, postgres::PgRow};
+
+use super::{ANSWER, SWAP_KEPT, abandon, malformed, read, stamp, unavailable};
+
+/// Rows by owner and name; one row of nulls when there are none, for the mark.
+const GET: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
+    SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
+        global_name
+    FROM bucket_roots
+    WHERE (owner_id, bucket) IN (SELECT * FROM unnest($1::TEXT[], $2::TEXT[]))) AS roots ON true";
+
+/// Rows of one owner after a name, in byte order whatever the database's collation.
+const LIST: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
+    SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
+        global_name
+    FROM bucket_roots
+    WHERE owner_id = $1 AND convert_to(bucket, 'UTF8') > convert_to($2, 'UTF8')
+    ORDER BY convert_to(bucket, 'UTF8') LIMIT $3) AS roots ON true";
+
+/// Rows of all owners after a place.
+const SCAN: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
+    SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
+        global_name
+    FROM bucket_roots
+    WHERE convert_to(owner_id, 'UTF8') > convert_to($1, 'UTF8')
+        OR owner_id = $1 AND convert_to(bucket, 'UTF8') > convert_to($2, 'UTF8')
+    ORDER BY convert_to(owner_id, 'UTF8'), convert_to(bucket, 'UTF8') LIMIT $3) AS roots ON true";
+
+const FIND: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
+    SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
+        global_name
+    FROM bucket_roots WHERE global_name = $1) AS roots ON true";
+
+/// Replaces a row that is still as expected.
+const SWAP: &str = "WITH swapped AS (
+    UPDATE bucket_roots SET root_cid = $3, version = $4, generation = $5, bucket_id = $6,
+        created_ms = $7, deleted_ms = $8, updated_at = now(), claim = NULL,
+        global_name = CASE $9
+            WHEN 'keep' THEN global_name WHEN 'release' THEN NULL WHEN 'require' THEN bucket
+            ELSE CASE WHEN EXISTS (SELECT 1 FROM bucket_roots AS other
+                WHERE other.global_name = $2 AND other.owner_id <> $1) THEN NULL ELSE bucket END
+            END
+    WHERE owner_id = $1 AND bucket = $2 AND root_cid = $10 AND version = $11 AND generation = $12
+    RETURNING 1)
+    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped FROM fula_mark";
+
+/// Writes the first row of a name.
+const CREATE: &str = "WITH swapped AS (
+    INSERT INTO bucket_roots (owner_id, bucket, root_cid, version, generation, bucket_id,
+        created_ms, deleted_ms, global_name)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE $9
+        WHEN 'keep' THEN NULL WHEN 'release' THEN NULL WHEN 'require' THEN $2
+        ELSE CASE WHEN EXISTS (SELECT 1 FROM bucket_roots AS other WHERE other.global_name = $2)
+            THEN NULL ELSE $2 END
+        END)
+    ON CONFLICT (owner_id, bucket) DO NOTHING RETURNING 1)
+    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped FROM fula_mark";
+
+/// Replaces whatever is there.
+const OVERWRITE: &str = "WITH swapped AS (
+    INSERT INTO bucket_roots (owner_id, bucket, root_cid, version, generation, bucket_id,
+        created_ms, deleted_ms, global_name)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN $9 = 'require' THEN $2 END)
+    ON CONFLICT (owner_id, bucket) DO UPDATE SET root_cid = excluded.root_cid,
+        version = excluded.version, generation = excluded.generation,
+        bucket_id = excluded.bucket_id, created_ms = excluded.created_ms,
+        deleted_ms = excluded.deleted_ms, updated_at = now()
+    RETURNING 1)
+    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped FROM fula_mark";
+
+/// Times a swap is sent again after the server said that it was not applied.
+const TRIES: usize = 8;
+
+/// Root pointers that several masters share.
+#[derive(Clone, Debug)]
+pub struct PostgresRoots {
+    reads: PgPool,
+    swaps: PgPool,
+    /// Whether a swap compares what it replaces.
+    compares: bool,
+}
+
+/// A swap as it is sent.
+#[derive(Clone, Debug)]
+struct Swap {
+    owner: String,
+    bucket: String,
+    expected: Option<RootPointer>,
+    new: NewRoot,
+    compares: bool,
+}
+
+/// What the server said of a swap.
+enum Sent {
+    Applied(Stamped<()>),
+    Refused,
+    NameTaken,
+    /// Certainly not applied, and worth another try.
+    Again(sqlx::Error),
+    NotApplied(sqlx::Error),
+    Unknown(StoreError),
+}
+
+impl PostgresRoots {
+    pub(super) fn new(reads: PgPool, swaps: PgPool, compares: bool) -> Self {
+        Self { reads, swaps, compares }
+    }
+
+    async fn get(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        let (owners, buckets): (Vec<String>, Vec<String>) =
+            names.iter().map(|(owner, bucket)| (owner.to_string(), bucket.to_string())).unzip();
+        let rows = read(&self.reads, "get_roots", async |connection| {
+            sqlx::query(GET).bind(&owners).bind(&buckets).fetch_all(connection).await
+        });
+        let found = rows_of(&rows.await?)?;
+        let value = names.iter().map(|(owner, bucket)| {
+            found.value.iter().find(|row| row.owner == *owner && row.bucket == *bucket).cloned()
+        });
+        Ok(Stamped { value: value.collect(), time: found.time, mark: found.mark })
+    }
+
+    /// Sends a swap. It is not cancelled when its caller goes away, or stops waiting.
+    async fn send(&self, swap: &Swap) -> Sent {
+        let connection = match self.swaps.acquire().await {
+            Ok(connection) => connection,
+            Err(error) => return Sent::NotApplied(error),
+        };
+        let sent = tokio::spawn(run(connection, swap.clone()));
+        match tokio::time::timeout(ANSWER, sent).await {
+            Ok(Ok(sent)) => sent,
+            Ok(Err(stopped)) => Sent::Unknown(unavailable("cas_root", stopped)),
+            Err(late) => Sent::Unknown(unavailable("cas_root", late)),
+        }
+    }
+}
+
+async fn run(mut connection: PoolConnection<sqlx::Postgres>, swap: Swap) -> Sent {
+    match tokio::time::timeout(SWAP_KEPT, swap.run(&mut connection)).await {
+        Ok(Ok(row)) => {
+            let swapped: Result<i64, _> = row.try_get("swapped");
+            match (stamp(&row, ()), swapped) {
+                (Ok(stamped), Ok(1)) => Sent::Applied(stamped),
+                (_, Ok(_)) => Sent::Refused,
+                (Err(error), _) => Sent::Unknown(error),
+                (_, Err(error)) => Sent::Unknown(unavailable("cas_root", error)),
+            }
+        }
+        Ok(Err(error)) => swap.judge(error),
+        Err(late) => {
+            abandon(connection);
+            Sent::Unknown(unavailable("cas_root", late))
+        }
+    }
+}
+
+impl Swap {
+    async fn run(&self, connection: &mut sqlx::PgConnection) -> Result<PgRow, sqlx::Error> {
+        let statement = match self.expected {
+            _ if !self.compares => OVERWRITE,
+            Some(_) => SWAP,
+            None => CREATE,
+        };
+        let global_name = match self.new.global_name {
+            GlobalName::Keep => "keep",
+            GlobalName::ClaimIfFree => "claim",
+            GlobalName::Require => "require",
+            GlobalName::Release => "release",
+        };
+        let pointer = &self.new.pointer;
+        let query = sqlx::query(statement)
+            .bind(&self.owner)
+            .bind(&self.bucket)
+            .bind(pointer.root.to_string())
+            .bind(signed(pointer.version))
+            .bind(signed(pointer.generation))
+            .bind(self.new.bucket_id.to_string())
+            .bind(signed(self.new.created))
+            .bind(self.new.deleted.map(signed))
+            .bind(global_name);
+        let query = match self.expected {
+            Some(old) if self.compares => query
+                .bind(old.root.to_string())
+                .bind(signed(old.version))
+                .bind(signed(old.generation)),
+            _ => query,
+        };
+        query.fetch_one(connection).await
+    }
+
+    /// Tells what an error of the server proves. Only what it says before it commits does.
+    fn judge(&self, error: sqlx::Error) -> Sent {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        match code.as_deref() {
+            // Somebody holds the global name: fatal if it was required, else known next time.
+            Some("23505") if self.new.global_name == GlobalName::Require => Sent::NameTaken,
+            // Serialization failure, deadlock, lock not had in time.
+            Some("23505" | "40001" | "40P01" | "55P03") => Sent::Again(error),
+            // Read-only, starting up, too many connections; wrong SQL or no permission.
+            Some("25006" | "57P03" | "53300") => Sent::NotApplied(error),
+            Some(code) if code.starts_with("42") || code.starts_with("23") => {
+                Sent::NotApplied(error)
+            }
+            _ => Sent::Unknown(unavailable("cas_root", error)),
+        }
+    }
+}
+
+/// Versions, generations and times stay far below the limit of a signed number.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl RootPointerStore for PostgresRoots {
+    async fn get_roots(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        self.get(names).await
+    }
+
+    async fn cas_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        let swap = Swap {
+            owner: owner.to_string(),
+            bucket: bucket.to_string(),
+            expected,
+            new: new.clone(),
+            compares: self.compares,
+        };
+        let mut tries = 0;
+        let outcome = loop {
+            tries += 1;
+            match self.send(&swap).await {
+                Sent::Applied(Stamped { time, mark, .. }) => {
+                    return Ok(Stamped { value: CasOutcome::Won, time, mark });
+                }
+                Sent::Refused => break None,
+                Sent::NameTaken => break Some(CasOutcome::NameTaken),
+                Sent::Again(_) if tries < TRIES => {
+                    tokio::time::sleep(Duration::from_millis(5 << tries)).await;
+                }
+                Sent::Again(error) | Sent::NotApplied(error) => {
+                    return Err(SwapError::NotSent(unavailable("cas_root", error)));
+                }
+                Sent::Unknown(error) => return Err(SwapError::Unknown(error)),
+            }
+        };
+        // A statement of its own, begun after the swap was refused: it sees who won.
+        let current = self.get(&[(owner, bucket.clone())]).await.map_err(SwapError::NotSent)?;
+        let Stamped { mut value, time, mark } = current;
+        let value = outcome.unwrap_or(CasOutcome::Conflict { current: value.pop().flatten() });
+        Ok(Stamped { value, time, mark })
+    }
+
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        let after = after.map(BucketName::as_str).unwrap_or_default();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = read(&self.reads, "list_roots", async |connection| {
+            let query = sqlx::query(LIST).bind(owner.to_string()).bind(after).bind(limit);
+            query.fetch_all(connection).await
+        });
+        let mut found = rows_of(&rows.await?)?;
+        // The join need not keep the order.
+        found.value.sort_by(|a, b| a.bucket.cmp(&b.bucket));
+        Ok(found)
+    }
+
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        let (owner, bucket) =
+            after.map(|(owner, name)| (owner.to_string(), name.as_str())).unwrap_or_default();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = read(&self.reads, "scan_roots", async |connection| {
+            let query = sqlx::query(SCAN).bind(&owner).bind(bucket).bind(limit);
+            query.fetch_all(connection).await
+        });
+        let mut found = rows_of(&rows.await?)?;
+        found.value.sort_by(|a, b| (a.owner, &a.bucket).cmp(&(b.owner, &b.bucket)));
+        Ok(found)
+    }
+
+    async fn find_bucket(
+        &self,
+        bucket: &BucketName,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        let rows = read(&self.reads, "find_bucket", async |connection| {
+            sqlx::query(FIND).bind(bucket.as_str()).fetch_all(connection).await
+        });
+        let Stamped { mut value, time, mark } = rows_of(&rows.await?)?;
+        Ok(Stamped { value: value.pop(), time, mark })
+    }
+}
+
+/// Reads the rows of an answer, whose mark is in each of them.
+fn rows_of(rows: &[PgRow]) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+    let first = rows.first().ok_or(malformed("the arbiter has no mark"))?;
+    let value = rows.iter().map(row_of).collect::<Result<Vec<_>, _>>()?;
+    stamp(first, value.into_iter().flatten().collect())
+}
+
+/// Reads one row; `None` where the join found none.
+fn row_of(row: &PgRow) -> Result<Option<RootRow>, StoreError> {
+    let text = |column: &'static str| -> Result<Option<String>, StoreError> {
+        row.try_get(column).map_err(|_| malformed("a column is missing"))
+    };
+    let number = |column: &'static str| -> Result<Option<u64>, StoreError> {
+        let number: Option<i64> =
+            row.try_get(column).map_err(|_| malformed("a column is missing"))?;
+        number.map(u64::try_from).transpose().map_err(|_| malformed("a number is negative"))
+    };
+    let Some(owner) = text("owner_id")? else { return Ok(None) };
+    let foreign = || malformed("it is not one of ours: bucket_id or created_ms is missing");
+    let id = text("bucket_id")?.ok_or_else(foreign)?;
+    let name = text("bucket")?.unwrap_or_default();
+    let root = text("root_cid")?.unwrap_or_default();
+    Ok(Some(RootRow {
+        owner: OwnerId::from_str(&owner).map_err(|_| malformed("bad owner_id"))?,
+        bucket: BucketName::parse(&name).map_err(|_| malformed("bad bucket name"))?,
+        pointer: RootPointer {
+            root: Cid::from_str(&root).map_err(|_| malformed("bad root_cid"))?,
+            version: number("version")?.unwrap_or_default(),
+            generation: number("generation")?.unwrap_or_default(),
+        },
+        bucket_id: BucketId::from_str(&id).map_err(|_| malformed("bad bucket_id"))?,
+        created: number("created_ms")?.ok_or_else(foreign)?,
+        deleted: number("deleted_ms")?,
+        global_name: text("global_name")?.is_some(),
+    }))
+}

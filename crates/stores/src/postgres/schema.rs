@@ -1,0 +1,119 @@
+//! Tables of a shared arbiter: created and extended in place, never rewritten.
+
+use sqlx::{Executor, PgPool, Row};
+
+use super::PostgresError;
+
+/// Statements that bring any earlier state up to date; each may run again and again.
+///
+/// `bucket_roots` begins as an earlier implementation made it; every other column is added.
+const MIGRATIONS: [&str; 6] = [
+    "CREATE TABLE IF NOT EXISTS bucket_roots (
+        owner_id TEXT NOT NULL, bucket TEXT NOT NULL, root_cid TEXT NOT NULL,
+        version BIGINT NOT NULL DEFAULT 1, updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+        PRIMARY KEY (owner_id, bucket))",
+    "ALTER TABLE bucket_roots
+        ADD COLUMN IF NOT EXISTS generation BIGINT NOT NULL DEFAULT 0,
+        ADD COLUMN IF NOT EXISTS global_name TEXT,
+        ADD COLUMN IF NOT EXISTS bucket_id TEXT,
+        ADD COLUMN IF NOT EXISTS created_ms BIGINT,
+        ADD COLUMN IF NOT EXISTS deleted_ms BIGINT,
+        ADD COLUMN IF NOT EXISTS claim TEXT",
+    "CREATE UNIQUE INDEX IF NOT EXISTS bucket_roots_global_name ON bucket_roots (global_name)",
+    "CREATE TABLE IF NOT EXISTS fula_directory (
+        kind TEXT NOT NULL, name TEXT NOT NULL, version BIGINT NOT NULL, value BYTEA,
+        PRIMARY KEY (kind, name))",
+    "CREATE TABLE IF NOT EXISTS fula_arbiter (
+        id INT PRIMARY KEY, name TEXT NOT NULL, counter BIGINT NOT NULL)",
+    "INSERT INTO fula_arbiter (id, name, counter)
+        VALUES (1, md5(random()::TEXT || clock_timestamp()::TEXT), 0) ON CONFLICT (id) DO NOTHING",
+];
+
+/// How far the arbiter has come, as Postgres itself knows it: the flushed position of its log.
+const MARK_OF_POSTGRES: &str = "CREATE OR REPLACE VIEW fula_mark AS SELECT
+    (SELECT system_identifier FROM pg_control_system())::TEXT || '/'
+        || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) AS arbiter,
+    (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::BIGINT AS position,
+    (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS now_ms";
+
+/// The same for engines without such a log: a counter that every master raises.
+const MARK_OF_COUNTER: &str = "CREATE OR REPLACE VIEW fula_mark AS SELECT
+    'counter/' || name AS arbiter, counter AS position,
+    (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS now_ms
+    FROM fula_arbiter WHERE id = 1";
+
+/// Everything that statements rely on; fails where something is missing.
+const PROBE: &str = "SELECT (SELECT count(*) FROM (SELECT generation, global_name, bucket_id,
+    created_ms, deleted_ms, claim FROM bucket_roots LIMIT 1) AS roots), (SELECT count(*)
+    FROM (SELECT kind, name, version, value FROM fula_directory LIMIT 1) AS directory),
+    (SELECT arbiter FROM fula_mark) AS arbiter";
+
+/// Times a statement is tried when masters migrate at the same moment.
+const TRIES: usize = 10;
+
+/// How an arbiter tells its place in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkSource {
+    /// The write-ahead log of Postgres.
+    Log,
+    /// A counter that masters raise every second.
+    Counter,
+}
+
+/// Brings the tables up to date; says how the arbiter tells its place in time.
+pub(super) async fn migrate(
+    pool: &PgPool,
+    wanted: Option<MarkSource>,
+) -> Result<MarkSource, PostgresError> {
+    for statement in MIGRATIONS {
+        run(pool, statement).await?;
+    }
+    if wanted != Some(MarkSource::Counter) {
+        let made = run(pool, MARK_OF_POSTGRES).await;
+        let usable = made.is_ok() && pool.execute("SELECT position FROM fula_mark").await.is_ok();
+        if usable {
+            return Ok(MarkSource::Log);
+        }
+        pool.execute("DROP VIEW IF EXISTS fula_mark").await.map_err(PostgresError::Migrate)?;
+    }
+    run(pool, MARK_OF_COUNTER).await?;
+    Ok(MarkSource::Counter)
+}
+
+async fn run(pool: &PgPool, statement: &'static str) -> Result<(), PostgresError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match pool.execute(statement).await {
+            Ok(_) => return Ok(()),
+            // Postgres lets two sessions that create the same thing collide.
+            Err(error) if is_collision(&error) && tries < TRIES => {
+                tokio::time::sleep(std::time::Duration::from_millis(20 << tries.min(5))).await;
+            }
+            Err(error) => return Err(PostgresError::Migrate(error)),
+        }
+    }
+}
+
+fn is_collision(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| ["23505", "42P07", "XX000", "40001", "42701"].contains(&code.as_ref()))
+}
+
+/// Returns how the arbiter tells its place in time, or `None` when tables must be migrated first.
+pub(super) async fn probe(pool: &PgPool) -> Result<Option<MarkSource>, PostgresError> {
+    match sqlx::query(PROBE).fetch_one(pool).await {
+        Ok(row) => {
+            let arbiter: String = row.try_get("arbiter").map_err(PostgresError::Connect)?;
+            let counter = arbiter.starts_with("counter/");
+            Ok(Some(if counter { MarkSource::Counter } else { MarkSource::Log }))
+        }
+        // Undefined table or column.
+        Err(sqlx::Error::Database(error))
+            if error.code().is_some_and(|code| ["42P01", "42703"].contains(&code.as_ref())) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(PostgresError::Connect(error)),
+    }
+}

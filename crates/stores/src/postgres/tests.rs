@@ -1,0 +1,96 @@
+//! The seams' suites on a real Postgres, and what it must refuse.
+
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicU32, Ordering},
+};
+
+use fula_core::conformance_suite;
+use fula_testkit::postgres::Postgres;
+
+use super::*;
+
+static SERVER: LazyLock<Postgres> = LazyLock::new(|| Postgres::start(&[]).unwrap());
+static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+
+/// Returns the URL of an empty schema.
+fn schema() -> String {
+    let name = format!("s{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+    SERVER.execute(&format!("CREATE SCHEMA {name}")).unwrap();
+    format!("{}?options[search_path]={name}", SERVER.url())
+}
+
+async fn arbiter() -> PostgresArbiter {
+    PostgresArbiter::open(&schema(), true).await.unwrap()
+}
+
+mod roots {
+    use super::*;
+    conformance_suite!(root_store, async { arbiter().await.roots });
+}
+
+mod roots_with_a_counter {
+    use super::*;
+
+    async fn counting() -> PostgresArbiter {
+        let url = schema();
+        let (read, swap) = (pool(&url, Session::Read).unwrap(), pool(&url, Session::Swap).unwrap());
+        let source = schema::migrate(&swap, Some(MarkSource::Counter)).await.unwrap();
+        PostgresArbiter::on(read, swap, true, source)
+    }
+
+    conformance_suite!(root_store, async { counting().await.roots });
+}
+
+mod directory {
+    use super::*;
+    conformance_suite!(directory, async { arbiter().await.directory });
+}
+
+#[tokio::test]
+async fn masters_that_start_together_migrate_together() {
+    let url = schema();
+    let opened = (0..4).map(|_| PostgresArbiter::open(&url, true));
+    for opened in futures::future::join_all(opened).await {
+        assert_eq!(opened.unwrap().mark_source, MarkSource::Log);
+    }
+    PostgresArbiter::migrate(&url).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_table_of_an_earlier_implementation_is_extended_in_place() {
+    let url = schema();
+    let pool = pool(&url, Session::Swap).unwrap();
+    for statement in [
+        "CREATE TABLE bucket_roots (owner_id TEXT, bucket TEXT, root_cid TEXT NOT NULL,
+            version BIGINT NOT NULL DEFAULT 1, updated_at TIMESTAMPTZ,
+            PRIMARY KEY (owner_id, bucket))",
+        "INSERT INTO bucket_roots (owner_id, bucket, root_cid) VALUES ('a', 'b', 'c')",
+    ] {
+        pool.execute(statement).await.unwrap();
+    }
+    PostgresArbiter::open(&url, true).await.unwrap();
+    let row = sqlx::query("SELECT root_cid, generation FROM bucket_roots").fetch_one(&pool);
+    let row = row.await.unwrap();
+    assert_eq!(row.get::<String, _>("root_cid"), "c");
+    assert_eq!(row.get::<i64, _>("generation"), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_would_lose_writes_is_refused() {
+    let server = Postgres::start(&["fsync=off"]).unwrap();
+    let refused = PostgresArbiter::open(&server.url(), true).await.unwrap_err();
+    assert!(matches!(refused, PostgresError::NotDurable("fsync")), "{refused}");
+}
+
+#[tokio::test]
+async fn what_waiting_cannot_mend_is_refused_at_once() {
+    let wrong = format!("{}_absent", SERVER.url());
+    let refused = PostgresArbiter::open(&wrong, true).await.unwrap_err();
+    assert!(matches!(refused, PostgresError::Connect(_)), "{refused}");
+    let read_only = format!("{}?options[default_transaction_read_only]=on", SERVER.url());
+    let refused = PostgresArbiter::open(&read_only, true).await.unwrap_err();
+    assert!(matches!(refused, PostgresError::ReadOnly), "{refused}");
+    let refused = PostgresArbiter::open("mysql://secret@x", true).await.unwrap_err();
+    assert!(!refused.to_string().contains("secret"), "{refused}");
+}

@@ -1,0 +1,3 @@
+//! Real parts for tests and drills. Nothing here is shipped.
+
+pub mod postgres;

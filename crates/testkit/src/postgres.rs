@@ -1,0 +1,225 @@
+//! A real Postgres on loopback, which ends with the process that started it.
+
+use std::{
+    fs, io,
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How long the server may take to start.
+const START: Duration = Duration::from_mins(1);
+
+/// Runs the server and ends it when its own input ends, as it does when the parent dies.
+const WATCH: &str = r#""$@" & server=$!; read -r _; kill -QUIT "$server" 2>/dev/null; wait"#;
+
+/// A running Postgres with a data directory of its own.
+#[derive(Debug)]
+pub struct Postgres {
+    bin: PathBuf,
+    dir: TempDir,
+    port: u16,
+    settings: Vec<String>,
+    running: Option<(Child, ChildStdin)>,
+}
+
+/// Whom the server runs as: it refuses root.
+fn server_user() -> io::Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd")?;
+    let found = users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let is_ours = fields.first() == Some(&"postgres");
+        is_ours.then(|| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?)))?
+    });
+    found
+        .map(Some)
+        .ok_or_else(|| io::Error::other("there is no user postgres to run the server as"))
+}
+
+fn find_bin() -> io::Result<PathBuf> {
+    let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut places: Vec<PathBuf> = installed.map(|version| version.path().join("bin")).collect();
+    places.sort();
+    places.reverse();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    places.extend(std::env::split_paths(&path));
+    let programs = ["initdb", "postgres", "pg_isready", "psql"];
+    let has_all = |dir: &PathBuf| programs.iter().all(|program| dir.join(program).exists());
+    let found = places.into_iter().find(has_all);
+    found.ok_or_else(|| io::Error::other("no Postgres server is installed (Debian: postgresql)"))
+}
+
+/// Returns a port of loopback that nobody listens on.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Postgres {
+    /// Starts a server on an empty data directory, with `settings` of the form `name=value`.
+    ///
+    /// # Errors
+    /// When there is no Postgres, or it does not start.
+    pub fn start(settings: &[&str]) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("fula-postgres-").tempdir()?;
+        let (bin, user) = (find_bin()?, server_user()?);
+        if let Some((uid, gid)) = user {
+            let (uid, gid) =
+                (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(gid));
+            rustix::fs::chown(dir.path(), Some(uid), Some(gid))?;
+        }
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let mut server = Self { bin, dir, port: free_port()?, settings, running: None };
+        let made = server
+            .command("initdb")?
+            .args(["--auth=trust", "--username=fula", "--encoding=UTF8", "--no-sync", "-D"])
+            .arg(server.data())
+            .output()?;
+        if !made.status.success() {
+            return Err(io::Error::other(String::from_utf8_lossy(&made.stderr).into_owned()));
+        }
+        server.launch()?;
+        Ok(server)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn command(&self, program: &str) -> io::Result<Command> {
+        let mut command = Command::new(self.bin.join(program));
+        if let Some((uid, gid)) = server_user()? {
+            command.uid(uid).gid(gid);
+        }
+        command.current_dir(self.dir.path());
+        Ok(command)
+    }
+
+    /// Returns the address that clients connect to.
+    pub fn url(&self) -> String {
+        format!("postgres://fula@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Returns the port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs SQL that answers nothing of interest.
+    ///
+    /// # Errors
+    /// What `psql` says.
+    pub fn execute(&self, sql: &str) -> io::Result<String> {
+        let done = self
+            .command("psql")?
+            .args(["-qAt", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url()])
+            .output()?;
+        if done.status.success() {
+            return Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&done.stderr).into_owned()))
+    }
+
+    /// Starts the server on what is in its data directory, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not start in time.
+    pub fn launch(&mut self) -> io::Result<()> {
+        let log = fs::File::create(self.dir.path().join("server.log"))?;
+        let mut command = Command::new("sh");
+        if let Some((uid, gid)) = server_user()? {
+            command.uid(uid).gid(gid);
+        }
+        command.args(["-c", WATCH, "sh"]).arg(self.bin.join("postgres")).arg("-D").arg(self.data());
+        command.args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        command.args(["-c", "unix_socket_directories="]);
+        for setting in &self.settings {
+            command.args(["-c", setting]);
+        }
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+        let mut child = command.current_dir(self.dir.path()).spawn()?;
+        let stdin = child.stdin.take().ok_or_else(|| io::Error::other("no pipe"))?;
+        self.running = Some((child, stdin));
+        let deadline = Instant::now() + START;
+        while !self.is_ready()? {
+            if Instant::now() > deadline {
+                let log = fs::read_to_string(self.dir.path().join("server.log"))?;
+                return Err(io::Error::other(format!("Postgres does not start: {log}")));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Returns whether it accepts connections.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    pub fn is_ready(&self) -> io::Result<bool> {
+        let port = self.port.to_string();
+        let asked = self
+            .command("pg_isready")?
+            .args(["-q", "-h", "127.0.0.1", "-p", &port, "-U", "fula"])
+            .status()?;
+        Ok(asked.success())
+    }
+
+    /// Ends the server at once: `immediate` is its own emergency stop, else the process is killed.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn crash(&mut self, immediate: bool) -> io::Result<()> {
+        let Some((mut child, stdin)) = self.running.take() else { return Ok(()) };
+        let pid_file = fs::read_to_string(self.data().join("postmaster.pid"))?;
+        let pid = pid_file.lines().next().and_then(|line| line.parse().ok());
+        let pid = pid.and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("postmaster.pid names no process"))?;
+        let signal =
+            if immediate { rustix::process::Signal::QUIT } else { rustix::process::Signal::KILL };
+        rustix::process::kill_process(pid, signal)?;
+        drop(stdin);
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Copies the data directory of a stopped server to `to`, for [`Self::restore`].
+    ///
+    /// # Errors
+    /// When `cp` fails.
+    pub fn backup(&self, to: &Path) -> io::Result<()> {
+        copy(&self.data(), to)
+    }
+
+    /// Puts back what [`Self::backup`] copied: the server must be stopped.
+    ///
+    /// # Errors
+    /// When `cp` fails.
+    pub fn restore(&self, from: &Path) -> io::Result<()> {
+        fs::remove_dir_all(self.data())?;
+        copy(from, &self.data())
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let done = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    if done.success() { Ok(()) } else { Err(io::Error::other("cp failed")) }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some((mut child, stdin)) = self.running.take() {
+            drop(stdin);
+            drop(child.wait());
+        }
+    }
+}
