@@ -6,7 +6,7 @@ CARGO_DENY = 0.20.2
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run test lint unit clients tools
+.PHONY: help run test lint unit clients sim tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -22,6 +22,9 @@ lint: tools ## Formatting, lints, dependency rules
 
 unit: tools ## Rust tests
 	cargo test --workspace $(CARGO_FLAGS)
+
+sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n replays one with its trace
+	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test -p fula-service --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEEDS)$(SEED),no_seed)
 
 clients: tools ## boto3, the AWS CLI and rclone against a real gateway
 	cargo build --bin fula $(CARGO_FLAGS)

@@ -55,6 +55,13 @@ impl MemoryBlocks {
         state.held.retain(|_, held| held.position <= synced);
     }
 
+    /// Returns the block if a power cut would leave it.
+    pub fn get_durable(&self, cid: &Cid) -> Option<Block> {
+        let state = lock(&self.state);
+        let held = state.held.get(cid).filter(|held| held.position <= state.synced);
+        held.map(|held| held.block.clone())
+    }
+
     /// Returns how many blocks are held.
     pub fn len(&self) -> usize {
         lock(&self.state).held.len()

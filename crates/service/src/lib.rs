@@ -11,6 +11,7 @@ mod checksum;
 pub mod commit;
 pub mod condition;
 pub mod error;
+pub mod flaw;
 pub mod fsck;
 pub mod history;
 pub mod keys;

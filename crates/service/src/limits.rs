@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::flaw::Flaws;
+
 /// Bounds of one gateway process.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -25,6 +27,8 @@ pub struct Limits {
     pub heads_max: usize,
     /// Whether reads are answered from the last known root while the arbiter cannot be asked.
     pub stale_reads: bool,
+    /// Rules left out on purpose; none in anything shipped.
+    pub flaws: Flaws,
 }
 
 impl Default for Limits {
@@ -40,6 +44,7 @@ impl Default for Limits {
             cache_bytes: 64 << 20,
             heads_max: 4096,
             stale_reads: false,
+            flaws: Flaws::default(),
         }
     }
 }
@@ -67,6 +72,9 @@ pub const COMPLETED_KEPT_MS: u64 = 24 * 3600 * 1000;
 
 /// How long the answer of a write is remembered for its retry: longer than any SDK retries.
 pub const RECENT_KEPT_MS: u64 = 20 * 60 * 1000;
+
+/// Most remembered answers that outlive the deletion of their bucket.
+pub(crate) const RECENT_CARRIED_MAX: usize = 10_000;
 
 /// Longest `amz-sdk-invocation-id` that is taken for one, in bytes.
 pub(crate) const INVOCATION_BYTES_MAX: usize = 128;

@@ -4,7 +4,7 @@
 //! waiting when it began, so reads stay linearizable at one round trip for thousands of them.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -25,7 +25,7 @@ type Answer = Result<Stamped<Option<RootRow>>, ServiceError>;
 
 #[derive(Debug, Default)]
 struct Waiting {
-    readers: HashMap<BucketAddress, Vec<oneshot::Sender<Answer>>>,
+    readers: BTreeMap<BucketAddress, Vec<oneshot::Sender<Answer>>>,
     running: bool,
 }
 

@@ -131,19 +131,21 @@ impl Change {
                 if work.require_bucket().is_ok() {
                     return Err(ServiceError::BucketAlreadyOwned);
                 }
-                work.create(*id, *salt, *global_name);
+                let recent = work.recent_anew().await?;
+                work.create(*id, *salt, *global_name, recent);
                 Ok(Answer::Done)
             }
             Self::DeleteBucket => {
                 if !work.is_empty().await? {
                     return Err(ServiceError::BucketNotEmpty);
                 }
-                work.delete_bucket();
+                let recent = work.recent_anew().await?;
+                work.delete_bucket(recent);
                 Ok(Answer::Done)
             }
             Self::Write { key, source, conditions, blocks } => {
                 let current = work.object(key).await?;
-                conditions.judge(current.as_ref())?;
+                work.judge(conditions, current.as_ref())?;
                 let mut record = source.record(work).await?;
                 work.carry(blocks);
                 record.fingerprint = print;
@@ -152,7 +154,7 @@ impl Change {
             }
             Self::Delete { key, conditions } => {
                 let current = work.object(key).await?;
-                conditions.judge(current.as_ref())?;
+                work.judge(conditions, current.as_ref())?;
                 if let Some(current) = current {
                     work.displace(key.as_str(), &current);
                     work.remove_object(key);
@@ -165,7 +167,7 @@ impl Change {
                 let mut present = Vec::new();
                 for (key, conditions) in keys {
                     let current = work.object(key).await?;
-                    let outcome = conditions.judge(current.as_ref());
+                    let outcome = work.judge(conditions, current.as_ref());
                     if let (Ok(()), Some(current)) = (&outcome, current) {
                         present.push((key, current));
                     }
@@ -272,7 +274,7 @@ impl CompleteUpload {
             };
         }
         let current = work.object(&self.key).await?;
-        self.conditions.judge(current.as_ref())?;
+        work.judge(&self.conditions, current.as_ref())?;
         let parts = work.parts(&self.key, self.id).await?;
         let unchanged = self.joined.iter().all(|joined| {
             let found = parts.binary_search_by_key(&joined.0, |(number, _)| *number);

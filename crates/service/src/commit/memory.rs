@@ -152,7 +152,7 @@ impl Working<'_> {
     }
 }
 
-fn is_expired(time: TimeMs, now: TimeMs) -> bool {
+pub(super) fn is_expired(time: TimeMs, now: TimeMs) -> bool {
     time.saturating_add(RECENT_KEPT_MS) <= now
 }
 

@@ -17,7 +17,7 @@ mod publish;
 mod working;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -50,6 +50,7 @@ pub use crate::pointers::BucketAddress;
 use crate::{
     caller::Seen,
     error::{Applied, ConditionName, ServiceError},
+    flaw::{Flaw, Flaws},
     limits::Limits,
     pointers::PointerReader,
 };
@@ -133,11 +134,11 @@ struct Inner {
     /// Newest head seen of each bucket; its version only rises.
     heads: Cache<BucketAddress, Arc<Head>>,
     /// Changes waiting, by bucket; an entry exists while a writer task does.
-    queues: Mutex<HashMap<BucketAddress, Queue>>,
+    queues: Mutex<BTreeMap<BucketAddress, Queue>>,
     /// Versions of swaps that were given up unresolved, by bucket.
-    sent: Mutex<HashMap<BucketAddress, u64>>,
+    sent: Mutex<BTreeMap<BucketAddress, u64>>,
     /// Where the next sweep of remembered outcomes begins, by bucket.
-    sweeps: Mutex<HashMap<BucketAddress, Bytes>>,
+    sweeps: Mutex<BTreeMap<BucketAddress, Bytes>>,
     /// Told whenever a writer task ends.
     writer_stopped: Notify,
 }
@@ -193,6 +194,11 @@ impl Committer {
     /// # Errors
     /// [`ServiceError::Unavailable`]: the arbiter or the root block cannot be had.
     pub async fn current(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
+        if self.0.limits.flaws.has(Flaw::ReadFromCachedRoot)
+            && let Some(head) = self.0.heads.get(bucket)
+        {
+            return Ok(Some(head).filter(|head| head.row.deleted.is_none()));
+        }
         let head = self.0.newest(bucket).await?;
         Ok(head.filter(|head| head.row.deleted.is_none()))
     }
@@ -355,13 +361,14 @@ impl Inner {
             if batch.is_empty() {
                 return;
             }
-            let (outcomes, sealed) = match self.judge(bucket, base.as_deref(), &batch).await {
+            let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
+            let (outcomes, sealed) = match judged {
                 Ok(judged) => judged,
                 Err(error) => return answer_all(batch, &error),
             };
             let Some(sealed) = sealed else {
                 // Nothing to publish: the answers hold only for a base known to be current.
-                if is_current {
+                if is_current || self.limits.flaws.has(Flaw::AnswerFromStaleBase) {
                     return answer_each(batch, outcomes);
                 }
                 match self.newest(bucket).await {
@@ -400,14 +407,20 @@ impl Inner {
         bucket: &BucketAddress,
         base: Option<&Head>,
         batch: &[Pending],
+        is_rebase: bool,
     ) -> Result<(Vec<Outcome>, Option<working::Sealed>), ServiceError> {
         let now = self.now().await?;
         let sent = lock(&self.sent).get(bucket).copied().unwrap_or(0);
         let mut work = Working::new(&self.nodes, bucket, base, now, sent)?;
         let mut outcomes = Vec::with_capacity(batch.len());
+        let flaws = self.limits.flaws;
+        work.ignore_conditions(
+            flaws.has(Flaw::ConditionJudgedOnlyEarly)
+                || (is_rebase && flaws.has(Flaw::RebaseWithoutJudging)),
+        );
         let base_version = base.map_or(0, |head| head.row.pointer.version);
         for Pending { ask, .. } in batch {
-            outcomes.push(ask.judge(&mut work, base_version).await);
+            outcomes.push(ask.judge(&mut work, base_version, flaws).await);
         }
         if !work.is_changed() {
             for outcome in &mut outcomes {
@@ -481,8 +494,9 @@ impl Inner {
 
 impl Ask {
     /// Judges and applies the change, unless it was carried out before.
-    async fn judge(&self, work: &mut Working<'_>, base: u64) -> Outcome {
-        if let Some(print) = &self.print {
+    async fn judge(&self, work: &mut Working<'_>, base: u64, flaws: Flaws) -> Outcome {
+        let print = self.print.as_ref().filter(|_| !flaws.has(Flaw::RecordOff));
+        if let Some(print) = print {
             match work.remembered(print).await {
                 Ok(Some((result, version))) => {
                     metrics::counter!("fula_commit_remembered_total").increment(1);
@@ -504,7 +518,7 @@ impl Ask {
             self.change.apply(work, print).await
         };
         // What changed nothing may be tried again, unless another attempt may still be under way.
-        if let Some(print) = &self.print
+        if let Some(print) = print
             && (print.is_retry || work.changes() > changes)
         {
             work.remember(print, &result);

@@ -11,7 +11,10 @@ use fula_core::{
 use tokio::time::Instant;
 
 use super::{BucketAddress, Head, Inner, Pending, answer_all, lock, working};
-use crate::error::{Applied, ServiceError, chain};
+use crate::{
+    error::{Applied, ServiceError, chain},
+    flaw::Flaw,
+};
 
 /// First wait before an unanswered swap is looked up again; doubles up to [`RESOLVE_WAIT_MAX`].
 const RESOLVE_WAIT: Duration = Duration::from_millis(20);
@@ -50,6 +53,9 @@ impl Inner {
         let blocks = self.nodes.blocks();
         let stored = async {
             let mark = blocks.put(&sealed.blocks, Placement::Commit).await?;
+            if self.limits.flaws.has(Flaw::PublishedBeforeDurable) {
+                return Ok(());
+            }
             blocks.sync(mark.without(self.roots.covered_by_swap(mark))).await
         };
         if let Err(error) = stored.await {
@@ -136,6 +142,12 @@ impl Inner {
         is_unknown: bool,
     ) -> Swapped {
         let Some(row) = current else { return Swapped::Lost(None) };
+        if is_unknown && self.limits.flaws.has(Flaw::UnansweredTakenForLost) {
+            return match self.load(bucket, row).await {
+                Ok(head) => Swapped::Lost(Some(head)),
+                Err(error) => Swapped::Failed(error),
+            };
+        }
         if row.pointer == sealed.row.pointer {
             return Swapped::Won;
         }

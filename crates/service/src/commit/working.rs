@@ -11,12 +11,16 @@ use fula_core::{
     tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
 };
 
-use super::{BucketAddress, Head};
-use crate::{error::ServiceError, limits::AUTHORS_KEPT_MS};
+use super::{BucketAddress, Head, memory::is_expired};
+use crate::{
+    condition::WriteConditions,
+    error::ServiceError,
+    limits::{AUTHORS_KEPT_MS, RECENT_CARRIED_MAX},
+};
 
 /// A tree with edits not yet applied.
 #[derive(Clone, Debug, Default)]
-struct Overlay {
+pub(super) struct Overlay {
     tree: Tree,
     edits: Edits,
 }
@@ -100,10 +104,11 @@ pub(super) struct Working<'a> {
     open: Option<Open>,
     global_name: GlobalName,
     blocks: Vec<Block>,
-    /// What writes came to; of this life of the name.
+    /// What writes came to; goes on from one life of the name to the next.
     recent: Overlay,
     time: TimeMs,
     changes: u32,
+    ignores_conditions: bool,
 }
 
 impl<'a> Working<'a> {
@@ -135,7 +140,34 @@ impl<'a> Working<'a> {
         let tree = base.map(|head| head.root.recent).unwrap_or_default();
         let recent = Overlay { tree, edits: Edits::new() };
         let changes = 0;
-        Ok(Self { nodes, address, base, version, open, global_name, blocks, recent, time, changes })
+        let ignores_conditions = false;
+        Ok(Self {
+            nodes,
+            address,
+            base,
+            version,
+            open,
+            global_name,
+            blocks,
+            recent,
+            time,
+            changes,
+            ignores_conditions,
+        })
+    }
+
+    /// Leaves conditions unjudged: a flaw, for tests.
+    pub(super) fn ignore_conditions(&mut self, ignore: bool) {
+        self.ignores_conditions = ignore;
+    }
+
+    /// Judges the conditions of a write on the object it would replace.
+    pub(super) fn judge(
+        &self,
+        conditions: &WriteConditions,
+        current: Option<&ObjectRecord>,
+    ) -> Result<(), ServiceError> {
+        if self.ignores_conditions { Ok(()) } else { conditions.judge(current) }
     }
 
     /// Returns how many edits were made.
@@ -189,19 +221,25 @@ impl<'a> Working<'a> {
     }
 
     /// Begins a new life of the name.
-    pub(super) fn create(&mut self, id: BucketId, salt: Salt, global_name: GlobalName) {
+    pub(super) fn create(
+        &mut self,
+        id: BucketId,
+        salt: Salt,
+        global_name: GlobalName,
+        recent: Overlay,
+    ) {
         let (owner, name) = self.address.clone();
         let root = BucketRoot::new(owner, name, id, salt, self.version, self.time);
         self.open = Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
-        self.recent = Overlay::default();
+        self.recent = recent;
         self.global_name = global_name;
         self.changes += 1;
     }
 
     /// Ends this life of the name: what is left is a tombstone.
-    pub(super) fn delete_bucket(&mut self) {
+    pub(super) fn delete_bucket(&mut self, recent: Overlay) {
         self.open = None;
-        self.recent = Overlay::default();
+        self.recent = recent;
         self.global_name = GlobalName::Release;
         self.changes += 1;
     }
@@ -233,6 +271,22 @@ impl<'a> Working<'a> {
     /// Returns a remembered outcome, encoded.
     pub(super) async fn recent_entry(&self, key: &[u8]) -> Result<Option<Bytes>, ServiceError> {
         Ok(self.recent.get(self.nodes, key).await?.map(|(_, value)| value))
+    }
+
+    /// Returns what is remembered as a tree of its own, for a life with another salt: the newest
+    /// write may be tried again in it.
+    pub(super) async fn recent_anew(&self) -> Result<Overlay, ServiceError> {
+        let (from, to) = (Bytes::new(), Bytes::from_static(&[0xff]));
+        let mut anew = Overlay::default();
+        for entry in self.recent.range(self.nodes, &from, &to).await? {
+            if anew.edits.len() == RECENT_CARRIED_MAX {
+                break;
+            }
+            if !is_expired(Recent::decode(&entry.value)?.time, self.time) {
+                anew.edits.insert(entry.key, Some((entry.weight, entry.value)));
+            }
+        }
+        Ok(anew)
     }
 
     /// Sets a remembered outcome.

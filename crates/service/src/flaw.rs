@@ -1,0 +1,41 @@
+//! Ways to be wrong on purpose, so that simulation and drills can show that they would notice.
+//!
+//! Without the cargo feature `flaws`, which nothing shipped turns on, there are none.
+
+/// One rule of the pipeline left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Conditions are judged before the body is read, and not again at the commit.
+    ConditionJudgedOnlyEarly,
+    /// After a lost swap the changes are applied to the newer root without being judged again.
+    RebaseWithoutJudging,
+    /// Answers that no swap carries are given from whatever root is remembered.
+    AnswerFromStaleBase,
+    /// Reads are answered from the remembered root.
+    ReadFromCachedRoot,
+    /// A swap without an answer is taken for lost.
+    UnansweredTakenForLost,
+    /// Retries are not recognised.
+    RecordOff,
+    /// The root is swapped in before its blocks are durable.
+    PublishedBeforeDurable,
+    /// A pointer that went back in time is adopted.
+    RegressedAdopted,
+}
+
+/// Which rule is left out, if any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flaws(#[cfg(feature = "flaws")] pub Option<Flaw>);
+
+impl Flaws {
+    #[cfg(feature = "flaws")]
+    pub(crate) fn has(self, flaw: Flaw) -> bool {
+        self.0 == Some(flaw)
+    }
+
+    #[cfg(not(feature = "flaws"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
+    pub(crate) fn has(self, _: Flaw) -> bool {
+        false
+    }
+}

@@ -1,0 +1,297 @@
+//! Clients of a run: SDKs that try again on another master, and keep a history.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fula_core::bucket::ChecksumAlgorithm;
+use fula_service::{
+    Applied, Caller, DeleteKey, Identity, Invocation, ListRequest, ListingLine, ObjectFacts,
+    PutRequest, Service, ServiceError,
+    body::{BodyFacts, BodyStream},
+    condition::{ReadConditions, Tags, WriteConditions},
+};
+use fula_testkit::history::{Condition, Ending, Event, Op};
+use tokio::time::{sleep, timeout};
+
+use crate::world::{MASTERS, World};
+
+const BUCKET: &str = "bucket";
+
+/// A bucket that comes and goes: created and deleted, never written to.
+const FLEETING: &str = "fleeting";
+const CLIENTS: usize = 6;
+
+/// From this one on, clients do not number their calls, and do not try again.
+const FIRST_PLAIN_CLIENT: usize = 4;
+const OPERATIONS: usize = 14;
+const KEYS: u64 = 3;
+const ATTEMPTS: u32 = 5;
+
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// The masters as they are now, by number; a crashed one is replaced after a while.
+struct Masters {
+    world: Arc<World>,
+    running: Mutex<Vec<(u64, Service)>>,
+}
+
+impl Masters {
+    fn new(world: &Arc<World>) -> Self {
+        let running = (0..MASTERS).map(|me| (world.life(me), world.master(me))).collect();
+        Self { world: Arc::clone(world), running: Mutex::new(running) }
+    }
+
+    fn get(&self, me: usize) -> Service {
+        let mut running = self.running.lock().unwrap();
+        if running[me].0 != self.world.life(me) {
+            running[me] = (self.world.life(me), self.world.master(me));
+        }
+        running[me].1.clone()
+    }
+}
+
+fn identity() -> Identity {
+    Identity::of_user("key:test")
+}
+
+/// What one request is.
+#[derive(Clone)]
+struct Asked {
+    op: Op,
+    key: String,
+    body: String,
+    condition: Option<Condition>,
+}
+
+/// What one attempt of it came to.
+struct Answered {
+    ending: Ending,
+    status: u16,
+    etag: Option<String>,
+    version: Option<u64>,
+    listing: Vec<(String, String)>,
+}
+
+fn conditions(condition: Option<&Condition>) -> WriteConditions {
+    let mut conditions = WriteConditions::default();
+    match condition {
+        None => {}
+        Some(Condition::IfAbsent) => conditions.if_none_match = Some(Tags::Any),
+        Some(Condition::IfMatch(etag)) => conditions.if_match = Some(Tags::Of(vec![etag.clone()])),
+    }
+    conditions
+}
+
+async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered {
+    let mut answered = Answered {
+        ending: Ending::Done,
+        status: 200,
+        etag: None,
+        version: None,
+        listing: Vec::new(),
+    };
+    let result = match asked.op {
+        Op::Put if asked.key == FLEETING => {
+            let created = service.create_bucket(caller, FLEETING).await;
+            answered.etag = Some(FLEETING.to_owned());
+            created
+        }
+        Op::Delete if asked.key == FLEETING => service.delete_bucket(caller, FLEETING).await,
+        Op::Put => {
+            let body = Bytes::from(asked.body.clone());
+            let body: BodyStream = Box::pin(futures::stream::iter([Ok(body)]));
+            let body_facts = BodyFacts {
+                length: None,
+                length_max: 1 << 20,
+                md5: None,
+                keep: ChecksumAlgorithm::Crc32,
+                sent: ChecksumAlgorithm::Crc32,
+                checksum: None,
+                trailer: None,
+            };
+            let request = PutRequest {
+                key: asked.key.clone(),
+                facts: ObjectFacts::default(),
+                conditions: conditions(asked.condition.as_ref()),
+                body,
+                body_facts,
+            };
+            let put = service.put_object(caller, BUCKET, request).await;
+            put.map(|record| answered.etag = Some(record.etag.to_string()))
+        }
+        Op::Delete => {
+            let conditions = conditions(asked.condition.as_ref());
+            let request = DeleteKey { key: asked.key.clone(), conditions };
+            service.delete_object(caller, BUCKET, request).await
+        }
+        Op::Get => {
+            let none = ReadConditions::default();
+            match service.get_object(caller, BUCKET, &asked.key, &none).await {
+                Ok(object) => {
+                    answered.etag = Some(object.record.etag.to_string());
+                    Ok(())
+                }
+                Err(ServiceError::NoSuchKey) => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+        Op::List => {
+            let request = ListRequest { limit: 1000, ..ListRequest::default() };
+            service.list_objects(caller, BUCKET, &request).await.map(|listing| {
+                for line in listing.lines {
+                    if let ListingLine::Object(key, record) = line {
+                        answered.listing.push((key, record.etag.to_string()));
+                    }
+                }
+            })
+        }
+    };
+    // The versions of another bucket are another order.
+    answered.version = caller.seen.version().filter(|_| asked.key != FLEETING);
+    match result {
+        Ok(()) => {}
+        Err(ServiceError::PreconditionFailed(_) | ServiceError::BucketAlreadyOwned) => {
+            (answered.ending, answered.status) = (Ending::Refused, 412);
+        }
+        Err(ServiceError::NoSuchKey | ServiceError::NoSuchBucket) => {
+            (answered.ending, answered.status) = (Ending::Refused, 404);
+        }
+        Err(ServiceError::Busy(Applied::None) | ServiceError::Unavailable(_)) => {
+            (answered.ending, answered.status) = (Ending::None, 503);
+        }
+        Err(ServiceError::Busy(Applied::Unknown)) => {
+            (answered.ending, answered.status) = (Ending::Unknown, 503);
+        }
+        Err(error) => panic!("{:?} of {} was answered {error}", asked.op, asked.key),
+    }
+    answered
+}
+
+/// Carries a request out as an SDK would, and returns what there is to say of it.
+async fn call(masters: &Masters, client: usize, number: usize, asked: Asked) -> Event {
+    let world = &masters.world;
+    let start_ns = world.now_ns();
+    let id = format!("{client}-{number}");
+    let mut in_doubt = false;
+    let mut last = None;
+    let plain = (FIRST_PLAIN_CLIENT..CLIENTS).contains(&client);
+    for n in 1..=if plain { 1 } else { ATTEMPTS } {
+        let me = usize::try_from(world.draw(MASTERS as u64)).unwrap();
+        let invocation = Invocation::new(&id, n).filter(|_| !plain);
+        let caller = Caller { invocation, ..Caller::of(identity()) };
+        let service = masters.get(me);
+        let answered = timeout(PATIENCE, attempt(&service, &caller, &asked)).await;
+        match answered {
+            Ok(answered) if matches!(answered.ending, Ending::Done | Ending::Refused) => {
+                last = Some(answered);
+                break;
+            }
+            Ok(answered) => in_doubt |= answered.ending == Ending::Unknown,
+            Err(_) => in_doubt = true,
+        }
+        sleep(Duration::from_millis(50 + world.draw(200))).await;
+    }
+    let ending = if in_doubt { Ending::Unknown } else { Ending::None };
+    let answered = last.unwrap_or(Answered {
+        ending,
+        status: 503,
+        etag: None,
+        version: None,
+        listing: Vec::new(),
+    });
+    let mut event = Event {
+        client,
+        op: asked.op,
+        key: if asked.op == Op::List { String::new() } else { asked.key },
+        start_ns,
+        end_ns: world.now_ns(),
+        status: answered.status,
+        etag: answered.etag,
+        version: answered.version,
+        outcome: answered.ending,
+        condition: asked.condition,
+        listing: answered.listing,
+    };
+    if event.op == Op::Put && event.key == FLEETING {
+        event.etag = Some(FLEETING.to_owned());
+    } else if event.op == Op::Put {
+        // What it would have written, whatever became of it.
+        let (md5, _) =
+            fula_service::body::digests_of(&Bytes::from(asked.body), ChecksumAlgorithm::Crc32);
+        event.etag = Some(fula_core::bucket::ETag::Md5(md5).to_string());
+    }
+    world.note(&format!(
+        "client {client} {:?} {} {:?}: {:?} {} at {:?}",
+        event.op, event.key, event.condition, event.outcome, event.status, event.version
+    ));
+    event
+}
+
+async fn client(masters: &Masters, client: usize) -> Vec<Event> {
+    let world = &masters.world;
+    let mut events: Vec<Event> = Vec::new();
+    for number in 0..OPERATIONS {
+        sleep(Duration::from_millis(world.draw(300))).await;
+        let key = format!("k{}", world.draw(KEYS));
+        let body = format!("{client}-{number}");
+        let seen = events.iter().rev().find(|event| event.key == key && event.etag.is_some());
+        let if_match = seen.and_then(|event| event.etag.clone()).map(Condition::IfMatch);
+        let n = world.draw(24);
+        let (op, condition) = match n {
+            0..5 => (Op::Get, None),
+            5..9 | 20..22 => (Op::Put, None),
+            9..12 => (Op::Put, Some(Condition::IfAbsent)),
+            12..15 => (Op::Put, if_match.or(Some(Condition::IfAbsent))),
+            17 => (Op::Delete, if_match),
+            18..20 => (Op::List, None),
+            _ => (Op::Delete, None),
+        };
+        let (key, condition) = match (op, n >= 20) {
+            (Op::Put, true) => (FLEETING.to_owned(), Some(Condition::IfAbsent)),
+            (_, true) => (FLEETING.to_owned(), Some(Condition::IfMatch(FLEETING.to_owned()))),
+            _ => (key, condition),
+        };
+        let asked = Asked { op, key, body, condition };
+        events.push(call(masters, client, number, asked).await);
+    }
+    events
+}
+
+/// Drives a run and returns its history; what is wrong beside it is noted in the world.
+pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
+    let masters = Masters::new(world);
+    let first = masters.get(0);
+    first.create_bucket(&Caller::of(identity()), BUCKET).await.unwrap();
+    world.set_calm(false);
+    let clients = (0..CLIENTS).map(|n| client(&masters, n));
+    let mut events: Vec<Event> = futures::future::join_all(clients).await.concat();
+    world.set_calm(true);
+    // Whatever is still on its way arrives.
+    sleep(Duration::from_secs(30)).await;
+    let mut counts = Vec::new();
+    for me in 0..MASTERS {
+        let number = CLIENTS + me;
+        for (n, key) in (0..KEYS).enumerate() {
+            let asked =
+                Asked { op: Op::Get, key: format!("k{key}"), body: String::new(), condition: None };
+            events.push(call(&masters, number, n, asked).await);
+        }
+        let asked =
+            Asked { op: Op::List, key: String::new(), body: String::new(), condition: None };
+        let listing = call(&masters, number, 99, asked).await;
+        let info = masters.get(me).bucket(&Caller::of(identity()), BUCKET).await.unwrap();
+        counts.push((info.objects, info.bytes, listing.version, listing.listing.clone()));
+        if listing.outcome != Ending::Done || info.objects != listing.listing.len() as u64 {
+            world.violate(format!("master {me} counts {} objects: {listing:?}", info.objects));
+        }
+        events.push(listing);
+    }
+    if counts.windows(2).any(|pair| pair[0] != pair[1]) {
+        world.violate(format!("masters disagree: {counts:?}"));
+    }
+    events
+}

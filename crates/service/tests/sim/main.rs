@@ -1,0 +1,167 @@
+//! Simulation: several masters on one arbiter and one block store, in one seeded process.
+//!
+//! Messages are lost, delayed and doubled, masters crash at any of their steps or sleep and come
+//! back, the arbiter goes away. Time is simulated, so a seed gives the same run each time:
+//! `make sim SEED=7` replays one, `make sim SEEDS=100000` runs many.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod clients;
+mod world;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use fula_service::flaw::{Flaw, Flaws};
+use fula_testkit::check::check;
+
+use crate::world::{Faults, World};
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 10_000;
+
+/// Seeds within which every flaw must be found.
+const SEEDS_TO_FIND_A_FLAW: u64 = 300;
+
+/// What one seed came to.
+struct Outcome {
+    events: usize,
+    faults: usize,
+    trace: [u8; 32],
+    violations: Vec<String>,
+}
+
+/// Runs one seed; `tell` prints its trace.
+fn run(seed: u64, faults: &Faults, tell: bool) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let (outcome, world) = runtime.block_on(async {
+        let world = World::new(seed, faults.clone(), tell);
+        let events = clients::drive(&world).await;
+        let verdict = check(&events);
+        let mut violations = world.violations();
+        violations.extend(verdict.violations);
+        let outcome = Outcome {
+            events: events.len(),
+            faults: world.fault_count(),
+            trace: world.trace(),
+            violations,
+        };
+        (outcome, world)
+    });
+    // Crashed masters wait for ever; they go with the runtime, before the world they hold.
+    drop(runtime);
+    drop(world);
+    outcome
+}
+
+#[expect(clippy::disallowed_methods, reason = "which seeds to run is no setting of the product")]
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
+}
+
+/// Runs seeds on every core until one fails; returns it.
+fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, Outcome)> {
+    let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
+    let (events, hit) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end.min(failed.load(Ordering::Relaxed)) {
+                        return;
+                    }
+                    let outcome = run(seed, faults, false);
+                    events.fetch_add(outcome.events, Ordering::Relaxed);
+                    hit.fetch_add(outcome.faults, Ordering::Relaxed);
+                    if !outcome.violations.is_empty() {
+                        failed.fetch_min(seed, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let (events, hit) = (events.into_inner(), hit.into_inner());
+    println!("{} seeds, {events} operations, {hit} faults", seeds.end - seeds.start);
+    assert!(hit > 0, "nothing went wrong in any run");
+    let seed = failed.into_inner();
+    (seed != u64::MAX).then(|| (seed, run(seed, faults, false)))
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    let faults = Faults::default();
+    if let Some(seed) = number("FULA_SIM_SEED") {
+        let outcome = run(seed, &faults, true);
+        assert_eq!(outcome.violations, Vec::<String>::new(), "seed {seed}");
+        return;
+    }
+    let seeds = number("FULA_SIM_SEEDS").unwrap_or(SEEDS);
+    if let Some((seed, outcome)) = first_failure(0..seeds, &faults) {
+        panic!("seed {seed}: {:#?}\nreplay with: make sim SEED={seed}", outcome.violations);
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_run_every_time() {
+    for seed in [1, 2, 3] {
+        let [first, second] = [(); 2].map(|()| run(seed, &Faults::default(), false));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        assert!(first.faults > 0 && first.events > 20);
+    }
+}
+
+/// Each rule left out is noticed.
+fn is_found(name: &str, faults: &Faults) {
+    let Some((seed, outcome)) = first_failure(0..SEEDS_TO_FIND_A_FLAW, faults) else {
+        panic!("{name} was not found in {SEEDS_TO_FIND_A_FLAW} seeds");
+    };
+    println!("{name} found by seed {seed}: {}", outcome.violations[0]);
+}
+
+fn with(flaw: Flaw) -> Faults {
+    Faults { flaws: Flaws(Some(flaw)), ..Faults::default() }
+}
+
+#[test]
+fn a_swap_that_does_not_compare_is_found() {
+    is_found("version not compared", &Faults { compares: false, ..Faults::default() });
+}
+
+#[test]
+fn conditions_judged_only_early_are_found() {
+    is_found("condition judged only before upload", &with(Flaw::ConditionJudgedOnlyEarly));
+}
+
+#[test]
+fn a_rebase_without_judging_is_found() {
+    is_found("rebase without judging", &with(Flaw::RebaseWithoutJudging));
+}
+
+#[test]
+fn answers_from_a_stale_base_are_found() {
+    is_found("no-op answers from a stale base", &with(Flaw::AnswerFromStaleBase));
+}
+
+#[test]
+fn reads_from_the_cached_root_are_found() {
+    is_found("reads from the cached root", &with(Flaw::ReadFromCachedRoot));
+}
+
+#[test]
+fn an_unanswered_swap_taken_for_lost_is_found() {
+    is_found("unanswered swap taken for lost", &with(Flaw::UnansweredTakenForLost));
+}
+
+#[test]
+fn retries_not_recognised_are_found() {
+    is_found("record off", &with(Flaw::RecordOff));
+}
+
+#[test]
+fn a_root_published_before_its_blocks_is_found() {
+    is_found("root published before its blocks", &with(Flaw::PublishedBeforeDurable));
+}

@@ -1,0 +1,502 @@
+//! The world of one run: arbiter, blocks, masters, and what goes wrong between them.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use fula_core::{
+    Block, BlockStore, BucketName, Cid, OwnerId, RootPointer, RootPointerStore, StoreError,
+    WriterId,
+    block::{Epoch, Placement, SyncMark},
+    error::SwapError,
+    memory::{MemoryBlocks, MemoryRoots},
+    root::{CasOutcome, NewRoot, RootRow, Stamped},
+    tree::Nodes,
+};
+use fula_service::{Committer, Limits, NamePolicy, Service, flaw::Flaws, fsck};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Masters of a run.
+pub(crate) const MASTERS: usize = 3;
+
+/// How often each thing goes wrong, in 1 of 1000 steps or messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Faults {
+    pub(crate) request_lost: u64,
+    pub(crate) answer_lost: u64,
+    pub(crate) not_sent: u64,
+    /// A swap whose request was taken for lost is carried out later; or once more.
+    pub(crate) late: u64,
+    pub(crate) slow: u64,
+    pub(crate) crash: u64,
+    pub(crate) pause: u64,
+    pub(crate) arbiter_away: u64,
+    /// Whether swaps compare what they replace.
+    pub(crate) compares: bool,
+    pub(crate) flaws: Flaws,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            request_lost: 30,
+            answer_lost: 60,
+            not_sent: 15,
+            late: 40,
+            slow: 60,
+            crash: 4,
+            pause: 6,
+            arbiter_away: 3,
+            compares: true,
+            flaws: Flaws::default(),
+        }
+    }
+}
+
+/// `SplitMix64`: small, seeded, good enough to choose faults.
+#[derive(Debug)]
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    rng: Rng,
+    trace: blake3::Hasher,
+    /// Which life each master is in; calls of an earlier one never return.
+    lives: [u64; MASTERS],
+    asleep_until: [Instant; MASTERS],
+    arbiter_away_until: Instant,
+    faults: usize,
+    calm: bool,
+    violations: Vec<String>,
+    now_ns: u64,
+}
+
+/// Everything that the masters of one run share.
+pub(crate) struct World {
+    faults: Faults,
+    state: Mutex<State>,
+    roots: MemoryRoots,
+    pub(crate) blocks: Arc<MemoryBlocks>,
+    /// Blocks known to be durable together with all that they link to.
+    durable: tokio::sync::Mutex<HashSet<Cid>>,
+    start: Instant,
+    tell: bool,
+}
+
+/// Milliseconds since 1970 when a run begins.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+impl World {
+    pub(crate) fn new(seed: u64, faults: Faults, tell: bool) -> Arc<Self> {
+        let start = Instant::now();
+        let state = State {
+            rng: Rng(seed),
+            trace: blake3::Hasher::new(),
+            lives: [0; MASTERS],
+            asleep_until: [start; MASTERS],
+            arbiter_away_until: start,
+            faults: 0,
+            calm: true,
+            violations: Vec::new(),
+            now_ns: 0,
+        };
+        Arc::new(Self {
+            faults,
+            state: Mutex::new(state),
+            roots: MemoryRoots::default(),
+            blocks: Arc::default(),
+            durable: tokio::sync::Mutex::default(),
+            start,
+            tell,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends or begins the time in which things go wrong.
+    pub(crate) fn set_calm(&self, calm: bool) {
+        let mut state = self.state();
+        state.calm = calm;
+        if calm {
+            state.asleep_until = [self.start; MASTERS];
+            state.arbiter_away_until = self.start;
+        }
+    }
+
+    pub(crate) fn trace(&self) -> [u8; 32] {
+        *self.state().trace.finalize().as_bytes()
+    }
+
+    pub(crate) fn fault_count(&self) -> usize {
+        self.state().faults
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
+    }
+
+    pub(crate) fn violate(&self, what: String) {
+        self.state().violations.push(what);
+    }
+
+    /// Returns nanoseconds since the run began; never the same twice.
+    pub(crate) fn now_ns(&self) -> u64 {
+        let elapsed = u64::try_from(self.start.elapsed().as_nanos()).unwrap();
+        let mut state = self.state();
+        state.now_ns = elapsed.max(state.now_ns + 1);
+        state.now_ns
+    }
+
+    /// Notes something that happened.
+    pub(crate) fn note(&self, what: &str) {
+        let line = format!("{:>12} {what}\n", self.now_ns());
+        if self.tell {
+            print!("{line}");
+        }
+        self.state().trace.update(line.as_bytes());
+    }
+
+    /// Draws a number below `bound`.
+    pub(crate) fn draw(&self, bound: u64) -> u64 {
+        self.state().rng.next() % bound
+    }
+
+    /// Decides whether something goes wrong now.
+    fn strikes(&self, per_mille: u64, what: &str) -> bool {
+        let mut state = self.state();
+        let hit = state.rng.next() % 1000 < per_mille && !state.calm;
+        state.faults += usize::from(hit);
+        drop(state);
+        if hit {
+            self.note(what);
+        }
+        hit
+    }
+
+    /// Ends the life of a master: what it was doing never goes on.
+    pub(crate) fn crash(&self, me: usize) {
+        self.note(&format!("master {me} crashes"));
+        self.state().lives[me] += 1;
+    }
+
+    /// Returns the life that a master is in.
+    pub(crate) fn life(&self, me: usize) -> u64 {
+        self.state().lives[me]
+    }
+
+    /// Starts a master in its present life.
+    pub(crate) fn master(self: &Arc<Self>, me: usize) -> Service {
+        let link = Link { world: Arc::clone(self), me, life: self.life(me) };
+        let limits = Limits {
+            commit_deadline: Duration::from_secs(3),
+            resolve_for: Duration::from_secs(10),
+            flaws: self.faults.flaws,
+            ..Limits::default()
+        };
+        let nodes = Arc::new(Nodes::new(Arc::new(link.clone()), 1 << 20));
+        let mut writer = [u8::try_from(me).unwrap(); 16];
+        writer[..8].copy_from_slice(&link.life.to_be_bytes());
+        let committer = Committer::new(nodes, Arc::new(link.clone()), WriterId(writer), limits);
+        let random = Arc::new(move |bytes: &mut [u8]| {
+            for byte in bytes {
+                *byte = link.world.draw(256).to_le_bytes()[0];
+            }
+        });
+        Service::new(committer, random, NamePolicy::PerOwner)
+    }
+
+    /// Carries out a swap and checks that what it publishes would survive a power cut.
+    async fn swap(&self, swap: &Swap) -> Result<Stamped<CasOutcome>, SwapError> {
+        self.tick();
+        let mut expected = swap.expected;
+        let mut new = swap.new.clone();
+        if !self.faults.compares {
+            let name = [(swap.owner, swap.bucket.clone())];
+            let row = self.roots.get_roots(&name).await.unwrap().value.remove(0);
+            expected = row.map(|row| row.pointer);
+            if expected.is_some_and(|current| current.version >= new.pointer.version) {
+                // An earlier implementation took what came last.
+                new.pointer.version = expected.map_or(0, |current| current.version) + 1;
+                new.pointer.root = self.renumbered(&new).await;
+            }
+        }
+        let outcome = self.roots.cas_root(swap.owner, &swap.bucket, expected, &new).await?;
+        if outcome.value == CasOutcome::Won {
+            let name = [(swap.owner, swap.bucket.clone())];
+            let row = self.roots.get_roots(&name).await.unwrap().value.remove(0).unwrap();
+            self.check_durable(&row).await;
+        }
+        Ok(outcome)
+    }
+
+    /// Returns the address of the same root under another version, for an arbiter that does not
+    /// compare.
+    async fn renumbered(&self, new: &NewRoot) -> Cid {
+        let block = self.blocks.get(&new.pointer.root).await.unwrap().unwrap();
+        let mut root = fula_core::bucket::BucketRoot::from_block(&block).unwrap();
+        root.version = new.pointer.version;
+        let block = root.to_block();
+        let mark = self.blocks.put(std::slice::from_ref(&block), Placement::Commit).await.unwrap();
+        self.blocks.sync(mark).await.unwrap();
+        block.cid()
+    }
+
+    async fn check_durable(&self, row: &RootRow) {
+        let view: Arc<dyn BlockStore> = Arc::new(DurableView(Arc::clone(&self.blocks)));
+        let mut seen = self.durable.lock().await;
+        let report = fsck::check_bucket(&Nodes::new(view, 1 << 20), row, &mut seen).await.unwrap();
+        if !report.problems.is_empty() {
+            self.violate(format!("published what is not durable: {:?}", report.problems[0]));
+        }
+    }
+
+    fn tick(&self) {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap();
+        self.roots.set_time(EPOCH_MS + elapsed);
+    }
+}
+
+/// A swap on its way.
+#[derive(Clone, Debug)]
+struct Swap {
+    owner: OwnerId,
+    bucket: BucketName,
+    expected: Option<RootPointer>,
+    new: NewRoot,
+}
+
+/// What one life of one master sees of the world.
+#[derive(Clone)]
+struct Link {
+    world: Arc<World>,
+    me: usize,
+    life: u64,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Link({}, {})", self.me, self.life)
+    }
+}
+
+fn cut() -> StoreError {
+    StoreError::Unavailable { backend: "sim", action: "anything", source: "cut".into() }
+}
+
+impl Link {
+    /// Passes one step of the master: here it may be slow, sleep, or end for ever.
+    async fn step(&self, what: &str) {
+        let Self { world, me, life } = self;
+        if world.life(*me) == *life && world.strikes(world.faults.crash, "a crash") {
+            world.crash(*me);
+        }
+        if world.life(*me) == *life && world.strikes(world.faults.pause, "a pause") {
+            let until = Instant::now() + Duration::from_millis(500 + world.draw(8_000));
+            world.state().asleep_until[*me] = until;
+        }
+        let slow = world.strikes(world.faults.slow, "slow");
+        let wait = if slow { 1 + world.draw(400) } else { world.draw(4) };
+        sleep(Duration::from_millis(wait)).await;
+        loop {
+            if world.life(*me) != *life {
+                std::future::pending::<()>().await;
+            }
+            let until = world.state().asleep_until[*me];
+            if until <= Instant::now() {
+                break;
+            }
+            sleep_until(until.min(Instant::now() + Duration::from_millis(100))).await;
+        }
+        world.note(&format!("master {me}.{life} {what}"));
+    }
+
+    async fn reach(&self) -> Result<(), StoreError> {
+        let world = &self.world;
+        if world.strikes(world.faults.arbiter_away, "the arbiter goes away") {
+            let until = Instant::now() + Duration::from_millis(100 + world.draw(2_000));
+            world.state().arbiter_away_until = until;
+        }
+        if world.state().arbiter_away_until > Instant::now() {
+            sleep(Duration::from_millis(20)).await;
+            return Err(cut());
+        }
+        Ok(())
+    }
+
+    /// Carries a swap out some time later.
+    fn later(&self, swap: &Swap) {
+        let (world, swap) = (Arc::clone(&self.world), swap.clone());
+        let wait = Duration::from_millis(world.draw(15_000));
+        tokio::spawn(async move {
+            sleep(wait).await;
+            let ended = world.swap(&swap).await;
+            let won = ended.is_ok_and(|stamped| stamped.value == CasOutcome::Won);
+            world.note(&format!("a late swap is carried out, won: {won}"));
+        });
+    }
+}
+
+#[async_trait]
+impl RootPointerStore for Link {
+    async fn get_roots(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        self.step("asks for pointers").await;
+        self.reach().await?;
+        if self.world.strikes(self.world.faults.request_lost, "a read is lost") {
+            sleep(Duration::from_millis(200)).await;
+            return Err(cut());
+        }
+        self.world.tick();
+        let answer = self.world.roots.get_roots(names).await;
+        self.step("hears of pointers").await;
+        answer
+    }
+
+    async fn cas_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        let swap = Swap { owner, bucket: bucket.clone(), expected, new: new.clone() };
+        let (world, faults) = (&self.world, &self.world.faults);
+        self.step(&format!("swaps to version {}", new.pointer.version)).await;
+        if world.strikes(faults.not_sent, "a swap is not sent") {
+            return Err(SwapError::NotSent(cut()));
+        }
+        self.reach().await.map_err(SwapError::Unknown)?;
+        if world.strikes(faults.request_lost, "a swap is lost") {
+            if world.strikes(500, "and will be late") {
+                self.later(&swap);
+            }
+            sleep(Duration::from_millis(200)).await;
+            return Err(SwapError::Unknown(cut()));
+        }
+        let outcome = world.swap(&swap).await?;
+        if world.strikes(faults.late, "a swap is doubled") {
+            self.later(&swap);
+        }
+        let lost = world.strikes(faults.answer_lost, "an answer is lost");
+        self.step("hears of its swap").await;
+        if lost {
+            sleep(Duration::from_millis(200)).await;
+            return Err(SwapError::Unknown(cut()));
+        }
+        Ok(outcome)
+    }
+
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.step("lists buckets").await;
+        self.world.roots.list_roots(owner, after, limit).await
+    }
+
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.world.roots.scan_roots(after, limit).await
+    }
+
+    async fn find_bucket(
+        &self,
+        bucket: &BucketName,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        self.step("looks for a name").await;
+        self.world.roots.find_bucket(bucket).await
+    }
+}
+
+#[async_trait]
+impl BlockStore for Link {
+    async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
+        self.step("puts blocks").await;
+        self.world.blocks.put(blocks, placement).await
+    }
+
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+        self.step("syncs").await;
+        self.world.blocks.sync(mark).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        if self.world.life(self.me) != self.life {
+            std::future::pending::<()>().await;
+        }
+        self.world.blocks.get(cid).await
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        self.world.blocks.size(cid).await
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        self.world.blocks.advance_epoch()
+    }
+
+    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
+        self.world.blocks.delete_if(cid, put_before).await
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+        self.world.blocks.list(after, limit).await
+    }
+}
+
+/// The blocks that a power cut would leave.
+#[derive(Debug)]
+struct DurableView(Arc<MemoryBlocks>);
+
+#[async_trait]
+impl BlockStore for DurableView {
+    async fn put(&self, _: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
+        Err(cut())
+    }
+
+    async fn sync(&self, _: SyncMark) -> Result<(), StoreError> {
+        Err(cut())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        Ok(self.0.get_durable(cid))
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.0.get_durable(cid).map(|block| block.bytes().len() as u64))
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        self.0.advance_epoch()
+    }
+
+    async fn delete_if(&self, _: &Cid, _: Epoch) -> Result<bool, StoreError> {
+        Err(cut())
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+        self.0.list(after, limit).await
+    }
+}
