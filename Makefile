@@ -6,14 +6,18 @@ CARGO_DENY = 0.20.2
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run test lint unit clients sim tools
+# Length and seed of a drill.
+SECONDS = 30
+SEED =
+
+.PHONY: help run test lint unit clients sim drill control tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: ## Serves S3 on 127.0.0.1:9000 from ./data
 	cargo run --release $(CARGO_FLAGS) -- gateway --data-dir ./data
 
-test: tools lint unit clients ## Runs everything that CI runs, installing what it needs
+test: tools lint unit clients drill control ## Runs everything that CI runs, installing what it needs
 
 lint: tools ## Formatting, lints, dependency rules
 	cargo fmt --check
@@ -25,6 +29,14 @@ unit: tools ## Rust tests
 
 sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n replays one with its trace
 	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test -p fula-service --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEEDS)$(SEED),no_seed)
+
+drill: tools ## Real gateways on a real Postgres under faults: SECONDS=n SEED=n; leaves target/history.jsonl
+	cargo build --bin fula $(CARGO_FLAGS)
+	cargo run -p fula-testkit --bin drill $(CARGO_FLAGS) -- run --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
+
+control: tools ## The same with the comparison of swaps off: must find lost updates
+	cargo build --bin fula $(CARGO_FLAGS)
+	cargo run -p fula-testkit --bin drill $(CARGO_FLAGS) -- run --cas-off --seconds 8 --history target/control.jsonl
 
 clients: tools ## boto3, the AWS CLI and rclone against a real gateway
 	cargo build --bin fula $(CARGO_FLAGS)

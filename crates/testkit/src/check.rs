@@ -232,7 +232,7 @@ fn check_listing(
 ) {
     let listed: BTreeMap<&str, &str> =
         event.listing.iter().map(|(key, etag)| (key.as_str(), etag.as_str())).collect();
-    for (key, writes) in writes {
+    for (key, writes) in writes.iter().filter(|(key, _)| key.starts_with(&event.key)) {
         let value = listed.get(key).copied();
         if !writes.may_hold(version, value) {
             verdict.violations.push(format!(

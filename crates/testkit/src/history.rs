@@ -52,7 +52,7 @@ pub struct Event {
     pub client: usize,
     /// What for.
     pub op: Op,
-    /// Which key; empty for listings.
+    /// Which key; for a listing, the prefix of what it lists.
     pub key: String,
     /// When the first attempt began, on the clock of the test.
     pub start_ns: u64,

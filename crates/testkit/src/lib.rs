@@ -1,5 +1,10 @@
 //! Real parts for tests and drills. Nothing here is shipped.
 
 pub mod check;
+pub mod cluster;
 pub mod history;
+pub mod link;
 pub mod postgres;
+pub mod process;
+pub mod rng;
+pub mod s3;

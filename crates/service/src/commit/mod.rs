@@ -135,7 +135,9 @@ struct Inner {
     heads: Cache<BucketAddress, Arc<Head>>,
     /// Changes waiting, by bucket; an entry exists while a writer task does.
     queues: Mutex<BTreeMap<BucketAddress, Queue>>,
-    /// Versions of swaps that were given up unresolved, by bucket.
+    /// Highest version that this process swapped for, by bucket. No two roots of one writer may
+    /// carry the same one: `authors` could not tell them apart, and a base may be older than the
+    /// writer's own last commit.
     sent: Mutex<BTreeMap<BucketAddress, u64>>,
     /// Where the next sweep of remembered outcomes begins, by bucket.
     sweeps: Mutex<BTreeMap<BucketAddress, Bytes>>,
@@ -392,10 +394,7 @@ impl Inner {
                     return answer_each(batch, outcomes);
                 }
                 Swapped::Lost(current) => (base, is_current) = (current, true),
-                Swapped::Failed(error) => {
-                    self.heads.remove(bucket);
-                    return answer_all(batch, &error);
-                }
+                Swapped::Failed(error) => return answer_all(batch, &error),
             }
         }
         answer_all(batch, &ServiceError::Busy(Applied::None));
@@ -523,7 +522,12 @@ impl Ask {
         {
             work.remember(print, &result);
         }
-        Outcome { result, version: work.version() }
+        // A completion that was carried out before answers with what it made then.
+        let version = match &result {
+            Ok(Answer::Object(record)) => record.seq.version,
+            _ => work.version(),
+        };
+        Outcome { result, version }
     }
 }
 

@@ -65,6 +65,8 @@ impl Inner {
         metrics::counter!("fula_commit_blocks_total").increment(sealed.blocks.len() as u64);
         metrics::counter!("fula_commit_bytes_total").increment(bytes as u64);
 
+        // Base or sent: it exceeds whatever was there.
+        lock(&self.sent).insert(bucket.clone(), sealed.root.version);
         let expected = base.map(|head| head.row.pointer);
         let give_up = Instant::now() + self.limits.resolve_for;
         let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
@@ -113,8 +115,6 @@ impl Inner {
                 answer_all(std::mem::take(batch), &ServiceError::Busy(Applied::Unknown));
             }
             if Instant::now() >= unanswered.give_up {
-                // It may still land: no later root of ours may carry its version.
-                lock(&self.sent).insert(bucket.clone(), sealed.root.version);
                 return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
             }
             tokio::time::sleep(unanswered.wait).await;
@@ -158,7 +158,6 @@ impl Inner {
             Ok(head) => Swapped::Lost(Some(head)),
             Err(error) if is_unknown => {
                 tracing::warn!(%error, "cannot tell whether a swap was ours");
-                lock(&self.sent).insert(bucket.clone(), sealed.root.version);
                 Swapped::Failed(ServiceError::Busy(Applied::Unknown))
             }
             Err(error) => Swapped::Failed(error),

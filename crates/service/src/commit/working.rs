@@ -112,8 +112,8 @@ pub(super) struct Working<'a> {
 }
 
 impl<'a> Working<'a> {
-    /// Starts from `base`; `now` is the arbiter's time, `sent` the highest version that may still
-    /// land from a swap given up.
+    /// Starts from `base`; `now` is the arbiter's time, `sent` the highest version
+    /// that this writer swapped for.
     pub(super) fn new(
         nodes: &'a Nodes,
         address: &'a BucketAddress,

@@ -48,7 +48,10 @@ impl Service {
             let newest = self.committer.current(&head.address()).await?;
             let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
             let complete = match self.join(&newest, &key, id, request).await? {
-                Joined::Already(record) => return Ok(*record),
+                Joined::Already(record) => {
+                    caller.seen.note(record.seq.version);
+                    return Ok(*record);
+                }
                 Joined::Ready(complete) => complete,
             };
             let change = Change::CompleteUpload(complete);

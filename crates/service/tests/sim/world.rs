@@ -17,6 +17,7 @@ use fula_core::{
     tree::Nodes,
 };
 use fula_service::{Committer, Limits, NamePolicy, Service, flaw::Flaws, fsck};
+use fula_testkit::rng::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Masters of a run.
@@ -56,20 +57,6 @@ impl Default for Faults {
     }
 }
 
-/// `SplitMix64`: small, seeded, good enough to choose faults.
-#[derive(Debug)]
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
 #[derive(Debug)]
 struct State {
     rng: Rng,
@@ -103,7 +90,7 @@ impl World {
     pub(crate) fn new(seed: u64, faults: Faults, tell: bool) -> Arc<Self> {
         let start = Instant::now();
         let state = State {
-            rng: Rng(seed),
+            rng: Rng::new(seed),
             trace: blake3::Hasher::new(),
             lives: [0; MASTERS],
             asleep_until: [start; MASTERS],
@@ -173,13 +160,13 @@ impl World {
 
     /// Draws a number below `bound`.
     pub(crate) fn draw(&self, bound: u64) -> u64 {
-        self.state().rng.next() % bound
+        self.state().rng.below(bound)
     }
 
     /// Decides whether something goes wrong now.
     fn strikes(&self, per_mille: u64, what: &str) -> bool {
         let mut state = self.state();
-        let hit = state.rng.next() % 1000 < per_mille && !state.calm;
+        let hit = state.rng.below(1000) < per_mille && !state.calm;
         state.faults += usize::from(hit);
         drop(state);
         if hit {
@@ -206,6 +193,8 @@ impl World {
             commit_deadline: Duration::from_secs(3),
             resolve_for: Duration::from_secs(10),
             flaws: self.faults.flaws,
+            // Too few for the buckets of a run: heads are forgotten, and read anew.
+            heads_max: 1,
             ..Limits::default()
         };
         let nodes = Arc::new(Nodes::new(Arc::new(link.clone()), 1 << 20));

@@ -1,0 +1,101 @@
+//! What goes wrong in a drill.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    time::{Duration, Instant},
+};
+
+use fula_testkit::{cluster::Cluster, rng::Rng};
+use tokio::time::sleep;
+
+/// How often each thing was done.
+#[derive(Debug, Default)]
+pub(crate) struct Done(BTreeMap<&'static str, u64>);
+
+impl Done {
+    fn count(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total: u64 = self.0.values().sum();
+        write!(f, "{total}")?;
+        for (what, times) in &self.0 {
+            write!(f, ", {times} {what}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes things go wrong for `length`, then mends everything. Without `heavy`, nothing does.
+pub(crate) async fn inflict(
+    cluster: &mut Cluster,
+    rng: &mut Rng,
+    length: Duration,
+    heavy: bool,
+) -> io::Result<Done> {
+    let mut done = Done::default();
+    let deadline = Instant::now() + length;
+    if !heavy {
+        sleep(length).await;
+        return Ok(done);
+    }
+    for link in &cluster.client_links {
+        link.drop_answers(20);
+    }
+    while Instant::now() < deadline {
+        sleep(Duration::from_millis(200 + rng.below(1_200))).await;
+        let n = usize::try_from(rng.below(cluster.gateways.len() as u64)).unwrap_or(0);
+        match rng.below(10) {
+            0..3 => {
+                done.count("gateways killed");
+                cluster.gateways[n].kill()?;
+                sleep(Duration::from_millis(rng.below(800))).await;
+                cluster.gateways[n].launch()?;
+            }
+            3..5 => {
+                done.count("gateways paused");
+                cluster.gateways[n].pause()?;
+                sleep(Duration::from_millis(200 + rng.below(6_000))).await;
+                cluster.gateways[n].resume()?;
+            }
+            5 => {
+                done.count("arbiter restarts");
+                cluster.postgres.crash(rng.below(2) == 0)?;
+                sleep(Duration::from_millis(rng.below(500))).await;
+                cluster.postgres.launch()?;
+            }
+            6..8 => {
+                done.count("arbiter links cut");
+                cluster.arbiter_links[n].cut();
+                sleep(Duration::from_millis(rng.below(3_000))).await;
+                cluster.arbiter_links[n].mend();
+            }
+            8 => {
+                done.count("arbiter answers swallowed for a while");
+                cluster.arbiter_links[n].drop_answers(200);
+                sleep(Duration::from_millis(rng.below(2_000))).await;
+                cluster.arbiter_links[n].drop_answers(0);
+            }
+            _ => {
+                done.count("slow arbiter links");
+                cluster.arbiter_links[n].set_latency(Duration::from_millis(5 + rng.below(100)));
+                sleep(Duration::from_millis(500)).await;
+                cluster.arbiter_links[n].set_latency(Duration::ZERO);
+            }
+        }
+    }
+    for link in &cluster.client_links {
+        link.drop_answers(0);
+        for _ in 0..link.dropped() {
+            done.count("answers to clients swallowed");
+        }
+    }
+    for gateway in &cluster.gateways {
+        gateway.serving().await?;
+    }
+    Ok(done)
+}

@@ -1,0 +1,221 @@
+//! Drills: real gateways on a real Postgres under kills, pauses, restarts and lost answers, and
+//! figures of several masters. `make drill SECONDS=600 SEED=7`; `drill --help` for the rest.
+
+mod client;
+mod faults;
+mod figures;
+
+use std::{
+    io,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand};
+use fula_testkit::{
+    check::{self, Verdict},
+    cluster::Cluster,
+    history,
+    rng::Rng,
+};
+use http::Method;
+
+use crate::client::{Board, Worker};
+
+/// Clients of a drill, besides one that lists.
+const CLIENTS: usize = 8;
+
+#[derive(Debug, Parser)]
+#[command(about = "Drills and figures of several masters on one Postgres")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Let clients work while things go wrong, and check what they were told
+    Run {
+        /// How long
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Chooses faults and operations
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Turn the comparison of swaps off: the drill must find what that loses
+        #[arg(long)]
+        cas_off: bool,
+        /// Where to write the history, one event a line
+        #[arg(long, default_value = "history.jsonl")]
+        history: PathBuf,
+    },
+    /// Check a history written earlier
+    Check {
+        /// The file
+        history: PathBuf,
+    },
+    /// Measure what several masters cost and keep; prints a table
+    Figures {
+        /// How long each part runs
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        /// Only parts whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Run { seconds, seed, cas_off, history } => {
+            run(Duration::from_secs(seconds), seed, cas_off, &history).await
+        }
+        Command::Check { history } => history::load(&history).map(|events| {
+            let verdict = check::check(&events);
+            tell(&verdict);
+            verdict.violations.is_empty()
+        }),
+        Command::Figures { seconds, only } => {
+            figures::run(Duration::from_secs(seconds), only.as_deref()).await.map(|()| true)
+        }
+    };
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("drill: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn tell(verdict: &Verdict) {
+    for violation in verdict.violations.iter().take(20) {
+        println!("  {violation}");
+    }
+    let (events, keys) = (verdict.events, verdict.keys);
+    let word = if verdict.violations.is_empty() { "linearizable" } else { "NOT linearizable" };
+    println!("verdict: {word}; {events} operations on {keys} keys");
+}
+
+/// Runs a drill; says whether it came out as it should.
+async fn run(
+    length: Duration,
+    seed: u64,
+    cas_off: bool,
+    history: &std::path::Path,
+) -> io::Result<bool> {
+    println!("seed {seed}, {} s, comparing swaps: {}", length.as_secs(), !cas_off);
+    let mut env = vec![("FULA_COMMIT_DEADLINE", "4s")];
+    if cas_off {
+        env.push(("FULA_BUCKET_ROOT_CAS", "off"));
+    }
+    let mut cluster = Cluster::start(3, &env).await?;
+    let mut rng = Rng::new(seed);
+    let board = Arc::new(Board::new());
+    let mut setup = Worker::new(&cluster, &board, 1000, rng.fork());
+    setup.create_bucket().await?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut running = Vec::new();
+    for n in 0..=CLIENTS {
+        let mut worker = Worker::new(&cluster, &board, n, rng.fork());
+        let stop = Arc::clone(&stop);
+        running.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                if n == CLIENTS {
+                    worker.list().await;
+                } else {
+                    worker.work().await;
+                }
+            }
+            worker.finish()
+        }));
+    }
+    let faults = faults::inflict(&mut cluster, &mut rng, length, !cas_off).await?;
+    stop.store(true, Ordering::Relaxed);
+    let mut events = Vec::new();
+    for worker in running {
+        events.extend(worker.await.map_err(io::Error::other)?);
+    }
+    // Calm again: every master must tell the same story to its end.
+    let mut violations = agree(&cluster, &board, &mut rng, &mut events).await?;
+    let poisoned = board.poisoned();
+    events.retain(|event| !poisoned.contains(&event.key));
+    for event in &mut events {
+        event.listing.retain(|(key, _)| !poisoned.contains(key));
+    }
+    history::save(&events, history)?;
+    let mut verdict = check::check(&events);
+    verdict.violations.append(&mut violations);
+    let count = |op| events.iter().filter(|event| event.op == op).count();
+    println!(
+        "operations: {} writes, {} deletes, {} reads, {} listings; {} of unknown outcome",
+        count(history::Op::Put),
+        count(history::Op::Delete),
+        count(history::Op::Get),
+        count(history::Op::List),
+        events.iter().filter(|event| event.outcome == history::Ending::Unknown).count(),
+    );
+    println!("faults: {faults}");
+    println!("history: {}", history.display());
+    tell(&verdict);
+    if cas_off {
+        let found = !verdict.violations.is_empty();
+        println!(
+            "control: {}",
+            if found { "lost updates were found" } else { "NOTHING WAS FOUND" }
+        );
+        return Ok(found);
+    }
+    if !verdict.violations.is_empty() {
+        println!("kept: {}", cluster.keep().display());
+    }
+    Ok(verdict.violations.is_empty())
+}
+
+/// Asks every master for everything, and compares counters with listings.
+async fn agree(
+    cluster: &Cluster,
+    board: &Arc<Board>,
+    rng: &mut Rng,
+    events: &mut Vec<history::Event>,
+) -> io::Result<Vec<String>> {
+    let mut violations = Vec::new();
+    let mut told = Vec::new();
+    for n in 0..cluster.gateways.len() {
+        let mut worker = Worker::new(cluster, board, 2000 + n, rng.fork());
+        let (version, listing) = worker.list_all_at(n).await?;
+        for key in board.hot_keys() {
+            worker.read_at(n, &key).await;
+        }
+        events.extend(worker.finish());
+        told.push((version, listing));
+    }
+    if told.windows(2).any(|pair| pair[0] != pair[1]) {
+        violations.push("masters list different states after all is calm".to_owned());
+    }
+    let log =
+        cluster.gateways[0].fula(&["roots", "log", client::BUCKET, "--limit", "1", "--json"])?;
+    let log: serde_json::Value = serde_json::from_str(&log)?;
+    let (_, listing) = &told[0];
+    let counted = (log[0]["objects"].as_u64(), log[0]["bytes"].as_u64());
+    let bytes: u64 = listing.iter().map(|(_, size)| size).sum();
+    if counted != (Some(listing.len() as u64), Some(bytes)) {
+        violations.push(format!("counters say {counted:?}, listings {} {bytes}", listing.len()));
+    }
+    let check = cluster.gateways[0].fula(&["fsck", "--json"]);
+    if let Err(error) = check {
+        violations.push(format!("fsck: {error}"));
+    }
+    let head = fula_testkit::s3::Call::new(Method::HEAD, format!("/{}", client::BUCKET));
+    let reply = cluster.client(0).send(&head, Duration::from_secs(10)).await?;
+    println!("final version {}", reply.header("x-fula-version").unwrap_or("?"));
+    Ok(violations)
+}

@@ -1,0 +1,187 @@
+//! Real gateway processes.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{postgres::free_port, s3::Credentials};
+
+/// How long a gateway may take to listen.
+const START: Duration = Duration::from_mins(1);
+
+/// A gateway on one data directory and one port, which can be killed and started again.
+#[derive(Debug)]
+pub struct Gateway {
+    binary: PathBuf,
+    data_dir: PathBuf,
+    env: Vec<(String, OsString)>,
+    address: SocketAddr,
+    admin: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Gateway {
+    /// Chooses a port; [`Self::launch`] starts the process.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn new(binary: &Path, data_dir: &Path, env: Vec<(String, OsString)>) -> io::Result<Self> {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (address, admin) = (local(free_port()?), local(free_port()?));
+        Ok(Self {
+            binary: binary.to_owned(),
+            data_dir: data_dir.to_owned(),
+            env,
+            address,
+            admin,
+            child: None,
+        })
+    }
+
+    /// Returns where it serves S3.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the key that it made at its first start.
+    ///
+    /// # Errors
+    /// When it has not started yet.
+    pub fn credentials(&self) -> io::Result<Credentials> {
+        let text = fs::read_to_string(self.data_dir.join("credentials"))?;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.and_then(|rest| rest.trim().strip_prefix('='));
+            value.map(|value| value.trim().to_owned())
+        };
+        let found = value("aws_access_key_id").zip(value("aws_secret_access_key"));
+        let (id, secret) = found.ok_or_else(|| io::Error::other("no credentials"))?;
+        Ok(Credentials { id, secret })
+    }
+
+    /// Starts the process; does not wait until it serves.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(&mut self) -> io::Result<()> {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.data_dir.with_extension("log"))?;
+        let child = Command::new(&self.binary)
+            .arg("gateway")
+            .arg("--admin-listen")
+            .arg(self.admin.to_string())
+            .arg("--listen")
+            .arg(self.address.to_string())
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn serving(&self) -> io::Result<()> {
+        let deadline = Instant::now() + START;
+        while tokio::net::TcpStream::connect(self.address).await.is_err() {
+            if Instant::now() > deadline {
+                let log = self.data_dir.with_extension("log");
+                return Err(io::Error::other(format!("no gateway; see {}", log.display())));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Returns the sum of a metric over its labels.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metric(&self, name: &str) -> io::Result<f64> {
+        let mut stream = tokio::net::TcpStream::connect(self.admin).await?;
+        let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        });
+        Ok(values.sum())
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let Some(child) = &self.child else { return Ok(()) };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("not a process id"))?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Ends it without any warning.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn kill(&mut self) -> io::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Stops it in its tracks, to go on later as if nothing had happened.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Runs an administrative command on its data directory and returns what it prints.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn fula(&self, args: &[&str]) -> io::Result<String> {
+        let done = Command::new(&self.binary)
+            .args(args)
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .output()?;
+        if done.status.success() {
+            return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&done.stderr).into_owned()))
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        drop(self.kill());
+    }
+}

@@ -1,0 +1,226 @@
+//! A small S3 client: one kept-alive connection, Signature Version 4 in headers.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use tokio::net::TcpStream;
+
+/// Who signs.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// Access key id.
+    pub id: String,
+    /// Its secret.
+    pub secret: String,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Method.
+    pub method: Method,
+    /// Path, encoded.
+    pub path: String,
+    /// Query, encoded and in order of name.
+    pub query: String,
+    /// Further headers; those that begin with `x-amz-` are signed.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Call {
+    /// Returns a request without query, headers or body.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        let (path, query, headers) = (path.into(), String::new(), Vec::new());
+        Self { method, path, query, headers, body: Bytes::new() }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Sets the query.
+    #[must_use]
+    pub fn query(mut self, query: impl Into<String>) -> Self {
+        self.query = query.into();
+        self
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body, whole.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// Returns a header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Returns the entity tag without quotes.
+    pub fn etag(&self) -> Option<String> {
+        self.header("etag").map(|etag| etag.trim_matches('"').to_owned())
+    }
+
+    /// Returns the text of the first XML element of a name.
+    pub fn element(&self, name: &str) -> Option<String> {
+        let text = std::str::from_utf8(&self.body).ok()?;
+        elements(text, name).next()
+    }
+}
+
+/// Returns the texts of the XML elements of a name, which do not nest.
+pub fn elements<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let start = rest.find(&open)? + open.len();
+        let end = start + rest[start..].find(&close)?;
+        let found = rest[start..end].replace("&quot;", "\"").replace("&#34;", "\"");
+        rest = &rest[end..];
+        Some(found)
+    })
+}
+
+/// A connection to one gateway, made again when it breaks.
+#[derive(Debug)]
+pub struct Client {
+    address: SocketAddr,
+    credentials: Credentials,
+    connection: Option<http1::SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    /// Returns a client that connects when it has something to ask.
+    pub fn new(address: SocketAddr, credentials: Credentials) -> Self {
+        Self { address, credentials, connection: None }
+    }
+
+    /// Sends a request and reads the whole answer, within `patience`.
+    ///
+    /// # Errors
+    /// When no answer came: nobody knows whether the request was carried out.
+    pub async fn send(&mut self, call: &Call, patience: Duration) -> io::Result<Reply> {
+        let sent = tokio::time::timeout(patience, self.exchange(call)).await;
+        let reply = sent.unwrap_or_else(|late| Err(io::Error::other(late)));
+        if reply.is_err() {
+            self.connection = None;
+        }
+        reply
+    }
+
+    async fn exchange(&mut self, call: &Call) -> io::Result<Reply> {
+        let mut connection = match self.connection.take() {
+            Some(connection) if !connection.is_closed() => connection,
+            _ => self.connect().await?,
+        };
+        connection.ready().await.map_err(io::Error::other)?;
+        let request = self.sign(call)?;
+        let response = connection.send_request(request).await.map_err(io::Error::other)?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        self.connection = Some(connection);
+        Ok(Reply { status: parts.status, headers: parts.headers, body })
+    }
+
+    async fn connect(&self) -> io::Result<http1::SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// Signs with the body left out, as S3 allows.
+    fn sign(&self, call: &Call) -> io::Result<Request<Full<Bytes>>> {
+        #[expect(clippy::disallowed_methods, reason = "signatures carry the time of day")]
+        let now = OffsetDateTime::from(std::time::SystemTime::now());
+        let (hour, minute, second) = now.to_hms();
+        let (year, month, day) = now.to_calendar_date();
+        let month = u8::from(month);
+        let stamp = format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z");
+        let scope = format!("{}/us-east-1/s3/aws4_request", &stamp[..8]);
+        let host = self.address.to_string();
+        let payload = "UNSIGNED-PAYLOAD";
+        let mut signed: Vec<(String, String)> = vec![
+            ("host".into(), host),
+            ("x-amz-content-sha256".into(), payload.into()),
+            ("x-amz-date".into(), stamp.clone()),
+        ];
+        signed.extend(call.headers.iter().filter(|(name, _)| name.starts_with("x-amz-")).cloned());
+        signed.sort();
+        let names: Vec<&str> = signed.iter().map(|(name, _)| name.as_str()).collect();
+        let names = names.join(";");
+        let mut lines = String::new();
+        for (name, value) in &signed {
+            lines.extend([name, ":", value, "\n"]);
+        }
+        let query: Vec<String> = call
+            .query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| if pair.contains('=') { pair.to_owned() } else { format!("{pair}=") })
+            .collect();
+        let canonical = format!(
+            "{}\n{}\n{}\n{lines}\n{names}\n{payload}",
+            call.method,
+            call.path,
+            query.join("&")
+        );
+        let digest = hex::encode(Sha256::digest(canonical));
+        let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}");
+        let mut key = format!("AWS4{}", self.credentials.secret).into_bytes();
+        for part in [&stamp[..8], "us-east-1", "s3", "aws4_request"] {
+            key = mac(&key, part);
+        }
+        let signature = hex::encode(mac(&key, &text));
+        let uri = if call.query.is_empty() {
+            call.path.clone()
+        } else {
+            format!("{}?{}", call.path, call.query)
+        };
+        let mut request = Request::builder().method(call.method.clone()).uri(uri);
+        let unsigned = call.headers.iter().filter(|(name, _)| !name.starts_with("x-amz-"));
+        for (name, value) in signed.iter().chain(unsigned) {
+            request = request.header(name, value);
+        }
+        let id = &self.credentials.id;
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}"
+        );
+        request = request.header("authorization", authorization);
+        request.body(Full::new(call.body.clone())).map_err(io::Error::other)
+    }
+}
+
+fn mac(key: &[u8], text: &str) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any length is a key");
+    mac.update(text.as_bytes());
+    mac.finalize().into_bytes().to_vec()
+}
