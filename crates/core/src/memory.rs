@@ -180,6 +180,7 @@ impl RowSet {
             created: new.created,
             deleted: new.deleted,
             global_name,
+            claim: None,
         })
     }
 

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use crate::{
     block::SyncMark,
     error::{StoreError, SwapError},
-    id::{BucketId, BucketName, Cid, OwnerId},
+    id::{BucketId, BucketName, Cid, OwnerId, WriterId},
 };
 
 /// Milliseconds since 1970-01-01 UTC.
@@ -53,6 +53,8 @@ pub struct RootRow {
     pub deleted: Option<TimeMs>,
     /// Whether this row holds the name for requests that name no owner.
     pub global_name: bool,
+    /// A writer that lost a swap and asks to go first; the next swap removes it.
+    pub claim: Option<WriterId>,
 }
 
 /// How far the arbiter has come: a mark that went back means it was restored from the past.
@@ -146,6 +148,21 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError>;
+
+    /// Notes beside the row that `writer` lost a swap and asks to go first. Advice only: it is not
+    /// durable, and an arbiter of one process has no use for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn post_claim(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        writer: WriterId,
+    ) -> Result<(), StoreError> {
+        let _ = (owner, bucket, writer);
+        Ok(())
+    }
 
     /// Returns what of `mark` a swap makes durable by itself, before its answer: blocks in the
     /// arbiter's own log need no sync of their own. Nothing, unless the arbiter says otherwise.

@@ -170,6 +170,7 @@ pub async fn newest_roots(blocks: &dyn BlockStore) -> Result<Vec<RootRow>, Store
                 created: root.created,
                 deleted: root.deleted,
                 global_name: false,
+                claim: None,
             };
             let key = (root.owner, root.name);
             let age = (root.version, root.time);

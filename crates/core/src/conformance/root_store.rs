@@ -71,6 +71,7 @@ pub async fn first_swap_creates(store: &dyn RootPointerStore) {
         created: 6,
         deleted: Some(7),
         global_name: true,
+        claim: None,
     };
     assert_eq!(get(store, OWNER, "bucket").await, Some(row));
 }

@@ -14,6 +14,7 @@
 mod change;
 mod memory;
 mod publish;
+mod turns;
 mod working;
 
 use std::{
@@ -45,7 +46,7 @@ pub(crate) use self::{
     memory::Print,
     working::decode_part,
 };
-use self::{publish::Swapped, working::Working};
+use self::{publish::Swapped, turns::Turn, working::Working};
 pub use crate::pointers::BucketAddress;
 use crate::{
     caller::Seen,
@@ -141,6 +142,8 @@ struct Inner {
     sent: Mutex<BTreeMap<BucketAddress, u64>>,
     /// Where the next sweep of remembered outcomes begins, by bucket.
     sweeps: Mutex<BTreeMap<BucketAddress, Bytes>>,
+    /// When another writer was last heard to ask for its turn, by bucket.
+    claims: Mutex<BTreeMap<BucketAddress, Instant>>,
     /// Told whenever a writer task ends.
     writer_stopped: Notify,
 }
@@ -170,6 +173,7 @@ impl Committer {
             queues: Mutex::default(),
             sent: Mutex::default(),
             sweeps: Mutex::default(),
+            claims: Mutex::default(),
             writer_stopped: Notify::new(),
             limits,
         }))
@@ -289,7 +293,11 @@ impl Committer {
 
 /// Runs rounds for one bucket until its queue is empty.
 async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
+    let mut turn = None;
     loop {
+        if let Some(turn) = turn.take() {
+            inner.give_way(&bucket, turn).await;
+        }
         let batch = {
             let mut queues = lock(&inner.queues);
             let Some(queue) = queues.get_mut(&bucket) else { return };
@@ -306,9 +314,12 @@ async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
         metrics::histogram!("fula_commit_batch_changes").record(changes);
         // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
         let round = AssertUnwindSafe(inner.round(&bucket, batch)).catch_unwind();
-        if round.await.is_err() {
-            tracing::error!(bucket = %bucket.1, "a commit round panicked");
-            inner.heads.remove(&bucket);
+        match round.await {
+            Ok(won) => turn = won,
+            Err(_) => {
+                tracing::error!(bucket = %bucket.1, "a commit round panicked");
+                inner.heads.remove(&bucket);
+            }
         }
     }
 }
@@ -342,14 +353,20 @@ fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
 
 impl Inner {
     /// Judges, applies and publishes one batch, again and again until it is published or refused.
-    async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) {
+    ///
+    /// Returns the turn that was had, when another master is after the next one.
+    async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) -> Option<Turn> {
+        let started = Instant::now();
         // The swap tells if this guess is stale, and so does the read before an empty answer.
         let mut base = self.heads.get(bucket);
         let mut is_current = false;
         if base.is_none() {
             match self.newest(bucket).await {
                 Ok(head) => (base, is_current) = (head, true),
-                Err(error) => return answer_all(batch, &error),
+                Err(error) => {
+                    answer_all(batch, &error);
+                    return None;
+                }
             }
         }
         for attempt in 0..self.limits.round_attempts_max {
@@ -361,28 +378,36 @@ impl Inner {
             answer_all(expired, &ServiceError::Busy(Applied::None));
             batch = alive;
             if batch.is_empty() {
-                return;
+                return None;
             }
             let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
             let (outcomes, sealed) = match judged {
                 Ok(judged) => judged,
-                Err(error) => return answer_all(batch, &error),
+                Err(error) => {
+                    answer_all(batch, &error);
+                    return None;
+                }
             };
             let Some(sealed) = sealed else {
                 // Nothing to publish: the answers hold only for a base known to be current.
                 if is_current || self.limits.flaws.has(Flaw::AnswerFromStaleBase) {
-                    return answer_each(batch, outcomes);
+                    answer_each(batch, outcomes);
+                    return None;
                 }
                 match self.newest(bucket).await {
                     Ok(head) => {
                         let pointer =
                             |head: &Option<Arc<Head>>| head.as_ref().map(|head| head.row.pointer);
                         if pointer(&head) == pointer(&base) {
-                            return answer_each(batch, outcomes);
+                            answer_each(batch, outcomes);
+                            return None;
                         }
                         (base, is_current) = (head, true);
                     }
-                    Err(error) => return answer_all(batch, &error),
+                    Err(error) => {
+                        answer_all(batch, &error);
+                        return None;
+                    }
                 }
                 continue;
             };
@@ -390,14 +415,23 @@ impl Inner {
             match self.publish(bucket, base.as_deref(), &sealed, deadline, &mut batch).await {
                 Swapped::Won => {
                     let head = Head::after(&sealed, bucket, base.as_deref());
+                    let turn = self.had_turn(bucket, &head, started);
                     self.adopt(bucket, Arc::new(head));
-                    return answer_each(batch, outcomes);
+                    answer_each(batch, outcomes);
+                    return turn;
                 }
-                Swapped::Lost(current) => (base, is_current) = (current, true),
-                Swapped::Failed(error) => return answer_all(batch, &error),
+                Swapped::Lost(current) => {
+                    self.claim(bucket);
+                    (base, is_current) = (current, true);
+                }
+                Swapped::Failed(error) => {
+                    answer_all(batch, &error);
+                    return None;
+                }
             }
         }
         answer_all(batch, &ServiceError::Busy(Applied::None));
+        None
     }
 
     /// Judges and applies every change in order; returns their answers and what to publish.
@@ -445,6 +479,9 @@ impl Inner {
     async fn newest(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
         let stamped = self.reader.read(bucket).await?;
         self.clock.hear(&stamped);
+        if let Some(row) = &stamped.value {
+            self.hear_claim(bucket, row);
+        }
         match stamped.value {
             Some(row) => self.load(bucket, row).await.map(Some),
             None => Ok(None),

@@ -441,6 +441,7 @@ impl Head {
             deleted: sealed.row.deleted,
             // Only a hint here: whoever needs the truth asks the arbiter.
             global_name: kept,
+            claim: None,
         };
         Self { row, root: sealed.root.clone() }
     }

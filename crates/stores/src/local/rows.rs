@@ -98,7 +98,9 @@ pub(super) fn read_row(reader: &mut Reader<'_>) -> Result<(u64, RootRow), Invali
     let created = reader.uint()?;
     let deleted = if reader.null() { None } else { Some(reader.uint()?) };
     let global_name = reader.uint()? == 1;
-    Ok((position, RootRow { owner, bucket, pointer, bucket_id, created, deleted, global_name }))
+    let claim = None;
+    let row = RootRow { owner, bucket, pointer, bucket_id, created, deleted, global_name, claim };
+    Ok((position, row))
 }
 
 pub(super) fn write_entry(table: Table, name: &str, entry: &Entry) -> Bytes {

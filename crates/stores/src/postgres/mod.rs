@@ -180,7 +180,11 @@ async fn prepare(connection: &mut PgConnection, session: Session) -> Result<(), 
     }
     let mut set = vec!["SET default_transaction_isolation = 'read committed'"];
     match session {
-        Session::Read => set.push("SET statement_timeout = '5s'"),
+        Session::Read => {
+            set.push("SET statement_timeout = '5s'");
+            // What reads write is advice.
+            set.push("SET synchronous_commit = 'off'");
+        }
         Session::Swap => {
             set.push("SET statement_timeout = 0");
             set.push("SET lock_timeout = '5s'");

@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use fula_core::{
-    BucketId, BucketName, Cid, OwnerId, RootPointer, RootPointerStore, StoreError,
+    BucketId, BucketName, Cid, OwnerId, RootPointer, RootPointerStore, StoreError, WriterId,
     error::SwapError,
     root::{CasOutcome, GlobalName, NewRoot, RootRow, Stamped},
 };
@@ -15,14 +15,14 @@ use super::{ANSWER, SWAP_KEPT, abandon, malformed, read, stamp, unavailable};
 /// Rows by owner and name; one row of nulls when there are none, for the mark.
 const GET: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
     SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
-        global_name
+        global_name, claim
     FROM bucket_roots
     WHERE (owner_id, bucket) IN (SELECT * FROM unnest($1::TEXT[], $2::TEXT[]))) AS roots ON true";
 
 /// Rows of one owner after a name, in byte order whatever the database's collation.
 const LIST: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
     SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
-        global_name
+        global_name, claim
     FROM bucket_roots
     WHERE owner_id = $1 AND convert_to(bucket, 'UTF8') > convert_to($2, 'UTF8')
     ORDER BY convert_to(bucket, 'UTF8') LIMIT $3) AS roots ON true";
@@ -30,7 +30,7 @@ const LIST: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEF
 /// Rows of all owners after a place.
 const SCAN: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
     SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
-        global_name
+        global_name, claim
     FROM bucket_roots
     WHERE convert_to(owner_id, 'UTF8') > convert_to($1, 'UTF8')
         OR owner_id = $1 AND convert_to(bucket, 'UTF8') > convert_to($2, 'UTF8')
@@ -38,7 +38,7 @@ const SCAN: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEF
 
 const FIND: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
     SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
-        global_name
+        global_name, claim
     FROM bucket_roots WHERE global_name = $1) AS roots ON true";
 
 /// Replaces a row that is still as expected.
@@ -77,6 +77,9 @@ const OVERWRITE: &str = "WITH swapped AS (
         deleted_ms = excluded.deleted_ms, updated_at = now()
     RETURNING 1)
     SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped FROM fula_mark";
+
+/// Asks to go first; the session that sends it does not wait for the disk.
+const CLAIM: &str = "UPDATE bucket_roots SET claim = $3 WHERE owner_id = $1 AND bucket = $2";
 
 /// Times a swap is sent again after the server said that it was not applied.
 const TRIES: usize = 8;
@@ -271,6 +274,20 @@ impl RootPointerStore for PostgresRoots {
         Ok(Stamped { value, time, mark })
     }
 
+    async fn post_claim(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        writer: WriterId,
+    ) -> Result<(), StoreError> {
+        read(&self.reads, "post_claim", async |connection| {
+            let query = sqlx::query(CLAIM).bind(owner.to_string()).bind(bucket.as_str());
+            query.bind(writer.to_string()).execute(connection).await
+        })
+        .await
+        .map(drop)
+    }
+
     async fn list_roots(
         &self,
         owner: OwnerId,
@@ -352,5 +369,7 @@ fn row_of(row: &PgRow) -> Result<Option<RootRow>, StoreError> {
         created: number("created_ms")?.ok_or_else(foreign)?,
         deleted: number("deleted_ms")?,
         global_name: text("global_name")?.is_some(),
+        // Whatever stands there that is no writer of ours asks for nothing.
+        claim: text("claim")?.and_then(|claim| WriterId::from_str(&claim).ok()),
     }))
 }

@@ -5,7 +5,11 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use fula_core::conformance_suite;
+use fula_core::{
+    BucketId, BucketName, Cid, Codec, OwnerId, RootPointer, RootPointerStore, WriterId,
+    conformance_suite,
+    root::{CasOutcome, GlobalName, NewRoot},
+};
 use fula_testkit::postgres::Postgres;
 
 use super::*;
@@ -45,6 +49,28 @@ mod roots_with_a_counter {
 mod directory {
     use super::*;
     conformance_suite!(directory, async { arbiter().await.directory });
+}
+
+#[tokio::test]
+async fn a_claim_is_seen_until_the_next_swap() {
+    let roots = arbiter().await.roots;
+    let (owner, bucket) = (OwnerId([1; 16]), BucketName::parse("bucket").unwrap());
+    let new = |version| NewRoot {
+        pointer: RootPointer { root: Cid::of(Codec::DagCbor, &[1]), version, generation: 0 },
+        bucket_id: BucketId([2; 16]),
+        created: 1,
+        deleted: None,
+        global_name: GlobalName::Keep,
+    };
+    let names = [(owner, bucket.clone())];
+    let claim = async || roots.get_roots(&names).await.unwrap().value.remove(0).unwrap().claim;
+    roots.cas_root(owner, &bucket, None, &new(1)).await.unwrap();
+    roots.post_claim(owner, &bucket, WriterId([3; 16])).await.unwrap();
+    assert_eq!(claim().await, Some(WriterId([3; 16])));
+    // A claim is no change of what a swap compares.
+    let swapped = roots.cas_root(owner, &bucket, Some(new(1).pointer), &new(2)).await;
+    assert_eq!(swapped.unwrap().value, CasOutcome::Won);
+    assert_eq!(claim().await, None);
 }
 
 #[tokio::test]

@@ -1,0 +1,82 @@
+//! Taking turns: masters that write to the same bucket at the same time let each other go first.
+//!
+//! A master that has just won holds the newest root in its hand, while a loser still has to read
+//! it: left alone, the winner would win again and again, and the loser's work would be wasted.
+//! A loser posts a claim beside the row, and `authors` shows who else commits; whoever won waits until somebody else has, or for about as
+//! long as a round takes. Advice only: the swap decides.
+
+use std::time::Duration;
+
+use fula_core::{bucket::Author, root::RootRow};
+use tokio::time::Instant;
+
+use super::{BucketAddress, Head, Inner, lock};
+
+/// Commits of others this far back still count as a sign that they are at work.
+const RECENT_VERSIONS: u64 = 3;
+
+/// Longest wait for another master's commit.
+const WAIT_MAX: Duration = Duration::from_millis(150);
+
+/// Between looks at the pointer.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A won round in a bucket that others are writing to.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// The version that was won.
+    version: u64,
+    /// How long the round took.
+    took: Duration,
+}
+
+impl Inner {
+    /// Returns the turn that `head` was won in; `None` when nobody else is at work.
+    pub(super) fn had_turn(
+        &self,
+        bucket: &BucketAddress,
+        head: &Head,
+        started: Instant,
+    ) -> Option<Turn> {
+        let version = head.root.version;
+        let is_at_work = |author: &Author| {
+            author.writer != self.writer && author.version + RECENT_VERSIONS > version
+        };
+        let claimed = lock(&self.claims).remove(bucket);
+        let is_claimed = claimed.is_some_and(|heard| heard.elapsed() < WAIT_MAX);
+        let contended = is_claimed || head.root.authors.iter().any(is_at_work);
+        contended.then(|| Turn { version, took: started.elapsed() })
+    }
+
+    /// Notes that another writer asks for its turn.
+    pub(super) fn hear_claim(&self, bucket: &BucketAddress, row: &RootRow) {
+        if row.claim.is_some_and(|writer| writer != self.writer) {
+            lock(&self.claims).insert(bucket.clone(), Instant::now());
+        }
+    }
+
+    /// Asks whoever wins to let this master go first; nothing waits for it.
+    pub(super) fn claim(&self, bucket: &BucketAddress) {
+        let (roots, writer) = (std::sync::Arc::clone(&self.roots), self.writer);
+        let (owner, name) = bucket.clone();
+        tokio::spawn(async move {
+            if let Err(error) = roots.post_claim(owner, &name, writer).await {
+                tracing::debug!(%error, "cannot post a claim");
+            }
+        });
+    }
+
+    /// Waits until another master has had its turn, or does not seem to want one.
+    pub(super) async fn give_way(&self, bucket: &BucketAddress, turn: Turn) {
+        let until = Instant::now() + (turn.took * 2).min(WAIT_MAX);
+        metrics::counter!("fula_commit_turns_total").increment(1);
+        while Instant::now() < until {
+            match self.newest(bucket).await {
+                Ok(Some(head)) if head.row.pointer.version <= turn.version => {}
+                // Somebody went first, or nothing can be learnt.
+                _ => return,
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
