@@ -28,7 +28,7 @@ unit: tools ## Rust tests
 	cargo test --workspace $(CARGO_FLAGS)
 
 sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n replays one with its trace
-	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test -p fula-service --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEEDS)$(SEED),no_seed)
+	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test -p fula-service --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
 
 drill: tools ## Real gateways on a real Postgres under faults: SECONDS=n SEED=n; leaves target/history.jsonl
 	cargo build --bin fula $(CARGO_FLAGS)

@@ -17,17 +17,27 @@ pub enum Table {
     Keys,
     /// Settings that all masters must agree on.
     Modes,
+    /// Masters that ever worked on an arbiter.
+    Masters,
+    /// What masters say of an arbiter that went back in time.
+    Recovery,
+    /// What one master remembers of its arbiter, kept by that master alone.
+    Remembered,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 2] = [Self::Keys, Self::Modes];
+    pub const ALL: [Self; 5] =
+        [Self::Keys, Self::Modes, Self::Masters, Self::Recovery, Self::Remembered];
 
     /// Returns the stored name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
             Self::Modes => "modes",
+            Self::Masters => "masters",
+            Self::Recovery => "recovery",
+            Self::Remembered => "remembered",
         }
     }
 }

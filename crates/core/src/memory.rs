@@ -228,6 +228,15 @@ struct RootsState {
     rows: RowSet,
     time: TimeMs,
     position: u64,
+    /// How often it was restored; a part of its mark.
+    timeline: u64,
+}
+
+/// An earlier state of [`MemoryRoots`].
+#[derive(Clone, Debug)]
+pub struct MemoryBackup {
+    rows: RowSet,
+    position: u64,
 }
 
 /// Root pointers in memory; its clock is set by hand.
@@ -237,6 +246,19 @@ pub struct MemoryRoots {
 }
 
 impl MemoryRoots {
+    /// Returns the state there is, for [`Self::restore`].
+    pub fn backup(&self) -> MemoryBackup {
+        let state = lock(&self.state);
+        MemoryBackup { rows: state.rows.clone(), position: state.position }
+    }
+
+    /// Goes back to an earlier state, as an arbiter does that is restored from a backup.
+    pub fn restore(&self, backup: MemoryBackup) {
+        let mut state = lock(&self.state);
+        (state.rows, state.position) = (backup.rows, backup.position);
+        state.timeline += 1;
+    }
+
     /// Sets the arbiter's clock.
     pub fn set_time(&self, time: TimeMs) {
         lock(&self.state).time = time;
@@ -245,7 +267,8 @@ impl MemoryRoots {
     fn stamp<T>(&self, answer: impl FnOnce(&mut RootsState) -> T) -> Stamped<T> {
         let mut state = lock(&self.state);
         let value = answer(&mut state);
-        let mark = Mark { arbiter: "memory".to_owned(), position: state.position };
+        let arbiter = format!("memory/{}", state.timeline);
+        let mark = Mark { arbiter, position: state.position };
         Stamped { value, time: state.time, mark }
     }
 }

@@ -53,6 +53,10 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
             tracing::error!(why, "internal error");
             (S3ErrorCode::InternalError, None)
         }
+        ServiceError::Regressed(why) => {
+            tracing::error!(why, "refused: the arbiter is in doubt");
+            return busy(Applied::None);
+        }
         ServiceError::Unavailable(why) => {
             tracing::error!(why, "unavailable");
             metrics::counter!("fula_unavailable_total").increment(1);

@@ -6,7 +6,7 @@
 use std::{collections::HashSet, path::Path};
 
 use fula_core::{OwnerId, root::RootRow};
-use fula_service::{access::Identity, error::chain, fsck, history};
+use fula_service::{Recovery, access::Identity, error::chain, fsck, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -58,6 +58,25 @@ pub(crate) enum Request {
         /// Most commits.
         limit: usize,
     },
+    /// Show pointers and the recovery.
+    RootsShow {
+        /// Only this bucket.
+        bucket: Option<String>,
+    },
+    /// Show the recovery, or force it.
+    RootsHeal {
+        /// Go on without masters that do not answer.
+        force: bool,
+    },
+    /// Merge a fork.
+    RootsMerge {
+        /// Its name.
+        bucket: String,
+        /// Whose.
+        user: Option<String>,
+        /// Not only say what would be done.
+        apply: bool,
+    },
     /// Check everything.
     Fsck,
 }
@@ -108,8 +127,52 @@ async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
             let commits = commits.map_err(|error| text(&error))?;
             Ok(commits.iter().map(commit_json).collect())
         }
+        Request::RootsShow { bucket } => {
+            let rows = all_rows(node).await?;
+            let rows = rows
+                .iter()
+                .filter(|row| bucket.as_ref().is_none_or(|name| row.bucket.as_str() == name));
+            let status = match &node.recovery {
+                Some(recovery) => Some(recovery.status().await.map_err(|error| text(&error))?),
+                None => None,
+            };
+            let buckets: Vec<Value> = rows.map(row_json).collect();
+            Ok(json!({"buckets": buckets, "recovery": status}))
+        }
+        Request::RootsHeal { force } => {
+            let recovery = shared(node)?;
+            if force {
+                recovery.force().await.map_err(|error| text(&error))?;
+            } else {
+                recovery.tick().await.map_err(|error| text(&error))?;
+            }
+            Ok(json!(recovery.status().await.map_err(|error| text(&error))?))
+        }
+        Request::RootsMerge { bucket, user, apply } => {
+            let row = find_row(node, &bucket, user.as_deref()).await?;
+            let merged = shared(node)?.merge(&(row.owner, row.bucket), !apply).await;
+            Ok(json!(merged.map_err(|error| text(&error))?))
+        }
         Request::Fsck => check(node).await,
     }
+}
+
+fn shared(node: &Node) -> Result<&Recovery, String> {
+    let none = "this master's arbiter is its own: there is nothing to heal or merge";
+    node.recovery.as_ref().ok_or_else(|| none.to_owned())
+}
+
+fn row_json(row: &RootRow) -> Value {
+    json!({
+        "owner": row.owner.to_string(),
+        "bucket": row.bucket.as_str(),
+        "root": row.pointer.root.to_string(),
+        "version": row.pointer.version,
+        "generation": row.pointer.generation,
+        "created_ms": row.created,
+        "deleted_ms": row.deleted,
+        "global_name": row.global_name,
+    })
 }
 
 fn commit_json(commit: &history::Commit) -> Value {

@@ -262,6 +262,37 @@ pub(crate) enum RootsCommand {
         #[command(flatten)]
         common: AdminArgs,
     },
+    /// Show the pointers of buckets, and how an arbiter that went back in time is coming back
+    Show {
+        /// Only this bucket
+        bucket: Option<String>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Say how a recovery stands; with --force, go on without masters that do not answer
+    Heal {
+        /// Heal with what the masters said so far: what only others know of is lost
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Merge a bucket whose masters remember states that exclude one another
+    ///
+    /// What changed on one side is taken. Of a key changed on both, the newer record stays and the
+    /// older one is kept under the key followed by .fork- and its version.
+    Merge {
+        /// The bucket
+        bucket: String,
+        /// Whose bucket, when several users have one of this name
+        #[arg(long)]
+        user: Option<String>,
+        /// Do it; without, only say what would be done
+        #[arg(long)]
+        apply: bool,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
     /// Move the buckets and keys of a single master's data directory into a shared arbiter; its
     /// gateway must be stopped, and nothing in the data directory is changed
     Import(ImportArgs),

@@ -9,7 +9,7 @@ use fula_core::{
     tree::Nodes,
 };
 use fula_service::{
-    Committer, Limits, NamePolicy, Random, Service,
+    Committer, Limits, NamePolicy, Random, Recovery, Service, ServiceError, Witness,
     keys::{KeyRing, SealingKey},
     system_random,
 };
@@ -44,6 +44,9 @@ pub(crate) enum NodeError {
     /// The arbiter does not answer.
     #[error("cannot read what the masters agreed on")]
     Modes(#[from] StoreError),
+    /// What this master remembers cannot be read, or the arbiter does not answer.
+    #[error("cannot find out how far the arbiter had come")]
+    Memory(#[from] ServiceError),
     /// Use the key that the other masters use.
     #[error(
         "{0} is not the key that this arbiter's secrets are sealed under; copy the key file of \
@@ -70,6 +73,8 @@ pub(crate) struct Node {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) keys: KeyRing,
     pub(crate) service: Service,
+    /// What watches a shared arbiter for going back in time.
+    pub(crate) recovery: Option<Recovery>,
 }
 
 impl Node {
@@ -94,17 +99,32 @@ impl Node {
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut directory: Arc<dyn Directory> = Arc::clone(&store.directory) as _;
         let mut fresh_for = Duration::ZERO;
+        let memory: Arc<dyn Directory> = Arc::clone(&store.directory) as _;
+        let mut witness = Witness::new(None, true);
         if let Some(shared) = &backends.shared {
             (roots, directory) = open_shared(backends, shared, &sealing, names).await?;
             fresh_for = KEYS_FRESH_FOR;
+            witness = if shared.compares {
+                Witness::open(Some(Arc::clone(&memory))).await?
+            } else {
+                Witness::new(None, false)
+            };
         }
-        let keys = KeyRing::new(directory, sealing, Arc::clone(&random), fresh_for);
+        let keys = KeyRing::new(Arc::clone(&directory), sealing, Arc::clone(&random), fresh_for);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let mut writer = [0; 16];
         random(&mut writer);
-        let committer = Committer::new(Arc::clone(&nodes), roots, WriterId(writer), limits);
+        let committer =
+            Committer::new(Arc::clone(&nodes), roots, WriterId(writer), limits, witness);
+        let recovery = match &backends.shared {
+            Some(shared) if shared.compares => {
+                let committer = committer.clone();
+                Some(Recovery::open(committer, directory, memory.as_ref(), &random).await?)
+            }
+            _ => None,
+        };
         let service = Service::new(committer, random, names);
-        Ok(Self { store, nodes, keys, service })
+        Ok(Self { store, nodes, keys, service, recovery })
     }
 
     /// Returns the arbiter.

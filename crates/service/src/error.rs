@@ -125,6 +125,9 @@ pub enum ServiceError {
     /// The state is written in a format newer than this program.
     #[error("bucket is written by a newer version and is read-only here")]
     NewerFormat,
+    /// The arbiter went back in time: nothing is written until its masters agree.
+    #[error("the arbiter went back in time: {0}")]
+    Regressed(String),
     /// Something below failed; the text is for the log.
     #[error("{0}")]
     Internal(String),

@@ -17,9 +17,12 @@ pub mod history;
 pub mod keys;
 pub mod limits;
 mod list;
+mod merge;
 mod multipart;
 mod object;
 mod pointers;
+mod recovery;
+mod witness;
 
 use std::{
     collections::HashMap,
@@ -37,11 +40,14 @@ pub use self::{
     error::{Applied, ConditionName, ServiceError},
     limits::Limits,
     list::{ListRequest, Listing, ListingLine},
+    merge::Merged,
     multipart::{
         CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, PartInfo,
         PartsPage, UploadInfo, UploadLine, UploadsPage,
     },
     object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
+    recovery::{Claim, Recovery, Status},
+    witness::{Alarm, Known, Witness},
 };
 use crate::commit::{Answer, Ask, BucketAddress, Change, Print};
 

@@ -16,12 +16,22 @@ use fula_core::{
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
-use crate::error::{ServiceError, chain};
+use crate::{
+    error::{ServiceError, chain},
+    witness::{Known, Witness},
+};
 
 /// A bucket by owner and name.
 pub type BucketAddress = (OwnerId, BucketName);
 
-type Answer = Result<Stamped<Option<RootRow>>, ServiceError>;
+/// A row that was read, and what was known of its bucket when it was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Heard {
+    pub(crate) stamped: Stamped<Option<RootRow>>,
+    pub(crate) known: Option<Arc<Known>>,
+}
+
+type Answer = Result<Heard, ServiceError>;
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -34,12 +44,13 @@ struct Waiting {
 pub(crate) struct PointerReader {
     roots: Arc<dyn RootPointerStore>,
     waiting: Arc<Mutex<Waiting>>,
+    witness: Arc<Witness>,
 }
 
 impl PointerReader {
-    /// Reads from `roots`.
-    pub(crate) fn new(roots: Arc<dyn RootPointerStore>) -> Self {
-        Self { roots, waiting: Arc::default() }
+    /// Reads from `roots`; marks are told to `witness`.
+    pub(crate) fn new(roots: Arc<dyn RootPointerStore>, witness: Arc<Witness>) -> Self {
+        Self { roots, waiting: Arc::default(), witness }
     }
 
     /// Returns the row as of some moment after the call.
@@ -73,6 +84,8 @@ impl PointerReader {
             };
             let (names, answers): (Vec<_>, Vec<_>) = readers.into_iter().unzip();
             metrics::counter!("fula_pointer_reads_total").increment(1);
+            let known: Vec<_> = names.iter().map(|name| self.witness.known(name)).collect();
+            let floor = self.witness.mark();
             let read = AssertUnwindSafe(self.roots.get_roots(&names)).catch_unwind().await;
             let read = read.unwrap_or_else(|_| {
                 let source = "reading pointers panicked".into();
@@ -81,10 +94,13 @@ impl PointerReader {
             match read {
                 Ok(stamped) => {
                     let (time, mark) = (stamped.time, stamped.mark);
-                    for (value, waiters) in stamped.value.into_iter().zip(answers) {
+                    self.witness.hear_mark(floor.as_ref(), &mark);
+                    let heard = stamped.value.into_iter().zip(known);
+                    for ((value, known), waiters) in heard.zip(answers) {
                         for waiter in waiters {
                             let (value, mark) = (value.clone(), mark.clone());
-                            drop(waiter.send(Ok(Stamped { value, time, mark })));
+                            let stamped = Stamped { value, time, mark };
+                            drop(waiter.send(Ok(Heard { stamped, known: known.clone() })));
                         }
                     }
                 }

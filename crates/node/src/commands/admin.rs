@@ -97,6 +97,42 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
 /// Runs `fula roots`.
 pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
     match args.command {
+        RootsCommand::Show { bucket, common } => {
+            let shown = perform(&common, Request::RootsShow { bucket }).await;
+            finish(common.json, shown, |shown| {
+                for row in shown["buckets"].as_array().into_iter().flatten() {
+                    let gone = if row["deleted_ms"].is_null() { "" } else { "  (deleted)" };
+                    println!(
+                        "{:>8}  {}  {}  {}{gone}",
+                        row["version"],
+                        text(row, "root"),
+                        text(row, "owner"),
+                        text(row, "bucket"),
+                    );
+                }
+                show_recovery(&shown["recovery"]);
+            })
+        }
+        RootsCommand::Heal { force, common } => {
+            let healed = perform(&common, Request::RootsHeal { force }).await;
+            finish(common.json, healed, show_recovery)
+        }
+        RootsCommand::Merge { bucket, user, apply, common } => {
+            let merged = perform(&common, Request::RootsMerge { bucket, user, apply }).await;
+            finish(common.json, merged, |merged| {
+                println!("sides at versions {}, common at {}", merged["sides"], merged["base"]);
+                for key in merged["taken"].as_array().into_iter().flatten() {
+                    println!("taken  {}", key.as_str().unwrap_or("-"));
+                }
+                for both in merged["both"].as_array().into_iter().flatten() {
+                    let kept = both[1].as_str().unwrap_or("a deletion, not kept");
+                    println!("both   {}  older: {kept}", both[0].as_str().unwrap_or("-"));
+                }
+                if !apply {
+                    println!("nothing was changed; run again with --apply");
+                }
+            })
+        }
         RootsCommand::Import(args) => {
             let imported = super::import::run(&args).await;
             finish(args.json, imported, |report| {
@@ -124,6 +160,29 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
                 }
             })
         }
+    }
+}
+
+/// Prints how a recovery stands; nothing for an arbiter of one master.
+fn show_recovery(status: &Value) {
+    if status.is_null() {
+        return;
+    }
+    match status["alarm"].as_str() {
+        Some(reason) => println!("nothing is written: {reason}"),
+        None => println!("the arbiter is trusted"),
+    }
+    for (master, posted) in status["masters"].as_object().into_iter().flatten() {
+        let said = if *posted == true { "has said what it remembers" } else { "is waited for" };
+        if status["alarm"].is_string() {
+            println!("  master {master} {said}");
+        }
+    }
+    for bucket in status["healed"].as_array().into_iter().flatten() {
+        println!("  healed {}", bucket.as_str().unwrap_or("-"));
+    }
+    for (bucket, claims) in status["forks"].as_object().into_iter().flatten() {
+        println!("  fork of {bucket}: {claims}; run fula roots merge");
     }
 }
 

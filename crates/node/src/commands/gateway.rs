@@ -90,6 +90,9 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let how = Listening { tls, ..plain.clone() };
     tokio::spawn(server::serve(admin_listener, plain, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
+    if let Some(recovery) = &node.recovery {
+        tokio::spawn(recovery.clone().run());
+    }
 
     let answer = move |request: http::Request<_>| {
         let gateway = gateway.clone();

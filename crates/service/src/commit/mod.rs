@@ -53,7 +53,8 @@ use crate::{
     error::{Applied, ConditionName, ServiceError},
     flaw::{Flaw, Flaws},
     limits::Limits,
-    pointers::PointerReader,
+    pointers::{Heard, PointerReader},
+    witness::{Known, Witness},
 };
 
 /// A row and the root it points to, which agree.
@@ -129,6 +130,7 @@ struct Inner {
     nodes: Arc<Nodes>,
     roots: Arc<dyn RootPointerStore>,
     reader: PointerReader,
+    witness: Arc<Witness>,
     writer: WriterId,
     limits: Limits,
     clock: ArbiterClock,
@@ -156,16 +158,20 @@ struct Queue {
 }
 
 impl Committer {
-    /// Commits through `roots` as `writer`, which no other process is.
+    /// Commits through `roots` as `writer`, which no other process is; `witness` remembers how
+    /// far the arbiter had come.
     pub fn new(
         nodes: Arc<Nodes>,
         roots: Arc<dyn RootPointerStore>,
         writer: WriterId,
         limits: Limits,
+        witness: Witness,
     ) -> Self {
+        let witness = Arc::new(witness);
         Self(Arc::new(Inner {
             nodes,
-            reader: PointerReader::new(Arc::clone(&roots)),
+            reader: PointerReader::new(Arc::clone(&roots), Arc::clone(&witness)),
+            witness,
             roots,
             writer,
             clock: ArbiterClock { last: Mutex::new(None) },
@@ -187,6 +193,11 @@ impl Committer {
     /// Returns the arbiter.
     pub fn roots(&self) -> &Arc<dyn RootPointerStore> {
         &self.0.roots
+    }
+
+    /// Returns what this master remembers of the arbiter.
+    pub fn witness(&self) -> &Witness {
+        &self.0.witness
     }
 
     /// Returns the bounds in force.
@@ -220,7 +231,9 @@ impl Committer {
         seen: &Seen,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
         match self.current(bucket).await {
-            Err(error @ ServiceError::Unavailable(_)) if self.0.limits.stale_reads => {
+            Err(error @ (ServiceError::Unavailable(_) | ServiceError::Regressed(_)))
+                if self.0.limits.stale_reads =>
+            {
                 let head = self.0.heads.get(bucket).ok_or(error)?;
                 seen.note_stale();
                 Ok(Some(head).filter(|head| head.row.deleted.is_none()))
@@ -314,13 +327,11 @@ async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
         metrics::histogram!("fula_commit_batch_changes").record(changes);
         // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
         let round = AssertUnwindSafe(inner.round(&bucket, batch)).catch_unwind();
-        match round.await {
-            Ok(won) => turn = won,
-            Err(_) => {
-                tracing::error!(bucket = %bucket.1, "a commit round panicked");
-                inner.heads.remove(&bucket);
-            }
-        }
+        turn = round.await.unwrap_or_else(|_| {
+            tracing::error!(bucket = %bucket.1, "a commit round panicked");
+            inner.heads.remove(&bucket);
+            None
+        });
     }
 }
 
@@ -415,6 +426,7 @@ impl Inner {
             match self.publish(bucket, base.as_deref(), &sealed, deadline, &mut batch).await {
                 Swapped::Won => {
                     let head = Head::after(&sealed, bucket, base.as_deref());
+                    self.witness.commit(bucket, &head).await;
                     let turn = self.had_turn(bucket, &head, started);
                     self.adopt(bucket, Arc::new(head));
                     answer_each(batch, outcomes);
@@ -477,19 +489,32 @@ impl Inner {
 
     /// Reads the pointer, begun after the call, and the root behind it.
     async fn newest(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
-        let stamped = self.reader.read(bucket).await?;
+        let Heard { stamped, known } = self.reader.read(bucket).await?;
         self.clock.hear(&stamped);
-        if let Some(row) = &stamped.value {
-            self.hear_claim(bucket, row);
-        }
-        match stamped.value {
-            Some(row) => self.load(bucket, row).await.map(Some),
-            None => Ok(None),
-        }
+        self.adopt_row(bucket, stamped.value, known.as_deref()).await
+    }
+
+    /// Returns the head of a row, unless the row is of the past; `known` is what was known when
+    /// it was asked for.
+    async fn adopt_row(
+        &self,
+        bucket: &BucketAddress,
+        row: Option<RootRow>,
+        known: Option<&Known>,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        self.witness.judge_row(bucket, known, row.as_ref())?;
+        let Some(row) = row else { return Ok(None) };
+        self.hear_claim(bucket, &row);
+        self.load(bucket, row, known).await.map(Some)
     }
 
     /// Returns the head of a row, from memory when it is known.
-    async fn load(&self, bucket: &BucketAddress, row: RootRow) -> Result<Arc<Head>, ServiceError> {
+    async fn load(
+        &self,
+        bucket: &BucketAddress,
+        row: RootRow,
+        known: Option<&Known>,
+    ) -> Result<Arc<Head>, ServiceError> {
         if let Some(head) = self.heads.get(bucket)
             && head.row.pointer == row.pointer
         {
@@ -505,7 +530,9 @@ impl Inner {
             let why = "root block and pointer disagree";
             return Err(StoreError::Malformed { what: "bucket root", why }.into());
         }
+        self.witness.judge_root(bucket, known, &row.pointer, &root)?;
         let head = Arc::new(Head { row, root });
+        self.witness.learn(bucket, &head);
         self.adopt(bucket, Arc::clone(&head));
         Ok(head)
     }

@@ -14,6 +14,8 @@ use super::{BucketAddress, Head, Inner, Pending, answer_all, lock, working};
 use crate::{
     error::{Applied, ServiceError, chain},
     flaw::Flaw,
+    pointers::Heard,
+    witness::Known,
 };
 
 /// First wait before an unanswered swap is looked up again; doubles up to [`RESOLVE_WAIT_MAX`].
@@ -72,15 +74,24 @@ impl Inner {
         let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
         let mut is_unknown = false;
         loop {
+            // What was sent into the dark is resolved, whatever is thought of the arbiter by now.
+            if !is_unknown && let Err(error) = self.witness.permit_write(bucket) {
+                return Swapped::Failed(error);
+            }
+            let (floor, known) = (self.witness.mark(), self.witness.known(bucket));
             let swap = self.roots.cas_root(bucket.0, &bucket.1, expected, &sealed.row).await;
             let error = match swap {
                 Ok(stamped) => {
                     self.clock.hear(&stamped);
+                    if !self.witness.hear_mark(floor.as_ref(), &stamped.mark) {
+                        // Swapped in on an older state: it may not outlive the recovery.
+                        return Swapped::Failed(ServiceError::Busy(Applied::Unknown));
+                    }
                     return match stamped.value {
                         CasOutcome::Won => Swapped::Won,
                         CasOutcome::NameTaken => Swapped::Failed(ServiceError::BucketNameTaken),
                         CasOutcome::Conflict { current } => {
-                            self.lost(bucket, current, sealed, is_unknown).await
+                            self.lost(bucket, current, known.as_deref(), sealed, is_unknown).await
                         }
                     };
                 }
@@ -120,13 +131,14 @@ impl Inner {
             tokio::time::sleep(unanswered.wait).await;
             unanswered.wait = (unanswered.wait * 2).min(RESOLVE_WAIT_MAX);
             match self.reader.read(bucket).await {
-                Ok(stamped) => {
+                Ok(Heard { stamped, known }) => {
                     self.clock.hear(&stamped);
                     let found = stamped.value;
                     if found.as_ref().map(|row| row.pointer) == expected {
                         return None;
                     }
-                    return Some(self.lost(bucket, found, sealed, true).await);
+                    let known = known.as_deref();
+                    return Some(self.lost(bucket, found, known, sealed, true).await);
                 }
                 Err(error) => tracing::warn!(%error, "cannot resolve a swap yet"),
             }
@@ -138,24 +150,23 @@ impl Inner {
         &self,
         bucket: &BucketAddress,
         current: Option<RootRow>,
+        known: Option<&Known>,
         sealed: &working::Sealed,
         is_unknown: bool,
     ) -> Swapped {
-        let Some(row) = current else { return Swapped::Lost(None) };
-        if is_unknown && self.limits.flaws.has(Flaw::UnansweredTakenForLost) {
-            return match self.load(bucket, row).await {
-                Ok(head) => Swapped::Lost(Some(head)),
-                Err(error) => Swapped::Failed(error),
-            };
-        }
-        if row.pointer == sealed.row.pointer {
+        let ours = sealed.row.pointer;
+        let flawed = is_unknown && self.limits.flaws.has(Flaw::UnansweredTakenForLost);
+        if !flawed && current.as_ref().is_some_and(|row| row.pointer == ours) {
             return Swapped::Won;
         }
-        match self.load(bucket, row).await {
-            Ok(head) if head.root.authored(self.writer) >= Some(sealed.root.version) => {
+        match self.adopt_row(bucket, current, known).await {
+            Ok(None) => Swapped::Lost(None),
+            Ok(Some(head))
+                if !flawed && head.root.authored(self.writer) >= Some(sealed.root.version) =>
+            {
                 Swapped::Won
             }
-            Ok(head) => Swapped::Lost(Some(head)),
+            Ok(head) => Swapped::Lost(head),
             Err(error) if is_unknown => {
                 tracing::warn!(%error, "cannot tell whether a swap was ours");
                 Swapped::Failed(ServiceError::Busy(Applied::Unknown))

@@ -78,6 +78,14 @@ impl FaultyRoots {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
     }
 
+    pub(crate) fn backup(&self) -> fula_core::memory::MemoryBackup {
+        self.inner.backup()
+    }
+
+    pub(crate) fn restore(&self, backup: fula_core::memory::MemoryBackup) {
+        self.inner.restore(backup);
+    }
+
     /// Sets the arbiter's clock.
     pub(crate) fn set_time(&self, time_ms: u64) {
         self.inner.set_time(time_ms);

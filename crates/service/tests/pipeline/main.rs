@@ -4,6 +4,7 @@
 mod faults;
 mod masters;
 mod model;
+mod regression;
 mod retries;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use fula_core::{
 };
 use fula_service::{
     Caller, Committer, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, Service,
-    ServiceError,
+    ServiceError, Witness,
     body::{BodyFacts, BodyStream},
     condition::{ReadConditions, Tags, WriteConditions},
     system_random,
@@ -48,7 +49,8 @@ impl Master {
         let blocks: Arc<dyn BlockStore> = Arc::clone(blocks) as _;
         let roots: Arc<dyn RootPointerStore> = Arc::clone(roots) as _;
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
-        let committer = Committer::new(nodes, roots, WriterId([writer; 16]), limits);
+        let committer =
+            Committer::new(nodes, roots, WriterId([writer; 16]), limits, Witness::new(None, true));
         let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
         Self { service, user: Caller::of(Identity::of_user("key:test")) }
     }

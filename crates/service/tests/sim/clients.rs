@@ -1,9 +1,6 @@
 //! Clients of a run: SDKs that try again on another master, and keep a history.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fula_core::bucket::ChecksumAlgorithm;
@@ -36,19 +33,22 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// The masters as they are now, by number; a crashed one is replaced after a while.
 struct Masters {
     world: Arc<World>,
-    running: Mutex<Vec<(u64, Service)>>,
+    running: tokio::sync::Mutex<Vec<(u64, Service)>>,
 }
 
 impl Masters {
-    fn new(world: &Arc<World>) -> Self {
-        let running = (0..MASTERS).map(|me| (world.life(me), world.master(me))).collect();
-        Self { world: Arc::clone(world), running: Mutex::new(running) }
+    async fn new(world: &Arc<World>) -> Self {
+        let mut running = Vec::new();
+        for me in 0..MASTERS {
+            running.push((world.life(me), world.master(me).await));
+        }
+        Self { world: Arc::clone(world), running: tokio::sync::Mutex::new(running) }
     }
 
-    fn get(&self, me: usize) -> Service {
-        let mut running = self.running.lock().unwrap();
+    async fn get(&self, me: usize) -> Service {
+        let mut running = self.running.lock().await;
         if running[me].0 != self.world.life(me) {
-            running[me] = (self.world.life(me), self.world.master(me));
+            running[me] = (self.world.life(me), self.world.master(me).await);
         }
         running[me].1.clone()
     }
@@ -160,7 +160,11 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
         Err(ServiceError::NoSuchKey | ServiceError::NoSuchBucket) => {
             (answered.ending, answered.status) = (Ending::Refused, 404);
         }
-        Err(ServiceError::Busy(Applied::None) | ServiceError::Unavailable(_)) => {
+        Err(
+            ServiceError::Busy(Applied::None)
+            | ServiceError::Unavailable(_)
+            | ServiceError::Regressed(_),
+        ) => {
             (answered.ending, answered.status) = (Ending::None, 503);
         }
         Err(ServiceError::Busy(Applied::Unknown)) => {
@@ -183,7 +187,7 @@ async fn call(masters: &Masters, client: usize, number: usize, asked: Asked) -> 
         let me = usize::try_from(world.draw(MASTERS as u64)).unwrap();
         let invocation = Invocation::new(&id, n).filter(|_| !plain);
         let caller = Caller { invocation, ..Caller::of(identity()) };
-        let service = masters.get(me);
+        let service = masters.get(me).await;
         let answered = timeout(PATIENCE, attempt(&service, &caller, &asked)).await;
         match answered {
             Ok(answered) if matches!(answered.ending, Ending::Done | Ending::Refused) => {
@@ -263,15 +267,24 @@ async fn client(masters: &Masters, client: usize) -> Vec<Event> {
 
 /// Drives a run and returns its history; what is wrong beside it is noted in the world.
 pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
-    let masters = Masters::new(world);
-    let first = masters.get(0);
+    let masters = Masters::new(world).await;
+    let first = masters.get(0).await;
     first.create_bucket(&Caller::of(identity()), BUCKET).await.unwrap();
     world.set_calm(false);
     let clients = (0..CLIENTS).map(|n| client(&masters, n));
-    let mut events: Vec<Event> = futures::future::join_all(clients).await.concat();
+    let clients = futures::future::join_all(clients);
+    let mut events: Vec<Event> = if world.regresses() {
+        futures::future::join(clients, world.regress()).await.0.concat()
+    } else {
+        clients.await.concat()
+    };
     world.set_calm(true);
     // Whatever is still on its way arrives.
     sleep(Duration::from_secs(30)).await;
+    if world.regresses() {
+        world.merge(&masters.get(0).await).await;
+        sleep(Duration::from_secs(3)).await;
+    }
     let mut counts = Vec::new();
     for me in 0..MASTERS {
         let number = CLIENTS + me;
@@ -283,7 +296,7 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
         let asked =
             Asked { op: Op::List, key: String::new(), body: String::new(), condition: None };
         let listing = call(&masters, number, 99, asked).await;
-        let info = masters.get(me).bucket(&Caller::of(identity()), BUCKET).await.unwrap();
+        let info = masters.get(me).await.bucket(&Caller::of(identity()), BUCKET).await.unwrap();
         counts.push((info.objects, info.bytes, listing.version, listing.listing.clone()));
         if listing.outcome != Ending::Done || info.objects != listing.listing.len() as u64 {
             world.violate(format!("master {me} counts {} objects: {listing:?}", info.objects));

@@ -8,15 +8,19 @@ use std::{
 
 use async_trait::async_trait;
 use fula_core::{
-    Block, BlockStore, BucketName, Cid, OwnerId, RootPointer, RootPointerStore, StoreError,
-    WriterId,
+    Block, BlockStore, BucketName, Cid, Directory, OwnerId, RootPointer, RootPointerStore,
+    StoreError, WriterId,
     block::{Epoch, Placement, SyncMark},
     error::SwapError,
-    memory::{MemoryBlocks, MemoryRoots},
+    memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
     root::{CasOutcome, NewRoot, RootRow, Stamped},
     tree::Nodes,
 };
-use fula_service::{Committer, Limits, NamePolicy, Service, flaw::Flaws, fsck};
+use fula_service::{
+    Committer, Limits, NamePolicy, Random, Recovery, Service, Witness,
+    flaw::{Flaw, Flaws},
+    fsck,
+};
 use fula_testkit::rng::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -38,6 +42,8 @@ pub(crate) struct Faults {
     /// Whether swaps compare what they replace.
     pub(crate) compares: bool,
     pub(crate) flaws: Flaws,
+    /// Whether the arbiter is restored from an earlier state once in a run.
+    pub(crate) regresses: bool,
 }
 
 impl Default for Faults {
@@ -53,6 +59,7 @@ impl Default for Faults {
             arbiter_away: 3,
             compares: true,
             flaws: Flaws::default(),
+            regresses: false,
         }
     }
 }
@@ -69,6 +76,7 @@ struct State {
     calm: bool,
     violations: Vec<String>,
     now_ns: u64,
+    forked: bool,
 }
 
 /// Everything that the masters of one run share.
@@ -76,6 +84,9 @@ pub(crate) struct World {
     faults: Faults,
     state: Mutex<State>,
     roots: MemoryRoots,
+    directory: Arc<dyn Directory>,
+    /// What each master keeps on its own disk.
+    memories: [Arc<dyn Directory>; MASTERS],
     pub(crate) blocks: Arc<MemoryBlocks>,
     /// Blocks known to be durable together with all that they link to.
     durable: tokio::sync::Mutex<HashSet<Cid>>,
@@ -99,11 +110,14 @@ impl World {
             calm: true,
             violations: Vec::new(),
             now_ns: 0,
+            forked: false,
         };
         Arc::new(Self {
             faults,
             state: Mutex::new(state),
             roots: MemoryRoots::default(),
+            directory: Arc::new(MemoryDirectory::default()),
+            memories: std::array::from_fn(|_| Arc::new(MemoryDirectory::default()) as _),
             blocks: Arc::default(),
             durable: tokio::sync::Mutex::default(),
             start,
@@ -127,6 +141,10 @@ impl World {
 
     pub(crate) fn trace(&self) -> [u8; 32] {
         *self.state().trace.finalize().as_bytes()
+    }
+
+    pub(crate) fn regresses(&self) -> bool {
+        self.faults.regresses
     }
 
     pub(crate) fn fault_count(&self) -> usize {
@@ -186,8 +204,38 @@ impl World {
         self.state().lives[me]
     }
 
+    /// Goes back to an earlier state of the arbiter, some time into the run.
+    pub(crate) async fn regress(&self) {
+        sleep(Duration::from_millis(300 + self.draw(2_000))).await;
+        let backup = self.roots.backup();
+        sleep(Duration::from_millis(100 + self.draw(1_500))).await;
+        self.roots.restore(backup);
+        self.state().faults += 1;
+        self.note("the arbiter goes back in time");
+    }
+
+    /// Merges what forked; says whether anything did.
+    pub(crate) async fn merge(&self, service: &Service) {
+        let directory = Arc::clone(&self.directory);
+        let committer = service.committer().clone();
+        let random: Random = Arc::new(|bytes: &mut [u8]| bytes.fill(77));
+        let memory = self.memories[0].as_ref();
+        let recovery = Recovery::open(committer, directory, memory, &random).await.unwrap();
+        for name in recovery.status().await.unwrap().forks.keys() {
+            let (owner, bucket) = name.split_once('/').unwrap();
+            let bucket = (owner.parse().unwrap(), BucketName::parse(bucket).unwrap());
+            recovery.merge(&bucket, false).await.unwrap();
+            self.state().forked = true;
+            self.note(&format!("merged {name}"));
+        }
+    }
+
+    pub(crate) fn forked(&self) -> bool {
+        self.state().forked
+    }
+
     /// Starts a master in its present life.
-    pub(crate) fn master(self: &Arc<Self>, me: usize) -> Service {
+    pub(crate) async fn master(self: &Arc<Self>, me: usize) -> Service {
         let link = Link { world: Arc::clone(self), me, life: self.life(me) };
         let limits = Limits {
             commit_deadline: Duration::from_secs(3),
@@ -200,13 +248,33 @@ impl World {
         let nodes = Arc::new(Nodes::new(Arc::new(link.clone()), 1 << 20));
         let mut writer = [u8::try_from(me).unwrap(); 16];
         writer[..8].copy_from_slice(&link.life.to_be_bytes());
-        let committer = Committer::new(nodes, Arc::new(link.clone()), WriterId(writer), limits);
-        let random = Arc::new(move |bytes: &mut [u8]| {
+        let committer = Committer::new(
+            nodes,
+            Arc::new(link.clone()),
+            WriterId(writer),
+            limits,
+            self.witness(me).await,
+        );
+        let random: Random = Arc::new(move |bytes: &mut [u8]| {
             for byte in bytes {
                 *byte = link.world.draw(256).to_le_bytes()[0];
             }
         });
+        if self.faults.regresses {
+            let directory: Arc<dyn Directory> = Arc::clone(&self.directory);
+            let memory = self.memories[me].as_ref();
+            let recovery = Recovery::open(committer.clone(), directory, memory, &random).await;
+            tokio::spawn(recovery.unwrap().run());
+        }
         Service::new(committer, random, NamePolicy::PerOwner)
+    }
+
+    async fn witness(&self, me: usize) -> Witness {
+        let flawed = self.faults.flaws == Flaws(Some(Flaw::RegressedAdopted));
+        if self.faults.regresses && !flawed {
+            return Witness::open(Some(Arc::clone(&self.memories[me]))).await.unwrap();
+        }
+        Witness::new(None, self.faults.compares && !flawed)
     }
 
     /// Carries out a swap and checks that what it publishes would survive a power cut.

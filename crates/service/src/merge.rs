@@ -1,0 +1,183 @@
+//! Merging the sides of a fork: what changed on one side is taken, what changed on both is kept
+//! twice.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fula_core::{
+    Cid,
+    block::require,
+    bucket::BucketRoot,
+    tree::{Change, Edits, Entry, Tree, diff, edit},
+};
+
+use crate::{
+    commit::BucketAddress,
+    error::{Applied, ServiceError},
+    recovery::{Candidate, Recovery},
+};
+
+/// Commits looked at on each side for the state that both began from.
+const ANCESTORS_MAX: usize = 100_000;
+
+/// What a merge comes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Merged {
+    /// Version that all sides have in common; 0 when there is none.
+    pub base: u64,
+    /// Versions of the sides.
+    pub sides: Vec<u64>,
+    /// Keys taken from a side that alone changed them.
+    pub taken: Vec<String>,
+    /// Keys changed on both sides, and where the older state is kept; `None` for a deletion.
+    pub both: Vec<(String, Option<String>)>,
+}
+
+impl Recovery {
+    /// Merges the sides of a forked bucket; with `dry_run`, only says what that would do.
+    ///
+    /// Of a key changed on both sides the newer record stays, and the older one is kept under
+    /// the key followed by `.fork-` and its version.
+    ///
+    /// # Errors
+    /// [`ServiceError::InvalidRequest`] for a bucket that is not forked;
+    /// [`ServiceError::Unavailable`] while blocks of a side cannot be read.
+    pub async fn merge(
+        &self,
+        bucket: &BucketAddress,
+        dry_run: bool,
+    ) -> Result<Merged, ServiceError> {
+        let Some((version, claims)) = self.fork(bucket).await? else {
+            let text = format!("bucket {} is not forked", bucket.1);
+            return Err(ServiceError::InvalidRequest(text));
+        };
+        let (row, mut candidates) = self.candidates(bucket, &claims).await?;
+        // A side that another one includes has nothing to add.
+        let all = candidates.clone();
+        candidates.retain(|side| {
+            let covers =
+                |other: &Candidate| other.pointer.root != side.pointer.root && other.includes(side);
+            !all.iter().any(covers)
+        });
+        candidates.sort_by_key(|candidate| candidate.root.time);
+        let Some(newest) = candidates.pop() else {
+            return Err(ServiceError::Internal("a fork without sides".to_owned()));
+        };
+        let mut merged = Merged { sides: vec![newest.pointer.version], ..Merged::default() };
+        let mut root = newest.root.clone();
+        let mut blocks = Vec::new();
+        for side in candidates.iter().rev() {
+            merged.sides.push(side.pointer.version);
+            let base = self.common(&newest, side).await?;
+            merged.base = base.as_ref().map_or(0, |base| base.version);
+            let nodes = self.committer().nodes();
+            let edits = self.edits(base.as_ref(), &root, &side.root, &mut merged).await?;
+            let edited = edit(nodes, &root.salt, &root.objects, &edits).await?;
+            root.objects = edited.tree;
+            // The next side reads what this one made.
+            let mark =
+                nodes.blocks().put(&edited.blocks, fula_core::block::Placement::Bulk).await?;
+            nodes.blocks().sync(mark).await?;
+            blocks.extend(edited.blocks);
+        }
+        if dry_run {
+            return Ok(merged);
+        }
+        if !self.publish(bucket, row, root, &all, blocks).await? {
+            return Err(ServiceError::Busy(Applied::None));
+        }
+        self.end_fork(bucket, version).await?;
+        Ok(merged)
+    }
+
+    /// Finds the newest root that both sides descend from.
+    async fn common(
+        &self,
+        one: &Candidate,
+        other: &Candidate,
+    ) -> Result<Option<BucketRoot>, ServiceError> {
+        let mut sides = [
+            (Some(one.pointer.root), one.root.clone()),
+            (Some(other.pointer.root), other.root.clone()),
+        ];
+        for _ in 0..ANCESTORS_MAX {
+            if sides[0].0 == sides[1].0 {
+                return Ok(sides[0].0.map(|_| sides[0].1.clone()));
+            }
+            // Versions fall along `parent`, so the higher side steps back.
+            let back = usize::from(sides[1].1.version > sides[0].1.version);
+            let Some(parent) = sides[back].1.parent else { return Ok(None) };
+            sides[back] = (Some(parent), self.root(&parent).await?);
+        }
+        Ok(None)
+    }
+
+    async fn root(&self, cid: &Cid) -> Result<BucketRoot, ServiceError> {
+        let block = require(self.committer().nodes().blocks().as_ref(), cid).await?;
+        Ok(BucketRoot::from_block(&block)?)
+    }
+
+    /// Returns what to change in `ours` so that it holds the changes of `theirs` as well.
+    async fn edits(
+        &self,
+        base: Option<&BucketRoot>,
+        ours: &BucketRoot,
+        theirs: &BucketRoot,
+        merged: &mut Merged,
+    ) -> Result<Edits, ServiceError> {
+        let nodes = self.committer().nodes();
+        let base = base.map(|base| base.objects).unwrap_or_default();
+        let mine = changes(diff(nodes, &base, &ours.objects).await?);
+        let other = changes(diff(nodes, &base, &theirs.objects).await?);
+        let mut edits = Edits::new();
+        for (key, entry) in other {
+            let name = String::from_utf8_lossy(&key).into_owned();
+            match mine.get(&key) {
+                None => {
+                    edits.insert(key, entry.map(|entry| (entry.weight, entry.value)));
+                    merged.taken.push(name);
+                }
+                Some(same) if *same == entry => {}
+                Some(_) => {
+                    // Ours is the newer side: its state of the key stays.
+                    let kept = match entry {
+                        Some(entry) => {
+                            let kept = self.spare_key(&name, theirs.version, &ours.objects).await?;
+                            let value = Some((entry.weight, entry.value));
+                            edits.insert(Bytes::from(kept.clone()), value);
+                            Some(kept)
+                        }
+                        None => None,
+                    };
+                    merged.both.push((name, kept));
+                }
+            }
+        }
+        Ok(edits)
+    }
+
+    /// Returns a key that is free, for a record that must not be lost.
+    async fn spare_key(
+        &self,
+        name: &str,
+        version: u64,
+        objects: &Tree,
+    ) -> Result<String, ServiceError> {
+        let mut key = format!("{name}.fork-{version}");
+        while objects.get(self.committer().nodes(), key.as_bytes()).await?.is_some() {
+            key.push('~');
+        }
+        Ok(key)
+    }
+}
+
+/// Returns the new state of every key that differs; `None` where it was removed.
+fn changes(differences: Vec<Change>) -> BTreeMap<Bytes, Option<Entry>> {
+    let change = |difference| match difference {
+        Change::Added(entry) | Change::Changed { new: entry, .. } => {
+            (entry.key.clone(), Some(entry))
+        }
+        Change::Removed(entry) => (entry.key, None),
+    };
+    differences.into_iter().map(change).collect()
+}

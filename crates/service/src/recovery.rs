@@ -1,0 +1,493 @@
+//! Coming back from an arbiter that went back in time (docs/adr/0008).
+//!
+//! Whoever notices opens a recovery in the arbiter's directory. Every master joins it, writes no
+//! bucket meanwhile, and posts the states it remembers that the arbiter lacks. Once all known
+//! masters have, or an operator says go, each bucket is healed: a new root on top of the claim
+//! that includes all others. Claims that exclude one another are a fork: kept, sealed, reported.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fula_core::{
+    Block, BlockStore, Directory, RootPointer, WriterId,
+    block::{Placement, require},
+    bucket::BucketRoot,
+    directory::{Table, WriteOutcome},
+    root::{CasOutcome, GlobalName, NewRoot, RootRow},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Random,
+    commit::{BucketAddress, Committer},
+    error::{ServiceError, chain},
+    limits::{AUTHORS_KEPT_MS, PAGE_MAX},
+    witness::{Known, bucket_of, join_authors, name_of},
+};
+
+/// Between looks at the arbiter.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Record of the recovery under way, or of the last one.
+const CURRENT: &str = "current";
+
+/// Record of this master's own name, in its memory.
+const SELF: &str = "self";
+
+/// Times healing a bucket is tried again because its pointer moved.
+const TRIES: usize = 8;
+
+/// Buckets compared with the arbiter at a time.
+const COMPARED: usize = 256;
+
+/// A recovery as stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Current {
+    id: String,
+    reason: String,
+    /// Whether an operator says to go on without masters that do not answer.
+    forced: bool,
+    closed: bool,
+    healed: Vec<String>,
+}
+
+/// A state that a master remembers and the arbiter lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Its root.
+    pub root: String,
+    /// Its version.
+    pub version: u64,
+}
+
+/// How things stand.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// Why nothing is written; `None` when all is well.
+    pub alarm: Option<String>,
+    /// Masters known, and whether each has posted what it remembers.
+    pub masters: BTreeMap<String, bool>,
+    /// Buckets that are sealed because claims exclude one another, with those claims.
+    pub forks: BTreeMap<String, Vec<Claim>>,
+    /// Buckets healed by the last recovery.
+    pub healed: Vec<String>,
+}
+
+/// One master's part in recoveries.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    committer: Committer,
+    directory: Arc<dyn Directory>,
+    name: String,
+    /// Of its own, beside the pipeline's: `authors` must never take one's commit for the other's.
+    writer: WriterId,
+}
+
+/// A state that a bucket might go on from.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) pointer: RootPointer,
+    pub(crate) root: BucketRoot,
+}
+
+impl Candidate {
+    fn known(&self) -> Known {
+        Known::of_root(self.pointer, &self.root)
+    }
+
+    pub(crate) fn includes(&self, other: &Self) -> bool {
+        other.known().is_included_in(&self.pointer, &self.root)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(value: &Bytes) -> Result<T, ServiceError> {
+    serde_json::from_slice(value)
+        .map_err(|error| ServiceError::Internal(format!("malformed recovery record: {error}")))
+}
+
+impl Recovery {
+    /// Takes part under the name kept in `memory`, made up at the first start.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn open(
+        committer: Committer,
+        directory: Arc<dyn Directory>,
+        memory: &dyn Directory,
+        random: &Random,
+    ) -> Result<Self, ServiceError> {
+        let known = memory.read(Table::Remembered, SELF).await?.and_then(|entry| entry.value);
+        let name = if let Some(name) = known {
+            String::from_utf8_lossy(&name).into_owned()
+        } else {
+            let mut bytes = [0; 8];
+            random(&mut bytes);
+            let name = hex::encode(bytes);
+            let value = Some(Bytes::from(name.clone()));
+            memory.write(Table::Remembered, SELF, 0, value).await?;
+            name
+        };
+        let mut writer = [0; 16];
+        random(&mut writer);
+        let writer = WriterId(writer);
+        let recovery = Self { committer, directory, name, writer };
+        recovery.register().await?;
+        // From here on this master knows how far the arbiter had come, and of what is under way.
+        recovery.tick().await?;
+        Ok(recovery)
+    }
+
+    /// Makes this master one of those that a recovery waits for.
+    async fn register(&self) -> Result<(), ServiceError> {
+        let value = Some(Bytes::from_static(b"{}"));
+        self.directory.write(Table::Masters, &self.name, 0, value).await?;
+        Ok(())
+    }
+
+    /// Looks at the arbiter every second, for ever.
+    pub async fn run(self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = self.tick().await {
+                tracing::debug!(error = chain(&error), "the arbiter could not be looked at");
+            }
+        }
+    }
+
+    /// Looks once: notices what went back, takes part in what is under way.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]: look again later.
+    pub async fn tick(&self) -> Result<(), ServiceError> {
+        let witness = self.committer.witness();
+        let floor = witness.mark();
+        let stamped = self.committer.roots().get_roots(&[]).await?;
+        witness.hear_mark(floor.as_ref(), &stamped.mark);
+        witness.flush().await?;
+        let found = self.current().await?;
+        let alarm = witness.alarm();
+        match (found, alarm) {
+            (Some((version, current)), _) if !current.closed => {
+                witness.join(&current.id, &current.reason);
+                self.take_part(version, current).await
+            }
+            (found, Some(alarm)) => {
+                let is_over = |(_, current): &(u64, Current)| {
+                    alarm.recovery.as_ref().is_some_and(|joined| *joined == current.id)
+                };
+                if alarm.recovery.is_some() && found.as_ref().is_some_and(is_over) {
+                    witness.calm(stamped.mark, self.forked().await?);
+                    return self.register().await;
+                }
+                let version = found.map_or(0, |(version, _)| version);
+                self.begin(version, &alarm.reason).await
+            }
+            (_, None) => {
+                witness.set_forked(self.forked().await?);
+                Ok(())
+            }
+        }
+    }
+
+    async fn current(&self) -> Result<Option<(u64, Current)>, ServiceError> {
+        let Some(entry) = self.directory.read(Table::Recovery, CURRENT).await? else {
+            return Ok(None);
+        };
+        let Some(value) = entry.value else { return Ok(None) };
+        Ok(Some((entry.version, parse(&value)?)))
+    }
+
+    async fn write_current(&self, version: u64, current: &Current) -> Result<bool, ServiceError> {
+        let value = Some(json(current));
+        let written = self.directory.write(Table::Recovery, CURRENT, version, value).await?;
+        Ok(matches!(written, WriteOutcome::Done(_)))
+    }
+
+    async fn begin(&self, version: u64, reason: &str) -> Result<(), ServiceError> {
+        self.register().await?;
+        let now = self.committer.now().await?;
+        let current = Current {
+            id: format!("{now}-{}", self.name),
+            reason: reason.to_owned(),
+            forced: false,
+            closed: false,
+            healed: Vec::new(),
+        };
+        self.write_current(version, &current).await.map(drop)
+    }
+
+    /// Posts what this master remembers, and heals once everybody has.
+    async fn take_part(&self, version: u64, current: Current) -> Result<(), ServiceError> {
+        let ack = format!("ack/{}/{}", current.id, self.name);
+        if self.directory.read(Table::Recovery, &ack).await?.is_none() {
+            self.register().await?;
+            for (bucket, known) in self.lacking().await? {
+                let name = format!("claim/{}/{}/{}", current.id, name_of(&bucket), self.name);
+                let claim =
+                    Claim { root: known.pointer.root.to_string(), version: known.pointer.version };
+                self.directory.write(Table::Recovery, &name, 0, Some(json(&claim))).await?;
+            }
+            let value = Some(Bytes::from_static(b"{}"));
+            self.directory.write(Table::Recovery, &ack, 0, value).await?;
+        }
+        let all_posted = self.posted(&current.id).await?.values().all(|posted| *posted);
+        if all_posted || current.forced { self.close(version, current).await } else { Ok(()) }
+    }
+
+    /// Returns every known master, and whether it has posted.
+    async fn posted(&self, id: &str) -> Result<BTreeMap<String, bool>, ServiceError> {
+        let prefix = format!("ack/{id}/");
+        let acks = self.records(Table::Recovery, &prefix).await?;
+        let acks: BTreeSet<&str> =
+            acks.iter().filter_map(|(name, _)| name.strip_prefix(&prefix)).collect();
+        let masters = self.records(Table::Masters, "").await?;
+        Ok(masters
+            .into_iter()
+            .map(|(name, _)| {
+                let posted = acks.contains(name.as_str());
+                (name, posted)
+            })
+            .collect())
+    }
+
+    async fn records(
+        &self,
+        table: Table,
+        prefix: &str,
+    ) -> Result<Vec<(String, Bytes)>, ServiceError> {
+        let mut found = Vec::new();
+        let mut after = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
+        loop {
+            let page = self.directory.list(table, after.as_deref(), PAGE_MAX).await?;
+            let Some((last, _)) = page.last() else { return Ok(found) };
+            after = Some(last.clone());
+            for (name, entry) in page {
+                if !name.starts_with(prefix) {
+                    return Ok(found);
+                }
+                found.extend(entry.value.map(|value| (name, value)));
+            }
+        }
+    }
+
+    /// Compares all that is remembered with the arbiter; returns what the arbiter lacks.
+    async fn lacking(&self) -> Result<Vec<(BucketAddress, Arc<Known>)>, ServiceError> {
+        let mut lacking = Vec::new();
+        for page in self.committer.witness().all_known().chunks(COMPARED) {
+            let names: Vec<BucketAddress> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
+            let rows = self.committer.roots().get_roots(&names).await?.value;
+            for ((bucket, known), row) in page.iter().zip(rows) {
+                let is_there = match row {
+                    Some(row) if row.pointer == known.pointer => true,
+                    Some(row) => {
+                        let candidate = self.candidate(row.pointer).await?;
+                        known.is_included_in(&candidate.pointer, &candidate.root)
+                    }
+                    None => false,
+                };
+                if !is_there {
+                    lacking.push((bucket.clone(), Arc::clone(known)));
+                }
+            }
+        }
+        Ok(lacking)
+    }
+
+    async fn candidate(&self, pointer: RootPointer) -> Result<Candidate, ServiceError> {
+        let block = require(self.blocks(), &pointer.root).await?;
+        Ok(Candidate { pointer, root: BucketRoot::from_block(&block)? })
+    }
+
+    fn blocks(&self) -> &dyn BlockStore {
+        self.committer.nodes().blocks().as_ref()
+    }
+
+    /// Heals every bucket that somebody claims, and ends the recovery.
+    async fn close(&self, version: u64, mut current: Current) -> Result<(), ServiceError> {
+        let prefix = format!("claim/{}/", current.id);
+        let mut claimed: BTreeMap<BucketAddress, Vec<Claim>> = BTreeMap::new();
+        for (name, value) in self.records(Table::Recovery, &prefix).await? {
+            let rest = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/'));
+            let Some(bucket) = rest.and_then(|(bucket, _)| bucket_of(bucket)) else { continue };
+            claimed.entry(bucket).or_default().push(parse(&value)?);
+        }
+        let mut healed = Vec::new();
+        for (bucket, claims) in claimed {
+            if self.heal(&bucket, &claims).await? {
+                healed.push(name_of(&bucket));
+            }
+        }
+        (current.closed, current.healed) = (true, healed);
+        self.write_current(version, &current).await.map(drop)
+    }
+
+    /// Puts a bucket on top of the claim that includes all others; `false` for a fork.
+    async fn heal(&self, bucket: &BucketAddress, claims: &[Claim]) -> Result<bool, ServiceError> {
+        for _ in 0..TRIES {
+            let (row, candidates) = self.candidates(bucket, claims).await?;
+            let includes_all =
+                |best: &&Candidate| candidates.iter().all(|other| best.includes(other));
+            let Some(best) = candidates.iter().find(includes_all) else {
+                tracing::error!(bucket = name_of(bucket), "a fork: run fula roots merge");
+                let name = format!("fork/{}", name_of(bucket));
+                let entry = self.directory.read(Table::Recovery, &name).await?;
+                let version = entry.map_or(0, |entry| entry.version);
+                let value = Some(json(&claims));
+                self.directory.write(Table::Recovery, &name, version, value).await?;
+                return Ok(false);
+            };
+            if row.as_ref().is_some_and(|row| row.pointer == best.pointer) {
+                return Ok(true);
+            }
+            if self.publish(bucket, row, best.root.clone(), &candidates, Vec::new()).await? {
+                return Ok(true);
+            }
+        }
+        Err(ServiceError::Busy(crate::error::Applied::None))
+    }
+
+    /// Returns the arbiter's row, and every state that the bucket might go on from.
+    pub(crate) async fn candidates(
+        &self,
+        bucket: &BucketAddress,
+        claims: &[Claim],
+    ) -> Result<(Option<RootRow>, Vec<Candidate>), ServiceError> {
+        let names = [bucket.clone()];
+        let row = self.committer.roots().get_roots(&names).await?.value.pop().flatten();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        if let Some(row) = &row {
+            candidates.push(self.candidate(row.pointer).await?);
+        }
+        for claim in claims {
+            let root = crate::witness::parse_root(&claim.root)?;
+            if candidates.iter().all(|candidate| candidate.pointer.root != root) {
+                let pointer = RootPointer { root, version: claim.version, generation: 0 };
+                candidates.push(self.candidate(pointer).await?);
+            }
+        }
+        Ok((row, candidates))
+    }
+
+    /// Publishes `root` above every candidate, with the commits of all of them; `false` when the
+    /// pointer moved meanwhile.
+    pub(crate) async fn publish(
+        &self,
+        bucket: &BucketAddress,
+        row: Option<RootRow>,
+        mut root: BucketRoot,
+        candidates: &[Candidate],
+        mut blocks: Vec<Block>,
+    ) -> Result<bool, ServiceError> {
+        let newest = candidates.iter().max_by_key(|candidate| candidate.pointer.version);
+        root.parent = newest.map(|candidate| candidate.pointer.root);
+        root.version = newest.map_or(0, |candidate| candidate.pointer.version) + 1;
+        root.time = root.time.max(self.committer.now().await?);
+        for candidate in candidates {
+            root.authors = join_authors(&root.authors, &candidate.root.authors);
+        }
+        root.sign(self.writer, root.time.saturating_sub(AUTHORS_KEPT_MS));
+        let block = root.to_block();
+        let new = NewRoot {
+            pointer: RootPointer {
+                root: block.cid(),
+                version: root.version,
+                generation: row.as_ref().map_or(0, |row| row.pointer.generation),
+            },
+            bucket_id: root.id,
+            created: root.created,
+            deleted: root.deleted,
+            global_name: if root.deleted.is_some() {
+                GlobalName::Release
+            } else {
+                GlobalName::ClaimIfFree
+            },
+        };
+        blocks.push(block);
+        let mark = self.blocks().put(&blocks, Placement::Commit).await?;
+        self.blocks().sync(mark).await?;
+        let expected = row.map(|row| row.pointer);
+        let swapped = self.committer.roots().cas_root(bucket.0, &bucket.1, expected, &new).await;
+        match swapped {
+            Ok(stamped) => Ok(stamped.value == CasOutcome::Won),
+            Err(error) => Err(ServiceError::Unavailable(chain(&error))),
+        }
+    }
+
+    /// Returns the buckets that are sealed as forks.
+    async fn forked(&self) -> Result<BTreeSet<BucketAddress>, ServiceError> {
+        let forks = self.records(Table::Recovery, "fork/").await?;
+        Ok(forks.iter().filter_map(|(name, _)| bucket_of(name.strip_prefix("fork/")?)).collect())
+    }
+
+    /// Returns the claims on a forked bucket, and the version of their record.
+    pub(crate) async fn fork(
+        &self,
+        bucket: &BucketAddress,
+    ) -> Result<Option<(u64, Vec<Claim>)>, ServiceError> {
+        let name = format!("fork/{}", name_of(bucket));
+        let Some(entry) = self.directory.read(Table::Recovery, &name).await? else {
+            return Ok(None);
+        };
+        let Some(value) = entry.value else { return Ok(None) };
+        Ok(Some((entry.version, parse(&value)?)))
+    }
+
+    /// Unseals a bucket that was merged.
+    pub(crate) async fn end_fork(
+        &self,
+        bucket: &BucketAddress,
+        version: u64,
+    ) -> Result<(), ServiceError> {
+        let name = format!("fork/{}", name_of(bucket));
+        self.directory.write(Table::Recovery, &name, version, None).await?;
+        self.committer.witness().set_forked(self.forked().await?);
+        Ok(())
+    }
+
+    /// Goes on without masters that have not posted.
+    ///
+    /// # Errors
+    /// [`ServiceError::InvalidRequest`] when no recovery is under way.
+    pub async fn force(&self) -> Result<(), ServiceError> {
+        self.tick().await?;
+        match self.current().await? {
+            Some((version, mut current)) if !current.closed => {
+                current.forced = true;
+                self.write_current(version, &current).await?;
+                self.tick().await?;
+                self.tick().await
+            }
+            _ => Err(ServiceError::InvalidRequest("no recovery is under way".to_owned())),
+        }
+    }
+
+    /// Returns how things stand.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn status(&self) -> Result<Status, ServiceError> {
+        let alarm = self.committer.witness().alarm().map(|alarm| alarm.reason);
+        let current = self.current().await?;
+        let id = current.as_ref().map(|(_, current)| current.id.clone()).unwrap_or_default();
+        let healed = current.map(|(_, current)| current.healed).unwrap_or_default();
+        let mut forks = BTreeMap::new();
+        for (name, value) in self.records(Table::Recovery, "fork/").await? {
+            let name = name.strip_prefix("fork/").unwrap_or_default().to_owned();
+            forks.insert(name, parse(&value)?);
+        }
+        Ok(Status { alarm, masters: self.posted(&id).await?, forks, healed })
+    }
+
+    /// Returns the commit pipeline this works beside.
+    pub(crate) fn committer(&self) -> &Committer {
+        &self.committer
+    }
+}
