@@ -20,6 +20,7 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         ServiceError::InvalidPartOrder => (S3ErrorCode::InvalidPartOrder, None),
         ServiceError::PartTooSmall(_) => (S3ErrorCode::EntityTooSmall, None),
         ServiceError::PreconditionFailed(name) => return precondition_failed(name),
+        ServiceError::InCommit { key, error } => return in_commit(&key, s3_error(*error)),
         ServiceError::NotModified { etag, time_ms } => return not_modified(&etag, time_ms),
         ServiceError::InvalidRange { size } => return invalid_range(size),
         ServiceError::AccessDenied => (S3ErrorCode::AccessDenied, None),
@@ -98,6 +99,13 @@ fn precondition_failed(name: ConditionName) -> S3Error {
     // The outer layer turns this into the <Condition> element and removes it.
     headers.insert(crate::http::CONDITION_HEADER, HeaderValue::from_static(condition));
     error.set_headers(headers);
+    error
+}
+
+/// Says which change of a commit an error is about.
+fn in_commit(key: &str, mut error: S3Error) -> S3Error {
+    let text = error.message().unwrap_or_else(|| error.code().as_str()).to_owned();
+    error.set_message(format!("{text} (key {key:?}; nothing of the commit was carried out)"));
     error
 }
 

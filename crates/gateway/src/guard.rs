@@ -13,7 +13,7 @@ use s3s::{S3Error, S3Result, s3_error};
 
 use crate::{
     error::{not_implemented, payload_mismatch, s3_error as to_s3},
-    s3::Digests,
+    s3::{Digests, is_commit},
 };
 
 /// Subresources of S3 that are not offered, by the name in the query.
@@ -139,7 +139,8 @@ pub(crate) fn check_length(parts: &Parts, host_is_bucket: bool) -> S3Result<()> 
 pub(crate) fn is_xml_request(parts: &Parts) -> bool {
     let query = parts.uri.query().unwrap_or_default();
     let names = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
-    parts.method == Method::POST && (names("delete") || names("uploadId"))
+    parts.method == Method::POST
+        && (names("delete") || names("uploadId") || is_commit(&parts.method, &parts.uri))
 }
 
 /// Checks a whole XML body against the digests that its headers name.

@@ -53,6 +53,10 @@ impl Operation {
     }
 }
 
+/// The bucket that the host of a request stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct HostBucket(pub(crate) String);
+
 /// Answers HTTP requests; cloned freely, shared by all connections.
 #[derive(Clone, Debug)]
 pub struct Gateway {
@@ -99,13 +103,19 @@ impl Gateway {
         let expects = Expects::of(&request);
         let operation = Arc::new(Operation::default());
         let seen = Arc::new(Seen::default());
-        let host_is_bucket = self.host_is_bucket(&request);
+        let host_bucket = self.host_bucket(&request);
+        let host_is_bucket = host_bucket.is_some();
         let mut response = if path.starts_with(OWN_ROUTES) && !host_is_bucket {
             operation.set("FulaRoute".to_owned());
             own_route(&method, &path)
         } else {
             match self.admit(request.map(s3s::Body::from), host_is_bucket).await {
-                Ok(request) => self.s3(request, &operation, &seen).await,
+                Ok(mut request) => {
+                    if let Some(bucket) = host_bucket {
+                        request.extensions_mut().insert(bucket);
+                    }
+                    self.s3(request, &operation, &seen).await
+                }
                 Err(error) => respond(error),
             }
         };
@@ -130,13 +140,13 @@ impl Gateway {
         response
     }
 
-    /// Returns whether the `Host` header names a bucket below our domain.
-    fn host_is_bucket<B>(&self, request: &Request<B>) -> bool {
-        let Some(domain) = &self.config.domain else { return false };
+    /// Returns the bucket below our domain that the `Host` header names.
+    fn host_bucket<B>(&self, request: &Request<B>) -> Option<HostBucket> {
+        let domain = self.config.domain.as_ref()?;
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
-        host.and_then(|host| host.strip_suffix(domain.as_str()))
-            .is_some_and(|bucket| bucket.len() > 1 && bucket.ends_with('.'))
+        let bucket = host?.strip_suffix(domain.as_str())?.strip_suffix('.')?;
+        Some(HostBucket(bucket.to_owned())).filter(|bucket| !bucket.0.is_empty())
     }
 
     /// Settles what must be settled before s3s sees the request.

@@ -76,9 +76,12 @@ pub fn gateway(
     s3_config.aws_chunked_stream_max_chunk_size = limits.chunk_bytes_max;
     s3_config.put_object_max_size = None; // The service bounds bodies, with S3's own error.
     s3_config.operation_id_routing = false;
+    s3_config.custom_route_max_body_size = Some(limits.xml_bytes_max as u64);
     let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
 
+    let commit = s3::CommitRoute::new(service.clone(), keys.clone());
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
+    builder.set_route(commit);
     builder.set_config(std::sync::Arc::new(provider));
     builder.set_auth(s3::Auth::new(keys.clone()));
     builder.set_access(s3::Access::new(keys));

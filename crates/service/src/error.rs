@@ -69,6 +69,14 @@ pub enum ServiceError {
         /// Last modification, milliseconds since 1970.
         time_ms: u64,
     },
+    /// One change of a commit cannot be carried out, so none was.
+    #[error("{key:?}: {error}")]
+    InCommit {
+        /// Which.
+        key: String,
+        /// Why.
+        error: Box<ServiceError>,
+    },
     /// No byte of the range exists.
     #[error("range lies beyond the object's {size} bytes")]
     InvalidRange {

@@ -4,6 +4,7 @@
 //! trees; every change goes through the one commit pipeline in [`commit`].
 
 pub mod access;
+mod batch;
 pub mod body;
 mod bucket;
 mod caller;
@@ -34,6 +35,7 @@ use fula_core::{BucketName, id::ObjectKey};
 
 pub use self::{
     access::Identity,
+    batch::{BatchAction, BatchChange, BatchResult},
     bucket::{BucketInfo, BucketPage, NamePolicy},
     caller::{Caller, Invocation, Seen},
     commit::{Committer, Head},

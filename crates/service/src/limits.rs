@@ -67,6 +67,12 @@ pub const PAGE_MAX: usize = 1000;
 /// Most keys in one batch delete.
 pub const DELETE_KEYS_MAX: usize = 1000;
 
+/// Most changes of one multi-key commit.
+pub const COMMIT_CHANGES_MAX: usize = 1000;
+
+/// Largest body given in a multi-key commit itself, in bytes: one block.
+pub const COMMIT_BODY_BYTES_MAX: usize = 1 << 20;
+
 /// How long the answer of a completed upload is remembered.
 pub const COMPLETED_KEPT_MS: u64 = 24 * 3600 * 1000;
 

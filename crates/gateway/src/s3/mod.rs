@@ -1,6 +1,7 @@
 //! S3 operations, translated to and from the service.
 
 mod bucket;
+mod commit;
 mod convert;
 mod multipart;
 mod object;
@@ -18,7 +19,10 @@ use s3s::{
     s3_error,
 };
 
-pub(crate) use self::convert::{Digests, http_date};
+pub(crate) use self::{
+    commit::{CommitRoute, is_commit},
+    convert::{Digests, http_date},
+};
 use crate::{WireConfig, error, http::Operation};
 
 /// Finds secrets for signature checks.
@@ -53,6 +57,13 @@ impl Access {
     }
 }
 
+/// Returns whose key a verified signature was made with.
+async fn signer(keys: &KeyRing, access_key: &str) -> S3Result<Identity> {
+    let found = keys.find(access_key).await.map_err(error::s3_error)?;
+    // Revoked between the signature check and now.
+    found.map(|(_, identity)| identity).ok_or_else(|| s3_error!(InvalidAccessKeyId))
+}
+
 #[async_trait]
 impl S3Access for Access {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
@@ -68,9 +79,7 @@ impl S3Access for Access {
         }
         let access_key = cx.credentials().map(|credentials| credentials.access_key.clone());
         if let Some(access_key) = access_key {
-            let found = self.keys.find(&access_key).await.map_err(error::s3_error)?;
-            // Revoked between the signature check and now.
-            let (_, identity) = found.ok_or_else(|| s3_error!(InvalidAccessKeyId))?;
+            let identity = signer(&self.keys, &access_key).await?;
             let owner = identity.owner.to_string();
             // Only the caller's own buckets can be reached.
             for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {

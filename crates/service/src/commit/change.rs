@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use fula_core::{
     Block, BucketId,
-    bucket::{Attached, Completed, Fingerprint, ObjectRecord, PartRecord, UploadRecord},
+    bucket::{Attached, Completed, ETag, Fingerprint, ObjectRecord, PartRecord, UploadRecord},
     id::{ObjectKey, UploadId},
     root::{GlobalName, TimeMs},
     tree::Salt,
@@ -14,6 +14,7 @@ use fula_core::{
 
 use super::working::Working;
 use crate::{
+    batch::in_commit,
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
     limits::COMPLETED_KEPT_MS,
@@ -70,6 +71,8 @@ pub(crate) enum Change {
         blocks: Vec<Block>,
     },
     CompleteUpload(Box<CompleteUpload>),
+    /// All or nothing; no key twice.
+    Commit(Vec<Step>),
     AbortUpload {
         key: ObjectKey,
         id: UploadId,
@@ -88,6 +91,28 @@ pub(crate) struct CompleteUpload {
     pub(crate) parts_hash: [u8; 32],
     /// The table of parts.
     pub(crate) blocks: Vec<Block>,
+}
+
+/// One change of a commit.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) key: ObjectKey,
+    pub(crate) conditions: WriteConditions,
+    pub(crate) kind: StepKind,
+}
+
+/// What one change of a commit does.
+#[derive(Clone, Debug)]
+pub(crate) enum StepKind {
+    Write {
+        record: Box<ObjectRecord>,
+        /// Body and attached maps, stored with the commit.
+        blocks: Vec<Block>,
+    },
+    Complete(Box<CompleteUpload>),
+    /// The upload was completed before: only a remembered commit can have done that rightly.
+    Completed(Box<ObjectRecord>),
+    Delete,
 }
 
 /// What a change that was carried out answers.
@@ -109,13 +134,14 @@ impl Change {
             | Self::CreateUpload { blocks, .. }
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
+            Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
             Self::CreateBucket { .. }
             | Self::DeleteBucket
             | Self::Delete { .. }
             | Self::DeleteMany(_)
             | Self::AbortUpload { .. } => &[],
         };
-        blocks.iter().map(|block| block.bytes().len()).sum()
+        bytes_of(blocks)
     }
 
     /// Judges the change against `work` and applies it, in full or not at all.
@@ -205,6 +231,7 @@ impl Change {
                 Ok(Answer::Done)
             }
             Self::CompleteUpload(complete) => complete.apply(work).await,
+            Self::Commit(steps) => commit(work, steps).await,
             Self::AbortUpload { key, id } => {
                 open_upload(work, key, *id).await?;
                 let parts = work.parts(key, *id).await?;
@@ -262,7 +289,93 @@ async fn open_upload(
     upload.filter(|upload| upload.completed.is_none()).ok_or(ServiceError::NoSuchUpload)
 }
 
+fn bytes_of(blocks: &[Block]) -> usize {
+    blocks.iter().map(|block| block.bytes().len()).sum()
+}
+
+impl Step {
+    fn bytes(&self) -> usize {
+        match &self.kind {
+            StepKind::Write { blocks, .. } => bytes_of(blocks),
+            StepKind::Complete(complete) => bytes_of(&complete.blocks),
+            StepKind::Completed(_) | StepKind::Delete => 0,
+        }
+    }
+
+    /// Returns the tag of what it makes.
+    pub(crate) fn etag(&self) -> Option<ETag> {
+        match &self.kind {
+            StepKind::Write { record, .. } | StepKind::Completed(record) => Some(record.etag),
+            StepKind::Complete(complete) => Some(complete.record.etag),
+            StepKind::Delete => None,
+        }
+    }
+
+    /// Judges the step on what is there before the commit; `false` when it must be joined again.
+    async fn judge(&self, work: &Working<'_>) -> Result<bool, ServiceError> {
+        let current = work.object(&self.key).await?;
+        work.judge(&self.conditions, current.as_ref())?;
+        match &self.kind {
+            StepKind::Complete(complete) => {
+                open_upload(work, &self.key, complete.id).await?;
+                complete.is_unchanged(&work.parts(&self.key, complete.id).await?)
+            }
+            StepKind::Completed(_) => Err(ServiceError::NoSuchUpload),
+            StepKind::Write { .. } | StepKind::Delete => Ok(true),
+        }
+    }
+
+    async fn apply(&self, work: &mut Working<'_>) -> Result<(), ServiceError> {
+        let current = work.object(&self.key).await?;
+        match &self.kind {
+            StepKind::Write { record, blocks } => {
+                let mut record = ObjectRecord::clone(record);
+                work.carry(blocks);
+                write(work, &self.key, current.as_ref(), &mut record);
+            }
+            StepKind::Complete(complete) => drop(complete.apply(work).await?),
+            StepKind::Completed(_) => {}
+            StepKind::Delete => {
+                if let Some(current) = current {
+                    work.displace(self.key.as_str(), &current);
+                    work.remove_object(&self.key);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Judges every step before the first is applied: they touch different keys, so none changes
+/// what another is judged on, and what was judged good cannot fail.
+async fn commit(work: &mut Working<'_>, steps: &[Step]) -> Result<Answer, ServiceError> {
+    work.require_bucket()?;
+    let mut is_ready = true;
+    for step in steps {
+        let judged = step.judge(work).await;
+        is_ready &= judged.map_err(|error| in_commit(step.key.as_str(), error))?;
+    }
+    if !is_ready {
+        return Ok(Answer::JoinAgain);
+    }
+    let mut trial = work.clone();
+    for step in steps {
+        step.apply(&mut trial).await?;
+    }
+    *work = trial;
+    Ok(Answer::Done)
+}
+
 impl CompleteUpload {
+    /// Returns whether the parts are still those that the content was joined from.
+    #[expect(clippy::unnecessary_wraps, reason = "one of several judgements")]
+    fn is_unchanged(&self, parts: &[(u32, PartRecord)]) -> Result<bool, ServiceError> {
+        Ok(self.joined.iter().all(|joined| {
+            let found = parts.binary_search_by_key(&joined.0, |(number, _)| *number);
+            found.is_ok_and(|index| parts[index] == *joined)
+        }))
+    }
+
     async fn apply(&self, work: &mut Working<'_>) -> Result<Answer, ServiceError> {
         let mut upload =
             work.upload(&self.key, self.id).await?.ok_or(ServiceError::NoSuchUpload)?;
@@ -276,11 +389,7 @@ impl CompleteUpload {
         let current = work.object(&self.key).await?;
         work.judge(&self.conditions, current.as_ref())?;
         let parts = work.parts(&self.key, self.id).await?;
-        let unchanged = self.joined.iter().all(|joined| {
-            let found = parts.binary_search_by_key(&joined.0, |(number, _)| *number);
-            found.is_ok_and(|index| parts[index] == *joined)
-        });
-        if !unchanged {
+        if !self.is_unchanged(&parts)? {
             return Ok(Answer::JoinAgain);
         }
         let mut record = self.record.clone();

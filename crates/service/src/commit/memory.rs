@@ -48,6 +48,10 @@ const REFUSALS: [(u8, ServiceError); 10] = [
 ];
 
 fn code_of(refusal: &ServiceError) -> Option<u8> {
+    // Which key of a commit it was is not kept.
+    if let ServiceError::InCommit { error, .. } = refusal {
+        return code_of(error);
+    }
     let same = |known: &ServiceError| match (known, refusal) {
         (ServiceError::PreconditionFailed(a), ServiceError::PreconditionFailed(b)) => a == b,
         (known, refusal) => std::mem::discriminant(known) == std::mem::discriminant(refusal),

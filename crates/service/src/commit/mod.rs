@@ -41,7 +41,8 @@ use tokio::{
 
 pub(crate) use self::{
     change::{
-        Answer, Change, CompleteUpload, Source, content_of, empty_block, is_expired, parts_hash,
+        Answer, Change, CompleteUpload, Source, Step, StepKind, content_of, empty_block,
+        is_expired, parts_hash,
     },
     memory::Print,
     working::decode_part,

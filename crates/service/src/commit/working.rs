@@ -78,7 +78,7 @@ impl Overlay {
 }
 
 /// The bucket a round works on, once there is one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     root: BucketRoot,
     objects: Overlay,
@@ -95,6 +95,7 @@ pub(super) struct Sealed {
 
 /// A bucket being edited by one round. Every edit is applied in full or not at all: whoever
 /// edits reads first, and edits cannot fail.
+#[derive(Clone)]
 pub(super) struct Working<'a> {
     nodes: &'a Nodes,
     address: &'a BucketAddress,

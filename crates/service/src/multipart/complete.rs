@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Times a completion is joined again because a part changed under it.
-const JOINS_MAX: u32 = 4;
+pub(crate) const JOINS_MAX: u32 = 4;
 
 /// Parts whose nodes are read at a time while joining.
 const JOIN_READS: usize = 16;
@@ -67,7 +67,7 @@ impl Service {
     }
 
     /// Checks the parts named and joins their content, outside the commit round.
-    async fn join(
+    pub(crate) async fn join(
         &self,
         head: &Head,
         key: &ObjectKey,
@@ -158,7 +158,7 @@ impl Service {
 }
 
 /// What joining an upload's parts came to.
-enum Joined {
+pub(crate) enum Joined {
     /// It was completed before, with this result.
     Already(Box<ObjectRecord>),
     /// It can be completed now.

@@ -15,6 +15,7 @@ use fula_core::{
 };
 use futures::TryStreamExt;
 
+pub(crate) use self::complete::{JOINS_MAX, Joined};
 use crate::{
     Service,
     access::Action,

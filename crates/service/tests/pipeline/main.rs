@@ -1,6 +1,7 @@
 //! The service on memory stores that crash and an arbiter that misbehaves.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod commits;
 mod faults;
 mod masters;
 mod model;

@@ -1,0 +1,221 @@
+//! `POST /{bucket}?fula-commit`: many keys in one commit, in JSON (docs/format.md).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use fula_service::{
+    BatchAction, BatchChange, CompletePart, ObjectFacts, Service,
+    condition::{Tags, WriteConditions},
+    keys::KeyRing,
+};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
+use http_body_util::BodyExt;
+use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
+use serde::Deserialize;
+
+use super::{caller, signer};
+use crate::{
+    error::s3_error as to_s3,
+    http::{HostBucket, Operation},
+};
+
+/// The query parameter that makes a POST a commit.
+const QUERY: &str = "fula-commit";
+
+/// Returns whether a request is a multi-key commit.
+pub(crate) fn is_commit(method: &Method, uri: &Uri) -> bool {
+    let mut names = uri.query().unwrap_or_default().split('&').map(|pair| pair.split('=').next());
+    *method == Method::POST && names.any(|name| name == Some(QUERY))
+}
+
+/// The body of a request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    changes: Vec<Change>,
+}
+
+/// One change: `put` or `delete`.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum Change {
+    Put(Put),
+    Delete(Delete),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Put {
+    key: String,
+    /// Text; or `base64`, or `upload`.
+    text: Option<String>,
+    base64: Option<String>,
+    upload: Option<Upload>,
+    content_type: Option<String>,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    if_match: Option<String>,
+    if_none_match: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Upload {
+    id: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    number: u32,
+    etag: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Delete {
+    key: String,
+    if_match: Option<String>,
+}
+
+fn tags(value: Option<String>) -> Option<Tags> {
+    Some(match value?.as_str() {
+        "*" => Tags::Any,
+        tag => Tags::Of(vec![tag.trim_matches('"').to_owned()]),
+    })
+}
+
+impl Put {
+    fn action(&mut self) -> S3Result<BatchAction> {
+        let given = (self.text.take(), self.base64.take(), self.upload.take());
+        let body = match given {
+            (Some(text), None, None) => Bytes::from(text),
+            (None, Some(text), None) => match BASE64_STANDARD.decode(text) {
+                Ok(bytes) => Bytes::from(bytes),
+                Err(_) => {
+                    return Err(s3_error!(InvalidArgument, "{:?}: base64 is malformed", self.key));
+                }
+            },
+            (None, None, Some(upload)) => {
+                if self.content_type.is_some() || !self.metadata.is_empty() {
+                    let text = "an upload has the headers that it was begun with";
+                    return Err(s3_error!(InvalidArgument, "{:?}: {text}", self.key));
+                }
+                let parts = upload.parts.into_iter().map(|part| CompletePart {
+                    number: part.number,
+                    etag: part.etag.trim_matches('"').to_owned(),
+                    checksum: None,
+                });
+                return Ok(BatchAction::Complete { id: upload.id, parts: parts.collect() });
+            }
+            _ => {
+                let text = "a put has one of text, base64 and upload";
+                return Err(s3_error!(InvalidArgument, "{:?}: {text}", self.key));
+            }
+        };
+        let headers = self.content_type.take().map(|kind| ("content-type".to_owned(), kind));
+        let values = headers.iter().map(|(_, value)| value).chain(self.metadata.values());
+        if let Some(bad) = values.into_iter().find(|value| HeaderValue::from_str(value).is_err()) {
+            return Err(s3_error!(InvalidArgument, "{bad:?} cannot be sent as a header"));
+        }
+        let name = |name: &String| {
+            http::HeaderName::from_bytes(format!("x-amz-meta-{name}").as_bytes())
+                .is_ok_and(|_| name.to_ascii_lowercase() == *name)
+        };
+        if let Some(bad) = self.metadata.keys().find(|key| !name(key)) {
+            return Err(s3_error!(InvalidArgument, "{bad:?} is no lower-case header name"));
+        }
+        let metadata = std::mem::take(&mut self.metadata);
+        let facts = ObjectFacts { headers: headers.into_iter().collect(), metadata, acl: None };
+        Ok(BatchAction::Put { body, facts })
+    }
+}
+
+impl Change {
+    fn read(self) -> S3Result<BatchChange> {
+        match self {
+            Self::Put(mut put) => Ok(BatchChange {
+                action: put.action()?,
+                key: put.key,
+                conditions: WriteConditions {
+                    if_match: tags(put.if_match),
+                    if_none_match: tags(put.if_none_match),
+                },
+            }),
+            Self::Delete(delete) => Ok(BatchChange {
+                key: delete.key,
+                conditions: WriteConditions {
+                    if_match: tags(delete.if_match),
+                    if_none_match: None,
+                },
+                action: BatchAction::Delete,
+            }),
+        }
+    }
+}
+
+/// Answers multi-key commits; signatures are checked as for any S3 request.
+pub(crate) struct CommitRoute {
+    service: Service,
+    keys: KeyRing,
+}
+
+impl CommitRoute {
+    pub(crate) fn new(service: Service, keys: KeyRing) -> Self {
+        Self { service, keys }
+    }
+}
+
+/// Returns the bucket of a path, or of the host that stands for it.
+fn bucket_of(uri: &Uri, extensions: &Extensions) -> S3Result<String> {
+    let path = uri.path().trim_matches('/');
+    let host = extensions.get::<HostBucket>().map(|bucket| bucket.0.as_str());
+    match (path, host) {
+        ("", Some(bucket)) => Ok(bucket.to_owned()),
+        (bucket, None) if !bucket.is_empty() && !bucket.contains('/') => Ok(bucket.to_owned()),
+        _ => Err(s3_error!(InvalidRequest, "A commit is about a bucket: POST /bucket?{QUERY}")),
+    }
+}
+
+#[async_trait]
+impl S3Route for CommitRoute {
+    fn is_match(&self, method: &Method, uri: &Uri, _: &HeaderMap, _: &mut Extensions) -> bool {
+        is_commit(method, uri)
+    }
+
+    async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
+        let credentials = request.credentials.as_ref().ok_or_else(|| s3_error!(AccessDenied))?;
+        let identity = signer(&self.keys, &credentials.access_key).await?;
+        request.extensions.insert(identity);
+        Ok(())
+    }
+
+    async fn call(&self, mut request: S3Request<Body>) -> S3Result<S3Response<Body>> {
+        if let Some(operation) = request.extensions.get::<Arc<Operation>>() {
+            operation.set("FulaCommit".to_owned());
+        }
+        let caller = caller(&request)?;
+        let bucket = bucket_of(&request.uri, &request.extensions)?;
+        let body = std::mem::take(&mut request.input).collect().await;
+        let body = body.map_err(|_| s3_error!(IncompleteBody))?.to_bytes();
+        let parsed: Request = serde_json::from_slice(&body)
+            .map_err(|error| s3_error!(InvalidArgument, "The commit is malformed: {error}"))?;
+        let changes = parsed.changes.into_iter().map(Change::read).collect::<S3Result<Vec<_>>>()?;
+        let results = self.service.commit(&caller, &bucket, &changes).await.map_err(to_s3)?;
+        let results: Vec<serde_json::Value> = results
+            .into_iter()
+            .map(|(key, etag)| {
+                serde_json::json!({"key": key, "etag": etag.map(|etag| format!("\"{etag}\""))})
+            })
+            .collect();
+        let answer =
+            serde_json::json!({"version": caller.seen.version(), "results": results}).to_string();
+        let mut response = S3Response::new(Body::from(answer));
+        let json = HeaderValue::from_static("application/json");
+        response.headers.insert(header::CONTENT_TYPE, json);
+        Ok(response)
+    }
+}
