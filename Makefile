@@ -38,13 +38,14 @@ control: tools ## The same with the comparison of swaps off: must find lost upda
 	cargo build --bin fula $(CARGO_FLAGS)
 	cargo run -p fula-testkit --bin drill $(CARGO_FLAGS) -- run --cas-off --seconds 8 --history target/control.jsonl
 
-clients: tools ## boto3, the AWS CLI and rclone against a real gateway
+clients: tools ## boto3, the AWS CLI, rclone and the JavaScript SDK against real gateways
 	cargo build --bin fula $(CARGO_FLAGS)
+	cargo build -p fula-testkit $(CARGO_FLAGS)
 	$(VENV)/bin/pytest -q -p no:cacheprovider tests/clients
 
 # What the tests need beyond a Rust toolchain and a C compiler.
 tools: $(VENV)/installed
-$(VENV)/installed: tests/clients/requirements.txt
+$(VENV)/installed: tests/clients/requirements.txt tests/clients/js/package-lock.json
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql; }
 	command -v curl >/dev/null && command -v openssl >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl python3 python3-venv; }
@@ -53,4 +54,6 @@ $(VENV)/installed: tests/clients/requirements.txt
 	rm -rf $(VENV)
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt
+	command -v npm >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm; }
+	cd tests/clients/js && npm ci --no-audit --no-fund
 	touch $@

@@ -12,7 +12,7 @@ use aes_gcm::{
 };
 use bytes::Bytes;
 use fula_core::{
-    Directory,
+    Directory, StoreError,
     directory::{Entry, Table, WriteOutcome},
     root::TimeMs,
 };
@@ -133,8 +133,24 @@ pub struct KeyRing {
     random: Random,
     /// How long a record that was read counts as the current one.
     fresh_for: Duration,
-    cache: Arc<Cache<String, (Instant, Option<Entry>)>>,
+    cache: Arc<Cache<String, Cached>>,
 }
+
+/// A record that was read.
+#[derive(Clone, Debug)]
+struct Cached {
+    /// When the read began.
+    read: Instant,
+    /// When to read it again.
+    again: Instant,
+    entry: Option<Entry>,
+}
+
+/// How long a record counts while the directory cannot be read: then nobody is let in.
+const OUTAGE_MAX: Duration = Duration::from_mins(15);
+
+/// Between tries to read a directory that does not answer.
+const OUTAGE_RETRY: Duration = Duration::from_secs(1);
 
 /// Records of keys that are remembered.
 const CACHED_KEYS: usize = 4096;
@@ -163,15 +179,22 @@ impl KeyRing {
             return Ok(self.directory.read(Table::Keys, id).await?);
         }
         // The age counts from before the read: what was changed since is not in it.
-        let asked = Instant::now();
-        match self.cache.get(id) {
-            Some((read, entry)) if asked.duration_since(read) < self.fresh_for => Ok(entry),
-            _ => {
-                let entry = self.directory.read(Table::Keys, id).await?;
-                self.cache.insert(id.to_owned(), (asked, entry.clone()));
-                Ok(entry)
-            }
+        let read = Instant::now();
+        let cached = self.cache.get(id);
+        if let Some(cached) = cached.as_ref().filter(|cached| read < cached.again) {
+            return Ok(cached.entry.clone());
         }
+        let found = match (self.directory.read(Table::Keys, id).await, cached) {
+            (Ok(entry), _) => Cached { read, again: read + self.fresh_for, entry },
+            (Err(StoreError::Unavailable { .. }), Some(known))
+                if read.duration_since(known.read) < OUTAGE_MAX =>
+            {
+                Cached { again: Instant::now() + OUTAGE_RETRY, ..known }
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+        self.cache.insert(id.to_owned(), found.clone());
+        Ok(found.entry)
     }
 
     fn draw(&self, characters: usize) -> String {
@@ -359,6 +382,58 @@ mod tests {
         assert!(there.find(&info.id).await.unwrap().is_none());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(here.find(&info.id).await.unwrap().is_none());
+    }
+
+    /// A directory that can be cut off.
+    #[derive(Debug, Default)]
+    struct Cut(MemoryDirectory, std::sync::atomic::AtomicBool);
+
+    #[async_trait::async_trait]
+    impl Directory for Cut {
+        async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
+            if self.1.load(std::sync::atomic::Ordering::SeqCst) {
+                let source = "cut".into();
+                return Err(StoreError::Unavailable { backend: "test", action: "read", source });
+            }
+            self.0.read(table, name).await
+        }
+
+        async fn write(
+            &self,
+            table: Table,
+            name: &str,
+            expected: u64,
+            value: Option<Bytes>,
+        ) -> Result<WriteOutcome, StoreError> {
+            self.0.write(table, name, expected, value).await
+        }
+
+        async fn list(
+            &self,
+            table: Table,
+            after: Option<&str>,
+            limit: usize,
+        ) -> Result<Vec<(String, Entry)>, StoreError> {
+            self.0.list(table, after, limit).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn known_keys_count_for_a_while_without_the_directory() {
+        let directory = Arc::new(Cut::default());
+        let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
+        let fresh = Duration::from_secs(2);
+        let ring = KeyRing::new(directory.clone(), sealing, crate::system_random(), fresh);
+        let (info, _) = ring.create("alice", 5).await.unwrap();
+        ring.find(&info.id).await.unwrap().unwrap();
+        directory.1.store(true, std::sync::atomic::Ordering::SeqCst);
+        tokio::time::advance(Duration::from_mins(10)).await;
+        assert!(ring.find(&info.id).await.unwrap().is_some());
+        assert!(ring.find("UNKNOWN").await.is_err());
+        tokio::time::advance(Duration::from_mins(10)).await;
+        assert!(ring.find(&info.id).await.is_err(), "it is trusted for ever");
+        directory.1.store(false, std::sync::atomic::Ordering::SeqCst);
+        assert!(ring.find(&info.id).await.unwrap().is_some());
     }
 
     #[tokio::test]

@@ -47,10 +47,8 @@ fn entry(row: &PgRow) -> Result<(String, Entry), StoreError> {
 #[async_trait]
 impl Directory for PostgresDirectory {
     async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
-        let row = read(&self.reads, "read", async |connection| {
-            sqlx::query(READ).bind(table.name()).bind(name).fetch_optional(connection).await
-        });
-        Ok(row.await?.as_ref().map(entry).transpose()?.map(|(_, entry)| entry))
+        let rows = read(&self.reads, "read", || sqlx::query(READ).bind(table.name()).bind(name));
+        Ok(rows.await?.first().map(entry).transpose()?.map(|(_, entry)| entry))
     }
 
     async fn write(
@@ -96,9 +94,9 @@ impl Directory for PostgresDirectory {
         limit: usize,
     ) -> Result<Vec<(String, Entry)>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = read(&self.reads, "list", async |connection| {
-            let query = sqlx::query(LIST).bind(table.name()).bind(after.unwrap_or_default());
-            query.bind(limit).fetch_all(connection).await
+        let after = after.unwrap_or_default();
+        let rows = read(&self.reads, "list", || {
+            sqlx::query(LIST).bind(table.name()).bind(after).bind(limit)
         });
         rows.await?.iter().map(entry).collect()
     }

@@ -20,7 +20,8 @@ use fula_core::{
 use sqlx::{
     ConnectOptions, Executor, PgConnection, PgPool, Row,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions, PgRow, Postgres},
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow, Postgres},
+    query::Query,
 };
 
 pub use self::{directory::PostgresDirectory, roots::PostgresRoots, schema::MarkSource};
@@ -29,7 +30,7 @@ pub use self::{directory::PostgresDirectory, roots::PostgresRoots, schema::MarkS
 const CONNECTIONS: u32 = 8;
 
 /// How long to wait for a connection; nothing has been sent until there is one.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(2);
 
 /// How long to wait for the answer of a statement.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -233,19 +234,38 @@ fn malformed(why: &'static str) -> StoreError {
     StoreError::Malformed { what: "row of the arbiter", why }
 }
 
-/// Runs a read on a connection of its own, within [`ANSWER`].
-async fn read<T>(
+/// Runs a read on a connection of its own, within [`ANSWER`]. Connections that turn out to be dead,
+/// as all are after a restart of the server, are passed over.
+async fn read<'q>(
     pool: &PgPool,
     action: &'static str,
-    run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-) -> Result<T, StoreError> {
-    let mut connection = pool.acquire().await.map_err(|error| unavailable(action, error))?;
-    match tokio::time::timeout(ANSWER, run(&mut connection)).await {
-        Ok(answer) => answer.map_err(|error| unavailable(action, error)),
-        Err(late) => {
-            abandon(connection);
-            Err(unavailable(action, late))
+    query: impl Fn() -> Query<'q, Postgres, PgArguments> + Send,
+) -> Result<Vec<PgRow>, StoreError> {
+    let deadline = tokio::time::Instant::now() + ANSWER;
+    let mut dead = 0;
+    loop {
+        let mut connection = pool.acquire().await.map_err(|error| unavailable(action, error))?;
+        match tokio::time::timeout_at(deadline, query().fetch_all(&mut *connection)).await {
+            Ok(Err(error)) if is_dead(&error) && dead < CONNECTIONS => {
+                dead += 1;
+                abandon(connection);
+            }
+            Ok(answer) => return answer.map_err(|error| unavailable(action, error)),
+            Err(late) => {
+                abandon(connection);
+                return Err(unavailable(action, late));
+            }
         }
+    }
+}
+
+/// Says whether an error is about the connection, and not about what was asked.
+fn is_dead(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+        // The server is being shut down, or starts up.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
+        _ => false,
     }
 }
 

@@ -125,9 +125,7 @@ impl PostgresRoots {
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
         let (owners, buckets): (Vec<String>, Vec<String>) =
             names.iter().map(|(owner, bucket)| (owner.to_string(), bucket.to_string())).unzip();
-        let rows = read(&self.reads, "get_roots", async |connection| {
-            sqlx::query(GET).bind(&owners).bind(&buckets).fetch_all(connection).await
-        });
+        let rows = read(&self.reads, "get_roots", || sqlx::query(GET).bind(&owners).bind(&buckets));
         let found = rows_of(&rows.await?)?;
         let value = names.iter().map(|(owner, bucket)| {
             found.value.iter().find(|row| row.owner == *owner && row.bucket == *bucket).cloned()
@@ -280,9 +278,11 @@ impl RootPointerStore for PostgresRoots {
         bucket: &BucketName,
         writer: WriterId,
     ) -> Result<(), StoreError> {
-        read(&self.reads, "post_claim", async |connection| {
-            let query = sqlx::query(CLAIM).bind(owner.to_string()).bind(bucket.as_str());
-            query.bind(writer.to_string()).execute(connection).await
+        read(&self.reads, "post_claim", || {
+            sqlx::query(CLAIM)
+                .bind(owner.to_string())
+                .bind(bucket.as_str())
+                .bind(writer.to_string())
         })
         .await
         .map(drop)
@@ -296,9 +296,8 @@ impl RootPointerStore for PostgresRoots {
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         let after = after.map(BucketName::as_str).unwrap_or_default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = read(&self.reads, "list_roots", async |connection| {
-            let query = sqlx::query(LIST).bind(owner.to_string()).bind(after).bind(limit);
-            query.fetch_all(connection).await
+        let rows = read(&self.reads, "list_roots", || {
+            sqlx::query(LIST).bind(owner.to_string()).bind(after).bind(limit)
         });
         let mut found = rows_of(&rows.await?)?;
         // The join need not keep the order.
@@ -314,9 +313,8 @@ impl RootPointerStore for PostgresRoots {
         let (owner, bucket) =
             after.map(|(owner, name)| (owner.to_string(), name.as_str())).unwrap_or_default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = read(&self.reads, "scan_roots", async |connection| {
-            let query = sqlx::query(SCAN).bind(&owner).bind(bucket).bind(limit);
-            query.fetch_all(connection).await
+        let rows = read(&self.reads, "scan_roots", || {
+            sqlx::query(SCAN).bind(&owner).bind(bucket).bind(limit)
         });
         let mut found = rows_of(&rows.await?)?;
         found.value.sort_by(|a, b| (a.owner, &a.bucket).cmp(&(b.owner, &b.bucket)));
@@ -327,9 +325,7 @@ impl RootPointerStore for PostgresRoots {
         &self,
         bucket: &BucketName,
     ) -> Result<Stamped<Option<RootRow>>, StoreError> {
-        let rows = read(&self.reads, "find_bucket", async |connection| {
-            sqlx::query(FIND).bind(bucket.as_str()).fetch_all(connection).await
-        });
+        let rows = read(&self.reads, "find_bucket", || sqlx::query(FIND).bind(bucket.as_str()));
         let Stamped { mut value, time, mark } = rows_of(&rows.await?)?;
         Ok(Stamped { value: value.pop(), time, mark })
     }

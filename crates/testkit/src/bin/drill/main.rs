@@ -4,6 +4,7 @@
 mod client;
 mod faults;
 mod figures;
+mod parts;
 
 use std::{
     io,
@@ -54,6 +55,19 @@ enum Command {
         #[arg(long, default_value = "history.jsonl")]
         history: PathBuf,
     },
+    /// Run a Postgres for tests in other languages, until its input ends
+    Postgres,
+    /// Run a link that swallows answers, until its input ends
+    Link {
+        /// Where it leads
+        target: std::net::SocketAddr,
+        /// Of 1000 answers, how many are swallowed
+        #[arg(long, default_value_t = 0)]
+        drop: u64,
+        /// Added each way, in milliseconds
+        #[arg(long, default_value_t = 0)]
+        latency: u64,
+    },
     /// Check a history written earlier
     Check {
         /// The file
@@ -75,6 +89,10 @@ async fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Run { seconds, seed, cas_off, history } => {
             run(Duration::from_secs(seconds), seed, cas_off, &history).await
+        }
+        Command::Postgres => tokio::task::block_in_place(parts::postgres).map(|()| true),
+        Command::Link { target, drop, latency } => {
+            parts::link(target, drop, Duration::from_millis(latency)).await.map(|()| true)
         }
         Command::Check { history } => history::load(&history).map(|events| {
             let verdict = check::check(&events);

@@ -1,0 +1,47 @@
+//! Parts for tests in other languages: each runs until its input ends.
+
+use std::{
+    io::{self, BufRead, Write},
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
+
+use fula_testkit::{link::Link, postgres::Postgres};
+
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// A Postgres that is told on its input to crash, start, be backed up and restored.
+pub(crate) fn postgres() -> io::Result<()> {
+    let mut server = Postgres::start(&[])?;
+    say(&server.url())?;
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let (command, rest) = line.split_once(' ').unwrap_or((line.as_str(), ""));
+        let answer = match command {
+            "crash" => server.crash(true),
+            "launch" => server.launch(),
+            "backup" => server.backup(Path::new(rest)),
+            "restore" => server.restore(Path::new(rest)),
+            "execute" => server.execute(rest).map(drop),
+            _ => Err(io::Error::other("crash, launch, backup, restore or execute")),
+        };
+        say(&answer.map_or_else(|error| format!("error: {error}"), |()| "ok".to_owned()))?;
+    }
+    Ok(())
+}
+
+/// A link that swallows answers; says how many when its input ends.
+pub(crate) async fn link(target: SocketAddr, drop: u64, latency: Duration) -> io::Result<()> {
+    let link = Link::open(target).await?;
+    link.drop_answers(drop);
+    link.set_latency(latency);
+    say(&link.address().to_string())?;
+    let ended = tokio::task::spawn_blocking(|| io::stdin().lock().lines().count());
+    ended.await.map_err(io::Error::other)?;
+    say(&link.dropped().to_string())
+}
