@@ -369,8 +369,13 @@ impl Inner {
     /// Returns the turn that was had, when another master is after the next one.
     async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) -> Option<Turn> {
         let started = Instant::now();
-        // The swap tells if this guess is stale, and so does the read before an empty answer.
-        let mut base = self.heads.get(bucket);
+        // The swap tells if this guess is stale, and so does the read before an empty answer. It is
+        // never older than what this master knows: an arbiter that went back to it would take the
+        // swap, and `authors` would say that it holds commits which it lacks.
+        let known = self.witness.known(bucket);
+        let mut base = self.heads.get(bucket).filter(|head| {
+            known.as_ref().is_none_or(|known| head.row.pointer.version >= known.pointer.version)
+        });
         let mut is_current = false;
         if base.is_none() {
             match self.newest(bucket).await {

@@ -134,6 +134,12 @@ impl Inner {
                 Ok(Heard { stamped, known }) => {
                     self.clock.hear(&stamped);
                     let found = stamped.value;
+                    // Not to be sent to an arbiter that went back to where the swap would win.
+                    let believed = self.witness.judge_row(bucket, known.as_deref(), found.as_ref());
+                    if let Err(error) = believed {
+                        tracing::warn!(%error, "cannot tell what became of a swap");
+                        return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
+                    }
                     if found.as_ref().map(|row| row.pointer) == expected {
                         return None;
                     }

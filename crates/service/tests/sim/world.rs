@@ -77,6 +77,8 @@ struct State {
     violations: Vec<String>,
     now_ns: u64,
     forked: bool,
+    /// How often the arbiter was replaced by an older one.
+    server: u64,
 }
 
 /// Everything that the masters of one run share.
@@ -111,6 +113,7 @@ impl World {
             violations: Vec::new(),
             now_ns: 0,
             forked: false,
+            server: 0,
         };
         Arc::new(Self {
             faults,
@@ -210,7 +213,11 @@ impl World {
         let backup = self.roots.backup();
         sleep(Duration::from_millis(100 + self.draw(1_500))).await;
         self.roots.restore(backup);
-        self.state().faults += 1;
+        let mut state = self.state();
+        state.faults += 1;
+        // Connections end with the server: what was on its way to it is lost.
+        state.server += 1;
+        drop(state);
         self.note("the arbiter goes back in time");
     }
 
@@ -399,8 +406,12 @@ impl Link {
     fn later(&self, swap: &Swap) {
         let (world, swap) = (Arc::clone(&self.world), swap.clone());
         let wait = Duration::from_millis(world.draw(15_000));
+        let server = world.state().server;
         tokio::spawn(async move {
             sleep(wait).await;
+            if world.state().server != server {
+                return;
+            }
             let ended = world.swap(&swap).await;
             let won = ended.is_ok_and(|stamped| stamped.value == CasOutcome::Won);
             world.note(&format!("a late swap is carried out, won: {won}"));
