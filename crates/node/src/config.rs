@@ -97,6 +97,8 @@ pub(crate) struct Backends {
     pub(crate) blocks_url: Option<String>,
     /// `None` is the embedded arbiter.
     pub(crate) shared: Option<SharedArbiter>,
+    /// Whether this data directory is a master of the shared arbiter, which recoveries wait for.
+    pub(crate) is_master: bool,
 }
 
 /// An arbiter that several masters share.
@@ -132,7 +134,8 @@ impl Backends {
                 Some(SharedArbiter { database_url, compares: cas != CasMode::Off })
             }
         };
-        Ok(Self { data_dir: data_dir(data)?, secrets_key_file, blocks_url, shared })
+        let data_dir = data_dir(data)?;
+        Ok(Self { data_dir, secrets_key_file, blocks_url, shared, is_master: true })
     }
 }
 

@@ -117,7 +117,7 @@ impl Node {
         let committer =
             Committer::new(Arc::clone(&nodes), roots, WriterId(writer), limits, witness);
         let recovery = match &backends.shared {
-            Some(shared) if shared.compares => {
+            Some(shared) if shared.compares && backends.is_master => {
                 let committer = committer.clone();
                 Some(Recovery::open(committer, directory, memory.as_ref(), &random).await?)
             }

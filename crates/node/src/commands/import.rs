@@ -31,7 +31,8 @@ pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
     if !own.data_dir.join("lock").exists() {
         return Err(format!("{} is not a data directory", own.data_dir.display()));
     }
-    // The arbiter is opened as a master of its own, which keeps nothing.
+    // The arbiter is opened from a directory that is gone afterwards: nobody is to wait for it.
+    shared.is_master = false;
     let scratch = own.data_dir.join("import.tmp");
     drop(std::fs::remove_dir_all(&scratch));
     shared.data_dir.clone_from(&scratch);

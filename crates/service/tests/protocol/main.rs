@@ -285,7 +285,8 @@ impl Model for Protocol {
             }
             match &master.reading {
                 Some(_) => actions.push(Action::HearRow(m)),
-                // One slow reader shows what slow reads can do.
+                // An alarmed master believes no row; one slow reader shows what slow reads can do.
+                None if master.alarmed => {}
                 None if m == 0 || state.timeline == 1 => actions.push(Action::Read(m)),
                 None => {}
             }
