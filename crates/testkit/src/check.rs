@@ -75,12 +75,15 @@ pub struct Verdict {
     pub violations: Vec<String>,
 }
 
-/// Checks a history in both ways.
+/// Checks a history in both ways; by versions first, which takes no time. What that finds wrong is
+/// not searched for an order that there is not: refuting takes exponentially long.
 pub fn check(events: &[Event]) -> Verdict {
     let mut verdict = Verdict { events: events.len(), ..Verdict::default() };
-    check_keys(events, &mut verdict);
     check_real_time(events, &mut verdict);
     check_states(events, &mut verdict);
+    if verdict.violations.is_empty() {
+        check_keys(events, &mut verdict);
+    }
     verdict
 }
 
@@ -304,7 +307,7 @@ mod tests {
         assert!(verdict(&lost)[0].contains("no order explains"));
         // A write that nobody sees any more.
         let forgotten = [put(1, "a", 1), put(3, "b", 2), event(Op::Get, 5, 6, Some("a"), 3)];
-        assert_eq!(verdict(&forgotten).len(), 2);
+        assert!(verdict(&forgotten)[0].contains("which it was not"));
         // Two creations of one key.
         let create = |start, etag: &str, version| Event {
             condition: Some(Condition::IfAbsent),

@@ -15,8 +15,9 @@ use tempfile::TempDir;
 /// How long the server may take to start.
 const START: Duration = Duration::from_mins(1);
 
-/// Runs the server and ends it when its own input ends, as it does when the parent dies.
-const WATCH: &str = r#""$@" & server=$!; read -r _; kill -QUIT "$server" 2>/dev/null; wait"#;
+/// Runs the server, and ends it when its own input ends, as it does when the parent dies.
+const WATCH: &str = r#"exec 3<&0; "$@" 3<&- & server=$!
+{ read -r _ <&3; kill -QUIT "$server"; } 2>/dev/null & exec 3<&-; wait "$server""#;
 
 /// A running Postgres with a data directory of its own.
 #[derive(Debug)]
@@ -130,11 +131,34 @@ impl Postgres {
         Err(io::Error::other(String::from_utf8_lossy(&done.stderr).into_owned()))
     }
 
-    /// Starts the server on what is in its data directory, and waits until it answers.
+    /// Starts the server on what is in its data directory, and waits until it answers. While
+    /// processes of a killed server are still ending, it is tried again.
     ///
     /// # Errors
     /// When it does not start in time.
     pub fn launch(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + START;
+        loop {
+            let (mut child, stdin) = self.spawn()?;
+            while !self.is_ready()? {
+                if Instant::now() > deadline {
+                    let log = fs::read_to_string(self.dir.path().join("server.log"))?;
+                    return Err(io::Error::other(format!("Postgres does not start: {log}")));
+                }
+                if child.try_wait()?.is_some() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            if child.try_wait()?.is_none() {
+                self.running = Some((child, stdin));
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn spawn(&self) -> io::Result<(Child, ChildStdin)> {
         let log = fs::File::create(self.dir.path().join("server.log"))?;
         let mut command = Command::new("sh");
         if let Some((uid, gid)) = server_user()? {
@@ -149,16 +173,7 @@ impl Postgres {
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         let mut child = command.current_dir(self.dir.path()).spawn()?;
         let stdin = child.stdin.take().ok_or_else(|| io::Error::other("no pipe"))?;
-        self.running = Some((child, stdin));
-        let deadline = Instant::now() + START;
-        while !self.is_ready()? {
-            if Instant::now() > deadline {
-                let log = fs::read_to_string(self.dir.path().join("server.log"))?;
-                return Err(io::Error::other(format!("Postgres does not start: {log}")));
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        Ok((child, stdin))
     }
 
     /// Returns whether it accepts connections.
