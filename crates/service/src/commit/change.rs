@@ -318,7 +318,7 @@ impl Step {
         match &self.kind {
             StepKind::Complete(complete) => {
                 open_upload(work, &self.key, complete.id).await?;
-                complete.is_unchanged(&work.parts(&self.key, complete.id).await?)
+                Ok(complete.is_unchanged(&work.parts(&self.key, complete.id).await?))
             }
             StepKind::Completed(_) => Err(ServiceError::NoSuchUpload),
             StepKind::Write { .. } | StepKind::Delete => Ok(true),
@@ -368,12 +368,11 @@ async fn commit(work: &mut Working<'_>, steps: &[Step]) -> Result<Answer, Servic
 
 impl CompleteUpload {
     /// Returns whether the parts are still those that the content was joined from.
-    #[expect(clippy::unnecessary_wraps, reason = "one of several judgements")]
-    fn is_unchanged(&self, parts: &[(u32, PartRecord)]) -> Result<bool, ServiceError> {
-        Ok(self.joined.iter().all(|joined| {
+    fn is_unchanged(&self, parts: &[(u32, PartRecord)]) -> bool {
+        self.joined.iter().all(|joined| {
             let found = parts.binary_search_by_key(&joined.0, |(number, _)| *number);
             found.is_ok_and(|index| parts[index] == *joined)
-        }))
+        })
     }
 
     async fn apply(&self, work: &mut Working<'_>) -> Result<Answer, ServiceError> {
@@ -389,7 +388,7 @@ impl CompleteUpload {
         let current = work.object(&self.key).await?;
         work.judge(&self.conditions, current.as_ref())?;
         let parts = work.parts(&self.key, self.id).await?;
-        if !self.is_unchanged(&parts)? {
+        if !self.is_unchanged(&parts) {
             return Ok(Answer::JoinAgain);
         }
         let mut record = self.record.clone();

@@ -105,7 +105,9 @@ async fn a_retried_commit_gets_its_first_answer() {
 
 #[tokio::test]
 async fn racing_commits_are_never_mixed() {
-    let [one, two] = two();
+    let blocks = Arc::new(MemoryBlocks::default());
+    let roots = FaultyRoots::new(&blocks);
+    let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
     one.create().await;
     let write = |master: &Master, body: &'static str| {
         let changes: Vec<_> =
@@ -127,4 +129,6 @@ async fn racing_commits_are_never_mixed() {
             .collect();
         assert_eq!(tags.len(), 1, "{tags:?}");
     }
+    let conflicts = roots.conflicts.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(conflicts > 0, "the masters never met");
 }
