@@ -264,6 +264,11 @@ def test_many_keys_in_one_commit(shared, masters):
     for bad in [b"{", b'{"changes": []}', b'{"changes": [{"put": {"key": "k"}}]}',
                 b'{"changes": [{"put": {"key": "k", "text": "", "typo": 1}}]}']:
         assert signed(gateway, "POST", path, bad)[0] == 400
+    # What a route of ours takes is held to what S3 requests are held to.
+    text = json.dumps({"changes": [{"put": {"key": "cdata", "text": "<![CDATA[x]]>"}}]}).encode()
+    assert signed(gateway, "POST", path, text, {"x-amz-expected-bucket-owner": "0" * 32})[0] == 403
+    assert signed(gateway, "POST", path, text)[0] == 200
+    assert two.get_object(Bucket=bucket, Key="cdata")["Body"].read() == b"<![CDATA[x]]>"
     # Unsigned requests are refused like any other.
     request = urllib.request.Request(gateway.url + path, data=b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:

@@ -79,7 +79,7 @@ pub fn gateway(
     s3_config.custom_route_max_body_size = Some(limits.xml_bytes_max as u64);
     let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
 
-    let commit = s3::CommitRoute::new(service.clone(), keys.clone());
+    let commit = s3::CommitRoute::new(service.clone(), keys.clone(), limits.xml_bytes_max);
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
     builder.set_route(commit);
     builder.set_config(std::sync::Arc::new(provider));

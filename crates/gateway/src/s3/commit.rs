@@ -11,13 +11,14 @@ use fula_service::{
     keys::KeyRing,
 };
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
 use serde::Deserialize;
 
-use super::{caller, signer};
+use super::{admit, caller};
 use crate::{
     error::s3_error as to_s3,
+    guard::too_large,
     http::{HostBucket, Operation},
 };
 
@@ -161,11 +162,13 @@ impl Change {
 pub(crate) struct CommitRoute {
     service: Service,
     keys: KeyRing,
+    /// Largest body.
+    bytes_max: usize,
 }
 
 impl CommitRoute {
-    pub(crate) fn new(service: Service, keys: KeyRing) -> Self {
-        Self { service, keys }
+    pub(crate) fn new(service: Service, keys: KeyRing, bytes_max: usize) -> Self {
+        Self { service, keys, bytes_max }
     }
 }
 
@@ -188,8 +191,11 @@ impl S3Route for CommitRoute {
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
         let credentials = request.credentials.as_ref().ok_or_else(|| s3_error!(AccessDenied))?;
-        let identity = signer(&self.keys, &credentials.access_key).await?;
-        request.extensions.insert(identity);
+        let access_key = Some(credentials.access_key.as_str());
+        let identity = admit(&self.keys, access_key, &request.headers, &request.uri).await?;
+        if let Some(identity) = identity {
+            request.extensions.insert(identity);
+        }
         Ok(())
     }
 
@@ -199,8 +205,13 @@ impl S3Route for CommitRoute {
         }
         let caller = caller(&request)?;
         let bucket = bucket_of(&request.uri, &request.extensions)?;
-        let body = std::mem::take(&mut request.input).collect().await;
-        let body = body.map_err(|_| s3_error!(IncompleteBody))?.to_bytes();
+        // Whatever its framing: a body in chunks was not measured before.
+        let body = Limited::new(std::mem::take(&mut request.input), self.bytes_max).collect().await;
+        let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
+            Ok(_) => too_large(self.bytes_max),
+            Err(_) => s3_error!(IncompleteBody),
+        })?;
+        let body = body.to_bytes();
         let parsed: Request = serde_json::from_slice(&body)
             .map_err(|error| s3_error!(InvalidArgument, "The commit is malformed: {error}"))?;
         let changes = parsed.changes.into_iter().map(Change::read).collect::<S3Result<Vec<_>>>()?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fula_service::{Caller, Identity, Invocation, Seen, Service, keys::KeyRing};
-use http::{Extensions, Method};
+use http::{Extensions, HeaderMap, Method, Uri};
 use s3s::{
     S3, S3Request, S3Response, S3Result,
     access::{S3Access, S3AccessContext},
@@ -57,11 +57,30 @@ impl Access {
     }
 }
 
-/// Returns whose key a verified signature was made with.
-async fn signer(keys: &KeyRing, access_key: &str) -> S3Result<Identity> {
+/// Says who a request with a verified signature is from, on every route that takes one; `None` is
+/// anonymous.
+async fn admit(
+    keys: &KeyRing,
+    access_key: Option<&str>,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> S3Result<Option<Identity>> {
+    let query = uri.query().unwrap_or_default().to_ascii_lowercase();
+    if headers.contains_key("x-amz-security-token") || query.contains("x-amz-security-token=") {
+        return Err(s3_error!(InvalidToken, "Session tokens are not issued here yet."));
+    }
+    let Some(access_key) = access_key else { return Ok(None) };
     let found = keys.find(access_key).await.map_err(error::s3_error)?;
     // Revoked between the signature check and now.
-    found.map(|(_, identity)| identity).ok_or_else(|| s3_error!(InvalidAccessKeyId))
+    let (_, identity) = found.ok_or_else(|| s3_error!(InvalidAccessKeyId))?;
+    let owner = identity.owner.to_string();
+    // Only the caller's own buckets can be reached.
+    for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
+        if headers.get(name).is_some_and(|expected| *expected != *owner) {
+            return Err(s3_error!(AccessDenied));
+        }
+    }
+    Ok(Some(identity))
 }
 
 #[async_trait]
@@ -71,22 +90,9 @@ impl S3Access for Access {
         if let Some(slot) = cx.extensions_mut().get::<Arc<Operation>>() {
             slot.set(operation);
         }
-        let query = cx.uri().query().unwrap_or_default().to_ascii_lowercase();
-        if cx.headers().contains_key("x-amz-security-token")
-            || query.contains("x-amz-security-token=")
-        {
-            return Err(s3_error!(InvalidToken, "Session tokens are not issued here yet."));
-        }
         let access_key = cx.credentials().map(|credentials| credentials.access_key.clone());
-        if let Some(access_key) = access_key {
-            let identity = signer(&self.keys, &access_key).await?;
-            let owner = identity.owner.to_string();
-            // Only the caller's own buckets can be reached.
-            for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
-                if cx.headers().get(name).is_some_and(|expected| *expected != *owner) {
-                    return Err(s3_error!(AccessDenied));
-                }
-            }
+        let identity = admit(&self.keys, access_key.as_deref(), cx.headers(), cx.uri()).await?;
+        if let Some(identity) = identity {
             cx.extensions_mut().insert(identity);
         }
         Ok(())
