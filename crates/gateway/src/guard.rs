@@ -143,21 +143,43 @@ pub(crate) fn is_xml_request(parts: &Parts) -> bool {
         && (names("delete") || names("uploadId") || is_commit(&parts.method, &parts.uri))
 }
 
-/// Checks a whole XML body against the digests that its headers name.
-pub(crate) fn check_xml(headers: &HeaderMap, body: &Bytes, is_completion: bool) -> S3Result<()> {
+/// What a body that is read whole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// XML of any request but a completion.
+    Xml,
+    /// The XML of a completed upload: its checksum headers are those of the object.
+    Completion,
+    /// The JSON of a commit.
+    Commit,
+}
+
+impl Whole {
+    /// Returns what the body of such a request is.
+    pub(crate) fn of(parts: &Parts) -> Self {
+        if is_commit(&parts.method, &parts.uri) {
+            Self::Commit
+        } else if parts.uri.query().unwrap_or_default().contains("uploadId=") {
+            Self::Completion
+        } else {
+            Self::Xml
+        }
+    }
+}
+
+/// Checks a whole body against the digests that its headers name.
+pub(crate) fn check_whole(headers: &HeaderMap, body: &Bytes, kind: Whole) -> S3Result<()> {
     if let Some(expected) = headers.get("x-amz-content-sha256").and_then(hex_digest)
         && expected != sha256(body)
     {
         return Err(payload_mismatch());
     }
     // s3s would pass over the text in a CDATA section, and a key would be another one.
-    // A commit is JSON, where it is text like any other.
-    let is_json = body.trim_ascii_start().starts_with(b"{");
-    if !is_json && body.windows(9).any(|window| window == b"<![CDATA[") {
+    // In JSON it is text like any other.
+    if kind != Whole::Commit && body.windows(9).any(|window| window == b"<![CDATA[") {
         return Err(s3_error!(MalformedXML, "CDATA sections are not accepted."));
     }
-    // The checksum headers of a completion are those of the object.
-    if is_completion {
+    if kind == Whole::Completion {
         return check_md5(headers, body);
     }
     check_md5(headers, body)?;
@@ -255,7 +277,8 @@ mod tests {
         let check = |name: &'static str, value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_str(value).unwrap());
-            check_xml(&headers, &body, false).map_err(|error| error.code().as_str().to_owned())
+            check_whole(&headers, &body, Whole::Xml)
+                .map_err(|error| error.code().as_str().to_owned())
         };
         assert_eq!(check("content-md5", "AAAA").unwrap_err(), "InvalidDigest");
         assert_eq!(
@@ -272,7 +295,10 @@ mod tests {
         assert_eq!(check("content-md5", &BASE64_STANDARD.encode(md5)), Ok(()));
         let value = BASE64_STANDARD.encode(&checksums[0].value);
         assert_eq!(check("x-amz-checksum-crc32", &value), Ok(()));
-        let cdata = Bytes::from_static(b"<Key><![CDATA[a]]></Key>");
-        assert!(check_xml(&HeaderMap::new(), &cdata, false).is_err());
+        for cdata in ["<Key><![CDATA[a]]></Key>", "{<Key><![CDATA[a]]></Key>"] {
+            let check = |kind| check_whole(&HeaderMap::new(), &Bytes::from(cdata), kind);
+            assert!(check(Whole::Xml).is_err() && check(Whole::Completion).is_err(), "{cdata}");
+            assert!(check(Whole::Commit).is_ok());
+        }
     }
 }

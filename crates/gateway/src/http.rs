@@ -171,7 +171,7 @@ impl Gateway {
             Err(_) => s3_error!(IncompleteBody),
         })?;
         let bytes = collected.to_bytes();
-        guard::check_xml(&parts.headers, &bytes, query.contains("uploadId="))?;
+        guard::check_whole(&parts.headers, &bytes, guard::Whole::of(&parts))?;
         Ok(Request::from_parts(parts, s3s::Body::from(bytes)))
     }
 
