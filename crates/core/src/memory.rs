@@ -259,6 +259,13 @@ impl MemoryRoots {
         state.timeline += 1;
     }
 
+    /// Goes back to an earlier state and tells nobody: the mark goes on as if nothing were wrong.
+    pub fn restore_quietly(&self, backup: MemoryBackup) {
+        let mut state = lock(&self.state);
+        state.rows = backup.rows;
+        state.position += 1;
+    }
+
     /// Sets the arbiter's clock.
     pub fn set_time(&self, time: TimeMs) {
         lock(&self.state).time = time;
@@ -371,11 +378,14 @@ impl Records {
 
     /// Returns records of one table after a name.
     pub fn list(&self, table: Table, after: Option<&str>, limit: usize) -> Vec<(String, Entry)> {
-        let live = self.entries.iter().filter(|((found, name), entry)| {
-            *found == table
-                && entry.value.is_some()
-                && after.is_none_or(|after| name.as_str() > after)
-        });
+        use std::ops::Bound;
+        let from = match after {
+            Some(after) => Bound::Excluded((table, after.to_owned())),
+            None => Bound::Included((table, String::new())),
+        };
+        let of_table = self.entries.range((from, Bound::Unbounded));
+        let of_table = of_table.take_while(|((found, _), _)| *found == table);
+        let live = of_table.filter(|(_, entry)| entry.value.is_some());
         live.take(limit).map(|((_, name), entry)| (name.clone(), entry.clone())).collect()
     }
 }
@@ -384,6 +394,18 @@ impl Records {
 #[derive(Debug, Default)]
 pub struct MemoryDirectory {
     records: Mutex<Records>,
+}
+
+impl MemoryDirectory {
+    /// Returns the records there are, for [`Self::restore`].
+    pub fn backup(&self) -> Records {
+        lock(&self.records).clone()
+    }
+
+    /// Goes back to earlier records, as a directory does that is restored from a backup.
+    pub fn restore(&self, backup: Records) {
+        *lock(&self.records) = backup;
+    }
 }
 
 #[async_trait]

@@ -49,6 +49,13 @@ pub(crate) enum Request {
         /// Only if it is this user's.
         user: Option<String>,
     },
+    /// List the masters that recoveries wait for.
+    MastersList,
+    /// Strike a master off that list.
+    MastersForget {
+        /// Its name.
+        name: String,
+    },
     /// Show a bucket's history.
     RootsLog {
         /// Its name.
@@ -120,6 +127,18 @@ async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
                 Err(format!("there is no access key {id}"))
             }
         }
+        Request::MastersList => {
+            let status = shared(node)?.status().await.map_err(|error| text(&error))?;
+            Ok(status.masters.into_keys().collect())
+        }
+        Request::MastersForget { name } => {
+            let forgotten = shared(node)?.forget_master(&name).await;
+            if forgotten.map_err(|error| text(&error))? {
+                Ok(json!({"forgotten": name}))
+            } else {
+                Err(format!("there is no master {name}; see fula masters list"))
+            }
+        }
         Request::RootsLog { bucket, user, limit } => {
             let row = find_row(node, &bucket, user.as_deref()).await?;
             let blocks = node.nodes.blocks().as_ref();
@@ -158,7 +177,7 @@ async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
 }
 
 fn shared(node: &Node) -> Result<&Recovery, String> {
-    let none = "this master's arbiter is its own: there is nothing to heal or merge";
+    let none = "this master's arbiter is its own: there are no other masters";
     node.recovery.as_ref().ok_or_else(|| none.to_owned())
 }
 

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Gateway(Box<GatewayArgs>),
     /// Make, list and revoke access keys
     Keys(KeysArgs),
+    /// List the masters of a shared arbiter, and forget those that will not come back
+    Masters(MastersArgs),
     /// Look at the history of buckets, move them, and mend an arbiter that went back in time
     Roots(RootsArgs),
     /// Make the key that seals secrets, for all masters of a shared arbiter
@@ -239,6 +241,30 @@ pub(crate) enum KeysCommand {
     },
 }
 
+/// Options of `fula masters`.
+#[derive(Debug, Args)]
+pub(crate) struct MastersArgs {
+    #[command(subcommand)]
+    pub(crate) command: MastersCommand,
+}
+
+/// What to do about the masters of a shared arbiter.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MastersCommand {
+    /// List those that a recovery waits for
+    List {
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Strike one off that will not come back: what only it remembers is not waited for
+    Forget {
+        /// Its name, as listed
+        name: String,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+}
+
 /// Options of `fula roots`.
 #[derive(Debug, Args)]
 pub(crate) struct RootsArgs {
@@ -308,6 +334,12 @@ pub(crate) struct ImportArgs {
     /// File that seals secrets of the shared arbiter
     #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,
+    /// File that seals the single master's secrets [default: `secrets.key` in its data directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) source_secrets_key_file: Option<PathBuf>,
+    /// Where the single master kept its blocks [default: local]
+    #[arg(long, value_name = "URL")]
+    pub(crate) source_blocks: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -97,8 +97,6 @@ pub(crate) struct Backends {
     pub(crate) blocks_url: Option<String>,
     /// `None` is the embedded arbiter.
     pub(crate) shared: Option<SharedArbiter>,
-    /// Whether this data directory is a master of the shared arbiter, which recoveries wait for.
-    pub(crate) is_master: bool,
 }
 
 /// An arbiter that several masters share.
@@ -135,7 +133,7 @@ impl Backends {
             }
         };
         let data_dir = data_dir(data)?;
-        Ok(Self { data_dir, secrets_key_file, blocks_url, shared, is_master: true })
+        Ok(Self { data_dir, secrets_key_file, blocks_url, shared })
     }
 }
 

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
+            Command::Masters(args) => commands::admin::masters(args).await,
             Command::Roots(args) => commands::admin::roots(args).await,
             Command::Secrets(args) => commands::admin::secrets(args),
             Command::Migrate(args) => commands::admin::migrate(args).await,

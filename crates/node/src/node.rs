@@ -53,6 +53,12 @@ pub(crate) enum NodeError {
          another master"
     )]
     OtherKey(PathBuf),
+    /// Use the blocks that the other masters use.
+    #[error(
+        "the blocks at {0} are not those of this arbiter's other masters; FULA_BLOCKS must lead \
+         every master to the same store"
+    )]
+    OtherBlocks(String),
     /// Use the setting that the other masters use.
     #[error("this arbiter is used with {name}={theirs}, and here it is {ours}; they must agree")]
     Disagree {
@@ -63,6 +69,15 @@ pub(crate) enum NodeError {
         /// What is set here.
         ours: &'static str,
     },
+}
+
+/// What a data directory is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A master: it decides what nobody has decided yet, and recoveries wait for it.
+    Serve(NamePolicy),
+    /// A command: it takes what the masters agreed on.
+    Administer,
 }
 
 /// An open data directory with everything that works on it.
@@ -82,7 +97,7 @@ impl Node {
     pub(crate) async fn open(
         backends: &Backends,
         limits: Limits,
-        names: NamePolicy,
+        purpose: Purpose,
         despite_damage: bool,
     ) -> Result<Self, NodeError> {
         let random: Random = system_random();
@@ -92,36 +107,50 @@ impl Node {
             LocalStore::open(data_dir, system_clock(), despite_damage)
         })?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
-        let blocks: Arc<dyn BlockStore> = match &backends.blocks_url {
-            Some(url) => Arc::new(ObjectBlocks::open(url)?),
-            None => Arc::clone(&store.blocks) as _,
+        let shared_blocks = match &backends.blocks_url {
+            Some(url) => Some(Arc::new(ObjectBlocks::open(url)?)),
+            None => None,
         };
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut directory: Arc<dyn Directory> = Arc::clone(&store.directory) as _;
         let mut fresh_for = Duration::ZERO;
         let memory: Arc<dyn Directory> = Arc::clone(&store.directory) as _;
         let mut witness = Witness::new(None, true);
+        let mut names = NamePolicy::PerOwner;
+        if let Purpose::Serve(ours) = purpose {
+            names = ours;
+        }
+        let mut is_watched = false;
         if let Some(shared) = &backends.shared {
-            (roots, directory) = open_shared(backends, shared, &sealing, names).await?;
+            let opened = open_shared(backends, shared, &sealing, purpose).await?;
+            (roots, directory, names) = (opened.roots, opened.directory, opened.names);
+            if let Some(blocks) = &shared_blocks {
+                same_blocks(backends, blocks, directory.as_ref(), &random).await?;
+            }
             fresh_for = KEYS_FRESH_FOR;
-            witness = if shared.compares {
+            is_watched = opened.compares;
+            witness = if is_watched {
                 Witness::open(Some(Arc::clone(&memory))).await?
             } else {
                 Witness::new(None, false)
             };
         }
+        let blocks: Arc<dyn BlockStore> = match shared_blocks {
+            Some(blocks) => blocks,
+            None => Arc::clone(&store.blocks) as _,
+        };
         let keys = KeyRing::new(Arc::clone(&directory), sealing, Arc::clone(&random), fresh_for);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let mut writer = [0; 16];
         random(&mut writer);
         let committer =
             Committer::new(Arc::clone(&nodes), roots, WriterId(writer), limits, witness);
-        let recovery = match &backends.shared {
-            Some(shared) if shared.compares && backends.is_master => {
-                let committer = committer.clone();
-                Some(Recovery::open(committer, directory, memory.as_ref(), &random).await?)
-            }
-            _ => None,
+        let recovery = if is_watched {
+            let is_master = purpose != Purpose::Administer;
+            let committer = committer.clone();
+            Some(Recovery::open(committer, directory, memory, &random, is_master).await?)
+        } else {
+            None
         };
         let service = Service::new(committer, random, names);
         Ok(Self { store, nodes, keys, service, recovery })
@@ -133,46 +162,100 @@ impl Node {
     }
 }
 
+/// A shared arbiter, and what its masters agreed on.
+struct OpenedArbiter {
+    roots: Arc<dyn RootPointerStore>,
+    directory: Arc<dyn Directory>,
+    compares: bool,
+    names: NamePolicy,
+}
+
+/// Record of whether swaps compare, `on` or `off`.
+const CAS: &str = "bucket-root-cas";
+
+/// Record of what bucket names are unique within, `owner` or `global`.
+const NAMES: &str = "bucket-names";
+
 /// Opens a shared arbiter, and refuses to disagree with its other masters.
 async fn open_shared(
     backends: &Backends,
     shared: &SharedArbiter,
     sealing: &SealingKey,
-    names: NamePolicy,
-) -> Result<(Arc<dyn RootPointerStore>, Arc<dyn Directory>), NodeError> {
-    let arbiter = PostgresArbiter::open(&shared.database_url, shared.compares).await?;
-    let directory: Arc<dyn Directory> = arbiter.directory;
+    purpose: Purpose,
+) -> Result<OpenedArbiter, NodeError> {
+    let mut arbiter = PostgresArbiter::open(&shared.database_url, shared.compares).await?;
+    let directory: Arc<dyn Directory> = Arc::clone(&arbiter.directory) as _;
     let fingerprint = sealing.fingerprint();
     if agree(directory.as_ref(), "secrets-key", &fingerprint).await? != fingerprint {
         let file = backends.secrets_key_file.clone();
         return Err(NodeError::OtherKey(file.unwrap_or_default()));
     }
-    let cas = if shared.compares { "on" } else { "off" };
-    let names = match names {
-        NamePolicy::PerOwner => "owner",
-        NamePolicy::Global => "global",
+    let (compares, names) = match purpose {
+        Purpose::Serve(names) => {
+            let cas = if shared.compares { "on" } else { "off" };
+            let named = match names {
+                NamePolicy::PerOwner => "owner",
+                NamePolicy::Global => "global",
+            };
+            for (name, mode, ours) in
+                [("FULA_BUCKET_ROOT_CAS", CAS, cas), ("FULA_BUCKET_NAMES", NAMES, named)]
+            {
+                let theirs = agree(directory.as_ref(), mode, ours).await?;
+                if theirs != ours {
+                    return Err(NodeError::Disagree { name, theirs, ours });
+                }
+            }
+            (shared.compares, names)
+        }
+        Purpose::Administer => {
+            let mode = async |mode| read_text(directory.as_ref(), Table::Modes, mode).await;
+            let compares = mode(CAS).await?.as_deref() != Some("off");
+            let is_global = mode(NAMES).await?.as_deref() == Some("global");
+            (compares, if is_global { NamePolicy::Global } else { NamePolicy::PerOwner })
+        }
     };
-    for (name, mode, ours) in [
-        ("FULA_BUCKET_ROOT_CAS", "bucket-root-cas", cas),
-        ("FULA_BUCKET_NAMES", "bucket-names", names),
-    ] {
-        let theirs = agree(directory.as_ref(), mode, ours).await?;
-        if theirs != ours {
-            return Err(NodeError::Disagree { name, theirs, ours });
+    if !compares {
+        tracing::warn!("FULA_BUCKET_ROOT_CAS is off: masters overwrite each other's updates");
+        if shared.compares {
+            arbiter = PostgresArbiter::open(&shared.database_url, false).await?;
         }
     }
-    if !shared.compares {
-        tracing::warn!("FULA_BUCKET_ROOT_CAS is off: masters overwrite each other's updates");
+    Ok(OpenedArbiter { roots: arbiter.roots, directory, compares, names })
+}
+
+/// Refuses blocks that are not those of the other masters: what one of them publishes, each must
+/// be able to read.
+async fn same_blocks(
+    backends: &Backends,
+    blocks: &ObjectBlocks,
+    directory: &dyn Directory,
+    random: &Random,
+) -> Result<(), NodeError> {
+    let mut fresh = [0; 16];
+    random(&mut fresh);
+    let ours = blocks.identify(&hex::encode(fresh)).await?;
+    if agree(directory, "blocks", &ours).await? == ours {
+        return Ok(());
     }
-    Ok((arbiter.roots, directory))
+    Err(NodeError::OtherBlocks(backends.blocks_url.clone().unwrap_or_default()))
 }
 
 /// Returns what the masters agreed on; the first to ask decides.
 async fn agree(directory: &dyn Directory, mode: &str, ours: &str) -> Result<String, StoreError> {
     let value = Some(Bytes::copy_from_slice(ours.as_bytes()));
-    let current = match directory.write(Table::Modes, mode, 0, value).await? {
-        WriteOutcome::Done(_) => return Ok(ours.to_owned()),
-        WriteOutcome::Conflict(current) => current.and_then(|entry| entry.value),
-    };
-    Ok(String::from_utf8_lossy(&current.unwrap_or_default()).into_owned())
+    match directory.write(Table::Modes, mode, 0, value).await? {
+        WriteOutcome::Done(_) => Ok(ours.to_owned()),
+        WriteOutcome::Conflict(_) => {
+            Ok(read_text(directory, Table::Modes, mode).await?.unwrap_or_default())
+        }
+    }
+}
+
+async fn read_text(
+    directory: &dyn Directory,
+    table: Table,
+    name: &str,
+) -> Result<Option<String>, StoreError> {
+    let value = directory.read(table, name).await?.and_then(|entry| entry.value);
+    Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
 }

@@ -130,11 +130,10 @@ impl Service {
         let mut page = BucketPage::default();
         loop {
             let rows =
-                self.committer.roots().list_roots(identity.owner, after.as_ref(), PAGE_MAX).await?;
-            let Some(last) = rows.value.last() else { return Ok(page) };
+                self.committer.list_buckets(identity.owner, after.as_ref(), PAGE_MAX).await?;
+            let Some(last) = rows.last() else { return Ok(page) };
             after = Some(last.bucket.clone());
             let live = rows
-                .value
                 .iter()
                 .filter(|row| row.deleted.is_none() && row.bucket.as_str().starts_with(prefix));
             for row in live {

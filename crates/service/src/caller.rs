@@ -1,8 +1,11 @@
 //! What a request brings along besides what it asks for, and what its answer is told of.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use fula_core::bucket::Fingerprint;
@@ -44,12 +47,25 @@ pub struct Caller {
 pub struct Seen {
     version: AtomicU64,
     stale: AtomicBool,
+    /// Milliseconds that a write has waited for the arbiter before it was queued.
+    waited_ms: AtomicU64,
 }
 
 impl Seen {
     /// Notes the bucket version that the answer holds at; the last one noted counts.
     pub(crate) fn note(&self, version: u64) {
         self.version.store(version, Ordering::Relaxed);
+    }
+
+    /// Notes time spent waiting for the arbiter, which a write's deadline includes.
+    pub(crate) fn note_waited(&self, waited: Duration) {
+        let waited = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        self.waited_ms.fetch_add(waited, Ordering::Relaxed);
+    }
+
+    /// Returns what is left of `deadline` after the waits noted.
+    pub(crate) fn left_of(&self, deadline: Duration) -> Duration {
+        deadline.saturating_sub(Duration::from_millis(self.waited_ms.load(Ordering::Relaxed)))
     }
 
     /// Notes that the answer is from a root that may have been replaced.

@@ -152,6 +152,9 @@ const OUTAGE_MAX: Duration = Duration::from_mins(15);
 /// Between tries to read a directory that does not answer.
 const OUTAGE_RETRY: Duration = Duration::from_secs(1);
 
+/// Times a key is imported again because someone else wrote it meanwhile.
+const IMPORT_TRIES: usize = 5;
+
 /// Records of keys that are remembered.
 const CACHED_KEYS: usize = 4096;
 
@@ -229,6 +232,24 @@ impl KeyRing {
     ) -> Result<KeyInfo, ServiceError> {
         check_name(name)?;
         check_key(id, secret)?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // Masters that are given the same key import it at the same moment.
+            match self.import_once(name, id, secret, now).await {
+                Err(ServiceError::Busy(_)) if tries < IMPORT_TRIES => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn import_once(
+        &self,
+        name: &str,
+        id: &str,
+        secret: &Secret,
+        now: TimeMs,
+    ) -> Result<KeyInfo, ServiceError> {
         let user = format!("{USER_PREFIX}{name}");
         let current = self.directory.read(Table::Keys, id).await?;
         let version = current.as_ref().map_or(0, |entry| entry.version);

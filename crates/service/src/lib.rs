@@ -32,6 +32,7 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{BucketName, id::ObjectKey};
+use tokio::time::Instant;
 
 pub use self::{
     access::Identity,
@@ -112,7 +113,7 @@ impl Service {
                 return Ok(head);
             }
         }
-        let row = self.committer.roots().find_bucket(&name).await?.value;
+        let row = self.committer.find_bucket(&name).await?;
         let row = row.filter(|row| row.deleted.is_none());
         // The anonymous are refused alike whether there is a bucket or not.
         let owner = match (&row, identity) {
@@ -138,7 +139,13 @@ impl Service {
     ) -> Result<Option<Arc<Head>>, ServiceError> {
         match action {
             access::Action::Read => self.committer.readable(address, &caller.seen).await,
-            access::Action::Write | access::Action::Admin => self.committer.current(address).await,
+            access::Action::Write | access::Action::Admin => {
+                let (started, deadline) = (Instant::now(), self.committer.limits().commit_deadline);
+                let left = caller.seen.left_of(deadline);
+                let state = tokio::time::timeout(left, self.committer.current(address)).await;
+                caller.seen.note_waited(started.elapsed());
+                state.unwrap_or(Err(ServiceError::Busy(Applied::None)))
+            }
         }
     }
 

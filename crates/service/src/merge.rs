@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fula_core::{
-    Cid,
-    block::require,
+    Block, Cid,
+    block::{Placement, require},
     bucket::BucketRoot,
-    tree::{Change, Edits, Entry, Tree, diff, edit},
+    tree::{Change, Edits, Entry, Salt, Tree, diff, edit},
 };
 
 use crate::{
@@ -31,13 +31,16 @@ pub struct Merged {
     pub taken: Vec<String>,
     /// Keys changed on both sides, and where the older state is kept; `None` for a deletion.
     pub both: Vec<(String, Option<String>)>,
+    /// Uploads in progress and their parts taken from a side that alone changed them.
+    pub uploads: usize,
 }
 
 impl Recovery {
     /// Merges the sides of a forked bucket; with `dry_run`, only says what that would do.
     ///
     /// Of a key changed on both sides the newer record stays, and the older one is kept under
-    /// the key followed by `.fork-` and its version.
+    /// the key followed by `.fork-` and its version. A side on which the bucket was deleted counts
+    /// as one on which its objects were: the bucket stays as long as any side has it.
     ///
     /// # Errors
     /// [`ServiceError::InvalidRequest`] for a bucket that is not forked;
@@ -59,7 +62,7 @@ impl Recovery {
                 |other: &Candidate| other.pointer.root != side.pointer.root && other.includes(side);
             !all.iter().any(covers)
         });
-        candidates.sort_by_key(|candidate| candidate.root.time);
+        candidates.sort_by_key(|side| (side.root.deleted.is_none(), side.root.time));
         let Some(newest) = candidates.pop() else {
             return Err(ServiceError::Internal("a fork without sides".to_owned()));
         };
@@ -70,15 +73,16 @@ impl Recovery {
             merged.sides.push(side.pointer.version);
             let base = self.common(&newest, side).await?;
             merged.base = base.as_ref().map_or(0, |base| base.version);
-            let nodes = self.committer().nodes();
             let edits = self.edits(base.as_ref(), &root, &side.root, &mut merged).await?;
-            let edited = edit(nodes, &root.salt, &root.objects, &edits).await?;
-            root.objects = edited.tree;
-            // The next side reads what this one made.
-            let mark =
-                nodes.blocks().put(&edited.blocks, fula_core::block::Placement::Bulk).await?;
-            nodes.blocks().sync(mark).await?;
-            blocks.extend(edited.blocks);
+            let salt = root.salt;
+            self.apply(&salt, &mut root.objects, &edits, &mut blocks).await?;
+            // What is known by random ids, or by what it is made of, changes on one side only.
+            let base = base.unwrap_or_else(|| empty_like(&root));
+            let edits = self.one_sided(base.uploads, root.uploads, side.root.uploads).await?;
+            merged.uploads += edits.values().flatten().count();
+            self.apply(&salt, &mut root.uploads, &edits, &mut blocks).await?;
+            let edits = self.one_sided(base.recent, root.recent, side.root.recent).await?;
+            self.apply(&salt, &mut root.recent, &edits, &mut blocks).await?;
         }
         if dry_run {
             return Ok(merged);
@@ -115,6 +119,35 @@ impl Recovery {
     async fn root(&self, cid: &Cid) -> Result<BucketRoot, ServiceError> {
         let block = require(self.committer().nodes().blocks().as_ref(), cid).await?;
         Ok(BucketRoot::from_block(&block)?)
+    }
+
+    /// Edits a tree; the new nodes can be read at once.
+    async fn apply(
+        &self,
+        salt: &Salt,
+        tree: &mut Tree,
+        edits: &Edits,
+        blocks: &mut Vec<Block>,
+    ) -> Result<(), ServiceError> {
+        let nodes = self.committer().nodes();
+        let edited = edit(nodes, salt, tree, edits).await?;
+        let mark = nodes.blocks().put(&edited.blocks, Placement::Bulk).await?;
+        nodes.blocks().sync(mark).await?;
+        *tree = edited.tree;
+        blocks.extend(edited.blocks);
+        Ok(())
+    }
+
+    /// Returns what `theirs` changed since `base` and `ours` did not.
+    async fn one_sided(&self, base: Tree, ours: Tree, theirs: Tree) -> Result<Edits, ServiceError> {
+        let nodes = self.committer().nodes();
+        let mine = changes(diff(nodes, &base, &ours).await?);
+        let other = changes(diff(nodes, &base, &theirs).await?);
+        let edit = |(key, entry): (Bytes, Option<Entry>)| {
+            let value = entry.map(|entry| (entry.weight, entry.value));
+            (!mine.contains_key(&key)).then_some((key, value))
+        };
+        Ok(other.into_iter().filter_map(edit).collect())
     }
 
     /// Returns what to change in `ours` so that it holds the changes of `theirs` as well.
@@ -169,6 +202,11 @@ impl Recovery {
         }
         Ok(key)
     }
+}
+
+/// Returns the state that two lives of a name have in common: nothing.
+fn empty_like(root: &BucketRoot) -> BucketRoot {
+    BucketRoot::new(root.owner, root.name.clone(), root.id, root.salt, 0, 0)
 }
 
 /// Returns the new state of every key that differs; `None` where it was removed.

@@ -314,17 +314,7 @@ impl Service {
         request: CopyRequest,
     ) -> Result<ObjectRecord, ServiceError> {
         let head = self.resolve(caller, bucket, Action::Write).await?;
-        let from = self.resolve(caller, &request.source.bucket, Action::Read).await?;
         let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
-        let is_same = from.root.id == head.root.id;
-        if is_same && source_key == key && request.replace.is_none() {
-            return Err(ServiceError::InvalidRequest(
-                "This copy request is illegal because it is trying to copy an object to itself \
-                 without changing the object's metadata, storage class, website redirect location \
-                 or encryption attributes."
-                    .to_owned(),
-            ));
-        }
         let (replace, blocks) = match request.replace {
             Some(facts) => {
                 let (headers, metadata, blocks) = facts.attach()?;
@@ -337,35 +327,62 @@ impl Service {
         if let Some((headers, metadata)) = replace.as_deref() {
             copied_from.extend(bare_record(headers.clone(), metadata.clone(), None).encode());
         }
-        let conditions = request.source.conditions;
-        let source = if is_same {
-            Source::SameBucket { key: source_key, conditions, replace }
-        } else {
-            let record = self.record(&from, &source_key).await?.ok_or(ServiceError::NoSuchKey)?;
-            conditions.judge_source(&record)?;
-            let (headers, metadata) = match replace {
-                Some(replace) => *replace,
-                None => (record.headers.clone(), record.metadata.clone()),
-            };
-            let fresh = ObjectRecord { headers, metadata, fingerprint: None, ..record };
-            Source::Record(Box::new(fresh))
+        let found = self.copied(caller, &head, &key, &request.source, source_key, replace).await;
+        let source = match found {
+            Ok(source) => source,
+            // The first attempt may have been carried out: only the commit can tell.
+            Err(error) if caller.is_retry() => Source::Refused(error),
+            Err(error) => return Err(error),
         };
-        let size = match &source {
-            Source::Record(record) => Some(record.size),
-            Source::SameBucket { key, .. } => {
-                self.record(&from, key).await?.map(|record| record.size)
-            }
-        };
-        if size.is_some_and(|size| size > PUT_BYTES_MAX) {
+        let conditions = request.conditions;
+        let print = caller.print("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
+        let change = Change::Write { key, source, conditions, blocks };
+        self.write(caller, &head, change, print).await
+    }
+
+    /// Finds what a copy is made of.
+    async fn copied(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        source: &CopySourceRequest,
+        source_key: ObjectKey,
+        replace: Option<Box<(Attached, Attached)>>,
+    ) -> Result<Source, ServiceError> {
+        let from = self.resolve(caller, &source.bucket, Action::Read).await?;
+        let is_same = from.root.id == head.root.id;
+        if is_same && source_key == *key && replace.is_none() {
+            return Err(ServiceError::InvalidRequest(
+                "This copy request is illegal because it is trying to copy an object to itself \
+                 without changing the object's metadata, storage class, website redirect location \
+                 or encryption attributes."
+                    .to_owned(),
+            ));
+        }
+        let found = self.record(&from, &source_key).await?;
+        if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
             return Err(ServiceError::InvalidRequest(
                 "The specified copy source is larger than the maximum allowable size for a copy \
                  source: 5368709120"
                     .to_owned(),
             ));
         }
-        let conditions = request.conditions;
-        let print = caller.print("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
-        let change = Change::Write { key, source, conditions, blocks };
-        self.write(caller, &head, change, print).await
+        let conditions = source.conditions.clone();
+        if is_same {
+            return Ok(Source::SameBucket { key: source_key, conditions, replace });
+        }
+        let record = found.ok_or(ServiceError::NoSuchKey)?;
+        conditions.judge_source(&record)?;
+        let (headers, metadata) = match replace {
+            Some(replace) => *replace,
+            None => (record.headers.clone(), record.metadata.clone()),
+        };
+        Ok(Source::Record(Box::new(ObjectRecord {
+            headers,
+            metadata,
+            fingerprint: None,
+            ..record
+        })))
     }
 }

@@ -85,16 +85,19 @@ impl PointerReader {
             let (names, answers): (Vec<_>, Vec<_>) = readers.into_iter().unzip();
             metrics::counter!("fula_pointer_reads_total").increment(1);
             let known: Vec<_> = names.iter().map(|name| self.witness.known(name)).collect();
-            let floor = self.witness.mark();
+            let floor = self.witness.floor();
             let read = AssertUnwindSafe(self.roots.get_roots(&names)).catch_unwind().await;
             let read = read.unwrap_or_else(|_| {
                 let source = "reading pointers panicked".into();
                 Err(StoreError::Unavailable { backend: "arbiter", action: "read", source })
             });
+            let read = match read {
+                Ok(stamped) => self.witness.judge_answer(&floor, &stamped.mark).map(|()| stamped),
+                Err(error) => Err(ServiceError::Unavailable(chain(&error))),
+            };
             match read {
                 Ok(stamped) => {
                     let (time, mark) = (stamped.time, stamped.mark);
-                    self.witness.hear_mark(floor.as_ref(), &mark);
                     let heard = stamped.value.into_iter().zip(known);
                     for ((value, known), waiters) in heard.zip(answers) {
                         for waiter in waiters {
@@ -104,8 +107,7 @@ impl PointerReader {
                         }
                     }
                 }
-                Err(error) => {
-                    let failure = ServiceError::Unavailable(chain(&error));
+                Err(failure) => {
                     for waiter in answers.into_iter().flatten() {
                         drop(waiter.send(Err(failure.clone())));
                     }

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -43,6 +43,9 @@ const TRIES: usize = 8;
 
 /// Buckets compared with the arbiter at a time.
 const COMPARED: usize = 256;
+
+/// Buckets compared with the arbiter at each look while all seems well.
+const COMPARED_A_LOOK: usize = 64;
 
 /// A recovery as stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,9 +85,15 @@ pub struct Status {
 pub struct Recovery {
     committer: Committer,
     directory: Arc<dyn Directory>,
+    /// This master's own disk: the masters that it ever heard of, should the arbiter forget them.
+    memory: Arc<dyn Directory>,
     name: String,
+    /// Whether recoveries wait for this one; an administrative command only looks.
+    is_master: bool,
     /// Of its own, beside the pipeline's: `authors` must never take one's commit for the other's.
     writer: WriterId,
+    /// The bucket that was compared with the arbiter last.
+    compared: Arc<Mutex<Option<BucketAddress>>>,
 }
 
 /// A state that a bucket might go on from.
@@ -104,8 +113,33 @@ impl Candidate {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn json<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+/// Returns the live records of a table whose names begin with `prefix`.
+async fn records(
+    directory: &dyn Directory,
+    table: Table,
+    prefix: &str,
+) -> Result<Vec<(String, Bytes)>, ServiceError> {
+    let mut found = Vec::new();
+    let mut after = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
+    loop {
+        let page = directory.list(table, after.as_deref(), PAGE_MAX).await?;
+        let Some((last, _)) = page.last() else { return Ok(found) };
+        after = Some(last.clone());
+        for (name, entry) in page {
+            if !name.starts_with(prefix) {
+                return Ok(found);
+            }
+            found.extend(entry.value.map(|value| (name, value)));
+        }
+    }
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(value: &Bytes) -> Result<T, ServiceError> {
@@ -114,15 +148,17 @@ fn parse<T: for<'a> Deserialize<'a>>(value: &Bytes) -> Result<T, ServiceError> {
 }
 
 impl Recovery {
-    /// Takes part under the name kept in `memory`, made up at the first start.
+    /// Takes part under the name kept in `memory`, made up at the first start; recoveries wait for
+    /// it if it `is_master`.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn open(
         committer: Committer,
         directory: Arc<dyn Directory>,
-        memory: &dyn Directory,
+        memory: Arc<dyn Directory>,
         random: &Random,
+        is_master: bool,
     ) -> Result<Self, ServiceError> {
         let known = memory.read(Table::Remembered, SELF).await?.and_then(|entry| entry.value);
         let name = if let Some(name) = known {
@@ -138,40 +174,125 @@ impl Recovery {
         let mut writer = [0; 16];
         random(&mut writer);
         let writer = WriterId(writer);
-        let recovery = Self { committer, directory, name, writer };
+        let recovery = Self {
+            committer,
+            directory,
+            memory,
+            name,
+            is_master,
+            writer,
+            compared: Arc::default(),
+        };
         recovery.register().await?;
         // From here on this master knows how far the arbiter had come, and of what is under way.
         recovery.tick().await?;
         Ok(recovery)
     }
 
-    /// Makes this master one of those that a recovery waits for.
+    /// Makes this master one of those that a recovery waits for, again if it was forgotten.
     async fn register(&self) -> Result<(), ServiceError> {
-        let value = Some(Bytes::from_static(b"{}"));
-        self.directory.write(Table::Masters, &self.name, 0, value).await?;
+        if !self.is_master {
+            return Ok(());
+        }
+        let entry = self.directory.read(Table::Masters, &self.name).await?;
+        let version = entry.as_ref().map_or(0, |entry| entry.version);
+        if entry.is_none_or(|entry| entry.value.is_none()) {
+            let value = Some(Bytes::from_static(b"{}"));
+            self.directory.write(Table::Masters, &self.name, version, value).await?;
+        }
         Ok(())
+    }
+
+    /// Returns the masters that a recovery waits for: those in the arbiter's list, and those that
+    /// this master knows of from before the arbiter went back.
+    async fn masters(&self) -> Result<BTreeSet<String>, ServiceError> {
+        let mut masters: BTreeSet<String> = BTreeSet::new();
+        for (name, _) in records(self.directory.as_ref(), Table::Masters, "").await? {
+            let known = self.memory.read(Table::Masters, &name).await?;
+            if known.as_ref().is_none_or(|known| known.value.is_none()) {
+                let version = known.map_or(0, |known| known.version);
+                let value = Some(Bytes::from_static(b"{}"));
+                self.memory.write(Table::Masters, &name, version, value).await?;
+            }
+            masters.insert(name);
+        }
+        for (name, _) in records(self.memory.as_ref(), Table::Masters, "").await? {
+            if masters.contains(&name) {
+                continue;
+            }
+            match self.directory.read(Table::Masters, &name).await? {
+                // Struck off the list by an operator.
+                Some(_) => {
+                    let known = self.memory.read(Table::Masters, &name).await?;
+                    let version = known.map_or(0, |known| known.version);
+                    self.memory.write(Table::Masters, &name, version, None).await?;
+                }
+                None => drop(masters.insert(name)),
+            }
+        }
+        Ok(masters)
+    }
+
+    /// Strikes a master that will not come back off the list; says whether it was there.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn forget_master(&self, name: &str) -> Result<bool, ServiceError> {
+        if !self.masters().await?.contains(name) {
+            return Ok(false);
+        }
+        // What the arbiter does not list is written first, so that its deletion is on record.
+        self.directory.write(Table::Masters, name, 0, Some(Bytes::from_static(b"{}"))).await?;
+        let entry = self.directory.read(Table::Masters, name).await?;
+        let version = entry.map_or(0, |entry| entry.version);
+        let written = self.directory.write(Table::Masters, name, version, None).await?;
+        self.masters().await?;
+        Ok(matches!(written, WriteOutcome::Done(_)))
     }
 
     /// Looks at the arbiter every second, for ever.
     pub async fn run(self) {
+        let mut was_well = true;
         loop {
             tokio::time::sleep(LOOK).await;
-            if let Err(error) = self.tick().await {
-                tracing::debug!(error = chain(&error), "the arbiter could not be looked at");
+            let looked = self.tick().await;
+            if let Err(error) = &looked
+                && was_well
+            {
+                tracing::warn!(error = chain(error), "the arbiter could not be looked at");
             }
+            was_well = looked.is_ok();
         }
     }
 
-    /// Looks once: notices what went back, takes part in what is under way.
+    /// Looks once: notices what went back, takes part in what is under way, writes down what was
+    /// heard.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`]: look again later.
     pub async fn tick(&self) -> Result<(), ServiceError> {
+        let looked = self.look().await;
+        // A disk that cannot be written must not keep this master from the others' recoveries.
+        let kept = self.committer.witness().flush().await;
+        looked.and(kept)
+    }
+
+    async fn look(&self) -> Result<(), ServiceError> {
         let witness = self.committer.witness();
-        let floor = witness.mark();
-        let stamped = self.committer.roots().get_roots(&[]).await?;
-        witness.hear_mark(floor.as_ref(), &stamped.mark);
-        witness.flush().await?;
+        // A few of the buckets known at a time: one that nobody asks for may have gone back, too.
+        let after = lock(&self.compared).clone();
+        let page = witness.known_after(after.as_ref(), COMPARED_A_LOOK);
+        *lock(&self.compared) = page.last().map(|(bucket, _)| bucket.clone());
+        let names: Vec<BucketAddress> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
+        let floor = witness.floor();
+        let stamped = self.committer.roots().get_roots(&names).await?;
+        if witness.judge_answer(&floor, &stamped.mark).is_ok() {
+            for ((bucket, known), row) in page.iter().zip(stamped.value) {
+                if let Err(error) = self.committer.adopt(bucket, row, known).await {
+                    tracing::debug!(bucket = name_of(bucket), %error, "a bucket is not as known");
+                }
+            }
+        }
         let found = self.current().await?;
         let alarm = witness.alarm();
         match (found, alarm) {
@@ -192,7 +313,7 @@ impl Recovery {
             }
             (_, None) => {
                 witness.set_forked(self.forked().await?);
-                Ok(())
+                self.masters().await.map(drop)
             }
         }
     }
@@ -245,37 +366,19 @@ impl Recovery {
     /// Returns every known master, and whether it has posted.
     async fn posted(&self, id: &str) -> Result<BTreeMap<String, bool>, ServiceError> {
         let prefix = format!("ack/{id}/");
-        let acks = self.records(Table::Recovery, &prefix).await?;
+        let acks = self.records(&prefix).await?;
         let acks: BTreeSet<&str> =
             acks.iter().filter_map(|(name, _)| name.strip_prefix(&prefix)).collect();
-        let masters = self.records(Table::Masters, "").await?;
-        Ok(masters
-            .into_iter()
-            .map(|(name, _)| {
-                let posted = acks.contains(name.as_str());
-                (name, posted)
-            })
-            .collect())
+        let posted = |name: String| {
+            let posted = acks.contains(name.as_str());
+            (name, posted)
+        };
+        Ok(self.masters().await?.into_iter().map(posted).collect())
     }
 
-    async fn records(
-        &self,
-        table: Table,
-        prefix: &str,
-    ) -> Result<Vec<(String, Bytes)>, ServiceError> {
-        let mut found = Vec::new();
-        let mut after = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
-        loop {
-            let page = self.directory.list(table, after.as_deref(), PAGE_MAX).await?;
-            let Some((last, _)) = page.last() else { return Ok(found) };
-            after = Some(last.clone());
-            for (name, entry) in page {
-                if !name.starts_with(prefix) {
-                    return Ok(found);
-                }
-                found.extend(entry.value.map(|value| (name, value)));
-            }
-        }
+    /// Returns what is on record about recoveries under names that begin with `prefix`.
+    async fn records(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, ServiceError> {
+        records(self.directory.as_ref(), Table::Recovery, prefix).await
     }
 
     /// Compares all that is remembered with the arbiter; returns what the arbiter lacks.
@@ -287,10 +390,15 @@ impl Recovery {
             for ((bucket, known), row) in page.iter().zip(rows) {
                 let is_there = match row {
                     Some(row) if row.pointer == known.pointer => true,
-                    Some(row) => {
-                        let candidate = self.candidate(row.pointer).await?;
-                        known.is_included_in(&candidate.pointer, &candidate.root)
-                    }
+                    Some(row) => match self.candidate(row.pointer).await {
+                        Ok(found) => known.is_included_in(&found.pointer, &found.root),
+                        // A root that cannot be read holds nothing that could be relied on.
+                        Err(error) => {
+                            let bucket = name_of(bucket);
+                            tracing::error!(bucket, error = chain(&error), "unreadable root");
+                            false
+                        }
+                    },
                     None => false,
                 };
                 if !is_there {
@@ -314,16 +422,31 @@ impl Recovery {
     async fn close(&self, version: u64, mut current: Current) -> Result<(), ServiceError> {
         let prefix = format!("claim/{}/", current.id);
         let mut claimed: BTreeMap<BucketAddress, Vec<Claim>> = BTreeMap::new();
-        for (name, value) in self.records(Table::Recovery, &prefix).await? {
+        for (name, value) in self.records(&prefix).await? {
             let rest = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/'));
             let Some(bucket) = rest.and_then(|(bucket, _)| bucket_of(bucket)) else { continue };
             claimed.entry(bucket).or_default().push(parse(&value)?);
         }
-        let mut healed = Vec::new();
+        let (mut healed, mut failed) = (Vec::new(), None);
         for (bucket, claims) in claimed {
-            if self.heal(&bucket, &claims).await? {
-                healed.push(name_of(&bucket));
+            match self.heal(&bucket, &claims).await {
+                Ok(true) => healed.push(name_of(&bucket)),
+                Ok(false) => {}
+                // One bucket that cannot be healed now does not keep the others waiting; with an
+                // operator's word it does not keep the arbiter sealed either.
+                Err(error) => {
+                    let name = name_of(&bucket);
+                    tracing::error!(bucket = name, error = chain(&error), "cannot heal a bucket");
+                    if current.forced {
+                        self.seal(&bucket, &claims).await?;
+                    } else {
+                        failed = Some(error);
+                    }
+                }
             }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         (current.closed, current.healed) = (true, healed);
         self.write_current(version, &current).await.map(drop)
@@ -336,12 +459,7 @@ impl Recovery {
             let includes_all =
                 |best: &&Candidate| candidates.iter().all(|other| best.includes(other));
             let Some(best) = candidates.iter().find(includes_all) else {
-                tracing::error!(bucket = name_of(bucket), "a fork: run fula roots merge");
-                let name = format!("fork/{}", name_of(bucket));
-                let entry = self.directory.read(Table::Recovery, &name).await?;
-                let version = entry.map_or(0, |entry| entry.version);
-                let value = Some(json(&claims));
-                self.directory.write(Table::Recovery, &name, version, value).await?;
+                self.seal(bucket, claims).await?;
                 return Ok(false);
             };
             if row.as_ref().is_some_and(|row| row.pointer == best.pointer) {
@@ -352,6 +470,17 @@ impl Recovery {
             }
         }
         Err(ServiceError::Busy(crate::error::Applied::None))
+    }
+
+    /// Keeps a bucket from being read or written until its claims are merged.
+    async fn seal(&self, bucket: &BucketAddress, claims: &[Claim]) -> Result<(), ServiceError> {
+        tracing::error!(bucket = name_of(bucket), "a fork: run fula roots merge");
+        let name = format!("fork/{}", name_of(bucket));
+        let entry = self.directory.read(Table::Recovery, &name).await?;
+        let version = entry.map_or(0, |entry| entry.version);
+        let value = Some(json(&claims));
+        self.directory.write(Table::Recovery, &name, version, value).await?;
+        Ok(())
     }
 
     /// Returns the arbiter's row, and every state that the bucket might go on from.
@@ -423,7 +552,7 @@ impl Recovery {
 
     /// Returns the buckets that are sealed as forks.
     async fn forked(&self) -> Result<BTreeSet<BucketAddress>, ServiceError> {
-        let forks = self.records(Table::Recovery, "fork/").await?;
+        let forks = self.records("fork/").await?;
         Ok(forks.iter().filter_map(|(name, _)| bucket_of(name.strip_prefix("fork/")?)).collect())
     }
 
@@ -479,7 +608,7 @@ impl Recovery {
         let id = current.as_ref().map(|(_, current)| current.id.clone()).unwrap_or_default();
         let healed = current.map(|(_, current)| current.healed).unwrap_or_default();
         let mut forks = BTreeMap::new();
-        for (name, value) in self.records(Table::Recovery, "fork/").await? {
+        for (name, value) in self.records("fork/").await? {
             let name = name.strip_prefix("fork/").unwrap_or_default().to_owned();
             forks.insert(name, parse(&value)?);
         }

@@ -11,6 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -86,6 +87,16 @@ struct State {
     /// Buckets whose masters could not agree; sealed until they are merged.
     forked: BTreeSet<BucketAddress>,
     alarm: Option<Alarm>,
+    /// How many alarms have ended.
+    calms: u64,
+}
+
+/// How far the arbiter was known to have come when something was asked of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Floor {
+    mark: Option<Mark>,
+    /// What was asked before an alarm ended says nothing about the arbiter after it.
+    calms: u64,
 }
 
 /// The memory of one master.
@@ -247,9 +258,22 @@ impl Witness {
         state.buckets.iter().map(|(bucket, known)| (bucket.clone(), Arc::clone(known))).collect()
     }
 
-    /// Returns the highest mark heard.
-    pub(crate) fn mark(&self) -> Option<Mark> {
-        self.state().mark.clone()
+    /// Returns up to `limit` buckets known after `after`, with their newest states.
+    pub(crate) fn known_after(
+        &self,
+        after: Option<&BucketAddress>,
+        limit: usize,
+    ) -> Vec<(BucketAddress, Arc<Known>)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state();
+        let page = state.buckets.range((from, Bound::Unbounded)).take(limit);
+        page.map(|(bucket, known)| (bucket.clone(), Arc::clone(known))).collect()
+    }
+
+    /// Returns what an answer to a question asked now is compared with.
+    pub(crate) fn floor(&self) -> Floor {
+        let state = self.state();
+        Floor { mark: state.mark.clone(), calms: state.calms }
     }
 
     /// Returns why no pointer is believed, if so.
@@ -258,18 +282,22 @@ impl Witness {
     }
 
     /// Judges a mark against what was the highest when its answer was asked for; `false` when the
-    /// arbiter went back.
-    pub(crate) fn hear_mark(&self, floor: Option<&Mark>, heard: &Mark) -> bool {
+    /// answer is not to be believed: the arbiter went back, or came back meanwhile.
+    pub(crate) fn hear_mark(&self, floor: &Floor, heard: &Mark) -> bool {
         if !self.is_on {
             return true;
         }
-        let went_back = floor
-            .is_some_and(|floor| floor.arbiter != heard.arbiter || floor.position > heard.position);
-        if went_back {
-            self.raise(format!("the arbiter's mark is {heard:?}, and was {floor:?}"));
+        let is_behind =
+            |mark: &Mark| mark.arbiter != heard.arbiter || mark.position > heard.position;
+        let mut state = self.state();
+        if state.calms != floor.calms {
             return false;
         }
-        let mut state = self.state();
+        if let Some(mark) = floor.mark.as_ref().filter(|mark| is_behind(mark)) {
+            drop(state);
+            self.raise(format!("the arbiter's mark is {heard:?}, and was {mark:?}"));
+            return false;
+        }
         let is_newer = state
             .mark
             .as_ref()
@@ -335,6 +363,26 @@ impl Witness {
         }
     }
 
+    /// Judges a swap that was won against what was heard meanwhile: a state as far or further
+    /// that lacks it is of an arbiter that went back after carrying it out.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`].
+    pub(crate) fn judge_won(
+        &self,
+        bucket: &BucketAddress,
+        writer: WriterId,
+        won: &RootPointer,
+    ) -> Result<(), ServiceError> {
+        let Some(known) = self.known(bucket).filter(|_| self.is_on) else { return Ok(()) };
+        let own = known.authors.iter().find(|author| author.writer == writer);
+        let includes = own.is_some_and(|own| own.version >= won.version);
+        if known.pointer.version < won.version || known.pointer.root == won.root || includes {
+            return Ok(());
+        }
+        Err(self.regress(bucket, "it went on without a commit that it had taken"))
+    }
+
     fn regress(&self, bucket: &BucketAddress, why: &str) -> ServiceError {
         metrics::counter!("fula_regressions_total").increment(1);
         self.raise(format!("bucket {}: {why}", bucket.1));
@@ -347,6 +395,19 @@ impl Witness {
             tracing::error!(reason, "the arbiter went back in time: no pointer is believed");
             metrics::gauge!("fula_arbiter_in_doubt").set(1.0);
             state.alarm = Some(Alarm { reason, recovery: None });
+        }
+    }
+
+    /// Judges an answer of the arbiter that is about no bucket in particular.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`].
+    pub(crate) fn judge_answer(&self, floor: &Floor, heard: &Mark) -> Result<(), ServiceError> {
+        let is_believed = self.hear_mark(floor, heard);
+        match self.alarm() {
+            Some(alarm) => Err(regressed(&alarm.reason)),
+            None if !is_believed => Err(regressed("it was asked while the arbiter was in doubt")),
+            None => Ok(()),
         }
     }
 
@@ -396,36 +457,44 @@ impl Witness {
         for bucket in dirty {
             self.keep(&bucket).await?;
         }
-        let mark = {
+        let written = self.write(MARK, || {
             let mut state = self.state();
-            let is_dirty = std::mem::take(&mut state.mark_is_dirty);
-            state.mark.clone().filter(|_| is_dirty)
-        };
-        if let Some(mark) = mark {
+            let mark = state.mark.clone().filter(|_| state.mark_is_dirty)?;
+            state.mark_is_dirty = false;
             let stored = StoredMark { arbiter: mark.arbiter, position: mark.position };
-            let value = serde_json::to_vec(&stored).unwrap_or_default();
-            self.write(MARK, value.into()).await?;
+            Some(serde_json::to_vec(&stored).unwrap_or_default().into())
+        });
+        let written = written.await;
+        if written.is_err() {
+            self.state().mark_is_dirty = true;
         }
-        Ok(())
+        written
     }
 
     async fn keep(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
-        let known = {
+        let name = name_of(bucket);
+        let written = self.write(&name, || {
             let mut state = self.state();
             state.dirty.remove(bucket);
-            state.buckets.get(bucket).cloned()
-        };
-        let Some(known) = known else { return Ok(()) };
-        let written = self.write(&name_of(bucket), known.encode()).await;
+            state.buckets.get(bucket).map(|known| known.encode())
+        });
+        let written = written.await;
         if written.is_err() {
             self.state().dirty.insert(bucket.clone());
         }
         written
     }
 
-    async fn write(&self, name: &str, value: Bytes) -> Result<(), ServiceError> {
+    /// Writes what `newest` returns, if anything. It is asked under the record's lock: whoever
+    /// writes last has read last, so a record never goes back to an older state.
+    async fn write(
+        &self,
+        name: &str,
+        newest: impl FnOnce() -> Option<Bytes> + Send,
+    ) -> Result<(), ServiceError> {
         let Some(memory) = &self.memory else { return Ok(()) };
         let mut records = self.stripe(name).lock().await;
+        let Some(value) = newest() else { return Ok(()) };
         let version = records.get(name).copied().unwrap_or(0);
         let version = match memory.write(Table::Remembered, name, version, Some(value)).await? {
             WriteOutcome::Done(version) => version,
@@ -456,6 +525,7 @@ impl Witness {
         (state.mark, state.mark_is_dirty) = (Some(mark), true);
         state.forked = forked;
         state.alarm = None;
+        state.calms += 1;
     }
 
     /// Sets which buckets stay sealed.
@@ -552,8 +622,8 @@ mod tests {
         let mark = |arbiter: &str, position| Mark { arbiter: arbiter.into(), position };
         let heard = |floor: &Mark, heard: &Mark| {
             let witness = Witness::new(None, true);
-            witness.hear_mark(None, floor);
-            witness.hear_mark(Some(floor), heard);
+            witness.hear_mark(&witness.floor(), floor);
+            witness.hear_mark(&witness.floor(), heard);
             witness.permit_write(&bucket()).is_ok()
         };
         assert!(heard(&mark("a", 5), &mark("a", 5)));
@@ -562,12 +632,27 @@ mod tests {
         assert!(!heard(&mark("a", 5), &mark("b", 9)));
         // An answer that was overtaken is no regression.
         let witness = Witness::new(None, true);
-        let floor = mark("a", 1);
-        witness.hear_mark(None, &floor);
-        witness.hear_mark(Some(&floor), &mark("a", 9));
-        witness.hear_mark(Some(&floor), &mark("a", 3));
+        witness.hear_mark(&witness.floor(), &mark("a", 1));
+        let floor = witness.floor();
+        assert!(witness.hear_mark(&floor, &mark("a", 9)));
+        assert!(witness.hear_mark(&floor, &mark("a", 3)));
         assert!(witness.permit_write(&bucket()).is_ok());
-        assert_eq!(witness.mark(), Some(mark("a", 9)));
+        assert_eq!(witness.floor().mark, Some(mark("a", 9)));
+    }
+
+    #[test]
+    fn what_was_asked_during_an_alarm_raises_no_other() {
+        let mark = |arbiter: &str, position| Mark { arbiter: arbiter.into(), position };
+        let witness = Witness::new(None, true);
+        witness.hear_mark(&witness.floor(), &mark("a", 5));
+        let asked = witness.floor();
+        assert!(!witness.hear_mark(&asked, &mark("b", 2)));
+        assert!(witness.judge_answer(&witness.floor(), &mark("b", 2)).is_err());
+        witness.calm(mark("b", 3), BTreeSet::new());
+        // On its way since before: not believed, and no reason for another alarm.
+        assert!(witness.judge_answer(&asked, &mark("b", 2)).is_err());
+        assert_eq!(witness.alarm(), None);
+        assert!(witness.judge_answer(&witness.floor(), &mark("b", 4)).is_ok());
     }
 
     #[tokio::test]
@@ -579,11 +664,11 @@ mod tests {
         first.learn(&bucket(), &five);
         let reopened = Witness::open(Some(Arc::clone(&memory))).await.unwrap();
         assert_eq!(*reopened.known(&bucket()).unwrap(), Known::of(&four));
-        first.hear_mark(None, &Mark { arbiter: "a".into(), position: 7 });
+        first.hear_mark(&first.floor(), &Mark { arbiter: "a".into(), position: 7 });
         first.flush().await.unwrap();
         let reopened = Witness::open(Some(memory)).await.unwrap();
         assert_eq!(*reopened.known(&bucket()).unwrap(), Known::of(&five));
-        assert_eq!(reopened.mark().unwrap().position, 7);
+        assert_eq!(reopened.floor().mark.unwrap().position, 7);
         // And it can be written on.
         reopened.commit(&bucket(), &head(6, &[(1, 6)])).await;
     }

@@ -18,12 +18,15 @@ use fula_core::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutPayload, aws::AmazonS3Builder, local::LocalFileSystem,
+    ObjectStore, ObjectStoreExt, PutMode, PutPayload, aws::AmazonS3Builder, local::LocalFileSystem,
     path::Path, prefix::PrefixStore,
 };
 
 /// Objects written or read at a time by one call.
 const CONCURRENCY: usize = 16;
+
+/// Object that holds the store's own name.
+const NAME: &str = "fula-store";
 
 /// Locks that keep a put and a deletion of the same block apart.
 const STRIPES: usize = 256;
@@ -99,6 +102,23 @@ impl ObjectBlocks {
     fn on(store: Arc<dyn ObjectStore>) -> Self {
         let locks = (0..STRIPES).map(|_| tokio::sync::RwLock::default()).collect();
         Self { store, epochs: Mutex::default(), hasher: RandomState::new(), locks }
+    }
+
+    /// Returns what tells this store from any other: `fresh`, unless it was named before.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], also for an S3 server without conditional writes.
+    pub async fn identify(&self, fresh: &str) -> Result<String, StoreError> {
+        let name = Path::from(NAME);
+        let payload = PutPayload::from(fresh.to_owned());
+        match self.store.put_opts(&name, payload, PutMode::Create.into()).await {
+            Ok(_) => return Ok(fresh.to_owned()),
+            Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(failed("put", error)),
+        }
+        let found = self.store.get(&name).await.map_err(|error| failed("get", error))?;
+        let bytes = found.bytes().await.map_err(|error| failed("get", error))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn epochs(&self) -> MutexGuard<'_, Epochs> {

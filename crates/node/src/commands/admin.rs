@@ -1,8 +1,8 @@
-//! `fula keys` and `fula roots`.
+//! `fula keys`, `fula masters`, `fula roots`, `fula secrets` and `fula migrate`.
 
 use std::process::ExitCode;
 
-use fula_service::{Limits, NamePolicy};
+use fula_service::Limits;
 use fula_stores::PostgresArbiter;
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -10,12 +10,12 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     admin::{self, Answer, Request},
     cli::{
-        AdminArgs, CasMode, KeysArgs, KeysCommand, MigrateArgs, RootsArgs, RootsCommand,
-        SecretsArgs, SecretsCommand,
+        AdminArgs, CasMode, KeysArgs, KeysCommand, MastersArgs, MastersCommand, MigrateArgs,
+        RootsArgs, RootsCommand, SecretsArgs, SecretsCommand,
     },
     config::Backends,
     files,
-    node::Node,
+    node::{Node, Purpose},
 };
 
 /// Carries out a request: by the gateway when one runs, else on the data directory itself.
@@ -33,7 +33,7 @@ pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value,
         // A check is there to look at damage, not to be stopped by it.
         let despite_damage = matches!(request, Request::Fsck);
         let limits = Limits::default();
-        let node = Node::open(&backends, limits, NamePolicy::PerOwner, despite_damage).await;
+        let node = Node::open(&backends, limits, Purpose::Administer, despite_damage).await;
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
         admin::execute(&node, request).await
     };
@@ -90,6 +90,24 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
         KeysCommand::Revoke { id, user, common } => {
             let revoked = perform(&common, Request::KeysRevoke { id, user }).await;
             finish(common.json, revoked, |key| println!("revoked {}", text(key, "revoked")))
+        }
+    }
+}
+
+/// Runs `fula masters`.
+pub(crate) async fn masters(args: MastersArgs) -> ExitCode {
+    match args.command {
+        MastersCommand::List { common } => {
+            let masters = perform(&common, Request::MastersList).await;
+            finish(common.json, masters, |masters| {
+                for name in masters.as_array().into_iter().flatten() {
+                    println!("{}", name.as_str().unwrap_or("-"));
+                }
+            })
+        }
+        MastersCommand::Forget { name, common } => {
+            let forgotten = perform(&common, Request::MastersForget { name }).await;
+            finish(common.json, forgotten, |it| println!("forgot {}", text(it, "forgotten")))
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use fula_core::RootPointerStore;
-use fula_service::{Limits, NamePolicy, error::chain, fsck};
+use fula_service::{Limits, error::chain, fsck};
 use serde_json::Value;
 
 use super::admin::perform;
@@ -13,7 +13,7 @@ use crate::{
     cli::{AdminArgs, CasMode, FsckArgs},
     config::Backends,
     files,
-    node::Node,
+    node::{Node, Purpose},
 };
 
 const DAMAGED: u8 = 1;
@@ -75,7 +75,7 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
     if tokio::net::UnixStream::connect(files::socket_path(dir)).await.is_ok() {
         return Err("stop the gateway before repairing".to_owned());
     }
-    let node = Node::open(&backends, Limits::default(), NamePolicy::PerOwner, true).await;
+    let node = Node::open(&backends, Limits::default(), Purpose::Administer, true).await;
     let node = node.map_err(|error| chain(&error))?;
     let pointers_lost = node.store.recovery.pointers_at_risk() > 0;
     let aside = tokio::task::block_in_place(|| node.store.set_damaged_aside());

@@ -1,6 +1,6 @@
 //! `fula gateway`: serves S3 until it is told to stop.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use fula_gateway::{
     admin as wire_admin, metrics,
@@ -16,11 +16,14 @@ use crate::{
     cli::{GatewayArgs, LogFormat},
     config::{ConfigError, GatewayConfig},
     files::{self, FileError},
-    node::{Node, NodeError},
+    node::{Node, NodeError, Purpose},
 };
 
 /// User that the first key belongs to.
 const FIRST_USER: &str = "admin";
+
+/// Between looks for a segment of the log that is mostly dead.
+const COMPACT_EVERY: Duration = Duration::from_mins(1);
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,9 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     start_log(config.log);
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
-    let node = Node::open(&config.backends, config.limits.clone(), config.names, false).await?;
+    let node =
+        Node::open(&config.backends, config.limits.clone(), Purpose::Serve(config.names), false)
+            .await?;
     report_recovery(&node);
     set_first_key(&config, &node).await?;
     let gateway =
@@ -92,6 +97,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     if let Some(recovery) = &node.recovery {
         tokio::spawn(recovery.clone().run());
+        tokio::spawn(compact(Arc::clone(&node)));
     }
 
     let answer = move |request: http::Request<_>| {
@@ -179,6 +185,18 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
         credentials = credentials.display(),
         region = config.wire.region,
     );
+}
+
+/// Frees what a master's memory leaves behind: a record of every commit, of which the last counts.
+async fn compact(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(COMPACT_EVERY).await;
+        match tokio::task::block_in_place(|| node.store.compact()) {
+            Ok(0) => {}
+            Ok(freed) => tracing::info!(freed, "freed space in the data directory"),
+            Err(error) => tracing::warn!(%error, "cannot free space in the data directory"),
+        }
+    }
 }
 
 /// Brings the log's own counts into the metrics.

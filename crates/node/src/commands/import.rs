@@ -4,13 +4,13 @@ use fula_core::{
     block::{Placement, require},
     root::{CasOutcome, GlobalName, NewRoot, RootRow},
 };
-use fula_service::{Limits, NamePolicy, error::chain};
+use fula_service::{Limits, error::chain};
 use serde_json::{Value, json};
 
 use crate::{
     cli::{CasMode, DataDirArgs, ImportArgs, SharedArgs},
     config::Backends,
-    node::Node,
+    node::{Node, Purpose},
 };
 
 /// Rows and blocks handled at a time.
@@ -26,18 +26,24 @@ pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
         return Err("set FULA_DATABASE_URL: the arbiter to import into".to_owned());
     }
     let data = DataDirArgs { data_dir: Some(shared.data_dir.clone()) };
-    let own = Backends::check(&data, SharedArgs::default(), None, CasMode::Auto);
+    let source = SharedArgs { database_url: None, blocks: args.source_blocks.clone() };
+    let key_file = args.source_secrets_key_file.clone();
+    let own = Backends::check(&data, source, key_file, CasMode::Auto);
     let own = own.map_err(|error| text(&error))?;
     if !own.data_dir.join("lock").exists() {
         return Err(format!("{} is not a data directory", own.data_dir.display()));
     }
-    // The arbiter is opened from a directory that is gone afterwards: nobody is to wait for it.
-    shared.is_master = false;
+    if own.secrets_key_file.is_none() && !own.data_dir.join("secrets.key").exists() {
+        return Err("the data directory has no secrets.key: name the key file that its gateway \
+                    used with --source-secrets-key-file"
+            .to_owned());
+    }
+    // The arbiter is opened from a directory that is gone afterwards.
     let scratch = own.data_dir.join("import.tmp");
     drop(std::fs::remove_dir_all(&scratch));
     shared.data_dir.clone_from(&scratch);
     let open = async |backends| {
-        let opened = Node::open(backends, Limits::default(), NamePolicy::PerOwner, false).await;
+        let opened = Node::open(backends, Limits::default(), Purpose::Administer, false).await;
         opened.map_err(|error| text(&error))
     };
     let from = open(&own).await?;
@@ -60,6 +66,10 @@ async fn import(from: &Node, to: &Node) -> Result<Value, String> {
         for row in page {
             let name = row.bucket.to_string();
             let pointer = row.pointer;
+            let root = require(to.nodes.blocks().as_ref(), &pointer.root).await;
+            root.map_err(|error| {
+                format!("bucket {name}: its blocks are elsewhere, see --source-blocks: {error}")
+            })?;
             match publish(to, row).await? {
                 None => imported.push(name),
                 Some(current) if current.pointer == pointer => already.push(name),

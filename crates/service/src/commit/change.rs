@@ -25,6 +25,8 @@ use crate::{
 pub(crate) enum Source {
     /// Given in full, but for time and place in history.
     Record(Box<ObjectRecord>),
+    /// An object elsewhere that cannot be copied; a retry's first attempt may have found it still.
+    Refused(ServiceError),
     /// Another object of the same bucket, as it is at commit.
     SameBucket {
         key: ObjectKey,
@@ -246,6 +248,7 @@ impl Source {
     async fn record(&self, work: &Working<'_>) -> Result<ObjectRecord, ServiceError> {
         match self {
             Self::Record(record) => Ok(ObjectRecord::clone(record)),
+            Self::Refused(error) => Err(error.clone()),
             Self::SameBucket { key, conditions, replace } => {
                 let mut record = work.object(key).await?.ok_or(ServiceError::NoSuchKey)?;
                 conditions.judge_source(&record)?;

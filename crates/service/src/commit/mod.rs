@@ -26,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{
-    BucketId, RootPointerStore, StoreError, WriterId,
+    BucketId, BucketName, OwnerId, RootPointerStore, StoreError, WriterId,
     block::require,
     bucket::BucketRoot,
     root::{RootRow, Stamped, TimeMs},
@@ -196,6 +196,30 @@ impl Committer {
         &self.0.roots
     }
 
+    /// Returns the row that holds a global name, unless the arbiter is in doubt.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
+    pub(crate) async fn find_bucket(
+        &self,
+        name: &BucketName,
+    ) -> Result<Option<RootRow>, ServiceError> {
+        self.0.believed(self.0.roots.find_bucket(name)).await
+    }
+
+    /// Returns rows of an owner after a name, unless the arbiter is in doubt.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
+    pub(crate) async fn list_buckets(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Vec<RootRow>, ServiceError> {
+        self.0.believed(self.0.roots.list_roots(owner, after, limit)).await
+    }
+
     /// Returns what this master remembers of the arbiter.
     pub fn witness(&self) -> &Witness {
         &self.0.witness
@@ -243,6 +267,19 @@ impl Committer {
         }
     }
 
+    /// Judges and adopts a row that was asked for when `known` was known.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`] for one of the past; [`ServiceError::Unavailable`].
+    pub(crate) async fn adopt(
+        &self,
+        bucket: &BucketAddress,
+        row: Option<RootRow>,
+        known: &Known,
+    ) -> Result<(), ServiceError> {
+        self.0.adopt_row(bucket, row, Some(known)).await.map(drop)
+    }
+
     /// Returns the arbiter's time, as far as it was heard of.
     pub async fn now(&self) -> Result<TimeMs, ServiceError> {
         self.0.now().await
@@ -258,7 +295,7 @@ impl Committer {
         ask: Ask,
         seen: &Seen,
     ) -> Result<Answer, ServiceError> {
-        let deadline = Instant::now() + self.0.limits.commit_deadline;
+        let deadline = Instant::now() + seen.left_of(self.0.limits.commit_deadline);
         let (answer, result) = oneshot::channel();
         let bytes = ask.change.bytes();
         let pending = Pending { ask, deadline, answer };
@@ -433,6 +470,8 @@ impl Inner {
                 Swapped::Won => {
                     let head = Head::after(&sealed, bucket, base.as_deref());
                     self.witness.commit(bucket, &head).await;
+                    // No base is older than what is known, so this is known twice.
+                    lock(&self.sent).remove(bucket);
                     let turn = self.had_turn(bucket, &head, started);
                     self.adopt(bucket, Arc::new(head));
                     answer_each(batch, outcomes);
@@ -494,6 +533,17 @@ impl Inner {
     }
 
     /// Reads the pointer, begun after the call, and the root behind it.
+    /// Asks the arbiter something that is about no bucket in particular.
+    async fn believed<T>(
+        &self,
+        asked: impl Future<Output = Result<Stamped<T>, StoreError>>,
+    ) -> Result<T, ServiceError> {
+        let floor = self.witness.floor();
+        let stamped = asked.await?;
+        self.witness.judge_answer(&floor, &stamped.mark)?;
+        Ok(stamped.value)
+    }
+
     async fn newest(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
         let Heard { stamped, known } = self.reader.read(bucket).await?;
         self.clock.hear(&stamped);

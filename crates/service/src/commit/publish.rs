@@ -78,17 +78,24 @@ impl Inner {
             if !is_unknown && let Err(error) = self.witness.permit_write(bucket) {
                 return Swapped::Failed(error);
             }
-            let (floor, known) = (self.witness.mark(), self.witness.known(bucket));
+            let (floor, known) = (self.witness.floor(), self.witness.known(bucket));
             let swap = self.roots.cas_root(bucket.0, &bucket.1, expected, &sealed.row).await;
             let error = match swap {
                 Ok(stamped) => {
                     self.clock.hear(&stamped);
-                    if !self.witness.hear_mark(floor.as_ref(), &stamped.mark) {
+                    if !self.witness.hear_mark(&floor, &stamped.mark) {
                         // Swapped in on an older state: it may not outlive the recovery.
                         return Swapped::Failed(ServiceError::Busy(Applied::Unknown));
                     }
                     return match stamped.value {
-                        CasOutcome::Won => Swapped::Won,
+                        CasOutcome::Won => {
+                            let won =
+                                self.witness.judge_won(bucket, self.writer, &sealed.row.pointer);
+                            won.map_or(
+                                Swapped::Failed(ServiceError::Busy(Applied::Unknown)),
+                                |()| Swapped::Won,
+                            )
+                        }
                         CasOutcome::NameTaken => Swapped::Failed(ServiceError::BucketNameTaken),
                         CasOutcome::Conflict { current } => {
                             self.lost(bucket, current, known.as_deref(), sealed, is_unknown).await
@@ -145,6 +152,10 @@ impl Inner {
                     }
                     let known = known.as_deref();
                     return Some(self.lost(bucket, found, known, sealed, true).await);
+                }
+                Err(error @ ServiceError::Regressed(_)) => {
+                    tracing::warn!(%error, "cannot tell what became of a swap");
+                    return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
                 }
                 Err(error) => tracing::warn!(%error, "cannot resolve a swap yet"),
             }

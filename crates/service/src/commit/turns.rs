@@ -2,8 +2,8 @@
 //!
 //! A master that has just won holds the newest root in its hand, while a loser still has to read
 //! it: left alone, the winner would win again and again, and the loser's work would be wasted.
-//! A loser posts a claim beside the row, and `authors` shows who else commits; whoever won waits until somebody else has, or for about as
-//! long as a round takes. Advice only: the swap decides.
+//! A loser posts a claim beside the row, and `authors` shows who else commits; whoever won waits
+//! until somebody else has, or for about as long as a round takes. Advice only: the swap decides.
 
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ const RECENT_VERSIONS: u64 = 3;
 
 /// Longest wait for another master's commit.
 const WAIT_MAX: Duration = Duration::from_millis(150);
+
+/// Claims heard of before the old ones are thrown away.
+const CLAIMS_MAX: usize = 1024;
 
 /// Between looks at the pointer.
 const LOOK: Duration = Duration::from_millis(1);
@@ -51,7 +54,11 @@ impl Inner {
     /// Notes that another writer asks for its turn.
     pub(super) fn hear_claim(&self, bucket: &BucketAddress, row: &RootRow) {
         if row.claim.is_some_and(|writer| writer != self.writer) {
-            lock(&self.claims).insert(bucket.clone(), Instant::now());
+            let mut claims = lock(&self.claims);
+            if claims.len() >= CLAIMS_MAX {
+                claims.retain(|_, heard| heard.elapsed() < WAIT_MAX);
+            }
+            claims.insert(bucket.clone(), Instant::now());
         }
     }
 

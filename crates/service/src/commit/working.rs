@@ -277,14 +277,19 @@ impl<'a> Working<'a> {
     /// Returns what is remembered as a tree of its own, for a life with another salt: the newest
     /// write may be tried again in it.
     pub(super) async fn recent_anew(&self) -> Result<Overlay, ServiceError> {
-        let (from, to) = (Bytes::new(), Bytes::from_static(&[0xff]));
         let mut anew = Overlay::default();
-        for entry in self.recent.range(self.nodes, &from, &to).await? {
-            if anew.edits.len() == RECENT_CARRIED_MAX {
-                break;
-            }
+        let mut cursor = Cursor::new(self.nodes, &self.recent.tree);
+        cursor.seek(b"").await?;
+        for _ in 0..RECENT_CARRIED_MAX {
+            let Some(entry) = cursor.next().await? else { break };
             if !is_expired(Recent::decode(&entry.value)?.time, self.time) {
                 anew.edits.insert(entry.key, Some((entry.weight, entry.value)));
+            }
+        }
+        for (key, edited) in &self.recent.edits {
+            match edited {
+                Some(edited) => drop(anew.edits.insert(key.clone(), Some(edited.clone()))),
+                None => drop(anew.edits.remove(key)),
             }
         }
         Ok(anew)

@@ -44,9 +44,24 @@ impl Service {
     ) -> Result<ObjectRecord, ServiceError> {
         let head = self.resolve(caller, bucket, Action::Write).await?;
         let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
+        let named = request.parts.iter().map(|part| (part.number, part.etag.as_str()));
+        let print = caller.print(
+            "complete-upload",
+            key.as_str(),
+            &[&id.0, &parts_hash(named), &request.conditions.to_bytes()],
+        );
         for _ in 0..JOINS_MAX {
             let newest = self.committer.current(&head.address()).await?;
             let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
+            // A retry's first attempt may still be under way: it is refused where that is
+            // remembered, in the commit.
+            if !caller.is_retry() && !request.conditions.is_empty() {
+                let current = self.record(&newest, &key).await?;
+                let upload = self.upload(&newest, &key, id).await?;
+                if upload.completed.is_none() {
+                    request.conditions.judge(current.as_ref())?;
+                }
+            }
             let complete = match self.join(&newest, &key, id, request).await? {
                 Joined::Already(record) => {
                     caller.seen.note(record.seq.version);
@@ -55,7 +70,7 @@ impl Service {
                 Joined::Ready(complete) => complete,
             };
             let change = Change::CompleteUpload(complete);
-            match self.change(caller, &head, change, None).await? {
+            match self.change(caller, &head, change, print.clone()).await? {
                 Answer::Object(record) => return Ok(*record),
                 Answer::JoinAgain => {}
                 other => {
@@ -83,10 +98,6 @@ impl Service {
             } else {
                 Err(ServiceError::NoSuchUpload)
             };
-        }
-        if !request.conditions.is_empty() {
-            let current = self.record(head, key).await?;
-            request.conditions.judge(current.as_ref())?;
         }
         let info = info_of(&upload);
         let stored = self.parts(head, key, id, 1, PARTS_MAX as usize).await?;

@@ -315,8 +315,13 @@ impl Service {
         part: PartRecord,
         blocks: Vec<Block>,
     ) -> Result<PartRecord, ServiceError> {
+        // Put again, a part is the same part; bound to a version, it is so only once.
+        let print = caller.if_version.and_then(|_| {
+            let number = number.to_be_bytes();
+            caller.print("put-part", key.as_str(), &[&id.0, &number, &part.content.to_bytes()])
+        });
         let change = Change::PutPart { key, id, number, part: part.clone(), blocks };
-        self.change(caller, head, change, None).await?;
+        self.change(caller, head, change, print).await?;
         Ok(part)
     }
 

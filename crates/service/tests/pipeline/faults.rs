@@ -86,6 +86,10 @@ impl FaultyRoots {
         self.inner.restore(backup);
     }
 
+    pub(crate) fn restore_quietly(&self, backup: fula_core::memory::MemoryBackup) {
+        self.inner.restore_quietly(backup);
+    }
+
     /// Sets the arbiter's clock.
     pub(crate) fn set_time(&self, time_ms: u64) {
         self.inner.set_time(time_ms);

@@ -12,7 +12,7 @@ use super::*;
 struct Federation {
     blocks: Arc<MemoryBlocks>,
     roots: Arc<FaultyRoots>,
-    directory: Arc<dyn Directory>,
+    directory: Arc<MemoryDirectory>,
 }
 
 /// A master and its part in recoveries.
@@ -25,7 +25,7 @@ impl Federation {
     fn new() -> Self {
         let blocks = Arc::new(MemoryBlocks::default());
         let roots = FaultyRoots::new(&blocks);
-        Self { blocks, roots, directory: Arc::new(MemoryDirectory::default()) }
+        Self { blocks, roots, directory: Arc::default() }
     }
 
     async fn join(&self, writer: u8, memory: &Arc<dyn Directory>) -> Member {
@@ -38,9 +38,10 @@ impl Federation {
         let random = system_random();
         let recovery = Recovery::open(
             committer.clone(),
-            Arc::clone(&self.directory),
-            memory.as_ref(),
+            Arc::clone(&self.directory) as _,
+            Arc::clone(memory),
             &random,
+            true,
         );
         let recovery = recovery.await.unwrap();
         let service = Service::new(committer, random, NamePolicy::PerOwner);
@@ -182,4 +183,132 @@ async fn states_that_exclude_one_another_are_kept_and_merged() {
         master.put("k", b"x").await.unwrap();
     }
     assert!(one.recovery.merge(&bucket, true).await.is_err(), "it is no fork any more");
+}
+
+#[tokio::test]
+async fn an_arbiter_that_went_back_is_caught_though_its_mark_went_on() {
+    let federation = Federation::new();
+    let one = federation.join(1, &memory()).await;
+    one.master.create().await;
+    one.master.put("before", b"1").await.unwrap();
+    let backup = federation.roots.backup();
+    one.master.put("after", b"2").await.unwrap();
+    federation.roots.restore_quietly(backup.clone());
+    assert!(is_refused(&one.master.get("after").await), "a lower version was adopted");
+    for _ in 0..3 {
+        one.recovery.tick().await.unwrap();
+    }
+    assert_eq!(one.master.get("after").await.unwrap(), b"2");
+
+    // The same, while somebody who remembers nothing has written on past all versions known.
+    federation.roots.restore_quietly(backup);
+    let two = federation.join(2, &memory()).await;
+    for n in 0..9 {
+        two.master.put(&format!("new-{n}"), b"x").await.unwrap();
+    }
+    assert!(two.master.version().await > 9);
+    assert!(is_refused(&one.master.get("after").await), "a root without its commits was adopted");
+}
+
+#[tokio::test]
+async fn buckets_are_not_listed_from_an_arbiter_in_doubt() {
+    let federation = Federation::new();
+    let one = federation.join(1, &memory()).await;
+    let (service, user) = (&one.master.service, &one.master.user);
+    let backup = federation.roots.backup();
+    one.master.create().await;
+    federation.roots.restore(backup);
+    assert!(is_refused(&service.buckets(user, "", None, 10).await));
+    for _ in 0..3 {
+        one.recovery.tick().await.unwrap();
+    }
+    assert_eq!(service.buckets(user, "", None, 10).await.unwrap().buckets.len(), 1);
+}
+
+async fn begin_upload(member: &Member) -> String {
+    let facts = fula_service::ObjectFacts::default();
+    let key = "upload".to_owned();
+    let begun = fula_service::CreateUploadRequest { key, facts, checksum: None };
+    let Master { service, user } = &member.master;
+    service.create_upload(user, BUCKET, begun).await.unwrap().to_string()
+}
+
+#[tokio::test]
+async fn a_side_that_deleted_the_bucket_hides_nothing() {
+    let federation = Federation::new();
+    let one = federation.join(1, &memory()).await;
+    one.master.create().await;
+    let backup = federation.roots.backup();
+    one.master.put("kept", b"one").await.unwrap();
+    let id = begin_upload(&one).await;
+    federation.roots.restore(backup);
+    federation.roots.set_time(9_000);
+    let two = federation.join(2, &memory()).await;
+    two.master.service.delete_bucket(&two.master.user, BUCKET).await.unwrap();
+    assert!(is_refused(&one.master.get("kept").await));
+    for member in [&one, &two, &one, &two, &one] {
+        member.recovery.tick().await.unwrap();
+    }
+    let done = two.recovery.merge(&address(&one), false).await.unwrap();
+    // It goes on from the side that has the bucket: nothing is to be taken from the other.
+    assert_eq!((done.taken.len(), done.uploads), (0, 0));
+    one.recovery.tick().await.unwrap();
+    for member in [&one, &two] {
+        assert_eq!(member.master.get("kept").await.unwrap(), b"one");
+        let (service, user) = (&member.master.service, &member.master.user);
+        assert!(service.upload_info(user, BUCKET, "upload", &id).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn uploads_of_the_older_side_are_merged() {
+    let federation = Federation::new();
+    let one = federation.join(1, &memory()).await;
+    one.master.create().await;
+    let backup = federation.roots.backup();
+    let id = begin_upload(&one).await;
+    federation.roots.restore(backup);
+    federation.roots.set_time(9_000);
+    let two = federation.join(2, &memory()).await;
+    two.master.put("newer", b"two").await.unwrap();
+    for member in [&one, &two, &one, &two, &one] {
+        member.recovery.tick().await.unwrap();
+    }
+    let done = two.recovery.merge(&address(&one), false).await.unwrap();
+    assert_eq!(done.uploads, 1);
+    let (service, user) = (&two.master.service, &two.master.user);
+    assert!(service.upload_info(user, BUCKET, "upload", &id).await.is_ok());
+    assert_eq!(two.master.get("newer").await.unwrap(), b"two");
+}
+
+#[tokio::test]
+async fn masters_of_before_the_backup_are_waited_for_until_they_are_struck_off() {
+    let federation = Federation::new();
+    let one = federation.join(1, &memory()).await;
+    let registered = federation.directory.backup();
+    one.master.create().await;
+    let backup = federation.roots.backup();
+    let two = federation.join(2, &memory()).await;
+    one.recovery.tick().await.unwrap();
+    one.master.put("k", b"v").await.unwrap();
+    // The backup is older than the second master.
+    federation.roots.restore(backup);
+    federation.directory.restore(registered);
+    assert!(is_refused(&one.master.get("k").await));
+    for _ in 0..5 {
+        one.recovery.tick().await.unwrap();
+    }
+    assert!(is_refused(&one.master.get("k").await), "it did not wait for master two");
+    let masters = one.recovery.status().await.unwrap().masters;
+    let gone = masters.iter().find(|(_, posted)| !**posted).unwrap().0.clone();
+    assert!(!one.recovery.forget_master("nobody").await.unwrap());
+    assert!(one.recovery.forget_master(&gone).await.unwrap());
+    for _ in 0..3 {
+        one.recovery.tick().await.unwrap();
+    }
+    assert_eq!(one.master.get("k").await.unwrap(), b"v");
+    // It comes back, finds the arbiter behind what it knows, and is one of the masters again.
+    assert_eq!(one.recovery.status().await.unwrap().masters.len(), 1);
+    two.recovery.tick().await.unwrap();
+    assert_eq!(one.recovery.status().await.unwrap().masters.len(), 2);
 }

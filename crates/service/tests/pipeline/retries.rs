@@ -1,7 +1,10 @@
 //! A retried write gets its first answer, from any master, and changes nothing again.
 
 use fula_core::memory::MemoryBlocks;
-use fula_service::{ConditionName, CreateUploadRequest, Invocation};
+use fula_service::{
+    CompletePart, CompleteRequest, ConditionName, CopyRequest, CopySourceRequest,
+    CreateUploadRequest, Invocation,
+};
 
 use super::*;
 
@@ -175,4 +178,91 @@ async fn a_write_can_be_bound_to_a_version_of_the_bucket() {
         tokio::join!(futures::future::join_all(puts), futures::future::join_all(others));
     assert!(bound.iter().filter(|put| put.is_ok()).count() <= 1, "{bound:?}");
     assert!(others.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
+    let (_, [one, two]) = two_masters().await;
+    one.service.create_bucket(&one.user, "source").await.unwrap();
+    let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"x"))]));
+    let (facts, conditions) = (ObjectFacts::default(), WriteConditions::default());
+    let source = PutRequest { key: "s".into(), facts, conditions, body, body_facts: body_facts() };
+    one.service.put_object(&one.user, "source", source).await.unwrap();
+    let copy = async |master: &Master, caller: &Caller| {
+        let source = CopySourceRequest {
+            bucket: "source".into(),
+            key: "s".into(),
+            conditions: ReadConditions::default(),
+        };
+        let conditions = WriteConditions::default();
+        let request = CopyRequest { source, key: "k".into(), replace: None, conditions };
+        master.service.copy_object(caller, BUCKET, request).await
+    };
+    let first = copy(&one, &attempt(&one, "c", 1)).await.unwrap();
+    let gone = DeleteKey { key: "s".into(), conditions: WriteConditions::default() };
+    two.service.delete_object(&two.user, "source", gone).await.unwrap();
+    assert_eq!(copy(&two, &attempt(&two, "c", 2)).await.unwrap(), first);
+    two.service.delete_bucket(&two.user, "source").await.unwrap();
+    assert_eq!(copy(&two, &attempt(&two, "c", 3)).await.unwrap(), first);
+    // One that never was carried out is refused for good.
+    let refused = copy(&two, &attempt(&two, "d", 2)).await;
+    assert!(matches!(refused, Err(ServiceError::NoSuchBucket)), "{refused:?}");
+    let refused = copy(&two, &attempt(&two, "d", 1)).await;
+    assert!(matches!(refused, Err(ServiceError::NoSuchBucket)), "{refused:?}");
+}
+
+/// Begins an upload of `k` with one part; returns its id and the completion of it.
+async fn upload(master: &Master) -> (String, CompleteRequest) {
+    let facts = ObjectFacts::default();
+    let create = CreateUploadRequest { key: "k".to_owned(), facts, checksum: None };
+    let id = master.service.create_upload(&master.user, BUCKET, create).await.unwrap().to_string();
+    let etag = put_part(master, &master.user, &id).await.unwrap();
+    let part = CompletePart { number: 1, etag, checksum: None };
+    let request = CompleteRequest {
+        key: "k".to_owned(),
+        id: id.clone(),
+        parts: vec![part],
+        conditions: if_absent(),
+        checksum: None,
+        size: None,
+    };
+    (id, request)
+}
+
+async fn put_part(master: &Master, caller: &Caller, id: &str) -> Result<String, ServiceError> {
+    let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"part"))]));
+    let put = master.service.put_part(caller, BUCKET, "k", id, 1, body, body_facts());
+    put.await.map(|taken| taken.etag().to_string())
+}
+
+#[tokio::test]
+async fn a_refused_completion_stays_refused() {
+    let (_, [one, two]) = two_masters().await;
+    let (_, request) = upload(&one).await;
+    two.put("k", b"there").await.unwrap();
+    let complete = async |master: &Master, n| {
+        let caller = attempt(master, "i", n);
+        master.service.complete_upload(&caller, BUCKET, &request).await
+    };
+    assert!(matches!(complete(&two, 2).await, Err(ServiceError::PreconditionFailed(_))));
+    two.delete("k").await.unwrap();
+    // The first attempt was held up on the way and arrives now.
+    assert!(matches!(complete(&one, 1).await, Err(ServiceError::PreconditionFailed(_))));
+    // Another call may complete it, and its retry gets its answer.
+    let caller = attempt(&one, "j", 1);
+    let done = one.service.complete_upload(&caller, BUCKET, &request).await.unwrap();
+    let caller = attempt(&two, "j", 2);
+    assert_eq!(two.service.complete_upload(&caller, BUCKET, &request).await.unwrap(), done);
+}
+
+#[tokio::test]
+async fn a_retried_part_that_is_bound_to_a_version_gets_its_first_answer() {
+    let (_, [one, two]) = two_masters().await;
+    let (id, _) = upload(&one).await;
+    let version = one.version().await;
+    let bound =
+        |master: &Master, n| Caller { if_version: Some(version), ..attempt(master, "p", n) };
+    let first = put_part(&one, &bound(&one, 1), &id).await.unwrap();
+    assert!(one.version().await > version);
+    assert_eq!(put_part(&two, &bound(&two, 2), &id).await.unwrap(), first);
 }

@@ -283,7 +283,6 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
     sleep(Duration::from_secs(30)).await;
     if world.regresses() {
         world.merge(&masters.get(0).await).await;
-        sleep(Duration::from_secs(3)).await;
     }
     let mut counts = Vec::new();
     for me in 0..MASTERS {

@@ -79,6 +79,10 @@ struct State {
     forked: bool,
     /// How often the arbiter was replaced by an older one.
     server: u64,
+    /// When the arbiter went back and its mark did not tell.
+    blind_from_ns: Option<u64>,
+    /// When things stopped going wrong.
+    calm_from_ns: u64,
 }
 
 /// Everything that the masters of one run share.
@@ -86,7 +90,7 @@ pub(crate) struct World {
     faults: Faults,
     state: Mutex<State>,
     roots: MemoryRoots,
-    directory: Arc<dyn Directory>,
+    directory: Arc<MemoryDirectory>,
     /// What each master keeps on its own disk.
     memories: [Arc<dyn Directory>; MASTERS],
     pub(crate) blocks: Arc<MemoryBlocks>,
@@ -114,12 +118,14 @@ impl World {
             now_ns: 0,
             forked: false,
             server: 0,
+            blind_from_ns: None,
+            calm_from_ns: 0,
         };
         Arc::new(Self {
             faults,
             state: Mutex::new(state),
             roots: MemoryRoots::default(),
-            directory: Arc::new(MemoryDirectory::default()),
+            directory: Arc::default(),
             memories: std::array::from_fn(|_| Arc::new(MemoryDirectory::default()) as _),
             blocks: Arc::default(),
             durable: tokio::sync::Mutex::default(),
@@ -134,7 +140,9 @@ impl World {
 
     /// Ends or begins the time in which things go wrong.
     pub(crate) fn set_calm(&self, calm: bool) {
+        let now = self.now_ns();
         let mut state = self.state();
+        state.calm_from_ns = now;
         state.calm = calm;
         if calm {
             state.asleep_until = [self.start; MASTERS];
@@ -210,9 +218,19 @@ impl World {
     /// Goes back to an earlier state of the arbiter, some time into the run.
     pub(crate) async fn regress(&self) {
         sleep(Duration::from_millis(300 + self.draw(2_000))).await;
-        let backup = self.roots.backup();
+        // Pointers and directory are one database.
+        let (backup, records) = (self.roots.backup(), self.directory.backup());
         sleep(Duration::from_millis(100 + self.draw(1_500))).await;
-        self.roots.restore(backup);
+        // In one of two the mark tells; in the other one only versions and authors do.
+        let tells = self.draw(2) == 0;
+        if tells {
+            self.roots.restore(backup);
+        } else {
+            self.roots.restore_quietly(backup);
+            let now = self.now_ns();
+            self.state().blind_from_ns = Some(now);
+        }
+        self.directory.restore(records);
         let mut state = self.state();
         state.faults += 1;
         // Connections end with the server: what was on its way to it is lost.
@@ -221,20 +239,35 @@ impl World {
         self.note("the arbiter goes back in time");
     }
 
-    /// Merges what forked; says whether anything did.
+    /// Merges what forked, as an operator does who looks again afterwards.
     pub(crate) async fn merge(&self, service: &Service) {
-        let directory = Arc::clone(&self.directory);
+        let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
         let committer = service.committer().clone();
         let random: Random = Arc::new(|bytes: &mut [u8]| bytes.fill(77));
-        let memory = self.memories[0].as_ref();
-        let recovery = Recovery::open(committer, directory, memory, &random).await.unwrap();
-        for name in recovery.status().await.unwrap().forks.keys() {
-            let (owner, bucket) = name.split_once('/').unwrap();
-            let bucket = (owner.parse().unwrap(), BucketName::parse(bucket).unwrap());
-            recovery.merge(&bucket, false).await.unwrap();
-            self.state().forked = true;
-            self.note(&format!("merged {name}"));
+        let memory = Arc::clone(&self.memories[0]);
+        let recovery = Recovery::open(committer, directory, memory, &random, true).await.unwrap();
+        for _ in 0..5 {
+            let status = recovery.status().await.unwrap();
+            if status.forks.is_empty() && status.alarm.is_none() {
+                return;
+            }
+            for name in status.forks.keys() {
+                let (owner, bucket) = name.split_once('/').unwrap();
+                let bucket = (owner.parse().unwrap(), BucketName::parse(bucket).unwrap());
+                recovery.merge(&bucket, false).await.unwrap();
+                self.state().forked = true;
+                self.note(&format!("merged {name}"));
+            }
+            sleep(Duration::from_secs(5)).await;
         }
+        self.violate("forks remain after five merges".to_owned());
+    }
+
+    /// Returns from when until when a master could not know that the arbiter had gone back: of what
+    /// only others had committed it had never heard.
+    pub(crate) fn blind(&self) -> Option<(u64, u64)> {
+        let state = self.state();
+        state.blind_from_ns.map(|from| (from, state.calm_from_ns))
     }
 
     pub(crate) fn forked(&self) -> bool {
@@ -268,9 +301,10 @@ impl World {
             }
         });
         if self.faults.regresses {
-            let directory: Arc<dyn Directory> = Arc::clone(&self.directory);
-            let memory = self.memories[me].as_ref();
-            let recovery = Recovery::open(committer.clone(), directory, memory, &random).await;
+            let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
+            let memory = Arc::clone(&self.memories[me]);
+            let recovery =
+                Recovery::open(committer.clone(), directory, memory, &random, true).await;
             tokio::spawn(recovery.unwrap().run());
         }
         Service::new(committer, random, NamePolicy::PerOwner)

@@ -42,11 +42,18 @@ pub(crate) struct Board {
     operations: AtomicU64,
     /// Keys with a write of which not even the value is known.
     poisoned: Mutex<BTreeSet<String>>,
+    /// Answers that no fault explains.
+    violations: Mutex<Vec<String>>,
 }
 
 impl Board {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), operations: AtomicU64::new(0), poisoned: Mutex::default() }
+        Self {
+            start: Instant::now(),
+            operations: AtomicU64::new(0),
+            poisoned: Mutex::default(),
+            violations: Mutex::default(),
+        }
     }
 
     fn now_ns(&self) -> u64 {
@@ -66,6 +73,14 @@ impl Board {
 
     fn poison(&self, key: &str) {
         self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
+    }
+
+    fn violate(&self, what: String) {
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn poisoned(&self) -> BTreeSet<String> {
@@ -136,7 +151,10 @@ impl Worker {
                 }
                 Ok(reply) => {
                     let text = String::from_utf8_lossy(&reply.body).into_owned();
-                    eprintln!("drill: unexpected {} {}: {text}", reply.status, call.path);
+                    self.board.violate(format!(
+                        "unexpected {} to {} {}: {text}",
+                        reply.status, call.method, call.path
+                    ));
                     in_doubt = true;
                 }
                 Err(_) => in_doubt = true,
@@ -277,6 +295,9 @@ impl Worker {
             .query(format!("partNumber=1&uploadId={id}"))
             .body(body.clone());
         let put = self.call(part, None).await;
+        if put.ending == Ending::Refused {
+            self.board.violate(format!("a part of the upload {id} of {key} was refused"));
+        }
         if put.ending != Ending::Done {
             return;
         }
@@ -291,7 +312,7 @@ impl Worker {
         let ended = self.call(call, None).await;
         if ended.ending == Ending::Refused {
             // Only its own completion ends an upload of ours.
-            eprintln!("drill: the upload {id} of {key} was refused: {:?}", ended.reply);
+            self.board.violate(format!("the upload {id} of {key} was refused: {:?}", ended.reply));
         }
         self.note(Op::Put, key, start, &ended, Some(etag));
     }

@@ -172,6 +172,7 @@ async fn run(
     history::save(&events, history)?;
     let mut verdict = check::check(&events);
     verdict.violations.append(&mut violations);
+    verdict.violations.extend(board.violations());
     let count = |op| events.iter().filter(|event| event.op == op).count();
     println!(
         "operations: {} writes, {} deletes, {} reads, {} listings; {} of unknown outcome",
