@@ -1,0 +1,71 @@
+//! Who someone is, and what a verified token says.
+
+use std::fmt;
+
+use fula_core::OwnerId;
+
+use crate::{Seconds, scope::Grant};
+
+/// Who is asking, and what they may be asking for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// User id: `0x…` of a wallet, `key:NAME` of an operator-made key, or what a JWT says
+    /// (`iss`, 0x00, `sub` with a key set).
+    pub user: String,
+    /// The owner id derived from it.
+    pub owner: OwnerId,
+    /// What this credential may do in the owner's name.
+    pub grant: Grant,
+}
+
+impl Identity {
+    /// Returns the identity of a user id, with everything its owner may do.
+    pub fn of_user(user: &str) -> Self {
+        Self { user: user.to_owned(), owner: OwnerId::of_user(user), grant: Grant::All }
+    }
+
+    /// Returns the identity of a user id, restricted.
+    pub fn restricted(user: &str, grant: Grant) -> Self {
+        Self { grant, ..Self::of_user(user) }
+    }
+}
+
+/// What a token means: the same for every spelling of it, another for anything else signed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Meaning(pub [u8; 32]);
+
+impl Meaning {
+    /// Parses 64 hex digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Meaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Meaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A token that was found good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Whose it is.
+    pub identity: Identity,
+    /// What it means, by which it can be revoked.
+    pub meaning: Meaning,
+    /// When it was issued; 0 when it does not say.
+    pub issued: Seconds,
+    /// When it ends: it is good before this second.
+    pub expires: Seconds,
+    /// Whom it is meant for, if it says.
+    pub audience: Option<String>,
+}

@@ -1,0 +1,392 @@
+//! JSON Web Tokens (RFC 7519) signed with HS256, RS256, ES256 or `EdDSA` (RFC 7518,
+//! RFC 8037).
+//!
+//! The algorithm is the key's, never the token's: the shared secret verifies HS256 alone, a key of
+//! the set only the algorithm of its kind. So a public key cannot be used as a secret, and `none`
+//! is no algorithm. Verified with `ring`; docs/adr/0010 says why not with a library of JWTs.
+
+use std::fmt;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use ring::{
+    hmac,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+        UnparsedPublicKey,
+    },
+};
+use serde::Deserialize;
+
+use crate::{
+    Seconds,
+    error::TokenError,
+    identity::{Identity, Meaning, Verified},
+    scope::{Grant, Scope, Verb},
+    token::CLOCK_SKEW,
+};
+
+/// Longest token in bytes.
+pub const JWT_BYTES_MAX: usize = 8 << 10;
+
+/// Longest `sub` and `iss` in bytes.
+pub const SUBJECT_BYTES_MAX: usize = 256;
+
+/// Shortest shared secret in bytes: as long as the hash (RFC 7518 §3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
+/// Largest key set in bytes, and the most keys in it.
+pub const KEY_SET_BYTES_MAX: usize = 256 << 10;
+const KEYS_MAX: usize = 64;
+
+/// Which JWTs are accepted.
+#[derive(Default)]
+pub struct JwtPolicy {
+    /// Verifies HS256.
+    secret: Option<hmac::Key>,
+    /// Verifies everything else.
+    keys: Option<KeySet>,
+    /// What `iss` must be, if set.
+    issuer: Option<String>,
+    /// What `aud` must contain, if set.
+    audience: Option<String>,
+}
+
+impl fmt::Debug for JwtPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtPolicy")
+            .field("secret", &self.secret.is_some())
+            .field("keys", &self.keys)
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .finish()
+    }
+}
+
+/// A shared secret that is too short to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a secret for HS256 is at least {SECRET_BYTES_MIN} bytes")]
+pub struct ShortSecret;
+
+impl JwtPolicy {
+    /// Accepts tokens that `issuer` and `audience`, where set, fit.
+    pub fn new(issuer: Option<String>, audience: Option<String>) -> Self {
+        Self { issuer, audience, ..Self::default() }
+    }
+
+    /// Accepts HS256 under a secret.
+    ///
+    /// # Errors
+    /// [`ShortSecret`].
+    pub fn with_secret(self, secret: &[u8]) -> Result<Self, ShortSecret> {
+        if secret.len() < SECRET_BYTES_MIN {
+            return Err(ShortSecret);
+        }
+        Ok(Self { secret: Some(hmac::Key::new(hmac::HMAC_SHA256, secret)), ..self })
+    }
+
+    /// Returns the same policy with another key set.
+    #[must_use]
+    pub fn with_keys(&self, keys: KeySet) -> Self {
+        Self {
+            secret: self.secret.clone(),
+            keys: Some(keys),
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+        }
+    }
+
+    /// Returns whether any JWT is accepted.
+    pub fn accepts_any(&self) -> bool {
+        self.secret.is_some() || self.keys.is_some()
+    }
+}
+
+/// A public key, and with it the one algorithm it verifies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum PublicKey {
+    Rs256 { n: Vec<u8>, e: Vec<u8> },
+    Es256(Vec<u8>),
+    EdDsa(Vec<u8>),
+}
+
+impl PublicKey {
+    fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Rs256 { .. } => "RS256",
+            Self::Es256(_) => "ES256",
+            Self::EdDsa(_) => "EdDSA",
+        }
+    }
+
+    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::Rs256 { n, e } => RsaPublicKeyComponents { n, e }
+                .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
+                .is_ok(),
+            Self::Es256(point) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+                .verify(message, signature)
+                .is_ok(),
+            Self::EdDsa(key) => {
+                UnparsedPublicKey::new(&ED25519, key).verify(message, signature).is_ok()
+            }
+        }
+    }
+}
+
+/// Public keys of an issuer (JWKS, RFC 7517).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeySet(Vec<(Option<String>, PublicKey)>);
+
+/// A text that is no key set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a JSON Web Key Set with keys for RS256, ES256 or EdDSA")]
+pub struct InvalidKeySet;
+
+#[derive(Deserialize)]
+struct Jwks {
+    keys: Vec<Jwk>,
+}
+
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    kid: Option<String>,
+    alg: Option<String>,
+    #[serde(rename = "use")]
+    used_for: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+}
+
+impl Jwk {
+    /// Returns the key, or `None` for one that verifies nothing here.
+    fn read(&self) -> Option<PublicKey> {
+        let bytes = |text: &Option<String>| BASE64_URL_SAFE_NO_PAD.decode(text.as_ref()?).ok();
+        let key = match (self.kty.as_str(), self.crv.as_deref()) {
+            ("RSA", _) => PublicKey::Rs256 { n: bytes(&self.n)?, e: bytes(&self.e)? },
+            ("EC", Some("P-256")) => {
+                let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
+                if x.len() != 32 || y.len() != 32 {
+                    return None;
+                }
+                PublicKey::Es256([[0x04].as_slice(), &x, &y].concat())
+            }
+            ("OKP", Some("Ed25519")) => PublicKey::EdDsa(bytes(&self.x)?),
+            _ => return None,
+        };
+        let fits = self.alg.as_deref().is_none_or(|alg| alg == key.algorithm())
+            && self.used_for.as_deref().is_none_or(|used_for| used_for == "sig");
+        fits.then_some(key)
+    }
+}
+
+impl KeySet {
+    /// Reads a key set; keys of other kinds, or for other uses, are left out.
+    ///
+    /// # Errors
+    /// [`InvalidKeySet`], also for one that is too large or has no key that could be used.
+    pub fn parse(text: &[u8]) -> Result<Self, InvalidKeySet> {
+        if text.len() > KEY_SET_BYTES_MAX {
+            return Err(InvalidKeySet);
+        }
+        let jwks: Jwks = serde_json::from_slice(text).map_err(|_| InvalidKeySet)?;
+        let keys: Vec<_> =
+            jwks.keys.into_iter().filter_map(|jwk| Some((jwk.kid.clone(), jwk.read()?))).collect();
+        if keys.is_empty() || keys.len() > KEYS_MAX {
+            return Err(InvalidKeySet);
+        }
+        Ok(Self(keys))
+    }
+
+    /// Returns whether a token names a key that is not in the set, which a newer set may have.
+    pub fn lacks_key_of(&self, token: &str) -> bool {
+        let Some(kid) = header_of(token).ok().and_then(|header| header.kid) else { return false };
+        self.0.iter().all(|(known, _)| known.as_ref() != Some(&kid))
+    }
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    /// Extensions that must be understood: none is.
+    crit: Option<serde_json::Value>,
+    /// RFC 7797, not understood either.
+    b64: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    exp: NumericDate,
+    nbf: Option<NumericDate>,
+    iat: Option<NumericDate>,
+    iss: Option<String>,
+    aud: Option<Audience>,
+    scope: Option<String>,
+}
+
+/// Seconds since 1970, perhaps with a fraction (RFC 7519 §2).
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum NumericDate {
+    Whole(u64),
+    Fraction(f64),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+const FORM: TokenError = TokenError::Invalid("its form");
+
+impl NumericDate {
+    /// Returns whole seconds.
+    fn seconds(self) -> Result<Seconds, TokenError> {
+        const LATEST: f64 = 253_402_300_800.0; // The year 10000.
+        match self {
+            Self::Whole(seconds) => Ok(seconds),
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
+            Self::Fraction(seconds) if (0.0..LATEST).contains(&seconds) => Ok(seconds as u64),
+            Self::Fraction(_) => Err(TokenError::Invalid("its times")),
+        }
+    }
+}
+
+fn header_of(token: &str) -> Result<Header, TokenError> {
+    if token.len() > JWT_BYTES_MAX {
+        return Err(TokenError::Invalid("its length"));
+    }
+    let (header, _) = token.split_once('.').ok_or(FORM)?;
+    let header = BASE64_URL_SAFE_NO_PAD.decode(header).map_err(|_| FORM)?;
+    serde_json::from_slice(&header).map_err(|_| TokenError::Invalid("its header"))
+}
+
+/// Verifies a JWT.
+pub(crate) fn verify(
+    token: &str,
+    now: Seconds,
+    policy: &JwtPolicy,
+) -> Result<Verified, TokenError> {
+    if !policy.accepts_any() {
+        return Err(TokenError::NotAccepted("JWTs"));
+    }
+    let header = header_of(token)?;
+    if header.crit.is_some() || header.b64.is_some() {
+        return Err(TokenError::Invalid("its header asks for an extension"));
+    }
+    let (signed, signature) = token.rsplit_once('.').ok_or(FORM)?;
+    let (_, payload) = signed.split_once('.').ok_or(FORM)?;
+    let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| FORM)?;
+    let secret = policy.secret.as_ref().filter(|_| header.alg == "HS256");
+    if let Some(secret) = secret {
+        hmac::verify(secret, signed.as_bytes(), &signature)
+            .map_err(|_| TokenError::Invalid("its signature"))?;
+    } else {
+        check_signature(&header, signed, &signature, policy.keys.as_ref())?;
+    }
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| FORM)?;
+    let claims: Claims =
+        serde_json::from_slice(&payload).map_err(|_| TokenError::Invalid("its claims"))?;
+    check_claims(claims, now, policy, secret.is_some()).map(|verified| Verified {
+        // Exactly these characters were signed, so they are what it means.
+        meaning: Meaning(blake3::derive_key("fula 2026 jwt meaning", signed.as_bytes())),
+        ..verified
+    })
+}
+
+fn check_signature(
+    header: &Header,
+    signed: &str,
+    signature: &[u8],
+    keys: Option<&KeySet>,
+) -> Result<(), TokenError> {
+    let fits = |(kid, key): &&(Option<String>, PublicKey)| {
+        key.algorithm() == header.alg && (header.kid.is_none() || *kid == header.kid)
+    };
+    let mut candidates = keys.map_or(&[][..], |keys| &keys.0).iter().filter(fits).peekable();
+    if candidates.peek().is_none() {
+        return Err(TokenError::Invalid("no key here verifies it"));
+    }
+    let verified = candidates.any(|(_, key)| key.verifies(signed.as_bytes(), signature));
+    if verified { Ok(()) } else { Err(TokenError::Invalid("its signature")) }
+}
+
+/// Checks what a token says; its meaning is filled in by the caller.
+fn check_claims(
+    claims: Claims,
+    now: Seconds,
+    policy: &JwtPolicy,
+    is_shared: bool,
+) -> Result<Verified, TokenError> {
+    let expires = claims.exp.seconds()?;
+    let issued = claims.iat.map_or(Ok(0), NumericDate::seconds)?;
+    let not_before = claims.nbf.map_or(Ok(0), NumericDate::seconds)?;
+    if expires <= now {
+        return Err(TokenError::Expired);
+    }
+    if issued.max(not_before) > now.saturating_add(CLOCK_SKEW) {
+        return Err(TokenError::Invalid("it is from the future"));
+    }
+    if policy.issuer.is_some() && policy.issuer != claims.iss {
+        return Err(TokenError::NotForHere("its issuer is another"));
+    }
+    let names = match &claims.aud {
+        None => &[][..],
+        Some(Audience::One(name)) => std::slice::from_ref(name),
+        Some(Audience::Many(names)) => names,
+    };
+    if policy.audience.as_ref().is_some_and(|wanted| !names.contains(wanted)) {
+        return Err(TokenError::NotForHere("its audience is another"));
+    }
+    let user = user_of(&claims, is_shared)?;
+    Ok(Verified {
+        identity: Identity::restricted(&user, grant_of(claims.scope.as_deref())),
+        meaning: Meaning([0; 32]),
+        issued,
+        expires,
+        audience: names.first().cloned(),
+    })
+}
+
+/// Returns the user id: `sub`, or with a key set `iss`, 0x00, `sub`. It can be neither a wallet's,
+/// nor an operator-made key's, nor another issuer's.
+fn user_of(claims: &Claims, is_shared: bool) -> Result<String, TokenError> {
+    let is_name = |text: &str| {
+        (1..=SUBJECT_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
+    };
+    let starts = |prefix: &str| {
+        claims.sub.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    if !is_name(&claims.sub) || starts("0x") || starts("key:") {
+        return Err(TokenError::Invalid("its subject"));
+    }
+    if is_shared {
+        return Ok(claims.sub.clone());
+    }
+    let issuer = claims.iss.as_deref().filter(|iss| is_name(iss));
+    let issuer = issuer.ok_or(TokenError::Invalid("its issuer"))?;
+    Ok(format!("{issuer}\0{}", claims.sub))
+}
+
+/// Reads `storage:read`, `storage:write` and `storage:*` out of a list of scopes; without any of
+/// them a token may do nothing.
+fn grant_of(scope: Option<&str>) -> Grant {
+    let mut scopes = Vec::new();
+    for name in scope.unwrap_or_default().split(' ') {
+        match name {
+            "storage:*" => return Grant::All,
+            "storage:read" => scopes.push(Scope::everywhere(Verb::Read)),
+            "storage:write" => scopes.push(Scope::everywhere(Verb::Write)),
+            _ => {}
+        }
+    }
+    scopes.dedup();
+    Grant::Scopes(scopes)
+}

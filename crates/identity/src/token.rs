@@ -1,0 +1,168 @@
+//! Wallet tokens: `fula-eip712.<base64url(json)>.<base64url(r ‖ s ‖ v)>`.
+//!
+//! Version 1 carries `wallet`, `iat` and `exp`; version 2 has `"v":2` and all members of its typed
+//! data. The JSON is not what is signed: it is read strictly, and the digest is computed from what
+//! was read, so one signature is one token however it is spelled.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Seconds,
+    eip712::{Claims, V2},
+    error::TokenError,
+    identity::{Identity, Meaning, Verified},
+    policy::Policy,
+    scope::Grant,
+    wallet::{Address, SIGNATURE_BYTES, WalletKey, recover},
+};
+
+/// What every wallet token begins with.
+pub const PREFIX: &str = "fula-eip712.";
+
+/// Longest token in bytes; longer ones are not looked at.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+
+/// How far ahead of ours the clock of whoever issued a token may be.
+pub const CLOCK_SKEW: Seconds = 300;
+
+/// Longest life of a wallet token.
+pub const LIFE_MAX: Seconds = 86_400;
+
+/// Longest audience in bytes.
+pub const AUDIENCE_BYTES_MAX: usize = 256;
+
+/// The audience that means every gateway.
+pub const ANYWHERE: &str = "*";
+
+/// The JSON of a token; all versions.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Payload {
+    v: Option<u64>,
+    wallet: String,
+    iat: u64,
+    exp: u64,
+    audience: Option<String>,
+    scope: Option<Vec<String>>,
+    nonce: Option<String>,
+    session: Option<String>,
+}
+
+impl Payload {
+    fn read(self) -> Result<Claims, TokenError> {
+        let wallet = Address::parse(&self.wallet).ok_or(TokenError::Invalid("its wallet"))?;
+        let v2 = match (self.v, self.audience, self.scope, self.nonce, self.session) {
+            (None, None, None, None, None) => None,
+            (Some(2), Some(audience), Some(scope), Some(nonce), Some(session)) => {
+                let mut bytes = [0; 32];
+                let digits = nonce.strip_prefix("0x").unwrap_or_default();
+                hex::decode_to_slice(digits, &mut bytes)
+                    .map_err(|_| TokenError::Invalid("its nonce"))?;
+                let session = Address::parse(&session).ok_or(TokenError::Invalid("its session"))?;
+                Some(V2 { audience, scope, nonce: bytes, session })
+            }
+            _ => return Err(TokenError::Invalid("its version or members")),
+        };
+        Ok(Claims { wallet, iat: self.iat, exp: self.exp, v2 })
+    }
+}
+
+/// Takes a token apart; says nothing about whether it is good.
+fn parse(token: &str) -> Result<(Claims, [u8; SIGNATURE_BYTES]), TokenError> {
+    const FORM: TokenError = TokenError::Invalid("its form");
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::Invalid("its length"));
+    }
+    let (payload, signature) =
+        token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')).ok_or(FORM)?;
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| FORM)?;
+    let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| FORM)?;
+    let signature = signature.try_into().map_err(|_| TokenError::Invalid("its signature"))?;
+    let payload: Payload =
+        serde_json::from_slice(&payload).map_err(|_| TokenError::Invalid("its JSON"))?;
+    Ok((payload.read()?, signature))
+}
+
+/// Verifies a wallet token; source: docs/format.md.
+pub(crate) fn verify(token: &str, now: Seconds, policy: &Policy) -> Result<Verified, TokenError> {
+    if !policy.eip712 {
+        return Err(TokenError::NotAccepted("wallet tokens"));
+    }
+    let (claims, signature) = parse(token)?;
+    if claims.v2.is_none() && !policy.v1 {
+        return Err(TokenError::NotAccepted("wallet tokens without an audience"));
+    }
+    check_times(&claims, now)?;
+    let digest = claims.digest();
+    if recover(&digest, &signature) != Some(claims.wallet) {
+        return Err(TokenError::Invalid("its signature"));
+    }
+    // Only what the wallet really signed is worth a more telling answer.
+    if policy.wallets.as_ref().is_some_and(|admitted| !admitted.contains(&claims.wallet)) {
+        return Err(TokenError::NotForHere("its wallet is not admitted"));
+    }
+    let user = claims.wallet.to_string();
+    let (grant, audience) = match claims.v2 {
+        None => (Grant::All, None),
+        Some(v2) => (check_v2(&v2, policy)?, Some(v2.audience)),
+    };
+    Ok(Verified {
+        identity: Identity::restricted(&user, grant),
+        meaning: Meaning(digest),
+        issued: claims.iat,
+        expires: claims.exp,
+        audience,
+    })
+}
+
+fn check_times(claims: &Claims, now: Seconds) -> Result<(), TokenError> {
+    let life = claims.exp.checked_sub(claims.iat).filter(|life| *life > 0);
+    let life = life.ok_or(TokenError::Invalid("its times"))?;
+    if life > LIFE_MAX {
+        return Err(TokenError::Invalid("it lives too long"));
+    }
+    if claims.exp <= now {
+        return Err(TokenError::Expired);
+    }
+    if claims.iat > now.saturating_add(CLOCK_SKEW) {
+        return Err(TokenError::Invalid("it is from the future"));
+    }
+    Ok(())
+}
+
+fn check_v2(v2: &V2, policy: &Policy) -> Result<Grant, TokenError> {
+    if v2.session != Address::ZERO {
+        return Err(TokenError::NotAccepted("wallet tokens for a session key"));
+    }
+    let fits = v2.audience == ANYWHERE || policy.audiences.contains(&v2.audience);
+    if !fits || v2.audience.len() > AUDIENCE_BYTES_MAX {
+        return Err(TokenError::NotForHere("its audience is another"));
+    }
+    if v2.scope.is_empty() {
+        return Err(TokenError::Invalid("it has no scope"));
+    }
+    Grant::parse(Some(&v2.scope)).map_err(|_| TokenError::Invalid("its scope"))
+}
+
+/// Writes a token from what was signed and the signature.
+pub fn assemble(claims: &Claims, signature: &[u8; SIGNATURE_BYTES]) -> String {
+    let mut payload = claims.to_typed_data()["message"].take();
+    if claims.v2.is_some() {
+        payload["v"] = 2.into();
+    }
+    let payload = BASE64_URL_SAFE_NO_PAD.encode(payload.to_string());
+    format!("{PREFIX}{payload}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// Signs claims with a wallet's key.
+pub fn mint(key: &WalletKey, claims: &Claims) -> String {
+    assemble(claims, &key.sign(&claims.digest()))
+}
+
+/// Returns the secret access key that goes with a token used as access key id: whoever has the
+/// token can compute it, so it proves no more than the token does.
+pub fn secret_of(token: &str) -> String {
+    hex::encode(Sha256::new().chain_update("fula token secret\n").chain_update(token).finalize())
+}
