@@ -15,6 +15,10 @@ use crate::error::StoreError;
 pub enum Table {
     /// Access keys by access key id, secrets sealed.
     Keys,
+    /// Temporary keys by user and slot.
+    Sessions,
+    /// What is refused, in the order in which it was said.
+    Revocations,
     /// Settings that all masters must agree on.
     Modes,
     /// Masters that ever worked on an arbiter.
@@ -27,13 +31,22 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 5] =
-        [Self::Keys, Self::Modes, Self::Masters, Self::Recovery, Self::Remembered];
+    pub const ALL: [Self; 7] = [
+        Self::Keys,
+        Self::Sessions,
+        Self::Revocations,
+        Self::Modes,
+        Self::Masters,
+        Self::Recovery,
+        Self::Remembered,
+    ];
 
     /// Returns the stored name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
+            Self::Sessions => "sessions",
+            Self::Revocations => "revocations",
             Self::Modes => "modes",
             Self::Masters => "masters",
             Self::Recovery => "recovery",

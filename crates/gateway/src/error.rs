@@ -14,6 +14,10 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         ServiceError::BucketAlreadyOwned => (S3ErrorCode::BucketAlreadyOwnedByYou, None),
         ServiceError::BucketNameTaken => (S3ErrorCode::BucketAlreadyExists, None),
         ServiceError::BucketNotEmpty => (S3ErrorCode::BucketNotEmpty, None),
+        ServiceError::MalformedPolicy(why) => {
+            (S3ErrorCode::MalformedPolicy, Some(format!("The policy cannot be used: {why}.")))
+        }
+        ServiceError::NoSuchPolicy => (S3ErrorCode::NoSuchBucketPolicy, None),
         ServiceError::NoSuchKey => (S3ErrorCode::NoSuchKey, None),
         ServiceError::NoSuchUpload => (S3ErrorCode::NoSuchUpload, None),
         ServiceError::InvalidPart(_) => (S3ErrorCode::InvalidPart, None),
@@ -132,7 +136,7 @@ fn invalid_range(size: u64) -> S3Error {
     error
 }
 
-fn busy(outcome: Applied) -> S3Error {
+pub(crate) fn busy(outcome: Applied) -> S3Error {
     let mut error = S3Error::new(S3ErrorCode::SlowDown);
     let mut headers = HeaderMap::new();
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Subresources of S3 that are not offered, by the name in the query.
-const UNOFFERED: [&str; 45] = [
+const UNOFFERED: [&str; 43] = [
     "abac",
     "accelerate",
     "acl",
@@ -40,8 +40,6 @@ const UNOFFERED: [&str; 45] = [
     "notification",
     "object-lock",
     "ownershipControls",
-    "policy",
-    "policyStatus",
     "publicAccessBlock",
     "renameObject",
     "replication",
@@ -236,7 +234,7 @@ mod tests {
             Ok(()) => "ok".to_owned(),
             Err(error) => error.code().as_str().to_owned(),
         };
-        for name in ["acl", "retention", "versions", "policy", "restore", "attributes"] {
+        for name in ["acl", "retention", "versions", "restore", "attributes"] {
             assert_eq!(code(Method::DELETE, "/b/k", name), "NotImplemented", "{name}");
             assert_eq!(code(Method::PUT, "/b", &format!("{name}=")), "NotImplemented", "{name}");
         }

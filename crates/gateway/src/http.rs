@@ -19,7 +19,11 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use s3s::{S3Result, s3_error, service::S3Service};
 use tokio::time::Instant;
 
-use crate::{WireConfig, guard};
+use crate::{
+    WireConfig,
+    auth::{Door, RequestId, bearer_of},
+    guard, sts,
+};
 
 /// How `error` tells this layer which condition failed; never sent.
 pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-condition");
@@ -61,6 +65,7 @@ pub(crate) struct HostBucket(pub(crate) String);
 #[derive(Clone, Debug)]
 pub struct Gateway {
     s3: S3Service,
+    door: Door,
     config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
 }
@@ -81,11 +86,12 @@ impl RequestIds {
 }
 
 impl Gateway {
-    pub(crate) fn new(s3: S3Service, config: WireConfig) -> Self {
+    pub(crate) fn new(s3: S3Service, door: Door, config: WireConfig) -> Self {
         use std::hash::{BuildHasher, RandomState};
         let seed = RandomState::new().hash_one("request ids");
         Self {
             s3,
+            door,
             config: Arc::new(config),
             ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
         }
@@ -97,28 +103,17 @@ impl Gateway {
         s3s::Body: From<B>,
     {
         let started = Instant::now();
+        let mut request = request.map(s3s::Body::from);
         let id = self.ids.draw();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let expects = Expects::of(&request);
         let operation = Arc::new(Operation::default());
         let seen = Arc::new(Seen::default());
-        let host_bucket = self.host_bucket(&request);
-        let host_is_bucket = host_bucket.is_some();
-        let mut response = if path.starts_with(OWN_ROUTES) && !host_is_bucket {
-            operation.set("FulaRoute".to_owned());
-            own_route(&method, &path)
-        } else {
-            match self.admit(request.map(s3s::Body::from), host_is_bucket).await {
-                Ok(mut request) => {
-                    if let Some(bucket) = host_bucket {
-                        request.extensions_mut().insert(bucket);
-                    }
-                    self.s3(request, &operation, &seen).await
-                }
-                Err(error) => respond(error),
-            }
-        };
+        request.extensions_mut().insert(RequestId(id.clone()));
+        request.extensions_mut().insert(Arc::clone(&operation));
+        request.extensions_mut().insert(Arc::clone(&seen));
+        let mut response = self.answer(request, &operation, &id).await;
         mend(&mut response, &id, &path);
         expects.settle(&mut response);
         tell_version(&mut response, &seen);
@@ -138,6 +133,45 @@ impl Gateway {
             "request"
         );
         response
+    }
+
+    /// Finds out what a request is about, and hands it to whoever answers that.
+    async fn answer(
+        &self,
+        request: Request<s3s::Body>,
+        operation: &Operation,
+        id: &str,
+    ) -> Response<s3s::Body> {
+        let host_bucket = self.host_bucket(&request);
+        let host_is_bucket = host_bucket.is_some();
+        if let Err(error) = self.door.check_address(request.extensions()) {
+            return respond(error);
+        }
+        if request.uri().path().starts_with(OWN_ROUTES) && !host_is_bucket {
+            operation.set("FulaRoute".to_owned());
+            return self.own_route(&request);
+        }
+        let (mut parts, body) = request.into_parts();
+        if sts::is_sts(&parts) && !host_is_bucket {
+            operation.set("AssumeRoleWithWebIdentity".to_owned());
+            return match self.collect(body, sts::BODY_BYTES_MAX).await {
+                Ok(body) => sts::answer(&self.door, &parts.extensions, &body, id).await,
+                Err(error) => respond(error),
+            };
+        }
+        let taken = self.door.take_bearer(&mut parts.headers, &parts.uri, &mut parts.extensions);
+        if let Err(error) = taken {
+            return respond(error);
+        }
+        match self.admit(Request::from_parts(parts, body), host_is_bucket).await {
+            Ok(mut request) => {
+                if let Some(bucket) = host_bucket {
+                    request.extensions_mut().insert(bucket);
+                }
+                self.s3(request).await
+            }
+            Err(error) => respond(error),
+        }
     }
 
     /// Returns the bucket below our domain that the `Host` header names.
@@ -162,7 +196,13 @@ impl Gateway {
         if !guard::is_xml_request(&parts) || guard::is_chunked(&parts.headers) {
             return Ok(Request::from_parts(parts, body));
         }
-        let bytes_max = self.config.limits.xml_bytes_max;
+        let bytes = self.collect(body, self.config.limits.xml_bytes_max).await?;
+        guard::check_whole(&parts.headers, &bytes, guard::Whole::of(&parts))?;
+        Ok(Request::from_parts(parts, s3s::Body::from(bytes)))
+    }
+
+    /// Reads a body whole, up to `bytes_max`.
+    async fn collect(&self, body: s3s::Body, bytes_max: usize) -> S3Result<Bytes> {
         let idle = self.config.limits.body_idle_timeout;
         let collected = tokio::time::timeout(idle, Limited::new(body, bytes_max).collect()).await;
         let collected = collected.map_err(|_| s3_error!(RequestTimeout))?;
@@ -170,19 +210,10 @@ impl Gateway {
             Ok(_) => guard::too_large(bytes_max),
             Err(_) => s3_error!(IncompleteBody),
         })?;
-        let bytes = collected.to_bytes();
-        guard::check_whole(&parts.headers, &bytes, guard::Whole::of(&parts))?;
-        Ok(Request::from_parts(parts, s3s::Body::from(bytes)))
+        Ok(collected.to_bytes())
     }
 
-    async fn s3(
-        &self,
-        mut request: Request<s3s::Body>,
-        operation: &Arc<Operation>,
-        seen: &Arc<Seen>,
-    ) -> Response<s3s::Body> {
-        request.extensions_mut().insert(Arc::clone(operation));
-        request.extensions_mut().insert(Arc::clone(seen));
+    async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {
         ignore_odd_range(request.headers_mut());
         // A bug in one request must not look like a broken network to its client.
         match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
@@ -192,6 +223,77 @@ impl Gateway {
         }
         respond(s3s::S3Error::new(s3s::S3ErrorCode::InternalError))
     }
+}
+
+impl Gateway {
+    /// Answers what is no S3.
+    fn own_route(&self, request: &Request<s3s::Body>) -> Response<s3s::Body> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/fula/capabilities") => {
+                let policy = self.door.authenticator().policy();
+                let capabilities = serde_json::json!({
+                    "remoteCidPut": false,
+                    "eip712Auth": policy.eip712,
+                    "eip712V1": policy.eip712 && policy.v1,
+                    "audiences": policy.audiences,
+                    "bucketRootCas": true,
+                    "ingest": false,
+                    "version": env!("CARGO_PKG_VERSION"),
+                });
+                json_response(StatusCode::OK, &capabilities)
+            }
+            (&Method::GET, "/fula/whoami") => self.who_am_i(request),
+            _ => {
+                json_response(StatusCode::NOT_FOUND, &serde_json::json!({"error": "no such route"}))
+            }
+        }
+    }
+
+    /// Says what a bearer token is good for here.
+    fn who_am_i(&self, request: &Request<s3s::Body>) -> Response<s3s::Body> {
+        let unauthorized = |text: &str| {
+            let body = serde_json::json!({"error": text});
+            let mut response = json_response(StatusCode::UNAUTHORIZED, &body);
+            let challenge = HeaderValue::from_static("Bearer realm=\"fula\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            response
+        };
+        let token = match bearer_of(request.headers()) {
+            Ok(Some(token)) => token,
+            Ok(None) => return unauthorized("this route takes a bearer token"),
+            Err(_) => return unauthorized("there is more than one Authorization header"),
+        };
+        let authenticator = self.door.authenticator();
+        let shown = authenticator.bearer(&token);
+        if let Err(error) = self.door.decide(request.extensions(), "bearer", shown.clone()) {
+            if error.status_code().is_some_and(|status| status.is_server_error()) {
+                return respond(error);
+            }
+            return unauthorized(error.message().unwrap_or("the token is not accepted"));
+        }
+        match authenticator.inspect(&token) {
+            Ok(verified) => {
+                let body = serde_json::json!({
+                    "user": verified.identity.display(),
+                    "owner": verified.identity.owner.to_string(),
+                    "scopes": verified.identity.grant.to_texts(),
+                    "issued": verified.issued,
+                    "expires": verified.expires,
+                    "meaning": verified.meaning.to_string(),
+                });
+                json_response(StatusCode::OK, &body)
+            }
+            Err(error) => unauthorized(&error.to_string()),
+        }
+    }
+}
+
+fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<s3s::Body> {
+    let mut response = Response::new(s3s::Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 fn respond(error: s3s::S3Error) -> Response<s3s::Body> {
@@ -270,27 +372,6 @@ fn tell_version(response: &mut Response<s3s::Body>, seen: &Seen) {
     }
 }
 
-fn own_route(method: &Method, path: &str) -> Response<s3s::Body> {
-    let (status, body) = match (method, path) {
-        (&Method::GET | &Method::HEAD, "/fula/capabilities") => {
-            let capabilities = serde_json::json!({
-                "remoteCidPut": false,
-                "eip712Auth": false,
-                "bucketRootCas": true,
-                "ingest": false,
-                "version": env!("CARGO_PKG_VERSION"),
-            });
-            (StatusCode::OK, capabilities)
-        }
-        _ => (StatusCode::NOT_FOUND, serde_json::json!({"error": "no such route"})),
-    };
-    let mut response = Response::new(s3s::Body::from(body.to_string()));
-    *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
-}
-
 /// Adds what every answer carries, and completes XML errors.
 fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
     // s3s answers HEAD with 200 whatever part of the object it is about.
@@ -335,7 +416,7 @@ fn mend_xml(body: &Bytes, condition: Option<&HeaderValue>, id: &str, path: &str)
     ))
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

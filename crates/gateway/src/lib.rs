@@ -5,18 +5,21 @@
 //! translates to and from the service. Nothing below this crate knows of HTTP.
 
 pub mod admin;
+mod auth;
 mod error;
 mod guard;
 mod http;
+mod limit;
 pub mod metrics;
 mod s3;
 pub mod server;
+mod sts;
 pub mod tls;
 
-use fula_service::{Service, keys::KeyRing};
+use fula_service::{Service, auth::Authenticator};
 use s3s::{host::SingleDomain, service::S3Service};
 
-pub use self::http::Gateway;
+pub use self::{auth::Peer, http::Gateway, limit::Rates};
 
 /// Bounds of the wire, by name.
 #[derive(Clone, Debug)]
@@ -52,6 +55,8 @@ pub struct WireConfig {
     pub region: String,
     /// Domain whose subdomains are bucket names, for virtual-host style.
     pub domain: Option<String>,
+    /// How often one user and one address may ask.
+    pub rates: Rates,
     /// Bounds.
     pub limits: WireLimits,
 }
@@ -67,7 +72,7 @@ pub struct InvalidDomain(String);
 /// [`InvalidDomain`].
 pub fn gateway(
     service: Service,
-    keys: KeyRing,
+    authenticator: Authenticator,
     config: WireConfig,
 ) -> Result<Gateway, InvalidDomain> {
     let limits = &config.limits;
@@ -79,17 +84,19 @@ pub fn gateway(
     s3_config.custom_route_max_body_size = Some(limits.xml_bytes_max as u64);
     let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
 
-    let commit = s3::CommitRoute::new(service.clone(), keys.clone(), limits.xml_bytes_max);
+    let limited = std::sync::Arc::new(limit::RateLimits::new(config.rates));
+    let door = auth::Door::new(authenticator.clone(), limited);
+    let commit = s3::CommitRoute::new(service.clone(), door.clone(), limits.xml_bytes_max);
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
     builder.set_route(commit);
     builder.set_config(std::sync::Arc::new(provider));
-    builder.set_auth(s3::Auth::new(keys.clone()));
-    builder.set_access(s3::Access::new(keys));
+    builder.set_auth(s3::Auth::new(authenticator));
+    builder.set_access(s3::Access::new(door.clone()));
     if let Some(domain) = &config.domain {
         let host = SingleDomain::new(domain).map_err(|_| InvalidDomain(domain.clone()))?;
         // Only names below the domain are buckets; any other host means path style.
         builder.set_host(host.with_cname_fallback(false));
     }
     let s3: S3Service = builder.build();
-    Ok(Gateway::new(s3, config))
+    Ok(Gateway::new(s3, door, config))
 }

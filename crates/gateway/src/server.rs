@@ -11,6 +11,8 @@ use hyper_util::{
 use tokio::{net::TcpListener, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::auth::Peer;
+
 /// How long to wait after a failed accept, e.g. when file descriptors ran out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -51,8 +53,8 @@ where
             accepted = listener.accept() => accepted,
             () = &mut stop => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok((stream, address)) => (stream, address.ip()),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -65,7 +67,9 @@ where
             continue;
         }
         let answer = answer.clone();
-        let service = service_fn(move |request| {
+        let peer = Peer { address, is_tls: how.tls.is_some() };
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
             let answer = answer(request);
             async move { Ok::<_, Infallible>(answer.await) }
         });

@@ -24,10 +24,20 @@ impl Identity {
         Self { user: user.to_owned(), owner: OwnerId::of_user(user), grant: Grant::All }
     }
 
+    /// Returns the user id as text that can be shown: a key set's has a zero byte in it.
+    pub fn display(&self) -> String {
+        display(&self.user)
+    }
+
     /// Returns the identity of a user id, restricted.
     pub fn restricted(user: &str, grant: Grant) -> Self {
         Self { grant, ..Self::of_user(user) }
     }
+}
+
+/// Returns a user id as text that can be shown.
+pub fn display(user: &str) -> String {
+    user.escape_debug().to_string()
 }
 
 /// What a token means: the same for every spelling of it, another for anything else signed.

@@ -95,6 +95,11 @@ impl JwtPolicy {
         }
     }
 
+    /// Returns whether a token names a key that the set lacks, which a newer set may have.
+    pub fn lacks_key_of(&self, token: &str) -> bool {
+        self.keys.as_ref().is_some_and(|keys| keys.lacks_key_of(token))
+    }
+
     /// Returns whether any JWT is accepted.
     pub fn accepts_any(&self) -> bool {
         self.secret.is_some() || self.keys.is_some()
@@ -294,11 +299,21 @@ pub(crate) fn verify(
     let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| FORM)?;
     let claims: Claims =
         serde_json::from_slice(&payload).map_err(|_| TokenError::Invalid("its claims"))?;
-    check_claims(claims, now, policy, secret.is_some()).map(|verified| Verified {
-        // Exactly these characters were signed, so they are what it means.
-        meaning: Meaning(blake3::derive_key("fula 2026 jwt meaning", signed.as_bytes())),
-        ..verified
-    })
+    let verified = check_claims(claims, now, policy, secret.is_some())?;
+    Ok(Verified { meaning: meaning_of_signed(signed), ..verified })
+}
+
+/// Exactly these characters were signed, so they are what it means.
+fn meaning_of_signed(signed: &str) -> Meaning {
+    Meaning(blake3::derive_key("fula 2026 jwt meaning", signed.as_bytes()))
+}
+
+/// Returns what a JWT means, whether it is good or not.
+pub(crate) fn meaning_of(token: &str) -> Result<Meaning, TokenError> {
+    header_of(token)?;
+    let (signed, _) =
+        token.rsplit_once('.').filter(|(signed, _)| signed.contains('.')).ok_or(FORM)?;
+    Ok(meaning_of_signed(signed))
 }
 
 fn check_signature(

@@ -13,6 +13,7 @@ use crate::{
     eip712::{Claims, V2},
     error::TokenError,
     identity::{Identity, Meaning, Verified},
+    jwt,
     policy::Policy,
     scope::Grant,
     wallet::{Address, SIGNATURE_BYTES, WalletKey, recover},
@@ -144,6 +145,18 @@ fn check_v2(v2: &V2, policy: &Policy) -> Result<Grant, TokenError> {
         return Err(TokenError::Invalid("it has no scope"));
     }
     Grant::parse(Some(&v2.scope)).map_err(|_| TokenError::Invalid("its scope"))
+}
+
+/// Returns what a token means, whether it is good or not.
+///
+/// # Errors
+/// [`TokenError::Invalid`] for what is no token.
+pub fn meaning_of(token: &str) -> Result<Meaning, TokenError> {
+    if token.starts_with(PREFIX) {
+        Ok(Meaning(parse(token)?.0.digest()))
+    } else {
+        jwt::meaning_of(token)
+    }
 }
 
 /// Writes a token from what was signed and the signature.

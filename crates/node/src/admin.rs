@@ -6,7 +6,7 @@
 use std::{collections::HashSet, path::Path};
 
 use fula_core::{OwnerId, root::RootRow};
-use fula_service::{Recovery, access::Identity, error::chain, fsck, history};
+use fula_service::{Recovery, access::Identity, auth::Revoked, error::chain, fsck, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -49,6 +49,13 @@ pub(crate) enum Request {
         /// Only if it is this user's.
         user: Option<String>,
     },
+    /// Revoke something on every master.
+    Revoke {
+        /// What.
+        revoked: Revoked,
+    },
+    /// List what was revoked.
+    RevokeList,
     /// List the masters that recoveries wait for.
     MastersList,
     /// Strike a master off that list.
@@ -111,22 +118,41 @@ async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
     match request {
         Request::KeysCreate { user } => {
             let now = node.service.committer().now().await.map_err(|error| text(&error))?;
-            let made = node.keys.create(&user, now).await.map_err(|error| text(&error))?;
+            let made =
+                node.authenticator.keys().create(&user, now).await.map_err(|error| text(&error))?;
             let (info, secret) = made;
             Ok(json!({"id": info.id, "user": info.user, "secret": secret.expose()}))
         }
         Request::KeysList { user } => {
-            let keys = node.keys.list(user.as_deref()).await.map_err(|error| text(&error))?;
+            let keys = node
+                .authenticator
+                .keys()
+                .list(user.as_deref())
+                .await
+                .map_err(|error| text(&error))?;
             Ok(json!(keys))
         }
         Request::KeysRevoke { id, user } => {
-            let revoked = node.keys.revoke(&id, user.as_deref()).await;
+            let revoked = node.authenticator.keys().revoke(&id, user.as_deref()).await;
             if revoked.map_err(|error| text(&error))? {
+                // The record is gone; an arbiter restored from a backup would bring it back.
+                let revoked = node.authenticator.revoke(Revoked::Key(id.clone())).await;
+                revoked.map_err(|error| text(&error))?;
                 Ok(json!({"revoked": id}))
             } else {
                 Err(format!("there is no access key {id}"))
             }
         }
+        Request::Revoke { revoked } => {
+            // A key that is refused need not be kept either.
+            if let Revoked::Key(id) = &revoked {
+                let deleted = node.authenticator.keys().revoke(id, None).await;
+                deleted.map_err(|error| text(&error))?;
+            }
+            node.authenticator.revoke(revoked.clone()).await.map_err(|error| text(&error))?;
+            Ok(json!({"revoked": revoked}))
+        }
+        Request::RevokeList => Ok(json!(node.authenticator.revocations().all())),
         Request::MastersList => {
             let status = shared(node)?.status().await.map_err(|error| text(&error))?;
             Ok(status.masters.into_keys().collect())

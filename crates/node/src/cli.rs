@@ -22,6 +22,10 @@ pub(crate) enum Command {
     Gateway(Box<GatewayArgs>),
     /// Make, list and revoke access keys
     Keys(KeysArgs),
+    /// Make wallet tokens, for bearers and for S3 tools
+    Token(TokenArgs),
+    /// Revoke users, tokens, keys and sessions on every master
+    Revoke(RevokeArgs),
     /// List the masters of a shared arbiter, and forget those that will not come back
     Masters(MastersArgs),
     /// Look at the history of buckets, move them, and mend an arbiter that went back in time
@@ -109,9 +113,48 @@ pub(crate) struct GatewayArgs {
     /// Access key id of the first user; needs the secret as well [default: made at first start]
     #[arg(long, env = "FULA_ACCESS_KEY_ID", value_name = "ID")]
     pub(crate) access_key_id: Option<String>,
+    #[command(flatten)]
+    pub(crate) auth: AuthArgs,
     /// Secret access key of the first user; better given in the environment than typed
     #[arg(long, env = "FULA_SECRET_ACCESS_KEY", value_name = "SECRET", hide_env_values = true)]
     pub(crate) secret_access_key: Option<String>,
+}
+
+/// Which tokens are accepted, and how often anyone may ask.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AuthArgs {
+    /// Accept wallet tokens (EIP-712): of every wallet, unless --wallets names some [default: off]
+    #[arg(long, env = "FULA_EIP712_AUTH")]
+    pub(crate) eip712_auth: Option<Switch>,
+    /// Accept wallet tokens of version 1, which name no audience [default: on]
+    #[arg(long, env = "FULA_EIP712_V1")]
+    pub(crate) eip712_v1: Option<Switch>,
+    /// Names that wallet tokens may be meant for, of this gateway and its federation, separated
+    /// by commas; tokens for others are refused [default: none, only tokens for * are accepted]
+    #[arg(long, env = "FULA_AUDIENCE", value_name = "NAMES")]
+    pub(crate) audience: Option<String>,
+    /// Wallets that are admitted, separated by commas [default: every wallet]
+    #[arg(long, env = "FULA_WALLETS", value_name = "ADDRESSES")]
+    pub(crate) wallets: Option<String>,
+    /// File whose content, at least 32 bytes, verifies JWTs signed with HS256 [default: none]
+    #[arg(long, env = "FULA_JWT_SECRET_FILE", value_name = "FILE")]
+    pub(crate) jwt_secret_file: Option<PathBuf>,
+    /// Key set (JWKS) that verifies JWTs signed with RS256, ES256 or `EdDSA`: a file, or an https
+    /// URL; read again every five minutes and when a token names an unknown key [default: none]
+    #[arg(long, env = "FULA_JWKS", value_name = "FILE|URL")]
+    pub(crate) jwks: Option<String>,
+    /// What the iss claim of JWTs must be [default: anything]
+    #[arg(long, env = "FULA_JWT_ISSUER", value_name = "NAME")]
+    pub(crate) jwt_issuer: Option<String>,
+    /// What the aud claim of JWTs must contain [default: anything]
+    #[arg(long, env = "FULA_JWT_AUDIENCE", value_name = "NAME")]
+    pub(crate) jwt_audience: Option<String>,
+    /// Requests per second of one user before 503 `SlowDown`; 0 is without bound [default: 0]
+    #[arg(long, env = "FULA_RATE_PER_USER", value_name = "NUMBER")]
+    pub(crate) rate_per_user: Option<u32>,
+    /// Requests per second of one address before 503 `SlowDown`; 0 is without bound [default: 0]
+    #[arg(long, env = "FULA_RATE_PER_ADDRESS", value_name = "NUMBER")]
+    pub(crate) rate_per_address: Option<u32>,
 }
 
 /// Where a master keeps its state.
@@ -239,6 +282,138 @@ pub(crate) enum KeysCommand {
         #[command(flatten)]
         common: AdminArgs,
     },
+}
+
+/// Options of `fula revoke`.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    #[command(subcommand)]
+    pub(crate) command: RevokeCommand,
+}
+
+/// What to revoke. It counts on this master at once and on all others within five seconds, and
+/// cannot be taken back.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RevokeCommand {
+    /// Everything of a user: a wallet (0x…), key:NAME, or the sub of a JWT
+    #[command(alias = "wallet")]
+    User {
+        /// User id
+        user: String,
+        /// Only what was issued before this time: seconds since 1970, or `now`
+        #[arg(long, value_name = "TIME")]
+        issued_before: Option<String>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// A token, however it is spelled, and the sessions that were had for it
+    Token {
+        /// The token, its meaning in 64 hex digits (see /fula/whoami), or - to read it from
+        /// standard input
+        token: String,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// An access key or a session, by its access key id
+    #[command(alias = "session")]
+    Key {
+        /// Access key id
+        id: String,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// List what was revoked
+    List {
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+}
+
+/// Options of `fula token`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+/// What to do about wallet tokens. Nothing here talks to a gateway.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a wallet and write its key, encrypted, to a file that Ethereum tools read as well
+    Keygen {
+        /// A file that does not exist yet
+        file: PathBuf,
+        /// File with the password [default: asked for]
+        #[arg(long, env = "FULA_WALLET_PASSWORD_FILE", value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Sign a token with the key in an encrypted file (Web3 Secret Storage, version 3)
+    ///
+    /// To let SDKs fetch keys with it, write it where `AWS_WEB_IDENTITY_TOKEN_FILE` points, and
+    /// set `AWS_ENDPOINT_URL_STS` to the gateway and `AWS_ROLE_ARN` to
+    /// `arn:aws:iam::000000000000:role/fula`.
+    Mint {
+        /// The encrypted key
+        #[arg(long, env = "FULA_WALLET_KEY_FILE", value_name = "FILE")]
+        key_file: PathBuf,
+        /// File with the password [default: asked for]
+        #[arg(long, env = "FULA_WALLET_PASSWORD_FILE", value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        #[command(flatten)]
+        claims: ClaimArgs,
+        /// How to print it
+        #[arg(long, default_value = "bearer")]
+        output: TokenOutput,
+    },
+    /// Print typed data for a browser wallet to sign with `eth_signTypedData_v4`
+    TypedData {
+        /// The wallet that will sign
+        #[arg(long, value_name = "ADDRESS")]
+        wallet: String,
+        #[command(flatten)]
+        claims: ClaimArgs,
+    },
+    /// Make a token of typed data and the signature that a wallet made over it
+    Assemble {
+        /// File with the typed data, or - for standard input
+        #[arg(long, value_name = "FILE")]
+        typed_data: PathBuf,
+        /// 0x and 130 hex digits
+        #[arg(long, value_name = "HEX")]
+        signature: String,
+        /// How to print it
+        #[arg(long, default_value = "bearer")]
+        output: TokenOutput,
+    },
+}
+
+/// What a token says.
+#[derive(Debug, Args)]
+pub(crate) struct ClaimArgs {
+    /// Gateway or federation that it is meant for
+    #[arg(long, default_value = "*")]
+    pub(crate) audience: String,
+    /// What it may be used for, e.g. read:photos/2026/; can be repeated
+    #[arg(long, default_value = "admin:*")]
+    pub(crate) scope: Vec<String>,
+    /// How long it is good: up to 24h, e.g. 12h
+    #[arg(long, default_value = "12h", value_name = "TIME")]
+    pub(crate) lifetime: String,
+    /// Version 1: no audience, no scope, for gateways that know no other
+    #[arg(long)]
+    pub(crate) v1: bool,
+}
+
+/// How to print a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenOutput {
+    /// The token itself, for `Authorization: Bearer` and `AWS_WEB_IDENTITY_TOKEN_FILE`
+    Bearer,
+    /// Lines for a shell, for tools that take nothing but an access key: as good as the token
+    Env,
+    /// What `credential_process` of an AWS configuration prints: as good as the token
+    #[value(name = "credential_process")]
+    CredentialProcess,
 }
 
 /// Options of `fula masters`.

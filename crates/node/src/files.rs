@@ -9,8 +9,9 @@ use std::{
 
 use fula_service::{
     Random,
-    keys::{SealingKey, Secret},
+    auth::{SealingKey, Secret},
 };
+use zeroize::Zeroizing;
 
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,28 @@ fn write_private(path: &Path, text: &str) -> Result<(), FileError> {
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
+/// Reads a file that its owner alone may read; a line end at its end is not part of it.
+pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let failed = |error| FileError::Io(path.to_owned(), error);
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(FileError::TooOpen(path.to_owned()));
+    }
+    let mut bytes = Zeroizing::new(std::fs::read(path).map_err(failed)?);
+    while bytes.last().is_some_and(|last| b"\r\n".contains(last)) {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+/// Writes a new file for its owner alone; fails if it is there.
+pub(crate) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
+    let failed = |error| FileError::Io(path.to_owned(), error);
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = made.map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
 /// Reads the sealing key; makes it first when it is the data directory's own and not there yet.
 pub(crate) fn sealing_key(
     data_dir: &Path,
@@ -72,23 +95,16 @@ pub(crate) fn sealing_key(
         random(&mut key);
         write_private(path, &format!("{}\n", hex::encode(key)))?;
     }
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(FileError::TooOpen(path.to_owned()));
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    SealingKey::parse(&text).map_err(|_| FileError::NotAKey(path.to_owned()))
+    let text = read_secret(path)?;
+    let text = std::str::from_utf8(&text).map_err(|_| FileError::NotAKey(path.to_owned()))?;
+    SealingKey::parse(text).map_err(|_| FileError::NotAKey(path.to_owned()))
 }
 
 /// Makes a sealing key in a file that is not there yet.
 pub(crate) fn make_sealing_key(path: &Path, random: &Random) -> Result<(), FileError> {
     let mut key = [0; 32];
     random(&mut key);
-    let failed = |error| FileError::Io(path.to_owned(), error);
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = made.map_err(failed)?;
-    let text = format!("{}\n", hex::encode(key));
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+    write_new(path, &format!("{}\n", hex::encode(key)))
 }
 
 /// Writes the first user's key as an AWS credentials file.

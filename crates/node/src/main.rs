@@ -6,6 +6,8 @@ mod cli;
 mod commands;
 mod config;
 mod files;
+mod jwks;
+mod keystore;
 mod node;
 
 use std::process::ExitCode;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
+            Command::Token(args) => commands::token::run(args),
+            Command::Revoke(args) => commands::admin::revoke(args).await,
             Command::Masters(args) => commands::admin::masters(args).await,
             Command::Roots(args) => commands::admin::roots(args).await,
             Command::Secrets(args) => commands::admin::secrets(args),

@@ -10,7 +10,7 @@ use fula_core::{
 };
 use fula_service::{
     Committer, Limits, NamePolicy, Random, Recovery, Service, ServiceError, Witness,
-    keys::{KeyRing, SealingKey},
+    auth::{Authenticator, Clock, KeyRing, Revocations, SealingKey},
     system_random,
 };
 use fula_stores::{
@@ -86,7 +86,7 @@ pub(crate) struct Node {
     /// The data directory: all state, or what this master keeps for itself.
     pub(crate) store: LocalStore,
     pub(crate) nodes: Arc<Nodes>,
-    pub(crate) keys: KeyRing,
+    pub(crate) authenticator: Authenticator,
     pub(crate) service: Service,
     /// What watches a shared arbiter for going back in time.
     pub(crate) recovery: Option<Recovery>,
@@ -140,6 +140,11 @@ impl Node {
             None => Arc::clone(&store.blocks) as _,
         };
         let keys = KeyRing::new(Arc::clone(&directory), sealing, Arc::clone(&random), fresh_for);
+        // What a master that shares its arbiter read once, it keeps on its own disk as well.
+        let disk = backends.shared.is_some().then(|| Arc::clone(&memory));
+        let revocations = Revocations::open(Arc::clone(&directory), disk).await?;
+        let clock: Clock = system_clock();
+        let authenticator = Authenticator::new(keys, revocations, clock);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let mut writer = [0; 16];
         random(&mut writer);
@@ -153,7 +158,7 @@ impl Node {
             None
         };
         let service = Service::new(committer, random, names);
-        Ok(Self { store, nodes, keys, service, recovery })
+        Ok(Self { store, nodes, authenticator, service, recovery })
     }
 
     /// Returns the arbiter.

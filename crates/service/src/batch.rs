@@ -10,8 +10,8 @@ use fula_core::{
 };
 
 use crate::{
-    Service,
-    access::Action,
+    Part, Service,
+    access::{Action, Target},
     body::digests_of,
     caller::Caller,
     commit::{Answer, Change, Step, StepKind},
@@ -70,7 +70,7 @@ impl Service {
         bucket: &str,
         changes: &[BatchChange],
     ) -> Result<Vec<BatchResult>, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Anything).await?;
         if !(1..=COMMIT_CHANGES_MAX).contains(&changes.len()) {
             let text = format!("a commit has 1 to {COMMIT_CHANGES_MAX} changes");
             return Err(ServiceError::InvalidRequest(text));
@@ -114,7 +114,14 @@ impl Service {
         change: &BatchChange,
         made_of: &mut Vec<Vec<u8>>,
     ) -> Result<Step, ServiceError> {
+        let action = match change.action {
+            BatchAction::Delete => Action::DeleteObject,
+            BatchAction::Put { .. } | BatchAction::Complete { .. } => Action::PutObject,
+        };
+        let target = Target::Object(newest.row.bucket.as_str(), &change.key);
+        self.authorize(caller, Some(newest), action, target).await?;
         let key = parse_key(&change.key)?;
+        self.may_compare(caller, newest, &key, &change.conditions).await?;
         made_of.push(key.as_bytes().to_vec());
         made_of.push(change.conditions.to_bytes());
         let kind = match &change.action {

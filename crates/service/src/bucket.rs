@@ -1,19 +1,26 @@
 //! Buckets: create, delete, look up, list.
 
 use fula_core::{
-    BucketId, BucketName,
+    Block, BucketId, BucketName, Codec,
+    block::require,
+    bucket::Settings,
+    cbor::{Reader, Writer},
     root::{GlobalName, TimeMs},
     tree::Salt,
 };
 
 use crate::{
-    Service,
-    access::Action,
+    Part, Service,
+    access::{Action, Holder, Target, authorize},
     caller::Caller,
-    commit::{Ask, Change},
+    commit::{Ask, Change, Head},
     error::ServiceError,
     limits::PAGE_MAX,
+    policy::PublicRead,
 };
+
+/// Name of the setting that holds the policy: a text, in a block of its own.
+const POLICY: &str = "policy";
 
 /// What bucket names are unique within (`FULA_BUCKET_NAMES`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +61,10 @@ impl Service {
     /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`].
     pub async fn create_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
+        let nothing = PublicRead::default();
+        let own = Holder { owner: identity.owner, public: &nothing };
+        let target = Target::Bucket(name);
+        authorize(Some(identity), Action::CreateBucket, target, Some(own))?;
         let name = BucketName::parse(name)
             .map_err(|error| ServiceError::InvalidArgument(error.to_string()))?;
         let change = Change::CreateBucket {
@@ -75,7 +86,7 @@ impl Service {
     /// [`ServiceError::NoSuchBucket`], [`ServiceError::BucketNotEmpty`].
     pub async fn delete_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
         let print = caller.print("delete-bucket", "", &[name.as_bytes()]);
-        let found = self.resolve(caller, name, Action::Admin).await;
+        let found = self.resolve(caller, name, Action::DeleteBucket, Part::Whole).await;
         let ask = |bucket| {
             let change = Change::DeleteBucket;
             Ask { bucket, if_version: caller.if_version, print: print.clone(), change }
@@ -100,7 +111,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError::NoSuchBucket`].
     pub async fn bucket(&self, caller: &Caller, name: &str) -> Result<BucketInfo, ServiceError> {
-        let head = self.resolve(caller, name, Action::Read).await?;
+        let head = self.resolve(caller, name, Action::HeadBucket, Part::Anything).await?;
         Ok(BucketInfo {
             name: head.root.name.to_string(),
             created: head.root.created,
@@ -109,7 +120,60 @@ impl Service {
         })
     }
 
-    /// Returns a page of the caller's buckets whose name starts with `prefix`, after `after`.
+    /// Returns the policy of a bucket as it was put.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchPolicy`].
+    pub async fn policy(&self, caller: &Caller, name: &str) -> Result<String, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetPolicy, Part::Whole).await?;
+        self.policy_text(&head).await?.ok_or(ServiceError::NoSuchPolicy)
+    }
+
+    /// Sets the policy of a bucket, or removes it.
+    ///
+    /// # Errors
+    /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for one that cannot be
+    /// enforced.
+    pub async fn set_policy(
+        &self,
+        caller: &Caller,
+        name: &str,
+        text: Option<&str>,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
+        if let Some(text) = text {
+            PublicRead::parse(text, name)?;
+        }
+        let value = text.map(|text| {
+            let mut out = Writer::with_capacity(text.len() + 8);
+            out.text(text);
+            Block::new(Codec::DagCbor, out.finish())
+        });
+        let print = caller.print("policy", "", &[text.unwrap_or_default().as_bytes()]);
+        let change = Change::Set { name: POLICY, value };
+        self.change(caller, &head, change, print).await.map(drop)
+    }
+
+    /// Returns what anyone may read of a bucket.
+    pub(crate) async fn public(&self, head: &Head) -> Result<PublicRead, ServiceError> {
+        match self.policy_text(head).await? {
+            Some(text) => PublicRead::parse(&text, head.row.bucket.as_str()),
+            None => Ok(PublicRead::default()),
+        }
+    }
+
+    async fn policy_text(&self, head: &Head) -> Result<Option<String>, ServiceError> {
+        let blocks = self.committer.nodes().blocks().as_ref();
+        let Some(cid) = &head.root.settings else { return Ok(None) };
+        let settings = Settings::from_block(&require(blocks, cid).await?)?;
+        let Some(cid) = settings.blocks.get(POLICY) else { return Ok(None) };
+        let block = require(blocks, cid).await?;
+        let text = Reader::new(block.bytes()).text().map(ToOwned::to_owned);
+        Ok(Some(text.map_err(|invalid| invalid.of("policy"))?))
+    }
+
+    /// Returns a page of the caller's buckets whose name starts with `prefix`, after `after`; of a
+    /// credential with scopes, those that it reaches.
     ///
     /// # Errors
     /// [`ServiceError::AccessDenied`] for the anonymous.
@@ -135,7 +199,11 @@ impl Service {
             after = Some(last.bucket.clone());
             let live = rows
                 .iter()
-                .filter(|row| row.deleted.is_none() && row.bucket.as_str().starts_with(prefix));
+                .filter(|row| row.deleted.is_none() && row.bucket.as_str().starts_with(prefix))
+                .filter(|row| {
+                    let target = Target::Anything(row.bucket.as_str());
+                    identity.grant.allows(Action::HeadBucket.verb(), target)
+                });
             for row in live {
                 if page.buckets.len() == limit {
                     page.next = page.buckets.last().map(|(name, _)| name.clone());

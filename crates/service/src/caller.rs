@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fula_core::bucket::Fingerprint;
+use fula_core::{OwnerId, bucket::Fingerprint};
 
 use crate::{access::Identity, commit::Print, limits::INVOCATION_BYTES_MAX};
 
@@ -29,6 +29,29 @@ impl Invocation {
     }
 }
 
+/// Whose bucket a name is about (`x-amz-expected-bucket-owner`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BucketOwner {
+    /// The caller's own if there is one, else the one that holds the name globally.
+    #[default]
+    Unsaid,
+    /// This owner's.
+    Named(OwnerId),
+    /// That of no owner of ours.
+    Nobody,
+}
+
+impl BucketOwner {
+    /// Returns whether it is said to be someone else's.
+    pub(crate) fn is_foreign(self, caller: &Caller) -> bool {
+        match self {
+            Self::Unsaid => false,
+            Self::Named(owner) => caller.identity.as_ref().is_none_or(|who| who.owner != owner),
+            Self::Nobody => true,
+        }
+    }
+}
+
 /// Who asks, and on what terms.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
@@ -36,6 +59,8 @@ pub struct Caller {
     pub identity: Option<Identity>,
     /// Which call of an SDK this is an attempt of.
     pub invocation: Option<Invocation>,
+    /// Whose bucket is meant.
+    pub bucket_owner: BucketOwner,
     /// `x-fula-if-version`: a write is carried out only if the bucket is at this version.
     pub if_version: Option<u64>,
     /// What the answer turns out to rest on.

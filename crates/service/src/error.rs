@@ -43,6 +43,12 @@ pub enum ServiceError {
     /// Delete its objects first.
     #[error("bucket is not empty")]
     BucketNotEmpty,
+    /// The policy is not of the form.
+    #[error("the policy is malformed: {0}")]
+    MalformedPolicy(String),
+    /// The bucket has no policy.
+    #[error("the bucket has no policy")]
+    NoSuchPolicy,
     /// No such object.
     #[error("object does not exist")]
     NoSuchKey,

@@ -4,6 +4,7 @@
 //! trees; every change goes through the one commit pipeline in [`commit`].
 
 pub mod access;
+pub mod auth;
 mod batch;
 pub mod body;
 mod bucket;
@@ -15,13 +16,13 @@ pub mod error;
 pub mod flaw;
 pub mod fsck;
 pub mod history;
-pub mod keys;
 pub mod limits;
 mod list;
 mod merge;
 mod multipart;
 mod object;
 mod pointers;
+pub mod policy;
 mod recovery;
 mod witness;
 
@@ -35,10 +36,10 @@ use fula_core::{BucketName, id::ObjectKey};
 use tokio::time::Instant;
 
 pub use self::{
-    access::Identity,
+    access::{Grant, Identity},
     batch::{BatchAction, BatchChange, BatchResult},
     bucket::{BucketInfo, BucketPage, NamePolicy},
-    caller::{Caller, Invocation, Seen},
+    caller::{BucketOwner, Caller, Invocation, Seen},
     commit::{Committer, Head},
     error::{Applied, ConditionName, ServiceError},
     limits::Limits,
@@ -52,7 +53,35 @@ pub use self::{
     recovery::{Claim, Recovery, Status},
     witness::{Alarm, Known, Witness},
 };
-use crate::commit::{Answer, Ask, BucketAddress, Change, Print};
+use crate::{
+    access::{Action, Holder, Target, Verb},
+    commit::{Answer, Ask, BucketAddress, Change, Print},
+    policy::PublicRead,
+};
+
+/// What of a bucket an action is about.
+#[derive(Clone, Copy, Debug)]
+enum Part<'a> {
+    /// The bucket as a whole.
+    Whole,
+    /// Whether it is there.
+    Anything,
+    /// Keys by prefix.
+    Prefix(&'a str),
+    /// One key.
+    Key(&'a str),
+}
+
+impl<'a> Part<'a> {
+    fn target(self, bucket: &'a str) -> Target<'a> {
+        match self {
+            Self::Whole => Target::Bucket(bucket),
+            Self::Anything => Target::Anything(bucket),
+            Self::Prefix(prefix) => Target::Prefix(bucket, prefix),
+            Self::Key(key) => Target::Object(bucket, key),
+        }
+    }
+}
 
 /// Draws random bytes; the operating system's unless a test says otherwise.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
@@ -95,38 +124,93 @@ impl Service {
         bytes
     }
 
-    /// Finds the bucket `name` means to the caller, and checks that the action is allowed: first
-    /// among the caller's own, then by global name.
+    /// Finds the bucket `name` means to the caller, and checks that `action` is allowed on what of
+    /// it is asked for: the one of the owner that the caller names, else the caller's own, else by
+    /// global name.
     async fn resolve(
         &self,
         caller: &Caller,
         name: &str,
-        action: access::Action,
+        action: Action,
+        part: Part<'_>,
     ) -> Result<Arc<Head>, ServiceError> {
-        let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
-        let identity = caller.identity.as_ref();
-        if let Some(identity) = identity {
-            let own = (identity.owner, name.clone());
-            if let Some(head) = self.state(caller, &own, action).await? {
-                access::authorize(Some(identity), action, own.0)?;
-                caller.seen.note(head.row.pointer.version);
-                return Ok(head);
-            }
-        }
-        let row = self.committer.find_bucket(&name).await?;
-        let row = row.filter(|row| row.deleted.is_none());
-        // The anonymous are refused alike whether there is a bucket or not.
-        let owner = match (&row, identity) {
-            (Some(row), _) => row.owner,
-            (None, None) => return Err(ServiceError::AccessDenied),
-            (None, Some(_)) => return Err(ServiceError::NoSuchBucket),
+        self.resolve_of(caller, caller.bucket_owner, name, action, part).await
+    }
+
+    /// The same with an owner of its own, as the source of a copy has.
+    async fn resolve_of(
+        &self,
+        caller: &Caller,
+        owner: BucketOwner,
+        name: &str,
+        action: Action,
+        part: Part<'_>,
+    ) -> Result<Arc<Head>, ServiceError> {
+        let found = match BucketName::parse(name) {
+            Ok(name) => self.find(caller, owner, &name, action).await?,
+            Err(_) => None,
         };
-        access::authorize(identity, action, owner)?;
-        let address = (owner, name);
-        let head = self.state(caller, &address, action).await?;
-        let head = head.ok_or(ServiceError::NoSuchBucket)?;
-        caller.seen.note(head.row.pointer.version);
-        Ok(head)
+        let decided = self.authorize(caller, found.as_deref(), action, part.target(name)).await;
+        match (decided, found) {
+            (Ok(()), Some(head)) => {
+                caller.seen.note(head.row.pointer.version);
+                Ok(head)
+            }
+            // Nobody may do anything to nothing.
+            (Ok(()), None) => Err(ServiceError::NoSuchBucket),
+            // Whose bucket was asked for is said: whether they have one is not.
+            (Err(ServiceError::NoSuchBucket), _) if owner.is_foreign(caller) => {
+                Err(ServiceError::AccessDenied)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Returns the bucket that a name means to the caller, whoever's it is.
+    async fn find(
+        &self,
+        caller: &Caller,
+        owner: BucketOwner,
+        name: &BucketName,
+        action: Action,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        let owner = match owner {
+            BucketOwner::Named(owner) => owner,
+            BucketOwner::Nobody => return Ok(None),
+            BucketOwner::Unsaid => {
+                if let Some(identity) = &caller.identity {
+                    let own = (identity.owner, name.clone());
+                    if let Some(head) = self.state(caller, &own, action).await? {
+                        return Ok(Some(head));
+                    }
+                }
+                let row = self.committer.find_bucket(name).await?;
+                let Some(row) = row.filter(|row| row.deleted.is_none()) else { return Ok(None) };
+                row.owner
+            }
+        };
+        self.state(caller, &(owner, name.clone()), action).await
+    }
+
+    /// Decides whether the caller may do `action` to `target`, in the bucket that `head` is of.
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        head: Option<&Head>,
+        action: Action,
+        target: Target<'_>,
+    ) -> Result<(), ServiceError> {
+        let identity = caller.identity.as_ref();
+        let Some(head) = head else { return access::authorize(identity, action, target, None) };
+        let owner = head.row.owner;
+        // Most requests are the owner's: what is public matters to others alone.
+        let public = if identity.is_some_and(|identity| identity.owner == owner) {
+            PublicRead::default()
+        } else {
+            self.public(head).await?
+        };
+        let holder = Holder { owner, public: &public };
+        access::authorize(identity, action, target, Some(holder))
     }
 
     /// Returns the bucket's state: what is read may be outdated where that is allowed, what a
@@ -135,18 +219,16 @@ impl Service {
         &self,
         caller: &Caller,
         address: &BucketAddress,
-        action: access::Action,
+        action: Action,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        match action {
-            access::Action::Read => self.committer.readable(address, &caller.seen).await,
-            access::Action::Write | access::Action::Admin => {
-                let (started, deadline) = (Instant::now(), self.committer.limits().commit_deadline);
-                let left = caller.seen.left_of(deadline);
-                let state = tokio::time::timeout(left, self.committer.current(address)).await;
-                caller.seen.note_waited(started.elapsed());
-                state.unwrap_or(Err(ServiceError::Busy(Applied::None)))
-            }
+        if action.verb() == Verb::Read {
+            return self.committer.readable(address, &caller.seen).await;
         }
+        let (started, deadline) = (Instant::now(), self.committer.limits().commit_deadline);
+        let left = caller.seen.left_of(deadline);
+        let state = tokio::time::timeout(left, self.committer.current(address)).await;
+        caller.seen.note_waited(started.elapsed());
+        state.unwrap_or(Err(ServiceError::Busy(Applied::None)))
     }
 
     /// Commits a change to the life of the bucket that `head` is of.

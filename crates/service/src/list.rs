@@ -1,11 +1,12 @@
 //! Listing objects: one LIST reads one root.
 
 use fula_core::{
+    OwnerId,
     bucket::{ListQuery, Listed, ObjectRecord, list_page},
     tree::after_prefix,
 };
 
-use crate::{Service, access::Action, caller::Caller, error::ServiceError, limits::PAGE_MAX};
+use crate::{Part, Service, access::Action, caller::Caller, error::ServiceError, limits::PAGE_MAX};
 
 /// Which objects, and how many.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +40,10 @@ impl ListingLine {
 }
 
 /// A page of a listing: a snapshot of one root.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Listing {
+    /// Whose bucket it is of.
+    pub owner: OwnerId,
     /// Lines in order of name.
     pub lines: Vec<ListingLine>,
     /// Whether there are more.
@@ -58,7 +61,8 @@ impl Service {
         bucket: &str,
         request: &ListRequest,
     ) -> Result<Listing, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Read).await?;
+        let part = Part::Prefix(&request.prefix);
+        let head = self.resolve(caller, bucket, Action::ListObjects, part).await?;
         let query = ListQuery {
             prefix: &request.prefix,
             delimiter: &request.delimiter,
@@ -70,7 +74,8 @@ impl Service {
         if let (Some(after), Some(beyond)) = (&request.after, beyond)
             && after.as_bytes() >= beyond.as_ref()
         {
-            return Ok(Listing::default());
+            let (owner, lines) = (head.row.owner, Vec::new());
+            return Ok(Listing { owner, lines, truncated: false });
         }
         let page = list_page(self.committer.nodes(), &head.root.objects, &query).await?;
         let line = |item| match item {
@@ -81,6 +86,6 @@ impl Service {
             Listed::Prefix(prefix) => Ok(ListingLine::Prefix(prefix)),
         };
         let lines = page.items.into_iter().map(line).collect::<Result<_, ServiceError>>()?;
-        Ok(Listing { lines, truncated: page.truncated })
+        Ok(Listing { owner: head.row.owner, lines, truncated: page.truncated })
     }
 }

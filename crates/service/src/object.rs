@@ -14,10 +14,10 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::{
-    Service,
-    access::Action,
+    Part, Service,
+    access::{Action, Target},
     body::{self, BodyFacts, BodyStream},
-    caller::Caller,
+    caller::{BucketOwner, Caller},
     commit::{Answer, Change, Head, Print, Source, content_of},
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
@@ -64,6 +64,8 @@ pub struct Object {
 /// The source of a copy.
 #[derive(Clone, Debug)]
 pub struct CopySourceRequest {
+    /// Whose bucket.
+    pub owner: BucketOwner,
     /// Its bucket.
     pub bucket: String,
     /// Its key.
@@ -145,8 +147,10 @@ impl Service {
         bucket: &str,
         request: PutRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
         let key = parse_key(&request.key)?;
+        self.may_compare(caller, &head, &key, &request.conditions).await?;
         // A retry may find its own first attempt: only the commit can tell.
         if !request.conditions.is_empty() && !caller.is_retry() {
             let current = self.record(&head, &key).await?;
@@ -170,6 +174,22 @@ impl Service {
         let source = Source::Record(Box::new(record));
         let change = Change::Write { key, source, conditions, blocks };
         self.write(caller, &head, change, print).await
+    }
+
+    /// Checks that the caller may know what an entity tag is compared with: whoever may only write
+    /// could find out by trying.
+    pub(crate) async fn may_compare(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        conditions: &WriteConditions,
+    ) -> Result<(), ServiceError> {
+        if conditions.if_match.is_none() {
+            return Ok(());
+        }
+        let target = Target::Object(head.row.bucket.as_str(), key.as_str());
+        self.authorize(caller, Some(head), Action::GetObject, target).await
     }
 
     async fn write(
@@ -207,7 +227,7 @@ impl Service {
         key: &str,
         conditions: &ReadConditions,
     ) -> Result<Object, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Read).await?;
+        let head = self.resolve(caller, bucket, Action::GetObject, Part::Key(key)).await?;
         let record = self.record(&head, &parse_key(key)?).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_read(&record)?;
@@ -260,9 +280,11 @@ impl Service {
         bucket: &str,
         request: DeleteKey,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::DeleteObject, part).await?;
         let key = parse_key(&request.key)?;
         let conditions = request.conditions;
+        self.may_compare(caller, &head, &key, &conditions).await?;
         let print = caller.print("delete", key.as_str(), &[&conditions.to_bytes()]);
         let change = Change::Delete { key, conditions };
         self.change(caller, &head, change, print).await.map(drop)
@@ -278,11 +300,18 @@ impl Service {
         bucket: &str,
         requests: Vec<DeleteKey>,
     ) -> Result<Vec<Result<(), ServiceError>>, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
-        let parsed: Vec<_> = requests
-            .into_iter()
-            .map(|request| parse_key(&request.key).map(|key| (key, request.conditions)))
-            .collect();
+        let head = self.resolve(caller, bucket, Action::DeleteObject, Part::Anything).await?;
+        let mut parsed = Vec::with_capacity(requests.len());
+        for request in requests {
+            let target = Target::Object(bucket, &request.key);
+            let may = self.authorize(caller, Some(&head), Action::DeleteObject, target).await;
+            let key = may.and_then(|()| parse_key(&request.key));
+            let checked = match &key {
+                Ok(key) => self.may_compare(caller, &head, key, &request.conditions).await,
+                Err(_) => Ok(()),
+            };
+            parsed.push(key.and_then(|key| checked.map(|()| (key, request.conditions))));
+        }
         let good: Vec<_> = parsed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
         let named: Vec<Vec<u8>> = good
             .iter()
@@ -313,11 +342,12 @@ impl Service {
         bucket: &str,
         request: CopyRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
         let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
-        let (replace, blocks) = match request.replace {
+        let (replace, blocks) = match &request.replace {
             Some(facts) => {
-                let (headers, metadata, blocks) = facts.attach()?;
+                let (headers, metadata, blocks) = facts.clone().attach()?;
                 (Some(Box::new((headers, metadata))), blocks)
             }
             None => (None, Vec::new()),
@@ -327,7 +357,7 @@ impl Service {
         if let Some((headers, metadata)) = replace.as_deref() {
             copied_from.extend(bare_record(headers.clone(), metadata.clone(), None).encode());
         }
-        let found = self.copied(caller, &head, &key, &request.source, source_key, replace).await;
+        let found = self.copied(caller, &head, &key, &request, source_key, replace).await;
         let source = match found {
             Ok(source) => source,
             // The first attempt may have been carried out: only the commit can tell.
@@ -346,11 +376,14 @@ impl Service {
         caller: &Caller,
         head: &Head,
         key: &ObjectKey,
-        source: &CopySourceRequest,
+        request: &CopyRequest,
         source_key: ObjectKey,
         replace: Option<Box<(Attached, Attached)>>,
     ) -> Result<Source, ServiceError> {
-        let from = self.resolve(caller, &source.bucket, Action::Read).await?;
+        let CopyRequest { source, conditions, .. } = request;
+        self.may_compare(caller, head, key, conditions).await?;
+        let (part, action) = (Part::Key(&source.key), Action::GetObject);
+        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
         let is_same = from.root.id == head.root.id;
         if is_same && source_key == *key && replace.is_none() {
             return Err(ServiceError::InvalidRequest(

@@ -1,7 +1,8 @@
 //! Buckets and listings.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use fula_service::{ListRequest, Listing, ListingLine, limits::PAGE_MAX};
+use fula_core::OwnerId;
+use fula_service::{Identity, ListRequest, Listing, ListingLine, limits::PAGE_MAX};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
@@ -10,9 +11,8 @@ use super::{
         algorithm_name, checksum_type, etag, refuse_conditions, refuse_unoffered, timestamp,
         url_encode,
     },
-    identity,
 };
-use crate::error::s3_error as to_s3;
+use crate::{auth::identity, error::s3_error as to_s3};
 
 /// Returns a page size; `None` is the most, below zero is an error.
 pub(super) fn page_size(asked: Option<i32>, name: &str) -> S3Result<usize> {
@@ -46,10 +46,12 @@ impl Names {
     }
 }
 
-fn owner_of(request: &http::Extensions) -> Option<Owner> {
-    let identity = identity(request)?;
-    let display_name = Some(identity.user.clone());
-    Some(Owner { display_name, id: Some(identity.owner.to_string()) })
+/// Returns an owner as S3 shows it; the name of someone else's is not known.
+fn owner_of(request: &http::Extensions, owner: OwnerId) -> Owner {
+    let named = identity(request).filter(|identity| identity.owner == owner);
+    let id = owner.to_string();
+    let display_name = named.map_or_else(|| id.clone(), Identity::display);
+    Owner { display_name: Some(display_name), id: Some(id) }
 }
 
 fn split(
@@ -131,7 +133,8 @@ impl Api {
         Ok(S3Response::new(ListBucketsOutput {
             buckets: Some(buckets.collect()),
             continuation_token: page.next.as_deref().map(token_of),
-            owner: owner_of(&request.extensions),
+            owner: identity(&request.extensions)
+                .map(|identity| owner_of(&request.extensions, identity.owner)),
             prefix: request.input.prefix,
         }))
     }
@@ -201,8 +204,8 @@ impl Api {
         let caller = &caller(&request)?;
         let listing =
             self.service.list_objects(caller, &input.bucket, &query).await.map_err(to_s3)?;
-        let owner = owner_of(&request.extensions);
-        let (contents, common_prefixes) = split(&listing, &names, owner.as_ref());
+        let owner = owner_of(&request.extensions, listing.owner);
+        let (contents, common_prefixes) = split(&listing, &names, Some(&owner));
         // AWS names the next marker only when there is a delimiter; else it is the last key.
         let next_marker = listing
             .lines
@@ -244,7 +247,8 @@ impl Api {
         let caller = &caller(&request)?;
         let listing =
             self.service.list_objects(caller, &input.bucket, &query).await.map_err(to_s3)?;
-        let owner = owner_of(&request.extensions).filter(|_| input.fetch_owner.unwrap_or_default());
+        let owner = owner_of(&request.extensions, listing.owner);
+        let owner = Some(owner).filter(|_| input.fetch_owner.unwrap_or_default());
         let (contents, common_prefixes) = split(&listing, &names, owner.as_ref());
         let next = listing.lines.last().filter(|_| listing.truncated);
         Ok(S3Response::new(ListObjectsV2Output {

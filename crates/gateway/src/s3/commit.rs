@@ -8,15 +8,15 @@ use bytes::Bytes;
 use fula_service::{
     BatchAction, BatchChange, CompletePart, ObjectFacts, Service,
     condition::{Tags, WriteConditions},
-    keys::KeyRing,
 };
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
 use serde::Deserialize;
 
-use super::{admit, caller};
+use super::caller;
 use crate::{
+    auth::{Door, identity},
     error::s3_error as to_s3,
     guard::too_large,
     http::{HostBucket, Operation},
@@ -161,14 +161,14 @@ impl Change {
 /// Answers multi-key commits; signatures are checked as for any S3 request.
 pub(crate) struct CommitRoute {
     service: Service,
-    keys: KeyRing,
+    door: Door,
     /// Largest body.
     bytes_max: usize,
 }
 
 impl CommitRoute {
-    pub(crate) fn new(service: Service, keys: KeyRing, bytes_max: usize) -> Self {
-        Self { service, keys, bytes_max }
+    pub(crate) fn new(service: Service, door: Door, bytes_max: usize) -> Self {
+        Self { service, door, bytes_max }
     }
 }
 
@@ -190,11 +190,12 @@ impl S3Route for CommitRoute {
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
-        let credentials = request.credentials.as_ref().ok_or_else(|| s3_error!(AccessDenied))?;
-        let access_key = Some(credentials.access_key.as_str());
-        let identity = admit(&self.keys, access_key, &request.headers, &request.uri).await?;
-        if let Some(identity) = identity {
-            request.extensions.insert(identity);
+        let access_key = request.credentials.as_ref().map(|found| found.access_key.clone());
+        let S3Request { headers, uri, extensions, .. } = request;
+        self.door.admit(access_key.as_deref(), headers, uri, extensions).await?;
+        // Nothing anonymous is committed.
+        if identity(extensions).is_none() {
+            return Err(s3_error!(AccessDenied));
         }
         Ok(())
     }

@@ -5,12 +5,13 @@ mod commit;
 mod convert;
 mod multipart;
 mod object;
+mod policy;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fula_service::{Caller, Identity, Invocation, Seen, Service, keys::KeyRing};
-use http::{Extensions, HeaderMap, Method, Uri};
+use fula_service::{BucketOwner, Caller, Invocation, Seen, Service, auth::Authenticator};
+use http::{HeaderMap, Method};
 use s3s::{
     S3, S3Request, S3Response, S3Result,
     access::{S3Access, S3AccessContext},
@@ -23,64 +24,41 @@ pub(crate) use self::{
     commit::{CommitRoute, is_commit},
     convert::{Digests, http_date},
 };
-use crate::{WireConfig, error, http::Operation};
+use crate::{
+    WireConfig,
+    auth::{Door, auth_error, identity},
+    error,
+    http::Operation,
+};
 
 /// Finds secrets for signature checks.
 pub(crate) struct Auth {
-    keys: KeyRing,
+    authenticator: Authenticator,
 }
 
 impl Auth {
-    pub(crate) fn new(keys: KeyRing) -> Self {
-        Self { keys }
+    pub(crate) fn new(authenticator: Authenticator) -> Self {
+        Self { authenticator }
     }
 }
 
 #[async_trait]
 impl S3Auth for Auth {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        match self.keys.find(access_key).await.map_err(error::s3_error)? {
-            Some((secret, _)) => Ok(SecretKey::from(secret.expose())),
-            None => Err(s3_error!(InvalidAccessKeyId)),
-        }
+        let secret = self.authenticator.secret_of(access_key).await.map_err(auth_error)?;
+        Ok(SecretKey::from(secret.expose()))
     }
 }
 
 /// Says who a verified request is from; what they may do is the service's business.
 pub(crate) struct Access {
-    keys: KeyRing,
+    door: Door,
 }
 
 impl Access {
-    pub(crate) fn new(keys: KeyRing) -> Self {
-        Self { keys }
+    pub(crate) fn new(door: Door) -> Self {
+        Self { door }
     }
-}
-
-/// Says who a request with a verified signature is from, on every route that takes one; `None` is
-/// anonymous.
-async fn admit(
-    keys: &KeyRing,
-    access_key: Option<&str>,
-    headers: &HeaderMap,
-    uri: &Uri,
-) -> S3Result<Option<Identity>> {
-    let query = uri.query().unwrap_or_default().to_ascii_lowercase();
-    if headers.contains_key("x-amz-security-token") || query.contains("x-amz-security-token=") {
-        return Err(s3_error!(InvalidToken, "Session tokens are not issued here yet."));
-    }
-    let Some(access_key) = access_key else { return Ok(None) };
-    let found = keys.find(access_key).await.map_err(error::s3_error)?;
-    // Revoked between the signature check and now.
-    let (_, identity) = found.ok_or_else(|| s3_error!(InvalidAccessKeyId))?;
-    let owner = identity.owner.to_string();
-    // Only the caller's own buckets can be reached.
-    for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
-        if headers.get(name).is_some_and(|expected| *expected != *owner) {
-            return Err(s3_error!(AccessDenied));
-        }
-    }
-    Ok(Some(identity))
 }
 
 #[async_trait]
@@ -91,17 +69,20 @@ impl S3Access for Access {
             slot.set(operation);
         }
         let access_key = cx.credentials().map(|credentials| credentials.access_key.clone());
-        let identity = admit(&self.keys, access_key.as_deref(), cx.headers(), cx.uri()).await?;
-        if let Some(identity) = identity {
-            cx.extensions_mut().insert(identity);
-        }
-        Ok(())
+        let (headers, uri) = (cx.headers().clone(), cx.uri().clone());
+        self.door.admit(access_key.as_deref(), &headers, &uri, cx.extensions_mut()).await
     }
 }
 
-/// Who a request is from; `None` is anonymous.
-fn identity(extensions: &Extensions) -> Option<&Identity> {
-    extensions.get()
+/// Returns whose bucket a header says is meant.
+pub(crate) fn bucket_owner(headers: &HeaderMap, name: &str) -> BucketOwner {
+    match headers.get(name) {
+        None => BucketOwner::Unsaid,
+        Some(value) => {
+            let owner = value.to_str().ok().and_then(|text| text.parse().ok());
+            owner.map_or(BucketOwner::Nobody, BucketOwner::Named)
+        }
+    }
 }
 
 /// What a request says of itself, beside what it asks for.
@@ -127,6 +108,7 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
         identity: identity(&request.extensions).cloned(),
         invocation: text("amz-sdk-invocation-id")
             .and_then(|id| Invocation::new(id, attempt.unwrap_or(1))),
+        bucket_owner: bucket_owner(headers, "x-amz-expected-bucket-owner"),
         if_version,
         seen: request.extensions.get::<Arc<Seen>>().cloned().unwrap_or_default(),
     })
@@ -169,6 +151,10 @@ operations! {
     head_bucket: HeadBucketInput => HeadBucketOutput,
     delete_bucket: DeleteBucketInput => DeleteBucketOutput,
     get_bucket_location: GetBucketLocationInput => GetBucketLocationOutput,
+    get_bucket_policy: GetBucketPolicyInput => GetBucketPolicyOutput,
+    get_bucket_policy_status: GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput,
+    put_bucket_policy: PutBucketPolicyInput => PutBucketPolicyOutput,
+    delete_bucket_policy: DeleteBucketPolicyInput => DeleteBucketPolicyOutput,
     list_objects: ListObjectsInput => ListObjectsOutput,
     list_objects_v2: ListObjectsV2Input => ListObjectsV2Output,
     put_object: PutObjectInput => PutObjectOutput,

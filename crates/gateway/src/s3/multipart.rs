@@ -1,6 +1,7 @@
 //! Multipart uploads.
 
 use fula_core::bucket::ChecksumAlgorithm as Algorithm;
+use fula_identity::identity::display;
 use fula_service::{
     CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, ServiceError,
     UploadInfo, UploadLine,
@@ -177,7 +178,7 @@ impl Api {
             input.copy_source_if_modified_since.clone(),
             input.copy_source_if_unmodified_since.clone(),
         )?;
-        let source = copy_source(&input.copy_source, conditions)?;
+        let source = copy_source(&request.headers, &input.copy_source, conditions)?;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
         let caller = &caller(&request)?;
         let number = part_number(input.part_number);
@@ -231,7 +232,7 @@ impl Api {
             out
         });
         let parts: Vec<_> = parts.collect();
-        let initiator = Some(page.initiator);
+        let initiator = Some(display(&page.initiator));
         Ok(S3Response::new(ListPartsOutput {
             bucket: Some(input.bucket.clone()),
             key: Some(input.key.clone()),
@@ -278,7 +279,7 @@ impl Api {
         for line in page.lines {
             match line {
                 UploadLine::Upload { key, id, initiated, initiator, info } => {
-                    let initiator = Some(initiator);
+                    let initiator = Some(display(&initiator));
                     uploads.push(MultipartUpload {
                         key: Some(names.encode(&key)),
                         upload_id: Some(id.to_string()),

@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
-    Api, caller,
+    Api, bucket_owner, caller,
     convert::{
         self, DEFAULT_CONTENT_TYPE, Digests, checksum_type, etag, object_facts, read_conditions,
         refuse_conditions, refuse_unoffered, set_checksums, timestamp, write_conditions,
@@ -49,13 +49,16 @@ pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
 }
 
 pub(super) fn copy_source(
+    headers: &HeaderMap,
     source: &CopySource,
     conditions: ReadConditions,
 ) -> S3Result<CopySourceRequest> {
     match source {
         CopySource::Bucket { bucket, key, version_id } => {
             refuse_version(version_id.as_ref().map(ToString::to_string).as_ref())?;
-            Ok(CopySourceRequest { bucket: bucket.to_string(), key: key.to_string(), conditions })
+            let owner = bucket_owner(headers, "x-amz-source-expected-bucket-owner");
+            let (bucket, key) = (bucket.to_string(), key.to_string());
+            Ok(CopySourceRequest { owner, bucket, key, conditions })
         }
         _ => Err(not_implemented("A copy source given as an ARN")),
     }
@@ -344,7 +347,7 @@ impl Api {
             Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
         };
         let copy = CopyRequest {
-            source: copy_source(&input.copy_source, conditions)?,
+            source: copy_source(&request.headers, &input.copy_source, conditions)?,
             key: input.key.clone(),
             replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
             conditions: write_conditions(&request.headers)?,

@@ -1,9 +1,13 @@
 //! `fula keys`, `fula masters`, `fula roots`, `fula secrets` and `fula migrate`.
 
-use std::process::ExitCode;
+use std::{io::Read, process::ExitCode};
 
-use fula_service::Limits;
-use fula_stores::PostgresArbiter;
+use fula_identity::{
+    Address, Meaning,
+    token::{TOKEN_BYTES_MAX, meaning_of},
+};
+use fula_service::{Limits, auth::Revoked};
+use fula_stores::{PostgresArbiter, local::system_clock};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -11,7 +15,7 @@ use crate::{
     admin::{self, Answer, Request},
     cli::{
         AdminArgs, CasMode, KeysArgs, KeysCommand, MastersArgs, MastersCommand, MigrateArgs,
-        RootsArgs, RootsCommand, SecretsArgs, SecretsCommand,
+        RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs, SecretsCommand,
     },
     config::Backends,
     files,
@@ -92,6 +96,56 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
             finish(common.json, revoked, |key| println!("revoked {}", text(key, "revoked")))
         }
     }
+}
+
+/// Runs `fula revoke`.
+pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
+    let (revoked, common) = match args.command {
+        RevokeCommand::User { user, issued_before, common } => (users(user, issued_before), common),
+        RevokeCommand::Token { token, common } => (read_token(&token), common),
+        RevokeCommand::Key { id, common } => (Ok(Revoked::Key(id)), common),
+        RevokeCommand::List { common } => {
+            let listed = perform(&common, Request::RevokeList).await;
+            return finish(common.json, listed, |listed| {
+                for found in listed.as_array().into_iter().flatten() {
+                    println!("{}  {}", when(found, "at"), found["revoked"]);
+                }
+            });
+        }
+    };
+    let revoked = match revoked {
+        Ok(revoked) => perform(&common, Request::Revoke { revoked }).await,
+        Err(text) => Err(text),
+    };
+    finish(common.json, revoked, |done| println!("revoked {}", done["revoked"]))
+}
+
+/// A wallet is the same in any letter case.
+fn users(user: String, issued_before: Option<String>) -> Result<Revoked, String> {
+    let user = Address::parse(&user).map_or(user, |wallet| wallet.to_string());
+    let before = match issued_before.as_deref() {
+        None => return Ok(Revoked::User(user)),
+        Some("now") => system_clock()() / 1000 + 1,
+        Some(text) => {
+            text.parse().map_err(|_| "--issued-before is seconds since 1970, or now".to_owned())?
+        }
+    };
+    Ok(Revoked::IssuedBefore(user, before))
+}
+
+fn read_token(text: &str) -> Result<Revoked, String> {
+    let mut token = text.to_owned();
+    if text == "-" {
+        token.clear();
+        let read = std::io::stdin().take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut token);
+        read.map_err(|error| format!("standard input: {error}"))?;
+    }
+    let token = token.trim();
+    let meaning = match Meaning::parse(token) {
+        Some(meaning) => meaning,
+        None => meaning_of(token).map_err(|error| error.to_string())?,
+    };
+    Ok(Revoked::Token(meaning.to_string()))
 }
 
 /// Runs `fula masters`.

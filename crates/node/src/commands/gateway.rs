@@ -6,7 +6,7 @@ use fula_gateway::{
     admin as wire_admin, metrics,
     server::{self, Listening},
 };
-use fula_service::ServiceError;
+use fula_service::{ServiceError, auth::Revoked};
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +16,7 @@ use crate::{
     cli::{GatewayArgs, LogFormat},
     config::{ConfigError, GatewayConfig},
     files::{self, FileError},
+    jwks,
     node::{Node, NodeError, Purpose},
 };
 
@@ -40,6 +41,10 @@ enum StartError {
     FirstKey(#[source] ServiceError),
     #[error(transparent)]
     Domain(#[from] fula_gateway::InvalidDomain),
+    #[error("FULA_JWKS: {0}")]
+    Jwks(String),
+    #[error("access key {0} was revoked; choose another --access-key-id")]
+    RevokedKey(String),
     #[error("cannot set up TLS")]
     Tls(#[from] fula_gateway::tls::TlsError),
     #[error("cannot set up {0}")]
@@ -64,8 +69,13 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
             .await?;
     report_recovery(&node);
     set_first_key(&config, &node).await?;
+    let authenticator = &node.authenticator;
+    authenticator.set_policy(config.policy.clone());
+    if let Some(source) = &config.jwks {
+        jwks::start(source.clone(), authenticator.clone()).await.map_err(StartError::Jwks)?;
+    }
     let gateway =
-        fula_gateway::gateway(node.service.clone(), node.keys.clone(), config.wire.clone())?;
+        fula_gateway::gateway(node.service.clone(), authenticator.clone(), config.wire.clone())?;
     let node = Arc::new(node);
 
     let tls = match &config.tls {
@@ -95,6 +105,8 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let how = Listening { tls, ..plain.clone() };
     tokio::spawn(server::serve(admin_listener, plain, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
+    let authenticator = node.authenticator.clone();
+    tokio::spawn(async move { authenticator.revocations().run().await });
     if let Some(recovery) = &node.recovery {
         tokio::spawn(recovery.clone().run());
         tokio::spawn(compact(Arc::clone(&node)));
@@ -149,14 +161,19 @@ fn report_recovery(node: &Node) {
 async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartError> {
     let now = node.service.committer().now().await.map_err(StartError::FirstKey)?;
     if let Some((id, secret)) = &config.first_key {
-        let imported = node.keys.import(FIRST_USER, id, secret, now).await;
+        let revoked = Revoked::Key(id.clone());
+        if node.authenticator.revocations().all().iter().any(|found| found.revoked == revoked) {
+            return Err(StartError::RevokedKey(id.clone()));
+        }
+        let imported = node.authenticator.keys().import(FIRST_USER, id, secret, now).await;
         imported.map_err(StartError::FirstKey)?;
         return Ok(files::write_credentials(&config.backends.data_dir, id, secret)?);
     }
     if files::credentials_path(&config.backends.data_dir).exists() {
         return Ok(());
     }
-    let made = node.keys.create(FIRST_USER, now).await.map_err(StartError::FirstKey)?;
+    let made =
+        node.authenticator.keys().create(FIRST_USER, now).await.map_err(StartError::FirstKey)?;
     Ok(files::write_credentials(&config.backends.data_dir, &made.0.id, &made.1)?)
 }
 

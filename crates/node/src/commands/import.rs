@@ -77,13 +77,19 @@ async fn import(from: &Node, to: &Node) -> Result<Value, String> {
             }
         }
     }
-    let keys = from.keys.list(None).await.map_err(|error| chain(&error))?;
+    let keys = from.authenticator.keys().list(None).await.map_err(|error| chain(&error))?;
     for key in &keys {
-        let found = from.keys.find(&key.id).await.map_err(|error| chain(&error))?;
-        let Some((secret, _)) = found else { continue };
+        let found = from.authenticator.keys().find(&key.id).await.map_err(|error| chain(&error))?;
+        let Some(found) = found else { continue };
         let name = key.user.strip_prefix("key:").unwrap_or(&key.user);
-        let copied = to.keys.import(name, &key.id, &secret, key.created).await;
+        let copied =
+            to.authenticator.keys().import(name, &key.id, &found.secret, key.created).await;
         copied.map_err(|error| format!("access key {}: {}", key.id, chain(&error)))?;
+    }
+    // What was revoked stays revoked.
+    for revocation in from.authenticator.revocations().all() {
+        let copied = to.authenticator.revocations().revoke(revocation.revoked, revocation.at).await;
+        copied.map_err(|error| chain(&error))?;
     }
     let keys: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
     Ok(json!({"imported": imported, "already": already, "taken": taken, "key": keys}))

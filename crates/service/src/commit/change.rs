@@ -45,6 +45,11 @@ pub(crate) enum Change {
         global_name: GlobalName,
     },
     DeleteBucket,
+    /// Sets or removes a setting of the bucket.
+    Set {
+        name: &'static str,
+        value: Option<Block>,
+    },
     Write {
         key: ObjectKey,
         source: Source,
@@ -137,6 +142,7 @@ impl Change {
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
             Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
+            Self::Set { value, .. } => value.as_slice(),
             Self::CreateBucket { .. }
             | Self::DeleteBucket
             | Self::Delete { .. }
@@ -156,6 +162,7 @@ impl Change {
             Self::CompleteUpload(complete) => Some(&mut complete.blocks),
             // The bodies of a commit are stored with its round.
             Self::Commit(_)
+            | Self::Set { .. }
             | Self::CreateBucket { .. }
             | Self::DeleteBucket
             | Self::Delete { .. }
@@ -187,6 +194,18 @@ impl Change {
                 }
                 let recent = work.recent_anew().await?;
                 work.delete_bucket(recent);
+                Ok(Answer::Done)
+            }
+            Self::Set { name, value } => {
+                let mut settings = work.settings().await?;
+                match value {
+                    Some(block) => {
+                        work.carry(std::slice::from_ref(block));
+                        settings.blocks.insert((*name).to_owned(), block.cid());
+                    }
+                    None => drop(settings.blocks.remove(*name)),
+                }
+                work.set_settings(&settings);
                 Ok(Answer::Done)
             }
             Self::Write { key, source, conditions, blocks } => {
@@ -226,22 +245,7 @@ impl Change {
                 Ok(Answer::Each(outcomes))
             }
             Self::CreateUpload { key, id, record, blocks, expired } => {
-                work.require_bucket()?;
-                let mut gone = Vec::new();
-                for (key, id) in expired {
-                    let upload = work.upload(key, *id).await?;
-                    if upload.is_some_and(|upload| is_expired(&upload, work.time())) {
-                        gone.push((key, *id));
-                    }
-                }
-                for (key, id) in gone {
-                    work.remove_upload(key, id, std::iter::empty(), true);
-                }
-                let mut record = record.clone();
-                record.initiated = work.time();
-                work.carry(blocks);
-                work.put_upload(key, *id, &record);
-                Ok(Answer::Upload(*id))
+                create_upload(work, key, *id, record, blocks, expired).await
             }
             Self::PutPart { key, id, number, part, blocks } => {
                 open_upload(work, key, *id).await?;
@@ -260,6 +264,33 @@ impl Change {
             }
         }
     }
+}
+
+/// Begins an upload, and forgets completed ones whose time is over.
+async fn create_upload(
+    work: &mut Working<'_>,
+    key: &ObjectKey,
+    id: UploadId,
+    record: &UploadRecord,
+    blocks: &[Block],
+    expired: &[(ObjectKey, UploadId)],
+) -> Result<Answer, ServiceError> {
+    work.require_bucket()?;
+    let mut gone = Vec::new();
+    for (key, id) in expired {
+        let upload = work.upload(key, *id).await?;
+        if upload.is_some_and(|upload| is_expired(&upload, work.time())) {
+            gone.push((key, *id));
+        }
+    }
+    for (key, id) in gone {
+        work.remove_upload(key, id, std::iter::empty(), true);
+    }
+    let mut record = record.clone();
+    record.initiated = work.time();
+    work.carry(blocks);
+    work.put_upload(key, id, &record);
+    Ok(Answer::Upload(id))
 }
 
 impl Source {

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use fula_core::{
     Block, BucketId, StoreError, WriterId,
-    bucket::{BucketRoot, ObjectRecord, PartRecord, Recent, Seq, UploadRecord, keys},
+    block::require,
+    bucket::{BucketRoot, ObjectRecord, PartRecord, Recent, Seq, Settings, UploadRecord, keys},
     id::{ObjectKey, UploadId},
     root::{GlobalName, NewRoot, RootPointer, RootRow, TimeMs},
     tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
@@ -322,6 +323,27 @@ impl<'a> Working<'a> {
     pub(super) fn remove_object(&mut self, key: &ObjectKey) {
         let key = Bytes::copy_from_slice(key.as_bytes());
         self.change().objects.edits.insert(key, None);
+    }
+
+    /// Returns the settings of the bucket.
+    pub(super) async fn settings(&self) -> Result<Settings, ServiceError> {
+        let Some(cid) = &self.open()?.root.settings else { return Ok(Settings::default()) };
+        // Set in this round, they are not stored yet.
+        let carried = self.blocks.iter().rev().find(|block| block.cid() == *cid);
+        match carried {
+            Some(block) => Ok(Settings::from_block(block)?),
+            None => Ok(Settings::from_block(&require(self.nodes.blocks().as_ref(), cid).await?)?),
+        }
+    }
+
+    /// Replaces the settings of the bucket.
+    pub(super) fn set_settings(&mut self, settings: &Settings) {
+        let block = settings.to_block();
+        let link = (!settings.blocks.is_empty()).then(|| block.cid());
+        if link.is_some() {
+            self.blocks.push(block);
+        }
+        self.change().root.settings = link;
     }
 
     /// Returns the header of an upload.

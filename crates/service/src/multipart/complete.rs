@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{CompletePart, CompleteRequest, UploadInfo, info_of, parse_upload_id};
 use crate::{
-    Service,
+    Part, Service,
     access::Action,
     caller::Caller,
     checksum,
@@ -42,8 +42,10 @@ impl Service {
         bucket: &str,
         request: &CompleteRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
         let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
+        self.may_compare(caller, &head, &key, &request.conditions).await?;
         let named = request.parts.iter().map(|part| (part.number, part.etag.as_str()));
         let print = caller.print(
             "complete-upload",

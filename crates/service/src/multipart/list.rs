@@ -11,7 +11,7 @@ use super::{
     parse_upload_key,
 };
 use crate::{
-    Service, access::Action, caller::Caller, error::ServiceError, limits::PAGE_MAX, parse_key,
+    Part, Service, access::Action, caller::Caller, error::ServiceError, limits::PAGE_MAX, parse_key,
 };
 
 impl Service {
@@ -28,7 +28,7 @@ impl Service {
         after: u32,
         limit: usize,
     ) -> Result<PartsPage, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Read).await?;
+        let head = self.resolve(caller, bucket, Action::ListUploads, Part::Key(key)).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         let upload = self.open_upload(&head, &key, id).await?;
         let limit = limit.min(PAGE_MAX);
@@ -55,7 +55,8 @@ impl Service {
         bucket: &str,
         request: &ListUploadsRequest,
     ) -> Result<UploadsPage, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Read).await?;
+        let part = Part::Prefix(&request.prefix);
+        let head = self.resolve(caller, bucket, Action::ListUploads, part).await?;
         let limit = request.limit.min(PAGE_MAX);
         let mut page = UploadsPage::default();
         if limit == 0 {

@@ -17,12 +17,12 @@ use futures::TryStreamExt;
 
 pub(crate) use self::complete::{JOINS_MAX, Joined};
 use crate::{
-    Service,
+    Part, Service,
     access::Action,
     body::{self, BodyFacts, BodyStream, Taken},
     caller::Caller,
     commit::{Answer, Change, Head, content_of, decode_part, is_expired},
-    condition::{ReadConditions, WriteConditions},
+    condition::WriteConditions,
     error::ServiceError,
     limits::{PARTS_MAX, PUT_BYTES_MAX, SWEEP_UPLOADS},
     object::{CopySourceRequest, ObjectFacts, bare_record},
@@ -184,7 +184,8 @@ impl Service {
         bucket: &str,
         request: CreateUploadRequest,
     ) -> Result<UploadId, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
         let key = parse_key(&request.key)?;
         let acl = request.facts.acl.clone();
         let (headers, metadata, blocks) = request.facts.attach()?;
@@ -274,7 +275,7 @@ impl Service {
         key: &str,
         id: &str,
     ) -> Result<UploadInfo, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
         let upload = self.open_upload(&head, &parse_key(key)?, parse_upload_id(id)?).await?;
         Ok(info_of(&upload))
     }
@@ -295,7 +296,7 @@ impl Service {
         facts: BodyFacts,
     ) -> Result<Taken, ServiceError> {
         check_number(number)?;
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         self.open_upload(&head, &key, id).await?;
         let taken = body::take(self.committer.nodes().blocks(), body, facts).await?;
@@ -343,7 +344,7 @@ impl Service {
         range: Option<(u64, u64)>,
     ) -> Result<(PartRecord, TimeMs), ServiceError> {
         check_number(number)?;
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         let info = info_of(&self.open_upload(&head, &key, id).await?);
         let found = self.source(caller, &source).await?;
@@ -394,10 +395,12 @@ impl Service {
         caller: &Caller,
         source: &CopySourceRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let none = ReadConditions::default();
-        let object = self.get_object(caller, &source.bucket, &source.key, &none).await?;
-        source.conditions.judge_source(&object.record)?;
-        Ok(object.record)
+        let (part, action) = (Part::Key(&source.key), Action::GetObject);
+        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
+        let record = self.record(&from, &parse_key(&source.key)?).await?;
+        let record = record.ok_or(ServiceError::NoSuchKey)?;
+        source.conditions.judge_source(&record)?;
+        Ok(record)
     }
 
     /// Returns up to `limit` parts from number `first` on.
@@ -433,7 +436,7 @@ impl Service {
         key: &str,
         id: &str,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, bucket, Action::Write).await?;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         let print = caller.print("abort-upload", key.as_str(), &[&id.0]);
         self.change(caller, &head, Change::AbortUpload { key, id }, print).await.map(drop)

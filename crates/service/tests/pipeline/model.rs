@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fula_core::memory::MemoryBlocks;
-use fula_service::{CopyRequest, CopySourceRequest, ListRequest, ListingLine, fsck};
+use fula_service::{BucketOwner, CopyRequest, CopySourceRequest, ListRequest, ListingLine, fsck};
 use proptest::prelude::*;
 
 use super::*;
@@ -65,6 +65,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
         }
         Op::Copy(from, to) => {
             let source = CopySourceRequest {
+                owner: BucketOwner::default(),
                 bucket: BUCKET.to_owned(),
                 key: from.clone(),
                 conditions: ReadConditions::default(),

@@ -2,7 +2,7 @@
 
 use fula_core::memory::MemoryBlocks;
 use fula_service::{
-    CompletePart, CompleteRequest, ConditionName, CopyRequest, CopySourceRequest,
+    BucketOwner, CompletePart, CompleteRequest, ConditionName, CopyRequest, CopySourceRequest,
     CreateUploadRequest, Invocation,
 };
 
@@ -190,6 +190,7 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
     one.service.put_object(&one.user, "source", source).await.unwrap();
     let copy = async |master: &Master, caller: &Caller| {
         let source = CopySourceRequest {
+            owner: BucketOwner::default(),
             bucket: "source".into(),
             key: "s".into(),
             conditions: ReadConditions::default(),

@@ -12,15 +12,14 @@ use aes_gcm::{
 };
 use bytes::Bytes;
 use fula_core::{
-    Directory, StoreError,
-    directory::{Entry, Table, WriteOutcome},
+    Directory,
+    directory::{Table, WriteOutcome},
     root::TimeMs,
 };
-use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::records::Records;
 use crate::{Random, access::Identity, error::ServiceError, limits::PAGE_MAX};
 
 /// Prefix of the user ids of operator-made keys.
@@ -58,6 +57,17 @@ pub struct KeyInfo {
     pub id: String,
     /// Whose requests it signs.
     pub user: String,
+    /// When it was made, milliseconds since 1970.
+    pub created: TimeMs,
+}
+
+/// A key that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its secret.
+    pub secret: Secret,
+    /// Whose it is.
+    pub identity: Identity,
     /// When it was made, milliseconds since 1970.
     pub created: TimeMs,
 }
@@ -107,14 +117,19 @@ impl SealingKey {
         Aes256Gcm::new((&*self.0).into())
     }
 
-    fn seal(&self, nonce: [u8; 12], id: &str, secret: &Secret) -> Result<String, ServiceError> {
+    pub(super) fn seal(
+        &self,
+        nonce: [u8; 12],
+        id: &str,
+        secret: &Secret,
+    ) -> Result<String, ServiceError> {
         let payload = Payload { msg: secret.expose().as_bytes(), aad: id.as_bytes() };
         let sealed = self.cipher().encrypt(&Nonce::<Aes256Gcm>::from(nonce), payload);
         let sealed = sealed.map_err(|_| ServiceError::Internal("cannot seal a secret".into()))?;
         Ok(hex::encode([nonce.as_slice(), &sealed].concat()))
     }
 
-    fn open(&self, id: &str, sealed: &str) -> Result<Secret, ServiceError> {
+    pub(super) fn open(&self, id: &str, sealed: &str) -> Result<Secret, ServiceError> {
         let wrong = || ServiceError::Internal(format!("the secret of key {id} cannot be opened"));
         let bytes = hex::decode(sealed).map_err(|_| wrong())?;
         let (nonce, sealed) = bytes.split_first_chunk::<12>().ok_or_else(wrong)?;
@@ -128,39 +143,17 @@ impl SealingKey {
 /// Makes, finds and revokes access keys.
 #[derive(Clone)]
 pub struct KeyRing {
-    directory: Arc<dyn Directory>,
+    records: Records,
     sealing: SealingKey,
     random: Random,
-    /// How long a record that was read counts as the current one.
-    fresh_for: Duration,
-    cache: Arc<Cache<String, Cached>>,
 }
-
-/// A record that was read.
-#[derive(Clone, Debug)]
-struct Cached {
-    /// When the read began.
-    read: Instant,
-    /// When to read it again.
-    again: Instant,
-    entry: Option<Entry>,
-}
-
-/// How long a record counts while the directory cannot be read: then nobody is let in.
-const OUTAGE_MAX: Duration = Duration::from_mins(15);
-
-/// Between tries to read a directory that does not answer.
-const OUTAGE_RETRY: Duration = Duration::from_secs(1);
 
 /// Times a key is imported again because someone else wrote it meanwhile.
 const IMPORT_TRIES: usize = 5;
 
-/// Records of keys that are remembered.
-const CACHED_KEYS: usize = 4096;
-
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing").field("directory", &self.directory).finish_non_exhaustive()
+        f.debug_struct("KeyRing").field("records", &self.records).finish_non_exhaustive()
     }
 }
 
@@ -173,34 +166,11 @@ impl KeyRing {
         random: Random,
         fresh_for: Duration,
     ) -> Self {
-        Self { directory, sealing, random, fresh_for, cache: Arc::new(Cache::new(CACHED_KEYS)) }
+        Self { records: Records::new(directory, fresh_for), sealing, random }
     }
 
-    /// Reads a key's record, not older than `fresh_for`.
-    async fn record(&self, id: &str) -> Result<Option<Entry>, ServiceError> {
-        if self.fresh_for.is_zero() {
-            return Ok(self.directory.read(Table::Keys, id).await?);
-        }
-        // The age counts from before the read: what was changed since is not in it.
-        let read = Instant::now();
-        let cached = self.cache.get(id);
-        if let Some(cached) = cached.as_ref().filter(|cached| read < cached.again) {
-            return Ok(cached.entry.clone());
-        }
-        let found = match (self.directory.read(Table::Keys, id).await, cached) {
-            (Ok(entry), _) => Cached { read, again: read + self.fresh_for, entry },
-            (Err(StoreError::Unavailable { .. }), Some(known))
-                if read.duration_since(known.read) < OUTAGE_MAX =>
-            {
-                Cached { again: Instant::now() + OUTAGE_RETRY, ..known }
-            }
-            (Err(error), _) => return Err(error.into()),
-        };
-        self.cache.insert(id.to_owned(), found.clone());
-        Ok(found.entry)
-    }
-
-    fn draw(&self, characters: usize) -> String {
+    /// Returns random letters and digits, with 5 bits in each.
+    pub(super) fn draw(&self, characters: usize) -> String {
         let mut bytes = vec![0; characters];
         (self.random)(&mut bytes);
         bytes.iter().map(|byte| char::from(ID_CHARACTERS[usize::from(byte % 32)])).collect()
@@ -251,7 +221,7 @@ impl KeyRing {
         now: TimeMs,
     ) -> Result<KeyInfo, ServiceError> {
         let user = format!("{USER_PREFIX}{name}");
-        let current = self.directory.read(Table::Keys, id).await?;
+        let current = self.records.directory.read(Table::Keys, id).await?;
         let version = current.as_ref().map_or(0, |entry| entry.version);
         let mut created = now;
         if let Some(value) = current.and_then(|entry| entry.value) {
@@ -271,8 +241,8 @@ impl KeyRing {
         let stored = Stored { user: user.clone(), created, sealed };
         let value = serde_json::to_vec(&stored)
             .map_err(|error| ServiceError::Internal(error.to_string()))?;
-        self.cache.remove(id);
-        match self.directory.write(Table::Keys, id, version, Some(value.into())).await? {
+        self.records.forget(Table::Keys, id);
+        match self.records.directory.write(Table::Keys, id, version, Some(value.into())).await? {
             WriteOutcome::Done(_) => Ok(KeyInfo { id: id.to_owned(), user, created }),
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
@@ -282,12 +252,30 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
-    pub async fn find(&self, id: &str) -> Result<Option<(Secret, Identity)>, ServiceError> {
-        let Some(entry) = self.record(id).await? else { return Ok(None) };
+    pub async fn find(&self, id: &str) -> Result<Option<Found>, ServiceError> {
+        let Some(entry) = self.records.read(Table::Keys, id).await? else { return Ok(None) };
         let Some(value) = entry.value else { return Ok(None) };
         let stored = parse(&value)?;
         let secret = self.sealing.open(id, &stored.sealed)?;
-        Ok(Some((secret, Identity::of_user(&stored.user))))
+        let identity = Identity::of_user(&stored.user);
+        Ok(Some(Found { secret, identity, created: stored.created }))
+    }
+
+    /// Returns the key that secrets are sealed under.
+    pub(super) fn sealing(&self) -> &SealingKey {
+        &self.sealing
+    }
+
+    /// Returns the records that keys are among.
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Returns random bytes.
+    pub(super) fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        (self.random)(&mut bytes);
+        bytes
     }
 
     /// Returns all keys of user `name`, or of everyone.
@@ -299,7 +287,7 @@ impl KeyRing {
         let mut keys = Vec::new();
         let mut after: Option<String> = None;
         loop {
-            let page = self.directory.list(Table::Keys, after.as_deref(), PAGE_MAX).await?;
+            let page = self.records.directory.list(Table::Keys, after.as_deref(), PAGE_MAX).await?;
             let Some((last, _)) = page.last() else { return Ok(keys) };
             after = Some(last.clone());
             for (id, entry) in page {
@@ -318,15 +306,17 @@ impl KeyRing {
     /// [`ServiceError::InvalidArgument`] when it belongs to another user;
     /// [`ServiceError::Unavailable`].
     pub async fn revoke(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
-        let Some(entry) = self.directory.read(Table::Keys, id).await? else { return Ok(false) };
+        let Some(entry) = self.records.directory.read(Table::Keys, id).await? else {
+            return Ok(false);
+        };
         let Some(value) = entry.value else { return Ok(false) };
         let user = parse(&value)?.user;
         if name.is_some_and(|name| format!("{USER_PREFIX}{name}") != user) {
             let text = format!("access key {id} belongs to {user}");
             return Err(ServiceError::InvalidArgument(text));
         }
-        self.cache.remove(id);
-        match self.directory.write(Table::Keys, id, entry.version, None).await? {
+        self.records.forget(Table::Keys, id);
+        match self.records.directory.write(Table::Keys, id, entry.version, None).await? {
             WriteOutcome::Done(_) => Ok(true),
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
@@ -364,6 +354,7 @@ mod tests {
     use fula_core::memory::MemoryDirectory;
 
     use super::*;
+    use crate::auth::tests::Cut;
 
     fn ring() -> (Arc<MemoryDirectory>, KeyRing) {
         let directory = Arc::new(MemoryDirectory::default());
@@ -377,9 +368,9 @@ mod tests {
         let (_, ring) = ring();
         let (info, secret) = ring.create("alice", 5).await.unwrap();
         assert_eq!(info.user, "key:alice");
-        let (found, identity) = ring.find(&info.id).await.unwrap().unwrap();
-        assert_eq!(found.expose(), secret.expose());
-        assert_eq!(identity, Identity::of_user("key:alice"));
+        let found = ring.find(&info.id).await.unwrap().unwrap();
+        assert_eq!(found.secret.expose(), secret.expose());
+        assert_eq!(found.identity, Identity::of_user("key:alice"));
         ring.create("bob", 6).await.unwrap();
         assert_eq!(ring.list(Some("alice")).await.unwrap(), std::slice::from_ref(&info));
         assert_eq!(ring.list(None).await.unwrap().len(), 2);
@@ -403,40 +394,6 @@ mod tests {
         assert!(there.find(&info.id).await.unwrap().is_none());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(here.find(&info.id).await.unwrap().is_none());
-    }
-
-    /// A directory that can be cut off.
-    #[derive(Debug, Default)]
-    struct Cut(MemoryDirectory, std::sync::atomic::AtomicBool);
-
-    #[async_trait::async_trait]
-    impl Directory for Cut {
-        async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
-            if self.1.load(std::sync::atomic::Ordering::SeqCst) {
-                let source = "cut".into();
-                return Err(StoreError::Unavailable { backend: "test", action: "read", source });
-            }
-            self.0.read(table, name).await
-        }
-
-        async fn write(
-            &self,
-            table: Table,
-            name: &str,
-            expected: u64,
-            value: Option<Bytes>,
-        ) -> Result<WriteOutcome, StoreError> {
-            self.0.write(table, name, expected, value).await
-        }
-
-        async fn list(
-            &self,
-            table: Table,
-            after: Option<&str>,
-            limit: usize,
-        ) -> Result<Vec<(String, Entry)>, StoreError> {
-            self.0.list(table, after, limit).await
-        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -477,8 +434,8 @@ mod tests {
         let secret = |text: &str| Secret::new(text.to_owned());
         ring.import("me", "AKIDEXAMPLE", &secret("first-secret"), 1).await.unwrap();
         ring.import("me", "AKIDEXAMPLE", &secret("other-secret"), 2).await.unwrap();
-        let (found, _) = ring.find("AKIDEXAMPLE").await.unwrap().unwrap();
-        assert_eq!(found.expose(), "other-secret");
+        let found = ring.find("AKIDEXAMPLE").await.unwrap().unwrap();
+        assert_eq!(found.secret.expose(), "other-secret");
         let other = ring.import("you", "AKIDEXAMPLE", &secret("third-secret"), 3).await;
         assert!(matches!(other, Err(ServiceError::InvalidArgument(_))));
     }

@@ -1,5 +1,7 @@
 //! Settings as checked: a wrong one never starts.
 
+mod auth;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -7,10 +9,13 @@ use std::{
 };
 
 use fula_gateway::{WireConfig, WireLimits};
-use fula_service::{Limits, NamePolicy, keys::Secret};
+use fula_identity::Policy;
+use fula_service::{Limits, NamePolicy, auth::Secret};
 use serde::Deserialize;
 
 use crate::cli::{BucketNames, CasMode, DataDirArgs, GatewayArgs, LogFormat, SharedArgs, Switch};
+
+pub(crate) use self::auth::JwksSource;
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +57,12 @@ pub(crate) enum ConfigError {
          leave it out, or set FULA_DATABASE_URL"
     )]
     EmbeddedCompares,
+    /// Turn on what the setting is about.
+    #[error("{0} has no meaning without {1}")]
+    Without(&'static str, &'static str),
+    /// Make a longer one.
+    #[error("{0}: {1}")]
+    Secret(PathBuf, String),
     /// Say where.
     #[error(
         "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
@@ -86,6 +97,16 @@ struct FileSettings {
     secrets_key_file: Option<PathBuf>,
     access_key_id: Option<String>,
     secret_access_key: Option<String>,
+    eip712_auth: Option<Switch>,
+    eip712_v1: Option<Switch>,
+    audience: Option<String>,
+    wallets: Option<String>,
+    jwt_secret_file: Option<PathBuf>,
+    jwks: Option<String>,
+    jwt_issuer: Option<String>,
+    jwt_audience: Option<String>,
+    rate_per_user: Option<u32>,
+    rate_per_address: Option<u32>,
 }
 
 /// Where everything is kept, in combinations that are safe.
@@ -151,15 +172,20 @@ pub(crate) struct GatewayConfig {
     pub(crate) shutdown_grace: Duration,
     pub(crate) log: LogFormat,
     pub(crate) first_key: Option<(String, Secret)>,
+    /// Which tokens are accepted; without the key set.
+    pub(crate) policy: Policy,
+    /// Where the key set of JWTs is.
+    pub(crate) jwks: Option<JwksSource>,
 }
 
 impl GatewayConfig {
     /// Reads the file if there is one, and checks everything.
     pub(crate) fn load(args: GatewayArgs) -> Result<Self, ConfigError> {
-        let file = match &args.config {
+        let mut file = match &args.config {
             Some(path) => read_file(path)?,
             None => FileSettings::default(),
         };
+        let auth = auth::merge(args.auth, &mut file);
         let defaults = Limits::default();
         let limits = Limits {
             commit_deadline: match args.commit_deadline.or(file.commit_deadline) {
@@ -220,6 +246,7 @@ impl GatewayConfig {
             wire: WireConfig {
                 region: args.region.or(file.region).unwrap_or_else(|| "us-east-1".to_owned()),
                 domain: args.domain.or(file.domain),
+                rates: auth::rates(&auth),
                 limits: wire_limits,
             },
             tls: match (args.tls_cert.or(file.tls_cert), args.tls_key.or(file.tls_key)) {
@@ -238,6 +265,8 @@ impl GatewayConfig {
             },
             log: args.log.or(file.log).unwrap_or(LogFormat::Text),
             first_key,
+            policy: auth::policy(&auth)?,
+            jwks: auth.jwks.as_deref().map(JwksSource::parse).transpose()?,
         })
     }
 }
@@ -270,7 +299,7 @@ pub(crate) fn data_dir(args: &DataDirArgs) -> Result<PathBuf, ConfigError> {
     base.map(|base| base.join("fula")).ok_or(ConfigError::NoDataDir)
 }
 
-fn duration(name: &'static str, text: String) -> Result<Duration, ConfigError> {
+pub(crate) fn duration(name: &'static str, text: String) -> Result<Duration, ConfigError> {
     let parsed = split(&text).and_then(|(number, unit)| {
         let unit = match unit {
             "ms" => 1,

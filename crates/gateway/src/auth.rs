@@ -1,0 +1,198 @@
+//! Who a request is from: its credential taken out of headers and URL, and decided on by the
+//! service's authenticator.
+//!
+//! Every decision is written to the log under the target `fula::audit`, without the credential.
+
+use std::{net::IpAddr, sync::Arc};
+
+use fula_identity::TokenError;
+use fula_service::{
+    Identity,
+    auth::{AuthError, Authenticator, Proof, Signed, redacted},
+};
+use http::{Extensions, HeaderMap, HeaderValue, Uri, header};
+use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+
+use crate::{error::s3_error as to_s3, limit::RateLimits};
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The other end of the connection.
+    pub address: IpAddr,
+    /// Whether the connection is encrypted.
+    pub is_tls: bool,
+}
+
+impl Peer {
+    /// Returns whether nobody can read along: TLS, or the same machine.
+    fn is_private(self) -> bool {
+        self.is_tls || self.address.to_canonical().is_loopback()
+    }
+}
+
+/// The request's number, for the log.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// Decides who is let in, and how often.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    authenticator: Authenticator,
+    limits: Arc<RateLimits>,
+}
+
+/// Returns the token of an `Authorization: Bearer` header.
+///
+/// # Errors
+/// More than one `Authorization` header.
+pub(crate) fn bearer_of(headers: &HeaderMap) -> S3Result<Option<String>> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(first) = all.next() else { return Ok(None) };
+    if all.next().is_some() {
+        return Err(s3_error!(InvalidArgument, "There is more than one Authorization header."));
+    }
+    // Whatever it is, it is the token that is wrong, not the way it is shown.
+    let text = String::from_utf8_lossy(first.as_bytes());
+    let (scheme, token) = text.split_once(' ').unwrap_or((&text, ""));
+    Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()))
+}
+
+/// Returns the one value that a name has in the query, decoded.
+fn query_value(uri: &Uri, name: &str) -> Option<String> {
+    let query = uri.query().unwrap_or_default();
+    let mut found = form_urlencoded::parse(query.as_bytes());
+    found.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.into_owned())
+}
+
+impl Door {
+    pub(crate) fn new(authenticator: Authenticator, limits: Arc<RateLimits>) -> Self {
+        Self { authenticator, limits }
+    }
+
+    pub(crate) fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    /// Refuses an address that asks too often, before anything is verified for it.
+    pub(crate) fn check_address(&self, extensions: &Extensions) -> S3Result<()> {
+        match extensions.get::<Peer>() {
+            Some(peer) if self.limits.refuses_address(peer.address) => Err(slow_down()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a bearer token out of the headers, for s3s knows nothing of it, and notes in the
+    /// extensions who it is from.
+    pub(crate) fn take_bearer(
+        &self,
+        headers: &mut HeaderMap,
+        uri: &Uri,
+        extensions: &mut Extensions,
+    ) -> S3Result<()> {
+        let Some(token) = bearer_of(headers)? else { return Ok(()) };
+        if query_value(uri, "x-amz-signature").is_some() {
+            return Err(s3_error!(InvalidArgument, "Only one way to authenticate is allowed."));
+        }
+        let proof = self.authenticator.bearer(&token);
+        let proof = self.decide(extensions, "bearer", proof)?;
+        headers.remove(header::AUTHORIZATION);
+        extensions.insert(proof);
+        Ok(())
+    }
+
+    /// Says who a request is from whose signature was verified, or whose token was; `None` is
+    /// anonymous.
+    pub(crate) async fn admit(
+        &self,
+        access_key: Option<&str>,
+        headers: &HeaderMap,
+        uri: &Uri,
+        extensions: &mut Extensions,
+    ) -> S3Result<()> {
+        let Some(access_key) = access_key else { return Ok(()) };
+        if extensions.get::<Proof>().is_some() {
+            return Err(s3_error!(InvalidArgument, "Only one way to authenticate is allowed."));
+        }
+        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        let in_header = headers.get("x-amz-security-token").map(text);
+        let in_query = query_value(uri, "x-amz-security-token");
+        let signed = Signed {
+            access_key,
+            session_token: in_header.as_deref().or(in_query.as_deref()),
+            is_presigned: query_value(uri, "x-amz-signature").is_some(),
+            is_private: extensions.get::<Peer>().is_some_and(|peer| peer.is_private()),
+        };
+        let proof = self.authenticator.admit(signed).await;
+        let proof = self.decide(extensions, &redacted(access_key), proof)?;
+        extensions.insert(proof);
+        Ok(())
+    }
+
+    /// Writes a decision to the log, and holds whoever is let in to their rate.
+    pub(crate) fn decide(
+        &self,
+        extensions: &Extensions,
+        credential: &str,
+        proof: Result<Proof, AuthError>,
+    ) -> S3Result<Proof> {
+        let request_id = extensions.get::<RequestId>().map(|id| id.0.as_str());
+        let address = extensions.get::<Peer>().map(|peer| peer.address.to_string());
+        let address = address.as_deref();
+        match proof {
+            Ok(proof) => {
+                let (user, via) = (proof.identity.display(), proof.via);
+                let credential = &proof.credential;
+                tracing::info!(
+                    target: "fula::audit",
+                    request_id, address, user, %via, credential, "let in"
+                );
+                metrics::counter!("fula_auth_total", "outcome" => "let in").increment(1);
+                if self.limits.refuses_user(&proof.identity.user) {
+                    return Err(slow_down());
+                }
+                Ok(proof)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    target: "fula::audit",
+                    request_id, address, credential, reason = %error, "refused"
+                );
+                metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
+                Err(auth_error(error))
+            }
+        }
+    }
+}
+
+/// Returns who a request is from; `None` is anonymous.
+pub(crate) fn identity(extensions: &Extensions) -> Option<&Identity> {
+    extensions.get::<Proof>().map(|proof| &proof.identity)
+}
+
+fn slow_down() -> S3Error {
+    crate::error::busy(fula_service::Applied::None)
+}
+
+/// Maps a refusal to what S3 answers.
+pub(crate) fn auth_error(error: AuthError) -> S3Error {
+    let code = match &error {
+        AuthError::Token(TokenError::Invalid(_) | TokenError::NotAccepted(_))
+        | AuthError::SessionToken => S3ErrorCode::InvalidToken,
+        AuthError::Token(TokenError::Expired) | AuthError::SessionExpired => {
+            S3ErrorCode::ExpiredToken
+        }
+        AuthError::Token(TokenError::NotForHere(_))
+        | AuthError::Revoked
+        | AuthError::NotPrivate
+        | AuthError::Presigned => S3ErrorCode::AccessDenied,
+        AuthError::UnknownKey => S3ErrorCode::InvalidAccessKeyId,
+        AuthError::Service(_) => {
+            return match error {
+                AuthError::Service(error) => to_s3(error),
+                _ => S3Error::new(S3ErrorCode::InternalError),
+            };
+        }
+    };
+    S3Error::with_message(code, format!("{error}."))
+}

@@ -1,0 +1,48 @@
+//! Bucket policies: what an owner makes public.
+
+use s3s::{S3Request, S3Response, S3Result, dto::*};
+
+use super::{Api, caller};
+use crate::error::s3_error as to_s3;
+
+impl Api {
+    pub(super) async fn put_bucket_policy(
+        &self,
+        request: S3Request<PutBucketPolicyInput>,
+    ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
+        let caller = &caller(&request)?;
+        let input = &request.input;
+        let put = self.service.set_policy(caller, &input.bucket, Some(&input.policy));
+        put.await.map_err(to_s3)?;
+        Ok(S3Response::new(PutBucketPolicyOutput::default()))
+    }
+
+    pub(super) async fn get_bucket_policy(
+        &self,
+        request: S3Request<GetBucketPolicyInput>,
+    ) -> S3Result<S3Response<GetBucketPolicyOutput>> {
+        let caller = &caller(&request)?;
+        let policy = self.service.policy(caller, &request.input.bucket).await.map_err(to_s3)?;
+        Ok(S3Response::new(GetBucketPolicyOutput { policy: Some(policy) }))
+    }
+
+    pub(super) async fn get_bucket_policy_status(
+        &self,
+        request: S3Request<GetBucketPolicyStatusInput>,
+    ) -> S3Result<S3Response<GetBucketPolicyStatusOutput>> {
+        let (caller, bucket) = (&caller(&request)?, &request.input.bucket);
+        let policy = self.service.policy(caller, bucket).await.map_err(to_s3)?;
+        let public = fula_service::policy::PublicRead::parse(&policy, bucket).map_err(to_s3)?;
+        let status = PolicyStatus { is_public: Some(!public.is_nothing()) };
+        Ok(S3Response::new(GetBucketPolicyStatusOutput { policy_status: Some(status) }))
+    }
+
+    pub(super) async fn delete_bucket_policy(
+        &self,
+        request: S3Request<DeleteBucketPolicyInput>,
+    ) -> S3Result<S3Response<DeleteBucketPolicyOutput>> {
+        let caller = &caller(&request)?;
+        self.service.set_policy(caller, &request.input.bucket, None).await.map_err(to_s3)?;
+        Ok(S3Response::new(DeleteBucketPolicyOutput::default()))
+    }
+}

@@ -1,0 +1,180 @@
+//! `AssumeRoleWithWebIdentity` of AWS STS (query protocol, version 2011-06-15): a token for
+//! temporary keys, which SDKs get and renew by themselves.
+
+use fula_service::auth::{AuthError, Proof, SESSION_LIFE, Via};
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts,
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    auth::{Door, auth_error},
+    http::escape,
+};
+
+/// Largest request in bytes: a token, and names.
+pub(crate) const BODY_BYTES_MAX: usize = 32 << 10;
+
+const XMLNS: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
+
+/// Life of a session when the client does not say, in seconds, as on AWS.
+const LIFE: u64 = 3600;
+
+/// Returns whether a request is one for STS: a form posted to the root.
+pub(crate) fn is_sts(parts: &Parts) -> bool {
+    let is_form = |headers: &HeaderMap| {
+        let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        value.is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"))
+    };
+    parts.method == Method::POST && parts.uri.path() == "/" && is_form(&parts.headers)
+}
+
+/// What is asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    action: String,
+    token: String,
+    session_name: String,
+    life: Option<String>,
+}
+
+/// Why a request is refused: an error code of STS, its status, and a message.
+struct Refusal(&'static str, StatusCode, String);
+
+impl Asked {
+    fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        let mut asked = Self::default();
+        for (name, value) in form_urlencoded::parse(body) {
+            let slot = match name.as_ref() {
+                "Action" => &mut asked.action,
+                "WebIdentityToken" => &mut asked.token,
+                "RoleSessionName" => &mut asked.session_name,
+                "DurationSeconds" => asked.life.get_or_insert_default(),
+                // What would restrict the session must not be passed over.
+                "Policy" | "PolicyArns.member.1.arn" => {
+                    let text = "Session policies are not offered: mint a token with scopes.";
+                    return Err(invalid(text));
+                }
+                _ => continue,
+            };
+            if !slot.is_empty() {
+                return Err(invalid("A parameter is there twice."));
+            }
+            value.as_ref().clone_into(slot);
+        }
+        Ok(asked)
+    }
+
+    fn life(&self) -> Result<u64, Refusal> {
+        let Some(text) = &self.life else { return Ok(LIFE) };
+        let life: Option<u64> = text.parse().ok();
+        life.filter(|life| SESSION_LIFE.contains(life)).ok_or_else(|| {
+            let (least, most) = (SESSION_LIFE.start(), SESSION_LIFE.end());
+            invalid(&format!("DurationSeconds is a number from {least} to {most}."))
+        })
+    }
+}
+
+fn invalid(text: &str) -> Refusal {
+    Refusal("ValidationError", StatusCode::BAD_REQUEST, text.to_owned())
+}
+
+/// Answers a request for STS.
+pub(crate) async fn answer(
+    door: &Door,
+    extensions: &Extensions,
+    body: &[u8],
+    request_id: &str,
+) -> Response<s3s::Body> {
+    let answered = exchange(door, extensions, body, request_id).await;
+    let (status, xml) = match answered {
+        Ok(xml) => (StatusCode::OK, xml),
+        Err(Refusal(code, status, text)) => {
+            let side = if status.is_client_error() { "Sender" } else { "Receiver" };
+            let xml = format!(
+                "<ErrorResponse xmlns=\"{XMLNS}\"><Error><Type>{side}</Type><Code>{code}</Code>\
+                 <Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
+                escape(&text)
+            );
+            (status, xml)
+        }
+    };
+    let mut response = Response::new(s3s::Body::from(xml));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn exchange(
+    door: &Door,
+    extensions: &Extensions,
+    body: &[u8],
+    request_id: &str,
+) -> Result<String, Refusal> {
+    let asked = Asked::parse(body)?;
+    if asked.action != "AssumeRoleWithWebIdentity" {
+        let text = "The only action offered is AssumeRoleWithWebIdentity.";
+        return Err(Refusal("InvalidAction", StatusCode::BAD_REQUEST, text.to_owned()));
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_=,.@-".contains(c);
+    let name = &asked.session_name;
+    if !(2..=64).contains(&name.len()) || !name.chars().all(is_name) {
+        return Err(invalid("RoleSessionName is 2 to 64 letters, digits and _=,.@- characters."));
+    }
+    let exchanged = door.authenticator().exchange(&asked.token, asked.life()?).await;
+    let (verified, session) = match exchanged {
+        Ok(exchanged) => exchanged,
+        Err(error) => {
+            drop(door.decide(extensions, "web identity", Err(error.clone())));
+            return Err(refusal(error));
+        }
+    };
+    let proof = Proof {
+        identity: verified.identity.clone(),
+        via: Via::Bearer,
+        credential: format!("exchanged for {}", session.id),
+    };
+    door.decide(extensions, "web identity", Ok(proof)).map_err(|_| {
+        let text = "You ask too often.".to_owned();
+        Refusal("Throttling", StatusCode::SERVICE_UNAVAILABLE, text)
+    })?;
+    let expires = OffsetDateTime::from_unix_timestamp(i64::try_from(session.expires).unwrap_or(0));
+    let expires = expires.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default();
+    let subject = escape(&verified.identity.display());
+    let audience = escape(verified.audience.as_deref().unwrap_or("*"));
+    let owner = verified.identity.owner;
+    Ok(format!(
+        "<AssumeRoleWithWebIdentityResponse xmlns=\"{XMLNS}\"><AssumeRoleWithWebIdentityResult>\
+         <SubjectFromWebIdentityToken>{subject}</SubjectFromWebIdentityToken>\
+         <Audience>{audience}</Audience>\
+         <AssumedRoleUser><AssumedRoleId>{owner}:{name}</AssumedRoleId>\
+         <Arn>arn:aws:sts::{owner}:assumed-role/fula/{name}</Arn></AssumedRoleUser>\
+         <Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey>\
+         <SessionToken>{}</SessionToken><Expiration>{expires}</Expiration></Credentials>\
+         </AssumeRoleWithWebIdentityResult>\
+         <ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>\
+         </AssumeRoleWithWebIdentityResponse>",
+        session.id,
+        session.secret.expose(),
+        session.token.expose(),
+    ))
+}
+
+/// Says a refusal as STS does.
+fn refusal(error: AuthError) -> Refusal {
+    let text = error.to_string();
+    let error = auth_error(error);
+    let status = error.status_code().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    match error.code().as_str() {
+        "ExpiredToken" => Refusal("ExpiredTokenException", StatusCode::BAD_REQUEST, text),
+        "InvalidToken" => Refusal("InvalidIdentityToken", StatusCode::BAD_REQUEST, text),
+        "AccessDenied" => Refusal("AccessDenied", StatusCode::FORBIDDEN, text),
+        // SDKs try these again.
+        _ => {
+            let text = "The service cannot decide now; try again.".to_owned();
+            Refusal("ServiceUnavailable", status, text)
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! `fula token`: makes wallet tokens. Talks to no gateway.
+
+use std::{io::Read, path::Path, process::ExitCode};
+
+use fula_identity::{
+    Address, Scope, Seconds,
+    eip712::{Claims, V2},
+    token::{self, LIFE_MAX},
+    wallet::{SIGNATURE_BYTES, WalletKey, recover},
+};
+use fula_service::system_random;
+use fula_stores::local::system_clock;
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use zeroize::Zeroizing;
+
+use crate::{
+    cli::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
+    config, files, keystore,
+};
+
+/// Runs `fula token`.
+pub(crate) fn run(args: TokenArgs) -> ExitCode {
+    match carry_out(args.command) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            eprintln!("fula: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: TokenCommand) -> Result<String, String> {
+    match command {
+        TokenCommand::Keygen { file, password_file } => {
+            let password = password(password_file.as_deref(), true)?;
+            let random = system_random();
+            let mut secret = Zeroizing::new([0; 32]);
+            let wallet = loop {
+                random(secret.as_mut_slice());
+                // Nearly every number is a key.
+                if let Some(wallet) = WalletKey::new(&secret) {
+                    break wallet;
+                }
+            };
+            let text = keystore::encrypt(&wallet, &password, &random);
+            let text = text.map_err(|error| error.to_string())?;
+            files::write_new(&file, &text).map_err(|error| error.to_string())?;
+            Ok(wallet.address().to_string())
+        }
+        TokenCommand::Mint { key_file, password_file, claims, output } => {
+            let text = std::fs::read_to_string(&key_file)
+                .map_err(|error| format!("{}: {error}", key_file.display()))?;
+            let password = password(password_file.as_deref(), false)?;
+            let wallet = keystore::decrypt(&text, &password)
+                .map_err(|error| format!("{}: {error}", key_file.display()))?;
+            let claims = claimed(wallet.address(), &claims)?;
+            Ok(print(&token::mint(&wallet, &claims), claims.exp, output))
+        }
+        TokenCommand::TypedData { wallet, claims } => {
+            let wallet = Address::parse(&wallet).ok_or("a wallet is 0x and 40 hex digits")?;
+            Ok(format!("{:#}", claimed(wallet, &claims)?.to_typed_data()))
+        }
+        TokenCommand::Assemble { typed_data, signature, output } => {
+            let claims = read_typed_data(&typed_data)?;
+            let mut bytes = [0; SIGNATURE_BYTES];
+            let digits = signature.strip_prefix("0x").unwrap_or(&signature);
+            hex::decode_to_slice(digits, &mut bytes)
+                .map_err(|_| "a signature is 0x and 130 hex digits")?;
+            if recover(&claims.digest(), &bytes) != Some(claims.wallet) {
+                let text = "the signature is not that of the wallet over this typed data";
+                return Err(text.to_owned());
+            }
+            Ok(print(&token::assemble(&claims, &bytes), claims.exp, output))
+        }
+    }
+}
+
+/// Reads the password of a key file, or asks for it.
+fn password(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<Vec<u8>>, String> {
+    if let Some(path) = file {
+        return files::read_secret(path).map_err(|error| error.to_string());
+    }
+    let ask = |text: &str| {
+        let asked = rpassword::prompt_password(text);
+        asked.map(Zeroizing::new).map_err(|error| {
+            format!("cannot ask for the password ({error}); give it in a file, --password-file")
+        })
+    };
+    let password = ask("Password: ")?;
+    if is_new && *ask("Password again: ")? != *password {
+        return Err("the passwords differ".to_owned());
+    }
+    Ok(Zeroizing::new(password.as_bytes().to_vec()))
+}
+
+/// Returns claims from now on.
+fn claimed(wallet: Address, args: &ClaimArgs) -> Result<Claims, String> {
+    let life = config::duration("--lifetime", args.lifetime.clone());
+    let life = life.map_err(|error| error.to_string())?.as_secs();
+    if !(1..=LIFE_MAX).contains(&life) {
+        return Err("--lifetime is from 1s to 24h".to_owned());
+    }
+    for scope in &args.scope {
+        scope.parse::<Scope>().map_err(|error| format!("{scope}: {error}"))?;
+    }
+    let iat: Seconds = system_clock()() / 1000;
+    let mut nonce = [0; 32];
+    system_random()(&mut nonce);
+    let v2 = V2 {
+        audience: args.audience.clone(),
+        scope: args.scope.clone(),
+        nonce,
+        session: Address::ZERO,
+    };
+    Ok(Claims { wallet, iat, exp: iat + life, v2: (!args.v1).then_some(v2) })
+}
+
+/// Reads back what `typed-data` printed.
+fn read_typed_data(path: &Path) -> Result<Claims, String> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        let read = std::io::stdin().take(1 << 20).read_to_string(&mut text);
+        read.map_err(|error| format!("standard input: {error}"))?;
+    } else {
+        text = std::fs::read_to_string(path)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let data: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let claims = claims_of(&data["message"]).filter(|claims| claims.to_typed_data() == data);
+    claims.ok_or_else(|| "this is not typed data that fula token typed-data printed".to_owned())
+}
+
+fn claims_of(message: &Value) -> Option<Claims> {
+    let text = |name: &str| message[name].as_str();
+    let v2 = if message.get("audience").is_some() {
+        let mut nonce = [0; 32];
+        hex::decode_to_slice(text("nonce")?.strip_prefix("0x")?, &mut nonce).ok()?;
+        let scope =
+            message["scope"].as_array()?.iter().map(|scope| Some(scope.as_str()?.to_owned()));
+        Some(V2 {
+            audience: text("audience")?.to_owned(),
+            scope: scope.collect::<Option<_>>()?,
+            nonce,
+            session: Address::parse(text("session")?)?,
+        })
+    } else {
+        None
+    };
+    let wallet = Address::parse(text("wallet")?)?;
+    Some(Claims { wallet, iat: message["iat"].as_u64()?, exp: message["exp"].as_u64()?, v2 })
+}
+
+/// Returns a token in the form asked for.
+fn print(token: &str, exp: Seconds, output: TokenOutput) -> String {
+    let secret = token::secret_of(token);
+    match output {
+        TokenOutput::Bearer => token.to_owned(),
+        TokenOutput::Env => format!(
+            "export AWS_ACCESS_KEY_ID={token}\nexport AWS_SECRET_ACCESS_KEY={secret}\n\
+             unset AWS_SESSION_TOKEN"
+        ),
+        TokenOutput::CredentialProcess => {
+            let expires = OffsetDateTime::from_unix_timestamp(i64::try_from(exp).unwrap_or(0));
+            let expires = expires.ok().and_then(|time| time.format(&Rfc3339).ok());
+            let printed = json!({
+                "Version": 1,
+                "AccessKeyId": token,
+                "SecretAccessKey": secret,
+                "Expiration": expires,
+            });
+            printed.to_string()
+        }
+    }
+}

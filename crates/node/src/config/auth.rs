@@ -1,0 +1,157 @@
+//! Which tokens are accepted, and how often anyone may ask.
+
+use std::{num::NonZeroU32, path::PathBuf};
+
+use fula_gateway::Rates;
+use fula_identity::{Address, Policy, jwt::JwtPolicy};
+
+use super::{ConfigError, FileSettings};
+use crate::{
+    cli::{AuthArgs, Switch},
+    files,
+};
+
+/// Returns what was typed, and what the file says where nothing was.
+pub(super) fn merge(args: AuthArgs, file: &mut FileSettings) -> AuthArgs {
+    AuthArgs {
+        eip712_auth: args.eip712_auth.or(file.eip712_auth),
+        eip712_v1: args.eip712_v1.or(file.eip712_v1),
+        audience: args.audience.or(file.audience.take()),
+        wallets: args.wallets.or(file.wallets.take()),
+        jwt_secret_file: args.jwt_secret_file.or(file.jwt_secret_file.take()),
+        jwks: args.jwks.or(file.jwks.take()),
+        jwt_issuer: args.jwt_issuer.or(file.jwt_issuer.take()),
+        jwt_audience: args.jwt_audience.or(file.jwt_audience.take()),
+        rate_per_user: args.rate_per_user.or(file.rate_per_user),
+        rate_per_address: args.rate_per_address.or(file.rate_per_address),
+    }
+}
+
+/// Returns how often anyone may ask; 0 is without bound.
+pub(super) fn rates(auth: &AuthArgs) -> Rates {
+    Rates {
+        user: auth.rate_per_user.and_then(NonZeroU32::new),
+        address: auth.rate_per_address.and_then(NonZeroU32::new),
+    }
+}
+
+/// Where the key set of JWTs is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum JwksSource {
+    /// Here.
+    File(PathBuf),
+    /// At its issuer.
+    Url(String),
+}
+
+impl JwksSource {
+    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+        if !text.contains("://") {
+            return Ok(Self::File(text.into()));
+        }
+        // Keys that came unencrypted could be anybody's.
+        let plain = text.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or(rest));
+        let is_local = plain.is_some_and(|host| {
+            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+            ["127.0.0.1", "localhost", "[::1]"].contains(&host)
+        });
+        if text.starts_with("https://") || is_local {
+            return Ok(Self::Url(text.to_owned()));
+        }
+        let expected = "a key set is a file, or an https:// URL";
+        Err(ConfigError::Value { name: "--jwks", value: text.to_owned(), expected })
+    }
+}
+
+/// Checks which tokens are to be accepted.
+pub(super) fn policy(auth: &AuthArgs) -> Result<Policy, ConfigError> {
+    let eip712 = auth.eip712_auth == Some(Switch::On);
+    for (name, is_set) in [
+        ("FULA_AUDIENCE", auth.audience.is_some()),
+        ("FULA_WALLETS", auth.wallets.is_some()),
+        ("FULA_EIP712_V1", auth.eip712_v1.is_some()),
+    ] {
+        if is_set && !eip712 {
+            return Err(ConfigError::Without(name, "FULA_EIP712_AUTH=on"));
+        }
+    }
+    let takes_jwts = auth.jwt_secret_file.is_some() || auth.jwks.is_some();
+    for (name, is_set) in [
+        ("FULA_JWT_ISSUER", auth.jwt_issuer.is_some()),
+        ("FULA_JWT_AUDIENCE", auth.jwt_audience.is_some()),
+    ] {
+        if is_set && !takes_jwts {
+            return Err(ConfigError::Without(name, "FULA_JWT_SECRET_FILE or FULA_JWKS"));
+        }
+    }
+    let names = |text: &Option<String>| -> Vec<String> {
+        let names = text.iter().flat_map(|text| text.split(','));
+        names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+    };
+    let wallet = |text: String| {
+        let expected = "a wallet is 0x and 40 hex digits";
+        Address::parse(&text).ok_or(ConfigError::Value { name: "--wallets", value: text, expected })
+    };
+    let wallets = match &auth.wallets {
+        Some(_) => Some(names(&auth.wallets).into_iter().map(wallet).collect::<Result<_, _>>()?),
+        None => None,
+    };
+    let mut jwt = JwtPolicy::new(auth.jwt_issuer.clone(), auth.jwt_audience.clone());
+    if let Some(path) = &auth.jwt_secret_file {
+        let secret = files::read_secret(path)
+            .map_err(|error| ConfigError::Secret(path.clone(), error.to_string()))?;
+        jwt = jwt
+            .with_secret(&secret)
+            .map_err(|error| ConfigError::Secret(path.clone(), error.to_string()))?;
+    }
+    Ok(Policy {
+        eip712,
+        v1: auth.eip712_v1 != Some(Switch::Off),
+        audiences: names(&auth.audience),
+        wallets,
+        jwt: jwt.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::{DataDirArgs, GatewayArgs},
+        config::GatewayConfig,
+    };
+
+    #[test]
+    fn tokens_are_accepted_where_it_is_said() {
+        let with = |auth| {
+            GatewayConfig::load({
+                let data = DataDirArgs { data_dir: Some("/tmp/x".into()) };
+                GatewayArgs { data, auth, ..GatewayArgs::default() }
+            })
+        };
+        assert!(!with(AuthArgs::default()).unwrap().policy.accepts_any());
+        let on = || AuthArgs { eip712_auth: Some(Switch::On), ..AuthArgs::default() };
+        let named = AuthArgs { audience: Some("here, federation".into()), ..on() };
+        let policy = with(named).unwrap().policy;
+        assert!(policy.eip712 && policy.v1 && policy.wallets.is_none());
+        assert_eq!(policy.audiences, ["here", "federation"]);
+        // A list that admits nobody admits nobody.
+        let none = AuthArgs { wallets: Some(String::new()), ..on() };
+        assert_eq!(with(none).unwrap().policy.wallets.unwrap().len(), 0);
+        let wrong = |auth| with(auth).unwrap_err().to_string();
+        let off = || AuthArgs { eip712_auth: Some(Switch::Off), ..AuthArgs::default() };
+        assert!(wrong(AuthArgs { wallets: Some("0x1".into()), ..on() }).contains("40 hex digits"));
+        assert!(
+            wrong(AuthArgs { audience: Some("x".into()), ..off() }).contains("FULA_EIP712_AUTH")
+        );
+        assert!(wrong(AuthArgs { jwt_issuer: Some("x".into()), ..on() }).contains("FULA_JWKS"));
+        let plain = Some("http://issuer.example/jwks".into());
+        assert!(wrong(AuthArgs { jwks: plain, ..on() }).contains("https"));
+        let local = Some("http://127.0.0.1:80/jwks".into());
+        assert!(with(AuthArgs { jwks: local, ..on() }).is_ok());
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(secret.path(), "too short").unwrap();
+        let file = Some(secret.path().to_owned());
+        assert!(wrong(AuthArgs { jwt_secret_file: file, ..on() }).contains("32 bytes"));
+    }
+}

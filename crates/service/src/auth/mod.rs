@@ -1,0 +1,375 @@
+//! Who a request is from: access keys, sessions, tokens, and what was revoked.
+//!
+//! The gateway takes a request apart; everything that decides on it is here. What may be done by
+//! whom is [`crate::access`]'s.
+
+mod keys;
+mod records;
+mod revocations;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use fula_core::root::TimeMs;
+use fula_identity::{Policy, Seconds, TokenError, Verified, jwt::KeySet, token};
+use quick_cache::sync::Cache;
+use tokio::sync::Notify;
+
+use self::revocations::Judged;
+pub use self::{
+    keys::{Found, InvalidSealingKey, KeyInfo, KeyRing, SealingKey, Secret},
+    revocations::{Revocation, Revocations, Revoked},
+    sessions::{SESSIONS_MAX, SessionKeys},
+};
+use crate::{access::Identity, error::ServiceError};
+
+/// The time of day, milliseconds since 1970.
+pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
+
+/// Verified tokens that are remembered.
+const VERIFIED: usize = 4096;
+
+/// Longest life of a session, and the shortest that can be asked for.
+pub const SESSION_LIFE: std::ops::RangeInclusive<Seconds> = 900..=43_200;
+
+/// How someone showed who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A signature with a key that the operator made.
+    Key,
+    /// A signature with the key of a session.
+    Session,
+    /// A token itself.
+    Bearer,
+    /// A signature with a key derived from a token.
+    TokenKey,
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "key",
+            Self::Session => "session",
+            Self::Bearer => "bearer",
+            Self::TokenKey => "token-key",
+        })
+    }
+}
+
+/// Who a request is from, and how that is known.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// Who it is.
+    pub identity: Identity,
+    /// How that was shown.
+    pub via: Via,
+    /// Which credential it was, by a name that gives nothing away.
+    pub credential: String,
+}
+
+/// A signed request, as far as its credential goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Signed<'a> {
+    /// Access key id.
+    pub access_key: &'a str,
+    /// Session token, if there is one.
+    pub session_token: Option<&'a str>,
+    /// Whether the signature is in the URL.
+    pub is_presigned: bool,
+    /// Whether nobody can have read along: TLS, or the same machine.
+    pub is_private: bool,
+}
+
+/// Why someone is not let in; the texts name no credential.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AuthError {
+    /// The token is not accepted.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// It was good once.
+    #[error("the credential was revoked")]
+    Revoked,
+    /// There is no such access key.
+    #[error("there is no such access key")]
+    UnknownKey,
+    /// Begin another.
+    #[error("the session has ended")]
+    SessionExpired,
+    /// The session token is missing or wrong, or there should be none.
+    #[error("the session token does not go with the access key")]
+    SessionToken,
+    /// Use TLS, or the same machine.
+    #[error("a token as access key is accepted over TLS or on the same machine only")]
+    NotPrivate,
+    /// Presign with a session, or with a token for that object alone.
+    #[error("a token as access key may presign only if its scope is one object")]
+    Presigned,
+    /// It cannot be told.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// Says who requests are from; cloned freely, shared by all.
+#[derive(Clone)]
+pub struct Authenticator(Arc<Inner>);
+
+struct Inner {
+    policy: RwLock<Arc<Policy>>,
+    keys: KeyRing,
+    revocations: Revocations,
+    clock: Clock,
+    /// Tokens found good, by a hash of their text; their time is judged each time.
+    verified: Cache<[u8; 32], Arc<Verified>>,
+    /// Told when a token names a key that the key set lacks.
+    keys_wanted: Notify,
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator").finish_non_exhaustive()
+    }
+}
+
+/// Returns whether an access key id is a token.
+fn is_token(access_key: &str) -> bool {
+    access_key.contains('.')
+}
+
+/// Returns a name for a token that gives nothing away.
+fn name_of_token(verified: &Verified) -> String {
+    format!("token:{:.16}", verified.meaning)
+}
+
+/// Returns a name for an access key id that gives nothing away, whatever it turns out to be.
+pub fn redacted(access_key: &str) -> String {
+    if is_token(access_key) || access_key.len() > 128 {
+        return "token".to_owned();
+    }
+    access_key.chars().filter(char::is_ascii_graphic).collect()
+}
+
+impl Authenticator {
+    /// Lets in who has a key and was not revoked; no tokens before [`Self::set_policy`].
+    pub fn new(keys: KeyRing, revocations: Revocations, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            policy: RwLock::default(),
+            keys,
+            revocations,
+            clock,
+            verified: Cache::new(VERIFIED),
+            keys_wanted: Notify::new(),
+        }))
+    }
+
+    /// Returns the operator-made keys.
+    pub fn keys(&self) -> &KeyRing {
+        &self.0.keys
+    }
+
+    /// Returns the revocations.
+    pub fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
+    /// Returns what is accepted.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.0.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets which tokens are accepted.
+    pub fn set_policy(&self, policy: Policy) {
+        *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.0.verified.clear();
+    }
+
+    /// Replaces the key set that verifies JWTs: keys that are not in it any more count no longer.
+    pub fn set_jwt_keys(&self, keys: KeySet) {
+        let mut policy = self.0.policy.write().unwrap_or_else(PoisonError::into_inner);
+        let jwt = Arc::new(policy.jwt.with_keys(keys));
+        *policy = Arc::new(Policy { jwt, ..Policy::clone(&policy) });
+        drop(policy);
+        // Whatever was verified with a key that is gone.
+        self.0.verified.clear();
+    }
+
+    /// Waits until somebody shows a JWT whose key is not in the set.
+    pub async fn jwt_keys_wanted(&self) {
+        self.0.keys_wanted.notified().await;
+    }
+
+    fn now(&self) -> Seconds {
+        (self.0.clock)() / 1000
+    }
+
+    /// Verifies a token, or remembers that it was good; judges its time in any case.
+    fn verify(&self, token: &str) -> Result<Arc<Verified>, AuthError> {
+        let now = self.now();
+        let key = *blake3::hash(token.as_bytes()).as_bytes();
+        if let Some(verified) = self.0.verified.get(&key) {
+            if verified.expires <= now {
+                return Err(TokenError::Expired.into());
+            }
+            return Ok(verified);
+        }
+        let policy = self.policy();
+        let verified = match policy.verify(token, now) {
+            Ok(verified) => Arc::new(verified),
+            Err(error) => {
+                if policy.jwt.lacks_key_of(token) {
+                    self.0.keys_wanted.notify_one();
+                }
+                return Err(error.into());
+            }
+        };
+        self.0.verified.insert(key, Arc::clone(&verified));
+        Ok(verified)
+    }
+
+    fn check_token(&self, verified: &Verified) -> Result<(), AuthError> {
+        self.check(Judged {
+            user: &verified.identity.user,
+            issued: verified.issued,
+            meaning: Some(verified.meaning),
+            key_id: None,
+        })
+    }
+
+    fn check(&self, judged: Judged<'_>) -> Result<(), AuthError> {
+        if self.0.revocations.refuses(judged)? { Err(AuthError::Revoked) } else { Ok(()) }
+    }
+
+    /// Says who shows a token.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub fn bearer(&self, token: &str) -> Result<Proof, AuthError> {
+        let verified = self.verify(token)?;
+        self.check_token(&verified)?;
+        Ok(Proof {
+            identity: verified.identity.clone(),
+            via: Via::Bearer,
+            credential: name_of_token(&verified),
+        })
+    }
+
+    /// Returns the token's own facts, for whoever shows it.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub fn inspect(&self, token: &str) -> Result<Arc<Verified>, AuthError> {
+        let verified = self.verify(token)?;
+        self.check_token(&verified)?;
+        Ok(verified)
+    }
+
+    /// Returns the secret that requests with an access key are signed with.
+    ///
+    /// # Errors
+    /// [`AuthError::UnknownKey`]; [`AuthError::Token`] for a token that is not good.
+    pub async fn secret_of(&self, access_key: &str) -> Result<Secret, AuthError> {
+        if is_token(access_key) {
+            self.verify(access_key)?;
+            return Ok(Secret::new(token::secret_of(access_key)));
+        }
+        if access_key.starts_with(sessions::PREFIX) {
+            let session = self.0.keys.session(access_key).await?;
+            return session.map(|session| session.secret).ok_or(AuthError::UnknownKey);
+        }
+        let found = self.0.keys.find(access_key).await?;
+        found.map(|found| found.secret).ok_or(AuthError::UnknownKey)
+    }
+
+    /// Says who a request is from whose signature was found good.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub async fn admit(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
+        if is_token(signed.access_key) {
+            return self.admit_token(signed);
+        }
+        if signed.access_key.starts_with(sessions::PREFIX) {
+            return self.admit_session(signed).await;
+        }
+        if signed.session_token.is_some() {
+            return Err(AuthError::SessionToken);
+        }
+        // Revoked between the signature check and now.
+        let found = self.0.keys.find(signed.access_key).await?.ok_or(AuthError::UnknownKey)?;
+        let checked = self.check(Judged {
+            user: &found.identity.user,
+            issued: found.created / 1000,
+            meaning: None,
+            key_id: Some(signed.access_key),
+        });
+        // Where the revocation is heard of before the deletion, it looks the same.
+        checked.map_err(|error| match error {
+            AuthError::Revoked => AuthError::UnknownKey,
+            other => other,
+        })?;
+        let credential = signed.access_key.to_owned();
+        Ok(Proof { identity: found.identity, via: Via::Key, credential })
+    }
+
+    fn admit_token(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
+        if signed.session_token.is_some() {
+            return Err(AuthError::SessionToken);
+        }
+        // Whoever read it along the way can use it.
+        if !signed.is_private {
+            return Err(AuthError::NotPrivate);
+        }
+        let proof = self.bearer(signed.access_key)?;
+        // A link is passed on, and would pass on all that the token may do.
+        if signed.is_presigned && !proof.identity.grant.is_one_object() {
+            return Err(AuthError::Presigned);
+        }
+        Ok(Proof { via: Via::TokenKey, ..proof })
+    }
+
+    async fn admit_session(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
+        let session = self.0.keys.session(signed.access_key).await?;
+        let session = session.ok_or(AuthError::UnknownKey)?;
+        if !signed.session_token.is_some_and(|token| session.has_token(token)) {
+            return Err(AuthError::SessionToken);
+        }
+        if session.expires <= self.now() {
+            return Err(AuthError::SessionExpired);
+        }
+        self.check(Judged {
+            user: &session.identity.user,
+            issued: session.issued,
+            meaning: Some(session.meaning),
+            key_id: Some(signed.access_key),
+        })?;
+        let credential = signed.access_key.to_owned();
+        Ok(Proof { identity: session.identity, via: Via::Session, credential })
+    }
+
+    /// Begins a session for whoever shows a token, for up to `life` seconds.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub async fn exchange(
+        &self,
+        token: &str,
+        life: Seconds,
+    ) -> Result<(Arc<Verified>, SessionKeys), AuthError> {
+        let verified = self.inspect(token)?;
+        let life = life.clamp(*SESSION_LIFE.start(), *SESSION_LIFE.end());
+        let session = self.0.keys.begin_session(&verified, self.now(), life).await?;
+        Ok((verified, session))
+    }
+
+    /// Revokes something on every master; an access key is deleted as well.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn revoke(&self, revoked: Revoked) -> Result<(), ServiceError> {
+        self.0.revocations.revoke(revoked, (self.0.clock)()).await
+    }
+}

@@ -1,0 +1,394 @@
+//! Revocations: a list that only grows, the same on every master.
+//!
+//! In the arbiter it is a log, one record after the other under rising numbers, so that a master
+//! reads what is new and nothing else. Each master keeps all it ever read on its own disk: an
+//! arbiter that went back in time cannot un-revoke, and gets back what it forgot.
+//!
+//! # Invariants
+//! - What was once in the set stays in it.
+//! - While the log cannot be read for longer than [`OUTAGE_MAX`], nobody is let in.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fula_core::{
+    Directory, StoreError,
+    directory::{Table, WriteOutcome},
+    root::TimeMs,
+};
+use fula_identity::{Meaning, Seconds};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::records::OUTAGE_MAX;
+use crate::{
+    error::{ServiceError, chain},
+    limits::PAGE_MAX,
+};
+
+/// Between looks at the arbiter's log.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is refused from now on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Revoked {
+    /// All credentials of a user: a wallet, `key:NAME`, or what a JWT says.
+    User(String),
+    /// Those of a user that were issued before a time, in seconds since 1970.
+    IssuedBefore(String, Seconds),
+    /// A token by its meaning, 64 hex digits, and the sessions that were had for it.
+    Token(String),
+    /// An access key, or a session, by its key id.
+    Key(String),
+}
+
+/// A revocation as stored.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Revocation {
+    /// What is refused.
+    pub revoked: Revoked,
+    /// When that was said, milliseconds since 1970.
+    pub at: TimeMs,
+}
+
+/// Whose credential is judged, and which one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged<'a> {
+    pub(super) user: &'a str,
+    pub(super) issued: Seconds,
+    pub(super) meaning: Option<Meaning>,
+    pub(super) key_id: Option<&'a str>,
+}
+
+#[derive(Debug, Default)]
+struct Set {
+    all: BTreeSet<Revocation>,
+    /// Of each user, what was issued before this is refused.
+    users: BTreeMap<String, Seconds>,
+    tokens: HashSet<Meaning>,
+    keys: HashSet<String>,
+}
+
+impl Set {
+    fn add(&mut self, revocation: Revocation) -> bool {
+        match &revocation.revoked {
+            Revoked::User(user) => drop(self.users.insert(user.clone(), Seconds::MAX)),
+            Revoked::IssuedBefore(user, before) => {
+                let known = self.users.entry(user.clone()).or_default();
+                *known = (*known).max(*before);
+            }
+            Revoked::Token(meaning) => self.tokens.extend(Meaning::parse(meaning)),
+            Revoked::Key(id) => drop(self.keys.insert(id.clone())),
+        }
+        self.all.insert(revocation)
+    }
+
+    fn refuses(&self, judged: Judged<'_>) -> bool {
+        let before = self.users.get(judged.user).copied().unwrap_or(0);
+        before == Seconds::MAX
+            || judged.issued < before
+            || judged.meaning.is_some_and(|meaning| self.tokens.contains(&meaning))
+            || judged.key_id.is_some_and(|id| self.keys.contains(id))
+    }
+}
+
+/// How far the arbiter's log was read: its last record.
+type End = Option<(u64, Bytes)>;
+
+/// The revocations there are.
+#[derive(Debug)]
+pub struct Revocations {
+    /// The arbiter's.
+    log: Arc<dyn Directory>,
+    /// This master's own disk; `None` where that is the arbiter.
+    disk: Option<Arc<dyn Directory>>,
+    set: RwLock<Set>,
+    /// One reader or writer of the log at a time.
+    end: tokio::sync::Mutex<End>,
+    /// When a read of the log last began that succeeded.
+    read: Mutex<Instant>,
+}
+
+fn name(number: u64) -> String {
+    format!("{number:016}")
+}
+
+fn encode(revocation: &Revocation) -> Bytes {
+    serde_json::to_vec(revocation).unwrap_or_default().into()
+}
+
+fn decode(value: &Bytes) -> Result<Revocation, ServiceError> {
+    serde_json::from_slice(value)
+        .map_err(|error| ServiceError::Internal(format!("malformed revocation: {error}")))
+}
+
+/// Reads a log from after record `after` to its end.
+async fn read_log(log: &dyn Directory, after: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
+    let mut found: Vec<(u64, Bytes)> = Vec::new();
+    loop {
+        let last = found.last().map_or(after, |(number, _)| *number);
+        let page = log.list(Table::Revocations, Some(&name(last)), PAGE_MAX).await?;
+        if page.is_empty() {
+            return Ok(found);
+        }
+        for (name, entry) in page {
+            let number = name.parse().map_err(|_| StoreError::Malformed {
+                what: "revocation",
+                why: "its name is no number",
+            })?;
+            found.extend(entry.value.map(|value| (number, value)));
+        }
+    }
+}
+
+impl Revocations {
+    /// Reads what there is, on this master's disk and in the arbiter.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn open(
+        log: Arc<dyn Directory>,
+        disk: Option<Arc<dyn Directory>>,
+    ) -> Result<Self, ServiceError> {
+        let mut set = Set::default();
+        if let Some(disk) = &disk {
+            for (_, value) in read_log(disk.as_ref(), 0).await? {
+                set.add(decode(&value)?);
+            }
+        }
+        let opened = Self {
+            log,
+            disk,
+            set: RwLock::new(set),
+            end: tokio::sync::Mutex::default(),
+            read: Mutex::new(Instant::now()),
+        };
+        opened.look().await?;
+        Ok(opened)
+    }
+
+    /// Looks at the arbiter every second, for ever.
+    pub async fn run(&self) {
+        let mut was_well = true;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let looked = self.look().await;
+            if let Err(error) = &looked
+                && was_well
+            {
+                tracing::warn!(error = chain(error), "revocations cannot be read");
+            }
+            was_well = looked.is_ok();
+        }
+    }
+
+    /// Reads what is new in the arbiter's log.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn look(&self) -> Result<(), ServiceError> {
+        let mut end = self.end.lock().await;
+        self.catch_up(&mut end).await
+    }
+
+    async fn catch_up(&self, end: &mut End) -> Result<(), ServiceError> {
+        let began = Instant::now();
+        // From before the last record known: it must still be there.
+        let after = end.as_ref().map_or(0, |(number, _)| number - 1);
+        let mut found = read_log(self.log.as_ref(), after).await?;
+        if let Some(last) = end.as_ref()
+            && found.first() != Some(last)
+        {
+            tracing::error!("the arbiter's revocations went back: they are written again");
+            found = read_log(self.log.as_ref(), 0).await?;
+            *end = None;
+        }
+        let starts_over = end.is_none();
+        for (number, value) in &found {
+            self.add(decode(value)?).await?;
+            *end = Some((*number, value.clone()));
+        }
+        if starts_over {
+            self.write_back(end, &found).await?;
+        }
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = began;
+        Ok(())
+    }
+
+    /// Writes what this master knows and the arbiter does not.
+    async fn write_back(&self, end: &mut End, found: &[(u64, Bytes)]) -> Result<(), ServiceError> {
+        let there: HashSet<&Bytes> = found.iter().map(|(_, value)| value).collect();
+        let lacking: Vec<Bytes> = {
+            let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
+            set.all.iter().map(encode).filter(|value| !there.contains(value)).collect()
+        };
+        for value in lacking {
+            self.append(end, value).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds a record at the end of the arbiter's log.
+    async fn append(&self, end: &mut End, value: Bytes) -> Result<(), ServiceError> {
+        loop {
+            let number = end.as_ref().map_or(0, |(number, _)| *number) + 1;
+            let written =
+                self.log.write(Table::Revocations, &name(number), 0, Some(value.clone())).await?;
+            match written {
+                WriteOutcome::Done(_) => {
+                    *end = Some((number, value));
+                    return Ok(());
+                }
+                // Another master was first.
+                WriteOutcome::Conflict(current) => {
+                    let theirs = current.and_then(|entry| entry.value).unwrap_or_default();
+                    if let Ok(revocation) = decode(&theirs) {
+                        self.add(revocation).await?;
+                    }
+                    *end = Some((number, theirs));
+                }
+            }
+        }
+    }
+
+    /// Takes a revocation into the set, and keeps it on this master's disk.
+    async fn add(&self, revocation: Revocation) -> Result<(), ServiceError> {
+        let (value, is_new, count) = {
+            let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
+            let value = encode(&revocation);
+            let is_new = set.add(revocation);
+            (value, is_new, set.all.len() as u64)
+        };
+        let (Some(disk), true) = (&self.disk, is_new) else { return Ok(()) };
+        // Only this process writes here; a number that is taken is an earlier write's.
+        let mut number = count;
+        while let WriteOutcome::Conflict(_) =
+            disk.write(Table::Revocations, &name(number), 0, Some(value.clone())).await?
+        {
+            number += 1;
+        }
+        Ok(())
+    }
+
+    /// Revokes something, here at once and on every master within seconds.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn revoke(&self, revoked: Revoked, now: TimeMs) -> Result<(), ServiceError> {
+        let revocation = Revocation { revoked, at: now };
+        let mut end = self.end.lock().await;
+        self.catch_up(&mut end).await?;
+        self.append(&mut end, encode(&revocation)).await?;
+        self.add(revocation).await
+    }
+
+    /// Returns all revocations, in order of what they are about.
+    pub fn all(&self) -> Vec<Revocation> {
+        let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
+        set.all.iter().cloned().collect()
+    }
+
+    /// Returns whether a credential was revoked.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] when the list is too old to tell.
+    pub(super) fn refuses(&self, judged: Judged<'_>) -> Result<bool, ServiceError> {
+        let read = *self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
+        if set.refuses(judged) {
+            return Ok(true);
+        }
+        if read.elapsed() > OUTAGE_MAX {
+            let text = "revocations could not be read for too long";
+            return Err(ServiceError::Unavailable(text.to_owned()));
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fula_core::memory::MemoryDirectory;
+
+    use super::*;
+
+    fn judged(user: &str, issued: Seconds) -> Judged<'_> {
+        Judged { user, issued, meaning: None, key_id: None }
+    }
+
+    async fn master(log: &Arc<MemoryDirectory>, disk: &Arc<MemoryDirectory>) -> Revocations {
+        Revocations::open(Arc::clone(log) as _, Some(Arc::clone(disk) as _)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn everything_can_be_revoked_and_nothing_else_is() {
+        let log = Arc::new(MemoryDirectory::default());
+        let revocations = Revocations::open(log, None).await.unwrap();
+        let refuses = |judged| revocations.refuses(judged).unwrap();
+        let token = |byte| Judged { meaning: Some(Meaning([byte; 32])), ..judged("0xc", 5) };
+        let key = |key_id| Judged { key_id: Some(key_id), ..judged("key:d", 5) };
+        assert!(!refuses(judged("0xa", 5)));
+        for revoked in [
+            Revoked::User("0xa".into()),
+            Revoked::IssuedBefore("0xb".into(), 100),
+            Revoked::IssuedBefore("0xb".into(), 50),
+            Revoked::Token(Meaning([1; 32]).to_string()),
+            Revoked::Key("FULA1".into()),
+        ] {
+            revocations.revoke(revoked, 1).await.unwrap();
+        }
+        assert!(refuses(judged("0xa", 5)) && refuses(judged("0xa", Seconds::MAX)));
+        assert!(refuses(judged("0xb", 99)) && !refuses(judged("0xb", 100)));
+        assert!(refuses(token(1)) && !refuses(token(2)));
+        assert!(refuses(key("FULA1")) && !refuses(key("FULA2")));
+        assert_eq!(revocations.all().len(), 5);
+    }
+
+    #[tokio::test]
+    async fn masters_hear_of_each_others_revocations() {
+        let log = Arc::new(MemoryDirectory::default());
+        let disks = [(); 2].map(|()| Arc::new(MemoryDirectory::default()));
+        let [one, two] = [master(&log, &disks[0]).await, master(&log, &disks[1]).await];
+        // At the same moment, they come after each other.
+        let revoke = |master: &'static str| Revoked::User(master.to_owned());
+        let (a, b) = tokio::join!(one.revoke(revoke("0xa"), 1), two.revoke(revoke("0xb"), 1));
+        a.unwrap();
+        b.unwrap();
+        for master in [&one, &two] {
+            master.look().await.unwrap();
+            assert_eq!(master.all().len(), 2);
+        }
+        assert_eq!(read_log(log.as_ref(), 0).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_restored_arbiter_cannot_unrevoke() {
+        let log = Arc::new(MemoryDirectory::default());
+        let disks = [(); 3].map(|()| Arc::new(MemoryDirectory::default()));
+        let one = master(&log, &disks[0]).await;
+        one.revoke(Revoked::User("0xkept".into()), 1).await.unwrap();
+        let backup = log.backup();
+        one.revoke(Revoked::User("0xforgotten".into()), 2).await.unwrap();
+        log.restore(backup);
+        // Somebody else goes on where the restored log ends.
+        let two = master(&log, &disks[1]).await;
+        two.revoke(Revoked::User("0xnew".into()), 3).await.unwrap();
+        assert!(one.refuses(judged("0xforgotten", 5)).unwrap());
+        one.look().await.unwrap();
+        two.look().await.unwrap();
+        for master in [&one, &two] {
+            assert_eq!(master.all().len(), 3);
+        }
+        // Nor does a master forget that starts on a log restored to nothing.
+        log.restore(Arc::new(MemoryDirectory::default()).backup());
+        let again = master(&log, &disks[0]).await;
+        assert!(again.refuses(judged("0xforgotten", 5)).unwrap());
+        let fresh = master(&log, &disks[2]).await;
+        assert!(fresh.refuses(judged("0xforgotten", 5)).unwrap());
+    }
+}

@@ -1,0 +1,195 @@
+//! Sessions: temporary keys that stock tools get for a token, kept in the arbiter.
+//!
+//! A user has up to [`SESSIONS_MAX`] slots, each a record that a new session takes over once the
+//! one in it has ended. So what is kept is bounded by what lives at the same time, and nothing has
+//! to be swept. A key id names its slot; the rest of it, the secret and the session token are
+//! drawn anew for each session.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use fula_core::directory::{Entry, Table, WriteOutcome};
+use fula_identity::{Grant, Identity, Meaning, Seconds, Verified};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::{KeyRing, Secret};
+use crate::error::{Applied, ServiceError};
+
+/// What key ids of sessions begin with.
+pub(super) const PREFIX: &str = "FULT";
+
+/// Most sessions of one user at the same time.
+pub const SESSIONS_MAX: usize = 1000;
+
+/// Digits of a user in a key id, of its slot, and of what is drawn for each session.
+const USER_DIGITS: usize = 16;
+const SLOT_DIGITS: usize = 2;
+const DRAWN_DIGITS: usize = 14;
+
+/// Digits as in RFC 4648's base32.
+const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// Times another slot is tried because a session was begun in this one meanwhile.
+const TRIES: usize = 8;
+
+/// A session that was begun; its secrets are shown only now.
+#[derive(Clone, Debug)]
+pub struct SessionKeys {
+    /// Access key id.
+    pub id: String,
+    /// Secret access key.
+    pub secret: Secret,
+    /// Session token, which goes along with every request.
+    pub token: Secret,
+    /// When it ends, in seconds since 1970.
+    pub expires: Seconds,
+}
+
+/// A session that was found.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) secret: Secret,
+    pub(super) identity: Identity,
+    pub(super) meaning: Meaning,
+    pub(super) issued: Seconds,
+    pub(super) expires: Seconds,
+    token_hash: [u8; 32],
+}
+
+impl Session {
+    /// Returns whether this is the session's token, in the same time whatever it is.
+    pub(super) fn has_token(&self, token: &str) -> bool {
+        self.token_hash.ct_eq(&hash(token)).into()
+    }
+}
+
+/// A session as stored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    id: String,
+    user: String,
+    /// Scopes; none stands for all.
+    scopes: Option<Vec<String>>,
+    sealed: String,
+    /// Hex of a hash of the session token.
+    token: String,
+    /// Of the token that it was had for.
+    meaning: String,
+    issued: Seconds,
+    expires: Seconds,
+}
+
+fn hash(token: &str) -> [u8; 32] {
+    blake3::derive_key("fula 2026 session token", token.as_bytes())
+}
+
+/// Returns the digits that stand for a user.
+fn user_digits(user: &str) -> String {
+    let hash = blake3::derive_key("fula 2026 session user", user.as_bytes());
+    hash[..USER_DIGITS].iter().map(|byte| digit(usize::from(*byte))).collect()
+}
+
+fn digit(value: usize) -> char {
+    char::from(DIGITS[value % DIGITS.len()])
+}
+
+fn slot_digits(slot: usize) -> String {
+    [digit(slot / DIGITS.len()), digit(slot)].into_iter().collect()
+}
+
+/// Returns the record that a key id names; `None` when it is no session's.
+fn record_of(id: &str) -> Option<String> {
+    let digits = id.strip_prefix(PREFIX)?;
+    let is_ours = digits.len() == USER_DIGITS + SLOT_DIGITS + DRAWN_DIGITS && digits.is_ascii();
+    is_ours.then(|| digits[..USER_DIGITS + SLOT_DIGITS].to_owned())
+}
+
+fn parse(entry: &Entry) -> Result<Option<Stored>, ServiceError> {
+    let Some(value) = &entry.value else { return Ok(None) };
+    serde_json::from_slice(value)
+        .map(Some)
+        .map_err(|error| ServiceError::Internal(format!("malformed session: {error}")))
+}
+
+impl KeyRing {
+    /// Begins a session for whoever showed a token; it ends no later than the token.
+    ///
+    /// # Errors
+    /// [`ServiceError::Busy`] when the user has too many; [`ServiceError::Unavailable`].
+    pub(super) async fn begin_session(
+        &self,
+        verified: &Verified,
+        now: Seconds,
+        life: Seconds,
+    ) -> Result<SessionKeys, ServiceError> {
+        let user = user_digits(&verified.identity.user);
+        let expires = verified.expires.min(now.saturating_add(life));
+        let (secret, token) = (Secret::new(self.draw(40)), self.random::<32>());
+        let token = Secret::new(BASE64_URL_SAFE_NO_PAD.encode(token));
+        for _ in 0..TRIES {
+            let Some((record, version)) = self.free_slot(&user, now).await? else { break };
+            let id = format!("{PREFIX}{record}{}", self.draw(DRAWN_DIGITS));
+            let stored = Stored {
+                sealed: self.sealing().seal(self.random(), &id, &secret)?,
+                id: id.clone(),
+                user: verified.identity.user.clone(),
+                scopes: verified.identity.grant.to_texts(),
+                token: hex::encode(hash(token.expose())),
+                meaning: verified.meaning.to_string(),
+                issued: verified.issued,
+                expires,
+            };
+            let value = serde_json::to_vec(&stored)
+                .map_err(|error| ServiceError::Internal(error.to_string()))?;
+            let directory = &self.records().directory;
+            self.records().forget(Table::Sessions, &record);
+            let written = directory.write(Table::Sessions, &record, version, Some(value.into()));
+            if let WriteOutcome::Done(_) = written.await? {
+                return Ok(SessionKeys { id, secret, token, expires });
+            }
+        }
+        Err(ServiceError::Busy(Applied::None))
+    }
+
+    /// Returns a slot whose session has ended, or the next new one, and its version.
+    async fn free_slot(
+        &self,
+        user: &str,
+        now: Seconds,
+    ) -> Result<Option<(String, u64)>, ServiceError> {
+        let directory = &self.records().directory;
+        let taken = directory.list(Table::Sessions, Some(user), SESSIONS_MAX).await?;
+        let taken: Vec<_> =
+            taken.into_iter().take_while(|(name, _)| name.starts_with(user)).collect();
+        for (name, entry) in &taken {
+            if parse(entry)?.is_none_or(|stored| stored.expires <= now) {
+                return Ok(Some((name.clone(), entry.version)));
+            }
+        }
+        let names: Vec<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
+        let new = (0..SESSIONS_MAX).map(|slot| format!("{user}{}", slot_digits(slot)));
+        Ok(new.into_iter().find(|name| !names.contains(&name.as_str())).map(|name| (name, 0)))
+    }
+
+    /// Returns the session of a key id; `None` when there is none, or another one in its place.
+    pub(super) async fn session(&self, id: &str) -> Result<Option<Session>, ServiceError> {
+        let Some(record) = record_of(id) else { return Ok(None) };
+        let Some(entry) = self.records().read(Table::Sessions, &record).await? else {
+            return Ok(None);
+        };
+        let Some(stored) = parse(&entry)?.filter(|stored| stored.id == id) else {
+            return Ok(None);
+        };
+        let malformed = || ServiceError::Internal("malformed session".to_owned());
+        let grant = Grant::parse(stored.scopes.as_deref()).map_err(|_| malformed())?;
+        let mut token_hash = [0; 32];
+        hex::decode_to_slice(&stored.token, &mut token_hash).map_err(|_| malformed())?;
+        Ok(Some(Session {
+            secret: self.sealing().open(id, &stored.sealed)?,
+            identity: Identity::restricted(&stored.user, grant),
+            meaning: Meaning::parse(&stored.meaning).ok_or_else(malformed)?,
+            issued: stored.issued,
+            expires: stored.expires,
+            token_hash,
+        }))
+    }
+}

@@ -1,0 +1,242 @@
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fula_core::{
+    Directory, StoreError,
+    directory::{Entry, Table, WriteOutcome},
+    memory::MemoryDirectory,
+};
+use fula_identity::{
+    Grant,
+    eip712::{Claims, V2},
+    wallet::{Address, WalletKey},
+};
+
+use super::*;
+
+/// When the tests begin, in seconds since 1970.
+const NOW: Seconds = 1_000_000;
+
+/// A directory that can be cut off.
+#[derive(Debug, Default)]
+pub(super) struct Cut(pub(super) MemoryDirectory, pub(super) AtomicBool);
+
+impl Cut {
+    fn reach(&self) -> Result<(), StoreError> {
+        if self.1.load(Ordering::SeqCst) {
+            let source = "cut".into();
+            return Err(StoreError::Unavailable { backend: "test", action: "any", source });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Directory for Cut {
+    async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
+        self.reach()?;
+        self.0.read(table, name).await
+    }
+
+    async fn write(
+        &self,
+        table: Table,
+        name: &str,
+        expected: u64,
+        value: Option<Bytes>,
+    ) -> Result<WriteOutcome, StoreError> {
+        self.reach()?;
+        self.0.write(table, name, expected, value).await
+    }
+
+    async fn list(
+        &self,
+        table: Table,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Entry)>, StoreError> {
+        self.reach()?;
+        self.0.list(table, after, limit).await
+    }
+}
+
+/// Masters that share a directory and a clock.
+struct Federation {
+    directory: Arc<Cut>,
+    now: Arc<AtomicU64>,
+}
+
+impl Federation {
+    fn new() -> Self {
+        Self { directory: Arc::default(), now: Arc::new(AtomicU64::new(NOW)) }
+    }
+
+    async fn master(&self) -> Authenticator {
+        let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
+        let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
+        let random = crate::system_random();
+        let fresh = Duration::from_secs(2);
+        let keys = KeyRing::new(Arc::clone(&directory), sealing, random, fresh);
+        let disk = Arc::new(MemoryDirectory::default());
+        let revocations = Revocations::open(directory, Some(disk)).await.unwrap();
+        let now = Arc::clone(&self.now);
+        let clock: Clock = Arc::new(move || now.load(Ordering::SeqCst) * 1000);
+        let master = Authenticator::new(keys, revocations, clock);
+        master.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
+        master
+    }
+
+    fn pass(&self, seconds: Seconds) {
+        self.now.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+fn token(life: Seconds, scope: &[&str]) -> String {
+    let key = WalletKey::new(&[3; 32]).unwrap();
+    let v2 = V2 {
+        audience: "*".into(),
+        scope: scope.iter().map(ToString::to_string).collect(),
+        nonce: [0; 32],
+        session: Address::ZERO,
+    };
+    let claims = Claims { wallet: key.address(), iat: NOW, exp: NOW + life, v2: Some(v2) };
+    token::mint(&key, &claims)
+}
+
+fn signed(session: &SessionKeys) -> Signed<'_> {
+    Signed {
+        access_key: &session.id,
+        session_token: Some(session.token.expose()),
+        is_presigned: false,
+        is_private: false,
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_remembered_still_ends() {
+    let federation = Federation::new();
+    let master = federation.master().await;
+    let token = token(100, &["admin:*"]);
+    for _ in 0..2 {
+        assert_eq!(master.bearer(&token).unwrap().via, Via::Bearer);
+    }
+    federation.pass(99);
+    master.bearer(&token).unwrap();
+    federation.pass(1);
+    assert!(matches!(master.bearer(&token), Err(AuthError::Token(TokenError::Expired))));
+    // What a changed policy does not accept is not remembered either.
+    federation.now.store(NOW, Ordering::SeqCst);
+    master.bearer(&token).unwrap();
+    master.set_policy(Policy::default());
+    assert!(matches!(master.bearer(&token), Err(AuthError::Token(TokenError::NotAccepted(_)))));
+}
+
+#[tokio::test]
+async fn a_session_begun_on_one_master_is_good_on_another() {
+    let federation = Federation::new();
+    let [one, two] = [federation.master().await, federation.master().await];
+    let (_, session) = one.exchange(&token(10_000, &["read:abc/p"]), 3600).await.unwrap();
+    assert_eq!(session.expires, NOW + 3600);
+    assert_eq!(two.secret_of(&session.id).await.unwrap().expose(), session.secret.expose());
+    let proof = two.admit(signed(&session)).await.unwrap();
+    assert_eq!((proof.via, proof.credential.as_str()), (Via::Session, session.id.as_str()));
+    assert_eq!(proof.identity.grant, Grant::parse(Some(&["read:abc/p"])).unwrap());
+    for session_token in [None, Some("other")] {
+        let refused = two.admit(Signed { session_token, ..signed(&session) }).await;
+        assert!(matches!(refused, Err(AuthError::SessionToken)));
+    }
+    federation.pass(3600);
+    assert!(matches!(two.admit(signed(&session)).await, Err(AuthError::SessionExpired)));
+    // Of the same form, but nobody's.
+    let mut unknown = session.clone();
+    unknown.id.replace_range(30.., "AAAAAA");
+    assert!(matches!(two.secret_of(&unknown.id).await, Err(AuthError::UnknownKey)));
+    assert!(matches!(two.secret_of("FULTé").await, Err(AuthError::UnknownKey)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_are_used_again_and_are_bounded() {
+    let federation = Federation::new();
+    let master = federation.master().await;
+    let token = token(80_000, &["admin:*"]);
+    let mut first = None;
+    for _ in 0..3 {
+        first = Some(master.exchange(&token, 900).await.unwrap().1);
+    }
+    let count =
+        async || federation.directory.list(Table::Sessions, None, 2000).await.unwrap().len();
+    assert_eq!(count().await, 3);
+    federation.pass(900);
+    for _ in 0..3 {
+        master.exchange(&token, 40_000).await.unwrap();
+    }
+    assert_eq!(count().await, 3, "ended sessions keep their slots");
+    // The key of the session that was there before opens nothing any more.
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let old = master.secret_of(&first.unwrap().id).await;
+    assert!(matches!(old, Err(AuthError::UnknownKey)));
+    for _ in 3..SESSIONS_MAX {
+        master.exchange(&token, 40_000).await.unwrap();
+    }
+    let refused = master.exchange(&token, 40_000).await;
+    assert!(matches!(refused, Err(AuthError::Service(ServiceError::Busy(_)))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn masters_that_begin_sessions_at_once_take_different_slots() {
+    let federation = Federation::new();
+    let masters = [federation.master().await, federation.master().await];
+    let token = token(10_000, &["admin:*"]);
+    let begun = (0..16).map(|n| masters[n % 2].exchange(&token, 3600));
+    let begun = futures::future::join_all(begun).await;
+    for (n, session) in begun.iter().enumerate() {
+        let (_, session) = session.as_ref().unwrap();
+        masters[n % 2].admit(signed(session)).await.unwrap();
+    }
+    let slots: std::collections::BTreeSet<_> =
+        begun.iter().map(|begun| begun.as_ref().unwrap().1.id[..22].to_owned()).collect();
+    assert_eq!(slots.len(), 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_let_in_once_revocations_are_too_old() {
+    let federation = Federation::new();
+    let master = federation.master().await;
+    let token = token(10_000, &["admin:*"]);
+    federation.directory.1.store(true, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_mins(14)).await;
+    assert!(master.revocations().look().await.is_err());
+    master.bearer(&token).unwrap();
+    tokio::time::advance(Duration::from_mins(2)).await;
+    let refused = master.bearer(&token);
+    assert!(matches!(refused, Err(AuthError::Service(ServiceError::Unavailable(_)))));
+    federation.directory.1.store(false, Ordering::SeqCst);
+    master.revocations().look().await.unwrap();
+    master.bearer(&token).unwrap();
+}
+
+#[tokio::test]
+async fn a_token_as_access_key_is_bound_to_private_connections() {
+    let federation = Federation::new();
+    let master = federation.master().await;
+    let [wide, narrow] = [token(100, &["admin:*"]), token(100, &["read:abc=k"])];
+    let ask = |access_key, is_private, is_presigned| Signed {
+        access_key,
+        session_token: None,
+        is_presigned,
+        is_private,
+    };
+    assert_eq!(master.secret_of(&wide).await.unwrap().expose(), token::secret_of(&wide));
+    assert_eq!(master.admit(ask(&wide, true, false)).await.unwrap().via, Via::TokenKey);
+    let refused = master.admit(ask(&wide, false, false)).await;
+    assert!(matches!(refused, Err(AuthError::NotPrivate)));
+    let refused = master.admit(ask(&wide, true, true)).await;
+    assert!(matches!(refused, Err(AuthError::Presigned)));
+    master.admit(ask(&narrow, true, true)).await.unwrap();
+    assert_eq!(redacted(&wide), "token");
+    assert_eq!(redacted("AKID\nEXAMPLE"), "AKIDEXAMPLE");
+}
