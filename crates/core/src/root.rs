@@ -12,7 +12,7 @@
 //! # Deliberately absent
 //! Retrying and rebasing (the service's commit pipeline), authorisation, clocks.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
@@ -162,6 +162,24 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<(), StoreError> {
         let _ = (owner, bucket, writer);
         Ok(())
+    }
+
+    /// Returns the row as of some moment after the call: as soon as its version is beyond `beyond`
+    /// where the arbiter can wait for that, else at once; after `patience` at the latest.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn wait_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        beyond: u64,
+        patience: Duration,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        let _ = (beyond, patience);
+        let found = self.get_roots(&[(owner, bucket.clone())]).await?;
+        let value = found.value.into_iter().next().flatten();
+        Ok(Stamped { value, time: found.time, mark: found.mark })
     }
 
     /// Returns what of `mark` a swap makes durable by itself, before its answer: blocks in the

@@ -59,6 +59,13 @@ use crate::{
     policy::PublicRead,
 };
 
+/// The bucket that a write is about.
+struct Aim {
+    head: Arc<Head>,
+    /// Whether that is the last state known, and perhaps not the newest.
+    is_guess: bool,
+}
+
 /// What of a bucket an action is about.
 #[derive(Clone, Copy, Debug)]
 enum Part<'a> {
@@ -166,6 +173,31 @@ impl Service {
         }
     }
 
+    /// The same for a write of an object, which costs no read of the arbiter where the caller's own
+    /// bucket was seen before: the commit finds out whether it is still there. What is refused
+    /// must be refused on the newest state; ask [`Self::resolve`] before.
+    async fn aim(
+        &self,
+        caller: &Caller,
+        name: &str,
+        action: Action,
+        part: Part<'_>,
+    ) -> Result<Aim, ServiceError> {
+        let own = caller.identity.as_ref().map(|identity| identity.owner);
+        let is_own = match caller.bucket_owner {
+            BucketOwner::Unsaid => true,
+            BucketOwner::Named(owner) => Some(owner) == own,
+            BucketOwner::Nobody => false,
+        };
+        let address = own.filter(|_| is_own).zip(BucketName::parse(name).ok());
+        if let Some(head) = address.and_then(|address| self.committer.last_known(&address)) {
+            self.authorize(caller, Some(&head), action, part.target(name)).await?;
+            return Ok(Aim { head, is_guess: true });
+        }
+        let head = self.resolve(caller, name, action, part).await?;
+        Ok(Aim { head, is_guess: false })
+    }
+
     /// Returns the bucket that a name means to the caller, whoever's it is.
     async fn find(
         &self,
@@ -243,6 +275,20 @@ impl Service {
     ) -> Result<Answer, ServiceError> {
         let ask = Ask { bucket: Some(head.root.id), if_version: caller.if_version, print, change };
         self.committer.submit(&head.address(), ask, &caller.seen).await
+    }
+
+    /// Commits a change to the bucket that a write aims at, in whichever life of its name if that
+    /// is a guess.
+    async fn change_at(
+        &self,
+        caller: &Caller,
+        aim: &Aim,
+        change: Change,
+        print: Option<Print>,
+    ) -> Result<Answer, ServiceError> {
+        let bucket = (!aim.is_guess).then_some(aim.head.root.id);
+        let ask = Ask { bucket, if_version: caller.if_version, print, change };
+        self.committer.submit(&aim.head.address(), ask, &caller.seen).await
     }
 }
 

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::{
-    Part, Service,
+    Aim, Part, Service,
     access::{Action, Target},
     body::{self, BodyFacts, BodyStream},
     caller::{BucketOwner, Caller},
@@ -148,13 +148,21 @@ impl Service {
         request: PutRequest,
     ) -> Result<ObjectRecord, ServiceError> {
         let part = Part::Key(&request.key);
-        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
+        let mut aim = self.aim(caller, bucket, Action::PutObject, part).await?;
         let key = parse_key(&request.key)?;
-        self.may_compare(caller, &head, &key, &request.conditions).await?;
+        self.may_compare(caller, &aim.head, &key, &request.conditions).await?;
         // A retry may find its own first attempt: only the commit can tell.
         if !request.conditions.is_empty() && !caller.is_retry() {
-            let current = self.record(&head, &key).await?;
-            request.conditions.judge(current.as_ref())?;
+            let current = self.record(&aim.head, &key).await?;
+            let judged = request.conditions.judge(current.as_ref());
+            if judged.is_err() && aim.is_guess {
+                let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
+                let current = self.record(&head, &key).await?;
+                aim = Aim { head, is_guess: false };
+                request.conditions.judge(current.as_ref())?;
+            } else {
+                judged?;
+            }
         }
         let acl = request.facts.acl.clone();
         let (headers, metadata, mut blocks) = request.facts.attach()?;
@@ -173,7 +181,7 @@ impl Service {
         let print = caller.print("put", key.as_str(), &[&made_of[0], &made_of[1]]);
         let source = Source::Record(Box::new(record));
         let change = Change::Write { key, source, conditions, blocks };
-        self.write(caller, &head, change, print).await
+        self.write(caller, &aim, change, print).await
     }
 
     /// Checks that the caller may know what an entity tag is compared with: whoever may only write
@@ -195,11 +203,11 @@ impl Service {
     async fn write(
         &self,
         caller: &Caller,
-        head: &Head,
+        aim: &Aim,
         change: Change,
         print: Option<Print>,
     ) -> Result<ObjectRecord, ServiceError> {
-        match self.change(caller, head, change, print).await? {
+        match self.change_at(caller, aim, change, print).await? {
             Answer::Object(record) => Ok(*record),
             other => Err(ServiceError::Internal(format!("a write answered {other:?}"))),
         }
@@ -281,13 +289,13 @@ impl Service {
         request: DeleteKey,
     ) -> Result<(), ServiceError> {
         let part = Part::Key(&request.key);
-        let head = self.resolve(caller, bucket, Action::DeleteObject, part).await?;
+        let aim = self.aim(caller, bucket, Action::DeleteObject, part).await?;
         let key = parse_key(&request.key)?;
         let conditions = request.conditions;
-        self.may_compare(caller, &head, &key, &conditions).await?;
+        self.may_compare(caller, &aim.head, &key, &conditions).await?;
         let print = caller.print("delete", key.as_str(), &[&conditions.to_bytes()]);
         let change = Change::Delete { key, conditions };
-        self.change(caller, &head, change, print).await.map(drop)
+        self.change_at(caller, &aim, change, print).await.map(drop)
     }
 
     /// Deletes many objects in one commit; returns one outcome per key, in order.
@@ -367,7 +375,7 @@ impl Service {
         let conditions = request.conditions;
         let print = caller.print("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
         let change = Change::Write { key, source, conditions, blocks };
-        self.write(caller, &head, change, print).await
+        self.write(caller, &Aim { head, is_guess: false }, change, print).await
     }
 
     /// Finds what a copy is made of.

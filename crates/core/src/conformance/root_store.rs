@@ -1,5 +1,7 @@
 //! Clauses of [`RootPointerStore`].
 
+use std::time::Duration;
+
 use futures::future::join_all;
 
 use crate::{
@@ -239,6 +241,18 @@ pub async fn marks_and_time_do_not_fall(store: &dyn RootPointerStore) {
     assert!(before.mark.position <= after.mark.position);
     assert!(swapped.mark.position <= after.mark.position);
     assert!(before.time <= swapped.time && swapped.time <= after.time);
+}
+
+/// A wait ends with the row as it is: beyond the version asked for, or when patience is at its end.
+pub async fn waits_end(store: &dyn RootPointerStore) {
+    let (bucket, patience) = (name("bucket"), Duration::from_millis(50));
+    assert_eq!(store.wait_root(OWNER, &bucket, 0, patience).await.unwrap().value, None);
+    assert_eq!(swap(store, OWNER, "bucket", None, pointer(1, 1)).await, CasOutcome::Won);
+    // Beyond already: there is nothing to wait for, however long that would be.
+    let found = store.wait_root(OWNER, &bucket, 0, Duration::from_hours(1)).await.unwrap();
+    assert_eq!(found.value.unwrap().pointer, pointer(1, 1));
+    let found = store.wait_root(OWNER, &bucket, 1, patience).await.unwrap();
+    assert_eq!(found.value.unwrap().pointer, pointer(1, 1));
 }
 
 /// Lets other racers run, whatever the executor.

@@ -152,25 +152,6 @@ impl Change {
         bytes_of(blocks)
     }
 
-    /// Takes out the blocks that ride with the commit, to be stored ahead of it; `None` for changes
-    /// that carry none.
-    pub(super) fn riding(&mut self) -> Option<&mut Vec<Block>> {
-        match self {
-            Self::Write { blocks, .. }
-            | Self::CreateUpload { blocks, .. }
-            | Self::PutPart { blocks, .. } => Some(blocks),
-            Self::CompleteUpload(complete) => Some(&mut complete.blocks),
-            // The bodies of a commit are stored with its round.
-            Self::Commit(_)
-            | Self::Set { .. }
-            | Self::CreateBucket { .. }
-            | Self::DeleteBucket
-            | Self::Delete { .. }
-            | Self::DeleteMany(_)
-            | Self::AbortUpload { .. } => None,
-        }
-    }
-
     /// Judges the change against `work` and applies it, in full or not at all.
     ///
     /// A record it makes carries `print`, by which a retry is known.

@@ -26,8 +26,8 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BucketId, BucketName, OwnerId, RootPointerStore, StoreError, WriterId,
-    block::{Placement, require},
+    BucketId, BucketName, OwnerId, RootPointerStore, StoreError, WriterId,
+    block::require,
     bucket::BucketRoot,
     root::{RootRow, Stamped, TimeMs},
     tree::Nodes,
@@ -245,6 +245,11 @@ impl Committer {
         Ok(head.filter(|head| head.row.deleted.is_none()))
     }
 
+    /// Returns the newest state known of a bucket, which may have been replaced since.
+    pub(crate) fn last_known(&self, bucket: &BucketAddress) -> Option<Arc<Head>> {
+        self.0.heads.get(bucket).filter(|head| head.row.deleted.is_none())
+    }
+
     /// Returns the bucket's state to read from: the current one, or with `FULA_STALE_READS` the
     /// last one known while the arbiter cannot be asked, which is noted in `seen`.
     ///
@@ -347,8 +352,7 @@ async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
     let mut turn = None;
     loop {
         if let Some(turn) = turn.take() {
-            // While others have their turn, what they cannot change is made ready for ours.
-            tokio::join!(inner.give_way(&bucket, turn), inner.store_ahead(&bucket));
+            inner.give_way(&bucket, turn).await;
         }
         let batch = {
             let mut queues = lock(&inner.queues);
@@ -393,42 +397,6 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
         batch.extend(queue.pending.pop_front());
     }
     batch
-}
-
-impl Inner {
-    /// Stores the small bodies that wait for a bucket, so that its next round need not.
-    ///
-    /// What is stored is not carried by the changes any more: it is durable, and a swap that needs
-    /// it follows or it is collected.
-    async fn store_ahead(&self, bucket: &BucketAddress) {
-        let take = |queues: &mut BTreeMap<BucketAddress, Queue>| {
-            let queue = queues.get_mut(bucket)?;
-            let changes = queue.pending.iter_mut().map(|pending| &mut pending.ask.change);
-            Some(changes.map(|change| change.riding().map(std::mem::take)).collect::<Vec<_>>())
-        };
-        let Some(taken) = take(&mut lock(&self.queues)) else { return };
-        let riding: Vec<Block> = taken.iter().flatten().flatten().cloned().collect();
-        let blocks = self.nodes.blocks();
-        let stored = async {
-            let mark = blocks.put(&riding, Placement::Commit).await?;
-            blocks.sync(mark).await
-        };
-        let is_stored: Result<(), StoreError> = stored.await;
-        // Only this bucket's writer takes from its queue, and new changes are added at its end.
-        let mut queues = lock(&self.queues);
-        let Some(queue) = queues.get_mut(bucket) else { return };
-        if let Err(error) = is_stored {
-            tracing::debug!(%error, "cannot store bodies ahead of their round");
-            for (pending, blocks) in queue.pending.iter_mut().zip(taken) {
-                if let (Some(slot), Some(blocks)) = (pending.ask.change.riding(), blocks) {
-                    *slot = blocks;
-                }
-            }
-        } else {
-            let bytes: usize = riding.iter().map(|block| block.bytes().len()).sum();
-            queue.bytes = queue.bytes.saturating_sub(bytes);
-        }
-    }
 }
 
 fn answer_all(batch: Vec<Pending>, error: &ServiceError) {

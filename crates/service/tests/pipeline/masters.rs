@@ -207,7 +207,7 @@ async fn an_arbiter_that_stays_away_ends_in_an_honest_answer_in_time() {
     assert_eq!(master.get("k").await.unwrap(), b"later");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_without_the_arbiter_are_refused_or_marked() {
     let (blocks, roots) = stores();
     let limits = Limits { stale_reads: true, ..Limits::default() };
@@ -254,7 +254,8 @@ async fn a_swap_given_up_that_lands_late_is_not_taken_for_the_next_one() {
 async fn a_change_meant_for_one_life_of_a_name_does_not_land_in_the_next() {
     let (blocks, roots) = stores();
     let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
-    one.create().await;
+    // The first has not seen the bucket before: it looks which one there is.
+    two.create().await;
     let (send, body) = futures::channel::mpsc::unbounded();
     let put = one.put_stream("k", Box::pin(body), WriteConditions::default());
     let (put, ()) = tokio::join!(put, async {
@@ -270,6 +271,31 @@ async fn a_change_meant_for_one_life_of_a_name_does_not_land_in_the_next() {
     });
     assert!(matches!(put, Err(ServiceError::NoSuchBucket)), "{put:?}");
     assert!(matches!(two.get("k").await, Err(ServiceError::NoSuchKey)));
+}
+
+#[tokio::test]
+async fn what_a_write_is_aimed_at_by_memory_is_found_out_at_commit() {
+    let (blocks, roots) = stores();
+    let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
+    one.create().await;
+    one.put("k", b"old").await.unwrap();
+    // What it remembers would refuse this.
+    two.delete("k").await.unwrap();
+    let record = one.put_if("k", b"new", if_absent()).await.unwrap();
+    two.put("k", b"newer").await.unwrap();
+    let refused = one.put_if("k", b"x", if_matches(&record)).await;
+    assert!(matches!(refused, Err(ServiceError::PreconditionFailed(_))), "{refused:?}");
+    // Another life of the name, and none.
+    two.delete("k").await.unwrap();
+    two.service.delete_bucket(&two.user, BUCKET).await.unwrap();
+    two.create().await;
+    one.put("k", b"in the next").await.unwrap();
+    assert_eq!(two.get("k").await.unwrap(), b"in the next");
+    two.delete("k").await.unwrap();
+    two.service.delete_bucket(&two.user, BUCKET).await.unwrap();
+    let gone = one.put("k", b"x").await;
+    assert!(matches!(gone, Err(ServiceError::NoSuchBucket)), "{gone:?}");
+    assert!(matches!(one.delete("k").await, Err(ServiceError::NoSuchBucket)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -95,7 +95,8 @@ impl PostgresArbiter {
             Some(source) => source,
             None => schema::migrate(&swap, None).await?,
         };
-        Ok(Self::on(read, swap, compares, mark_source))
+        let can_wait = schema::can_wait(&swap).await;
+        Ok(Self::on(read, swap, compares, mark_source, can_wait))
     }
 
     /// Brings the tables up to date and does nothing else.
@@ -104,15 +105,24 @@ impl PostgresArbiter {
     /// [`PostgresError`].
     pub async fn migrate(url: &str) -> Result<(), PostgresError> {
         wait_for(url).await?;
-        schema::migrate(&pool(url, Session::Swap)?, None).await.map(drop)
+        let pool = pool(url, Session::Swap)?;
+        schema::migrate(&pool, None).await?;
+        schema::can_wait(&pool).await;
+        Ok(())
     }
 
-    fn on(read: PgPool, swap: PgPool, compares: bool, mark_source: MarkSource) -> Self {
+    fn on(
+        read: PgPool,
+        swap: PgPool,
+        compares: bool,
+        mark_source: MarkSource,
+        can_wait: bool,
+    ) -> Self {
         if mark_source == MarkSource::Counter {
             tokio::spawn(raise_counter(swap.clone()));
         }
         Self {
-            roots: Arc::new(PostgresRoots::new(read.clone(), swap.clone(), compares)),
+            roots: Arc::new(PostgresRoots::new(read.clone(), swap.clone(), compares, can_wait)),
             directory: Arc::new(PostgresDirectory::new(read, swap)),
             mark_source,
         }

@@ -78,6 +78,9 @@ const OVERWRITE: &str = "WITH swapped AS (
     RETURNING 1)
     SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped FROM fula_mark";
 
+/// One row, once it is beyond a version.
+const WAIT: &str = "SELECT * FROM fula_wait_root($1, $2, $3, $4)";
+
 /// Asks to go first; the session that sends it does not wait for the disk.
 const CLAIM: &str = "UPDATE bucket_roots SET claim = $3 WHERE owner_id = $1 AND bucket = $2";
 
@@ -91,6 +94,8 @@ pub struct PostgresRoots {
     swaps: PgPool,
     /// Whether a swap compares what it replaces.
     compares: bool,
+    /// Whether the server can wait for a row.
+    can_wait: bool,
 }
 
 /// A swap as it is sent.
@@ -115,8 +120,8 @@ enum Sent {
 }
 
 impl PostgresRoots {
-    pub(super) fn new(reads: PgPool, swaps: PgPool, compares: bool) -> Self {
-        Self { reads, swaps, compares }
+    pub(super) fn new(reads: PgPool, swaps: PgPool, compares: bool, can_wait: bool) -> Self {
+        Self { reads, swaps, compares, can_wait }
     }
 
     async fn get(
@@ -270,6 +275,31 @@ impl RootPointerStore for PostgresRoots {
         let Stamped { mut value, time, mark } = current;
         let value = outcome.unwrap_or(CasOutcome::Conflict { current: value.pop().flatten() });
         Ok(Stamped { value, time, mark })
+    }
+
+    async fn wait_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        beyond: u64,
+        patience: Duration,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        let names = [(owner, bucket.clone())];
+        let found = if self.can_wait {
+            let (owner, bucket) = (owner.to_string(), bucket.to_string());
+            let beyond = i64::try_from(beyond).map_err(|_| malformed("version out of range"))?;
+            let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+            let rows = read(&self.reads, "wait_root", || {
+                sqlx::query(WAIT).bind(&owner).bind(&bucket).bind(beyond).bind(patience)
+            });
+            rows_of(&rows.await?)?
+        } else {
+            let found = self.get(&names).await?;
+            let value = found.value.into_iter().flatten().collect();
+            Stamped { value, time: found.time, mark: found.mark }
+        };
+        let value = found.value.into_iter().next();
+        Ok(Stamped { value, time: found.time, mark: found.mark })
     }
 
     async fn post_claim(

@@ -42,6 +42,46 @@ const MARK_OF_COUNTER: &str = "CREATE OR REPLACE VIEW fula_mark AS SELECT
     (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS now_ms
     FROM fula_arbiter WHERE id = 1";
 
+/// Waits in the server until a row is beyond a version, so that a master which lets others go first
+/// hears of them without asking over and over. Each statement of a volatile function sees what was
+/// committed before it. An engine without such functions is asked over and over.
+const WAIT: &str = "CREATE OR REPLACE FUNCTION fula_wait_root(
+        the_owner TEXT, the_bucket TEXT, beyond BIGINT, patience_ms INT)
+    RETURNS TABLE (arbiter TEXT, \"position\" BIGINT, now_ms BIGINT, owner_id TEXT, bucket TEXT,
+        root_cid TEXT, version BIGINT, generation BIGINT, bucket_id TEXT, created_ms BIGINT,
+        deleted_ms BIGINT, global_name TEXT, claim TEXT)
+    LANGUAGE plpgsql VOLATILE AS $$
+    #variable_conflict use_column
+    DECLARE deadline TIMESTAMPTZ := clock_timestamp() + patience_ms * interval '1 millisecond';
+    BEGIN
+        LOOP
+            PERFORM 1 FROM bucket_roots AS r
+                WHERE r.owner_id = the_owner AND r.bucket = the_bucket AND r.version > beyond;
+            EXIT WHEN FOUND OR clock_timestamp() >= deadline;
+            PERFORM pg_sleep(0.0005);
+        END LOOP;
+        RETURN QUERY SELECT m.arbiter, m.position, m.now_ms, r.owner_id, r.bucket, r.root_cid,
+            r.version, r.generation, r.bucket_id, r.created_ms, r.deleted_ms, r.global_name, r.claim
+            FROM fula_mark AS m LEFT JOIN bucket_roots AS r
+            ON r.owner_id = the_owner AND r.bucket = the_bucket;
+    END $$";
+
+/// Returns whether a row can be waited for in the server; makes it so if the role may.
+pub(super) async fn can_wait(pool: &PgPool) -> bool {
+    let there = "SELECT to_regproc('fula_wait_root') IS NOT NULL AS there";
+    let found = sqlx::query(there).fetch_one(pool).await;
+    if found.is_ok_and(|row| row.try_get("there").unwrap_or(false)) {
+        return true;
+    }
+    match run(pool, WAIT).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::info!(%error, "the arbiter cannot wait for rows: it is asked over and over");
+            false
+        }
+    }
+}
+
 /// Everything that statements rely on; fails where something is missing.
 const PROBE: &str = "SELECT (SELECT count(*) FROM (SELECT generation, global_name, bucket_id,
     created_ms, deleted_ms, claim FROM bucket_roots LIMIT 1) AS roots), (SELECT count(*)

@@ -40,7 +40,8 @@ mod roots_with_a_counter {
         let url = schema();
         let (read, swap) = (pool(&url, Session::Read).unwrap(), pool(&url, Session::Swap).unwrap());
         let source = schema::migrate(&swap, Some(MarkSource::Counter)).await.unwrap();
-        PostgresArbiter::on(read, swap, true, source)
+        // And asked over and over, as where the server cannot wait.
+        PostgresArbiter::on(read, swap, true, source, false)
     }
 
     conformance_suite!(root_store, async { counting().await.roots });
@@ -49,6 +50,30 @@ mod roots_with_a_counter {
 mod directory {
     use super::*;
     conformance_suite!(directory, async { arbiter().await.directory });
+}
+
+#[tokio::test]
+async fn a_wait_hears_of_a_swap_at_once() {
+    let roots = arbiter().await.roots;
+    let (owner, bucket) = (OwnerId([1; 16]), BucketName::parse("bucket").unwrap());
+    let new = NewRoot {
+        pointer: RootPointer { root: Cid::of(Codec::DagCbor, &[1]), version: 1, generation: 0 },
+        bucket_id: BucketId([2; 16]),
+        created: 1,
+        deleted: None,
+        global_name: GlobalName::Keep,
+    };
+    let patience = std::time::Duration::from_secs(4);
+    let waiting = roots.wait_root(owner, &bucket, 0, patience);
+    let swapping = async {
+        // It waits by now, or will find the row there.
+        roots.get_roots(&[]).await.unwrap();
+        roots.cas_root(owner, &bucket, None, &new).await.unwrap()
+    };
+    let started = tokio::time::Instant::now();
+    let (found, _) = tokio::join!(waiting, swapping);
+    assert_eq!(found.unwrap().value.unwrap().pointer, new.pointer);
+    assert!(started.elapsed() < patience, "it waited to the end");
 }
 
 #[tokio::test]
