@@ -27,7 +27,7 @@ pub struct Cluster {
     pub arbiter_links: Vec<Link>,
     /// Between clients and each master.
     pub client_links: Vec<Link>,
-    /// The key that clients use.
+    /// Who clients are.
     pub credentials: Credentials,
     dir: TempDir,
 }

@@ -65,7 +65,7 @@ impl Gateway {
         };
         let found = value("aws_access_key_id").zip(value("aws_secret_access_key"));
         let (id, secret) = found.ok_or_else(|| io::Error::other("no credentials"))?;
-        Ok(Credentials { id, secret })
+        Ok(Credentials::Key { id, secret })
     }
 
     /// Starts the process; does not wait until it serves.

@@ -1,8 +1,9 @@
-//! A small S3 client: one kept-alive connection, Signature Version 4 in headers.
+//! A small S3 client: one kept-alive connection, Signature Version 4 in headers or a bearer token.
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
+use fula_identity::{eip712::Claims, token, wallet::WalletKey};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -12,13 +13,39 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
-/// Who signs.
+/// Who asks.
 #[derive(Clone, Debug)]
-pub struct Credentials {
-    /// Access key id.
-    pub id: String,
-    /// Its secret.
-    pub secret: String,
+pub enum Credentials {
+    /// Whoever has a key, and signs with it.
+    Key {
+        /// Access key id.
+        id: String,
+        /// Its secret.
+        secret: String,
+    },
+    /// Whoever bears a token.
+    Bearer(String),
+}
+
+impl Credentials {
+    /// Returns those of a wallet that nobody else has, good for a day.
+    ///
+    /// # Errors
+    /// When the machine has no randomness.
+    pub fn of_new_wallet() -> io::Result<Self> {
+        let mut secret = [0; 32];
+        let wallet = loop {
+            getrandom::fill(&mut secret).map_err(io::Error::other)?;
+            if let Some(wallet) = WalletKey::new(&secret) {
+                break wallet;
+            }
+        };
+        #[expect(clippy::disallowed_methods, reason = "tokens carry the time of day")]
+        let now = std::time::SystemTime::now();
+        let iat = now.duration_since(std::time::UNIX_EPOCH).map_err(io::Error::other)?.as_secs();
+        let claims = Claims { wallet: wallet.address(), iat, exp: iat + token::LIFE_MAX, v2: None };
+        Ok(Self::Bearer(token::mint(&wallet, &claims)))
+    }
 }
 
 /// One request.
@@ -55,6 +82,13 @@ impl Call {
     pub fn query(mut self, query: impl Into<String>) -> Self {
         self.query = query.into();
         self
+    }
+
+    fn uri(&self) -> String {
+        if self.query.is_empty() {
+            return self.path.clone();
+        }
+        format!("{}?{}", self.path, self.query)
     }
 
     /// Sets the body.
@@ -140,7 +174,10 @@ impl Client {
             _ => self.connect().await?,
         };
         connection.ready().await.map_err(io::Error::other)?;
-        let request = self.sign(call)?;
+        let request = match &self.credentials {
+            Credentials::Key { id, secret } => self.sign(call, id, secret)?,
+            Credentials::Bearer(token) => show(call, &self.address.to_string(), token)?,
+        };
         let response = connection.send_request(request).await.map_err(io::Error::other)?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -158,7 +195,7 @@ impl Client {
     }
 
     /// Signs with the body left out, as S3 allows.
-    fn sign(&self, call: &Call) -> io::Result<Request<Full<Bytes>>> {
+    fn sign(&self, call: &Call, id: &str, secret: &str) -> io::Result<Request<Full<Bytes>>> {
         #[expect(clippy::disallowed_methods, reason = "signatures carry the time of day")]
         let now = OffsetDateTime::from(std::time::SystemTime::now());
         let (hour, minute, second) = now.to_hms();
@@ -195,28 +232,32 @@ impl Client {
         );
         let digest = hex::encode(Sha256::digest(canonical));
         let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}");
-        let mut key = format!("AWS4{}", self.credentials.secret).into_bytes();
+        let mut key = format!("AWS4{secret}").into_bytes();
         for part in [&stamp[..8], "us-east-1", "s3", "aws4_request"] {
             key = mac(&key, part);
         }
         let signature = hex::encode(mac(&key, &text));
-        let uri = if call.query.is_empty() {
-            call.path.clone()
-        } else {
-            format!("{}?{}", call.path, call.query)
-        };
-        let mut request = Request::builder().method(call.method.clone()).uri(uri);
+        let mut request = Request::builder().method(call.method.clone()).uri(call.uri());
         let unsigned = call.headers.iter().filter(|(name, _)| !name.starts_with("x-amz-"));
         for (name, value) in signed.iter().chain(unsigned) {
             request = request.header(name, value);
         }
-        let id = &self.credentials.id;
         let authorization = format!(
             "AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}"
         );
         request = request.header("authorization", authorization);
         request.body(Full::new(call.body.clone())).map_err(io::Error::other)
     }
+}
+
+/// Returns the request with a token.
+fn show(call: &Call, host: &str, token: &str) -> io::Result<Request<Full<Bytes>>> {
+    let mut request = Request::builder().method(call.method.clone()).uri(call.uri());
+    for (name, value) in &call.headers {
+        request = request.header(name, value);
+    }
+    request = request.header("host", host).header("authorization", format!("Bearer {token}"));
+    request.body(Full::new(call.body.clone())).map_err(io::Error::other)
 }
 
 fn mac(key: &[u8], text: &str) -> Vec<u8> {

@@ -12,7 +12,7 @@ use std::{
 
 use fula_testkit::{
     cluster::Cluster,
-    s3::{Call, Client},
+    s3::{Call, Client, Credentials},
 };
 use futures::future::join_all;
 use http::Method;
@@ -49,7 +49,7 @@ impl Tally {
 
 /// Runs every part whose name contains `only`.
 pub(crate) async fn run(length: Duration, only: Option<&str>) -> io::Result<()> {
-    let mut cluster = Cluster::start(3, &[]).await?;
+    let mut cluster = Cluster::start(3, &[("FULA_EIP712_AUTH", "on")]).await?;
     let made = Call::new(Method::PUT, format!("/{BUCKET}"));
     cluster.client(0).send(&made, PATIENCE).await?;
     let wants = |name: &str| only.is_none_or(|only| name.contains(only));
@@ -71,6 +71,9 @@ pub(crate) async fn run(length: Duration, only: Option<&str>) -> io::Result<()> 
     }
     if wants("pointer") {
         pointer_reads(&cluster).await?;
+    }
+    if wants("revocation") {
+        revocations(&cluster).await?;
     }
     if wants("recovery") {
         recovery(&mut cluster).await?;
@@ -230,8 +233,13 @@ async fn rate(cluster: &Cluster, masters: &[usize], clients: usize, length: Dura
         let mut client = cluster.client(masters[n % masters.len()]);
         let done = &done;
         async move {
-            while Instant::now() < deadline {
-                let reply = client.send(&put(&format!("rate-{n}"), "x"), PATIENCE).await;
+            for round in 0_u64.. {
+                if Instant::now() >= deadline {
+                    break;
+                }
+                // Each body is another: equal ones would be one block.
+                let body = format!("{n} {round} {deadline:?}");
+                let reply = client.send(&put(&format!("rate-{n}"), &body), PATIENCE).await;
                 let ok = reply.is_ok_and(|reply| reply.status.is_success());
                 done.fetch_add(u64::from(ok), Ordering::Relaxed);
             }
@@ -313,6 +321,37 @@ async fn batches(cluster: &Cluster, length: Duration) -> io::Result<()> {
             writes / commits
         );
     }
+    Ok(())
+}
+
+/// A token works on masters that share nothing but the arbiter, and is revoked on one of them.
+async fn revocations(cluster: &Cluster) -> io::Result<()> {
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        let credentials = Credentials::of_new_wallet()?;
+        let Credentials::Bearer(token) = &credentials else { continue };
+        let list = Call::new(Method::GET, "/");
+        let mut masters: Vec<Client> = cluster
+            .gateways
+            .iter()
+            .map(|gateway| Client::new(gateway.address(), credentials.clone()))
+            .collect();
+        for master in &mut masters {
+            let reply = master.send(&list, PATIENCE).await?;
+            if !reply.status.is_success() {
+                return Err(io::Error::other(format!("the token is refused: {}", reply.status)));
+            }
+        }
+        cluster.gateways[0].fula(&["revoke", "token", token])?;
+        let revoked = Instant::now();
+        for master in &mut masters {
+            while master.send(&list, PATIENCE).await?.status.as_u16() != 403 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        took.push(revoked.elapsed().as_secs_f64());
+    }
+    println!("revocation     refused by all masters after {took:.2?} s (<= 5)");
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use fula_testkit::{
     cluster::Cluster,
     history,
     rng::Rng,
+    s3::Credentials,
 };
 use http::Method;
 
@@ -51,6 +52,9 @@ enum Command {
         /// Turn the comparison of swaps off: the drill must find what that loses
         #[arg(long)]
         cas_off: bool,
+        /// Let the clients be a wallet instead of having a key
+        #[arg(long)]
+        wallets: bool,
         /// Where to write the history, one event a line
         #[arg(long, default_value = "history.jsonl")]
         history: PathBuf,
@@ -87,8 +91,8 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let ended = match Cli::parse().command {
-        Command::Run { seconds, seed, cas_off, history } => {
-            run(Duration::from_secs(seconds), seed, cas_off, &history).await
+        Command::Run { seconds, seed, cas_off, wallets, history } => {
+            run(Duration::from_secs(seconds), seed, cas_off, wallets, &history).await
         }
         Command::Postgres => tokio::task::block_in_place(parts::postgres).map(|()| true),
         Command::Link { target, drop, latency } => {
@@ -127,14 +131,25 @@ async fn run(
     length: Duration,
     seed: u64,
     cas_off: bool,
+    wallets: bool,
     history: &std::path::Path,
 ) -> io::Result<bool> {
-    println!("seed {seed}, {} s, comparing swaps: {}", length.as_secs(), !cas_off);
+    println!(
+        "seed {seed}, {} s, comparing swaps: {}, clients are a wallet: {wallets}",
+        length.as_secs(),
+        !cas_off
+    );
     let mut env = vec![("FULA_COMMIT_DEADLINE", "4s")];
     if cas_off {
         env.push(("FULA_BUCKET_ROOT_CAS", "off"));
     }
+    if wallets {
+        env.push(("FULA_EIP712_AUTH", "on"));
+    }
     let mut cluster = Cluster::start(3, &env).await?;
+    if wallets {
+        cluster.credentials = Credentials::of_new_wallet()?;
+    }
     let mut rng = Rng::new(seed);
     let board = Arc::new(Board::new());
     let mut setup = Worker::new(&cluster, &board, 1000, rng.fork());
