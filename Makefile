@@ -3,14 +3,15 @@
 # s3s 0.17 declares Rust 1.96 but builds unchanged on 1.95; see .cargo/config.toml.
 CARGO_FLAGS = --locked --ignore-rust-version
 CARGO_DENY = 0.20.2
+CARGO_FUZZ = 0.13.1
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-# Length and seed of a drill.
+# Length of a drill or of each fuzz target, and the seed of a drill.
 SECONDS = 30
 SEED =
 
-.PHONY: help run test lint unit clients sim drill control tools
+.PHONY: help run test lint unit clients sim drill control fuzz tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -30,13 +31,20 @@ unit: tools ## Rust tests
 sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n replays one with its trace
 	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test -p fula-service --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
 
-drill: tools ## Real gateways on a real Postgres under faults: SECONDS=n SEED=n; leaves target/history.jsonl
+drill: tools ## Real gateways on a real Postgres under faults, clients with wallets: SECONDS=n SEED=n; leaves target/history.jsonl
 	cargo build --bin fula $(CARGO_FLAGS)
-	cargo run -p fula-testkit --bin drill $(CARGO_FLAGS) -- run --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
+	cargo run -p fula-testkit --bin drill $(CARGO_FLAGS) -- run --wallets --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
 
 control: tools ## The same with the comparison of swaps off: must find lost updates
 	cargo build --bin fula $(CARGO_FLAGS)
 	cargo run -p fula-testkit --bin drill $(CARGO_FLAGS) -- run --cas-off --seconds 8 --history target/control.jsonl
+
+# cargo-fuzz wants flags of a nightly compiler; the stable one takes them when told so.
+fuzz: ## Fuzzes every parser of what strangers send: SECONDS=n each
+	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version $(CARGO_FUZZ)
+	for target in $$(cd fuzz && cargo fuzz list); do \
+	  (cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS) -max_len=9000) || exit 1; \
+	done
 
 clients: tools ## boto3, the AWS CLI, rclone and the JavaScript SDK against real gateways
 	cargo build --bin fula $(CARGO_FLAGS)
