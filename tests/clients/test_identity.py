@@ -85,12 +85,23 @@ def test_a_streamed_body_under_a_bearer_is_stored_without_its_framing(door):
     s3.meta.events.register("before-send.s3", bearer)
     s3.create_bucket(Bucket=bucket)
     body = pattern(300_000)
-    # boto3 adds a checksum in a trailer, and frames the body in chunks for it.
-    with open(door.data_dir.parent / "body", "wb+") as file:
-        file.write(body)
-        file.seek(0)
-        s3.put_object(Bucket=bucket, Key="k", Body=file, ChecksumAlgorithm="CRC32")
+    s3.put_object(Bucket=bucket, Key="k", Body=body, ChecksumAlgorithm="CRC32")
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == body
+    # Frames that nobody would take apart are refused, not stored.
+    framed = b"3;chunk-signature=%s\r\nabc\r\n0;chunk-signature=%s\r\n\r\n" % (b"0" * 64, b"0" * 64)
+    for headers in ({"x-amz-content-sha256": "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"},
+                    {"x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER"},
+                    {"Content-Encoding": "aws-chunked"}):
+        headers["x-amz-decoded-content-length"] = "3"
+        assert code(call(door, "PUT", f"/{bucket}/k", framed, token, headers)) == (400, "InvalidRequest")
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == body
+
+
+def test_forms_are_refused_before_they_are_read(door):
+    body = b"--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n" + b"A" * 300
+    status, _, answer = call(door, "POST", f"/{fresh()}", body,
+                             headers={"Content-Type": "Multipart/Form-Data; boundary=x"})
+    assert status == 501 and b"POST object" in answer
 
 
 # What each is told, on S3 routes and on others. Of a good token each changes one thing.
@@ -200,6 +211,8 @@ def test_scopes_bound_what_a_token_may_do(door):
     # An entity tag must not be found out by trying.
     with Refused("AccessDenied", 403):
         writer.put_object(Bucket=bucket, Key="new", Body=b"y", IfMatch='"00"')
+    with Refused("AccessDenied", 403):
+        writer.put_object(Bucket=bucket, Key="new", Body=b"y", IfNoneMatch='"00"')
     answer = token_client(door, wallet.v2(f"write:{bucket}/in/")).delete_objects(
         Bucket=bucket, Delete={"Objects": [{"Key": "in/k"}, {"Key": "out/k"}]})
     assert [d["Key"] for d in answer["Deleted"]] == ["in/k"]
@@ -289,6 +302,9 @@ def test_jwts_of_a_key_set_that_is_rotated(tmp_path):
     assert me["user"] == "https://issuer.example\\0bob"
     for wrong in ({"iss": "https://other.example"}, {"aud": "other"}):
         assert code(call(gateway, "GET", "/", token=issuer.token(**wrong))) == (403, "AccessDenied")
+    gateway.fula("revoke", "user", "eve", "--issuer", "https://issuer.example")
+    assert code(call(gateway, "GET", "/", token=issuer.token(sub="eve"))) == (403, "AccessDenied")
+    assert call(gateway, "GET", "/", token=old)[0] == 200
     issuer.rotate("second")
     new = issuer.token()
     deadline = time.monotonic() + 15
@@ -558,6 +574,8 @@ def test_every_operation_for_everyone(door):
     revoked = Wallet()
     gone = token_client(door, revoked.v1())
     door.fula("revoke", "wallet", revoked.user.upper().replace("0X", "0x"))
+    mistyped = door.fula("revoke", "wallet", revoked.user[:-1], check=False)
+    assert mistyped.returncode == 1 and "40 hex digits" in mistyped.stderr
     callers = {"owner": owner, "elsewhere": token_client(door, wallet.v2(f"admin:{fresh()}")),
                "stranger": token_client(door, Wallet().v1()), "anonymous": unsigned}
 
@@ -641,7 +659,7 @@ def test_revocations_outlive_the_process(tmp_path):
     assert call(gateway, "GET", "/", token=token)[0] == 200
     gateway.kill()
     # Beside no gateway at all.
-    gateway.fula("revoke", "user", wallet.user)
+    gateway.fula("revoke", "wallet", wallet.user)
     gateway.start(env=ENV)
     assert code(call(gateway, "GET", "/", token=token)) == (403, "AccessDenied")
     gateway.stop()
@@ -666,6 +684,14 @@ def test_nothing_secret_is_logged(door):
     # And yet it says who came in, how, and who did not.
     assert f'user="{wallet.user}"' in log and "via=token-key" in log and "via=session" in log
     assert "refused" in log and credentials["AccessKeyId"] in log
+    # Guesses are seen, too.
+    for key in (("AKIDGUESSED", "x" * 40), (door.credentials()[0], "guessed" * 6)):
+        with pytest.raises(botocore.exceptions.ClientError):
+            door.client(key=key).list_buckets()
+    lines = [line for line in audit(door).splitlines() if "fula::audit: refused" in line]
+    assert any('credential="AKIDGUESSED"' in line for line in lines)
+    forged = f'credential="{door.credentials()[0]}" reason="the signature is not that of the key"'
+    assert any(forged in line for line in lines), lines[-3:]
 
 
 def test_only_admitted_wallets(tmp_path):

@@ -10,10 +10,10 @@ use fula_service::{
     Identity,
     auth::{AuthError, Authenticator, Proof, Signed, redacted},
 };
-use http::{Extensions, HeaderMap, HeaderValue, Uri, header};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Uri, header};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
-use crate::{error::s3_error as to_s3, limit::RateLimits};
+use crate::{error::s3_error as to_s3, guard::is_chunked, limit::RateLimits};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,15 @@ pub(crate) fn bearer_of(headers: &HeaderMap) -> S3Result<Option<String>> {
     Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()))
 }
 
+/// Returns the access key id that a request says it is signed with, for the audit log.
+pub(crate) fn claimed_key<B>(request: &Request<B>) -> String {
+    let header = request.headers().get(header::AUTHORIZATION);
+    let header = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let in_header = header.split_once("Credential=").map(|(_, rest)| rest.to_owned());
+    let scope = in_header.or_else(|| query_value(request.uri(), "x-amz-credential"));
+    redacted(scope.unwrap_or_default().split('/').next().unwrap_or_default())
+}
+
 /// Returns the one value that a name has in the query, decoded.
 fn query_value(uri: &Uri, name: &str) -> Option<String> {
     let query = uri.query().unwrap_or_default();
@@ -93,6 +102,12 @@ impl Door {
         let Some(token) = bearer_of(headers)? else { return Ok(()) };
         if query_value(uri, "x-amz-signature").is_some() {
             return Err(s3_error!(InvalidArgument, "Only one way to authenticate is allowed."));
+        }
+        // s3s takes frames apart only where it verifies their signatures.
+        if is_chunked(headers) {
+            let text = "A body framed in chunks needs a signature: send it as it is with a bearer \
+                        token (no aws-chunked, no x-amz-content-sha256: STREAMING-…).";
+            return Err(s3_error!(InvalidRequest, "{text}"));
         }
         let proof = self.authenticator.bearer(&token);
         let proof = self.decide(extensions, "bearer", proof)?;
@@ -163,6 +178,15 @@ impl Door {
             }
         }
     }
+}
+
+/// Writes to the log that a signature is not that of the key it names.
+pub(crate) fn note_forged(extensions: &Extensions, credential: &str) {
+    let request_id = extensions.get::<RequestId>().map(|id| id.0.as_str());
+    let address = extensions.get::<Peer>().map(|peer| peer.address.to_string());
+    let (address, reason) = (address.as_deref(), "the signature is not that of the key");
+    tracing::warn!(target: "fula::audit", request_id, address, credential, reason, "refused");
+    metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
 }
 
 /// Returns who a request is from; `None` is anonymous.

@@ -121,6 +121,20 @@ pub(crate) fn check_query(
     }
 }
 
+/// Refuses forms that browsers post: s3s would take their file in before anybody is asked who
+/// they are.
+pub(crate) fn check_form(parts: &Parts) -> S3Result<()> {
+    let value = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_form = value.is_some_and(|value| {
+        let kind = b"multipart/form-data";
+        value.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind))
+    });
+    if parts.method == Method::POST && is_form {
+        return Err(not_implemented("Browser-based upload (POST object)"));
+    }
+    Ok(())
+}
+
 /// Refuses a body of unknown length: without chunks it would be none.
 pub(crate) fn check_length(parts: &Parts, host_is_bucket: bool) -> S3Result<()> {
     let headers = &parts.headers;

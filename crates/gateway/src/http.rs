@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::{
     WireConfig,
-    auth::{Door, RequestId, bearer_of},
+    auth::{Door, RequestId, bearer_of, claimed_key, note_forged},
     guard, sts,
 };
 
@@ -192,6 +192,7 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().unwrap_or_default();
         guard::check_query(&parts.method, parts.uri.path(), query, host_is_bucket)?;
+        guard::check_form(&parts)?;
         guard::check_length(&parts, host_is_bucket)?;
         if !guard::is_xml_request(&parts) || guard::is_chunked(&parts.headers) {
             return Ok(Request::from_parts(parts, body));
@@ -215,9 +216,20 @@ impl Gateway {
 
     async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {
         ignore_odd_range(request.headers_mut());
+        let (claimed, extensions) = (claimed_key(&request), request.extensions().clone());
         // A bug in one request must not look like a broken network to its client.
         match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
-            Ok(Ok(response)) => return response,
+            Ok(Ok(response)) => {
+                let body = response.body().bytes();
+                let is_forged = body.is_some_and(|body| {
+                    let code = b"<Code>SignatureDoesNotMatch</Code>";
+                    body.windows(code.len()).any(|window| window == code)
+                });
+                if response.status() == StatusCode::FORBIDDEN && is_forged {
+                    note_forged(&extensions, &claimed);
+                }
+                return response;
+            }
             Ok(Err(error)) => tracing::error!(%error, "request could not be answered"),
             Err(_) => tracing::error!("request panicked"),
         }

@@ -123,9 +123,9 @@ async fn exchange(
     if !(2..=64).contains(&name.len()) || !name.chars().all(is_name) {
         return Err(invalid("RoleSessionName is 2 to 64 letters, digits and _=,.@- characters."));
     }
-    let exchanged = door.authenticator().exchange(&asked.token, asked.life()?).await;
-    let (verified, session) = match exchanged {
-        Ok(exchanged) => exchanged,
+    let life = asked.life()?;
+    let verified = match door.authenticator().inspect(&asked.token) {
+        Ok(verified) => verified,
         Err(error) => {
             drop(door.decide(extensions, "web identity", Err(error.clone())));
             return Err(refusal(error));
@@ -134,12 +134,17 @@ async fn exchange(
     let proof = Proof {
         identity: verified.identity.clone(),
         via: Via::Bearer,
-        credential: format!("exchanged for {}", session.id),
+        credential: format!("web identity:{:.16}", verified.meaning.to_string()),
     };
+    // Before anything is written for it.
     door.decide(extensions, "web identity", Ok(proof)).map_err(|_| {
         let text = "You ask too often.".to_owned();
         Refusal("Throttling", StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
+    let begun = door.authenticator().begin_session(&verified, life).await;
+    let session = begun.map_err(|error| refusal(error.into()))?;
+    let (user, key) = (verified.identity.display(), &session.id);
+    tracing::info!(target: "fula::audit", request_id, user, key, "session begun");
     let expires = OffsetDateTime::from_unix_timestamp(i64::try_from(session.expires).unwrap_or(0));
     let expires = expires.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default();
     let subject = escape(&verified.identity.display());

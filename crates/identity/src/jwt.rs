@@ -100,6 +100,11 @@ impl JwtPolicy {
         self.keys.as_ref().is_some_and(|keys| keys.lacks_key_of(token))
     }
 
+    /// Returns whether these are the keys it has.
+    pub fn has_keys(&self, keys: &KeySet) -> bool {
+        self.keys.as_ref() == Some(keys)
+    }
+
     /// Returns whether any JWT is accepted.
     pub fn accepts_any(&self) -> bool {
         self.secret.is_some() || self.keys.is_some()

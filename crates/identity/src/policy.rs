@@ -32,6 +32,31 @@ impl Policy {
         self.eip712 || self.jwt.accepts_any()
     }
 
+    /// Says whether someone is admitted, whose token was meant for `audience` if it said: the part of
+    /// verifying that a session goes through again on each master.
+    ///
+    /// # Errors
+    /// [`TokenError::NotAccepted`], [`TokenError::NotForHere`].
+    pub fn admits(&self, user: &str, audience: Option<&str>) -> Result<(), TokenError> {
+        let Some(wallet) = Address::parse(user) else {
+            let takes_jwts = self.jwt.accepts_any();
+            return if takes_jwts { Ok(()) } else { Err(TokenError::NotAccepted("JWTs")) };
+        };
+        if !self.eip712 {
+            return Err(TokenError::NotAccepted("wallet tokens"));
+        }
+        if self.wallets.as_ref().is_some_and(|admitted| !admitted.contains(&wallet)) {
+            return Err(TokenError::NotForHere("its wallet is not admitted"));
+        }
+        match audience {
+            None if self.v1 => Ok(()),
+            None => Err(TokenError::NotAccepted("wallet tokens without an audience")),
+            Some(token::ANYWHERE) => Ok(()),
+            Some(name) if self.audiences.iter().any(|own| own == name) => Ok(()),
+            Some(_) => Err(TokenError::NotForHere("its audience is another")),
+        }
+    }
+
     /// Returns whose token this is and what it may be used for, at `now`.
     ///
     /// # Errors

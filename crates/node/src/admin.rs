@@ -133,23 +133,16 @@ async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
             Ok(json!(keys))
         }
         Request::KeysRevoke { id, user } => {
-            let revoked = node.authenticator.keys().revoke(&id, user.as_deref()).await;
-            if revoked.map_err(|error| text(&error))? {
-                // The record is gone; an arbiter restored from a backup would bring it back.
-                let revoked = node.authenticator.revoke(Revoked::Key(id.clone())).await;
-                revoked.map_err(|error| text(&error))?;
-                Ok(json!({"revoked": id}))
-            } else {
-                Err(format!("there is no access key {id}"))
+            let keys = node.authenticator.keys();
+            let exists = keys.exists(&id, user.as_deref()).await.map_err(|error| text(&error))?;
+            if !exists {
+                return Err(format!("there is no access key {id}"));
             }
+            revoke(node, Revoked::Key(id.clone())).await?;
+            Ok(json!({"revoked": id}))
         }
         Request::Revoke { revoked } => {
-            // A key that is refused need not be kept either.
-            if let Revoked::Key(id) = &revoked {
-                let deleted = node.authenticator.keys().revoke(id, None).await;
-                deleted.map_err(|error| text(&error))?;
-            }
-            node.authenticator.revoke(revoked.clone()).await.map_err(|error| text(&error))?;
+            revoke(node, revoked.clone()).await?;
             Ok(json!({"revoked": revoked}))
         }
         Request::RevokeList => Ok(json!(node.authenticator.revocations().all())),
@@ -200,6 +193,21 @@ async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
         }
         Request::Fsck => check(node).await,
     }
+}
+
+/// Revokes something. Of a key the record is deleted as well, last: an arbiter restored from a
+/// backup would bring it back, and what fails on the way can be tried again.
+async fn revoke(node: &Node, revoked: Revoked) -> Result<(), String> {
+    let key = match &revoked {
+        Revoked::Key(id) => Some(id.clone()),
+        _ => None,
+    };
+    node.authenticator.revoke(revoked).await.map_err(|error| chain(&error))?;
+    if let Some(id) = key {
+        let deleted = node.authenticator.keys().revoke(&id, None).await;
+        deleted.map_err(|error| chain(&error))?;
+    }
+    Ok(())
 }
 
 fn shared(node: &Node) -> Result<&Recovery, String> {

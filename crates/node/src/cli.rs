@@ -295,11 +295,23 @@ pub(crate) struct RevokeArgs {
 /// cannot be taken back.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RevokeCommand {
-    /// Everything of a user: a wallet (0x…), key:NAME, or the sub of a JWT
-    #[command(alias = "wallet")]
+    /// Everything of a wallet
+    Wallet {
+        /// 0x and 40 hex digits
+        address: String,
+        /// Only what was issued before this time: seconds since 1970, or `now`
+        #[arg(long, value_name = "TIME")]
+        issued_before: Option<String>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Everything of a user of an access key (key:NAME), or of the sub of a JWT
     User {
-        /// User id
+        /// User id, or the sub of a JWT
         user: String,
+        /// The iss of a JWT that is verified with a key set
+        #[arg(long, value_name = "ISS")]
+        issuer: Option<String>,
         /// Only what was issued before this time: seconds since 1970, or `now`
         #[arg(long, value_name = "TIME")]
         issued_before: Option<String>,

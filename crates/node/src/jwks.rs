@@ -14,6 +14,9 @@ const EVERY: Duration = Duration::from_mins(5);
 /// Between reads at the least, however many tokens name unknown keys, and while none succeeds.
 const AT_LEAST: Duration = Duration::from_secs(10);
 
+/// How long keys count while none can be had.
+const KEPT_FOR: Duration = Duration::from_hours(24);
+
 /// How long an issuer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,6 +33,7 @@ pub(crate) async fn start(source: JwksSource, authenticator: Authenticator) -> R
         }
     }
     tokio::spawn(async move {
+        let mut last = Instant::now();
         loop {
             let read = Instant::now();
             if has_keys {
@@ -39,9 +43,16 @@ pub(crate) async fn start(source: JwksSource, authenticator: Authenticator) -> R
             match load(&source).await {
                 Ok(keys) => {
                     authenticator.set_jwt_keys(keys);
-                    has_keys = true;
+                    (has_keys, last) = (true, Instant::now());
                 }
-                Err(error) => tracing::warn!(error, "the key set of JWTs cannot be had"),
+                Err(error) => {
+                    tracing::warn!(error, "the key set of JWTs cannot be had");
+                    // Keys may have been withdrawn for a reason.
+                    if last.elapsed() > KEPT_FOR {
+                        authenticator.set_jwt_keys(KeySet::default());
+                        has_keys = false;
+                    }
+                }
             }
         }
     });

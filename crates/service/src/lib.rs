@@ -235,12 +235,11 @@ impl Service {
         let identity = caller.identity.as_ref();
         let Some(head) = head else { return access::authorize(identity, action, target, None) };
         let owner = head.row.owner;
-        // Most requests are the owner's: what is public matters to others alone.
-        let public = if identity.is_some_and(|identity| identity.owner == owner) {
-            PublicRead::default()
-        } else {
-            self.public(head).await?
-        };
+        // Most requests are the owner's, who need nothing public.
+        let is_granted = identity.is_some_and(|identity| {
+            identity.owner == owner && identity.grant.allows(action.verb(), target)
+        });
+        let public = if is_granted { PublicRead::default() } else { self.public(head).await? };
         let holder = Holder { owner, public: &public };
         access::authorize(identity, action, target, Some(holder))
     }

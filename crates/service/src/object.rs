@@ -19,7 +19,7 @@ use crate::{
     body::{self, BodyFacts, BodyStream},
     caller::{BucketOwner, Caller},
     commit::{Answer, Change, Head, Print, Source, content_of},
-    condition::{ReadConditions, WriteConditions},
+    condition::{ReadConditions, Tags, WriteConditions},
     error::ServiceError,
     limits::{METADATA_BYTES_MAX, PUT_BYTES_MAX},
     parse_key,
@@ -193,7 +193,9 @@ impl Service {
         key: &ObjectKey,
         conditions: &WriteConditions,
     ) -> Result<(), ServiceError> {
-        if conditions.if_match.is_none() {
+        let compares =
+            conditions.if_match.is_some() || matches!(conditions.if_none_match, Some(Tags::Of(_)));
+        if !compares {
             return Ok(());
         }
         let target = Target::Object(head.row.bucket.as_str(), key.as_str());

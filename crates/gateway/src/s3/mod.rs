@@ -10,7 +10,10 @@ mod policy;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fula_service::{BucketOwner, Caller, Invocation, Seen, Service, auth::Authenticator};
+use fula_service::{
+    BucketOwner, Caller, Invocation, Seen, Service,
+    auth::{Authenticator, redacted},
+};
 use http::{HeaderMap, Method};
 use s3s::{
     S3, S3Request, S3Response, S3Result,
@@ -45,8 +48,15 @@ impl Auth {
 #[async_trait]
 impl S3Auth for Auth {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        let secret = self.authenticator.secret_of(access_key).await.map_err(auth_error)?;
-        Ok(SecretKey::from(secret.expose()))
+        match self.authenticator.secret_of(access_key).await {
+            Ok(secret) => Ok(SecretKey::from(secret.expose())),
+            Err(error) => {
+                let credential = redacted(access_key);
+                tracing::warn!(target: "fula::audit", credential, reason = %error, "refused");
+                metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
+                Err(auth_error(error))
+            }
+        }
     }
 }
 

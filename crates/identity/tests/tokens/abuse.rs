@@ -21,6 +21,8 @@ fn json_that_is_not_exactly_of_the_form_is_refused() {
         format!(r#"{{"wallet":"{wallet}","iat":1000,"exp":2000,"exp":2000}}"#),
         format!(r#"{{"wallet":"{wallet}","wallet":"{wallet}","iat":1000,"exp":2000}}"#),
         format!(r#"{{"wallet":"{wallet}","iat":1000,"exp":2000,"admin":true}}"#),
+        format!(r#"{{"wallet":"{wallet}","iat":1000,"exp":2000,"v":null}}"#),
+        format!(r#"{{"wallet":"{wallet}","iat":1000,"exp":2000,"scope":null}}"#),
         format!(r#"{{"wallet":"{wallet}","iat":-1000,"exp":2000}}"#),
         format!(r#"{{"wallet":"{wallet}","iat":1000.0,"exp":2000}}"#),
         format!(r#"{{"wallet":"{wallet}","iat":1e3,"exp":2000}}"#),

@@ -101,7 +101,16 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
 /// Runs `fula revoke`.
 pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
     let (revoked, common) = match args.command {
-        RevokeCommand::User { user, issued_before, common } => (users(user, issued_before), common),
+        RevokeCommand::Wallet { address, issued_before, common } => {
+            let wallet = Address::parse(&address).map(|wallet| wallet.to_string());
+            let wallet = wallet.ok_or_else(|| "a wallet is 0x and 40 hex digits".to_owned());
+            (wallet.and_then(|wallet| of_user(wallet, issued_before)), common)
+        }
+        RevokeCommand::User { user, issuer, issued_before, common } => {
+            // As tokens of a key set are known (docs/format.md).
+            let user = issuer.map_or(user.clone(), |issuer| format!("{issuer}\0{user}"));
+            (of_user(user, issued_before), common)
+        }
         RevokeCommand::Token { token, common } => (read_token(&token), common),
         RevokeCommand::Key { id, common } => (Ok(Revoked::Key(id)), common),
         RevokeCommand::List { common } => {
@@ -120,9 +129,7 @@ pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
     finish(common.json, revoked, |done| println!("revoked {}", done["revoked"]))
 }
 
-/// A wallet is the same in any letter case.
-fn users(user: String, issued_before: Option<String>) -> Result<Revoked, String> {
-    let user = Address::parse(&user).map_or(user, |wallet| wallet.to_string());
+fn of_user(user: String, issued_before: Option<String>) -> Result<Revoked, String> {
     let before = match issued_before.as_deref() {
         None => return Ok(Revoked::User(user)),
         Some("now") => system_clock()() / 1000 + 1,

@@ -87,7 +87,12 @@ async fn import(from: &Node, to: &Node) -> Result<Value, String> {
         copied.map_err(|error| format!("access key {}: {}", key.id, chain(&error)))?;
     }
     // What was revoked stays revoked.
+    let known = to.authenticator.revocations().all();
+    let known: Vec<_> = known.iter().map(|found| &found.revoked).collect();
     for revocation in from.authenticator.revocations().all() {
+        if known.contains(&&revocation.revoked) {
+            continue;
+        }
         let copied = to.authenticator.revocations().revoke(revocation.revoked, revocation.at).await;
         copied.map_err(|error| chain(&error))?;
     }

@@ -253,6 +253,10 @@ impl KeyRing {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn find(&self, id: &str) -> Result<Option<Found>, ServiceError> {
+        // What cannot be a key is not looked for, nor remembered.
+        if !is_key_id(id) {
+            return Ok(None);
+        }
         let Some(entry) = self.records.read(Table::Keys, id).await? else { return Ok(None) };
         let Some(value) = entry.value else { return Ok(None) };
         let stored = parse(&value)?;
@@ -300,23 +304,38 @@ impl KeyRing {
         }
     }
 
+    /// Says whether there is such a key. With `name`, only that user's.
+    ///
+    /// # Errors
+    /// [`ServiceError::InvalidArgument`] when it belongs to another user;
+    /// [`ServiceError::Unavailable`].
+    pub async fn exists(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
+        Ok(self.owned(id, name).await?.is_some())
+    }
+
+    /// Returns the version of a key's record, if there is one.
+    async fn owned(&self, id: &str, name: Option<&str>) -> Result<Option<u64>, ServiceError> {
+        let Some(entry) = self.records.directory.read(Table::Keys, id).await? else {
+            return Ok(None);
+        };
+        let Some(value) = entry.value else { return Ok(None) };
+        let user = parse(&value)?.user;
+        if name.is_some_and(|name| format!("{USER_PREFIX}{name}") != user) {
+            let text = format!("access key {id} belongs to {user}");
+            return Err(ServiceError::InvalidArgument(text));
+        }
+        Ok(Some(entry.version))
+    }
+
     /// Deletes a key; says whether there was one. With `name`, only that user's.
     ///
     /// # Errors
     /// [`ServiceError::InvalidArgument`] when it belongs to another user;
     /// [`ServiceError::Unavailable`].
     pub async fn revoke(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
-        let Some(entry) = self.records.directory.read(Table::Keys, id).await? else {
-            return Ok(false);
-        };
-        let Some(value) = entry.value else { return Ok(false) };
-        let user = parse(&value)?.user;
-        if name.is_some_and(|name| format!("{USER_PREFIX}{name}") != user) {
-            let text = format!("access key {id} belongs to {user}");
-            return Err(ServiceError::InvalidArgument(text));
-        }
+        let Some(version) = self.owned(id, name).await? else { return Ok(false) };
         self.records.forget(Table::Keys, id);
-        match self.records.directory.write(Table::Keys, id, entry.version, None).await? {
+        match self.records.directory.write(Table::Keys, id, version, None).await? {
             WriteOutcome::Done(_) => Ok(true),
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
@@ -337,8 +356,12 @@ fn check_name(name: &str) -> Result<(), ServiceError> {
     Err(ServiceError::InvalidArgument(text.to_owned()))
 }
 
+fn is_key_id(id: &str) -> bool {
+    (3..=128).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric())
+}
+
 fn check_key(id: &str, secret: &Secret) -> Result<(), ServiceError> {
-    let id_ok = (3..=128).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric());
+    let id_ok = is_key_id(id);
     let secret_ok = (8..=256).contains(&secret.expose().len())
         && secret.expose().chars().all(|c| c.is_ascii_graphic());
     if id_ok && secret_ok {

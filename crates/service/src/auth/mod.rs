@@ -190,6 +190,9 @@ impl Authenticator {
     /// Replaces the key set that verifies JWTs: keys that are not in it any more count no longer.
     pub fn set_jwt_keys(&self, keys: KeySet) {
         let mut policy = self.0.policy.write().unwrap_or_else(PoisonError::into_inner);
+        if policy.jwt.has_keys(&keys) {
+            return;
+        }
         let jwt = Arc::new(policy.jwt.with_keys(keys));
         *policy = Arc::new(Policy { jwt, ..Policy::clone(&policy) });
         drop(policy);
@@ -209,6 +212,9 @@ impl Authenticator {
     /// Verifies a token, or remembers that it was good; judges its time in any case.
     fn verify(&self, token: &str) -> Result<Arc<Verified>, AuthError> {
         let now = self.now();
+        if token.len() > token::TOKEN_BYTES_MAX {
+            return Err(TokenError::Invalid("its length").into());
+        }
         let key = *blake3::hash(token.as_bytes()).as_bytes();
         if let Some(verified) = self.0.verified.get(&key) {
             if verified.expires <= now {
@@ -227,6 +233,10 @@ impl Authenticator {
             }
         };
         self.0.verified.insert(key, Arc::clone(&verified));
+        // Verified by a policy that was replaced meanwhile, it must not outlive it.
+        if !Arc::ptr_eq(&policy, &self.policy()) {
+            self.0.verified.remove(&key);
+        }
         Ok(verified)
     }
 
@@ -340,6 +350,8 @@ impl Authenticator {
         if session.expires <= self.now() {
             return Err(AuthError::SessionExpired);
         }
+        // Begun on a master that accepts what this one does not.
+        self.policy().admits(&session.identity.user, session.audience.as_deref())?;
         self.check(Judged {
             user: &session.identity.user,
             issued: session.issued,
@@ -350,19 +362,18 @@ impl Authenticator {
         Ok(Proof { identity: session.identity, via: Via::Session, credential })
     }
 
-    /// Begins a session for whoever shows a token, for up to `life` seconds.
+    /// Begins a session for whoever showed a token that was [inspected](Self::inspect), for up to
+    /// `life` seconds.
     ///
     /// # Errors
-    /// [`AuthError`].
-    pub async fn exchange(
+    /// [`ServiceError::Busy`], [`ServiceError::Unavailable`].
+    pub async fn begin_session(
         &self,
-        token: &str,
+        verified: &Verified,
         life: Seconds,
-    ) -> Result<(Arc<Verified>, SessionKeys), AuthError> {
-        let verified = self.inspect(token)?;
+    ) -> Result<SessionKeys, ServiceError> {
         let life = life.clamp(*SESSION_LIFE.start(), *SESSION_LIFE.end());
-        let session = self.0.keys.begin_session(&verified, self.now(), life).await?;
-        Ok((verified, session))
+        self.0.keys.begin_session(verified, self.now(), life).await
     }
 
     /// Revokes something on every master; an access key is deleted as well.

@@ -68,6 +68,8 @@ pub(super) struct Judged<'a> {
 #[derive(Debug, Default)]
 struct Set {
     all: BTreeSet<Revocation>,
+    /// Of these, what is not on this master's disk yet.
+    unsaved: BTreeSet<Revocation>,
     /// Of each user, what was issued before this is refused.
     users: BTreeMap<String, Seconds>,
     tokens: HashSet<Meaning>,
@@ -75,7 +77,7 @@ struct Set {
 }
 
 impl Set {
-    fn add(&mut self, revocation: Revocation) -> bool {
+    fn add(&mut self, revocation: Revocation) {
         match &revocation.revoked {
             Revoked::User(user) => drop(self.users.insert(user.clone(), Seconds::MAX)),
             Revoked::IssuedBefore(user, before) => {
@@ -85,7 +87,9 @@ impl Set {
             Revoked::Token(meaning) => self.tokens.extend(Meaning::parse(meaning)),
             Revoked::Key(id) => drop(self.keys.insert(id.clone())),
         }
-        self.all.insert(revocation)
+        if self.all.insert(revocation.clone()) {
+            self.unsaved.insert(revocation);
+        }
     }
 
     fn refuses(&self, judged: Judged<'_>) -> bool {
@@ -160,6 +164,7 @@ impl Revocations {
             for (_, value) in read_log(disk.as_ref(), 0).await? {
                 set.add(decode(&value)?);
             }
+            set.unsaved.clear();
         }
         let opened = Self {
             log,
@@ -210,14 +215,14 @@ impl Revocations {
         }
         let starts_over = end.is_none();
         for (number, value) in &found {
-            self.add(decode(value)?).await?;
+            self.add(decode(value)?);
             *end = Some((*number, value.clone()));
         }
         if starts_over {
             self.write_back(end, &found).await?;
         }
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = began;
-        Ok(())
+        self.save().await
     }
 
     /// Writes what this master knows and the arbiter does not.
@@ -248,7 +253,7 @@ impl Revocations {
                 WriteOutcome::Conflict(current) => {
                     let theirs = current.and_then(|entry| entry.value).unwrap_or_default();
                     if let Ok(revocation) = decode(&theirs) {
-                        self.add(revocation).await?;
+                        self.add(revocation);
                     }
                     *end = Some((number, theirs));
                 }
@@ -256,21 +261,32 @@ impl Revocations {
         }
     }
 
-    /// Takes a revocation into the set, and keeps it on this master's disk.
-    async fn add(&self, revocation: Revocation) -> Result<(), ServiceError> {
-        let (value, is_new, count) = {
-            let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
-            let value = encode(&revocation);
-            let is_new = set.add(revocation);
-            (value, is_new, set.all.len() as u64)
+    /// Takes a revocation into the set: it counts at once, whatever becomes of it elsewhere.
+    fn add(&self, revocation: Revocation) {
+        self.set.write().unwrap_or_else(PoisonError::into_inner).add(revocation);
+    }
+
+    /// Writes to this master's disk what is not there yet; what fails is tried again at the next look.
+    async fn save(&self) -> Result<(), ServiceError> {
+        let (unsaved, saved) = {
+            let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
+            (set.unsaved.clone(), (set.all.len() - set.unsaved.len()) as u64)
         };
-        let (Some(disk), true) = (&self.disk, is_new) else { return Ok(()) };
-        // Only this process writes here; a number that is taken is an earlier write's.
-        let mut number = count;
-        while let WriteOutcome::Conflict(_) =
-            disk.write(Table::Revocations, &name(number), 0, Some(value.clone())).await?
-        {
-            number += 1;
+        let mut number = saved;
+        for revocation in unsaved {
+            if let Some(disk) = &self.disk {
+                let value = encode(&revocation);
+                // Only this process writes here; a number that is taken is an earlier write's.
+                loop {
+                    number += 1;
+                    let (name, value) = (name(number), Some(value.clone()));
+                    let written = disk.write(Table::Revocations, &name, 0, value).await?;
+                    if let WriteOutcome::Done(_) = written {
+                        break;
+                    }
+                }
+            }
+            self.set.write().unwrap_or_else(PoisonError::into_inner).unsaved.remove(&revocation);
         }
         Ok(())
     }
@@ -284,7 +300,8 @@ impl Revocations {
         let mut end = self.end.lock().await;
         self.catch_up(&mut end).await?;
         self.append(&mut end, encode(&revocation)).await?;
-        self.add(revocation).await
+        self.add(revocation);
+        self.save().await
     }
 
     /// Returns all revocations, in order of what they are about.
@@ -364,6 +381,23 @@ mod tests {
             assert_eq!(master.all().len(), 2);
         }
         assert_eq!(read_log(log.as_ref(), 0).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_a_full_disk_did_not_take_is_kept_later() {
+        let log = Arc::new(MemoryDirectory::default());
+        let disk = Arc::new(crate::auth::tests::Cut::default());
+        let one = Revocations::open(Arc::clone(&log) as _, Some(Arc::clone(&disk) as _)).await;
+        let one = one.unwrap();
+        disk.1.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(one.revoke(Revoked::User("0xa".into()), 1).await.is_err());
+        assert!(one.refuses(judged("0xa", 5)).unwrap(), "it counts all the same");
+        assert!(one.look().await.is_err());
+        disk.1.store(false, std::sync::atomic::Ordering::SeqCst);
+        one.look().await.unwrap();
+        let empty = Arc::new(MemoryDirectory::default());
+        let again = Revocations::open(empty, Some(disk)).await.unwrap();
+        assert!(again.refuses(judged("0xa", 5)).unwrap());
     }
 
     #[tokio::test]

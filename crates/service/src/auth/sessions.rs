@@ -5,6 +5,8 @@
 //! to be swept. A key id names its slot; the rest of it, the secret and the session token are
 //! drawn anew for each session.
 
+use std::collections::BTreeSet;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use fula_core::directory::{Entry, Table, WriteOutcome};
 use fula_identity::{Grant, Identity, Meaning, Seconds, Verified};
@@ -27,6 +29,9 @@ const DRAWN_DIGITS: usize = 14;
 
 /// Digits as in RFC 4648's base32.
 const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// New slots that one is drawn from.
+const NEW_SLOTS: usize = 32;
 
 /// Times another slot is tried because a session was begun in this one meanwhile.
 const TRIES: usize = 8;
@@ -52,6 +57,7 @@ pub(super) struct Session {
     pub(super) meaning: Meaning,
     pub(super) issued: Seconds,
     pub(super) expires: Seconds,
+    pub(super) audience: Option<String>,
     token_hash: [u8; 32],
 }
 
@@ -76,6 +82,8 @@ struct Stored {
     meaning: String,
     issued: Seconds,
     expires: Seconds,
+    /// Whom that token was meant for, if it said.
+    audience: Option<String>,
 }
 
 fn hash(token: &str) -> [u8; 32] {
@@ -137,6 +145,7 @@ impl KeyRing {
                 meaning: verified.meaning.to_string(),
                 issued: verified.issued,
                 expires,
+                audience: verified.audience.clone(),
             };
             let value = serde_json::to_vec(&stored)
                 .map_err(|error| ServiceError::Internal(error.to_string()))?;
@@ -150,7 +159,8 @@ impl KeyRing {
         Err(ServiceError::Busy(Applied::None))
     }
 
-    /// Returns a slot whose session has ended, or the next new one, and its version.
+    /// Returns a slot that is free or whose session has ended, and its version; any of them, so that
+    /// masters that begin sessions at once seldom meet.
     async fn free_slot(
         &self,
         user: &str,
@@ -160,14 +170,21 @@ impl KeyRing {
         let taken = directory.list(Table::Sessions, Some(user), SESSIONS_MAX).await?;
         let taken: Vec<_> =
             taken.into_iter().take_while(|(name, _)| name.starts_with(user)).collect();
+        let mut free = Vec::new();
         for (name, entry) in &taken {
             if parse(entry)?.is_none_or(|stored| stored.expires <= now) {
-                return Ok(Some((name.clone(), entry.version)));
+                free.push((name.clone(), entry.version));
             }
         }
-        let names: Vec<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
-        let new = (0..SESSIONS_MAX).map(|slot| format!("{user}{}", slot_digits(slot)));
-        Ok(new.into_iter().find(|name| !names.contains(&name.as_str())).map(|name| (name, 0)))
+        // Ended ones first: what is kept is to stay as little as it can.
+        if free.is_empty() {
+            let names: BTreeSet<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
+            let new = (0..SESSIONS_MAX).map(|slot| format!("{user}{}", slot_digits(slot)));
+            let new = new.filter(|name| !names.contains(name.as_str())).take(NEW_SLOTS);
+            free.extend(new.map(|name| (name, 0)));
+        }
+        let drawn = usize::from(u16::from_be_bytes(self.random()));
+        Ok((!free.is_empty()).then(|| free.swap_remove(drawn % free.len())))
     }
 
     /// Returns the session of a key id; `None` when there is none, or another one in its place.
@@ -189,6 +206,7 @@ impl KeyRing {
             meaning: Meaning::parse(&stored.meaning).ok_or_else(malformed)?,
             issued: stored.issued,
             expires: stored.expires,
+            audience: stored.audience,
             token_hash,
         }))
     }

@@ -107,6 +107,15 @@ fn token(life: Seconds, scope: &[&str]) -> String {
     token::mint(&key, &claims)
 }
 
+async fn exchange(
+    master: &Authenticator,
+    token: &str,
+    life: Seconds,
+) -> Result<SessionKeys, AuthError> {
+    let verified = master.inspect(token)?;
+    Ok(master.begin_session(&verified, life).await?)
+}
+
 fn signed(session: &SessionKeys) -> Signed<'_> {
     Signed {
         access_key: &session.id,
@@ -139,7 +148,7 @@ async fn a_token_that_is_remembered_still_ends() {
 async fn a_session_begun_on_one_master_is_good_on_another() {
     let federation = Federation::new();
     let [one, two] = [federation.master().await, federation.master().await];
-    let (_, session) = one.exchange(&token(10_000, &["read:abc/p"]), 3600).await.unwrap();
+    let session = exchange(&one, &token(10_000, &["read:abc/p"]), 3600).await.unwrap();
     assert_eq!(session.expires, NOW + 3600);
     assert_eq!(two.secret_of(&session.id).await.unwrap().expose(), session.secret.expose());
     let proof = two.admit(signed(&session)).await.unwrap();
@@ -149,6 +158,11 @@ async fn a_session_begun_on_one_master_is_good_on_another() {
         let refused = two.admit(Signed { session_token, ..signed(&session) }).await;
         assert!(matches!(refused, Err(AuthError::SessionToken)));
     }
+    // A master that does not accept the token does not accept what was had for it.
+    two.set_policy(Policy::default());
+    let refused = two.admit(signed(&session)).await;
+    assert!(matches!(refused, Err(AuthError::Token(TokenError::NotAccepted(_)))));
+    two.set_policy((*one.policy()).clone());
     federation.pass(3600);
     assert!(matches!(two.admit(signed(&session)).await, Err(AuthError::SessionExpired)));
     // Of the same form, but nobody's.
@@ -165,14 +179,14 @@ async fn slots_are_used_again_and_are_bounded() {
     let token = token(80_000, &["admin:*"]);
     let mut first = None;
     for _ in 0..3 {
-        first = Some(master.exchange(&token, 900).await.unwrap().1);
+        first = Some(exchange(&master, &token, 900).await.unwrap());
     }
     let count =
         async || federation.directory.list(Table::Sessions, None, 2000).await.unwrap().len();
     assert_eq!(count().await, 3);
     federation.pass(900);
     for _ in 0..3 {
-        master.exchange(&token, 40_000).await.unwrap();
+        exchange(&master, &token, 40_000).await.unwrap();
     }
     assert_eq!(count().await, 3, "ended sessions keep their slots");
     // The key of the session that was there before opens nothing any more.
@@ -180,9 +194,9 @@ async fn slots_are_used_again_and_are_bounded() {
     let old = master.secret_of(&first.unwrap().id).await;
     assert!(matches!(old, Err(AuthError::UnknownKey)));
     for _ in 3..SESSIONS_MAX {
-        master.exchange(&token, 40_000).await.unwrap();
+        exchange(&master, &token, 40_000).await.unwrap();
     }
-    let refused = master.exchange(&token, 40_000).await;
+    let refused = exchange(&master, &token, 40_000).await;
     assert!(matches!(refused, Err(AuthError::Service(ServiceError::Busy(_)))), "{refused:?}");
 }
 
@@ -191,14 +205,14 @@ async fn masters_that_begin_sessions_at_once_take_different_slots() {
     let federation = Federation::new();
     let masters = [federation.master().await, federation.master().await];
     let token = token(10_000, &["admin:*"]);
-    let begun = (0..16).map(|n| masters[n % 2].exchange(&token, 3600));
+    let begun = (0..16).map(|n| exchange(&masters[n % 2], &token, 3600));
     let begun = futures::future::join_all(begun).await;
     for (n, session) in begun.iter().enumerate() {
-        let (_, session) = session.as_ref().unwrap();
+        let session = session.as_ref().unwrap();
         masters[n % 2].admit(signed(session)).await.unwrap();
     }
     let slots: std::collections::BTreeSet<_> =
-        begun.iter().map(|begun| begun.as_ref().unwrap().1.id[..22].to_owned()).collect();
+        begun.iter().map(|begun| begun.as_ref().unwrap().id[..22].to_owned()).collect();
     assert_eq!(slots.len(), 16);
 }
 
