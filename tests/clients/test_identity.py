@@ -1,5 +1,6 @@
 """Wallet identities: on the wire, in stock S3 tools, revoked, and misused."""
 
+import http.client
 import http.server
 import json
 import os
@@ -650,6 +651,25 @@ def test_revocations(door):
         carol.list_buckets()
     listed = json.loads(door.fula("revoke", "list", "--json").stdout)
     assert {"key": made["id"]} in [found["revoked"] for found in listed]
+
+
+def test_a_write_that_took_its_time_is_judged_again(door):
+    wallet, bucket = Wallet(), fresh()
+    token = wallet.v1()
+    assert call(door, "PUT", f"/{bucket}", token=token)[0] == 200
+    connection = http.client.HTTPConnection(door.listen, timeout=30)
+    connection.putrequest("PUT", f"/{bucket}/k")
+    connection.putheader("Authorization", f"Bearer {token}")
+    connection.putheader("Content-Length", "6")
+    connection.endheaders(b"abc")
+    # It has been let in once the log says so, and its body is on its way.
+    deadline = time.monotonic() + 10
+    while audit(door).count(f'user="{wallet.user}"') < 2:
+        assert time.monotonic() < deadline
+    door.fula("revoke", "wallet", wallet.user)
+    connection.send(b"def")
+    answer = connection.getresponse()
+    assert (answer.status, b"AccessDenied" in answer.read()) == (403, True)
 
 
 def test_revocations_outlive_the_process(tmp_path):

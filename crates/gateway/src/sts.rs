@@ -1,7 +1,7 @@
 //! `AssumeRoleWithWebIdentity` of AWS STS (query protocol, version 2011-06-15): a token for
 //! temporary keys, which SDKs get and renew by themselves.
 
-use fula_service::auth::{AuthError, Proof, SESSION_LIFE, Via};
+use fula_service::auth::{AuthError, SESSION_LIFE};
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts,
 };
@@ -131,11 +131,7 @@ async fn exchange(
             return Err(refusal(error));
         }
     };
-    let proof = Proof {
-        identity: verified.identity.clone(),
-        via: Via::Bearer,
-        credential: format!("web identity:{:.16}", verified.meaning.to_string()),
-    };
+    let proof = door.authenticator().proof_of(&verified);
     // Before anything is written for it.
     door.decide(extensions, "web identity", Ok(proof)).map_err(|_| {
         let text = "You ask too often.".to_owned();

@@ -10,7 +10,10 @@ use std::{
 
 use fula_core::{OwnerId, bucket::Fingerprint};
 
-use crate::{access::Identity, commit::Print, limits::INVOCATION_BYTES_MAX};
+use crate::{
+    access::Identity, auth::Standing, commit::Print, error::ServiceError,
+    limits::INVOCATION_BYTES_MAX,
+};
 
 /// One attempt of one call of an SDK, by which a retry is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ impl BucketOwner {
 pub struct Caller {
     /// As far as a signature proved it; `None` is anonymous.
     pub identity: Option<Identity>,
+    /// By which the credential is judged again before a write is committed.
+    pub standing: Option<Standing>,
     /// Which call of an SDK this is an attempt of.
     pub invocation: Option<Invocation>,
     /// Whose bucket is meant.
@@ -113,6 +118,14 @@ impl Caller {
     /// Returns a caller of whom nothing else is known.
     pub fn of(identity: Identity) -> Self {
         Self { identity: Some(identity), ..Self::default() }
+    }
+
+    /// Finds out whether the caller's credential was revoked since the request began.
+    ///
+    /// # Errors
+    /// [`ServiceError::AccessDenied`].
+    pub(crate) fn check_standing(&self) -> Result<(), ServiceError> {
+        self.standing.as_ref().map_or(Ok(()), Standing::check)
     }
 
     /// Returns whether this is known to be a second or later attempt.

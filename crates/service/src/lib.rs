@@ -272,6 +272,7 @@ impl Service {
         change: Change,
         print: Option<Print>,
     ) -> Result<Answer, ServiceError> {
+        caller.check_standing()?;
         let ask = Ask { bucket: Some(head.root.id), if_version: caller.if_version, print, change };
         self.committer.submit(&head.address(), ask, &caller.seen).await
     }
@@ -285,6 +286,7 @@ impl Service {
         change: Change,
         print: Option<Print>,
     ) -> Result<Answer, ServiceError> {
+        caller.check_standing()?;
         let bucket = (!aim.is_guess).then_some(aim.head.root.id);
         let ask = Ask { bucket, if_version: caller.if_version, print, change };
         self.committer.submit(&aim.head.address(), ask, &caller.seen).await

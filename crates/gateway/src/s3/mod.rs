@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use fula_service::{
     BucketOwner, Caller, Invocation, Seen, Service,
-    auth::{Authenticator, redacted},
+    auth::{Authenticator, Proof, redacted},
 };
 use http::{HeaderMap, Method};
 use s3s::{
@@ -116,6 +116,7 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
     };
     Ok(Caller {
         identity: identity(&request.extensions).cloned(),
+        standing: request.extensions.get::<Proof>().map(|proof| proof.standing.clone()),
         invocation: text("amz-sdk-invocation-id")
             .and_then(|id| Invocation::new(id, attempt.unwrap_or(1))),
         bucket_owner: bucket_owner(headers, "x-amz-expected-bucket-owner"),

@@ -16,7 +16,7 @@ use std::{
 };
 
 use fula_core::root::TimeMs;
-use fula_identity::{Policy, Seconds, TokenError, Verified, jwt::KeySet, token};
+use fula_identity::{Meaning, Policy, Seconds, TokenError, Verified, jwt::KeySet, token};
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
@@ -70,6 +70,43 @@ pub struct Proof {
     pub via: Via,
     /// Which credential it was, by a name that gives nothing away.
     pub credential: String,
+    /// By which it can be judged again.
+    pub standing: Standing,
+}
+
+/// A credential that was let in: what it takes to find out whether it was revoked meanwhile.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    authenticator: Authenticator,
+    user: String,
+    issued: Seconds,
+    meaning: Option<Meaning>,
+    key_id: Option<String>,
+}
+
+impl Standing {
+    /// Judges the credential again: a body may have taken its time.
+    ///
+    /// # Errors
+    /// [`ServiceError::AccessDenied`] once it was revoked; [`ServiceError::Unavailable`].
+    pub(crate) fn check(&self) -> Result<(), ServiceError> {
+        match self.judge() {
+            Ok(()) => Ok(()),
+            Err(AuthError::Service(error)) => Err(error),
+            Err(_) => Err(ServiceError::AccessDenied),
+        }
+    }
+
+    fn judge(&self) -> Result<(), AuthError> {
+        let judged = Judged {
+            user: &self.user,
+            issued: self.issued,
+            meaning: self.meaning,
+            key_id: self.key_id.as_deref(),
+        };
+        let refuses = self.authenticator.0.revocations.refuses(judged)?;
+        if refuses { Err(AuthError::Revoked) } else { Ok(()) }
+    }
 }
 
 /// A signed request, as far as its credential goes.
@@ -240,17 +277,15 @@ impl Authenticator {
         Ok(verified)
     }
 
-    fn check_token(&self, verified: &Verified) -> Result<(), AuthError> {
-        self.check(Judged {
-            user: &verified.identity.user,
-            issued: verified.issued,
-            meaning: Some(verified.meaning),
-            key_id: None,
-        })
-    }
-
-    fn check(&self, judged: Judged<'_>) -> Result<(), AuthError> {
-        if self.0.revocations.refuses(judged)? { Err(AuthError::Revoked) } else { Ok(()) }
+    fn standing(
+        &self,
+        user: &str,
+        issued: Seconds,
+        meaning: Option<Meaning>,
+        key_id: Option<&str>,
+    ) -> Standing {
+        let (user, key_id) = (user.to_owned(), key_id.map(ToOwned::to_owned));
+        Standing { authenticator: self.clone(), user, issued, meaning, key_id }
     }
 
     /// Says who shows a token.
@@ -258,13 +293,18 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError`].
     pub fn bearer(&self, token: &str) -> Result<Proof, AuthError> {
-        let verified = self.verify(token)?;
-        self.check_token(&verified)?;
-        Ok(Proof {
+        self.inspect(token).map(|verified| self.proof_of(&verified))
+    }
+
+    /// Returns the proof that the bearer of a token has given.
+    pub fn proof_of(&self, verified: &Verified) -> Proof {
+        let (user, meaning) = (&verified.identity.user, Some(verified.meaning));
+        Proof {
             identity: verified.identity.clone(),
             via: Via::Bearer,
-            credential: name_of_token(&verified),
-        })
+            credential: name_of_token(verified),
+            standing: self.standing(user, verified.issued, meaning, None),
+        }
     }
 
     /// Returns the token's own facts, for whoever shows it.
@@ -273,7 +313,7 @@ impl Authenticator {
     /// [`AuthError`].
     pub fn inspect(&self, token: &str) -> Result<Arc<Verified>, AuthError> {
         let verified = self.verify(token)?;
-        self.check_token(&verified)?;
+        self.proof_of(&verified).standing.judge()?;
         Ok(verified)
     }
 
@@ -310,19 +350,15 @@ impl Authenticator {
         }
         // Revoked between the signature check and now.
         let found = self.0.keys.find(signed.access_key).await?.ok_or(AuthError::UnknownKey)?;
-        let checked = self.check(Judged {
-            user: &found.identity.user,
-            issued: found.created / 1000,
-            meaning: None,
-            key_id: Some(signed.access_key),
-        });
+        let (user, key) = (&found.identity.user, signed.access_key);
+        let standing = self.standing(user, found.created / 1000, None, Some(key));
         // Where the revocation is heard of before the deletion, it looks the same.
-        checked.map_err(|error| match error {
+        standing.judge().map_err(|error| match error {
             AuthError::Revoked => AuthError::UnknownKey,
             other => other,
         })?;
         let credential = signed.access_key.to_owned();
-        Ok(Proof { identity: found.identity, via: Via::Key, credential })
+        Ok(Proof { identity: found.identity, via: Via::Key, credential, standing })
     }
 
     fn admit_token(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
@@ -352,14 +388,11 @@ impl Authenticator {
         }
         // Begun on a master that accepts what this one does not.
         self.policy().admits(&session.identity.user, session.audience.as_deref())?;
-        self.check(Judged {
-            user: &session.identity.user,
-            issued: session.issued,
-            meaning: Some(session.meaning),
-            key_id: Some(signed.access_key),
-        })?;
+        let (user, key) = (&session.identity.user, signed.access_key);
+        let standing = self.standing(user, session.issued, Some(session.meaning), Some(key));
+        standing.judge()?;
         let credential = signed.access_key.to_owned();
-        Ok(Proof { identity: session.identity, via: Via::Session, credential })
+        Ok(Proof { identity: session.identity, via: Via::Session, credential, standing })
     }
 
     /// Begins a session for whoever showed a token that was [inspected](Self::inspect), for up to
