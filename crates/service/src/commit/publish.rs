@@ -22,7 +22,7 @@ use crate::{
 const RESOLVE_WAIT: Duration = Duration::from_millis(20);
 
 /// Longest wait between look-ups.
-const RESOLVE_WAIT_MAX: Duration = Duration::from_secs(1);
+const RESOLVE_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// How a swap of a round ended.
 pub(super) enum Swapped {

@@ -137,7 +137,8 @@ async fn run(pool: &PgPool, statement: &'static str) -> Result<(), PostgresError
 
 fn is_collision(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| ["23505", "42P07", "XX000", "40001", "42701"].contains(&code.as_ref()))
+    let collisions = ["23505", "42P07", "42710", "42723", "XX000", "40001", "42701"];
+    code.is_some_and(|code| collisions.contains(&code.as_ref()))
 }
 
 /// Returns how the arbiter tells its place in time, or `None` when tables must be migrated first.
