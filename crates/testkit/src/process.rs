@@ -52,6 +52,11 @@ impl Gateway {
         self.address
     }
 
+    /// Returns its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Returns the key that it made at its first start.
     ///
     /// # Errors

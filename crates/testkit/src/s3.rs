@@ -5,9 +5,9 @@ use std::{io, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use fula_identity::{eip712::Claims, token, wallet::WalletKey};
 use hmac::{Hmac, KeyInit, Mac};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -141,18 +141,39 @@ pub fn elements<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = String
     })
 }
 
+/// What a signature says of the body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Payload {
+    /// Nothing, as S3 allows.
+    #[default]
+    Unsigned,
+    /// Its SHA-256.
+    Signed,
+}
+
 /// A connection to one gateway, made again when it breaks.
 #[derive(Debug)]
 pub struct Client {
     address: SocketAddr,
     credentials: Credentials,
+    payload: Payload,
+    /// The day, and the key derived for it.
+    signing: (String, Vec<u8>),
     connection: Option<http1::SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
     /// Returns a client that connects when it has something to ask.
     pub fn new(address: SocketAddr, credentials: Credentials) -> Self {
-        Self { address, credentials, connection: None }
+        let signing = (String::new(), Vec::new());
+        Self { address, credentials, payload: Payload::Unsigned, signing, connection: None }
+    }
+
+    /// Says what is to be signed of bodies.
+    #[must_use]
+    pub fn payload(mut self, payload: Payload) -> Self {
+        self.payload = payload;
+        self
     }
 
     /// Sends a request and reads the whole answer, within `patience`.
@@ -168,21 +189,59 @@ impl Client {
         reply
     }
 
+    /// Sends a request and counts the bytes of its answer as they come; the body of the reply is
+    /// empty unless the answer is an error.
+    ///
+    /// # Errors
+    /// When no whole answer came.
+    pub async fn drain(&mut self, call: &Call) -> io::Result<(Reply, u64)> {
+        let drained = self.count(call).await;
+        if drained.is_err() {
+            self.connection = None;
+        }
+        drained
+    }
+
+    async fn count(&mut self, call: &Call) -> io::Result<(Reply, u64)> {
+        let (connection, response) = self.ask(call).await?;
+        let (parts, mut body) = response.into_parts();
+        let (mut bytes, mut kept) = (0, Vec::new());
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(io::Error::other)?.into_data() else { continue };
+            bytes += data.len() as u64;
+            if !parts.status.is_success() {
+                kept.extend_from_slice(&data);
+            }
+        }
+        self.connection = Some(connection);
+        let reply = Reply { status: parts.status, headers: parts.headers, body: kept.into() };
+        Ok((reply, bytes))
+    }
+
     async fn exchange(&mut self, call: &Call) -> io::Result<Reply> {
+        let (connection, response) = self.ask(call).await?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        self.connection = Some(connection);
+        Ok(Reply { status: parts.status, headers: parts.headers, body })
+    }
+
+    /// Sends a request and returns its answer once the head of that is there.
+    async fn ask(
+        &mut self,
+        call: &Call,
+    ) -> io::Result<(http1::SendRequest<Full<Bytes>>, Response<Incoming>)> {
         let mut connection = match self.connection.take() {
             Some(connection) if !connection.is_closed() => connection,
             _ => self.connect().await?,
         };
         connection.ready().await.map_err(io::Error::other)?;
-        let request = match &self.credentials {
-            Credentials::Key { id, secret } => self.sign(call, id, secret)?,
-            Credentials::Bearer(token) => show(call, &self.address.to_string(), token)?,
+        let request = match self.credentials.clone() {
+            Credentials::Key { id, secret } => self.sign(call, &id, &secret)?,
+            Credentials::Bearer(token) => show(call, &self.address.to_string(), &token)?,
         };
         let response = connection.send_request(request).await.map_err(io::Error::other)?;
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        self.connection = Some(connection);
-        Ok(Reply { status: parts.status, headers: parts.headers, body })
+        Ok((connection, response))
     }
 
     async fn connect(&self) -> io::Result<http1::SendRequest<Full<Bytes>>> {
@@ -194,8 +253,8 @@ impl Client {
         Ok(sender)
     }
 
-    /// Signs with the body left out, as S3 allows.
-    fn sign(&self, call: &Call, id: &str, secret: &str) -> io::Result<Request<Full<Bytes>>> {
+    /// Signs in the headers.
+    fn sign(&mut self, call: &Call, id: &str, secret: &str) -> io::Result<Request<Full<Bytes>>> {
         #[expect(clippy::disallowed_methods, reason = "signatures carry the time of day")]
         let now = OffsetDateTime::from(std::time::SystemTime::now());
         let (hour, minute, second) = now.to_hms();
@@ -204,10 +263,13 @@ impl Client {
         let stamp = format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z");
         let scope = format!("{}/us-east-1/s3/aws4_request", &stamp[..8]);
         let host = self.address.to_string();
-        let payload = "UNSIGNED-PAYLOAD";
+        let payload = match self.payload {
+            Payload::Unsigned => "UNSIGNED-PAYLOAD".to_owned(),
+            Payload::Signed => hex::encode(Sha256::digest(&call.body)),
+        };
         let mut signed: Vec<(String, String)> = vec![
             ("host".into(), host),
-            ("x-amz-content-sha256".into(), payload.into()),
+            ("x-amz-content-sha256".into(), payload.clone()),
             ("x-amz-date".into(), stamp.clone()),
         ];
         signed.extend(call.headers.iter().filter(|(name, _)| name.starts_with("x-amz-")).cloned());
@@ -232,11 +294,14 @@ impl Client {
         );
         let digest = hex::encode(Sha256::digest(canonical));
         let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}");
-        let mut key = format!("AWS4{secret}").into_bytes();
-        for part in [&stamp[..8], "us-east-1", "s3", "aws4_request"] {
-            key = mac(&key, part);
+        if self.signing.0 != stamp[..8] {
+            let mut key = format!("AWS4{secret}").into_bytes();
+            for part in [&stamp[..8], "us-east-1", "s3", "aws4_request"] {
+                key = mac(&key, part);
+            }
+            self.signing = (stamp[..8].to_owned(), key);
         }
-        let signature = hex::encode(mac(&key, &text));
+        let signature = hex::encode(mac(&self.signing.1, &text));
         let mut request = Request::builder().method(call.method.clone()).uri(call.uri());
         let unsigned = call.headers.iter().filter(|(name, _)| !name.starts_with("x-amz-"));
         for (name, value) in signed.iter().chain(unsigned) {

@@ -1,0 +1,225 @@
+//! The load: connections that each send one request after another.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use fula_testkit::{
+    rng::Rng,
+    s3::{Call, Client, Credentials, Payload},
+};
+use futures::future::try_join_all;
+use hdrhistogram::Histogram;
+use http::{Method, StatusCode};
+
+/// Keys of a LIST page.
+const PAGE: u64 = 1000;
+
+/// Bytes that are stamped apart, so that no two blocks are alike and nothing is stored only once.
+const STAMP_EVERY: usize = 1 << 20;
+
+/// What each connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Puts objects under new keys, in an order that is random to the server.
+    Put,
+    /// Puts objects under keys drawn from this many.
+    Overwrite(u64),
+    /// Gets objects drawn from this many.
+    Get(u64),
+    /// Lists a page of 1 000 keys that begins anywhere in this many.
+    List(u64),
+}
+
+/// When the load ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    /// After this long.
+    Time(Duration),
+    /// After this many requests.
+    Requests(u64),
+}
+
+/// A load.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) operation: Operation,
+    pub(crate) bucket: String,
+    /// Of each object.
+    pub(crate) bytes: usize,
+    pub(crate) connections: usize,
+    pub(crate) limit: Limit,
+    pub(crate) payload: Payload,
+    /// Number of the first new key.
+    pub(crate) first: u64,
+}
+
+/// What a load came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    pub(crate) requests: u64,
+    /// Answers 503 `SlowDown`, which are tried again.
+    pub(crate) slow_downs: u64,
+    /// Bytes of bodies, sent or received.
+    pub(crate) bytes: u64,
+    pub(crate) elapsed: Duration,
+    /// Microseconds of each request.
+    pub(crate) micros: Histogram<u64>,
+}
+
+impl Tally {
+    fn new() -> Self {
+        let micros = Histogram::new(3).expect("three digits are allowed");
+        Self { requests: 0, slow_downs: 0, bytes: 0, elapsed: Duration::ZERO, micros }
+    }
+
+    /// Requests a second.
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    pub(crate) fn rate(&self) -> f64 {
+        self.requests as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.slow_downs += other.slow_downs;
+        self.bytes += other.bytes;
+        self.micros.add(&other.micros).expect("histograms of one kind");
+    }
+}
+
+/// Returns the key of a number: in no order that a server could make use of.
+pub(crate) fn key(number: u64) -> String {
+    format!("{:016x}", Rng::new(number).below(u64::MAX))
+}
+
+/// Bodies of one length, each different from the others in every block.
+#[derive(Clone, Debug)]
+struct Bodies {
+    pattern: Bytes,
+    salt: u64,
+}
+
+impl Bodies {
+    fn new(bytes: usize) -> Self {
+        let mut rng = Rng::new(0x5eed);
+        let words = std::iter::repeat_with(|| rng.below(u64::MAX).to_le_bytes());
+        let pattern: Vec<u8> = words.take(bytes.div_ceil(8)).flatten().take(bytes).collect();
+        // Runs of one server must not meet blocks of an earlier run.
+        let salt = u64::from(std::process::id()) << 40;
+        Self { pattern: pattern.into(), salt }
+    }
+
+    fn body(&self, number: u64) -> Bytes {
+        let mut body = BytesMut::from(&self.pattern[..]);
+        let stamp = (self.salt ^ number).to_le_bytes();
+        for block in body.chunks_mut(STAMP_EVERY) {
+            let len = block.len().min(8);
+            block[..len].copy_from_slice(&stamp[..len]);
+        }
+        body.freeze()
+    }
+}
+
+/// Runs a load until its limit.
+///
+/// # Errors
+/// Any answer but success or `SlowDown`, and any broken connection.
+pub(crate) async fn run(
+    address: SocketAddr,
+    credentials: &Credentials,
+    load: &Load,
+) -> io::Result<Tally> {
+    let next = Arc::new(AtomicU64::new(0));
+    let bodies = Bodies::new(load.bytes);
+    let started = Instant::now();
+    let workers = (0..load.connections).map(|n| {
+        let client = Client::new(address, credentials.clone()).payload(load.payload);
+        let worker = Worker {
+            client,
+            load: load.clone(),
+            bodies: bodies.clone(),
+            next: Arc::clone(&next),
+            rng: Rng::new(load.first ^ (n as u64) << 32 | 1),
+        };
+        tokio::spawn(worker.work(started))
+    });
+    let tallies = try_join_all(workers).await.map_err(io::Error::other)?;
+    let mut total = Tally::new();
+    for tally in tallies {
+        total.add(&tally?);
+    }
+    total.elapsed = started.elapsed();
+    Ok(total)
+}
+
+struct Worker {
+    client: Client,
+    load: Load,
+    bodies: Bodies,
+    next: Arc<AtomicU64>,
+    rng: Rng,
+}
+
+impl Worker {
+    async fn work(mut self, started: Instant) -> io::Result<Tally> {
+        let mut tally = Tally::new();
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let is_over = match self.load.limit {
+                Limit::Time(length) => started.elapsed() >= length,
+                Limit::Requests(requests) => number >= requests,
+            };
+            if is_over {
+                return Ok(tally);
+            }
+            let call = self.call(number);
+            let begun = Instant::now();
+            let (mut reply, mut received) = self.client.drain(&call).await?;
+            while reply.status == StatusCode::SERVICE_UNAVAILABLE {
+                tally.slow_downs += 1;
+                (reply, received) = self.client.drain(&call).await?;
+            }
+            if !reply.status.is_success() {
+                let text = String::from_utf8_lossy(&reply.body).into_owned();
+                return Err(io::Error::other(format!("{} {}: {text}", reply.status, call.path)));
+            }
+            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            tally.micros.record(micros).map_err(io::Error::other)?;
+            tally.requests += 1;
+            tally.bytes += call.body.len() as u64 + received;
+        }
+    }
+
+    fn call(&mut self, number: u64) -> Call {
+        let bucket = &self.load.bucket;
+        match self.load.operation {
+            Operation::Put => {
+                let number = self.load.first + number;
+                let call = Call::new(Method::PUT, format!("/{bucket}/{}", key(number)));
+                call.body(self.bodies.body(number))
+            }
+            Operation::Overwrite(keys) => {
+                let key = key(self.rng.below(keys));
+                let call = Call::new(Method::PUT, format!("/{bucket}/{key}"));
+                call.body(self.bodies.body(self.load.first + number))
+            }
+            Operation::Get(keys) => {
+                Call::new(Method::GET, format!("/{bucket}/{}", key(self.rng.below(keys))))
+            }
+            Operation::List(keys) => {
+                // Keys are spread evenly: a share of the key space holds that share of the keys.
+                let begins = self.rng.below(keys.saturating_sub(PAGE).max(1));
+                let after = u64::MAX / keys * begins;
+                let query = format!("list-type=2&max-keys={PAGE}&start-after={after:016x}");
+                Call::new(Method::GET, format!("/{bucket}")).query(query)
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Measures S3 endpoints. `make bench` compares Fula with its peers; `fula-bench --help` for the
+//! rest.
+
+mod compare;
+mod load;
+mod process;
+mod report;
+mod server;
+
+use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use fula_testkit::s3::{Credentials, Payload};
+
+use crate::{
+    load::{Limit, Load, Operation},
+    server::Kind,
+};
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures S3 endpoints")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What signatures say of bodies.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Body {
+    Unsigned,
+    Signed,
+}
+
+impl From<Body> for Payload {
+    fn from(body: Body) -> Self {
+        match body {
+            Body::Unsigned => Self::Unsigned,
+            Body::Signed => Self::Signed,
+        }
+    }
+}
+
+/// What a load does.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Work {
+    /// Puts objects under new keys
+    Put,
+    /// Puts objects over one another
+    Overwrite,
+    /// Gets objects that `put --first 0` made
+    Get,
+    /// Lists pages of 1 000 keys
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put load on any S3 endpoint, and print rate and latency
+    Load {
+        /// Where it serves
+        #[arg(long)]
+        endpoint: SocketAddr,
+        /// Access key id
+        #[arg(long)]
+        key: String,
+        /// Its secret
+        #[arg(long)]
+        secret: String,
+        /// A bucket that is there
+        #[arg(long)]
+        bucket: String,
+        #[arg(long, value_enum, default_value = "put")]
+        work: Work,
+        /// Of each object
+        #[arg(long, default_value_t = 4096)]
+        bytes: usize,
+        #[arg(long, default_value_t = 16)]
+        connections: usize,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Keys that are overwritten, got or listed
+        #[arg(long, default_value_t = 1000)]
+        keys: u64,
+        /// Number of the first new key
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+        #[arg(long, value_enum, default_value = "unsigned")]
+        payload: Body,
+    },
+    /// The same work on each server, in turns
+    Compare {
+        /// Servers besides ours
+        #[arg(long, value_enum, value_delimiter = ',')]
+        peers: Vec<Kind>,
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Of each kind of work in each round
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Only work whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+        #[arg(long, value_enum, default_value = "unsigned")]
+        payload: Body,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fula-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> io::Result<()> {
+    match command {
+        Command::Load {
+            endpoint,
+            key,
+            secret,
+            bucket,
+            work,
+            bytes,
+            connections,
+            seconds,
+            keys,
+            first,
+            payload,
+        } => {
+            let operation = match work {
+                Work::Put => Operation::Put,
+                Work::Overwrite => Operation::Overwrite(keys),
+                Work::Get => Operation::Get(keys),
+                Work::List => Operation::List(keys),
+            };
+            let limit = Limit::Time(Duration::from_secs(seconds));
+            let payload = payload.into();
+            let load = Load { operation, bucket, bytes, connections, limit, payload, first };
+            let tally = load::run(endpoint, &Credentials::Key { id: key, secret }, &load).await?;
+            let at = |share| tally.micros.value_at_quantile(share);
+            println!(
+                "{:.0} requests a second, {} in all, {} SlowDown; microseconds: p50 {}, p90 {}, p99 {}, most {}",
+                tally.rate(),
+                tally.requests,
+                tally.slow_downs,
+                at(0.5),
+                at(0.9),
+                at(0.99),
+                tally.micros.max()
+            );
+            Ok(())
+        }
+        Command::Compare { peers, rounds, seconds, only, payload } => {
+            let mut servers = vec![Kind::Fula];
+            servers.extend(peers);
+            let length = Duration::from_secs(seconds);
+            let payload = payload.into();
+            compare::run(&compare::Plan { servers, rounds, length, payload, only }).await
+        }
+    }
+}
