@@ -1,6 +1,7 @@
 """Small things that several tests need."""
 
 import random
+import subprocess
 
 import botocore.exceptions
 import pytest
@@ -11,6 +12,18 @@ MIB = 1 << 20
 def pattern(length, seed=1):
     """Bytes that do not repeat, the same for the same seed."""
     return random.Random(seed).randbytes(length)
+
+
+def self_signed(directory, address):
+    """Certificate and key files for a server at an IP address."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-subj", "/CN=gateway", "-addext", f"subjectAltName=IP:{address}",
+         "-days", "2", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )
+    return cert, key
 
 
 class Refused:

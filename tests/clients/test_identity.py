@@ -1,5 +1,6 @@
 """Wallet identities: on the wire, in stock S3 tools, revoked, and misused."""
 
+import hashlib
 import http.client
 import http.server
 import json
@@ -96,6 +97,14 @@ def test_a_streamed_body_under_a_bearer_is_stored_without_its_framing(door):
         headers["x-amz-decoded-content-length"] = "3"
         assert code(call(door, "PUT", f"/{bucket}/k", framed, token, headers)) == (400, "InvalidRequest")
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == body
+    # What the body is said to hash to is held to, though nothing is signed.
+    right = hashlib.sha256(body).hexdigest()
+    put = lambda sha256, body=body: code(call(door, "PUT", f"/{bucket}/k", body, token, {"x-amz-content-sha256": sha256}))
+    for announced in ("0" * 64, hashlib.sha256(b"").hexdigest()):
+        assert put(announced) == (400, "XAmzContentSHA256Mismatch")
+        assert put(announced, b"short") == (400, "XAmzContentSHA256Mismatch")
+    assert (put(right), put("UNSIGNED-PAYLOAD")) == (200, 200)
+    assert put(hashlib.sha256(b"").hexdigest(), b"") == 200
 
 
 def test_forms_are_refused_before_they_are_read(door):
@@ -555,7 +564,12 @@ OPERATIONS = {
     "complete_multipart_upload": ({"Key": "k", "UploadId": "{upload}", "MultipartUpload": {
         "Parts": [{"PartNumber": 1, "ETag": "9dd4e461268c8034f5c8564e155c67a6"}]}}, "adnd"),
     "abort_multipart_upload": ({"Key": "k", "UploadId": "{aborted}"}, "adnd"),
+    "fula_commit": ({"changes": [{"put": {"key": "c", "text": "x"}}]}, "adnd"),
     "delete_bucket": ({}, "adnd"),
+    # About no bucket of others: whoever is somebody lists their own, and creates their own, as far as
+    # their token reaches.
+    "list_buckets": ({}, "aaad"),
+    "create_bucket": ({}, "adad"),
 }
 
 
@@ -573,12 +587,12 @@ def test_every_operation_for_everyone(door):
                                                           s3={"addressing_style": "path"},
                                                           retries={"max_attempts": 1}))
     revoked = Wallet()
-    gone = token_client(door, revoked.v1())
+    tokens = {"owner": wallet.v1(), "elsewhere": wallet.v2(f"admin:{fresh()}"), "stranger": Wallet().v1(),
+              "anonymous": None, "revoked": revoked.v1()}
+    clients = {name: token_client(door, token) if token else unsigned for name, token in tokens.items()}
     door.fula("revoke", "wallet", revoked.user.upper().replace("0X", "0x"))
     mistyped = door.fula("revoke", "wallet", revoked.user[:-1], check=False)
     assert mistyped.returncode == 1 and "40 hex digits" in mistyped.stderr
-    callers = {"owner": owner, "elsewhere": token_client(door, wallet.v2(f"admin:{fresh()}")),
-               "stranger": token_client(door, Wallet().v1()), "anonymous": unsigned}
 
     def fill(value):
         if isinstance(value, str) and value.startswith("{"):
@@ -586,24 +600,30 @@ def test_every_operation_for_everyone(door):
             return words[name] + rest
         return value
 
+    def told(name, operation, arguments):
+        """The error code that one of them gets, if any."""
+        if operation == "fula_commit":
+            body = json.dumps(arguments).encode()
+            answer = code(call(door, "POST", f"/{bucket}?fula-commit", body, tokens[name]))
+            return None if answer == 200 else answer[1]
+        if operation != "list_buckets":
+            arguments = {"Bucket": bucket, **arguments}
+        try:
+            getattr(clients[name], operation)(**arguments)
+        except botocore.exceptions.ClientError as error:
+            return error.response["Error"]["Code"]
+
+    letters = {None: "a", "AccessDenied": "d", "403": "d", "NoSuchBucket": "n", "404": "n",
+               # Let do it, though there is nothing to do it to.
+               "NoSuchBucketPolicy": "a", "NoSuchUpload": "a", "BucketNotEmpty": "a",
+               "BucketAlreadyOwnedByYou": "a"}
     for operation, (arguments, expected) in OPERATIONS.items():
         arguments = {name: fill(value) for name, value in arguments.items()}
-        found = ""
         # The owner last: what they do changes what there is.
-        for name in ("elsewhere", "stranger", "anonymous", "owner"):
-            try:
-                getattr(callers[name], operation)(Bucket=bucket, **arguments)
-                found += "a"
-            except botocore.exceptions.ClientError as error:
-                told = {"AccessDenied": "d", "403": "d", "NoSuchBucket": "n", "404": "n",
-                        # Let do it, though there is nothing to do it to.
-                        "NoSuchBucketPolicy": "a", "NoSuchUpload": "a", "BucketNotEmpty": "a"}
-                told_code = error.response["Error"]["Code"]
-                found += told.get(told_code, told_code)
-        assert found[3] + found[:3] == expected, operation
-        with pytest.raises(botocore.exceptions.ClientError) as refused:
-            getattr(gone, operation)(Bucket=bucket, **arguments)
-        assert refused.value.response["Error"]["Code"] in ("AccessDenied", "403"), operation
+        found = {name: told(name, operation, arguments) for name in ("elsewhere", "stranger", "anonymous", "owner")}
+        order = ("owner", "elsewhere", "stranger", "anonymous")
+        assert "".join(letters.get(found[name], "?") for name in order) == expected, (operation, found)
+        assert told("revoked", operation, arguments) in ("AccessDenied", "403"), operation
 
 
 def test_revocations(door):

@@ -15,7 +15,7 @@ import urllib.request
 import pytest
 
 from conftest import FULA, Gateway
-from helpers import MIB, Refused, pattern
+from helpers import MIB, Refused, pattern, self_signed
 
 
 def test_everything_acknowledged_survives_kill(own_gateway):
@@ -319,13 +319,7 @@ def test_fsck_that_cannot_look_says_so(tmp_path):
 
 def test_tls(tmp_path):
     """Over TLS boto3 leaves the payload unsigned and sends checksums behind the body."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-days", "2", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )
+    cert, key = self_signed(tmp_path, "127.0.0.1")
     gateway = Gateway(tmp_path / "data", "--tls-cert", cert, "--tls-key", key).start()
     assert gateway.url.startswith("https://")
     s3 = gateway.client(verify=str(cert))

@@ -92,14 +92,14 @@ impl Door {
     }
 
     /// Takes a bearer token out of the headers, for s3s knows nothing of it, and notes in the
-    /// extensions who it is from.
+    /// extensions who it is from; says whether there was one.
     pub(crate) fn take_bearer(
         &self,
         headers: &mut HeaderMap,
         uri: &Uri,
         extensions: &mut Extensions,
-    ) -> S3Result<()> {
-        let Some(token) = bearer_of(headers)? else { return Ok(()) };
+    ) -> S3Result<bool> {
+        let Some(token) = bearer_of(headers)? else { return Ok(false) };
         if query_value(uri, "x-amz-signature").is_some() {
             return Err(s3_error!(InvalidArgument, "Only one way to authenticate is allowed."));
         }
@@ -113,7 +113,7 @@ impl Door {
         let proof = self.decide(extensions, "bearer", proof)?;
         headers.remove(header::AUTHORIZATION);
         extensions.insert(proof);
-        Ok(())
+        Ok(true)
     }
 
     /// Says who a request is from whose signature was verified, or whose token was; `None` is
@@ -219,4 +219,22 @@ pub(crate) fn auth_error(error: AuthError) -> S3Error {
         }
     };
     S3Error::with_message(code, format!("{error}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tls_or_this_machine_is_private() {
+        let is_private = |address: &str, is_tls| {
+            Peer { address: address.parse().expect("an address"), is_tls }.is_private()
+        };
+        for loopback in ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(is_private(loopback, false), "{loopback}");
+        }
+        for other in ["192.0.2.1", "10.0.0.1", "::ffff:192.0.2.1", "2001:db8::1", "fd00::2"] {
+            assert!(!is_private(other, false) && is_private(other, true), "{other}");
+        }
+    }
 }

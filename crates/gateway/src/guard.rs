@@ -215,7 +215,8 @@ fn check_md5(headers: &HeaderMap, body: &Bytes) -> S3Result<()> {
     if md5 == *expected { Ok(()) } else { Err(to_s3(ServiceError::BadDigest("Content-MD5"))) }
 }
 
-fn hex_digest(value: &HeaderValue) -> Option<Vec<u8>> {
+/// Returns a SHA-256 in hex.
+pub(crate) fn hex_digest(value: &HeaderValue) -> Option<Vec<u8>> {
     hex::decode(value.as_bytes()).ok().filter(|digest| digest.len() == 32)
 }
 

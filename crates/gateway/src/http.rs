@@ -22,7 +22,9 @@ use tokio::time::Instant;
 use crate::{
     WireConfig,
     auth::{Door, RequestId, bearer_of, claimed_key, note_forged},
-    guard, sts,
+    guard,
+    payload::held_to_hash,
+    sts,
 };
 
 /// How `error` tells this layer which condition failed; never sent.
@@ -160,9 +162,11 @@ impl Gateway {
             };
         }
         let taken = self.door.take_bearer(&mut parts.headers, &parts.uri, &mut parts.extensions);
-        if let Err(error) = taken {
-            return respond(error);
-        }
+        let body = match taken {
+            Ok(true) => held_to_hash(&parts.headers, body),
+            Ok(false) => body,
+            Err(error) => return respond(error),
+        };
         match self.admit(Request::from_parts(parts, body), host_is_bucket).await {
             Ok(mut request) => {
                 if let Some(bucket) = host_bucket {

@@ -11,6 +11,7 @@ mod guard;
 mod http;
 mod limit;
 pub mod metrics;
+mod payload;
 mod s3;
 pub mod server;
 mod sts;
