@@ -59,15 +59,18 @@ impl<'a> Chunker<'a> {
 
     /// Adds the next item.
     pub(super) fn push(&mut self, item: Item) {
-        let bytes = item.encoded.len();
+        let bytes = item.len();
         // What a split leaves over may still be too much together with a large item.
         while self.open_bytes + bytes > NODE_BYTES_MAX {
             self.split();
         }
-        let ends = self.salt.ends(self.level, &item.key);
         self.open_bytes += bytes;
+        // The hash comes last: most items are too early in their node for it to matter.
+        let ends = self.open_bytes >= BYTES_MIN
+            && self.open.len() + 1 >= ITEMS_MIN
+            && self.salt.ends(self.level, item.key());
         self.open.push(item);
-        if ends && self.open_bytes >= BYTES_MIN && self.open.len() >= ITEMS_MIN {
+        if ends {
             self.close(self.open.len());
         }
     }
@@ -89,7 +92,7 @@ impl<'a> Chunker<'a> {
     fn close(&mut self, len: usize) {
         let rest = self.open.split_off(len);
         self.done.push(std::mem::replace(&mut self.open, rest));
-        self.open_bytes = self.open.iter().map(|item| item.encoded.len()).sum();
+        self.open_bytes = self.open.iter().map(Item::len).sum();
     }
 
     /// Ends the open node after the smallest hash of its window. What is left over has no
@@ -99,9 +102,9 @@ impl<'a> Chunker<'a> {
         let mut bytes = 0;
         let mut best = (u64::MAX, self.open.len());
         for (index, item) in self.open.iter().enumerate() {
-            bytes += item.encoded.len();
+            bytes += item.len();
             if bytes >= BYTES_MIN && index + 1 >= ITEMS_MIN {
-                best = best.min((self.salt.hash(self.level, &item.key), index + 1));
+                best = best.min((self.salt.hash(self.level, item.key()), index + 1));
             }
         }
         self.close(best.1);

@@ -135,6 +135,12 @@ impl<'a> Cursor<'a> {
         Some(node.key(index - 1))
     }
 
+    /// Returns whether the node at the top of the stack is the last of its level.
+    pub(super) fn is_last(&self) -> bool {
+        let parents = self.stack.split_last().map_or(&[][..], |(_, parents)| parents);
+        parents.iter().all(|(node, index)| index + 1 == node.len())
+    }
+
     /// Goes to the next node of this level; false, and nowhere, at the end.
     pub(super) async fn next_node(&mut self) -> Result<bool, StoreError> {
         let Some((node, _)) = self.stack.pop() else { return Ok(false) };

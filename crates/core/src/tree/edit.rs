@@ -14,11 +14,7 @@ use super::{
     cursor::Cursor,
     node::{Item, Node},
 };
-use crate::{
-    block::Block,
-    error::StoreError,
-    id::{Cid, Codec},
-};
+use crate::{block::Block, error::StoreError, id::Cid};
 
 /// Changes by key: weight and encoded record to set, or `None` to remove.
 pub type Edits = BTreeMap<Bytes, Option<(u64, Bytes)>>;
@@ -44,18 +40,18 @@ pub async fn edit(
     tree: &Tree,
     edits: &Edits,
 ) -> Result<Edited, StoreError> {
-    let mut editor = Editor { nodes, salt, made: BTreeMap::new() };
+    let mut editor = Editor { nodes, salt, made: BTreeMap::new(), gone: Vec::new() };
     let mut pending = LevelEdits::new();
     for (key, change) in edits {
         let item = match change {
-            Some((weight, value)) => Some(Item::leaf(key.clone(), *weight, value)?),
+            Some((weight, value)) => Some(Item::leaf(key, *weight, value)?),
             None => None,
         };
         pending.insert(key.clone(), item);
     }
     let unchanged = Edited { tree: *tree, blocks: Vec::new() };
     let Some(root) = &tree.root else {
-        let items = editor.build_level(0, pending.into_values().flatten().collect())?;
+        let items = editor.build_level(0, pending.into_values().flatten().collect());
         return editor.build_up(0, items).await;
     };
     let top = nodes.load(root).await?.level();
@@ -73,6 +69,8 @@ struct Editor<'a> {
     salt: &'a Salt,
     /// New nodes by address; those that end up outside the tree are dropped by `build_up`.
     made: BTreeMap<Cid, (Block, Arc<Node>)>,
+    /// Nodes of the old tree that are not in the new one.
+    gone: Vec<Cid>,
 }
 
 impl Editor<'_> {
@@ -99,25 +97,28 @@ impl Editor<'_> {
             let mut chunker = Chunker::new(self.salt, level);
             let mut replaced: BTreeMap<Bytes, Cid> = BTreeMap::new();
             while let Some((node, cid)) = cursor.node() {
-                replaced.insert(Bytes::copy_from_slice(node.last_key()), cid);
-                let more = cursor.next_node().await?;
-                merge(&node, &mut edits, !more, &mut chunker);
+                replaced.insert(node.owned_last_key(), cid);
+                merge(&node, &mut edits, cursor.is_last(), &mut chunker);
                 // Only where the old cut did not look ahead either does the rest stand as it is.
                 if chunker.is_at_boundary() && self.salt.ends(level, node.last_key()) {
                     break;
                 }
+                cursor.next_node().await?;
             }
-            for item in self.close(level, chunker)? {
-                let old = replaced.remove(&item.key);
+            for item in self.close(level, chunker) {
+                let old = replaced.remove(item.key());
                 if old == Some(item.child()) {
                     self.made.remove(&item.child());
+                } else {
+                    self.gone.extend(old);
                 }
                 // The top level has no level above that would still know an unchanged node.
                 if old != Some(item.child()) || old == tree.root {
-                    above.insert(item.key.clone(), Some(item));
+                    above.insert(item.owned_key(), Some(item));
                 }
             }
-            for last in replaced.into_keys() {
+            for (last, cid) in replaced {
+                self.gone.push(cid);
                 above.entry(last).or_insert(None);
             }
         }
@@ -125,7 +126,7 @@ impl Editor<'_> {
     }
 
     /// Cuts a whole level from its items and returns the entries of the level above.
-    fn build_level(&mut self, level: u8, items: Vec<Item>) -> Result<Vec<Item>, StoreError> {
+    fn build_level(&mut self, level: u8, items: Vec<Item>) -> Vec<Item> {
         let mut chunker = Chunker::new(self.salt, level);
         for item in items {
             chunker.push(item);
@@ -134,17 +135,16 @@ impl Editor<'_> {
     }
 
     /// Encodes the chunker's nodes and returns the entries that name them.
-    fn close(&mut self, level: u8, chunker: Chunker<'_>) -> Result<Vec<Item>, StoreError> {
+    fn close(&mut self, level: u8, chunker: Chunker<'_>) -> Vec<Item> {
         let mut entries = Vec::new();
         for items in chunker.finish() {
-            let block = Block::new(Codec::DagCbor, Node::encode(level, &items));
-            let node = Node::decode(block.bytes().clone())?;
+            let node = Node::build(level, &items);
+            let block = node.to_block();
             let (count, bytes) = node.sum();
-            let last = Bytes::copy_from_slice(node.last_key());
-            entries.push(Item::inner(last, &block.cid(), count, bytes));
+            entries.push(Item::inner(node.last_key(), &block.cid(), count, bytes));
             self.made.insert(block.cid(), (block, Arc::new(node)));
         }
-        Ok(entries)
+        entries
     }
 
     /// Builds levels above `level` until one node is left, then drops needless ones at the top.
@@ -152,7 +152,7 @@ impl Editor<'_> {
         let mut level = level;
         while items.len() > 1 {
             level += 1;
-            items = self.build_level(level, items)?;
+            items = self.build_level(level, items);
         }
         let Some(top) = items.pop() else {
             return Ok(Edited { tree: Tree::default(), blocks: Vec::new() });
@@ -169,12 +169,16 @@ impl Editor<'_> {
             self.made.remove(&root);
             root = node.child(0);
         }
+        for cid in &self.gone {
+            self.nodes.forget(cid);
+        }
         let mut blocks = Vec::with_capacity(self.made.len());
         for (cid, (block, node)) in self.made {
             self.nodes.remember(cid, node);
             blocks.push(block);
         }
-        let tree = Tree { root: Some(root), count: top.count, bytes: top.bytes };
+        let (count, bytes) = top.totals();
+        let tree = Tree { root: Some(root), count, bytes };
         Ok(Edited { tree, blocks })
     }
 }

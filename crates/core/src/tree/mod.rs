@@ -142,6 +142,11 @@ impl Nodes {
     fn remember(&self, cid: Cid, node: Arc<Node>) {
         self.cache.insert(cid, node);
     }
+
+    /// Lets go of a node that was replaced: only readers of older roots may still want it.
+    fn forget(&self, cid: &Cid) {
+        self.cache.remove(cid);
+    }
 }
 
 impl fmt::Debug for Nodes {

@@ -10,9 +10,10 @@ use bytes::Bytes;
 
 use super::{ITEM_BYTES_MAX, NODE_BYTES_MAX};
 use crate::{
+    block::Block,
     cbor::{Invalid, Reader, Writer},
     error::StoreError,
-    id::Cid,
+    id::{Cid, Codec},
 };
 
 /// Highest level: fan-out is at least four, so 2^64 entries fit below it.
@@ -33,16 +34,12 @@ pub struct Entry {
 }
 
 /// One item of a node of any level, as the chunker sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Item {
-    /// Key of a leaf entry, or last key below an inner one.
-    pub(super) key: Bytes,
     /// The whole encoded item.
-    pub(super) encoded: Bytes,
-    /// Entries at or below it.
-    pub(super) count: u64,
-    /// Sum of weights at or below it.
-    pub(super) bytes: u64,
+    encoded: Bytes,
+    /// Where things lie in it; for a leaf entry the key, for an inner one the last key below.
+    slot: Slot,
 }
 
 impl Item {
@@ -50,37 +47,71 @@ impl Item {
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] over [`ITEM_BYTES_MAX`].
-    pub(super) fn leaf(key: Bytes, weight: u64, value: &[u8]) -> Result<Self, StoreError> {
+    pub(super) fn leaf(key: &[u8], weight: u64, value: &[u8]) -> Result<Self, StoreError> {
         let mut out = Writer::with_capacity(key.len() + value.len() + 16);
-        out.array(3).bytes(&key).uint(weight).raw(value);
+        let key_end = out.array(3).bytes(key).len();
+        let value_at = out.uint(weight).len();
+        out.raw(value);
         let encoded = out.finish();
         if encoded.len() > ITEM_BYTES_MAX {
             return Err(StoreError::TooLarge { len: encoded.len(), max: ITEM_BYTES_MAX });
         }
-        Ok(Self { key, encoded, count: 1, bytes: weight })
+        let (start, key) = (0, at(key_end - key.len()));
+        let (key_end, value, end) = (at(key_end), at(value_at), at(encoded.len()));
+        let slot = Slot { start, key, key_end, value, end, count: 1, bytes: weight };
+        Ok(Self { encoded, slot })
     }
 
     /// Encodes an inner item.
-    pub(super) fn inner(last: Bytes, child: &Cid, count: u64, bytes: u64) -> Self {
+    pub(super) fn inner(last: &[u8], child: &Cid, count: u64, bytes: u64) -> Self {
         let mut out = Writer::with_capacity(last.len() + 64);
-        out.array(4).bytes(&last).link(child).uint(count).uint(bytes);
-        Self { key: last, encoded: out.finish(), count, bytes }
+        let key_end = out.array(4).bytes(last).len();
+        let value_at = out.link(child).len();
+        out.uint(count).uint(bytes);
+        let encoded = out.finish();
+        let (start, key) = (0, at(key_end - last.len()));
+        let (key_end, value, end) = (at(key_end), at(value_at), at(encoded.len()));
+        Self { encoded, slot: Slot { start, key, key_end, value, end, count, bytes } }
+    }
+
+    /// Returns the key of a leaf entry, or the last key below an inner one.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.encoded[self.slot.key as usize..self.slot.key_end as usize]
+    }
+
+    /// Returns the same, to keep.
+    pub(super) fn owned_key(&self) -> Bytes {
+        self.encoded.slice(self.slot.key as usize..self.slot.key_end as usize)
+    }
+
+    /// Returns the length of the encoded item in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.encoded.len()
+    }
+
+    /// Returns the totals at or below it: entries and bytes.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.slot.count, self.slot.bytes)
     }
 
     /// Returns the child an inner item names.
     pub(super) fn child(&self) -> Cid {
-        let read = || {
-            let mut reader = Reader::new(&self.encoded);
-            reader.tuple(4)?;
-            reader.bytes()?;
-            reader.link()
-        };
-        read().expect("an inner item names a child")
+        child_at(&self.encoded, &self.slot)
     }
 }
 
-/// Where one item lies in the block, and its totals.
-#[derive(Clone, Copy, Debug)]
+/// Returns a position in a node or an item, which are small.
+fn at(position: usize) -> u32 {
+    u32::try_from(position).expect("items are small")
+}
+
+fn child_at(bytes: &[u8], slot: &Slot) -> Cid {
+    let at = slot.key_end as usize + LINK_HEAD;
+    Cid::from_bytes(&bytes[at..at + Cid::BYTES]).expect("checked when decoded, or encoded by us")
+}
+
+/// Where one item lies in its bytes, and its totals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slot {
     start: u32,
     key: u32,
@@ -91,8 +122,23 @@ struct Slot {
     bytes: u64,
 }
 
+impl Slot {
+    /// Returns the slot of the same item somewhere else.
+    fn moved(self, start: u32) -> Self {
+        let moved = |position: u32| position - self.start + start;
+        Self {
+            start,
+            key: moved(self.key),
+            key_end: moved(self.key_end),
+            value: moved(self.value),
+            end: moved(self.end),
+            ..self
+        }
+    }
+}
+
 /// A decoded node; holds its block's bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     bytes: Bytes,
     level: u8,
@@ -100,15 +146,24 @@ pub struct Node {
 }
 
 impl Node {
-    /// Encodes a node of `items`, which are not empty and in order.
-    pub(super) fn encode(level: u8, items: &[Item]) -> Bytes {
-        let body: usize = items.iter().map(|item| item.encoded.len()).sum();
+    /// Makes a node of `items`, which are not empty and in order.
+    pub(super) fn build(level: u8, items: &[Item]) -> Self {
+        let body: usize = items.iter().map(Item::len).sum();
         let mut out = Writer::with_capacity(body + 8);
         out.array(2).uint(u64::from(level)).array(items.len());
+        let mut slots = Vec::with_capacity(items.len());
         for item in items {
+            slots.push(item.slot.moved(at(out.len())));
             out.raw(&item.encoded);
         }
-        out.finish()
+        let node = Self { bytes: out.finish(), level, slots };
+        debug_assert_eq!(Self::parse(node.bytes.clone()).as_ref(), Ok(&node));
+        node
+    }
+
+    /// Returns the block that the node is.
+    pub(super) fn to_block(&self) -> Block {
+        Block::new(Codec::DagCbor, self.bytes.clone())
     }
 
     /// Decodes a node and checks its shape: sizes, order of keys, nothing left over.
@@ -173,6 +228,12 @@ impl Node {
         self.key(self.len() - 1)
     }
 
+    /// Returns the same, to keep.
+    pub(super) fn owned_last_key(&self) -> Bytes {
+        let slot = &self.slots[self.len() - 1];
+        self.bytes.slice(slot.key as usize..slot.key_end as usize)
+    }
+
     /// Returns the index of `key`, or of the first item after it.
     ///
     /// # Errors
@@ -194,8 +255,7 @@ impl Node {
 
     /// Returns the address of one child of an inner node.
     pub fn child(&self, index: usize) -> Cid {
-        let at = self.slots[index].key_end as usize + LINK_HEAD;
-        Cid::from_bytes(&self.bytes[at..at + Cid::BYTES]).expect("checked when decoded")
+        child_at(&self.bytes, &self.slots[index])
     }
 
     /// Returns the totals at or below one item: entries and bytes.
@@ -212,12 +272,8 @@ impl Node {
 
     pub(super) fn item(&self, index: usize) -> Item {
         let slot = &self.slots[index];
-        Item {
-            key: self.bytes.slice(slot.key as usize..slot.key_end as usize),
-            encoded: self.bytes.slice(slot.start as usize..slot.end as usize),
-            count: slot.count,
-            bytes: slot.bytes,
-        }
+        let encoded = self.bytes.slice(slot.start as usize..slot.end as usize);
+        Item { encoded, slot: slot.moved(0) }
     }
 }
 
