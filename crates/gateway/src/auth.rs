@@ -58,13 +58,42 @@ pub(crate) fn bearer_of(headers: &HeaderMap) -> S3Result<Option<String>> {
     Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()))
 }
 
-/// Returns the access key id that a request says it is signed with, for the audit log.
-pub(crate) fn claimed_key<B>(request: &Request<B>) -> String {
-    let header = request.headers().get(header::AUTHORIZATION);
-    let header = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let in_header = header.split_once("Credential=").map(|(_, rest)| rest.to_owned());
-    let scope = in_header.or_else(|| query_value(request.uri(), "x-amz-credential"));
-    redacted(scope.unwrap_or_default().split('/').next().unwrap_or_default())
+/// Whom a request says it is from, for the audit log should its signature prove wrong.
+pub(crate) struct Claim {
+    authorization: Option<HeaderValue>,
+    uri: Uri,
+    request_id: Option<RequestId>,
+    peer: Option<Peer>,
+}
+
+impl Claim {
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        Self {
+            authorization: request.headers().get(header::AUTHORIZATION).cloned(),
+            uri: request.uri().clone(),
+            request_id: request.extensions().get().cloned(),
+            peer: request.extensions().get().copied(),
+        }
+    }
+
+    /// Returns the access key id that the request says it is signed with.
+    fn key(&self) -> String {
+        let header = self.authorization.as_ref().and_then(|value| value.to_str().ok());
+        let header = header.unwrap_or_default();
+        let in_header = header.split_once("Credential=").map(|(_, rest)| rest.to_owned());
+        let scope = in_header.or_else(|| query_value(&self.uri, "x-amz-credential"));
+        redacted(scope.unwrap_or_default().split('/').next().unwrap_or_default())
+    }
+
+    /// Writes to the log that a signature is not that of the key it names.
+    pub(crate) fn note_forged(&self) {
+        let request_id = self.request_id.as_ref().map(|id| id.0.as_str());
+        let address = self.peer.map(|peer| peer.address.to_string());
+        let (address, credential) = (address.as_deref(), self.key());
+        let reason = "the signature is not that of the key";
+        tracing::warn!(target: "fula::audit", request_id, address, credential, reason, "refused");
+        metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
+    }
 }
 
 /// Returns the one value that a name has in the query, decoded.
@@ -178,15 +207,6 @@ impl Door {
             }
         }
     }
-}
-
-/// Writes to the log that a signature is not that of the key it names.
-pub(crate) fn note_forged(extensions: &Extensions, credential: &str) {
-    let request_id = extensions.get::<RequestId>().map(|id| id.0.as_str());
-    let address = extensions.get::<Peer>().map(|peer| peer.address.to_string());
-    let (address, reason) = (address.as_deref(), "the signature is not that of the key");
-    tracing::warn!(target: "fula::audit", request_id, address, credential, reason, "refused");
-    metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
 }
 
 /// Returns who a request is from; `None` is anonymous.

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::{
     WireConfig,
-    auth::{Door, RequestId, bearer_of, claimed_key, note_forged},
+    auth::{Claim, Door, RequestId, bearer_of},
     guard,
     payload::held_to_hash,
     sts,
@@ -220,17 +220,12 @@ impl Gateway {
 
     async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {
         ignore_odd_range(request.headers_mut());
-        let (claimed, extensions) = (claimed_key(&request), request.extensions().clone());
+        let claim = Claim::of(&request);
         // A bug in one request must not look like a broken network to its client.
         match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
             Ok(Ok(response)) => {
-                let body = response.body().bytes();
-                let is_forged = body.is_some_and(|body| {
-                    let code = b"<Code>SignatureDoesNotMatch</Code>";
-                    body.windows(code.len()).any(|window| window == code)
-                });
-                if response.status() == StatusCode::FORBIDDEN && is_forged {
-                    note_forged(&extensions, &claimed);
+                if response.status() == StatusCode::FORBIDDEN && is_forged(&response) {
+                    claim.note_forged();
                 }
                 return response;
             }
@@ -239,6 +234,13 @@ impl Gateway {
         }
         respond(s3s::S3Error::new(s3s::S3ErrorCode::InternalError))
     }
+}
+
+/// Returns whether a refusal is that of a signature.
+fn is_forged(response: &Response<s3s::Body>) -> bool {
+    let code = b"<Code>SignatureDoesNotMatch</Code>";
+    let body = response.body().bytes();
+    body.is_some_and(|body| body.windows(code.len()).any(|window| window == code))
 }
 
 impl Gateway {
