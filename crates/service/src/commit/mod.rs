@@ -375,6 +375,8 @@ async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
             inner.heads.remove(&bucket);
             None
         });
+        // Whoever was answered goes first: the next round may wait for the disk on this thread.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Blocks in the log of a data directory.
 
-use std::{io, sync::Arc};
+use std::{collections::HashSet, io, sync::Arc};
 
 use async_trait::async_trait;
 use fula_core::{
@@ -9,7 +9,7 @@ use fula_core::{
 };
 
 use super::unavailable;
-use crate::log::{Kind, Log, Record, StreamName};
+use crate::log::{Kind, Log, Record, StreamName, blocking};
 
 /// Blocks in the log of a data directory.
 #[derive(Debug)]
@@ -22,16 +22,16 @@ impl LocalBlocks {
     fn absent(&self, blocks: &[Block], mark: &mut SyncMark) -> Vec<Block> {
         let mut index = self.log.index_mut();
         let epoch = index.epoch;
-        let mut absent: Vec<Block> = Vec::new();
-        let mut present = Vec::new();
+        let (mut absent, mut present) = (Vec::new(), Vec::new());
+        let mut seen = HashSet::with_capacity(blocks.len());
         for block in blocks {
             match index.blocks.get_mut(&block.cid()) {
                 Some((slot, put)) => {
                     *put = epoch;
                     present.push(*slot);
                 }
-                None if absent.iter().any(|other| other.cid() == block.cid()) => {}
-                None => absent.push(block.clone()),
+                None if seen.insert(block.cid()) => absent.push(block.clone()),
+                None => {}
             }
         }
         drop(index);
@@ -77,9 +77,7 @@ impl BlockStore for LocalBlocks {
             Self::append(&self.log, &absent, stream)
         } else {
             let log = Arc::clone(&self.log);
-            tokio::task::spawn_blocking(move || Self::append(&log, &absent, stream))
-                .await
-                .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+            blocking(move || Self::append(&log, &absent, stream)).await
         };
         let position = position.map_err(|error| unavailable("put", error))?;
         let at = &mut mark.positions[stream as usize];

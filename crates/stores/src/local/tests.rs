@@ -140,15 +140,16 @@ async fn a_second_process_is_refused() {
 async fn a_tail_torn_at_any_byte_is_cut_and_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (kept, torn) = (block(1, 100), block(2, 100));
-    let before;
+    let (before, whole);
     {
         let store = open(&dir);
         put(&store, &kept, Placement::Commit).await;
         before = std::fs::metadata(segment(&dir, "commit")).unwrap().len();
         store.blocks.put(std::slice::from_ref(&torn), Placement::Commit).await.unwrap();
+        // As a kill would leave it: an orderly end notes how far the log is durable.
+        whole = std::fs::read(segment(&dir, "commit")).unwrap();
     }
     let path = segment(&dir, "commit");
-    let whole = std::fs::read(&path).unwrap();
     for len in usize::try_from(before).unwrap()..whole.len() {
         std::fs::write(&path, &whole[..len]).unwrap();
         let store = open(&dir);

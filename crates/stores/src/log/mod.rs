@@ -22,12 +22,14 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use fula_core::Cid;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use self::recover::{Damage, Recovery};
 pub(crate) use self::{
@@ -65,6 +67,9 @@ pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
 /// A sealed segment with this share of dead bytes is worth compacting, in percent.
 const COMPACT_DEAD_PERCENT: u64 = 50;
 
+/// After an fsync, until the log itself says how far it is durable.
+const MARK_AFTER: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 struct Tail {
     segment: Arc<Segment>,
@@ -92,6 +97,8 @@ struct Stream {
     synced: AtomicU64,
     /// Held during an fsync: who waits for it finds its own work done as well.
     syncing: tokio::sync::Mutex<()>,
+    /// Whether the log is durable further than it says itself.
+    mark_due: AtomicBool,
 }
 
 /// Counts of physical work, for metrics.
@@ -125,6 +132,18 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Runs what may take the disk long, away from the threads that answer requests.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        // The caller's thread does it, and another takes over its other tasks.
+        return tokio::task::block_in_place(work);
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
 fn poisoned() -> io::Error {
     io::Error::other("an earlier fsync or write failed; restart after checking the disk")
 }
@@ -153,6 +172,7 @@ impl Log {
                 tail: Mutex::new(Tail { segment, offset, appended: offset, poisoned: false }),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
+                mark_due: AtomicBool::new(false),
             });
         }
         let streams = <[Stream; 2]>::try_from(tails).map_err(|_| io::Error::other("streams"))?;
@@ -284,9 +304,16 @@ impl Log {
         if stream.synced.load(Ordering::Acquire) >= position {
             return Ok(());
         }
-        let log = Arc::clone(self);
-        let flushed = tokio::task::spawn_blocking(move || log.flush(name)).await;
-        flushed.map_err(io::Error::other)?
+        if name == StreamName::Commit && Handle::current().metrics().num_workers() > 1 {
+            // On the caller's own thread: to hand it over and back costs as much as a fast disk's
+            // fsync. One thread at a time waits here, and the node has one more than cores.
+            self.flush(name)?;
+        } else {
+            let log = Arc::clone(self);
+            blocking(move || log.flush(name)).await?;
+        }
+        self.mark_later(name);
+        Ok(())
     }
 
     pub(crate) fn flush(&self, name: StreamName) -> io::Result<()> {
@@ -304,14 +331,34 @@ impl Log {
             return Err(error);
         }
         stream.synced.fetch_max(appended, Ordering::AcqRel);
-        // Noted in the log itself, so that damage up to here is never taken for a torn tail. The
-        // note needs no fsync of its own: it matters only once the disk has had time to rot.
+        Ok(())
+    }
+
+    /// Notes in the log itself how far it is durable, once writers have paused: so damage up to
+    /// there is never taken for a torn tail. Later records say it as well. The note needs no fsync
+    /// of its own: it matters only once the disk has had time to rot.
+    fn mark_later(self: &Arc<Self>, name: StreamName) {
+        if self.stream(name).mark_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let log = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(MARK_AFTER).await;
+            if let Some(log) = log.upgrade() {
+                log.mark(name);
+            }
+        });
+    }
+
+    fn mark(&self, name: StreamName) {
+        if !self.stream(name).mark_due.swap(false, Ordering::AcqRel) {
+            return;
+        }
         let mark = self.append(name, &[Record { kind: Kind::Mark, key: &[], value: &[] }]);
         if let Err(error) = mark {
             // What was asked for is durable all the same, e.g. when the disk is full just now.
             tracing::debug!(%error, "cannot note how far the log is durable");
         }
-        Ok(())
     }
 
     /// Returns whether writing to a stream failed in a way that leaves its end unknown.
@@ -476,7 +523,17 @@ impl Log {
         }
         if moved > 0 {
             self.flush(name)?;
+            self.stream(name).mark_due.store(true, Ordering::Release);
+            self.mark(name);
         }
         Ok(true)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        for name in StreamName::ALL {
+            self.mark(name);
+        }
     }
 }
