@@ -16,10 +16,17 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 
+/// Rounds and requests allocate a lot of small things, on any thread (docs/adr/0013).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     fula_gateway::tls::install_provider();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // One of them may be waiting for an fsync of the log.
+    let runtime = builder.worker_threads(cores + 1).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
