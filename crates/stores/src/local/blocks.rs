@@ -80,6 +80,9 @@ impl BlockStore for LocalBlocks {
             blocking(move || Self::append(&log, &absent, stream)).await
         };
         let position = position.map_err(|error| unavailable("put", error))?;
+        if placement == Placement::Bulk {
+            self.log.write_behind(stream, position);
+        }
         let at = &mut mark.positions[stream as usize];
         *at = (*at).max(position);
         Ok(mark)

@@ -10,6 +10,7 @@
 //! - After a failed fsync nothing is appended any more: what the kernel dropped is unknown.
 //! - A record that fails its checksum is never returned.
 
+mod buffers;
 mod index;
 mod record;
 mod recover;
@@ -32,13 +33,14 @@ use fula_core::Cid;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use self::recover::{Damage, Recovery};
+use self::{
+    buffers::Buffers,
+    record::{encode_into, encoded_len},
+    segment::{HEADER_BYTES, Segment},
+};
 pub(crate) use self::{
     index::{Index, Key, Slot},
     record::{Kind, Record},
-};
-use self::{
-    record::{encode_into, encoded_len},
-    segment::{HEADER_BYTES, Segment},
 };
 
 /// Which log a record goes to.
@@ -66,6 +68,9 @@ pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
 
 /// A sealed segment with this share of dead bytes is worth compacting, in percent.
 const COMPACT_DEAD_PERCENT: u64 = 50;
+
+/// Appended bytes after which they are made durable unasked.
+const WRITE_BEHIND_BYTES: u64 = 8 << 20;
 
 /// After an fsync, until the log itself says how far it is durable.
 const MARK_AFTER: Duration = Duration::from_secs(1);
@@ -99,6 +104,8 @@ struct Stream {
     syncing: tokio::sync::Mutex<()>,
     /// Whether the log is durable further than it says itself.
     mark_due: AtomicBool,
+    /// Up to where writing behind has begun.
+    behind: AtomicU64,
 }
 
 /// Counts of physical work, for metrics.
@@ -116,6 +123,7 @@ pub(crate) struct Log {
     streams: [Stream; 2],
     index: RwLock<Index>,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    buffers: Arc<Buffers>,
     compacting: Mutex<()>,
     pub(crate) counters: Counters,
 }
@@ -173,6 +181,7 @@ impl Log {
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
                 mark_due: AtomicBool::new(false),
+                behind: AtomicU64::new(0),
             });
         }
         let streams = <[Stream; 2]>::try_from(tails).map_err(|_| io::Error::other("streams"))?;
@@ -182,6 +191,7 @@ impl Log {
             streams,
             index: RwLock::new(recovered.index),
             segments: RwLock::new(recovered.segments),
+            buffers: Arc::default(),
             compacting: Mutex::new(()),
             counters: Counters::default(),
         };
@@ -316,6 +326,25 @@ impl Log {
         Ok(())
     }
 
+    /// Begins to make what was appended durable once it is a lot, so that whoever appended it finds
+    /// most of it done when they ask for it.
+    pub(crate) fn write_behind(self: &Arc<Self>, name: StreamName, position: u64) {
+        let stream = self.stream(name);
+        let begun =
+            stream.behind.load(Ordering::Acquire).max(stream.synced.load(Ordering::Acquire));
+        if position < begun + WRITE_BEHIND_BYTES {
+            return;
+        }
+        stream.behind.store(position, Ordering::Release);
+        let log = Arc::clone(self);
+        tokio::spawn(async move {
+            // Whoever needs it durable asks for it, and hears of the error.
+            if let Err(error) = log.sync(name, position).await {
+                tracing::debug!(%error, "cannot write behind");
+            }
+        });
+    }
+
     pub(crate) fn flush(&self, name: StreamName) -> io::Result<()> {
         let stream = self.stream(name);
         let (segment, appended) = {
@@ -368,13 +397,19 @@ impl Log {
 
     /// Reads the value of a record without waiting for the disk; `None` when it would wait.
     pub(crate) fn read_cached(&self, slot: &Slot) -> io::Result<Option<Bytes>> {
-        self.segment(slot)?.read_value(slot, false)
+        self.read_value(slot, false)
     }
 
     /// Reads the value of a record; checksums are the caller's business.
     pub(crate) fn read(&self, slot: &Slot) -> io::Result<Bytes> {
-        let value = self.segment(slot)?.read_value(slot, true)?;
+        let value = self.read_value(slot, true)?;
         value.ok_or_else(|| io::Error::other("a blocking read did not read"))
+    }
+
+    fn read_value(&self, slot: &Slot, may_wait: bool) -> io::Result<Option<Bytes>> {
+        let segment = self.segment(slot)?;
+        let fill = |value: &mut [u8]| segment.fill(value, slot.value_offset(), may_wait);
+        self.buffers.filled(slot.value_len as usize, fill)
     }
 
     fn segment(&self, slot: &Slot) -> io::Result<Arc<Segment>> {

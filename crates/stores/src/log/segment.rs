@@ -12,10 +12,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::{index::Slot, record::Seed};
+use super::record::Seed;
 
 /// Bytes before the first record: the header twice, so that one damaged byte loses nothing.
 pub(super) const HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
@@ -146,19 +145,18 @@ impl Segment {
         self.file.sync_data().inspect_err(|_| *failed = true)
     }
 
-    /// Reads a value. When `may_wait` is false, `None` means that it is not in memory.
-    pub(super) fn read_value(&self, slot: &Slot, may_wait: bool) -> io::Result<Option<Bytes>> {
-        let mut value = vec![0; slot.value_len as usize];
-        let offset = slot.value_offset();
+    /// Fills `value` from `offset`. When `may_wait` is false, false means that not all of it is in
+    /// memory.
+    pub(super) fn fill(&self, value: &mut [u8], offset: u64, may_wait: bool) -> io::Result<bool> {
         if may_wait {
-            self.file.read_exact_at(&mut value, offset)?;
-            return Ok(Some(value.into()));
+            return self.file.read_exact_at(value, offset).map(|()| true);
         }
-        let buffers = &mut [IoSliceMut::new(&mut value)];
+        let len = value.len();
+        let buffers = &mut [IoSliceMut::new(value)];
         match preadv2(&self.file, buffers, offset, ReadWriteFlags::NOWAIT) {
-            Ok(read) if read == value.len() => Ok(Some(value.into())),
-            // Partly cached, not cached, or a file system without the flag: wait elsewhere.
-            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(None),
+            Ok(read) => Ok(read == len),
+            // Not cached, or a file system without the flag: wait elsewhere.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
