@@ -346,3 +346,43 @@ def test_help_teaches():
     assert "fula gateway --data-dir ./data" in text
     text = subprocess.run([FULA, "gateway", "--help"], capture_output=True, text=True).stdout
     assert "FULA_LISTEN" in text and "127.0.0.1:9000" in text
+
+
+def test_space_comes_back(tmp_path):
+    """What was replaced is deleted while the gateway serves, and the log gets smaller."""
+    gateway = Gateway(tmp_path / "data").start()
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    bodies = {}
+    for n in range(40):
+        for key in ("small", "large"):
+            bodies[key] = pattern(2 * MIB if key == "large" else 5000, seed=100 + n)
+            s3.put_object(Bucket="bucket", Key=key, Body=bodies[key])
+    s3.put_object(Bucket="bucket", Key="deleted", Body=pattern(3 * MIB))
+    s3.delete_object(Bucket="bucket", Key="deleted")
+    sizes = lambda: json.loads(gateway.fula("gc", "--json").stdout)
+    before = sizes()
+    assert before["log_bytes"] > 80 * MIB and before["live_bytes"] > 80 * MIB
+    # What was replaced within the retention stays.
+    kept = json.loads(gateway.fula("gc", "--now", "--json").stdout)
+    assert kept["collection"]["deleted"] == 0
+    done = json.loads(gateway.fula("gc", "--now", "--retention", "0s", "--json").stdout)
+    assert done["collection"]["deleted"] > 100 and done["rewritten_bytes"] > 70 * MIB
+    assert done["log_bytes"] < 8 * MIB and done["live_bytes"] < 4 * MIB
+    on_disk = sum(f.stat().st_size for f in (tmp_path / "data" / "log").iterdir())
+    assert on_disk == sizes()["log_bytes"]
+
+    def check():
+        for key, body in bodies.items():
+            assert s3.get_object(Bucket="bucket", Key=key)["Body"].read() == body
+        assert json.loads(gateway.fula("fsck", "--json").stdout)["problems"] == 0
+
+    check()
+    gateway.kill()
+    gateway.start()
+    check()
+    # Beside no gateway at all, and in words.
+    gateway.stop()
+    assert "in use" in gateway.fula("gc", "--now").stdout
+    wrong = gateway.fula("gc", "--now", "--retention", "soon", check=False)
+    assert wrong.returncode == 1 and "e.g. 10s" in wrong.stderr

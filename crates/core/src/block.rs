@@ -147,13 +147,19 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// Starts a new epoch and returns it; later puts belong to it.
     fn advance_epoch(&self) -> Epoch;
 
-    /// Deletes the block if its last put lies before `put_before`; says whether it did.
+    /// Marks blocks as in use in the collection that began with the cut `cut`; returns those that
+    /// were not marked in it before. One that is not held may be left out.
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid>;
+
+    /// Deletes the block unless it was marked in the collection of `cut`, or its last put lies in
+    /// `put_before` or later; says whether it did.
     ///
     /// Tested and deleted in one step against [`Self::put`], which renews the epoch.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError>;
+    async fn delete_if(&self, cid: &Cid, cut: Epoch, put_before: Epoch)
+    -> Result<bool, StoreError>;
 
     /// Returns up to `limit` addresses after `after`, in ascending order, with lengths in bytes.
     ///

@@ -30,6 +30,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Held {
     block: Block,
     epoch: Epoch,
+    marked: Epoch,
     position: u64,
 }
 
@@ -88,6 +89,7 @@ impl BlockStore for MemoryBlocks {
             let held = state.held.entry(block.cid()).or_insert_with(|| Held {
                 block: block.clone(),
                 epoch,
+                marked: Epoch::default(),
                 position,
             });
             held.epoch = epoch;
@@ -116,9 +118,29 @@ impl BlockStore for MemoryBlocks {
         state.epoch
     }
 
-    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
         let mut state = lock(&self.state);
-        let old = state.held.get(cid).is_some_and(|held| held.epoch < put_before);
+        let mut fresh = Vec::new();
+        for cid in cids {
+            if let Some(held) = state.held.get_mut(cid)
+                && held.marked != cut
+            {
+                held.marked = cut;
+                fresh.push(*cid);
+            }
+        }
+        fresh
+    }
+
+    async fn delete_if(
+        &self,
+        cid: &Cid,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<bool, StoreError> {
+        let mut state = lock(&self.state);
+        let held = state.held.get(cid);
+        let old = held.is_some_and(|held| held.marked != cut && held.epoch < put_before);
         if old {
             state.held.remove(cid);
         }

@@ -47,6 +47,11 @@ async fn the_block_suite_refuses_broken_stores() {
         BrokenBlocks::new(BlockFault::MarkForgetsPresent)
     );
     refuses!(block_store::refuses_oversized_blocks, BrokenBlocks::new(BlockFault::NoLimit));
+    refuses!(block_store::marked_blocks_stay, BrokenBlocks::new(BlockFault::MarksForget));
+    refuses!(
+        block_store::blocks_of_writes_in_flight_stay,
+        BrokenBlocks::new(BlockFault::DeletesUpToTheCut)
+    );
 }
 
 #[tokio::test]

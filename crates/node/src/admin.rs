@@ -3,7 +3,7 @@
 //!
 //! One JSON object a line each way. Whoever can open the socket (mode 0600) owns the data anyway.
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use fula_core::{OwnerId, root::RootRow};
 use fula_service::{Recovery, access::Identity, auth::Revoked, error::chain, fsck, history};
@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     files::{self, FileError},
+    gc,
     node::Node,
 };
 
@@ -93,6 +94,13 @@ pub(crate) enum Request {
     },
     /// Check everything.
     Fsck,
+    /// Give space back, or only say how much is in use.
+    Gc {
+        /// Collect.
+        now: bool,
+        /// In milliseconds, what was replaced within that time stays; the gateway's own if none.
+        retention_ms: Option<u64>,
+    },
 }
 
 /// What came of it.
@@ -106,14 +114,14 @@ pub(crate) enum Answer {
 }
 
 /// Carries out one request.
-pub(crate) async fn execute(node: &Node, request: Request) -> Answer {
+pub(crate) async fn execute(node: &Arc<Node>, request: Request) -> Answer {
     match carry_out(node, request).await {
         Ok(value) => Answer::Ok(value),
         Err(text) => Answer::Error(text),
     }
 }
 
-async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
+async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, String> {
     let text = |error: &dyn std::error::Error| chain(error);
     match request {
         Request::KeysCreate { user } => {
@@ -192,6 +200,15 @@ async fn carry_out(node: &Node, request: Request) -> Result<Value, String> {
             Ok(json!(merged.map_err(|error| text(&error))?))
         }
         Request::Fsck => check(node).await,
+        Request::Gc { now: false, .. } => {
+            let (log_bytes, live_bytes) = node.store.sizes().map_err(|error| text(&error))?;
+            Ok(json!({"log_bytes": log_bytes, "live_bytes": live_bytes}))
+        }
+        Request::Gc { retention_ms, .. } => {
+            let own = node.service.committer().limits().retention;
+            let retention = retention_ms.map_or(own, std::time::Duration::from_millis);
+            Ok(json!(gc::now(node, retention).await?))
+        }
     }
 }
 
@@ -281,6 +298,10 @@ async fn check(node: &Node) -> Result<Value, String> {
         let name = [(row.owner, row.bucket.clone())];
         let newest = node.roots().get_roots(&name).await.map_err(|error| chain(&error))?;
         let row = newest.value.into_iter().next().flatten().unwrap_or(row);
+        // Held, so that nothing of it is collected while we look.
+        let address = (row.owner, row.bucket.clone());
+        let held = node.service.committer().current(&address).await;
+        let row = held.ok().flatten().map_or(row, |head| head.row.clone());
         let report = fsck::check_bucket(&node.nodes, &row, &mut seen).await;
         let report = report.map_err(|error| chain(&error))?;
         problems += report.problems.len();
@@ -344,11 +365,11 @@ pub(crate) fn listen(data_dir: &Path) -> Result<UnixListener, FileError> {
 }
 
 /// Answers requests on the socket for ever.
-pub(crate) async fn serve(listener: UnixListener, node: std::sync::Arc<Node>) {
+pub(crate) async fn serve(listener: UnixListener, node: Arc<Node>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let node = std::sync::Arc::clone(&node);
+                let node = Arc::clone(&node);
                 tokio::spawn(async move {
                     if let Err(error) = answer(stream, &node).await {
                         tracing::debug!(%error, "an administrative command went away");
@@ -363,7 +384,7 @@ pub(crate) async fn serve(listener: UnixListener, node: std::sync::Arc<Node>) {
     }
 }
 
-async fn answer(stream: UnixStream, node: &Node) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, node: &Arc<Node>) -> std::io::Result<()> {
     let mut line = String::new();
     let (read, mut write) = stream.into_split();
     BufReader::new(read.take(LINE_BYTES_MAX)).read_line(&mut line).await?;

@@ -39,6 +39,11 @@ pub(crate) enum Command {
     /// Exits with 0 when all is well, 1 when something is damaged or missing, 2 when it could not
     /// look.
     Fsck(FsckArgs),
+    /// Give back the space of deleted and replaced objects
+    ///
+    /// A gateway does so by itself as the log grows; what was replaced within the retention
+    /// (`FULA_RETENTION`) stays. Works on a running gateway while it serves.
+    Gc(GcArgs),
 }
 
 /// Options of `fula gateway`. Each can also be set in the environment, or in the TOML file under
@@ -85,6 +90,9 @@ pub(crate) struct GatewayArgs {
     /// Longest time a write may take before it is answered 503, e.g. 10s [default: 10s]
     #[arg(long, env = "FULA_COMMIT_DEADLINE", value_name = "TIME")]
     pub(crate) commit_deadline: Option<String>,
+    /// How long objects that were replaced or deleted keep their space, e.g. 1h [default: 10m]
+    #[arg(long, env = "FULA_RETENTION", value_name = "TIME")]
+    pub(crate) retention: Option<String>,
     /// Memory for decoded tree nodes, e.g. 64M [default: 64M]
     #[arg(long, env = "FULA_CACHE_BYTES", value_name = "SIZE")]
     pub(crate) cache_bytes: Option<String>,
@@ -539,6 +547,19 @@ pub(crate) struct FsckArgs {
     /// root blocks; the gateway must not be running
     #[arg(long)]
     pub(crate) repair: bool,
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
+/// Options of `fula gc`.
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Collect now; without this, only say how large the log is
+    #[arg(long)]
+    pub(crate) now: bool,
+    /// Keep what was replaced within this time, e.g. 0s or 1h [default: the gateway's]
+    #[arg(long, value_name = "TIME", requires = "now")]
+    pub(crate) retention: Option<String>,
     #[command(flatten)]
     pub(crate) common: AdminArgs,
 }

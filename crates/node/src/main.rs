@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod config;
 mod files;
+mod gc;
 mod jwks;
 mod keystore;
 mod node;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
             Command::Roots(args) => commands::admin::roots(args).await,
             Command::Secrets(args) => commands::admin::secrets(args),
             Command::Migrate(args) => commands::admin::migrate(args).await,
+            Command::Gc(args) => commands::admin::gc(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
         }
     });

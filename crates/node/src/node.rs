@@ -90,6 +90,7 @@ pub(crate) struct Node {
     pub(crate) service: Service,
     /// What watches a shared arbiter for going back in time.
     pub(crate) recovery: Option<Recovery>,
+    is_shared: bool,
 }
 
 impl Node {
@@ -158,7 +159,13 @@ impl Node {
             None
         };
         let service = Service::new(committer, random, names);
-        Ok(Self { store, nodes, authenticator, service, recovery })
+        let is_shared = backends.shared.is_some();
+        Ok(Self { store, nodes, authenticator, service, recovery, is_shared })
+    }
+
+    /// Returns whether other masters may work on the same arbiter.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// Returns the arbiter.

@@ -76,7 +76,7 @@ impl Service {
             },
         };
         let print = caller.print("create-bucket", "", &[name.as_str().as_bytes()]);
-        let ask = Ask { bucket: None, if_version: caller.if_version, print, change };
+        let ask = Ask::of(caller, None, print, change);
         self.committer.submit(&(identity.owner, name), ask, &caller.seen).await.map(drop)
     }
 
@@ -89,7 +89,7 @@ impl Service {
         let found = self.resolve(caller, name, Action::DeleteBucket, Part::Whole).await;
         let ask = |bucket| {
             let change = Change::DeleteBucket;
-            Ask { bucket, if_version: caller.if_version, print: print.clone(), change }
+            Ask::of(caller, bucket, print.clone(), change)
         };
         match (found, &caller.identity) {
             (Ok(head), _) => {

@@ -11,7 +11,7 @@ use std::{
 use fula_core::{OwnerId, bucket::Fingerprint};
 
 use crate::{
-    access::Identity, auth::Standing, commit::Print, error::ServiceError,
+    access::Identity, auth::Standing, collect::Stake, commit::Print, error::ServiceError,
     limits::INVOCATION_BYTES_MAX,
 };
 
@@ -70,6 +70,8 @@ pub struct Caller {
     pub if_version: Option<u64>,
     /// What the answer turns out to rest on.
     pub seen: Arc<Seen>,
+    /// What this request keeps from the collector.
+    pub stake: Stake,
 }
 
 /// The state of the bucket that an answer rests on.

@@ -21,6 +21,12 @@ pub enum Flaw {
     PublishedBeforeDurable,
     /// A pointer that went back in time is adopted.
     RegressedAdopted,
+    /// The collector deletes what writes in flight put.
+    CollectDespiteWrites,
+    /// The collector deletes what requests read from.
+    CollectDespiteReaders,
+    /// The collector deletes what was replaced after it looked who reads.
+    CollectJustReplaced,
 }
 
 /// Which rule is left out, if any.

@@ -87,7 +87,8 @@ pub async fn check_bucket(
     Ok(report)
 }
 
-fn links(cid: &Cid, block: &fula_core::Block) -> Result<Vec<Cid>, &'static str> {
+/// Returns what a block links to.
+pub(crate) fn links(cid: &Cid, block: &fula_core::Block) -> Result<Vec<Cid>, &'static str> {
     let mut found = Vec::new();
     match cid.codec() {
         Codec::Raw => {}

@@ -10,6 +10,7 @@ pub mod body;
 mod bucket;
 mod caller;
 mod checksum;
+mod collect;
 pub mod commit;
 pub mod condition;
 pub mod error;
@@ -40,6 +41,7 @@ pub use self::{
     batch::{BatchAction, BatchChange, BatchResult},
     bucket::{BucketInfo, BucketPage, NamePolicy},
     caller::{BucketOwner, Caller, Invocation, Seen},
+    collect::{Collection, Stake},
     commit::{Committer, Head},
     error::{Applied, ConditionName, ServiceError},
     limits::Limits,
@@ -153,6 +155,9 @@ impl Service {
         action: Action,
         part: Part<'_>,
     ) -> Result<Arc<Head>, ServiceError> {
+        if action.verb() != Verb::Read {
+            caller.stake.write(self.committer.stakes());
+        }
         let found = match BucketName::parse(name) {
             Ok(name) => self.find(caller, owner, &name, action).await?,
             Err(_) => None,
@@ -161,6 +166,7 @@ impl Service {
         match (decided, found) {
             (Ok(()), Some(head)) => {
                 caller.seen.note(head.row.pointer.version);
+                caller.stake.hold(&head);
                 Ok(head)
             }
             // Nobody may do anything to nothing.
@@ -192,6 +198,8 @@ impl Service {
         let address = own.filter(|_| is_own).zip(BucketName::parse(name).ok());
         if let Some(head) = address.and_then(|address| self.committer.last_known(&address)) {
             self.authorize(caller, Some(&head), action, part.target(name)).await?;
+            caller.stake.write(self.committer.stakes());
+            caller.stake.hold(&head);
             return Ok(Aim { head, is_guess: true });
         }
         let head = self.resolve(caller, name, action, part).await?;
@@ -273,7 +281,7 @@ impl Service {
         print: Option<Print>,
     ) -> Result<Answer, ServiceError> {
         caller.check_standing()?;
-        let ask = Ask { bucket: Some(head.root.id), if_version: caller.if_version, print, change };
+        let ask = Ask::of(caller, Some(head.root.id), print, change);
         self.committer.submit(&head.address(), ask, &caller.seen).await
     }
 
@@ -288,7 +296,7 @@ impl Service {
     ) -> Result<Answer, ServiceError> {
         caller.check_standing()?;
         let bucket = (!aim.is_guess).then_some(aim.head.root.id);
-        let ask = Ask { bucket, if_version: caller.if_version, print, change };
+        let ask = Ask::of(caller, bucket, print, change);
         self.committer.submit(&aim.head.address(), ask, &caller.seen).await
     }
 }

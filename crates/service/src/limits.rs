@@ -21,6 +21,8 @@ pub struct Limits {
     pub queue_max: usize,
     /// Most bytes of small bodies waiting for one bucket.
     pub queue_bytes_max: usize,
+    /// How long roots that were replaced stay readable, and their blocks are kept.
+    pub retention: Duration,
     /// Memory for decoded tree nodes, in bytes.
     pub cache_bytes: u64,
     /// Buckets whose root stays decoded.
@@ -41,6 +43,7 @@ impl Default for Limits {
             round_attempts_max: 64,
             queue_max: 4096,
             queue_bytes_max: 64 << 20,
+            retention: Duration::from_mins(10),
             cache_bytes: 64 << 20,
             heads_max: 4096,
             stale_reads: false,

@@ -262,11 +262,19 @@ impl Service {
     /// [`ServiceError::Internal`] for a record without content.
     pub fn read(
         &self,
+        caller: &Caller,
         record: &ObjectRecord,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
         let blocks = Arc::clone(self.committer.nodes().blocks());
-        Ok(content::stream(blocks, content_of(record)?, record.size, range).boxed())
+        let stream = content::stream(blocks, content_of(record)?, record.size, range);
+        // What is being read is not collected.
+        let stake = caller.stake.clone();
+        let held = move |bytes| {
+            let _stake = &stake;
+            bytes
+        };
+        Ok(stream.map(held).boxed())
     }
 
     /// Returns the table of parts of an object made by a multipart upload.

@@ -53,6 +53,8 @@ struct Epochs {
     now: Epoch,
     /// When each block was last put, for those put since an epoch was first advanced.
     put: HashMap<Cid, Epoch>,
+    /// The collection each block was last marked in.
+    marked: HashMap<Cid, Epoch>,
 }
 
 /// Blocks as objects.
@@ -216,10 +218,25 @@ impl BlockStore for ObjectBlocks {
         epochs.now
     }
 
-    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        let mut epochs = self.epochs();
+        let fresh = cids.iter().filter(|cid| epochs.marked.insert(**cid, cut) != Some(cut));
+        fresh.copied().collect()
+    }
+
+    async fn delete_if(
+        &self,
+        cid: &Cid,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<bool, StoreError> {
         let _held = self.lock(cid).write().await;
-        let put = self.epochs().put.get(cid).copied().unwrap_or_default();
-        if put >= put_before || self.size(cid).await?.is_none() {
+        let (put, marked) = {
+            let epochs = self.epochs();
+            (epochs.put.get(cid).copied(), epochs.marked.get(cid).copied())
+        };
+        let is_kept = marked == Some(cut) || put.unwrap_or_default() >= put_before;
+        if is_kept || self.size(cid).await?.is_none() {
             return Ok(false);
         }
         self.store.delete(&path(cid)).await.map_err(|error| failed("delete", error))?;

@@ -40,7 +40,7 @@ pub async fn absent_is_none(store: &dyn BlockStore) {
     assert_eq!(store.get(&cid).await.unwrap(), None);
     assert_eq!(store.size(&cid).await.unwrap(), None);
     let epoch = store.advance_epoch();
-    assert!(!store.delete_if(&cid, epoch).await.unwrap());
+    assert!(!store.delete_if(&cid, epoch, epoch).await.unwrap());
 }
 
 /// Equal blocks are one block, in one batch and across batches.
@@ -72,8 +72,8 @@ pub async fn old_blocks_are_deleted(store: &dyn BlockStore) {
     store.put(std::slice::from_ref(&old), Placement::Commit).await.unwrap();
     let cut = store.advance_epoch();
     store.put(std::slice::from_ref(&new), Placement::Commit).await.unwrap();
-    assert!(store.delete_if(&old.cid(), cut).await.unwrap());
-    assert!(!store.delete_if(&new.cid(), cut).await.unwrap());
+    assert!(store.delete_if(&old.cid(), cut, cut).await.unwrap());
+    assert!(!store.delete_if(&new.cid(), cut, cut).await.unwrap());
     assert_eq!(store.get(&old.cid()).await.unwrap(), None);
     assert_eq!(store.get(&new.cid()).await.unwrap(), Some(new));
 }
@@ -84,8 +84,34 @@ pub async fn a_new_put_saves_from_deletion(store: &dyn BlockStore) {
     store.put(std::slice::from_ref(&shared), Placement::Commit).await.unwrap();
     let cut = store.advance_epoch();
     store.put(std::slice::from_ref(&shared), Placement::Commit).await.unwrap();
-    assert!(!store.delete_if(&shared.cid(), cut).await.unwrap());
+    assert!(!store.delete_if(&shared.cid(), cut, cut).await.unwrap());
     assert_eq!(store.get(&shared.cid()).await.unwrap(), Some(shared));
+}
+
+/// A block that is marked stays, whenever it was put, until a later collection finds it unmarked.
+/// It is said to be fresh once in a collection.
+pub async fn marked_blocks_stay(store: &dyn BlockStore) {
+    let (marked, other) = (block(1, 10), block(2, 10));
+    store.put(&[marked.clone(), other.clone()], Placement::Commit).await.unwrap();
+    let cut = store.advance_epoch();
+    assert_eq!(store.mark(&[marked.cid(), marked.cid()], cut), [marked.cid()]);
+    assert_eq!(store.mark(&[marked.cid()], cut), []);
+    assert!(!store.delete_if(&marked.cid(), cut, cut).await.unwrap());
+    assert!(store.delete_if(&other.cid(), cut, cut).await.unwrap());
+    let later = store.advance_epoch();
+    assert!(store.delete_if(&marked.cid(), later, later).await.unwrap());
+    assert_eq!(store.get(&marked.cid()).await.unwrap(), None);
+}
+
+/// A block put since the oldest write began stays, though the cut came later.
+pub async fn blocks_of_writes_in_flight_stay(store: &dyn BlockStore) {
+    let (before, since) = (block(1, 10), block(2, 10));
+    store.put(std::slice::from_ref(&before), Placement::Commit).await.unwrap();
+    let oldest = store.advance_epoch();
+    store.put(std::slice::from_ref(&since), Placement::Commit).await.unwrap();
+    let cut = store.advance_epoch();
+    assert!(store.delete_if(&before.cid(), cut, oldest).await.unwrap());
+    assert!(!store.delete_if(&since.cid(), cut, oldest).await.unwrap());
 }
 
 /// Lists every block once, ascending, in pages of any size.

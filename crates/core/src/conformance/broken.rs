@@ -21,6 +21,10 @@ pub enum BlockFault {
     MarkForgetsPresent,
     /// Blocks of any size are taken.
     NoLimit,
+    /// Marks are not kept.
+    MarksForget,
+    /// What writes in flight put is deleted.
+    DeletesUpToTheCut,
 }
 
 /// A block store with one fault.
@@ -72,8 +76,21 @@ impl BlockStore for BrokenBlocks {
         self.inner.advance_epoch()
     }
 
-    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
-        self.inner.delete_if(cid, put_before).await
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        if self.fault == BlockFault::MarksForget {
+            return cids.to_vec();
+        }
+        self.inner.mark(cids, cut)
+    }
+
+    async fn delete_if(
+        &self,
+        cid: &Cid,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<bool, StoreError> {
+        let put_before = if self.fault == BlockFault::DeletesUpToTheCut { cut } else { put_before };
+        self.inner.delete_if(cid, cut, put_before).await
     }
 
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {

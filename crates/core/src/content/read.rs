@@ -193,7 +193,7 @@ mod tests {
         assert!(matches!(longer, Err(StoreError::Malformed { .. })));
         let leaf = Cid::of(Codec::Raw, &[0, 0, 1]);
         let epoch = blocks.advance_epoch();
-        assert!(block_on(blocks.delete_if(&leaf, epoch)).unwrap());
+        assert!(block_on(blocks.delete_if(&leaf, epoch, epoch)).unwrap());
         let found: Vec<_> = block_on(stream(blocks, root.cid, 6, 0..6).collect());
         assert!(found[0].is_ok());
         assert!(matches!(found[1], Err(StoreError::Missing { .. })));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fula_service::{
-    BucketOwner, Caller, Invocation, Seen, Service,
+    BucketOwner, Caller, Invocation, Seen, Service, Stake,
     auth::{Authenticator, Proof, redacted},
 };
 use http::{HeaderMap, Method};
@@ -122,6 +122,7 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
         bucket_owner: bucket_owner(headers, "x-amz-expected-bucket-owner"),
         if_version,
         seen: request.extensions.get::<Arc<Seen>>().cloned().unwrap_or_default(),
+        stake: Stake::default(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! `fula keys`, `fula masters`, `fula roots`, `fula secrets` and `fula migrate`.
 
-use std::{io::Read, process::ExitCode};
+use std::{io::Read, process::ExitCode, sync::Arc};
 
 use fula_identity::{
     Address, Meaning,
@@ -14,10 +14,11 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     admin::{self, Answer, Request},
     cli::{
-        AdminArgs, CasMode, KeysArgs, KeysCommand, MastersArgs, MastersCommand, MigrateArgs,
-        RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs, SecretsCommand,
+        AdminArgs, CasMode, GcArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
+        MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs,
+        SecretsCommand,
     },
-    config::Backends,
+    config::{Backends, span},
     files,
     node::{Node, Purpose},
 };
@@ -39,12 +40,43 @@ pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value,
         let limits = Limits::default();
         let node = Node::open(&backends, limits, Purpose::Administer, despite_damage).await;
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
-        admin::execute(&node, request).await
+        admin::execute(&Arc::new(node), request).await
     };
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text),
     }
+}
+
+/// Runs `fula gc`.
+pub(crate) async fn gc(args: GcArgs) -> ExitCode {
+    let retention = args.retention.map(|text| span("--retention", text)).transpose();
+    let retention_ms = match retention {
+        Ok(retention) => retention.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        Err(error) => return super::fail(&error),
+    };
+    let result = perform(&args.common, Request::Gc { now: args.now, retention_ms }).await;
+    finish(args.common.json, result, |done| {
+        match (done.get("collection"), args.now) {
+            (Some(Value::Null), _) => println!(
+                "Nothing was collected: with a shared arbiter, what other masters write is not \
+                 known here."
+            ),
+            (Some(found), _) => println!(
+                "{} blocks of {} bytes deleted, {} in use{}",
+                found["deleted"],
+                found["deleted_bytes"],
+                found["marked"],
+                if found["held_back"] == true {
+                    "; writes in flight held some back, try again later"
+                } else {
+                    ""
+                }
+            ),
+            (None, _) => {}
+        }
+        println!("{} bytes of log, {} in use", done["log_bytes"], done["live_bytes"]);
+    })
 }
 
 /// Prints a result as JSON or by `show`, or the error.

@@ -1,6 +1,6 @@
 //! `fula gateway`: serves S3 until it is told to stop.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use fula_gateway::{
     admin as wire_admin, metrics,
@@ -16,15 +16,12 @@ use crate::{
     cli::{GatewayArgs, LogFormat},
     config::{ConfigError, GatewayConfig},
     files::{self, FileError},
-    jwks,
+    gc, jwks,
     node::{Node, NodeError, Purpose},
 };
 
 /// User that the first key belongs to.
 const FIRST_USER: &str = "admin";
-
-/// Between looks for a segment of the log that is mostly dead.
-const COMPACT_EVERY: Duration = Duration::from_mins(1);
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -109,8 +106,8 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     tokio::spawn(async move { authenticator.revocations().run().await });
     if let Some(recovery) = &node.recovery {
         tokio::spawn(recovery.clone().run());
-        tokio::spawn(compact(Arc::clone(&node)));
     }
+    tokio::spawn(gc::tend(Arc::clone(&node)));
 
     let answer = move |request: http::Request<_>| {
         let gateway = gateway.clone();
@@ -202,18 +199,6 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
         credentials = credentials.display(),
         region = config.wire.region,
     );
-}
-
-/// Frees what a master's memory leaves behind: a record of every commit, of which the last counts.
-async fn compact(node: Arc<Node>) {
-    loop {
-        tokio::time::sleep(COMPACT_EVERY).await;
-        match tokio::task::block_in_place(|| node.store.compact()) {
-            Ok(0) => {}
-            Ok(freed) => tracing::info!(freed, "freed space in the data directory"),
-            Err(error) => tracing::warn!(%error, "cannot free space in the data directory"),
-        }
-    }
 }
 
 /// Brings the log's own counts into the metrics.

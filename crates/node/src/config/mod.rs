@@ -87,6 +87,7 @@ struct FileSettings {
     tls_key: Option<PathBuf>,
     bucket_names: Option<BucketNames>,
     commit_deadline: Option<String>,
+    retention: Option<String>,
     cache_bytes: Option<String>,
     queue_bytes: Option<String>,
     xml_bytes: Option<String>,
@@ -191,6 +192,10 @@ impl GatewayConfig {
             commit_deadline: match args.commit_deadline.or(file.commit_deadline) {
                 Some(text) => duration("--commit-deadline", text)?,
                 None => defaults.commit_deadline,
+            },
+            retention: match args.retention.or(file.retention) {
+                Some(text) => span("--retention", text)?,
+                None => defaults.retention,
             },
             cache_bytes: match args.cache_bytes.or(file.cache_bytes) {
                 Some(text) => size("--cache-bytes", text)?,
@@ -300,6 +305,18 @@ pub(crate) fn data_dir(args: &DataDirArgs) -> Result<PathBuf, ConfigError> {
 }
 
 pub(crate) fn duration(name: &'static str, text: String) -> Result<Duration, ConfigError> {
+    let parsed = span(name, text.clone())?;
+    if parsed.is_zero() {
+        return Err(ConfigError::Value { name, value: text, expected: TIME });
+    }
+    Ok(parsed)
+}
+
+/// What a time looks like.
+const TIME: &str = "a time is a whole number and ms, s, m or h, e.g. 10s";
+
+/// Parses a time that may be zero.
+pub(crate) fn span(name: &'static str, text: String) -> Result<Duration, ConfigError> {
     let parsed = split(&text).and_then(|(number, unit)| {
         let unit = match unit {
             "ms" => 1,
@@ -308,10 +325,9 @@ pub(crate) fn duration(name: &'static str, text: String) -> Result<Duration, Con
             "h" => 3_600_000,
             _ => return None,
         };
-        number.checked_mul(unit).filter(|millis| *millis > 0).map(Duration::from_millis)
+        number.checked_mul(unit).map(Duration::from_millis)
     });
-    let expected = "a time is a whole number and ms, s, m or h, e.g. 10s";
-    parsed.ok_or(ConfigError::Value { name, value: text, expected })
+    parsed.ok_or(ConfigError::Value { name, value: text, expected: TIME })
 }
 
 fn size(name: &'static str, text: String) -> Result<u64, ConfigError> {

@@ -50,7 +50,8 @@ pub(crate) use self::{
 use self::{publish::Swapped, turns::Turn, working::Working};
 pub use crate::pointers::BucketAddress;
 use crate::{
-    caller::Seen,
+    caller::{Caller, Seen},
+    collect::{Stake, Stakes},
     error::{Applied, ConditionName, ServiceError},
     flaw::{Flaw, Flaws},
     limits::Limits,
@@ -84,6 +85,21 @@ pub(crate) struct Ask {
     /// How a retry is known.
     pub(crate) print: Option<Print>,
     pub(crate) change: Change,
+    /// Keeps what the change links to.
+    _stake: Stake,
+}
+
+impl Ask {
+    /// Returns a caller's change to a life of a name.
+    pub(crate) fn of(
+        caller: &Caller,
+        bucket: Option<BucketId>,
+        print: Option<Print>,
+        change: Change,
+    ) -> Self {
+        let (if_version, stake) = (caller.if_version, caller.stake.clone());
+        Self { bucket, if_version, print, change, _stake: stake }
+    }
 }
 
 /// What a change came to.
@@ -149,6 +165,9 @@ struct Inner {
     claims: Mutex<BTreeMap<BucketAddress, Instant>>,
     /// Told whenever a writer task ends.
     writer_stopped: Notify,
+    /// What the collector must leave alone.
+    stakes: Arc<Stakes>,
+    collecting: tokio::sync::Mutex<()>,
 }
 
 /// Changes waiting for one bucket, and the bytes that ride with them.
@@ -182,6 +201,8 @@ impl Committer {
             sweeps: Mutex::default(),
             claims: Mutex::default(),
             writer_stopped: Notify::new(),
+            stakes: Arc::default(),
+            collecting: tokio::sync::Mutex::default(),
             limits,
         }))
     }
@@ -218,6 +239,21 @@ impl Committer {
         limit: usize,
     ) -> Result<Vec<RootRow>, ServiceError> {
         self.0.believed(self.0.roots.list_roots(owner, after, limit)).await
+    }
+
+    /// Returns what requests keep from the collector.
+    pub(crate) fn stakes(&self) -> &Arc<Stakes> {
+        &self.0.stakes
+    }
+
+    /// Returns whether any write is in flight.
+    pub fn is_writing(&self) -> bool {
+        self.0.stakes.oldest().is_some()
+    }
+
+    /// Returns what is held by whoever collects.
+    pub(crate) fn collecting(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.collecting
     }
 
     /// Returns what this master remembers of the arbiter.
@@ -368,6 +404,8 @@ async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
         metrics::counter!("fula_commit_rounds_total").increment(1);
         let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         metrics::histogram!("fula_commit_batch_changes").record(changes);
+        // Of its own: the writers may be gone before the swap is known.
+        let _lease = inner.stakes.begin();
         // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
         let round = AssertUnwindSafe(inner.round(&bucket, batch)).catch_unwind();
         turn = round.await.unwrap_or_else(|_| {
@@ -480,7 +518,9 @@ impl Inner {
                     // No base is older than what is known, so this is known twice.
                     lock(&self.sent).remove(bucket);
                     let turn = self.had_turn(bucket, &head, started);
-                    self.adopt(bucket, Arc::new(head));
+                    let head = Arc::new(head);
+                    self.stakes.note(&head);
+                    self.adopt(bucket, head);
                     answer_each(batch, outcomes);
                     return turn;
                 }
@@ -595,6 +635,7 @@ impl Inner {
         }
         self.witness.judge_root(bucket, known, &row.pointer, &root)?;
         let head = Arc::new(Head { row, root });
+        self.stakes.note(&head);
         self.witness.learn(bucket, &head);
         self.adopt(bucket, Arc::clone(&head));
         Ok(head)

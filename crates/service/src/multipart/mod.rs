@@ -374,7 +374,7 @@ impl Service {
             return Ok((part, now));
         }
         let length = if found.size == 0 { 0 } else { last - first + 1 };
-        let bytes = self.read(&found, first..first + length)?.map_err(ServiceError::from);
+        let bytes = self.read(caller, &found, first..first + length)?.map_err(ServiceError::from);
         let facts = BodyFacts {
             length: Some(length),
             length_max: PUT_BYTES_MAX,

@@ -1,6 +1,7 @@
 //! The service on memory stores that crash and an arbiter that misbehaves.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod collect;
 mod commits;
 mod faults;
 mod masters;
@@ -114,7 +115,8 @@ impl Master {
         let user = &self.user;
         let none = ReadConditions::default();
         let record = self.service.get_object(user, BUCKET, key, &none).await?.record;
-        let parts: Vec<Bytes> = self.service.read(&record, 0..record.size)?.try_collect().await?;
+        let parts: Vec<Bytes> =
+            self.service.read(user, &record, 0..record.size)?.try_collect().await?;
         Ok(parts.concat())
     }
 

@@ -73,7 +73,7 @@ async fn increments_by_etag_lose_nothing_across_masters() {
                 let seen = master.service.get_object(user, BUCKET, "counter", &none).await.unwrap();
                 let bytes: Vec<Bytes> = master
                     .service
-                    .read(&seen.record, 0..seen.record.size)
+                    .read(user, &seen.record, 0..seen.record.size)
                     .unwrap()
                     .try_collect()
                     .await

@@ -559,8 +559,17 @@ impl BlockStore for Link {
         self.world.blocks.advance_epoch()
     }
 
-    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
-        self.world.blocks.delete_if(cid, put_before).await
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        self.world.blocks.mark(cids, cut)
+    }
+
+    async fn delete_if(
+        &self,
+        cid: &Cid,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<bool, StoreError> {
+        self.world.blocks.delete_if(cid, cut, put_before).await
     }
 
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
@@ -594,7 +603,11 @@ impl BlockStore for DurableView {
         self.0.advance_epoch()
     }
 
-    async fn delete_if(&self, _: &Cid, _: Epoch) -> Result<bool, StoreError> {
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        self.0.mark(cids, cut)
+    }
+
+    async fn delete_if(&self, _: &Cid, _: Epoch, _: Epoch) -> Result<bool, StoreError> {
         Err(cut())
     }
 

@@ -9,7 +9,7 @@ use fula_core::{
 };
 
 use super::unavailable;
-use crate::log::{Kind, Log, Record, StreamName, blocking};
+use crate::log::{Held, Kind, Log, Record, StreamName, blocking};
 
 /// Blocks in the log of a data directory.
 #[derive(Debug)]
@@ -26,9 +26,9 @@ impl LocalBlocks {
         let mut seen = HashSet::with_capacity(blocks.len());
         for block in blocks {
             match index.blocks.get_mut(&block.cid()) {
-                Some((slot, put)) => {
-                    *put = epoch;
-                    present.push(*slot);
+                Some(held) => {
+                    held.put = epoch;
+                    present.push(held.slot);
                 }
                 None if seen.insert(block.cid()) => absent.push(block.clone()),
                 None => {}
@@ -100,7 +100,7 @@ impl BlockStore for LocalBlocks {
         // A block may move to another segment between look-up and read: look again once.
         for _ in 0..2 {
             let found = self.log.index().blocks.get(cid).copied();
-            let Some((slot, _)) = found else { return Ok(None) };
+            let Some(Held { slot, .. }) = found else { return Ok(None) };
             let value = match self.log.read_cached(&slot) {
                 Ok(None) => {
                     let log = Arc::clone(&self.log);
@@ -129,7 +129,7 @@ impl BlockStore for LocalBlocks {
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
         let index = self.log.index();
-        Ok(index.blocks.get(cid).map(|(slot, _)| u64::from(slot.value_len)))
+        Ok(index.blocks.get(cid).map(|held| u64::from(held.slot.value_len)))
     }
 
     fn advance_epoch(&self) -> Epoch {
@@ -138,11 +138,31 @@ impl BlockStore for LocalBlocks {
         index.epoch
     }
 
-    async fn delete_if(&self, cid: &Cid, put_before: Epoch) -> Result<bool, StoreError> {
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
         let mut index = self.log.index_mut();
-        let old = index.blocks.get(cid).is_some_and(|(_, put)| *put < put_before);
+        let mut fresh = Vec::new();
+        for cid in cids {
+            if let Some(held) = index.blocks.get_mut(cid)
+                && held.marked != cut
+            {
+                held.marked = cut;
+                fresh.push(*cid);
+            }
+        }
+        fresh
+    }
+
+    async fn delete_if(
+        &self,
+        cid: &Cid,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<bool, StoreError> {
+        let mut index = self.log.index_mut();
+        let held = index.blocks.get(cid);
+        let old = held.is_some_and(|held| held.marked != cut && held.put < put_before);
         if old {
-            index.blocks.remove(cid);
+            index.remove_block(cid);
         }
         Ok(old)
     }
@@ -152,6 +172,6 @@ impl BlockStore for LocalBlocks {
         let index = self.log.index();
         let from = after.map_or(Unbounded, Excluded);
         let page = index.blocks.range((from, Unbounded)).take(limit);
-        Ok(page.map(|(cid, (slot, _))| (*cid, u64::from(slot.value_len))).collect())
+        Ok(page.map(|(cid, held)| (*cid, u64::from(held.slot.value_len))).collect())
     }
 }

@@ -156,13 +156,30 @@ impl LocalStore {
         self.log.set_damaged_aside()
     }
 
-    /// Frees the space of one segment that is mostly dead, if there is one; returns the bytes.
-    /// Blocks the thread.
+    /// Frees the space of the segment with most dead bytes, if at least `dead_percent` of it are;
+    /// returns the bytes. Blocks the thread, and calls `rest` now and then.
     ///
     /// # Errors
     /// The disk's.
-    pub fn compact(&self) -> io::Result<u64> {
-        self.log.compact()
+    pub fn compact(&self, dead_percent: u64, rest: &dyn Fn()) -> io::Result<u64> {
+        self.log.compact(dead_percent, rest)
+    }
+
+    /// Seals segments that are being written to, if at least `dead_percent` of them are dead, so that
+    /// [`Self::compact`] can free their space as well. Blocks the thread.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn seal(&self, dead_percent: u64) -> io::Result<()> {
+        self.log.seal(dead_percent)
+    }
+
+    /// Returns how large the log is in bytes, and how much of it is in use.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sizes(&self) -> io::Result<(u64, u64)> {
+        self.log.sizes()
     }
 
     /// Writes a row as it is, for a rebuilt arbiter.

@@ -355,11 +355,11 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     let before = bytes(&dir);
     let cut = store.blocks.advance_epoch();
     for block in blocks.iter().skip(10) {
-        assert!(store.blocks.delete_if(&block.cid(), cut).await.unwrap());
+        assert!(store.blocks.delete_if(&block.cid(), cut, cut).await.unwrap());
     }
     let mut freed = 0;
     loop {
-        match store.compact().unwrap() {
+        match store.compact(50, &|| {}).unwrap() {
             0 => break,
             more => freed += more,
         }

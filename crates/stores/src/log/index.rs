@@ -4,7 +4,7 @@
     reason = "records and segments are bounded far below these types by constants"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use fula_core::{Cid, block::Epoch};
 
@@ -75,13 +75,25 @@ impl Key {
     }
 }
 
+/// A block in the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) slot: Slot,
+    /// When it was last put.
+    pub(crate) put: Epoch,
+    /// The collection it was last marked in.
+    pub(crate) marked: Epoch,
+}
+
 /// The newest record of each key, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    pub(crate) blocks: BTreeMap<Cid, (Slot, Epoch)>,
+    pub(crate) blocks: BTreeMap<Cid, Held>,
     pub(crate) rows: BTreeMap<(Kind, Vec<u8>), Slot>,
     /// The epoch that puts belong to.
     pub(crate) epoch: Epoch,
+    /// Bytes of records in use, by segment.
+    live: BTreeMap<u32, u64>,
 }
 
 impl Index {
@@ -91,21 +103,37 @@ impl Index {
     }
 
     pub(super) fn insert_key(&mut self, key: Key, slot: Slot) {
-        match key {
+        let old = match key {
             Key::Block(cid) => {
                 let Ok(cid) = Cid::from_bytes(&cid) else { return };
-                let epoch = self.epoch;
-                // A compacted record keeps its epoch: moving is not putting.
-                let entry = self.blocks.entry(cid).or_insert((slot, epoch));
-                entry.0 = slot;
+                match self.blocks.entry(cid) {
+                    // A compacted record keeps its epochs: moving is not putting.
+                    Entry::Occupied(mut held) => {
+                        Some(std::mem::replace(&mut held.get_mut().slot, slot))
+                    }
+                    Entry::Vacant(free) => {
+                        free.insert(Held { slot, put: self.epoch, marked: Epoch::default() });
+                        None
+                    }
+                }
             }
-            Key::Row(kind, key) => drop(self.rows.insert((kind, key), slot)),
+            Key::Row(kind, key) => self.rows.insert((kind, key), slot),
+        };
+        self.release(old);
+        *self.live.entry(slot.segment).or_default() += u64::from(slot.bytes());
+    }
+
+    /// Counts a record as dead.
+    fn release(&mut self, slot: Option<Slot>) {
+        let Some(slot) = slot else { return };
+        if let Some(live) = self.live.get_mut(&slot.segment) {
+            *live = live.saturating_sub(u64::from(slot.bytes()));
         }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Slot> {
         match key {
-            Key::Block(cid) => Some(self.blocks.get(&Cid::from_bytes(cid).ok()?)?.0),
+            Key::Block(cid) => Some(self.blocks.get(&Cid::from_bytes(cid).ok()?)?.slot),
             Key::Row(kind, key) => self.rows.get(&(*kind, key.clone())).copied(),
         }
     }
@@ -114,26 +142,34 @@ impl Index {
         match key {
             Key::Block(cid) => {
                 if let Ok(cid) = Cid::from_bytes(cid) {
-                    self.blocks.remove(&cid);
+                    self.remove_block(&cid);
                 }
             }
-            Key::Row(kind, key) => drop(self.rows.remove(&(*kind, key.clone()))),
+            Key::Row(kind, key) => {
+                let old = self.rows.remove(&(*kind, key.clone()));
+                self.release(old);
+            }
         }
     }
 
-    /// Returns the bytes of records in use, by segment.
-    pub(super) fn live_bytes(&self) -> BTreeMap<u32, u64> {
-        let mut live = BTreeMap::new();
-        let slots = self.blocks.values().map(|(slot, _)| slot).chain(self.rows.values());
-        for slot in slots {
-            *live.entry(slot.segment).or_default() += u64::from(slot.bytes());
-        }
-        live
+    pub(crate) fn remove_block(&mut self, cid: &Cid) {
+        let old = self.blocks.remove(cid).map(|held| held.slot);
+        self.release(old);
+    }
+
+    /// Returns the bytes of records in use in one segment.
+    pub(super) fn live_in(&self, segment: u32) -> u64 {
+        self.live.get(&segment).copied().unwrap_or(0)
+    }
+
+    /// Returns the bytes of all records in use.
+    pub(super) fn live(&self) -> u64 {
+        self.live.values().sum()
     }
 
     /// Returns the records in use in one segment.
     pub(super) fn in_segment(&self, segment: u32) -> Vec<(Key, Slot)> {
-        let blocks = self.blocks.iter().map(|(cid, (slot, _))| (Key::Block(cid.to_bytes()), *slot));
+        let blocks = self.blocks.iter().map(|(cid, held)| (Key::Block(cid.to_bytes()), held.slot));
         let rows =
             self.rows.iter().map(|((kind, key), slot)| (Key::Row(*kind, key.clone()), *slot));
         blocks.chain(rows).filter(|(_, slot)| slot.segment == segment).collect()

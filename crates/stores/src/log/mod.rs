@@ -39,7 +39,7 @@ use self::{
     segment::{HEADER_BYTES, Segment},
 };
 pub(crate) use self::{
-    index::{Index, Key, Slot},
+    index::{Held, Index, Key, Slot},
     record::{Kind, Record},
 };
 
@@ -66,8 +66,8 @@ impl StreamName {
 /// Size at which a segment is sealed, in bytes.
 pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
 
-/// A sealed segment with this share of dead bytes is worth compacting, in percent.
-const COMPACT_DEAD_PERCENT: u64 = 50;
+/// Bytes of records moved at a time when a segment is compacted.
+const MOVE_BYTES: usize = 256 << 10;
 
 /// Appended bytes after which they are made durable unasked.
 const WRITE_BEHIND_BYTES: u64 = 8 << 20;
@@ -227,8 +227,8 @@ impl Log {
     /// Forgets a block whose bytes were found damaged, so that a later put stores it anew.
     pub(crate) fn forget_damaged(&self, cid: &Cid, slot: &Slot) {
         let mut index = self.index_mut();
-        if index.blocks.get(cid).is_some_and(|(found, _)| found == slot) {
-            index.blocks.remove(cid);
+        if index.blocks.get(cid).is_some_and(|found| found.slot == *slot) {
+            index.remove_block(cid);
         }
     }
 
@@ -239,12 +239,12 @@ impl Log {
         self.append_if(name, records, |_, _| true)
     }
 
-    /// Like [`Self::append`], leaving out records that `wanted` refuses under the index lock.
+    /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`.
     fn append_if(
         &self,
         name: StreamName,
         records: &[Record<'_>],
-        wanted: impl Fn(&Index, &Record<'_>) -> bool,
+        wanted: impl Fn(&Index, usize) -> bool,
     ) -> io::Result<u64> {
         let stream = self.stream(name);
         let mut tail = lock(&stream.tail);
@@ -261,7 +261,7 @@ impl Log {
         let mut placed = Vec::with_capacity(records.len());
         {
             let index = self.index();
-            for record in records.iter().filter(|record| wanted(&index, record)) {
+            for (_, record) in records.iter().enumerate().filter(|(n, _)| wanted(&index, *n)) {
                 let offset = tail.offset + buffer.len() as u64;
                 encode_into(record, &tail.segment.seed, offset, durable_to, &mut buffer);
                 placed.push((record, Slot::new(tail.segment.id, offset, record)));
@@ -496,72 +496,110 @@ impl Log {
                     self.index_mut().remove(&key);
                 }
             }
-            self.move_records(&segment)?;
+            self.move_records(&segment, &|| {})?;
             write(&self.segments).remove(&segment.id);
             segment::set_aside(&self.dir, name)?;
         }
         Ok(names.len())
     }
 
-    /// Rewrites the live records of the sealed segment with most dead bytes, if any is worth it,
-    /// and deletes the segment. Returns the bytes freed; 0 when there was nothing to do.
-    pub(crate) fn compact(&self) -> io::Result<u64> {
+    /// Rewrites the live records of the sealed segment with most dead bytes, if at least
+    /// `dead_percent` of it are, and deletes the segment. Returns the bytes freed; 0 when there was
+    /// nothing to do. Calls `rest` now and then.
+    pub(crate) fn compact(&self, dead_percent: u64, rest: &dyn Fn()) -> io::Result<u64> {
         let _one_at_a_time = lock(&self.compacting);
         // In this order: a segment that becomes the tail later is not among the candidates, and
         // one that was sealed meanwhile only seems emptier than it is.
         let segments: Vec<_> = read(&self.segments).values().cloned().collect();
-        let live = self.index().live_bytes();
         let active: Vec<u32> =
             self.streams.iter().map(|stream| lock(&stream.place).segment).collect();
         let mut worst: Option<(u64, Arc<Segment>)> = None;
         for segment in segments {
             let size = segment.len()?;
-            let used = live.get(&segment.id).copied().unwrap_or(0) + HEADER_BYTES;
-            let dead = size.saturating_sub(used);
+            let dead = size.saturating_sub(self.index().live_in(segment.id) + HEADER_BYTES);
             if !active.contains(&segment.id)
-                && dead * 100 >= size * COMPACT_DEAD_PERCENT
+                && dead * 100 >= size * dead_percent
+                && dead > 0
                 && worst.as_ref().is_none_or(|(most, _)| dead > *most)
             {
                 worst = Some((dead, segment));
             }
         }
-        match worst {
-            Some((_, segment)) => self.rewrite(&segment),
-            None => Ok(0),
-        }
-    }
-
-    fn rewrite(&self, segment: &Arc<Segment>) -> io::Result<u64> {
-        let freed = segment.len()?;
-        if !self.move_records(segment)? {
+        let Some((_, segment)) = worst else { return Ok(0) };
+        let size = segment.len()?;
+        let moved = self.move_records(&segment, rest)?;
+        // Damage, or a head that is not readable any more, is left in place for fsck to report: a
+        // copy would carry a valid checksum.
+        if !moved || self.index().live_in(segment.id) > 0 {
+            tracing::warn!(segment = segment.name(), "a damaged segment is not compacted");
             return Ok(0);
         }
         write(&self.segments).remove(&segment.id);
         segment.delete(&self.dir)?;
-        Ok(freed)
+        Ok(size)
     }
 
-    /// Copies the records in use to the end of the log, durably; false when one is damaged, which
-    /// is then left in place for fsck to report: a copy would carry a valid checksum.
-    fn move_records(&self, segment: &Segment) -> io::Result<bool> {
+    /// Seals the segments being written to of which at least `dead_percent` is dead.
+    pub(crate) fn seal(&self, dead_percent: u64) -> io::Result<()> {
+        for stream in &self.streams {
+            let mut tail = lock(&stream.tail);
+            let live = self.index().live_in(tail.segment.id) + HEADER_BYTES;
+            let dead = tail.offset.saturating_sub(live);
+            if dead > 0 && dead * 100 >= tail.offset * dead_percent {
+                self.roll(stream, &mut tail)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes of all segments, and those of records in use.
+    pub(crate) fn sizes(&self) -> io::Result<(u64, u64)> {
+        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
+        let mut all = 0;
+        for segment in segments {
+            all += segment.len()?;
+        }
+        Ok((all, self.index().live()))
+    }
+
+    /// Copies the records in use to the end of the log; false when one of them is damaged. On
+    /// return they are durable, and so is whatever has replaced the others.
+    fn move_records(&self, segment: &Segment, rest: &dyn Fn()) -> io::Result<bool> {
         let name = if segment.is_bulk() { StreamName::Bulk } else { StreamName::Commit };
-        let held = self.index().in_segment(segment.id);
-        let mut moved = 0;
-        for (key, slot) in held {
+        let mut batch: Vec<(Key, Slot, Bytes)> = Vec::new();
+        let mut bytes = 0;
+        for (key, slot) in recover::records(segment)? {
+            if self.index().get(&key) != Some(slot) {
+                continue;
+            }
             let value = self.read(&slot)?;
             if !slot.is_intact(&value) {
                 return Ok(false);
             }
-            let record = key.record(&value);
-            let still_there = |index: &Index, _: &Record<'_>| index.get(&key) == Some(slot);
-            moved = self.append_if(name, &[record], still_there)?;
+            bytes += value.len();
+            batch.push((key, slot, value));
+            if bytes >= MOVE_BYTES {
+                self.move_batch(name, &batch)?;
+                batch.clear();
+                bytes = 0;
+                rest();
+            }
         }
-        if moved > 0 {
+        self.move_batch(name, &batch)?;
+        // A row here may have been replaced by one that is not durable yet.
+        for name in StreamName::ALL {
             self.flush(name)?;
             self.stream(name).mark_due.store(true, Ordering::Release);
             self.mark(name);
         }
         Ok(true)
+    }
+
+    /// Appends records again that are still where they were found.
+    fn move_batch(&self, name: StreamName, batch: &[(Key, Slot, Bytes)]) -> io::Result<()> {
+        let records: Vec<_> = batch.iter().map(|(key, _, value)| key.record(value)).collect();
+        let is_there = |index: &Index, n: usize| index.get(&batch[n].0) == Some(batch[n].1);
+        self.append_if(name, &records, is_there).map(drop)
     }
 }
 

@@ -233,6 +233,18 @@ impl Window<'_> {
     }
 }
 
+/// Returns the records of a sealed segment, whose values are not read.
+pub(super) fn records(segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
+    let len = segment.len()?;
+    let found = scan(segment, len, false)?.into_iter().filter_map(|stretch| {
+        let Stretch::Record { offset, head, key } = stretch else { return None };
+        let (key_len, value_len) = (head.key_len, head.value_len);
+        let slot = Slot::found(segment.id, offset, key_len, value_len, head.value_crc);
+        Some((Key::of(head.kind, &key)?, slot))
+    });
+    Ok(found.collect())
+}
+
 /// Reads a segment up to `len` and returns what is damaged, with its key where that is readable.
 pub(super) fn verify(segment: &Segment, len: u64) -> io::Result<Vec<(Damage, Option<Key>)>> {
     let mut found = Vec::new();

@@ -1,0 +1,141 @@
+//! Giving space back: collecting blocks that nothing needs, and rewriting segments of the log that
+//! are mostly dead. docs/adr/0014.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fula_service::{Collection, error::chain};
+use serde::{Deserialize, Serialize};
+
+use crate::node::Node;
+
+/// Between looks at how much was written.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Growth of the log that calls for a collection, in bytes; or half of what is in use, if that is
+/// more.
+const GROWTH_MIN: u64 = 128 << 20;
+
+/// Something written is collected after this long, even if it is little.
+const COLLECT_AFTER: Duration = Duration::from_hours(1);
+
+/// Dead share of a segment, in percent, that makes the gateway rewrite it by itself.
+const DEAD_PERCENT: u64 = 40;
+
+/// The same for whoever asks for the space now.
+const DEAD_PERCENT_NOW: u64 = 20;
+
+/// Rest between two moves of records while requests are in flight.
+const REST: Duration = Duration::from_millis(2);
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// What was collected; none with a shared arbiter.
+    pub(crate) collection: Option<Collection>,
+    /// Bytes of segments that were rewritten.
+    pub(crate) rewritten_bytes: u64,
+    /// Bytes of the log now.
+    pub(crate) log_bytes: u64,
+    /// How many of them are in use.
+    pub(crate) live_bytes: u64,
+    /// How long it took.
+    pub(crate) millis: u64,
+}
+
+/// Collects and rewrites everything that is worth it.
+///
+/// # Errors
+/// Why nothing was deleted, for people.
+pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, String> {
+    let began = Instant::now();
+    let collection = collect(node, retention).await?;
+    let rewritten_bytes = rewrite(node, DEAD_PERCENT_NOW, true).await?;
+    let (log_bytes, live_bytes) = node.store.sizes().map_err(|error| chain(&error))?;
+    let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Done { collection, rewritten_bytes, log_bytes, live_bytes, millis })
+}
+
+/// Collects, unless the arbiter is shared: what other masters write is not known here.
+async fn collect(node: &Node, retention: Duration) -> Result<Option<Collection>, String> {
+    if node.is_shared() {
+        return Ok(None);
+    }
+    let began = Instant::now();
+    let collected = node.service.committer().collect(retention).await;
+    let collected = collected.map_err(|error| {
+        metrics::counter!("fula_gc_failures_total").increment(1);
+        chain(&error)
+    })?;
+    metrics::counter!("fula_gc_runs_total").increment(1);
+    metrics::counter!("fula_gc_deleted_blocks_total").increment(collected.deleted);
+    metrics::counter!("fula_gc_deleted_bytes_total").increment(collected.deleted_bytes);
+    metrics::gauge!("fula_gc_marked_blocks").set(f64_of(collected.marked));
+    metrics::histogram!("fula_gc_seconds").record(began.elapsed().as_secs_f64());
+    Ok(Some(collected))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are f64")]
+fn f64_of(count: u64) -> f64 {
+    count as f64
+}
+
+/// Rewrites segments until none is worth it; returns the bytes of those that are gone.
+async fn rewrite(node: &Arc<Node>, dead_percent: u64, seal: bool) -> Result<u64, String> {
+    let node = Arc::clone(node);
+    let work = move || {
+        let committer = node.service.committer();
+        let rest = || {
+            if committer.is_writing() {
+                std::thread::sleep(REST);
+            }
+        };
+        if seal {
+            node.store.seal(dead_percent)?;
+        }
+        let mut bytes = 0;
+        loop {
+            match node.store.compact(dead_percent, &rest)? {
+                0 => return Ok(bytes),
+                freed => bytes += freed,
+            }
+        }
+    };
+    let done: Result<std::io::Result<u64>, _> = tokio::task::spawn_blocking(work).await;
+    let bytes = done.map_err(|panic| panic.to_string())?.map_err(|error| chain(&error))?;
+    metrics::counter!("fula_gc_rewritten_bytes_total").increment(bytes);
+    Ok(bytes)
+}
+
+/// Looks after the space for as long as the gateway runs.
+pub(crate) async fn tend(node: Arc<Node>) {
+    let retention = node.service.committer().limits().retention;
+    let (mut appended, mut collected) = (0, Instant::now());
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Ok((log_bytes, live_bytes)) = node.store.sizes() else { continue };
+        metrics::gauge!("fula_log_bytes").set(f64_of(log_bytes));
+        metrics::gauge!("fula_log_live_bytes").set(f64_of(live_bytes));
+        let grown = node.store.work().appended_bytes - appended;
+        let is_due = grown >= GROWTH_MIN.max(live_bytes / 2)
+            || (grown > 0 && collected.elapsed() >= COLLECT_AFTER);
+        if is_due {
+            (appended, collected) = (node.store.work().appended_bytes, Instant::now());
+            match collect(&node, retention).await {
+                Ok(Some(done)) => {
+                    let (deleted, bytes) = (done.deleted, done.deleted_bytes);
+                    tracing::info!(deleted, bytes, "collected blocks that nothing needs");
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(error, "nothing was collected"),
+            }
+        }
+        match rewrite(&node, DEAD_PERCENT, false).await {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "rewrote segments of the log"),
+            Err(error) => tracing::warn!(error, "cannot rewrite segments of the log"),
+        }
+    }
+}

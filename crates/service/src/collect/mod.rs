@@ -1,0 +1,233 @@
+//! Collection: finding the blocks that nothing needs any more, and deleting them.
+//!
+//! Mark and sweep while serving, docs/adr/0014. What is needed: everything reachable from the
+//! current root of every bucket, from roots replaced within the retention, and from roots that a
+//! request still holds; and whatever a write in flight may have put. Marks lie in the store's own
+//! index, so that memory does not grow with what is marked.
+//!
+//! # Invariants
+//! - A block is deleted only if it was not marked, and was last put before the cut and before the
+//!   oldest write in flight at the cut began (tested against `put` in one step by the store).
+//! - Rows are read after the cut, and roots replaced since it are marked like current ones: so what
+//!   a write links from a root it holds is reachable from a root that is marked.
+//! - One tree node that cannot be read ends the collection, with nothing deleted.
+//!
+//! # Deliberately absent
+//! A shared arbiter: other masters' writes are not known here.
+
+mod stake;
+
+use std::{sync::Arc, time::Duration};
+
+use fula_core::{
+    Block, BlockStore, Cid, Codec, StoreError, block::Epoch, block::require, bucket::BucketRoot,
+    root::TimeMs,
+};
+use tokio::time::Instant;
+
+pub use self::stake::Stake;
+pub(crate) use self::stake::Stakes;
+use crate::{commit::Committer, error::ServiceError, flaw::Flaw, fsck};
+
+/// How long writes that began before the cut are waited for. What those put that take longer is
+/// left to the next collection.
+const WRITES_WAIT: Duration = Duration::from_secs(10);
+
+/// Blocks between two looks at whether requests want the processor.
+const STEP_BLOCKS: u32 = 32;
+
+/// While requests are in flight, rest this many times as long as was worked.
+const REST: u32 = 4;
+
+/// Rows read, and blocks looked at, at a time.
+const PAGE: usize = 512;
+
+/// How long root blocks alone are kept, for `fula roots log`.
+const HISTORY_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// Most root blocks of one bucket kept for it.
+const HISTORY_MAX: usize = 4096;
+
+/// What a collection came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Collection {
+    /// Roots that were walked.
+    pub roots: u64,
+    /// Blocks found in use.
+    pub marked: u64,
+    /// Blocks deleted.
+    pub deleted: u64,
+    /// Their bytes.
+    pub deleted_bytes: u64,
+    /// Whether writes took so long that what was put since they began was left alone.
+    pub held_back: bool,
+}
+
+impl Committer {
+    /// Deletes the blocks of this store that nothing needs, serving all the while. Roots replaced
+    /// within `retention` stay readable. One collection at a time runs; others wait for it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]: something cannot be read, and nothing was deleted.
+    pub async fn collect(&self, retention: Duration) -> Result<Collection, ServiceError> {
+        let _one_at_a_time = self.collecting().lock().await;
+        let mut collector = Collector::begin(self, retention).await?;
+        collector.mark_all().await?;
+        collector.sweep().await?;
+        Ok(collector.done)
+    }
+}
+
+struct Collector<'a> {
+    committer: &'a Committer,
+    blocks: &'a Arc<dyn BlockStore>,
+    stakes: &'a Stakes,
+    /// Marks of this collection carry it.
+    cut: Epoch,
+    /// Blocks put in this epoch or later stay.
+    put_before: Epoch,
+    /// Roots that were current at this time or later are marked in full.
+    since: TimeMs,
+    /// When marking began.
+    now: TimeMs,
+    steps: u32,
+    step_began: Instant,
+    done: Collection,
+}
+
+impl<'a> Collector<'a> {
+    async fn begin(committer: &'a Committer, retention: Duration) -> Result<Self, ServiceError> {
+        let (blocks, stakes) = (committer.nodes().blocks(), committer.stakes().as_ref());
+        let flaws = committer.limits().flaws;
+        let cut = stakes.cut(blocks.as_ref());
+        let (mut held_back, mut oldest) = (false, None);
+        if !flaws.has(Flaw::CollectDespiteWrites) {
+            let ended = tokio::time::timeout(WRITES_WAIT, stakes.ended_before(cut)).await;
+            (held_back, oldest) = (ended.is_err(), stakes.oldest());
+        }
+        let now = committer.now().await?;
+        let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+        let since = if flaws.has(Flaw::CollectJustReplaced) { TimeMs::MAX } else { now };
+        Ok(Self {
+            committer,
+            blocks,
+            stakes,
+            cut,
+            put_before: oldest.map_or(cut, |oldest| oldest.min(cut)),
+            since: since.saturating_sub(retention),
+            now,
+            steps: 0,
+            step_began: Instant::now(),
+            done: Collection { held_back, ..Collection::default() },
+        })
+    }
+
+    /// Marks everything that is needed.
+    async fn mark_all(&mut self) -> Result<(), ServiceError> {
+        // Before the rows: what is let go of later was replaced after this, and its successor's
+        // time says so.
+        let held = if self.committer.limits().flaws.has(Flaw::CollectDespiteReaders) {
+            Vec::new()
+        } else {
+            self.stakes.heads()
+        };
+        // Of history only the roots themselves are marked: whoever reads one comes first.
+        for head in held {
+            self.mark_tree(head.row.pointer.root).await?;
+        }
+        let mut after = None;
+        loop {
+            let page = self.committer.roots().scan_roots(after.as_ref(), PAGE).await?.value;
+            let Some(last) = page.last() else { break };
+            after = Some((last.owner, last.bucket.clone()));
+            for row in page {
+                self.mark_bucket(row.pointer.root).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a bucket's root, those it replaced lately, and the root blocks of its history.
+    async fn mark_bucket(&mut self, current: Cid) -> Result<(), ServiceError> {
+        let mut next = Some(current);
+        // The time at which the root looked at was replaced; none for the current one.
+        let mut replaced: Option<TimeMs> = None;
+        for n in 0.. {
+            let Some(cid) = next else { break };
+            let block = match self.blocks.get(&cid).await? {
+                Some(block) => block,
+                None if n == 0 => return Err(StoreError::Missing { cid }.into()),
+                // Collected before.
+                None => break,
+            };
+            let root = BucketRoot::from_block(&block)?;
+            let is_read = replaced.is_none_or(|time| time >= self.since);
+            if is_read {
+                self.mark_tree(cid).await?;
+            } else if n < HISTORY_MAX
+                && replaced.is_some_and(|time| time.saturating_add(HISTORY_KEPT_MS) >= self.now)
+            {
+                self.mark(&[cid]);
+            } else {
+                break;
+            }
+            (next, replaced) = (root.parent, Some(root.time));
+            self.step().await;
+        }
+        Ok(())
+    }
+
+    /// Marks everything that is reachable from a block.
+    async fn mark_tree(&mut self, root: Cid) -> Result<(), ServiceError> {
+        self.done.roots += 1;
+        let mut stack = self.mark(&[root]);
+        while let Some(cid) = stack.pop() {
+            let block: Block = require(self.blocks.as_ref(), &cid).await?;
+            let links = fsck::links(&cid, &block)
+                .map_err(|why| StoreError::Malformed { what: "block", why })?;
+            stack.extend(self.mark(&links));
+            self.step().await;
+        }
+        Ok(())
+    }
+
+    /// Marks blocks, and returns those that were not yet and that may link to others.
+    fn mark(&mut self, cids: &[Cid]) -> Vec<Cid> {
+        let mut fresh = self.blocks.mark(cids, self.cut);
+        self.done.marked += fresh.len() as u64;
+        fresh.retain(|cid| cid.codec() != Codec::Raw);
+        fresh
+    }
+
+    /// Deletes what is not marked.
+    async fn sweep(&mut self) -> Result<(), ServiceError> {
+        let mut after = None;
+        loop {
+            let page = self.blocks.list(after, PAGE).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (cid, bytes) in page {
+                if self.blocks.delete_if(&cid, self.cut, self.put_before).await? {
+                    self.done.deleted += 1;
+                    self.done.deleted_bytes += bytes;
+                }
+                self.step().await;
+            }
+        }
+    }
+
+    /// Makes way for requests now and then.
+    async fn step(&mut self) {
+        self.steps += 1;
+        if self.steps < STEP_BLOCKS {
+            return;
+        }
+        self.steps = 0;
+        if self.stakes.oldest().is_some() {
+            tokio::time::sleep(self.step_began.elapsed() * REST).await;
+        } else {
+            tokio::task::yield_now().await;
+        }
+        self.step_began = Instant::now();
+    }
+}

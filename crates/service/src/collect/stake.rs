@@ -1,0 +1,135 @@
+//! What requests in flight keep from the collector: blocks they put, and roots they read from.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use fula_core::{BlockStore, block::Epoch};
+use tokio::sync::Notify;
+
+use crate::commit::Head;
+
+/// Heads noted before those that nobody holds any more are first left out.
+const HEADS_MIN: usize = 1024;
+
+/// Writes in flight and heads in use, of all requests.
+#[derive(Debug, Default)]
+pub(crate) struct Stakes {
+    state: Mutex<State>,
+    /// Told whenever a write ends.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// That the last cut began.
+    epoch: Epoch,
+    /// Writes in flight, by the epoch they began in.
+    writes: BTreeMap<Epoch, usize>,
+    /// Every head there is; those that are gone are left out now and then.
+    heads: Vec<Weak<Head>>,
+    heads_max: usize,
+}
+
+/// A write in flight: nothing that was put since it began is deleted.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    stakes: Arc<Stakes>,
+    epoch: Epoch,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.stakes.state();
+        if let Some(writes) = state.writes.get_mut(&self.epoch) {
+            *writes -= 1;
+            if *writes == 0 {
+                state.writes.remove(&self.epoch);
+            }
+        }
+        drop(state);
+        self.stakes.ended.notify_waiters();
+    }
+}
+
+impl Stakes {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a write.
+    pub(crate) fn begin(self: &Arc<Self>) -> Lease {
+        let mut state = self.state();
+        let epoch = state.epoch;
+        *state.writes.entry(epoch).or_default() += 1;
+        Lease { stakes: Arc::clone(self), epoch }
+    }
+
+    /// Notes a head that was just made: as long as anybody holds it, its blocks are in use.
+    pub(crate) fn note(&self, head: &Arc<Head>) {
+        let mut state = self.state();
+        if state.heads.len() >= state.heads_max {
+            state.heads.retain(|head| head.strong_count() > 0);
+            state.heads_max = (2 * state.heads.len()).max(HEADS_MIN);
+        }
+        state.heads.push(Arc::downgrade(head));
+    }
+
+    /// Returns every head that somebody holds.
+    pub(super) fn heads(&self) -> Vec<Arc<Head>> {
+        self.state().heads.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Begins a new epoch: writes that begin from now on put their blocks in it, or in later ones.
+    pub(super) fn cut(&self, blocks: &dyn BlockStore) -> Epoch {
+        let mut state = self.state();
+        state.epoch = blocks.advance_epoch();
+        state.epoch
+    }
+
+    /// Returns the epoch of the oldest write in flight, if there is one.
+    pub(crate) fn oldest(&self) -> Option<Epoch> {
+        self.state().writes.keys().next().copied()
+    }
+
+    /// Returns once no write is in flight that began before an epoch.
+    pub(super) async fn ended_before(&self, epoch: Epoch) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.oldest().is_none_or(|oldest| oldest >= epoch) {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// What one request keeps from the collector, until the last of its parts is done: the answer's
+/// body may be read long after the handler returned, and a change be decided after its client left.
+#[derive(Clone, Debug, Default)]
+pub struct Stake(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    lease: Option<Lease>,
+    heads: Vec<Arc<Head>>,
+}
+
+impl Stake {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the request may write; before it puts or links anything.
+    pub(crate) fn write(&self, stakes: &Arc<Stakes>) {
+        self.held().lease.get_or_insert_with(|| stakes.begin());
+    }
+
+    /// Holds what the request reads from.
+    pub(crate) fn hold(&self, head: &Arc<Head>) {
+        self.held().heads.push(Arc::clone(head));
+    }
+}
