@@ -6,6 +6,8 @@
 
 mod arbiter;
 mod blocks;
+#[cfg(test)]
+mod crashes;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,7 @@ pub use self::{
     arbiter::{LocalDirectory, LocalRoots},
     blocks::LocalBlocks,
 };
-use crate::log::{Damage, Log, Recovery, SEGMENT_BYTES};
+use crate::log::{Damage, Directory, Disk, Log, Recovery, SEGMENT_BYTES};
 
 /// Locks that keep swaps of one bucket name apart.
 const STRIPES: usize = 64;
@@ -76,7 +78,8 @@ pub struct LocalStore {
     /// What opening found.
     pub recovery: Recovery,
     log: Arc<Log>,
-    _lock: File,
+    /// None where no directory stands behind the disk.
+    lock: Option<File>,
 }
 
 /// Counts of physical work since the start.
@@ -111,7 +114,22 @@ impl LocalStore {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(dir.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let (log, mut recovery) = Log::open(&dir.join("log"), segment_bytes).map_err(failed)?;
+        let disk = Arc::new(Directory::open(&dir.join("log")).map_err(failed)?);
+        let mut store = Self::open_on(dir, disk, clock, despite_damage, segment_bytes)?;
+        store.lock = Some(lock);
+        Ok(store)
+    }
+
+    /// Opens what lies on a disk, which stands for `dir` in errors.
+    fn open_on(
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        clock: Clock,
+        despite_damage: bool,
+        segment_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io(dir.to_owned(), error);
+        let (log, mut recovery) = Log::open(disk, segment_bytes).map_err(failed)?;
         let log = Arc::new(log);
         let rows = Rows::load(&log, &mut recovery).map_err(failed)?;
         match recovery.pointers_at_risk() {
@@ -135,7 +153,7 @@ impl LocalStore {
             }),
             recovery,
             log,
-            _lock: lock,
+            lock: None,
         })
     }
 

@@ -11,19 +11,20 @@
 //! - A record that fails its checksum is never returned.
 
 mod buffers;
+mod disk;
 mod index;
 mod record;
 mod recover;
 mod segment;
+#[cfg(test)]
+pub(crate) mod sim_disk;
 
 use std::{
     collections::BTreeMap,
     io,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +40,7 @@ use self::{
     segment::{HEADER_BYTES, Segment},
 };
 pub(crate) use self::{
+    disk::{Directory, Disk},
     index::{Held, Index, Key, Slot},
     record::{Kind, Record},
 };
@@ -118,12 +120,14 @@ pub(crate) struct Counters {
 /// The log of one data directory.
 #[derive(Debug)]
 pub(crate) struct Log {
-    dir: PathBuf,
+    disk: Arc<dyn Disk>,
     segment_bytes: u64,
     streams: [Stream; 2],
     index: RwLock<Index>,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     buffers: Arc<Buffers>,
+    /// Number of the next segment.
+    next_id: AtomicU32,
     compacting: Mutex<()>,
     pub(crate) counters: Counters,
 }
@@ -157,21 +161,18 @@ fn poisoned() -> io::Error {
 }
 
 impl Log {
-    /// Opens the log in `dir`, reading back what is there.
-    pub(crate) fn open(dir: &Path, segment_bytes: u64) -> io::Result<(Self, Recovery)> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let mut recovered = recover::recover(dir)?;
-        let mut next_id = recovered.segments.keys().next_back().map_or(1, |last| last + 1);
+    /// Opens the log on `disk`, reading back what is there.
+    pub(crate) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> io::Result<(Self, Recovery)> {
+        let mut recovered = recover::recover(disk.as_ref())?;
         let mut tails = Vec::with_capacity(2);
         for name in StreamName::ALL {
             let (segment, offset) = if let Some(tail) = recovered.tails.remove(name.prefix()) {
-                // What a killed process wrote may still be in the kernel's memory only.
-                tail.0.sync()?;
                 tail
             } else {
-                let segment = Arc::new(Segment::create(dir, name.prefix(), next_id)?);
-                recovered.segments.insert(next_id, Arc::clone(&segment));
-                next_id += 1;
+                let id = recovered.next_id;
+                let segment = Arc::new(Segment::create(disk.as_ref(), name.prefix(), id)?);
+                recovered.segments.insert(id, Arc::clone(&segment));
+                recovered.next_id += 1;
                 (segment, HEADER_BYTES)
             };
             tails.push(Stream {
@@ -186,12 +187,13 @@ impl Log {
         }
         let streams = <[Stream; 2]>::try_from(tails).map_err(|_| io::Error::other("streams"))?;
         let log = Self {
-            dir: dir.to_owned(),
+            disk,
             segment_bytes,
             streams,
             index: RwLock::new(recovered.index),
             segments: RwLock::new(recovered.segments),
             buffers: Arc::default(),
+            next_id: AtomicU32::new(recovered.next_id),
             compacting: Mutex::new(()),
             counters: Counters::default(),
         };
@@ -287,8 +289,9 @@ impl Log {
         self.fsync(&tail.segment).inspect_err(|_| tail.poisoned = true)?;
         stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
         let mut segments = write(&self.segments);
-        let id = segments.keys().next_back().map_or(1, |last| last + 1);
-        let segment = Arc::new(Segment::create(&self.dir, stream.name.prefix(), id)?);
+        // Never one that was tried before: what is left of that may come back with a crash.
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let segment = Arc::new(Segment::create(self.disk.as_ref(), stream.name.prefix(), id)?);
         segments.insert(id, Arc::clone(&segment));
         tail.segment = segment;
         tail.offset = HEADER_BYTES;
@@ -437,16 +440,12 @@ impl Log {
 
     /// Returns files that are named like segments and were not readable as such.
     fn unreadable(&self) -> io::Result<Vec<(String, u64)>> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let id = segment::parse_name(&name).map(|(_, id)| id);
-            if id.is_some_and(|id| !read(&self.segments).contains_key(&id)) {
-                found.push((name, entry.metadata()?.len()));
-            }
-        }
-        Ok(found)
+        let files = self.disk.list()?.into_iter();
+        let is_unreadable = |name: &str| {
+            let id = segment::parse_name(name).map(|(_, id)| id);
+            id.is_some_and(|id| !read(&self.segments).contains_key(&id))
+        };
+        Ok(files.filter(|(name, _)| is_unreadable(name)).collect())
     }
 
     /// A record known damaged is not in the index; one with a good copy elsewhere is no loss.
@@ -480,7 +479,7 @@ impl Log {
             let found = segments.values().find(|segment| segment.name() == name).cloned();
             drop(segments);
             let Some(segment) = found else {
-                segment::set_aside(&self.dir, name)?;
+                segment::set_aside(self.disk.as_ref(), name)?;
                 continue;
             };
             for stream in &self.streams {
@@ -498,7 +497,7 @@ impl Log {
             }
             self.move_records(&segment, &|| {})?;
             write(&self.segments).remove(&segment.id);
-            segment::set_aside(&self.dir, name)?;
+            segment::set_aside(self.disk.as_ref(), name)?;
         }
         Ok(names.len())
     }
@@ -535,7 +534,7 @@ impl Log {
             return Ok(0);
         }
         write(&self.segments).remove(&segment.id);
-        segment.delete(&self.dir)?;
+        segment.delete(self.disk.as_ref())?;
         Ok(size)
     }
 

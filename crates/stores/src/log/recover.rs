@@ -3,20 +3,23 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    path::Path,
     sync::Arc,
 };
 
 use fula_core::Cid;
 
 use super::{
+    disk::Disk,
     index::{Index, Key, Slot},
-    record::{ALIGN, HEAD_BYTES, Head, Kind, crc32c},
-    segment::{HEADER_BYTES, Opened, Segment, parse_name, remove_unborn},
+    record::{ALIGN, HEAD_BYTES, Head, Kind, Record, crc32c, encode_into},
+    segment::{HEADER_BYTES, Opened, Segment, parse_name},
 };
 
 /// Bytes read at a time while scanning.
 const WINDOW_BYTES: usize = 1 << 20;
+
+/// Longest record that fills a gap, in bytes.
+const FILLER_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes read at a time while only heads are of interest.
 const HEADS_WINDOW_BYTES: usize = 16 << 10;
@@ -57,6 +60,8 @@ pub(super) struct Recovered {
     /// The segment each stream goes on in, and where.
     pub(super) tails: HashMap<String, (Arc<Segment>, u64)>,
     pub(super) report: Recovery,
+    /// Above the number of every segment there is or was, readable or not.
+    pub(super) next_id: u32,
 }
 
 /// A stretch of a segment.
@@ -65,40 +70,50 @@ enum Stretch {
     Gap { offset: u64, bytes: u64, key: Option<(Kind, Vec<u8>)> },
 }
 
-/// Reads all segments of `dir` in order.
-pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
+/// Reads all segments on `disk` in order.
+pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
     let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        if let Some((prefix, id)) = name.to_str().and_then(parse_name) {
+    let (mut is_clean, mut next_id) = (true, 1);
+    for (name, len) in disk.list()? {
+        let Some((prefix, id)) = parse_name(&name) else { continue };
+        next_id = next_id.max(id + 1);
+        if len > HEADER_BYTES {
             files.insert(id, prefix.to_owned());
+        } else {
+            // Without a record it is no segment yet: it may be left from a beginning that failed,
+            // and then the one before it was not sealed, and its number given to another.
+            disk.remove(&name)?;
+            is_clean = false;
         }
+    }
+    if !is_clean {
+        disk.sync()?;
     }
     let mut recovered = Recovered {
         index: Index::default(),
         segments: BTreeMap::new(),
         tails: HashMap::new(),
         report: Recovery::default(),
+        next_id,
     };
     let newest: HashMap<&str, u32> =
         files.iter().map(|(id, prefix)| (prefix.as_str(), *id)).collect();
     for (id, prefix) in &files {
-        let is_newest = newest.get(prefix.as_str()) == Some(id);
-        let segment = match Segment::open(dir, prefix, *id)? {
+        let is_tail = newest.get(prefix.as_str()) == Some(id);
+        let segment = match Segment::open(disk, prefix, *id)? {
             Opened::Segment(segment) => Arc::new(segment),
-            Opened::Unborn => {
-                remove_unborn(dir, prefix, *id)?;
-                continue;
-            }
             Opened::Unreadable(bytes) => {
                 let segment = format!("{prefix}-{id:08}.log");
                 recovered.report.damaged.push(Damage { segment, offset: 0, bytes, cid: None });
                 continue;
             }
         };
-        let end = recovered.read_segment(&segment, is_newest)?;
+        let end = recovered.read_segment(&segment, is_tail)?;
+        if is_tail {
+            // What a killed process wrote may still be in the kernel's memory only.
+            segment.sync()?;
+        }
         recovered.segments.insert(*id, Arc::clone(&segment));
-        // A newest segment that was never born leaves the one before as the tail.
         recovered.tails.insert(prefix.clone(), (segment, end));
     }
     Ok(recovered)
@@ -107,14 +122,14 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
 impl Recovered {
     /// Indexes one segment and returns where it ends. Only the newest one of a stream can have a
     /// torn tail; of the others, values are not read.
-    fn read_segment(&mut self, segment: &Segment, is_newest: bool) -> io::Result<u64> {
+    fn read_segment(&mut self, segment: &Segment, is_tail: bool) -> io::Result<u64> {
         let len = segment.len()?;
-        let stretches = scan(segment, len, is_newest)?;
+        let stretches = scan(segment, len, is_tail)?;
         let durable = stretches.iter().map(|stretch| match stretch {
             Stretch::Record { head, .. } => head.durable_to,
             Stretch::Gap { .. } => 0,
         });
-        let durable = if is_newest { durable.max().unwrap_or(0) } else { len };
+        let durable = if is_tail { durable.max().unwrap_or(0) } else { len };
         for stretch in stretches {
             match stretch {
                 Stretch::Record { offset, head, key } => {
@@ -138,10 +153,15 @@ impl Recovered {
                         bytes,
                         cid: key.and_then(|(_, key)| Cid::from_bytes(&key).ok()),
                     };
-                    // In bulk, blocks behind a gap are good whether or not the gap is.
                     let is_last = offset + bytes >= len;
-                    if offset < durable || (segment.is_bulk() && !is_last) {
+                    if offset < durable {
                         self.report.damaged.push(damage);
+                        continue;
+                    }
+                    // In bulk, blocks behind an unfinished write are as good as any: it is filled,
+                    // so that it is not taken for damage once what follows is durable.
+                    if segment.is_bulk() && !is_last && fill(segment, offset, bytes)? {
+                        self.report.truncated.push(Damage { cid: None, ..damage });
                         continue;
                     }
                     let bytes = len - offset;
@@ -153,6 +173,28 @@ impl Recovered {
         }
         Ok(len)
     }
+}
+
+/// Puts records without meaning where an unfinished write is; false when that is too short.
+fn fill(segment: &Segment, offset: u64, bytes: u64) -> io::Result<bool> {
+    let (mut at, end) = (offset, offset + bytes);
+    let mut filler = Vec::new();
+    while at < end {
+        let mut len = (end - at).min(FILLER_BYTES_MAX);
+        // What is left over must hold a head, too.
+        if (1..HEAD_BYTES as u64).contains(&(end - at - len)) {
+            len -= HEAD_BYTES as u64;
+        }
+        let Some(value) = usize::try_from(len).ok().and_then(|len| len.checked_sub(HEAD_BYTES))
+        else {
+            return Ok(false);
+        };
+        let record = Record { kind: Kind::Mark, key: &[], value: &vec![0; value] };
+        encode_into(&record, &segment.seed, at, 0, &mut filler);
+        at += len;
+    }
+    segment.write_at(&filler, offset)?;
+    Ok(true)
 }
 
 /// Splits a segment into records and gaps; gaps are maximal. With `values`, a record whose value

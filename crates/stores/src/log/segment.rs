@@ -5,16 +5,14 @@
 )]
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, IoSliceMut},
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
+    io,
     sync::{Mutex, PoisonError},
 };
 
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
-
-use super::record::Seed;
+use super::{
+    disk::{Disk, DiskFile},
+    record::Seed,
+};
 
 /// Bytes before the first record: the header twice, so that one damaged byte loses nothing.
 pub(super) const HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
@@ -29,7 +27,7 @@ pub(super) struct Segment {
     pub(super) id: u32,
     pub(super) seed: Seed,
     name: String,
-    file: File,
+    file: Box<dyn DiskFile>,
     /// Whether a sync failed. The kernel tells of a lost write once: whoever syncs next must hear
     /// of it too.
     failed: Mutex<bool>,
@@ -38,8 +36,6 @@ pub(super) struct Segment {
 /// What opening a file came to.
 pub(super) enum Opened {
     Segment(Segment),
-    /// Its header was never written, as after a crash in `create`.
-    Unborn,
     /// Its header is not one of ours any more; this long.
     Unreadable(u64),
 }
@@ -70,45 +66,38 @@ fn seed_in(header: &[u8], prefix: &str, id: u32) -> Option<Seed> {
     })
 }
 
-/// Makes the creation or removal of files in `dir` durable.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 impl Segment {
     /// Creates a segment whose existence is durable when this returns.
-    pub(super) fn create(dir: &Path, prefix: &str, id: u32) -> io::Result<Self> {
+    pub(super) fn create(disk: &dyn Disk, prefix: &str, id: u32) -> io::Result<Self> {
         let name = format!("{prefix}-{id:08}.log");
-        let path = dir.join(&name);
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let file = disk.create(&name)?;
         let copy = header_copy(prefix, id, Seed(seed));
         let header = [copy, copy].concat();
-        let written = file.write_all_at(&header, 0).and_then(|()| file.sync_all());
-        if let Err(error) = written.and_then(|()| sync_dir(dir)) {
+        let written = file.write_at(&header, 0).and_then(|()| file.sync());
+        if let Err(error) = written.and_then(|()| disk.sync()) {
             // Else the next try would find the name taken, when there is space again.
-            drop(std::fs::remove_file(&path));
+            drop(disk.remove(&name));
             return Err(error);
         }
         Ok(Self { id, seed: Seed(seed), name, file, failed: Mutex::new(false) })
     }
 
     /// Opens a segment.
-    pub(super) fn open(dir: &Path, prefix: &str, id: u32) -> io::Result<Opened> {
+    pub(super) fn open(disk: &dyn Disk, prefix: &str, id: u32) -> io::Result<Opened> {
         let name = format!("{prefix}-{id:08}.log");
-        let file = OpenOptions::new().read(true).write(true).open(dir.join(&name))?;
+        let file = disk.open(&name)?;
         let mut found = [0; HEADER_BYTES as usize];
-        let len = file.metadata()?.len();
+        let len = file.len()?;
         if len >= HEADER_BYTES {
-            file.read_exact_at(&mut found, 0)?;
+            file.read_at(&mut found, 0)?;
         }
         if let Some(seed) = seed_in(&found, prefix, id) {
             let failed = Mutex::new(false);
             return Ok(Opened::Segment(Self { id, seed, name, file, failed }));
         }
-        Ok(if len <= HEADER_BYTES { Opened::Unborn } else { Opened::Unreadable(len) })
+        Ok(Opened::Unreadable(len))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -120,19 +109,19 @@ impl Segment {
     }
 
     pub(super) fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        self.file.len()
     }
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        self.file.write_at(bytes, offset)
     }
 
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.file.read_at(buffer, offset)
     }
 
     pub(super) fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)?;
+        self.file.truncate(len)?;
         self.sync()
     }
 
@@ -142,41 +131,27 @@ impl Segment {
         if *failed {
             return Err(io::Error::other("an earlier fsync of this file failed"));
         }
-        self.file.sync_data().inspect_err(|_| *failed = true)
+        self.file.sync().inspect_err(|_| *failed = true)
     }
 
     /// Fills `value` from `offset`. When `may_wait` is false, false means that not all of it is in
     /// memory.
     pub(super) fn fill(&self, value: &mut [u8], offset: u64, may_wait: bool) -> io::Result<bool> {
         if may_wait {
-            return self.file.read_exact_at(value, offset).map(|()| true);
+            return self.file.read_at(value, offset).map(|()| true);
         }
-        let len = value.len();
-        let buffers = &mut [IoSliceMut::new(value)];
-        match preadv2(&self.file, buffers, offset, ReadWriteFlags::NOWAIT) {
-            Ok(read) => Ok(read == len),
-            // Not cached, or a file system without the flag: wait elsewhere.
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        self.file.read_cached(value, offset)
     }
 
     /// Removes the file; readers that hold the segment can still finish.
-    pub(super) fn delete(&self, dir: &Path) -> io::Result<()> {
-        std::fs::remove_file(dir.join(&self.name))?;
-        sync_dir(dir)
+    pub(super) fn delete(&self, disk: &dyn Disk) -> io::Result<()> {
+        disk.remove(&self.name)?;
+        disk.sync()
     }
 }
 
 /// Renames a file so that it is no longer part of the log.
-pub(super) fn set_aside(dir: &Path, name: &str) -> io::Result<()> {
-    let from = dir.join(name);
-    std::fs::rename(&from, from.with_extension("log.damaged"))?;
-    sync_dir(dir)
-}
-
-/// Removes a file that `open` found to be no segment yet.
-pub(super) fn remove_unborn(dir: &Path, prefix: &str, id: u32) -> io::Result<()> {
-    std::fs::remove_file(dir.join(format!("{prefix}-{id:08}.log")))?;
-    sync_dir(dir)
+pub(super) fn set_aside(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    disk.rename(name, &format!("{name}.damaged"))?;
+    disk.sync()
 }

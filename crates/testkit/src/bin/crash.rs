@@ -33,6 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const CLIENTS: u64 = 6;
 const KEYS: u64 = 12;
 
+/// Gives all space back.
+const COLLECT: [&str; 5] = ["gc", "--now", "--retention", "0s", "--json"];
+
+/// Kills seldom let a collection come to its end: one in this many loops is left in peace.
+const COLLECT_EVERY: u64 = 8;
+
 /// Smallest part of an upload that is not the last.
 const PART_BYTES: usize = 5 << 20;
 
@@ -96,6 +102,9 @@ async fn loops(cli: &Cli, dir: &Path) -> io::Result<()> {
     let mut states: Vec<Keys> = vec![Keys::new(); usize::try_from(CLIENTS).unwrap_or(0)];
     let mut counts = Counts::default();
     for n in 0..cli.loops {
+        if n % COLLECT_EVERY == 0 {
+            gateway.fula(&COLLECT)?;
+        }
         let length = Duration::from_millis(20 + rng.below(400));
         work(&mut gateway, &mut states, &mut rng, length, &mut counts).await?;
         let begun = Instant::now();
@@ -140,7 +149,7 @@ async fn work(
     counts: &mut Counts,
 ) -> io::Result<()> {
     let collector = rng.below(2) == 0;
-    let fula = gateway.command(&["gc", "--now", "--retention", "0s", "--json"]);
+    let fula = gateway.command(&COLLECT);
     let gateway = Arc::new(Mutex::new(gateway));
     let mut workers = Vec::new();
     for (n, keys) in states.iter_mut().enumerate() {

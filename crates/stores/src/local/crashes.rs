@@ -1,0 +1,337 @@
+//! The embedded stores on a disk that forgets, reorders, tears and fails.
+//!
+//! A case is a seed: random blocks, swaps, records, deletions and compactions, and power cuts in
+//! between. After each cut everything acknowledged is there, nothing refused is, and a pointer's
+//! block is readable whichever pointer survived. `FULA_CRASH_CASES` and `FULA_CRASH_SEED` choose.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fula_core::{
+    Block, BlockStore, BucketId, BucketName, Cid, Codec, Directory as _, OwnerId, RootPointer,
+    RootPointerStore, StoreError,
+    block::Placement,
+    directory::{Table, WriteOutcome},
+    error::SwapError,
+    root::{CasOutcome, NewRoot},
+};
+use fula_testkit::rng::Rng;
+
+use super::*;
+use crate::log::sim_disk::{Fault, SimDisk};
+
+const OWNER: OwnerId = OwnerId([1; 16]);
+
+/// Cases run when nothing else is said.
+const CASES: u64 = 10_000;
+
+/// What the stores acknowledged.
+#[derive(Debug, Default)]
+struct Model {
+    /// Blocks that must be there.
+    blocks: BTreeMap<Cid, Block>,
+    /// Pointers that a bucket may be at: more than one after an outcome that nobody knows.
+    roots: BTreeMap<String, Vec<Option<RootPointer>>>,
+    /// The same for records: version and value.
+    records: BTreeMap<String, Vec<(u64, Option<Bytes>)>>,
+    drawn: u64,
+}
+
+struct Case {
+    rng: Rng,
+    disk: SimDisk,
+    store: LocalStore,
+    model: Model,
+}
+
+fn open_sim(disk: &SimDisk) -> LocalStore {
+    let clock: Clock = Arc::new(|| 1);
+    let opened = LocalStore::open_on(Path::new("sim"), Arc::new(disk.clone()), clock, false, 4096);
+    opened.unwrap()
+}
+
+fn name(text: &str) -> BucketName {
+    BucketName::parse(text).unwrap()
+}
+
+impl Case {
+    fn new(seed: u64) -> Self {
+        let disk = SimDisk::default();
+        let store = open_sim(&disk);
+        Self { rng: Rng::new(seed), disk, store, model: Model::default() }
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.rng.below(bound)
+    }
+
+    /// A block that no case has put before.
+    fn block(&mut self) -> Block {
+        self.model.drawn += 1;
+        let (drawn, len) = (self.model.drawn, self.rng.below(900));
+        let mut bytes = drawn.to_be_bytes().to_vec();
+        bytes.resize(8 + usize::try_from(len).unwrap(), 7);
+        Block::new(Codec::Raw, bytes)
+    }
+
+    /// Does one thing; false when the store said that it cannot.
+    async fn step(&mut self) -> bool {
+        match self.below(20) {
+            0..=6 => self.put().await,
+            7..=11 => self.swap().await,
+            12..=14 => self.write().await,
+            15 | 16 => self.delete().await,
+            17 => self.store.seal(0).is_ok(),
+            18 => {
+                let dead_percent = self.below(60);
+                self.store.compact(dead_percent, &|| {}).is_ok()
+            }
+            _ => true,
+        }
+    }
+
+    async fn put(&mut self) -> bool {
+        let placement = if self.below(2) == 0 { Placement::Commit } else { Placement::Bulk };
+        let mut blocks: Vec<Block> = (0..=self.below(3)).map(|_| self.block()).collect();
+        let known = self.model.blocks.len() as u64;
+        if known > 0 && self.below(3) == 0 {
+            let n = usize::try_from(self.below(known)).unwrap();
+            blocks.extend(self.model.blocks.values().nth(n).cloned());
+        }
+        let Ok(mark) = self.store.blocks.put(&blocks, placement).await else { return false };
+        if self.below(3) == 0 {
+            return true; // Never synced: nothing is promised.
+        }
+        let synced = self.store.blocks.sync(mark).await.is_ok();
+        if synced {
+            self.model.blocks.extend(blocks.into_iter().map(|block| (block.cid(), block)));
+        }
+        synced
+    }
+
+    /// Puts a block and points a bucket to it, with one sync for both.
+    async fn swap(&mut self) -> bool {
+        let bucket = format!("bucket{}", self.below(3));
+        let root = self.block();
+        if self.store.blocks.put(std::slice::from_ref(&root), Placement::Commit).await.is_err() {
+            return false;
+        }
+        let may = self.model.roots.entry(bucket.clone()).or_insert_with(|| vec![None]);
+        if may.len() > 1 {
+            return false;
+        }
+        let expected = may[0];
+        let version = expected.map_or(1, |pointer| pointer.version + 1);
+        let pointer = RootPointer { root: root.cid(), version, generation: 0 };
+        let new = NewRoot {
+            pointer,
+            bucket_id: BucketId([1; 16]),
+            created: 1,
+            deleted: None,
+            global_name: fula_core::root::GlobalName::ClaimIfFree,
+        };
+        match self.store.roots.cas_root(OWNER, &name(&bucket), expected, &new).await {
+            Ok(answer) => {
+                assert_eq!(answer.value, CasOutcome::Won);
+                *may = vec![Some(pointer)];
+                self.model.blocks.insert(root.cid(), root);
+                true
+            }
+            Err(SwapError::NotSent(_)) => false,
+            Err(SwapError::Unknown(_)) => {
+                may.push(Some(pointer));
+                false
+            }
+        }
+    }
+
+    async fn write(&mut self) -> bool {
+        let record = format!("record{}", self.below(3));
+        let may = self.model.records.entry(record.clone()).or_insert_with(|| vec![(0, None)]);
+        if may.len() > 1 {
+            return false;
+        }
+        let version = may[0].0;
+        self.model.drawn += 1;
+        let value = (self.rng.below(4) > 0).then(|| Bytes::from(self.model.drawn.to_string()));
+        let written = self.store.directory.write(Table::Keys, &record, version, value.clone());
+        if let Ok(outcome) = written.await {
+            assert_eq!(outcome, WriteOutcome::Done(version + 1));
+            *may = vec![(version + 1, value)];
+            return true;
+        }
+        may.push((version + 1, value));
+        false
+    }
+
+    /// Deletes what is neither a root nor marked, as a collector does.
+    async fn delete(&mut self) -> bool {
+        let blocks = &self.store.blocks;
+        let cut = blocks.advance_epoch();
+        let roots: Vec<Cid> =
+            self.model.roots.values().flatten().flatten().map(|pointer| pointer.root).collect();
+        blocks.mark(&roots, cut);
+        let cids: Vec<Cid> = self.model.blocks.keys().copied().collect();
+        for cid in cids {
+            if self.rng.below(2) == 0 && blocks.delete_if(&cid, cut, cut).await.unwrap() {
+                self.model.blocks.remove(&cid);
+            }
+        }
+        true
+    }
+
+    /// Holds what is there against what must be.
+    async fn look(&mut self) -> bool {
+        for (cid, block) in &self.model.blocks {
+            assert_eq!(self.store.blocks.get(cid).await.unwrap().as_ref(), Some(block));
+        }
+        for (bucket, may) in &mut self.model.roots {
+            let rows = self.store.roots.get_roots(&[(OWNER, name(bucket))]).await.unwrap();
+            let found = rows.value[0].as_ref().map(|row| row.pointer);
+            assert!(may.contains(&found), "{bucket} is at {found:?}, and may be at {may:?}");
+            if let Some(pointer) = found {
+                let root = self.store.blocks.get(&pointer.root).await.unwrap();
+                let root = root.expect("a pointer's block is there");
+                self.model.blocks.insert(root.cid(), root);
+            }
+            *may = vec![found];
+        }
+        for (record, may) in &mut self.model.records {
+            let found = self.store.directory.read(Table::Keys, record).await.unwrap();
+            let found = found.map_or((0, None), |entry| (entry.version, entry.value));
+            assert!(may.contains(&found), "{record} is {found:?}, and may be {may:?}");
+            *may = vec![found];
+        }
+        true
+    }
+
+    /// Cuts the power, and looks what is left.
+    async fn crash(&mut self) {
+        self.disk = self.disk.crash(&mut self.rng);
+        self.store = open_sim(&self.disk);
+        assert!(self.store.recovery.damaged.is_empty(), "{:?}", self.store.recovery);
+        self.look().await;
+    }
+
+    async fn run(mut self) {
+        for _ in 0..=self.below(3) {
+            if self.below(4) == 0 {
+                let fault = if self.below(2) == 0 { Fault::Full } else { Fault::Io };
+                let (after, lasts) = (self.below(20), self.below(2) == 0);
+                self.disk.fail(after, fault, lasts);
+            }
+            // Whatever fails, others go on for a while.
+            let mut failures = 0;
+            for _ in 0..=self.below(16) {
+                failures += u32::from(!self.step().await);
+                if failures > 4 {
+                    break;
+                }
+            }
+            self.crash().await;
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
+}
+
+#[expect(clippy::disallowed_methods, reason = "which cases a test runs is no configuration")]
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn no_power_cut_and_no_failing_call_loses_or_invents_anything() {
+    let first = number("FULA_CRASH_SEED");
+    let cases = first.map_or(number("FULA_CRASH_CASES").unwrap_or(CASES), |_| 1);
+    for seed in (first.unwrap_or(0)..).take(usize::try_from(cases).unwrap()) {
+        let case = std::panic::catch_unwind(|| block_on(Case::new(seed).run()));
+        assert!(case.is_ok(), "replay with FULA_CRASH_SEED={seed}");
+    }
+}
+
+/// The cases would notice: a disk that says it synced and did not is found at once.
+#[test]
+fn a_disk_that_lies_is_found() {
+    let found = (0..100).find(|seed| {
+        let case = || {
+            let case = Case::new(*seed);
+            case.disk.lie();
+            block_on(case.run());
+        };
+        std::panic::catch_unwind(case).is_err()
+    });
+    assert!(found.is_some());
+}
+
+#[test]
+fn a_write_torn_at_any_byte_takes_nothing_with_it() {
+    block_on(async {
+        let mut case = Case::new(1);
+        // One of each kind is durable, then one of each is written and torn.
+        for _ in 0..2 {
+            while !(case.put().await && case.swap().await && case.write().await) {}
+        }
+        let (disk, model) = (case.disk, case.model);
+        let last = disk.list().unwrap().into_iter().map(|(name, _)| name);
+        let last = last.filter(|name| name.starts_with("commit")).max().unwrap();
+        let torn = Block::new(Codec::Raw, vec![9; 300]);
+        case.store.blocks.put(std::slice::from_ref(&torn), Placement::Commit).await.unwrap();
+        let mut cuts = 0;
+        while let Some(cut) = disk.torn(&last, cuts) {
+            let store = open_sim(&cut);
+            for block in model.blocks.values() {
+                assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));
+            }
+            let found = store.blocks.get(&torn.cid()).await.unwrap();
+            assert!(found.is_none() || found.as_ref() == Some(&torn));
+            cuts += 1;
+        }
+        assert!(cuts > 300, "{cuts}");
+    });
+}
+
+/// Every call of a piece of work fails once, in each way: what is said of it is true.
+#[test]
+fn every_call_that_fails_is_answered_honestly() {
+    let mut said = BTreeMap::new();
+    for fault in [Fault::Full, Fault::Io] {
+        for after in 0.. {
+            let is_over = block_on(async {
+                let mut case = Case::new(7);
+                case.disk.fail(after, fault, false);
+                let before = case.disk.calls();
+                for _ in 0..12 {
+                    let root = case.block();
+                    let put =
+                        case.store.blocks.put(std::slice::from_ref(&root), Placement::Commit).await;
+                    let synced = match put {
+                        Ok(mark) => case.store.blocks.sync(mark).await,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = synced {
+                        let is_full = matches!(error, StoreError::Full { .. });
+                        let is_honest = is_full == (fault == Fault::Full);
+                        assert!(is_honest || matches!(error, StoreError::Unavailable { .. }));
+                        *said.entry(is_full).or_insert(0) += 1;
+                        break;
+                    }
+                    case.model.blocks.insert(root.cid(), root);
+                    if !(case.swap().await && case.write().await) {
+                        break;
+                    }
+                }
+                let calls = case.disk.calls() - before;
+                case.crash().await;
+                after >= calls
+            });
+            if is_over {
+                assert!(after > 60, "only {after} calls");
+                break;
+            }
+        }
+    }
+    assert!(said.values().all(|times| *times > 0) && said.len() == 2, "{said:?}");
+}

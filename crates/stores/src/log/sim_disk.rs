@@ -1,0 +1,307 @@
+//! A disk that keeps its promises and not one more: what was not synced is lost, kept, kept in part,
+//! or kept without what was written before it; and any call may fail.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use fula_testkit::rng::Rng;
+
+use super::disk::{Disk, DiskFile};
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// There is no space for it.
+    Full,
+    /// The disk does not do it.
+    Io,
+}
+
+impl Fault {
+    fn error(self) -> io::Error {
+        match self {
+            Self::Full => io::ErrorKind::StorageFull.into(),
+            Self::Io => io::Error::other("the disk fails"),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write { offset: usize, bytes: Vec<u8> },
+    Cut(usize),
+}
+
+impl Op {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, bytes } => {
+                let end = offset + bytes.len();
+                content.resize(content.len().max(end), 0);
+                content[*offset..end].copy_from_slice(bytes);
+            }
+            Self::Cut(len) => content.resize(*len, 0),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    /// As it is read.
+    content: Vec<u8>,
+    /// As of the last sync.
+    durable: Vec<u8>,
+    /// Since then.
+    pending: Vec<Op>,
+}
+
+#[derive(Clone, Debug)]
+enum NameOp {
+    Add(String, usize),
+    Remove(String),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    inodes: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    pending_names: Vec<NameOp>,
+    calls: u64,
+    /// From which call on calls fail; only that one, or all that follow.
+    fault: Option<(u64, Fault, bool)>,
+    /// Says that it synced, and does not.
+    lies: bool,
+}
+
+impl State {
+    /// Counts a call that changes something, and says whether it fails.
+    fn step(&mut self) -> io::Result<()> {
+        self.calls += 1;
+        match self.fault {
+            Some((at, fault, lasts)) if self.calls == at || (lasts && self.calls > at) => {
+                Err(fault.error())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(names: &mut BTreeMap<String, usize>, op: &NameOp) {
+        match op {
+            NameOp::Add(name, inode) => drop(names.insert(name.clone(), *inode)),
+            NameOp::Remove(name) => drop(names.remove(name)),
+        }
+    }
+
+    fn change(&mut self, op: NameOp) {
+        Self::apply(&mut self.names, &op);
+        self.pending_names.push(op);
+    }
+}
+
+/// The disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SimDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    inode: usize,
+}
+
+impl SimDisk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the call after the next `after` calls fail, and those that follow it if that lasts.
+    pub(crate) fn fail(&self, after: u64, fault: Fault, lasts: bool) {
+        let mut state = self.state();
+        state.fault = Some((state.calls + after + 1, fault, lasts));
+    }
+
+    /// Makes it say that it synced when it did not.
+    pub(crate) fn lie(&self) {
+        self.state().lies = true;
+    }
+
+    /// Returns how many calls changed something.
+    pub(crate) fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// Returns the disk as a power cut leaves it.
+    pub(crate) fn crash(&self, rng: &mut Rng) -> Self {
+        let old = self.state();
+        let mut new = State { durable_names: old.durable_names.clone(), ..State::default() };
+        for op in &old.pending_names {
+            if rng.below(2) == 0 {
+                State::apply(&mut new.durable_names, op);
+            }
+        }
+        new.names.clone_from(&new.durable_names);
+        new.inodes = old.inodes.iter().map(|inode| inode.after_crash(rng)).collect();
+        Self(Arc::new(Mutex::new(new)))
+    }
+
+    /// Returns the disk with all that was written to it but the end of the last write to one file:
+    /// `kept` bytes of that are there; `None` once there are no more.
+    pub(crate) fn torn(&self, name: &str, kept: usize) -> Option<Self> {
+        let old = self.state();
+        let mut inodes = old.inodes.clone();
+        let inode = &mut inodes[old.names[name]];
+        let Some(Op::Write { offset, bytes }) = inode.pending.pop() else { return None };
+        let bytes = bytes.get(..kept)?.to_vec();
+        let mut content = inode.durable.clone();
+        for op in &inode.pending {
+            op.apply(&mut content);
+        }
+        Op::Write { offset, bytes }.apply(&mut content);
+        *inode = Inode { durable: content.clone(), content, pending: Vec::new() };
+        let names = old.names.clone();
+        let state = State { inodes, durable_names: names.clone(), names, ..State::default() };
+        Some(Self(Arc::new(Mutex::new(state))))
+    }
+}
+
+impl Inode {
+    fn after_crash(&self, rng: &mut Rng) -> Self {
+        let mut content = self.durable.clone();
+        // Nothing, everything, a beginning, or any of them.
+        let (mode, most) = (rng.below(4), rng.below(self.pending.len() as u64 + 1));
+        for (n, op) in self.pending.iter().enumerate() {
+            let is_kept = match mode {
+                0 => false,
+                1 => true,
+                2 => (n as u64) < most,
+                _ => rng.below(2) == 0,
+            };
+            if !is_kept {
+                continue;
+            }
+            match op {
+                Op::Write { offset, bytes } if rng.below(3) == 0 => {
+                    let kept = usize::try_from(rng.below(bytes.len() as u64 + 1)).unwrap_or(0);
+                    let bytes = bytes[..kept].to_vec();
+                    Op::Write { offset: *offset, bytes }.apply(&mut content);
+                }
+                op => op.apply(&mut content),
+            }
+        }
+        Self { durable: content.clone(), content, pending: Vec::new() }
+    }
+}
+
+impl Disk for SimDisk {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        let state = self.state();
+        let len = |inode: &usize| state.inodes[*inode].content.len() as u64;
+        Ok(state.names.iter().map(|(name, inode)| (name.clone(), len(inode))).collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.state();
+        state.step()?;
+        if state.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = state.inodes.len();
+        state.inodes.push(Inode::default());
+        state.change(NameOp::Add(name.to_owned(), inode));
+        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let inode = self.state().names.get(name).copied();
+        let inode = inode.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        state.change(NameOp::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        let inode = state.names.get(from).copied().ok_or(io::ErrorKind::NotFound)?;
+        state.change(NameOp::Add(to.to_owned(), inode));
+        state.change(NameOp::Remove(from.to_owned()));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        state.durable_names = state.names.clone();
+        state.pending_names.clear();
+        Ok(())
+    }
+}
+
+impl DiskFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.state().inodes[self.inode].content.len() as u64)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let failed = state.step();
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        // Half of a write that fails is there.
+        let len = if failed.is_err() { bytes.len() / 2 } else { bytes.len() };
+        let op = Op::Write { offset, bytes: bytes[..len].to_vec() };
+        let inode = &mut state.inodes[self.inode];
+        op.apply(&mut inode.content);
+        inode.pending.push(op);
+        failed
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.disk.state();
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let content = &state.inodes[self.inode].content;
+        let found = content.get(offset..offset + buffer.len());
+        buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.read_at(buffer, offset).map(|()| true)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.step()?;
+        let op = Op::Cut(usize::try_from(len).map_err(io::Error::other)?);
+        let inode = &mut state.inodes[self.inode];
+        op.apply(&mut inode.content);
+        inode.pending.push(op);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let failed = state.step();
+        if state.lies {
+            return Ok(());
+        }
+        let inode = &mut state.inodes[self.inode];
+        // The kernel forgets what it could not write: it is read as if it were there, and a later
+        // sync says nothing of it.
+        if failed.is_ok() {
+            let pending = std::mem::take(&mut inode.pending);
+            for op in &pending {
+                op.apply(&mut inode.durable);
+            }
+        }
+        inode.pending.clear();
+        failed
+    }
+}
