@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
+use fula_service::Hangup;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1::Builder, service::service_fn};
 use hyper_util::{
@@ -12,6 +13,8 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::auth::Peer;
+/// Most bytes that a connection reads or writes at a time.
+const CONNECTION_BYTES: usize = 128 << 10;
 
 /// How long to wait after a failed accept, e.g. when file descriptors ran out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -46,6 +49,7 @@ where
     // connection instead of after a guess at the protocol.
     let mut builder = Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(how.header_timeout);
+    builder.max_buf_size(CONNECTION_BYTES);
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);
     loop {
@@ -68,13 +72,16 @@ where
         }
         let answer = answer.clone();
         let peer = Peer { address, is_tls: how.tls.is_some() };
+        let hangup = Hangup::default();
+        let called = hangup.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(hangup.clone());
             let answer = answer(request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let (builder, watcher, how) = (builder.clone(), graceful.watcher(), how.clone());
-        tokio::spawn(async move {
+        let connection = async move {
             let ended = match how.tls {
                 None => {
                     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -91,6 +98,12 @@ where
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "connection ended early");
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = called.called() => tracing::debug!("connection ended: others wait"),
             }
         });
     }

@@ -93,6 +93,9 @@ pub(crate) struct GatewayArgs {
     /// How long objects that were replaced or deleted keep their space, e.g. 1h [default: 10m]
     #[arg(long, env = "FULA_RETENTION", value_name = "TIME")]
     pub(crate) retention: Option<String>,
+    /// Memory for bodies on their way in and out, e.g. 1G [default: 256M]
+    #[arg(long, env = "FULA_BODY_BYTES", value_name = "SIZE")]
+    pub(crate) body_bytes: Option<String>,
     /// Memory for decoded tree nodes, e.g. 64M [default: 64M]
     #[arg(long, env = "FULA_CACHE_BYTES", value_name = "SIZE")]
     pub(crate) cache_bytes: Option<String>,

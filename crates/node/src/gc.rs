@@ -2,6 +2,7 @@
 //! are mostly dead. docs/adr/0014.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,8 +15,8 @@ use crate::node::Node;
 /// Between looks at how much was written.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Growth of the log that calls for a collection, in bytes; or half of what is in use, if that is
-/// more.
+/// Growth of the log that calls for a collection, in bytes, as of the retention; or half of what is
+/// in use, if that is more.
 const GROWTH_MIN: u64 = 128 << 20;
 
 /// Something written is collected after this long, even if it is little.
@@ -109,20 +110,51 @@ async fn rewrite(node: &Arc<Node>, dead_percent: u64, seal: bool) -> Result<u64,
     Ok(bytes)
 }
 
+/// How much was appended to the log, and when: of what is younger than the retention, nothing can
+/// be collected yet.
+#[derive(Debug, Default)]
+struct Growth {
+    /// Looks within the retention and the last one before it, oldest first.
+    looks: VecDeque<(Instant, u64)>,
+    /// Appended bytes that the last collection looked at.
+    collected: u64,
+}
+
+impl Growth {
+    /// Notes a look; returns the bytes that were appended before the retention and not looked at by
+    /// a collection.
+    fn look(&mut self, now: Instant, appended: u64, retention: Duration) -> u64 {
+        self.looks.push_back((now, appended));
+        let is_old = |look: &(Instant, u64)| now.duration_since(look.0) >= retention;
+        while self.looks.get(1).is_some_and(is_old) {
+            self.looks.pop_front();
+        }
+        let oldest = self.looks.front().filter(|look| is_old(look));
+        oldest.map_or(0, |(_, appended)| appended.saturating_sub(self.collected))
+    }
+
+    /// Notes that a collection has looked at what a look found.
+    fn collect(&mut self, collectable: u64) {
+        self.collected += collectable;
+    }
+}
+
 /// Looks after the space for as long as the gateway runs.
 pub(crate) async fn tend(node: Arc<Node>) {
     let retention = node.service.committer().limits().retention;
-    let (mut appended, mut collected) = (0, Instant::now());
+    let (mut growth, mut collected) = (Growth::default(), Instant::now());
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let Ok((log_bytes, live_bytes)) = node.store.sizes() else { continue };
         metrics::gauge!("fula_log_bytes").set(f64_of(log_bytes));
         metrics::gauge!("fula_log_live_bytes").set(f64_of(live_bytes));
-        let grown = node.store.work().appended_bytes - appended;
-        let is_due = grown >= GROWTH_MIN.max(live_bytes / 2)
-            || (grown > 0 && collected.elapsed() >= COLLECT_AFTER);
+        let appended = node.store.work().appended_bytes;
+        let collectable = growth.look(Instant::now(), appended, retention);
+        let is_due = collectable >= GROWTH_MIN.max(live_bytes / 2)
+            || (collectable > 0 && collected.elapsed() >= COLLECT_AFTER);
         if is_due {
-            (appended, collected) = (node.store.work().appended_bytes, Instant::now());
+            collected = Instant::now();
+            growth.collect(collectable);
             match collect(&node, retention).await {
                 Ok(Some(done)) => {
                     let (deleted, bytes) = (done.deleted, done.deleted_bytes);
@@ -137,5 +169,29 @@ pub(crate) async fn tend(node: Arc<Node>) {
             Ok(bytes) => tracing::info!(bytes, "rewrote segments of the log"),
             Err(error) => tracing::warn!(error, "cannot rewrite segments of the log"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_older_than_the_retention_counts() {
+        let (start, retention) = (Instant::now(), Duration::from_mins(10));
+        let at = |minutes: u64| start + Duration::from_mins(minutes);
+        let mut growth = Growth::default();
+        assert_eq!(growth.look(at(0), 100, retention), 0);
+        assert_eq!(growth.look(at(5), 500, retention), 0);
+        assert_eq!(growth.look(at(10), 900, retention), 100);
+        assert_eq!(growth.look(at(16), 900, retention), 500);
+        growth.collect(500);
+        assert_eq!(growth.look(at(17), 950, retention), 0);
+        assert_eq!(growth.look(at(21), 950, retention), 400);
+        assert!(growth.looks.len() < 5);
+        let mut at_once = Growth::default();
+        assert_eq!(at_once.look(at(0), 100, Duration::ZERO), 100);
+        at_once.collect(100);
+        assert_eq!(at_once.look(at(1), 130, Duration::ZERO), 30);
     }
 }

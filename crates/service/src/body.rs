@@ -16,7 +16,7 @@ use fula_core::{
 use futures::{Stream, StreamExt};
 use subtle::ConstantTimeEq;
 
-use crate::{checksum::Digests, error::ServiceError};
+use crate::{checksum::Digests, error::ServiceError, memory::Share};
 
 /// What the transport yields: bytes, or the reason why there are no more.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, ServiceError>> + Send>>;
@@ -74,16 +74,17 @@ impl Taken {
     }
 }
 
-/// Reads the whole body and checks it against `facts`. On return everything but a riding block
-/// is durable.
+/// Reads the whole body and checks it against `facts`; holds no more memory than `share` was taken
+/// for. On return everything but a riding block is durable.
 ///
 /// # Errors
 /// [`ServiceError::EntityTooLarge`], [`ServiceError::IncompleteBody`],
 /// [`ServiceError::BadDigest`], and what the stream and the store fail with.
-pub async fn take(
+pub(crate) async fn take(
     blocks: &Arc<dyn BlockStore>,
     mut body: BodyStream,
     facts: BodyFacts,
+    share: &Share,
 ) -> Result<Taken, ServiceError> {
     if facts.length.is_some_and(|length| length > facts.length_max) {
         return Err(ServiceError::EntityTooLarge(facts.length_max));
@@ -94,6 +95,7 @@ pub async fn take(
     let mut size = 0_u64;
     while let Some(bytes) = body.next().await {
         let mut bytes = bytes?;
+        share.progress();
         size += bytes.len() as u64;
         if size > facts.length_max {
             return Err(ServiceError::EntityTooLarge(facts.length_max));
@@ -232,6 +234,7 @@ async fn hash(bytes: Bytes, mut digests: Digests) -> Result<(Block, Digests), Se
 
 #[cfg(test)]
 mod tests {
+    use crate::memory::Memory;
     use fula_core::{content, memory::MemoryBlocks};
     use futures::TryStreamExt;
 
@@ -264,7 +267,8 @@ mod tests {
             let memory = Arc::new(MemoryBlocks::default());
             let blocks: Arc<dyn BlockStore> = memory.clone();
             let bytes = pattern(len);
-            let taken = take(&blocks, body(&bytes, 70_001), facts()).await.unwrap();
+            let share = Memory::new(4 << 20).take(0, None).await.unwrap();
+            let taken = take(&blocks, body(&bytes, 70_001), facts(), &share).await.unwrap();
             assert_eq!(taken.size, len as u64);
             assert_eq!(taken.riding.is_some(), len <= LEAF_BYTES);
             // Everything that does not ride survives a crash.
@@ -282,7 +286,9 @@ mod tests {
     #[tokio::test]
     async fn lies_about_a_body_are_found() {
         let blocks: Arc<dyn BlockStore> = Arc::new(MemoryBlocks::default());
-        let attempt = async |facts: BodyFacts| take(&blocks, body(b"hello", 2), facts).await;
+        let share = Memory::new(4 << 20).take(0, None).await.unwrap();
+        let attempt =
+            async |facts: BodyFacts| take(&blocks, body(b"hello", 2), facts, &share).await;
         let right = attempt(facts()).await.unwrap();
 
         let short = attempt(BodyFacts { length: Some(6), ..facts() }).await;

@@ -12,7 +12,7 @@ use fula_core::{OwnerId, bucket::Fingerprint};
 
 use crate::{
     access::Identity, auth::Standing, collect::Stake, commit::Print, error::ServiceError,
-    limits::INVOCATION_BYTES_MAX,
+    limits::INVOCATION_BYTES_MAX, memory::Hangup,
 };
 
 /// One attempt of one call of an SDK, by which a retry is known.
@@ -70,6 +70,8 @@ pub struct Caller {
     pub if_version: Option<u64>,
     /// What the answer turns out to rest on.
     pub seen: Arc<Seen>,
+    /// Ends the connection that the request came over.
+    pub hangup: Option<Hangup>,
     /// What this request keeps from the collector.
     pub stake: Stake,
 }

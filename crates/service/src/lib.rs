@@ -19,6 +19,7 @@ pub mod fsck;
 pub mod history;
 pub mod limits;
 mod list;
+mod memory;
 mod merge;
 mod multipart;
 mod object;
@@ -46,6 +47,7 @@ pub use self::{
     error::{Applied, ConditionName, ServiceError},
     limits::Limits,
     list::{ListRequest, Listing, ListingLine},
+    memory::Hangup,
     merge::Merged,
     multipart::{
         CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, PartInfo,
@@ -58,6 +60,7 @@ pub use self::{
 use crate::{
     access::{Action, Holder, Target, Verb},
     commit::{Answer, Ask, BucketAddress, Change, Print},
+    memory::Memory,
     policy::PublicRead,
 };
 
@@ -104,6 +107,7 @@ pub fn system_random() -> Random {
 #[derive(Clone)]
 pub struct Service {
     committer: Committer,
+    memory: Memory,
     random: Random,
     names: NamePolicy,
     /// Where the next look for expired uploads begins, by bucket.
@@ -119,7 +123,8 @@ impl std::fmt::Debug for Service {
 impl Service {
     /// Serves what `committer` publishes.
     pub fn new(committer: Committer, random: Random, names: NamePolicy) -> Self {
-        Self { committer, random, names, sweeps: Arc::default() }
+        let memory = Memory::new(committer.limits().body_bytes);
+        Self { committer, memory, random, names, sweeps: Arc::default() }
     }
 
     /// Returns the commit pipeline.

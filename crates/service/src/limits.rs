@@ -23,6 +23,8 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// How long roots that were replaced stay readable, and their blocks are kept.
     pub retention: Duration,
+    /// Memory for bodies on their way in and out, in bytes.
+    pub body_bytes: usize,
     /// Memory for decoded tree nodes, in bytes.
     pub cache_bytes: u64,
     /// Buckets whose root stays decoded.
@@ -44,6 +46,7 @@ impl Default for Limits {
             queue_max: 4096,
             queue_bytes_max: 64 << 20,
             retention: Duration::from_mins(10),
+            body_bytes: 256 << 20,
             cache_bytes: 64 << 20,
             heads_max: 4096,
             stale_reads: false,

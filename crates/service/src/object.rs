@@ -22,6 +22,7 @@ use crate::{
     condition::{ReadConditions, Tags, WriteConditions},
     error::ServiceError,
     limits::{METADATA_BYTES_MAX, PUT_BYTES_MAX},
+    memory::{self, Share},
     parse_key,
 };
 
@@ -166,8 +167,10 @@ impl Service {
         }
         let acl = request.facts.acl.clone();
         let (headers, metadata, mut blocks) = request.facts.attach()?;
-        let taken =
-            body::take(self.committer.nodes().blocks(), request.body, request.body_facts).await?;
+        // Until it is committed: a small body rides with the round.
+        let share = self.share_in(caller, request.body_facts.length).await?;
+        let blocks_in = self.committer.nodes().blocks();
+        let taken = body::take(blocks_in, request.body, request.body_facts, &share).await?;
         let record = ObjectRecord {
             size: taken.size,
             etag: taken.etag(),
@@ -182,6 +185,15 @@ impl Service {
         let source = Source::Record(Box::new(record));
         let change = Change::Write { key, source, conditions, blocks };
         self.write(caller, &aim, change, print).await
+    }
+
+    /// Takes memory for a body on its way in.
+    pub(crate) async fn share_in(
+        &self,
+        caller: &Caller,
+        length: Option<u64>,
+    ) -> Result<Share, ServiceError> {
+        self.memory.take(memory::bytes_in(length), caller.hangup.as_ref()).await
     }
 
     /// Checks that the caller may know what an entity tag is compared with: whoever may only write
@@ -259,19 +271,23 @@ impl Service {
     /// Streams bytes of an object that was found; reads only the blocks the range needs.
     ///
     /// # Errors
-    /// [`ServiceError::Internal`] for a record without content.
-    pub fn read(
+    /// [`ServiceError::Internal`] for a record without content; [`ServiceError::Busy`] when other
+    /// bodies take all the memory.
+    pub async fn read(
         &self,
         caller: &Caller,
         record: &ObjectRecord,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
         let blocks = Arc::clone(self.committer.nodes().blocks());
+        let bytes = memory::bytes_out(if range.is_empty() { 0 } else { record.size });
+        let share = self.memory.take(bytes, caller.hangup.as_ref()).await?;
         let stream = content::stream(blocks, content_of(record)?, record.size, range);
         // What is being read is not collected.
         let stake = caller.stake.clone();
         let held = move |bytes| {
             let _stake = &stake;
+            share.progress();
             bytes
         };
         Ok(stream.map(held).boxed())

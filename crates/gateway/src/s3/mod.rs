@@ -122,6 +122,7 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
         bucket_owner: bucket_owner(headers, "x-amz-expected-bucket-owner"),
         if_version,
         seen: request.extensions.get::<Arc<Seen>>().cloned().unwrap_or_default(),
+        hangup: request.extensions.get().cloned(),
         stake: Stake::default(),
     })
 }

@@ -164,7 +164,7 @@ impl Api {
         let part = self.select(&object, input.range, input.part_number).await?;
         let range = part.range.clone();
         let length = range.end - range.start;
-        let bytes = self.service.read(caller, &object.record, range).map_err(to_s3)?;
+        let bytes = self.service.read(caller, &object.record, range).await.map_err(to_s3)?;
         let mut output = GetObjectOutput {
             body: Some(StreamingBlob::wrap(Shareable(Mutex::new(bytes)))),
             content_length: i64::try_from(length).ok(),

@@ -88,6 +88,7 @@ struct FileSettings {
     bucket_names: Option<BucketNames>,
     commit_deadline: Option<String>,
     retention: Option<String>,
+    body_bytes: Option<String>,
     cache_bytes: Option<String>,
     queue_bytes: Option<String>,
     xml_bytes: Option<String>,
@@ -196,6 +197,10 @@ impl GatewayConfig {
             retention: match args.retention.or(file.retention) {
                 Some(text) => span("--retention", text)?,
                 None => defaults.retention,
+            },
+            body_bytes: match args.body_bytes.or(file.body_bytes) {
+                Some(text) => usize::try_from(size("--body-bytes", text)?).unwrap_or(usize::MAX),
+                None => defaults.body_bytes,
             },
             cache_bytes: match args.cache_bytes.or(file.cache_bytes) {
                 Some(text) => size("--cache-bytes", text)?,

@@ -299,7 +299,8 @@ impl Service {
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         self.open_upload(&head, &key, id).await?;
-        let taken = body::take(self.committer.nodes().blocks(), body, facts).await?;
+        let share = self.share_in(caller, facts.length).await?;
+        let taken = body::take(self.committer.nodes().blocks(), body, facts, &share).await?;
         let (part, blocks) = taken_part(&taken);
         self.commit_part(caller, &head, key, id, number, part, blocks).await?;
         Ok(taken)
@@ -374,7 +375,8 @@ impl Service {
             return Ok((part, now));
         }
         let length = if found.size == 0 { 0 } else { last - first + 1 };
-        let bytes = self.read(caller, &found, first..first + length)?.map_err(ServiceError::from);
+        let bytes = self.read(caller, &found, first..first + length).await?;
+        let bytes = bytes.map_err(ServiceError::from);
         let facts = BodyFacts {
             length: Some(length),
             length_max: PUT_BYTES_MAX,
@@ -384,7 +386,9 @@ impl Service {
             checksum: None,
             trailer: None,
         };
-        let taken = body::take(self.committer.nodes().blocks(), Box::pin(bytes), facts).await?;
+        let share = self.share_in(caller, facts.length).await?;
+        let blocks_in = self.committer.nodes().blocks();
+        let taken = body::take(blocks_in, Box::pin(bytes), facts, &share).await?;
         let (part, blocks) = taken_part(&taken);
         let part = self.commit_part(caller, &head, key, id, number, part, blocks).await?;
         Ok((part, now))

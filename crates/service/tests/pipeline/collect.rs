@@ -312,7 +312,7 @@ impl World {
         let none = ReadConditions::default();
         let record = self.service.get_object(&caller, bucket, key, &none).await?.record;
         let parts: Vec<Bytes> =
-            self.service.read(&caller, &record, 0..record.size)?.try_collect().await?;
+            self.service.read(&caller, &record, 0..record.size).await?.try_collect().await?;
         Ok(parts.concat())
     }
 
@@ -392,7 +392,7 @@ fn read_while_collected(flaw: Option<Flaw>) -> Result<Vec<u8>, StoreError> {
         let reader = caller();
         let none = ReadConditions::default();
         let record = world.service.get_object(&reader, BUCKET, "k", &none).await.unwrap().record;
-        let mut stream = world.service.read(&reader, &record, 0..record.size).unwrap();
+        let mut stream = world.service.read(&reader, &record, 0..record.size).await.unwrap();
         drop(reader);
         let mut read = stream.next().await.unwrap()?.to_vec();
         for n in 0..3 {

@@ -116,7 +116,7 @@ impl Master {
         let none = ReadConditions::default();
         let record = self.service.get_object(user, BUCKET, key, &none).await?.record;
         let parts: Vec<Bytes> =
-            self.service.read(user, &record, 0..record.size)?.try_collect().await?;
+            self.service.read(user, &record, 0..record.size).await?.try_collect().await?;
         Ok(parts.concat())
     }
 

@@ -74,6 +74,7 @@ async fn increments_by_etag_lose_nothing_across_masters() {
                 let bytes: Vec<Bytes> = master
                     .service
                     .read(user, &seen.record, 0..seen.record.size)
+                    .await
                     .unwrap()
                     .try_collect()
                     .await

@@ -1,0 +1,297 @@
+//! Memory for bodies on their way in and out, of all requests together.
+//!
+//! A body takes its share before its first byte is read, as much as it will ever hold at a time;
+//! who finds too little left waits in line, and is told to slow down after a while. Meanwhile those
+//! that stand still lose their connection, so that clients that stall cannot keep others out.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fula_core::content::LEAF_BYTES;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use crate::error::{Applied, ServiceError};
+
+/// How long a body waits for memory.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Between two looks for bodies that stand still, while one waits.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A body that stood still for this long goes first when others wait.
+const STALLED: Duration = Duration::from_secs(5);
+
+/// One that nobody waits for goes after this long, e.g. when an answer is not read.
+const ABANDONED: Duration = Duration::from_mins(2);
+
+/// Bytes of a permit.
+const UNIT: usize = 1 << 10;
+
+/// Blocks that an upload holds at most: one being filled, one being stored.
+const LEAVES_IN: usize = 2;
+
+/// Blocks that a download holds at most: two read ahead, one being sent.
+const LEAVES_OUT: usize = 3;
+
+/// Ends one connection.
+#[derive(Clone, Debug, Default)]
+pub struct Hangup(Arc<Notify>);
+
+impl Hangup {
+    /// Returns once the connection is to end.
+    pub async fn called(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// The memory of one process.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    free: Arc<Semaphore>,
+    units: u32,
+    began: Instant,
+    bodies: Mutex<Bodies>,
+}
+
+#[derive(Debug, Default)]
+struct Bodies {
+    next: u64,
+    all: BTreeMap<u64, Body>,
+    /// When those that were abandoned were last looked for, in milliseconds since the start.
+    looked: u64,
+}
+
+#[derive(Debug)]
+struct Body {
+    units: u32,
+    /// When it last went on, in milliseconds since the start.
+    progress: Arc<AtomicU64>,
+    hangup: Option<Hangup>,
+}
+
+/// What one body holds; given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    memory: Memory,
+    id: u64,
+    progress: Arc<AtomicU64>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.memory.bodies().all.remove(&self.id);
+    }
+}
+
+impl Share {
+    /// Notes that the body goes on.
+    pub(crate) fn progress(&self) {
+        self.progress.store(self.memory.now(), Ordering::Relaxed);
+    }
+}
+
+/// Returns what a body of this length holds on its way in; none stands for an unknown length.
+pub(crate) fn bytes_in(length: Option<u64>) -> usize {
+    held(length, LEAVES_IN)
+}
+
+/// Returns what an object of this length holds on its way out.
+pub(crate) fn bytes_out(length: u64) -> usize {
+    held(Some(length), LEAVES_OUT)
+}
+
+fn held(length: Option<u64>, leaves: usize) -> usize {
+    let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
+    length.min(leaves * LEAF_BYTES)
+}
+
+impl Memory {
+    /// Shares out `bytes`.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let units = (bytes / UNIT).max(LEAVES_OUT * LEAF_BYTES / UNIT);
+        let units = u32::try_from(units.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let free = Arc::new(Semaphore::new(units as usize));
+        Self(Arc::new(Inner { free, units, began: Instant::now(), bodies: Mutex::default() }))
+    }
+
+    fn bodies(&self) -> MutexGuard<'_, Bodies> {
+        self.0.bodies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes a share for a body that comes over the connection `hangup` ends.
+    ///
+    /// # Errors
+    /// [`ServiceError::Busy`] when there is too little for too long.
+    pub(crate) async fn take(
+        &self,
+        bytes: usize,
+        hangup: Option<&Hangup>,
+    ) -> Result<Share, ServiceError> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.0.units);
+        self.hang_up_abandoned();
+        let permit = match Arc::clone(&self.0.free).try_acquire_many_owned(units) {
+            Ok(permit) => permit,
+            Err(_) => self.wait(units).await?,
+        };
+        let progress = Arc::new(AtomicU64::new(self.now()));
+        let body = Body { units, progress: Arc::clone(&progress), hangup: hangup.cloned() };
+        let mut bodies = self.bodies();
+        let id = bodies.next;
+        bodies.next += 1;
+        bodies.all.insert(id, body);
+        drop(bodies);
+        Ok(Share { memory: self.clone(), id, progress, _permit: permit })
+    }
+
+    async fn wait(&self, units: u32) -> Result<OwnedSemaphorePermit, ServiceError> {
+        metrics::counter!("fula_memory_waits_total").increment(1);
+        let acquired = Arc::clone(&self.0.free).acquire_many_owned(units);
+        let deadline = Instant::now() + WAIT;
+        tokio::pin!(acquired);
+        loop {
+            self.hang_up(STALLED, units);
+            match tokio::time::timeout(LOOK_EVERY, &mut acquired).await {
+                Ok(permit) => {
+                    return permit.map_err(|error| ServiceError::Internal(error.to_string()));
+                }
+                Err(_) if Instant::now() >= deadline => {
+                    return Err(ServiceError::Busy(Applied::None));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Ends connections of bodies that stand still, the longest first, until `units` come back.
+    fn hang_up(&self, stalled: Duration, units: u32) {
+        let stalled = u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX);
+        let now = self.now();
+        let bodies = self.bodies();
+        let mut still: Vec<(u64, &Body)> = bodies
+            .all
+            .values()
+            .map(|body| (body.progress.load(Ordering::Relaxed), body))
+            .filter(|(progress, _)| progress.saturating_add(stalled) <= now)
+            .collect();
+        still.sort_by_key(|(progress, _)| *progress);
+        let mut wanted = units;
+        for (_, body) in still {
+            let Some(hangup) = &body.hangup else { continue };
+            hangup.0.notify_one();
+            metrics::counter!("fula_memory_hangups_total").increment(1);
+            wanted = wanted.saturating_sub(body.units);
+            if wanted == 0 {
+                return;
+            }
+        }
+    }
+
+    fn hang_up_abandoned(&self) {
+        let (now, abandoned) = (self.now(), u64::try_from(ABANDONED.as_millis()).unwrap_or(0));
+        let mut bodies = self.bodies();
+        if bodies.looked.saturating_add(abandoned) > now {
+            return;
+        }
+        bodies.looked = now;
+        drop(bodies);
+        self.hang_up(ABANDONED, u32::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_comes_back() {
+        let memory = Memory::new(4 * MIB);
+        let first = memory.take(3 * MIB, None).await.unwrap();
+        let second = memory.take(MIB, None).await.unwrap();
+        assert!(memory.take(1, None).now_or_never().is_none());
+        drop(first);
+        let third = memory.take(3 * MIB, None).await.unwrap();
+        drop((second, third));
+        assert!(memory.bodies().all.is_empty());
+        // More than there is is all there is.
+        memory.take(100 * MIB, None).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_is_told_to_slow_down() {
+        let memory = Memory::new(4 * MIB);
+        let busy = memory.take(4 * MIB, Some(&Hangup::default())).await.unwrap();
+        let begun = Instant::now();
+        let waiting = memory.take(MIB, None);
+        tokio::pin!(waiting);
+        let refused = loop {
+            tokio::select! {
+                taken = &mut waiting => break taken,
+                () = tokio::time::sleep(Duration::from_millis(100)) => busy.progress(),
+            }
+        };
+        assert!(matches!(refused, Err(ServiceError::Busy(Applied::None))));
+        assert!(begun.elapsed() >= WAIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stands_still_makes_way() {
+        let memory = Memory::new(4 * MIB);
+        let (still, busy) = (Hangup::default(), Hangup::default());
+        let stalled = memory.take(2 * MIB, Some(&still)).await.unwrap();
+        let moving = memory.take(2 * MIB, Some(&busy)).await.unwrap();
+        let connection = async {
+            still.called().await;
+            drop(stalled);
+        };
+        let work = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                moving.progress();
+            }
+        };
+        let taken = tokio::select! {
+            (taken, ()) = async { tokio::join!(memory.take(MIB, None), connection) } => taken,
+            () = work => unreachable!("it works for ever"),
+        };
+        assert!(taken.is_ok());
+        assert!(busy.called().now_or_never().is_none(), "who goes on stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_reads_ends_at_last() {
+        let memory = Memory::new(64 * MIB);
+        let hangup = Hangup::default();
+        let _unread = memory.take(MIB, Some(&hangup)).await.unwrap();
+        tokio::time::advance(ABANDONED).await;
+        drop(memory.take(1, None).await.unwrap());
+        assert!(hangup.called().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_body_holds_no_more_than_a_few_blocks() {
+        assert_eq!(bytes_in(Some(10)), 10);
+        assert_eq!(bytes_in(Some(1 << 40)), 2 * MIB);
+        assert_eq!((bytes_in(None), bytes_out(1 << 40)), (2 * MIB, 3 * MIB));
+    }
+}
