@@ -2,10 +2,12 @@
 //! rest.
 
 mod compare;
+mod figures;
 mod load;
 mod process;
 mod report;
 mod server;
+mod soak;
 
 use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -103,6 +105,34 @@ enum Command {
         #[arg(long, value_enum, default_value = "unsigned")]
         payload: Body,
     },
+    /// PUT rates of buckets of 1 000 to 1 000 000 keys, in turns
+    Flat {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Of each bucket in each round
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Largest bucket
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: u64,
+    },
+    /// Bytes written to disk a byte put: random keys, 100 000 in the bucket
+    Written {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// Space after overwriting, and the PUT rate while it is given back
+    Space {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// Many connections, mixed sizes, stalled clients: memory, errors and latency
+    Soak {
+        #[arg(long, default_value_t = 1000)]
+        connections: usize,
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
 }
 
 #[tokio::main]
@@ -153,6 +183,14 @@ async fn run(command: Command) -> io::Result<()> {
                 tally.micros.max()
             );
             Ok(())
+        }
+        Command::Flat { rounds, seconds, keys } => {
+            figures::flat(rounds, Duration::from_secs(seconds), keys).await
+        }
+        Command::Written { rounds } => figures::written(rounds).await,
+        Command::Space { rounds } => figures::space(rounds).await,
+        Command::Soak { connections, seconds } => {
+            soak::run(connections, Duration::from_secs(seconds)).await
         }
         Command::Compare { peers, rounds, seconds, only, payload } => {
             let mut servers = vec![Kind::Fula];

@@ -48,7 +48,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) credentials: Credentials,
     process: Process,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 #[derive(Debug)]
@@ -86,6 +86,39 @@ impl Server {
     /// Returns what its process used so far.
     pub(crate) fn usage(&self) -> io::Result<Usage> {
         usage(self.pid()?)
+    }
+
+    /// Returns what makes an administrative command of ours.
+    pub(crate) fn command(&self, args: &[&str]) -> io::Result<impl Fn() -> Command + use<>> {
+        match &self.process {
+            Process::Ours(gateway) => Ok(gateway.command(args)),
+            Process::Theirs(_) => Err(io::Error::other("not a Fula gateway")),
+        }
+    }
+
+    /// Runs an administrative command of ours, and returns what it prints as JSON.
+    pub(crate) fn fula(&self, args: &[&str]) -> io::Result<serde_json::Value> {
+        let Process::Ours(gateway) = &self.process else {
+            return Err(io::Error::other("not a Fula gateway"));
+        };
+        Ok(serde_json::from_str(&gateway.fula(args)?)?)
+    }
+
+    /// Returns the bytes of all files that it has.
+    pub(crate) fn disk_bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        let mut dirs = vec![self.dir.path().to_owned()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    dirs.push(entry.path());
+                } else {
+                    bytes += entry.metadata()?.len();
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     pub(crate) fn pid(&self) -> io::Result<u32> {
@@ -130,13 +163,7 @@ async fn ours(dir: TempDir, settings: &[(&str, &str)]) -> io::Result<Server> {
     gateway.launch()?;
     gateway.serving().await?;
     let (address, credentials) = (gateway.address(), gateway.credentials()?);
-    Ok(Server {
-        kind: Kind::Fula,
-        address,
-        credentials,
-        process: Process::Ours(gateway),
-        _dir: dir,
-    })
+    Ok(Server { kind: Kind::Fula, address, credentials, process: Process::Ours(gateway), dir })
 }
 
 /// Returns where the SeaweedFS binary is.
@@ -184,7 +211,7 @@ fn seaweedfs(dir: TempDir) -> io::Result<Server> {
     let process = Process::Theirs(child);
     sync_every_write(&weed, master)?;
     let address = SocketAddr::from(([127, 0, 0, 1], s3));
-    Ok(Server { kind: Kind::Seaweedfs, address, credentials, process, _dir: dir })
+    Ok(Server { kind: Kind::Seaweedfs, address, credentials, process, dir })
 }
 
 /// Tells SeaweedFS to sync what is written to buckets, and sees that it says so.

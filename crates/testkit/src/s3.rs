@@ -244,6 +244,29 @@ impl Client {
         Ok((connection, response))
     }
 
+    /// Returns the head of a request as it goes over the wire, for whoever sends the body as they
+    /// like.
+    ///
+    /// # Errors
+    /// When the request is malformed.
+    pub fn head_of(&self, call: &Call) -> io::Result<String> {
+        let Credentials::Key { id, secret } = &self.credentials else {
+            return Err(io::Error::other("only requests that are signed"));
+        };
+        let mut signer = Self::new(self.address, self.credentials.clone());
+        let request = signer.sign(call, id, secret)?;
+        let mut head = format!("{} {} HTTP/1.1\r\n", request.method(), request.uri());
+        for (name, value) in request.headers() {
+            let value = value.to_str().map_err(io::Error::other)?;
+            head.extend([name.as_str(), ": ", value, "\r\n"]);
+        }
+        if !call.body.is_empty() {
+            head.extend(["content-length: ", &call.body.len().to_string(), "\r\n"]);
+        }
+        head.push_str("\r\n");
+        Ok(head)
+    }
+
     async fn connect(&self) -> io::Result<http1::SendRequest<Full<Bytes>>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;

@@ -1,0 +1,147 @@
+//! Figures of Fula alone: how flat it is, what it writes, and how space comes back.
+
+use std::{io, time::Duration};
+
+use fula_testkit::s3::Payload;
+
+use crate::{
+    compare::{Measure, fill, median_of, sample},
+    load::{Limit, Load, Operation},
+    report::{Row, median},
+    server::{Kind, Server},
+};
+
+const SMALL: usize = 4 << 10;
+
+/// Objects of the space figure, and how often one of them is put.
+const SPACE_KEYS: u64 = 20_000;
+const SPACE_PUTS: u64 = 200_000;
+
+fn put(bucket: &str, operation: Operation, connections: usize, limit: Limit, first: u64) -> Load {
+    let (bucket, payload) = (bucket.to_owned(), Payload::Unsigned);
+    Load { operation, bucket, bytes: SMALL, connections, limit, payload, first }
+}
+
+/// Overwrites in buckets of one size each, in turns: the rate is to be the same.
+pub(crate) async fn flat(rounds: usize, length: Duration, most: u64) -> io::Result<()> {
+    let server = Server::start(Kind::Fula, &[]).await?;
+    let sizes: Vec<u64> =
+        [1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|keys| *keys <= most).collect();
+    for keys in &sizes {
+        eprintln!("filling a bucket of {keys} keys");
+        let bucket = format!("keys-{keys}");
+        server.make_bucket(&bucket).await?;
+        fill(&server, &bucket, 16, 0..*keys).await?;
+    }
+    let mut rows: Vec<Vec<Row>> = vec![Vec::new(); sizes.len()];
+    for round in 0..rounds {
+        for turn in 0..sizes.len() {
+            let n = (turn + round) % sizes.len();
+            let first = 1_000_000_000 * (1 + round as u64 * 10 + n as u64);
+            let operation = Operation::Overwrite(sizes[n]);
+            let bucket = format!("keys-{}", sizes[n]);
+            let load = put(&bucket, operation, 16, Limit::Time(length), first);
+            rows[n].push(sample(&server, &load, Measure::Rate).await?);
+        }
+    }
+    println!(
+        "| keys in the bucket | PUT 4 KiB, 16 connections, median (least - most) | ratio to {} keys, median of rounds |\n|---|---|---|",
+        sizes[0]
+    );
+    for (keys, rows_of) in sizes.iter().zip(&rows) {
+        let values: Vec<f64> = rows_of.iter().map(|row| row.value).collect();
+        let ratios = rows_of.iter().zip(&rows[0]).map(|(row, base)| row.value / base.value);
+        println!(
+            "| {keys} | {:.0}/s ({:.0} - {:.0}) | {:.2} |",
+            median(values.clone()),
+            values.iter().copied().fold(f64::INFINITY, f64::min),
+            values.iter().copied().fold(0.0, f64::max),
+            median(ratios.collect())
+        );
+    }
+    Ok(())
+}
+
+/// Bytes that the kernel wrote for the gateway, a byte that was put.
+pub(crate) async fn written(rounds: usize) -> io::Result<()> {
+    let server = Server::start(Kind::Fula, &[]).await?;
+    server.make_bucket("written").await?;
+    eprintln!("filling a bucket of 100 000 keys");
+    fill(&server, "written", 16, 0..100_000).await?;
+    for connections in [1, 16] {
+        let mut rows = Vec::new();
+        for round in 0..rounds {
+            let first = 1_000_000_000 * (1 + round as u64) + connections as u64 * 100_000_000;
+            let limit = Limit::Requests(2_000 * connections as u64);
+            let load = put("written", Operation::Put, connections, limit, first);
+            rows.push(sample(&server, &load, Measure::Rate).await?);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a figure to look at")]
+        let figure = median_of(&rows, |row| row.usage.written as f64 / row.tally.bytes as f64);
+        println!("written a byte put, 4 KiB, {connections} connections: {figure:.2}");
+    }
+    Ok(())
+}
+
+/// What is left on disk of overwritten objects, and what giving it back costs writers.
+pub(crate) async fn space(rounds: usize) -> io::Result<()> {
+    let server = Server::start(Kind::Fula, &[("FULA_RETENTION", "0s")]).await?;
+    server.make_bucket("space").await?;
+    fill(&server, "space", SMALL, 0..SPACE_KEYS).await?;
+    let overwrite = |puts: u64, first: u64| {
+        let operation = Operation::Overwrite(SPACE_KEYS);
+        put("space", operation, 16, Limit::Requests(puts), first)
+    };
+    let load = overwrite(SPACE_PUTS, 1_000_000_000);
+    sample(&server, &load, Measure::Rate).await?;
+    let before = server.disk_bytes()?;
+    let done = server.fula(&["gc", "--now", "--retention", "0s", "--json"])?;
+    let (after, live) = (server.disk_bytes()?, done["live_bytes"].as_u64().unwrap_or(0));
+    #[expect(clippy::cast_precision_loss, reason = "figures to look at")]
+    {
+        let content = SPACE_KEYS * SMALL as u64;
+        println!(
+            "{SPACE_PUTS} PUTs of 4 KiB over {SPACE_KEYS} keys: {before} bytes on disk; after `fula gc --now` {after}, \
+             {:.2} x live content and index ({live}), {:.2} x content",
+            after as f64 / live as f64,
+            after as f64 / content as f64
+        );
+    }
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for round in 0..rounds as u64 {
+        let first = 2_000_000_000 + round * 1_000_000;
+        let quiet = sample(&server, &overwrite(40_000, first), Measure::Rate).await?;
+        let loud = beside_collections(&server, &overwrite(40_000, first + 500_000)).await?;
+        without.push(quiet);
+        with.push(loud);
+    }
+    let ratios = with.iter().zip(&without).map(|(with, without)| with.value / without.value);
+    println!(
+        "PUT 4 KiB, 16 connections: {:.0}/s, beside collections {:.0}/s; ratio, median of rounds: {:.2}",
+        median_of(&without, |row| row.value),
+        median_of(&with, |row| row.value),
+        median(ratios.collect())
+    );
+    Ok(())
+}
+
+/// Runs a load while one collection follows another.
+async fn beside_collections(server: &Server, load: &Load) -> io::Result<Row> {
+    let command = server.command(&["gc", "--now", "--retention", "0s", "--json"])?;
+    let collections = tokio::spawn(async move {
+        loop {
+            let done = tokio::process::Command::from(command()).output().await?;
+            if !done.status.success() {
+                let text = String::from_utf8_lossy(&done.stderr).into_owned();
+                return io::Result::<()>::Err(io::Error::other(text));
+            }
+        }
+    });
+    let row = sample(server, load, Measure::Rate).await;
+    if collections.is_finished() {
+        collections.await.map_err(io::Error::other)??;
+    } else {
+        collections.abort();
+    }
+    row
+}

@@ -1,0 +1,216 @@
+//! Many connections at once for a long time: small and large bodies, clients that stall while they
+//! send or do not read what they asked for. Memory stays bounded, and nobody is told anything but
+//! success or to slow down.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use fula_testkit::{
+    rng::Rng,
+    s3::{Call, Client, Payload},
+};
+use futures::future::join_all;
+use hdrhistogram::Histogram;
+use http::{Method, StatusCode};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    load::key,
+    server::{Kind, Server},
+};
+
+/// Sizes of bodies, and how many of 100 have them.
+const SIZES: [(usize, u64); 4] = [(4 << 10, 60), (64 << 10, 25), (1 << 20, 12), (8 << 20, 3)];
+
+/// Keys of each size that are read and overwritten.
+const KEYS: u64 = 200;
+
+/// One connection in this many stalls.
+const STALLED_OF: usize = 10;
+
+/// How long a stalled client waits before it tries again.
+const STALL: Duration = Duration::from_secs(20);
+
+/// What came of the requests of one kind.
+#[derive(Debug)]
+struct Kinds {
+    micros: BTreeMap<String, Histogram<u64>>,
+    slow_downs: u64,
+    /// Other answers, and how often.
+    errors: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Soak {
+    server: Server,
+    ends: Instant,
+    stalls: AtomicU64,
+    kinds: Mutex<Kinds>,
+}
+
+/// Runs the soak and prints what came of it; an error other than `SlowDown` fails it.
+pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> {
+    let server = Server::start(Kind::Fula, &[]).await?;
+    server.make_bucket("soak").await?;
+    let kinds = Kinds { micros: BTreeMap::new(), slow_downs: 0, errors: BTreeMap::new() };
+    let soak = Arc::new(Soak {
+        server,
+        ends: Instant::now() + length,
+        stalls: AtomicU64::new(0),
+        kinds: Mutex::new(kinds),
+    });
+    soak.fill().await?;
+    let clients = (0..connections).map(|n| {
+        let soak = Arc::clone(&soak);
+        tokio::spawn(async move {
+            if n % STALLED_OF == 0 { soak.stall(n as u64).await } else { soak.work(n as u64).await }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    let watch = async {
+        while Instant::now() < soak.ends {
+            tokio::time::sleep(Duration::from_secs(30).min(length)).await;
+            eprintln!("peak memory so far {} MiB", soak.server.usage()?.peak >> 20);
+        }
+        io::Result::Ok(())
+    };
+    let (ended, watched) = tokio::join!(join_all(clients), watch);
+    watched?;
+    for client in ended {
+        client.map_err(io::Error::other)??;
+    }
+    soak.report(connections)
+}
+
+fn body(seed: u64, len: usize) -> Bytes {
+    let mut rng = Rng::new(seed);
+    let mut bytes = vec![0; len];
+    // Blocks differ; to fill them whole would cost more than the server does.
+    for chunk in bytes.chunks_mut(4096) {
+        let len = chunk.len().min(8);
+        chunk[..len].copy_from_slice(&rng.below(u64::MAX).to_le_bytes()[..len]);
+    }
+    bytes.into()
+}
+
+impl Soak {
+    async fn fill(&self) -> io::Result<()> {
+        let mut client = self.server.client();
+        for (len, _) in SIZES {
+            for n in 0..KEYS.min(20) {
+                let path = format!("/soak/{len}/{}", key(n));
+                let call = Call::new(Method::PUT, path).body(body(n, len));
+                client.send(&call, STALL).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, kind: &str, begun: Instant, reply: io::Result<StatusCode>) {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        match reply {
+            Ok(StatusCode::SERVICE_UNAVAILABLE) => kinds.slow_downs += 1,
+            Ok(status) if status.is_success() || status == StatusCode::NOT_FOUND => {
+                let new = || Histogram::new(3).expect("three digits are allowed");
+                let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let histogram = kinds.micros.entry(kind.to_owned()).or_insert_with(new);
+                histogram.saturating_record(micros);
+            }
+            Ok(status) => *kinds.errors.entry(format!("{kind}: {status}")).or_default() += 1,
+            Err(error) => *kinds.errors.entry(format!("{kind}: {error}")).or_default() += 1,
+        }
+    }
+
+    /// Puts and gets objects of all sizes.
+    async fn work(&self, n: u64) -> io::Result<()> {
+        let mut rng = Rng::new(n);
+        let mut client = Client::new(self.server.address, self.server.credentials.clone());
+        client = client.payload(Payload::Unsigned);
+        while Instant::now() < self.ends {
+            let mut draw = rng.below(100);
+            let size = SIZES.iter().find(|(_, share)| {
+                let is_it = draw < *share;
+                draw = draw.saturating_sub(*share);
+                is_it
+            });
+            let len = size.map_or(SIZES[0].0, |(len, _)| *len);
+            let path = format!("/soak/{len}/{}", key(rng.below(KEYS)));
+            let is_put = rng.below(2) == 0;
+            let call = if is_put {
+                Call::new(Method::PUT, path).body(body(rng.below(u64::MAX), len))
+            } else {
+                Call::new(Method::GET, path)
+            };
+            let kind = format!("{} {:>5} KiB", if is_put { "PUT" } else { "GET" }, len >> 10);
+            let begun = Instant::now();
+            let reply = client.drain(&call).await.map(|(reply, _)| reply.status);
+            if matches!(reply, Ok(StatusCode::SERVICE_UNAVAILABLE)) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            self.note(&kind, begun, reply);
+        }
+        Ok(())
+    }
+
+    /// Sends half a body and stops, or asks for a large object and does not read it.
+    async fn stall(&self, n: u64) -> io::Result<()> {
+        let client = self.server.client();
+        let mut rng = Rng::new(n);
+        while Instant::now() < self.ends {
+            self.stalls.fetch_add(1, Ordering::Relaxed);
+            let mut stream = TcpStream::connect(self.server.address).await?;
+            let len = SIZES[3].0;
+            let path = format!("/soak/{len}/{}", key(rng.below(20)));
+            if n.is_multiple_of(2 * STALLED_OF as u64) {
+                let call = Call::new(Method::PUT, path).body(body(n, len));
+                let head = client.head_of(&call)?;
+                // The server may hang up on it: that is what it is for.
+                drop(stream.write_all(head.as_bytes()).await);
+                drop(stream.write_all(&call.body[..len / 2]).await);
+            } else {
+                let head = client.head_of(&Call::new(Method::GET, path))?;
+                drop(stream.write_all(head.as_bytes()).await);
+                let mut first = [0; 100];
+                drop(stream.read(&mut first).await);
+            }
+            let left = self.ends.saturating_duration_since(Instant::now());
+            tokio::time::sleep(STALL.min(left)).await;
+        }
+        Ok(())
+    }
+
+    fn report(&self, connections: usize) -> io::Result<()> {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        println!(
+            "| {connections} connections, one in {STALLED_OF} stalls | requests | p50 | p99 | most |\n|---|---|---|---|---|"
+        );
+        for (kind, micros) in &kinds.micros {
+            let at = |share| Duration::from_micros(micros.value_at_quantile(share));
+            let most = Duration::from_micros(micros.max());
+            let (half, most_of) = (at(0.5), at(0.99));
+            println!("| {kind} | {} | {half:.1?} | {most_of:.1?} | {most:.1?} |", micros.len());
+        }
+        println!(
+            "\n{} SlowDown, {} stalls, peak memory {} MiB, errors: {:?}",
+            kinds.slow_downs,
+            self.stalls.load(Ordering::Relaxed),
+            self.server.usage()?.peak >> 20,
+            kinds.errors
+        );
+        if kinds.errors.is_empty() {
+            return Ok(());
+        }
+        Err(io::Error::other("there were errors"))
+    }
+}
