@@ -33,6 +33,9 @@ const STALLED: Duration = Duration::from_secs(5);
 /// One that nobody waits for goes after this long, e.g. when an answer is not read.
 const ABANDONED: Duration = Duration::from_mins(2);
 
+/// Bodies no longer than this are not counted: a connection needs as much for itself.
+const SMALL: usize = 16 << 10;
+
 /// Bytes of a permit.
 const UNIT: usize = 1 << 10;
 
@@ -83,14 +86,17 @@ struct Body {
 
 /// What one body holds; given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct Share(Option<Held>);
+
+#[derive(Debug)]
+struct Held {
     memory: Memory,
     id: u64,
     progress: Arc<AtomicU64>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Share {
+impl Drop for Held {
     fn drop(&mut self) {
         self.memory.bodies().all.remove(&self.id);
     }
@@ -99,7 +105,9 @@ impl Drop for Share {
 impl Share {
     /// Notes that the body goes on.
     pub(crate) fn progress(&self) {
-        self.progress.store(self.memory.now(), Ordering::Relaxed);
+        if let Some(held) = &self.0 {
+            held.progress.store(held.memory.now(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -144,6 +152,9 @@ impl Memory {
         bytes: usize,
         hangup: Option<&Hangup>,
     ) -> Result<Share, ServiceError> {
+        if bytes <= SMALL {
+            return Ok(Share(None));
+        }
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.0.units);
         self.hang_up_abandoned();
         let permit = match Arc::clone(&self.0.free).try_acquire_many_owned(units) {
@@ -157,7 +168,7 @@ impl Memory {
         bodies.next += 1;
         bodies.all.insert(id, body);
         drop(bodies);
-        Ok(Share { memory: self.clone(), id, progress, _permit: permit })
+        Ok(Share(Some(Held { memory: self.clone(), id, progress, _permit: permit })))
     }
 
     async fn wait(&self, units: u32) -> Result<OwnedSemaphorePermit, ServiceError> {
@@ -228,7 +239,8 @@ mod tests {
         let memory = Memory::new(4 * MIB);
         let first = memory.take(3 * MIB, None).await.unwrap();
         let second = memory.take(MIB, None).await.unwrap();
-        assert!(memory.take(1, None).now_or_never().is_none());
+        assert!(memory.take(MIB, None).now_or_never().is_none());
+        assert!(memory.take(SMALL, None).now_or_never().is_some(), "small ones always find room");
         drop(first);
         let third = memory.take(3 * MIB, None).await.unwrap();
         drop((second, third));
@@ -284,7 +296,7 @@ mod tests {
         let hangup = Hangup::default();
         let _unread = memory.take(MIB, Some(&hangup)).await.unwrap();
         tokio::time::advance(ABANDONED).await;
-        drop(memory.take(1, None).await.unwrap());
+        drop(memory.take(MIB, None).await.unwrap());
         assert!(hangup.called().now_or_never().is_some());
     }
 

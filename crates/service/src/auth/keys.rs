@@ -13,9 +13,10 @@ use aes_gcm::{
 use bytes::Bytes;
 use fula_core::{
     Directory,
-    directory::{Table, WriteOutcome},
+    directory::{Entry, Table, WriteOutcome},
     root::TimeMs,
 };
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -146,7 +147,12 @@ pub struct KeyRing {
     records: Records,
     sealing: SealingKey,
     random: Random,
+    /// Keys of late, and the records they were opened from.
+    opened: Arc<Cache<String, (Entry, Found)>>,
 }
+
+/// Keys that stay opened: each is wanted twice a request.
+const OPENED_MAX: usize = 256;
 
 /// Times a key is imported again because someone else wrote it meanwhile.
 const IMPORT_TRIES: usize = 5;
@@ -166,7 +172,8 @@ impl KeyRing {
         random: Random,
         fresh_for: Duration,
     ) -> Self {
-        Self { records: Records::new(directory, fresh_for), sealing, random }
+        let opened = Arc::new(Cache::new(OPENED_MAX));
+        Self { records: Records::new(directory, fresh_for), sealing, random, opened }
     }
 
     /// Returns random letters and digits, with 5 bits in each.
@@ -258,11 +265,18 @@ impl KeyRing {
             return Ok(None);
         }
         let Some(entry) = self.records.read(Table::Keys, id).await? else { return Ok(None) };
-        let Some(value) = entry.value else { return Ok(None) };
-        let stored = parse(&value)?;
+        let Some(value) = &entry.value else { return Ok(None) };
+        if let Some((opened, found)) = self.opened.get(id)
+            && opened == entry
+        {
+            return Ok(Some(found));
+        }
+        let stored = parse(value)?;
         let secret = self.sealing.open(id, &stored.sealed)?;
         let identity = Identity::of_user(&stored.user);
-        Ok(Some(Found { secret, identity, created: stored.created }))
+        let found = Found { secret, identity, created: stored.created };
+        self.opened.insert(id.to_owned(), (entry, found.clone()));
+        Ok(Some(found))
     }
 
     /// Returns the key that secrets are sealed under.

@@ -414,7 +414,9 @@ async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
             None
         });
         // Whoever was answered goes first: the next round may wait for the disk on this thread.
-        tokio::task::yield_now().await;
+        if lock(&inner.queues).get(&bucket).is_some_and(|queue| !queue.pending.is_empty()) {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
