@@ -25,6 +25,8 @@ pub enum Flaw {
     CollectDespiteWrites,
     /// The collector deletes what requests read from.
     CollectDespiteReaders,
+    /// The collector deletes what a pointer that is just being read leads to.
+    CollectDespiteLooks,
     /// The collector deletes what was replaced after it looked who reads.
     CollectJustReplaced,
 }

@@ -27,7 +27,12 @@ use tokio::time::Instant;
 
 pub use self::stake::Stake;
 pub(crate) use self::stake::Stakes;
-use crate::{commit::Committer, error::ServiceError, flaw::Flaw, fsck};
+use crate::{
+    commit::Committer,
+    error::{Applied, ServiceError},
+    flaw::Flaw,
+    fsck,
+};
 
 /// How long writes that began before the cut are waited for. What those put that take longer is
 /// left to the next collection.
@@ -68,7 +73,8 @@ impl Committer {
     /// within `retention` stay readable. One collection at a time runs; others wait for it.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`]: something cannot be read, and nothing was deleted.
+    /// [`ServiceError::Unavailable`]: something cannot be read, and nothing was deleted; nor with
+    /// [`ServiceError::Busy`]: a pointer is being read for too long.
     pub async fn collect(&self, retention: Duration) -> Result<Collection, ServiceError> {
         let _one_at_a_time = self.collecting().lock().await;
         let mut collector = Collector::begin(self, retention).await?;
@@ -106,6 +112,12 @@ impl<'a> Collector<'a> {
             (held_back, oldest) = (ended.is_err(), stakes.oldest());
         }
         let now = committer.now().await?;
+        // A pointer read before this, and replaced before this, is that of a head that is noted by
+        // then; one read later was current at `now` or later.
+        if !flaws.has(Flaw::CollectDespiteLooks) {
+            let looked = tokio::time::timeout(WRITES_WAIT, stakes.looked()).await;
+            looked.map_err(|_| ServiceError::Busy(Applied::None))?;
+        }
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let since = if flaws.has(Flaw::CollectJustReplaced) { TimeMs::MAX } else { now };
         Ok(Self {

@@ -1,7 +1,7 @@
 //! What requests in flight keep from the collector: blocks they put, and roots they read from.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -17,7 +17,7 @@ const HEADS_MIN: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Stakes {
     state: Mutex<State>,
-    /// Told whenever a write ends.
+    /// Told whenever a write or a look ends.
     ended: Notify,
 }
 
@@ -27,6 +27,9 @@ struct State {
     epoch: Epoch,
     /// Writes in flight, by the epoch they began in.
     writes: BTreeMap<Epoch, usize>,
+    /// Pointers being read whose heads are not noted yet, by number.
+    looks: BTreeSet<u64>,
+    next_look: u64,
     /// Every head there is; those that are gone are left out now and then.
     heads: Vec<Weak<Head>>,
     heads_max: usize,
@@ -53,6 +56,20 @@ impl Drop for Lease {
     }
 }
 
+/// A pointer being read: until its head is noted, the collector does not look which there are.
+#[derive(Debug)]
+pub(crate) struct Look {
+    stakes: Arc<Stakes>,
+    number: u64,
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.stakes.state().looks.remove(&self.number);
+        self.stakes.ended.notify_waiters();
+    }
+}
+
 impl Stakes {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,6 +81,21 @@ impl Stakes {
         let epoch = state.epoch;
         *state.writes.entry(epoch).or_default() += 1;
         Lease { stakes: Arc::clone(self), epoch }
+    }
+
+    /// Begins to read a pointer.
+    pub(crate) fn look(self: &Arc<Self>) -> Look {
+        let mut state = self.state();
+        let number = state.next_look;
+        state.next_look += 1;
+        state.looks.insert(number);
+        Look { stakes: Arc::clone(self), number }
+    }
+
+    /// Returns once every look has ended that began before the call.
+    pub(super) async fn looked(&self) {
+        let next = self.state().next_look;
+        self.wait_until(|state| state.looks.first().is_none_or(|first| *first >= next)).await;
     }
 
     /// Notes a head that was just made: as long as anybody holds it, its blocks are in use.
@@ -95,11 +127,16 @@ impl Stakes {
 
     /// Returns once no write is in flight that began before an epoch.
     pub(super) async fn ended_before(&self, epoch: Epoch) {
+        self.wait_until(|state| state.writes.keys().next().is_none_or(|oldest| *oldest >= epoch))
+            .await;
+    }
+
+    async fn wait_until(&self, holds: impl Fn(&State) -> bool) {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if self.oldest().is_none_or(|oldest| oldest >= epoch) {
+            if holds(&self.state()) {
                 return;
             }
             ended.await;

@@ -594,6 +594,7 @@ impl Inner {
     }
 
     async fn newest(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
+        let _look = self.stakes.look();
         let Heard { stamped, known } = self.reader.read(bucket).await?;
         self.clock.hear(&stamped);
         self.adopt_row(bucket, stamped.value, known.as_deref()).await

@@ -73,6 +73,8 @@ impl Inner {
         let give_up = Instant::now() + self.limits.resolve_for;
         let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
         let mut is_unknown = false;
+        // A lost swap tells of the root that it lost to.
+        let _look = self.stakes.look();
         loop {
             // What was sent into the dark is resolved, whatever is thought of the arbiter by now.
             if !is_unknown && let Err(error) = self.witness.permit_write(bucket) {

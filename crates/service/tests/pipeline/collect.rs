@@ -140,6 +140,13 @@ impl Gate {
         }
     }
 
+    /// Waits if it is closed and nobody waits yet.
+    async fn pass_if_second(&self) {
+        if *self.waiting.borrow() == 0 {
+            self.pass().await;
+        }
+    }
+
     /// Returns once somebody waits here.
     async fn waited_at(&self) {
         self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await.unwrap();
@@ -152,6 +159,8 @@ struct SlowRoots {
     inner: MemoryRoots,
     jitter: Jitter,
     time: AtomicU64,
+    /// Of answers to those who read.
+    reads: Gate,
     scans: Gate,
     /// Of swaps of the first bucket.
     swaps: Gate,
@@ -171,7 +180,9 @@ impl RootPointerStore for SlowRoots {
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
         self.jitter.step().await;
         self.tick();
-        self.inner.get_roots(names).await
+        let rows = self.inner.get_roots(names).await;
+        self.reads.pass_if_second().await;
+        rows
     }
 
     async fn cas_root(
@@ -237,8 +248,8 @@ impl World {
         let inner = MemoryBlocks::default();
         let blocks = Arc::new(SlowBlocks { inner, jitter: jitter(), unreadable });
         let inner = MemoryRoots::default();
-        let (scans, swaps) = (Gate::default(), Gate::default());
-        let roots = Arc::new(SlowRoots { inner, jitter: jitter(), time, scans, swaps });
+        let (reads, scans, swaps) = (Gate::default(), Gate::default(), Gate::default());
+        let roots = Arc::new(SlowRoots { inner, jitter: jitter(), time, reads, scans, swaps });
         // Next to no cache, so that nothing is read that is not there.
         let limits =
             Limits { flaws: Flaws(flaw), cache_bytes: 1, heads_max: 1, ..Limits::default() };
@@ -415,6 +426,34 @@ fn a_reader_keeps_what_it_reads() {
     assert_eq!(read_while_collected(None).unwrap().len(), 5 * LARGE);
 }
 
+/// An object is replaced and collected between the answer to who reads its bucket's pointer and
+/// their use of it.
+fn looked_while_collected(flaw: Option<Flaw>) -> Result<Vec<u8>, ServiceError> {
+    runtime().block_on(async {
+        let world = World::new(None, flaw).await;
+        world.put(BUCKET, "k", whole(vec![1; LARGE])).await.unwrap();
+        world.roots.reads.close();
+        let others = async {
+            world.roots.reads.waited_at().await;
+            for n in 0..3 {
+                world.put(BUCKET, "k", whole(vec![n])).await.unwrap();
+            }
+            world.collect().await;
+        };
+        let opener = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            world.roots.reads.open();
+        };
+        let (read, (), ()) = tokio::join!(world.get(BUCKET, "k"), others, opener);
+        read
+    })
+}
+
+#[test]
+fn a_pointer_that_is_being_read_keeps_what_it_leads_to() {
+    assert_eq!(looked_while_collected(None).unwrap(), vec![1; LARGE]);
+}
+
 /// A collection passes by while an upload is half done; returns what is wrong in the end.
 fn collected_while_put(flaw: Option<Flaw>) -> Vec<fsck::Problem> {
     runtime().block_on(async {
@@ -578,5 +617,6 @@ fn nothing_that_is_needed_goes_while_clients_work() {
 fn each_rule_left_out_is_found() {
     assert_ne!(collected_while_put(Some(Flaw::CollectDespiteWrites)), []);
     assert!(read_while_collected(Some(Flaw::CollectDespiteReaders)).is_err());
+    assert!(looked_while_collected(Some(Flaw::CollectDespiteLooks)).is_err());
     assert!(copied_while_rows_are_read(Some(Flaw::CollectJustReplaced)).is_err());
 }
