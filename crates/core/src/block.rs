@@ -148,7 +148,8 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     fn advance_epoch(&self) -> Epoch;
 
     /// Marks blocks as in use in the collection that began with the cut `cut`; returns those that
-    /// were not marked in it before. One that is not held may be left out.
+    /// were not marked in it before, and any that are not held and may link to others: whoever looks
+    /// into one of these must hear that it is missing. Raw ones that are not held may be left out.
     fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid>;
 
     /// Deletes the block unless it was marked in the collection of `cut`, or its last put lies in

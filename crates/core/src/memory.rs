@@ -15,7 +15,7 @@ use crate::{
     block::{BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Placement, SyncMark},
     directory::{Directory, Entry, NAME_BYTES_MAX, Table, VALUE_BYTES_MAX, WriteOutcome},
     error::{StoreError, SwapError},
-    id::{BucketName, Cid, OwnerId},
+    id::{BucketName, Cid, Codec, OwnerId},
     root::{
         CasOutcome, GlobalName, Mark, NewRoot, RootPointer, RootPointerStore, RootRow, Stamped,
         TimeMs,
@@ -122,11 +122,14 @@ impl BlockStore for MemoryBlocks {
         let mut state = lock(&self.state);
         let mut fresh = Vec::new();
         for cid in cids {
-            if let Some(held) = state.held.get_mut(cid)
-                && held.marked != cut
-            {
-                held.marked = cut;
-                fresh.push(*cid);
+            match state.held.get_mut(cid) {
+                Some(held) if held.marked == cut => {}
+                Some(held) => {
+                    held.marked = cut;
+                    fresh.push(*cid);
+                }
+                None if cid.codec() == Codec::Raw => {}
+                None => fresh.push(*cid),
             }
         }
         fresh

@@ -300,10 +300,11 @@ async fn check(node: &Node) -> Result<Value, String> {
         let row = newest.value.into_iter().next().flatten().unwrap_or(row);
         // Held, so that nothing of it is collected while we look.
         let address = (row.owner, row.bucket.clone());
-        let held = node.service.committer().current(&address).await;
-        let row = held.ok().flatten().map_or(row, |head| head.row.clone());
+        let held = node.service.committer().current(&address).await.ok().flatten();
+        let row = held.as_ref().map_or(row, |head| head.row.clone());
         let report = fsck::check_bucket(&node.nodes, &row, &mut seen).await;
         let report = report.map_err(|error| chain(&error))?;
+        drop(held);
         problems += report.problems.len();
         buckets.push(json!({
             "owner": report.owner.to_string(),

@@ -34,7 +34,7 @@ const REST: Duration = Duration::from_millis(2);
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Done {
-    /// What was collected; none with a shared arbiter.
+    /// What was collected; none where arbiter or blocks are shared.
     pub(crate) collection: Option<Collection>,
     /// Bytes of segments that were rewritten.
     pub(crate) rewritten_bytes: u64,
@@ -59,9 +59,9 @@ pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, S
     Ok(Done { collection, rewritten_bytes, log_bytes, live_bytes, millis })
 }
 
-/// Collects, unless the arbiter is shared: what other masters write is not known here.
+/// Collects, unless others may write to the blocks or need them: that is not known here.
 async fn collect(node: &Node, retention: Duration) -> Result<Option<Collection>, String> {
-    if node.is_shared() {
+    if !node.owns_blocks() {
         return Ok(None);
     }
     let began = Instant::now();
@@ -154,13 +154,15 @@ pub(crate) async fn tend(node: Arc<Node>) {
             || (collectable > 0 && collected.elapsed() >= COLLECT_AFTER);
         if is_due {
             collected = Instant::now();
-            growth.collect(collectable);
             match collect(&node, retention).await {
                 Ok(Some(done)) => {
+                    if !done.held_back {
+                        growth.collect(collectable);
+                    }
                     let (deleted, bytes) = (done.deleted, done.deleted_bytes);
                     tracing::info!(deleted, bytes, "collected blocks that nothing needs");
                 }
-                Ok(None) => {}
+                Ok(None) => growth.collect(collectable),
                 Err(error) => tracing::warn!(error, "nothing was collected"),
             }
         }

@@ -21,13 +21,18 @@ use crate::cli::{Cli, Command};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Threads that hash large bodies and wait for the disk.
+const BLOCKING_THREADS: usize = 32;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     fula_gateway::tls::install_provider();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    // One of them may be waiting for an fsync of the log.
-    let runtime = builder.worker_threads(cores + 1).enable_all().build();
+    // One of them may be waiting for an fsync of the log. Threads that hash and wait for the disk
+    // are few: each keeps memory of its own.
+    builder.worker_threads(cores + 1).max_blocking_threads(BLOCKING_THREADS);
+    let runtime = builder.enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {

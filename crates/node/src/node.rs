@@ -90,7 +90,7 @@ pub(crate) struct Node {
     pub(crate) service: Service,
     /// What watches a shared arbiter for going back in time.
     pub(crate) recovery: Option<Recovery>,
-    is_shared: bool,
+    owns_blocks: bool,
 }
 
 impl Node {
@@ -136,6 +136,7 @@ impl Node {
                 Witness::new(None, false)
             };
         }
+        let owns_blocks = backends.shared.is_none() && shared_blocks.is_none();
         let blocks: Arc<dyn BlockStore> = match shared_blocks {
             Some(blocks) => blocks,
             None => Arc::clone(&store.blocks) as _,
@@ -159,13 +160,13 @@ impl Node {
             None
         };
         let service = Service::new(committer, random, names);
-        let is_shared = backends.shared.is_some();
-        Ok(Self { store, nodes, authenticator, service, recovery, is_shared })
+        Ok(Self { store, nodes, authenticator, service, recovery, owns_blocks })
     }
 
-    /// Returns whether other masters may work on the same arbiter.
-    pub(crate) fn is_shared(&self) -> bool {
-        self.is_shared
+    /// Returns whether nobody else puts blocks into the store, or needs those in it: then what this
+    /// master's pointers do not lead to is garbage.
+    pub(crate) fn owns_blocks(&self) -> bool {
+        self.owns_blocks
     }
 
     /// Returns the arbiter.

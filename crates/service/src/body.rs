@@ -104,12 +104,15 @@ pub(crate) async fn take(
             // A full leaf is handed on only when more follows: one block alone rides.
             if leaf.len() == LEAF_BYTES {
                 let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(LEAF_BYTES));
+                share.is_ours();
                 leaves.push(full.freeze()).await?;
+                share.progress();
             }
             let room = LEAF_BYTES - leaf.len();
             leaf.extend_from_slice(&bytes.split_to(bytes.len().min(room)));
         }
     }
+    share.is_ours();
     if let Some(announced) = facts.length
         && announced != size
     {

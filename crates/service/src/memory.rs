@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -109,6 +110,13 @@ impl Share {
             held.progress.store(held.memory.now(), Ordering::Relaxed);
         }
     }
+
+    /// Notes that the body waits for us, until it goes on: that is no fault of its client.
+    pub(crate) fn is_ours(&self) {
+        if let Some(held) = &self.0 {
+            held.progress.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Returns what a body of this length holds on its way in; none stands for an unknown length.
@@ -116,9 +124,14 @@ pub(crate) fn bytes_in(length: Option<u64>) -> usize {
     held(length, LEAVES_IN)
 }
 
-/// Returns what an object of this length holds on its way out.
-pub(crate) fn bytes_out(length: u64) -> usize {
-    held(Some(length), LEAVES_OUT)
+/// Returns what a range of an object of this length holds on its way out.
+pub(crate) fn bytes_out(length: u64, range: &Range<u64>) -> usize {
+    if range.is_empty() {
+        return 0;
+    }
+    let leaf = LEAF_BYTES as u64;
+    let leaves = (range.end - 1) / leaf - range.start / leaf + 1;
+    held(Some(length.min(leaves.saturating_mul(leaf))), LEAVES_OUT)
 }
 
 fn held(length: Option<u64>, leaves: usize) -> usize {
@@ -304,6 +317,8 @@ mod tests {
     fn a_body_holds_no_more_than_a_few_blocks() {
         assert_eq!(bytes_in(Some(10)), 10);
         assert_eq!(bytes_in(Some(1 << 40)), 2 * MIB);
-        assert_eq!((bytes_in(None), bytes_out(1 << 40)), (2 * MIB, 3 * MIB));
+        assert_eq!((bytes_in(None), bytes_out(1 << 40, &(0..1 << 40))), (2 * MIB, 3 * MIB));
+        assert_eq!((bytes_out(1 << 40, &(5..6)), bytes_out(100, &(5..6))), (MIB, 100));
+        assert_eq!(bytes_out(1 << 40, &(0..0)), 0);
     }
 }

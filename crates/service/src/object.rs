@@ -279,9 +279,20 @@ impl Service {
         record: &ObjectRecord,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
-        let blocks = Arc::clone(self.committer.nodes().blocks());
-        let bytes = memory::bytes_out(if range.is_empty() { 0 } else { record.size });
+        let bytes = memory::bytes_out(record.size, &range);
         let share = self.memory.take(bytes, caller.hangup.as_ref()).await?;
+        self.stream(caller, record, range, Arc::new(share))
+    }
+
+    /// The same with memory that was taken before.
+    pub(crate) fn stream(
+        &self,
+        caller: &Caller,
+        record: &ObjectRecord,
+        range: Range<u64>,
+        share: Arc<Share>,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
+        let blocks = Arc::clone(self.committer.nodes().blocks());
         let stream = content::stream(blocks, content_of(record)?, record.size, range);
         // What is being read is not collected.
         let stake = caller.stake.clone();

@@ -96,6 +96,9 @@ pub async fn marked_blocks_stay(store: &dyn BlockStore) {
     let cut = store.advance_epoch();
     assert_eq!(store.mark(&[marked.cid(), marked.cid()], cut), [marked.cid()]);
     assert_eq!(store.mark(&[marked.cid()], cut), []);
+    // A node that is not held is not passed over: what is below it would go.
+    let node = Cid::of(Codec::DagCbor, b"a node that is lost");
+    assert_eq!(store.mark(&[node], cut), [node]);
     assert!(!store.delete_if(&marked.cid(), cut, cut).await.unwrap());
     assert!(store.delete_if(&other.cid(), cut, cut).await.unwrap());
     let later = store.advance_epoch();

@@ -59,7 +59,7 @@ pub(crate) async fn gc(args: GcArgs) -> ExitCode {
     finish(args.common.json, result, |done| {
         match (done.get("collection"), args.now) {
             (Some(Value::Null), _) => println!(
-                "Nothing was collected: with a shared arbiter, what other masters write is not \
+                "Nothing was collected: where arbiter or blocks are shared, what others need is not \
                  known here."
             ),
             (Some(found), _) => println!(

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 pub use self::stake::Stake;
 pub(crate) use self::stake::Stakes;
 use crate::{
-    commit::Committer,
+    commit::{Committer, Head},
     error::{Applied, ServiceError},
     flaw::Flaw,
     fsck,
@@ -96,6 +96,8 @@ struct Collector<'a> {
     since: TimeMs,
     /// When marking began.
     now: TimeMs,
+    /// Heads that somebody held when marking began.
+    held: Vec<Arc<Head>>,
     steps: u32,
     step_began: Instant,
     done: Collection,
@@ -112,11 +114,18 @@ impl<'a> Collector<'a> {
             (held_back, oldest) = (ended.is_err(), stakes.oldest());
         }
         let now = committer.now().await?;
+        let is_blind = flaws.has(Flaw::CollectDespiteReaders);
+        // Twice: a round that was judged before `now` and swaps while others are waited for lets go
+        // of its base, which a look that begins meanwhile may still be told of.
+        let mut held = if is_blind { Vec::new() } else { stakes.heads() };
         // A pointer read before this, and replaced before this, is that of a head that is noted by
         // then; one read later was current at `now` or later.
         if !flaws.has(Flaw::CollectDespiteLooks) {
             let looked = tokio::time::timeout(WRITES_WAIT, stakes.looked()).await;
             looked.map_err(|_| ServiceError::Busy(Applied::None))?;
+        }
+        if !is_blind {
+            held.extend(stakes.heads());
         }
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let since = if flaws.has(Flaw::CollectJustReplaced) { TimeMs::MAX } else { now };
@@ -128,6 +137,7 @@ impl<'a> Collector<'a> {
             put_before: oldest.map_or(cut, |oldest| oldest.min(cut)),
             since: since.saturating_sub(retention),
             now,
+            held,
             steps: 0,
             step_began: Instant::now(),
             done: Collection { held_back, ..Collection::default() },
@@ -136,15 +146,8 @@ impl<'a> Collector<'a> {
 
     /// Marks everything that is needed.
     async fn mark_all(&mut self) -> Result<(), ServiceError> {
-        // Before the rows: what is let go of later was replaced after this, and its successor's
-        // time says so.
-        let held = if self.committer.limits().flaws.has(Flaw::CollectDespiteReaders) {
-            Vec::new()
-        } else {
-            self.stakes.heads()
-        };
         // Of history only the roots themselves are marked: whoever reads one comes first.
-        for head in held {
+        for head in std::mem::take(&mut self.held) {
             self.mark_tree(head.row.pointer.root).await?;
         }
         let mut after = None;
@@ -175,7 +178,12 @@ impl<'a> Collector<'a> {
             let root = BucketRoot::from_block(&block)?;
             let is_read = replaced.is_none_or(|time| time >= self.since);
             if is_read {
-                self.mark_tree(cid).await?;
+                match self.mark_tree(cid).await {
+                    // Of a root that was replaced, an earlier collection with a shorter retention
+                    // may have taken a part.
+                    Err(StoreError::Missing { .. }) if n > 0 => break,
+                    marked => marked?,
+                }
             } else if n < HISTORY_MAX
                 && replaced.is_some_and(|time| time.saturating_add(HISTORY_KEPT_MS) >= self.now)
             {
@@ -190,7 +198,7 @@ impl<'a> Collector<'a> {
     }
 
     /// Marks everything that is reachable from a block.
-    async fn mark_tree(&mut self, root: Cid) -> Result<(), ServiceError> {
+    async fn mark_tree(&mut self, root: Cid) -> Result<(), StoreError> {
         self.done.roots += 1;
         let mut stack = self.mark(&[root]);
         while let Some(cid) = stack.pop() {

@@ -3,7 +3,7 @@
 mod complete;
 mod list;
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use fula_core::{
@@ -25,6 +25,7 @@ use crate::{
     condition::WriteConditions,
     error::ServiceError,
     limits::{PARTS_MAX, PUT_BYTES_MAX, SWEEP_UPLOADS},
+    memory,
     object::{CopySourceRequest, ObjectFacts, bare_record},
     parse_key,
 };
@@ -375,7 +376,11 @@ impl Service {
             return Ok((part, now));
         }
         let length = if found.size == 0 { 0 } else { last - first + 1 };
-        let bytes = self.read(caller, &found, first..first + length).await?;
+        // One share for both ways: to wait for the second with the first in hand could be for ever.
+        let range = first..first + length;
+        let bytes = memory::bytes_out(found.size, &range) + memory::bytes_in(Some(length));
+        let share = Arc::new(self.memory.take(bytes, None).await?);
+        let bytes = self.stream(caller, &found, range, Arc::clone(&share))?;
         let bytes = bytes.map_err(ServiceError::from);
         let facts = BodyFacts {
             length: Some(length),
@@ -386,7 +391,6 @@ impl Service {
             checksum: None,
             trailer: None,
         };
-        let share = self.share_in(caller, facts.length).await?;
         let blocks_in = self.committer.nodes().blocks();
         let taken = body::take(blocks_in, Box::pin(bytes), facts, &share).await?;
         let (part, blocks) = taken_part(&taken);

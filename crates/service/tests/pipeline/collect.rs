@@ -620,3 +620,35 @@ fn each_rule_left_out_is_found() {
     assert!(looked_while_collected(Some(Flaw::CollectDespiteLooks)).is_err());
     assert!(copied_while_rows_are_read(Some(Flaw::CollectJustReplaced)).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_lost_ends_every_collection() {
+    let world = World::new(None, None).await;
+    world
+        .put(BUCKET, "k", whole((0..5 * LARGE).map(|n| (n >> 20).to_le_bytes()[0]).collect()))
+        .await
+        .unwrap();
+    let blocks = &world.blocks.inner;
+    let all = blocks.list(None, usize::MAX).await.unwrap();
+    let (file, _) = all.iter().find(|(cid, _)| cid.codec() == fula_core::Codec::DagPb).unwrap();
+    let cut = blocks.advance_epoch();
+    assert!(blocks.delete_if(file, cut, cut).await.unwrap());
+    let before = world.count().await;
+    // Not only the first time: what is below it must not go with the second.
+    for _ in 0..3 {
+        assert!(world.service.committer().collect(Duration::ZERO).await.is_err());
+        assert_eq!(world.count().await, before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longer_retention_than_before_is_no_damage() {
+    let world = World::new(None, None).await;
+    for n in 0..5 {
+        world.put(BUCKET, "k", whole(vec![n; LARGE])).await.unwrap();
+    }
+    assert!(world.collect().await.deleted > 0);
+    world.put(BUCKET, "k", whole(vec![9; LARGE])).await.unwrap();
+    world.service.committer().collect(Duration::from_hours(1)).await.unwrap();
+    assert_eq!(world.problems().await, []);
+}

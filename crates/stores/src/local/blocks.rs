@@ -4,7 +4,7 @@ use std::{collections::HashSet, io, sync::Arc};
 
 use async_trait::async_trait;
 use fula_core::{
-    Block, BlockStore, Cid, StoreError,
+    Block, BlockStore, Cid, Codec, StoreError,
     block::{BLOCK_BYTES_MAX, Epoch, Placement, SyncMark},
 };
 
@@ -76,6 +76,7 @@ impl BlockStore for LocalBlocks {
         let position = if bytes <= INLINE_APPEND_BYTES {
             Self::append(&self.log, &absent, stream)
         } else {
+            let _turn = self.log.turn(stream).await;
             let log = Arc::clone(&self.log);
             blocking(move || Self::append(&log, &absent, stream)).await
         };
@@ -142,11 +143,14 @@ impl BlockStore for LocalBlocks {
         let mut index = self.log.index_mut();
         let mut fresh = Vec::new();
         for cid in cids {
-            if let Some(held) = index.blocks.get_mut(cid)
-                && held.marked != cut
-            {
-                held.marked = cut;
-                fresh.push(*cid);
+            match index.blocks.get_mut(cid) {
+                Some(held) if held.marked == cut => {}
+                Some(held) => {
+                    held.marked = cut;
+                    fresh.push(*cid);
+                }
+                None if cid.codec() == Codec::Raw => {}
+                None => fresh.push(*cid),
             }
         }
         fresh

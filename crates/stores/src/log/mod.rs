@@ -68,6 +68,9 @@ impl StreamName {
 /// Size at which a segment is sealed, in bytes.
 pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
 
+/// Largest buffer that stays with a stream, in bytes.
+const BUFFER_KEPT_BYTES: usize = 2 << 20;
+
 /// Bytes of records moved at a time when a segment is compacted.
 const MOVE_BYTES: usize = 256 << 10;
 
@@ -85,6 +88,8 @@ struct Tail {
     /// Bytes appended since the log was opened, headers included; never falls.
     appended: u64,
     poisoned: bool,
+    /// Records being encoded; kept for the next ones.
+    buffer: Vec<u8>,
 }
 
 /// Which segment a stream is at, and the position of its first byte.
@@ -102,6 +107,8 @@ struct Stream {
     place: Mutex<Place>,
     /// `appended` up to which all is on stable storage.
     synced: AtomicU64,
+    /// Held during large appends, which would else each keep a thread waiting for the tail.
+    turn: tokio::sync::Mutex<()>,
     /// Held during an fsync: who waits for it finds its own work done as well.
     syncing: tokio::sync::Mutex<()>,
     /// Whether the log is durable further than it says itself.
@@ -178,7 +185,14 @@ impl Log {
             tails.push(Stream {
                 name,
                 place: Mutex::new(Place { segment: segment.id, base: 0 }),
-                tail: Mutex::new(Tail { segment, offset, appended: offset, poisoned: false }),
+                tail: Mutex::new(Tail {
+                    segment,
+                    offset,
+                    appended: offset,
+                    poisoned: false,
+                    buffer: Vec::new(),
+                }),
+                turn: tokio::sync::Mutex::new(()),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
                 mark_due: AtomicBool::new(false),
@@ -258,8 +272,10 @@ impl Log {
         }
         let base = tail.appended - tail.offset;
         let durable_to = stream.synced.load(Ordering::Acquire).saturating_sub(base);
-        let room = records.iter().map(encoded_len).sum();
-        let mut buffer = Vec::with_capacity(room);
+        let room: usize = records.iter().map(encoded_len).sum();
+        let mut buffer = std::mem::take(&mut tail.buffer);
+        buffer.clear();
+        buffer.reserve(room);
         let mut placed = Vec::with_capacity(records.len());
         {
             let index = self.index();
@@ -274,9 +290,13 @@ impl Log {
             tail.poisoned = tail.segment.truncate(tail.offset).is_err();
             return Err(error);
         }
-        tail.offset += buffer.len() as u64;
-        tail.appended += buffer.len() as u64;
-        self.counters.appended_bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        let len = buffer.len() as u64;
+        tail.offset += len;
+        tail.appended += len;
+        self.counters.appended_bytes.fetch_add(len, Ordering::Relaxed);
+        if buffer.capacity() <= BUFFER_KEPT_BYTES {
+            tail.buffer = buffer;
+        }
         let mut index = self.index_mut();
         for (record, slot) in placed {
             index.insert(record, slot);
@@ -288,11 +308,10 @@ impl Log {
     fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
         self.fsync(&tail.segment).inspect_err(|_| tail.poisoned = true)?;
         stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
-        let mut segments = write(&self.segments);
         // Never one that was tried before: what is left of that may come back with a crash.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let segment = Arc::new(Segment::create(self.disk.as_ref(), stream.name.prefix(), id)?);
-        segments.insert(id, Arc::clone(&segment));
+        write(&self.segments).insert(id, Arc::clone(&segment));
         tail.segment = segment;
         tail.offset = HEADER_BYTES;
         let base = tail.appended;
@@ -391,6 +410,11 @@ impl Log {
             // What was asked for is durable all the same, e.g. when the disk is full just now.
             tracing::debug!(%error, "cannot note how far the log is durable");
         }
+    }
+
+    /// Returns once it is the caller's turn to append much.
+    pub(crate) async fn turn(&self, name: StreamName) -> tokio::sync::MutexGuard<'_, ()> {
+        self.stream(name).turn.lock().await
     }
 
     /// Returns whether writing to a stream failed in a way that leaves its end unknown.
@@ -512,30 +536,29 @@ impl Log {
         let segments: Vec<_> = read(&self.segments).values().cloned().collect();
         let active: Vec<u32> =
             self.streams.iter().map(|stream| lock(&stream.place).segment).collect();
-        let mut worst: Option<(u64, Arc<Segment>)> = None;
+        let mut worth: Vec<(u64, Arc<Segment>)> = Vec::new();
         for segment in segments {
             let size = segment.len()?;
             let dead = size.saturating_sub(self.index().live_in(segment.id) + HEADER_BYTES);
-            if !active.contains(&segment.id)
-                && dead * 100 >= size * dead_percent
-                && dead > 0
-                && worst.as_ref().is_none_or(|(most, _)| dead > *most)
-            {
-                worst = Some((dead, segment));
+            if !active.contains(&segment.id) && dead * 100 >= size * dead_percent && dead > 0 {
+                worth.push((dead, segment));
             }
         }
-        let Some((_, segment)) = worst else { return Ok(0) };
-        let size = segment.len()?;
-        let moved = self.move_records(&segment, rest)?;
-        // Damage, or a head that is not readable any more, is left in place for fsck to report: a
-        // copy would carry a valid checksum.
-        if !moved || self.index().live_in(segment.id) > 0 {
-            tracing::warn!(segment = segment.name(), "a damaged segment is not compacted");
-            return Ok(0);
+        worth.sort_by_key(|(dead, _)| std::cmp::Reverse(*dead));
+        for (_, segment) in worth {
+            let size = segment.len()?;
+            let moved = self.move_records(&segment, rest)?;
+            // Damage, or a head that is not readable any more, is left in place for fsck to report:
+            // a copy would carry a valid checksum.
+            if !moved || self.index().live_in(segment.id) > 0 {
+                tracing::warn!(segment = segment.name(), "a damaged segment is not compacted");
+                continue;
+            }
+            write(&self.segments).remove(&segment.id);
+            segment.delete(self.disk.as_ref())?;
+            return Ok(size);
         }
-        write(&self.segments).remove(&segment.id);
-        segment.delete(self.disk.as_ref())?;
-        Ok(size)
+        Ok(0)
     }
 
     /// Seals the segments being written to of which at least `dead_percent` is dead.
