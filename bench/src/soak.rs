@@ -39,6 +39,9 @@ const KEYS: u64 = 200;
 /// One connection in this many stalls.
 const STALLED_OF: usize = 10;
 
+/// The soak ends when the server takes more of the disk than this.
+const DISK_BYTES_MAX: u64 = 20 << 30;
+
 /// How long a stalled client waits before it tries again.
 const STALL: Duration = Duration::from_secs(20);
 
@@ -82,12 +85,19 @@ pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> 
     let watch = async {
         while Instant::now() < soak.ends {
             tokio::time::sleep(Duration::from_secs(30).min(length)).await;
-            eprintln!("peak memory so far {} MiB", soak.server.usage()?.peak >> 20);
+            let (peak, disk) = (soak.server.usage()?.peak, soak.server.disk_bytes()?);
+            eprintln!("peak memory so far {} MiB, on disk {} MiB", peak >> 20, disk >> 20);
+            if disk > DISK_BYTES_MAX {
+                // Clients end with the process: what they are told from here on means nothing.
+                return Err(io::Error::other("space does not come back as fast as it is taken"));
+            }
         }
         io::Result::Ok(())
     };
-    let (ended, watched) = tokio::join!(join_all(clients), watch);
-    watched?;
+    let ended = tokio::select! {
+        ended = join_all(clients) => ended,
+        Err(error) = watch => return Err(error),
+    };
     for client in ended {
         client.map_err(io::Error::other)??;
     }
