@@ -28,7 +28,7 @@ impl LocalBlocks {
             match index.blocks.get_mut(&block.cid()) {
                 Some(held) => {
                     held.put = epoch;
-                    present.push(held.slot);
+                    present.push(held.slot());
                 }
                 None if seen.insert(block.cid()) => absent.push(block.clone()),
                 None => {}
@@ -54,8 +54,9 @@ impl LocalBlocks {
     }
 }
 
-/// Appends up to this many bytes on the caller's thread; larger ones may wait for the disk.
-const INLINE_APPEND_BYTES: usize = 128 << 10;
+/// Appends up to this many bytes on the caller's thread; larger ones may wait for the disk. A round of
+/// a dozen changes in a large bucket is below it.
+const INLINE_APPEND_BYTES: usize = 512 << 10;
 
 #[async_trait]
 impl BlockStore for LocalBlocks {
@@ -100,8 +101,8 @@ impl BlockStore for LocalBlocks {
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
         // A block may move to another segment between look-up and read: look again once.
         for _ in 0..2 {
-            let found = self.log.index().blocks.get(cid).copied();
-            let Some(Held { slot, .. }) = found else { return Ok(None) };
+            let found = self.log.index().blocks.get(cid).map(Held::slot);
+            let Some(slot) = found else { return Ok(None) };
             let value = match self.log.read_cached(&slot) {
                 Ok(None) => {
                     let log = Arc::clone(&self.log);
@@ -130,7 +131,7 @@ impl BlockStore for LocalBlocks {
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
         let index = self.log.index();
-        Ok(index.blocks.get(cid).map(|held| u64::from(held.slot.value_len)))
+        Ok(index.blocks.get(cid).map(|held| u64::from(held.slot().value_len)))
     }
 
     fn advance_epoch(&self) -> Epoch {
@@ -172,10 +173,8 @@ impl BlockStore for LocalBlocks {
     }
 
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let index = self.log.index();
-        let from = after.map_or(Unbounded, Excluded);
-        let page = index.blocks.range((from, Unbounded)).take(limit);
-        Ok(page.map(|(cid, held)| (*cid, u64::from(held.slot.value_len))).collect())
+        let page = self.log.index().blocks.page(after.as_ref(), limit);
+        let sizes = page.into_iter().map(|(cid, held)| (cid, u64::from(held.slot().value_len)));
+        Ok(sizes.collect())
     }
 }

@@ -38,12 +38,8 @@ impl Rows {
         let slots: Vec<_> =
             log.index().rows.iter().map(|((kind, _), slot)| (*kind, *slot)).collect();
         for (kind, slot) in slots {
-            let value = log.read(&slot)?;
-            let read = if slot.is_intact(&value) {
-                loaded.read(kind, &value)
-            } else {
-                Err(Invalid("checksum"))
-            };
+            let value = log.read_intact(&slot)?.ok_or(Invalid("checksum"));
+            let read = value.and_then(|value| loaded.read(kind, &value));
             if read.is_err() {
                 recovery.damaged.push(Damage {
                     segment: format!("commit-{:08}.log", slot.segment),

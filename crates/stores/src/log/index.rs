@@ -4,11 +4,14 @@
     reason = "records and segments are bounded far below these types by constants"
 )]
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeMap;
 
 use fula_core::{Cid, block::Epoch};
 
-use super::record::{HEAD_BYTES, Kind, Record, crc32c};
+use super::{
+    blocks::Blocks,
+    record::{HEAD_BYTES, Kind, Record},
+};
 
 /// Where one record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,21 +20,15 @@ pub(crate) struct Slot {
     /// Of the record's head; segments stay far below 4 GiB.
     pub(crate) offset: u32,
     pub(crate) value_len: u32,
-    value_crc: u32,
-    key_len: u16,
+    pub(super) key_len: u16,
 }
 
 impl Slot {
-    pub(super) fn new(segment: u32, offset: u64, record: &Record<'_>) -> Self {
-        Self::found(segment, offset, record.key.len(), record.value.len(), crc32c(record.value))
-    }
-
-    pub(super) fn found(segment: u32, offset: u64, key: usize, value: usize, crc: u32) -> Self {
+    pub(super) fn new(segment: u32, offset: u64, key: usize, value: usize) -> Self {
         Self {
             segment,
             offset: u32::try_from(offset).expect("segments are small"),
             value_len: u32::try_from(value).expect("values are small"),
-            value_crc: crc,
             key_len: u16::try_from(key).expect("keys are small"),
         }
     }
@@ -43,11 +40,6 @@ impl Slot {
     /// Returns the length of the record, padding included.
     pub(crate) fn bytes(&self) -> u32 {
         (HEAD_BYTES as u32 + u32::from(self.key_len) + self.value_len).next_multiple_of(8)
-    }
-
-    /// Tests the checksum of a value read from here.
-    pub(crate) fn is_intact(&self, value: &[u8]) -> bool {
-        crc32c(value) == self.value_crc
     }
 }
 
@@ -75,20 +67,10 @@ impl Key {
     }
 }
 
-/// A block in the log.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    pub(crate) slot: Slot,
-    /// When it was last put.
-    pub(crate) put: Epoch,
-    /// The collection it was last marked in.
-    pub(crate) marked: Epoch,
-}
-
 /// The newest record of each key, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    pub(crate) blocks: BTreeMap<Cid, Held>,
+    pub(crate) blocks: Blocks,
     pub(crate) rows: BTreeMap<(Kind, Vec<u8>), Slot>,
     /// The epoch that puts belong to.
     pub(crate) epoch: Epoch,
@@ -106,16 +88,7 @@ impl Index {
         let old = match key {
             Key::Block(cid) => {
                 let Ok(cid) = Cid::from_bytes(&cid) else { return };
-                match self.blocks.entry(cid) {
-                    // A compacted record keeps its epochs: moving is not putting.
-                    Entry::Occupied(mut held) => {
-                        Some(std::mem::replace(&mut held.get_mut().slot, slot))
-                    }
-                    Entry::Vacant(free) => {
-                        free.insert(Held { slot, put: self.epoch, marked: Epoch::default() });
-                        None
-                    }
-                }
+                self.blocks.insert(&cid, slot, self.epoch)
             }
             Key::Row(kind, key) => self.rows.insert((kind, key), slot),
         };
@@ -133,7 +106,7 @@ impl Index {
 
     pub(super) fn get(&self, key: &Key) -> Option<Slot> {
         match key {
-            Key::Block(cid) => Some(self.blocks.get(&Cid::from_bytes(cid).ok()?)?.slot),
+            Key::Block(cid) => Some(self.blocks.get(&Cid::from_bytes(cid).ok()?)?.slot()),
             Key::Row(kind, key) => self.rows.get(&(*kind, key.clone())).copied(),
         }
     }
@@ -153,7 +126,7 @@ impl Index {
     }
 
     pub(crate) fn remove_block(&mut self, cid: &Cid) {
-        let old = self.blocks.remove(cid).map(|held| held.slot);
+        let old = self.blocks.remove(cid);
         self.release(old);
     }
 
@@ -169,7 +142,8 @@ impl Index {
 
     /// Returns the records in use in one segment.
     pub(super) fn in_segment(&self, segment: u32) -> Vec<(Key, Slot)> {
-        let blocks = self.blocks.iter().map(|(cid, held)| (Key::Block(cid.to_bytes()), held.slot));
+        let blocks =
+            self.blocks.iter().map(|(cid, held)| (Key::Block(cid.to_bytes()), held.slot()));
         let rows =
             self.rows.iter().map(|((kind, key), slot)| (Key::Row(*kind, key.clone()), *slot));
         blocks.chain(rows).filter(|(_, slot)| slot.segment == segment).collect()

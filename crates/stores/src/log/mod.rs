@@ -10,6 +10,7 @@
 //! - After a failed fsync nothing is appended any more: what the kernel dropped is unknown.
 //! - A record that fails its checksum is never returned.
 
+mod blocks;
 mod buffers;
 mod disk;
 mod index;
@@ -34,15 +35,16 @@ use fula_core::Cid;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use self::recover::{Damage, Recovery};
+pub(crate) use self::{
+    blocks::Held,
+    disk::{Directory, Disk},
+    index::{Index, Key, Slot},
+    record::{Kind, Record},
+};
 use self::{
     buffers::Buffers,
     record::{encode_into, encoded_len},
     segment::{HEADER_BYTES, Segment},
-};
-pub(crate) use self::{
-    disk::{Directory, Disk},
-    index::{Held, Index, Key, Slot},
-    record::{Kind, Record},
 };
 
 /// Which log a record goes to.
@@ -243,7 +245,7 @@ impl Log {
     /// Forgets a block whose bytes were found damaged, so that a later put stores it anew.
     pub(crate) fn forget_damaged(&self, cid: &Cid, slot: &Slot) {
         let mut index = self.index_mut();
-        if index.blocks.get(cid).is_some_and(|found| found.slot == *slot) {
+        if index.blocks.get(cid).is_some_and(|found| found.slot() == *slot) {
             index.remove_block(cid);
         }
     }
@@ -282,7 +284,8 @@ impl Log {
             for (_, record) in records.iter().enumerate().filter(|(n, _)| wanted(&index, *n)) {
                 let offset = tail.offset + buffer.len() as u64;
                 encode_into(record, &tail.segment.seed, offset, durable_to, &mut buffer);
-                placed.push((record, Slot::new(tail.segment.id, offset, record)));
+                let (key, value) = (record.key.len(), record.value.len());
+                placed.push((record, Slot::new(tail.segment.id, offset, key, value)));
             }
         }
         if let Err(error) = tail.segment.write_at(&buffer, tail.offset) {
@@ -427,6 +430,11 @@ impl Log {
         self.read_value(slot, false)
     }
 
+    /// Reads the value of a record; `None` when its head or its value fails its checksum.
+    pub(crate) fn read_intact(&self, slot: &Slot) -> io::Result<Option<Bytes>> {
+        self.segment(slot)?.read_intact(slot)
+    }
+
     /// Reads the value of a record; checksums are the caller's business.
     pub(crate) fn read(&self, slot: &Slot) -> io::Result<Bytes> {
         let value = self.read_value(slot, true)?;
@@ -514,8 +522,7 @@ impl Log {
             }
             let held = self.index().in_segment(segment.id);
             for (key, slot) in held {
-                let intact = self.read(&slot).is_ok_and(|value| slot.is_intact(&value));
-                if !intact {
+                if !self.read_intact(&slot).is_ok_and(|value| value.is_some()) {
                     self.index_mut().remove(&key);
                 }
             }
@@ -594,10 +601,7 @@ impl Log {
             if self.index().get(&key) != Some(slot) {
                 continue;
             }
-            let value = self.read(&slot)?;
-            if !slot.is_intact(&value) {
-                return Ok(false);
-            }
+            let Some(value) = self.read_intact(&slot)? else { return Ok(false) };
             bytes += value.len();
             batch.push((key, slot, value));
             if bytes >= MOVE_BYTES {

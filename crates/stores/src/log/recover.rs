@@ -133,13 +133,7 @@ impl Recovered {
         for stretch in stretches {
             match stretch {
                 Stretch::Record { offset, head, key } => {
-                    let slot = Slot::found(
-                        segment.id,
-                        offset,
-                        head.key_len,
-                        head.value_len,
-                        head.value_crc,
-                    );
+                    let slot = Slot::new(segment.id, offset, head.key_len, head.value_len);
                     // Only blocks belong into bulk.
                     let misplaced = segment.is_bulk() && head.kind != Kind::Block;
                     if let Some(key) = Key::of(head.kind, &key).filter(|_| !misplaced) {
@@ -280,8 +274,7 @@ pub(super) fn records(segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
     let len = segment.len()?;
     let found = scan(segment, len, false)?.into_iter().filter_map(|stretch| {
         let Stretch::Record { offset, head, key } = stretch else { return None };
-        let (key_len, value_len) = (head.key_len, head.value_len);
-        let slot = Slot::found(segment.id, offset, key_len, value_len, head.value_crc);
+        let slot = Slot::new(segment.id, offset, head.key_len, head.value_len);
         Some((Key::of(head.kind, &key)?, slot))
     });
     Ok(found.collect())

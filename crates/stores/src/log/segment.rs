@@ -9,9 +9,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use bytes::Bytes;
+
 use super::{
     disk::{Disk, DiskFile},
-    record::Seed,
+    index::Slot,
+    record::{HEAD_BYTES, Head, Seed, crc32c},
 };
 
 /// Bytes before the first record: the header twice, so that one damaged byte loses nothing.
@@ -118,6 +121,19 @@ impl Segment {
 
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_at(buffer, offset)
+    }
+
+    /// Reads a whole record and returns its value, if head and value are as they were written.
+    pub(super) fn read_intact(&self, slot: &Slot) -> io::Result<Option<Bytes>> {
+        let mut record = vec![0; slot.bytes() as usize];
+        self.file.read_at(&mut record, u64::from(slot.offset))?;
+        let value_at = HEAD_BYTES + usize::from(slot.key_len);
+        let value_end = value_at + slot.value_len as usize;
+        let is_head = Head::is_intact(&self.seed, u64::from(slot.offset), &record[..value_at]);
+        let head = Head::parse(&record).filter(|_| is_head);
+        let is_intact =
+            head.is_some_and(|head| head.value_crc == crc32c(&record[value_at..value_end]));
+        Ok(is_intact.then(|| Bytes::from(record).slice(value_at..value_end)))
     }
 
     pub(super) fn truncate(&self, len: u64) -> io::Result<()> {
