@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::node::Node;
 
 /// Between looks at how much was written.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
-/// Growth of the log that calls for a collection, in bytes, as of the retention; or half of what is
-/// in use, if that is more.
+/// Growth of the log that calls for a collection, in bytes, as of the retention; or half of what the
+/// last one left in use, if that is more.
 const GROWTH_MIN: u64 = 128 << 20;
 
 /// Something written is collected after this long, even if it is little.
@@ -28,8 +28,12 @@ const DEAD_PERCENT: u64 = 40;
 /// The same for whoever asks for the space now.
 const DEAD_PERCENT_NOW: u64 = 20;
 
-/// Rest between two moves of records while requests are in flight.
-const REST: Duration = Duration::from_millis(2);
+/// While requests are in flight, collections rest this many times as long as they work, and halve
+/// it for each time that the log has grown by what was in use.
+const REST: u32 = 4;
+
+/// Rest between two moves of records while requests are in flight, for each of these times.
+const MOVE_REST: Duration = Duration::from_micros(500);
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -52,20 +56,24 @@ pub(crate) struct Done {
 /// Why nothing was deleted, for people.
 pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, String> {
     let began = Instant::now();
-    let collection = collect(node, retention).await?;
-    let rewritten_bytes = rewrite(node, DEAD_PERCENT_NOW, true).await?;
+    let collection = collect(node, retention, REST).await?;
+    let rewritten_bytes = rewrite(node, DEAD_PERCENT_NOW, true, REST).await?;
     let (log_bytes, live_bytes) = node.store.sizes().map_err(|error| chain(&error))?;
     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Done { collection, rewritten_bytes, log_bytes, live_bytes, millis })
 }
 
 /// Collects, unless others may write to the blocks or need them: that is not known here.
-async fn collect(node: &Node, retention: Duration) -> Result<Option<Collection>, String> {
+async fn collect(
+    node: &Node,
+    retention: Duration,
+    rest: u32,
+) -> Result<Option<Collection>, String> {
     if !node.owns_blocks() {
         return Ok(None);
     }
     let began = Instant::now();
-    let collected = node.service.committer().collect(retention).await;
+    let collected = node.service.committer().collect(retention, rest).await;
     let collected = collected.map_err(|error| {
         metrics::counter!("fula_gc_failures_total").increment(1);
         chain(&error)
@@ -84,13 +92,18 @@ fn f64_of(count: u64) -> f64 {
 }
 
 /// Rewrites segments until none is worth it; returns the bytes of those that are gone.
-async fn rewrite(node: &Arc<Node>, dead_percent: u64, seal: bool) -> Result<u64, String> {
+async fn rewrite(
+    node: &Arc<Node>,
+    dead_percent: u64,
+    seal: bool,
+    rest: u32,
+) -> Result<u64, String> {
     let node = Arc::clone(node);
     let work = move || {
         let committer = node.service.committer();
         let rest = || {
-            if committer.is_writing() {
-                std::thread::sleep(REST);
+            if rest > 0 && committer.is_busy() {
+                std::thread::sleep(MOVE_REST * rest);
             }
         };
         if seal {
@@ -118,6 +131,8 @@ struct Growth {
     looks: VecDeque<(Instant, u64)>,
     /// Appended bytes that the last collection looked at.
     collected: u64,
+    /// Bytes that the last collection left in use.
+    kept: u64,
 }
 
 impl Growth {
@@ -133,9 +148,16 @@ impl Growth {
         oldest.map_or(0, |(_, appended)| appended.saturating_sub(self.collected))
     }
 
-    /// Notes that a collection has looked at what a look found.
-    fn collect(&mut self, collectable: u64) {
+    /// Notes that a collection has looked at what a look found, and left so much in use.
+    fn collect(&mut self, collectable: u64, kept: u64) {
         self.collected += collectable;
+        self.kept = kept;
+    }
+
+    /// Returns how much to rest: the further the log outgrows what is in use, the less.
+    fn rest(&self, collectable: u64) -> u32 {
+        let times = collectable / self.kept.max(GROWTH_MIN);
+        REST.checked_shr(u32::try_from(times).unwrap_or(u32::MAX)).unwrap_or(0)
     }
 }
 
@@ -150,23 +172,24 @@ pub(crate) async fn tend(node: Arc<Node>) {
         metrics::gauge!("fula_log_live_bytes").set(f64_of(live_bytes));
         let appended = node.store.work().appended_bytes;
         let collectable = growth.look(Instant::now(), appended, retention);
-        let is_due = collectable >= GROWTH_MIN.max(live_bytes / 2)
+        // What is still indexed is no measure: it holds what is to be collected.
+        let is_due = collectable >= GROWTH_MIN.max(growth.kept / 2)
             || (collectable > 0 && collected.elapsed() >= COLLECT_AFTER);
+        let rest = growth.rest(collectable);
         if is_due {
             collected = Instant::now();
-            match collect(&node, retention).await {
+            match collect(&node, retention, rest).await {
                 Ok(Some(done)) => {
-                    if !done.held_back {
-                        growth.collect(collectable);
-                    }
+                    let kept = live_bytes.saturating_sub(done.deleted_bytes);
+                    growth.collect(if done.held_back { 0 } else { collectable }, kept);
                     let (deleted, bytes) = (done.deleted, done.deleted_bytes);
                     tracing::info!(deleted, bytes, "collected blocks that nothing needs");
                 }
-                Ok(None) => growth.collect(collectable),
+                Ok(None) => growth.collect(collectable, live_bytes),
                 Err(error) => tracing::warn!(error, "nothing was collected"),
             }
         }
-        match rewrite(&node, DEAD_PERCENT, false).await {
+        match rewrite(&node, DEAD_PERCENT, false, rest).await {
             Ok(0) => {}
             Ok(bytes) => tracing::info!(bytes, "rewrote segments of the log"),
             Err(error) => tracing::warn!(error, "cannot rewrite segments of the log"),
@@ -187,13 +210,23 @@ mod tests {
         assert_eq!(growth.look(at(5), 500, retention), 0);
         assert_eq!(growth.look(at(10), 900, retention), 100);
         assert_eq!(growth.look(at(16), 900, retention), 500);
-        growth.collect(500);
+        growth.collect(500, 0);
         assert_eq!(growth.look(at(17), 950, retention), 0);
         assert_eq!(growth.look(at(21), 950, retention), 400);
         assert!(growth.looks.len() < 5);
         let mut at_once = Growth::default();
         assert_eq!(at_once.look(at(0), 100, Duration::ZERO), 100);
-        at_once.collect(100);
+        at_once.collect(100, 0);
         assert_eq!(at_once.look(at(1), 130, Duration::ZERO), 30);
+    }
+
+    #[test]
+    fn a_log_that_outgrows_what_is_in_use_is_collected_with_less_rest() {
+        let mut growth = Growth::default();
+        let rests = |growth: &Growth, of: u64| [0, 1, 2, 3, 99].map(|n| growth.rest(n * of));
+        assert_eq!(rests(&growth, GROWTH_MIN), [4, 2, 1, 0, 0]);
+        growth.collect(1, 8 * GROWTH_MIN);
+        assert_eq!(rests(&growth, 8 * GROWTH_MIN), [4, 2, 1, 0, 0]);
+        assert_eq!(growth.rest(7 * GROWTH_MIN), 4);
     }
 }

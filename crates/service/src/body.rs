@@ -16,7 +16,12 @@ use fula_core::{
 use futures::{Stream, StreamExt};
 use subtle::ConstantTimeEq;
 
-use crate::{checksum::Digests, error::ServiceError, memory::Share};
+use crate::{
+    checksum::Digests,
+    collect::{Kept, Stake, Stakes},
+    error::ServiceError,
+    memory::Share,
+};
 
 /// What the transport yields: bytes, or the reason why there are no more.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, ServiceError>> + Send>>;
@@ -74,24 +79,35 @@ impl Taken {
     }
 }
 
-/// Reads the whole body and checks it against `facts`; holds no more memory than `share` was taken
-/// for. On return everything but a riding block is durable.
+/// Where a body goes.
+pub(crate) struct Intake<'a> {
+    pub(crate) blocks: &'a Arc<dyn BlockStore>,
+    pub(crate) stakes: &'a Arc<Stakes>,
+    /// Keeps what was put from the collector.
+    pub(crate) stake: &'a Stake,
+    /// Memory for it.
+    pub(crate) share: &'a Share,
+}
+
+/// Reads the whole body and checks it against `facts`; holds no more memory than its share was taken
+/// for. On return everything but a riding block is durable, and the stake holds it.
 ///
 /// # Errors
 /// [`ServiceError::EntityTooLarge`], [`ServiceError::IncompleteBody`],
 /// [`ServiceError::BadDigest`], and what the stream and the store fail with.
 pub(crate) async fn take(
-    blocks: &Arc<dyn BlockStore>,
+    intake: Intake<'_>,
     mut body: BodyStream,
     facts: BodyFacts,
-    share: &Share,
 ) -> Result<Taken, ServiceError> {
     if facts.length.is_some_and(|length| length > facts.length_max) {
         return Err(ServiceError::EntityTooLarge(facts.length_max));
     }
+    let Intake { blocks, stakes, stake, share } = intake;
+    stake.wait();
     let announced = facts.length.and_then(|length| usize::try_from(length).ok());
     let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(LEAF_BYTES));
-    let mut leaves = Leaves::new(Arc::clone(blocks), [facts.keep, facts.sent]);
+    let mut leaves = Leaves::new(blocks, stakes, [facts.keep, facts.sent]);
     let mut size = 0_u64;
     while let Some(bytes) = body.next().await {
         let mut bytes = bytes?;
@@ -118,8 +134,10 @@ pub(crate) async fn take(
     {
         return Err(ServiceError::IncompleteBody { announced, received: size });
     }
-    let taken = leaves.finish(leaf.freeze(), size).await?;
+    let (taken, kept) = leaves.finish(leaf.freeze(), size).await?;
     check(facts, &taken)?;
+    stake.write(stakes);
+    stake.keep(kept);
     Ok(taken)
 }
 
@@ -143,24 +161,33 @@ fn check(facts: BodyFacts, taken: &Taken) -> Result<(), ServiceError> {
 /// Leaves on their way to the store, one at a time, hashed in order.
 struct Leaves {
     blocks: Arc<dyn BlockStore>,
-    /// Of everything so far; a task has them while a leaf is in flight.
-    digests: Option<Digests>,
+    /// Of everything so far; a task has it while a leaf is in flight.
+    work: Option<Work>,
     in_flight: Option<tokio::task::JoinHandle<Result<Stored, ServiceError>>>,
     dag: DagBuilder,
     mark: SyncMark,
 }
 
-struct Stored {
+struct Work {
     digests: Digests,
+    kept: Kept,
+}
+
+struct Stored {
+    work: Work,
     link: FileLink,
     mark: SyncMark,
 }
 
 impl Leaves {
-    fn new(blocks: Arc<dyn BlockStore>, algorithms: [ChecksumAlgorithm; 2]) -> Self {
+    fn new(
+        blocks: &Arc<dyn BlockStore>,
+        stakes: &Arc<Stakes>,
+        algorithms: [ChecksumAlgorithm; 2],
+    ) -> Self {
         Self {
-            blocks,
-            digests: Some(Digests::new(algorithms)),
+            blocks: Arc::clone(blocks),
+            work: Some(Work { digests: Digests::new(algorithms), kept: Kept::new(stakes) }),
             in_flight: None,
             dag: DagBuilder::default(),
             mark: SyncMark::default(),
@@ -170,14 +197,15 @@ impl Leaves {
     /// Hands on a leaf; it is hashed and stored while the caller goes on.
     async fn push(&mut self, bytes: Bytes) -> Result<(), ServiceError> {
         self.settle().await?;
-        let digests = self.digests.take().ok_or_else(lost_digests)?;
+        let Work { digests, mut kept } = self.work.take().ok_or_else(lost_work)?;
         let blocks = Arc::clone(&self.blocks);
         self.in_flight = Some(tokio::spawn(async move {
             let (block, digests) = hash(bytes, digests).await?;
             let size = block.bytes().len() as u64;
             let link = FileLink { cid: block.cid(), size, dag_bytes: size };
+            kept.add([block.cid()]);
             let mark = blocks.put(&[block], Placement::Bulk).await?;
-            Ok(Stored { digests, link, mark })
+            Ok(Stored { work: Work { digests, kept }, link, mark })
         }));
         Ok(())
     }
@@ -186,38 +214,44 @@ impl Leaves {
     async fn settle(&mut self) -> Result<(), ServiceError> {
         let Some(task) = self.in_flight.take() else { return Ok(()) };
         let stored = task.await.map_err(|panic| ServiceError::Internal(panic.to_string()))??;
-        self.digests = Some(stored.digests);
+        let mut work = stored.work;
         self.mark = self.mark.and(stored.mark);
         let nodes = self.dag.push(stored.link);
         if !nodes.is_empty() {
+            work.kept.add(nodes.iter().map(Block::cid));
             self.mark = self.mark.and(self.blocks.put(&nodes, Placement::Bulk).await?);
+            work.kept.replace(self.dag.open_links().map(|link| link.cid));
         }
+        self.work = Some(work);
         Ok(())
     }
 
     /// Adds the last leaf and makes everything durable.
-    async fn finish(mut self, last: Bytes, size: u64) -> Result<Taken, ServiceError> {
+    async fn finish(mut self, last: Bytes, size: u64) -> Result<(Taken, Kept), ServiceError> {
         let single = size == last.len() as u64;
         if !single {
             self.push(last.clone()).await?;
             self.settle().await?;
         }
-        let digests = self.digests.take().ok_or_else(lost_digests)?;
+        let Work { digests, mut kept } = self.work.take().ok_or_else(lost_work)?;
         if single {
             let (block, digests) = hash(last, digests).await?;
             let (md5, checksums) = digests.finish();
-            return Ok(Taken { content: block.cid(), size, md5, checksums, riding: Some(block) });
+            let (content, riding) = (block.cid(), Some(block));
+            return Ok((Taken { content, size, md5, checksums, riding }, kept));
         }
         let none = || ServiceError::Internal("a file without leaves".to_owned());
         let (root, nodes) = self.dag.finish().ok_or_else(none)?;
+        kept.add(nodes.iter().map(Block::cid));
         let mark = self.blocks.put(&nodes, Placement::Bulk).await?;
+        kept.replace([root.cid]);
         self.blocks.sync(self.mark.and(mark)).await?;
         let (md5, checksums) = digests.finish();
-        Ok(Taken { content: root.cid, size, md5, checksums, riding: None })
+        Ok((Taken { content: root.cid, size, md5, checksums, riding: None }, kept))
     }
 }
 
-fn lost_digests() -> ServiceError {
+fn lost_work() -> ServiceError {
     ServiceError::Internal("a leaf was handed on while another was in flight".to_owned())
 }
 
@@ -255,6 +289,16 @@ mod tests {
         }
     }
 
+    async fn take_in(
+        blocks: &Arc<dyn BlockStore>,
+        body: BodyStream,
+        facts: BodyFacts,
+    ) -> Result<Taken, ServiceError> {
+        let share = &Memory::new(4 << 20).take(0, None).await.unwrap();
+        let (stakes, stake) = (&Arc::default(), &Stake::default());
+        take(Intake { blocks, stakes, stake, share }, body, facts).await
+    }
+
     fn body(bytes: &[u8], frame: usize) -> BodyStream {
         let frames: Vec<_> = bytes.chunks(frame).map(|f| Ok(Bytes::copy_from_slice(f))).collect();
         Box::pin(futures::stream::iter(frames))
@@ -270,8 +314,7 @@ mod tests {
             let memory = Arc::new(MemoryBlocks::default());
             let blocks: Arc<dyn BlockStore> = memory.clone();
             let bytes = pattern(len);
-            let share = Memory::new(4 << 20).take(0, None).await.unwrap();
-            let taken = take(&blocks, body(&bytes, 70_001), facts(), &share).await.unwrap();
+            let taken = take_in(&blocks, body(&bytes, 70_001), facts()).await.unwrap();
             assert_eq!(taken.size, len as u64);
             assert_eq!(taken.riding.is_some(), len <= LEAF_BYTES);
             // Everything that does not ride survives a crash.
@@ -289,9 +332,7 @@ mod tests {
     #[tokio::test]
     async fn lies_about_a_body_are_found() {
         let blocks: Arc<dyn BlockStore> = Arc::new(MemoryBlocks::default());
-        let share = Memory::new(4 << 20).take(0, None).await.unwrap();
-        let attempt =
-            async |facts: BodyFacts| take(&blocks, body(b"hello", 2), facts, &share).await;
+        let attempt = async |facts: BodyFacts| take_in(&blocks, body(b"hello", 2), facts).await;
         let right = attempt(facts()).await.unwrap();
 
         let short = attempt(BodyFacts { length: Some(6), ..facts() }).await;

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use fula_core::content::LEAF_BYTES;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
@@ -103,7 +104,27 @@ impl Drop for Held {
     }
 }
 
+/// Bytes on their way out, and the share they were counted in.
+struct Counted {
+    bytes: Bytes,
+    _share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Share {
+    /// Returns bytes that keep the share until they are sent and let go of.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        if self.0.is_none() {
+            return bytes;
+        }
+        Bytes::from_owner(Counted { bytes, _share: Arc::clone(self) })
+    }
+
     /// Notes that the body goes on.
     pub(crate) fn progress(&self) {
         if let Some(held) = &self.0 {

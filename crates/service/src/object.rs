@@ -16,8 +16,9 @@ use futures::stream::BoxStream;
 use crate::{
     Aim, Part, Service,
     access::{Action, Target},
-    body::{self, BodyFacts, BodyStream},
+    body::{self, BodyFacts, BodyStream, Intake},
     caller::{BucketOwner, Caller},
+    collect::Kept,
     commit::{Answer, Change, Head, Print, Source, content_of},
     condition::{ReadConditions, Tags, WriteConditions},
     error::ServiceError,
@@ -169,8 +170,8 @@ impl Service {
         let (headers, metadata, mut blocks) = request.facts.attach()?;
         // Until it is committed: a small body rides with the round.
         let share = self.share_in(caller, request.body_facts.length).await?;
-        let blocks_in = self.committer.nodes().blocks();
-        let taken = body::take(blocks_in, request.body, request.body_facts, &share).await?;
+        let intake = self.intake(caller, &share);
+        let taken = body::take(intake, request.body, request.body_facts).await?;
         let record = ObjectRecord {
             size: taken.size,
             etag: taken.etag(),
@@ -187,12 +188,19 @@ impl Service {
         self.write(caller, &aim, change, print).await
     }
 
+    /// Returns where a body of the caller's goes.
+    pub(crate) fn intake<'a>(&'a self, caller: &'a Caller, share: &'a Share) -> Intake<'a> {
+        let (blocks, stakes) = (self.committer.nodes().blocks(), self.committer.stakes());
+        Intake { blocks, stakes, stake: &caller.stake, share }
+    }
+
     /// Takes memory for a body on its way in.
     pub(crate) async fn share_in(
         &self,
         caller: &Caller,
         length: Option<u64>,
     ) -> Result<Share, ServiceError> {
+        caller.stake.wait();
         self.memory.take(memory::bytes_in(length), caller.hangup.as_ref()).await
     }
 
@@ -281,25 +289,26 @@ impl Service {
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
         let bytes = memory::bytes_out(record.size, &range);
         let share = self.memory.take(bytes, caller.hangup.as_ref()).await?;
-        self.stream(caller, record, range, Arc::new(share))
+        self.stream(record, range, Arc::new(share))
     }
 
-    /// The same with memory that was taken before.
+    /// The same with memory that was taken before; the caller holds the root it is read from.
     pub(crate) fn stream(
         &self,
-        caller: &Caller,
         record: &ObjectRecord,
         range: Range<u64>,
         share: Arc<Share>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
         let blocks = Arc::clone(self.committer.nodes().blocks());
-        let stream = content::stream(blocks, content_of(record)?, record.size, range);
-        // What is being read is not collected.
-        let stake = caller.stake.clone();
-        let held = move |bytes| {
-            let _stake = &stake;
+        let content = content_of(record)?;
+        let stream = content::stream(blocks, content, record.size, range);
+        // What is being read is not collected, and nothing else is held back for it.
+        let mut kept = Kept::new(self.committer.stakes());
+        kept.add([content]);
+        let held = move |bytes: Result<Bytes, StoreError>| {
+            let _kept = &kept;
             share.progress();
-            bytes
+            bytes.map(|bytes| share.hold(bytes))
         };
         Ok(stream.map(held).boxed())
     }

@@ -37,6 +37,11 @@ impl DagBuilder {
         blocks
     }
 
+    /// Returns what no node links to yet: all that was added hangs on it.
+    pub fn open_links(&self) -> impl Iterator<Item = &FileLink> {
+        self.levels.iter().flatten()
+    }
+
     /// Ends the file; returns its root and the nodes left, or `None` when there was no leaf.
     pub fn finish(self) -> Option<(FileLink, Vec<Block>)> {
         let mut blocks = Vec::new();

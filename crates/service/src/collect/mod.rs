@@ -1,8 +1,8 @@
 //! Collection: finding the blocks that nothing needs any more, and deleting them.
 //!
 //! Mark and sweep while serving, docs/adr/0014. What is needed: everything reachable from the
-//! current root of every bucket, from roots replaced within the retention, and from roots that a
-//! request still holds; and whatever a write in flight may have put. Marks lie in the store's own
+//! current root of every bucket, from roots replaced within the retention, from roots that a request
+//! still holds, and from content on its way in or out; and whatever a change in flight may have put. Marks lie in the store's own
 //! index, so that memory does not grow with what is marked.
 //!
 //! # Invariants
@@ -26,7 +26,7 @@ use fula_core::{
 use tokio::time::Instant;
 
 pub use self::stake::Stake;
-pub(crate) use self::stake::Stakes;
+pub(crate) use self::stake::{Kept, Stakes};
 use crate::{
     commit::{Committer, Head},
     error::{Applied, ServiceError},
@@ -34,15 +34,12 @@ use crate::{
     fsck,
 };
 
-/// How long writes that began before the cut are waited for. What those put that take longer is
-/// left to the next collection.
+/// How long changes that were begun before the cut are waited for; bodies on their way are not. What
+/// was put since the oldest of those that take longer is left to the next collection.
 const WRITES_WAIT: Duration = Duration::from_secs(10);
 
 /// Blocks between two looks at whether requests want the processor.
 const STEP_BLOCKS: u32 = 32;
-
-/// While requests are in flight, rest this many times as long as was worked.
-const REST: u32 = 4;
 
 /// Rows read, and blocks looked at, at a time.
 const PAGE: usize = 512;
@@ -69,15 +66,20 @@ pub struct Collection {
 }
 
 impl Committer {
-    /// Deletes the blocks of this store that nothing needs, serving all the while. Roots replaced
-    /// within `retention` stay readable. One collection at a time runs; others wait for it.
+    /// Deletes the blocks of this store that nothing needs, serving all the while: while requests are
+    /// in flight it rests `rest` times as long as it works. Roots replaced within `retention` stay
+    /// readable. One collection at a time runs; others wait for it.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`]: something cannot be read, and nothing was deleted; nor with
     /// [`ServiceError::Busy`]: a pointer is being read for too long.
-    pub async fn collect(&self, retention: Duration) -> Result<Collection, ServiceError> {
+    pub async fn collect(
+        &self,
+        retention: Duration,
+        rest: u32,
+    ) -> Result<Collection, ServiceError> {
         let _one_at_a_time = self.collecting().lock().await;
-        let mut collector = Collector::begin(self, retention).await?;
+        let mut collector = Collector::begin(self, retention, rest).await?;
         collector.mark_all().await?;
         collector.sweep().await?;
         Ok(collector.done)
@@ -98,13 +100,21 @@ struct Collector<'a> {
     now: TimeMs,
     /// Heads that somebody held when marking began.
     held: Vec<Arc<Head>>,
+    /// What content on its way hung on then.
+    kept: Vec<Cid>,
+    /// Rests this many times as long as it works.
+    rest: u32,
     steps: u32,
     step_began: Instant,
     done: Collection,
 }
 
 impl<'a> Collector<'a> {
-    async fn begin(committer: &'a Committer, retention: Duration) -> Result<Self, ServiceError> {
+    async fn begin(
+        committer: &'a Committer,
+        retention: Duration,
+        rest: u32,
+    ) -> Result<Self, ServiceError> {
         let (blocks, stakes) = (committer.nodes().blocks(), committer.stakes().as_ref());
         let flaws = committer.limits().flaws;
         let cut = stakes.cut(blocks.as_ref());
@@ -127,6 +137,9 @@ impl<'a> Collector<'a> {
         if !is_blind {
             held.extend(stakes.heads());
         }
+        // After the heads: a reader holds one until its content is kept.
+        let is_blind = is_blind || flaws.has(Flaw::CollectDespiteWrites);
+        let kept = if is_blind { Vec::new() } else { stakes.kept() };
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let since = if flaws.has(Flaw::CollectJustReplaced) { TimeMs::MAX } else { now };
         Ok(Self {
@@ -138,6 +151,8 @@ impl<'a> Collector<'a> {
             since: since.saturating_sub(retention),
             now,
             held,
+            kept,
+            rest,
             steps: 0,
             step_began: Instant::now(),
             done: Collection { held_back, ..Collection::default() },
@@ -149,6 +164,13 @@ impl<'a> Collector<'a> {
         // Of history only the roots themselves are marked: whoever reads one comes first.
         for head in std::mem::take(&mut self.held) {
             self.mark_tree(head.row.pointer.root).await?;
+        }
+        for cid in std::mem::take(&mut self.kept) {
+            match self.mark_tree(cid).await {
+                // To be put yet.
+                Err(StoreError::Missing { cid: missing }) if missing == cid => {}
+                marked => marked?,
+            }
         }
         let mut after = None;
         loop {
@@ -243,8 +265,8 @@ impl<'a> Collector<'a> {
             return;
         }
         self.steps = 0;
-        if self.stakes.oldest().is_some() {
-            tokio::time::sleep(self.step_began.elapsed() * REST).await;
+        if self.rest > 0 && self.stakes.is_busy() {
+            tokio::time::sleep(self.step_began.elapsed() * self.rest).await;
         } else {
             tokio::task::yield_now().await;
         }

@@ -1,11 +1,11 @@
 //! What requests in flight keep from the collector: blocks they put, and roots they read from.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use fula_core::{BlockStore, block::Epoch};
+use fula_core::{BlockStore, Cid, block::Epoch};
 use tokio::sync::Notify;
 
 use crate::commit::Head;
@@ -33,6 +33,10 @@ struct State {
     /// Every head there is; those that are gone are left out now and then.
     heads: Vec<Weak<Head>>,
     heads_max: usize,
+    /// Blocks that are in use with all they link to, and how often.
+    kept: HashMap<Cid, usize>,
+    /// Bodies that are on their way, in or out.
+    bodies: usize,
 }
 
 /// A write in flight: nothing that was put since it began is deleted.
@@ -67,6 +71,59 @@ impl Drop for Look {
     fn drop(&mut self) {
         self.stakes.state().looks.remove(&self.number);
         self.stakes.ended.notify_waiters();
+    }
+}
+
+/// Content on its way in or out: nothing that hangs on these blocks is deleted, however long it takes.
+///
+/// Unlike a lease it holds nothing else back, so that a client that stalls costs what it stored.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    stakes: Arc<Stakes>,
+    cids: Vec<Cid>,
+}
+
+impl Kept {
+    pub(crate) fn new(stakes: &Arc<Stakes>) -> Self {
+        stakes.state().bodies += 1;
+        Self { stakes: Arc::clone(stakes), cids: Vec::new() }
+    }
+
+    /// Adds blocks; before they are put, so that there is no moment at which nothing keeps them.
+    pub(crate) fn add(&mut self, cids: impl IntoIterator<Item = Cid>) {
+        let mut state = self.stakes.state();
+        for cid in cids {
+            *state.kept.entry(cid).or_default() += 1;
+            self.cids.push(cid);
+        }
+    }
+
+    /// Keeps these, put before, instead of those so far, all of which hang on them.
+    pub(crate) fn replace(&mut self, cids: impl IntoIterator<Item = Cid>) {
+        let old = self.cids.len();
+        self.add(cids);
+        self.stakes.state().release(self.cids.drain(..old));
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut state = self.stakes.state();
+        state.release(self.cids.drain(..));
+        state.bodies -= 1;
+    }
+}
+
+impl State {
+    fn release(&mut self, cids: impl Iterator<Item = Cid>) {
+        for cid in cids {
+            if let Some(count) = self.kept.get_mut(&cid) {
+                *count -= 1;
+                if *count == 0 {
+                    self.kept.remove(&cid);
+                }
+            }
+        }
     }
 }
 
@@ -113,6 +170,18 @@ impl Stakes {
         self.state().heads.iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// Returns the blocks that content on its way hangs on; those not put yet will be put in the
+    /// epoch of the last cut, or later.
+    pub(super) fn kept(&self) -> Vec<Cid> {
+        self.state().kept.keys().copied().collect()
+    }
+
+    /// Returns whether any request writes, or a body is on its way.
+    pub(crate) fn is_busy(&self) -> bool {
+        let state = self.state();
+        state.bodies > 0 || !state.writes.is_empty()
+    }
+
     /// Begins a new epoch: writes that begin from now on put their blocks in it, or in later ones.
     pub(super) fn cut(&self, blocks: &dyn BlockStore) -> Epoch {
         let mut state = self.state();
@@ -153,6 +222,7 @@ pub struct Stake(Arc<Mutex<Held>>);
 struct Held {
     lease: Option<Lease>,
     heads: Vec<Arc<Head>>,
+    kept: Option<Kept>,
 }
 
 impl Stake {
@@ -165,8 +235,19 @@ impl Stake {
         self.held().lease.get_or_insert_with(|| stakes.begin());
     }
 
+    /// Notes that the request waits for its client, and has put nothing that is not [`Kept`].
+    pub(crate) fn wait(&self) {
+        let lease = self.held().lease.take();
+        drop(lease);
+    }
+
     /// Holds what the request reads from.
     pub(crate) fn hold(&self, head: &Arc<Head>) {
         self.held().heads.push(Arc::clone(head));
+    }
+
+    /// Holds the content that the request has taken in.
+    pub(crate) fn keep(&self, kept: Kept) {
+        self.held().kept = Some(kept);
     }
 }

@@ -246,9 +246,9 @@ impl Committer {
         &self.0.stakes
     }
 
-    /// Returns whether any write is in flight.
-    pub fn is_writing(&self) -> bool {
-        self.0.stakes.oldest().is_some()
+    /// Returns whether any write is in flight, or any body on its way.
+    pub fn is_busy(&self) -> bool {
+        self.0.stakes.is_busy()
     }
 
     /// Returns what is held by whoever collects.

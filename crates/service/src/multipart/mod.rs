@@ -301,7 +301,7 @@ impl Service {
         let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
         self.open_upload(&head, &key, id).await?;
         let share = self.share_in(caller, facts.length).await?;
-        let taken = body::take(self.committer.nodes().blocks(), body, facts, &share).await?;
+        let taken = body::take(self.intake(caller, &share), body, facts).await?;
         let (part, blocks) = taken_part(&taken);
         self.commit_part(caller, &head, key, id, number, part, blocks).await?;
         Ok(taken)
@@ -380,7 +380,7 @@ impl Service {
         let range = first..first + length;
         let bytes = memory::bytes_out(found.size, &range) + memory::bytes_in(Some(length));
         let share = Arc::new(self.memory.take(bytes, None).await?);
-        let bytes = self.stream(caller, &found, range, Arc::clone(&share))?;
+        let bytes = self.stream(&found, range, Arc::clone(&share))?;
         let bytes = bytes.map_err(ServiceError::from);
         let facts = BodyFacts {
             length: Some(length),
@@ -391,8 +391,7 @@ impl Service {
             checksum: None,
             trailer: None,
         };
-        let blocks_in = self.committer.nodes().blocks();
-        let taken = body::take(blocks_in, Box::pin(bytes), facts, &share).await?;
+        let taken = body::take(self.intake(caller, &share), Box::pin(bytes), facts).await?;
         let (part, blocks) = taken_part(&taken);
         let part = self.commit_part(caller, &head, key, id, number, part, blocks).await?;
         Ok((part, now))
