@@ -42,6 +42,12 @@ impl Salt {
     }
 }
 
+/// Returns whether an item is late enough in its node to end it: its index there, and the bytes up
+/// to its own end.
+pub(super) fn is_late(bytes: usize, index: usize) -> bool {
+    bytes >= BYTES_MIN && index + 1 >= ITEMS_MIN
+}
+
 /// Cuts one level's items, given in order, into nodes.
 #[derive(Debug)]
 pub(super) struct Chunker<'a> {
@@ -59,6 +65,11 @@ impl<'a> Chunker<'a> {
 
     /// Adds the next item.
     pub(super) fn push(&mut self, item: Item) {
+        self.push_if(item, true);
+    }
+
+    /// The same; without `may_end`, the item is known not to end its node wherever it stands.
+    pub(super) fn push_if(&mut self, item: Item, may_end: bool) {
         let bytes = item.len();
         // What a split leaves over may still be too much together with a large item.
         while self.open_bytes + bytes > NODE_BYTES_MAX {
@@ -66,8 +77,8 @@ impl<'a> Chunker<'a> {
         }
         self.open_bytes += bytes;
         // The hash comes last: most items are too early in their node for it to matter.
-        let ends = self.open_bytes >= BYTES_MIN
-            && self.open.len() + 1 >= ITEMS_MIN
+        let ends = may_end
+            && is_late(self.open_bytes, self.open.len())
             && self.salt.ends(self.level, item.key());
         self.open.push(item);
         if ends {
@@ -103,7 +114,7 @@ impl<'a> Chunker<'a> {
         let mut best = (u64::MAX, self.open.len());
         for (index, item) in self.open.iter().enumerate() {
             bytes += item.len();
-            if bytes >= BYTES_MIN && index + 1 >= ITEMS_MIN {
+            if is_late(bytes, index) {
                 best = best.min((self.salt.hash(self.level, item.key()), index + 1));
             }
         }

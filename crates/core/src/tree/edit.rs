@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     Nodes, Tree,
-    boundary::{Chunker, Salt},
+    boundary::{self, Chunker, Salt},
     cursor::Cursor,
     node::{Item, Node},
 };
@@ -190,6 +190,7 @@ fn merge(
     is_last: bool,
     chunker: &mut Chunker<'_>,
 ) {
+    let mut bytes = 0;
     for index in 0..node.len() {
         let key = node.key(index);
         let mut kept = true;
@@ -199,8 +200,12 @@ fn merge(
                 chunker.push(item);
             }
         }
+        let item = node.item(index);
+        bytes += item.len();
         if kept {
-            chunker.push(node.item(index));
+            // Late in its node and not at its end: the node was not cut here, nor will this one be.
+            let stayed = boundary::is_late(bytes, index) && index + 1 < node.len();
+            chunker.push_if(item, !stayed);
         }
     }
     if is_last {
