@@ -271,11 +271,16 @@ async fn hash(bytes: Bytes, mut digests: Digests) -> Result<(Block, Digests), Se
 
 #[cfg(test)]
 mod tests {
-    use crate::memory::Memory;
-    use fula_core::{content, memory::MemoryBlocks};
+    use std::{collections::BTreeSet, sync::Mutex};
+
+    use fula_core::{
+        content::{self, LINKS_MAX},
+        memory::MemoryBlocks,
+    };
     use futures::TryStreamExt;
 
     use super::*;
+    use crate::{fsck, memory::Memory};
 
     fn facts() -> BodyFacts {
         BodyFacts {
@@ -327,6 +332,41 @@ mod tests {
             let parts: Vec<Bytes> = stream.try_collect().await.unwrap();
             assert_eq!(parts.concat(), bytes);
         }
+    }
+
+    /// Over 1 024 leaves a node links to those before, and is kept instead of them. They are equal
+    /// here, so that the file takes 1 MiB of memory.
+    #[tokio::test]
+    async fn all_of_a_file_with_several_nodes_is_kept() {
+        let memory = Arc::new(MemoryBlocks::default());
+        let (blocks, stakes): (Arc<dyn BlockStore>, Arc<Stakes>) = (memory.clone(), Arc::default());
+        let leaf = Bytes::from(vec![0; LEAF_BYTES]);
+        let leaves = LINKS_MAX + 4;
+        let looked = Arc::new(Mutex::new(BTreeSet::new()));
+        let frames = {
+            let (stakes, looked) = (Arc::clone(&stakes), Arc::clone(&looked));
+            futures::stream::iter(0..leaves).map(move |n| {
+                if n + 1 == leaves {
+                    *looked.lock().unwrap() = stakes.kept().into_iter().collect();
+                }
+                Ok(leaf.clone())
+            })
+        };
+        let share = &Memory::new(4 << 20).take(0, None).await.unwrap();
+        let stake = &Stake::default();
+        let intake = Intake { blocks: &blocks, stakes: &stakes, stake, share };
+        let facts = BodyFacts { length_max: u64::MAX, ..facts() };
+        let taken = take(intake, Box::pin(frames), facts).await.unwrap();
+
+        let (first, root) = {
+            let root = blocks.get(&taken.content).await.unwrap().unwrap();
+            let links = fsck::links(&taken.content, &root).unwrap();
+            assert_eq!(links.len(), 2, "the file has two nodes");
+            (links[0], taken.content)
+        };
+        let looked = looked.lock().unwrap().clone();
+        assert!(looked.contains(&first), "a node of a body on its way is kept");
+        assert_eq!(stakes.kept(), [root], "of a body taken in its root is kept");
     }
 
     #[tokio::test]

@@ -334,6 +334,30 @@ mod tests {
         assert!(hangup.called().now_or_never().is_some());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn bytes_count_until_they_are_sent() {
+        let memory = Memory::new(4 * MIB);
+        let share = Arc::new(memory.take(4 * MIB, None).await.unwrap());
+        let all = share.hold(Bytes::from_static(b"on their way"));
+        drop(share);
+        // A part of them is as much as all: it holds the same memory.
+        let mut part = all.clone();
+        drop(part.split_to(3));
+        drop(all);
+        assert_eq!(part, b"their way".as_slice());
+        assert!(memory.take(MIB, None).now_or_never().is_none());
+        drop(part);
+        assert!(memory.take(MIB, None).now_or_never().is_some());
+
+        let small = Arc::new(memory.take(SMALL, None).await.unwrap());
+        let bytes = Bytes::from_static(b"small");
+        assert_eq!(
+            small.hold(bytes.clone()).as_ptr(),
+            bytes.as_ptr(),
+            "what is not counted stays as it is"
+        );
+    }
+
     #[test]
     fn a_body_holds_no_more_than_a_few_blocks() {
         assert_eq!(bytes_in(Some(10)), 10);

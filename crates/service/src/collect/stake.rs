@@ -172,7 +172,7 @@ impl Stakes {
 
     /// Returns the blocks that content on its way hangs on; those not put yet will be put in the
     /// epoch of the last cut, or later.
-    pub(super) fn kept(&self) -> Vec<Cid> {
+    pub(crate) fn kept(&self) -> Vec<Cid> {
         self.state().kept.keys().copied().collect()
     }
 
@@ -249,5 +249,50 @@ impl Stake {
     /// Holds the content that the request has taken in.
     pub(crate) fn keep(&self, kept: Kept) {
         self.held().kept = Some(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use fula_core::{Block, Codec};
+
+    use super::*;
+
+    fn cid(n: u8) -> Cid {
+        Block::new(Codec::Raw, Bytes::copy_from_slice(&[n])).cid()
+    }
+
+    fn kept(stakes: &Stakes) -> BTreeSet<Cid> {
+        stakes.kept().into_iter().collect()
+    }
+
+    #[test]
+    fn what_two_bodies_share_is_kept_until_the_last_lets_go() {
+        let stakes = Arc::new(Stakes::default());
+        let (mut one, mut two) = (Kept::new(&stakes), Kept::new(&stakes));
+        one.add([cid(1), cid(2), cid(1)]);
+        two.add([cid(1)]);
+        assert_eq!(kept(&stakes), [cid(1), cid(2)].into());
+        drop(one);
+        assert_eq!(kept(&stakes), [cid(1)].into());
+        assert!(stakes.is_busy());
+        drop(two);
+        assert!(kept(&stakes).is_empty() && !stakes.is_busy());
+    }
+
+    #[test]
+    fn a_node_takes_the_place_of_what_it_links_to() {
+        let stakes = Arc::new(Stakes::default());
+        let (mut one, mut other) = (Kept::new(&stakes), Kept::new(&stakes));
+        one.add([cid(1), cid(2)]);
+        other.add([cid(2)]);
+        one.replace([cid(3), cid(1)]);
+        // What is named again stays, and so does what another body keeps.
+        assert_eq!(kept(&stakes), [cid(1), cid(2), cid(3)].into());
+        drop(other);
+        assert_eq!(kept(&stakes), [cid(1), cid(3)].into());
+        one.replace([]);
+        assert!(kept(&stakes).is_empty());
     }
 }
