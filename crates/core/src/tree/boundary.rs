@@ -2,24 +2,34 @@
 //!
 //! An item may end its node when a keyed hash of (level, key) is small. The key of the hash is
 //! the bucket's secret-by-obscurity salt: whoever chooses object keys cannot choose boundaries
-//! without knowing it. A node accepts no boundary before [`BYTES_MIN`] bytes and [`ITEMS_MIN`]
-//! items, which keeps sizes even and the height bounded. A node that reaches
+//! without knowing it. A node accepts no boundary before some bytes and [`ITEMS_MIN`] items, which
+//! keeps sizes even and the height bounded; how many is a matter of its level. A node that reaches
 //! [`super::NODE_BYTES_MAX`] without a boundary ends after the item with the smallest hash in its
 //! window: a local minimum, so that neighbouring edits find the same place again.
 
 use super::{NODE_BYTES_MAX, node::Item};
 
-/// No boundary is accepted before this many bytes of items.
-pub const BYTES_MIN: usize = 2048;
-
 /// No boundary is accepted before this many items.
 pub const ITEMS_MIN: usize = 4;
 
-/// One leaf item in eight ends its node (records are about 250 bytes).
-const LEAF_THRESHOLD: u64 = u64::MAX / 8;
+/// What ends a node of one level.
+struct Rule {
+    /// No boundary is accepted before this many bytes of items.
+    bytes_min: usize,
+    /// Items with a hash below this end their node.
+    threshold: u64,
+}
 
-/// One inner item in 24 ends its node (entries are about 90 bytes).
-const INNER_THRESHOLD: u64 = u64::MAX / 24;
+/// Records are about 250 bytes: leaves of about 16.
+const LEAF: Rule = Rule { bytes_min: 2048, threshold: u64::MAX / 8 };
+
+/// Entries are about 90 bytes: inner nodes of about 23. Every change writes one of each level, so
+/// they are smaller than leaves, which are what a listing reads (docs/adr/0017).
+const INNER: Rule = Rule { bytes_min: 1024, threshold: u64::MAX / 12 };
+
+fn rule(level: u8) -> &'static Rule {
+    if level == 0 { &LEAF } else { &INNER }
+}
 
 /// Random bytes that key the boundary hash of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +47,14 @@ impl Salt {
 
     /// Returns whether a node may end after `key`.
     pub(super) fn ends(&self, level: u8, key: &[u8]) -> bool {
-        let threshold = if level == 0 { LEAF_THRESHOLD } else { INNER_THRESHOLD };
-        self.hash(level, key) < threshold
+        self.hash(level, key) < rule(level).threshold
     }
 }
 
 /// Returns whether an item is late enough in its node to end it: its index there, and the bytes up
 /// to its own end.
-pub(super) fn is_late(bytes: usize, index: usize) -> bool {
-    bytes >= BYTES_MIN && index + 1 >= ITEMS_MIN
+pub(super) fn is_late(level: u8, bytes: usize, index: usize) -> bool {
+    bytes >= rule(level).bytes_min && index + 1 >= ITEMS_MIN
 }
 
 /// Cuts one level's items, given in order, into nodes.
@@ -78,7 +87,7 @@ impl<'a> Chunker<'a> {
         self.open_bytes += bytes;
         // The hash comes last: most items are too early in their node for it to matter.
         let ends = may_end
-            && is_late(self.open_bytes, self.open.len())
+            && is_late(self.level, self.open_bytes, self.open.len())
             && self.salt.ends(self.level, item.key());
         self.open.push(item);
         if ends {
@@ -114,7 +123,7 @@ impl<'a> Chunker<'a> {
         let mut best = (u64::MAX, self.open.len());
         for (index, item) in self.open.iter().enumerate() {
             bytes += item.len();
-            if is_late(bytes, index) {
+            if is_late(self.level, bytes, index) {
                 best = best.min((self.salt.hash(self.level, item.key()), index + 1));
             }
         }

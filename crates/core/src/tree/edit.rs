@@ -204,7 +204,7 @@ fn merge(
         bytes += item.len();
         if kept {
             // Late in its node and not at its end: the node was not cut here, nor will this one be.
-            let stayed = boundary::is_late(bytes, index) && index + 1 < node.len();
+            let stayed = boundary::is_late(node.level(), bytes, index) && index + 1 < node.len();
             chunker.push_if(item, !stayed);
         }
     }

@@ -211,12 +211,20 @@ fn changing_one_key_rewrites_its_path_and_little_else() {
 }
 
 #[test]
-fn nodes_are_about_four_kib() {
+fn leaves_are_about_four_kib_and_inner_nodes_half_of_that() {
     let nodes = nodes();
     let tree = build(&nodes, &numbered(20_000));
-    let all = block_on(nodes.blocks().list(None, usize::MAX)).unwrap();
-    let mean = all.iter().map(|(_, bytes)| bytes).sum::<u64>() / all.len() as u64;
-    assert!((3000..5500).contains(&mean), "mean node is {mean} bytes");
+    let (mut leaves, mut inner) = (Vec::new(), Vec::new());
+    for (cid, bytes) in block_on(nodes.blocks().list(None, usize::MAX)).unwrap() {
+        match block_on(nodes.load(&cid)).unwrap().level() {
+            0 => leaves.push(bytes),
+            _ => inner.push(bytes),
+        }
+    }
+    let mean = |sizes: &[u64]| sizes.iter().sum::<u64>() / sizes.len() as u64;
+    let (leaf, above) = (mean(&leaves), mean(&inner));
+    assert!((3000..5500).contains(&leaf), "mean leaf is {leaf} bytes");
+    assert!((1500..2800).contains(&above), "mean inner node is {above} bytes");
     assert!(shape(&nodes, &tree.root.unwrap()).0 <= 3);
 }
 
@@ -295,7 +303,7 @@ fn vectors_of_the_format() {
     assert_eq!((tree.count, tree.bytes), (1_000, 4_096_000));
     assert_eq!(
         tree.root.unwrap().to_string(),
-        "bafyr4ifnps3l3gbl4ixgk5qa7i4sx4dlwudedd5g3pxvmvc6azbavx6nuq"
+        "bafyr4ierlmxdb52hvia3fhacdelm7h3w7yoeha7zjesl4polk2gh23ch6a"
     );
 }
 
