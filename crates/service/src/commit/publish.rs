@@ -10,7 +10,7 @@ use fula_core::{
 };
 use tokio::time::Instant;
 
-use super::{BucketAddress, Head, Inner, Pending, answer_all, lock, working};
+use super::{BucketAddress, Head, Inner, Pending, lock, round::answer_all, working};
 use crate::{
     error::{Applied, ServiceError, chain},
     flaw::Flaw,

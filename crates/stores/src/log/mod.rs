@@ -12,6 +12,8 @@
 
 mod blocks;
 mod buffers;
+mod check;
+mod compact;
 mod disk;
 mod index;
 mod record;
@@ -72,9 +74,6 @@ pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
 
 /// Largest buffer that stays with a stream, in bytes.
 const BUFFER_KEPT_BYTES: usize = 2 << 20;
-
-/// Bytes of records moved at a time when a segment is compacted.
-const MOVE_BYTES: usize = 256 << 10;
 
 /// Appended bytes after which they are made durable unasked.
 const WRITE_BEHIND_BYTES: u64 = 8 << 20;
@@ -450,182 +449,6 @@ impl Log {
     fn segment(&self, slot: &Slot) -> io::Result<Arc<Segment>> {
         let segments = read(&self.segments);
         segments.get(&slot.segment).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// Checks every record's checksum, and every block's hash; returns what fails.
-    pub(crate) fn verify(&self) -> io::Result<Vec<Damage>> {
-        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
-        let mut damage = Vec::new();
-        for segment in segments {
-            let end = self.end_of(&segment)?;
-            for (found, key) in recover::verify(&segment, end)? {
-                if !self.has_good_copy(&segment, &found, key) {
-                    damage.push(found);
-                }
-            }
-        }
-        for (name, bytes) in self.unreadable()? {
-            damage.push(Damage { segment: name, offset: 0, bytes, cid: None });
-        }
-        Ok(damage)
-    }
-
-    /// Returns files that are named like segments and were not readable as such.
-    fn unreadable(&self) -> io::Result<Vec<(String, u64)>> {
-        let files = self.disk.list()?.into_iter();
-        let is_unreadable = |name: &str| {
-            let id = segment::parse_name(name).map(|(_, id)| id);
-            id.is_some_and(|id| !read(&self.segments).contains_key(&id))
-        };
-        Ok(files.filter(|(name, _)| is_unreadable(name)).collect())
-    }
-
-    /// A record known damaged is not in the index; one with a good copy elsewhere is no loss.
-    fn has_good_copy(&self, segment: &Segment, found: &Damage, key: Option<Key>) -> bool {
-        let slot = key.and_then(|key| self.index().get(&key));
-        slot.is_some_and(|slot| {
-            slot.segment != segment.id || u64::from(slot.offset) != found.offset
-        })
-    }
-
-    /// Returns where the records of a segment end; a file being written may be longer.
-    fn end_of(&self, segment: &Segment) -> io::Result<u64> {
-        for stream in &self.streams {
-            let tail = lock(&stream.tail);
-            if tail.segment.id == segment.id {
-                return Ok(tail.offset);
-            }
-        }
-        segment.len()
-    }
-
-    /// Moves the intact records of damaged segments to the end of the log and renames those
-    /// segments; returns how many.
-    pub(crate) fn set_damaged_aside(&self) -> io::Result<usize> {
-        let _one_at_a_time = lock(&self.compacting);
-        let mut names: Vec<String> =
-            self.verify()?.into_iter().map(|damage| damage.segment).collect();
-        names.dedup();
-        for name in &names {
-            let segments = read(&self.segments);
-            let found = segments.values().find(|segment| segment.name() == name).cloned();
-            drop(segments);
-            let Some(segment) = found else {
-                segment::set_aside(self.disk.as_ref(), name)?;
-                continue;
-            };
-            for stream in &self.streams {
-                let mut tail = lock(&stream.tail);
-                if tail.segment.id == segment.id {
-                    self.roll(stream, &mut tail)?;
-                }
-            }
-            let held = self.index().in_segment(segment.id);
-            for (key, slot) in held {
-                if !self.read_intact(&slot).is_ok_and(|value| value.is_some()) {
-                    self.index_mut().remove(&key);
-                }
-            }
-            self.move_records(&segment, &|| {})?;
-            write(&self.segments).remove(&segment.id);
-            segment::set_aside(self.disk.as_ref(), name)?;
-        }
-        Ok(names.len())
-    }
-
-    /// Rewrites the live records of the sealed segment with most dead bytes, if at least
-    /// `dead_percent` of it are, and deletes the segment. Returns the bytes freed; 0 when there was
-    /// nothing to do. Calls `rest` now and then.
-    pub(crate) fn compact(&self, dead_percent: u64, rest: &dyn Fn()) -> io::Result<u64> {
-        let _one_at_a_time = lock(&self.compacting);
-        // In this order: a segment that becomes the tail later is not among the candidates, and
-        // one that was sealed meanwhile only seems emptier than it is.
-        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
-        let active: Vec<u32> =
-            self.streams.iter().map(|stream| lock(&stream.place).segment).collect();
-        let mut worth: Vec<(u64, Arc<Segment>)> = Vec::new();
-        for segment in segments {
-            let size = segment.len()?;
-            let dead = size.saturating_sub(self.index().live_in(segment.id) + HEADER_BYTES);
-            if !active.contains(&segment.id) && dead * 100 >= size * dead_percent && dead > 0 {
-                worth.push((dead, segment));
-            }
-        }
-        worth.sort_by_key(|(dead, _)| std::cmp::Reverse(*dead));
-        for (_, segment) in worth {
-            let size = segment.len()?;
-            let moved = self.move_records(&segment, rest)?;
-            // Damage, or a head that is not readable any more, is left in place for fsck to report:
-            // a copy would carry a valid checksum.
-            if !moved || self.index().live_in(segment.id) > 0 {
-                tracing::warn!(segment = segment.name(), "a damaged segment is not compacted");
-                continue;
-            }
-            write(&self.segments).remove(&segment.id);
-            segment.delete(self.disk.as_ref())?;
-            return Ok(size);
-        }
-        Ok(0)
-    }
-
-    /// Seals the segments being written to of which at least `dead_percent` is dead.
-    pub(crate) fn seal(&self, dead_percent: u64) -> io::Result<()> {
-        for stream in &self.streams {
-            let mut tail = lock(&stream.tail);
-            let live = self.index().live_in(tail.segment.id) + HEADER_BYTES;
-            let dead = tail.offset.saturating_sub(live);
-            if dead > 0 && dead * 100 >= tail.offset * dead_percent {
-                self.roll(stream, &mut tail)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the bytes of all segments, and those of records in use.
-    pub(crate) fn sizes(&self) -> io::Result<(u64, u64)> {
-        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
-        let mut all = 0;
-        for segment in segments {
-            all += segment.len()?;
-        }
-        Ok((all, self.index().live()))
-    }
-
-    /// Copies the records in use to the end of the log; false when one of them is damaged. On
-    /// return they are durable, and so is whatever has replaced the others.
-    fn move_records(&self, segment: &Segment, rest: &dyn Fn()) -> io::Result<bool> {
-        let name = if segment.is_bulk() { StreamName::Bulk } else { StreamName::Commit };
-        let mut batch: Vec<(Key, Slot, Bytes)> = Vec::new();
-        let mut bytes = 0;
-        for (key, slot) in recover::records(segment)? {
-            if self.index().get(&key) != Some(slot) {
-                continue;
-            }
-            let Some(value) = self.read_intact(&slot)? else { return Ok(false) };
-            bytes += value.len();
-            batch.push((key, slot, value));
-            if bytes >= MOVE_BYTES {
-                self.move_batch(name, &batch)?;
-                batch.clear();
-                bytes = 0;
-                rest();
-            }
-        }
-        self.move_batch(name, &batch)?;
-        // A row here may have been replaced by one that is not durable yet.
-        for name in StreamName::ALL {
-            self.flush(name)?;
-            self.stream(name).mark_due.store(true, Ordering::Release);
-            self.mark(name);
-        }
-        Ok(true)
-    }
-
-    /// Appends records again that are still where they were found.
-    fn move_batch(&self, name: StreamName, batch: &[(Key, Slot, Bytes)]) -> io::Result<()> {
-        let records: Vec<_> = batch.iter().map(|(key, _, value)| key.record(value)).collect();
-        let is_there = |index: &Index, n: usize| index.get(&batch[n].0) == Some(batch[n].1);
-        self.append_if(name, &records, is_there).map(drop)
     }
 }
 

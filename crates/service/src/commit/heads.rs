@@ -1,0 +1,98 @@
+//! What is known of the arbiter: the newest head of each bucket, and what is believed of its answers.
+
+use std::sync::Arc;
+
+use fula_core::{
+    StoreError,
+    block::require,
+    bucket::BucketRoot,
+    root::{RootRow, Stamped, TimeMs},
+};
+
+use super::{BucketAddress, Head, Inner};
+use crate::{error::ServiceError, pointers::Heard, witness::Known};
+
+impl Inner {
+    /// Asks the arbiter something that is about no bucket in particular.
+    pub(super) async fn believed<T>(
+        &self,
+        asked: impl Future<Output = Result<Stamped<T>, StoreError>>,
+    ) -> Result<T, ServiceError> {
+        let floor = self.witness.floor();
+        let stamped = asked.await?;
+        self.witness.judge_answer(&floor, &stamped.mark)?;
+        Ok(stamped.value)
+    }
+
+    /// Reads the pointer, begun after the call, and the root behind it.
+    pub(super) async fn newest(
+        &self,
+        bucket: &BucketAddress,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        let _look = self.stakes.look();
+        let Heard { stamped, known } = self.reader.read(bucket).await?;
+        self.clock.hear(&stamped);
+        self.adopt_row(bucket, stamped.value, known.as_deref()).await
+    }
+
+    /// Returns the head of a row, unless the row is of the past; `known` is what was known when
+    /// it was asked for.
+    pub(super) async fn adopt_row(
+        &self,
+        bucket: &BucketAddress,
+        row: Option<RootRow>,
+        known: Option<&Known>,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        self.witness.judge_row(bucket, known, row.as_ref())?;
+        let Some(row) = row else { return Ok(None) };
+        self.hear_claim(bucket, &row);
+        self.load(bucket, row, known).await.map(Some)
+    }
+
+    /// Returns the head of a row, from memory when it is known.
+    async fn load(
+        &self,
+        bucket: &BucketAddress,
+        row: RootRow,
+        known: Option<&Known>,
+    ) -> Result<Arc<Head>, ServiceError> {
+        if let Some(head) = self.heads.get(bucket)
+            && head.row.pointer == row.pointer
+        {
+            return Ok(head);
+        }
+        let block = require(self.nodes.blocks().as_ref(), &row.pointer.root).await?;
+        let root = BucketRoot::from_block(&block)?;
+        let agree = root.owner == row.owner
+            && root.name == row.bucket
+            && root.version == row.pointer.version
+            && root.id == row.bucket_id;
+        if !agree {
+            let why = "root block and pointer disagree";
+            return Err(StoreError::Malformed { what: "bucket root", why }.into());
+        }
+        self.witness.judge_root(bucket, known, &row.pointer, &root)?;
+        let head = Arc::new(Head { row, root });
+        self.stakes.note(&head);
+        self.witness.learn(bucket, &head);
+        self.adopt(bucket, Arc::clone(&head));
+        Ok(head)
+    }
+
+    /// Remembers a head unless a newer one is known.
+    pub(super) fn adopt(&self, bucket: &BucketAddress, head: Arc<Head>) {
+        let known = self.heads.get(bucket);
+        if known.is_none_or(|known| known.row.pointer.version < head.row.pointer.version) {
+            self.heads.insert(bucket.clone(), head);
+        }
+    }
+
+    pub(super) async fn now(&self) -> Result<TimeMs, ServiceError> {
+        if let Some(now) = self.clock.now() {
+            return Ok(now);
+        }
+        let stamped = self.roots.get_roots(&[]).await?;
+        self.clock.hear(&stamped);
+        Ok(stamped.time)
+    }
+}

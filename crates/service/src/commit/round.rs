@@ -1,0 +1,263 @@
+//! The writer task of a bucket: one round after another, as long as changes wait.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::{
+    Answer, Ask, BucketAddress, Head, Inner, Outcome, Pending, Queue, lock,
+    publish::Swapped,
+    turns::Turn,
+    working::{Sealed, Working},
+};
+use crate::{
+    error::{Applied, ConditionName, ServiceError},
+    flaw::{Flaw, Flaws},
+    limits::Limits,
+};
+
+/// Runs rounds for one bucket until its queue is empty.
+pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
+    let mut turn = None;
+    loop {
+        if let Some(turn) = turn.take() {
+            inner.give_way(&bucket, turn).await;
+        }
+        let batch = {
+            let mut queues = lock(&inner.queues);
+            let Some(queue) = queues.get_mut(&bucket) else { return };
+            let batch = take_batch(queue, &inner.limits);
+            if batch.is_empty() {
+                queues.remove(&bucket);
+                inner.writer_stopped.notify_waiters();
+                return;
+            }
+            batch
+        };
+        metrics::counter!("fula_commit_rounds_total").increment(1);
+        let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        metrics::histogram!("fula_commit_batch_changes").record(changes);
+        // Of its own: the writers may be gone before the swap is known.
+        let _lease = inner.stakes.begin();
+        // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
+        let round = AssertUnwindSafe(inner.round(&bucket, batch)).catch_unwind();
+        turn = round.await.unwrap_or_else(|_| {
+            tracing::error!(bucket = %bucket.1, "a commit round panicked");
+            inner.heads.remove(&bucket);
+            None
+        });
+        // Whoever was answered goes first: the next round may wait for the disk on this thread.
+        if lock(&inner.queues).get(&bucket).is_some_and(|queue| !queue.pending.is_empty()) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
+    let mut bytes = 0;
+    let mut batch = Vec::new();
+    while let Some(next) = queue.pending.front() {
+        bytes += next.ask.change.bytes();
+        // A condition on the version of the bucket is about a state that nothing in the same
+        // round has touched.
+        let is_alone = |pending: &Pending| pending.ask.if_version.is_some();
+        let full = batch.len() >= limits.round_changes_max
+            || bytes > limits.round_bytes_max
+            || is_alone(next)
+            || batch.last().is_some_and(is_alone);
+        if full && !batch.is_empty() {
+            break;
+        }
+        queue.bytes -= next.ask.change.bytes();
+        batch.extend(queue.pending.pop_front());
+    }
+    batch
+}
+
+pub(super) fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
+    for pending in batch {
+        drop(pending.answer.send(Outcome { result: Err(error.clone()), version: 0 }));
+    }
+}
+
+impl Inner {
+    /// Judges, applies and publishes one batch, again and again until it is published or refused.
+    ///
+    /// Returns the turn that was had, when another master is after the next one.
+    async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) -> Option<Turn> {
+        let started = Instant::now();
+        // The swap tells if this guess is stale, and so does the read before an empty answer. It is
+        // never older than what this master knows: an arbiter that went back to it would take the
+        // swap, and `authors` would say that it holds commits which it lacks.
+        let known = self.witness.known(bucket);
+        let mut base = self.heads.get(bucket).filter(|head| {
+            known.as_ref().is_none_or(|known| head.row.pointer.version >= known.pointer.version)
+        });
+        let mut is_current = false;
+        if base.is_none() {
+            match self.newest(bucket).await {
+                Ok(head) => (base, is_current) = (head, true),
+                Err(error) => {
+                    answer_all(batch, &error);
+                    return None;
+                }
+            }
+        }
+        for attempt in 0..self.limits.round_attempts_max {
+            if attempt > 0 {
+                metrics::counter!("fula_commit_rebases_total").increment(1);
+            }
+            let now = Instant::now();
+            let (alive, expired) = batch.into_iter().partition(|p: &Pending| p.deadline > now);
+            answer_all(expired, &ServiceError::Busy(Applied::None));
+            batch = alive;
+            if batch.is_empty() {
+                return None;
+            }
+            let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
+            let (outcomes, sealed) = match judged {
+                Ok(judged) => judged,
+                Err(error) => {
+                    answer_all(batch, &error);
+                    return None;
+                }
+            };
+            let Some(sealed) = sealed else {
+                // Nothing to publish: the answers hold only for a base known to be current.
+                if is_current || self.limits.flaws.has(Flaw::AnswerFromStaleBase) {
+                    answer_each(batch, outcomes);
+                    return None;
+                }
+                match self.newest(bucket).await {
+                    Ok(head) => {
+                        let pointer =
+                            |head: &Option<Arc<Head>>| head.as_ref().map(|head| head.row.pointer);
+                        if pointer(&head) == pointer(&base) {
+                            answer_each(batch, outcomes);
+                            return None;
+                        }
+                        (base, is_current) = (head, true);
+                    }
+                    Err(error) => {
+                        answer_all(batch, &error);
+                        return None;
+                    }
+                }
+                continue;
+            };
+            let deadline = batch.iter().map(|pending| pending.deadline).max().unwrap_or(now);
+            match self.publish(bucket, base.as_deref(), &sealed, deadline, &mut batch).await {
+                Swapped::Won => {
+                    let head = Head::after(&sealed, bucket, base.as_deref());
+                    self.witness.commit(bucket, &head).await;
+                    // No base is older than what is known, so this is known twice.
+                    lock(&self.sent).remove(bucket);
+                    let turn = self.had_turn(bucket, &head, started);
+                    let head = Arc::new(head);
+                    self.stakes.note(&head);
+                    self.adopt(bucket, head);
+                    answer_each(batch, outcomes);
+                    return turn;
+                }
+                Swapped::Lost(current) => {
+                    self.claim(bucket);
+                    (base, is_current) = (current, true);
+                }
+                Swapped::Failed(error) => {
+                    answer_all(batch, &error);
+                    return None;
+                }
+            }
+        }
+        answer_all(batch, &ServiceError::Busy(Applied::None));
+        None
+    }
+
+    /// Judges and applies every change in order; returns their answers and what to publish.
+    async fn judge(
+        &self,
+        bucket: &BucketAddress,
+        base: Option<&Head>,
+        batch: &[Pending],
+        is_rebase: bool,
+    ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
+        let now = self.now().await?;
+        let sent = lock(&self.sent).get(bucket).copied().unwrap_or(0);
+        let mut work = Working::new(&self.nodes, bucket, base, now, sent)?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let flaws = self.limits.flaws;
+        work.ignore_conditions(
+            flaws.has(Flaw::ConditionJudgedOnlyEarly)
+                || (is_rebase && flaws.has(Flaw::RebaseWithoutJudging)),
+        );
+        let base_version = base.map_or(0, |head| head.row.pointer.version);
+        for Pending { ask, .. } in batch {
+            outcomes.push(ask.judge(&mut work, base_version, flaws).await);
+        }
+        if !work.is_changed() {
+            for outcome in &mut outcomes {
+                outcome.version = outcome.version.min(base_version);
+            }
+            return Ok((outcomes, None));
+        }
+        if work.recent_edited().1 > 0 {
+            let from = lock(&self.sweeps).remove(bucket).unwrap_or_default();
+            let next = work.sweep_recent(from).await?;
+            let mut sweeps = lock(&self.sweeps);
+            if sweeps.len() >= self.limits.heads_max {
+                sweeps.clear();
+            }
+            sweeps.insert(bucket.clone(), next);
+        }
+        let generation = base.map_or(0, |head| head.row.pointer.generation);
+        let sealed = work.seal(self.writer, generation).await?;
+        Ok((outcomes, Some(sealed)))
+    }
+}
+
+impl Ask {
+    /// Judges and applies the change, unless it was carried out before.
+    async fn judge(&self, work: &mut Working<'_>, base: u64, flaws: Flaws) -> Outcome {
+        let print = self.print.as_ref().filter(|_| !flaws.has(Flaw::RecordOff));
+        if let Some(print) = print {
+            match work.remembered(print).await {
+                Ok(Some((result, version))) => {
+                    metrics::counter!("fula_commit_remembered_total").increment(1);
+                    return Outcome { result, version };
+                }
+                Ok(None) => {}
+                Err(error) => return Outcome { result: Err(error), version: 0 },
+            }
+        }
+        let changes = work.changes();
+        let found = work.require_bucket();
+        let is_meant = self.bucket.is_none_or(|id| found.is_ok_and(|found| found == id));
+        let result = if !is_meant {
+            Err(ServiceError::NoSuchBucket)
+        } else if self.if_version.is_some_and(|version| version != base) {
+            Err(ServiceError::PreconditionFailed(ConditionName::BucketVersion))
+        } else {
+            let print = self.print.as_ref().map(|print| print.fingerprint);
+            self.change.apply(work, print).await
+        };
+        // What changed nothing may be tried again, unless another attempt may still be under way.
+        if let Some(print) = print
+            && (print.is_retry || work.changes() > changes)
+        {
+            work.remember(print, &result);
+        }
+        // A completion that was carried out before answers with what it made then.
+        let version = match &result {
+            Ok(Answer::Object(record)) => record.seq.version,
+            _ => work.version(),
+        };
+        Outcome { result, version }
+    }
+}
+
+fn answer_each(batch: Vec<Pending>, outcomes: Vec<Outcome>) {
+    for (pending, outcome) in batch.into_iter().zip(outcomes) {
+        drop(pending.answer.send(outcome));
+    }
+}

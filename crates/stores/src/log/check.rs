@@ -1,0 +1,92 @@
+//! Finding damage, and setting it aside.
+
+use std::io;
+
+use super::{
+    Damage, Key, Log, lock, read, recover,
+    segment::{self, Segment},
+    write,
+};
+
+impl Log {
+    /// Checks every record's checksum, and every block's hash; returns what fails.
+    pub(crate) fn verify(&self) -> io::Result<Vec<Damage>> {
+        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
+        let mut damage = Vec::new();
+        for segment in segments {
+            let end = self.end_of(&segment)?;
+            for (found, key) in recover::verify(&segment, end)? {
+                if !self.has_good_copy(&segment, &found, key) {
+                    damage.push(found);
+                }
+            }
+        }
+        for (name, bytes) in self.unreadable()? {
+            damage.push(Damage { segment: name, offset: 0, bytes, cid: None });
+        }
+        Ok(damage)
+    }
+
+    /// Returns files that are named like segments and were not readable as such.
+    fn unreadable(&self) -> io::Result<Vec<(String, u64)>> {
+        let files = self.disk.list()?.into_iter();
+        let is_unreadable = |name: &str| {
+            let id = segment::parse_name(name).map(|(_, id)| id);
+            id.is_some_and(|id| !read(&self.segments).contains_key(&id))
+        };
+        Ok(files.filter(|(name, _)| is_unreadable(name)).collect())
+    }
+
+    /// A record known damaged is not in the index; one with a good copy elsewhere is no loss.
+    fn has_good_copy(&self, segment: &Segment, found: &Damage, key: Option<Key>) -> bool {
+        let slot = key.and_then(|key| self.index().get(&key));
+        slot.is_some_and(|slot| {
+            slot.segment != segment.id || u64::from(slot.offset) != found.offset
+        })
+    }
+
+    /// Returns where the records of a segment end; a file being written may be longer.
+    fn end_of(&self, segment: &Segment) -> io::Result<u64> {
+        for stream in &self.streams {
+            let tail = lock(&stream.tail);
+            if tail.segment.id == segment.id {
+                return Ok(tail.offset);
+            }
+        }
+        segment.len()
+    }
+
+    /// Moves the intact records of damaged segments to the end of the log and renames those
+    /// segments; returns how many.
+    pub(crate) fn set_damaged_aside(&self) -> io::Result<usize> {
+        let _one_at_a_time = lock(&self.compacting);
+        let mut names: Vec<String> =
+            self.verify()?.into_iter().map(|damage| damage.segment).collect();
+        names.dedup();
+        for name in &names {
+            let segments = read(&self.segments);
+            let found = segments.values().find(|segment| segment.name() == name).cloned();
+            drop(segments);
+            let Some(segment) = found else {
+                segment::set_aside(self.disk.as_ref(), name)?;
+                continue;
+            };
+            for stream in &self.streams {
+                let mut tail = lock(&stream.tail);
+                if tail.segment.id == segment.id {
+                    self.roll(stream, &mut tail)?;
+                }
+            }
+            let held = self.index().in_segment(segment.id);
+            for (key, slot) in held {
+                if !self.read_intact(&slot).is_ok_and(|value| value.is_some()) {
+                    self.index_mut().remove(&key);
+                }
+            }
+            self.move_records(&segment, &|| {})?;
+            write(&self.segments).remove(&segment.id);
+            segment::set_aside(self.disk.as_ref(), name)?;
+        }
+        Ok(names.len())
+    }
+}
