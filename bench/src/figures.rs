@@ -22,49 +22,83 @@ fn put(bucket: &str, operation: Operation, connections: usize, limit: Limit, fir
     Load { operation, bucket, bytes: SMALL, connections, limit, payload, first }
 }
 
-/// Overwrites in buckets of one size each, in turns: the rate is to be the same.
-pub(crate) async fn flat(rounds: usize, length: Duration, most: u64) -> io::Result<()> {
-    let server = Server::start(Kind::Fula, &[]).await?;
+/// Overwrites in buckets of one size each, on each server, in turns: the rate is to be the same.
+pub(crate) async fn flat(
+    kinds: &[Kind],
+    rounds: usize,
+    length: Duration,
+    most: u64,
+) -> io::Result<()> {
     let sizes: Vec<u64> =
         [1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|keys| *keys <= most).collect();
-    for keys in &sizes {
-        eprintln!("filling a bucket of {keys} keys");
-        let bucket = format!("keys-{keys}");
-        server.make_bucket(&bucket).await?;
-        fill(&server, &bucket, 16, 0..*keys).await?;
+    let mut servers = Vec::new();
+    for kind in kinds {
+        let server = Server::start(kind, &[]).await?;
+        for keys in &sizes {
+            eprintln!("filling a bucket of {keys} keys");
+            let bucket = format!("keys-{keys}");
+            server.make_bucket(&bucket).await?;
+            fill(&server, &bucket, 16, 0..*keys).await?;
+        }
+        servers.push(server);
     }
-    let mut rows: Vec<Vec<Row>> = vec![Vec::new(); sizes.len()];
+    let mut rows: Vec<Vec<Vec<Row>>> = vec![vec![Vec::new(); sizes.len()]; servers.len()];
     for round in 0..rounds {
         for turn in 0..sizes.len() {
             let n = (turn + round) % sizes.len();
-            let first = 1_000_000_000 * (1 + round as u64 * 10 + n as u64);
-            let operation = Operation::Overwrite(sizes[n]);
-            let bucket = format!("keys-{}", sizes[n]);
-            let load = put(&bucket, operation, 16, Limit::Time(length), first);
-            rows[n].push(sample(&server, &load, Measure::Rate).await?);
+            for turn in 0..servers.len() {
+                let which = (turn + round + n) % servers.len();
+                let first = 1_000_000_000 * (1 + round as u64 * 10 + n as u64);
+                let operation = Operation::Overwrite(sizes[n]);
+                let bucket = format!("keys-{}", sizes[n]);
+                let load = put(&bucket, operation, 16, Limit::Time(length), first);
+                rows[which][n].push(sample(&servers[which], &load, Measure::Rate).await?);
+            }
         }
     }
-    println!(
-        "| keys in the bucket | PUT 4 KiB, 16 connections, median (least - most) | ratio to {} keys, median of rounds |\n|---|---|---|",
-        sizes[0]
-    );
-    for (keys, rows_of) in sizes.iter().zip(&rows) {
-        let values: Vec<f64> = rows_of.iter().map(|row| row.value).collect();
-        let ratios = rows_of.iter().zip(&rows[0]).map(|(row, base)| row.value / base.value);
-        println!(
-            "| {keys} | {:.0}/s ({:.0} - {:.0}) | {:.2} |",
-            median(values.clone()),
-            values.iter().copied().fold(f64::INFINITY, f64::min),
-            values.iter().copied().fold(0.0, f64::max),
-            median(ratios.collect())
-        );
+    for (server, rows) in servers.iter().zip(&rows) {
+        print_flat(server, &sizes, rows);
+    }
+    if let [ours, baseline] = rows.as_slice() {
+        for ((keys, ours), theirs) in sizes.iter().zip(ours).zip(baseline) {
+            let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours.value / theirs.value);
+            let ratio = median(ratios.collect());
+            println!("{keys} keys: {ratio:.2} of the baseline's rate, median of rounds");
+        }
     }
     Ok(())
 }
 
+#[expect(clippy::cast_precision_loss, reason = "figures to look at")]
+fn print_flat(server: &Server, sizes: &[u64], rows: &[Vec<Row>]) {
+    println!(
+        "| keys in the bucket, {} | PUT 4 KiB, 16 connections, median (least - most) | ratio to {} keys, median of rounds \
+         | CPU a request | written a request |\n|---|---|---|---|---|",
+        server.kind.name(),
+        sizes[0]
+    );
+    for (keys, rows_of) in sizes.iter().zip(rows) {
+        let values: Vec<f64> = rows_of.iter().map(|row| row.value).collect();
+        let ratios = rows_of.iter().zip(&rows[0]).map(|(row, base)| row.value / base.value);
+        let used = |figure: fn(&Row) -> f64| {
+            median_of(rows_of, |row| figure(row) / row.tally.requests as f64)
+        };
+        println!(
+            "| {keys} | {:.0}/s ({:.0} - {:.0}) | {:.2} | {:.0} us | {:.1} KiB |",
+            median(values.clone()),
+            values.iter().copied().fold(f64::INFINITY, f64::min),
+            values.iter().copied().fold(0.0, f64::max),
+            median(ratios.collect()),
+            used(|row| row.usage.cpu * 1e6),
+            used(|row| row.usage.written as f64 / 1024.0)
+        );
+    }
+    println!();
+}
+
 /// Bytes that the kernel wrote for the gateway, a byte that was put.
 pub(crate) async fn written(rounds: usize) -> io::Result<()> {
-    let server = Server::start(Kind::Fula, &[]).await?;
+    let server = Server::start(&Kind::Fula, &[]).await?;
     server.make_bucket("written").await?;
     eprintln!("filling a bucket of 100 000 keys");
     fill(&server, "written", 16, 0..100_000).await?;
@@ -85,7 +119,7 @@ pub(crate) async fn written(rounds: usize) -> io::Result<()> {
 
 /// What is left on disk of overwritten objects, and what giving it back costs writers.
 pub(crate) async fn space(rounds: usize) -> io::Result<()> {
-    let server = Server::start(Kind::Fula, &[("FULA_RETENTION", "0s")]).await?;
+    let server = Server::start(&Kind::Fula, &[("FULA_RETENTION", "0s")]).await?;
     server.make_bucket("space").await?;
     fill(&server, "space", SMALL, 0..SPACE_KEYS).await?;
     let overwrite = |puts: u64, first: u64| {

@@ -4,12 +4,13 @@
 mod compare;
 mod figures;
 mod load;
+mod peers;
 mod process;
 mod report;
 mod server;
 mod soak;
 
-use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use fula_testkit::s3::{Credentials, Payload};
@@ -94,6 +95,9 @@ enum Command {
         /// Servers besides ours
         #[arg(long, value_enum, value_delimiter = ',')]
         peers: Vec<Kind>,
+        /// Another build of `fula`, to be compared with the one beside this program
+        #[arg(long)]
+        baseline: Option<PathBuf>,
         #[arg(long, default_value_t = 5)]
         rounds: usize,
         /// Of each kind of work in each round
@@ -115,6 +119,9 @@ enum Command {
         /// Largest bucket
         #[arg(long, default_value_t = 1_000_000)]
         keys: u64,
+        /// Another build of `fula`, for the same in turns
+        #[arg(long)]
+        baseline: Option<PathBuf>,
     },
     /// Bytes written to disk a byte put: random keys, 100 000 in the bucket
     Written {
@@ -184,16 +191,19 @@ async fn run(command: Command) -> io::Result<()> {
             );
             Ok(())
         }
-        Command::Flat { rounds, seconds, keys } => {
-            figures::flat(rounds, Duration::from_secs(seconds), keys).await
+        Command::Flat { rounds, seconds, keys, baseline } => {
+            let kinds: Vec<_> =
+                [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline)).collect();
+            figures::flat(&kinds, rounds, Duration::from_secs(seconds), keys).await
         }
         Command::Written { rounds } => figures::written(rounds).await,
         Command::Space { rounds } => figures::space(rounds).await,
         Command::Soak { connections, seconds } => {
             soak::run(connections, Duration::from_secs(seconds)).await
         }
-        Command::Compare { peers, rounds, seconds, only, payload } => {
+        Command::Compare { peers, baseline, rounds, seconds, only, payload } => {
             let mut servers = vec![Kind::Fula];
+            servers.extend(baseline.map(Kind::Baseline));
             servers.extend(peers);
             let length = Duration::from_secs(seconds);
             let payload = payload.into();

