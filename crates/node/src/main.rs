@@ -17,7 +17,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 
-/// Rounds and requests allocate a lot of small things, on any thread (docs/adr/0013).
+/// Rounds and requests allocate a lot of small things, on any thread (docs/adr/0018).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,9 +1,6 @@
 //! Giving space back: live records move to the end of the log, and their segment goes.
 
-use std::{
-    io,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
@@ -99,7 +96,6 @@ impl Log {
         // A row here may have been replaced by one that is not durable yet.
         for name in StreamName::ALL {
             self.flush(name)?;
-            self.stream(name).mark_due.store(true, Ordering::Release);
             self.mark(name);
         }
         Ok(true)

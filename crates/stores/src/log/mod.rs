@@ -27,9 +27,8 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -78,9 +77,6 @@ const BUFFER_KEPT_BYTES: usize = 2 << 20;
 /// Appended bytes after which they are made durable unasked.
 const WRITE_BEHIND_BYTES: u64 = 8 << 20;
 
-/// After an fsync, until the log itself says how far it is durable.
-const MARK_AFTER: Duration = Duration::from_secs(1);
-
 #[derive(Debug)]
 struct Tail {
     segment: Arc<Segment>,
@@ -112,8 +108,6 @@ struct Stream {
     turn: tokio::sync::Mutex<()>,
     /// Held during an fsync: who waits for it finds its own work done as well.
     syncing: tokio::sync::Mutex<()>,
-    /// Whether the log is durable further than it says itself.
-    mark_due: AtomicBool,
     /// Up to where writing behind has begun.
     behind: AtomicU64,
 }
@@ -196,7 +190,6 @@ impl Log {
                 turn: tokio::sync::Mutex::new(()),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
-                mark_due: AtomicBool::new(false),
                 behind: AtomicU64::new(0),
             });
         }
@@ -346,7 +339,7 @@ impl Log {
             let log = Arc::clone(self);
             blocking(move || log.flush(name)).await?;
         }
-        self.mark_later(name);
+        self.mark(name);
         Ok(())
     }
 
@@ -387,26 +380,10 @@ impl Log {
         Ok(())
     }
 
-    /// Notes in the log itself how far it is durable, once writers have paused: so damage up to
-    /// there is never taken for a torn tail. Later records say it as well. The note needs no fsync
-    /// of its own: it matters only once the disk has had time to rot.
-    fn mark_later(self: &Arc<Self>, name: StreamName) {
-        if self.stream(name).mark_due.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let log = Arc::downgrade(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(MARK_AFTER).await;
-            if let Some(log) = log.upgrade() {
-                log.mark(name);
-            }
-        });
-    }
-
+    /// Notes in the log itself how far it is durable, so that damage up to there is never taken for a
+    /// torn tail. Later records say it as well. The note needs no fsync of its own: it matters only
+    /// once the disk has had time to rot.
     fn mark(&self, name: StreamName) {
-        if !self.stream(name).mark_due.swap(false, Ordering::AcqRel) {
-            return;
-        }
         let mark = self.append(name, &[Record { kind: Kind::Mark, key: &[], value: &[] }]);
         if let Err(error) = mark {
             // What was asked for is durable all the same, e.g. when the disk is full just now.
@@ -449,13 +426,5 @@ impl Log {
     fn segment(&self, slot: &Slot) -> io::Result<Arc<Segment>> {
         let segments = read(&self.segments);
         segments.get(&slot.segment).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        for name in StreamName::ALL {
-            self.mark(name);
-        }
     }
 }
