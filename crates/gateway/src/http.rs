@@ -12,9 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_service::Seen;
+use fula_service::{Hangup, Memory, Seen, Share};
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
+    request::Parts,
+};
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use s3s::{S3Result, s3_error, service::S3Service};
 use tokio::time::Instant;
@@ -22,6 +26,7 @@ use tokio::time::Instant;
 use crate::{
     WireConfig,
     auth::{Claim, Door, RequestId, bearer_of},
+    error::s3_error,
     guard,
     payload::held_to_hash,
     sts,
@@ -68,6 +73,7 @@ pub(crate) struct HostBucket(pub(crate) String);
 pub struct Gateway {
     s3: S3Service,
     door: Door,
+    memory: Memory,
     config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
 }
@@ -88,12 +94,13 @@ impl RequestIds {
 }
 
 impl Gateway {
-    pub(crate) fn new(s3: S3Service, door: Door, config: WireConfig) -> Self {
+    pub(crate) fn new(s3: S3Service, door: Door, memory: Memory, config: WireConfig) -> Self {
         use std::hash::{BuildHasher, RandomState};
         let seed = RandomState::new().hash_one("request ids");
         Self {
             s3,
             door,
+            memory,
             config: Arc::new(config),
             ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
         }
@@ -156,8 +163,8 @@ impl Gateway {
         let (mut parts, body) = request.into_parts();
         if sts::is_sts(&parts) && !host_is_bucket {
             operation.set("AssumeRoleWithWebIdentity".to_owned());
-            return match self.collect(body, sts::BODY_BYTES_MAX).await {
-                Ok(body) => sts::answer(&self.door, &parts.extensions, &body, id).await,
+            return match self.collect(&parts, body, sts::BODY_BYTES_MAX).await {
+                Ok((body, _share)) => sts::answer(&self.door, &parts.extensions, &body, id).await,
                 Err(error) => respond(error),
             };
         }
@@ -168,7 +175,7 @@ impl Gateway {
             Err(error) => return respond(error),
         };
         match self.admit(Request::from_parts(parts, body), host_is_bucket).await {
-            Ok(mut request) => {
+            Ok((mut request, _share)) => {
                 if let Some(bucket) = host_bucket {
                     request.extensions_mut().insert(bucket);
                 }
@@ -187,35 +194,51 @@ impl Gateway {
         Some(HostBucket(bucket.to_owned())).filter(|bucket| !bucket.0.is_empty())
     }
 
-    /// Settles what must be settled before s3s sees the request.
+    /// Settles what must be settled before s3s sees the request; returns the memory of a body that was
+    /// read whole for that.
     async fn admit(
         &self,
         request: Request<s3s::Body>,
         host_is_bucket: bool,
-    ) -> S3Result<Request<s3s::Body>> {
+    ) -> S3Result<(Request<s3s::Body>, Option<Share>)> {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().unwrap_or_default();
         guard::check_query(&parts.method, parts.uri.path(), query, host_is_bucket)?;
         guard::check_form(&parts)?;
         guard::check_length(&parts, host_is_bucket)?;
         if !guard::is_xml_request(&parts) || guard::is_chunked(&parts.headers) {
-            return Ok(Request::from_parts(parts, body));
+            return Ok((Request::from_parts(parts, body), None));
         }
-        let bytes = self.collect(body, self.config.limits.xml_bytes_max).await?;
+        let bytes_max = self.config.limits.xml_bytes_max;
+        let (bytes, share) = self.collect(&parts, body, bytes_max).await?;
         guard::check_whole(&parts.headers, &bytes, guard::Whole::of(&parts))?;
-        Ok(Request::from_parts(parts, s3s::Body::from(bytes)))
+        Ok((Request::from_parts(parts, s3s::Body::from(bytes)), Some(share)))
     }
 
-    /// Reads a body whole, up to `bytes_max`.
-    async fn collect(&self, body: s3s::Body, bytes_max: usize) -> S3Result<Bytes> {
+    /// Reads a body whole, up to `bytes_max`, before anybody knows who sent it: it shares the memory
+    /// of all bodies, so that many of them cannot take more.
+    async fn collect(
+        &self,
+        parts: &Parts,
+        body: s3s::Body,
+        bytes_max: usize,
+    ) -> S3Result<(Bytes, Share)> {
+        let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        let hangup = parts.extensions.get::<Hangup>();
+        let share = self.memory.take(announced.unwrap_or(bytes_max).min(bytes_max), hangup).await;
+        let share = share.map_err(s3_error)?;
         let idle = self.config.limits.body_idle_timeout;
-        let collected = tokio::time::timeout(idle, Limited::new(body, bytes_max).collect()).await;
+        let noted = body.map_frame(|frame| {
+            share.moved(frame.data_ref().map_or(0, Bytes::len));
+            frame
+        });
+        let collected = tokio::time::timeout(idle, Limited::new(noted, bytes_max).collect()).await;
         let collected = collected.map_err(|_| s3_error!(RequestTimeout))?;
         let collected = collected.map_err(|error| match error.downcast::<LengthLimitError>() {
             Ok(_) => guard::too_large(bytes_max),
             Err(_) => s3_error!(IncompleteBody),
         })?;
-        Ok(collected.to_bytes())
+        Ok((collected.to_bytes(), share))
     }
 
     async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {

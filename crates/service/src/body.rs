@@ -111,7 +111,7 @@ pub(crate) async fn take(
     let mut size = 0_u64;
     while let Some(bytes) = body.next().await {
         let mut bytes = bytes?;
-        share.progress();
+        share.moved(bytes.len());
         size += bytes.len() as u64;
         if size > facts.length_max {
             return Err(ServiceError::EntityTooLarge(facts.length_max));
@@ -122,7 +122,7 @@ pub(crate) async fn take(
                 let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(LEAF_BYTES));
                 share.is_ours();
                 leaves.push(full.freeze()).await?;
-                share.progress();
+                share.is_theirs();
             }
             let room = LEAF_BYTES - leaf.len();
             leaf.extend_from_slice(&bytes.split_to(bytes.len().min(room)));

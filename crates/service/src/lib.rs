@@ -47,7 +47,7 @@ pub use self::{
     error::{Applied, ConditionName, ServiceError},
     limits::Limits,
     list::{ListRequest, Listing, ListingLine},
-    memory::Hangup,
+    memory::{Hangup, Memory, Share},
     merge::Merged,
     multipart::{
         CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, PartInfo,
@@ -60,7 +60,6 @@ pub use self::{
 use crate::{
     access::{Action, Holder, Target, Verb},
     commit::{Answer, Ask, BucketAddress, Change, Print},
-    memory::Memory,
     policy::PublicRead,
 };
 
@@ -130,6 +129,11 @@ impl Service {
     /// Returns the commit pipeline.
     pub fn committer(&self) -> &Committer {
         &self.committer
+    }
+
+    /// Returns the memory that bodies share, for those that are read before they come here.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     fn random<const N: usize>(&self) -> [u8; N] {

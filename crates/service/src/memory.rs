@@ -2,14 +2,15 @@
 //!
 //! A body takes its share before its first byte is read, as much as it will ever hold at a time;
 //! who finds too little left waits in line, and is told to slow down after a while. Meanwhile those
-//! that stand still lose their connection, so that clients that stall cannot keep others out.
+//! that stand still, or go on too slowly, lose their connection, so that clients that stall cannot
+//! keep others out.
 
 use std::{
     collections::BTreeMap,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,8 +30,12 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Between two looks for bodies that stand still, while one waits.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A body that stood still for this long goes first when others wait.
+/// A body that moved less than [`STEP`] for this long goes first when others wait: about 50 KB/s.
 const STALLED: Duration = Duration::from_secs(5);
+
+/// Bytes that a body must move to count as going on: a byte now and then holds as much memory as
+/// none at all.
+const STEP: usize = 256 << 10;
 
 /// One that nobody waits for goes after this long, e.g. when an answer is not read.
 const ABANDONED: Duration = Duration::from_mins(2);
@@ -58,9 +63,9 @@ impl Hangup {
     }
 }
 
-/// The memory of one process.
+/// The memory for bodies of one process.
 #[derive(Clone, Debug)]
-pub(crate) struct Memory(Arc<Inner>);
+pub struct Memory(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -81,20 +86,37 @@ struct Bodies {
 #[derive(Debug)]
 struct Body {
     units: u32,
-    /// When it last went on, in milliseconds since the start.
-    progress: Arc<AtomicU64>,
+    pace: Arc<Pace>,
+    /// Ends its connection, once.
     hangup: Option<Hangup>,
+    is_ending: bool,
 }
 
-/// What one body holds; given back when this is dropped.
+/// How a body goes on.
 #[derive(Debug)]
-pub(crate) struct Share(Option<Held>);
+struct Pace {
+    /// When it last had moved a step, in milliseconds since the start.
+    since: AtomicU64,
+    /// Bytes that it has moved since then.
+    moved: AtomicUsize,
+}
+
+impl Pace {
+    fn set(&self, since: u64) {
+        self.moved.store(0, Ordering::Relaxed);
+        self.since.store(since, Ordering::Relaxed);
+    }
+}
+
+/// What one body holds of the memory for bodies; given back when this is dropped.
+#[derive(Debug)]
+pub struct Share(Option<Held>);
 
 #[derive(Debug)]
 struct Held {
     memory: Memory,
     id: u64,
-    progress: Arc<AtomicU64>,
+    pace: Arc<Pace>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -125,19 +147,37 @@ impl Share {
         Bytes::from_owner(Counted { bytes, _share: Arc::clone(self) })
     }
 
-    /// Notes that the body goes on.
-    pub(crate) fn progress(&self) {
-        if let Some(held) = &self.0 {
-            held.progress.store(held.memory.now(), Ordering::Relaxed);
+    /// Notes that the body has moved so many bytes.
+    pub fn moved(&self, bytes: usize) {
+        if let Some(held) = &self.0
+            && held.pace.moved.fetch_add(bytes, Ordering::Relaxed) + bytes >= STEP
+        {
+            held.pace.set(held.memory.now());
         }
     }
 
-    /// Notes that the body waits for us, until it goes on: that is no fault of its client.
+    /// Notes that the body waits for us, until [`Self::is_theirs`]: that is no fault of its client.
     pub(crate) fn is_ours(&self) {
         if let Some(held) = &self.0 {
-            held.progress.store(u64::MAX, Ordering::Relaxed);
+            held.pace.set(u64::MAX);
         }
     }
+
+    /// Notes that the body waits for its client.
+    pub(crate) fn is_theirs(&self) {
+        if let Some(held) = &self.0 {
+            held.pace.set(held.memory.now());
+        }
+    }
+}
+
+/// Returns the frames that bytes are sent in: so small that a client that reads slowly is seen to
+/// go on.
+pub(crate) fn frames(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let frame = bytes.split_to(bytes.len().min(STEP));
+        (!frame.is_empty()).then_some(frame)
+    })
 }
 
 /// Returns what a body of this length holds on its way in; none stands for an unknown length.
@@ -181,11 +221,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`ServiceError::Busy`] when there is too little for too long.
-    pub(crate) async fn take(
-        &self,
-        bytes: usize,
-        hangup: Option<&Hangup>,
-    ) -> Result<Share, ServiceError> {
+    pub async fn take(&self, bytes: usize, hangup: Option<&Hangup>) -> Result<Share, ServiceError> {
         if bytes <= SMALL {
             return Ok(Share(None));
         }
@@ -195,14 +231,15 @@ impl Memory {
             Ok(permit) => permit,
             Err(_) => self.wait(units).await?,
         };
-        let progress = Arc::new(AtomicU64::new(self.now()));
-        let body = Body { units, progress: Arc::clone(&progress), hangup: hangup.cloned() };
+        let pace = Arc::new(Pace { since: self.now().into(), moved: AtomicUsize::new(0) });
+        let body =
+            Body { units, pace: Arc::clone(&pace), hangup: hangup.cloned(), is_ending: false };
         let mut bodies = self.bodies();
         let id = bodies.next;
         bodies.next += 1;
         bodies.all.insert(id, body);
         drop(bodies);
-        Ok(Share(Some(Held { memory: self.clone(), id, progress, _permit: permit })))
+        Ok(Share(Some(Held { memory: self.clone(), id, pace, _permit: permit })))
     }
 
     async fn wait(&self, units: u32) -> Result<OwnedSemaphorePermit, ServiceError> {
@@ -228,19 +265,25 @@ impl Memory {
     fn hang_up(&self, stalled: Duration, units: u32) {
         let stalled = u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX);
         let now = self.now();
-        let bodies = self.bodies();
-        let mut still: Vec<(u64, &Body)> = bodies
+        let mut bodies = self.bodies();
+        let mut still: Vec<(u64, &mut Body)> = bodies
             .all
-            .values()
-            .map(|body| (body.progress.load(Ordering::Relaxed), body))
-            .filter(|(progress, _)| progress.saturating_add(stalled) <= now)
+            .values_mut()
+            .map(|body| (body.pace.since.load(Ordering::Relaxed), body))
+            .filter(|(since, _)| since.saturating_add(stalled) <= now)
             .collect();
-        still.sort_by_key(|(progress, _)| *progress);
+        still.sort_by_key(|(since, _)| *since);
         let mut wanted = units;
         for (_, body) in still {
-            let Some(hangup) = &body.hangup else { continue };
-            hangup.0.notify_one();
-            metrics::counter!("fula_memory_hangups_total").increment(1);
+            // One that was hung up on before is on its way out, and counts.
+            if let Some(hangup) = body.hangup.take() {
+                hangup.0.notify_one();
+                metrics::counter!("fula_memory_hangups_total").increment(1);
+                body.is_ending = true;
+            }
+            if !body.is_ending {
+                continue;
+            }
             wanted = wanted.saturating_sub(body.units);
             if wanted == 0 {
                 return;
@@ -293,7 +336,7 @@ mod tests {
         let refused = loop {
             tokio::select! {
                 taken = &mut waiting => break taken,
-                () = tokio::time::sleep(Duration::from_millis(100)) => busy.progress(),
+                () = tokio::time::sleep(Duration::from_millis(100)) => busy.moved(STEP),
             }
         };
         assert!(matches!(refused, Err(ServiceError::Busy(Applied::None))));
@@ -313,7 +356,7 @@ mod tests {
         let work = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                moving.progress();
+                moving.moved(STEP / 20);
             }
         };
         let taken = tokio::select! {
@@ -322,6 +365,47 @@ mod tests {
         };
         assert!(taken.is_ok());
         assert!(busy.called().now_or_never().is_none(), "who goes on stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_makes_way() {
+        let memory = Memory::new(4 * MIB);
+        let slow = Hangup::default();
+        let trickling = memory.take(4 * MIB, Some(&slow)).await.unwrap();
+        let connection = async {
+            loop {
+                tokio::select! {
+                    () = slow.called() => break,
+                    () = tokio::time::sleep(Duration::from_millis(100)) => trickling.moved(1024),
+                }
+            }
+            drop(trickling);
+        };
+        let (taken, ()) = tokio::join!(memory.take(MIB, None), connection);
+        assert!(taken.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_ended_once() {
+        let memory = Memory::new(4 * MIB);
+        let (first, second) = (Hangup::default(), Hangup::default());
+        let _slow_to_end = memory.take(2 * MIB, Some(&first)).await.unwrap();
+        let _other = memory.take(2 * MIB, Some(&second)).await.unwrap();
+        tokio::time::advance(STALLED).await;
+        let refused = memory.take(2 * MIB, None).await;
+        assert!(matches!(refused, Err(ServiceError::Busy(Applied::None))));
+        assert!(first.called().now_or_never().is_some());
+        // Where it ends it frees enough: no other one has to go, however long it takes.
+        assert!(first.called().now_or_never().is_none());
+        assert!(second.called().now_or_never().is_none());
+    }
+
+    #[test]
+    fn frames_are_the_bytes() {
+        let bytes = Bytes::from(vec![7; 2 * STEP + 5]);
+        let lengths: Vec<usize> = frames(bytes).map(|frame| frame.len()).collect();
+        assert_eq!(lengths, [STEP, STEP, 5]);
+        assert_eq!(frames(Bytes::new()).count(), 0);
     }
 
     #[tokio::test(start_paused = true)]

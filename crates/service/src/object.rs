@@ -308,12 +308,18 @@ impl Service {
         // What is being read is not collected, and nothing else is held back for it.
         let mut kept = Kept::new(self.committer.stakes());
         kept.add([content]);
-        let held = move |bytes: Result<Bytes, StoreError>| {
+        let framed = move |bytes: Result<Bytes, StoreError>| {
             let _kept = &kept;
-            share.progress();
-            bytes.map(|bytes| share.hold(bytes))
+            let (held, failed) = match bytes {
+                Ok(bytes) => (share.hold(bytes), None),
+                Err(error) => (Bytes::new(), Some(Err(error))),
+            };
+            let share = Arc::clone(&share);
+            // Whoever asks for a frame has sent most of those before.
+            let sent = memory::frames(held).inspect(move |frame| share.moved(frame.len()));
+            futures::stream::iter(sent.map(Ok).chain(failed))
         };
-        Ok(stream.map(held).boxed())
+        Ok(stream.flat_map(framed).boxed())
     }
 
     /// Returns the table of parts of an object made by a multipart upload.
