@@ -4,23 +4,20 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-/// Answers one request of the admin listener. `is_ready` says whether S3 requests can be served;
+/// Answers one request of the admin listener. `readiness` says why S3 requests cannot be served, if so;
 /// `refresh` brings gauges and absolute counters up to date before they are rendered.
 pub async fn answer<B>(
     request: &Request<B>,
     metrics: &PrometheusHandle,
-    is_ready: impl Future<Output = bool>,
+    readiness: impl Future<Output = Result<(), &'static str>>,
     refresh: impl FnOnce(),
 ) -> Response<Full<bytes::Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
-        (&Method::GET | &Method::HEAD, "/readyz") => {
-            if is_ready.await {
-                (StatusCode::OK, "ready\n".to_owned())
-            } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "the arbiter does not answer\n".to_owned())
-            }
-        }
+        (&Method::GET | &Method::HEAD, "/readyz") => match readiness.await {
+            Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        },
         (&Method::GET | &Method::HEAD, "/metrics") => {
             refresh();
             (StatusCode::OK, metrics.render())

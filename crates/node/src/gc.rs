@@ -106,16 +106,20 @@ async fn rewrite(
                 std::thread::sleep(MOVE_REST * rest);
             }
         };
-        if seal {
-            node.store.seal(dead_percent)?;
-        }
         let mut bytes = 0;
-        loop {
+        let mut compact = || loop {
             match node.store.compact(dead_percent, &rest)? {
-                0 => return Ok(bytes),
+                0 => return std::io::Result::Ok(()),
                 freed => bytes += freed,
             }
+        };
+        // Before anything is sealed: on a full disk the next segment needs what this frees.
+        compact()?;
+        if seal {
+            node.store.seal(dead_percent)?;
+            compact()?;
         }
+        Ok(bytes)
     };
     let done: Result<std::io::Result<u64>, _> = tokio::task::spawn_blocking(work).await;
     let bytes = done.map_err(|panic| panic.to_string())?.map_err(|error| chain(&error))?;

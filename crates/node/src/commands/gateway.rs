@@ -93,8 +93,14 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let answer_admin = move |request: http::Request<_>| {
         let (node, recorder) = (Arc::clone(&admin_node), recorder.clone());
         async move {
-            let ready = async { node.roots().get_roots(&[]).await.is_ok() };
-            wire_admin::answer(&request, &recorder, ready, || count_work(&node)).await
+            let readiness = async {
+                if node.store.has_failed() {
+                    return Err("the log failed: check the disk, then restart");
+                }
+                let asked = node.roots().get_roots(&[]).await;
+                asked.map(drop).map_err(|_| "the arbiter does not answer")
+            };
+            wire_admin::answer(&request, &recorder, readiness, || count_work(&node)).await
         }
     };
     let grace = config.shutdown_grace;
@@ -206,6 +212,7 @@ fn count_work(node: &Node) {
     let work = node.store.work();
     ::metrics::counter!("fula_log_fsyncs_total").absolute(work.fsyncs);
     ::metrics::counter!("fula_log_appended_bytes_total").absolute(work.appended_bytes);
+    ::metrics::gauge!("fula_log_failed").set(u8::from(node.store.has_failed()));
 }
 
 /// Returns what turns true at SIGTERM or SIGINT; a second signal ends the process at once.

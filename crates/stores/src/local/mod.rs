@@ -32,7 +32,7 @@ pub use self::{
     arbiter::{LocalDirectory, LocalRoots},
     blocks::LocalBlocks,
 };
-use crate::log::{Damage, Directory, Disk, Log, Recovery, SEGMENT_BYTES};
+use crate::log::{Damage, Directory, Disk, Log, Recovery, SEGMENT_BYTES, StreamName};
 
 /// Locks that keep swaps of one bucket name apart.
 const STRIPES: usize = 64;
@@ -198,6 +198,11 @@ impl LocalStore {
     /// The disk's.
     pub fn sizes(&self) -> io::Result<(u64, u64)> {
         self.log.sizes()
+    }
+
+    /// Returns whether a write or fsync failed in a way that lets nothing be written until a restart.
+    pub fn has_failed(&self) -> bool {
+        StreamName::ALL.iter().any(|name| self.log.is_poisoned(*name))
     }
 
     /// Writes a row as it is, for a rebuilt arbiter.

@@ -146,7 +146,6 @@ async fn a_tail_torn_at_any_byte_is_cut_and_reported() {
         put(&store, &kept, Placement::Commit).await;
         before = std::fs::metadata(segment(&dir, "commit")).unwrap().len();
         store.blocks.put(std::slice::from_ref(&torn), Placement::Commit).await.unwrap();
-        // As a kill would leave it: an orderly end notes how far the log is durable.
         whole = std::fs::read(segment(&dir, "commit")).unwrap();
     }
     let path = segment(&dir, "commit");

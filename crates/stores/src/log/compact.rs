@@ -14,9 +14,10 @@ use super::{
 const MOVE_BYTES: usize = 256 << 10;
 
 impl Log {
-    /// Rewrites the live records of the sealed segment with most dead bytes, if at least
-    /// `dead_percent` of it are, and deletes the segment. Returns the bytes freed; 0 when there was
-    /// nothing to do. Calls `rest` now and then.
+    /// Rewrites the live records of the sealed segment with fewest of them, if at least
+    /// `dead_percent` of it is dead, and deletes the segment: one that needs no rewriting goes first,
+    /// for the disk may be full. Returns the bytes freed; 0 when there was nothing to do. Calls `rest`
+    /// now and then.
     pub(crate) fn compact(&self, dead_percent: u64, rest: &dyn Fn()) -> io::Result<u64> {
         let _one_at_a_time = lock(&self.compacting);
         // In this order: a segment that becomes the tail later is not among the candidates, and
@@ -27,23 +28,26 @@ impl Log {
         let mut worth: Vec<(u64, Arc<Segment>)> = Vec::new();
         for segment in segments {
             let size = segment.len()?;
-            let dead = size.saturating_sub(self.index().live_in(segment.id) + HEADER_BYTES);
-            if !active.contains(&segment.id) && dead * 100 >= size * dead_percent && dead > 0 {
-                worth.push((dead, segment));
+            let live = self.index().live_in(segment.id);
+            let dead = size.saturating_sub(live + HEADER_BYTES);
+            let is_left = active.contains(&segment.id) || lock(&self.damaged).contains(&segment.id);
+            if !is_left && dead * 100 >= size * dead_percent && dead > 0 {
+                worth.push((live, segment));
             }
         }
-        worth.sort_by_key(|(dead, _)| std::cmp::Reverse(*dead));
+        worth.sort_by_key(|(live, _)| *live);
         for (_, segment) in worth {
             let size = segment.len()?;
             let moved = self.move_records(&segment, rest)?;
             // Damage, or a head that is not readable any more, is left in place for fsck to report:
             // a copy would carry a valid checksum.
             if !moved || self.index().live_in(segment.id) > 0 {
+                lock(&self.damaged).insert(segment.id);
                 tracing::warn!(segment = segment.name(), "a damaged segment is not compacted");
                 continue;
             }
-            write(&self.segments).remove(&segment.id);
             segment.delete(self.disk.as_ref())?;
+            write(&self.segments).remove(&segment.id);
             return Ok(size);
         }
         Ok(0)
@@ -103,6 +107,9 @@ impl Log {
 
     /// Appends records again that are still where they were found.
     fn move_batch(&self, name: StreamName, batch: &[(Key, Slot, Bytes)]) -> io::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let records: Vec<_> = batch.iter().map(|(key, _, value)| key.record(value)).collect();
         let is_there = |index: &Index, n: usize| index.get(&batch[n].0) == Some(batch[n].1);
         self.append_if(name, &records, is_there).map(drop)

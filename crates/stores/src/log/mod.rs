@@ -23,7 +23,7 @@ mod segment;
 pub(crate) mod sim_disk;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -131,6 +131,8 @@ pub(crate) struct Log {
     /// Number of the next segment.
     next_id: AtomicU32,
     compacting: Mutex<()>,
+    /// Segments that compaction found damaged, and leaves alone.
+    damaged: Mutex<BTreeSet<u32>>,
     pub(crate) counters: Counters,
 }
 
@@ -203,6 +205,7 @@ impl Log {
             buffers: Arc::default(),
             next_id: AtomicU32::new(recovered.next_id),
             compacting: Mutex::new(()),
+            damaged: Mutex::default(),
             counters: Counters::default(),
         };
         Ok((log, recovered.report))

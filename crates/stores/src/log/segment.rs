@@ -161,7 +161,11 @@ impl Segment {
 
     /// Removes the file; readers that hold the segment can still finish.
     pub(super) fn delete(&self, disk: &dyn Disk) -> io::Result<()> {
-        disk.remove(&self.name)?;
+        match disk.remove(&self.name) {
+            // Removed before, by a call that failed after that.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
         disk.sync()
     }
 }
