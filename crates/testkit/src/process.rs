@@ -189,7 +189,8 @@ impl Gateway {
         if done.status.success() {
             return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
         }
-        Err(io::Error::other(String::from_utf8_lossy(&done.stderr).into_owned()))
+        let said = [done.stderr, done.stdout].concat();
+        Err(io::Error::other(String::from_utf8_lossy(&said).into_owned()))
     }
 }
 

@@ -20,7 +20,7 @@ use fula_testkit::{
     cluster::fula_binary,
     process::Gateway,
     rng::Rng,
-    s3::{Call, Client, elements},
+    s3::{Call, Client, Reply, elements},
 };
 use futures::future::join_all;
 use http::{Method, StatusCode};
@@ -53,6 +53,27 @@ struct Cli {
     seed: u64,
 }
 
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Put,
+    LargePut,
+    Delete,
+    Copy,
+    Upload,
+}
+
+const KINDS: [Kind; 5] = [Kind::Put, Kind::LargePut, Kind::Delete, Kind::Copy, Kind::Upload];
+
+/// What came of a request.
+enum Ended {
+    Done(Reply),
+    /// It was refused for now, and nothing came of it.
+    SlowDown,
+    /// Nobody knows what came of it, or it was killed on the way.
+    Unknown,
+}
+
 /// What a key holds: the seed and length of a body, or nothing.
 type Content = Option<(u64, usize)>;
 
@@ -61,7 +82,9 @@ type Keys = BTreeMap<String, Vec<Content>>;
 
 #[derive(Debug, Default)]
 struct Counts {
-    acknowledged: u64,
+    /// Changes by kind.
+    acknowledged: BTreeMap<Kind, u64>,
+    slow_downs: u64,
     unknown: u64,
     collections: u64,
     restarts_slowest: Duration,
@@ -104,6 +127,7 @@ async fn loops(cli: &Cli, dir: &Path) -> io::Result<()> {
     for n in 0..cli.loops {
         if n % COLLECT_EVERY == 0 {
             gateway.fula(&COLLECT)?;
+            counts.collections += 1;
         }
         let length = Duration::from_millis(20 + rng.below(400));
         work(&mut gateway, &mut states, &mut rng, length, &mut counts).await?;
@@ -119,11 +143,21 @@ async fn loops(cli: &Cli, dir: &Path) -> io::Result<()> {
         }
     }
     println!(
-        "{} kills survived: {} changes acknowledged, {} without an answer, {} collections; slowest \
-         restart {:?}",
-        cli.loops, counts.acknowledged, counts.unknown, counts.collections, counts.restarts_slowest
+        "{} kills survived: changes acknowledged {:?}, {} without an answer, {} SlowDown, {} collections; \
+         slowest restart {:?}",
+        cli.loops,
+        counts.acknowledged,
+        counts.unknown,
+        counts.slow_downs,
+        counts.collections,
+        counts.restarts_slowest
     );
-    Ok(())
+    // A run in which little happened shows little.
+    let missing: Vec<_> =
+        KINDS.iter().filter(|kind| !counts.acknowledged.contains_key(kind)).collect();
+    expect(missing.is_empty() && counts.unknown > 0 && counts.collections > 0, || {
+        format!("too few loops: never acknowledged {missing:?}; {counts:?}")
+    })
 }
 
 fn expect(holds: bool, text: impl FnOnce() -> String) -> io::Result<()> {
@@ -154,25 +188,37 @@ async fn work(
     let mut workers = Vec::new();
     for (n, keys) in states.iter_mut().enumerate() {
         let client = client(*gateway.lock().await)?;
-        workers.push(Worker { n, client, rng: rng.fork(), keys, acknowledged: 0 }.work());
+        let counts = Counts::default();
+        workers.push(Worker { n, client, rng: rng.fork(), keys, counts }.work());
     }
     let kill = async {
         tokio::time::sleep(length).await;
         gateway.lock().await.kill()
     };
     let collect = async {
-        let mut begun = 0;
+        let mut done = 0;
         // Ends when the gateway does; the last one may go on by itself in the data directory.
         while collector && gateway.lock().await.pid().is_some() {
-            begun += 1;
-            tokio::process::Command::from(fula()).output().await?;
+            let output = tokio::process::Command::from(fula()).output().await?;
+            if output.status.success() {
+                done += 1;
+            } else if gateway.lock().await.pid().is_some() {
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                return Err(io::Error::other(format!("fula gc: {text}")));
+            }
         }
-        io::Result::Ok(begun)
+        io::Result::Ok(done)
     };
     let (ended, killed, collections) = tokio::join!(join_all(workers), kill, collect);
     killed?;
     counts.collections += collections?;
-    counts.acknowledged += ended.iter().sum::<u64>();
+    for worker in ended {
+        let worker = worker?;
+        counts.slow_downs += worker.slow_downs;
+        for (kind, times) in worker.acknowledged {
+            *counts.acknowledged.entry(kind).or_default() += times;
+        }
+    }
     let open = states.iter().flat_map(BTreeMap::values).filter(|may| may.len() > 1);
     counts.unknown += open.count() as u64;
     Ok(())
@@ -183,19 +229,18 @@ struct Worker<'a> {
     client: Client,
     rng: Rng,
     keys: &'a mut Keys,
-    acknowledged: u64,
+    counts: Counts,
 }
 
 impl Worker<'_> {
-    /// Sends requests until one has no answer; returns how many changes were acknowledged.
-    async fn work(mut self) -> u64 {
-        while let Ok(()) = self.step().await {
-            self.acknowledged += 1;
-        }
-        self.acknowledged
+    /// Sends requests until one has no answer; returns what was acknowledged.
+    async fn work(mut self) -> io::Result<Counts> {
+        while self.step().await? {}
+        Ok(self.counts)
     }
 
-    async fn step(&mut self) -> io::Result<()> {
+    /// Does one thing; false when the gateway is gone.
+    async fn step(&mut self) -> io::Result<bool> {
         let key = format!("{}/{}", self.n, self.rng.below(KEYS));
         let path = format!("/{BUCKET}/{key}");
         let seed = self.rng.below(u64::MAX);
@@ -203,56 +248,90 @@ impl Worker<'_> {
             0..=9 => {
                 let content = (seed, usize::try_from(self.rng.below(8192)).unwrap_or(0));
                 let call = Call::new(Method::PUT, path).body(body(content));
-                self.change(&key, Some(content), call).await
+                self.change(Kind::Put, &key, Some(content), call).await
             }
             10 | 11 => {
                 let len = (1 << 20) + usize::try_from(self.rng.below(2 << 20)).unwrap_or(0);
                 let call = Call::new(Method::PUT, path).body(body((seed, len)));
-                self.change(&key, Some((seed, len)), call).await
+                self.change(Kind::LargePut, &key, Some((seed, len)), call).await
             }
-            12..=14 => self.change(&key, None, Call::new(Method::DELETE, path)).await,
+            12..=14 => self.change(Kind::Delete, &key, None, Call::new(Method::DELETE, path)).await,
             15..=18 => {
                 let from = format!("{}/{}", self.n, self.rng.below(KEYS));
                 let source = self.keys.get(&from).and_then(|may| may[0]);
-                let (Some(source), true) = (source, from != key) else { return Ok(()) };
+                let (Some(source), true) = (source, from != key) else { return Ok(true) };
                 let call = Call::new(Method::PUT, path);
                 let call = call.header("x-amz-copy-source", format!("/{BUCKET}/{from}"));
-                self.change(&key, Some(source), call).await
+                self.change(Kind::Copy, &key, Some(source), call).await
             }
             _ => self.upload(&key, path, seed).await,
         }
     }
 
-    /// Sends a change; without an answer the key holds what it held, or the new content.
-    async fn change(&mut self, key: &str, content: Content, call: Call) -> io::Result<()> {
-        let reply = self.client.send(&call, PATIENCE).await;
-        let held = self.keys.entry(key.to_owned()).or_insert_with(|| vec![None]);
-        match reply {
-            Ok(reply) if reply.status.is_success() => {
-                *held = vec![content];
-                Ok(())
+    /// Sends a request; fails on an answer that is none of those a client may get.
+    async fn ask(&mut self, call: &Call) -> io::Result<Ended> {
+        let Ok(reply) = self.client.send(call, PATIENCE).await else { return Ok(Ended::Unknown) };
+        if reply.status.is_success() {
+            return Ok(Ended::Done(reply));
+        }
+        let outcome = reply.header("x-fula-outcome");
+        match (reply.status, outcome) {
+            (StatusCode::SERVICE_UNAVAILABLE, Some("none")) => {
+                self.counts.slow_downs += 1;
+                Ok(Ended::SlowDown)
             }
-            Ok(reply) => Err(io::Error::other(format!("{} {}", reply.status, call.path))),
-            Err(error) => {
-                held.push(content);
-                Err(error)
+            (StatusCode::SERVICE_UNAVAILABLE, Some("unknown")) => Ok(Ended::Unknown),
+            (status, _) => {
+                let text = String::from_utf8_lossy(&reply.body);
+                Err(io::Error::other(format!("{status} {}: {text}", call.path)))
             }
         }
     }
 
+    /// Sends a change; without an answer the key holds what it held, or the new content.
+    async fn change(
+        &mut self,
+        kind: Kind,
+        key: &str,
+        content: Content,
+        call: Call,
+    ) -> io::Result<bool> {
+        let ended = self.ask(&call).await?;
+        let held = self.keys.entry(key.to_owned()).or_insert_with(|| vec![None]);
+        match ended {
+            Ended::Done(_) => {
+                *held = vec![content];
+                *self.counts.acknowledged.entry(kind).or_default() += 1;
+            }
+            Ended::SlowDown => {}
+            Ended::Unknown => {
+                held.push(content);
+                // Its keys are not touched again before they are looked at.
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Uploads two parts and completes the upload.
-    async fn upload(&mut self, key: &str, path: String, seed: u64) -> io::Result<()> {
+    async fn upload(&mut self, key: &str, path: String, seed: u64) -> io::Result<bool> {
         let content = (seed, PART_BYTES + 1000);
         let whole = body(content);
-        let begun = Call::new(Method::POST, path.clone()).query("uploads=");
-        let begun = self.client.send(&begun, PATIENCE).await?;
+        let call = Call::new(Method::POST, path.clone()).query("uploads=");
+        let begun = match self.ask(&call).await? {
+            Ended::Done(reply) => reply,
+            ended => return Ok(matches!(ended, Ended::SlowDown)),
+        };
         let id = begun.element("UploadId").ok_or_else(|| io::Error::other("no upload"))?;
         let mut parts = String::new();
         for (n, part) in [whole.slice(..PART_BYTES), whole.slice(PART_BYTES..)].iter().enumerate() {
             let number = n + 1;
             let call = Call::new(Method::PUT, path.clone());
             let call = call.query(format!("partNumber={number}&uploadId={id}")).body(part.clone());
-            let etag = self.client.send(&call, PATIENCE).await?.etag().unwrap_or_default();
+            let etag = match self.ask(&call).await? {
+                Ended::Done(reply) => reply.etag().unwrap_or_default(),
+                ended => return Ok(matches!(ended, Ended::SlowDown)),
+            };
             parts.extend([
                 format!("<Part><PartNumber>{number}</PartNumber>"),
                 format!("<ETag>&quot;{etag}&quot;</ETag></Part>"),
@@ -260,7 +339,7 @@ impl Worker<'_> {
         }
         let xml = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>");
         let call = Call::new(Method::POST, path).query(format!("uploadId={id}")).body(xml);
-        self.change(key, Some(content), call).await
+        self.change(Kind::Upload, key, Some(content), call).await
     }
 }
 
