@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import pathlib
 import re
 import signal
@@ -346,6 +347,57 @@ def test_help_teaches():
     assert "fula gateway --data-dir ./data" in text
     text = subprocess.run([FULA, "gateway", "--help"], capture_output=True, text=True).stdout
     assert "FULA_LISTEN" in text and "127.0.0.1:9000" in text
+
+
+def on_a_disk_of(mebibytes, mount_point):
+    """A gateway whose data directory is on a disk of its own, which ends with the process."""
+    mount_point.mkdir()
+    gateway = Gateway(mount_point / "data")
+    is_root = os.geteuid() == 0
+    script = 'mount -t tmpfs -o "size=$1m" tmpfs "$2" && shift 2 && exec "$@"'
+    gateway.program = ["unshare", *([] if is_root else ["--map-root-user"]), "--mount"]
+    gateway.program += ["sh", "-c", script, "sh", str(mebibytes), mount_point, FULA]
+    gateway.beside = lambda: [
+        "nsenter", *([] if is_root else ["--user", "--preserve-credentials"]), "--mount",
+        "--target", str(gateway.process.pid),
+    ]
+    return gateway
+
+
+def test_a_full_disk_is_told_and_can_be_emptied(tmp_path):
+    gateway = on_a_disk_of(180, tmp_path / "disk")
+    key = ("TESTKEY", "t" * 40)
+    env = {"FULA_ACCESS_KEY_ID": key[0], "FULA_SECRET_ACCESS_KEY": key[1], "FULA_RETENTION": "1h"}
+    gateway.start(env)
+    s3 = gateway.client(key)
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="kept", Body=pattern(MIB))
+    # More than one segment of the log, of which nothing but the newest content is in use.
+    with Refused("InsufficientStorage", 507) as refused:
+        for n in range(250):
+            body = n.to_bytes(4, "big") * (MIB // 4)
+            s3.put_object(Bucket="bucket", Key="replaced", Body=body)
+            last = body
+    assert n > 130
+    assert refused.response["ResponseMetadata"]["HTTPHeaders"]["x-fula-outcome"] == "none"
+    with Refused("InsufficientStorage", 507):
+        s3.put_object(Bucket="bucket", Key="large", Body=pattern(5 * MIB))
+
+    def check():
+        assert s3.get_object(Bucket="bucket", Key="replaced")["Body"].read() == last
+        assert s3.get_object(Bucket="bucket", Key="kept")["Body"].read() == pattern(MIB)
+        with Refused("NoSuchKey", 404):
+            s3.get_object(Bucket="bucket", Key="large")
+        assert json.loads(gateway.fula("fsck", "--json").stdout)["problems"] == 0
+
+    check()
+    done = json.loads(gateway.fula("gc", "--now", "--retention", "0s", "--json").stdout)
+    assert done["rewritten_bytes"] > 100 * MIB
+    check()
+    last = pattern(5 * MIB, seed=2)
+    s3.put_object(Bucket="bucket", Key="replaced", Body=last)
+    check()
+    gateway.stop()
 
 
 def test_space_comes_back(tmp_path):

@@ -155,5 +155,8 @@ fn full() -> S3Error {
     let text = "The gateway is out of storage space; nothing was written.";
     let mut error = S3Error::with_message(code, text);
     error.set_status_code(StatusCode::INSUFFICIENT_STORAGE);
+    let mut headers = HeaderMap::new();
+    headers.insert("x-fula-outcome", HeaderValue::from_static("none"));
+    error.set_headers(headers);
     error
 }

@@ -26,7 +26,7 @@ const OWNER: OwnerId = OwnerId([1; 16]);
 const CASES: u64 = 10_000;
 
 /// What the stores acknowledged.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Model {
     /// Blocks that must be there.
     blocks: BTreeMap<Cid, Block>,
@@ -92,6 +92,10 @@ impl Case {
 
     async fn put(&mut self) -> bool {
         let placement = if self.below(2) == 0 { Placement::Commit } else { Placement::Bulk };
+        self.put_in(placement).await
+    }
+
+    async fn put_in(&mut self, placement: Placement) -> bool {
         let mut blocks: Vec<Block> = (0..=self.below(3)).map(|_| self.block()).collect();
         let known = self.model.blocks.len() as u64;
         if known > 0 && self.below(3) == 0 {
@@ -205,6 +209,19 @@ impl Case {
         true
     }
 
+    /// Holds what readers see before any power cut against what was acknowledged.
+    async fn see_only_what_was_acknowledged(&mut self) {
+        for (bucket, may) in &self.model.roots {
+            let rows = self.store.roots.get_roots(&[(OWNER, name(bucket))]).await.unwrap();
+            assert_eq!(rows.value[0].as_ref().map(|row| row.pointer), may[0], "{bucket}");
+        }
+        for (record, may) in &self.model.records {
+            let found = self.store.directory.read(Table::Keys, record).await.unwrap();
+            let found = found.map_or((0, None), |entry| (entry.version, entry.value));
+            assert_eq!(found, may[0], "{record}");
+        }
+    }
+
     /// Cuts the power, and looks what is left.
     async fn crash(&mut self) {
         self.disk = self.disk.crash(&mut self.rng);
@@ -266,34 +283,67 @@ fn a_disk_that_lies_is_found() {
     assert!(found.is_some());
 }
 
+/// Each kind of write, torn at each byte: what was acknowledged before it is there, and it is there in
+/// full or not at all.
 #[test]
 fn a_write_torn_at_any_byte_takes_nothing_with_it() {
     block_on(async {
         let mut case = Case::new(1);
-        // One of each kind is durable, then one of each is written and torn.
-        for _ in 0..2 {
-            while !(case.put().await && case.swap().await && case.write().await) {}
+        case.disk.record();
+        let mut states = vec![(0, case.model.clone())];
+        for n in 0..40 {
+            let is_done = match n % 8 {
+                0 => case.put_in(Placement::Commit).await,
+                1 | 4 => case.swap().await,
+                2 => case.put_in(Placement::Bulk).await,
+                3 => case.write().await,
+                5 => case.delete().await,
+                6 => case.store.seal(0).is_ok(),
+                _ => case.store.compact(1, &|| {}).is_ok(),
+            };
+            assert!(is_done);
+            states.push((case.disk.calls(), case.model.clone()));
         }
-        let (disk, model) = (case.disk, case.model);
-        let last = disk.list().unwrap().into_iter().map(|(name, _)| name);
-        let last = last.filter(|name| name.starts_with("commit")).max().unwrap();
-        let torn = Block::new(Codec::Raw, vec![9; 300]);
-        case.store.blocks.put(std::slice::from_ref(&torn), Placement::Commit).await.unwrap();
-        let mut cuts = 0;
-        while let Some(cut) = disk.torn(&last, cuts) {
-            let store = open_sim(&cut);
-            for block in model.blocks.values() {
-                assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));
+        let (mut torn, mut moved) = (0, 0);
+        for write in case.disk.recorded() {
+            let after = states.iter().position(|(calls, _)| *calls >= write.call).unwrap();
+            moved += usize::from(after % 8 == 0);
+            let (before, after) = (&states[after - 1].1, &states[after].1);
+            for kept in 0..=write.len() {
+                let store = open_sim(&write.torn(kept));
+                assert!(store.recovery.damaged.is_empty(), "{:?}", store.recovery);
+                before_or_after(&store, before, after).await;
+                torn += 1;
             }
-            let found = store.blocks.get(&torn.cid()).await.unwrap();
-            assert!(found.is_none() || found.as_ref() == Some(&torn));
-            cuts += 1;
         }
-        assert!(cuts > 300, "{cuts}");
+        assert!(torn > 5_000 && moved > 0, "{torn} torn, {moved} writes of compactions");
     });
 }
 
-/// Every call of a piece of work fails once, in each way: what is said of it is true.
+/// Holds a store against two states, one of which, in each part, it must be in.
+async fn before_or_after(store: &LocalStore, before: &Model, after: &Model) {
+    for (cid, block) in before.blocks.iter().filter(|(cid, _)| after.blocks.contains_key(*cid)) {
+        assert_eq!(store.blocks.get(cid).await.unwrap().as_ref(), Some(block));
+    }
+    for (bucket, may) in &after.roots {
+        let rows = store.roots.get_roots(&[(OWNER, name(bucket))]).await.unwrap();
+        let found = rows.value[0].as_ref().map(|row| row.pointer);
+        let old = before.roots.get(bucket).and_then(|may| may[0]);
+        assert!(found == old || found == may[0], "{bucket} is at {found:?}");
+        if let Some(pointer) = found {
+            assert!(store.blocks.get(&pointer.root).await.unwrap().is_some());
+        }
+    }
+    for (record, may) in &after.records {
+        let found = store.directory.read(Table::Keys, record).await.unwrap();
+        let found = found.map_or((0, None), |entry| (entry.version, entry.value));
+        let old = before.records.get(record).map_or((0, None), |may| may[0].clone());
+        assert!(found == old || found == may[0], "{record} is {found:?}");
+    }
+}
+
+/// Every call of a piece of work fails once, in each way: what is said of it is true, and what was
+/// not said to be there is not seen.
 #[test]
 fn every_call_that_fails_is_answered_honestly() {
     let mut said = BTreeMap::new();
@@ -303,7 +353,7 @@ fn every_call_that_fails_is_answered_honestly() {
                 let mut case = Case::new(7);
                 case.disk.fail(after, fault, false);
                 let before = case.disk.calls();
-                for _ in 0..12 {
+                for n in 0..12 {
                     let root = case.block();
                     let put =
                         case.store.blocks.put(std::slice::from_ref(&root), Placement::Commit).await;
@@ -313,25 +363,85 @@ fn every_call_that_fails_is_answered_honestly() {
                     };
                     if let Err(error) = synced {
                         let is_full = matches!(error, StoreError::Full { .. });
-                        let is_honest = is_full == (fault == Fault::Full);
-                        assert!(is_honest || matches!(error, StoreError::Unavailable { .. }));
+                        assert_eq!(is_full, fault == Fault::Full, "{error:?}");
                         *said.entry(is_full).or_insert(0) += 1;
                         break;
                     }
                     case.model.blocks.insert(root.cid(), root);
-                    if !(case.swap().await && case.write().await) {
+                    let is_done = case.swap().await
+                        && case.write().await
+                        && case.delete().await
+                        && (n % 3 > 0 || case.store.seal(0).is_ok())
+                        && (n % 3 > 0 || case.store.compact(1, &|| {}).is_ok());
+                    if !is_done {
                         break;
                     }
                 }
                 let calls = case.disk.calls() - before;
+                case.see_only_what_was_acknowledged().await;
                 case.crash().await;
                 after >= calls
             });
             if is_over {
-                assert!(after > 60, "only {after} calls");
+                assert!(after > 120, "only {after} calls");
                 break;
             }
         }
     }
     assert!(said.values().all(|times| *times > 0) && said.len() == 2, "{said:?}");
+}
+
+/// A log that cannot be opened for an error of the disk says so, and is as it was the next time.
+#[test]
+fn an_error_while_opening_is_no_damage() {
+    block_on(async {
+        let mut case = Case::new(3);
+        for n in 0..12 {
+            while !(case.swap().await && case.write().await && case.put_in(Placement::Bulk).await) {
+            }
+            assert!(n % 4 > 0 || case.store.seal(0).is_ok());
+        }
+        let whole = case.disk.crash(&mut case.rng);
+        let mut failed = 0;
+        for after in 0.. {
+            let disk = whole.crash(&mut Rng::new(1));
+            let before = disk.calls();
+            disk.fail(after, Fault::Io, false);
+            let clock: Clock = Arc::new(|| 1);
+            let opened =
+                LocalStore::open_on(Path::new("sim"), Arc::new(disk.clone()), clock, false, 4096);
+            failed += u32::from(opened.is_err());
+            let is_over = after >= disk.calls() - before;
+            drop(opened);
+            let mut again = Case { disk, ..Case::new(3) };
+            again.model = case.model.clone();
+            again.crash().await;
+            if is_over {
+                break;
+            }
+        }
+        assert!(failed > 20, "only {failed} calls");
+    });
+}
+
+/// What is left of a disk that is nearly full is for compaction, which gives back more.
+#[test]
+fn a_full_disk_refuses_and_still_compacts() {
+    block_on(async {
+        let mut case = Case::new(5);
+        for _ in 0..20 {
+            assert!(case.put_in(Placement::Commit).await);
+        }
+        assert!(case.delete().await && case.store.seal(0).is_ok());
+        case.disk.set_free(1 << 20);
+        let mut refused = None;
+        // The space is not looked at for every record.
+        for n in 0..10 {
+            let block = Block::new(Codec::Raw, vec![n; 1 << 20]);
+            refused = refused.or(case.store.blocks.put(&[block], Placement::Bulk).await.err());
+        }
+        assert!(matches!(refused, Some(StoreError::Full { .. })), "{refused:?}");
+        assert!(case.store.compact(1, &|| {}).unwrap() > 0);
+        case.crash().await;
+    });
 }

@@ -32,6 +32,18 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
 
     /// Makes the creation, removal and renaming of files durable.
     fn sync(&self) -> io::Result<()>;
+
+    /// Returns how much more fits, and how large the disk is.
+    fn room(&self) -> io::Result<Room>;
+}
+
+/// Space of a disk, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// That this process may still use.
+    pub(crate) free: u64,
+    /// In all.
+    pub(crate) size: u64,
 }
 
 /// An open file.
@@ -101,6 +113,12 @@ impl Disk for Directory {
 
     fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        let found = rustix::fs::statvfs(&self.path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Room { free: bytes(found.f_bavail), size: bytes(found.f_blocks) })
     }
 }
 

@@ -77,6 +77,14 @@ const BUFFER_KEPT_BYTES: usize = 2 << 20;
 /// Appended bytes after which they are made durable unasked.
 const WRITE_BEHIND_BYTES: u64 = 8 << 20;
 
+/// Space left to compaction, which must write before it can give back: as much as a segment takes, or
+/// of a small disk this part.
+const RESERVE_BYTES: u64 = SEGMENT_BYTES;
+const RESERVE_PART: u64 = 20;
+
+/// Appended bytes between two looks at the space that is left.
+const ROOM_EVERY: u64 = 4 << 20;
+
 #[derive(Debug)]
 struct Tail {
     segment: Arc<Segment>,
@@ -131,6 +139,8 @@ pub(crate) struct Log {
     /// Number of the next segment.
     next_id: AtomicU32,
     compacting: Mutex<()>,
+    /// Appended bytes at which the space that is left is looked at next.
+    room_at: AtomicU64,
     /// Segments that compaction found damaged, and leaves alone.
     damaged: Mutex<BTreeSet<u32>>,
     pub(crate) counters: Counters,
@@ -205,6 +215,7 @@ impl Log {
             buffers: Arc::default(),
             next_id: AtomicU32::new(recovered.next_id),
             compacting: Mutex::new(()),
+            room_at: AtomicU64::new(0),
             damaged: Mutex::default(),
             counters: Counters::default(),
         };
@@ -249,7 +260,22 @@ impl Log {
     ///
     /// On an error nothing of them is in the log.
     pub(crate) fn append(&self, name: StreamName, records: &[Record<'_>]) -> io::Result<u64> {
+        self.check_room()?;
         self.append_if(name, records, |_, _| true)
+    }
+
+    /// Fails when nothing is left but what compaction needs.
+    fn check_room(&self) -> io::Result<()> {
+        let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
+        if appended < self.room_at.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let room = self.disk.room()?;
+        if room.free < RESERVE_BYTES.min(room.size / RESERVE_PART) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.room_at.store(appended + ROOM_EVERY, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`.
@@ -387,7 +413,8 @@ impl Log {
     /// torn tail. Later records say it as well. The note needs no fsync of its own: it matters only
     /// once the disk has had time to rot.
     fn mark(&self, name: StreamName) {
-        let mark = self.append(name, &[Record { kind: Kind::Mark, key: &[], value: &[] }]);
+        let record = Record { kind: Kind::Mark, key: &[], value: &[] };
+        let mark = self.append_if(name, &[record], |_, _| true);
         if let Err(error) = mark {
             // What was asked for is durable all the same, e.g. when the disk is full just now.
             tracing::debug!(%error, "cannot note how far the log is durable");

@@ -9,7 +9,7 @@ use std::{
 
 use fula_testkit::rng::Rng;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Room};
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +75,49 @@ struct State {
     fault: Option<(u64, Fault, bool)>,
     /// Says that it synced, and does not.
     lies: bool,
+    /// Bytes that are free, when that is bounded.
+    free: Option<u64>,
+    /// Every write since recording began, and the disk before it.
+    tape: Option<Vec<Taped>>,
+}
+
+/// A write that may be torn.
+#[derive(Clone, Debug)]
+pub(crate) struct Taped {
+    /// Which call it was.
+    pub(crate) call: u64,
+    contents: Vec<Vec<u8>>,
+    names: BTreeMap<String, usize>,
+    inode: usize,
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+impl Taped {
+    /// Returns how long the write was.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Returns the disk with all that was written before, and so many bytes of this.
+    pub(crate) fn torn(&self, kept: usize) -> SimDisk {
+        let inode = |content: &Vec<u8>| Inode {
+            content: content.clone(),
+            durable: content.clone(),
+            pending: Vec::new(),
+        };
+        let mut inodes: Vec<Inode> = self.contents.iter().map(inode).collect();
+        let op = Op::Write { offset: self.offset, bytes: self.bytes[..kept].to_vec() };
+        op.apply(&mut inodes[self.inode].content);
+        op.apply(&mut inodes[self.inode].durable);
+        let names = self.names.clone();
+        let state = State { inodes, durable_names: names.clone(), names, ..State::default() };
+        SimDisk(Arc::new(Mutex::new(state)))
+    }
 }
 
 impl State {
-    /// Counts a call that changes something, and says whether it fails.
+    /// Counts a call, and says whether it fails.
     fn step(&mut self) -> io::Result<()> {
         self.calls += 1;
         match self.fault {
@@ -123,12 +162,27 @@ impl SimDisk {
         state.fault = Some((state.calls + after + 1, fault, lasts));
     }
 
+    /// Bounds the space that is free.
+    pub(crate) fn set_free(&self, free: u64) {
+        self.state().free = Some(free);
+    }
+
+    /// Records writes from now on.
+    pub(crate) fn record(&self) {
+        self.state().tape = Some(Vec::new());
+    }
+
+    /// Returns what was recorded.
+    pub(crate) fn recorded(&self) -> Vec<Taped> {
+        self.state().tape.take().unwrap_or_default()
+    }
+
     /// Makes it say that it synced when it did not.
     pub(crate) fn lie(&self) {
         self.state().lies = true;
     }
 
-    /// Returns how many calls changed something.
+    /// Returns how many calls there were.
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls
     }
@@ -145,25 +199,6 @@ impl SimDisk {
         new.names.clone_from(&new.durable_names);
         new.inodes = old.inodes.iter().map(|inode| inode.after_crash(rng)).collect();
         Self(Arc::new(Mutex::new(new)))
-    }
-
-    /// Returns the disk with all that was written to it but the end of the last write to one file:
-    /// `kept` bytes of that are there; `None` once there are no more.
-    pub(crate) fn torn(&self, name: &str, kept: usize) -> Option<Self> {
-        let old = self.state();
-        let mut inodes = old.inodes.clone();
-        let inode = &mut inodes[old.names[name]];
-        let Some(Op::Write { offset, bytes }) = inode.pending.pop() else { return None };
-        let bytes = bytes.get(..kept)?.to_vec();
-        let mut content = inode.durable.clone();
-        for op in &inode.pending {
-            op.apply(&mut content);
-        }
-        Op::Write { offset, bytes }.apply(&mut content);
-        *inode = Inode { durable: content.clone(), content, pending: Vec::new() };
-        let names = old.names.clone();
-        let state = State { inodes, durable_names: names.clone(), names, ..State::default() };
-        Some(Self(Arc::new(Mutex::new(state))))
     }
 }
 
@@ -197,7 +232,8 @@ impl Inode {
 
 impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        let state = self.state();
+        let mut state = self.state();
+        state.step()?;
         let len = |inode: &usize| state.inodes[*inode].content.len() as u64;
         Ok(state.names.iter().map(|(name, inode)| (name.clone(), len(inode))).collect())
     }
@@ -215,7 +251,9 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let inode = self.state().names.get(name).copied();
+        let mut state = self.state();
+        state.step()?;
+        let inode = state.names.get(name).copied();
         let inode = inode.ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(SimFile { disk: self.clone(), inode }))
     }
@@ -243,11 +281,18 @@ impl Disk for SimDisk {
         state.pending_names.clear();
         Ok(())
     }
+
+    fn room(&self) -> io::Result<Room> {
+        let free = self.state().free.unwrap_or(u64::MAX);
+        Ok(Room { free, size: u64::MAX })
+    }
 }
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk.state().inodes[self.inode].content.len() as u64)
+        let mut state = self.disk.state();
+        state.step()?;
+        Ok(state.inodes[self.inode].content.len() as u64)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -257,6 +302,17 @@ impl DiskFile for SimFile {
         // Half of a write that fails is there.
         let len = if failed.is_err() { bytes.len() / 2 } else { bytes.len() };
         let op = Op::Write { offset, bytes: bytes[..len].to_vec() };
+        if state.tape.is_some() {
+            let taped = Taped {
+                call: state.calls,
+                contents: state.inodes.iter().map(|inode| inode.content.clone()).collect(),
+                names: state.names.clone(),
+                inode: self.inode,
+                offset,
+                bytes: bytes.to_vec(),
+            };
+            state.tape.get_or_insert_default().push(taped);
+        }
         let inode = &mut state.inodes[self.inode];
         op.apply(&mut inode.content);
         inode.pending.push(op);
@@ -264,7 +320,8 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
+        state.step()?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let content = &state.inodes[self.inode].content;
         let found = content.get(offset..offset + buffer.len());
