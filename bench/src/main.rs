@@ -122,6 +122,9 @@ enum Command {
         /// Another build of `fula`, for the same in turns
         #[arg(long)]
         baseline: Option<PathBuf>,
+        /// Servers besides ours, for the same in turns
+        #[arg(long, value_enum, value_delimiter = ',')]
+        peers: Vec<Kind>,
     },
     /// Bytes written to disk a byte put: random keys, 100 000 in the bucket
     Written {
@@ -191,9 +194,9 @@ async fn run(command: Command) -> io::Result<()> {
             );
             Ok(())
         }
-        Command::Flat { rounds, seconds, keys, baseline } => {
-            let kinds: Vec<_> =
-                [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline)).collect();
+        Command::Flat { rounds, seconds, keys, baseline, peers } => {
+            let ours = [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline));
+            let kinds: Vec<_> = ours.chain(peers).collect();
             figures::flat(&kinds, rounds, Duration::from_secs(seconds), keys).await
         }
         Command::Written { rounds } => figures::written(rounds).await,

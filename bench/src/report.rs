@@ -77,6 +77,15 @@ pub(crate) fn print_rates(
     println!();
 }
 
+/// Returns the median of a figure, and the least and the most of it.
+fn spread(rows: &[Row], digits: usize, figure: impl Fn(&Row) -> f64) -> String {
+    let values: Vec<f64> = rows.iter().map(figure).collect();
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(0.0, f64::max);
+    let middle = median(values);
+    format!("{middle:.digits$} ({least:.digits$} - {most:.digits$})")
+}
+
 /// Prints what each server used for it.
 #[expect(clippy::cast_precision_loss, reason = "figures to look at")]
 pub(crate) fn print_usage(servers: &[&str], cells: &[(&str, Measure, &str)], rows: &[Vec<Row>]) {
@@ -85,16 +94,16 @@ pub(crate) fn print_usage(servers: &[&str], cells: &[(&str, Measure, &str)], row
     for ((name, _, _), rows) in cells.iter().zip(rows) {
         for (n, server) in servers.iter().enumerate() {
             let mine = rows_of(rows, n, servers.len());
-            let cpu = median_of(&mine, |row| row.usage.cpu * 1e6 / row.tally.requests as f64);
+            let cpu = spread(&mine, 0, |row| row.usage.cpu * 1e6 / row.tally.requests as f64);
             let is_put = name.starts_with("PUT");
-            let written = median_of(&mine, |row| row.usage.written as f64 / row.tally.bytes as f64);
-            let written = if is_put { format!("{written:.2}") } else { "-".to_owned() };
+            let written = spread(&mine, 2, |row| row.usage.written as f64 / row.tally.bytes as f64);
+            let written = if is_put { written } else { "-".to_owned() };
             let at = |share| {
                 median_of(&mine, |row| row.tally.micros.value_at_quantile(share) as f64 / 1000.0)
             };
             let slow: u64 = mine.iter().map(|row| row.tally.slow_downs).sum();
             println!(
-                "| {name} | {server} | {cpu:.0} us | {written} | {:.2} ms | {:.2} ms | {slow} |",
+                "| {name} | {server} | {cpu} us | {written} | {:.2} ms | {:.2} ms | {slow} |",
                 at(0.5),
                 at(0.99)
             );

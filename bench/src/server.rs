@@ -116,6 +116,14 @@ impl Server {
         Ok(serde_json::from_str(&gateway.fula(args)?)?)
     }
 
+    /// Returns the sum of a metric of ours over its labels.
+    pub(crate) async fn metric(&self, name: &str) -> io::Result<f64> {
+        match &self.process {
+            Process::Ours(gateway) => gateway.metric(name).await,
+            Process::Theirs(_) => Err(io::Error::other("not a Fula gateway")),
+        }
+    }
+
     /// Returns the bytes of all files that it has.
     pub(crate) fn disk_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;

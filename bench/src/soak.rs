@@ -1,6 +1,6 @@
 //! Many connections at once for a long time: small and large bodies, clients that stall while they
-//! send or do not read what they asked for. Memory stays bounded, and nobody is told anything but
-//! success or to slow down.
+//! send, send a little now and then, or do not read what they asked for. Memory stays bounded, what is
+//! read is as long as it is to be, and nobody is told anything but success or to slow down.
 
 use std::{
     collections::BTreeMap,
@@ -33,8 +33,17 @@ use crate::{
 /// Sizes of bodies, and how many of 100 have them.
 const SIZES: [(usize, u64); 4] = [(4 << 10, 60), (64 << 10, 25), (1 << 20, 12), (8 << 20, 3)];
 
-/// Keys of each size that are read and overwritten.
+/// Keys of each size that are read and overwritten, and how many of them are there from the start.
 const KEYS: u64 = 200;
+const FILLED: u64 = 20;
+
+/// Most memory the server may ever take, in bytes: bodies, caches, and a connection's buffers a
+/// thousand times, each twice over.
+const PEAK_MAX: u64 = 2 << 30;
+
+/// Between the bytes that a slow client sends, and how many it sends at a time.
+const TRICKLE: Duration = Duration::from_millis(500);
+const TRICKLE_BYTES: usize = 1024;
 
 /// One connection in this many stalls.
 const STALLED_OF: usize = 10;
@@ -101,7 +110,7 @@ pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> 
     for client in ended {
         client.map_err(io::Error::other)??;
     }
-    soak.report(connections)
+    soak.report(connections).await
 }
 
 fn body(seed: u64, len: usize) -> Bytes {
@@ -119,7 +128,7 @@ impl Soak {
     async fn fill(&self) -> io::Result<()> {
         let mut client = self.server.client();
         for (len, _) in SIZES {
-            for n in 0..KEYS.min(20) {
+            for n in 0..FILLED {
                 let path = format!("/soak/{len}/{}", key(n));
                 let call = Call::new(Method::PUT, path).body(body(n, len));
                 client.send(&call, STALL).await?;
@@ -128,11 +137,11 @@ impl Soak {
         Ok(())
     }
 
-    fn note(&self, kind: &str, begun: Instant, reply: io::Result<StatusCode>) {
+    fn note(&self, kind: &str, begun: Instant, may_lack: bool, reply: io::Result<StatusCode>) {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         match reply {
             Ok(StatusCode::SERVICE_UNAVAILABLE) => kinds.slow_downs += 1,
-            Ok(status) if status.is_success() || status == StatusCode::NOT_FOUND => {
+            Ok(status) if status.is_success() || (may_lack && status == StatusCode::NOT_FOUND) => {
                 let new = || Histogram::new(3).expect("three digits are allowed");
                 let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                 let histogram = kinds.micros.entry(kind.to_owned()).or_insert_with(new);
@@ -157,7 +166,8 @@ impl Soak {
                 is_it
             });
             let len = size.map_or(SIZES[0].0, |(len, _)| *len);
-            let path = format!("/soak/{len}/{}", key(rng.below(KEYS)));
+            let number = rng.below(KEYS);
+            let path = format!("/soak/{len}/{}", key(number));
             let is_put = rng.below(2) == 0;
             let call = if is_put {
                 Call::new(Method::PUT, path).body(body(rng.below(u64::MAX), len))
@@ -166,16 +176,22 @@ impl Soak {
             };
             let kind = format!("{} {:>5} KiB", if is_put { "PUT" } else { "GET" }, len >> 10);
             let begun = Instant::now();
-            let reply = client.drain(&call).await.map(|(reply, _)| reply.status);
+            let reply = client.drain(&call).await.and_then(|(reply, bytes)| {
+                if !is_put && reply.status == StatusCode::OK && bytes != len as u64 {
+                    return Err(io::Error::other("an answer of another length"));
+                }
+                Ok(reply.status)
+            });
             if matches!(reply, Ok(StatusCode::SERVICE_UNAVAILABLE)) {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            self.note(&kind, begun, reply);
+            self.note(&kind, begun, !is_put && number >= FILLED, reply);
         }
         Ok(())
     }
 
-    /// Sends half a body and stops, or asks for a large object and does not read it.
+    /// Sends half a body and stops, sends one bit by bit, or asks for a large object and does not
+    /// read it.
     async fn stall(&self, n: u64) -> io::Result<()> {
         let client = self.server.client();
         let mut rng = Rng::new(n);
@@ -183,13 +199,25 @@ impl Soak {
             self.stalls.fetch_add(1, Ordering::Relaxed);
             let mut stream = TcpStream::connect(self.server.address).await?;
             let len = SIZES[3].0;
-            let path = format!("/soak/{len}/{}", key(rng.below(20)));
-            if n.is_multiple_of(2 * STALLED_OF as u64) {
+            let path = format!("/soak/{len}/{}", key(rng.below(FILLED)));
+            let way = (n / STALLED_OF as u64) % 3;
+            if way < 2 {
                 let call = Call::new(Method::PUT, path).body(body(n, len));
                 let head = client.head_of(&call)?;
                 // The server may hang up on it: that is what it is for.
                 drop(stream.write_all(head.as_bytes()).await);
-                drop(stream.write_all(&call.body[..len / 2]).await);
+                if way == 0 {
+                    drop(stream.write_all(&call.body[..len / 2]).await);
+                } else {
+                    for bytes in call.body.chunks(TRICKLE_BYTES) {
+                        let is_over = Instant::now() >= self.ends;
+                        if is_over || stream.write_all(bytes).await.is_err() {
+                            break;
+                        }
+                        tokio::time::sleep(TRICKLE).await;
+                    }
+                    continue;
+                }
             } else {
                 let head = client.head_of(&Call::new(Method::GET, path))?;
                 drop(stream.write_all(head.as_bytes()).await);
@@ -202,7 +230,10 @@ impl Soak {
         Ok(())
     }
 
-    fn report(&self, connections: usize) -> io::Result<()> {
+    async fn report(&self, connections: usize) -> io::Result<()> {
+        let unavailable = self.server.metric("fula_unavailable_total").await?;
+        let hangups = self.server.metric("fula_memory_hangups_total").await?;
+        let peak = self.server.usage()?.peak;
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         println!(
             "| {connections} connections, one in {STALLED_OF} stalls | requests | p50 | p99 | most |\n|---|---|---|---|---|"
@@ -214,15 +245,20 @@ impl Soak {
             println!("| {kind} | {} | {half:.1?} | {most_of:.1?} | {most:.1?} |", micros.len());
         }
         println!(
-            "\n{} SlowDown, {} stalls, peak memory {} MiB, errors: {:?}",
+            "\n{} SlowDown, {} stalls, {hangups} connections ended for them, peak memory {} MiB, {unavailable} found \
+             a store failing, errors: {:?}",
             kinds.slow_downs,
             self.stalls.load(Ordering::Relaxed),
-            self.server.usage()?.peak >> 20,
+            peak >> 20,
             kinds.errors
         );
-        if kinds.errors.is_empty() {
-            return Ok(());
+        // A store that fails is answered with SlowDown as well.
+        if !kinds.errors.is_empty() || unavailable > 0.0 {
+            return Err(io::Error::other("there were errors"));
         }
-        Err(io::Error::other("there were errors"))
+        if peak > PEAK_MAX {
+            return Err(io::Error::other("memory is not bounded as it should be"));
+        }
+        Ok(())
     }
 }

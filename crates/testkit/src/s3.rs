@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use fula_identity::{eip712::Claims, token, wallet::WalletKey};
 use hmac::{Hmac, KeyInit, Mac};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -236,10 +236,14 @@ impl Client {
             _ => self.connect().await?,
         };
         connection.ready().await.map_err(io::Error::other)?;
-        let request = match self.credentials.clone() {
+        let mut request = match self.credentials.clone() {
             Credentials::Key { id, secret } => self.sign(call, &id, &secret)?,
             Credentials::Bearer(token) => show(call, &self.address.to_string(), &token)?,
         };
+        // hyper leaves it out where there is nothing to send, S3 wants it all the same.
+        if call.body.is_empty() && [Method::PUT, Method::POST].contains(&call.method) {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let response = connection.send_request(request).await.map_err(io::Error::other)?;
         Ok((connection, response))
     }
