@@ -45,11 +45,9 @@ pub(crate) fn print_rates(
     for peer in peers {
         print!("ratio to {peer}, median of rounds | ");
     }
-    println!("{}", if peers.is_empty() { "" } else { "aim, to SeaweedFS |" });
-    println!(
-        "|{}",
-        "---|".repeat(1 + servers.len() + peers.len() + usize::from(!peers.is_empty()))
-    );
+    let is_aimed = peers.contains(&"seaweedfs");
+    println!("{}", if is_aimed { "aim, to SeaweedFS |" } else { "" });
+    println!("|{}", "---|".repeat(1 + servers.len() + peers.len() + usize::from(is_aimed)));
     for ((name, measure, aim), rows) in cells.iter().zip(rows) {
         let unit = match measure {
             Measure::Rate => "/s",
@@ -72,7 +70,7 @@ pub(crate) fn print_rates(
             let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours.value / theirs.value);
             print!("{:.2} | ", median(ratios.collect()));
         }
-        println!("{}", if servers.len() > 1 { format!("{aim} |") } else { String::new() });
+        println!("{}", if is_aimed { format!("{aim} |") } else { String::new() });
     }
     println!();
 }

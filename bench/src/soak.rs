@@ -256,6 +256,9 @@ impl Soak {
         if !kinds.errors.is_empty() || unavailable > 0.0 {
             return Err(io::Error::other("there were errors"));
         }
+        if kinds.micros.len() < 2 * SIZES.len() {
+            return Err(io::Error::other("some kind of request never succeeded"));
+        }
         if peak > PEAK_MAX {
             return Err(io::Error::other("memory is not bounded as it should be"));
         }

@@ -73,7 +73,8 @@ pub(crate) struct HostBucket(pub(crate) String);
 pub struct Gateway {
     s3: S3Service,
     door: Door,
-    memory: Memory,
+    /// For bodies that are read before it is known who sent them.
+    strangers: Memory,
     config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
 }
@@ -94,13 +95,13 @@ impl RequestIds {
 }
 
 impl Gateway {
-    pub(crate) fn new(s3: S3Service, door: Door, memory: Memory, config: WireConfig) -> Self {
+    pub(crate) fn new(s3: S3Service, door: Door, strangers: Memory, config: WireConfig) -> Self {
         use std::hash::{BuildHasher, RandomState};
         let seed = RandomState::new().hash_one("request ids");
         Self {
             s3,
             door,
-            memory,
+            strangers,
             config: Arc::new(config),
             ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
         }
@@ -215,8 +216,8 @@ impl Gateway {
         Ok((Request::from_parts(parts, s3s::Body::from(bytes)), Some(share)))
     }
 
-    /// Reads a body whole, up to `bytes_max`, before anybody knows who sent it: it shares the memory
-    /// of all bodies, so that many of them cannot take more.
+    /// Reads a body whole, up to `bytes_max`, before anybody knows who sent it: all such bodies share
+    /// some memory, so that many of them cannot take more.
     async fn collect(
         &self,
         parts: &Parts,
@@ -225,7 +226,8 @@ impl Gateway {
     ) -> S3Result<(Bytes, Share)> {
         let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
         let hangup = parts.extensions.get::<Hangup>();
-        let share = self.memory.take(announced.unwrap_or(bytes_max).min(bytes_max), hangup).await;
+        let share =
+            self.strangers.take(announced.unwrap_or(bytes_max).min(bytes_max), hangup).await;
         let share = share.map_err(s3_error)?;
         let idle = self.config.limits.body_idle_timeout;
         let noted = body.map_frame(|frame| {
@@ -238,6 +240,7 @@ impl Gateway {
             Ok(_) => guard::too_large(bytes_max),
             Err(_) => s3_error!(IncompleteBody),
         })?;
+        share.is_ours();
         Ok((collected.to_bytes(), share))
     }
 

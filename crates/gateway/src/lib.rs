@@ -88,7 +88,7 @@ pub fn gateway(
     let limited = std::sync::Arc::new(limit::RateLimits::new(config.rates));
     let door = auth::Door::new(authenticator.clone(), limited);
     let commit = s3::CommitRoute::new(service.clone(), door.clone(), limits.xml_bytes_max);
-    let memory = service.memory().clone();
+    let strangers = service.strangers().clone();
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
     builder.set_route(commit);
     builder.set_config(std::sync::Arc::new(provider));
@@ -100,5 +100,5 @@ pub fn gateway(
         builder.set_host(host.with_cname_fallback(false));
     }
     let s3: S3Service = builder.build();
-    Ok(Gateway::new(s3, door, memory, config))
+    Ok(Gateway::new(s3, door, strangers, config))
 }

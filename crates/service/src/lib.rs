@@ -102,11 +102,16 @@ pub fn system_random() -> Random {
     Arc::new(|bytes| getrandom::fill(bytes).expect("the operating system has randomness"))
 }
 
+/// This part of the memory for bodies is there once more for those of strangers.
+const STRANGERS_PART: usize = 4;
+
 /// One gateway's view of the object store; cloned freely, shared by all requests.
 #[derive(Clone)]
 pub struct Service {
     committer: Committer,
     memory: Memory,
+    /// For bodies of those who are not known yet, so that they cannot take what others need.
+    strangers: Memory,
     random: Random,
     names: NamePolicy,
     /// Where the next look for expired uploads begins, by bucket.
@@ -122,8 +127,9 @@ impl std::fmt::Debug for Service {
 impl Service {
     /// Serves what `committer` publishes.
     pub fn new(committer: Committer, random: Random, names: NamePolicy) -> Self {
-        let memory = Memory::new(committer.limits().body_bytes);
-        Self { committer, memory, random, names, sweeps: Arc::default() }
+        let bytes = committer.limits().body_bytes;
+        let (memory, strangers) = (Memory::new(bytes), Memory::new(bytes / STRANGERS_PART));
+        Self { committer, memory, strangers, random, names, sweeps: Arc::default() }
     }
 
     /// Returns the commit pipeline.
@@ -131,9 +137,9 @@ impl Service {
         &self.committer
     }
 
-    /// Returns the memory that bodies share, for those that are read before they come here.
-    pub fn memory(&self) -> &Memory {
-        &self.memory
+    /// Returns the memory of bodies that are read before it is known who sent them.
+    pub fn strangers(&self) -> &Memory {
+        &self.strangers
     }
 
     fn random<const N: usize>(&self) -> [u8; N] {

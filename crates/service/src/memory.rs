@@ -157,7 +157,7 @@ impl Share {
     }
 
     /// Notes that the body waits for us, until [`Self::is_theirs`]: that is no fault of its client.
-    pub(crate) fn is_ours(&self) {
+    pub fn is_ours(&self) {
         if let Some(held) = &self.0 {
             held.pace.set(u64::MAX);
         }

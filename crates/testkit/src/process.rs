@@ -139,6 +139,15 @@ impl Gateway {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// Returns whether it runs, and did not end by itself.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn is_running(&mut self) -> io::Result<bool> {
+        let Some(child) = &mut self.child else { return Ok(false) };
+        Ok(child.try_wait()?.is_none())
+    }
+
     /// Ends it without any warning.
     ///
     /// # Errors

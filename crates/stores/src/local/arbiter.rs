@@ -1,6 +1,9 @@
 //! The embedded arbiter and the embedded directory.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -168,7 +171,13 @@ impl Directory for LocalDirectory {
         let record = Record { kind: Kind::Directory, key: &key, value: &value };
         let failed = |error| unavailable("write", error);
         let position = self.log.append(StreamName::Commit, &[record]).map_err(failed)?;
-        self.log.sync(StreamName::Commit, position).await.map_err(failed)?;
+        // It may be there after a restart: nobody is told that nothing was written.
+        let unsynced = |error: io::Error| StoreError::Unavailable {
+            backend: "log",
+            action: "write",
+            source: error.into(),
+        };
+        self.log.sync(StreamName::Commit, position).await.map_err(unsynced)?;
         let version = entry.version;
         write(&self.records).apply(table, name, entry);
         Ok(WriteOutcome::Done(version))

@@ -410,7 +410,10 @@ fn an_error_while_opening_is_no_damage() {
             let clock: Clock = Arc::new(|| 1);
             let opened =
                 LocalStore::open_on(Path::new("sim"), Arc::new(disk.clone()), clock, false, 4096);
-            failed += u32::from(opened.is_err());
+            match &opened {
+                Ok(store) => assert!(store.recovery.damaged.is_empty(), "{:?}", store.recovery),
+                Err(_) => failed += 1,
+            }
             let is_over = after >= disk.calls() - before;
             drop(opened);
             let mut again = Case { disk, ..Case::new(3) };

@@ -27,7 +27,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -92,7 +92,6 @@ struct Tail {
     offset: u64,
     /// Bytes appended since the log was opened, headers included; never falls.
     appended: u64,
-    poisoned: bool,
     /// Records being encoded; kept for the next ones.
     buffer: Vec<u8>,
 }
@@ -110,6 +109,9 @@ struct Stream {
     tail: Mutex<Tail>,
     /// Never held across a disk operation, unlike the tail.
     place: Mutex<Place>,
+    /// Whether a write or an fsync failed in a way that leaves the end unknown. Set under the tail;
+    /// read without it by whoever must not wait for the disk.
+    poisoned: AtomicBool,
     /// `appended` up to which all is on stable storage.
     synced: AtomicU64,
     /// Held during large appends, which would else each keep a thread waiting for the tail.
@@ -192,13 +194,8 @@ impl Log {
             tails.push(Stream {
                 name,
                 place: Mutex::new(Place { segment: segment.id, base: 0 }),
-                tail: Mutex::new(Tail {
-                    segment,
-                    offset,
-                    appended: offset,
-                    poisoned: false,
-                    buffer: Vec::new(),
-                }),
+                poisoned: AtomicBool::new(false),
+                tail: Mutex::new(Tail { segment, offset, appended: offset, buffer: Vec::new() }),
                 turn: tokio::sync::Mutex::new(()),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
@@ -287,7 +284,7 @@ impl Log {
     ) -> io::Result<u64> {
         let stream = self.stream(name);
         let mut tail = lock(&stream.tail);
-        if tail.poisoned {
+        if stream.poisoned.load(Ordering::Acquire) {
             return Err(poisoned());
         }
         if tail.offset >= self.segment_bytes {
@@ -311,7 +308,9 @@ impl Log {
         }
         if let Err(error) = tail.segment.write_at(&buffer, tail.offset) {
             // Remains of a failed write could pass for records later on: cut them off.
-            tail.poisoned = tail.segment.truncate(tail.offset).is_err();
+            if tail.segment.truncate(tail.offset).is_err() {
+                stream.poisoned.store(true, Ordering::Release);
+            }
             return Err(error);
         }
         let len = buffer.len() as u64;
@@ -330,17 +329,19 @@ impl Log {
 
     /// Seals the segment and begins the next one.
     fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
-        self.fsync(&tail.segment).inspect_err(|_| tail.poisoned = true)?;
+        let synced = self.fsync(&tail.segment);
+        synced.inspect_err(|_| stream.poisoned.store(true, Ordering::Release))?;
         stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
         // Never one that was tried before: what is left of that may come back with a crash.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let segment = Arc::new(Segment::create(self.disk.as_ref(), stream.name.prefix(), id)?);
+        // In this order: compaction looks at the segments first, then which are written to, and must
+        // not find this one without being told that it is.
+        *lock(&stream.place) = Place { segment: id, base: tail.appended };
         write(&self.segments).insert(id, Arc::clone(&segment));
         tail.segment = segment;
         tail.offset = HEADER_BYTES;
-        let base = tail.appended;
         tail.appended += HEADER_BYTES;
-        *lock(&stream.place) = Place { segment: id, base };
         stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
         Ok(())
     }
@@ -364,12 +365,16 @@ impl Log {
             // On the caller's own thread: to hand it over and back costs as much as a fast disk's
             // fsync. One thread at a time waits here, and the node has one more than cores.
             self.flush(name)?;
-        } else {
-            let log = Arc::clone(self);
-            blocking(move || log.flush(name)).await?;
+            self.mark(name);
+            return Ok(());
         }
-        self.mark(name);
-        Ok(())
+        let log = Arc::clone(self);
+        blocking(move || {
+            log.flush(name)?;
+            log.mark(name);
+            Ok(())
+        })
+        .await
     }
 
     /// Begins to make what was appended durable once it is a lot, so that whoever appended it finds
@@ -395,14 +400,15 @@ impl Log {
         let stream = self.stream(name);
         let (segment, appended) = {
             let tail = lock(&stream.tail);
-            if tail.poisoned {
+            if stream.poisoned.load(Ordering::Acquire) {
                 return Err(poisoned());
             }
             (Arc::clone(&tail.segment), tail.appended)
         };
         // Sealing makes older segments durable, so the current one is all there is to flush.
         if let Err(error) = self.fsync(&segment) {
-            lock(&stream.tail).poisoned = true;
+            let _tail = lock(&stream.tail);
+            stream.poisoned.store(true, Ordering::Release);
             return Err(error);
         }
         stream.synced.fetch_max(appended, Ordering::AcqRel);
@@ -428,7 +434,7 @@ impl Log {
 
     /// Returns whether writing to a stream failed in a way that leaves its end unknown.
     pub(crate) fn is_poisoned(&self, name: StreamName) -> bool {
-        lock(&self.stream(name).tail).poisoned
+        self.stream(name).poisoned.load(Ordering::Acquire)
     }
 
     /// Reads the value of a record without waiting for the disk; `None` when it would wait.

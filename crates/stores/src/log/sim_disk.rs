@@ -261,6 +261,9 @@ impl Disk for SimDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.step()?;
+        if !state.names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         state.change(NameOp::Remove(name.to_owned()));
         Ok(())
     }
@@ -301,6 +304,11 @@ impl DiskFile for SimFile {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         // Half of a write that fails is there.
         let len = if failed.is_err() { bytes.len() / 2 } else { bytes.len() };
+        if let Some(free) = state.free {
+            let grown = (offset + len).saturating_sub(state.inodes[self.inode].content.len());
+            let left = free.checked_sub(grown as u64).ok_or(io::ErrorKind::StorageFull)?;
+            state.free = Some(left);
+        }
         let op = Op::Write { offset, bytes: bytes[..len].to_vec() };
         if state.tape.is_some() {
             let taped = Taped {

@@ -193,7 +193,9 @@ async fn work(
     }
     let kill = async {
         tokio::time::sleep(length).await;
-        gateway.lock().await.kill()
+        let mut gateway = gateway.lock().await;
+        expect(gateway.is_running()?, || "the gateway ended by itself".to_owned())?;
+        gateway.kill()
     };
     let collect = async {
         let mut done = 0;
@@ -343,6 +345,21 @@ impl Worker<'_> {
     }
 }
 
+/// Aborts what the kill left of uploads, which would pile up for a week.
+async fn abort_uploads(client: &mut Client) -> io::Result<()> {
+    let call = Call::new(Method::GET, format!("/{BUCKET}")).query("uploads=");
+    let listed = client.send(&call, PATIENCE).await?;
+    let text = String::from_utf8_lossy(&listed.body);
+    for (key, id) in elements(&text, "Key").zip(elements(&text, "UploadId")) {
+        let call = Call::new(Method::DELETE, format!("/{BUCKET}/{key}"));
+        let aborted = client.send(&call.query(format!("uploadId={id}")), PATIENCE).await?;
+        expect(aborted.status == StatusCode::NO_CONTENT, || {
+            format!("{} for aborting an upload of {key}", aborted.status)
+        })?;
+    }
+    Ok(())
+}
+
 /// Holds what is there against what may be there, and settles what was open.
 async fn verify(gateway: &Gateway, states: &mut [Keys]) -> io::Result<()> {
     let mut client = client(gateway)?;
@@ -372,5 +389,6 @@ async fn verify(gateway: &Gateway, states: &mut [Keys]) -> io::Result<()> {
     let listed = client.send(&call, PATIENCE).await?;
     let listed: Vec<String> = elements(&String::from_utf8_lossy(&listed.body), "Key").collect();
     expect(listed == present, || format!("listed {listed:?}, found {present:?}"))?;
+    abort_uploads(&mut client).await?;
     gateway.fula(&["fsck", "--json"]).map(drop)
 }
