@@ -52,6 +52,7 @@ crash: ## Kills a real gateway LOOPS=n times under load, SEED=n; nothing acknowl
 
 # Peers are installed for this alone. SeaweedFS comes as one binary; Garage takes part when it is
 # there, for it takes a quarter of an hour to build: `cargo install garage --locked --root target/bench`.
+# To fill a bucket of a million keys takes SeaweedFS another quarter.
 BENCH_VENV = target/bench
 PEERS = seaweedfs$(if $(wildcard $(BENCH_VENV)/bin/garage)$(shell command -v garage),$(comma)garage)
 comma = ,

@@ -4,7 +4,9 @@ import base64
 import hashlib
 import http.client
 import socket
+import threading
 import time
+import urllib.request
 import zlib
 
 import botocore.auth
@@ -13,7 +15,7 @@ import botocore.credentials
 import pytest
 
 from conftest import Gateway
-from helpers import MIB, Refused
+from helpers import MIB, Refused, pattern
 
 
 def send(gateway, method, path, body=b"", headers=None, payload=None, host=None):
@@ -222,3 +224,53 @@ def test_many_silent_connections_do_not_stop_the_others(gateway, s3, bucket):
     assert time.monotonic() - started < 5
     for connection in silent:
         connection.close()
+
+
+def test_strangers_and_the_slow_keep_nobody_out(tmp_path):
+    """Each kind of body has memory of its own, and whoever holds it without going on loses it."""
+    gateway = Gateway(tmp_path / "data").start({"FULA_BODY_BYTES": "3M"})
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    host, port = gateway.listen.split(":")
+
+    def begin(method, path, length):
+        connection = socket.create_connection((host, int(port)), timeout=20)
+        head = f"{method} {path} HTTP/1.1\r\nhost: {gateway.listen}\r\ncontent-length: {length}\r\n\r\n"
+        connection.sendall(head.encode())
+        return connection
+
+    # Nobody knows who it is before its XML is there, and the rest of that never comes.
+    stranger = begin("POST", "/bucket?delete", 4_000_000)
+    stranger.sendall(b"<Delete>")
+    url = s3.generate_presigned_url("put_object", Params={"Bucket": "bucket", "Key": "slow"})
+    slow = begin("PUT", url.removeprefix(gateway.url), 8 * MIB)
+    sent = []
+
+    def trickle():
+        try:
+            while len(sent) < 600:
+                slow.sendall(bytes(100))
+                sent.append(100)
+                time.sleep(0.1)
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    while not sent:
+        time.sleep(0.01)
+    # Both need more than the two have left.
+    s3.put_object(Bucket="bucket", Key="quick", Body=pattern(2 * MIB))
+    keys = [{"Key": f"a key that is as long as this one {n}"} for n in range(400)]
+    assert len(s3.delete_objects(Bucket="bucket", Delete={"Objects": keys})["Deleted"]) == 400
+    thread.join(timeout=10)
+    assert not thread.is_alive() and 20 < len(sent) < 600
+    try:
+        assert stranger.recv(1) == b""
+    except ConnectionResetError:
+        pass
+    metrics = urllib.request.urlopen(f"{gateway.admin}/metrics", timeout=10).read().decode()
+    assert "fula_memory_hangups_total 2" in metrics
+    with Refused("NoSuchKey", 404):
+        s3.get_object(Bucket="bucket", Key="slow")
+    gateway.stop()

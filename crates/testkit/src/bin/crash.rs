@@ -10,7 +10,10 @@ use std::{
     io,
     path::Path,
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -185,16 +188,18 @@ async fn work(
     let collector = rng.below(2) == 0;
     let fula = gateway.command(&COLLECT);
     let gateway = Arc::new(Mutex::new(gateway));
+    let is_killed = AtomicBool::new(false);
     let mut workers = Vec::new();
     for (n, keys) in states.iter_mut().enumerate() {
         let client = client(*gateway.lock().await)?;
-        let counts = Counts::default();
-        workers.push(Worker { n, client, rng: rng.fork(), keys, counts }.work());
+        let (rng, counts, is_killed) = (rng.fork(), Counts::default(), &is_killed);
+        workers.push(Worker { n, client, rng, keys, counts, is_killed }.work());
     }
     let kill = async {
         tokio::time::sleep(length).await;
         let mut gateway = gateway.lock().await;
         expect(gateway.is_running()?, || "the gateway ended by itself".to_owned())?;
+        is_killed.store(true, Ordering::SeqCst);
         gateway.kill()
     };
     let collect = async {
@@ -232,6 +237,8 @@ struct Worker<'a> {
     rng: Rng,
     keys: &'a mut Keys,
     counts: Counts,
+    /// Until then every request is answered.
+    is_killed: &'a AtomicBool,
 }
 
 impl Worker<'_> {
@@ -272,7 +279,13 @@ impl Worker<'_> {
 
     /// Sends a request; fails on an answer that is none of those a client may get.
     async fn ask(&mut self, call: &Call) -> io::Result<Ended> {
-        let Ok(reply) = self.client.send(call, PATIENCE).await else { return Ok(Ended::Unknown) };
+        let reply = match self.client.send(call, PATIENCE).await {
+            Ok(reply) => reply,
+            Err(_) if self.is_killed.load(Ordering::SeqCst) => return Ok(Ended::Unknown),
+            Err(error) => {
+                return Err(io::Error::other(format!("no answer before the kill: {error}")));
+            }
+        };
         if reply.status.is_success() {
             return Ok(Ended::Done(reply));
         }
