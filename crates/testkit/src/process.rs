@@ -129,7 +129,8 @@ impl Gateway {
             let rest = line.strip_prefix(name)?;
             rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
         });
-        Ok(values.sum())
+        // The sum of nothing is -0.
+        Ok(values.fold(0.0, |sum, value| sum + value))
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
