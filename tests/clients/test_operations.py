@@ -411,6 +411,12 @@ def test_space_comes_back(tmp_path):
             bodies[key] = pattern(2 * MIB if key == "large" else 5000, seed=100 + n)
             s3.put_object(Bucket="bucket", Key=key, Body=bodies[key])
     s3.put_object(Bucket="bucket", Key="deleted", Body=pattern(3 * MIB))
+    # The answer of a completed upload is remembered for a day, its content only while it is there.
+    upload = {"Bucket": "bucket", "Key": "deleted"}
+    upload["UploadId"] = s3.create_multipart_upload(**upload)["UploadId"]
+    etag = s3.upload_part(**upload, PartNumber=1, Body=pattern(9 * MIB, seed=3))["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+    completed = s3.complete_multipart_upload(**upload, MultipartUpload=parts)["ETag"]
     s3.delete_object(Bucket="bucket", Key="deleted")
     sizes = lambda: json.loads(gateway.fula("gc", "--json").stdout)
     before = sizes()
@@ -430,6 +436,7 @@ def test_space_comes_back(tmp_path):
         assert json.loads(gateway.fula("fsck", "--json").stdout)["problems"] == 0
 
     check()
+    assert s3.complete_multipart_upload(**upload, MultipartUpload=parts)["ETag"] == completed
     gateway.kill()
     gateway.start()
     check()

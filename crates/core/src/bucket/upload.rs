@@ -17,7 +17,7 @@ pub struct Completed {
     pub time: TimeMs,
     /// Hash of the list of parts it was completed with.
     pub parts_hash: [u8; 32],
-    /// The record that was written.
+    /// The record that was written. What it links to may be gone.
     pub record: ObjectRecord,
 }
 
@@ -51,7 +51,8 @@ impl UploadRecord {
         match &self.completed {
             Some(completed) => {
                 out.array(4).uint(completed.time).bytes(&completed.parts_hash);
-                out.uint(completed.record.size).raw(&completed.record.encode());
+                // In bytes its links are none: an object that was replaced is not kept for its answer.
+                out.uint(completed.record.size).bytes(&completed.record.encode());
             }
             None => drop(out.null()),
         }
@@ -82,7 +83,7 @@ impl UploadRecord {
                 None
             } else {
                 reader.tuple(4)?;
-                Some((reader.uint()?, reader.array_of()?, reader.uint()?, reader.raw()?))
+                Some((reader.uint()?, reader.array_of()?, reader.uint()?, reader.bytes()?))
             };
             reader.raw()?;
             reader.end()?;
@@ -186,10 +187,16 @@ mod tests {
             completed: None,
         };
         assert_eq!(UploadRecord::decode(&upload.encode()).unwrap(), upload);
-        let record = ObjectRecord { size: 77, etag: ETag::Multipart([1; 16], 2), ..template };
+        let content = Some(Cid::of(Codec::Raw, b"content"));
+        let etag = ETag::Multipart([1; 16], 2);
+        let record = ObjectRecord { size: 77, etag, content, ..template };
         upload.completed = Some(Completed { time: 6, parts_hash: [4; 32], record });
         upload.checksum = None;
-        assert_eq!(UploadRecord::decode(&upload.encode()).unwrap(), upload);
+        let encoded = upload.encode();
+        assert_eq!(UploadRecord::decode(&encoded).unwrap(), upload);
+        let mut links = Vec::new();
+        Reader::links(&encoded, &mut |link| links.push(link)).unwrap();
+        assert!(links.is_empty(), "a remembered answer keeps no content: {links:?}");
 
         let part = PartRecord {
             size: 9,
