@@ -8,6 +8,8 @@
 //!
 //! Maps are written with keys in dag-cbor order (shorter first, then bytewise).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::{error::StoreError, id::Cid};
@@ -171,7 +173,7 @@ impl<'a> Reader<'a> {
         self.at
     }
 
-    fn take(&mut self, len: u64) -> Result<std::ops::Range<usize>, Invalid> {
+    fn take(&mut self, len: u64) -> Result<Range<usize>, Invalid> {
         let left = (self.all.len() - self.at) as u64;
         if len > left {
             return Err(Invalid("value is cut off"));
@@ -182,23 +184,27 @@ impl<'a> Reader<'a> {
     }
 
     fn head(&mut self) -> Result<(u8, u64), Invalid> {
-        let at = self.take(1)?.start;
-        let first = self.all[at];
+        let first = *self.all.get(self.at).ok_or(Invalid("value is cut off"))?;
+        self.at += 1;
         let (major, info) = (first >> 5, first & 31);
-        let width = match info {
+        let (value, least) = match info {
             0..=23 => return Ok((major, u64::from(info))),
-            24..=27 => 1_u64 << (info - 24),
+            24 => (u64::from(u8::from_be_bytes(self.next()?)), 24),
+            25 => (u64::from(u16::from_be_bytes(self.next()?)), 1 << 8),
+            26 => (u64::from(u32::from_be_bytes(self.next()?)), 1 << 16),
+            27 => (u64::from_be_bytes(self.next()?), 1 << 32),
             _ => return Err(Invalid("indefinite or reserved length")),
         };
-        let range = self.take(width)?;
-        let value = self.all[range].iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
-        let shortest = match width {
-            1 => value >= 24,
-            2 => value > 0xff,
-            4 => value > 0xffff,
-            _ => value > 0xffff_ffff,
-        };
-        if shortest { Ok((major, value)) } else { Err(Invalid("number is not in shortest form")) }
+        if value < least {
+            return Err(Invalid("number is not in shortest form"));
+        }
+        Ok((major, value))
+    }
+
+    fn next<const N: usize>(&mut self) -> Result<[u8; N], Invalid> {
+        let next = self.all[self.at..].first_chunk().ok_or(Invalid("value is cut off"))?;
+        self.at += N;
+        Ok(*next)
     }
 
     fn expect(&mut self, major: u8, what: &'static str) -> Result<u64, Invalid> {
@@ -221,9 +227,22 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Invalid`] for anything else.
     pub fn bytes(&mut self) -> Result<Bytes, Invalid> {
-        let len = self.expect(BYTES, "expected bytes")?;
-        let range = self.take(len)?;
+        let range = self.byte_range()?;
         Ok(self.all.slice(range))
+    }
+
+    /// Reads a byte string where it lies.
+    ///
+    /// # Errors
+    /// [`Invalid`] for anything else.
+    pub fn byte_slice(&mut self) -> Result<&'a [u8], Invalid> {
+        let range = self.byte_range()?;
+        Ok(&self.all[range])
+    }
+
+    fn byte_range(&mut self) -> Result<Range<usize>, Invalid> {
+        let len = self.expect(BYTES, "expected bytes")?;
+        self.take(len)
     }
 
     /// Reads a byte string if one is next.
@@ -247,7 +266,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Invalid`] for anything else.
     pub fn array_of<const N: usize>(&mut self) -> Result<[u8; N], Invalid> {
-        self.bytes()?.as_ref().try_into().map_err(|_| Invalid("byte string has another length"))
+        self.byte_slice()?.try_into().map_err(|_| Invalid("byte string has another length"))
     }
 
     /// Reads a text string.
@@ -310,7 +329,7 @@ impl<'a> Reader<'a> {
         if self.expect(TAG, "expected a link")? != LINK_TAG {
             return Err(Invalid("tag is not 42"));
         }
-        match self.bytes()?.split_first() {
+        match self.byte_slice()?.split_first() {
             Some((0, cid)) => Cid::from_bytes(cid).map_err(|_| Invalid("link is a foreign CID")),
             _ => Err(Invalid("link lacks its 0x00 prefix")),
         }
@@ -330,8 +349,16 @@ impl<'a> Reader<'a> {
     /// [`Invalid`] for bytes that are no value, and for one nested too deep.
     pub fn raw(&mut self) -> Result<Bytes, Invalid> {
         let start = self.at;
-        self.skip(DEPTH_MAX)?;
+        self.value()?;
         Ok(self.all.slice(start..self.at))
+    }
+
+    /// Steps over one value of any kind.
+    ///
+    /// # Errors
+    /// [`Invalid`] for bytes that are no value, and for one nested too deep.
+    pub fn value(&mut self) -> Result<(), Invalid> {
+        self.skip(DEPTH_MAX)
     }
 
     fn skip(&mut self, depth: usize) -> Result<(), Invalid> {
@@ -353,7 +380,7 @@ impl<'a> Reader<'a> {
                 self.text()?;
                 self.skip(depth)
             }),
-            (TAG, LINK_TAG) => self.bytes().map(drop),
+            (TAG, LINK_TAG) => self.byte_range().map(drop),
             _ => Err(Invalid("not a dag-cbor value we use")),
         }
     }

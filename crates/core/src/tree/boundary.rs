@@ -7,7 +7,14 @@
 //! [`super::NODE_BYTES_MAX`] without a boundary ends after the item with the smallest hash in its
 //! window: a local minimum, so that neighbouring edits find the same place again.
 
-use super::{NODE_BYTES_MAX, node::Item};
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::{
+    NODE_BYTES_MAX,
+    node::{Item, Node, Piece},
+};
 
 /// No boundary is accepted before this many items.
 pub const ITEMS_MIN: usize = 4;
@@ -53,7 +60,7 @@ impl Salt {
 
 /// Returns whether an item is late enough in its node to end it: its index there, and the bytes up
 /// to its own end.
-pub(super) fn is_late(level: u8, bytes: usize, index: usize) -> bool {
+fn is_late(level: u8, bytes: usize, index: usize) -> bool {
     bytes >= rule(level).bytes_min && index + 1 >= ITEMS_MIN
 }
 
@@ -62,24 +69,59 @@ pub(super) fn is_late(level: u8, bytes: usize, index: usize) -> bool {
 pub(super) struct Chunker<'a> {
     salt: &'a Salt,
     level: u8,
-    open: Vec<Item>,
+    /// What the open items lie in: nodes, and items encoded anew.
+    sources: Vec<Bytes>,
+    open: Vec<Piece>,
     open_bytes: usize,
-    done: Vec<Vec<Item>>,
+    done: Vec<Node>,
 }
 
 impl<'a> Chunker<'a> {
     pub(super) fn new(salt: &'a Salt, level: u8) -> Self {
-        Self { salt, level, open: Vec::new(), open_bytes: 0, done: Vec::new() }
+        let (sources, open, done) = (Vec::new(), Vec::new(), Vec::new());
+        Self { salt, level, sources, open, open_bytes: 0, done }
     }
 
     /// Adds the next item.
     pub(super) fn push(&mut self, item: Item) {
-        self.push_if(item, true);
+        let (bytes, slot) = item.into_parts();
+        let source = self.source(bytes);
+        self.push_piece(Piece { source, slot }, true);
     }
 
-    /// The same; without `may_end`, the item is known not to end its node wherever it stands.
-    pub(super) fn push_if(&mut self, item: Item, may_end: bool) {
-        let bytes = item.len();
+    /// Adds the next items: those of an old node of this level at `range`.
+    pub(super) fn push_run(&mut self, node: &Node, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let (bytes, slots) = node.parts();
+        let source = self.source(bytes.clone());
+        let begin = slots[0].start();
+        for (index, slot) in slots[range.clone()].iter().enumerate() {
+            let index = range.start + index;
+            // Late in its node and not at its end: the node was not cut here, nor will this one be.
+            let stayed = is_late(self.level, slot.start() + slot.len() - begin, index)
+                && index + 1 < slots.len();
+            self.push_piece(Piece { source, slot: *slot }, !stayed);
+        }
+    }
+
+    /// Notes where the next items lie.
+    fn source(&mut self, bytes: Bytes) -> u32 {
+        // What no open item lies in is done with.
+        let done = self.open.first().map_or(self.sources.len(), |piece| piece.source as usize);
+        if done > 0 {
+            self.sources.drain(..done);
+            let done = u32::try_from(done).expect("a node has few items");
+            self.open.iter_mut().for_each(|piece| piece.source -= done);
+        }
+        self.sources.push(bytes);
+        u32::try_from(self.sources.len() - 1).expect("a node has few items")
+    }
+
+    /// Adds an item; without `may_end`, it is known not to end its node wherever it stands.
+    fn push_piece(&mut self, piece: Piece, may_end: bool) {
+        let bytes = piece.slot.len();
         // What a split leaves over may still be too much together with a large item.
         while self.open_bytes + bytes > NODE_BYTES_MAX {
             self.split();
@@ -88,11 +130,15 @@ impl<'a> Chunker<'a> {
         // The hash comes last: most items are too early in their node for it to matter.
         let ends = may_end
             && is_late(self.level, self.open_bytes, self.open.len())
-            && self.salt.ends(self.level, item.key());
-        self.open.push(item);
+            && self.salt.ends(self.level, self.key(&piece));
+        self.open.push(piece);
         if ends {
             self.close(self.open.len());
         }
+    }
+
+    fn key(&self, piece: &Piece) -> &[u8] {
+        piece.slot.key(&self.sources[piece.source as usize])
     }
 
     /// Returns whether the last item pushed ended a node, so that what follows does not depend
@@ -101,18 +147,18 @@ impl<'a> Chunker<'a> {
         self.open.is_empty()
     }
 
-    /// Ends the level and returns its nodes.
-    pub(super) fn finish(mut self) -> Vec<Vec<Item>> {
+    /// Ends the last node and returns all that were made; what comes next begins anew.
+    pub(super) fn finish(&mut self) -> Vec<Node> {
         if !self.open.is_empty() {
             self.close(self.open.len());
         }
-        self.done
+        std::mem::take(&mut self.done)
     }
 
     fn close(&mut self, len: usize) {
-        let rest = self.open.split_off(len);
-        self.done.push(std::mem::replace(&mut self.open, rest));
-        self.open_bytes = self.open.iter().map(Item::len).sum();
+        self.done.push(Node::build(self.level, &self.open[..len], &self.sources));
+        self.open.drain(..len);
+        self.open_bytes = self.open.iter().map(|piece| piece.slot.len()).sum();
     }
 
     /// Ends the open node after the smallest hash of its window. What is left over has no
@@ -121,10 +167,10 @@ impl<'a> Chunker<'a> {
     fn split(&mut self) {
         let mut bytes = 0;
         let mut best = (u64::MAX, self.open.len());
-        for (index, item) in self.open.iter().enumerate() {
-            bytes += item.len();
+        for (index, piece) in self.open.iter().enumerate() {
+            bytes += piece.slot.len();
             if is_late(self.level, bytes, index) {
-                best = best.min((self.salt.hash(self.level, item.key()), index + 1));
+                best = best.min((self.salt.hash(self.level, self.key(piece)), index + 1));
             }
         }
         self.close(best.1);

@@ -103,18 +103,28 @@ impl<'a> Cursor<'a> {
     }
 
     /// Goes to the node of `level` that holds `key` or would, the last one if none is beyond it.
+    /// Reads only what is not on the path to where it is.
     pub(super) async fn seek_node(&mut self, level: u8, key: &[u8]) -> Result<(), StoreError> {
-        self.stack.clear();
         let Some(root) = self.root else { return Ok(()) };
-        let node = self.nodes.load(&root).await?;
-        self.stack.push((node, 0));
-        while let Some((node, index)) = self.stack.last_mut() {
+        if self.stack.is_empty() {
+            self.stack.push((self.nodes.load(&root).await?, 0));
+        }
+        let mut depth = 0;
+        while let Some((node, index)) = self.stack.get_mut(depth) {
             if node.level() <= level {
                 break;
             }
-            *index = node.find(key).unwrap_or_else(|after| after).min(node.len() - 1);
-            self.step_into().await?;
+            let at = node.find(key).unwrap_or_else(|after| after).min(node.len() - 1);
+            depth += 1;
+            if *index != at {
+                *index = at;
+                self.stack.truncate(depth);
+            }
+            if self.stack.len() == depth {
+                self.step_into().await?;
+            }
         }
+        self.stack.truncate(depth + 1);
         Ok(())
     }
 

@@ -4,13 +4,13 @@
 //! boundary again; what was replaced becomes the batch of the level above. The result is the same
 //! as building from scratch (`tests.rs` holds it to that).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, iter::Peekable, sync::Arc, vec};
 
 use bytes::Bytes;
 
 use super::{
     Nodes, Tree,
-    boundary::{self, Chunker, Salt},
+    boundary::{Chunker, Salt},
     cursor::Cursor,
     node::{Item, Node},
 };
@@ -28,7 +28,8 @@ pub struct Edited {
     pub blocks: Vec<Block>,
 }
 
-type LevelEdits = BTreeMap<Bytes, Option<Item>>;
+/// Items of one level to set, or `None` to remove, by ascending key.
+type LevelEdits = Vec<(Bytes, Option<Item>)>;
 
 /// Applies `edits` to `tree`.
 ///
@@ -41,17 +42,17 @@ pub async fn edit(
     edits: &Edits,
 ) -> Result<Edited, StoreError> {
     let mut editor = Editor { nodes, salt, made: BTreeMap::new(), gone: Vec::new() };
-    let mut pending = LevelEdits::new();
+    let mut pending = LevelEdits::with_capacity(edits.len());
     for (key, change) in edits {
         let item = match change {
             Some((weight, value)) => Some(Item::leaf(key, *weight, value)?),
             None => None,
         };
-        pending.insert(key.clone(), item);
+        pending.push((key.clone(), item));
     }
     let unchanged = Edited { tree: *tree, blocks: Vec::new() };
     let Some(root) = &tree.root else {
-        let items = editor.build_level(0, pending.into_values().flatten().collect());
+        let items = editor.build_level(0, set(pending));
         return editor.build_up(0, items).await;
     };
     let top = nodes.load(root).await?.level();
@@ -61,7 +62,7 @@ pub async fn edit(
             return Ok(unchanged);
         }
     }
-    editor.build_up(top, pending.into_values().flatten().collect()).await
+    editor.build_up(top, set(pending)).await
 }
 
 struct Editor<'a> {
@@ -83,6 +84,7 @@ impl Editor<'_> {
     ) -> Result<LevelEdits, StoreError> {
         let mut above = LevelEdits::new();
         let mut cursor = Cursor::new(self.nodes, tree);
+        let mut chunker = Chunker::new(self.salt, level);
         let mut edits = edits.into_iter().peekable();
         while let Some((key, _)) = edits.peek() {
             cursor.seek_node(level, key).await?;
@@ -94,35 +96,51 @@ impl Editor<'_> {
                 let last = Bytes::copy_from_slice(last);
                 cursor.seek_node(level, &last).await?;
             }
-            let mut chunker = Chunker::new(self.salt, level);
-            let mut replaced: BTreeMap<Bytes, Cid> = BTreeMap::new();
+            let mut old = Vec::new();
             while let Some((node, cid)) = cursor.node() {
-                replaced.insert(node.owned_last_key(), cid);
-                merge(&node, &mut edits, cursor.is_last(), &mut chunker);
+                old.push((node.owned_last_key(), cid));
+                let kept_last = merge(&node, &mut edits, cursor.is_last(), &mut chunker);
                 // Only where the old cut did not look ahead either does the rest stand as it is.
-                if chunker.is_at_boundary() && self.salt.ends(level, node.last_key()) {
+                if chunker.is_at_boundary() && (kept_last || self.salt.ends(level, node.last_key()))
+                {
                     break;
                 }
                 cursor.next_node().await?;
             }
-            for item in self.close(level, chunker) {
-                let old = replaced.remove(item.key());
-                if old == Some(item.child()) {
-                    self.made.remove(&item.child());
-                } else {
-                    self.gone.extend(old);
-                }
-                // The top level has no level above that would still know an unchanged node.
-                if old != Some(item.child()) || old == tree.root {
-                    above.insert(item.owned_key(), Some(item));
-                }
-            }
-            for (last, cid) in replaced {
-                self.gone.push(cid);
-                above.entry(last).or_insert(None);
-            }
+            self.replace(tree, old, chunker.finish(), &mut above);
         }
         Ok(above)
+    }
+
+    /// Puts the new nodes in the place of the `old` ones, given by last key and address.
+    fn replace(
+        &mut self,
+        tree: &Tree,
+        old: Vec<(Bytes, Cid)>,
+        new: Vec<Node>,
+        above: &mut LevelEdits,
+    ) {
+        let mut old = old.into_iter().peekable();
+        for item in self.make(new) {
+            while let Some((last, cid)) = old.next_if(|(last, _)| last.as_ref() < item.key()) {
+                self.gone.push(cid);
+                above.push((last, None));
+            }
+            let same = old.next_if(|(last, _)| last.as_ref() == item.key()).map(|(_, cid)| cid);
+            if same == Some(item.child()) {
+                self.made.remove(&item.child());
+            } else {
+                self.gone.extend(same);
+            }
+            // The top level has no level above that would still know an unchanged node.
+            if same != Some(item.child()) || same == tree.root {
+                above.push((item.owned_key(), Some(item)));
+            }
+        }
+        for (last, cid) in old {
+            self.gone.push(cid);
+            above.push((last, None));
+        }
     }
 
     /// Cuts a whole level from its items and returns the entries of the level above.
@@ -131,14 +149,13 @@ impl Editor<'_> {
         for item in items {
             chunker.push(item);
         }
-        self.close(level, chunker)
+        self.make(chunker.finish())
     }
 
-    /// Encodes the chunker's nodes and returns the entries that name them.
-    fn close(&mut self, level: u8, chunker: Chunker<'_>) -> Vec<Item> {
-        let mut entries = Vec::new();
-        for items in chunker.finish() {
-            let node = Node::build(level, &items);
+    /// Hashes new nodes and returns the entries that name them.
+    fn make(&mut self, nodes: Vec<Node>) -> Vec<Item> {
+        let mut entries = Vec::with_capacity(nodes.len());
+        for node in nodes {
             let block = node.to_block();
             let (count, bytes) = node.sum();
             entries.push(Item::inner(node.last_key(), &block.cid(), count, bytes));
@@ -183,34 +200,37 @@ impl Editor<'_> {
     }
 }
 
+/// Returns the items that are set.
+fn set(edits: LevelEdits) -> Vec<Item> {
+    edits.into_iter().filter_map(|(_, change)| change).collect()
+}
+
 /// Pushes the node's items with the edits that fall into it; all edits left when it is the last.
+/// Returns whether the last item pushed has the node's last key.
 fn merge(
     node: &Node,
-    edits: &mut std::iter::Peekable<std::collections::btree_map::IntoIter<Bytes, Option<Item>>>,
+    edits: &mut Peekable<vec::IntoIter<(Bytes, Option<Item>)>>,
     is_last: bool,
     chunker: &mut Chunker<'_>,
-) {
-    let mut bytes = 0;
-    for index in 0..node.len() {
-        let key = node.key(index);
-        let mut kept = true;
-        while let Some((edited, change)) = edits.next_if(|(edited, _)| edited.as_ref() <= key) {
-            kept &= edited.as_ref() != key;
-            if let Some(item) = change {
-                chunker.push(item);
-            }
-        }
-        let item = node.item(index);
-        bytes += item.len();
-        if kept {
-            // Late in its node and not at its end: the node was not cut here, nor will this one be.
-            let stayed = boundary::is_late(node.level(), bytes, index) && index + 1 < node.len();
-            chunker.push_if(item, !stayed);
-        }
-    }
-    if is_last {
-        for item in edits.filter_map(|(_, change)| change) {
+) -> bool {
+    let mut begin = 0;
+    let mut kept_last = true;
+    while let Some((key, change)) = edits.next_if(|(key, _)| key.as_ref() <= node.last_key()) {
+        let found = node.find(&key);
+        let end = found.unwrap_or_else(|after| after);
+        chunker.push_run(node, begin..end);
+        begin = end + usize::from(found.is_ok());
+        kept_last = begin < node.len() || change.is_some();
+        if let Some(item) = change {
             chunker.push(item);
         }
     }
+    chunker.push_run(node, begin..node.len());
+    if is_last {
+        for item in edits.filter_map(|(_, change)| change) {
+            kept_last = false;
+            chunker.push(item);
+        }
+    }
+    kept_last
 }

@@ -33,7 +33,7 @@ pub struct Entry {
     pub value: Bytes,
 }
 
-/// One item of a node of any level, as the chunker sees it.
+/// One item of a node of any level, encoded anew.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     /// The whole encoded item.
@@ -84,9 +84,9 @@ impl Item {
         self.encoded.slice(self.slot.key as usize..self.slot.key_end as usize)
     }
 
-    /// Returns the length of the encoded item in bytes.
-    pub(super) fn len(&self) -> usize {
-        self.encoded.len()
+    /// Returns the bytes that it lies in, and where.
+    pub(super) fn into_parts(self) -> (Bytes, Slot) {
+        (self.encoded, self.slot)
     }
 
     /// Returns the totals at or below it: entries and bytes.
@@ -112,7 +112,7 @@ fn child_at(bytes: &[u8], slot: &Slot) -> Cid {
 
 /// Where one item lies in its bytes, and its totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Slot {
+pub(super) struct Slot {
     start: u32,
     key: u32,
     key_end: u32,
@@ -123,6 +123,21 @@ struct Slot {
 }
 
 impl Slot {
+    /// Returns where the item begins in its bytes.
+    pub(super) fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Returns the length of the encoded item in bytes.
+    pub(super) fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Returns the key of the item in the bytes that it lies in.
+    pub(super) fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.key as usize..self.key_end as usize]
+    }
+
     /// Returns the slot of the same item somewhere else.
     fn moved(self, start: u32) -> Self {
         let moved = |position: u32| position - self.start + start;
@@ -137,6 +152,13 @@ impl Slot {
     }
 }
 
+/// An item of a node that is being cut: which of its sources it lies in, and where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) source: u32,
+    pub(super) slot: Slot,
+}
+
 /// A decoded node; holds its block's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -146,15 +168,19 @@ pub struct Node {
 }
 
 impl Node {
-    /// Makes a node of `items`, which are not empty and in order.
-    pub(super) fn build(level: u8, items: &[Item]) -> Self {
-        let body: usize = items.iter().map(Item::len).sum();
+    /// Makes a node of the items at `pieces`, which are not empty and in order.
+    pub(super) fn build(level: u8, pieces: &[Piece], sources: &[Bytes]) -> Self {
+        let body: usize = pieces.iter().map(|piece| piece.slot.len()).sum();
         let mut out = Writer::with_capacity(body + 8);
-        out.array(2).uint(u64::from(level)).array(items.len());
-        let mut slots = Vec::with_capacity(items.len());
-        for item in items {
-            slots.push(item.slot.moved(at(out.len())));
-            out.raw(&item.encoded);
+        out.array(2).uint(u64::from(level)).array(pieces.len());
+        let mut slots = Vec::with_capacity(pieces.len());
+        // What stood side by side is copied at once.
+        for run in pieces.chunk_by(|a, b| a.source == b.source && a.slot.end == b.slot.start) {
+            let (first, last) = (run[0], run[run.len() - 1].slot);
+            let begin = at(out.len());
+            slots.extend(run.iter().map(|p| p.slot.moved(p.slot.start - first.slot.start + begin)));
+            let source = &sources[first.source as usize];
+            out.raw(&source[first.slot.start as usize..last.end as usize]);
         }
         let node = Self { bytes: out.finish(), level, slots };
         debug_assert_eq!(Self::parse(node.bytes.clone()).as_ref(), Ok(&node));
@@ -189,8 +215,7 @@ impl Node {
         for _ in 0..len {
             let slot = parse_item(&mut reader, level == 0)?;
             if let Some(last) = slots.last()
-                && bytes[last.key as usize..last.key_end as usize]
-                    >= bytes[slot.key as usize..slot.key_end as usize]
+                && last.key(&bytes) >= slot.key(&bytes)
             {
                 return Err(Invalid("keys do not ascend"));
             }
@@ -219,8 +244,7 @@ impl Node {
 
     /// Returns the key of a leaf entry, or the last key below an inner one.
     pub fn key(&self, index: usize) -> &[u8] {
-        let slot = &self.slots[index];
-        &self.bytes[slot.key as usize..slot.key_end as usize]
+        self.slots[index].key(&self.bytes)
     }
 
     /// Returns the last key at or below this node.
@@ -239,8 +263,7 @@ impl Node {
     /// # Errors
     /// The insertion index when no item has exactly this key.
     pub fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.slots
-            .binary_search_by(|slot| self.bytes[slot.key as usize..slot.key_end as usize].cmp(key))
+        self.slots.binary_search_by(|slot| slot.key(&self.bytes).cmp(key))
     }
 
     /// Returns one entry of a leaf.
@@ -270,10 +293,9 @@ impl Node {
         })
     }
 
-    pub(super) fn item(&self, index: usize) -> Item {
-        let slot = &self.slots[index];
-        let encoded = self.bytes.slice(slot.start as usize..slot.end as usize);
-        Item { encoded, slot: slot.moved(0) }
+    /// Returns the bytes that the items lie in, and where each does.
+    pub(super) fn parts(&self) -> (&Bytes, &[Slot]) {
+        (&self.bytes, &self.slots)
     }
 }
 
@@ -281,7 +303,7 @@ fn parse_item(reader: &mut Reader<'_>, leaf: bool) -> Result<Slot, Invalid> {
     let at = |reader: &Reader<'_>| u32::try_from(reader.position()).map_err(|_| Invalid("large"));
     let start = at(reader)?;
     reader.tuple(if leaf { 3 } else { 4 })?;
-    let key_len = reader.bytes()?.len();
+    let key_len = reader.byte_slice()?.len();
     let key_end = at(reader)?;
     let key = key_end - u32::try_from(key_len).map_err(|_| Invalid("large"))?;
     let (count, bytes, value);
@@ -289,7 +311,7 @@ fn parse_item(reader: &mut Reader<'_>, leaf: bool) -> Result<Slot, Invalid> {
         count = 1;
         bytes = reader.uint()?;
         value = at(reader)?;
-        reader.raw()?;
+        reader.value()?;
     } else {
         reader.link()?;
         value = at(reader)?;

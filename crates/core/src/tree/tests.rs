@@ -124,6 +124,33 @@ proptest! {
         prop_assert_eq!(tree, build(&nodes, &model));
     }
 
+    /// A tree that was cut by another rule, as those of earlier releases, is edited like any other.
+    #[test]
+    fn a_tree_cut_elsewhere_can_be_edited(ops in ops(300), changes in ops(60)) {
+        let nodes = nodes();
+        let mut model = Model::new();
+        model.extend(ops.into_iter().filter_map(|(key, change)| Some((key, change?))));
+        let all = model.iter().map(|(key, (weight, value))| set(key, *weight, value)).collect();
+        let made = block_on(edit(&nodes, &Salt([8; 32]), &Tree::default(), &all)).unwrap();
+        store(&nodes, &made.blocks);
+        let mut edits = Edits::new();
+        for (key, change) in &changes {
+            let value = change.as_ref().map(|(weight, value)| (*weight, record(value)));
+            edits.insert(Bytes::copy_from_slice(key), value);
+            match change {
+                Some(change) => drop(model.insert(key.clone(), change.clone())),
+                None => drop(model.remove(key)),
+            }
+        }
+        let tree = apply(&nodes, &made.tree, &edits);
+        check(&nodes, &tree, &model);
+        let mut reread = Vec::new();
+        for key in model.keys() {
+            reread.extend(block_on(tree.get(&nodes, key)).unwrap());
+        }
+        prop_assert_eq!(reread.len(), model.len());
+    }
+
     /// The structural difference is the difference of the sets.
     #[test]
     fn diff_is_set_difference(old in ops(200), new in ops(40)) {
