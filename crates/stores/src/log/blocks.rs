@@ -1,7 +1,8 @@
 //! Where each block lies: a hash table of small entries (docs/adr/0015).
 //!
 //! There are as many entries as blocks, so what one takes decides how many blocks a machine holds.
-//! Entries lie in slabs that never move; tables hold their numbers. A table doubles when it is full:
+//! Entries lie in slabs that never move; tables hold their numbers, and enough of each hash that
+//! neither a search nor a table that grows touches entries in vain. A table doubles when it is full:
 //! there are many, so that this takes a lookup's time and not a second, and each holds a range of
 //! addresses, so that blocks can be listed in order.
 
@@ -55,11 +56,24 @@ impl Held {
     }
 }
 
+/// What a table holds of an entry.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    number: u32,
+    /// Of the digest.
+    hash: u32,
+}
+
+/// Returns the hash by which a table finds a place: it uses both ends of it.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
 /// All blocks of the log.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     /// By codec and first byte of the digest, ascending.
-    tables: Box<[HashTable<u32>]>,
+    tables: Box<[HashTable<Place>]>,
     entries: Entries,
     /// Addresses are hashes already, but of whatever clients choose: this one has a random key.
     hasher: DefaultHashBuilder,
@@ -109,10 +123,17 @@ impl Default for Blocks {
 }
 
 impl Blocks {
+    fn hash(&self, cid: &Cid) -> u32 {
+        let [.., a, b, c, d] = self.hasher.hash_one(cid.digest()).to_be_bytes();
+        u32::from_be_bytes([a, b, c, d])
+    }
+
     fn number(&self, cid: &Cid) -> Option<u32> {
-        let is_it = |number: &u32| self.entries.at(*number).digest == *cid.digest();
-        let hash = self.hasher.hash_one(cid.digest());
-        self.tables[table_of(cid)].find(hash, is_it).copied()
+        let hash = self.hash(cid);
+        let is_it = |place: &Place| {
+            place.hash == hash && self.entries.at(place.number).digest == *cid.digest()
+        };
+        self.tables[table_of(cid)].find(spread(hash), is_it).map(|place| place.number)
     }
 
     pub(crate) fn get(&self, cid: &Cid) -> Option<&Held> {
@@ -126,15 +147,16 @@ impl Blocks {
     /// Notes where a block lies, and returns where it did. A new one counts as put in `epoch`; one
     /// that has only moved keeps its epochs.
     pub(super) fn insert(&mut self, cid: &Cid, slot: Slot, epoch: Epoch) -> Option<Slot> {
-        let Self { tables, entries, hasher } = self;
+        let hash = self.hash(cid);
+        let Self { tables, entries, .. } = self;
         let entry = tables[table_of(cid)].entry(
-            hasher.hash_one(cid.digest()),
-            |number| entries.at(*number).digest == *cid.digest(),
-            |number| hasher.hash_one(entries.at(*number).digest),
+            spread(hash),
+            |place| place.hash == hash && entries.at(place.number).digest == *cid.digest(),
+            |place| spread(place.hash),
         );
         match entry {
-            hash_table::Entry::Occupied(number) => {
-                let held = entries.at_mut(*number.get());
+            hash_table::Entry::Occupied(place) => {
+                let held = entries.at_mut(place.get().number);
                 let old = held.slot();
                 held.lie_at(slot);
                 Some(old)
@@ -143,7 +165,7 @@ impl Blocks {
                 let Slot { segment, offset, value_len, .. } = slot;
                 let (digest, put, marked) = (*cid.digest(), epoch, Epoch::default());
                 let held = Held { digest, segment, offset, value_len, put, marked };
-                free.insert(entries.add(held));
+                free.insert(Place { number: entries.add(held), hash });
                 None
             }
         }
@@ -151,10 +173,12 @@ impl Blocks {
 
     /// Forgets a block, and returns where it lay.
     pub(super) fn remove(&mut self, cid: &Cid) -> Option<Slot> {
-        let Self { tables, entries, hasher } = self;
-        let is_it = |number: &u32| entries.at(*number).digest == *cid.digest();
-        let found = tables[table_of(cid)].find_entry(hasher.hash_one(cid.digest()), is_it);
-        let (number, _) = found.ok()?.remove();
+        let hash = self.hash(cid);
+        let Self { tables, entries, .. } = self;
+        let is_it =
+            |place: &Place| place.hash == hash && entries.at(place.number).digest == *cid.digest();
+        let found = tables[table_of(cid)].find_entry(spread(hash), is_it);
+        let (Place { number, .. }, _) = found.ok()?.remove();
         entries.free.push(number);
         Some(entries.at(number).slot())
     }
@@ -181,8 +205,8 @@ impl Blocks {
 
     fn in_tables(&self, tables: Range<usize>) -> impl Iterator<Item = (Cid, Held)> {
         tables.flat_map(move |table| {
-            self.tables[table].iter().map(move |number| {
-                let held = *self.entries.at(*number);
+            self.tables[table].iter().map(move |place| {
+                let held = *self.entries.at(place.number);
                 (Cid::from_digest(CODECS[table / TABLES], held.digest), held)
             })
         })
