@@ -6,6 +6,7 @@ use fula_testkit::s3::Payload;
 
 use crate::{
     load::{self, Limit, Load, Operation},
+    memory,
     report::{Row, median, print_rates, print_usage},
     server::{Kind, Server},
 };
@@ -98,6 +99,8 @@ pub(crate) struct Plan {
     /// Of each cell in each round.
     pub(crate) length: Duration,
     pub(crate) payload: Payload,
+    /// Whether free memory is used once before each kind of work.
+    pub(crate) settle: bool,
     /// Only cells whose name contains this.
     pub(crate) only: Option<String>,
 }
@@ -120,6 +123,7 @@ pub(crate) async fn run(plan: &Plan) -> io::Result<()> {
 }
 
 async fn phase(plan: &Plan, work: &str, cells: &[Cell], bytes: usize, keys: u64) -> io::Result<()> {
+    let _settled = plan.settle.then(memory::settle).transpose()?;
     let mut servers = Vec::new();
     for kind in &plan.servers {
         eprintln!("starting {}", kind.name());

@@ -4,6 +4,7 @@
 mod compare;
 mod figures;
 mod load;
+mod memory;
 mod peers;
 mod process;
 mod report;
@@ -23,6 +24,10 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(about = "Measures S3 endpoints")]
 struct Cli {
+    /// Do not use the free memory once before measuring: in a virtual machine the first use of memory
+    /// may cost more than what is measured
+    #[arg(long, global = true)]
+    unsettled: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -147,7 +152,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse().command).await {
+    match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fula-bench: {error}");
@@ -156,8 +161,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> io::Result<()> {
-    match command {
+async fn run(cli: Cli) -> io::Result<()> {
+    // A comparison does it by itself, for each kind of work.
+    let does_alone = matches!(cli.command, Command::Load { .. } | Command::Compare { .. });
+    let settle = !cli.unsettled;
+    let _settled = (settle && !does_alone).then(memory::settle).transpose()?;
+    match cli.command {
         Command::Load {
             endpoint,
             key,
@@ -210,7 +219,8 @@ async fn run(command: Command) -> io::Result<()> {
             servers.extend(peers);
             let length = Duration::from_secs(seconds);
             let payload = payload.into();
-            compare::run(&compare::Plan { servers, rounds, length, payload, only }).await
+            let plan = compare::Plan { servers, rounds, length, payload, settle, only };
+            compare::run(&plan).await
         }
     }
 }
