@@ -400,6 +400,36 @@ def test_a_full_disk_is_told_and_can_be_emptied(tmp_path):
     gateway.stop()
 
 
+def test_a_disk_full_of_what_is_wanted_can_be_emptied(tmp_path):
+    """Deletions are told no only when nothing is left for them, and make room for what comes."""
+    gateway = on_a_disk_of(180, tmp_path / "disk")
+    key = ("TESTKEY", "t" * 40)
+    env = {"FULA_ACCESS_KEY_ID": key[0], "FULA_SECRET_ACCESS_KEY": key[1], "FULA_RETENTION": "1h"}
+    gateway.start(env)
+    s3 = gateway.client(key)
+    s3.create_bucket(Bucket="bucket")
+    upload = {"Bucket": "bucket", "Key": "upload"}
+    upload["UploadId"] = s3.create_multipart_upload(**upload)["UploadId"]
+    s3.upload_part(**upload, PartNumber=1, Body=pattern(20 * MIB))
+    with Refused("InsufficientStorage", 507):
+        for n in range(1000):
+            s3.put_object(Bucket="bucket", Key=f"{n:04}", Body=pattern(MIB // 4, seed=n))
+    assert n > 530
+    s3.abort_multipart_upload(**upload)
+    s3.delete_object(Bucket="bucket", Key="0000")
+    # All of the log's first segment: what is left of one must fit into what is kept back.
+    listed = [{"Key": f"{n:04}"} for n in range(1, 520)]
+    answer = s3.delete_objects(Bucket="bucket", Delete={"Objects": listed})
+    assert len(answer["Deleted"]) == len(listed) and "Errors" not in answer
+    with Refused("InsufficientStorage", 507):
+        s3.put_object(Bucket="bucket", Key="more", Body=pattern(MIB))
+    gateway.fula("gc", "--now", "--retention", "0s")
+    s3.put_object(Bucket="bucket", Key="more", Body=pattern(30 * MIB))
+    assert len(s3.list_objects_v2(Bucket="bucket")["Contents"]) == n - 520 + 1
+    assert json.loads(gateway.fula("fsck", "--json").stdout)["problems"] == 0
+    gateway.stop()
+
+
 def test_space_comes_back(tmp_path):
     """What was replaced is deleted while the gateway serves, and the log gets smaller."""
     gateway = Gateway(tmp_path / "data").start()

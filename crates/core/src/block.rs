@@ -69,6 +69,9 @@ impl fmt::Debug for Block {
 pub enum Placement {
     /// Tree nodes, roots, and bodies that ride with a commit.
     Commit,
+    /// The same, of changes that only take away: on a disk that is nearly full they may use what is
+    /// kept back for them, for nobody could make room otherwise.
+    Removal,
     /// Leaves and nodes of content over one block.
     Bulk,
 }
@@ -78,7 +81,7 @@ pub enum Placement {
 /// Positions mean something only to the store that returned them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SyncMark {
-    /// Position to be made durable, by [`Placement`].
+    /// Positions to be made durable: of commits, and of [`Placement::Bulk`].
     pub positions: [u64; 2],
 }
 

@@ -134,6 +134,18 @@ pub(crate) enum Answer {
 }
 
 impl Change {
+    /// Returns whether nothing is more for it, once history is forgotten.
+    pub(crate) fn takes_away(&self) -> bool {
+        match self {
+            Self::DeleteBucket
+            | Self::Delete { .. }
+            | Self::DeleteMany(_)
+            | Self::AbortUpload { .. } => true,
+            Self::Commit(steps) => steps.iter().all(|step| matches!(step.kind, StepKind::Delete)),
+            _ => false,
+        }
+    }
+
     /// Returns the bytes of blocks that ride with the commit.
     pub(crate) fn bytes(&self) -> usize {
         let blocks: &[Block] = match self {

@@ -75,6 +75,20 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
     batch
 }
 
+/// Answers a round that failed, but for changes that might have gone through without the others:
+/// where nothing more fits, those that take away.
+fn refuse(batch: Vec<Pending>, error: &ServiceError) -> Vec<Pending> {
+    let (left, refused): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| {
+        matches!(error, ServiceError::Full) && pending.ask.change.takes_away()
+    });
+    if refused.is_empty() {
+        answer_all(left, error);
+        return Vec::new();
+    }
+    answer_all(refused, error);
+    left
+}
+
 pub(super) fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
     for pending in batch {
         drop(pending.answer.send(Outcome { result: Err(error.clone()), version: 0 }));
@@ -165,8 +179,11 @@ impl Inner {
                     (base, is_current) = (current, true);
                 }
                 Swapped::Failed(error) => {
-                    answer_all(batch, &error);
-                    return None;
+                    let left = refuse(batch, &error);
+                    if left.is_empty() {
+                        return None;
+                    }
+                    batch = left;
                 }
             }
         }

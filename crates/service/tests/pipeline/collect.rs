@@ -60,11 +60,19 @@ struct SlowBlocks {
     inner: MemoryBlocks,
     jitter: Jitter,
     unreadable: AtomicBool,
+    /// Whether nothing more fits, and what was put since.
+    full: Mutex<Option<Vec<Placement>>>,
 }
 
 #[async_trait]
 impl BlockStore for SlowBlocks {
     async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
+        if let Some(asked) = &mut *self.full.lock().unwrap() {
+            asked.push(placement);
+            if placement != Placement::Removal {
+                return Err(StoreError::Full { backend: "memory" });
+            }
+        }
         self.jitter.step().await;
         let put = self.inner.put(blocks, placement).await;
         self.jitter.step().await;
@@ -246,7 +254,8 @@ impl World {
         let mut jitter = || Jitter(seeds.as_mut().map(|rng| Mutex::new(rng.fork())));
         let (unreadable, time) = (AtomicBool::new(false), AtomicU64::new(1000));
         let inner = MemoryBlocks::default();
-        let blocks = Arc::new(SlowBlocks { inner, jitter: jitter(), unreadable });
+        let full = Mutex::default();
+        let blocks = Arc::new(SlowBlocks { inner, jitter: jitter(), unreadable, full });
         let inner = MemoryRoots::default();
         let (reads, scans, swaps) = (Gate::default(), Gate::default(), Gate::default());
         let roots = Arc::new(SlowRoots { inner, jitter: jitter(), time, reads, scans, swaps });
@@ -663,4 +672,36 @@ async fn a_longer_retention_than_before_is_no_damage() {
     world.put(BUCKET, "k", whole(vec![9; LARGE])).await.unwrap();
     world.service.committer().collect(Duration::from_hours(1), 4).await.unwrap();
     assert_eq!(world.problems().await, []);
+}
+
+/// Where nothing more fits, what takes away goes through, and in the company of what does not too.
+#[tokio::test]
+async fn deletions_go_through_on_a_full_disk() {
+    let world = World::new(None, None).await;
+    for key in ["a", "b"] {
+        world.put(BUCKET, key, whole(vec![1; 100])).await.unwrap();
+    }
+    world.roots.swaps.close();
+    let fill = async {
+        world.roots.swaps.waited_at().await;
+        *world.blocks.full.lock().unwrap() = Some(Vec::new());
+        let open = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            world.roots.swaps.open();
+        };
+        let put = world.put(BUCKET, "d", whole(vec![2; 100]));
+        tokio::join!(world.delete(BUCKET, "a"), put, open)
+    };
+    let (first, (deleted, put, ())) =
+        tokio::join!(world.put(BUCKET, "c", whole(vec![3; 100])), fill);
+    assert!(first.is_ok() && deleted.is_ok(), "{first:?}, {deleted:?}");
+    assert!(matches!(put, Err(ServiceError::Full)), "{put:?}");
+    // The deletion came first: had it been alone, it would not have been refused first.
+    let asked = world.blocks.full.lock().unwrap().take().unwrap();
+    assert_eq!(asked, [Placement::Commit, Placement::Removal]);
+    for (key, is_there) in [("a", false), ("b", true), ("c", true), ("d", false)] {
+        assert_eq!(world.get(BUCKET, key).await.is_ok(), is_there, "{key}");
+    }
 }

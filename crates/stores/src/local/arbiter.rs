@@ -21,7 +21,7 @@ use super::{
     rows::{RootsState, write_entry, write_row},
     unavailable, write,
 };
-use crate::log::{Kind, Log, Record, StreamName};
+use crate::log::{Kind, Log, Need, Record, StreamName};
 
 /// The embedded arbiter: root pointers in the log of a data directory.
 pub struct LocalRoots {
@@ -63,7 +63,7 @@ impl LocalRoots {
         let key = [&row.owner.0, row.bucket.as_str().as_bytes()].concat();
         let value = write_row(position, row);
         let record = Record { kind: Kind::Root, key: &key, value: &value };
-        let appended = self.log.append(StreamName::Commit, &[record]);
+        let appended = self.log.append(StreamName::Commit, &[record], Need::Removal);
         let position = appended.map_err(|error| {
             // A write that failed and was cut off again is certainly not there.
             let unknown = self.log.is_poisoned(StreamName::Commit);
@@ -170,7 +170,8 @@ impl Directory for LocalDirectory {
         let value = write_entry(table, name, &entry);
         let record = Record { kind: Kind::Directory, key: &key, value: &value };
         let failed = |error| unavailable("write", error);
-        let position = self.log.append(StreamName::Commit, &[record]).map_err(failed)?;
+        let position = self.log.append(StreamName::Commit, &[record], Need::Removal);
+        let position = position.map_err(failed)?;
         // It may be there after a restart: nobody is told that nothing was written.
         let unsynced = |error: io::Error| StoreError::Unavailable {
             backend: "log",

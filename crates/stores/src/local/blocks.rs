@@ -9,7 +9,7 @@ use fula_core::{
 };
 
 use super::unavailable;
-use crate::log::{Held, Kind, Log, Record, StreamName, blocking};
+use crate::log::{Held, Kind, Log, Need, Record, StreamName, blocking};
 
 /// Blocks in the log of a data directory.
 #[derive(Debug)]
@@ -43,20 +43,28 @@ impl LocalBlocks {
         absent
     }
 
-    fn append(log: &Log, blocks: &[Block], stream: StreamName) -> io::Result<u64> {
+    fn append(log: &Log, blocks: &[Block], placement: Placement) -> io::Result<u64> {
+        let need = if placement == Placement::Removal { Need::Removal } else { Need::More };
         let keys: Vec<_> = blocks.iter().map(|block| block.cid().to_bytes()).collect();
         let records: Vec<_> = blocks
             .iter()
             .zip(&keys)
             .map(|(block, key)| Record { kind: Kind::Block, key, value: block.bytes() })
             .collect();
-        log.append(stream, &records)
+        log.append(stream_of(placement), &records, need)
     }
 }
 
 /// Appends up to this many bytes on the caller's thread; larger ones may wait for the disk. A round of
 /// a dozen changes in a large bucket is below it.
 const INLINE_APPEND_BYTES: usize = 512 << 10;
+
+fn stream_of(placement: Placement) -> StreamName {
+    match placement {
+        Placement::Commit | Placement::Removal => StreamName::Commit,
+        Placement::Bulk => StreamName::Bulk,
+    }
+}
 
 #[async_trait]
 impl BlockStore for LocalBlocks {
@@ -69,17 +77,14 @@ impl BlockStore for LocalBlocks {
         if absent.is_empty() {
             return Ok(mark);
         }
-        let stream = match placement {
-            Placement::Commit => StreamName::Commit,
-            Placement::Bulk => StreamName::Bulk,
-        };
+        let stream = stream_of(placement);
         let bytes: usize = absent.iter().map(|block| block.bytes().len()).sum();
         let position = if bytes <= INLINE_APPEND_BYTES {
-            Self::append(&self.log, &absent, stream)
+            Self::append(&self.log, &absent, placement)
         } else {
             let _turn = self.log.turn(stream).await;
             let log = Arc::clone(&self.log);
-            blocking(move || Self::append(&log, &absent, stream)).await
+            blocking(move || Self::append(&log, &absent, placement)).await
         };
         let position = position.map_err(|error| unavailable("put", error))?;
         if placement == Placement::Bulk {

@@ -436,14 +436,20 @@ fn a_full_disk_refuses_and_still_compacts() {
             assert!(case.put_in(Placement::Commit).await);
         }
         assert!(case.delete().await && case.store.seal(0).is_ok());
-        case.disk.set_free(1 << 20);
-        let mut refused = None;
-        // The space is not looked at for every record.
-        for n in 0..10 {
-            let block = Block::new(Codec::Raw, vec![n; 1 << 20]);
-            refused = refused.or(case.store.blocks.put(&[block], Placement::Bulk).await.err());
+        let is_full = |put| matches!(put, Err(StoreError::Full { .. }));
+        case.disk.set_free((128 << 20) + (35 << 20));
+        let (mut puts, mut removals) = (0, 0);
+        let block = |n| Block::new(Codec::Raw, vec![n; 1 << 20]);
+        while !is_full(case.store.blocks.put(&[block(puts)], Placement::Bulk).await) {
+            puts += 1;
         }
-        assert!(matches!(refused, Some(StoreError::Full { .. })), "{refused:?}");
+        assert!(is_full(case.store.blocks.put(&[block(puts)], Placement::Commit).await));
+        // What takes away may use some of what is left.
+        while !is_full(case.store.blocks.put(&[block(puts + removals)], Placement::Removal).await) {
+            removals += 1;
+        }
+        // The space is not looked at for every record.
+        assert!((1..10).contains(&puts) && (25..40).contains(&removals), "{puts}, {removals}");
         assert!(case.store.compact(1, &|| {}).unwrap() > 0);
         case.crash().await;
     });

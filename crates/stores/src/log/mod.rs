@@ -82,8 +82,20 @@ const WRITE_BEHIND_BYTES: u64 = 8 << 20;
 const RESERVE_BYTES: u64 = SEGMENT_BYTES;
 const RESERVE_PART: u64 = 20;
 
+/// Space left, beside that, to [`Need::Removal`]: this part of it.
+const REMOVALS_PART: u64 = 4;
+
 /// Appended bytes between two looks at the space that is left.
 const ROOM_EVERY: u64 = 4 << 20;
+
+/// What an append is for, and so how much of a disk that is nearly full it may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// More of anything.
+    More,
+    /// Rows, and changes that only take away.
+    Removal,
+}
 
 #[derive(Debug)]
 struct Tail {
@@ -256,23 +268,32 @@ impl Log {
     /// Appends `records` and indexes them; returns the position that a sync must reach.
     ///
     /// On an error nothing of them is in the log.
-    pub(crate) fn append(&self, name: StreamName, records: &[Record<'_>]) -> io::Result<u64> {
-        self.check_room()?;
+    pub(crate) fn append(
+        &self,
+        name: StreamName,
+        records: &[Record<'_>],
+        need: Need,
+    ) -> io::Result<u64> {
+        self.check_room(need)?;
         self.append_if(name, records, |_, _| true)
     }
 
-    /// Fails when nothing is left but what compaction needs.
-    fn check_room(&self) -> io::Result<()> {
+    /// Fails when nothing is left but what is kept back for others.
+    fn check_room(&self, need: Need) -> io::Result<()> {
         let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
         if appended < self.room_at.load(Ordering::Relaxed) {
             return Ok(());
         }
         let room = self.disk.room()?;
-        if room.free < RESERVE_BYTES.min(room.size / RESERVE_PART) {
-            return Err(io::ErrorKind::StorageFull.into());
+        let reserve = RESERVE_BYTES.min(room.size / RESERVE_PART);
+        if room.free >= reserve + reserve / REMOVALS_PART {
+            self.room_at.store(appended + ROOM_EVERY, Ordering::Relaxed);
+            return Ok(());
         }
-        self.room_at.store(appended + ROOM_EVERY, Ordering::Relaxed);
-        Ok(())
+        if need == Need::Removal && room.free >= reserve {
+            return Ok(());
+        }
+        Err(io::ErrorKind::StorageFull.into())
     }
 
     /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`.
