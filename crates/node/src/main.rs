@@ -25,9 +25,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BLOCKING_THREADS: usize = 32;
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages, of which a third is never used. A kernel that has none does
-    // not know the call (docs/adr/0018).
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let cli = Cli::parse();
     fula_gateway::tls::install_provider();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
