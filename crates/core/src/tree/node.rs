@@ -165,6 +165,10 @@ pub struct Node {
     bytes: Bytes,
     level: u8,
     slots: Vec<Slot>,
+    /// Bytes that all keys begin with.
+    prefix: usize,
+    /// Of each key, eight bytes after the prefix: a search reads these, not keys all over the node.
+    heads: Vec<u64>,
 }
 
 impl Node {
@@ -182,7 +186,7 @@ impl Node {
             let source = &sources[first.source as usize];
             out.raw(&source[first.slot.start as usize..last.end as usize]);
         }
-        let node = Self { bytes: out.finish(), level, slots };
+        let node = Self::new(out.finish(), level, slots);
         debug_assert_eq!(Self::parse(node.bytes.clone()).as_ref(), Ok(&node));
         node
     }
@@ -223,7 +227,14 @@ impl Node {
         }
         reader.end()?;
         let level = u8::try_from(level).map_err(|_| Invalid("level too high"))?;
-        Ok(Self { bytes, level, slots })
+        Ok(Self::new(bytes, level, slots))
+    }
+
+    fn new(bytes: Bytes, level: u8, slots: Vec<Slot>) -> Self {
+        let (first, last) = (slots[0].key(&bytes), slots[slots.len() - 1].key(&bytes));
+        let prefix = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+        let heads = slots.iter().map(|slot| head(&slot.key(&bytes)[prefix..])).collect();
+        Self { bytes, level, slots, prefix, heads }
     }
 
     /// Returns 0 for a leaf, and the height above the leaves otherwise.
@@ -239,7 +250,7 @@ impl Node {
 
     /// Returns about how much memory the decoded node holds, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes.len() + self.slots.len() * size_of::<Slot>() + 128
+        self.bytes.len() + self.slots.len() * (size_of::<Slot>() + 8) + 128
     }
 
     /// Returns the key of a leaf entry, or the last key below an inner one.
@@ -263,7 +274,16 @@ impl Node {
     /// # Errors
     /// The insertion index when no item has exactly this key.
     pub fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.slots.binary_search_by(|slot| slot.key(&self.bytes).cmp(key))
+        let prefix = &self.key(0)[..self.prefix];
+        let Some(rest) = key.strip_prefix(prefix) else {
+            return Err(if key < prefix { 0 } else { self.len() });
+        };
+        let wanted = head(rest);
+        let begin = self.heads.partition_point(|head| *head < wanted);
+        let same = self.heads[begin..].partition_point(|head| *head == wanted);
+        let found =
+            self.slots[begin..begin + same].binary_search_by(|slot| slot.key(&self.bytes).cmp(key));
+        found.map(|index| begin + index).map_err(|index| begin + index)
     }
 
     /// Returns one entry of a leaf.
@@ -297,6 +317,15 @@ impl Node {
     pub(super) fn parts(&self) -> (&Bytes, &[Slot]) {
         (&self.bytes, &self.slots)
     }
+}
+
+/// Returns the first eight bytes, zeroes after a shorter end, so that they compare as the whole does or
+/// are equal.
+fn head(bytes: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    let len = bytes.len().min(8);
+    head[..len].copy_from_slice(&bytes[..len]);
+    u64::from_be_bytes(head)
 }
 
 fn parse_item(reader: &mut Reader<'_>, leaf: bool) -> Result<Slot, Invalid> {

@@ -151,6 +151,27 @@ proptest! {
         prop_assert_eq!(reread.len(), model.len());
     }
 
+    /// A search in a node finds what one from item to item would.
+    #[test]
+    fn search_agrees_with_order(ops in ops(200), near in prop::collection::vec(any::<u8>(), 0..3)) {
+        let mut model = Model::new();
+        model.extend(ops.into_iter().filter_map(|(key, change)| Some((key, change?))));
+        let edits = model.iter().map(|(key, (weight, value))| set(key, *weight, value)).collect();
+        let made = block_on(edit(&nodes(), &SALT, &Tree::default(), &edits)).unwrap();
+        for block in made.blocks {
+            let node = Node::decode(block.bytes().clone()).unwrap();
+            for key in model.keys() {
+                let tried =
+                    [key.clone(), [&key[..], &near].concat(), key[..key.len() / 2].to_vec()];
+                for key in tried {
+                    let smaller = (0..node.len()).filter(|index| node.key(*index) < &key[..]).count();
+                    let is_there = smaller < node.len() && node.key(smaller) == key;
+                    prop_assert_eq!(node.find(&key), if is_there { Ok(smaller) } else { Err(smaller) });
+                }
+            }
+        }
+    }
+
     /// The structural difference is the difference of the sets.
     #[test]
     fn diff_is_set_difference(old in ops(200), new in ops(40)) {
