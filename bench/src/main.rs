@@ -162,7 +162,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> io::Result<()> {
-    // A comparison does it by itself, for each kind of work.
+    // A comparison does it by itself, for each kind of work; a load is put on a server that is there.
     let does_alone = matches!(cli.command, Command::Load { .. } | Command::Compare { .. });
     let settle = !cli.unsettled;
     let _settled = (settle && !does_alone).then(memory::settle).transpose()?;

@@ -16,7 +16,8 @@ pub(crate) struct Settled {
     _file: File,
 }
 
-/// Fills the memory that is free with a file of holes, which takes no space on disk.
+/// Fills the memory that is free with a file of holes, which takes no space on disk. Where temporary
+/// files lie in memory, holes take none either, and nothing is filled.
 pub(crate) fn settle() -> io::Result<Settled> {
     let bytes = available()?;
     eprintln!(

@@ -119,9 +119,6 @@ impl Inner {
             }
         }
         for attempt in 0..self.limits.round_attempts_max {
-            if attempt > 0 {
-                metrics::counter!("fula_commit_rebases_total").increment(1);
-            }
             let now = Instant::now();
             let (alive, expired) = batch.into_iter().partition(|p: &Pending| p.deadline > now);
             answer_all(expired, &ServiceError::Busy(Applied::None));
@@ -151,6 +148,7 @@ impl Inner {
                             answer_each(batch, outcomes);
                             return None;
                         }
+                        metrics::counter!("fula_commit_rebases_total").increment(1);
                         (base, is_current) = (head, true);
                     }
                     Err(error) => {
@@ -175,6 +173,7 @@ impl Inner {
                     return turn;
                 }
                 Swapped::Lost(current) => {
+                    metrics::counter!("fula_commit_rebases_total").increment(1);
                     self.claim(bucket);
                     (base, is_current) = (current, true);
                 }

@@ -286,8 +286,11 @@ impl Log {
         }
         let room = self.disk.room()?;
         let reserve = RESERVE_BYTES.min(room.size / RESERVE_PART);
-        if room.free >= reserve + reserve / REMOVALS_PART {
-            self.room_at.store(appended + ROOM_EVERY, Ordering::Relaxed);
+        let kept = reserve + reserve / REMOVALS_PART;
+        if room.free >= kept {
+            // Not past what is kept, which may be less than that on a small disk.
+            let next = appended + ROOM_EVERY.min(room.free - kept);
+            self.room_at.store(next, Ordering::Relaxed);
             return Ok(());
         }
         if need == Need::Removal && room.free >= reserve {
