@@ -29,12 +29,12 @@ impl<'a> Cursor<'a> {
     /// [`StoreError`] of a node on the path.
     pub async fn seek(&mut self, key: &[u8]) -> Result<(), StoreError> {
         self.stack.clear();
-        let Some(mut at) = self.root else { return Ok(()) };
+        let Some(root) = self.root else { return Ok(()) };
+        let mut node = self.nodes.load(&root).await?;
         loop {
-            let node = self.nodes.load(&at).await?;
             let index = node.find(key).unwrap_or_else(|after| after);
             let (level, len) = (node.level(), node.len());
-            self.stack.push((node, index));
+            self.stack.push((Arc::clone(&node), index));
             if index == len {
                 // Only the root's last key can be smaller: below it, parents vouch for a match.
                 return self.climb().await;
@@ -42,7 +42,7 @@ impl<'a> Cursor<'a> {
             if level == 0 {
                 return Ok(());
             }
-            at = self.top_child();
+            node = self.nodes.child(&node, index).await?;
         }
     }
 
@@ -92,14 +92,10 @@ impl<'a> Cursor<'a> {
 
     /// Pushes the child we are at.
     pub(super) async fn step_into(&mut self) -> Result<(), StoreError> {
-        let child = self.nodes.load(&self.top_child()).await?;
+        let (parent, index) = self.stack.last().expect("only called on a stack with a top");
+        let child = self.nodes.child(parent, *index).await?;
         self.stack.push((child, 0));
         Ok(())
-    }
-
-    fn top_child(&self) -> Cid {
-        let (node, index) = self.stack.last().expect("only called on a stack with a top");
-        node.child(*index)
     }
 
     /// Goes to the node of `level` that holds `key` or would, the last one if none is beyond it.

@@ -79,15 +79,15 @@ impl Tree {
     /// # Errors
     /// [`StoreError`] of a node on the path.
     pub async fn get(&self, nodes: &Nodes, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        let Some(mut at) = self.root else { return Ok(None) };
+        let Some(root) = self.root else { return Ok(None) };
+        let mut node = nodes.load(&root).await?;
         loop {
-            let node = nodes.load(&at).await?;
             let found = node.find(key);
             if node.level() == 0 {
                 return Ok(found.ok().map(|index| node.entry(index)));
             }
             match found.unwrap_or_else(|after| after) {
-                index if index < node.len() => at = node.child(index),
+                index if index < node.len() => node = nodes.child(&node, index).await?,
                 _ => return Ok(None),
             }
         }
@@ -136,6 +136,15 @@ impl Nodes {
         let node = Arc::new(Node::decode(block.bytes().clone())?);
         self.cache.insert(*cid, Arc::clone(&node));
         Ok(node)
+    }
+
+    /// Returns a child of an inner node, which must exist and be one level lower.
+    async fn child(&self, parent: &Node, index: usize) -> Result<Arc<Node>, StoreError> {
+        let child = self.load(&parent.child(index)).await?;
+        if child.level() + 1 == parent.level() {
+            return Ok(child);
+        }
+        Err(StoreError::Malformed { what: "tree node", why: "not one level below its parent" })
     }
 
     /// Keeps a node just made: the next edit will want it.

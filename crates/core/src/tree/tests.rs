@@ -362,3 +362,22 @@ fn prefixes_have_successors() {
     assert_eq!(after_prefix(&[0xff, 0xff]), None);
     assert_eq!(after_prefix(b""), None);
 }
+
+/// Whoever forges a tree is told so, however it is walked.
+#[test]
+fn a_child_of_another_level_is_an_error() {
+    let nodes = nodes();
+    let model = Model::from([(b"key".to_vec(), (1, vec![0]))]);
+    let leaf = build(&nodes, &model).root.unwrap();
+    let mut chunker = boundary::Chunker::new(&SALT, 2);
+    chunker.push(node::Item::inner(b"key", &leaf, 1, 1));
+    let forged = chunker.finish().remove(0).to_block();
+    store(&nodes, std::slice::from_ref(&forged));
+    let tree = Tree { root: Some(forged.cid()), count: 1, bytes: 1 };
+    let is_malformed = |error| matches!(error, StoreError::Malformed { .. });
+    assert!(block_on(tree.get(&nodes, b"key")).is_err_and(is_malformed));
+    assert!(block_on(Cursor::new(&nodes, &tree).seek(b"")).is_err_and(is_malformed));
+    let edits = Edits::from([set(b"other", 1, &[1])]);
+    assert!(block_on(edit(&nodes, &SALT, &tree, &edits)).is_err_and(is_malformed));
+    assert!(block_on(diff(&nodes, &build(&nodes, &model), &tree)).is_err());
+}
