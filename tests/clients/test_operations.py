@@ -364,13 +364,19 @@ def on_a_disk_of(mebibytes, mount_point):
     return gateway
 
 
-def test_a_full_disk_is_told_and_can_be_emptied(tmp_path):
+def on_a_small_disk(tmp_path):
+    """Returns a gateway that keeps what was replaced for an hour, and a client with a bucket."""
     gateway = on_a_disk_of(180, tmp_path / "disk")
     key = ("TESTKEY", "t" * 40)
     env = {"FULA_ACCESS_KEY_ID": key[0], "FULA_SECRET_ACCESS_KEY": key[1], "FULA_RETENTION": "1h"}
     gateway.start(env)
     s3 = gateway.client(key)
     s3.create_bucket(Bucket="bucket")
+    return gateway, s3
+
+
+def test_a_full_disk_is_told_and_can_be_emptied(tmp_path):
+    gateway, s3 = on_a_small_disk(tmp_path)
     s3.put_object(Bucket="bucket", Key="kept", Body=pattern(MIB))
     # More than one segment of the log, of which nothing but the newest content is in use.
     with Refused("InsufficientStorage", 507) as refused:
@@ -402,12 +408,7 @@ def test_a_full_disk_is_told_and_can_be_emptied(tmp_path):
 
 def test_a_disk_full_of_what_is_wanted_can_be_emptied(tmp_path):
     """Deletions are told no only when nothing is left for them, and make room for what comes."""
-    gateway = on_a_disk_of(180, tmp_path / "disk")
-    key = ("TESTKEY", "t" * 40)
-    env = {"FULA_ACCESS_KEY_ID": key[0], "FULA_SECRET_ACCESS_KEY": key[1], "FULA_RETENTION": "1h"}
-    gateway.start(env)
-    s3 = gateway.client(key)
-    s3.create_bucket(Bucket="bucket")
+    gateway, s3 = on_a_small_disk(tmp_path)
     upload = {"Bucket": "bucket", "Key": "upload"}
     upload["UploadId"] = s3.create_multipart_upload(**upload)["UploadId"]
     s3.upload_part(**upload, PartNumber=1, Body=pattern(20 * MIB))

@@ -134,7 +134,7 @@ pub(crate) enum Answer {
 }
 
 impl Change {
-    /// Returns whether nothing is more for it, once history is forgotten.
+    /// Returns whether it only removes: once history is forgotten, less space is in use.
     pub(crate) fn takes_away(&self) -> bool {
         match self {
             Self::DeleteBucket
