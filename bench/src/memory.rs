@@ -2,33 +2,40 @@
 //!
 //! A virtual machine gives free memory back to its host, and pays up to 2 us a KiB to get it again: ten
 //! times what copying takes. Servers that write fresh pages pay it for every byte, so that a
-//! figure depends on what the machine did before. Here a file as large as the free memory is
-//! read first. Its pages stay in use, and the kernel hands them on to whoever writes.
+//! figure depends on what the machine did before. Here all free memory is used once, and all but a page
+//! in every [`HOLE_BYTES`] freed again: hosts take back no pieces that small (2 MiB with Linux).
 
-use std::{
-    fs::{self, File},
-    io::{self, Read},
-};
+use std::{fs, io};
 
-/// The file that was read; its pages are given back with it.
+/// Bytes between two pages that stay in use.
+const HOLE_BYTES: usize = 1 << 20;
+
+/// Bytes of a page that stays in use.
+const PAGE_BYTES: usize = 4096;
+
+/// Bytes left alone, for whatever needs large pieces.
+const LEFT_BYTES: u64 = 512 << 20;
+
+/// The pages that stay in use.
 #[derive(Debug)]
 pub(crate) struct Settled {
-    _file: File,
+    _pages: Vec<Box<[u8]>>,
 }
 
-/// Fills the memory that is free with a file of holes, which takes no space on disk. Where temporary
-/// files lie in memory, holes take none either, and nothing is filled.
+/// Uses the memory that is free once.
 pub(crate) fn settle() -> io::Result<Settled> {
-    let bytes = available()?;
+    let bytes = available()?.saturating_sub(LEFT_BYTES);
     eprintln!(
         "using {} MiB of free memory once, as on a machine that has run for a while",
         bytes >> 20
     );
-    let mut file = tempfile::tempfile()?;
-    file.set_len(bytes)?;
-    let mut buffer = vec![0; 1 << 20];
-    while file.read(&mut buffer)? > 0 {}
-    Ok(Settled { _file: file })
+    // One page, then a hole: what is touched in turns lies side by side.
+    let steps = bytes / (HOLE_BYTES + PAGE_BYTES) as u64;
+    let used = |bytes: usize| vec![1_u8; bytes].into_boxed_slice();
+    let (pages, holes): (Vec<_>, Vec<_>) =
+        (0..steps).map(|_| (used(PAGE_BYTES), used(HOLE_BYTES))).unzip();
+    drop(holes);
+    Ok(Settled { _pages: pages })
 }
 
 /// Returns the bytes that the kernel would hand out without writing anything to disk.
