@@ -34,6 +34,7 @@ fn describe() {
     metrics::describe_histogram!("fula_commit_batch_changes", "Changes per commit round.");
     metrics::describe_counter!("fula_commit_blocks_total", "Blocks written by commit rounds.");
     metrics::describe_counter!("fula_commit_bytes_total", "Bytes written by commit rounds.");
+    metrics::describe_counter!("fula_node_reads_total", "Tree nodes that were not in memory.");
     metrics::describe_counter!("fula_pointer_reads_total", "Reads of root pointers.");
     metrics::describe_counter!("fula_unavailable_total", "Requests that found a store failing.");
     metrics::describe_counter!("fula_log_fsyncs_total", "fsyncs of log segments.");

@@ -26,6 +26,8 @@ pub struct Edited {
     pub tree: Tree,
     /// Nodes that are new; all of them must be stored before the tree is published.
     pub blocks: Vec<Block>,
+    /// Nodes of the old tree that are not in the new one: [`Nodes::forget`] them once it is published.
+    pub replaced: Vec<Cid>,
 }
 
 /// Items of one level to set, or `None` to remove, by ascending key.
@@ -50,7 +52,7 @@ pub async fn edit(
         };
         pending.push((key.clone(), item));
     }
-    let unchanged = Edited { tree: *tree, blocks: Vec::new() };
+    let unchanged = Edited { tree: *tree, blocks: Vec::new(), replaced: Vec::new() };
     let Some(root) = &tree.root else {
         let items = editor.build_level(0, set(pending));
         return editor.build_up(0, items).await;
@@ -172,7 +174,8 @@ impl Editor<'_> {
             items = self.build_level(level, items);
         }
         let Some(top) = items.pop() else {
-            return Ok(Edited { tree: Tree::default(), blocks: Vec::new() });
+            let replaced = self.gone;
+            return Ok(Edited { tree: Tree::default(), blocks: Vec::new(), replaced });
         };
         let mut root = top.child();
         loop {
@@ -186,9 +189,6 @@ impl Editor<'_> {
             self.made.remove(&root);
             root = node.child(0);
         }
-        for cid in &self.gone {
-            self.nodes.forget(cid);
-        }
         let mut blocks = Vec::with_capacity(self.made.len());
         for (cid, (block, node)) in self.made {
             self.nodes.remember(cid, node);
@@ -196,7 +196,7 @@ impl Editor<'_> {
         }
         let (count, bytes) = top.totals();
         let tree = Tree { root: Some(root), count, bytes };
-        Ok(Edited { tree, blocks })
+        Ok(Edited { tree, blocks, replaced: self.gone })
     }
 }
 

@@ -23,7 +23,13 @@ pub mod node;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
@@ -103,24 +109,40 @@ impl Weighter<Cid, Arc<Node>> for NodeWeight {
     }
 }
 
+type NodeCache = Cache<Cid, Arc<Node>, NodeWeight>;
+
 /// Loads nodes, keeping decoded ones by address up to a number of bytes.
 ///
-/// Nodes are immutable, so a cached one is never stale.
+/// Nodes are immutable, so a cached one is never stale. Inner nodes have a quarter of the bytes to
+/// themselves: each is on the path to many leaves, which would crowd it out (docs/adr/0023).
 pub struct Nodes {
     blocks: Arc<dyn BlockStore>,
-    cache: Cache<Cid, Arc<Node>, NodeWeight>,
+    leaves: NodeCache,
+    inner: NodeCache,
+    /// Nodes that were not in memory.
+    reads: AtomicU64,
 }
 
 impl Nodes {
     /// Reads from `blocks`, keeping up to `cache_bytes` of decoded nodes.
     pub fn new(blocks: Arc<dyn BlockStore>, cache_bytes: u64) -> Self {
-        let items = usize::try_from(cache_bytes >> 12).unwrap_or(usize::MAX).max(16);
-        Self { blocks, cache: Cache::with_weighter(items, cache_bytes, NodeWeight) }
+        let cache = |bytes: u64| {
+            let items = usize::try_from(bytes >> 12).unwrap_or(usize::MAX).max(16);
+            Cache::with_weighter(items, bytes, NodeWeight)
+        };
+        let inner = cache_bytes / 4;
+        let (leaves, inner) = (cache(cache_bytes - inner), cache(inner));
+        Self { blocks, leaves, inner, reads: AtomicU64::new(0) }
     }
 
     /// Returns the store behind.
     pub fn blocks(&self) -> &Arc<dyn BlockStore> {
         &self.blocks
+    }
+
+    /// Returns how many nodes were read because they were not in memory.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// Returns a node that must exist.
@@ -129,32 +151,51 @@ impl Nodes {
     /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Malformed`],
     /// [`StoreError::Unavailable`].
     pub async fn load(&self, cid: &Cid) -> Result<Arc<Node>, StoreError> {
-        if let Some(node) = self.cache.get(cid) {
-            return Ok(node);
+        match self.inner.get(cid).or_else(|| self.leaves.get(cid)) {
+            Some(node) => Ok(node),
+            None => self.fetch(cid).await,
         }
+    }
+
+    async fn fetch(&self, cid: &Cid) -> Result<Arc<Node>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let block = require(self.blocks.as_ref(), cid).await?;
         let node = Arc::new(Node::decode(block.bytes().clone())?);
-        self.cache.insert(*cid, Arc::clone(&node));
+        self.remember(*cid, Arc::clone(&node));
         Ok(node)
+    }
+
+    /// Returns where nodes of a level are kept.
+    fn cache(&self, level: u8) -> &NodeCache {
+        if level == 0 { &self.leaves } else { &self.inner }
     }
 
     /// Returns a child of an inner node, which must exist and be one level lower.
     async fn child(&self, parent: &Node, index: usize) -> Result<Arc<Node>, StoreError> {
-        let child = self.load(&parent.child(index)).await?;
+        let cid = parent.child(index);
+        let child = match self.cache(parent.level().saturating_sub(1)).get(&cid) {
+            Some(node) => node,
+            None => self.fetch(&cid).await?,
+        };
         if child.level() + 1 == parent.level() {
             return Ok(child);
         }
         Err(StoreError::Malformed { what: "tree node", why: "not one level below its parent" })
     }
 
-    /// Keeps a node just made: the next edit will want it.
+    /// Keeps a node: the next edit will want it.
     fn remember(&self, cid: Cid, node: Arc<Node>) {
-        self.cache.insert(cid, node);
+        self.cache(node.level()).insert(cid, node);
     }
 
-    /// Lets go of a node that was replaced: only readers of older roots may still want it.
-    fn forget(&self, cid: &Cid) {
-        self.cache.remove(cid);
+    /// Lets go of nodes that were replaced: only readers of older roots may still want them. Until
+    /// the new tree is published everybody reads the old one.
+    pub fn forget(&self, replaced: &[Cid]) {
+        for cid in replaced {
+            if self.leaves.remove(cid).is_none() {
+                self.inner.remove(cid);
+            }
+        }
     }
 }
 

@@ -381,3 +381,43 @@ fn a_child_of_another_level_is_an_error() {
     assert!(block_on(edit(&nodes, &SALT, &tree, &edits)).is_err_and(is_malformed));
     assert!(block_on(diff(&nodes, &build(&nodes, &model), &tree)).is_err());
 }
+
+/// Whatever is not in memory is missing here: nothing is ever stored.
+#[test]
+fn replaced_nodes_stay_in_memory_until_they_are_forgotten() {
+    let nodes = nodes();
+    let all = numbered(2_000);
+    let all = all.iter().map(|(key, (weight, value))| set(key, *weight, value)).collect();
+    let old = block_on(edit(&nodes, &SALT, &Tree::default(), &all)).unwrap().tree;
+    let key = b"dir05/file-00000042";
+    let made = block_on(edit(&nodes, &SALT, &old, &Edits::from([set(key, 1, b"new")]))).unwrap();
+    let weight = |tree: &Tree| block_on(tree.get(&nodes, key)).map(|entry| entry.unwrap().weight);
+    assert_eq!((weight(&old).unwrap(), weight(&made.tree).unwrap()), (4096, 1));
+    nodes.forget(&made.replaced);
+    let lost = weight(&old).unwrap_err();
+    assert!(matches!(lost, StoreError::Missing { .. }), "{lost}");
+    assert_eq!(scan(&nodes, &made.tree, b"").len(), 2_000);
+}
+
+#[test]
+fn leaves_do_not_crowd_out_inner_nodes() {
+    let stored = nodes();
+    let model = numbered(20_000);
+    let tree = build(&stored, &model);
+    let nodes = Nodes::new(Arc::clone(stored.blocks()), 1 << 20);
+    for key in model.keys() {
+        assert!(block_on(tree.get(&nodes, key)).unwrap().is_some());
+    }
+    let (mut kept, mut inner, mut leaves) = (0, 0, 0);
+    for (cid, _) in block_on(stored.blocks().list(None, usize::MAX)).unwrap() {
+        if block_on(stored.load(&cid)).unwrap().level() > 0 {
+            inner += 1;
+            assert!(nodes.inner.get(&cid).is_some());
+        } else {
+            leaves += 1;
+            kept += u32::from(nodes.leaves.get(&cid).is_some());
+        }
+    }
+    assert!(nodes.reads() >= u64::from(inner + leaves));
+    assert!(inner > 40 && kept < leaves / 2, "{inner} inner nodes, {kept} of {leaves} leaves");
+}

@@ -207,11 +207,13 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
     );
 }
 
-/// Brings the log's own counts into the metrics.
+/// Brings the counts of the log and of the tree into the metrics.
 fn count_work(node: &Node) {
     let work = node.store.work();
     ::metrics::counter!("fula_log_fsyncs_total").absolute(work.fsyncs);
     ::metrics::counter!("fula_log_appended_bytes_total").absolute(work.appended_bytes);
+    let nodes = node.service.committer().nodes();
+    ::metrics::counter!("fula_node_reads_total").absolute(nodes.reads());
     ::metrics::gauge!("fula_log_failed").set(u8::from(node.store.has_failed()));
 }
 

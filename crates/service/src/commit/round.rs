@@ -169,6 +169,7 @@ impl Inner {
                     let head = Arc::new(head);
                     self.stakes.note(&head);
                     self.adopt(bucket, head);
+                    self.nodes.forget(&sealed.replaced);
                     answer_each(batch, outcomes);
                     return turn;
                 }

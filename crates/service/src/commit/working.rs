@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BucketId, StoreError, WriterId,
+    Block, BucketId, Cid, StoreError, WriterId,
     block::require,
     bucket::{BucketRoot, ObjectRecord, PartRecord, Recent, Seq, Settings, UploadRecord, keys},
     id::{ObjectKey, UploadId},
@@ -92,6 +92,8 @@ pub(super) struct Sealed {
     pub(super) row: NewRoot,
     /// Everything that must be durable first, the root block last.
     pub(super) blocks: Vec<Block>,
+    /// Nodes that nobody needs once this is the newest root.
+    pub(super) replaced: Vec<Cid>,
 }
 
 /// A bucket being edited by one round. Every edit is applied in full or not at all: whoever
@@ -401,6 +403,7 @@ impl<'a> Working<'a> {
     ) -> Result<Sealed, ServiceError> {
         let (version, time) = (self.version, self.time);
         let mut blocks = std::mem::take(&mut self.blocks);
+        let mut replaced = Vec::new();
         let mut root = match self.open.take() {
             Some(open) => {
                 let mut root = open.root;
@@ -411,6 +414,7 @@ impl<'a> Working<'a> {
                         edit(self.nodes, &root.salt, &overlay.tree, &overlay.edits).await?;
                     *tree = edited.tree;
                     blocks.extend(edited.blocks);
+                    replaced.extend(edited.replaced);
                 }
                 root
             }
@@ -419,6 +423,7 @@ impl<'a> Working<'a> {
         let recent = edit(self.nodes, &root.salt, &self.recent.tree, &self.recent.edits).await?;
         root.recent = recent.tree;
         blocks.extend(recent.blocks);
+        replaced.extend(recent.replaced);
         root.parent = self.base.map(|head| head.row.pointer.root);
         root.version = version;
         root.time = time;
@@ -438,7 +443,7 @@ impl<'a> Working<'a> {
         // Equal bodies, and nodes that two trees share, are one block.
         let mut seen = BTreeSet::new();
         blocks.retain(|block| seen.insert(block.cid()));
-        Ok(Sealed { root, row, blocks })
+        Ok(Sealed { root, row, blocks, replaced })
     }
 
     fn tombstone(&self) -> BucketRoot {

@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     NotSent,
     /// Applied; the answer is lost, and nothing is answered until someone says go on.
     AnswerHeld,
+    /// Applied once someone says go on.
+    Held,
     /// Nobody is told, and it is applied later.
     Late,
     /// Those held back are applied just before this one.
@@ -158,6 +160,10 @@ impl RootPointerStore for FaultyRoots {
                 self.late.lock().unwrap_or_else(PoisonError::into_inner).push(swap);
                 return Err(SwapError::Unknown(lost()));
             }
+            Some(Fault::Held) => {
+                self.held.notify_one();
+                self.go_on.notified().await;
+            }
             Some(Fault::AnswerLost | Fault::AnswerHeld) | None => {}
         }
         self.swaps.fetch_add(1, Ordering::SeqCst);
@@ -171,7 +177,7 @@ impl RootPointerStore for FaultyRoots {
                 self.go_on.notified().await;
                 Err(SwapError::Unknown(lost()))
             }
-            Some(Fault::LateFirst) | None => Ok(outcome),
+            Some(Fault::LateFirst | Fault::Held) | None => Ok(outcome),
             Some(_) => Err(SwapError::Unknown(lost())),
         }
     }

@@ -6,6 +6,7 @@ mod commits;
 mod faults;
 mod masters;
 mod model;
+mod nodes;
 mod regression;
 mod retries;
 

@@ -1,0 +1,36 @@
+//! Tree nodes in memory while commits go on.
+
+use fula_core::{Codec, block::Epoch};
+
+use super::*;
+use crate::faults::Fault;
+
+/// Until a commit is published everybody reads the state before it: its nodes are not read again.
+#[tokio::test]
+async fn the_state_before_is_read_from_memory_while_a_commit_is_on_its_way() {
+    let blocks = Arc::new(MemoryBlocks::default());
+    let roots = FaultyRoots::new(&blocks);
+    let master = Master::new(&blocks, &roots, 1);
+    master.create().await;
+    for n in 0..200 {
+        master.put(&format!("key-{n:03}"), b"before").await.unwrap();
+    }
+    roots.plan([Fault::Held]);
+    let reads = async {
+        roots.held.notified().await;
+        let mut gone = 0;
+        for (cid, _) in blocks.list(None, usize::MAX).await.unwrap() {
+            if cid.codec() == Codec::DagCbor {
+                gone += u32::from(blocks.delete_if(&cid, Epoch(9), Epoch(9)).await.unwrap());
+            }
+        }
+        assert!(gone > 200, "{gone} roots and nodes were deleted");
+        for n in [0, 77, 199] {
+            assert_eq!(master.get(&format!("key-{n:03}")).await.unwrap(), b"before");
+        }
+        roots.go_on.notify_one();
+    };
+    let (put, ()) = tokio::join!(master.put("key-077", b"after"), reads);
+    put.unwrap();
+    assert_eq!(master.get("key-077").await.unwrap(), b"after");
+}
