@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod auth;
+mod eager;
 mod error;
 mod guard;
 mod http;

@@ -12,7 +12,8 @@ use hyper_util::{
 use tokio::{net::TcpListener, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::auth::Peer;
+use crate::{auth::Peer, eager::Eager};
+
 /// Most bytes that a connection reads or writes at a time.
 const CONNECTION_BYTES: usize = 128 << 10;
 
@@ -100,12 +101,12 @@ where
                 tracing::debug!(%error, "connection ended early");
             }
         };
-        tokio::spawn(async move {
+        tokio::spawn(Eager::new(async move {
             tokio::select! {
                 () = connection => {}
                 () = called.called() => tracing::debug!("connection ended: others wait"),
             }
-        });
+        }));
     }
     drop(listener);
     let left = graceful.count();
