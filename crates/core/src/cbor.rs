@@ -160,6 +160,11 @@ impl<'a> Reader<'a> {
         Self { all, at: 0 }
     }
 
+    /// Starts at an offset.
+    pub fn at(all: &'a Bytes, at: usize) -> Self {
+        Self { all, at: at.min(all.len()) }
+    }
+
     /// Accepts the end of the buffer, and nothing else.
     ///
     /// # Errors

@@ -19,6 +19,9 @@ use crate::{
 /// Highest level: fan-out is at least four, so 2^64 entries fit below it.
 const LEVEL_MAX: u64 = 40;
 
+/// Most bytes of a node before its items.
+const HEAD_BYTES_MAX: usize = 16;
+
 /// Bytes of a link before the binary CID: tag 42, byte string of 37, 0x00.
 const LINK_HEAD: usize = 5;
 
@@ -40,6 +43,8 @@ pub(super) struct Item {
     encoded: Bytes,
     /// Where things lie in it; for a leaf entry the key, for an inner one the last key below.
     slot: Slot,
+    /// Entries and bytes at or below it.
+    totals: (u64, u64),
 }
 
 impl Item {
@@ -58,8 +63,8 @@ impl Item {
         }
         let (start, key) = (0, at(key_end - key.len()));
         let (key_end, value, end) = (at(key_end), at(value_at), at(encoded.len()));
-        let slot = Slot { start, key, key_end, value, end, count: 1, bytes: weight };
-        Ok(Self { encoded, slot })
+        let slot = Slot { start, key, key_end, value, end };
+        Ok(Self { encoded, slot, totals: (1, weight) })
     }
 
     /// Encodes an inner item.
@@ -71,7 +76,8 @@ impl Item {
         let encoded = out.finish();
         let (start, key) = (0, at(key_end - last.len()));
         let (key_end, value, end) = (at(key_end), at(value_at), at(encoded.len()));
-        Self { encoded, slot: Slot { start, key, key_end, value, end, count, bytes } }
+        let slot = Slot { start, key, key_end, value, end };
+        Self { encoded, slot, totals: (count, bytes) }
     }
 
     /// Returns the key of a leaf entry, or the last key below an inner one.
@@ -91,7 +97,7 @@ impl Item {
 
     /// Returns the totals at or below it: entries and bytes.
     pub(super) fn totals(&self) -> (u64, u64) {
-        (self.slot.count, self.slot.bytes)
+        self.totals
     }
 
     /// Returns the child an inner item names.
@@ -101,8 +107,8 @@ impl Item {
 }
 
 /// Returns a position in a node or an item, which are small.
-fn at(position: usize) -> u32 {
-    u32::try_from(position).expect("items are small")
+fn at(position: usize) -> u16 {
+    u16::try_from(position).expect("items are small")
 }
 
 fn child_at(bytes: &[u8], slot: &Slot) -> Cid {
@@ -110,17 +116,18 @@ fn child_at(bytes: &[u8], slot: &Slot) -> Cid {
     Cid::from_bytes(&bytes[at..at + Cid::BYTES]).expect("checked when decoded, or encoded by us")
 }
 
-/// Where one item lies in its bytes, and its totals.
+/// Where one item lies in its bytes. There are as many as entries in memory, so they are small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
-    start: u32,
-    key: u32,
-    key_end: u32,
-    value: u32,
-    end: u32,
-    count: u64,
-    bytes: u64,
+    start: u16,
+    key: u16,
+    key_end: u16,
+    /// Of a leaf's record, and of an inner item's totals.
+    value: u16,
+    end: u16,
 }
+
+const _: () = assert!(NODE_BYTES_MAX + HEAD_BYTES_MAX <= u16::MAX as usize);
 
 impl Slot {
     /// Returns where the item begins in its bytes.
@@ -138,16 +145,28 @@ impl Slot {
         &bytes[self.key as usize..self.key_end as usize]
     }
 
+    /// Returns the totals of the item in the bytes that it lies in: entries and bytes.
+    fn totals(&self, bytes: &Bytes, is_leaf: bool) -> (u64, u64) {
+        let read = || {
+            if is_leaf {
+                return Ok((1, Reader::at(bytes, self.key_end as usize).uint()?));
+            }
+            let mut reader = Reader::at(bytes, self.value as usize);
+            Ok((reader.uint()?, reader.uint()?))
+        };
+        let read: Result<_, Invalid> = read();
+        read.expect("checked when decoded, or encoded by us")
+    }
+
     /// Returns the slot of the same item somewhere else.
-    fn moved(self, start: u32) -> Self {
-        let moved = |position: u32| position - self.start + start;
+    fn moved(self, start: u16) -> Self {
+        let moved = |position: u16| position - self.start + start;
         Self {
             start,
             key: moved(self.key),
             key_end: moved(self.key_end),
             value: moved(self.value),
             end: moved(self.end),
-            ..self
         }
     }
 }
@@ -205,7 +224,7 @@ impl Node {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Invalid> {
-        if bytes.len() > NODE_BYTES_MAX + 16 {
+        if bytes.len() > NODE_BYTES_MAX + HEAD_BYTES_MAX {
             return Err(Invalid("node is too large"));
         }
         let mut reader = Reader::new(&bytes);
@@ -291,7 +310,7 @@ impl Node {
         let slot = &self.slots[index];
         Entry {
             key: self.bytes.slice(slot.key as usize..slot.key_end as usize),
-            weight: slot.bytes,
+            weight: self.totals(index).1,
             value: self.bytes.slice(slot.value as usize..slot.end as usize),
         }
     }
@@ -303,13 +322,13 @@ impl Node {
 
     /// Returns the totals at or below one item: entries and bytes.
     pub fn totals(&self, index: usize) -> (u64, u64) {
-        (self.slots[index].count, self.slots[index].bytes)
+        self.slots[index].totals(&self.bytes, self.level == 0)
     }
 
     /// Returns the totals of the whole node.
     pub fn sum(&self) -> (u64, u64) {
-        self.slots.iter().fold((0, 0), |(count, bytes), slot| {
-            (count.saturating_add(slot.count), bytes.saturating_add(slot.bytes))
+        (0..self.len()).map(|index| self.totals(index)).fold((0, 0), |(count, bytes), item| {
+            (count.saturating_add(item.0), bytes.saturating_add(item.1))
         })
     }
 
@@ -329,27 +348,26 @@ fn head(bytes: &[u8]) -> u64 {
 }
 
 fn parse_item(reader: &mut Reader<'_>, leaf: bool) -> Result<Slot, Invalid> {
-    let at = |reader: &Reader<'_>| u32::try_from(reader.position()).map_err(|_| Invalid("large"));
+    let at = |reader: &Reader<'_>| u16::try_from(reader.position()).map_err(|_| Invalid("large"));
     let start = at(reader)?;
     reader.tuple(if leaf { 3 } else { 4 })?;
     let key_len = reader.byte_slice()?.len();
     let key_end = at(reader)?;
-    let key = key_end - u32::try_from(key_len).map_err(|_| Invalid("large"))?;
-    let (count, bytes, value);
+    let key = key_end - u16::try_from(key_len).map_err(|_| Invalid("large"))?;
+    let value;
     if leaf {
-        count = 1;
-        bytes = reader.uint()?;
+        reader.uint()?;
         value = at(reader)?;
         reader.value()?;
     } else {
         reader.link()?;
         value = at(reader)?;
-        count = reader.uint()?;
-        bytes = reader.uint()?;
+        reader.uint()?;
+        reader.uint()?;
     }
     let end = at(reader)?;
     if (end - start) as usize > ITEM_BYTES_MAX {
         return Err(Invalid("item is too large"));
     }
-    Ok(Slot { start, key, key_end, value, end, count, bytes })
+    Ok(Slot { start, key, key_end, value, end })
 }
