@@ -74,6 +74,7 @@ fn tree_edit(criterion: &mut Criterion) {
                 },
                 |edits| {
                     let made = runtime.block_on(edit(&nodes, &SALT, &tree, &edits)).unwrap();
+                    nodes.forget(&made.replaced);
                     tree = made.tree;
                     made
                 },

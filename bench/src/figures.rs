@@ -13,6 +13,9 @@ use crate::{
 
 const SMALL: usize = 4 << 10;
 
+/// Load that is not counted, before each turn of a bucket: the cache still holds the one before.
+const WARM_UP: Duration = Duration::from_secs(1);
+
 /// Objects of the space figure, and how often one of them is put.
 const SPACE_KEYS: u64 = 20_000;
 const SPACE_PUTS: u64 = 200_000;
@@ -51,6 +54,9 @@ pub(crate) async fn flat(
                 let first = 1_000_000_000 * (1 + round as u64 * 10 + n as u64);
                 let operation = Operation::Overwrite(sizes[n]);
                 let bucket = format!("keys-{}", sizes[n]);
+                let warm_up =
+                    put(&bucket, operation, 16, Limit::Time(WARM_UP), first + 500_000_000);
+                sample(&servers[which], &warm_up, Measure::Rate).await?;
                 let load = put(&bucket, operation, 16, Limit::Time(length), first);
                 rows[which][n].push(sample(&servers[which], &load, Measure::Rate).await?);
             }

@@ -2,8 +2,8 @@
 //!
 //! A virtual machine gives free memory back to its host, and pays up to 2 us a KiB to get it again: ten
 //! times what copying takes. Servers that write fresh pages pay it for every byte, so that a
-//! figure depends on what the machine did before. Here all free memory is used once, and all but a page
-//! in every [`HOLE_BYTES`] freed again: hosts take back no pieces that small (2 MiB with Linux).
+//! figure depends on what the machine did before. Here free memory is used once, and all but a page in
+//! every [`HOLE_BYTES`] freed again: hosts take back no pieces that small (2 MiB with Linux).
 
 use std::{fs, io};
 
@@ -43,5 +43,9 @@ fn available() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map(|kib| kib << 10).ok_or_else(|| io::Error::other("no MemAvailable in /proc/meminfo"))
+    let free = kib.ok_or_else(|| io::Error::other("no MemAvailable in /proc/meminfo"))? << 10;
+    // A container may be allowed less.
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max");
+    let limit = limit.ok().and_then(|text| text.trim().parse().ok());
+    Ok(limit.map_or(free, |limit: u64| free.min(limit)))
 }

@@ -26,7 +26,7 @@ pub struct Edited {
     pub tree: Tree,
     /// Nodes that are new; all of them must be stored before the tree is published.
     pub blocks: Vec<Block>,
-    /// Nodes of the old tree that are not in the new one: [`Nodes::forget`] them once it is published.
+    /// Nodes that were replaced: [`Nodes::forget`] them once the new tree is published.
     pub replaced: Vec<Cid>,
 }
 
@@ -186,7 +186,9 @@ impl Editor<'_> {
             if node.level() == 0 || node.len() > 1 {
                 break;
             }
-            self.made.remove(&root);
+            if self.made.remove(&root).is_none() {
+                self.gone.push(root);
+            }
             root = node.child(0);
         }
         let mut blocks = Vec::with_capacity(self.made.len());

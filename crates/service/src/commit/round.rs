@@ -2,6 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
+use fula_core::Block;
 use futures::FutureExt;
 use tokio::time::Instant;
 
@@ -175,6 +176,8 @@ impl Inner {
                 }
                 Swapped::Lost(current) => {
                     metrics::counter!("fula_commit_rebases_total").increment(1);
+                    let made: Vec<_> = sealed.blocks.iter().map(Block::cid).collect();
+                    self.nodes.forget(&made);
                     self.claim(bucket);
                     (base, is_current) = (current, true);
                 }

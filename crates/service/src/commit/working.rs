@@ -92,7 +92,7 @@ pub(super) struct Sealed {
     pub(super) row: NewRoot,
     /// Everything that must be durable first, the root block last.
     pub(super) blocks: Vec<Block>,
-    /// Nodes that nobody needs once this is the newest root.
+    /// Nodes that edits replaced: memory can let them go once this is the newest root.
     pub(super) replaced: Vec<Cid>,
 }
 
