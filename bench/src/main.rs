@@ -95,6 +95,9 @@ enum Command {
         #[arg(long, value_enum, default_value = "unsigned")]
         payload: Body,
     },
+    /// Uses the free memory, and keeps a page of every MiB until standard input ends
+    #[command(hide = true)]
+    HoldMemory,
     /// The same work on each server, in turns
     Compare {
         /// Servers besides ours
@@ -163,10 +166,12 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> io::Result<()> {
     // A comparison does it by itself, for each kind of work; a load is put on a server that is there.
-    let does_alone = matches!(cli.command, Command::Load { .. } | Command::Compare { .. });
+    let does_alone =
+        matches!(cli.command, Command::Load { .. } | Command::Compare { .. } | Command::HoldMemory);
     let settle = !cli.unsettled;
     let _settled = (settle && !does_alone).then(memory::settle).transpose()?;
     match cli.command {
+        Command::HoldMemory => memory::hold(),
         Command::Load {
             endpoint,
             key,

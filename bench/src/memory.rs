@@ -5,7 +5,11 @@
 //! figure depends on what the machine did before. Here free memory is used once, and all but a page in
 //! every [`HOLE_BYTES`] freed again: hosts take back no pieces that small (2 MiB with Linux).
 
-use std::{fs, io};
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+};
 
 /// Bytes between two pages that stay in use.
 const HOLE_BYTES: usize = 1 << 20;
@@ -16,14 +20,36 @@ const PAGE_BYTES: usize = 4096;
 /// Bytes left alone, for whatever needs large pieces.
 const LEFT_BYTES: u64 = 512 << 20;
 
-/// The pages that stay in use.
+/// The process whose pages stay in use; it ends with this.
 #[derive(Debug)]
 pub(crate) struct Settled {
-    _pages: Vec<Box<[u8]>>,
+    holder: Child,
+}
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        // It may have ended before.
+        drop(self.holder.kill());
+        drop(self.holder.wait());
+    }
 }
 
 /// Uses the memory that is free once.
 pub(crate) fn settle() -> io::Result<Settled> {
+    // In a process of its own: with it, all of the memory goes back.
+    let mut command = Command::new(std::env::current_exe()?);
+    let command = command.arg("hold-memory");
+    let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let said = holder.stdout.take().map(BufReader::new).and_then(|out| out.lines().next());
+    let settled = Settled { holder };
+    match said {
+        Some(Ok(_)) => Ok(settled),
+        _ => Err(io::Error::other("free memory could not be used: --unsettled leaves that out")),
+    }
+}
+
+/// Uses the free memory, says so, and keeps some of it until standard input ends.
+pub(crate) fn hold() -> io::Result<()> {
     let bytes = available()?.saturating_sub(LEFT_BYTES);
     eprintln!(
         "using {} MiB of free memory once, as on a machine that has run for a while",
@@ -35,7 +61,10 @@ pub(crate) fn settle() -> io::Result<Settled> {
     let (pages, holes): (Vec<_>, Vec<_>) =
         (0..steps).map(|_| (used(PAGE_BYTES), used(HOLE_BYTES))).unzip();
     drop(holes);
-    Ok(Settled { _pages: pages })
+    println!("held");
+    io::stdin().read_to_end(&mut Vec::new())?;
+    drop(pages);
+    Ok(())
 }
 
 /// Returns the bytes that the kernel would hand out without writing anything to disk.
