@@ -176,6 +176,7 @@ impl Inner {
                 }
                 Swapped::Lost(current) => {
                     metrics::counter!("fula_commit_rebases_total").increment(1);
+                    // Nobody will ask for what this attempt made.
                     let made: Vec<_> = sealed.blocks.iter().map(Block::cid).collect();
                     self.nodes.forget(&made);
                     self.claim(bucket);
