@@ -46,6 +46,7 @@ pub(crate) async fn flat(
         servers.push(server);
     }
     let mut rows: Vec<Vec<Vec<Row>>> = vec![vec![Vec::new(); sizes.len()]; servers.len()];
+    let mut reads = vec![vec![Vec::new(); sizes.len()]; servers.len()];
     for round in 0..rounds {
         for turn in 0..sizes.len() {
             let n = (turn + round) % sizes.len();
@@ -56,14 +57,20 @@ pub(crate) async fn flat(
                 let bucket = format!("keys-{}", sizes[n]);
                 let warm_up =
                     put(&bucket, operation, 16, Limit::Time(WARM_UP), first + 500_000_000);
-                sample(&servers[which], &warm_up, Measure::Rate).await?;
+                let server = &servers[which];
+                sample(server, &warm_up, Measure::Rate).await?;
                 let load = put(&bucket, operation, 16, Limit::Time(length), first);
-                rows[which][n].push(sample(&servers[which], &load, Measure::Rate).await?);
+                let before = nodes_read(server).await;
+                let row = sample(server, &load, Measure::Rate).await?;
+                let read = nodes_read(server).await - before;
+                #[expect(clippy::cast_precision_loss, reason = "figures to look at")]
+                reads[which][n].push(read / row.tally.requests as f64);
+                rows[which][n].push(row);
             }
         }
     }
-    for (server, rows) in servers.iter().zip(&rows) {
-        print_flat(server, &sizes, rows);
+    for ((server, rows), reads) in servers.iter().zip(&rows).zip(&reads) {
+        print_flat(server, &sizes, rows, reads);
     }
     let (ours, others) = rows.split_first().expect("ours is among them");
     for (server, theirs) in servers.iter().skip(1).zip(others) {
@@ -76,28 +83,35 @@ pub(crate) async fn flat(
     Ok(())
 }
 
+/// Returns how many nodes a gateway read because they were not in memory; not a number where it
+/// does not count them.
+async fn nodes_read(server: &Server) -> f64 {
+    server.metric("fula_node_reads_total").await.unwrap_or(f64::NAN)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "figures to look at")]
-fn print_flat(server: &Server, sizes: &[u64], rows: &[Vec<Row>]) {
+fn print_flat(server: &Server, sizes: &[u64], rows: &[Vec<Row>], reads: &[Vec<f64>]) {
     println!(
         "| keys in the bucket, {} | PUT 4 KiB, 16 connections, median (least - most) | ratio to {} keys, median of rounds \
-         | CPU a request | written a request |\n|---|---|---|---|---|",
+         | CPU a request | written a request | nodes read a request |\n|---|---|---|---|---|---|",
         server.kind.name(),
         sizes[0]
     );
-    for (keys, rows_of) in sizes.iter().zip(rows) {
+    for ((keys, rows_of), reads) in sizes.iter().zip(rows).zip(reads) {
         let values: Vec<f64> = rows_of.iter().map(|row| row.value).collect();
         let ratios = rows_of.iter().zip(&rows[0]).map(|(row, base)| row.value / base.value);
         let used = |figure: fn(&Row) -> f64| {
             median_of(rows_of, |row| figure(row) / row.tally.requests as f64)
         };
         println!(
-            "| {keys} | {:.0}/s ({:.0} - {:.0}) | {:.2} | {:.0} us | {:.1} KiB |",
+            "| {keys} | {:.0}/s ({:.0} - {:.0}) | {:.2} | {:.0} us | {:.1} KiB | {:.2} |",
             median(values.clone()),
             values.iter().copied().fold(f64::INFINITY, f64::min),
             values.iter().copied().fold(0.0, f64::max),
             median(ratios.collect()),
             used(|row| row.usage.cpu * 1e6),
-            used(|row| row.usage.written as f64 / 1024.0)
+            used(|row| row.usage.written as f64 / 1024.0),
+            median(reads.clone())
         );
     }
     println!();

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::{
     NODE_BYTES_MAX,
-    node::{Item, Node, Piece},
+    node::{Item, Node, Piece, at, key_range},
 };
 
 /// No boundary is accepted before this many items.
@@ -44,6 +44,8 @@ pub struct Salt(pub [u8; 32]);
 
 impl Salt {
     /// Returns the boundary hash of `key` at `level`.
+    // A hasher has 2 KB of state: it is not to be in the frame of all that ask for a few hashes.
+    #[inline(never)]
     pub fn hash(&self, level: u8, key: &[u8]) -> u64 {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(&[level]).update(key);
@@ -84,9 +86,10 @@ impl<'a> Chunker<'a> {
 
     /// Adds the next item.
     pub(super) fn push(&mut self, item: Item) {
-        let (bytes, slot) = item.into_parts();
-        let source = self.source(bytes);
-        self.push_piece(Piece { source, slot }, true);
+        let encoded = item.into_encoded();
+        let end = at(encoded.len());
+        let source = self.source(encoded);
+        self.push_piece(Piece { source, start: 0, end }, true);
     }
 
     /// Adds the next items: those of an old node of this level at `range`.
@@ -94,15 +97,15 @@ impl<'a> Chunker<'a> {
         if range.is_empty() {
             return;
         }
-        let (bytes, slots) = node.parts();
+        let (bytes, starts) = node.parts();
         let source = self.source(bytes.clone());
-        let begin = slots[0].start();
-        for (index, slot) in slots[range.clone()].iter().enumerate() {
-            let index = range.start + index;
+        self.open.reserve(range.len());
+        for index in range {
+            let (start, end) = (starts[index], starts[index + 1]);
             // Late in its node and not at its end: the node was not cut here, nor will this one be.
-            let stayed = is_late(self.level, slot.start() + slot.len() - begin, index)
-                && index + 1 < slots.len();
-            self.push_piece(Piece { source, slot: *slot }, !stayed);
+            let stayed =
+                is_late(self.level, usize::from(end - starts[0]), index) && index + 1 < node.len();
+            self.push_piece(Piece { source, start, end }, !stayed);
         }
     }
 
@@ -121,7 +124,7 @@ impl<'a> Chunker<'a> {
 
     /// Adds an item; without `may_end`, it is known not to end its node wherever it stands.
     fn push_piece(&mut self, piece: Piece, may_end: bool) {
-        let bytes = piece.slot.len();
+        let bytes = piece.len();
         // What a split leaves over may still be too much together with a large item.
         while self.open_bytes + bytes > NODE_BYTES_MAX {
             self.split();
@@ -130,15 +133,16 @@ impl<'a> Chunker<'a> {
         // The hash comes last: most items are too early in their node for it to matter.
         let ends = may_end
             && is_late(self.level, self.open_bytes, self.open.len())
-            && self.salt.ends(self.level, self.key(&piece));
+            && self.salt.ends(self.level, self.key(piece));
         self.open.push(piece);
         if ends {
             self.close(self.open.len());
         }
     }
 
-    fn key(&self, piece: &Piece) -> &[u8] {
-        piece.slot.key(&self.sources[piece.source as usize])
+    fn key(&self, piece: Piece) -> &[u8] {
+        let source = &self.sources[piece.source as usize];
+        &source[key_range(source, usize::from(piece.start))]
     }
 
     /// Returns whether the last item pushed ended a node, so that what follows does not depend
@@ -158,7 +162,7 @@ impl<'a> Chunker<'a> {
     fn close(&mut self, len: usize) {
         self.done.push(Node::build(self.level, &self.open[..len], &self.sources));
         self.open.drain(..len);
-        self.open_bytes = self.open.iter().map(|piece| piece.slot.len()).sum();
+        self.open_bytes = self.open.iter().map(|piece| piece.len()).sum();
     }
 
     /// Ends the open node after the smallest hash of its window. What is left over has no
@@ -168,9 +172,9 @@ impl<'a> Chunker<'a> {
         let mut bytes = 0;
         let mut best = (u64::MAX, self.open.len());
         for (index, piece) in self.open.iter().enumerate() {
-            bytes += piece.slot.len();
+            bytes += piece.len();
             if is_late(self.level, bytes, index) {
-                best = best.min((self.salt.hash(self.level, self.key(piece)), index + 1));
+                best = best.min((self.salt.hash(self.level, self.key(*piece)), index + 1));
             }
         }
         self.close(best.1);

@@ -24,15 +24,19 @@ pub mod node;
 mod tests;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
 pub use self::{
     boundary::Salt,
@@ -109,16 +113,29 @@ impl Weighter<Cid, Arc<Node>> for NodeWeight {
     }
 }
 
-type NodeCache = Cache<Cid, Arc<Node>, NodeWeight>;
+/// Part of the cache for nodes that were asked for more than once while they were in the other part.
+///
+/// Every write replaces the nodes on its path, so what was asked for often is soon not asked for at
+/// all: most of the cache goes by when a node came (docs/adr/0025).
+const ASKED_AGAIN_PART: f64 = 0.25;
+
+/// Most nodes that a [`Nodes::round`] keeps.
+const ROUND_NODES_MAX: usize = 1024;
 
 /// Loads nodes, keeping decoded ones by address up to a number of bytes.
 ///
-/// Nodes are immutable, so a cached one is never stale. Inner nodes have a quarter of the bytes to
-/// themselves: each is on the path to many leaves, which would crowd it out (docs/adr/0023).
+/// Nodes are immutable, so a cached one is never stale.
 pub struct Nodes {
+    shared: Arc<Shared>,
+    /// Nodes of one round, so that it asks for each once in the cache, which others use as well.
+    seen: Option<Mutex<Seen>>,
+}
+
+type Seen = HashMap<Cid, Arc<Node>, DefaultHashBuilder>;
+
+struct Shared {
     blocks: Arc<dyn BlockStore>,
-    leaves: NodeCache,
-    inner: NodeCache,
+    cache: Cache<Cid, Arc<Node>, NodeWeight>,
     /// Nodes that were not in memory.
     reads: AtomicU64,
 }
@@ -126,23 +143,33 @@ pub struct Nodes {
 impl Nodes {
     /// Reads from `blocks`, keeping up to `cache_bytes` of decoded nodes.
     pub fn new(blocks: Arc<dyn BlockStore>, cache_bytes: u64) -> Self {
-        let cache = |bytes: u64| {
-            let items = usize::try_from(bytes >> 12).unwrap_or(usize::MAX).max(16);
-            Cache::with_weighter(items, bytes, NodeWeight)
-        };
-        let inner = cache_bytes / 4;
-        let (leaves, inner) = (cache(cache_bytes - inner), cache(inner));
-        Self { blocks, leaves, inner, reads: AtomicU64::new(0) }
+        let items = usize::try_from(cache_bytes >> 12).unwrap_or(usize::MAX).max(16);
+        let options = OptionsBuilder::new()
+            .hot_allocation(ASKED_AGAIN_PART)
+            .estimated_items_capacity(items)
+            .weight_capacity(cache_bytes)
+            .build()
+            .expect("both capacities are set");
+        let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let cache = Cache::with_options(options, NodeWeight, hasher, lifecycle);
+        Self { shared: Arc::new(Shared { blocks, cache, reads: AtomicU64::new(0) }), seen: None }
+    }
+
+    /// Returns the same for one round of changes, which goes down many paths more than once: judging
+    /// them, and editing level by level.
+    #[must_use]
+    pub fn round(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), seen: Some(Mutex::default()) }
     }
 
     /// Returns the store behind.
     pub fn blocks(&self) -> &Arc<dyn BlockStore> {
-        &self.blocks
+        &self.shared.blocks
     }
 
     /// Returns how many nodes were read because they were not in memory.
     pub fn reads(&self) -> u64 {
-        self.reads.load(Ordering::Relaxed)
+        self.shared.reads.load(Ordering::Relaxed)
     }
 
     /// Returns a node that must exist.
@@ -151,32 +178,22 @@ impl Nodes {
     /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Malformed`],
     /// [`StoreError::Unavailable`].
     pub async fn load(&self, cid: &Cid) -> Result<Arc<Node>, StoreError> {
-        match self.inner.get(cid).or_else(|| self.leaves.get(cid)) {
-            Some(node) => Ok(node),
-            None => self.fetch(cid).await,
+        let Some(seen) = &self.seen else { return self.shared.load(cid).await };
+        let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = lock().get(cid) {
+            return Ok(Arc::clone(node));
         }
-    }
-
-    async fn fetch(&self, cid: &Cid) -> Result<Arc<Node>, StoreError> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        let block = require(self.blocks.as_ref(), cid).await?;
-        let node = Arc::new(Node::decode(block.bytes().clone())?);
-        self.remember(*cid, Arc::clone(&node));
+        let node = self.shared.load(cid).await?;
+        let mut seen = lock();
+        if seen.len() < ROUND_NODES_MAX {
+            seen.insert(*cid, Arc::clone(&node));
+        }
         Ok(node)
-    }
-
-    /// Returns where nodes of a level are kept.
-    fn cache(&self, level: u8) -> &NodeCache {
-        if level == 0 { &self.leaves } else { &self.inner }
     }
 
     /// Returns a child of an inner node, which must exist and be one level lower.
     async fn child(&self, parent: &Node, index: usize) -> Result<Arc<Node>, StoreError> {
-        let cid = parent.child(index);
-        let child = match self.cache(parent.level().saturating_sub(1)).get(&cid) {
-            Some(node) => node,
-            None => self.fetch(&cid).await?,
-        };
+        let child = self.load(&parent.child(index)).await?;
         if child.level() + 1 == parent.level() {
             return Ok(child);
         }
@@ -185,23 +202,34 @@ impl Nodes {
 
     /// Keeps a node: the next edit will want it.
     fn remember(&self, cid: Cid, node: Arc<Node>) {
-        self.cache(node.level()).insert(cid, node);
+        self.shared.cache.insert(cid, node);
     }
 
     /// Lets go of nodes that were replaced: only readers of older roots may still want them. Until
     /// the new tree is published everybody reads the old one.
     pub fn forget(&self, replaced: &[Cid]) {
         for cid in replaced {
-            if self.leaves.remove(cid).is_none() {
-                self.inner.remove(cid);
-            }
+            self.shared.cache.remove(cid);
         }
+    }
+}
+
+impl Shared {
+    async fn load(&self, cid: &Cid) -> Result<Arc<Node>, StoreError> {
+        if let Some(node) = self.cache.get(cid) {
+            return Ok(node);
+        }
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let block = require(self.blocks.as_ref(), cid).await?;
+        let node = Arc::new(Node::decode(block.bytes().clone())?);
+        self.cache.insert(*cid, Arc::clone(&node));
+        Ok(node)
     }
 }
 
 impl fmt::Debug for Nodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nodes").field("blocks", &self.blocks).finish_non_exhaustive()
+        f.debug_struct("Nodes").field("blocks", self.blocks()).finish_non_exhaustive()
     }
 }
 

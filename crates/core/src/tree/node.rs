@@ -6,6 +6,8 @@
 //! ```
 //! Items stay encoded: an edit copies its neighbours' bytes, a lookup slices one record.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{ITEM_BYTES_MAX, NODE_BYTES_MAX};
@@ -25,6 +27,9 @@ const HEAD_BYTES_MAX: usize = 16;
 /// Bytes of a link before the binary CID: tag 42, byte string of 37, 0x00.
 const LINK_HEAD: usize = 5;
 
+/// Why a value of an item can be read.
+const CHECKED: &str = "checked when decoded, or encoded by us";
+
 /// One record of a leaf.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -41,8 +46,6 @@ pub struct Entry {
 pub(super) struct Item {
     /// The whole encoded item.
     encoded: Bytes,
-    /// Where things lie in it; for a leaf entry the key, for an inner one the last key below.
-    slot: Slot,
     /// Entries and bytes at or below it.
     totals: (u64, u64),
 }
@@ -54,45 +57,34 @@ impl Item {
     /// [`StoreError::TooLarge`] over [`ITEM_BYTES_MAX`].
     pub(super) fn leaf(key: &[u8], weight: u64, value: &[u8]) -> Result<Self, StoreError> {
         let mut out = Writer::with_capacity(key.len() + value.len() + 16);
-        let key_end = out.array(3).bytes(key).len();
-        let value_at = out.uint(weight).len();
-        out.raw(value);
+        out.array(3).bytes(key).uint(weight).raw(value);
         let encoded = out.finish();
         if encoded.len() > ITEM_BYTES_MAX {
             return Err(StoreError::TooLarge { len: encoded.len(), max: ITEM_BYTES_MAX });
         }
-        let (start, key) = (0, at(key_end - key.len()));
-        let (key_end, value, end) = (at(key_end), at(value_at), at(encoded.len()));
-        let slot = Slot { start, key, key_end, value, end };
-        Ok(Self { encoded, slot, totals: (1, weight) })
+        Ok(Self { encoded, totals: (1, weight) })
     }
 
     /// Encodes an inner item.
     pub(super) fn inner(last: &[u8], child: &Cid, count: u64, bytes: u64) -> Self {
         let mut out = Writer::with_capacity(last.len() + 64);
-        let key_end = out.array(4).bytes(last).len();
-        let value_at = out.link(child).len();
-        out.uint(count).uint(bytes);
-        let encoded = out.finish();
-        let (start, key) = (0, at(key_end - last.len()));
-        let (key_end, value, end) = (at(key_end), at(value_at), at(encoded.len()));
-        let slot = Slot { start, key, key_end, value, end };
-        Self { encoded, slot, totals: (count, bytes) }
+        out.array(4).bytes(last).link(child).uint(count).uint(bytes);
+        Self { encoded: out.finish(), totals: (count, bytes) }
     }
 
     /// Returns the key of a leaf entry, or the last key below an inner one.
     pub(super) fn key(&self) -> &[u8] {
-        &self.encoded[self.slot.key as usize..self.slot.key_end as usize]
+        &self.encoded[key_range(&self.encoded, 0)]
     }
 
     /// Returns the same, to keep.
     pub(super) fn owned_key(&self) -> Bytes {
-        self.encoded.slice(self.slot.key as usize..self.slot.key_end as usize)
+        self.encoded.slice(key_range(&self.encoded, 0))
     }
 
-    /// Returns the bytes that it lies in, and where.
-    pub(super) fn into_parts(self) -> (Bytes, Slot) {
-        (self.encoded, self.slot)
+    /// Returns the whole encoded item.
+    pub(super) fn into_encoded(self) -> Bytes {
+        self.encoded
     }
 
     /// Returns the totals at or below it: entries and bytes.
@@ -102,80 +94,47 @@ impl Item {
 
     /// Returns the child an inner item names.
     pub(super) fn child(&self) -> Cid {
-        child_at(&self.encoded, &self.slot)
+        child_after(&self.encoded, key_range(&self.encoded, 0).end)
     }
 }
 
 /// Returns a position in a node or an item, which are small.
-fn at(position: usize) -> u16 {
+pub(super) fn at(position: usize) -> u16 {
     u16::try_from(position).expect("items are small")
 }
 
-fn child_at(bytes: &[u8], slot: &Slot) -> Cid {
-    let at = slot.key_end as usize + LINK_HEAD;
-    Cid::from_bytes(&bytes[at..at + Cid::BYTES]).expect("checked when decoded, or encoded by us")
+/// Returns where the key lies of the item that begins at `start`. Only of bytes that were checked when
+/// they were decoded, or encoded by us.
+pub(super) fn key_range(bytes: &[u8], start: usize) -> Range<usize> {
+    // After one byte of array head the key: a head with its length, shorter than an item, and its bytes.
+    let (begin, len) = match bytes[start + 1] & 31 {
+        24 => (start + 3, usize::from(bytes[start + 2])),
+        25 => (start + 4, usize::from(u16::from_be_bytes([bytes[start + 2], bytes[start + 3]]))),
+        len => (start + 2, usize::from(len)),
+    };
+    begin..begin + len
 }
 
-/// Where one item lies in its bytes. There are as many as entries in memory, so they are small.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
-    start: u16,
-    key: u16,
-    key_end: u16,
-    /// Of a leaf's record, and of an inner item's totals.
-    value: u16,
-    end: u16,
+fn child_after(bytes: &[u8], key_end: usize) -> Cid {
+    let at = key_end + LINK_HEAD;
+    Cid::from_bytes(&bytes[at..at + Cid::BYTES]).expect(CHECKED)
 }
 
 const _: () = assert!(NODE_BYTES_MAX + HEAD_BYTES_MAX <= u16::MAX as usize);
-
-impl Slot {
-    /// Returns where the item begins in its bytes.
-    pub(super) fn start(&self) -> usize {
-        self.start as usize
-    }
-
-    /// Returns the length of the encoded item in bytes.
-    pub(super) fn len(&self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    /// Returns the key of the item in the bytes that it lies in.
-    pub(super) fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        &bytes[self.key as usize..self.key_end as usize]
-    }
-
-    /// Returns the totals of the item in the bytes that it lies in: entries and bytes.
-    fn totals(&self, bytes: &Bytes, is_leaf: bool) -> (u64, u64) {
-        let read = || {
-            if is_leaf {
-                return Ok((1, Reader::at(bytes, self.key_end as usize).uint()?));
-            }
-            let mut reader = Reader::at(bytes, self.value as usize);
-            Ok((reader.uint()?, reader.uint()?))
-        };
-        let read: Result<_, Invalid> = read();
-        read.expect("checked when decoded, or encoded by us")
-    }
-
-    /// Returns the slot of the same item somewhere else.
-    fn moved(self, start: u16) -> Self {
-        let moved = |position: u16| position - self.start + start;
-        Self {
-            start,
-            key: moved(self.key),
-            key_end: moved(self.key_end),
-            value: moved(self.value),
-            end: moved(self.end),
-        }
-    }
-}
 
 /// An item of a node that is being cut: which of its sources it lies in, and where.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     pub(super) source: u32,
-    pub(super) slot: Slot,
+    pub(super) start: u16,
+    pub(super) end: u16,
+}
+
+impl Piece {
+    /// Returns the length of the encoded item in bytes.
+    pub(super) fn len(self) -> usize {
+        usize::from(self.end - self.start)
+    }
 }
 
 /// A decoded node; holds its block's bytes.
@@ -183,7 +142,9 @@ pub(super) struct Piece {
 pub struct Node {
     bytes: Bytes,
     level: u8,
-    slots: Vec<Slot>,
+    /// Where each item begins in the bytes, and where the last one ends. There are as many as entries in
+    /// memory: what else is to be known of an item is read where it lies.
+    starts: Vec<u16>,
     /// Bytes that all keys begin with.
     prefix: usize,
     /// Of each key, eight bytes after the prefix: a search reads these, not keys all over the node.
@@ -193,19 +154,20 @@ pub struct Node {
 impl Node {
     /// Makes a node of the items at `pieces`, which are not empty and in order.
     pub(super) fn build(level: u8, pieces: &[Piece], sources: &[Bytes]) -> Self {
-        let body: usize = pieces.iter().map(|piece| piece.slot.len()).sum();
+        let body: usize = pieces.iter().map(|piece| piece.len()).sum();
         let mut out = Writer::with_capacity(body + 8);
         out.array(2).uint(u64::from(level)).array(pieces.len());
-        let mut slots = Vec::with_capacity(pieces.len());
+        let mut starts = Vec::with_capacity(pieces.len() + 1);
         // What stood side by side is copied at once.
-        for run in pieces.chunk_by(|a, b| a.source == b.source && a.slot.end == b.slot.start) {
-            let (first, last) = (run[0], run[run.len() - 1].slot);
+        for run in pieces.chunk_by(|a, b| a.source == b.source && a.end == b.start) {
+            let (first, end) = (run[0].start, run[run.len() - 1].end);
             let begin = at(out.len());
-            slots.extend(run.iter().map(|p| p.slot.moved(p.slot.start - first.slot.start + begin)));
-            let source = &sources[first.source as usize];
-            out.raw(&source[first.slot.start as usize..last.end as usize]);
+            starts.extend(run.iter().map(|piece| piece.start - first + begin));
+            let source = &sources[run[0].source as usize];
+            out.raw(&source[usize::from(first)..usize::from(end)]);
         }
-        let node = Self::new(out.finish(), level, slots);
+        starts.push(at(out.len()));
+        let node = Self::new(out.finish(), level, starts);
         debug_assert_eq!(Self::parse(node.bytes.clone()).as_ref(), Ok(&node));
         node
     }
@@ -234,26 +196,30 @@ impl Node {
         if level > LEVEL_MAX || len == 0 {
             return Err(Invalid("level too high or no items"));
         }
-        let mut slots: Vec<Slot> = Vec::with_capacity(len);
+        let mut starts = Vec::with_capacity(len + 1);
+        let mut last: Option<Range<usize>> = None;
         for _ in 0..len {
-            let slot = parse_item(&mut reader, level == 0)?;
-            if let Some(last) = slots.last()
-                && last.key(&bytes) >= slot.key(&bytes)
-            {
+            let start = reader.position();
+            let key = parse_item(&mut reader, level == 0)?;
+            if last.is_some_and(|last| bytes[last] >= bytes[key.clone()]) {
                 return Err(Invalid("keys do not ascend"));
             }
-            slots.push(slot);
+            last = Some(key);
+            starts.push(at(start));
         }
+        starts.push(at(reader.position()));
         reader.end()?;
         let level = u8::try_from(level).map_err(|_| Invalid("level too high"))?;
-        Ok(Self::new(bytes, level, slots))
+        Ok(Self::new(bytes, level, starts))
     }
 
-    fn new(bytes: Bytes, level: u8, slots: Vec<Slot>) -> Self {
-        let (first, last) = (slots[0].key(&bytes), slots[slots.len() - 1].key(&bytes));
+    fn new(bytes: Bytes, level: u8, starts: Vec<u16>) -> Self {
+        let key = |start: u16| &bytes[key_range(&bytes, usize::from(start))];
+        let items = &starts[..starts.len() - 1];
+        let (first, last) = (key(items[0]), key(items[items.len() - 1]));
         let prefix = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        let heads = slots.iter().map(|slot| head(&slot.key(&bytes)[prefix..])).collect();
-        Self { bytes, level, slots, prefix, heads }
+        let heads = items.iter().map(|start| head(&key(*start)[prefix..])).collect();
+        Self { bytes, level, starts, prefix, heads }
     }
 
     /// Returns 0 for a leaf, and the height above the leaves otherwise.
@@ -264,17 +230,22 @@ impl Node {
     /// Returns the number of items, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a node is never empty")]
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.heads.len()
     }
 
     /// Returns about how much memory the decoded node holds, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes.len() + self.slots.len() * (size_of::<Slot>() + 8) + 128
+        self.bytes.len() + self.len() * (size_of::<u16>() + size_of::<u64>()) + 128
+    }
+
+    /// Returns where the key of one item lies.
+    fn key_range(&self, index: usize) -> Range<usize> {
+        key_range(&self.bytes, usize::from(self.starts[index]))
     }
 
     /// Returns the key of a leaf entry, or the last key below an inner one.
     pub fn key(&self, index: usize) -> &[u8] {
-        self.slots[index].key(&self.bytes)
+        &self.bytes[self.key_range(index)]
     }
 
     /// Returns the last key at or below this node.
@@ -284,8 +255,7 @@ impl Node {
 
     /// Returns the same, to keep.
     pub(super) fn owned_last_key(&self) -> Bytes {
-        let slot = &self.slots[self.len() - 1];
-        self.bytes.slice(slot.key as usize..slot.key_end as usize)
+        self.bytes.slice(self.key_range(self.len() - 1))
     }
 
     /// Returns the index of `key`, or of the first item after it.
@@ -300,29 +270,35 @@ impl Node {
         let wanted = head(rest);
         let begin = self.heads.partition_point(|head| *head < wanted);
         let same = self.heads[begin..].partition_point(|head| *head == wanted);
-        let found =
-            self.slots[begin..begin + same].binary_search_by(|slot| slot.key(&self.bytes).cmp(key));
+        let same = &self.starts[begin..begin + same];
+        let found = same.binary_search_by(|start| {
+            self.bytes[key_range(&self.bytes, usize::from(*start))].cmp(key)
+        });
         found.map(|index| begin + index).map_err(|index| begin + index)
     }
 
     /// Returns one entry of a leaf.
     pub fn entry(&self, index: usize) -> Entry {
-        let slot = &self.slots[index];
-        Entry {
-            key: self.bytes.slice(slot.key as usize..slot.key_end as usize),
-            weight: self.totals(index).1,
-            value: self.bytes.slice(slot.value as usize..slot.end as usize),
-        }
+        let key = self.key_range(index);
+        let mut reader = Reader::at(&self.bytes, key.end);
+        let weight = reader.uint().expect(CHECKED);
+        let value = self.bytes.slice(reader.position()..usize::from(self.starts[index + 1]));
+        Entry { key: self.bytes.slice(key), weight, value }
     }
 
     /// Returns the address of one child of an inner node.
     pub fn child(&self, index: usize) -> Cid {
-        child_at(&self.bytes, &self.slots[index])
+        child_after(&self.bytes, self.key_range(index).end)
     }
 
     /// Returns the totals at or below one item: entries and bytes.
     pub fn totals(&self, index: usize) -> (u64, u64) {
-        self.slots[index].totals(&self.bytes, self.level == 0)
+        let key_end = self.key_range(index).end;
+        if self.level == 0 {
+            return (1, Reader::at(&self.bytes, key_end).uint().expect(CHECKED));
+        }
+        let mut reader = Reader::at(&self.bytes, key_end + LINK_HEAD + Cid::BYTES);
+        (reader.uint().expect(CHECKED), reader.uint().expect(CHECKED))
     }
 
     /// Returns the totals of the whole node.
@@ -332,42 +308,39 @@ impl Node {
         })
     }
 
-    /// Returns the bytes that the items lie in, and where each does.
-    pub(super) fn parts(&self) -> (&Bytes, &[Slot]) {
-        (&self.bytes, &self.slots)
+    /// Returns the bytes that the items lie in, where each begins, and where the last one ends.
+    pub(super) fn parts(&self) -> (&Bytes, &[u16]) {
+        (&self.bytes, &self.starts)
     }
 }
 
 /// Returns the first eight bytes, zeroes after a shorter end, so that they compare as the whole does or
 /// are equal.
 fn head(bytes: &[u8]) -> u64 {
+    if let Some(first) = bytes.first_chunk() {
+        return u64::from_be_bytes(*first);
+    }
     let mut head = [0; 8];
-    let len = bytes.len().min(8);
-    head[..len].copy_from_slice(&bytes[..len]);
+    head[..bytes.len()].copy_from_slice(bytes);
     u64::from_be_bytes(head)
 }
 
-fn parse_item(reader: &mut Reader<'_>, leaf: bool) -> Result<Slot, Invalid> {
-    let at = |reader: &Reader<'_>| u16::try_from(reader.position()).map_err(|_| Invalid("large"));
-    let start = at(reader)?;
+/// Checks one item and returns where its key lies.
+fn parse_item(reader: &mut Reader<'_>, leaf: bool) -> Result<Range<usize>, Invalid> {
+    let start = reader.position();
     reader.tuple(if leaf { 3 } else { 4 })?;
-    let key_len = reader.byte_slice()?.len();
-    let key_end = at(reader)?;
-    let key = key_end - u16::try_from(key_len).map_err(|_| Invalid("large"))?;
-    let value;
+    let len = reader.byte_slice()?.len();
+    let key = reader.position() - len..reader.position();
     if leaf {
         reader.uint()?;
-        value = at(reader)?;
         reader.value()?;
     } else {
         reader.link()?;
-        value = at(reader)?;
         reader.uint()?;
         reader.uint()?;
     }
-    let end = at(reader)?;
-    if (end - start) as usize > ITEM_BYTES_MAX {
+    if reader.position() - start > ITEM_BYTES_MAX {
         return Err(Invalid("item is too large"));
     }
-    Ok(Slot { start, key, key_end, value, end })
+    Ok(key)
 }

@@ -399,25 +399,57 @@ fn replaced_nodes_stay_in_memory_until_they_are_forgotten() {
     assert_eq!(scan(&nodes, &made.tree, b"").len(), 2_000);
 }
 
+/// Returns how many of the tree's leaves and inner nodes are in memory, and how many there are.
+fn kept(nodes: &Nodes, stored: &Nodes) -> [(usize, usize); 2] {
+    let mut counts = [(0, 0); 2];
+    for (cid, _) in block_on(stored.blocks().list(None, usize::MAX)).unwrap() {
+        let is_inner = block_on(stored.load(&cid)).unwrap().level() > 0;
+        let (kept, all) = &mut counts[usize::from(is_inner)];
+        *kept += usize::from(nodes.shared.cache.peek(&cid).is_some());
+        *all += 1;
+    }
+    counts
+}
+
 #[test]
 fn leaves_do_not_crowd_out_inner_nodes() {
     let stored = nodes();
     let model = numbered(20_000);
     let tree = build(&stored, &model);
     let nodes = Nodes::new(Arc::clone(stored.blocks()), 1 << 20);
-    for key in model.keys() {
-        assert!(block_on(tree.get(&nodes, key)).unwrap().is_some());
+    let keys: Vec<_> = model.keys().collect();
+    // Each once, in an order in which neighbours are far apart.
+    for n in 0..keys.len() {
+        assert!(block_on(tree.get(&nodes, keys[n * 7_919 % keys.len()])).unwrap().is_some());
     }
-    let (mut kept, mut inner, mut leaves) = (0, 0, 0);
-    for (cid, _) in block_on(stored.blocks().list(None, usize::MAX)).unwrap() {
-        if block_on(stored.load(&cid)).unwrap().level() > 0 {
-            inner += 1;
-            assert!(nodes.inner.get(&cid).is_some());
-        } else {
-            leaves += 1;
-            kept += u32::from(nodes.leaves.get(&cid).is_some());
+    let [(leaves_kept, leaves), (inner_kept, inner)] = kept(&nodes, &stored);
+    assert!(inner > 40 && leaves_kept < leaves / 2, "{leaves_kept} of {leaves} leaves kept");
+    assert_eq!(inner_kept, inner);
+}
+
+#[test]
+fn a_tree_that_is_written_to_is_in_memory_whatever_was_asked_for_before() {
+    let stored = nodes();
+    let nodes = Nodes::new(Arc::clone(stored.blocks()), 2 << 20);
+    let asked_for = numbered(20_000);
+    let other = build(&stored, &asked_for);
+    for key in asked_for.keys() {
+        assert!(block_on(other.get(&nodes, key)).unwrap().is_some());
+    }
+    let model = numbered(2_000);
+    let mut tree = build(&stored, &model);
+    let keys: Vec<_> = model.keys().collect();
+    let mut write_all = |value: &[u8]| {
+        let before = nodes.reads();
+        for n in 0..keys.len() {
+            let edits = Edits::from([set(keys[n * 7_919 % keys.len()], 1, value)]);
+            let edited = block_on(edit(&nodes, &SALT, &tree, &edits)).unwrap();
+            store(&nodes, &edited.blocks);
+            tree = edited.tree;
+            nodes.forget(&edited.replaced);
         }
-    }
-    assert!(nodes.reads() >= u64::from(inner + leaves));
-    assert!(inner > 40 && kept < leaves / 2, "{inner} inner nodes, {kept} of {leaves} leaves");
+        nodes.reads() - before
+    };
+    assert!(write_all(&[1; 200]) > 0);
+    assert_eq!(write_all(&[2; 200]), 0);
 }

@@ -1,12 +1,13 @@
 //! Blocks in the log of a data directory.
 
-use std::{collections::HashSet, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, Cid, Codec, StoreError,
     block::{BLOCK_BYTES_MAX, Epoch, Placement, SyncMark},
 };
+use hashbrown::HashSet;
 
 use super::unavailable;
 use crate::log::{Held, Kind, Log, Need, Record, StreamName, blocking};
@@ -18,21 +19,18 @@ pub struct LocalBlocks {
 }
 
 impl LocalBlocks {
-    /// Notes the blocks already there in `mark`, renewing them, and returns the others.
+    /// Notes the blocks already there in `mark`, renewing them, and returns the others, each once.
     fn absent(&self, blocks: &[Block], mark: &mut SyncMark) -> Vec<Block> {
+        let cids: Vec<_> = blocks.iter().map(Block::cid).collect();
         let mut index = self.log.index_mut();
         let epoch = index.epoch;
-        let (mut absent, mut present) = (Vec::new(), Vec::new());
-        let mut seen = HashSet::with_capacity(blocks.len());
-        for block in blocks {
-            match index.blocks.get_mut(&block.cid()) {
-                Some(held) => {
-                    held.put = epoch;
-                    present.push(held.slot());
-                }
-                None if seen.insert(block.cid()) => absent.push(block.clone()),
-                None => {}
-            }
+        // With nothing in between, so that the processor waits for the memory of several at once.
+        let found: Vec<_> = cids.iter().map(|cid| index.blocks.number(cid)).collect();
+        let mut present = Vec::new();
+        for number in found.iter().flatten() {
+            let held = index.blocks.at_mut(*number);
+            held.put = epoch;
+            present.push(held.slot());
         }
         drop(index);
         for slot in present {
@@ -40,7 +38,9 @@ impl LocalBlocks {
             let at = &mut mark.positions[stream as usize];
             *at = (*at).max(position);
         }
-        absent
+        let mut seen = HashSet::with_capacity(blocks.len());
+        let new = blocks.iter().zip(cids).zip(found).filter(|(_, found)| found.is_none());
+        new.filter(|((_, cid), _)| seen.insert(*cid)).map(|((block, _), _)| block.clone()).collect()
     }
 
     fn append(log: &Log, blocks: &[Block], placement: Placement) -> io::Result<u64> {

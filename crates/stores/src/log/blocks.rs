@@ -128,7 +128,8 @@ impl Blocks {
         u32::from_be_bytes([a, b, c, d])
     }
 
-    fn number(&self, cid: &Cid) -> Option<u32> {
+    /// Returns the number of a block's entry, to be used before anything is forgotten.
+    pub(crate) fn number(&self, cid: &Cid) -> Option<u32> {
         let hash = self.hash(cid);
         let is_it = |place: &Place| {
             place.hash == hash && self.entries.at(place.number).digest == *cid.digest()
@@ -138,6 +139,11 @@ impl Blocks {
 
     pub(crate) fn get(&self, cid: &Cid) -> Option<&Held> {
         self.number(cid).map(|number| self.entries.at(number))
+    }
+
+    /// Returns the entry of a number.
+    pub(crate) fn at_mut(&mut self, number: u32) -> &mut Held {
+        self.entries.at_mut(number)
     }
 
     pub(crate) fn get_mut(&mut self, cid: &Cid) -> Option<&mut Held> {
