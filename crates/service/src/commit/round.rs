@@ -170,8 +170,8 @@ impl Inner {
                     let head = Arc::new(head);
                     self.stakes.note(&head);
                     self.adopt(bucket, head);
-                    self.nodes.forget(&sealed.replaced);
                     answer_each(batch, outcomes);
+                    self.nodes.forget(&sealed.replaced);
                     return turn;
                 }
                 Swapped::Lost(current) => {
