@@ -88,7 +88,9 @@ impl Editor<'_> {
         let mut cursor = Cursor::new(self.nodes, tree);
         let mut chunker = Chunker::new(self.salt, level);
         let mut edits = edits.into_iter().peekable();
-        while let Some((key, _)) = edits.peek() {
+        loop {
+            let left = edits.len();
+            let Some((key, _)) = edits.peek() else { break };
             cursor.seek_node(level, key).await?;
             // A node that ended by force was cut with a view of what follows: start from it.
             while let Some(last) = cursor.previous_last_key() {
@@ -108,6 +110,11 @@ impl Editor<'_> {
                     break;
                 }
                 cursor.next_node().await?;
+            }
+            if edits.len() == left {
+                // A node was sought that ends after the key, and what its parent named ends before.
+                let why = "last key is not what its parent says";
+                return Err(StoreError::Malformed { what: "tree node", why });
             }
             self.replace(tree, old, chunker.finish(), &mut above);
         }

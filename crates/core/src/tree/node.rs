@@ -218,7 +218,9 @@ impl Node {
         let items = &starts[..starts.len() - 1];
         let (first, last) = (key(items[0]), key(items[items.len() - 1]));
         let prefix = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        let heads = items.iter().map(|start| head(&key(*start)[prefix..])).collect();
+        // Where a forged tree has keys of neighbours overlap, an edit may put them out of order.
+        let heads = items.iter().map(|start| head(key(*start).get(prefix..).unwrap_or_default()));
+        let heads = heads.collect();
         Self { bytes, level, starts, prefix, heads }
     }
 

@@ -225,6 +225,27 @@ proptest! {
     fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         drop(Node::decode(bytes.into()));
     }
+
+    /// Whatever is let in can be walked: items are read again where they lie.
+    #[test]
+    fn what_decodes_can_be_read(ops in ops(60), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let nodes = nodes();
+        let model = ops.into_iter().filter_map(|(key, change)| Some((key, change?))).collect();
+        build(&nodes, &model);
+        for (cid, _) in block_on(nodes.blocks().list(None, usize::MAX)).unwrap() {
+            let block = block_on(require(nodes.blocks().as_ref(), &cid)).unwrap();
+            let mut bytes = block.bytes().to_vec();
+            let changed = at.index(bytes.len());
+            bytes[changed] = byte;
+            let Ok(node) = Node::decode(bytes.into()) else { continue };
+            for index in 0..node.len() {
+                prop_assert_eq!(node.find(node.key(index)), Ok(index));
+                node.totals(index);
+                if node.level() == 0 { drop(node.entry(index)) } else { node.child(index); }
+            }
+            node.sum();
+        }
+    }
 }
 
 fn numbered(count: u32) -> Model {
@@ -363,6 +384,26 @@ fn prefixes_have_successors() {
     assert_eq!(after_prefix(b""), None);
 }
 
+/// An edit of a key that only a forged parent's entry covers ends all the same.
+#[test]
+fn a_child_that_ends_before_its_parent_says_is_an_error() {
+    let nodes = nodes();
+    let honest = build(&nodes, &numbered(200));
+    let root = block_on(nodes.load(&honest.root.unwrap())).unwrap();
+    assert!(root.level() == 1 && root.len() > 1);
+    let beyond = |more: &[u8]| [root.key(0), more].concat();
+    let mut chunker = boundary::Chunker::new(&SALT, 1);
+    chunker.push(node::Item::inner(&beyond(b"~"), &root.child(0), 1, 1));
+    chunker.push(node::Item::inner(root.key(1), &root.child(1), 1, 1));
+    let forged = chunker.finish().remove(0).to_block();
+    store(&nodes, std::slice::from_ref(&forged));
+    let edits = Edits::from([set(&beyond(b"!"), 1, &[1])]);
+    assert!(block_on(edit(&nodes, &SALT, &honest, &edits)).is_ok());
+    let tree = Tree { root: Some(forged.cid()), ..honest };
+    let refused = block_on(edit(&nodes, &SALT, &tree, &edits)).map(drop).unwrap_err();
+    assert!(matches!(refused, StoreError::Malformed { .. }), "{refused}");
+}
+
 /// Whoever forges a tree is told so, however it is walked.
 #[test]
 fn a_child_of_another_level_is_an_error() {
@@ -416,7 +457,7 @@ fn leaves_do_not_crowd_out_inner_nodes() {
     let stored = nodes();
     let model = numbered(20_000);
     let tree = build(&stored, &model);
-    let nodes = Nodes::new(Arc::clone(stored.blocks()), 1 << 20);
+    let nodes = Nodes::new(Arc::clone(stored.blocks()), 2 << 20);
     let keys: Vec<_> = model.keys().collect();
     // Each once, in an order in which neighbours are far apart.
     for n in 0..keys.len() {
@@ -452,4 +493,26 @@ fn a_tree_that_is_written_to_is_in_memory_whatever_was_asked_for_before() {
     };
     assert!(write_all(&[1; 200]) > 0);
     assert_eq!(write_all(&[2; 200]), 0);
+}
+
+#[test]
+fn a_round_asks_for_each_node_once() {
+    let stored = nodes();
+    let model = numbered(40_000);
+    let tree = build(&stored, &model);
+    // Room for nothing: whatever is asked for is read.
+    let nodes = Nodes::new(Arc::clone(stored.blocks()), 1);
+    let round = nodes.round();
+    let (key, _) = model.first_key_value().unwrap();
+    let depth = block_on(stored.load(&tree.root.unwrap())).unwrap().level() + 1;
+    for _ in 0..3 {
+        assert!(block_on(tree.get(&round, key)).unwrap().is_some());
+    }
+    assert_eq!(nodes.reads(), u64::from(depth));
+    assert!(block_on(tree.get(&nodes, key)).unwrap().is_some());
+    assert_eq!(nodes.reads(), 2 * u64::from(depth));
+    assert_eq!(scan(&round, &tree, b"").len(), 40_000);
+    assert!(nodes.reads() > ROUND_NODES_MAX as u64);
+    let kept = round.seen.as_ref().map(|seen| seen.lock().unwrap().len());
+    assert_eq!(kept, Some(ROUND_NODES_MAX));
 }
