@@ -83,8 +83,8 @@ pub(crate) async fn flat(
     Ok(())
 }
 
-/// Returns how many nodes a gateway read because they were not in memory; not a number where it
-/// does not count them.
+/// Returns how many nodes a gateway read because they were not in memory: 0 of a build that does not
+/// count them, not a number of other servers.
 async fn nodes_read(server: &Server) -> f64 {
     server.metric("fula_node_reads_total").await.unwrap_or(f64::NAN)
 }

@@ -26,6 +26,7 @@ mod tests;
 use std::{
     collections::HashMap,
     fmt,
+    num::NonZero,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -113,14 +114,19 @@ impl Weighter<Cid, Arc<Node>> for NodeWeight {
     }
 }
 
-/// Part of the cache for nodes that were asked for more than once while they were in the other part.
+/// Part of the cache for nodes that were asked for again while they were new, or came while it had
+/// room.
 ///
 /// Every write replaces the nodes on its path, so what was asked for often is soon not asked for at
-/// all: most of the cache goes by when a node came (docs/adr/0025).
+/// all: most of the cache, inner nodes or leaves, goes by when a node came (docs/adr/0025).
 const ASKED_AGAIN_PART: f64 = 0.25;
 
-/// Most nodes that a [`Nodes::round`] keeps.
-const ROUND_NODES_MAX: usize = 1024;
+/// Most nodes that a [`Nodes::round`] keeps: about 1 MB, beside the cache, of each bucket in a round.
+const ROUND_NODES_MAX: usize = 256;
+
+/// Least bytes of a shard of the cache: the largest node fits into [`ASKED_AGAIN_PART`] of it, or it
+/// would not be kept.
+const SHARD_BYTES_MIN: u64 = 1 << 20;
 
 /// Loads nodes, keeping decoded ones by address up to a number of bytes.
 ///
@@ -144,7 +150,10 @@ impl Nodes {
     /// Reads from `blocks`, keeping up to `cache_bytes` of decoded nodes.
     pub fn new(blocks: Arc<dyn BlockStore>, cache_bytes: u64) -> Self {
         let items = usize::try_from(cache_bytes >> 12).unwrap_or(usize::MAX).max(16);
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let shards = usize::try_from(cache_bytes / SHARD_BYTES_MIN).unwrap_or(usize::MAX);
         let options = OptionsBuilder::new()
+            .shards(shards.clamp(1, 4 * cores))
             .hot_allocation(ASKED_AGAIN_PART)
             .estimated_items_capacity(items)
             .weight_capacity(cache_bytes)

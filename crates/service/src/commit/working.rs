@@ -1,6 +1,6 @@
 //! The state of a bucket while a round edits it: the base root, and what changed so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fula_core::{
@@ -440,6 +440,9 @@ impl<'a> Working<'a> {
             global_name: self.global_name,
         };
         blocks.push(block);
+        // Equal bodies, and nodes that two trees share, are one block.
+        let mut seen = BTreeSet::new();
+        blocks.retain(|block| seen.insert(block.cid()));
         Ok(Sealed { root, row, blocks, replaced })
     }
 

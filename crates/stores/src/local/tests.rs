@@ -129,6 +129,25 @@ async fn everything_is_there_after_reopening() {
 }
 
 #[tokio::test]
+async fn blocks_of_one_put_are_appended_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let [present, one, two] = [1, 2, 3].map(|n| block(n, 1000));
+    let put = async |batch: &[Block]| {
+        let before = store.work().appended_bytes;
+        store.blocks.put(batch, Placement::Commit).await.unwrap();
+        store.work().appended_bytes - before
+    };
+    let each = put(std::slice::from_ref(&present)).await;
+    assert!(each > 1000);
+    let batch = [&two, &present, &two, &one, &two].map(Clone::clone);
+    assert_eq!(put(&batch).await, 2 * each);
+    for block in [present, one, two] {
+        assert_eq!(store.blocks.get(&block.cid()).await.unwrap(), Some(block));
+    }
+}
+
+#[tokio::test]
 async fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _store = open(&dir);

@@ -128,7 +128,7 @@ impl Blocks {
         u32::from_be_bytes([a, b, c, d])
     }
 
-    /// Returns the number of a block's entry, to be used before anything is forgotten.
+    /// Returns the number of a block's entry, to be used while the index stays locked.
     pub(crate) fn number(&self, cid: &Cid) -> Option<u32> {
         let hash = self.hash(cid);
         let is_it = |place: &Place| {
