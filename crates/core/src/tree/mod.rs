@@ -24,11 +24,10 @@ pub mod node;
 mod tests;
 
 use std::{
-    collections::HashMap,
     fmt,
     num::NonZero,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -121,9 +120,6 @@ impl Weighter<Cid, Arc<Node>> for NodeWeight {
 /// all: most of the cache, inner nodes or leaves, goes by when a node came (docs/adr/0025).
 const ASKED_AGAIN_PART: f64 = 0.25;
 
-/// Most nodes that a [`Nodes::round`] keeps: about 1 MB, beside the cache, of each bucket in a round.
-const ROUND_NODES_MAX: usize = 256;
-
 /// Least bytes of a shard of the cache: the largest node fits into [`ASKED_AGAIN_PART`] of it, or it
 /// would not be kept.
 const SHARD_BYTES_MIN: u64 = 1 << 20;
@@ -132,14 +128,6 @@ const SHARD_BYTES_MIN: u64 = 1 << 20;
 ///
 /// Nodes are immutable, so a cached one is never stale.
 pub struct Nodes {
-    shared: Arc<Shared>,
-    /// Nodes of one round, so that it asks for each once in the cache, which others use as well.
-    seen: Option<Mutex<Seen>>,
-}
-
-type Seen = HashMap<Cid, Arc<Node>, DefaultHashBuilder>;
-
-struct Shared {
     blocks: Arc<dyn BlockStore>,
     cache: Cache<Cid, Arc<Node>, NodeWeight>,
     /// Nodes that were not in memory.
@@ -161,24 +149,17 @@ impl Nodes {
             .expect("both capacities are set");
         let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
         let cache = Cache::with_options(options, NodeWeight, hasher, lifecycle);
-        Self { shared: Arc::new(Shared { blocks, cache, reads: AtomicU64::new(0) }), seen: None }
-    }
-
-    /// Returns the same for one round of changes, which goes down many paths more than once: judging
-    /// them, and editing level by level.
-    #[must_use]
-    pub fn round(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), seen: Some(Mutex::default()) }
+        Self { blocks, cache, reads: AtomicU64::new(0) }
     }
 
     /// Returns the store behind.
     pub fn blocks(&self) -> &Arc<dyn BlockStore> {
-        &self.shared.blocks
+        &self.blocks
     }
 
     /// Returns how many nodes were read because they were not in memory.
     pub fn reads(&self) -> u64 {
-        self.shared.reads.load(Ordering::Relaxed)
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// Returns a node that must exist.
@@ -187,16 +168,13 @@ impl Nodes {
     /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Malformed`],
     /// [`StoreError::Unavailable`].
     pub async fn load(&self, cid: &Cid) -> Result<Arc<Node>, StoreError> {
-        let Some(seen) = &self.seen else { return self.shared.load(cid).await };
-        let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(node) = lock().get(cid) {
-            return Ok(Arc::clone(node));
+        if let Some(node) = self.cache.get(cid) {
+            return Ok(node);
         }
-        let node = self.shared.load(cid).await?;
-        let mut seen = lock();
-        if seen.len() < ROUND_NODES_MAX {
-            seen.insert(*cid, Arc::clone(&node));
-        }
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let block = require(self.blocks.as_ref(), cid).await?;
+        let node = Arc::new(Node::decode(block.bytes().clone())?);
+        self.remember(*cid, Arc::clone(&node));
         Ok(node)
     }
 
@@ -211,28 +189,15 @@ impl Nodes {
 
     /// Keeps a node: the next edit will want it.
     fn remember(&self, cid: Cid, node: Arc<Node>) {
-        self.shared.cache.insert(cid, node);
+        self.cache.insert(cid, node);
     }
 
     /// Lets go of nodes that were replaced: only readers of older roots may still want them. Until
     /// the new tree is published everybody reads the old one.
     pub fn forget(&self, replaced: &[Cid]) {
         for cid in replaced {
-            self.shared.cache.remove(cid);
+            self.cache.remove(cid);
         }
-    }
-}
-
-impl Shared {
-    async fn load(&self, cid: &Cid) -> Result<Arc<Node>, StoreError> {
-        if let Some(node) = self.cache.get(cid) {
-            return Ok(node);
-        }
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        let block = require(self.blocks.as_ref(), cid).await?;
-        let node = Arc::new(Node::decode(block.bytes().clone())?);
-        self.cache.insert(*cid, Arc::clone(&node));
-        Ok(node)
     }
 }
 

@@ -446,7 +446,7 @@ fn kept(nodes: &Nodes, stored: &Nodes) -> [(usize, usize); 2] {
     for (cid, _) in block_on(stored.blocks().list(None, usize::MAX)).unwrap() {
         let is_inner = block_on(stored.load(&cid)).unwrap().level() > 0;
         let (kept, all) = &mut counts[usize::from(is_inner)];
-        *kept += usize::from(nodes.shared.cache.peek(&cid).is_some());
+        *kept += usize::from(nodes.cache.peek(&cid).is_some());
         *all += 1;
     }
     counts
@@ -493,26 +493,4 @@ fn a_tree_that_is_written_to_is_in_memory_whatever_was_asked_for_before() {
     };
     assert!(write_all(&[1; 200]) > 0);
     assert_eq!(write_all(&[2; 200]), 0);
-}
-
-#[test]
-fn a_round_asks_for_each_node_once() {
-    let stored = nodes();
-    let model = numbered(40_000);
-    let tree = build(&stored, &model);
-    // Room for nothing: whatever is asked for is read.
-    let nodes = Nodes::new(Arc::clone(stored.blocks()), 1);
-    let round = nodes.round();
-    let (key, _) = model.first_key_value().unwrap();
-    let depth = block_on(stored.load(&tree.root.unwrap())).unwrap().level() + 1;
-    for _ in 0..3 {
-        assert!(block_on(tree.get(&round, key)).unwrap().is_some());
-    }
-    assert_eq!(nodes.reads(), u64::from(depth));
-    assert!(block_on(tree.get(&nodes, key)).unwrap().is_some());
-    assert_eq!(nodes.reads(), 2 * u64::from(depth));
-    assert_eq!(scan(&round, &tree, b"").len(), 40_000);
-    assert!(nodes.reads() > ROUND_NODES_MAX as u64);
-    let kept = round.seen.as_ref().map(|seen| seen.lock().unwrap().len());
-    assert_eq!(kept, Some(ROUND_NODES_MAX));
 }

@@ -205,8 +205,7 @@ impl Inner {
     ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
         let now = self.now().await?;
         let sent = lock(&self.sent).get(bucket).copied().unwrap_or(0);
-        let nodes = self.nodes.round();
-        let mut work = Working::new(&nodes, bucket, base, now, sent)?;
+        let mut work = Working::new(&self.nodes, bucket, base, now, sent)?;
         let mut outcomes = Vec::with_capacity(batch.len());
         let flaws = self.limits.flaws;
         work.ignore_conditions(
