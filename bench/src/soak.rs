@@ -48,8 +48,11 @@ const TRICKLE_BYTES: usize = 1024;
 /// One connection in this many stalls.
 const STALLED_OF: usize = 10;
 
-/// The soak ends when the server takes more of the disk than this.
+/// The soak ends when the server takes more of the disk than this: ten times what can be read.
 const DISK_BYTES_MAX: u64 = 20 << 30;
+
+/// Between looks at memory and disk.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a stalled client waits before it tries again.
 const STALL: Duration = Duration::from_secs(20);
@@ -68,6 +71,8 @@ struct Soak {
     server: Server,
     ends: Instant,
     stalls: AtomicU64,
+    /// Most bytes that were on disk at any look.
+    disk_most: AtomicU64,
     kinds: Mutex<Kinds>,
 }
 
@@ -81,6 +86,7 @@ pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> 
         server,
         ends: Instant::now() + length,
         stalls: AtomicU64::new(0),
+        disk_most: AtomicU64::new(0),
         kinds: Mutex::new(kinds),
     });
     soak.fill().await?;
@@ -91,21 +97,13 @@ pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> 
         })
     });
     let clients: Vec<_> = clients.collect();
-    let watch = async {
-        while Instant::now() < soak.ends {
-            tokio::time::sleep(Duration::from_secs(30).min(length)).await;
-            let (peak, disk) = (soak.server.usage()?.peak, soak.server.disk_bytes()?);
-            eprintln!("peak memory so far {} MiB, on disk {} MiB", peak >> 20, disk >> 20);
-            if disk > DISK_BYTES_MAX {
-                // Clients end with the process: what they are told from here on means nothing.
-                return Err(io::Error::other("space does not come back as fast as it is taken"));
-            }
-        }
-        io::Result::Ok(())
-    };
     let ended = tokio::select! {
         ended = join_all(clients) => ended,
-        Err(error) = watch => return Err(error),
+        Err(error) = soak.watch(length) => {
+            // Clients end with the process: what they are told from here on means nothing.
+            soak.report(connections).await?;
+            return Err(error);
+        }
     };
     for client in ended {
         client.map_err(io::Error::other)??;
@@ -132,6 +130,25 @@ impl Soak {
                 let path = format!("/soak/{len}/{}", key(n));
                 let call = Call::new(Method::PUT, path).body(body(n, len));
                 client.send(&call, STALL).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at memory and disk as long as it lasts; an error when the disk is too full.
+    async fn watch(&self, length: Duration) -> io::Result<()> {
+        for look in 1.. {
+            if Instant::now() >= self.ends {
+                break;
+            }
+            tokio::time::sleep(WATCH_EVERY.min(length)).await;
+            let (peak, disk) = (self.server.usage()?.peak, self.server.disk_bytes()?);
+            self.disk_most.fetch_max(disk, Ordering::Relaxed);
+            if look % 6 == 0 {
+                eprintln!("peak memory so far {} MiB, on disk {} MiB", peak >> 20, disk >> 20);
+            }
+            if disk > DISK_BYTES_MAX {
+                return Err(io::Error::other("space does not come back as fast as it is taken"));
             }
         }
         Ok(())
@@ -245,11 +262,12 @@ impl Soak {
             println!("| {kind} | {} | {half:.1?} | {most_of:.1?} | {most:.1?} |", micros.len());
         }
         println!(
-            "\n{} SlowDown, {} stalls, {hangups} connections ended for them, peak memory {} MiB, {unavailable} found \
-             a store failing, errors: {:?}",
+            "\n{} SlowDown, {} stalls, {hangups} connections ended for them, peak memory {} MiB, at most {} \
+             MiB on disk, {unavailable} found a store failing, errors: {:?}",
             kinds.slow_downs,
             self.stalls.load(Ordering::Relaxed),
             peak >> 20,
+            self.disk_most.load(Ordering::Relaxed) >> 20,
             kinds.errors
         );
         // A store that fails is answered with SlowDown as well.

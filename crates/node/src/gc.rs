@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::Node;
 
-/// Between looks at how much was written.
+/// Between looks at whether something is to be done.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
+
+/// Between two notes of how much was written when.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// Growth of the log that calls for a collection, in bytes, as of the retention; or half of what the
 /// last one left in use, if that is more.
@@ -24,6 +27,9 @@ const COLLECT_AFTER: Duration = Duration::from_hours(1);
 
 /// Dead share of a segment, in percent, that makes the gateway rewrite it by itself.
 const DEAD_PERCENT: u64 = 40;
+
+/// The same while another collection is due: what it would find dead is better not moved first.
+const DEAD_PERCENT_DUE: u64 = 60;
 
 /// The same for whoever asks for the space now.
 const DEAD_PERCENT_NOW: u64 = 20;
@@ -56,8 +62,9 @@ pub(crate) struct Done {
 /// Why nothing was deleted, for people.
 pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, String> {
     let began = Instant::now();
-    let collection = collect(node, retention, REST).await?;
-    let rewritten_bytes = rewrite(node, DEAD_PERCENT_NOW, true, REST).await?;
+    let (rest, worth) = (|| REST, || DEAD_PERCENT_NOW);
+    let collection = collect(node, retention, &rest).await?;
+    let rewritten_bytes = rewrite(node, worth, true, rest).await?;
     let (log_bytes, live_bytes) = node.store.sizes().map_err(|error| chain(&error))?;
     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Done { collection, rewritten_bytes, log_bytes, live_bytes, millis })
@@ -67,7 +74,7 @@ pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, S
 async fn collect(
     node: &Node,
     retention: Duration,
-    rest: u32,
+    rest: &(dyn Fn() -> u32 + Sync),
 ) -> Result<Option<Collection>, String> {
     if !node.owns_blocks() {
         return Ok(None);
@@ -91,24 +98,26 @@ fn f64_of(count: u64) -> f64 {
     count as f64
 }
 
-/// Rewrites segments until none is worth it; returns the bytes of those that are gone.
+/// Rewrites segments until none is worth it, by the dead share of one in percent; returns the bytes
+/// of those that are gone.
 async fn rewrite(
     node: &Arc<Node>,
-    dead_percent: u64,
+    worth: impl Fn() -> u64 + Send + 'static,
     seal: bool,
-    rest: u32,
+    rest: impl Fn() -> u32 + Send + 'static,
 ) -> Result<u64, String> {
     let node = Arc::clone(node);
     let work = move || {
         let committer = node.service.committer();
         let rest = || {
-            if rest > 0 && committer.is_busy() {
-                std::thread::sleep(MOVE_REST * rest);
+            let times = if committer.is_busy() { rest() } else { 0 };
+            if times > 0 {
+                std::thread::sleep(MOVE_REST * times);
             }
         };
         let mut bytes = 0;
         let mut compact = || loop {
-            match node.store.compact(dead_percent, &rest)? {
+            match node.store.compact(worth(), &rest)? {
                 0 => return std::io::Result::Ok(()),
                 freed => bytes += freed,
             }
@@ -116,7 +125,7 @@ async fn rewrite(
         // Before anything is sealed: on a full disk the next segment needs what this frees.
         compact()?;
         if seal {
-            node.store.seal(dead_percent)?;
+            node.store.seal(worth())?;
             compact()?;
         }
         Ok(bytes)
@@ -127,35 +136,43 @@ async fn rewrite(
     Ok(bytes)
 }
 
-/// How much was appended to the log, and when: of what is younger than the retention, nothing can
-/// be collected yet.
+/// How much came into the log, and when: of what is younger than the retention, nothing can be
+/// collected yet.
 #[derive(Debug, Default)]
 struct Growth {
-    /// Looks within the retention and the last one before it, oldest first.
-    looks: VecDeque<(Instant, u64)>,
-    /// Appended bytes that the last collection looked at.
+    /// Notes within the retention and the last one before it, oldest first.
+    notes: VecDeque<(Instant, u64)>,
+    /// Bytes that the last collection looked at.
     collected: u64,
     /// Bytes that the last collection left in use.
     kept: u64,
 }
 
 impl Growth {
-    /// Notes a look; returns the bytes that were appended before the retention and not looked at by
-    /// a collection.
-    fn look(&mut self, now: Instant, appended: u64, retention: Duration) -> u64 {
-        self.looks.push_back((now, appended));
-        let is_old = |look: &(Instant, u64)| now.duration_since(look.0) >= retention;
-        while self.looks.get(1).is_some_and(is_old) {
-            self.looks.pop_front();
+    /// Notes that so many bytes have come so far; returns how many of them came before the retention
+    /// and were not looked at by a collection.
+    fn look(&mut self, now: Instant, came: u64, retention: Duration) -> u64 {
+        if self.notes.back().is_none_or(|note| now.duration_since(note.0) >= NOTE_EVERY) {
+            self.notes.push_back((now, came));
         }
-        let oldest = self.looks.front().filter(|look| is_old(look));
-        oldest.map_or(0, |(_, appended)| appended.saturating_sub(self.collected))
+        let is_old = |note: &(Instant, u64)| now.duration_since(note.0) >= retention;
+        while self.notes.get(1).is_some_and(is_old) {
+            self.notes.pop_front();
+        }
+        let oldest = self.notes.front().filter(|note| is_old(note));
+        oldest.map_or(0, |(_, came)| came.saturating_sub(self.collected))
     }
 
     /// Notes that a collection has looked at what a look found, and left so much in use.
     fn collect(&mut self, collectable: u64, kept: u64) {
         self.collected += collectable;
         self.kept = kept;
+    }
+
+    /// Says whether so much calls for a collection. What is still indexed is no measure: it holds
+    /// what is to be collected.
+    fn is_due(&self, collectable: u64) -> bool {
+        collectable >= GROWTH_MIN.max(self.kept / 2)
     }
 
     /// Returns how much to rest: the further the log outgrows what is in use, the less.
@@ -165,39 +182,87 @@ impl Growth {
     }
 }
 
+/// How fast space has to come back, by what comes into the log.
+#[derive(Debug)]
+struct Pace {
+    node: Arc<Node>,
+    growth: Mutex<Growth>,
+}
+
+impl Pace {
+    /// Calls `with` with the growth and with how much there is to collect just now.
+    fn look<T>(&self, with: impl FnOnce(&mut Growth, u64) -> T) -> T {
+        let work = self.node.store.work();
+        let came = work.appended_bytes.saturating_sub(work.moved_bytes);
+        let retention = self.node.service.committer().limits().retention;
+        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        let collectable = growth.look(Instant::now(), came, retention);
+        with(&mut growth, collectable)
+    }
+
+    fn is_due(&self) -> bool {
+        self.look(|growth, collectable| growth.is_due(collectable))
+    }
+
+    fn rest(&self) -> u32 {
+        self.look(|growth, collectable| growth.rest(collectable))
+    }
+
+    fn worth(&self) -> u64 {
+        if self.is_due() { DEAD_PERCENT_DUE } else { DEAD_PERCENT }
+    }
+
+    /// Collects; false when there was nothing that could be done about what is due.
+    async fn collect(&self, live_bytes: u64) -> bool {
+        let node = &self.node;
+        let retention = node.service.committer().limits().retention;
+        let collectable = self.look(|_, collectable| collectable);
+        let (kept, is_done) = match collect(node, retention, &|| self.rest()).await {
+            Ok(Some(done)) => {
+                let (deleted, bytes) = (done.deleted, done.deleted_bytes);
+                tracing::info!(deleted, bytes, "collected blocks that nothing needs");
+                (live_bytes.saturating_sub(bytes), !done.held_back)
+            }
+            Ok(None) => (live_bytes, true),
+            Err(error) => {
+                tracing::warn!(error, "nothing was collected");
+                return false;
+            }
+        };
+        self.look(|growth, _| growth.collect(if is_done { collectable } else { 0 }, kept));
+        is_done
+    }
+}
+
 /// Looks after the space for as long as the gateway runs.
 pub(crate) async fn tend(node: Arc<Node>) {
-    let retention = node.service.committer().limits().retention;
-    let (mut growth, mut collected) = (Growth::default(), Instant::now());
+    let pace = Arc::new(Pace { node: Arc::clone(&node), growth: Mutex::default() });
+    let mut collected = Instant::now();
+    let mut is_behind = false;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let Ok((log_bytes, live_bytes)) = node.store.sizes() else { continue };
+        if !is_behind {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let Ok((log_bytes, live_bytes)) = node.store.sizes() else {
+            is_behind = false;
+            continue;
+        };
         metrics::gauge!("fula_log_bytes").set(f64_of(log_bytes));
         metrics::gauge!("fula_log_live_bytes").set(f64_of(live_bytes));
-        let appended = node.store.work().appended_bytes;
-        let collectable = growth.look(Instant::now(), appended, retention);
-        // What is still indexed is no measure: it holds what is to be collected.
-        let is_due = collectable >= GROWTH_MIN.max(growth.kept / 2)
-            || (collectable > 0 && collected.elapsed() >= COLLECT_AFTER);
-        let rest = growth.rest(collectable);
+        let is_late = collected.elapsed() >= COLLECT_AFTER;
+        let is_due = pace.look(|growth, bytes| growth.is_due(bytes) || (bytes > 0 && is_late));
+        let mut is_done = true;
         if is_due {
             collected = Instant::now();
-            match collect(&node, retention, rest).await {
-                Ok(Some(done)) => {
-                    let kept = live_bytes.saturating_sub(done.deleted_bytes);
-                    growth.collect(if done.held_back { 0 } else { collectable }, kept);
-                    let (deleted, bytes) = (done.deleted, done.deleted_bytes);
-                    tracing::info!(deleted, bytes, "collected blocks that nothing needs");
-                }
-                Ok(None) => growth.collect(collectable, live_bytes),
-                Err(error) => tracing::warn!(error, "nothing was collected"),
-            }
+            is_done = pace.collect(live_bytes).await;
         }
-        match rewrite(&node, DEAD_PERCENT, false, rest).await {
+        let (worth, rest) = (Arc::clone(&pace), Arc::clone(&pace));
+        match rewrite(&node, move || worth.worth(), false, move || rest.rest()).await {
             Ok(0) => {}
             Ok(bytes) => tracing::info!(bytes, "rewrote segments of the log"),
             Err(error) => tracing::warn!(error, "cannot rewrite segments of the log"),
         }
+        is_behind = is_done && pace.is_due();
     }
 }
 
@@ -217,7 +282,7 @@ mod tests {
         growth.collect(500, 0);
         assert_eq!(growth.look(at(17), 950, retention), 0);
         assert_eq!(growth.look(at(21), 950, retention), 400);
-        assert!(growth.looks.len() < 5);
+        assert!(growth.notes.len() < 5);
         let mut at_once = Growth::default();
         assert_eq!(at_once.look(at(0), 100, Duration::ZERO), 100);
         at_once.collect(100, 0);
@@ -232,5 +297,26 @@ mod tests {
         growth.collect(1, 8 * GROWTH_MIN);
         assert_eq!(rests(&growth, 8 * GROWTH_MIN), [4, 2, 1, 0, 0]);
         assert_eq!(growth.rest(7 * GROWTH_MIN), 4);
+    }
+
+    #[test]
+    fn a_collection_is_due_when_half_of_what_is_in_use_came() {
+        let mut growth = Growth::default();
+        assert!(!growth.is_due(GROWTH_MIN - 1) && growth.is_due(GROWTH_MIN));
+        growth.collect(GROWTH_MIN, 8 * GROWTH_MIN);
+        assert!(!growth.is_due(4 * GROWTH_MIN - 1) && growth.is_due(4 * GROWTH_MIN));
+        growth.collect(4 * GROWTH_MIN, 0);
+        assert!(!growth.is_due(GROWTH_MIN - 1) && growth.is_due(GROWTH_MIN));
+    }
+
+    #[test]
+    fn looks_in_quick_succession_take_no_more_room() {
+        let (start, mut growth) = (Instant::now(), Growth::default());
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        for n in 0..=10_000 {
+            growth.look(at(n), n, NOTE_EVERY * 2);
+        }
+        assert_eq!(growth.look(at(10_000), 10_000, NOTE_EVERY * 2), 8_000);
+        assert!(growth.notes.len() <= 4);
     }
 }

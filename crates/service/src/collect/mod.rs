@@ -38,8 +38,12 @@ use crate::{
 /// was put since the oldest of those that take longer is left to the next collection.
 const WRITES_WAIT: Duration = Duration::from_secs(10);
 
-/// Blocks between two looks at whether requests want the processor.
+/// Blocks between two looks at the clock.
 const STEP_BLOCKS: u32 = 32;
+
+/// Work between two looks at whether requests want the processor: less would not be worth a rest,
+/// which is a millisecond at least, and a place at the end of a long queue.
+const STEP: Duration = Duration::from_micros(250);
 
 /// Rows read, and blocks looked at, at a time.
 const PAGE: usize = 512;
@@ -67,7 +71,7 @@ pub struct Collection {
 
 impl Committer {
     /// Deletes the blocks of this store that nothing needs, serving all the while: while requests are
-    /// in flight it rests `rest` times as long as it works. Roots replaced within `retention` stay
+    /// in flight it rests as many times as long as it works as `rest` says. Roots replaced within `retention` stay
     /// readable. One collection at a time runs; others wait for it.
     ///
     /// # Errors
@@ -76,7 +80,7 @@ impl Committer {
     pub async fn collect(
         &self,
         retention: Duration,
-        rest: u32,
+        rest: &(dyn Fn() -> u32 + Sync),
     ) -> Result<Collection, ServiceError> {
         let _one_at_a_time = self.collecting().lock().await;
         let mut collector = Collector::begin(self, retention, rest).await?;
@@ -103,7 +107,7 @@ struct Collector<'a> {
     /// What content on its way hung on then.
     kept: Vec<Cid>,
     /// Rests this many times as long as it works.
-    rest: u32,
+    rest: &'a (dyn Fn() -> u32 + Sync),
     steps: u32,
     step_began: Instant,
     done: Collection,
@@ -113,7 +117,7 @@ impl<'a> Collector<'a> {
     async fn begin(
         committer: &'a Committer,
         retention: Duration,
-        rest: u32,
+        rest: &'a (dyn Fn() -> u32 + Sync),
     ) -> Result<Self, ServiceError> {
         let (blocks, stakes) = (committer.nodes().blocks(), committer.stakes().as_ref());
         let flaws = committer.limits().flaws;
@@ -265,8 +269,13 @@ impl<'a> Collector<'a> {
             return;
         }
         self.steps = 0;
-        if self.rest > 0 && self.stakes.is_busy() {
-            tokio::time::sleep(self.step_began.elapsed() * self.rest).await;
+        let worked = self.step_began.elapsed();
+        if worked < STEP {
+            return;
+        }
+        let rest = if self.stakes.is_busy() { (self.rest)() } else { 0 };
+        if rest > 0 {
+            tokio::time::sleep(worked * rest).await;
         } else {
             tokio::task::yield_now().await;
         }

@@ -89,6 +89,8 @@ pub struct Work {
     pub fsyncs: u64,
     /// Bytes appended to the log, heads and padding included.
     pub appended_bytes: u64,
+    /// How many of them were there before, in segments that were rewritten.
+    pub moved_bytes: u64,
 }
 
 impl LocalStore {
@@ -220,6 +222,7 @@ impl LocalStore {
         Work {
             fsyncs: self.log.counters.fsyncs.load(Ordering::Relaxed),
             appended_bytes: self.log.counters.appended_bytes.load(Ordering::Relaxed),
+            moved_bytes: self.log.counters.moved_bytes.load(Ordering::Relaxed),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Giving space back: live records move to the end of the log, and their segment goes.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 
@@ -112,6 +115,8 @@ impl Log {
         }
         let records: Vec<_> = batch.iter().map(|(key, _, value)| key.record(value)).collect();
         let is_there = |index: &Index, n: usize| index.get(&batch[n].0) == Some(batch[n].1);
-        self.append_if(name, &records, is_there).map(drop)
+        let (_, bytes) = self.append_if(name, &records, is_there)?;
+        self.counters.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 }

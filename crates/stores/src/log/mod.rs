@@ -139,6 +139,7 @@ struct Stream {
 pub(crate) struct Counters {
     pub(crate) fsyncs: AtomicU64,
     pub(crate) appended_bytes: AtomicU64,
+    pub(crate) moved_bytes: AtomicU64,
 }
 
 /// The log of one data directory.
@@ -275,7 +276,7 @@ impl Log {
         need: Need,
     ) -> io::Result<u64> {
         self.check_room(need)?;
-        self.append_if(name, records, |_, _| true)
+        self.append_if(name, records, |_, _| true).map(|(end, _)| end)
     }
 
     /// Fails when nothing is left but what is kept back for others.
@@ -299,13 +300,14 @@ impl Log {
         Err(io::ErrorKind::StorageFull.into())
     }
 
-    /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`.
+    /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`;
+    /// returns also how many bytes it appended.
     fn append_if(
         &self,
         name: StreamName,
         records: &[Record<'_>],
         wanted: impl Fn(&Index, usize) -> bool,
-    ) -> io::Result<u64> {
+    ) -> io::Result<(u64, u64)> {
         let stream = self.stream(name);
         let mut tail = lock(&stream.tail);
         if stream.poisoned.load(Ordering::Acquire) {
@@ -348,7 +350,7 @@ impl Log {
         for (record, slot) in placed {
             index.insert(record, slot);
         }
-        Ok(tail.appended)
+        Ok((tail.appended, len))
     }
 
     /// Seals the segment and begins the next one.
