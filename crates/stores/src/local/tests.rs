@@ -373,7 +373,7 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     let before = bytes(&dir);
     let cut = store.blocks.advance_epoch();
     // Some live in every segment.
-    let lives = |n: &usize| n % 10 == 0;
+    let lives = |n: &usize| n.is_multiple_of(10);
     for block in (0..100).filter(|n| !lives(n)).map(|n| &blocks[n]) {
         assert!(store.blocks.delete_if(&block.cid(), cut, cut).await.unwrap());
     }
