@@ -2,7 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use fula_core::Block;
+use fula_core::{Block, Cid};
 use futures::FutureExt;
 use tokio::time::Instant;
 
@@ -43,16 +43,33 @@ pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
         let _lease = inner.stakes.begin();
         // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
         let round = AssertUnwindSafe(inner.round(&bucket, batch)).catch_unwind();
-        turn = round.await.unwrap_or_else(|_| {
+        let ended = round.await.unwrap_or_else(|_| {
             tracing::error!(bucket = %bucket.1, "a commit round panicked");
             inner.heads.remove(&bucket);
-            None
+            Ended::default()
         });
-        // Whoever was answered goes first: the next round may wait for the disk on this thread.
-        if lock(&inner.queues).get(&bucket).is_some_and(|queue| !queue.pending.is_empty()) {
-            tokio::task::yield_now().await;
+        turn = ended.turn;
+        let is_awaited =
+            lock(&inner.queues).get(&bucket).is_some_and(|queue| !queue.pending.is_empty());
+        if is_awaited {
+            // The next round may wait for the disk on this thread. Other threads take over whoever
+            // was answered, but not the task that was woken last: this one takes its place
+            // (docs/adr/0026).
+            let inner = Arc::clone(&inner);
+            tokio::spawn(async move { inner.nodes.forget(&ended.replaced) });
+        } else {
+            inner.nodes.forget(&ended.replaced);
         }
     }
+}
+
+/// How a round ended.
+#[derive(Default)]
+struct Ended {
+    /// The turn that was had, when another master is after the next one.
+    turn: Option<Turn>,
+    /// Nodes that only readers of older roots may still want.
+    replaced: Vec<Cid>,
 }
 
 fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
@@ -98,9 +115,7 @@ pub(super) fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
 
 impl Inner {
     /// Judges, applies and publishes one batch, again and again until it is published or refused.
-    ///
-    /// Returns the turn that was had, when another master is after the next one.
-    async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) -> Option<Turn> {
+    async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) -> Ended {
         let started = Instant::now();
         // The swap tells if this guess is stale, and so does the read before an empty answer. It is
         // never older than what this master knows: an arbiter that went back to it would take the
@@ -115,7 +130,7 @@ impl Inner {
                 Ok(head) => (base, is_current) = (head, true),
                 Err(error) => {
                     answer_all(batch, &error);
-                    return None;
+                    return Ended::default();
                 }
             }
         }
@@ -125,21 +140,21 @@ impl Inner {
             answer_all(expired, &ServiceError::Busy(Applied::None));
             batch = alive;
             if batch.is_empty() {
-                return None;
+                return Ended::default();
             }
             let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
             let (outcomes, sealed) = match judged {
                 Ok(judged) => judged,
                 Err(error) => {
                     answer_all(batch, &error);
-                    return None;
+                    return Ended::default();
                 }
             };
             let Some(sealed) = sealed else {
                 // Nothing to publish: the answers hold only for a base known to be current.
                 if is_current || self.limits.flaws.has(Flaw::AnswerFromStaleBase) {
                     answer_each(batch, outcomes);
-                    return None;
+                    return Ended::default();
                 }
                 match self.newest(bucket).await {
                     Ok(head) => {
@@ -147,14 +162,14 @@ impl Inner {
                             |head: &Option<Arc<Head>>| head.as_ref().map(|head| head.row.pointer);
                         if pointer(&head) == pointer(&base) {
                             answer_each(batch, outcomes);
-                            return None;
+                            return Ended::default();
                         }
                         metrics::counter!("fula_commit_rebases_total").increment(1);
                         (base, is_current) = (head, true);
                     }
                     Err(error) => {
                         answer_all(batch, &error);
-                        return None;
+                        return Ended::default();
                     }
                 }
                 continue;
@@ -171,8 +186,7 @@ impl Inner {
                     self.stakes.note(&head);
                     self.adopt(bucket, head);
                     answer_each(batch, outcomes);
-                    self.nodes.forget(&sealed.replaced);
-                    return turn;
+                    return Ended { turn, replaced: sealed.replaced };
                 }
                 Swapped::Lost(current) => {
                     metrics::counter!("fula_commit_rebases_total").increment(1);
@@ -185,14 +199,14 @@ impl Inner {
                 Swapped::Failed(error) => {
                     let left = refuse(batch, &error);
                     if left.is_empty() {
-                        return None;
+                        return Ended::default();
                     }
                     batch = left;
                 }
             }
         }
         answer_all(batch, &ServiceError::Busy(Applied::None));
-        None
+        Ended::default()
     }
 
     /// Judges and applies every change in order; returns their answers and what to publish.
