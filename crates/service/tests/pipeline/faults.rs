@@ -3,9 +3,10 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -30,10 +31,33 @@ pub(crate) enum Fault {
     AnswerHeld,
     /// Applied once someone says go on.
     Held,
+    /// The same, and its thread waits for it as for a disk.
+    ThreadHeld,
     /// Nobody is told, and it is applied later.
     Late,
     /// Those held back are applied just before this one.
     LateFirst,
+}
+
+/// A door that threads wait at.
+#[derive(Debug, Default)]
+pub(crate) struct Door {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Door {
+    pub(crate) fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+
+    /// Returns whether it was opened within ten seconds.
+    fn wait(&self) -> bool {
+        let is_shut = |is_open: &mut bool| !*is_open;
+        let is_open = self.is_open.lock().unwrap();
+        *self.opened.wait_timeout_while(is_open, Duration::from_secs(10), is_shut).unwrap().0
+    }
 }
 
 /// A swap on its way.
@@ -56,6 +80,7 @@ pub(crate) struct FaultyRoots {
     late: Mutex<Vec<Swap>>,
     pub(crate) held: Notify,
     pub(crate) go_on: Notify,
+    pub(crate) door: Door,
     pub(crate) swaps: AtomicU64,
     pub(crate) conflicts: AtomicU64,
 }
@@ -70,6 +95,7 @@ impl FaultyRoots {
             late: Mutex::default(),
             held: Notify::new(),
             go_on: Notify::new(),
+            door: Door::default(),
             swaps: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
         })
@@ -78,6 +104,10 @@ impl FaultyRoots {
     /// Makes the next swaps fail, one fault each.
     pub(crate) fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
+    }
+
+    fn planned(&self) -> Option<Fault> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).front().copied()
     }
 
     pub(crate) fn backup(&self) -> fula_core::memory::MemoryBackup {
@@ -144,7 +174,11 @@ impl RootPointerStore for FaultyRoots {
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
-        tokio::task::yield_now().await;
+        if self.planned() == Some(Fault::ThreadHeld) {
+            assert!(self.door.wait(), "nobody opened the door");
+        } else {
+            tokio::task::yield_now().await;
+        }
         self.reach().map_err(SwapError::Unknown)?;
         self.blocks.crash();
         let fault = self.faults.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -164,7 +198,7 @@ impl RootPointerStore for FaultyRoots {
                 self.held.notify_one();
                 self.go_on.notified().await;
             }
-            Some(Fault::AnswerLost | Fault::AnswerHeld) | None => {}
+            Some(Fault::AnswerLost | Fault::AnswerHeld | Fault::ThreadHeld) | None => {}
         }
         self.swaps.fetch_add(1, Ordering::SeqCst);
         let outcome = self.inner.cas_root(owner, bucket, expected, new).await?;
@@ -177,7 +211,7 @@ impl RootPointerStore for FaultyRoots {
                 self.go_on.notified().await;
                 Err(SwapError::Unknown(lost()))
             }
-            Some(Fault::LateFirst | Fault::Held) | None => Ok(outcome),
+            Some(Fault::LateFirst | Fault::Held | Fault::ThreadHeld) | None => Ok(outcome),
             Some(_) => Err(SwapError::Unknown(lost())),
         }
     }

@@ -9,6 +9,7 @@ mod model;
 mod nodes;
 mod regression;
 mod retries;
+mod rounds;
 
 use std::sync::Arc;
 
