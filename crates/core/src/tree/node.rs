@@ -6,7 +6,7 @@
 //! ```
 //! Items stay encoded: an edit copies its neighbours' bytes, a lookup slices one record.
 
-use std::ops::Range;
+use std::{cmp::Ordering, ops::Range};
 
 use bytes::Bytes;
 
@@ -147,6 +147,8 @@ pub struct Node {
     starts: Vec<u16>,
     /// Bytes that all keys begin with.
     prefix: usize,
+    /// The first eight bytes of the first key: where it lies is seldom in the processor's caches.
+    opening: u64,
     /// Of each key, eight bytes after the prefix: a search reads these, not keys all over the node.
     heads: Vec<u64>,
 }
@@ -220,8 +222,8 @@ impl Node {
         let prefix = first.iter().zip(last).take_while(|(a, b)| a == b).count();
         // Where a forged tree has keys of neighbours overlap, an edit may put them out of order.
         let heads = items.iter().map(|start| head(key(*start).get(prefix..).unwrap_or_default()));
-        let heads = heads.collect();
-        Self { bytes, level, starts, prefix, heads }
+        let (heads, opening) = (heads.collect(), head(first));
+        Self { bytes, level, starts, prefix, opening, heads }
     }
 
     /// Returns 0 for a leaf, and the height above the leaves otherwise.
@@ -265,11 +267,11 @@ impl Node {
     /// # Errors
     /// The insertion index when no item has exactly this key.
     pub fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        let prefix = &self.key(0)[..self.prefix];
-        let Some(rest) = key.strip_prefix(prefix) else {
-            return Err(if key < prefix { 0 } else { self.len() });
+        let wanted = match self.compare_prefix(key) {
+            Ordering::Less => return Err(0),
+            Ordering::Equal => head(&key[self.prefix..]),
+            Ordering::Greater => return Err(self.len()),
         };
-        let wanted = head(rest);
         let begin = self.heads.partition_point(|head| *head < wanted);
         let same = self.heads[begin..].partition_point(|head| *head == wanted);
         let same = &self.starts[begin..begin + same];
@@ -277,6 +279,21 @@ impl Node {
             self.bytes[key_range(&self.bytes, usize::from(*start))].cmp(key)
         });
         found.map(|index| begin + index).map_err(|index| begin + index)
+    }
+
+    /// Compares a key with the bytes that all keys begin with; equal if it begins with them, too.
+    fn compare_prefix(&self, key: &[u8]) -> Ordering {
+        let opens = self.prefix.min(size_of::<u64>());
+        let unlike = u64::BITS as usize - 8 * opens;
+        let opening = |head: u64| u32::try_from(unlike).ok().and_then(|n| head.checked_shr(n));
+        match opening(head(key)).cmp(&opening(self.opening)) {
+            // A shorter key was compared as if zeroes followed.
+            Ordering::Equal if self.prefix > opens || key.len() < opens => {
+                let prefix = &self.key(0)[..self.prefix];
+                if key.starts_with(prefix) { Ordering::Equal } else { key.cmp(prefix) }
+            }
+            order => order,
+        }
     }
 
     /// Returns one entry of a leaf.

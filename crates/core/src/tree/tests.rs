@@ -98,6 +98,11 @@ fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec((keys(), prop::option::weighted(0.7, value)), 0..most)
 }
 
+/// Few different bytes, the least and the greatest among them.
+fn few() -> impl Strategy<Value = u8> {
+    prop::sample::select(vec![0, b'a', 255])
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -168,6 +173,28 @@ proptest! {
                     let is_there = smaller < node.len() && node.key(smaller) == key;
                     prop_assert_eq!(node.find(&key), if is_there { Ok(smaller) } else { Err(smaller) });
                 }
+            }
+        }
+    }
+
+    /// And so it does where keys share their beginning, and end within it or with zeroes.
+    #[test]
+    fn search_agrees_beside_a_prefix(
+        prefix in prop::collection::vec(few(), 0..12),
+        keys in prop::collection::btree_set(prop::collection::vec(few(), 1..4), 1..12),
+        tried in prop::collection::vec(prop::collection::vec(few(), 0..14), 40),
+    ) {
+        let with_prefix = |key: &Vec<u8>| [&prefix[..], key].concat();
+        let edits = keys.iter().map(|key| set(&with_prefix(key), 1, b"v")).collect();
+        let made = block_on(edit(&nodes(), &SALT, &Tree::default(), &edits)).unwrap();
+        let begun = (0..=prefix.len()).map(|len| prefix[..len].to_vec());
+        let tried: Vec<_> = tried.iter().cloned().chain(tried.iter().map(with_prefix)).chain(begun).collect();
+        for block in made.blocks {
+            let node = Node::decode(block.bytes().clone()).unwrap();
+            for key in &tried {
+                let smaller = (0..node.len()).filter(|index| node.key(*index) < &key[..]).count();
+                let is_there = smaller < node.len() && node.key(smaller) == key;
+                prop_assert_eq!(node.find(key), if is_there { Ok(smaller) } else { Err(smaller) });
             }
         }
     }
