@@ -18,48 +18,42 @@ use crate::{
     limits::Limits,
 };
 
+/// Rounds that one writer runs without a break, for tasks that its thread alone would run.
+const ROUNDS_MAX: u64 = 32;
+
 /// Runs rounds for one bucket until its queue is empty.
 pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
-    let mut turn = None;
-    loop {
-        if let Some(turn) = turn.take() {
+    let mut last: Option<Ended> = None;
+    for n in 1_u64.. {
+        if let Some(turn) = last.as_mut().and_then(|ended| ended.turn.take()) {
             inner.give_way(&bucket, turn).await;
         }
         let batch = {
             let mut queues = lock(&inner.queues);
-            let Some(queue) = queues.get_mut(&bucket) else { return };
-            let batch = take_batch(queue, &inner.limits);
+            let batch = queues.get_mut(&bucket).map(|queue| take_batch(queue, &inner.limits));
+            let batch = batch.unwrap_or_default();
             if batch.is_empty() {
                 queues.remove(&bucket);
                 inner.writer_stopped.notify_waiters();
-                return;
             }
             batch
         };
-        metrics::counter!("fula_commit_rounds_total").increment(1);
-        let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        metrics::histogram!("fula_commit_batch_changes").record(changes);
-        // Of its own: the writers may be gone before the swap is known.
-        let _lease = inner.stakes.begin();
-        // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
-        let round = AssertUnwindSafe(inner.round(&bucket, batch)).catch_unwind();
-        let ended = round.await.unwrap_or_else(|_| {
-            tracing::error!(bucket = %bucket.1, "a commit round panicked");
-            inner.heads.remove(&bucket);
-            Ended::default()
-        });
-        turn = ended.turn;
-        let is_awaited =
-            lock(&inner.queues).get(&bucket).is_some_and(|queue| !queue.pending.is_empty());
-        if is_awaited {
-            // The next round may wait for the disk on this thread. Other threads take over whoever
-            // was answered, but not the task that was woken last: this one takes its place
+        let replaced = last.map(|ended| ended.replaced);
+        if batch.is_empty() {
+            inner.nodes.forget(&replaced.unwrap_or_default());
+            return;
+        }
+        if let Some(replaced) = replaced {
+            // This round may wait for the disk on this thread. Other threads take over whoever was
+            // answered, but not the task that was woken last: this one takes its place
             // (docs/adr/0026).
             let inner = Arc::clone(&inner);
-            tokio::spawn(async move { inner.nodes.forget(&ended.replaced) });
-        } else {
-            inner.nodes.forget(&ended.replaced);
+            tokio::spawn(async move { inner.nodes.forget(&replaced) });
         }
+        if n.is_multiple_of(ROUNDS_MAX) {
+            tokio::task::yield_now().await;
+        }
+        last = Some(inner.run_round(&bucket, batch).await);
     }
 }
 
@@ -114,6 +108,22 @@ pub(super) fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
 }
 
 impl Inner {
+    /// Runs one round, whatever happens in it.
+    async fn run_round(&self, bucket: &BucketAddress, batch: Vec<Pending>) -> Ended {
+        metrics::counter!("fula_commit_rounds_total").increment(1);
+        let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        metrics::histogram!("fula_commit_batch_changes").record(changes);
+        // Of its own: the writers may be gone before the swap is known.
+        let _lease = self.stakes.begin();
+        // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
+        let round = AssertUnwindSafe(self.round(bucket, batch)).catch_unwind();
+        round.await.unwrap_or_else(|_| {
+            tracing::error!(bucket = %bucket.1, "a commit round panicked");
+            self.heads.remove(bucket);
+            Ended::default()
+        })
+    }
+
     /// Judges, applies and publishes one batch, again and again until it is published or refused.
     async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) -> Ended {
         let started = Instant::now();
