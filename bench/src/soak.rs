@@ -101,7 +101,9 @@ pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> 
         ended = join_all(clients) => ended,
         Err(error) = soak.watch(length) => {
             // Clients end with the process: what they are told from here on means nothing.
-            soak.report(connections).await?;
+            if let Err(also) = soak.report(connections).await {
+                eprintln!("{also}");
+            }
             return Err(error);
         }
     };

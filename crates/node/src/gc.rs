@@ -146,6 +146,8 @@ struct Growth {
     collected: u64,
     /// Bytes that the last collection left in use.
     kept: u64,
+    /// Bytes in use, or more before the first collection.
+    in_use: u64,
 }
 
 impl Growth {
@@ -166,7 +168,7 @@ impl Growth {
     /// Notes that a collection has looked at what a look found, and left so much in use.
     fn collect(&mut self, collectable: u64, kept: u64) {
         self.collected += collectable;
-        self.kept = kept;
+        (self.kept, self.in_use) = (kept, kept);
     }
 
     /// Says whether so much calls for a collection. What is still indexed is no measure: it holds
@@ -177,7 +179,7 @@ impl Growth {
 
     /// Returns how much to rest: the further the log outgrows what is in use, the less.
     fn rest(&self, collectable: u64) -> u32 {
-        let times = collectable / self.kept.max(GROWTH_MIN);
+        let times = collectable / self.in_use.max(GROWTH_MIN);
         REST.checked_shr(u32::try_from(times).unwrap_or(u32::MAX)).unwrap_or(0)
     }
 }
@@ -208,8 +210,10 @@ impl Pace {
         self.look(|growth, collectable| growth.rest(collectable))
     }
 
-    fn worth(&self) -> u64 {
-        if self.is_due() { DEAD_PERCENT_DUE } else { DEAD_PERCENT }
+    /// Returns the dead share of a segment in percent that makes it worth rewriting, if collections
+    /// do what they are to.
+    fn worth(&self, is_collected: bool) -> u64 {
+        if is_collected && self.is_due() { DEAD_PERCENT_DUE } else { DEAD_PERCENT }
     }
 
     /// Collects; false when there was nothing that could be done about what is due.
@@ -236,7 +240,9 @@ impl Pace {
 
 /// Looks after the space for as long as the gateway runs.
 pub(crate) async fn tend(node: Arc<Node>) {
-    let pace = Arc::new(Pace { node: Arc::clone(&node), growth: Mutex::default() });
+    let in_use = node.store.sizes().map_or(0, |(_, live_bytes)| live_bytes);
+    let growth = Mutex::new(Growth { in_use, ..Growth::default() });
+    let pace = Arc::new(Pace { node: Arc::clone(&node), growth });
     let mut collected = Instant::now();
     let mut is_behind = false;
     loop {
@@ -257,7 +263,7 @@ pub(crate) async fn tend(node: Arc<Node>) {
             is_done = pace.collect(live_bytes).await;
         }
         let (worth, rest) = (Arc::clone(&pace), Arc::clone(&pace));
-        match rewrite(&node, move || worth.worth(), false, move || rest.rest()).await {
+        match rewrite(&node, move || worth.worth(is_done), false, move || rest.rest()).await {
             Ok(0) => {}
             Ok(bytes) => tracing::info!(bytes, "rewrote segments of the log"),
             Err(error) => tracing::warn!(error, "cannot rewrite segments of the log"),
@@ -297,6 +303,10 @@ mod tests {
         growth.collect(1, 8 * GROWTH_MIN);
         assert_eq!(rests(&growth, 8 * GROWTH_MIN), [4, 2, 1, 0, 0]);
         assert_eq!(growth.rest(7 * GROWTH_MIN), 4);
+        // Before the first collection as well, which is due all the same.
+        let growth = Growth { in_use: 8 * GROWTH_MIN, ..Growth::default() };
+        assert_eq!(rests(&growth, 8 * GROWTH_MIN), [4, 2, 1, 0, 0]);
+        assert!(growth.is_due(GROWTH_MIN));
     }
 
     #[test]

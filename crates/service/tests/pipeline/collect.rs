@@ -110,6 +110,7 @@ impl BlockStore for SlowBlocks {
         cut: Epoch,
         put_before: Epoch,
     ) -> Result<bool, StoreError> {
+        self.jitter.step().await;
         self.inner.delete_if(cid, cut, put_before).await
     }
 
