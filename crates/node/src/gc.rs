@@ -36,7 +36,7 @@ const DEAD_PERCENT_NOW: u64 = 20;
 
 /// While requests are in flight, collections rest this many times as long as they work, and halve
 /// it for each time that the log has grown by what was in use.
-const REST: u32 = 4;
+const REST: u32 = 8;
 
 /// Rest between two moves of records while requests are in flight, for each of these times.
 const MOVE_REST: Duration = Duration::from_micros(500);
@@ -298,14 +298,14 @@ mod tests {
     #[test]
     fn a_log_that_outgrows_what_is_in_use_is_collected_with_less_rest() {
         let mut growth = Growth::default();
-        let rests = |growth: &Growth, of: u64| [0, 1, 2, 3, 99].map(|n| growth.rest(n * of));
-        assert_eq!(rests(&growth, GROWTH_MIN), [4, 2, 1, 0, 0]);
+        let rests = |growth: &Growth, of: u64| [0, 1, 2, 3, 4, 99].map(|n| growth.rest(n * of));
+        assert_eq!(rests(&growth, GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
         growth.collect(1, 8 * GROWTH_MIN);
-        assert_eq!(rests(&growth, 8 * GROWTH_MIN), [4, 2, 1, 0, 0]);
-        assert_eq!(growth.rest(7 * GROWTH_MIN), 4);
+        assert_eq!(rests(&growth, 8 * GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
+        assert_eq!(growth.rest(7 * GROWTH_MIN), 8);
         // Before the first collection as well, which is due all the same.
         let growth = Growth { in_use: 8 * GROWTH_MIN, ..Growth::default() };
-        assert_eq!(rests(&growth, 8 * GROWTH_MIN), [4, 2, 1, 0, 0]);
+        assert_eq!(rests(&growth, 8 * GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
         assert!(growth.is_due(GROWTH_MIN));
     }
 
