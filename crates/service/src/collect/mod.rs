@@ -71,8 +71,9 @@ pub struct Collection {
 
 impl Committer {
     /// Deletes the blocks of this store that nothing needs, serving all the while: while requests are
-    /// in flight it rests as many times as long as it works as `rest` says. Roots replaced within `retention` stay
-    /// readable. One collection at a time runs; others wait for it.
+    /// in flight it rests as many times as long as it works as `rest` says, asked again and again.
+    /// Roots replaced within `retention` stay readable. One collection at a time runs; others wait for
+    /// it.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`]: something cannot be read, and nothing was deleted; nor with
