@@ -133,8 +133,13 @@ impl Server {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
                     dirs.push(entry.path());
-                } else {
-                    bytes += entry.metadata()?.len();
+                    continue;
+                }
+                match entry.metadata() {
+                    Ok(metadata) => bytes += metadata.len(),
+                    // Compaction removes segments while they are counted.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
