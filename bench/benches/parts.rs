@@ -103,7 +103,7 @@ fn node_codec(criterion: &mut Criterion) {
     group.bench_function("decode", |bencher| {
         bencher.iter(|| {
             for block in &all {
-                black_box(Node::decode(block.bytes().clone()).unwrap());
+                black_box(Node::decode(block.bytes()).unwrap());
             }
         });
     });

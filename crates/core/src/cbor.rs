@@ -55,6 +55,11 @@ impl Writer {
         self.out.into()
     }
 
+    /// Returns what was written so far.
+    pub fn written(&self) -> &[u8] {
+        &self.out
+    }
+
     /// Returns the number of bytes written so far.
     pub fn len(&self) -> usize {
         self.out.len()
@@ -140,7 +145,7 @@ impl Writer {
         }
     }
 
-    /// Copies one value that is already encoded.
+    /// Appends bytes as they are: values that are encoded already.
     pub fn raw(&mut self, encoded: &[u8]) -> &mut Self {
         self.out.extend(encoded);
         self

@@ -173,8 +173,7 @@ impl Service {
         let intake = self.intake(caller, &share);
         let taken = body::take(intake, request.body, request.body_facts).await?;
         // Rounds of a bucket come one after another: the next one finds in memory what it will need.
-        // What cannot be read is said by the commit.
-        drop(aim.head.root.objects.get(self.committer.nodes(), key.as_bytes()).await);
+        aim.head.root.objects.read_ahead(self.committer.nodes(), key.as_bytes()).await;
         let record = ObjectRecord {
             size: taken.size,
             etag: taken.etag(),

@@ -97,14 +97,13 @@ impl<'a> Chunker<'a> {
         if range.is_empty() {
             return;
         }
-        let (bytes, starts) = node.parts();
-        let source = self.source(bytes.clone());
+        let source = self.source(node.bytes().clone());
+        let first = node.start(0);
         self.open.reserve(range.len());
-        for index in range {
-            let (start, end) = (starts[index], starts[index + 1]);
+        for (index, Range { start, end }) in range.clone().zip(node.places(range)) {
             // Late in its node and not at its end: the node was not cut here, nor will this one be.
             let stayed =
-                is_late(self.level, usize::from(end - starts[0]), index) && index + 1 < node.len();
+                is_late(self.level, usize::from(end) - first, index) && index + 1 < node.len();
             self.push_piece(Piece { source, start, end }, !stayed);
         }
     }

@@ -43,7 +43,7 @@ pub async fn edit(
     tree: &Tree,
     edits: &Edits,
 ) -> Result<Edited, StoreError> {
-    let mut editor = Editor { nodes, salt, made: BTreeMap::new(), gone: Vec::new() };
+    let mut editor = Editor { nodes, salt, made: Vec::new(), gone: Vec::new() };
     let mut pending = LevelEdits::with_capacity(edits.len());
     for (key, change) in edits {
         let item = match change {
@@ -70,8 +70,8 @@ pub async fn edit(
 struct Editor<'a> {
     nodes: &'a Nodes,
     salt: &'a Salt,
-    /// New nodes by address; those that end up outside the tree are dropped by `build_up`.
-    made: BTreeMap<Cid, (Block, Arc<Node>)>,
+    /// New nodes; those that end up outside the tree are dropped by `build_up`.
+    made: Vec<(Block, Arc<Node>)>,
     /// Nodes of the old tree that are not in the new one.
     gone: Vec<Cid>,
 }
@@ -130,14 +130,15 @@ impl Editor<'_> {
         above: &mut LevelEdits,
     ) {
         let mut old = old.into_iter().peekable();
-        for item in self.make(new) {
+        for node in new {
+            let item = self.make(node);
             while let Some((last, cid)) = old.next_if(|(last, _)| last.as_ref() < item.key()) {
                 self.gone.push(cid);
                 above.push((last, None));
             }
             let same = old.next_if(|(last, _)| last.as_ref() == item.key()).map(|(_, cid)| cid);
             if same == Some(item.child()) {
-                self.made.remove(&item.child());
+                self.made.pop();
             } else {
                 self.gone.extend(same);
             }
@@ -158,19 +159,21 @@ impl Editor<'_> {
         for item in items {
             chunker.push(item);
         }
-        self.make(chunker.finish())
+        chunker.finish().into_iter().map(|node| self.make(node)).collect()
     }
 
-    /// Hashes new nodes and returns the entries that name them.
-    fn make(&mut self, nodes: Vec<Node>) -> Vec<Item> {
-        let mut entries = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            let block = node.to_block();
-            let (count, bytes) = node.sum();
-            entries.push(Item::inner(node.last_key(), &block.cid(), count, bytes));
-            self.made.insert(block.cid(), (block, Arc::new(node)));
-        }
-        entries
+    /// Hashes a new node and returns the entry that names it.
+    fn make(&mut self, node: Node) -> Item {
+        let block = node.to_block();
+        let (count, bytes) = node.sum();
+        let entry = Item::inner(node.last_key(), &block.cid(), count, bytes);
+        self.made.push((block, Arc::new(node)));
+        entry
+    }
+
+    /// Returns the place of a new node. At the top, where it is among the last.
+    fn place(&self, cid: &Cid) -> Option<usize> {
+        self.made.iter().rposition(|(block, _)| block.cid() == *cid)
     }
 
     /// Builds levels above `level` until one node is left, then drops needless ones at the top.
@@ -186,21 +189,23 @@ impl Editor<'_> {
         };
         let mut root = top.child();
         loop {
-            let node = match self.made.get(&root) {
-                Some((_, node)) => Arc::clone(node),
+            let place = self.place(&root);
+            let node = match place {
+                Some(place) => Arc::clone(&self.made[place].1),
                 None => self.nodes.load(&root).await?,
             };
             if node.level() == 0 || node.len() > 1 {
                 break;
             }
-            if self.made.remove(&root).is_none() {
-                self.gone.push(root);
+            match place {
+                Some(place) => drop(self.made.remove(place)),
+                None => self.gone.push(root),
             }
             root = node.child(0);
         }
         let mut blocks = Vec::with_capacity(self.made.len());
-        for (cid, (block, node)) in self.made {
-            self.nodes.remember(cid, node);
+        for (block, node) in self.made {
+            self.nodes.remember(block.cid(), node);
             blocks.push(block);
         }
         let (count, bytes) = top.totals();

@@ -28,7 +28,7 @@ use std::{
     num::NonZero,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -102,6 +102,15 @@ impl Tree {
             }
         }
     }
+
+    /// Loads what an edit of `key` will want, which then need not wait for it (docs/adr/0016); what cannot
+    /// be read is for the edit to say. Does nothing once memory has had all that was asked for during
+    /// [`UNREAD_MAX`] calls, until it lacks a node (docs/adr/0027).
+    pub async fn read_ahead(&self, nodes: &Nodes, key: &[u8]) {
+        if nodes.unread.fetch_add(1, Ordering::Relaxed) < UNREAD_MAX {
+            drop(self.get(nodes, key).await);
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -124,6 +133,9 @@ const ASKED_AGAIN_PART: f64 = 0.25;
 /// would not be kept.
 const SHARD_BYTES_MIN: u64 = 1 << 20;
 
+/// Calls of [`Tree::read_ahead`] in a row, with no node read from the store, after which they do nothing.
+const UNREAD_MAX: u32 = 256;
+
 /// Loads nodes, keeping decoded ones by address up to a number of bytes.
 ///
 /// Nodes are immutable, so a cached one is never stale.
@@ -132,6 +144,8 @@ pub struct Nodes {
     cache: Cache<Cid, Arc<Node>, NodeWeight>,
     /// Nodes that were not in memory.
     reads: AtomicU64,
+    /// Calls of [`Tree::read_ahead`] since the last of them.
+    unread: AtomicU32,
 }
 
 impl Nodes {
@@ -149,7 +163,7 @@ impl Nodes {
             .expect("both capacities are set");
         let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
         let cache = Cache::with_options(options, NodeWeight, hasher, lifecycle);
-        Self { blocks, cache, reads: AtomicU64::new(0) }
+        Self { blocks, cache, reads: AtomicU64::new(0), unread: AtomicU32::new(0) }
     }
 
     /// Returns the store behind.
@@ -172,8 +186,9 @@ impl Nodes {
             return Ok(node);
         }
         self.reads.fetch_add(1, Ordering::Relaxed);
+        self.unread.store(0, Ordering::Relaxed);
         let block = require(self.blocks.as_ref(), cid).await?;
-        let node = Arc::new(Node::decode(block.bytes().clone())?);
+        let node = Arc::new(Node::decode(block.bytes())?);
         self.remember(*cid, Arc::clone(&node));
         Ok(node)
     }

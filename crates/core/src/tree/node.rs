@@ -6,7 +6,7 @@
 //! ```
 //! Items stay encoded: an edit copies its neighbours' bytes, a lookup slices one record.
 
-use std::{cmp::Ordering, ops::Range};
+use std::{cmp::Ordering, iter, ops::Range};
 
 use bytes::Bytes;
 
@@ -137,61 +137,73 @@ impl Piece {
     }
 }
 
-/// A decoded node; holds its block's bytes.
+/// A decoded node: its block, and after it a table of where to look, in one piece of memory.
+///
+/// ```text
+/// block | start of each item, u16, and where the last one ends | head of each key, u64
+/// ```
+/// In the byte order of the machine. A *head* is eight bytes of a key after what all keys of the node
+/// begin with: a search reads these, not keys all over the node. The table is small because every
+/// entry in memory has its place in one: what else is to be known of an item is read where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     bytes: Bytes,
+    /// Where the block ends and the table begins.
+    end: u16,
+    /// Number of items.
+    len: u16,
     level: u8,
-    /// Where each item begins in the bytes, and where the last one ends. There are as many as entries in
-    /// memory: what else is to be known of an item is read where it lies.
-    starts: Vec<u16>,
     /// Bytes that all keys begin with.
-    prefix: usize,
+    prefix: u16,
     /// The first eight bytes of the first key: where it lies is seldom in the processor's caches.
     opening: u64,
-    /// Of each key, eight bytes after the prefix: a search reads these, not keys all over the node.
-    heads: Vec<u64>,
+}
+
+/// Returns the length of the table of a node of `len` items in bytes.
+fn table_len(len: usize) -> usize {
+    (len + 1) * size_of::<u16>() + len * size_of::<u64>()
 }
 
 impl Node {
     /// Makes a node of the items at `pieces`, which are not empty and in order.
     pub(super) fn build(level: u8, pieces: &[Piece], sources: &[Bytes]) -> Self {
         let body: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let mut out = Writer::with_capacity(body + 8);
+        let mut out = Writer::with_capacity(HEAD_BYTES_MAX + body + table_len(pieces.len()));
         out.array(2).uint(u64::from(level)).array(pieces.len());
-        let mut starts = Vec::with_capacity(pieces.len() + 1);
+        let begin = at(out.len());
         // What stood side by side is copied at once.
         for run in pieces.chunk_by(|a, b| a.source == b.source && a.end == b.start) {
             let (first, end) = (run[0].start, run[run.len() - 1].end);
-            let begin = at(out.len());
-            starts.extend(run.iter().map(|piece| piece.start - first + begin));
             let source = &sources[run[0].source as usize];
             out.raw(&source[usize::from(first)..usize::from(end)]);
         }
-        starts.push(at(out.len()));
-        let node = Self::new(out.finish(), level, starts);
-        debug_assert_eq!(Self::parse(node.bytes.clone()).as_ref(), Ok(&node));
+        let ends = pieces.iter().scan(begin, |end, piece| {
+            *end += piece.end - piece.start;
+            Some(*end)
+        });
+        let node = Self::new(out, level, pieces.len(), iter::once(begin).chain(ends));
+        debug_assert_eq!(Self::parse(node.to_block().bytes()).as_ref(), Ok(&node));
         node
     }
 
     /// Returns the block that the node is.
     pub(super) fn to_block(&self) -> Block {
-        Block::new(Codec::DagCbor, self.bytes.clone())
+        Block::new(Codec::DagCbor, self.bytes.slice(..usize::from(self.end)))
     }
 
     /// Decodes a node and checks its shape: sizes, order of keys, nothing left over.
     ///
     /// # Errors
     /// [`StoreError::Malformed`] when a rule is broken.
-    pub fn decode(bytes: Bytes) -> Result<Self, StoreError> {
+    pub fn decode(bytes: &Bytes) -> Result<Self, StoreError> {
         Self::parse(bytes).map_err(|invalid| invalid.of("tree node"))
     }
 
-    fn parse(bytes: Bytes) -> Result<Self, Invalid> {
+    fn parse(bytes: &Bytes) -> Result<Self, Invalid> {
         if bytes.len() > NODE_BYTES_MAX + HEAD_BYTES_MAX {
             return Err(Invalid("node is too large"));
         }
-        let mut reader = Reader::new(&bytes);
+        let mut reader = Reader::new(bytes);
         reader.tuple(2)?;
         let level = reader.uint()?;
         let len = reader.array()?;
@@ -212,18 +224,33 @@ impl Node {
         starts.push(at(reader.position()));
         reader.end()?;
         let level = u8::try_from(level).map_err(|_| Invalid("level too high"))?;
-        Ok(Self::new(bytes, level, starts))
+        let mut out = Writer::with_capacity(bytes.len() + table_len(len));
+        out.raw(bytes);
+        Ok(Self::new(out, level, len, starts.into_iter()))
     }
 
-    fn new(bytes: Bytes, level: u8, starts: Vec<u16>) -> Self {
-        let key = |start: u16| &bytes[key_range(&bytes, usize::from(start))];
-        let items = &starts[..starts.len() - 1];
-        let (first, last) = (key(items[0]), key(items[items.len() - 1]));
+    /// Adds the table to a block of `len` items.
+    fn new(mut out: Writer, level: u8, len: usize, starts: impl Iterator<Item = u16>) -> Self {
+        let end = out.len();
+        for start in starts {
+            out.raw(&start.to_ne_bytes());
+        }
+        let key = |bytes: &[u8], index| {
+            let start = [bytes[end + 2 * index], bytes[end + 2 * index + 1]];
+            key_range(bytes, usize::from(u16::from_ne_bytes(start)))
+        };
+        let written = out.written();
+        let (first, last) = (&written[key(written, 0)], &written[key(written, len - 1)]);
         let prefix = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        // Where a forged tree has keys of neighbours overlap, an edit may put them out of order.
-        let heads = items.iter().map(|start| head(key(*start).get(prefix..).unwrap_or_default()));
-        let (heads, opening) = (heads.collect(), head(first));
-        Self { bytes, level, starts, prefix, opening, heads }
+        let opening = head(first);
+        for index in 0..len {
+            let written = out.written();
+            // Where a forged tree has keys of neighbours overlap, an edit may put them out of order.
+            let head = head(written[key(written, index)].get(prefix..).unwrap_or_default());
+            out.raw(&head.to_ne_bytes());
+        }
+        let (end, len, prefix) = (at(end), at(len), at(prefix));
+        Self { bytes: out.finish(), end, len, level, prefix, opening }
     }
 
     /// Returns 0 for a leaf, and the height above the leaves otherwise.
@@ -234,17 +261,32 @@ impl Node {
     /// Returns the number of items, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a node is never empty")]
     pub fn len(&self) -> usize {
-        self.heads.len()
+        usize::from(self.len)
+    }
+
+    /// Returns where the item at `index` begins in the block; one past the last, where that ends.
+    pub(super) fn start(&self, index: usize) -> usize {
+        usize::from(u16::from_ne_bytes(self.starts()[index]))
+    }
+
+    fn starts(&self) -> &[[u8; 2]] {
+        let begin = usize::from(self.end);
+        self.bytes[begin..begin + 2 * (self.len() + 1)].as_chunks().0
+    }
+
+    fn heads(&self) -> &[[u8; 8]] {
+        let begin = usize::from(self.end) + 2 * (self.len() + 1);
+        self.bytes[begin..].as_chunks().0
     }
 
     /// Returns about how much memory the decoded node holds, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes.len() + self.len() * (size_of::<u16>() + size_of::<u64>()) + 128
+        self.bytes.len() + 128
     }
 
     /// Returns where the key of one item lies.
     fn key_range(&self, index: usize) -> Range<usize> {
-        key_range(&self.bytes, usize::from(self.starts[index]))
+        key_range(&self.bytes, self.start(index))
     }
 
     /// Returns the key of a leaf entry, or the last key below an inner one.
@@ -269,27 +311,30 @@ impl Node {
     pub fn find(&self, key: &[u8]) -> Result<usize, usize> {
         let wanted = match self.compare_prefix(key) {
             Ordering::Less => return Err(0),
-            Ordering::Equal => head(&key[self.prefix..]),
+            Ordering::Equal => head(&key[usize::from(self.prefix)..]),
             Ordering::Greater => return Err(self.len()),
         };
-        let begin = self.heads.partition_point(|head| *head < wanted);
-        let same = self.heads[begin..].partition_point(|head| *head == wanted);
-        let same = &self.starts[begin..begin + same];
+        let heads = self.heads();
+        let begin = heads.partition_point(|head| u64::from_ne_bytes(*head) < wanted);
+        let same = heads[begin..].partition_point(|head| u64::from_ne_bytes(*head) == wanted);
+        let same = &self.starts()[begin..begin + same];
         let found = same.binary_search_by(|start| {
-            self.bytes[key_range(&self.bytes, usize::from(*start))].cmp(key)
+            let start = usize::from(u16::from_ne_bytes(*start));
+            self.bytes[key_range(&self.bytes, start)].cmp(key)
         });
         found.map(|index| begin + index).map_err(|index| begin + index)
     }
 
     /// Compares a key with the bytes that all keys begin with; equal if it begins with them, too.
     fn compare_prefix(&self, key: &[u8]) -> Ordering {
-        let opens = self.prefix.min(size_of::<u64>());
+        let prefix = usize::from(self.prefix);
+        let opens = prefix.min(size_of::<u64>());
         let unlike = u64::BITS as usize - 8 * opens;
         let opening = |head: u64| u32::try_from(unlike).ok().and_then(|n| head.checked_shr(n));
         match opening(head(key)).cmp(&opening(self.opening)) {
             // A shorter key was compared as if zeroes followed.
-            Ordering::Equal if self.prefix > opens || key.len() < opens => {
-                let prefix = &self.key(0)[..self.prefix];
+            Ordering::Equal if prefix > opens || key.len() < opens => {
+                let prefix = &self.key(0)[..prefix];
                 if key.starts_with(prefix) { Ordering::Equal } else { key.cmp(prefix) }
             }
             order => order,
@@ -301,7 +346,7 @@ impl Node {
         let key = self.key_range(index);
         let mut reader = Reader::at(&self.bytes, key.end);
         let weight = reader.uint().expect(CHECKED);
-        let value = self.bytes.slice(reader.position()..usize::from(self.starts[index + 1]));
+        let value = self.bytes.slice(reader.position()..self.start(index + 1));
         Entry { key: self.bytes.slice(key), weight, value }
     }
 
@@ -327,9 +372,16 @@ impl Node {
         })
     }
 
-    /// Returns the bytes that the items lie in, where each begins, and where the last one ends.
-    pub(super) fn parts(&self) -> (&Bytes, &[u16]) {
-        (&self.bytes, &self.starts)
+    /// Returns the bytes that the items lie in.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Returns where the items of `range` lie, in order.
+    pub(super) fn places(&self, range: Range<usize>) -> impl Iterator<Item = Range<u16>> {
+        let starts = &self.starts()[range.start..=range.end];
+        let place = |pair: &[[u8; 2]; 2]| u16::from_ne_bytes(pair[0])..u16::from_ne_bytes(pair[1]);
+        starts.array_windows().map(place)
     }
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     block::{Block, Placement},
+    id::Codec,
     memory::MemoryBlocks,
 };
 
@@ -164,7 +165,7 @@ proptest! {
         let edits = model.iter().map(|(key, (weight, value))| set(key, *weight, value)).collect();
         let made = block_on(edit(&nodes(), &SALT, &Tree::default(), &edits)).unwrap();
         for block in made.blocks {
-            let node = Node::decode(block.bytes().clone()).unwrap();
+            let node = Node::decode(block.bytes()).unwrap();
             for key in model.keys() {
                 let tried =
                     [key.clone(), [&key[..], &near].concat(), key[..key.len() / 2].to_vec()];
@@ -190,7 +191,7 @@ proptest! {
         let begun = (0..=prefix.len()).map(|len| prefix[..len].to_vec());
         let tried: Vec<_> = tried.iter().cloned().chain(tried.iter().map(with_prefix)).chain(begun).collect();
         for block in made.blocks {
-            let node = Node::decode(block.bytes().clone()).unwrap();
+            let node = Node::decode(block.bytes()).unwrap();
             for key in &tried {
                 let smaller = (0..node.len()).filter(|index| node.key(*index) < &key[..]).count();
                 let is_there = smaller < node.len() && node.key(smaller) == key;
@@ -250,7 +251,7 @@ proptest! {
 
     #[test]
     fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        drop(Node::decode(bytes.into()));
+        drop(Node::decode(&bytes.into()));
     }
 
     /// Whatever is let in can be walked: items are read again where they lie.
@@ -264,7 +265,9 @@ proptest! {
             let mut bytes = block.bytes().to_vec();
             let changed = at.index(bytes.len());
             bytes[changed] = byte;
-            let Ok(node) = Node::decode(bytes.into()) else { continue };
+            let bytes = bytes.into();
+            let Ok(node) = Node::decode(&bytes) else { continue };
+            prop_assert_eq!(node.to_block(), Block::new(Codec::DagCbor, bytes));
             for index in 0..node.len() {
                 prop_assert_eq!(node.find(node.key(index)), Ok(index));
                 node.totals(index);
@@ -520,4 +523,46 @@ fn a_tree_that_is_written_to_is_in_memory_whatever_was_asked_for_before() {
     };
     assert!(write_all(&[1; 200]) > 0);
     assert_eq!(write_all(&[2; 200]), 0);
+}
+
+#[test]
+fn nothing_is_read_ahead_while_memory_has_all_that_is_asked_for() {
+    let stored = nodes();
+    let model = numbered(2_000);
+    let tree = build(&stored, &model);
+    let nodes = Nodes::new(Arc::clone(stored.blocks()), 64 << 20);
+    let key = model.keys().next().unwrap();
+    let read = |tree: &Tree| {
+        let before = nodes.reads();
+        block_on(tree.read_ahead(&nodes, key));
+        nodes.reads() - before
+    };
+    let quiet = |calls| (0..calls).for_each(|_| assert_eq!(read(&tree), 0, "it is in memory"));
+    assert!(read(&tree) > 1, "memory was empty");
+    quiet(UNREAD_MAX - 1);
+    assert!(read(&build(&stored, &numbered(1_000))) > 0, "not for long enough");
+    quiet(UNREAD_MAX);
+    let other = build(&stored, &numbered(500));
+    assert_eq!(read(&other), 0, "memory had everything for long");
+    assert!(block_on(other.get(&nodes, key)).unwrap().is_some());
+    assert!(read(&build(&stored, &numbered(200))) > 0, "something was read since");
+}
+
+#[test]
+fn a_node_of_many_items_is_searched_where_its_table_does_not_fit_into_16_bits() {
+    const ITEMS: u16 = 5_400;
+    let mut out = cbor::Writer::default();
+    out.array(2).uint(0).array(ITEMS.into());
+    for n in 0..ITEMS {
+        out.array(3).bytes(&n.to_be_bytes()[..]).uint(u64::from(n % 24)).null();
+    }
+    let bytes = out.finish();
+    let node = Node::decode(&bytes).unwrap();
+    assert!(node.memory_bytes() > usize::from(u16::MAX));
+    assert_eq!(node.to_block().bytes(), &bytes);
+    for n in 0..ITEMS {
+        assert_eq!(node.find(&n.to_be_bytes()), Ok(n.into()));
+        assert_eq!(node.totals(n.into()), (1, u64::from(n % 24)));
+        assert_eq!(node.entry(n.into()).value, [0xf6].as_slice());
+    }
 }

@@ -1,6 +1,6 @@
 //! The state of a bucket while a round edits it: the base root, and what changed so far.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use fula_core::{
@@ -441,7 +441,7 @@ impl<'a> Working<'a> {
         };
         blocks.push(block);
         // Equal bodies, and nodes that two trees share, are one block.
-        let mut seen = BTreeSet::new();
+        let mut seen = HashSet::with_capacity(blocks.len());
         blocks.retain(|block| seen.insert(block.cid()));
         Ok(Sealed { root, row, blocks, replaced })
     }
