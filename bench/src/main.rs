@@ -8,6 +8,7 @@ mod memory;
 mod peers;
 mod process;
 mod report;
+mod restart;
 mod server;
 mod soak;
 
@@ -145,6 +146,17 @@ enum Command {
         #[arg(long, default_value_t = 50_000)]
         requests: u64,
     },
+    /// Time from the start of a killed gateway until it serves, by what it had stored
+    Restart {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Objects of 4 KiB
+        #[arg(long, default_value_t = 500_000)]
+        keys: u64,
+        /// Another build of `fula`, for the same in turns
+        #[arg(long)]
+        baseline: Option<PathBuf>,
+    },
     /// Bytes written to disk a byte put: random keys, 100 000 in the bucket
     Written {
         #[arg(long, default_value_t = 5)]
@@ -227,6 +239,10 @@ async fn run(cli: Cli) -> io::Result<()> {
         Command::Memory { peers, rounds, requests } => {
             let kinds: Vec<_> = [Kind::Fula].into_iter().chain(peers).collect();
             figures::memory(&kinds, rounds, requests).await
+        }
+        Command::Restart { rounds, keys, baseline } => {
+            let ours = [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline));
+            restart::run(&ours.collect::<Vec<_>>(), rounds, keys).await
         }
         Command::Written { rounds } => figures::written(rounds).await,
         Command::Space { rounds } => figures::space(rounds).await,

@@ -124,23 +124,33 @@ impl Server {
         }
     }
 
+    /// Kills the server, forgets what the kernel has of its files if that is to be `cold`, and returns
+    /// how long it takes from its start until it serves.
+    pub(crate) async fn restart(&mut self, cold: bool) -> io::Result<Duration> {
+        let Process::Ours(gateway) = &mut self.process else {
+            return Err(io::Error::other("not a Fula gateway"));
+        };
+        gateway.kill()?;
+        for path in files(self.dir.path())?.into_iter().filter(|_| cold) {
+            let file = fs::File::open(path)?;
+            file.sync_all()?;
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+        let begun = Instant::now();
+        gateway.launch()?;
+        gateway.serving().await?;
+        Ok(begun.elapsed())
+    }
+
     /// Returns the bytes of all files that it has.
     pub(crate) fn disk_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
-        let mut dirs = vec![self.dir.path().to_owned()];
-        while let Some(dir) = dirs.pop() {
-            for entry in fs::read_dir(dir)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    dirs.push(entry.path());
-                    continue;
-                }
-                match entry.metadata() {
-                    Ok(metadata) => bytes += metadata.len(),
-                    // Compaction removes segments while they are counted.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
+        for path in files(self.dir.path())? {
+            match fs::metadata(path) {
+                Ok(metadata) => bytes += metadata.len(),
+                // Compaction removes segments while they are counted.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(bytes)
@@ -179,6 +189,23 @@ impl Server {
             }
         }
     }
+}
+
+/// Returns all files under a directory.
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            match entry.file_type()? {
+                found if found.is_dir() => dirs.push(entry.path()),
+                found if found.is_file() => files.push(entry.path()),
+                _ => {} // The socket of administrative commands.
+            }
+        }
+    }
+    Ok(files)
 }
 
 async fn ours(
