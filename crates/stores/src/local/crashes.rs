@@ -47,7 +47,9 @@ struct Case {
 fn open_sim(disk: &SimDisk) -> LocalStore {
     let clock: Clock = Arc::new(|| 1);
     let opened = LocalStore::open_on(Path::new("sim"), Arc::new(disk.clone()), clock, false, 4096);
-    opened.unwrap()
+    let store = opened.unwrap();
+    store.log.hold_contents_against_scans();
+    store
 }
 
 fn name(text: &str) -> BucketName {

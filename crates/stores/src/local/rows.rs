@@ -64,7 +64,7 @@ impl Rows {
                 let (table, name, entry) = read_entry(&mut reader)?;
                 self.records.apply(table, &name, entry);
             }
-            Kind::Block | Kind::Mark => return Err(Invalid("not a row")),
+            Kind::Block | Kind::Mark | Kind::Contents => return Err(Invalid("not a row")),
         }
         reader.end()
     }

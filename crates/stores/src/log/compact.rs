@@ -32,7 +32,7 @@ impl Log {
         for segment in segments {
             let size = segment.len()?;
             let live = self.index().live_in(segment.id);
-            let dead = size.saturating_sub(live + HEADER_BYTES);
+            let dead = size.saturating_sub(live + HEADER_BYTES + segment.contents_bytes());
             let is_left = active.contains(&segment.id) || lock(&self.damaged).contains(&segment.id);
             if !is_left && dead * 100 >= size * dead_percent && dead > 0 {
                 worth.push((live, segment));

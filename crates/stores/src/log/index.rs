@@ -55,7 +55,7 @@ impl Key {
         match kind {
             Kind::Block => key.try_into().ok().map(Self::Block),
             Kind::Root | Kind::Directory => Some(Self::Row(kind, key.to_vec())),
-            Kind::Mark => None,
+            Kind::Mark | Kind::Contents => None,
         }
     }
 

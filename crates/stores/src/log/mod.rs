@@ -10,10 +10,12 @@
 //! - After a failed fsync nothing is appended any more: what the kernel dropped is unknown.
 //! - A record that fails its checksum is never returned.
 
+mod append;
 mod blocks;
 mod buffers;
 mod check;
 mod compact;
+mod contents;
 mod disk;
 mod index;
 mod record;
@@ -37,6 +39,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use self::recover::{Damage, Recovery};
 pub(crate) use self::{
+    append::Need,
     blocks::Held,
     disk::{Directory, Disk},
     index::{Index, Key, Slot},
@@ -44,6 +47,7 @@ pub(crate) use self::{
 };
 use self::{
     buffers::Buffers,
+    contents::Contents,
     record::{encode_into, encoded_len},
     segment::{HEADER_BYTES, Segment},
 };
@@ -71,31 +75,8 @@ impl StreamName {
 /// Size at which a segment is sealed, in bytes.
 pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
 
-/// Largest buffer that stays with a stream, in bytes.
-const BUFFER_KEPT_BYTES: usize = 2 << 20;
-
 /// Appended bytes after which they are made durable unasked.
 const WRITE_BEHIND_BYTES: u64 = 8 << 20;
-
-/// Space left to compaction, which must write before it can give back: as much as a segment takes, or
-/// of a small disk this part.
-const RESERVE_BYTES: u64 = SEGMENT_BYTES;
-const RESERVE_PART: u64 = 20;
-
-/// Space left, beside that, to [`Need::Removal`]: this part of it.
-const REMOVALS_PART: u64 = 4;
-
-/// Appended bytes between two looks at the space that is left.
-const ROOM_EVERY: u64 = 4 << 20;
-
-/// What an append is for, and so how much of a disk that is nearly full it may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// More of anything.
-    More,
-    /// Rows, and changes that only take away.
-    Removal,
-}
 
 #[derive(Debug)]
 struct Tail {
@@ -106,6 +87,8 @@ struct Tail {
     appended: u64,
     /// Records being encoded; kept for the next ones.
     buffer: Vec<u8>,
+    /// Of the segment so far.
+    contents: Contents,
 }
 
 /// Which segment a stream is at, and the position of its first byte.
@@ -132,6 +115,14 @@ struct Stream {
     syncing: tokio::sync::Mutex<()>,
     /// Up to where writing behind has begun.
     behind: AtomicU64,
+}
+
+impl Stream {
+    /// Returns how far the segment of its tail is known to be durable.
+    fn durable_to(&self, tail: &Tail) -> u64 {
+        let base = tail.appended - tail.offset;
+        self.synced.load(Ordering::Acquire).saturating_sub(base)
+    }
 }
 
 /// Counts of physical work, for metrics.
@@ -195,20 +186,22 @@ impl Log {
         let mut recovered = recover::recover(disk.as_ref())?;
         let mut tails = Vec::with_capacity(2);
         for name in StreamName::ALL {
-            let (segment, offset) = if let Some(tail) = recovered.tails.remove(name.prefix()) {
-                tail
-            } else {
-                let id = recovered.next_id;
-                let segment = Arc::new(Segment::create(disk.as_ref(), name.prefix(), id)?);
-                recovered.segments.insert(id, Arc::clone(&segment));
-                recovered.next_id += 1;
-                (segment, HEADER_BYTES)
-            };
+            let (segment, offset, contents) =
+                if let Some(tail) = recovered.tails.remove(name.prefix()) {
+                    tail
+                } else {
+                    let id = recovered.next_id;
+                    let segment = Arc::new(Segment::create(disk.as_ref(), name.prefix(), id)?);
+                    recovered.segments.insert(id, Arc::clone(&segment));
+                    recovered.next_id += 1;
+                    (segment, HEADER_BYTES, Contents::of_none())
+                };
+            let (appended, buffer) = (offset, Vec::new());
             tails.push(Stream {
                 name,
                 place: Mutex::new(Place { segment: segment.id, base: 0 }),
                 poisoned: AtomicBool::new(false),
-                tail: Mutex::new(Tail { segment, offset, appended: offset, buffer: Vec::new() }),
+                tail: Mutex::new(Tail { segment, offset, appended, buffer, contents }),
                 turn: tokio::sync::Mutex::new(()),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
@@ -264,112 +257,6 @@ impl Log {
         if index.blocks.get(cid).is_some_and(|found| found.slot() == *slot) {
             index.remove_block(cid);
         }
-    }
-
-    /// Appends `records` and indexes them; returns the position that a sync must reach.
-    ///
-    /// On an error nothing of them is in the log.
-    pub(crate) fn append(
-        &self,
-        name: StreamName,
-        records: &[Record<'_>],
-        need: Need,
-    ) -> io::Result<u64> {
-        self.check_room(need)?;
-        self.append_if(name, records, |_, _| true).map(|(end, _)| end)
-    }
-
-    /// Fails when nothing is left but what is kept back for others.
-    fn check_room(&self, need: Need) -> io::Result<()> {
-        let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
-        if appended < self.room_at.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let room = self.disk.room()?;
-        let reserve = RESERVE_BYTES.min(room.size / RESERVE_PART);
-        let kept = reserve + reserve / REMOVALS_PART;
-        if room.free >= kept {
-            // Not past what is kept, which may be less than that on a small disk.
-            let next = appended + ROOM_EVERY.min(room.free - kept);
-            self.room_at.store(next, Ordering::Relaxed);
-            return Ok(());
-        }
-        if need == Need::Removal && room.free >= reserve {
-            return Ok(());
-        }
-        Err(io::ErrorKind::StorageFull.into())
-    }
-
-    /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`;
-    /// returns also how many bytes it appended.
-    fn append_if(
-        &self,
-        name: StreamName,
-        records: &[Record<'_>],
-        wanted: impl Fn(&Index, usize) -> bool,
-    ) -> io::Result<(u64, u64)> {
-        let stream = self.stream(name);
-        let mut tail = lock(&stream.tail);
-        if stream.poisoned.load(Ordering::Acquire) {
-            return Err(poisoned());
-        }
-        if tail.offset >= self.segment_bytes {
-            self.roll(stream, &mut tail)?;
-        }
-        let base = tail.appended - tail.offset;
-        let durable_to = stream.synced.load(Ordering::Acquire).saturating_sub(base);
-        let room: usize = records.iter().map(encoded_len).sum();
-        let mut buffer = std::mem::take(&mut tail.buffer);
-        buffer.clear();
-        buffer.reserve(room);
-        let mut placed = Vec::with_capacity(records.len());
-        {
-            let index = self.index();
-            for (_, record) in records.iter().enumerate().filter(|(n, _)| wanted(&index, *n)) {
-                let offset = tail.offset + buffer.len() as u64;
-                encode_into(record, &tail.segment.seed, offset, durable_to, &mut buffer);
-                let (key, value) = (record.key.len(), record.value.len());
-                placed.push((record, Slot::new(tail.segment.id, offset, key, value)));
-            }
-        }
-        if let Err(error) = tail.segment.write_at(&buffer, tail.offset) {
-            // Remains of a failed write could pass for records later on: cut them off.
-            if tail.segment.truncate(tail.offset).is_err() {
-                stream.poisoned.store(true, Ordering::Release);
-            }
-            return Err(error);
-        }
-        let len = buffer.len() as u64;
-        tail.offset += len;
-        tail.appended += len;
-        self.counters.appended_bytes.fetch_add(len, Ordering::Relaxed);
-        if buffer.capacity() <= BUFFER_KEPT_BYTES {
-            tail.buffer = buffer;
-        }
-        let mut index = self.index_mut();
-        for (record, slot) in placed {
-            index.insert(record, slot);
-        }
-        Ok((tail.appended, len))
-    }
-
-    /// Seals the segment and begins the next one.
-    fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
-        let synced = self.fsync(&tail.segment);
-        synced.inspect_err(|_| stream.poisoned.store(true, Ordering::Release))?;
-        stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
-        // Never one that was tried before: what is left of that may come back with a crash.
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let segment = Arc::new(Segment::create(self.disk.as_ref(), stream.name.prefix(), id)?);
-        // In this order: compaction looks at the segments first, then which are written to, and must
-        // not find this one without being told that it is.
-        *lock(&stream.place) = Place { segment: id, base: tail.appended };
-        write(&self.segments).insert(id, Arc::clone(&segment));
-        tail.segment = segment;
-        tail.offset = HEADER_BYTES;
-        tail.appended += HEADER_BYTES;
-        stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
-        Ok(())
     }
 
     fn fsync(&self, segment: &Segment) -> io::Result<()> {

@@ -45,11 +45,13 @@ pub(crate) enum Kind {
     Directory = 3,
     /// Nothing but a *durable to*.
     Mark = 4,
+    /// What lies in the segment before it.
+    Contents = 5,
 }
 
 impl Kind {
-    fn from_code(code: u8) -> Option<Self> {
-        [Self::Block, Self::Root, Self::Directory, Self::Mark]
+    pub(super) fn from_code(code: u8) -> Option<Self> {
+        [Self::Block, Self::Root, Self::Directory, Self::Mark, Self::Contents]
             .into_iter()
             .find(|kind| *kind as u8 == code)
     }

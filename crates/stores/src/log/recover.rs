@@ -9,6 +9,7 @@ use std::{
 use fula_core::Cid;
 
 use super::{
+    contents::{self, Contents},
     disk::Disk,
     index::{Index, Key, Slot},
     record::{ALIGN, HEAD_BYTES, Head, Kind, Record, crc32c, encode_into},
@@ -57,8 +58,8 @@ impl Recovery {
 pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) segments: BTreeMap<u32, Arc<Segment>>,
-    /// The segment each stream goes on in, and where.
-    pub(super) tails: HashMap<String, (Arc<Segment>, u64)>,
+    /// The segment each stream goes on in, where, and what lies before.
+    pub(super) tails: HashMap<String, (Arc<Segment>, u64, Contents)>,
     pub(super) report: Recovery,
     /// Above the number of every segment there is or was, readable or not.
     pub(super) next_id: u32,
@@ -108,22 +109,36 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
                 continue;
             }
         };
-        let end = recovered.read_segment(&segment, is_tail)?;
         if is_tail {
+            let (end, contents) = recovered.read_segment(&segment, true)?;
             // What a killed process wrote may still be in the kernel's memory only.
             segment.sync()?;
+            recovered.tails.insert(prefix.clone(), (Arc::clone(&segment), end, contents));
+        } else if let Some(found) = contents::read(&segment, segment.len()?)? {
+            for (key, slot) in found {
+                recovered.insert(&segment, key, slot);
+            }
+        } else {
+            recovered.read_segment(&segment, false)?;
         }
-        recovered.segments.insert(*id, Arc::clone(&segment));
-        recovered.tails.insert(prefix.clone(), (segment, end));
+        recovered.segments.insert(*id, segment);
     }
     Ok(recovered)
 }
 
 impl Recovered {
-    /// Indexes one segment and returns where it ends. Only the newest one of a stream can have a
-    /// torn tail; of the others, values are not read.
-    fn read_segment(&mut self, segment: &Segment, is_tail: bool) -> io::Result<u64> {
+    fn insert(&mut self, segment: &Segment, key: Key, slot: Slot) {
+        // Only blocks belong into bulk.
+        if !segment.is_bulk() || matches!(key, Key::Block(_)) {
+            self.index.insert_key(key, slot);
+        }
+    }
+
+    /// Indexes one segment and returns where it ends, and its contents. Only the newest one of a
+    /// stream can have a torn tail; of the others, values are not read.
+    fn read_segment(&mut self, segment: &Segment, is_tail: bool) -> io::Result<(u64, Contents)> {
         let len = segment.len()?;
+        let mut contents = Contents::of_none();
         let stretches = scan(segment, len, is_tail)?;
         let durable = stretches.iter().map(|stretch| match stretch {
             Stretch::Record { head, .. } => head.durable_to,
@@ -134,10 +149,9 @@ impl Recovered {
             match stretch {
                 Stretch::Record { offset, head, key } => {
                     let slot = Slot::new(segment.id, offset, head.key_len, head.value_len);
-                    // Only blocks belong into bulk.
-                    let misplaced = segment.is_bulk() && head.kind != Kind::Block;
-                    if let Some(key) = Key::of(head.kind, &key).filter(|_| !misplaced) {
-                        self.index.insert_key(key, slot);
+                    contents.add(head.kind, &key, head.value_len);
+                    if let Some(key) = Key::of(head.kind, &key) {
+                        self.insert(segment, key, slot);
                     }
                 }
                 Stretch::Gap { offset, bytes, key } => {
@@ -150,22 +164,24 @@ impl Recovered {
                     let is_last = offset + bytes >= len;
                     if offset < durable {
                         self.report.damaged.push(damage);
+                        contents = Contents::untold();
                         continue;
                     }
                     // In bulk, blocks behind an unfinished write are as good as any: it is filled,
                     // so that it is not taken for damage once what follows is durable.
                     if segment.is_bulk() && !is_last && fill(segment, offset, bytes)? {
                         self.report.truncated.push(Damage { cid: None, ..damage });
+                        contents = Contents::untold();
                         continue;
                     }
                     let bytes = len - offset;
                     self.report.truncated.push(Damage { bytes, cid: None, ..damage });
                     segment.truncate(offset)?;
-                    return Ok(offset);
+                    return Ok((offset, contents));
                 }
             }
         }
-        Ok(len)
+        Ok((len, contents))
     }
 }
 
@@ -272,6 +288,14 @@ impl Window<'_> {
 /// Returns the records of a sealed segment, whose values are not read.
 pub(super) fn records(segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
     let len = segment.len()?;
+    match contents::read(segment, len)? {
+        Some(found) => Ok(found),
+        None => scanned(segment, len),
+    }
+}
+
+/// Returns the records of a sealed segment as their heads tell them.
+pub(super) fn scanned(segment: &Segment, len: u64) -> io::Result<Vec<(Key, Slot)>> {
     let found = scan(segment, len, false)?.into_iter().filter_map(|stretch| {
         let Stretch::Record { offset, head, key } = stretch else { return None };
         let slot = Slot::new(segment.id, offset, head.key_len, head.value_len);

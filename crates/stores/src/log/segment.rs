@@ -6,7 +6,10 @@
 
 use std::{
     io,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -34,6 +37,8 @@ pub(super) struct Segment {
     /// Whether a sync failed. The kernel tells of a lost write once: whoever syncs next must hear
     /// of it too.
     failed: Mutex<bool>,
+    /// Bytes at its end that tell what lies before them.
+    contents_bytes: AtomicU64,
 }
 
 /// What opening a file came to.
@@ -70,6 +75,17 @@ fn seed_in(header: &[u8], prefix: &str, id: u32) -> Option<Seed> {
 }
 
 impl Segment {
+    fn new(id: u32, seed: Seed, name: String, file: Box<dyn DiskFile>) -> Self {
+        Self {
+            id,
+            seed,
+            name,
+            file,
+            failed: Mutex::default(),
+            contents_bytes: AtomicU64::default(),
+        }
+    }
+
     /// Creates a segment whose existence is durable when this returns.
     pub(super) fn create(disk: &dyn Disk, prefix: &str, id: u32) -> io::Result<Self> {
         let name = format!("{prefix}-{id:08}.log");
@@ -84,7 +100,7 @@ impl Segment {
             drop(disk.remove(&name));
             return Err(error);
         }
-        Ok(Self { id, seed: Seed(seed), name, file, failed: Mutex::new(false) })
+        Ok(Self::new(id, Seed(seed), name, file))
     }
 
     /// Opens a segment.
@@ -97,8 +113,7 @@ impl Segment {
             file.read_at(&mut found, 0)?;
         }
         if let Some(seed) = seed_in(&found, prefix, id) {
-            let failed = Mutex::new(false);
-            return Ok(Opened::Segment(Self { id, seed, name, file, failed }));
+            return Ok(Opened::Segment(Self::new(id, seed, name, file)));
         }
         Ok(Opened::Unreadable(len))
     }
@@ -113,6 +128,14 @@ impl Segment {
 
     pub(super) fn len(&self) -> io::Result<u64> {
         self.file.len()
+    }
+
+    pub(super) fn contents_bytes(&self) -> u64 {
+        self.contents_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_contents_bytes(&self, bytes: u64) {
+        self.contents_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

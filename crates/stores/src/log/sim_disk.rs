@@ -71,6 +71,7 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     pending_names: Vec<NameOp>,
     calls: u64,
+    read_bytes: u64,
     /// From which call on calls fail; only that one, or all that follow.
     fault: Option<(u64, Fault, bool)>,
     /// Says that it synced, and does not.
@@ -185,6 +186,11 @@ impl SimDisk {
     /// Returns how many calls there were.
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls
+    }
+
+    /// Returns how many bytes were read.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.state().read_bytes
     }
 
     /// Returns the disk as a power cut leaves it.
@@ -330,6 +336,7 @@ impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.state();
         state.step()?;
+        state.read_bytes += buffer.len() as u64;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let content = &state.inodes[self.inode].content;
         let found = content.get(offset..offset + buffer.len());

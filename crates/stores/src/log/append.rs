@@ -1,0 +1,157 @@
+//! Appending: room for it, what an append leaves behind, and one segment after the other.
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    Contents, Index, Log, Place, Record, SEGMENT_BYTES, Slot, Stream, StreamName, Tail,
+    encode_into, encoded_len, lock, poisoned,
+    segment::{HEADER_BYTES, Segment},
+    write,
+};
+
+/// Largest buffer that stays with a stream, in bytes.
+const BUFFER_KEPT_BYTES: usize = 2 << 20;
+
+/// Space left to compaction, which must write before it can give back: as much as a segment takes, or
+/// of a small disk this part.
+const RESERVE_BYTES: u64 = SEGMENT_BYTES;
+const RESERVE_PART: u64 = 20;
+
+/// Space left, beside that, to [`Need::Removal`]: this part of it.
+const REMOVALS_PART: u64 = 4;
+
+/// Appended bytes between two looks at the space that is left.
+const ROOM_EVERY: u64 = 4 << 20;
+
+/// What an append is for, and so how much of a disk that is nearly full it may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// More of anything.
+    More,
+    /// Rows, and changes that only take away.
+    Removal,
+}
+
+impl Log {
+    /// Appends `records` and indexes them; returns the position that a sync must reach.
+    ///
+    /// On an error nothing of them is in the log.
+    pub(crate) fn append(
+        &self,
+        name: StreamName,
+        records: &[Record<'_>],
+        need: Need,
+    ) -> io::Result<u64> {
+        self.check_room(need)?;
+        self.append_if(name, records, |_, _| true).map(|(end, _)| end)
+    }
+
+    /// Fails when nothing is left but what is kept back for others.
+    fn check_room(&self, need: Need) -> io::Result<()> {
+        let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
+        if appended < self.room_at.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let room = self.disk.room()?;
+        let reserve = RESERVE_BYTES.min(room.size / RESERVE_PART);
+        let kept = reserve + reserve / REMOVALS_PART;
+        if room.free >= kept {
+            // Not past what is kept, which may be less than that on a small disk.
+            let next = appended + ROOM_EVERY.min(room.free - kept);
+            self.room_at.store(next, Ordering::Relaxed);
+            return Ok(());
+        }
+        if need == Need::Removal && room.free >= reserve {
+            return Ok(());
+        }
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`;
+    /// returns also how many bytes it appended.
+    pub(super) fn append_if(
+        &self,
+        name: StreamName,
+        records: &[Record<'_>],
+        wanted: impl Fn(&Index, usize) -> bool,
+    ) -> io::Result<(u64, u64)> {
+        let stream = self.stream(name);
+        let mut tail = lock(&stream.tail);
+        if stream.poisoned.load(Ordering::Acquire) {
+            return Err(poisoned());
+        }
+        if tail.offset >= self.segment_bytes {
+            self.roll(stream, &mut tail)?;
+        }
+        let durable_to = stream.durable_to(&tail);
+        let room: usize = records.iter().map(encoded_len).sum();
+        let mut buffer = std::mem::take(&mut tail.buffer);
+        buffer.clear();
+        buffer.reserve(room);
+        let mut placed = Vec::with_capacity(records.len());
+        {
+            let index = self.index();
+            for (_, record) in records.iter().enumerate().filter(|(n, _)| wanted(&index, *n)) {
+                let offset = tail.offset + buffer.len() as u64;
+                encode_into(record, &tail.segment.seed, offset, durable_to, &mut buffer);
+                let (key, value) = (record.key.len(), record.value.len());
+                placed.push((record, Slot::new(tail.segment.id, offset, key, value)));
+            }
+        }
+        self.write(stream, &mut tail, &buffer)?;
+        let len = buffer.len() as u64;
+        if buffer.capacity() <= BUFFER_KEPT_BYTES {
+            tail.buffer = buffer;
+        }
+        let mut index = self.index_mut();
+        for (record, slot) in placed {
+            tail.contents.add(record.kind, record.key, record.value.len());
+            index.insert(record, slot);
+        }
+        Ok((tail.appended, len))
+    }
+
+    /// Writes records at the end of a stream; on an error nothing of them is there.
+    fn write(&self, stream: &Stream, tail: &mut Tail, records: &[u8]) -> io::Result<()> {
+        if let Err(error) = tail.segment.write_at(records, tail.offset) {
+            // Remains of a failed write could pass for records later on: cut them off.
+            if tail.segment.truncate(tail.offset).is_err() {
+                stream.poisoned.store(true, Ordering::Release);
+            }
+            return Err(error);
+        }
+        let len = records.len() as u64;
+        tail.offset += len;
+        tail.appended += len;
+        self.counters.appended_bytes.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Seals the segment and begins the next one.
+    pub(super) fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
+        // Told once: should the next segment not begin, this one goes on, and is scanned.
+        let contents = std::mem::replace(&mut tail.contents, Contents::untold());
+        let end = contents.end(&tail.segment.seed, tail.offset, stream.durable_to(tail));
+        self.write(stream, tail, &end)?;
+        tail.segment.set_contents_bytes(end.len() as u64);
+        let synced = self.fsync(&tail.segment);
+        synced.inspect_err(|_| stream.poisoned.store(true, Ordering::Release))?;
+        stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
+        // Never one that was tried before: what is left of that may come back with a crash.
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let segment = Arc::new(Segment::create(self.disk.as_ref(), stream.name.prefix(), id)?);
+        // In this order: compaction looks at the segments first, then which are written to, and must
+        // not find this one without being told that it is.
+        *lock(&stream.place) = Place { segment: id, base: tail.appended };
+        write(&self.segments).insert(id, Arc::clone(&segment));
+        tail.segment = segment;
+        tail.contents = Contents::of_none();
+        tail.offset = HEADER_BYTES;
+        tail.appended += HEADER_BYTES;
+        stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
+        Ok(())
+    }
+}
