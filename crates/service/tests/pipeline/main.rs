@@ -4,12 +4,14 @@
 mod collect;
 mod commits;
 mod faults;
+mod full;
 mod masters;
 mod model;
 mod nodes;
 mod regression;
 mod retries;
 mod rounds;
+mod slow;
 
 use std::sync::Arc;
 

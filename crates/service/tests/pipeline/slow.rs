@@ -1,0 +1,381 @@
+//! Stores that take their time, fill up, and can be held at a point.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use fula_core::{
+    Block, BucketName, Cid, OwnerId, RootPointer, StoreError,
+    block::{Epoch, Placement, SyncMark},
+    error::SwapError,
+    memory::MemoryRoots,
+    root::{CasOutcome, NewRoot, RootRow, Stamped},
+};
+use fula_service::{
+    BucketOwner, CompletePart, CompleteRequest, CopyRequest, CopySourceRequest,
+    CreateUploadRequest, Stake,
+    flaw::{Flaw, Flaws},
+    fsck,
+};
+use fula_testkit::rng::Rng;
+use tokio::sync::watch;
+
+use super::*;
+
+pub(super) const OTHER: &str = "other";
+
+/// More than one block.
+pub(super) const LARGE: usize = (1 << 20) + 5;
+
+/// Lets others go first, as often as chance says.
+#[derive(Debug)]
+pub(super) struct Jitter(Option<Mutex<Rng>>);
+
+impl Jitter {
+    pub(super) async fn step(&self) {
+        let Some(rng) = &self.0 else { return };
+        let turns = {
+            let mut rng = rng.lock().unwrap();
+            // Now and then so long that a whole collection passes by.
+            let most = if rng.below(16) == 0 { 600 } else { 4 };
+            rng.below(most)
+        };
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Blocks in memory that take their time.
+#[derive(Debug)]
+pub(super) struct SlowBlocks {
+    pub(super) inner: MemoryBlocks,
+    jitter: Jitter,
+    pub(super) unreadable: AtomicBool,
+    /// Whether nothing more fits, and what was put since.
+    pub(super) full: Mutex<Option<Vec<Placement>>>,
+}
+
+#[async_trait]
+impl BlockStore for SlowBlocks {
+    async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
+        if let Some(asked) = &mut *self.full.lock().unwrap() {
+            asked.push(placement);
+            if placement != Placement::Removal {
+                return Err(StoreError::Full { backend: "memory" });
+            }
+        }
+        self.jitter.step().await;
+        let put = self.inner.put(blocks, placement).await;
+        self.jitter.step().await;
+        put
+    }
+
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+        self.jitter.step().await;
+        self.inner.sync(mark).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        if self.unreadable.load(Ordering::Relaxed) && cid.codec() == fula_core::Codec::DagPb {
+            return Err(StoreError::Damaged { cid: *cid });
+        }
+        self.jitter.step().await;
+        self.inner.get(cid).await
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        self.inner.size(cid).await
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        self.inner.advance_epoch()
+    }
+
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        self.inner.mark(cids, cut)
+    }
+
+    async fn delete_if(
+        &self,
+        cid: &Cid,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<bool, StoreError> {
+        self.jitter.step().await;
+        self.inner.delete_if(cid, cut, put_before).await
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+        self.jitter.step().await;
+        self.inner.list(after, limit).await
+    }
+}
+
+/// A place where whoever comes waits while it is closed.
+#[derive(Debug)]
+pub(super) struct Gate {
+    is_closed: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { is_closed: watch::Sender::new(false), waiting: watch::Sender::new(0) }
+    }
+}
+
+impl Gate {
+    pub(super) fn close(&self) {
+        self.is_closed.send_replace(true);
+    }
+
+    pub(super) fn open(&self) {
+        self.is_closed.send_replace(false);
+    }
+
+    pub(super) async fn pass(&self) {
+        if *self.is_closed.borrow() {
+            self.waiting.send_modify(|waiting| *waiting += 1);
+            self.is_closed.subscribe().wait_for(|closed| !closed).await.unwrap();
+        }
+    }
+
+    /// Waits if it is closed and nobody waits yet.
+    pub(super) async fn pass_if_second(&self) {
+        if *self.waiting.borrow() == 0 {
+            self.pass().await;
+        }
+    }
+
+    /// Returns once somebody waits here.
+    pub(super) async fn waited_at(&self) {
+        self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await.unwrap();
+    }
+}
+
+/// An arbiter in memory that takes its time, and whose clock goes on with every question.
+#[derive(Debug)]
+pub(super) struct SlowRoots {
+    pub(super) inner: MemoryRoots,
+    jitter: Jitter,
+    time: AtomicU64,
+    /// Of answers to those who read.
+    pub(super) reads: Gate,
+    pub(super) scans: Gate,
+    /// Of swaps of the first bucket.
+    pub(super) swaps: Gate,
+}
+
+impl SlowRoots {
+    pub(super) fn tick(&self) {
+        self.inner.set_time(self.time.fetch_add(1, Ordering::Relaxed));
+    }
+}
+
+#[async_trait]
+impl RootPointerStore for SlowRoots {
+    async fn get_roots(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        self.jitter.step().await;
+        self.tick();
+        let rows = self.inner.get_roots(names).await;
+        self.reads.pass_if_second().await;
+        rows
+    }
+
+    async fn cas_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        self.jitter.step().await;
+        if bucket.as_str() == BUCKET {
+            self.swaps.pass().await;
+        }
+        self.tick();
+        let outcome = self.inner.cas_root(owner, bucket, expected, new).await;
+        self.jitter.step().await;
+        outcome
+    }
+
+    fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {
+        self.inner.covered_by_swap(mark)
+    }
+
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.inner.list_roots(owner, after, limit).await
+    }
+
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.jitter.step().await;
+        self.scans.pass().await;
+        self.inner.scan_roots(after, limit).await
+    }
+
+    async fn find_bucket(
+        &self,
+        bucket: &BucketName,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        self.inner.find_bucket(bucket).await
+    }
+}
+
+/// A master whose requests each have a stake of their own, as over the wire.
+pub(super) struct World {
+    pub(super) blocks: Arc<SlowBlocks>,
+    pub(super) roots: Arc<SlowRoots>,
+    pub(super) service: Service,
+}
+
+impl World {
+    pub(super) async fn new(seed: Option<u64>, flaw: Option<Flaw>) -> Self {
+        let mut seeds = seed.map(Rng::new);
+        let mut jitter = || Jitter(seeds.as_mut().map(|rng| Mutex::new(rng.fork())));
+        let (unreadable, time) = (AtomicBool::new(false), AtomicU64::new(1000));
+        let inner = MemoryBlocks::default();
+        let full = Mutex::default();
+        let blocks = Arc::new(SlowBlocks { inner, jitter: jitter(), unreadable, full });
+        let inner = MemoryRoots::default();
+        let (reads, scans, swaps) = (Gate::default(), Gate::default(), Gate::default());
+        let roots = Arc::new(SlowRoots { inner, jitter: jitter(), time, reads, scans, swaps });
+        // Next to no cache, so that nothing is read that is not there.
+        let limits =
+            Limits { flaws: Flaws(flaw), cache_bytes: 1, heads_max: 1, ..Limits::default() };
+        let nodes = Arc::new(Nodes::new(Arc::clone(&blocks) as _, limits.cache_bytes));
+        let witness = Witness::new(None, true);
+        let arbiter: Arc<dyn RootPointerStore> = Arc::clone(&roots) as _;
+        let committer = Committer::new(nodes, arbiter, WriterId([1; 16]), limits, witness);
+        let draws = Mutex::new(Rng::new(seed.unwrap_or(0)));
+        let random: fula_service::Random = Arc::new(move |bytes| {
+            bytes.fill_with(|| draws.lock().unwrap().below(256).to_le_bytes()[0]);
+        });
+        let service = Service::new(committer, random, NamePolicy::PerOwner);
+        let world = Self { blocks, roots, service };
+        for bucket in [BUCKET, OTHER] {
+            world.service.create_bucket(&caller(), bucket).await.unwrap();
+        }
+        world
+    }
+
+    pub(super) async fn put(
+        &self,
+        bucket: &str,
+        key: &str,
+        body: BodyStream,
+    ) -> Result<(), ServiceError> {
+        let request = PutRequest {
+            key: key.to_owned(),
+            facts: ObjectFacts::default(),
+            conditions: WriteConditions::default(),
+            body,
+            body_facts: body_facts(),
+        };
+        self.service.put_object(&caller(), bucket, request).await.map(drop)
+    }
+
+    pub(super) async fn delete(&self, bucket: &str, key: &str) -> Result<(), ServiceError> {
+        let request = DeleteKey { key: key.to_owned(), conditions: WriteConditions::default() };
+        self.service.delete_object(&caller(), bucket, request).await
+    }
+
+    pub(super) async fn copy(
+        &self,
+        from: (&str, &str),
+        to: (&str, &str),
+    ) -> Result<(), ServiceError> {
+        let source = CopySourceRequest {
+            owner: BucketOwner::Unsaid,
+            bucket: from.0.to_owned(),
+            key: from.1.to_owned(),
+            conditions: ReadConditions::default(),
+        };
+        let conditions = WriteConditions::default();
+        let request = CopyRequest { source, key: to.1.to_owned(), replace: None, conditions };
+        self.service.copy_object(&caller(), to.0, request).await.map(drop)
+    }
+
+    /// Uploads one part, of a block and some, and completes the upload.
+    pub(super) async fn upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        byte: u8,
+    ) -> Result<(), ServiceError> {
+        let facts = ObjectFacts::default();
+        let request = CreateUploadRequest { key: key.to_owned(), facts, checksum: None };
+        let id = self.service.create_upload(&caller(), bucket, request).await?.to_string();
+        let part = self
+            .service
+            .put_part(&caller(), bucket, key, &id, 1, whole(vec![byte; LARGE]), body_facts())
+            .await?;
+        let parts = vec![CompletePart { number: 1, etag: part.etag().to_string(), checksum: None }];
+        let request = CompleteRequest {
+            key: key.to_owned(),
+            id,
+            parts,
+            conditions: WriteConditions::default(),
+            checksum: None,
+            size: None,
+        };
+        self.service.complete_upload(&caller(), bucket, &request).await.map(drop)
+    }
+
+    pub(super) async fn get(&self, bucket: &str, key: &str) -> Result<Vec<u8>, ServiceError> {
+        let caller = caller();
+        let none = ReadConditions::default();
+        let record = self.service.get_object(&caller, bucket, key, &none).await?.record;
+        let parts: Vec<Bytes> =
+            self.service.read(&caller, &record, 0..record.size).await?.try_collect().await?;
+        Ok(parts.concat())
+    }
+
+    pub(super) async fn collect(&self) -> fula_service::Collection {
+        self.service.committer().collect(Duration::ZERO, &|| 4).await.unwrap()
+    }
+
+    pub(super) async fn rows(&self) -> Vec<RootRow> {
+        self.roots.inner.scan_roots(None, 100).await.unwrap().value
+    }
+
+    /// Returns what is wrong with any bucket.
+    pub(super) async fn problems(&self) -> Vec<fsck::Problem> {
+        let (mut problems, mut seen) = (Vec::new(), HashSet::new());
+        for row in self.rows().await {
+            let nodes = self.service.committer().nodes();
+            problems.extend(fsck::check_bucket(nodes, &row, &mut seen).await.unwrap().problems);
+        }
+        problems
+    }
+
+    pub(super) async fn count(&self) -> usize {
+        self.blocks.inner.list(None, usize::MAX).await.unwrap().len()
+    }
+}
+
+pub(super) fn caller() -> Caller {
+    Caller { stake: Stake::default(), ..Caller::of(Identity::of_user("key:test")) }
+}
+
+pub(super) fn whole(body: Vec<u8>) -> BodyStream {
+    Box::pin(futures::stream::iter([Ok(Bytes::from(body))]))
+}
