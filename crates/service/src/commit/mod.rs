@@ -107,6 +107,8 @@ struct Outcome {
     result: Result<Answer, ServiceError>,
     /// The bucket version that the result holds at; 0 when that is not known.
     version: u64,
+    /// Whether the round must be published for it.
+    writes: bool,
 }
 
 #[derive(Debug)]

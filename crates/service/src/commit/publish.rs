@@ -49,12 +49,11 @@ impl Inner {
         bucket: &BucketAddress,
         base: Option<&Head>,
         sealed: &working::Sealed,
+        placement: Placement,
         deadline: Instant,
         batch: &mut Vec<Pending>,
     ) -> Swapped {
         let blocks = self.nodes.blocks();
-        let takes_away = batch.iter().all(|pending| pending.ask.change.takes_away());
-        let placement = if takes_away { Placement::Removal } else { Placement::Commit };
         let stored = async {
             let mark = blocks.put(&sealed.blocks, placement).await?;
             if self.limits.flaws.has(Flaw::PublishedBeforeDurable) {

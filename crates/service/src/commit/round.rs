@@ -2,7 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use fula_core::{Block, Cid};
+use fula_core::{Block, Cid, block::Placement};
 use futures::FutureExt;
 use tokio::time::Instant;
 
@@ -88,22 +88,37 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
 }
 
 /// Answers a round that failed, but for changes that might have gone through without the others:
-/// where nothing more fits, those that take away.
-fn refuse(batch: Vec<Pending>, error: &ServiceError) -> Vec<Pending> {
-    let (left, refused): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| {
-        matches!(error, ServiceError::Full) && pending.ask.change.takes_away()
-    });
-    if refused.is_empty() {
-        answer_all(left, error);
+/// where nothing more fits, those that take away, and what needs no space, as the answer to a retry.
+fn refuse(batch: Vec<Pending>, outcomes: &[Outcome], error: &ServiceError) -> Vec<Pending> {
+    if !matches!(error, ServiceError::Full) {
+        answer_all(batch, error);
         return Vec::new();
     }
-    answer_all(refused, error);
+    let takes_away = only_take_away(&batch, outcomes);
+    let mut left = Vec::new();
+    for (pending, outcome) in batch.into_iter().zip(outcomes) {
+        if outcome.writes && (takes_away || !pending.ask.change.takes_away()) {
+            answer_all(vec![pending], error);
+        } else {
+            left.push(pending);
+        }
+    }
     left
+}
+
+/// Returns whether the changes that a round is published for only take away.
+fn only_take_away(batch: &[Pending], outcomes: &[Outcome]) -> bool {
+    let mut writes = batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.writes);
+    writes.all(|(pending, _)| pending.ask.change.takes_away())
 }
 
 pub(super) fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
     for pending in batch {
-        drop(pending.answer.send(Outcome { result: Err(error.clone()), version: 0 }));
+        drop(pending.answer.send(Outcome {
+            result: Err(error.clone()),
+            version: 0,
+            writes: false,
+        }));
     }
 }
 
@@ -185,7 +200,11 @@ impl Inner {
                 continue;
             };
             let deadline = batch.iter().map(|pending| pending.deadline).max().unwrap_or(now);
-            match self.publish(bucket, base.as_deref(), &sealed, deadline, &mut batch).await {
+            let takes_away = only_take_away(&batch, &outcomes);
+            let placement = if takes_away { Placement::Removal } else { Placement::Commit };
+            let head = base.as_deref();
+            let published = self.publish(bucket, head, &sealed, placement, deadline, &mut batch);
+            match published.await {
                 Swapped::Won => {
                     let head = Head::after(&sealed, bucket, base.as_deref());
                     self.witness.commit(bucket, &head).await;
@@ -207,7 +226,7 @@ impl Inner {
                     (base, is_current) = (current, true);
                 }
                 Swapped::Failed(error) => {
-                    let left = refuse(batch, &error);
+                    let left = refuse(batch, &outcomes, &error);
                     if left.is_empty() {
                         return Ended::default();
                     }
@@ -238,7 +257,9 @@ impl Inner {
         );
         let base_version = base.map_or(0, |head| head.row.pointer.version);
         for Pending { ask, .. } in batch {
-            outcomes.push(ask.judge(&mut work, base_version, flaws).await);
+            let changes = work.changes();
+            let (result, version) = ask.judge(&mut work, base_version, flaws).await;
+            outcomes.push(Outcome { result, version, writes: work.changes() > changes });
         }
         if !work.is_changed() {
             for outcome in &mut outcomes {
@@ -261,18 +282,21 @@ impl Inner {
     }
 }
 
+/// A result, and the bucket version that it holds at.
+type Judged = (Result<Answer, ServiceError>, u64);
+
 impl Ask {
     /// Judges and applies the change, unless it was carried out before.
-    async fn judge(&self, work: &mut Working<'_>, base: u64, flaws: Flaws) -> Outcome {
+    async fn judge(&self, work: &mut Working<'_>, base: u64, flaws: Flaws) -> Judged {
         let print = self.print.as_ref().filter(|_| !flaws.has(Flaw::RecordOff));
         if let Some(print) = print {
             match work.remembered(print).await {
                 Ok(Some((result, version))) => {
                     metrics::counter!("fula_commit_remembered_total").increment(1);
-                    return Outcome { result, version };
+                    return (result, version);
                 }
                 Ok(None) => {}
-                Err(error) => return Outcome { result: Err(error), version: 0 },
+                Err(error) => return (Err(error), 0),
             }
         }
         let changes = work.changes();
@@ -297,7 +321,7 @@ impl Ask {
             Ok(Answer::Object(record)) => record.seq.version,
             _ => work.version(),
         };
-        Outcome { result, version }
+        (result, version)
     }
 }
 
