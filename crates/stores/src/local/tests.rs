@@ -91,8 +91,13 @@ fn segment(dir: &TempDir, prefix: &str) -> PathBuf {
 
 /// Returns the offsets of all records that hold blocks.
 fn block_heads(path: &Path) -> Vec<u64> {
+    heads(path, 1)
+}
+
+/// Returns the offsets of all records of a kind.
+fn heads(path: &Path, kind: u8) -> Vec<u64> {
     let bytes = std::fs::read(path).unwrap();
-    let is_head = |at: &usize| bytes[*at..].starts_with(b"RLF1") && bytes[at + 14] == 1;
+    let is_head = |at: &usize| bytes[*at..].starts_with(b"RLF1") && bytes[at + 14] == kind;
     (0..bytes.len() - 32).step_by(8).filter(is_head).map(|at| at as u64).collect()
 }
 
@@ -354,6 +359,26 @@ async fn repair_moves_what_is_intact_out_of_a_rotten_sealed_segment() {
     for intact in &blocks[1..] {
         assert_eq!(store.blocks.get(&intact.cid()).await.unwrap().as_ref(), Some(intact));
     }
+}
+
+/// The segment tells that there was one, so its loss is noticed, head and all.
+#[tokio::test]
+async fn a_pointer_that_rots_in_a_sealed_segment_is_missed_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = OwnerId([1; 16]);
+    {
+        let store = open(&dir);
+        store.roots.cas_root(owner, &name("one"), None, &new_root(1)).await.unwrap();
+        for n in 0..30 {
+            put(&store, &block(n, 4096), Placement::Commit).await;
+        }
+    }
+    let oldest = dir.path().join("log/commit-00000001.log");
+    assert_ne!(segment(&dir, "commit"), oldest, "never rolled");
+    let file = std::fs::OpenOptions::new().write(true).open(&oldest).unwrap();
+    file.write_all_at(&[0xff; 32], heads(&oldest, 2)[0]).unwrap();
+    let refused = LocalStore::open(dir.path(), system_clock(), false);
+    assert!(matches!(refused, Err(OpenError::Damaged(_, 1))), "{refused:?}");
 }
 
 #[tokio::test]

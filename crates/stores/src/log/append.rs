@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Contents, Index, Log, Place, Record, SEGMENT_BYTES, Slot, Stream, StreamName, Tail,
+    Contents, Index, Kind, Log, Place, Record, SEGMENT_BYTES, Slot, Stream, StreamName, Tail,
     encode_into, encoded_len, lock, poisoned,
     segment::{HEADER_BYTES, Segment},
     write,
@@ -106,9 +106,11 @@ impl Log {
         if buffer.capacity() <= BUFFER_KEPT_BYTES {
             tail.buffer = buffer;
         }
+        for (record, _) in &placed {
+            tail.contents.add(record.kind, record.key, record.value.len());
+        }
         let mut index = self.index_mut();
         for (record, slot) in placed {
-            tail.contents.add(record.kind, record.key, record.value.len());
             index.insert(record, slot);
         }
         Ok((tail.appended, len))
@@ -130,13 +132,36 @@ impl Log {
         Ok(())
     }
 
+    /// Writes what a sealed segment ends with, unless it is there and only the next did not begin.
+    fn end(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
+        if tail.ended == tail.offset {
+            return Ok(());
+        }
+        let (begin, durable_to) = (tail.offset, stream.durable_to(tail));
+        let told = tail.contents.end(&tail.segment.seed, begin, durable_to);
+        if told.is_none_or(|told| self.write(stream, tail, &told).is_err()) {
+            if stream.poisoned.load(Ordering::Acquire) {
+                return Err(poisoned());
+            }
+            // Nothing is lost without them. But only the last record is believed, so there must be one
+            // that is no end of contents: a crash may have left some that tell of lost records.
+            tail.contents = Contents::untold();
+            let (mark, mut record) =
+                (Record { kind: Kind::Mark, key: &[], value: &[] }, Vec::new());
+            encode_into(&mark, &tail.segment.seed, begin, durable_to, &mut record);
+            self.write(stream, tail, &record)?;
+        }
+        tail.segment.set_contents_bytes(tail.offset - begin);
+        tail.ended = tail.offset;
+        Ok(())
+    }
+
     /// Seals the segment and begins the next one.
     pub(super) fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
-        // Told once: should the next segment not begin, this one goes on, and is scanned.
-        let contents = std::mem::replace(&mut tail.contents, Contents::untold());
-        let end = contents.end(&tail.segment.seed, tail.offset, stream.durable_to(tail));
-        self.write(stream, tail, &end)?;
-        tail.segment.set_contents_bytes(end.len() as u64);
+        if stream.poisoned.load(Ordering::Acquire) {
+            return Err(poisoned());
+        }
+        self.end(stream, tail)?;
         let synced = self.fsync(&tail.segment);
         synced.inspect_err(|_| stream.poisoned.store(true, Ordering::Release))?;
         stream.synced.fetch_max(tail.appended, Ordering::AcqRel);

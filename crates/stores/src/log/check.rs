@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    Damage, Key, Log, lock, read, recover,
+    Damage, Key, Log, contents, lock, read, recover,
     segment::{self, Segment},
     write,
 };
@@ -53,7 +53,7 @@ impl Log {
                 return Ok(tail.offset);
             }
         }
-        segment.len()
+        contents::end_of_records(segment, segment.len()?)
     }
 
     /// Moves the intact records of damaged segments to the end of the log and renames those
@@ -79,11 +79,13 @@ impl Log {
             }
             let held = self.index().in_segment(segment.id);
             for (key, slot) in held {
-                if !self.read_intact(&slot).is_ok_and(|value| value.is_some()) {
+                if !self.read_whole(&key, &slot).is_ok_and(|value| value.is_some()) {
                     self.index_mut().remove(&key);
                 }
             }
-            self.move_records(&segment, &|| {})?;
+            if !self.move_records(&segment, &|| {})? {
+                return Err(io::Error::other(format!("{name} cannot be read as it could before")));
+            }
             write(&self.segments).remove(&segment.id);
             segment::set_aside(self.disk.as_ref(), name)?;
         }

@@ -32,7 +32,9 @@ impl Log {
         for segment in segments {
             let size = segment.len()?;
             let live = self.index().live_in(segment.id);
-            let dead = size.saturating_sub(live + HEADER_BYTES + segment.contents_bytes());
+            // What tells of the living is of use as long as there are some.
+            let told = if live > 0 { segment.contents_bytes() } else { 0 };
+            let dead = size.saturating_sub(live + HEADER_BYTES + told);
             let is_left = active.contains(&segment.id) || lock(&self.damaged).contains(&segment.id);
             if !is_left && dead * 100 >= size * dead_percent && dead > 0 {
                 worth.push((live, segment));
@@ -89,7 +91,7 @@ impl Log {
             if self.index().get(&key) != Some(slot) {
                 continue;
             }
-            let Some(value) = self.read_intact(&slot)? else { return Ok(false) };
+            let Some(value) = self.read_whole(&key, &slot)? else { return Ok(false) };
             bytes += value.len();
             batch.push((key, slot, value));
             if bytes >= MOVE_BYTES {

@@ -3,8 +3,7 @@
 //!
 //! The entries of all records, in order and without a gap, fill the values of *contents* records; one
 //! more, the last record of the segment, says where these begin. Whatever does not fit together is not
-//! believed, and the segment is scanned. One that goes on after its contents is scanned as well: the
-//! last record is another.
+//! believed, and the segment is scanned; so is one that ends with anything else.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "records and segments are bounded far below these types by constants"
@@ -14,7 +13,7 @@ use std::io;
 
 use super::{
     index::{Key, Slot},
-    record::{ALIGN, HEAD_BYTES, Head, Kind, Record, Seed, crc32c, encode_into},
+    record::{ALIGN, HEAD_BYTES, Head, Kind, Record, Seed, crc32c, encode_into, record_len},
     segment::{HEADER_BYTES, Segment},
 };
 
@@ -50,7 +49,7 @@ impl Contents {
     /// Adds the record that follows the last.
     pub(super) fn add(&mut self, kind: Kind, key: &[u8], value_len: usize) {
         let Some(entries) = &mut self.0 else { return };
-        if kind == Kind::Contents || entries.len() + ENTRY_BYTES + key.len() > ENTRIES_BYTES_MAX {
+        if entries.len() + ENTRY_BYTES + key.len() > ENTRIES_BYTES_MAX {
             self.0 = None;
             return;
         }
@@ -60,14 +59,10 @@ impl Contents {
         entries.extend(key);
     }
 
-    /// Returns the records that end a segment at `offset`. One that does not tell its contents ends
-    /// with a mark: it may hold contents from before a crash, after which records were missing.
-    pub(super) fn end(self, seed: &Seed, offset: u64, durable_to: u64) -> Vec<u8> {
-        let Some(entries) = self.0 else {
-            let (mark, mut out) = (Record { kind: Kind::Mark, key: &[], value: &[] }, Vec::new());
-            encode_into(&mark, seed, offset, durable_to, &mut out);
-            return out;
-        };
+    /// Returns the records that end a segment at `offset`, if its contents can be told, and counts them
+    /// as part of it, for it may go on.
+    pub(super) fn end(&mut self, seed: &Seed, offset: u64, durable_to: u64) -> Option<Vec<u8>> {
+        let entries = self.0.as_ref()?;
         let mut out = Vec::with_capacity(entries.len() + entries.len() / 1024 + 1024);
         let begin = offset.to_le_bytes();
         let chunks = entries.chunks(CHUNK_BYTES).map(|value| (&[] as &[u8], value));
@@ -76,22 +71,37 @@ impl Contents {
             let at = offset + out.len() as u64;
             encode_into(&record, seed, at, durable_to, &mut out);
         }
-        out
+        let lens: Vec<_> = entries.chunks(CHUNK_BYTES).map(<[u8]>::len).collect();
+        for len in lens {
+            self.add(Kind::Contents, &[], len);
+        }
+        self.add(Kind::Contents, &begin, 0);
+        Some(out)
     }
 }
 
-/// Returns the records that a sealed segment of `len` bytes tells at its end, and notes how much of it
-/// tells them; `None` when it does not, or not so that it can be believed.
-pub(super) fn read(segment: &Segment, len: u64) -> io::Result<Option<Vec<(Key, Slot)>>> {
-    let Some(begin) = begin(segment, len)? else { return Ok(None) };
+/// The records that a segment tells; `None` when it does not, or not so that it can be believed.
+pub(super) type Told = Option<Vec<(Key, Slot)>>;
+
+/// Returns where the records of a sealed segment of `len` bytes end that something depends on: before
+/// its contents, if it has any.
+pub(super) fn end_of_records(segment: &Segment, len: u64) -> io::Result<u64> {
+    Ok(begin(segment, len)?.unwrap_or(len))
+}
+
+/// Returns where the records of a sealed segment of `len` bytes end, and which it tells; notes how much
+/// of it tells them.
+pub(super) fn read(segment: &Segment, len: u64) -> io::Result<(u64, Told)> {
+    let Some(begin) = begin(segment, len)? else { return Ok((len, None)) };
+    segment.set_contents_bytes(len - begin);
     let mut told = vec![0; (len - begin) as usize];
     segment.read_at(&mut told, begin)?;
-    let Some(entries) = entries(&segment.seed, begin, &told) else { return Ok(None) };
-    let found = slots(segment.id, &entries, begin);
-    if found.is_some() {
-        segment.set_contents_bytes(len - begin);
+    let entries = entries(&segment.seed, begin, &told);
+    let found = entries.and_then(|entries| slots(segment.id, &entries, begin));
+    if found.is_none() {
+        tracing::warn!(segment = segment.name(), "damaged contents; the segment is scanned");
     }
-    Ok(found)
+    Ok((begin, found))
 }
 
 /// Returns where the contents begin, if the last record says so.
@@ -132,7 +142,7 @@ fn entries(seed: &Seed, begin: u64, told: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Returns where the records lie that entries tell of, if they fill the segment up to `end`.
-fn slots(segment: u32, mut entries: &[u8], end: u64) -> Option<Vec<(Key, Slot)>> {
+fn slots(segment: u32, mut entries: &[u8], end: u64) -> Told {
     let mut found = Vec::new();
     let mut offset = HEADER_BYTES;
     while let Some((entry, rest)) = entries.split_first_chunk::<ENTRY_BYTES>() {
@@ -140,8 +150,8 @@ fn slots(segment: u32, mut entries: &[u8], end: u64) -> Option<Vec<(Key, Slot)>>
         let kind = Kind::from_code(kind)?;
         let (key, rest) = rest.split_at_checked(u16::from_le_bytes([key_low, key_high]).into())?;
         let value_len = u32::from_le_bytes([a, b, c, d]) as usize;
-        let bytes = ((HEAD_BYTES + key.len() + value_len) as u64).next_multiple_of(ALIGN);
-        if bytes > end - offset {
+        let bytes = record_len(key.len(), value_len);
+        if !kind.is_plausible(key.len(), value_len) || bytes > end - offset {
             return None;
         }
         if let Some(key_of) = Key::of(kind, key) {
@@ -162,8 +172,9 @@ impl super::Log {
         let segments = super::read(&self.segments);
         for segment in segments.values().filter(|segment| !tails.contains(&segment.id)) {
             let len = segment.len().unwrap();
-            let Some(found) = read(segment, len).unwrap() else { continue };
-            assert_eq!(found, super::recover::scanned(segment, len).unwrap());
+            let (end, found) = read(segment, len).unwrap();
+            let Some(found) = found else { continue };
+            assert_eq!(found, super::recover::scanned(segment, end).unwrap());
             told += 1;
         }
         told
@@ -171,193 +182,4 @@ impl super::Log {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use fula_core::{Block, Codec};
-
-    use super::*;
-    use crate::log::{
-        Log, Need, StreamName,
-        sim_disk::{Fault, SimDisk},
-    };
-
-    const SEGMENT: u64 = 16 << 10;
-
-    fn open(disk: &SimDisk) -> Log {
-        let (log, recovery) = Log::open(Arc::new(disk.clone()), SEGMENT).unwrap();
-        assert!(recovery.damaged.is_empty() && recovery.truncated.is_empty(), "{recovery:?}");
-        log
-    }
-
-    fn block(n: u64) -> Block {
-        let mut bytes = n.to_be_bytes().to_vec();
-        bytes.resize(900, 7);
-        Block::new(Codec::Raw, bytes)
-    }
-
-    /// Appends a block and a row, and a mark of how far all is durable.
-    fn append(log: &Log, n: u64) -> std::io::Result<()> {
-        let block = block(n);
-        let cid = block.cid().to_bytes();
-        let row = format!("row {}", n % 3);
-        let records = [
-            Record { kind: Kind::Block, key: &cid, value: block.bytes() },
-            Record { kind: Kind::Root, key: row.as_bytes(), value: b"value" },
-            Record { kind: Kind::Mark, key: &[], value: &[] },
-        ];
-        log.append(StreamName::Commit, &records, Need::More)?;
-        log.flush(StreamName::Commit)
-    }
-
-    fn all(log: &Log) -> Vec<(Key, Slot)> {
-        let segments: Vec<_> = super::super::read(&log.segments).keys().copied().collect();
-        segments.into_iter().flat_map(|id| log.index().in_segment(id)).collect()
-    }
-
-    fn sorted(mut slots: Vec<(Key, Slot)>) -> Vec<String> {
-        slots.sort_by_key(|(_, slot)| (slot.segment, slot.offset));
-        slots.into_iter().map(|found| format!("{found:?}")).collect()
-    }
-
-    #[test]
-    fn opening_reads_what_is_told_and_no_values() {
-        let disk = SimDisk::default();
-        let before = {
-            let log = open(&disk);
-            (0..400).for_each(|n| append(&log, n).unwrap());
-            sorted(all(&log))
-        };
-        let read = disk.read_bytes();
-        let log = open(&disk);
-        let read = disk.read_bytes() - read;
-        assert_eq!(sorted(all(&log)), before);
-        // Of the two tails all is read.
-        let (len, _) = log.sizes().unwrap();
-        assert!(len > 400 << 10 && read < 2 * SEGMENT + len / 10, "read {read} of {len}");
-        assert!(log.hold_contents_against_scans() > 20);
-    }
-
-    #[test]
-    fn no_changed_byte_of_what_is_told_is_believed() {
-        let disk = SimDisk::default();
-        let log = open(&disk);
-        (0..40).for_each(|n| append(&log, n).unwrap());
-        let segment = super::super::read(&log.segments).first_key_value().unwrap().1.clone();
-        let len = segment.len().unwrap();
-        let whole = read(&segment, len).unwrap().expect("it tells");
-        let begin = len - segment.contents_bytes();
-        let mut refused = 0;
-        for at in begin..len {
-            let mut byte = [0];
-            segment.read_at(&mut byte, at).unwrap();
-            segment.write_at(&[byte[0] ^ 0x20], at).unwrap();
-            match read(&segment, len).unwrap() {
-                Some(found) => assert_eq!(found, whole, "byte {at} of {begin}..{len}"),
-                None => refused += 1,
-            }
-            segment.write_at(&byte, at).unwrap();
-        }
-        // All but the zeros that fill a record up.
-        assert!(refused > len - begin - ALIGN, "{refused} of {}", len - begin);
-        // Nor is what a segment of another length tells.
-        for cut in 1..=len - begin {
-            assert_eq!(read(&segment, len - cut).unwrap(), None);
-        }
-    }
-
-    #[test]
-    fn a_segment_that_goes_on_after_its_contents_is_scanned() {
-        let disk = SimDisk::default();
-        let log = open(&disk);
-        append(&log, 1).unwrap();
-        append(&log, 2).unwrap();
-        // The contents are written and synced; that the next segment is made fails.
-        disk.fail(2, Fault::Full, false);
-        let sealed = log.seal(0);
-        assert_eq!(sealed.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-        append(&log, 3).unwrap();
-        log.seal(0).unwrap();
-        append(&log, 4).unwrap();
-        let before = sorted(all(&log));
-        assert_eq!(log.hold_contents_against_scans(), 0);
-        drop(log);
-        assert_eq!(sorted(all(&open(&disk))), before);
-    }
-
-    /// A power cut may keep the contents and not what they tell of.
-    #[test]
-    fn contents_that_a_crash_left_behind_are_not_believed() {
-        let disk = SimDisk::default();
-        let log = open(&disk);
-        let first = block(1);
-        let cid = first.cid();
-        let key = cid.to_bytes();
-        let records = [Record { kind: Kind::Block, key: &key, value: first.bytes() }; 2];
-        log.append(StreamName::Bulk, &records, Need::More).unwrap();
-        let (id, slot) = {
-            let slot = log.index().blocks.get(&cid).unwrap().slot();
-            (slot.segment, slot)
-        };
-        disk.fail(2, Fault::Full, false);
-        log.seal(0).unwrap_err();
-        let segment = super::super::read(&log.segments)[&id].clone();
-        assert!(read(&segment, segment.len().unwrap()).unwrap().is_some(), "it tells");
-        drop(log);
-        // The record that counts is gone, head and all.
-        let lost = vec![0; usize::try_from(slot.bytes()).unwrap()];
-        segment.write_at(&lost, slot.offset.into()).unwrap();
-
-        let (log, recovery) = Log::open(Arc::new(disk.clone()), SEGMENT).unwrap();
-        assert_eq!(recovery.truncated.len(), 1, "{recovery:?}");
-        {
-            let mut tail = super::super::lock(&log.stream(StreamName::Bulk).tail);
-            log.roll(log.stream(StreamName::Bulk), &mut tail).unwrap();
-        }
-        // Else the segment is no segment yet, and the one before goes on.
-        let other = block(2);
-        let key = other.cid().to_bytes();
-        let record = Record { kind: Kind::Block, key: &key, value: other.bytes() };
-        log.append(StreamName::Bulk, &[record], Need::More).unwrap();
-        let kept = sorted(all(&log));
-        drop(log);
-        assert_eq!(sorted(all(&open(&disk))), kept);
-    }
-
-    #[test]
-    fn more_than_is_kept_in_memory_is_not_told() {
-        let mut contents = Contents::of_none();
-        let key = [7; 36];
-        let most = ENTRIES_BYTES_MAX / (ENTRY_BYTES + key.len());
-        (0..most).for_each(|_| contents.add(Kind::Block, &key, 0));
-        let seed = Seed([1; 16]);
-        let offset = HEADER_BYTES + (most * (HEAD_BYTES + 40)) as u64;
-        let told = contents.end(&seed, offset, 0);
-        let entries = entries(&seed, offset, &told).expect("intact");
-        assert_eq!(entries.len(), most * (ENTRY_BYTES + key.len()));
-
-        let mut contents = Contents::of_none();
-        (0..=most).for_each(|_| contents.add(Kind::Block, &key, 0));
-        assert_eq!(contents.end(&seed, offset, 0).len(), HEAD_BYTES);
-    }
-
-    /// Entries that would leave a record out, or reach beyond it.
-    #[test]
-    fn entries_that_do_not_fill_the_segment_are_not_believed() {
-        let mut contents = Contents::of_none();
-        contents.add(Kind::Block, &[7; 36], 100);
-        contents.add(Kind::Root, b"row", 5);
-        let entries = contents.0.unwrap();
-        let end = HEADER_BYTES + 168 + 40;
-        assert_eq!(slots(1, &entries, end).unwrap().len(), 2);
-        for other in [end - 8, end + 8, end + 40] {
-            assert_eq!(slots(1, &entries, other), None);
-        }
-        for cut in 1..entries.len() {
-            assert_eq!(slots(1, &entries[..cut], end), None);
-        }
-        let mut huge = entries;
-        huge[..4].fill(0xff);
-        assert_eq!(slots(1, &huge, end), None);
-    }
-}
+mod tests;

@@ -34,7 +34,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_core::Cid;
+use fula_core::{Block, Cid};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use self::recover::{Damage, Recovery};
@@ -89,6 +89,8 @@ struct Tail {
     buffer: Vec<u8>,
     /// Of the segment so far.
     contents: Contents,
+    /// Where the segment was ended, if it was.
+    ended: u64,
 }
 
 /// Which segment a stream is at, and the position of its first byte.
@@ -201,7 +203,7 @@ impl Log {
                 name,
                 place: Mutex::new(Place { segment: segment.id, base: 0 }),
                 poisoned: AtomicBool::new(false),
-                tail: Mutex::new(Tail { segment, offset, appended, buffer, contents }),
+                tail: Mutex::new(Tail { segment, offset, appended, buffer, contents, ended: 0 }),
                 turn: tokio::sync::Mutex::new(()),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
@@ -358,6 +360,20 @@ impl Log {
     /// Reads the value of a record; `None` when its head or its value fails its checksum.
     pub(crate) fn read_intact(&self, slot: &Slot) -> io::Result<Option<Bytes>> {
         self.segment(slot)?.read_intact(slot)
+    }
+
+    /// Reads the value of a record that is to be moved; `None` when it is damaged. A block whose head
+    /// alone is damaged is whole: its hash says so.
+    fn read_whole(&self, key: &Key, slot: &Slot) -> io::Result<Option<Bytes>> {
+        let intact = self.read_intact(slot)?;
+        let Key::Block(cid) = key else { return Ok(intact) };
+        let Ok(cid) = Cid::from_bytes(cid) else { return Ok(intact) };
+        match intact {
+            None => {
+                Ok(Block::verify(cid, self.read(slot)?).ok().map(|block| block.bytes().clone()))
+            }
+            intact => Ok(intact),
+        }
     }
 
     /// Reads the value of a record; checksums are the caller's business.

@@ -57,6 +57,25 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Returns whether records of it only say what is known otherwise too.
+    pub(super) fn is_note(self) -> bool {
+        matches!(self, Self::Mark | Self::Contents)
+    }
+
+    /// Returns whether a record can be so long.
+    pub(super) fn is_plausible(self, key_len: usize, value_len: usize) -> bool {
+        value_len <= VALUE_BYTES_MAX
+            && key_len <= KEY_BYTES_MAX
+            && (self != Self::Block || key_len == Cid::BYTES)
+    }
+}
+
+/// Returns the length of a record, padding included.
+pub(super) fn record_len(key_len: usize, value_len: usize) -> u64 {
+    ((HEAD_BYTES + key_len + value_len) as u64).next_multiple_of(ALIGN)
+}
+
 /// A record to append.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record<'a> {
@@ -104,7 +123,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// Returns the encoded length, padding included.
 pub(super) fn encoded_len(record: &Record<'_>) -> usize {
-    (HEAD_BYTES + record.key.len() + record.value.len()).next_multiple_of(ALIGN as usize)
+    record_len(record.key.len(), record.value.len()) as usize
 }
 
 /// Appends the encoded record, which will lie at `offset`, to `out`.
@@ -136,10 +155,7 @@ impl Head {
         let kind = Kind::from_code(bytes[14])?;
         let value_len = u32_at(bytes, 8) as usize;
         let key_len = usize::from(u16::from_le_bytes([bytes[12], bytes[13]]));
-        let plausible = u32_at(bytes, 0) == MAGIC
-            && value_len <= VALUE_BYTES_MAX
-            && key_len <= KEY_BYTES_MAX
-            && (kind != Kind::Block || key_len == Cid::BYTES);
+        let plausible = u32_at(bytes, 0) == MAGIC && kind.is_plausible(key_len, value_len);
         let (value_crc, durable_to) = (u32_at(bytes, 4), u64_at(bytes, 16));
         plausible.then_some(Self { kind, key_len, value_len, value_crc, durable_to })
     }
@@ -152,7 +168,7 @@ impl Head {
 
     /// Returns the length of the whole record, padding included.
     pub(super) fn record_len(&self) -> u64 {
-        ((HEAD_BYTES + self.key_len + self.value_len) as u64).next_multiple_of(ALIGN)
+        record_len(self.key_len, self.value_len)
     }
 }
 

@@ -110,16 +110,12 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
             }
         };
         if is_tail {
-            let (end, contents) = recovered.read_segment(&segment, true)?;
+            let (end, contents) = recovered.read_segment(&segment, segment.len()?, true)?;
             // What a killed process wrote may still be in the kernel's memory only.
             segment.sync()?;
             recovered.tails.insert(prefix.clone(), (Arc::clone(&segment), end, contents));
-        } else if let Some(found) = contents::read(&segment, segment.len()?)? {
-            for (key, slot) in found {
-                recovered.insert(&segment, key, slot);
-            }
         } else {
-            recovered.read_segment(&segment, false)?;
+            recovered.read_sealed(&segment)?;
         }
         recovered.segments.insert(*id, segment);
     }
@@ -134,10 +130,27 @@ impl Recovered {
         }
     }
 
-    /// Indexes one segment and returns where it ends, and its contents. Only the newest one of a
-    /// stream can have a torn tail; of the others, values are not read.
-    fn read_segment(&mut self, segment: &Segment, is_tail: bool) -> io::Result<(u64, Contents)> {
-        let len = segment.len()?;
+    /// Indexes a segment that another follows.
+    fn read_sealed(&mut self, segment: &Segment) -> io::Result<()> {
+        let (end, told) = contents::read(segment, segment.len()?)?;
+        let Some(told) = told else {
+            self.read_segment(segment, end, false)?;
+            return Ok(());
+        };
+        for (key, slot) in told {
+            self.insert(segment, key, slot);
+        }
+        Ok(())
+    }
+
+    /// Indexes the records up to `len` and returns where they end, and what they are. Only the newest
+    /// segment of a stream can have a torn tail; of the others, values are not read.
+    fn read_segment(
+        &mut self,
+        segment: &Segment,
+        len: u64,
+        is_tail: bool,
+    ) -> io::Result<(u64, Contents)> {
         let mut contents = Contents::of_none();
         let stretches = scan(segment, len, is_tail)?;
         let durable = stretches.iter().map(|stretch| match stretch {
@@ -208,7 +221,7 @@ fn fill(segment: &Segment, offset: u64, bytes: u64) -> io::Result<bool> {
 }
 
 /// Splits a segment into records and gaps; gaps are maximal. With `values`, a record whose value
-/// fails its checksum is a gap.
+/// fails its checksum is a gap, unless it holds nothing that counts.
 fn scan(segment: &Segment, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
     let most = if values { WINDOW_BYTES } else { HEADS_WINDOW_BYTES };
     let mut window = Window { segment, len, most, start: 0, bytes: Vec::new() };
@@ -225,7 +238,7 @@ fn scan(segment: &Segment, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
             stretches.push(Stretch::Gap { offset, bytes: at - offset, key: None });
         }
         let value_at = at + (HEAD_BYTES + head.key_len) as u64;
-        let intact = !values || {
+        let intact = !values || head.kind.is_note() || {
             let value = window.bytes(value_at, head.value_len)?;
             crc32c(value) == head.value_crc
         };
@@ -287,10 +300,9 @@ impl Window<'_> {
 
 /// Returns the records of a sealed segment, whose values are not read.
 pub(super) fn records(segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
-    let len = segment.len()?;
-    match contents::read(segment, len)? {
-        Some(found) => Ok(found),
-        None => scanned(segment, len),
+    match contents::read(segment, segment.len()?)? {
+        (_, Some(told)) => Ok(told),
+        (end, None) => scanned(segment, end),
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    StreamName,
     disk::{Disk, DiskFile},
     index::Slot,
     record::{HEAD_BYTES, Head, Seed, crc32c},
@@ -51,7 +52,9 @@ pub(super) enum Opened {
 /// Returns the stream prefix and the id in a file name.
 pub(super) fn parse_name(name: &str) -> Option<(&str, u32)> {
     let (prefix, id) = name.strip_suffix(".log")?.split_once('-')?;
-    Some((prefix, id.parse().ok()?))
+    let is_stream = StreamName::ALL.iter().any(|stream| stream.prefix() == prefix);
+    let id = id.parse().ok().filter(|id| *id < u32::MAX)?;
+    is_stream.then_some((prefix, id))
 }
 
 /// Returns one copy of a header.
