@@ -2,10 +2,12 @@
 
 use std::{
     fs, io,
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
+    ops::Range,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -58,12 +60,27 @@ fn find_bin() -> io::Result<PathBuf> {
     found.ok_or_else(|| io::Error::other("no Postgres server is installed (Debian: postgresql)"))
 }
 
-/// Returns a port of loopback that nobody listens on.
+/// Ports that the kernel gives to no outgoing connection (on Linux those begin at 32 768): a server that
+/// is killed finds its own free when it is started again.
+const PORTS: Range<u16> = 16_384..32_768;
+
+/// Returns a port of loopback that nobody listens on, another one each time.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static DRAWN: AtomicU16 = AtomicU16::new(0);
+    // Processes begin at different places; an odd step comes by all ports before one again.
+    let [low, high, ..] = std::process::id().to_le_bytes();
+    let first = u16::from_le_bytes([low, high]).wrapping_mul(40_503);
+    for _ in PORTS {
+        let step = DRAWN.fetch_add(1, Ordering::Relaxed).wrapping_mul(7_919);
+        let port = PORTS.start + first.wrapping_add(step) % (PORTS.end - PORTS.start);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 impl Postgres {
@@ -236,5 +253,19 @@ impl Drop for Postgres {
             drop(stdin);
             drop(child.wait());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn ports_are_given_once_and_to_no_connection() {
+        let ports: BTreeSet<u16> = (0..1000).map(|_| free_port().unwrap()).collect();
+        assert_eq!(ports.len(), 1000);
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
     }
 }

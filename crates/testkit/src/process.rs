@@ -107,8 +107,11 @@ impl Gateway {
         let deadline = Instant::now() + START;
         while tokio::net::TcpStream::connect(self.address).await.is_err() {
             if Instant::now() > deadline {
-                let log = self.data_dir.with_extension("log");
-                return Err(io::Error::other(format!("no gateway; see {}", log.display())));
+                let log = fs::read_to_string(self.data_dir.with_extension("log"))?;
+                let end: Vec<_> = log.lines().rev().take(5).collect();
+                return Err(io::Error::other(format!(
+                    "no gateway; its log, newest first: {end:?}"
+                )));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
