@@ -8,15 +8,11 @@ use super::{
     *,
 };
 
-/// Where nothing more fits, what takes away goes through, and in the company of what does not too.
-#[tokio::test]
-async fn deletions_go_through_on_a_full_disk() {
-    let world = World::new(None, None).await;
-    for key in ["a", "b"] {
-        world.put(BUCKET, key, whole(vec![1; 100])).await.unwrap();
-    }
+/// Does `work` while a swap waits, and so in one round, on a disk that is full from then on. The round is
+/// tried with all of it, and then with what takes away.
+async fn in_a_round_that_does_not_fit<T>(world: &World, work: impl Future<Output = T>) -> T {
     world.roots.swaps.close();
-    let fill = async {
+    let work = async {
         world.roots.swaps.waited_at().await;
         *world.blocks.full.lock().unwrap() = Some(Vec::new());
         let open = async {
@@ -25,17 +21,30 @@ async fn deletions_go_through_on_a_full_disk() {
             }
             world.roots.swaps.open();
         };
-        let put = world.put(BUCKET, "d", whole(vec![2; 100]));
-        tokio::join!(world.delete(BUCKET, "a"), put, open)
+        tokio::join!(work, open).0
     };
-    let (first, (deleted, put, ())) =
-        tokio::join!(world.put(BUCKET, "c", whole(vec![3; 100])), fill);
-    assert!(first.is_ok() && deleted.is_ok(), "{first:?}, {deleted:?}");
-    assert!(matches!(put, Err(ServiceError::Full)), "{put:?}");
-    // The deletion came first: had it been alone, it would not have been refused first.
+    let (before, done) = tokio::join!(world.put(BUCKET, "before", whole(vec![3; 100])), work);
+    before.unwrap();
     let asked = world.blocks.full.lock().unwrap().take().unwrap();
     assert_eq!(asked, [Placement::Commit, Placement::Removal]);
-    for (key, is_there) in [("a", false), ("b", true), ("c", true), ("d", false)] {
+    done
+}
+
+/// Where nothing more fits, what takes away goes through, and in the company of what does not too.
+#[tokio::test]
+async fn deletions_go_through_on_a_full_disk() {
+    let world = World::new(None, None).await;
+    for key in ["a", "b"] {
+        world.put(BUCKET, key, whole(vec![1; 100])).await.unwrap();
+    }
+    // The deletion comes first: were it alone, it would not be refused first.
+    let work = Box::pin(async {
+        tokio::join!(world.delete(BUCKET, "a"), world.put(BUCKET, "d", whole(vec![2; 100])))
+    });
+    let (deleted, put) = in_a_round_that_does_not_fit(&world, work).await;
+    deleted.unwrap();
+    assert!(matches!(put, Err(ServiceError::Full)), "{put:?}");
+    for (key, is_there) in [("a", false), ("b", true), ("before", true), ("d", false)] {
         assert_eq!(world.get(BUCKET, key).await.is_ok(), is_there, "{key}");
     }
 }
@@ -57,33 +66,19 @@ async fn answers_that_need_no_space_are_given_on_a_full_disk() {
         world.service.put_object(caller, BUCKET, request).await
     };
     let first = put(&attempt(1), "a", if_absent()).await.unwrap();
-    world.roots.swaps.close();
-    let fill = async {
-        world.roots.swaps.waited_at().await;
-        *world.blocks.full.lock().unwrap() = Some(Vec::new());
-        let open = async {
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            world.roots.swaps.open();
-        };
-        let (retry, user) = (attempt(2), caller());
+    world.put(BUCKET, "b", whole(vec![1; 100])).await.unwrap();
+    let (retry, user) = (attempt(2), caller());
+    let work = Box::pin(async {
         tokio::join!(
             put(&retry, "a", if_absent()),
             put(&user, "a", if_absent()),
             world.delete(BUCKET, "b"),
             put(&user, "d", WriteConditions::default()),
-            open
         )
-    };
-    let before = world.put(BUCKET, "b", whole(vec![3; 100]));
-    let (before, (again, refused, deleted, full, ())) = tokio::join!(before, fill);
-    before.unwrap();
+    });
+    let (again, refused, deleted, full) = in_a_round_that_does_not_fit(&world, work).await;
     deleted.unwrap();
     assert_eq!(again.unwrap(), first);
     assert!(matches!(refused, Err(ServiceError::PreconditionFailed(_))), "{refused:?}");
     assert!(matches!(full, Err(ServiceError::Full)), "{full:?}");
-    // All were of one round: first with what does not fit, then without.
-    let asked = world.blocks.full.lock().unwrap().take().unwrap();
-    assert_eq!(asked, [Placement::Commit, Placement::Removal]);
 }

@@ -169,27 +169,34 @@ fn a_segment_that_goes_on_after_its_contents_tells_them_again() {
     assert_eq!(all(&open(&disk)), before);
 }
 
+/// Appends until the next append would begin another segment, and returns the one that is full.
+fn fill_first(log: &Log) -> Arc<Segment> {
+    let first = segments(log).swap_remove(0);
+    for n in 0.. {
+        if first.len().unwrap() >= SEGMENT {
+            break;
+        }
+        append(log, n).unwrap();
+    }
+    first
+}
+
 /// However often the next segment cannot be made, a full one is ended once.
 #[test]
 fn a_full_segment_does_not_grow_while_the_next_cannot_be_made() {
     let disk = SimDisk::default();
     let log = open(&disk);
-    let first = segments(&log).swap_remove(0);
-    let mut n = 0;
-    while first.len().unwrap() < SEGMENT {
-        append(&log, n).unwrap();
-        n += 1;
-    }
+    let first = fill_first(&log);
     let mut lens = Vec::new();
     for _ in 0..3 {
         // First, what it ends with is written as well.
         let calls = if lens.is_empty() { 2 } else { 1 };
         disk.fail(calls, Fault::Io, false);
-        append(&log, n).unwrap_err();
+        append(&log, 99).unwrap_err();
         lens.push(first.len().unwrap());
     }
     assert!(lens[0] > SEGMENT && lens.iter().all(|len| *len == lens[0]), "{lens:?}");
-    append(&log, n).unwrap();
+    append(&log, 99).unwrap();
     assert!(told(&first, lens[0]).is_some());
 }
 
@@ -198,15 +205,10 @@ fn a_full_segment_does_not_grow_while_the_next_cannot_be_made() {
 fn contents_that_do_not_fit_are_left_out() {
     let disk = SimDisk::default();
     let log = open(&disk);
-    let first = segments(&log).swap_remove(0);
-    let mut n = 0;
-    while first.len().unwrap() < SEGMENT {
-        append(&log, n).unwrap();
-        n += 1;
-    }
+    let first = fill_first(&log);
     // The write of the contents.
     disk.fail(0, Fault::Full, false);
-    append(&log, n).unwrap();
+    append(&log, 99).unwrap();
     let before = all(&log);
     assert_eq!(told(&first, first.len().unwrap()), None);
     drop(log);
