@@ -6,7 +6,7 @@
 //!
 //! # Deliberately absent
 //! Meaning (see [`crate::tree`], [`crate::content`]) and deciding what is garbage
-//! (a collector marks; the store only offers [`BlockStore::delete_if`]).
+//! (a collector marks; the store only offers [`BlockStore::sweep`]).
 
 use std::fmt;
 
@@ -111,6 +111,31 @@ impl SyncMark {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u32);
 
+/// Where a walk over a store goes on: the default is its beginning, others mean something only to the
+/// store that returned them, in a walk of the same kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position(pub u64);
+
+/// Some of the blocks of a store.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// Addresses, with lengths in bytes.
+    pub blocks: Vec<(Cid, u64)>,
+    /// Where the others are; none when there are no others.
+    pub next: Option<Position>,
+}
+
+/// What a step of [`BlockStore::sweep`] did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Swept {
+    /// Blocks deleted.
+    pub deleted: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Where it goes on; none when everything was passed.
+    pub next: Option<Position>,
+}
+
 /// Keeps immutable blocks.
 ///
 /// Shared as `Arc<dyn BlockStore>`. Implemented by [`crate::memory::MemoryBlocks`] and the local
@@ -155,21 +180,28 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// into one of these must hear that it is missing. Raw ones that are not held may be left out.
     fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid>;
 
-    /// Deletes the block unless it was marked in the collection of `cut`, or its last put lies in
-    /// `put_before` or later; says whether it did.
+    /// Deletes blocks that were not marked in the collection of `cut` and were last put before
+    /// `put_before`: some at a time, from `from` on. A walk from the first position to the last passes
+    /// every block that is there all the while.
     ///
-    /// Tested and deleted in one step against [`Self::put`], which renews the epoch.
+    /// Each is tested and deleted in one step against [`Self::put`], which renews the epoch.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn delete_if(&self, cid: &Cid, cut: Epoch, put_before: Epoch)
-    -> Result<bool, StoreError>;
+    async fn sweep(
+        &self,
+        from: Position,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<Swept, StoreError>;
 
-    /// Returns up to `limit` addresses after `after`, in ascending order, with lengths in bytes.
+    /// Returns blocks from `from` on, as many as are at hand, in an order of the store's own. A walk
+    /// from the first position to the last lists every block that is there all the while, and one that
+    /// is moved meanwhile perhaps twice.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError>;
+    async fn list(&self, from: Position) -> Result<Listed, StoreError>;
 }
 
 /// Reads a block that must be there.
@@ -178,4 +210,37 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
 /// [`StoreError::Missing`] when it is not, and what [`BlockStore::get`] returns.
 pub async fn require(blocks: &dyn BlockStore, cid: &Cid) -> Result<Block, StoreError> {
     blocks.get(cid).await?.ok_or(StoreError::Missing { cid: *cid })
+}
+
+/// Returns all blocks of a store, with lengths in bytes.
+///
+/// # Errors
+/// What [`BlockStore::list`] returns.
+pub async fn list_all(blocks: &dyn BlockStore) -> Result<Vec<(Cid, u64)>, StoreError> {
+    let (mut all, mut from) = (Vec::new(), Some(Position::default()));
+    while let Some(position) = from {
+        let listed = blocks.list(position).await?;
+        all.extend(listed.blocks);
+        from = listed.next;
+    }
+    Ok(all)
+}
+
+/// Sweeps a whole store; see [`BlockStore::sweep`].
+///
+/// # Errors
+/// What [`BlockStore::sweep`] returns.
+pub async fn sweep_all(
+    blocks: &dyn BlockStore,
+    cut: Epoch,
+    put_before: Epoch,
+) -> Result<Swept, StoreError> {
+    let (mut done, mut from) = (Swept::default(), Some(Position::default()));
+    while let Some(position) = from {
+        let swept = blocks.sweep(position, cut, put_before).await?;
+        done.deleted += swept.deleted;
+        done.bytes += swept.bytes;
+        from = swept.next;
+    }
+    Ok(done)
 }

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    block::{BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Placement, SyncMark},
+    block::{
+        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark,
+    },
     directory::{Directory, Entry, NAME_BYTES_MAX, Table, VALUE_BYTES_MAX, WriteOutcome},
     error::{StoreError, SwapError},
     id::{BucketName, Cid, Codec, OwnerId},
@@ -135,25 +137,23 @@ impl BlockStore for MemoryBlocks {
         fresh
     }
 
-    async fn delete_if(
-        &self,
-        cid: &Cid,
-        cut: Epoch,
-        put_before: Epoch,
-    ) -> Result<bool, StoreError> {
-        let mut state = lock(&self.state);
-        let held = state.held.get(cid);
-        let old = held.is_some_and(|held| held.marked != cut && held.epoch < put_before);
-        if old {
-            state.held.remove(cid);
-        }
-        Ok(old)
+    async fn sweep(&self, _: Position, cut: Epoch, put_before: Epoch) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        lock(&self.state).held.retain(|_, held| {
+            let is_kept = held.marked == cut || held.epoch >= put_before;
+            if !is_kept {
+                swept.deleted += 1;
+                swept.bytes += held.block.bytes().len() as u64;
+            }
+            is_kept
+        });
+        Ok(swept)
     }
 
-    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+    async fn list(&self, _: Position) -> Result<Listed, StoreError> {
         let state = lock(&self.state);
-        let beyond = state.held.iter().filter(|(cid, _)| after.is_none_or(|after| **cid > after));
-        Ok(beyond.take(limit).map(|(cid, held)| (*cid, held.block.bytes().len() as u64)).collect())
+        let sizes = state.held.iter().map(|(cid, held)| (*cid, held.block.bytes().len() as u64));
+        Ok(Listed { blocks: sizes.collect(), next: None })
     }
 }
 

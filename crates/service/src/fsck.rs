@@ -7,6 +7,7 @@ use std::{
 
 use fula_core::{
     BlockStore, BucketName, Cid, Codec, OwnerId, RootPointer, StoreError,
+    block::Position,
     bucket::BucketRoot,
     cbor::Reader,
     content::FileNode,
@@ -146,12 +147,11 @@ async fn totals(nodes: &Nodes, tree: &Tree) -> Result<(u64, u64), StoreError> {
 pub async fn newest_roots(blocks: &dyn BlockStore) -> Result<Vec<RootRow>, StoreError> {
     // Of two roots with one version, the younger was tried after the other came to nothing.
     let mut newest: BTreeMap<(OwnerId, BucketName), ((u64, TimeMs), RootRow)> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let page = blocks.list(after, 1000).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(*last);
-        for (cid, bytes) in page {
+    let mut from = Some(Position::default());
+    while let Some(position) = from {
+        let listed = blocks.list(position).await?;
+        from = listed.next;
+        for (cid, bytes) in listed.blocks {
             let may_be_root =
                 cid.codec() == Codec::DagCbor && bytes <= fula_core::bucket::ROOT_BYTES_MAX as u64;
             if !may_be_root {

@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, Cid, Codec, StoreError,
-    block::{BLOCK_BYTES_MAX, Epoch, Placement, SyncMark},
+    block::{BLOCK_BYTES_MAX, Epoch, Listed, Placement, Position, Swept, SyncMark},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
@@ -146,9 +146,31 @@ impl ObjectBlocks {
         let put = self.store.put(&path(&cid), payload).await;
         put.map(drop).map_err(|error| failed("put", error))
     }
+
+    async fn delete_if(
+        &self,
+        cid: &Cid,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<bool, StoreError> {
+        let _held = self.lock(cid).write().await;
+        let (put, marked) = {
+            let epochs = self.epochs();
+            (epochs.put.get(cid).copied(), epochs.marked.get(cid).copied())
+        };
+        if marked == Some(cut) || put.unwrap_or_default() >= put_before {
+            return Ok(false);
+        }
+        self.store.delete(&path(cid)).await.map_err(|error| failed("delete", error))?;
+        self.epochs().put.remove(cid);
+        Ok(true)
+    }
 }
 
-/// Returns where a block lies: in order of address, if codecs are taken in order.
+/// The codecs that blocks are listed by.
+const CODECS: [Codec; 3] = [Codec::Raw, Codec::DagPb, Codec::DagCbor];
+
+/// Returns where a block lies.
 fn path(cid: &Cid) -> Path {
     let digest = hex::encode(cid.digest());
     Path::from(format!("blocks/{:02x}/{}/{}", cid.codec() as u8, &digest[..2], &digest[2..]))
@@ -224,62 +246,37 @@ impl BlockStore for ObjectBlocks {
         fresh.copied().collect()
     }
 
-    async fn delete_if(
+    async fn sweep(
         &self,
-        cid: &Cid,
+        from: Position,
         cut: Epoch,
         put_before: Epoch,
-    ) -> Result<bool, StoreError> {
-        let _held = self.lock(cid).write().await;
-        let (put, marked) = {
-            let epochs = self.epochs();
-            (epochs.put.get(cid).copied(), epochs.marked.get(cid).copied())
-        };
-        let is_kept = marked == Some(cut) || put.unwrap_or_default() >= put_before;
-        if is_kept || self.size(cid).await?.is_none() {
-            return Ok(false);
-        }
-        self.store.delete(&path(cid)).await.map_err(|error| failed("delete", error))?;
-        self.epochs().put.remove(cid);
-        Ok(true)
-    }
-
-    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
-        let mut page = Vec::new();
-        let mut codecs = [Codec::Raw, Codec::DagPb, Codec::DagCbor];
-        codecs.sort();
-        for codec in codecs {
-            for shard in 0..=u8::MAX {
-                // A shard that ends before the page begins is not looked at.
-                let last = Cid::from_digest(codec, {
-                    let mut digest = [0xff; 32];
-                    digest[0] = shard;
-                    digest
-                });
-                if after.is_some_and(|after| last <= after) {
-                    continue;
-                }
-                let prefix = Path::from(format!("blocks/{:02x}/{shard:02x}", codec as u8));
-                let found: Vec<_> = self
-                    .store
-                    .list(Some(&prefix))
-                    .map_err(|error| failed("list", error))
-                    .try_collect()
-                    .await?;
-                let mut found: Vec<(Cid, u64)> = found
-                    .iter()
-                    .filter_map(|meta| Some((cid_at(codec, shard, &meta.location)?, meta.size)))
-                    .filter(|(cid, _)| after.is_none_or(|after| *cid > after))
-                    .collect();
-                found.sort_unstable();
-                page.extend(found);
-                if page.len() >= limit {
-                    page.truncate(limit);
-                    return Ok(page);
-                }
+    ) -> Result<Swept, StoreError> {
+        let Listed { blocks, next } = self.list(from).await?;
+        let mut swept = Swept { next, ..Swept::default() };
+        for (cid, bytes) in blocks {
+            if self.delete_if(&cid, cut, put_before).await? {
+                swept.deleted += 1;
+                swept.bytes += bytes;
             }
         }
-        Ok(page)
+        Ok(swept)
+    }
+
+    /// A position is that of a codec among them, and the first byte of a digest behind it.
+    async fn list(&self, Position(from): Position) -> Result<Listed, StoreError> {
+        let [.., codec, shard] = from.to_be_bytes();
+        let Some(codec) = CODECS.get(usize::from(codec)).copied() else {
+            return Ok(Listed::default());
+        };
+        let prefix = Path::from(format!("blocks/{:02x}/{shard:02x}", codec as u8));
+        let found = self.store.list(Some(&prefix)).map_err(|error| failed("list", error));
+        let blocks = found.try_filter_map(async |meta| {
+            Ok(cid_at(codec, shard, &meta.location).map(|cid| (cid, meta.size)))
+        });
+        let next = (from + 1) >> 8 < CODECS.len() as u64;
+        let next = next.then_some(Position(from + 1));
+        Ok(Listed { blocks: blocks.try_collect().await?, next })
     }
 }
 

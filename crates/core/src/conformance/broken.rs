@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    block::{Block, BlockStore, Epoch, Placement, SyncMark},
+    block::{Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark},
     directory::{Directory, Entry, Table, WriteOutcome},
     error::{StoreError, SwapError},
     id::{BucketName, Cid, OwnerId},
@@ -83,18 +83,18 @@ impl BlockStore for BrokenBlocks {
         self.inner.mark(cids, cut)
     }
 
-    async fn delete_if(
+    async fn sweep(
         &self,
-        cid: &Cid,
+        from: Position,
         cut: Epoch,
         put_before: Epoch,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Swept, StoreError> {
         let put_before = if self.fault == BlockFault::DeletesUpToTheCut { cut } else { put_before };
-        self.inner.delete_if(cid, cut, put_before).await
+        self.inner.sweep(from, cut, put_before).await
     }
 
-    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
-        self.inner.list(after, limit).await
+    async fn list(&self, from: Position) -> Result<Listed, StoreError> {
+        self.inner.list(from).await
     }
 }
 

@@ -19,7 +19,7 @@ macro_rules! conformance_suite {
             returns_what_was_put, absent_is_none, putting_twice_is_once, refuses_oversized_blocks,
             sync_covers_what_was_already_there, old_blocks_are_deleted,
             a_new_put_saves_from_deletion, marked_blocks_stay, blocks_of_writes_in_flight_stay,
-            lists_in_order_and_pages, concurrent_puts_all_hold);
+            lists_what_is_held, concurrent_puts_all_hold);
     };
     (root_store, $new:expr) => {
         $crate::conformance_suite!(@each root_store, $new,

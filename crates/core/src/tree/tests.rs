@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    block::{Block, Placement},
+    block::{Block, Placement, list_all},
     id::Codec,
     memory::MemoryBlocks,
 };
@@ -262,7 +262,7 @@ proptest! {
         let nodes = nodes();
         let model = ops.into_iter().filter_map(|(key, change)| Some((key, change?))).collect();
         build(&nodes, &model);
-        for (cid, _) in block_on(nodes.blocks().list(None, usize::MAX)).unwrap() {
+        for (cid, _) in block_on(list_all(nodes.blocks().as_ref())).unwrap() {
             let block = block_on(require(nodes.blocks().as_ref(), &cid)).unwrap();
             let mut bytes = block.bytes().to_vec();
             let changed = at.index(bytes.len());
@@ -316,7 +316,7 @@ fn leaves_are_about_four_kib_and_inner_nodes_half_of_that() {
     let nodes = nodes();
     let tree = build(&nodes, &numbered(20_000));
     let (mut leaves, mut inner) = (Vec::new(), Vec::new());
-    for (cid, bytes) in block_on(nodes.blocks().list(None, usize::MAX)).unwrap() {
+    for (cid, bytes) in block_on(list_all(nodes.blocks().as_ref())).unwrap() {
         match block_on(nodes.load(&cid)).unwrap().level() {
             0 => leaves.push(bytes),
             _ => inner.push(bytes),

@@ -1,7 +1,7 @@
 //! `fula roots import`: moves a single master's buckets and keys into a shared arbiter.
 
 use fula_core::{
-    block::{Placement, require},
+    block::{Placement, Position, require},
     root::{CasOutcome, GlobalName, NewRoot, RootRow},
 };
 use fula_service::{Limits, error::chain};
@@ -103,24 +103,25 @@ async fn import(from: &Node, to: &Node) -> Result<Value, String> {
 /// Copies every block, and makes them durable before any root names them.
 async fn copy_blocks(from: &Node, to: &Node) -> Result<(), String> {
     let (source, target) = (from.nodes.blocks(), to.nodes.blocks());
-    let mut after = None;
-    let mut copied = 0_u64;
-    loop {
-        let page = source.list(after, PAGE).await.map_err(|error| chain(&error))?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        after = Some(*last);
-        let mut blocks = Vec::with_capacity(page.len());
-        for (cid, _) in &page {
-            blocks.push(require(source.as_ref(), cid).await.map_err(|error| chain(&error))?);
+    let (mut copied, mut from) = (0, Some(Position::default()));
+    while let Some(position) = from {
+        let listed = source.list(position).await.map_err(|error| chain(&error))?;
+        from = listed.next;
+        for page in listed.blocks.chunks(PAGE) {
+            let mut blocks = Vec::with_capacity(page.len());
+            for (cid, _) in page {
+                blocks.push(require(source.as_ref(), cid).await.map_err(|error| chain(&error))?);
+            }
+            let put = async {
+                let mark = target.put(&blocks, Placement::Bulk).await?;
+                target.sync(mark).await
+            };
+            put.await.map_err(|error| chain(&error))?;
+            copied += page.len();
+            eprintln!("copied {copied} blocks");
         }
-        let put = async {
-            let mark = target.put(&blocks, Placement::Bulk).await?;
-            target.sync(mark).await
-        };
-        put.await.map_err(|error| chain(&error))?;
-        copied += page.len() as u64;
-        eprintln!("copied {copied} blocks");
     }
+    Ok(())
 }
 
 /// Publishes a row under a name never used; returns the row that is there if the name was.

@@ -20,7 +20,9 @@ mod stake;
 use std::{sync::Arc, time::Duration};
 
 use fula_core::{
-    Block, BlockStore, Cid, Codec, StoreError, block::Epoch, block::require, bucket::BucketRoot,
+    Block, BlockStore, Cid, Codec, StoreError,
+    block::{Epoch, Position, require},
+    bucket::BucketRoot,
     root::TimeMs,
 };
 use tokio::time::Instant;
@@ -248,19 +250,15 @@ impl<'a> Collector<'a> {
 
     /// Deletes what is not marked.
     async fn sweep(&mut self) -> Result<(), ServiceError> {
-        let mut after = None;
-        loop {
-            let page = self.blocks.list(after, PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(*last);
-            for (cid, bytes) in page {
-                if self.blocks.delete_if(&cid, self.cut, self.put_before).await? {
-                    self.done.deleted += 1;
-                    self.done.deleted_bytes += bytes;
-                }
-                self.step().await;
-            }
+        let mut from = Some(Position::default());
+        while let Some(position) = from {
+            let swept = self.blocks.sweep(position, self.cut, self.put_before).await?;
+            self.done.deleted += swept.deleted;
+            self.done.deleted_bytes += swept.bytes;
+            from = swept.next;
+            self.pause().await;
         }
+        Ok(())
     }
 
     /// Makes way for requests now and then.
@@ -270,6 +268,10 @@ impl<'a> Collector<'a> {
             return;
         }
         self.steps = 0;
+        self.pause().await;
+    }
+
+    async fn pause(&mut self) {
         let worked = self.step_began.elapsed();
         if worked < STEP {
             return;

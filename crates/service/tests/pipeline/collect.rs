@@ -3,7 +3,10 @@
 
 use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
-use fula_core::StoreError;
+use fula_core::{
+    StoreError,
+    block::{list_all, sweep_all},
+};
 use fula_service::{flaw::Flaw, fsck, history};
 use fula_testkit::rng::Rng;
 use futures::{StreamExt, future::join_all};
@@ -296,10 +299,11 @@ async fn a_node_that_is_lost_ends_every_collection() {
         .await
         .unwrap();
     let blocks = &world.blocks.inner;
-    let all = blocks.list(None, usize::MAX).await.unwrap();
-    let (file, _) = all.iter().find(|(cid, _)| cid.codec() == fula_core::Codec::DagPb).unwrap();
+    let all = list_all(blocks).await.unwrap().into_iter().map(|(cid, _)| cid);
+    let others: Vec<_> = all.filter(|cid| cid.codec() != fula_core::Codec::DagPb).collect();
     let cut = blocks.advance_epoch();
-    assert!(blocks.delete_if(file, cut, cut).await.unwrap());
+    blocks.mark(&others, cut);
+    assert_eq!(sweep_all(blocks, cut, cut).await.unwrap().deleted, 1);
     let before = world.count().await;
     // Not only the first time: what is below it must not go with the second.
     for _ in 0..3 {

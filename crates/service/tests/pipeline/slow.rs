@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use fula_core::{
     Block, BucketName, Cid, OwnerId, RootPointer, StoreError,
-    block::{Epoch, Placement, SyncMark},
+    block::{Epoch, Listed, Placement, Position, Swept, SyncMark, list_all},
     error::SwapError,
     memory::MemoryRoots,
     root::{CasOutcome, NewRoot, RootRow, Stamped},
@@ -102,19 +102,19 @@ impl BlockStore for SlowBlocks {
         self.inner.mark(cids, cut)
     }
 
-    async fn delete_if(
+    async fn sweep(
         &self,
-        cid: &Cid,
+        from: Position,
         cut: Epoch,
         put_before: Epoch,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Swept, StoreError> {
         self.jitter.step().await;
-        self.inner.delete_if(cid, cut, put_before).await
+        self.inner.sweep(from, cut, put_before).await
     }
 
-    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+    async fn list(&self, from: Position) -> Result<Listed, StoreError> {
         self.jitter.step().await;
-        self.inner.list(after, limit).await
+        self.inner.list(from).await
     }
 }
 
@@ -368,7 +368,7 @@ impl World {
     }
 
     pub(super) async fn count(&self) -> usize {
-        self.blocks.inner.list(None, usize::MAX).await.unwrap().len()
+        list_all(&self.blocks.inner).await.unwrap().len()
     }
 }
 

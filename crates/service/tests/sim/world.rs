@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, BucketName, Cid, Directory, OwnerId, RootPointer, RootPointerStore,
     StoreError, WriterId,
-    block::{Epoch, Placement, SyncMark},
+    block::{Epoch, Listed, Placement, Position, Swept, SyncMark},
     error::SwapError,
     memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
     root::{CasOutcome, NewRoot, RootRow, Stamped},
@@ -563,17 +563,17 @@ impl BlockStore for Link {
         self.world.blocks.mark(cids, cut)
     }
 
-    async fn delete_if(
+    async fn sweep(
         &self,
-        cid: &Cid,
+        from: Position,
         cut: Epoch,
         put_before: Epoch,
-    ) -> Result<bool, StoreError> {
-        self.world.blocks.delete_if(cid, cut, put_before).await
+    ) -> Result<Swept, StoreError> {
+        self.world.blocks.sweep(from, cut, put_before).await
     }
 
-    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
-        self.world.blocks.list(after, limit).await
+    async fn list(&self, from: Position) -> Result<Listed, StoreError> {
+        self.world.blocks.list(from).await
     }
 }
 
@@ -607,11 +607,11 @@ impl BlockStore for DurableView {
         self.0.mark(cids, cut)
     }
 
-    async fn delete_if(&self, _: &Cid, _: Epoch, _: Epoch) -> Result<bool, StoreError> {
+    async fn sweep(&self, _: Position, _: Epoch, _: Epoch) -> Result<Swept, StoreError> {
         Err(cut())
     }
 
-    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
-        self.0.list(after, limit).await
+    async fn list(&self, from: Position) -> Result<Listed, StoreError> {
+        self.0.list(from).await
     }
 }

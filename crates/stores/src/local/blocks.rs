@@ -5,12 +5,12 @@ use std::{io, sync::Arc};
 use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, Cid, Codec, StoreError,
-    block::{BLOCK_BYTES_MAX, Epoch, Placement, SyncMark},
+    block::{BLOCK_BYTES_MAX, Epoch, Listed, Placement, Position, Swept, SyncMark},
 };
 use hashbrown::HashSet;
 
 use super::unavailable;
-use crate::log::{Held, Kind, Log, Need, Record, StreamName, blocking};
+use crate::log::{Kind, Log, Need, Record, StreamName, blocking};
 
 /// Blocks in the log of a data directory.
 #[derive(Debug)]
@@ -25,13 +25,9 @@ impl LocalBlocks {
         let mut index = self.log.index_mut();
         let epoch = index.epoch;
         // With nothing in between, so that the processor waits for the memory of several at once.
-        let found: Vec<_> = cids.iter().map(|cid| index.blocks.number(cid)).collect();
-        let mut present = Vec::new();
-        for number in found.iter().flatten() {
-            let held = index.blocks.at_mut(*number);
-            held.put = epoch;
-            present.push(held.slot());
-        }
+        let found: Vec<_> = cids.iter().map(|cid| index.blocks.find(cid)).collect();
+        let present: Vec<_> =
+            found.iter().flatten().map(|at| index.blocks.renew(*at, epoch)).collect();
         drop(index);
         for slot in present {
             let (stream, position) = self.log.pending(&slot);
@@ -106,7 +102,7 @@ impl BlockStore for LocalBlocks {
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
         // A block may move to another segment between look-up and read: look again once.
         for _ in 0..2 {
-            let found = self.log.index().blocks.get(cid).map(Held::slot);
+            let found = self.log.index().blocks.get(cid);
             let Some(slot) = found else { return Ok(None) };
             let value = match self.log.read_cached(&slot) {
                 Ok(None) => {
@@ -136,50 +132,37 @@ impl BlockStore for LocalBlocks {
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
         let index = self.log.index();
-        Ok(index.blocks.get(cid).map(|held| u64::from(held.slot().value_len)))
+        Ok(index.blocks.get(cid).map(|slot| u64::from(slot.value_len)))
     }
 
     fn advance_epoch(&self) -> Epoch {
-        let mut index = self.log.index_mut();
-        index.epoch.0 += 1;
-        index.epoch
+        self.log.index_mut().advance_epoch()
     }
 
     fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
         let mut index = self.log.index_mut();
         let mut fresh = Vec::new();
         for cid in cids {
-            match index.blocks.get_mut(cid) {
-                Some(held) if held.marked == cut => {}
-                Some(held) => {
-                    held.marked = cut;
-                    fresh.push(*cid);
-                }
-                None if cid.codec() == Codec::Raw => {}
-                None => fresh.push(*cid),
+            let may_link = cid.codec() != Codec::Raw;
+            if index.blocks.mark(cid, cut).unwrap_or(may_link) {
+                fresh.push(*cid);
             }
         }
         fresh
     }
 
-    async fn delete_if(
+    async fn sweep(
         &self,
-        cid: &Cid,
+        from: Position,
         cut: Epoch,
         put_before: Epoch,
-    ) -> Result<bool, StoreError> {
-        let mut index = self.log.index_mut();
-        let held = index.blocks.get(cid);
-        let old = held.is_some_and(|held| held.marked != cut && held.put < put_before);
-        if old {
-            index.remove_block(cid);
-        }
-        Ok(old)
+    ) -> Result<Swept, StoreError> {
+        Ok(self.log.index_mut().sweep(from, cut, put_before))
     }
 
-    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
-        let page = self.log.index().blocks.page(after.as_ref(), limit);
-        let sizes = page.into_iter().map(|(cid, held)| (cid, u64::from(held.slot().value_len)));
-        Ok(sizes.collect())
+    async fn list(&self, from: Position) -> Result<Listed, StoreError> {
+        let log = Arc::clone(&self.log);
+        let listed = blocking(move || log.list(from)).await;
+        listed.map_err(|error| unavailable("list", error))
     }
 }

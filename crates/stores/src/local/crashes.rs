@@ -4,13 +4,13 @@
 //! between. After each cut everything acknowledged is there, nothing refused is, and a pointer's
 //! block is readable whichever pointer survived. `FULA_CRASH_CASES` and `FULA_CRASH_SEED` choose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, BucketId, BucketName, Cid, Codec, Directory as _, OwnerId, RootPointer,
     RootPointerStore, StoreError,
-    block::Placement,
+    block::{Placement, sweep_all},
     directory::{Table, WriteOutcome},
     error::SwapError,
     root::{CasOutcome, NewRoot},
@@ -174,15 +174,13 @@ impl Case {
     async fn delete(&mut self) -> bool {
         let blocks = &self.store.blocks;
         let cut = blocks.advance_epoch();
-        let roots: Vec<Cid> =
+        let roots: BTreeSet<Cid> =
             self.model.roots.values().flatten().flatten().map(|pointer| pointer.root).collect();
-        blocks.mark(&roots, cut);
-        let cids: Vec<Cid> = self.model.blocks.keys().copied().collect();
-        for cid in cids {
-            if self.rng.below(2) == 0 && blocks.delete_if(&cid, cut, cut).await.unwrap() {
-                self.model.blocks.remove(&cid);
-            }
-        }
+        let rng = &mut self.rng;
+        self.model.blocks.retain(|cid, _| roots.contains(cid) || rng.below(2) == 0);
+        let kept: Vec<Cid> = self.model.blocks.keys().chain(&roots).copied().collect();
+        blocks.mark(&kept, cut);
+        sweep_all(&**blocks, cut, cut).await.unwrap();
         true
     }
 

@@ -1,11 +1,15 @@
 //! The seams' suites on a data directory, and what crashes and damage leave of one.
 
-use std::os::unix::fs::FileExt;
+use std::{collections::BTreeSet, os::unix::fs::FileExt};
 
 use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, BucketId, BucketName, Cid, Codec, Directory, OwnerId, RootPointer,
-    RootPointerStore, block::Placement, conformance_suite, directory::Table, root::NewRoot,
+    RootPointerStore,
+    block::{Placement, Position, sweep_all},
+    conformance_suite,
+    directory::Table,
+    root::NewRoot,
 };
 use tempfile::TempDir;
 
@@ -399,9 +403,9 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     let cut = store.blocks.advance_epoch();
     // Some live in every segment.
     let lives = |n: &usize| n.is_multiple_of(10);
-    for block in (0..100).filter(|n| !lives(n)).map(|n| &blocks[n]) {
-        assert!(store.blocks.delete_if(&block.cid(), cut, cut).await.unwrap());
-    }
+    let living: Vec<_> = (0..100).filter(lives).map(|n| blocks[n].cid()).collect();
+    store.blocks.mark(&living, cut);
+    assert_eq!(sweep_all(&*store.blocks, cut, cut).await.unwrap().deleted, 90);
     let (mut freed, worked) = (0, store.work());
     loop {
         match store.compact(50, &|| {}).unwrap() {
@@ -422,6 +426,51 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     }
     let found = store.roots.find_bucket(&name("one")).await.unwrap().value.unwrap();
     assert_eq!(found.pointer, new_root(1).pointer);
+}
+
+/// A walk may take long; what is rewritten meanwhile lies behind its end by then.
+#[tokio::test]
+async fn a_list_passes_everything_whatever_is_moved_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let blocks: Vec<Block> = (0..200).map(|n| block(n, 4096)).collect();
+    for (n, block) in blocks.iter().enumerate() {
+        put(&store, block, [Placement::Commit, Placement::Bulk][n % 2]).await;
+    }
+    let living: Vec<_> = blocks.iter().step_by(3).map(Block::cid).collect();
+    let cut = store.blocks.advance_epoch();
+    store.blocks.mark(&living, cut);
+    sweep_all(&*store.blocks, cut, cut).await.unwrap();
+    let (mut pages, mut moves) = (0, 0);
+    let (mut found, mut from) = (BTreeSet::new(), Some(Position::default()));
+    while let Some(position) = from {
+        let listed = store.blocks.list(position).await.unwrap();
+        assert!(listed.blocks.iter().all(|(_, len)| *len == 4096));
+        found.extend(listed.blocks.into_iter().map(|(cid, _)| cid));
+        from = listed.next;
+        pages += 1;
+        moves += u32::from(store.compact(50, &|| {}).unwrap() > 0);
+    }
+    assert_eq!(found, living.into_iter().collect());
+    assert!(pages > 5 && moves > 5, "{pages} pages, {moves} segments rewritten");
+}
+
+/// Marks are kept in few bits: they go before they could be taken for those of a later collection.
+#[tokio::test]
+async fn what_was_marked_long_ago_is_not_marked_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let kept = block(1, 64);
+    put(&store, &kept, Placement::Commit).await;
+    for collections in (1..10).chain(505..520).chain(1020..1030).chain([2048, 4096]) {
+        // They begin, and come to nothing.
+        let mut cut = store.blocks.advance_epoch();
+        for _ in 1..collections {
+            cut = store.blocks.advance_epoch();
+        }
+        assert_eq!(store.blocks.mark(&[kept.cid()], cut), [kept.cid()], "{collections}");
+        assert_eq!(store.blocks.mark(&[kept.cid()], cut), [], "{collections}");
+    }
 }
 
 #[tokio::test]

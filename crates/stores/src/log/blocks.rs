@@ -1,66 +1,41 @@
-//! Where each block lies: a hash table of small entries (docs/adr/0015).
+//! Where each block lies: a hash table of small entries (docs/adr/0015, docs/adr/0029).
 //!
 //! There are as many entries as blocks, so what one takes decides how many blocks a machine holds.
 //! Entries lie in slabs that never move; tables hold their numbers, and enough of each hash that
 //! neither a search nor a table that grows touches entries in vain. A table doubles when it is full:
-//! there are many, so that this takes a lookup's time and not a second, and each holds a range of
-//! addresses, so that blocks can be listed in order.
+//! there are many, so that this takes a lookup's time and not a second, and some hold twice as many
+//! blocks as others, so that they do not all double at once.
 
-use std::{hash::BuildHasher, ops::Range};
+use fula_core::{
+    Cid,
+    block::{Epoch, Position},
+};
+use hashbrown::{HashTable, hash_table};
 
-use fula_core::{Cid, Codec, block::Epoch};
-use hashbrown::{DefaultHashBuilder, HashTable, hash_table};
+use super::{
+    entry::Entry,
+    index::Slot,
+    names::{Name, Namer},
+};
 
-use super::index::Slot;
+/// Tables: of a million blocks each holds a thousand.
+const TABLES: u16 = 1024;
 
-/// The codecs, ascending, as their addresses are.
-const CODECS: [Codec; 3] = [Codec::Raw, Codec::DagPb, Codec::DagCbor];
-
-/// Tables for each codec: one for each first byte of a digest.
-const TABLES: usize = 256;
+/// Bits of a name that choose the table.
+const CHOOSING_BITS: u32 = 13;
 
 /// Entries allocated at a time.
 const SLAB_ENTRIES: usize = 4096;
 
-/// Bytes of a block's key in its record.
-const KEY_BYTES: u16 = 36;
-const _: () = assert!(KEY_BYTES as usize == Cid::BYTES);
-
-/// A block in the log.
+/// The number of an entry, while the index stays locked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    digest: [u8; 32],
-    segment: u32,
-    offset: u32,
-    value_len: u32,
-    /// When it was last put.
-    pub(crate) put: Epoch,
-    /// The collection it was last marked in.
-    pub(crate) marked: Epoch,
-}
-
-impl Held {
-    pub(crate) fn slot(&self) -> Slot {
-        Slot {
-            segment: self.segment,
-            offset: self.offset,
-            value_len: self.value_len,
-            key_len: KEY_BYTES,
-        }
-    }
-
-    fn lie_at(&mut self, slot: Slot) {
-        self.segment = slot.segment;
-        self.offset = slot.offset;
-        self.value_len = slot.value_len;
-    }
-}
+pub(crate) struct At(u32);
 
 /// What a table holds of an entry.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     number: u32,
-    /// Of the digest.
+    /// Of the name.
     hash: u32,
 }
 
@@ -70,108 +45,148 @@ fn spread(hash: u32) -> u64 {
 }
 
 /// All blocks of the log.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Blocks {
-    /// By codec and first byte of the digest, ascending.
-    tables: Box<[HashTable<Place>]>,
+    tables: Tables,
     entries: Entries,
-    /// Addresses are hashes already, but of whatever clients choose: this one has a random key.
-    hasher: DefaultHashBuilder,
+    namer: Namer,
 }
 
 /// The entries, by number.
 #[derive(Debug, Default)]
 struct Entries {
-    slabs: Vec<Vec<Held>>,
+    slabs: Vec<Vec<Entry>>,
     free: Vec<u32>,
 }
 
 impl Entries {
-    fn at(&self, number: u32) -> &Held {
+    fn at(&self, number: u32) -> &Entry {
         &self.slabs[number as usize / SLAB_ENTRIES][number as usize % SLAB_ENTRIES]
     }
 
-    fn at_mut(&mut self, number: u32) -> &mut Held {
+    fn at_mut(&mut self, number: u32) -> &mut Entry {
         &mut self.slabs[number as usize / SLAB_ENTRIES][number as usize % SLAB_ENTRIES]
     }
 
-    fn add(&mut self, held: Held) -> u32 {
+    /// Returns one more than the highest number.
+    fn end(&self) -> u32 {
+        let Some(last) = self.slabs.last() else { return 0 };
+        let end = (self.slabs.len() - 1) * SLAB_ENTRIES + last.len();
+        u32::try_from(end).expect("fewer than 2^32 blocks")
+    }
+
+    fn add(&mut self, entry: Entry) -> u32 {
         if let Some(number) = self.free.pop() {
-            *self.at_mut(number) = held;
+            *self.at_mut(number) = entry;
             return number;
         }
+        let number = self.end();
         if self.slabs.last().is_none_or(|slab| slab.len() == SLAB_ENTRIES) {
             self.slabs.push(Vec::with_capacity(SLAB_ENTRIES));
         }
-        let full = (self.slabs.len() - 1) * SLAB_ENTRIES;
-        let slab = self.slabs.last_mut().expect("there is one");
-        slab.push(held);
-        u32::try_from(full + slab.len() - 1).expect("fewer than 2^32 blocks")
+        self.slabs.last_mut().expect("there is one").push(entry);
+        number
+    }
+
+    fn remove(&mut self, number: u32) -> Slot {
+        self.free.push(number);
+        std::mem::take(self.at_mut(number)).slot()
     }
 }
 
-fn table_of(cid: &Cid) -> usize {
-    let codec = CODECS.iter().position(|codec| *codec == cid.codec());
-    codec.expect("every codec is listed") * TABLES + usize::from(cid.digest()[0])
+/// Where entries of a name may be.
+#[derive(Debug)]
+struct Tables {
+    tables: Box<[HashTable<Place>]>,
+    /// The table of the names that begin with these bits.
+    chosen: Box<[u16]>,
 }
 
-impl Default for Blocks {
+impl Default for Tables {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between none and all of the tables"
+    )]
     fn default() -> Self {
-        let tables = (0..CODECS.len() * TABLES).map(|_| HashTable::new()).collect();
-        Self { tables, entries: Entries::default(), hasher: DefaultHashBuilder::default() }
+        let begins = 1_u32 << CHOOSING_BITS;
+        // The last has twice as many of the names as the first, and those between evenly more.
+        let chosen = (0..begins).map(|bits| {
+            let part = f64::from(bits) / f64::from(begins);
+            (f64::from(TABLES) * (1.0 + part).log2()) as u16
+        });
+        let tables = (0..TABLES).map(|_| HashTable::new()).collect();
+        Self { tables, chosen: chosen.collect() }
+    }
+}
+
+impl Tables {
+    fn number(&self, name: Name) -> usize {
+        self.chosen[(name.0[0] >> (32 - CHOOSING_BITS)) as usize].into()
+    }
+
+    fn of(&self, name: Name) -> &HashTable<Place> {
+        &self.tables[self.number(name)]
+    }
+
+    fn of_mut(&mut self, name: Name) -> &mut HashTable<Place> {
+        &mut self.tables[self.number(name)]
+    }
+}
+
+impl Name {
+    /// What a place holds of it.
+    fn hash(self) -> u32 {
+        self.0[1]
     }
 }
 
 impl Blocks {
-    fn hash(&self, cid: &Cid) -> u32 {
-        let [.., a, b, c, d] = self.hasher.hash_one(cid.digest()).to_be_bytes();
-        u32::from_be_bytes([a, b, c, d])
-    }
-
-    /// Returns the number of a block's entry, to be used while the index stays locked.
-    pub(crate) fn number(&self, cid: &Cid) -> Option<u32> {
-        let hash = self.hash(cid);
+    pub(crate) fn find(&self, cid: &Cid) -> Option<At> {
+        let name = self.namer.name(cid);
         let is_it = |place: &Place| {
-            place.hash == hash && self.entries.at(place.number).digest == *cid.digest()
+            place.hash == name.hash() && self.entries.at(place.number).name() == name
         };
-        self.tables[table_of(cid)].find(spread(hash), is_it).map(|place| place.number)
+        self.tables.of(name).find(spread(name.hash()), is_it).map(|place| At(place.number))
     }
 
-    pub(crate) fn get(&self, cid: &Cid) -> Option<&Held> {
-        self.number(cid).map(|number| self.entries.at(number))
+    pub(crate) fn get(&self, cid: &Cid) -> Option<Slot> {
+        self.find(cid).map(|At(number)| self.entries.at(number).slot())
     }
 
-    /// Returns the entry of a number.
-    pub(crate) fn at_mut(&mut self, number: u32) -> &mut Held {
-        self.entries.at_mut(number)
+    /// Notes that a block is put in `epoch`, and returns where it lies.
+    pub(crate) fn renew(&mut self, At(number): At, epoch: Epoch) -> Slot {
+        let entry = self.entries.at_mut(number);
+        entry.renew(epoch);
+        entry.slot()
     }
 
-    pub(crate) fn get_mut(&mut self, cid: &Cid) -> Option<&mut Held> {
-        self.number(cid).map(|number| self.entries.at_mut(number))
+    /// Marks a block in the collection of `cut`; says whether it was not marked in it before, or `None`
+    /// when it is not held.
+    pub(crate) fn mark(&mut self, cid: &Cid, cut: Epoch) -> Option<bool> {
+        self.find(cid).map(|At(number)| self.entries.at_mut(number).mark(cut))
     }
 
     /// Notes where a block lies, and returns where it did. A new one counts as put in `epoch`; one
     /// that has only moved keeps its epochs.
     pub(super) fn insert(&mut self, cid: &Cid, slot: Slot, epoch: Epoch) -> Option<Slot> {
-        let hash = self.hash(cid);
+        let name = self.namer.name(cid);
         let Self { tables, entries, .. } = self;
-        let entry = tables[table_of(cid)].entry(
-            spread(hash),
-            |place| place.hash == hash && entries.at(place.number).digest == *cid.digest(),
+        let entry = tables.of_mut(name).entry(
+            spread(name.hash()),
+            |place| place.hash == name.hash() && entries.at(place.number).name() == name,
             |place| spread(place.hash),
         );
         match entry {
             hash_table::Entry::Occupied(place) => {
-                let held = entries.at_mut(place.get().number);
-                let old = held.slot();
-                held.lie_at(slot);
+                let entry = entries.at_mut(place.get().number);
+                let old = entry.slot();
+                entry.lie_at(slot);
                 Some(old)
             }
             hash_table::Entry::Vacant(free) => {
-                let Slot { segment, offset, value_len, .. } = slot;
-                let (digest, put, marked) = (*cid.digest(), epoch, Epoch::default());
-                let held = Held { digest, segment, offset, value_len, put, marked };
-                free.insert(Place { number: entries.add(held), hash });
+                let number = entries.add(Entry::new(name, slot, epoch));
+                free.insert(Place { number, hash: name.hash() });
                 None
             }
         }
@@ -179,115 +194,66 @@ impl Blocks {
 
     /// Forgets a block, and returns where it lay.
     pub(super) fn remove(&mut self, cid: &Cid) -> Option<Slot> {
-        let hash = self.hash(cid);
-        let Self { tables, entries, .. } = self;
-        let is_it =
-            |place: &Place| place.hash == hash && entries.at(place.number).digest == *cid.digest();
-        let found = tables[table_of(cid)].find_entry(spread(hash), is_it);
-        let (Place { number, .. }, _) = found.ok()?.remove();
-        entries.free.push(number);
-        Some(entries.at(number).slot())
+        self.find(cid).map(|At(number)| self.remove_at(number))
     }
 
-    /// Returns up to `limit` blocks after `after`, in ascending order of their addresses.
-    pub(crate) fn page(&self, after: Option<&Cid>, limit: usize) -> Vec<(Cid, Held)> {
-        let mut page = Vec::new();
-        for table in after.map_or(0, table_of)..self.tables.len() {
-            let begun = page.len();
-            page.extend(self.in_tables(table..table + 1).filter(|(cid, _)| Some(cid) > after));
-            page[begun..].sort_unstable_by_key(|(cid, _)| *cid);
-            if page.len() >= limit {
-                page.truncate(limit);
-                break;
+    fn remove_at(&mut self, number: u32) -> Slot {
+        let name = self.entries.at(number).name();
+        let is_it = |place: &Place| place.number == number;
+        if let Ok(found) = self.tables.of_mut(name).find_entry(spread(name.hash()), is_it) {
+            found.remove();
+        }
+        self.entries.remove(number)
+    }
+
+    /// Forgets blocks, of up to `limit` entries from `from` on, that were not marked in the collection
+    /// of `cut` and were put before `put_before`; returns where it goes on. Calls `gone` with where each
+    /// lay.
+    pub(super) fn sweep(
+        &mut self,
+        Position(from): Position,
+        limit: u32,
+        [cut, put_before, now]: [Epoch; 3],
+        mut gone: impl FnMut(Slot),
+    ) -> Option<Position> {
+        // A new block may take the number of one that is gone: it need not be looked at.
+        let end = self.entries.end();
+        let from = u32::try_from(from).map_or(end, |from| from.min(end));
+        let until = from.saturating_add(limit).min(end);
+        for number in from..until {
+            let entry = self.entries.at_mut(number);
+            if entry.is_nothing() {
+                continue;
+            }
+            if !entry.is_marked(cut) {
+                if entry.put(now) < put_before {
+                    gone(self.remove_at(number));
+                    continue;
+                }
+                entry.unmark(cut);
+            }
+            entry.settle(now);
+        }
+        (until < end).then_some(Position(until.into()))
+    }
+
+    /// Makes all blocks such that were not marked in the collection of `epoch` or lately.
+    pub(super) fn unmark(&mut self, epoch: Epoch) {
+        for entry in self.entries.slabs.iter_mut().flatten() {
+            entry.unmark(epoch);
+        }
+    }
+
+    /// Forgets the blocks of a segment. Calls `gone` with where each lay.
+    pub(super) fn forget(&mut self, segment: u32, mut gone: impl FnMut(Slot)) {
+        for number in 0..self.entries.end() {
+            let entry = self.entries.at(number);
+            if !entry.is_nothing() && entry.slot().segment == segment {
+                gone(self.remove_at(number));
             }
         }
-        page
-    }
-
-    /// Returns all blocks, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Cid, Held)> {
-        self.in_tables(0..self.tables.len())
-    }
-
-    fn in_tables(&self, tables: Range<usize>) -> impl Iterator<Item = (Cid, Held)> {
-        tables.flat_map(move |table| {
-            self.tables[table].iter().map(move |place| {
-                let held = *self.entries.at(place.number);
-                (Cid::from_digest(CODECS[table / TABLES], held.digest), held)
-            })
-        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    /// Of each codec, all are in four tables; two share a digest.
-    fn cid(n: u32) -> Cid {
-        let codec = CODECS[n as usize % 3];
-        let mut digest = [7; 32];
-        digest[..4].copy_from_slice(&(n / 2).to_be_bytes());
-        digest[0] = digest[3] % 4;
-        Cid::from_digest(codec, digest)
-    }
-
-    fn slot(n: u32) -> Slot {
-        Slot { segment: n, offset: n * 8, value_len: n + 1, key_len: 36 }
-    }
-
-    #[test]
-    fn it_holds_what_an_ordered_map_holds() {
-        let (mut blocks, mut model) = (Blocks::default(), BTreeMap::new());
-        let mut random = 1_u32;
-        for step in 0..60_000 {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let cid = cid((random >> 8) % 20_000);
-            if random >> 30 == 0 {
-                assert_eq!(blocks.remove(&cid), model.remove(&cid));
-            } else {
-                let old = blocks.insert(&cid, slot(step), Epoch(step));
-                assert_eq!(old, model.insert(cid, slot(step)));
-            }
-            assert_eq!(blocks.get(&cid).map(Held::slot), model.get(&cid).copied());
-        }
-        let all: BTreeMap<_, _> = blocks.iter().map(|(cid, held)| (cid, held.slot())).collect();
-        assert_eq!(all, model);
-        let (mut after, mut listed) = (None, Vec::new());
-        loop {
-            let page = blocks.page(after.as_ref(), 7);
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            listed.extend(page.into_iter().map(|(cid, held)| (cid, held.slot())));
-        }
-        assert_eq!(listed, model.into_iter().collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn entries_are_small_and_used_again() {
-        assert_eq!(size_of::<Held>(), 52);
-        let mut blocks = Blocks::default();
-        for round in 0..3 {
-            for n in 0..5_000 {
-                blocks.insert(&cid(n), slot(n), Epoch(round));
-            }
-            for n in 0..5_000 {
-                blocks.remove(&cid(n));
-            }
-        }
-        assert_eq!(blocks.entries.slabs.len(), 2);
-        assert_eq!(blocks.page(None, 1).len(), 0);
-    }
-
-    #[test]
-    fn moving_a_block_is_not_putting_it() {
-        let mut blocks = Blocks::default();
-        blocks.insert(&cid(1), slot(1), Epoch(4));
-        blocks.get_mut(&cid(1)).unwrap().marked = Epoch(5);
-        blocks.insert(&cid(1), slot(2), Epoch(6));
-        let held = blocks.get(&cid(1)).unwrap();
-        assert_eq!((held.slot(), held.put, held.marked), (slot(2), Epoch(4), Epoch(5)));
-    }
-}
+mod tests;

@@ -1,9 +1,14 @@
 //! Finding damage, and setting it aside.
 
-use std::io;
+use std::{io, sync::Arc};
+
+use fula_core::{
+    Cid,
+    block::{Listed, Position},
+};
 
 use super::{
-    Damage, Key, Log, contents, lock, read, recover,
+    Damage, Key, Log, Slot, contents, lock, read, recover,
     segment::{self, Segment},
     write,
 };
@@ -56,6 +61,40 @@ impl Log {
         contents::end_of_records(segment, segment.len()?)
     }
 
+    /// Returns the records of a segment that are in use.
+    pub(super) fn records_in(&self, segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
+        let mut found =
+            if self.streams.iter().any(|stream| lock(&stream.place).segment == segment.id) {
+                recover::scanned(segment, self.end_of(segment)?)?
+            } else {
+                recover::records(segment)?
+            };
+        let index = self.index();
+        found.retain(|(key, slot)| index.get(key) == Some(*slot));
+        Ok(found)
+    }
+
+    /// Returns the blocks of the first segment from `from` on: its number. What is moved goes to a
+    /// segment with a higher one.
+    pub(crate) fn list(&self, from: Position) -> io::Result<Listed> {
+        let segments = read(&self.segments);
+        let mut rest = segments.range(u32::try_from(from.0).unwrap_or(u32::MAX)..);
+        let first = rest.next().map(|(_, segment)| Arc::clone(segment));
+        let next = rest.next().map(|(id, _)| Position(u64::from(*id)));
+        drop(segments);
+        let Some(segment) = first else { return Ok(Listed::default()) };
+        let records = match self.records_in(&segment) {
+            // Compaction has moved them meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            records => records?,
+        };
+        let blocks = records.into_iter().filter_map(|(key, slot)| {
+            let Key::Block(cid) = key else { return None };
+            Some((Cid::from_bytes(&cid).ok()?, u64::from(slot.value_len)))
+        });
+        Ok(Listed { blocks: blocks.collect(), next })
+    }
+
     /// Moves the intact records of damaged segments to the end of the log and renames those
     /// segments; returns how many.
     pub(crate) fn set_damaged_aside(&self) -> io::Result<usize> {
@@ -77,8 +116,7 @@ impl Log {
                     self.roll(stream, &mut tail)?;
                 }
             }
-            let held = self.index().in_segment(segment.id);
-            for (key, slot) in held {
+            for (key, slot) in self.records_in(&segment)? {
                 if !self.read_whole(&key, &slot).is_ok_and(|value| value.is_some()) {
                     self.index_mut().remove(&key);
                 }
@@ -86,6 +124,8 @@ impl Log {
             if !self.move_records(&segment, &|| {})? {
                 return Err(io::Error::other(format!("{name} cannot be read as it could before")));
             }
+            // What is still said to lie there is not readable.
+            self.index_mut().forget_segment(segment.id);
             write(&self.segments).remove(&segment.id);
             segment::set_aside(self.disk.as_ref(), name)?;
         }

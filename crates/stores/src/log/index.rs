@@ -6,10 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use fula_core::{Cid, block::Epoch};
+use fula_core::{
+    Cid,
+    block::{Epoch, Position, Swept},
+};
 
 use super::{
     blocks::Blocks,
+    entry::MARKED_EPOCHS,
     record::{HEAD_BYTES, Kind, Record},
 };
 
@@ -67,6 +71,12 @@ impl Key {
     }
 }
 
+/// Blocks looked at in one step of a sweep: well below a millisecond's work, while nobody else looks.
+const SWEEP_BLOCKS: u32 = 256;
+
+/// Epochs after which marks are taken away, when no sweep has done that.
+const UNSWEPT_MAX: u32 = MARKED_EPOCHS / 2;
+
 /// The newest record of each key, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -74,6 +84,8 @@ pub(crate) struct Index {
     pub(crate) rows: BTreeMap<(Kind, Vec<u8>), Slot>,
     /// The epoch that puts belong to.
     pub(crate) epoch: Epoch,
+    /// The epoch in which all blocks were last swept, or else unmarked.
+    swept: Epoch,
     /// Bytes of records in use, by segment.
     live: BTreeMap<u32, u64>,
 }
@@ -92,21 +104,13 @@ impl Index {
             }
             Key::Row(kind, key) => self.rows.insert((kind, key), slot),
         };
-        self.release(old);
+        release(&mut self.live, old);
         *self.live.entry(slot.segment).or_default() += u64::from(slot.bytes());
-    }
-
-    /// Counts a record as dead.
-    fn release(&mut self, slot: Option<Slot>) {
-        let Some(slot) = slot else { return };
-        if let Some(live) = self.live.get_mut(&slot.segment) {
-            *live = live.saturating_sub(u64::from(slot.bytes()));
-        }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Slot> {
         match key {
-            Key::Block(cid) => Some(self.blocks.get(&Cid::from_bytes(cid).ok()?)?.slot()),
+            Key::Block(cid) => self.blocks.get(&Cid::from_bytes(cid).ok()?),
             Key::Row(kind, key) => self.rows.get(&(*kind, key.clone())).copied(),
         }
     }
@@ -120,14 +124,14 @@ impl Index {
             }
             Key::Row(kind, key) => {
                 let old = self.rows.remove(&(*kind, key.clone()));
-                self.release(old);
+                release(&mut self.live, old);
             }
         }
     }
 
     pub(crate) fn remove_block(&mut self, cid: &Cid) {
         let old = self.blocks.remove(cid);
-        self.release(old);
+        release(&mut self.live, old);
     }
 
     /// Returns the bytes of records in use in one segment.
@@ -140,12 +144,42 @@ impl Index {
         self.live.values().sum()
     }
 
-    /// Returns the records in use in one segment.
-    pub(super) fn in_segment(&self, segment: u32) -> Vec<(Key, Slot)> {
-        let blocks =
-            self.blocks.iter().map(|(cid, held)| (Key::Block(cid.to_bytes()), held.slot()));
-        let rows =
-            self.rows.iter().map(|((kind, key), slot)| (Key::Row(*kind, key.clone()), *slot));
-        blocks.chain(rows).filter(|(_, slot)| slot.segment == segment).collect()
+    /// Begins a new epoch.
+    pub(crate) fn advance_epoch(&mut self) -> Epoch {
+        self.epoch.0 += 1;
+        if self.epoch.0 - self.swept.0 >= UNSWEPT_MAX {
+            self.blocks.unmark(self.epoch);
+            self.swept = self.epoch;
+        }
+        self.epoch
+    }
+
+    /// One step of [`fula_core::BlockStore::sweep`].
+    pub(crate) fn sweep(&mut self, from: Position, cut: Epoch, put_before: Epoch) -> Swept {
+        let Self { blocks, live, epoch, .. } = self;
+        let mut swept = Swept::default();
+        swept.next = blocks.sweep(from, SWEEP_BLOCKS, [cut, put_before, *epoch], |slot| {
+            swept.deleted += 1;
+            swept.bytes += u64::from(slot.value_len);
+            release(live, Some(slot));
+        });
+        if swept.next.is_none() {
+            self.swept = cut;
+        }
+        swept
+    }
+
+    /// Forgets the blocks of a segment.
+    pub(super) fn forget_segment(&mut self, segment: u32) {
+        let Self { blocks, live, .. } = self;
+        blocks.forget(segment, |slot| release(live, Some(slot)));
+    }
+}
+
+/// Counts a record as dead.
+fn release(live: &mut BTreeMap<u32, u64>, slot: Option<Slot>) {
+    let Some(slot) = slot else { return };
+    if let Some(live) = live.get_mut(&slot.segment) {
+        *live = live.saturating_sub(u64::from(slot.bytes()));
     }
 }

@@ -17,7 +17,9 @@ mod check;
 mod compact;
 mod contents;
 mod disk;
+mod entry;
 mod index;
+mod names;
 mod record;
 mod recover;
 mod segment;
@@ -40,7 +42,6 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 pub use self::recover::{Damage, Recovery};
 pub(crate) use self::{
     append::Need,
-    blocks::Held,
     disk::{Directory, Disk},
     index::{Index, Key, Slot},
     record::{Kind, Record},
@@ -256,7 +257,7 @@ impl Log {
     /// Forgets a block whose bytes were found damaged, so that a later put stores it anew.
     pub(crate) fn forget_damaged(&self, cid: &Cid, slot: &Slot) {
         let mut index = self.index_mut();
-        if index.blocks.get(cid).is_some_and(|found| found.slot() == *slot) {
+        if index.blocks.get(cid).is_some_and(|found| found == *slot) {
             index.remove_block(cid);
         }
     }

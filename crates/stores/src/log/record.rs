@@ -28,7 +28,7 @@ const CHECKED_BYTES: usize = 24;
 pub(super) const ALIGN: u64 = 8;
 
 /// Longest value: a block, or a row with room to spare.
-const VALUE_BYTES_MAX: usize = (1 << 20) + 4096;
+pub(super) const VALUE_BYTES_MAX: usize = (1 << 20) + 4096;
 
 /// Longest key.
 const KEY_BYTES_MAX: usize = 1024;

@@ -21,7 +21,7 @@ fn replaced_nodes_stay_in_memory_until_they_are_forgotten() {
 /// Returns how many of the tree's leaves and inner nodes are in memory, and how many there are.
 fn kept(nodes: &Nodes, stored: &Nodes) -> [(usize, usize); 2] {
     let mut counts = [(0, 0); 2];
-    for (cid, _) in block_on(stored.blocks().list(None, usize::MAX)).unwrap() {
+    for (cid, _) in block_on(list_all(stored.blocks().as_ref())).unwrap() {
         let is_inner = block_on(stored.load(&cid)).unwrap().level() > 0;
         let (kept, all) = &mut counts[usize::from(is_inner)];
         *kept += usize::from(nodes.cache.peek(&cid).is_some());

@@ -57,14 +57,14 @@ fn told(segment: &Segment, len: u64) -> Told {
 
 /// All that is indexed, in order of where it lies.
 fn all(log: &Log) -> Vec<String> {
-    let ids = segments(log).into_iter().map(|segment| segment.id);
-    let mut slots: Vec<_> = ids.flat_map(|id| log.index().in_segment(id)).collect();
+    let all = segments(log).into_iter();
+    let mut slots: Vec<_> = all.flat_map(|segment| log.records_in(&segment).unwrap()).collect();
     slots.sort_by_key(|(_, slot)| (slot.segment, slot.offset));
     slots.into_iter().map(|found| format!("{found:?}")).collect()
 }
 
 fn slot_of(log: &Log, cid: &Cid) -> Slot {
-    log.index().blocks.get(cid).unwrap().slot()
+    log.index().blocks.get(cid).unwrap()
 }
 
 /// Overwrites a part of the record's head that its check covers.
@@ -311,6 +311,26 @@ fn entries_that_do_not_fill_the_segment_are_not_believed() {
 }
 
 /// The hash of a block says that it is whole; nothing says it of a row.
+/// Neither its head nor the end of its segment says its name any more.
+#[test]
+fn a_block_without_a_name_is_forgotten_by_a_repair() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    (0..40).for_each(|n| append(&log, n).unwrap());
+    let gone = slot_of(&log, &block(3).cid());
+    hit_head(&log, &gone);
+    let hit = Arc::clone(&held(&log.segments)[&gone.segment]);
+    let len = hit.len().unwrap();
+    hit.write_at(&[0xff], len - 1).unwrap();
+    assert_eq!(log.set_damaged_aside().unwrap(), 1);
+    assert!(log.index().blocks.get(&block(3).cid()).is_none());
+    assert_eq!(log.index().live_in(gone.segment), 0);
+    for n in (0..40).filter(|n| *n != 3) {
+        let slot = slot_of(&log, &block(n).cid());
+        assert!(log.read_intact(&slot).unwrap().is_some(), "block {n}");
+    }
+}
+
 #[test]
 fn a_block_whose_head_is_damaged_is_moved_and_a_row_is_not() {
     let disk = SimDisk::default();

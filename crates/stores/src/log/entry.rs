@@ -1,0 +1,200 @@
+//! What the index holds of a block, in 24 bytes (docs/adr/0029).
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "parts of a word are cut out of it, and epochs are cut to their last bits"
+)]
+
+use fula_core::{Cid, block::Epoch};
+
+use super::{
+    index::Slot,
+    names::Name,
+    record::{ALIGN, VALUE_BYTES_MAX},
+};
+
+/// Bytes of a block's key in its record.
+const KEY_BYTES: u16 = 36;
+const _: () = assert!(KEY_BYTES as usize == Cid::BYTES);
+
+/// A part of a word: how many bits it has, and how many are below it.
+#[derive(Clone, Copy)]
+struct Bits(u32, u32);
+
+impl Bits {
+    const fn max(self) -> u64 {
+        (1 << self.0) - 1
+    }
+
+    fn of(self, word: u64) -> u64 {
+        word >> self.1 & self.max()
+    }
+
+    fn set(self, word: &mut u64, value: u64) {
+        debug_assert!(value <= self.max(), "{value} in {} bits", self.0);
+        *word = *word & !(self.max() << self.1) | value << self.1;
+    }
+}
+
+/// Which collection it was last marked in, by the last bits of its epoch: see [`Entry::unmark`].
+const MARKED: Bits = Bits(10, 0);
+/// When it was last put, by the last bits of the epoch.
+const PUT: Bits = Bits(4, 10);
+const VALUE_LEN: Bits = Bits(21, 14);
+/// Where its record begins, by what records begin at multiples of.
+const OFFSET: Bits = Bits(29, 35);
+const _: () = assert!(VALUE_BYTES_MAX as u64 <= VALUE_LEN.max());
+const _: () = assert!(u32::MAX as u64 / ALIGN <= OFFSET.max());
+
+/// Epochs after which a mark would mean another collection, if it were not taken away before.
+pub(super) const MARKED_EPOCHS: u32 = 1 << MARKED.0;
+
+/// What was put longer ago than this counts as put so many epochs ago, once it is [settled](Entry::settle).
+const AGE_MAX: u32 = 7;
+
+/// A block in the log, or nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    name: Name,
+    segment: u32,
+    /// Of its parts, the offset is 0 of nothing alone: segments begin with a header.
+    word: u64,
+}
+
+impl Entry {
+    pub(super) fn new(name: Name, slot: Slot, epoch: Epoch) -> Self {
+        let mut entry = Self { name, ..Self::default() };
+        entry.lie_at(slot);
+        entry.renew(epoch);
+        entry.unmark(epoch);
+        entry
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        OFFSET.of(self.word) == 0
+    }
+
+    pub(super) fn name(&self) -> Name {
+        self.name
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        Slot {
+            segment: self.segment,
+            offset: OFFSET.of(self.word) as u32 * ALIGN as u32,
+            value_len: VALUE_LEN.of(self.word) as u32,
+            key_len: KEY_BYTES,
+        }
+    }
+
+    pub(super) fn lie_at(&mut self, slot: Slot) {
+        self.segment = slot.segment;
+        OFFSET.set(&mut self.word, u64::from(slot.offset) / ALIGN);
+        VALUE_LEN.set(&mut self.word, u64::from(slot.value_len));
+    }
+
+    /// Notes that it is put, in `epoch`.
+    pub(super) fn renew(&mut self, epoch: Epoch) {
+        PUT.set(&mut self.word, u64::from(epoch.0) & PUT.max());
+    }
+
+    /// Returns how many epochs ago it was put, or less if that is longer ago than is told apart.
+    fn age(&self, now: Epoch) -> u32 {
+        now.0.wrapping_sub(PUT.of(self.word) as u32) & PUT.max() as u32
+    }
+
+    /// Returns when it was last put, or later if that is longer ago than is told apart.
+    pub(super) fn put(&self, now: Epoch) -> Epoch {
+        Epoch(now.0.saturating_sub(self.age(now)))
+    }
+
+    /// Keeps its age from being longer than is told apart, if it is looked at every few epochs.
+    pub(super) fn settle(&mut self, now: Epoch) {
+        if self.age(now) > AGE_MAX {
+            self.renew(Epoch(now.0.saturating_sub(AGE_MAX)));
+        }
+    }
+
+    /// Marks it in the collection of `cut`; says whether it was not marked in it before.
+    pub(super) fn mark(&mut self, cut: Epoch) -> bool {
+        let fresh = !self.is_marked(cut);
+        MARKED.set(&mut self.word, u64::from(cut.0) & MARKED.max());
+        fresh
+    }
+
+    pub(super) fn is_marked(&self, cut: Epoch) -> bool {
+        MARKED.of(self.word) == u64::from(cut.0) & MARKED.max()
+    }
+
+    /// Makes it one that was not marked in the collection of `epoch`, nor is taken for it in those of
+    /// the next [`MARKED_EPOCHS`] less two.
+    pub(super) fn unmark(&mut self, epoch: Epoch) {
+        self.mark(Epoch(epoch.0.wrapping_sub(1)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_small_and_keeps_what_it_is_told() {
+        assert_eq!(size_of::<Entry>(), 24);
+        for (segment, offset, value_len) in
+            [(0, 8, 0), (u32::MAX, u32::MAX - 7, VALUE_BYTES_MAX as u32), (7, 4096, 1 << 20)]
+        {
+            let slot = Slot { segment, offset, value_len, key_len: KEY_BYTES };
+            for epoch in [0, 9, 1023, u32::MAX].map(Epoch) {
+                let mut entry = Entry::new(Name([1, 2, 3]), slot, epoch);
+                assert!(!entry.is_nothing() && Entry::default().is_nothing());
+                assert!(entry.mark(epoch) && !entry.mark(epoch));
+                assert_eq!((entry.name(), entry.slot()), (Name([1, 2, 3]), slot));
+                assert_eq!(entry.put(epoch), epoch);
+                let elsewhere = Slot { segment: 1, offset: 64, value_len: 3, ..slot };
+                entry.lie_at(elsewhere);
+                assert!(entry.slot() == elsewhere && entry.is_marked(epoch));
+                assert_eq!(entry.put(epoch), epoch);
+            }
+        }
+    }
+
+    fn entry(put: u32) -> Entry {
+        let slot = Slot { segment: 1, offset: 64, value_len: 1, key_len: KEY_BYTES };
+        Entry::new(Name::default(), slot, Epoch(put))
+    }
+
+    #[test]
+    fn ages_are_told_apart_as_long_as_it_matters() {
+        for put in [0, 1, 15, 16, 1000] {
+            let mut entry = entry(put);
+            for age in 0..16 {
+                assert_eq!(entry.put(Epoch(put + age)), Epoch(put));
+            }
+            // Longer ago counts as later, never as earlier.
+            assert!((16..200).all(|age| entry.put(Epoch(put + age)) > Epoch(put)));
+            // Settled in every epoch or every eighth, it stays as old as is told apart.
+            for every in [1, 8] {
+                entry.renew(Epoch(put));
+                for age in (0..200).step_by(every) {
+                    let now = Epoch(put + age);
+                    assert_eq!(entry.put(now).0, now.0 - age.min(entry.age(now)));
+                    assert!(entry.age(now) >= age.min(AGE_MAX), "{age}");
+                    entry.settle(now);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_is_of_one_collection_until_it_must_be_taken_away() {
+        for (cut, was_marked) in [(1, true), (1, false), (1022, true), (5000, false)] {
+            let mut entry = entry(0);
+            if was_marked {
+                entry.mark(Epoch(cut));
+            } else {
+                entry.unmark(Epoch(cut));
+            }
+            assert_eq!(entry.is_marked(Epoch(cut)), was_marked);
+            assert!((1..MARKED_EPOCHS - 1).all(|n| !entry.is_marked(Epoch(cut + n))));
+        }
+    }
+}
