@@ -77,17 +77,13 @@ impl Log {
     /// Returns the blocks of the first segment from `from` on: its number. What is moved goes to a
     /// segment with a higher one.
     pub(crate) fn list(&self, from: Position) -> io::Result<Listed> {
-        let segments = read(&self.segments);
-        let mut rest = segments.range(u32::try_from(from.0).unwrap_or(u32::MAX)..);
-        let first = rest.next().map(|(_, segment)| Arc::clone(segment));
-        let next = rest.next().map(|(id, _)| Position(u64::from(*id)));
-        drop(segments);
+        let from = u32::try_from(from.0).unwrap_or(u32::MAX);
+        let first = read(&self.segments).range(from..).next().map(|(_, found)| Arc::clone(found));
         let Some(segment) = first else { return Ok(Listed::default()) };
-        let records = match self.records_in(&segment) {
-            // Compaction has moved them meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            records => records?,
-        };
+        let records = self.records_in(&segment)?;
+        // Afterwards: what was moved meanwhile may lie in one that did not exist before.
+        let next = read(&self.segments).range(segment.id + 1..).next().map(|(id, _)| *id);
+        let next = next.map(|id| Position(id.into()));
         let blocks = records.into_iter().filter_map(|(key, slot)| {
             let Key::Block(cid) = key else { return None };
             Some((Cid::from_bytes(&cid).ok()?, u64::from(slot.value_len)))

@@ -164,7 +164,7 @@ impl Index {
             release(live, Some(slot));
         });
         if swept.next.is_none() {
-            self.swept = cut;
+            self.swept = cut.min(self.epoch);
         }
         swept
     }
