@@ -310,7 +310,6 @@ fn entries_that_do_not_fill_the_segment_are_not_believed() {
     assert_eq!(slots(1, &unnamed, end), None);
 }
 
-/// The hash of a block says that it is whole; nothing says it of a row.
 /// Neither its head nor the end of its segment says its name any more.
 #[test]
 fn a_block_without_a_name_is_forgotten_by_a_repair() {
@@ -331,6 +330,7 @@ fn a_block_without_a_name_is_forgotten_by_a_repair() {
     }
 }
 
+/// The hash of a block says that it is whole; nothing says it of a row.
 #[test]
 fn a_block_whose_head_is_damaged_is_moved_and_a_row_is_not() {
     let disk = SimDisk::default();
