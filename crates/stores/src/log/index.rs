@@ -169,10 +169,12 @@ impl Index {
         swept
     }
 
-    /// Forgets the blocks of a segment.
+    /// Forgets the records of a segment.
     pub(super) fn forget_segment(&mut self, segment: u32) {
-        let Self { blocks, live, .. } = self;
+        let Self { blocks, rows, live, .. } = self;
         blocks.forget(segment, |slot| release(live, Some(slot)));
+        rows.retain(|_, slot| slot.segment != segment);
+        live.remove(&segment);
     }
 }
 
