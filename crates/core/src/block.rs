@@ -172,7 +172,8 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError>;
 
-    /// Starts a new epoch and returns it; later puts belong to it.
+    /// Starts a new epoch and returns it; later puts belong to it. A collection of an epoch before may
+    /// from now on keep what it would have deleted.
     fn advance_epoch(&self) -> Epoch;
 
     /// Marks blocks as in use in the collection that began with the cut `cut`; returns those that

@@ -47,7 +47,7 @@ const STEP_BLOCKS: u32 = 32;
 /// which is a millisecond at least, and a place at the end of a long queue.
 const STEP: Duration = Duration::from_micros(250);
 
-/// Rows read, and blocks looked at, at a time.
+/// Rows read at a time.
 const PAGE: usize = 512;
 
 /// How long root blocks alone are kept, for `fula roots log`.

@@ -44,6 +44,16 @@ fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 
+/// Which blocks a sweep takes away.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// The collection: what was not marked in it goes,
+    pub(super) marked: Epoch,
+    /// if it was put before this.
+    pub(super) put_before: Epoch,
+    pub(super) now: Epoch,
+}
+
 /// All blocks of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
@@ -200,20 +210,18 @@ impl Blocks {
     fn remove_at(&mut self, number: u32) -> Slot {
         let name = self.entries.at(number).name();
         let is_it = |place: &Place| place.number == number;
-        if let Ok(found) = self.tables.of_mut(name).find_entry(spread(name.hash()), is_it) {
-            found.remove();
-        }
+        let table = self.tables.of_mut(name);
+        table.find_entry(spread(name.hash()), is_it).expect("every entry has a place").remove();
         self.entries.remove(number)
     }
 
-    /// Forgets blocks, of up to `limit` entries from `from` on, that were not marked in the collection
-    /// of `cut` and were put before `put_before`; returns where it goes on. Calls `gone` with where each
-    /// lay.
+    /// Forgets the blocks that `cut` is about, of up to `limit` entries from `from` on; returns where it
+    /// goes on. Calls `gone` with where each lay.
     pub(super) fn sweep(
         &mut self,
         Position(from): Position,
         limit: u32,
-        [cut, put_before, now]: [Epoch; 3],
+        cut: Cut,
         mut gone: impl FnMut(Slot),
     ) -> Option<Position> {
         // A new block may take the number of one that is gone: it need not be looked at.
@@ -225,14 +233,14 @@ impl Blocks {
             if entry.is_nothing() {
                 continue;
             }
-            if !entry.is_marked(cut) {
-                if entry.put(now) < put_before {
+            if !entry.is_marked(cut.marked) {
+                if entry.put(cut.now) < cut.put_before {
                     gone(self.remove_at(number));
                     continue;
                 }
-                entry.unmark(cut);
+                entry.unmark(cut.marked);
             }
-            entry.settle(now);
+            entry.settle(cut.now);
         }
         (until < end).then_some(Position(until.into()))
     }

@@ -12,7 +12,7 @@ use fula_core::{
 };
 
 use super::{
-    blocks::Blocks,
+    blocks::{Blocks, Cut},
     entry::MARKED_EPOCHS,
     record::{HEAD_BYTES, Kind, Record},
 };
@@ -158,7 +158,8 @@ impl Index {
     pub(crate) fn sweep(&mut self, from: Position, cut: Epoch, put_before: Epoch) -> Swept {
         let Self { blocks, live, epoch, .. } = self;
         let mut swept = Swept::default();
-        swept.next = blocks.sweep(from, SWEEP_BLOCKS, [cut, put_before, *epoch], |slot| {
+        let what = Cut { marked: cut, put_before, now: *epoch };
+        swept.next = blocks.sweep(from, SWEEP_BLOCKS, what, |slot| {
             swept.deleted += 1;
             swept.bytes += u64::from(slot.value_len);
             release(live, Some(slot));

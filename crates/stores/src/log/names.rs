@@ -1,7 +1,7 @@
 //! What the index knows blocks by: 96 bits, drawn from their addresses by a secret key (docs/adr/0029).
 //!
 //! Each word of a name is a strongly universal hash of the address: vector multiply-shift (M. Thorup,
-//! "High Speed Hashing for Integers and Strings", arXiv:1504.06804, section 3.5), by a key of its own.
+//! "High Speed Hashing for Integers and Strings", arXiv:1504.06804), by a key of its own.
 //! So any two addresses that were chosen without knowing the keys share a name with probability 2^-96:
 //! of a billion blocks no two do, but for one chance in 2^37. The keys are drawn when a log is opened.
 //! It takes a few nanoseconds, so that the memory of several lookups is waited for at once; `SipHash`
