@@ -78,7 +78,13 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
     let node = Node::open(&backends, Limits::default(), Purpose::Administer, true).await;
     let node = node.map_err(|error| chain(&error))?;
     let pointers_lost = node.store.recovery.pointers_at_risk() > 0;
-    let aside = tokio::task::block_in_place(|| node.store.set_damaged_aside());
+    let aside = tokio::task::block_in_place(|| {
+        // What is set aside is not found damaged again, if this is cut short.
+        if pointers_lost {
+            node.store.begin_repair()?;
+        }
+        node.store.set_damaged_aside()
+    });
     let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
     let blocks = node.nodes.blocks().as_ref();
     let newest = fsck::newest_roots(blocks).await.map_err(|error| chain(&error))?;
@@ -101,6 +107,8 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
             rebuilt += 1;
         }
     }
+    let ended = tokio::task::block_in_place(|| node.store.end_repair());
+    ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
     eprintln!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");
     Ok(())
 }

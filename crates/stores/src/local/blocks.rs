@@ -10,7 +10,7 @@ use fula_core::{
 use hashbrown::HashSet;
 
 use super::unavailable;
-use crate::log::{Kind, Log, Need, Record, StreamName, blocking};
+use crate::log::{Kind, Log, Need, Record, StreamName, blocking, is_lost};
 
 /// Blocks in the log of a data directory.
 #[derive(Debug)]
@@ -25,7 +25,12 @@ impl LocalBlocks {
         let mut index = self.log.index_mut();
         let epoch = index.epoch;
         // With nothing in between, so that the processor waits for the memory of several at once.
-        let found: Vec<_> = cids.iter().map(|cid| index.blocks.find(cid)).collect();
+        let mut found: Vec<_> = cids.iter().map(|cid| index.blocks.find(cid)).collect();
+        for (cid, at) in cids.iter().zip(&mut found) {
+            if self.log.was_suspect(cid) {
+                *at = None;
+            }
+        }
         let present: Vec<_> =
             found.iter().flatten().map(|at| index.blocks.renew(*at, epoch)).collect();
         drop(index);
@@ -122,6 +127,12 @@ impl BlockStore for LocalBlocks {
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.log.forget_damaged(cid, &slot);
+                    return Err(StoreError::Damaged { cid: *cid });
+                }
+                // It may be readable again later on.
+                Err(error) if is_lost(&error) => {
+                    self.log.suspect(cid);
                     return Err(StoreError::Damaged { cid: *cid });
                 }
                 Err(error) => return Err(unavailable("get", error)),

@@ -231,6 +231,13 @@ impl Case {
         self.told += self.store.log.hold_contents_against_scans();
     }
 
+    /// Starts again, as after a failed sync: what is read may not be on the disk.
+    async fn restart(&mut self) {
+        self.store = open_sim(&self.disk);
+        assert!(self.store.recovery.damaged.is_empty(), "{:?}", self.store.recovery);
+        self.look().await;
+    }
+
     async fn run(mut self) -> usize {
         for _ in 0..=self.below(3) {
             if self.below(4) == 0 {
@@ -246,8 +253,14 @@ impl Case {
                     break;
                 }
             }
-            self.crash().await;
+            if self.below(3) == 0 {
+                self.disk.mend();
+                self.restart().await;
+            } else {
+                self.crash().await;
+            }
         }
+        self.crash().await;
         self.told
     }
 }
@@ -458,4 +471,48 @@ fn a_full_disk_refuses_and_still_compacts() {
         assert!(case.store.compact(1, &|| {}).unwrap() > 0);
         case.crash().await;
     });
+}
+
+/// A disk that cannot read a block just now, or never again, does not keep it from being put anew.
+#[test]
+fn a_block_that_cannot_be_read_is_stored_anew_when_it_is_put() {
+    block_on(async {
+        let mut case = Case::new(1);
+        let block = case.block();
+        let put = async |case: &Case| {
+            let mark = case.store.blocks.put(std::slice::from_ref(&block), Placement::Commit).await;
+            case.store.blocks.sync(mark.unwrap()).await.unwrap();
+        };
+        put(&case).await;
+        // What is put anew does not lie in the same place.
+        let between = Block::new(Codec::Raw, vec![1; 5000]);
+        case.store.blocks.put(&[between], Placement::Commit).await.unwrap();
+        case.disk.lose("commit-00000001.log", 100);
+        let lost = case.store.blocks.get(&block.cid()).await;
+        assert!(matches!(lost, Err(StoreError::Damaged { .. })), "{lost:?}");
+        let before = case.store.work().appended_bytes;
+        put(&case).await;
+        let appended = case.store.work().appended_bytes - before;
+        assert!(appended >= block.bytes().len() as u64);
+        // Once: the next put finds it there.
+        put(&case).await;
+        assert!(case.store.work().appended_bytes - before < 2 * appended);
+        assert_eq!(case.store.blocks.get(&block.cid()).await.unwrap(), Some(block));
+    });
+}
+
+#[test]
+fn a_repair_that_does_not_end_is_not_forgotten() {
+    let case = Case::new(1);
+    let open = |despite| {
+        let disk = Arc::new(case.disk.crash(&mut Rng::new(1)));
+        LocalStore::open_on(Path::new("sim"), disk, Arc::new(|| 1), despite, 4096)
+    };
+    assert_eq!(open(false).unwrap().recovery.pointers_at_risk(), 0);
+    case.store.begin_repair().unwrap();
+    case.store.begin_repair().unwrap();
+    assert!(matches!(open(false), Err(OpenError::Damaged(_, 1))));
+    assert_eq!(open(true).unwrap().recovery.pointers_at_risk(), 1);
+    case.store.end_repair().unwrap();
+    assert_eq!(open(false).unwrap().recovery.pointers_at_risk(), 0);
 }

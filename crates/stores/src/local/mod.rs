@@ -167,6 +167,23 @@ impl LocalStore {
         self.log.verify()
     }
 
+    /// Notes that a repair begins, which will rebuild root pointers: until [`Self::end_repair`], they
+    /// count as lost. Blocks the thread.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn begin_repair(&self) -> io::Result<()> {
+        self.log.begin_repair()
+    }
+
+    /// Notes that everything is repaired. Blocks the thread.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn end_repair(&self) -> io::Result<()> {
+        self.log.end_repair()
+    }
+
     /// Moves what is intact out of damaged segments and sets those aside as `*.damaged`; returns
     /// how many. Blocks the thread.
     ///

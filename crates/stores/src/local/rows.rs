@@ -11,7 +11,7 @@ use fula_core::{
     root::RootRow,
 };
 
-use crate::log::{Damage, Kind, Log, Recovery};
+use crate::log::{Damage, Kind, Log, Recovery, is_lost};
 
 /// What the rows of the log hold.
 #[derive(Debug, Default)]
@@ -38,7 +38,11 @@ impl Rows {
         let slots: Vec<_> =
             log.index().rows.iter().map(|((kind, _), slot)| (*kind, *slot)).collect();
         for (kind, slot) in slots {
-            let value = log.read_intact(&slot)?.ok_or(Invalid("checksum"));
+            let value = match log.read_intact(&slot) {
+                Err(error) if is_lost(&error) => None,
+                read => read?,
+            };
+            let value = value.ok_or(Invalid("checksum"));
             let read = value.and_then(|value| loaded.read(kind, &value));
             if read.is_err() {
                 recovery.damaged.push(Damage {

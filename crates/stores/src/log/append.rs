@@ -80,9 +80,7 @@ impl Log {
     ) -> io::Result<(u64, u64)> {
         let stream = self.stream(name);
         let mut tail = lock(&stream.tail);
-        if stream.poisoned.load(Ordering::Acquire) {
-            return Err(poisoned());
-        }
+        self.check_writable()?;
         if tail.offset >= self.segment_bytes {
             self.roll(stream, &mut tail)?;
         }
@@ -158,9 +156,7 @@ impl Log {
 
     /// Seals the segment and begins the next one.
     pub(super) fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
-        if stream.poisoned.load(Ordering::Acquire) {
-            return Err(poisoned());
-        }
+        self.check_writable()?;
         self.end(stream, tail)?;
         let synced = self.fsync(&tail.segment);
         synced.inspect_err(|_| stream.poisoned.store(true, Ordering::Release))?;

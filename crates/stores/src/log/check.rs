@@ -9,7 +9,7 @@ use fula_core::{
 
 use super::{
     Damage, Key, Log, Slot, contents, lock, read, recover,
-    segment::{self, Segment},
+    segment::{self, HEADER_BYTES, Segment},
     write,
 };
 
@@ -35,11 +35,12 @@ impl Log {
     /// Returns files that are named like segments and were not readable as such.
     fn unreadable(&self) -> io::Result<Vec<(String, u64)>> {
         let files = self.disk.list()?.into_iter();
-        let is_unreadable = |name: &str| {
+        let is_unreadable = |(name, len): &(String, u64)| {
             let id = segment::parse_name(name).map(|(_, id)| id);
-            id.is_some_and(|id| !read(&self.segments).contains_key(&id))
+            // One without a record may be about to begin.
+            *len > HEADER_BYTES && id.is_some_and(|id| !read(&self.segments).contains_key(&id))
         };
-        Ok(files.filter(|(name, _)| is_unreadable(name)).collect())
+        Ok(files.filter(is_unreadable).collect())
     }
 
     /// A record known damaged is not in the index; one with a good copy elsewhere is no loss.
@@ -69,13 +70,14 @@ impl Log {
             } else {
                 recover::records(segment)?
             };
-        let index = self.index();
-        found.retain(|(key, slot)| index.get(key) == Some(*slot));
+        // One at a time: others wait for the index.
+        found.retain(|(key, slot)| self.index().get(key) == Some(*slot));
         Ok(found)
     }
 
-    /// Returns the blocks of the first segment from `from` on: its number. What is moved goes to a
-    /// segment with a higher one.
+    /// Returns the blocks of the first segment from `from` on: its number. What is moved goes to the
+    /// last segment of its stream, which comes later. Only a block that two puts bring at once, one to
+    /// each stream, may come to lie in an earlier one, and be missed if the walk has passed that.
     pub(crate) fn list(&self, from: Position) -> io::Result<Listed> {
         let from = u32::try_from(from.0).unwrap_or(u32::MAX);
         let first = read(&self.segments).range(from..).next().map(|(_, found)| Arc::clone(found));
@@ -89,6 +91,25 @@ impl Log {
             Some((Cid::from_bytes(&cid).ok()?, u64::from(slot.value_len)))
         });
         Ok(Listed { blocks: blocks.collect(), next })
+    }
+
+    /// Notes that a repair begins, until it [ends](Self::end_repair): what it has done by then does not
+    /// hide what is still to be done.
+    pub(crate) fn begin_repair(&self) -> io::Result<()> {
+        match self.disk.create(recover::REPAIRING) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => drop(created?),
+        }
+        self.disk.sync()
+    }
+
+    /// Notes that nothing is left to be repaired.
+    pub(crate) fn end_repair(&self) -> io::Result<()> {
+        match self.disk.remove(recover::REPAIRING) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        self.disk.sync()
     }
 
     /// Moves the intact records of damaged segments to the end of the log and renames those

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Index, Key, Log, Slot, StreamName, lock, read, recover,
+    Index, Key, Log, Slot, StreamName, is_lost, lock, read, recover,
     segment::{HEADER_BYTES, Segment},
     write,
 };
@@ -81,8 +81,8 @@ impl Log {
         Ok((all, self.index().live()))
     }
 
-    /// Copies the records in use to the end of the log; false when one of them is damaged. On
-    /// return they are durable, and so is whatever has replaced the others.
+    /// Copies the records in use to the end of the log; false when one of them is damaged or cannot be
+    /// read. On return they are durable, and so is whatever has replaced the others.
     pub(super) fn move_records(&self, segment: &Segment, rest: &dyn Fn()) -> io::Result<bool> {
         let name = if segment.is_bulk() { StreamName::Bulk } else { StreamName::Commit };
         let mut batch: Vec<(Key, Slot, Bytes)> = Vec::new();
@@ -91,7 +91,11 @@ impl Log {
             if self.index().get(&key) != Some(slot) {
                 continue;
             }
-            let Some(value) = self.read_whole(&key, &slot)? else { return Ok(false) };
+            let value = match self.read_whole(&key, &slot) {
+                Err(error) if is_lost(&error) => None,
+                read => read?,
+            };
+            let Some(value) = value else { return Ok(false) };
             bytes += value.len();
             batch.push((key, slot, value));
             if bytes >= MOVE_BYTES {

@@ -12,6 +12,7 @@
 use std::io;
 
 use super::{
+    disk::is_lost,
     index::{Key, Slot},
     record::{ALIGN, HEAD_BYTES, Head, Kind, Record, Seed, crc32c, encode_into, record_len},
     segment::{HEADER_BYTES, Segment},
@@ -95,8 +96,10 @@ pub(super) fn read(segment: &Segment, len: u64) -> io::Result<(u64, Told)> {
     let Some(begin) = begin(segment, len)? else { return Ok((len, None)) };
     segment.set_contents_bytes(len - begin);
     let mut told = vec![0; (len - begin) as usize];
-    segment.read_at(&mut told, begin)?;
-    let entries = entries(&segment.seed, begin, &told);
+    let entries = match segment.read_at(&mut told, begin) {
+        Err(error) if is_lost(&error) => None,
+        read => read.map(|()| entries(&segment.seed, begin, &told))?,
+    };
     let found = entries.and_then(|entries| slots(segment.id, &entries, begin));
     if found.is_none() {
         tracing::warn!(segment = segment.name(), "damaged contents; the segment is scanned");
@@ -110,7 +113,10 @@ fn begin(segment: &Segment, len: u64) -> io::Result<Option<u64>> {
         return Ok(None);
     };
     let mut last = [0; LAST_BYTES];
-    segment.read_at(&mut last, at)?;
+    match segment.read_at(&mut last, at) {
+        Err(error) if is_lost(&error) => return Ok(None),
+        read => read?,
+    }
     let is_last = Head::parse(&last).is_some_and(|head| {
         head.kind == Kind::Contents && head.record_len() == LAST_BYTES as u64 && head.key_len == 8
     });

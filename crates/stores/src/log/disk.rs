@@ -68,6 +68,11 @@ pub(crate) trait DiskFile: fmt::Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// Returns whether what was to be read is lost, as far as the disk can tell.
+pub(crate) fn is_lost(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::IO.raw_os_error())
+}
+
 /// A directory of the file system.
 #[derive(Debug)]
 pub(crate) struct Directory {

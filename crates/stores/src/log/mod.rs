@@ -31,7 +31,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -42,7 +42,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 pub use self::recover::{Damage, Recovery};
 pub(crate) use self::{
     append::Need,
-    disk::{Directory, Disk},
+    disk::{Directory, Disk, is_lost},
     index::{Index, Key, Slot},
     record::{Kind, Record},
 };
@@ -78,6 +78,9 @@ pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
 
 /// Appended bytes after which they are made durable unasked.
 const WRITE_BEHIND_BYTES: u64 = 8 << 20;
+
+/// Most blocks that are remembered as unreadable.
+const SUSPECTS_MAX: usize = 64 << 10;
 
 #[derive(Debug)]
 struct Tail {
@@ -152,6 +155,10 @@ pub(crate) struct Log {
     room_at: AtomicU64,
     /// Segments that compaction found damaged, and leaves alone.
     damaged: Mutex<BTreeSet<u32>>,
+    /// Blocks that could not be read.
+    suspects: Mutex<BTreeSet<Cid>>,
+    /// How many.
+    suspicions: AtomicUsize,
     pub(crate) counters: Counters,
 }
 
@@ -223,6 +230,8 @@ impl Log {
             compacting: Mutex::new(()),
             room_at: AtomicU64::new(0),
             damaged: Mutex::default(),
+            suspects: Mutex::default(),
+            suspicions: AtomicUsize::new(0),
             counters: Counters::default(),
         };
         Ok((log, recovered.report))
@@ -252,6 +261,26 @@ impl Log {
             }
         }
         (StreamName::Commit, 0) // Sealed segments are durable.
+    }
+
+    /// Notes that a block cannot be read just now, so that a later put stores it anew.
+    pub(crate) fn suspect(&self, cid: &Cid) {
+        let mut suspects = lock(&self.suspects);
+        if suspects.len() < SUSPECTS_MAX {
+            suspects.insert(*cid);
+        }
+        self.suspicions.store(suspects.len(), Ordering::Relaxed);
+    }
+
+    /// Returns whether a block that is to be put anew could not be read; it is no suspect any more.
+    pub(crate) fn was_suspect(&self, cid: &Cid) -> bool {
+        if self.suspicions.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut suspects = lock(&self.suspects);
+        let was = suspects.remove(cid);
+        self.suspicions.store(suspects.len(), Ordering::Relaxed);
+        was
     }
 
     /// Forgets a block whose bytes were found damaged, so that a later put stores it anew.
@@ -316,9 +345,7 @@ impl Log {
         let stream = self.stream(name);
         let (segment, appended) = {
             let tail = lock(&stream.tail);
-            if stream.poisoned.load(Ordering::Acquire) {
-                return Err(poisoned());
-            }
+            self.check_writable()?;
             (Arc::clone(&tail.segment), tail.appended)
         };
         // Sealing makes older segments durable, so the current one is all there is to flush.
@@ -346,6 +373,14 @@ impl Log {
     /// Returns once it is the caller's turn to append much.
     pub(crate) async fn turn(&self, name: StreamName) -> tokio::sync::MutexGuard<'_, ()> {
         self.stream(name).turn.lock().await
+    }
+
+    /// Refuses writing once it failed in either stream: they are on one disk.
+    fn check_writable(&self) -> io::Result<()> {
+        if StreamName::ALL.iter().any(|name| self.is_poisoned(*name)) {
+            return Err(poisoned());
+        }
+        Ok(())
     }
 
     /// Returns whether writing to a stream failed in a way that leaves its end unknown.

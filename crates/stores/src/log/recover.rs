@@ -10,7 +10,7 @@ use fula_core::Cid;
 
 use super::{
     contents::{self, Contents},
-    disk::Disk,
+    disk::{Disk, is_lost},
     index::{Index, Key, Slot},
     record::{ALIGN, HEAD_BYTES, Head, Kind, Record, crc32c, encode_into},
     segment::{HEADER_BYTES, Opened, Segment, parse_name},
@@ -38,9 +38,14 @@ pub struct Damage {
     pub cid: Option<Cid>,
 }
 
+/// A file that is there while a repair is under way.
+pub(super) const REPAIRING: &str = "repairing";
+
 /// What opening a log found.
 #[derive(Clone, Debug, Default)]
 pub struct Recovery {
+    /// Whether a repair has begun and not ended: pointers may be lost though nothing is damaged.
+    pub is_unrepaired: bool,
     /// Unfinished writes cut off the end; they were never acknowledged.
     pub truncated: Vec<Damage>,
     /// Damage before the end.
@@ -48,10 +53,12 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Returns how many damaged places may have held root pointers or directory records.
+    /// Returns how many damaged places may have held root pointers or directory records; a repair
+    /// that did not end is one more.
     pub fn pointers_at_risk(&self) -> usize {
         let nameless = self.damaged.iter().filter(|damage| damage.cid.is_none());
-        nameless.filter(|damage| damage.segment.starts_with("commit")).count()
+        let damaged = nameless.filter(|damage| damage.segment.starts_with("commit")).count();
+        damaged + usize::from(self.is_unrepaired)
     }
 }
 
@@ -65,17 +72,40 @@ pub(super) struct Recovered {
     pub(super) next_id: u32,
 }
 
+/// What reading a segment came to.
+struct Read {
+    /// Where its records end.
+    end: u64,
+    /// Up to where it is known to be durable.
+    durable: u64,
+    contents: Contents,
+}
+
 /// A stretch of a segment.
 enum Stretch {
-    Record { offset: u64, head: Head, key: Vec<u8> },
-    Gap { offset: u64, bytes: u64, key: Option<(Kind, Vec<u8>)> },
+    Record {
+        offset: u64,
+        head: Head,
+        key: Vec<u8>,
+    },
+    Gap {
+        offset: u64,
+        bytes: u64,
+        key: Option<(Kind, Vec<u8>)>,
+        /// Why it cannot be read, if that is so.
+        error: Option<io::Error>,
+    },
 }
+
+/// Bytes of a disk that become unreadable together, at the least.
+const SECTOR_BYTES: u64 = 4096;
 
 /// Reads all segments on `disk` in order.
 pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
-    let mut files = BTreeMap::new();
-    let (mut is_clean, mut next_id) = (true, 1);
+    let (mut files, mut next_id) = (BTreeMap::new(), 1);
+    let mut report = Recovery::default();
     for (name, len) in disk.list()? {
+        report.is_unrepaired |= name == REPAIRING;
         let Some((prefix, id)) = parse_name(&name) else { continue };
         next_id = next_id.max(id + 1);
         if len > HEADER_BYTES {
@@ -84,17 +114,15 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
             // Without a record it is no segment yet: it may be left from a beginning that failed,
             // and then the one before it was not sealed, and its number given to another.
             disk.remove(&name)?;
-            is_clean = false;
         }
     }
-    if !is_clean {
-        disk.sync()?;
-    }
+    // What is listed may not be durable, nor what is not be gone for good, if a sync failed before.
+    disk.sync()?;
     let mut recovered = Recovered {
         index: Index::default(),
         segments: BTreeMap::new(),
         tails: HashMap::new(),
-        report: Recovery::default(),
+        report,
         next_id,
     };
     let newest: HashMap<&str, u32> =
@@ -110,8 +138,11 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
             }
         };
         if is_tail {
-            let (end, contents) = recovered.read_segment(&segment, segment.len()?, true)?;
-            // What a killed process wrote may still be in the kernel's memory only.
+            let Read { end, durable, contents } =
+                recovered.read_segment(&segment, segment.len()?, true)?;
+            // What a killed process wrote may still be in the kernel's memory only. After a failed sync
+            // the kernel even takes it for written, so it is written once more.
+            segment.write_again(durable, end)?;
             segment.sync()?;
             recovered.tails.insert(prefix.clone(), (Arc::clone(&segment), end, contents));
         } else {
@@ -143,14 +174,9 @@ impl Recovered {
         Ok(())
     }
 
-    /// Indexes the records up to `len` and returns where they end, and what they are. Only the newest
-    /// segment of a stream can have a torn tail; of the others, values are not read.
-    fn read_segment(
-        &mut self,
-        segment: &Segment,
-        len: u64,
-        is_tail: bool,
-    ) -> io::Result<(u64, Contents)> {
+    /// Indexes the records up to `len`. Only the newest segment of a stream can have a torn tail; of the
+    /// others, values are not read.
+    fn read_segment(&mut self, segment: &Segment, len: u64, is_tail: bool) -> io::Result<Read> {
         let mut contents = Contents::of_none();
         let stretches = scan(segment, len, is_tail)?;
         let durable = stretches.iter().map(|stretch| match stretch {
@@ -167,7 +193,13 @@ impl Recovered {
                         self.insert(segment, key, slot);
                     }
                 }
-                Stretch::Gap { offset, bytes, key } => {
+                Stretch::Gap { offset, bytes, key, error } => {
+                    // What cannot be read may have been acknowledged, though nothing after it says so.
+                    if let Some(error) = error
+                        && offset + bytes > durable
+                    {
+                        return Err(error);
+                    }
                     let damage = Damage {
                         segment: segment.name().to_owned(),
                         offset,
@@ -190,11 +222,11 @@ impl Recovered {
                     let bytes = len - offset;
                     self.report.truncated.push(Damage { bytes, cid: None, ..damage });
                     segment.truncate(offset)?;
-                    return Ok((offset, contents));
+                    return Ok(Read { end: offset, durable, contents });
                 }
             }
         }
-        Ok((len, contents))
+        Ok(Read { end: len, durable, contents })
     }
 }
 
@@ -227,31 +259,45 @@ fn scan(segment: &Segment, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
     let mut window = Window { segment, len, most, start: 0, bytes: Vec::new() };
     let mut stretches = Vec::new();
     let mut at = HEADER_BYTES;
-    let mut gap: Option<u64> = None;
+    let mut gap: Option<(u64, Option<io::Error>)> = None;
     while at < len {
-        let Some((head, key)) = window.head(at)? else {
-            gap.get_or_insert(at);
-            at += ALIGN;
-            continue;
+        let (head, key) = match window.head(at) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                gap.get_or_insert((at, None));
+                at += ALIGN;
+                continue;
+            }
+            Err(error) if is_lost(&error) => {
+                gap.get_or_insert((at, None)).1 = Some(error);
+                at = (at + 1).next_multiple_of(SECTOR_BYTES).min(len);
+                continue;
+            }
+            Err(error) => return Err(error),
         };
-        if let Some(offset) = gap.take() {
-            stretches.push(Stretch::Gap { offset, bytes: at - offset, key: None });
+        if let Some((offset, error)) = gap.take() {
+            stretches.push(Stretch::Gap { offset, bytes: at - offset, key: None, error });
         }
-        let value_at = at + (HEAD_BYTES + head.key_len) as u64;
-        let intact = !values || head.kind.is_note() || {
-            let value = window.bytes(value_at, head.value_len)?;
-            crc32c(value) == head.value_crc
-        };
-        let bytes = head.record_len();
-        stretches.push(if intact {
-            Stretch::Record { offset: at, head, key }
-        } else {
-            Stretch::Gap { offset: at, bytes, key: Some((head.kind, key)) }
-        });
+        let (offset, bytes) = (at, head.record_len());
         at += bytes;
+        if !values || head.kind.is_note() {
+            stretches.push(Stretch::Record { offset, head, key });
+            continue;
+        }
+        let value_at = offset + (HEAD_BYTES + head.key_len) as u64;
+        let (is_intact, error) = match window.bytes(value_at, head.value_len) {
+            Ok(value) => (crc32c(value) == head.value_crc, None),
+            Err(error) if is_lost(&error) => (false, Some(error)),
+            Err(error) => return Err(error),
+        };
+        stretches.push(if is_intact {
+            Stretch::Record { offset, head, key }
+        } else {
+            Stretch::Gap { offset, bytes, key: Some((head.kind, key)), error }
+        });
     }
-    if let Some(offset) = gap {
-        stretches.push(Stretch::Gap { offset, bytes: len - offset, key: None });
+    if let Some((offset, error)) = gap {
+        stretches.push(Stretch::Gap { offset, bytes: len - offset, key: None, error });
     }
     Ok(stretches)
 }
@@ -266,13 +312,22 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
+    fn fill(&mut self, at: u64, len: usize) -> io::Result<()> {
+        self.start = at;
+        self.bytes.resize(len, 0);
+        self.segment.read_at(&mut self.bytes, at).inspect_err(|_| self.bytes.clear())
+    }
+
     fn bytes(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let end = at + len as u64;
         if at < self.start || end > self.start + self.bytes.len() as u64 {
             let want = (self.len - at).min(self.most.max(len) as u64);
-            self.bytes.resize(usize::try_from(want).map_err(io::Error::other)?, 0);
-            self.start = at;
-            self.segment.read_at(&mut self.bytes, at)?;
+            let read = self.fill(at, usize::try_from(want).map_err(io::Error::other)?);
+            match read {
+                // Something else there may be lost.
+                Err(error) if is_lost(&error) => self.fill(at, len)?,
+                read => read?,
+            }
         }
         let from = usize::try_from(at - self.start).map_err(io::Error::other)?;
         Ok(&self.bytes[from..from + len])
@@ -320,7 +375,7 @@ pub(super) fn scanned(segment: &Segment, len: u64) -> io::Result<Vec<(Key, Slot)
 pub(super) fn verify(segment: &Segment, len: u64) -> io::Result<Vec<(Damage, Option<Key>)>> {
     let mut found = Vec::new();
     for stretch in scan(segment, len, true)? {
-        let Stretch::Gap { offset, bytes, key } = stretch else { continue };
+        let Stretch::Gap { offset, bytes, key, .. } = stretch else { continue };
         let cid = key.as_ref().and_then(|(_, key)| Cid::from_bytes(key).ok());
         let damage = Damage { segment: segment.name().to_owned(), offset, bytes, cid };
         found.push((damage, key.and_then(|(kind, key)| Key::of(kind, &key))));

@@ -27,6 +27,9 @@ pub(super) const HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
 /// Bytes of one copy: magic, id, stream, seed, and a check over them.
 const HEADER_COPY_BYTES: usize = 40;
 
+/// Bytes written again at a time.
+const AGAIN_BYTES: usize = 1 << 20;
+
 const MAGIC: &[u8; 8] = b"FULALOG\x01";
 
 #[derive(Debug)]
@@ -143,6 +146,17 @@ impl Segment {
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_at(bytes, offset)
+    }
+
+    /// Writes once more what is there.
+    pub(super) fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
+        let mut buffer = vec![0; AGAIN_BYTES];
+        for at in (from..to).step_by(AGAIN_BYTES) {
+            let part = &mut buffer[..(to - at).min(AGAIN_BYTES as u64) as usize];
+            self.file.read_at(part, at)?;
+            self.file.write_at(part, at)?;
+        }
+        Ok(())
     }
 
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

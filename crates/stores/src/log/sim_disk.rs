@@ -4,12 +4,16 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use fula_testkit::rng::Rng;
 
 use super::disk::{Disk, DiskFile, Room};
+
+/// What becomes unreadable together.
+const SECTOR_BYTES: usize = 4096;
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,8 @@ struct State {
     fault: Option<(u64, Fault, bool)>,
     /// Says that it synced, and does not.
     lies: bool,
+    /// What can never be read again: a file, and where in it.
+    lost: Vec<(usize, Range<usize>)>,
     /// Bytes that are free, when that is bounded.
     free: Option<u64>,
     /// Every write since recording began, and the disk before it.
@@ -163,6 +169,11 @@ impl SimDisk {
         state.fault = Some((state.calls + after + 1, fault, lasts));
     }
 
+    /// Lets all calls succeed from now on.
+    pub(crate) fn mend(&self) {
+        self.state().fault = None;
+    }
+
     /// Bounds the space that is free.
     pub(crate) fn set_free(&self, free: u64) {
         self.state().free = Some(free);
@@ -176,6 +187,16 @@ impl SimDisk {
     /// Returns what was recorded.
     pub(crate) fn recorded(&self) -> Vec<Taped> {
         self.state().tape.take().unwrap_or_default()
+    }
+
+    /// Makes the part of a file around a place unreadable; returns where that is.
+    pub(crate) fn lose(&self, name: &str, at: usize) -> Range<usize> {
+        let begin = at / SECTOR_BYTES * SECTOR_BYTES;
+        let part = begin..begin + SECTOR_BYTES;
+        let mut state = self.state();
+        let inode = state.names[name];
+        state.lost.push((inode, part.clone()));
+        part
     }
 
     /// Makes it say that it synced when it did not.
@@ -196,7 +217,8 @@ impl SimDisk {
     /// Returns the disk as a power cut leaves it.
     pub(crate) fn crash(&self, rng: &mut Rng) -> Self {
         let old = self.state();
-        let mut new = State { durable_names: old.durable_names.clone(), ..State::default() };
+        let (durable_names, lost) = (old.durable_names.clone(), old.lost.clone());
+        let mut new = State { durable_names, lost, ..State::default() };
         for op in &old.pending_names {
             if rng.below(2) == 0 {
                 State::apply(&mut new.durable_names, op);
@@ -338,6 +360,12 @@ impl DiskFile for SimFile {
         state.step()?;
         state.read_bytes += buffer.len() as u64;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let is_lost = |(inode, part): &(usize, Range<usize>)| {
+            *inode == self.inode && part.start < offset + buffer.len() && offset < part.end
+        };
+        if state.lost.iter().any(is_lost) {
+            return Err(rustix::io::Errno::IO.into());
+        }
         let content = &state.inodes[self.inode].content;
         let found = content.get(offset..offset + buffer.len());
         buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
