@@ -431,7 +431,7 @@ def test_a_disk_full_of_what_is_wanted_can_be_emptied(tmp_path):
     gateway.stop()
 
 
-def test_space_comes_back(tmp_path):
+def test_space_comes_back(tmp_path, monkeypatch):
     """What was replaced is deleted while the gateway serves, and the log gets smaller."""
     gateway = Gateway(tmp_path / "data").start()
     s3 = gateway.client()
@@ -472,7 +472,13 @@ def test_space_comes_back(tmp_path):
     gateway.start()
     check()
     # Beside no gateway at all, and in words.
+    s3.put_object(Bucket="bucket", Key="small", Body=b"replaced at once")
+    s3.put_object(Bucket="bucket", Key="small", Body=bodies["small"])
     gateway.stop()
     assert "in use" in gateway.fula("gc", "--now").stdout
+    assert gateway.fula("gc", "--now").stdout.startswith("0 blocks of 0 bytes deleted")
+    monkeypatch.setenv("FULA_RETENTION", "0s")
+    done = json.loads(gateway.fula("gc", "--now", "--json").stdout)
+    assert done["collection"]["deleted"] > 0
     wrong = gateway.fula("gc", "--now", "--retention", "soon", check=False)
     assert wrong.returncode == 1 and "e.g. 10s" in wrong.stderr

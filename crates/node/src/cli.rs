@@ -560,9 +560,13 @@ pub(crate) struct GcArgs {
     /// Collect now; without this, only say how large the log is
     #[arg(long)]
     pub(crate) now: bool,
-    /// Keep what was replaced within this time, e.g. 0s or 1h [default: the gateway's]
+    /// Keep what was replaced within this time, e.g. 0s or 1h [default: that of the gateway, or where
+    /// none runs `FULA_RETENTION`, or 10m]
     #[arg(long, value_name = "TIME", requires = "now")]
     pub(crate) retention: Option<String>,
+    /// As a gateway would take it
+    #[arg(long, env = "FULA_RETENTION", hide = true)]
+    pub(crate) usual_retention: Option<String>,
     #[command(flatten)]
     pub(crate) common: AdminArgs,
 }

@@ -25,6 +25,9 @@ const GROWTH_MIN: u64 = 128 << 20;
 /// Something written is collected after this long, even if it is little.
 const COLLECT_AFTER: Duration = Duration::from_hours(1);
 
+/// Longest wait for another try of a collection that could not be done.
+const RETRY_MAX: Duration = Duration::from_mins(5);
+
 /// Dead share of a segment, in percent, that makes the gateway rewrite it by itself.
 const DEAD_PERCENT: u64 = 40;
 
@@ -148,6 +151,8 @@ struct Growth {
     kept: u64,
     /// Bytes in use, or more before the first collection.
     in_use: u64,
+    /// How many collections in a row could not do what they were to.
+    failures: u32,
 }
 
 impl Growth {
@@ -171,14 +176,26 @@ impl Growth {
         (self.kept, self.in_use) = (kept, kept);
     }
 
+    /// Returns how long the next collection has to wait: it would most likely fail like the last ones.
+    fn wait(&self) -> Duration {
+        match self.failures {
+            0 => Duration::ZERO,
+            failures => RETRY_MAX.min(LOOK_EVERY * 2_u32.saturating_pow(failures)),
+        }
+    }
+
     /// Says whether so much calls for a collection. What is still indexed is no measure: it holds
     /// what is to be collected.
     fn is_due(&self, collectable: u64) -> bool {
         collectable >= GROWTH_MIN.max(self.kept / 2)
     }
 
-    /// Returns how much to rest: the further the log outgrows what is in use, the less.
+    /// Returns how much to rest: the further the log outgrows what is in use, the less, unless
+    /// collections fail and so change nothing about that.
     fn rest(&self, collectable: u64) -> u32 {
+        if self.failures > 0 {
+            return REST;
+        }
         let times = collectable / self.in_use.max(GROWTH_MIN);
         REST.checked_shr(u32::try_from(times).unwrap_or(u32::MAX)).unwrap_or(0)
     }
@@ -230,11 +247,19 @@ impl Pace {
             Ok(None) => (live_bytes, true),
             Err(error) => {
                 tracing::warn!(error, "nothing was collected");
+                self.look(|growth, _| growth.failures += 1);
                 return false;
             }
         };
-        self.look(|growth, _| growth.collect(if is_done { collectable } else { 0 }, kept));
+        self.look(|growth, _| {
+            growth.collect(if is_done { collectable } else { 0 }, kept);
+            growth.failures = if is_done { 0 } else { growth.failures + 1 };
+        });
         is_done
+    }
+
+    fn wait(&self) -> Duration {
+        self.look(|growth, _| growth.wait())
     }
 }
 
@@ -243,7 +268,7 @@ pub(crate) async fn tend(node: Arc<Node>) {
     let in_use = node.store.sizes().map_or(0, |(_, live_bytes)| live_bytes);
     let growth = Mutex::new(Growth { in_use, ..Growth::default() });
     let pace = Arc::new(Pace { node: Arc::clone(&node), growth });
-    let mut collected = Instant::now();
+    let (mut collected, mut tried) = (Instant::now(), Instant::now());
     let mut is_behind = false;
     loop {
         if !is_behind {
@@ -257,10 +282,11 @@ pub(crate) async fn tend(node: Arc<Node>) {
         metrics::gauge!("fula_log_live_bytes").set(f64_of(live_bytes));
         let is_late = collected.elapsed() >= COLLECT_AFTER;
         let is_due = pace.look(|growth, bytes| growth.is_due(bytes) || (bytes > 0 && is_late));
-        let mut is_done = true;
-        if is_due {
+        let mut is_done = !is_due;
+        if is_due && tried.elapsed() >= pace.wait() {
             collected = Instant::now();
             is_done = pace.collect(live_bytes).await;
+            tried = Instant::now();
         }
         let (worth, rest) = (Arc::clone(&pace), Arc::clone(&pace));
         match rewrite(&node, move || worth.worth(is_done), false, move || rest.rest()).await {
@@ -307,6 +333,14 @@ mod tests {
         let growth = Growth { in_use: 8 * GROWTH_MIN, ..Growth::default() };
         assert_eq!(rests(&growth, 8 * GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
         assert!(growth.is_due(GROWTH_MIN));
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_later_and_later_and_takes_no_more_than_its_part() {
+        let waits = |failures| Growth { failures, ..Growth::default() }.wait().as_secs();
+        assert_eq!([0, 1, 2, 3, 7, 40].map(waits), [0, 6, 12, 24, 300, 300]);
+        let growth = Growth { failures: 1, ..Growth::default() };
+        assert_eq!(growth.rest(99 * GROWTH_MIN), REST);
     }
 
     #[test]

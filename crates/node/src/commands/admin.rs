@@ -25,6 +25,15 @@ use crate::{
 
 /// Carries out a request: by the gateway when one runs, else on the data directory itself.
 pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value, String> {
+    perform_within(args, request, Limits::default()).await
+}
+
+/// The same, with the limits that hold where no gateway runs.
+async fn perform_within(
+    args: &AdminArgs,
+    request: Request,
+    limits: Limits,
+) -> Result<Value, String> {
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let backends = backends.map_err(|error| error.to_string())?;
@@ -37,7 +46,6 @@ pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value,
     } else {
         // A check is there to look at damage, not to be stopped by it.
         let despite_damage = matches!(request, Request::Fsck);
-        let limits = Limits::default();
         let node = Node::open(&backends, limits, Purpose::Administer, despite_damage).await;
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
         admin::execute(&Arc::new(node), request).await
@@ -50,12 +58,17 @@ pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value,
 
 /// Runs `fula gc`.
 pub(crate) async fn gc(args: GcArgs) -> ExitCode {
-    let retention = args.retention.map(|text| span("--retention", text)).transpose();
-    let retention_ms = match retention {
-        Ok(retention) => retention.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
-        Err(error) => return super::fail(&error),
+    let said = args.retention.map(|text| span("--retention", text)).transpose();
+    let usual = args.usual_retention.map(|text| span("FULA_RETENTION", text)).transpose();
+    let (said, usual) = match (said, usual) {
+        (Ok(said), Ok(usual)) => (said, usual),
+        (Err(error), _) | (_, Err(error)) => return super::fail(&error),
     };
-    let result = perform(&args.common, Request::Gc { now: args.now, retention_ms }).await;
+    let retention_ms = said.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let mut limits = Limits::default();
+    limits.retention = usual.unwrap_or(limits.retention);
+    let request = Request::Gc { now: args.now, retention_ms };
+    let result = perform_within(&args.common, request, limits).await;
     finish(args.common.json, result, |done| {
         match (done.get("collection"), args.now) {
             (Some(Value::Null), _) => println!(
