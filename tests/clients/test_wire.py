@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import http.client
+import json
 import socket
 import threading
 import time
@@ -226,21 +227,31 @@ def test_many_silent_connections_do_not_stop_the_others(gateway, s3, bucket):
         connection.close()
 
 
-def test_strangers_and_the_slow_keep_nobody_out(tmp_path):
+@pytest.mark.parametrize(
+    "method,path,extra",
+    [
+        ("POST", "/bucket?delete", ""),
+        ("POST", "/bucket?d%65lete", ""),
+        ("POST", "/bucket?delete", "content-encoding: aws-chunked\r\n"),
+        ("PUT", "/other", ""),
+        ("PUT", "/bucket?policy", ""),
+    ],
+)
+def test_strangers_and_the_slow_keep_nobody_out(tmp_path, method, path, extra):
     """Each kind of body has memory of its own, and whoever holds it without going on loses it."""
     gateway = Gateway(tmp_path / "data").start({"FULA_BODY_BYTES": "3M"})
     s3 = gateway.client()
     s3.create_bucket(Bucket="bucket")
     host, port = gateway.listen.split(":")
 
-    def begin(method, path, length):
+    def begin(method, path, length, extra=""):
         connection = socket.create_connection((host, int(port)), timeout=20)
-        head = f"{method} {path} HTTP/1.1\r\nhost: {gateway.listen}\r\ncontent-length: {length}\r\n\r\n"
-        connection.sendall(head.encode())
+        head = f"{method} {path} HTTP/1.1\r\nhost: {gateway.listen}\r\ncontent-length: {length}\r\n"
+        connection.sendall(f"{head}{extra}\r\n".encode())
         return connection
 
     # Nobody knows who it is before its XML is there, and the rest of that never comes.
-    stranger = begin("POST", "/bucket?delete", 4_000_000)
+    stranger = begin(method, path, 4_000_000, extra)
     stranger.sendall(b"<Delete>")
     url = s3.generate_presigned_url("put_object", Params={"Bucket": "bucket", "Key": "slow"})
     slow = begin("PUT", url.removeprefix(gateway.url), 8 * MIB)
@@ -274,3 +285,60 @@ def test_strangers_and_the_slow_keep_nobody_out(tmp_path):
     with Refused("NoSuchKey", 404):
         s3.get_object(Bucket="bucket", Key="slow")
     gateway.stop()
+
+
+def test_a_page_that_nobody_reads_keeps_nobody_out(tmp_path):
+    gateway = Gateway(tmp_path / "data").start({"FULA_BODY_BYTES": "5M"})
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    # Three times as long in a listing: more than the sockets take.
+    for n in range(1000):
+        s3.put_object(Bucket="bucket", Key=f"{n:03}" + "&" * 1000)
+    host, port = gateway.listen.split(":")
+    unread = socket.socket()
+    unread.settimeout(20)
+    unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    unread.connect((host, int(port)))
+    url = s3.generate_presigned_url("list_objects_v2", Params={"Bucket": "bucket"})
+    path = url.removeprefix(gateway.url)
+    unread.sendall(f"GET {path} HTTP/1.1\r\nhost: {gateway.listen}\r\n\r\n".encode())
+    head = unread.recv(1024)
+    assert head.startswith(b"HTTP/1.1 200")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    assert length > 3_000_000
+
+    # Two such answers do not fit, until the first is found to stand still.
+    once = gateway.client(retries={"total_max_attempts": 1})
+    with Refused("SlowDown", 503):
+        once.list_objects_v2(Bucket="bucket")
+    assert s3.list_objects_v2(Bucket="bucket", MaxKeys=10)["KeyCount"] == 10
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            assert once.list_objects_v2(Bucket="bucket")["KeyCount"] == 1000
+            break
+        except once.exceptions.ClientError as error:
+            assert error.response["Error"]["Code"] == "SlowDown" and time.monotonic() < deadline
+            time.sleep(0.2)
+    read = len(head)
+    try:
+        while part := unread.recv(1 << 20):
+            read += len(part)
+    except ConnectionResetError:
+        pass
+    assert read < length
+    gateway.stop()
+
+
+def test_a_stranger_who_sends_slowly_holds_no_space_back(gateway, s3, bucket):
+    host, port = gateway.listen.split(":")
+    stranger = socket.create_connection((host, int(port)), timeout=20)
+    head = f"PUT /{bucket}/k HTTP/1.1\r\nhost: {gateway.listen}\r\ncontent-length: 1000000\r\n\r\n"
+    stranger.sendall(head.encode() + bytes(1000))
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    begun = time.monotonic()
+    done = json.loads(gateway.fula("gc", "--now", "--retention", "0s", "--json").stdout)
+    assert not done["collection"]["held_back"] and time.monotonic() - begun < 8
+    # They are told no all the same, though they never send the rest.
+    assert b"AccessDenied" in stranger.recv(4096)
+    assert time.monotonic() - begun < 15

@@ -4,6 +4,8 @@
 //! would delete the object. And it hands XML over parsed, so whoever wants to check the digests of
 //! the body has to do it here.
 
+use std::borrow::Cow;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use fula_core::bucket::ChecksumAlgorithm as Algorithm;
@@ -73,6 +75,11 @@ fn names_object(path: &str, host_is_bucket: bool) -> bool {
     rest.split_once('/').is_some_and(|(_, key)| !key.is_empty())
 }
 
+/// Returns the names in a query, decoded as s3s decodes them.
+fn names_in(query: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name)
+}
+
 /// Refuses queries that would otherwise fall through to another operation than they name.
 pub(crate) fn check_query(
     method: &Method,
@@ -80,12 +87,8 @@ pub(crate) fn check_query(
     query: &str,
     host_is_bucket: bool,
 ) -> S3Result<()> {
-    let names: Vec<&str> = query
-        .split('&')
-        .filter_map(|pair| pair.split('=').next())
-        .filter(|n| !n.is_empty())
-        .collect();
-    let has = |name: &str| names.contains(&name);
+    let names: Vec<_> = names_in(query).collect();
+    let has = |name: &str| names.iter().any(|found| found == name);
     if let Some(name) = UNOFFERED.iter().find(|name| has(name)) {
         return Err(not_implemented(&format!("The query parameter {name}")));
     }
@@ -147,17 +150,32 @@ pub(crate) fn check_length(parts: &Parts, host_is_bucket: bool) -> S3Result<()> 
     Ok(())
 }
 
-/// Returns whether the request's body is XML that an operation reads whole.
-pub(crate) fn is_xml_request(parts: &Parts) -> bool {
-    let query = parts.uri.query().unwrap_or_default();
-    let names = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
-    parts.method == Method::POST
-        && (names("delete") || names("uploadId") || is_commit(&parts.method, &parts.uri))
+/// Returns whether the request's body is one that an operation reads whole: all are but objects and
+/// their parts.
+pub(crate) fn is_read_whole(parts: &Parts, host_is_bucket: bool) -> bool {
+    match parts.method {
+        Method::POST => true,
+        Method::PUT => !names_object(parts.uri.path(), host_is_bucket),
+        _ => false,
+    }
+}
+
+/// Returns whether the answer may be a page of names, which is held whole until it is sent.
+pub(crate) fn is_page(parts: &Parts, host_is_bucket: bool) -> bool {
+    match parts.method {
+        Method::POST => true,
+        Method::GET => {
+            let query = parts.uri.query().unwrap_or_default();
+            !names_object(parts.uri.path(), host_is_bucket)
+                || names_in(query).any(|name| name == "uploadId")
+        }
+        _ => false,
+    }
 }
 
 /// What a body that is read whole is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whole {
+pub(crate) enum Kind {
     /// XML of any request but a completion.
     Xml,
     /// The XML of a completed upload: its checksum headers are those of the object.
@@ -166,12 +184,12 @@ pub(crate) enum Whole {
     Commit,
 }
 
-impl Whole {
+impl Kind {
     /// Returns what the body of such a request is.
     pub(crate) fn of(parts: &Parts) -> Self {
         if is_commit(&parts.method, &parts.uri) {
             Self::Commit
-        } else if parts.uri.query().unwrap_or_default().contains("uploadId=") {
+        } else if names_in(parts.uri.query().unwrap_or_default()).any(|name| name == "uploadId") {
             Self::Completion
         } else {
             Self::Xml
@@ -180,7 +198,7 @@ impl Whole {
 }
 
 /// Checks a whole body against the digests that its headers name.
-pub(crate) fn check_whole(headers: &HeaderMap, body: &Bytes, kind: Whole) -> S3Result<()> {
+pub(crate) fn check_whole(headers: &HeaderMap, body: &Bytes, kind: Kind) -> S3Result<()> {
     if let Some(expected) = headers.get("x-amz-content-sha256").and_then(hex_digest)
         && expected != sha256(body)
     {
@@ -188,10 +206,10 @@ pub(crate) fn check_whole(headers: &HeaderMap, body: &Bytes, kind: Whole) -> S3R
     }
     // s3s would pass over the text in a CDATA section, and a key would be another one.
     // In JSON it is text like any other.
-    if kind != Whole::Commit && body.windows(9).any(|window| window == b"<![CDATA[") {
+    if kind != Kind::Commit && body.windows(9).any(|window| window == b"<![CDATA[") {
         return Err(s3_error!(MalformedXML, "CDATA sections are not accepted."));
     }
-    if kind == Whole::Completion {
+    if kind == Kind::Completion {
         return check_md5(headers, body);
     }
     check_md5(headers, body)?;
@@ -253,6 +271,9 @@ mod tests {
             assert_eq!(code(Method::DELETE, "/b/k", name), "NotImplemented", "{name}");
             assert_eq!(code(Method::PUT, "/b", &format!("{name}=")), "NotImplemented", "{name}");
         }
+        // s3s decodes names.
+        assert_eq!(code(Method::DELETE, "/b/k", "%61cl"), "NotImplemented");
+        assert_eq!(code(Method::PUT, "/b/k", "version%49d=abc"), "InvalidRequest");
         for (method, path, query) in [
             (Method::PUT, "/b/k", "versionId=abc"),
             (Method::PUT, "/b/k", "partNumber=1"),
@@ -290,7 +311,7 @@ mod tests {
         let check = |name: &'static str, value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_str(value).unwrap());
-            check_whole(&headers, &body, Whole::Xml)
+            check_whole(&headers, &body, Kind::Xml)
                 .map_err(|error| error.code().as_str().to_owned())
         };
         assert_eq!(check("content-md5", "AAAA").unwrap_err(), "InvalidDigest");
@@ -310,8 +331,8 @@ mod tests {
         assert_eq!(check("x-amz-checksum-crc32", &value), Ok(()));
         for cdata in ["<Key><![CDATA[a]]></Key>", "{<Key><![CDATA[a]]></Key>"] {
             let check = |kind| check_whole(&HeaderMap::new(), &Bytes::from(cdata), kind);
-            assert!(check(Whole::Xml).is_err() && check(Whole::Completion).is_err(), "{cdata}");
-            assert!(check(Whole::Commit).is_ok());
+            assert!(check(Kind::Xml).is_err() && check(Kind::Completion).is_err(), "{cdata}");
+            assert!(check(Kind::Commit).is_ok());
         }
     }
 }

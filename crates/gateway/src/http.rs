@@ -12,24 +12,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_service::{Hangup, Memory, Seen, Share};
+use fula_service::{Seen, Share};
 use futures::FutureExt;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
-    request::Parts,
-};
-use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use s3s::{S3Result, s3_error, service::S3Service};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use s3s::{S3Result, service::S3Service};
 use tokio::time::Instant;
 
 use crate::{
     WireConfig,
     auth::{Claim, Door, RequestId, bearer_of},
-    error::s3_error,
     guard,
     payload::held_to_hash,
     sts,
+    whole::{self, Whole},
 };
 
 /// How `error` tells this layer which condition failed; never sent.
@@ -73,8 +68,7 @@ pub(crate) struct HostBucket(pub(crate) String);
 pub struct Gateway {
     s3: S3Service,
     door: Door,
-    /// For bodies that are read before it is known who sent them.
-    strangers: Memory,
+    whole: Whole,
     config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
 }
@@ -95,13 +89,13 @@ impl RequestIds {
 }
 
 impl Gateway {
-    pub(crate) fn new(s3: S3Service, door: Door, strangers: Memory, config: WireConfig) -> Self {
+    pub(crate) fn new(s3: S3Service, door: Door, whole: Whole, config: WireConfig) -> Self {
         use std::hash::{BuildHasher, RandomState};
         let seed = RandomState::new().hash_one("request ids");
         Self {
             s3,
             door,
-            strangers,
+            whole,
             config: Arc::new(config),
             ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
         }
@@ -164,7 +158,7 @@ impl Gateway {
         let (mut parts, body) = request.into_parts();
         if sts::is_sts(&parts) && !host_is_bucket {
             operation.set("AssumeRoleWithWebIdentity".to_owned());
-            return match self.collect(&parts, body, sts::BODY_BYTES_MAX).await {
+            return match self.whole.collect(&parts, body, sts::BODY_BYTES_MAX).await {
                 Ok((body, _share)) => sts::answer(&self.door, &parts.extensions, &body, id).await,
                 Err(error) => respond(error),
             };
@@ -175,15 +169,24 @@ impl Gateway {
             Ok(false) => body,
             Err(error) => return respond(error),
         };
-        match self.admit(Request::from_parts(parts, body), host_is_bucket).await {
-            Ok((mut request, _share)) => {
-                if let Some(bucket) = host_bucket {
-                    request.extensions_mut().insert(bucket);
-                }
-                self.s3(request).await
-            }
-            Err(error) => respond(error),
+        let page = guard::is_page(&parts, host_is_bucket);
+        let (mut request, _share) =
+            match self.admit(Request::from_parts(parts, body), host_is_bucket).await {
+                Ok(admitted) => admitted,
+                Err(error) => return respond(error),
+            };
+        if let Some(bucket) = host_bucket {
+            request.extensions_mut().insert(bucket);
         }
+        if !page {
+            return self.s3(request).await;
+        }
+        let taken = self.whole.page(request.extensions()).await;
+        let answered = match taken {
+            Ok(share) => whole::send(self.s3(request).await, share),
+            Err(error) => Err(error),
+        };
+        answered.unwrap_or_else(respond)
     }
 
     /// Returns the bucket below our domain that the `Host` header names.
@@ -201,47 +204,23 @@ impl Gateway {
         &self,
         request: Request<s3s::Body>,
         host_is_bucket: bool,
-    ) -> S3Result<(Request<s3s::Body>, Option<Share>)> {
+    ) -> S3Result<(Request<s3s::Body>, Option<Arc<Share>>)> {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().unwrap_or_default();
         guard::check_query(&parts.method, parts.uri.path(), query, host_is_bucket)?;
         guard::check_form(&parts)?;
         guard::check_length(&parts, host_is_bucket)?;
-        if !guard::is_xml_request(&parts) || guard::is_chunked(&parts.headers) {
+        if !guard::is_read_whole(&parts, host_is_bucket) {
             return Ok((Request::from_parts(parts, body), None));
         }
         let bytes_max = self.config.limits.xml_bytes_max;
-        let (bytes, share) = self.collect(&parts, body, bytes_max).await?;
-        guard::check_whole(&parts.headers, &bytes, guard::Whole::of(&parts))?;
+        if guard::is_chunked(&parts.headers) {
+            let (body, share) = self.whole.watch(&parts, body, bytes_max).await?;
+            return Ok((Request::from_parts(parts, body), Some(share)));
+        }
+        let (bytes, share) = self.whole.collect(&parts, body, bytes_max).await?;
+        guard::check_whole(&parts.headers, &bytes, guard::Kind::of(&parts))?;
         Ok((Request::from_parts(parts, s3s::Body::from(bytes)), Some(share)))
-    }
-
-    /// Reads a body whole, up to `bytes_max`, before anybody knows who sent it: all such bodies share
-    /// some memory, so that many of them cannot take more.
-    async fn collect(
-        &self,
-        parts: &Parts,
-        body: s3s::Body,
-        bytes_max: usize,
-    ) -> S3Result<(Bytes, Share)> {
-        let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-        let hangup = parts.extensions.get::<Hangup>();
-        let share =
-            self.strangers.take(announced.unwrap_or(bytes_max).min(bytes_max), hangup).await;
-        let share = share.map_err(s3_error)?;
-        let idle = self.config.limits.body_idle_timeout;
-        let noted = body.map_frame(|frame| {
-            share.moved(frame.data_ref().map_or(0, Bytes::len));
-            frame
-        });
-        let collected = tokio::time::timeout(idle, Limited::new(noted, bytes_max).collect()).await;
-        let collected = collected.map_err(|_| s3_error!(RequestTimeout))?;
-        let collected = collected.map_err(|error| match error.downcast::<LengthLimitError>() {
-            Ok(_) => guard::too_large(bytes_max),
-            Err(_) => s3_error!(IncompleteBody),
-        })?;
-        share.is_ours();
-        Ok((collected.to_bytes(), share))
     }
 
     async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {

@@ -17,6 +17,7 @@ mod s3;
 pub mod server;
 mod sts;
 pub mod tls;
+mod whole;
 
 use fula_service::{Service, auth::Authenticator};
 use s3s::{host::SingleDomain, service::S3Service};
@@ -89,7 +90,7 @@ pub fn gateway(
     let limited = std::sync::Arc::new(limit::RateLimits::new(config.rates));
     let door = auth::Door::new(authenticator.clone(), limited);
     let commit = s3::CommitRoute::new(service.clone(), door.clone(), limits.xml_bytes_max);
-    let strangers = service.strangers().clone();
+    let whole = whole::Whole::new(&service, limits.body_idle_timeout);
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
     builder.set_route(commit);
     builder.set_config(std::sync::Arc::new(provider));
@@ -101,5 +102,5 @@ pub fn gateway(
         builder.set_host(host.with_cname_fallback(false));
     }
     let s3: S3Service = builder.build();
-    Ok(Gateway::new(s3, door, strangers, config))
+    Ok(Gateway::new(s3, door, whole, config))
 }

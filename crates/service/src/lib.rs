@@ -137,6 +137,11 @@ impl Service {
         &self.committer
     }
 
+    /// Returns the memory of bodies on their way in and out.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Returns the memory of bodies that are read before it is known who sent them.
     pub fn strangers(&self) -> &Memory {
         &self.strangers

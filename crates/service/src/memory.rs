@@ -117,7 +117,34 @@ struct Held {
     memory: Memory,
     id: u64,
     pace: Arc<Pace>,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// Holds as much as `bytes` take, without waiting for it: who waits with something in hand keeps
+    /// others from it.
+    fn resize(&mut self, bytes: usize) -> Result<(), ServiceError> {
+        let units = self.memory.units(bytes);
+        let held = self.permit.num_permits();
+        match (units as usize).checked_sub(held) {
+            None => drop(self.permit.split(held - units as usize)),
+            Some(0) => {}
+            Some(more) => {
+                let free = Arc::clone(&self.memory.0.free);
+                let more = u32::try_from(more).unwrap_or(u32::MAX);
+                let Ok(found) = free.try_acquire_many_owned(more) else {
+                    // For whoever tries it next.
+                    self.memory.hang_up(STALLED, more);
+                    return Err(ServiceError::Busy(Applied::None));
+                };
+                self.permit.merge(found);
+            }
+        }
+        if let Some(body) = self.memory.bodies().all.get_mut(&self.id) {
+            body.units = units;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Held {
@@ -145,6 +172,22 @@ impl Share {
             return bytes;
         }
         Bytes::from_owner(Counted { bytes, _share: Arc::clone(self) })
+    }
+
+    /// Returns an answer that counts until it is sent: what was taken for it before becomes what it
+    /// takes.
+    ///
+    /// # Errors
+    /// [`ServiceError::Busy`] when it takes more than that, and there is too little left.
+    pub fn send(mut self, bytes: Bytes) -> Result<Bytes, ServiceError> {
+        if bytes.len() <= SMALL {
+            return Ok(bytes);
+        }
+        if let Some(held) = &mut self.0 {
+            held.resize(bytes.len())?;
+        }
+        self.is_theirs();
+        Ok(Arc::new(self).hold(bytes))
     }
 
     /// Notes that the body has moved so many bytes.
@@ -225,7 +268,7 @@ impl Memory {
         if bytes <= SMALL {
             return Ok(Share(None));
         }
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.0.units);
+        let units = self.units(bytes);
         self.hang_up_abandoned();
         let permit = match Arc::clone(&self.0.free).try_acquire_many_owned(units) {
             Ok(permit) => permit,
@@ -239,7 +282,12 @@ impl Memory {
         bodies.next += 1;
         bodies.all.insert(id, body);
         drop(bodies);
-        Ok(Share(Some(Held { memory: self.clone(), id, pace, _permit: permit })))
+        Ok(Share(Some(Held { memory: self.clone(), id, pace, permit })))
+    }
+
+    /// Returns the permits for so many bytes; more than there are is all of them.
+    fn units(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.0.units)
     }
 
     async fn wait(&self, units: u32) -> Result<OwnedSemaphorePermit, ServiceError> {
@@ -440,6 +488,30 @@ mod tests {
             bytes.as_ptr(),
             "what is not counted stays as it is"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_counts_as_what_it_is_until_it_is_sent() {
+        let memory = Memory::new(4 * MIB);
+        let left = || memory.0.free.available_permits() * UNIT;
+        let taken = async || memory.take(MIB, None).await.unwrap();
+        let shorter = taken().await.send(Bytes::from(vec![1; MIB / 2])).unwrap();
+        assert_eq!((left(), shorter.len()), (4 * MIB - MIB / 2, MIB / 2));
+        let longer = taken().await.send(Bytes::from(vec![1; 2 * MIB])).unwrap();
+        assert_eq!(left(), 4 * MIB - MIB / 2 - 2 * MIB);
+        let refused = taken().await.send(Bytes::from(vec![1; 3 * MIB]));
+        assert!(matches!(refused, Err(ServiceError::Busy(Applied::None))));
+        assert_eq!(taken().await.send(Bytes::from_static(b"short")).unwrap(), "short");
+        drop((shorter, longer));
+        assert_eq!(left(), 4 * MIB);
+
+        let hangup = Hangup::default();
+        let share = memory.take(MIB, Some(&hangup)).await.unwrap();
+        share.is_ours();
+        let _unread = share.send(Bytes::from(vec![1; 3 * MIB])).unwrap();
+        tokio::time::advance(STALLED).await;
+        assert!(memory.take(2 * MIB, None).now_or_never().is_none());
+        assert!(hangup.called().now_or_never().is_some(), "nobody reads it, and others wait");
     }
 
     #[test]

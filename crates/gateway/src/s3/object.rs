@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use fula_core::bucket::{
@@ -64,17 +65,25 @@ pub(super) fn copy_source(
     }
 }
 
-/// Reads what is left of a refused body, up to a bound, so that the client reads the answer
-/// instead of finding the connection reset. A client that waits for `100 Continue` sends nothing.
+/// How long a client may take to send what is left of a refused body.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Reads what is left of a refused body, up to a bound and for some time, so that the client reads the
+/// answer instead of finding the connection reset. A client that waits for `100 Continue` sends
+/// nothing.
 async fn drain(mut body: BodyStream, headers: &HeaderMap, bytes_max: u64) {
     if headers.contains_key(http::header::EXPECT) {
         return;
     }
-    let mut left = bytes_max;
-    while let Some(Ok(bytes)) = body.next().await {
-        let Some(rest) = left.checked_sub(bytes.len() as u64) else { return };
-        left = rest;
-    }
+    let all = async {
+        let mut left = bytes_max;
+        while let Some(Ok(bytes)) = body.next().await {
+            let Some(rest) = left.checked_sub(bytes.len() as u64) else { return };
+            left = rest;
+        }
+    };
+    // Whoever is slower than that finds the connection reset.
+    drop(tokio::time::timeout(DRAIN, all).await);
 }
 
 impl Api {
@@ -129,6 +138,8 @@ impl Api {
         let record = match self.service.put_object(&caller, &input.bucket, put).await {
             Ok(record) => record,
             Err(error) => {
+                // What the request kept from the collector is not kept while its client sends on.
+                drop(caller);
                 if let Some(rest) = rest.take() {
                     drain(rest, &request.headers, self.config.limits.drain_bytes_max).await;
                 }
