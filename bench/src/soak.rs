@@ -1,5 +1,5 @@
 //! Many connections at once for a long time: small and large bodies, clients that stall while they
-//! send, send a little now and then, or do not read what they asked for. Memory stays bounded, what is
+//! send, send a little now and then, or do not read what they asked for, and strangers who do. Memory stays bounded, what is
 //! read is as long as it is to be, and nobody is told anything but success or to slow down.
 
 use std::{
@@ -44,6 +44,9 @@ const PEAK_MAX: u64 = 2 << 30;
 /// Between the bytes that a slow client sends, and how many it sends at a time.
 const TRICKLE: Duration = Duration::from_millis(500);
 const TRICKLE_BYTES: usize = 1024;
+
+/// As much XML as a server reads.
+const XML_BYTES: usize = 4 << 20;
 
 /// One connection in this many stalls.
 const STALLED_OF: usize = 10;
@@ -209,8 +212,8 @@ impl Soak {
         Ok(())
     }
 
-    /// Sends half a body and stops, sends one bit by bit, or asks for a large object and does not
-    /// read it.
+    /// Sends half a body and stops, sends one bit by bit, does not read what it asked for, or does the
+    /// first without saying who it is.
     async fn stall(&self, n: u64) -> io::Result<()> {
         let client = self.server.client();
         let mut rng = Rng::new(n);
@@ -219,32 +222,40 @@ impl Soak {
             let mut stream = TcpStream::connect(self.server.address).await?;
             let len = SIZES[3].0;
             let path = format!("/soak/{len}/{}", key(rng.below(FILLED)));
-            let way = (n / STALLED_OF as u64) % 3;
-            if way < 2 {
-                let call = Call::new(Method::PUT, path).body(body(n, len));
-                let head = client.head_of(&call)?;
-                // The server may hang up on it: that is what it is for.
-                drop(stream.write_all(head.as_bytes()).await);
-                if way == 0 {
-                    drop(stream.write_all(&call.body[..len / 2]).await);
-                } else {
-                    for bytes in call.body.chunks(TRICKLE_BYTES) {
-                        let is_over = Instant::now() >= self.ends;
-                        if is_over || stream.write_all(bytes).await.is_err() {
-                            break;
-                        }
-                        tokio::time::sleep(TRICKLE).await;
-                    }
-                    continue;
+            let put = || Call::new(Method::PUT, path.clone()).body(body(n, len));
+            let get = |path: &str| client.head_of(&Call::new(Method::GET, path.to_owned()));
+            let stranger = |path: &str, len: usize| {
+                let host = self.server.address;
+                format!("PUT {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len}\r\n\r\n")
+            };
+            let (head, sent, is_slow) = match (n / STALLED_OF as u64) % 6 {
+                0 => (client.head_of(&put())?, put().body.slice(..len / 2), false),
+                1 => (client.head_of(&put())?, put().body, true),
+                2 => (get(&path)?, Bytes::new(), false),
+                3 => (get("/soak?list-type=2")?, Bytes::new(), false),
+                4 => (
+                    stranger("/stranger", XML_BYTES),
+                    Bytes::from(vec![b' '; XML_BYTES / 2]),
+                    false,
+                ),
+                _ => (stranger(&path, len), put().body.slice(..len / 2), false),
+            };
+            // The server may hang up on it: that is what it is for.
+            drop(stream.write_all(head.as_bytes()).await);
+            for bytes in sent.chunks(if is_slow { TRICKLE_BYTES } else { len }) {
+                let is_over = Instant::now() >= self.ends;
+                if is_over || stream.write_all(bytes).await.is_err() {
+                    break;
                 }
-            } else {
-                let head = client.head_of(&Call::new(Method::GET, path))?;
-                drop(stream.write_all(head.as_bytes()).await);
-                let mut first = [0; 100];
-                drop(stream.read(&mut first).await);
+                if is_slow {
+                    tokio::time::sleep(TRICKLE).await;
+                }
+            }
+            if sent.is_empty() {
+                drop(stream.read(&mut [0; 100]).await);
             }
             let left = self.ends.saturating_duration_since(Instant::now());
-            tokio::time::sleep(STALL.min(left)).await;
+            tokio::time::sleep(if is_slow { Duration::ZERO } else { STALL.min(left) }).await;
         }
         Ok(())
     }
