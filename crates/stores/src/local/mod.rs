@@ -8,6 +8,8 @@ mod arbiter;
 mod blocks;
 #[cfg(test)]
 mod crashes;
+#[cfg(test)]
+mod races;
 mod rows;
 #[cfg(test)]
 mod tests;
