@@ -19,18 +19,14 @@ pub struct LocalBlocks {
 }
 
 impl LocalBlocks {
-    /// Notes the blocks already there in `mark`, renewing them, and returns the others, each once.
+    /// Notes the blocks already there in `mark`, renewing them, and returns the others, each once, and
+    /// those that could not be read.
     fn absent(&self, blocks: &[Block], mark: &mut SyncMark) -> Vec<Block> {
         let cids: Vec<_> = blocks.iter().map(Block::cid).collect();
         let mut index = self.log.index_mut();
         let epoch = index.epoch;
         // With nothing in between, so that the processor waits for the memory of several at once.
-        let mut found: Vec<_> = cids.iter().map(|cid| index.blocks.find(cid)).collect();
-        for (cid, at) in cids.iter().zip(&mut found) {
-            if self.log.was_suspect(cid) {
-                *at = None;
-            }
-        }
+        let found: Vec<_> = cids.iter().map(|cid| index.blocks.find(cid)).collect();
         let present: Vec<_> =
             found.iter().flatten().map(|at| index.blocks.renew(*at, epoch)).collect();
         drop(index);
@@ -40,7 +36,8 @@ impl LocalBlocks {
             *at = (*at).max(position);
         }
         let mut seen = HashSet::with_capacity(blocks.len());
-        let new = blocks.iter().zip(cids).zip(found).filter(|(_, found)| found.is_none());
+        let new = blocks.iter().zip(cids).zip(found);
+        let new = new.filter(|((_, cid), found)| found.is_none() || self.log.is_suspect(cid));
         new.filter(|((_, cid), _)| seen.insert(*cid)).map(|((block, _), _)| block.clone()).collect()
     }
 
@@ -52,7 +49,9 @@ impl LocalBlocks {
             .zip(&keys)
             .map(|(block, key)| Record { kind: Kind::Block, key, value: block.bytes() })
             .collect();
-        log.append(stream_of(placement), &records, need)
+        let position = log.append(stream_of(placement), &records, need)?;
+        log.trust(blocks);
+        Ok(position)
     }
 }
 

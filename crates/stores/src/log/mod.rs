@@ -266,21 +266,25 @@ impl Log {
     /// Notes that a block cannot be read just now, so that a later put stores it anew.
     pub(crate) fn suspect(&self, cid: &Cid) {
         let mut suspects = lock(&self.suspects);
-        if suspects.len() < SUSPECTS_MAX {
-            suspects.insert(*cid);
+        if suspects.len() >= SUSPECTS_MAX {
+            suspects.pop_first();
         }
+        suspects.insert(*cid);
         self.suspicions.store(suspects.len(), Ordering::Relaxed);
     }
 
-    /// Returns whether a block that is to be put anew could not be read; it is no suspect any more.
-    pub(crate) fn was_suspect(&self, cid: &Cid) -> bool {
-        if self.suspicions.load(Ordering::Relaxed) == 0 {
-            return false;
+    /// Returns whether a block could not be read.
+    pub(crate) fn is_suspect(&self, cid: &Cid) -> bool {
+        self.suspicions.load(Ordering::Relaxed) > 0 && lock(&self.suspects).contains(cid)
+    }
+
+    /// Notes that blocks were stored anew.
+    pub(crate) fn trust(&self, blocks: &[Block]) {
+        if self.suspicions.load(Ordering::Relaxed) > 0 {
+            let mut suspects = lock(&self.suspects);
+            suspects.retain(|cid| blocks.iter().all(|block| block.cid() != *cid));
+            self.suspicions.store(suspects.len(), Ordering::Relaxed);
         }
-        let mut suspects = lock(&self.suspects);
-        let was = suspects.remove(cid);
-        self.suspicions.store(suspects.len(), Ordering::Relaxed);
-        was
     }
 
     /// Forgets a block whose bytes were found damaged, so that a later put stores it anew.

@@ -72,15 +72,6 @@ pub(super) struct Recovered {
     pub(super) next_id: u32,
 }
 
-/// What reading a segment came to.
-struct Read {
-    /// Where its records end.
-    end: u64,
-    /// Up to where it is known to be durable.
-    durable: u64,
-    contents: Contents,
-}
-
 /// A stretch of a segment.
 enum Stretch {
     Record {
@@ -95,6 +86,15 @@ enum Stretch {
         /// Why it cannot be read, if that is so.
         error: Option<io::Error>,
     },
+}
+
+impl Stretch {
+    fn end(&self) -> u64 {
+        match self {
+            Self::Record { offset, head, .. } => offset + head.record_len(),
+            Self::Gap { offset, bytes, .. } => offset + bytes,
+        }
+    }
 }
 
 /// Bytes of a disk that become unreadable together, at the least.
@@ -138,12 +138,7 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
             }
         };
         if is_tail {
-            let Read { end, durable, contents } =
-                recovered.read_segment(&segment, segment.len()?, true)?;
-            // What a killed process wrote may still be in the kernel's memory only. After a failed sync
-            // the kernel even takes it for written, so it is written once more.
-            segment.write_again(durable, end)?;
-            segment.sync()?;
+            let (end, contents) = recovered.read_tail(&segment)?;
             recovered.tails.insert(prefix.clone(), (Arc::clone(&segment), end, contents));
         } else {
             recovered.read_sealed(&segment)?;
@@ -165,7 +160,7 @@ impl Recovered {
     fn read_sealed(&mut self, segment: &Segment) -> io::Result<()> {
         let (end, told) = contents::read(segment, segment.len()?)?;
         let Some(told) = told else {
-            self.read_segment(segment, end, false)?;
+            self.index_stretches(segment, scan(segment, HEADER_BYTES, end, false)?, end, end)?;
             return Ok(());
         };
         for (key, slot) in told {
@@ -174,16 +169,40 @@ impl Recovered {
         Ok(())
     }
 
-    /// Indexes the records up to `len`. Only the newest segment of a stream can have a torn tail; of the
-    /// others, values are not read.
-    fn read_segment(&mut self, segment: &Segment, len: u64, is_tail: bool) -> io::Result<Read> {
-        let mut contents = Contents::of_none();
-        let stretches = scan(segment, len, is_tail)?;
+    /// Indexes the newest segment of a stream, and returns where it goes on, and what lies before: it
+    /// alone can have a torn tail.
+    fn read_tail(&mut self, segment: &Segment) -> io::Result<(u64, Contents)> {
+        let len = segment.len()?;
+        let mut stretches = scan(segment, HEADER_BYTES, len, true)?;
         let durable = stretches.iter().map(|stretch| match stretch {
             Stretch::Record { head, .. } => head.durable_to,
             Stretch::Gap { .. } => 0,
         });
-        let durable = if is_tail { durable.max().unwrap_or(0) } else { len };
+        let durable = durable.max().unwrap_or(0);
+        // What a killed process wrote may still be in the kernel's memory only. After a failed sync the
+        // kernel even takes it for written, and may forget it at any time: it is written once more,
+        // and only then read for good.
+        segment.write_again(durable, len)?;
+        let known = stretches.iter().take_while(|stretch| stretch.end() <= durable).count();
+        stretches.truncate(known);
+        let from = stretches.last().map_or(HEADER_BYTES, Stretch::end);
+        stretches.extend(scan(segment, from, len, true)?);
+        let found = self.index_stretches(segment, stretches, len, durable)?;
+        // What was filled.
+        segment.sync()?;
+        Ok(found)
+    }
+
+    /// Indexes what a segment of `len` bytes consists of, and returns where its records end, and what
+    /// they are. Beyond `durable` it may have a torn tail.
+    fn index_stretches(
+        &mut self,
+        segment: &Segment,
+        stretches: Vec<Stretch>,
+        len: u64,
+        durable: u64,
+    ) -> io::Result<(u64, Contents)> {
+        let mut contents = Contents::of_none();
         for stretch in stretches {
             match stretch {
                 Stretch::Record { offset, head, key } => {
@@ -222,11 +241,11 @@ impl Recovered {
                     let bytes = len - offset;
                     self.report.truncated.push(Damage { bytes, cid: None, ..damage });
                     segment.truncate(offset)?;
-                    return Ok(Read { end: offset, durable, contents });
+                    return Ok((offset, contents));
                 }
             }
         }
-        Ok(Read { end: len, durable, contents })
+        Ok((len, contents))
     }
 }
 
@@ -252,13 +271,13 @@ fn fill(segment: &Segment, offset: u64, bytes: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Splits a segment into records and gaps; gaps are maximal. With `values`, a record whose value
-/// fails its checksum is a gap, unless it holds nothing that counts.
-fn scan(segment: &Segment, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
+/// Splits a segment from `from` to `len` into records and gaps; gaps are maximal. With `values`, a record
+/// whose value fails its checksum is a gap, unless it holds nothing that counts.
+fn scan(segment: &Segment, from: u64, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
     let most = if values { WINDOW_BYTES } else { HEADS_WINDOW_BYTES };
-    let mut window = Window { segment, len, most, start: 0, bytes: Vec::new() };
+    let mut window = Window { segment, len, most, start: 0, bytes: Vec::new(), narrow_to: 0 };
     let mut stretches = Vec::new();
-    let mut at = HEADER_BYTES;
+    let mut at = from;
     let mut gap: Option<(u64, Option<io::Error>)> = None;
     while at < len {
         let (head, key) = match window.head(at) {
@@ -309,23 +328,29 @@ struct Window<'a> {
     most: usize,
     start: u64,
     bytes: Vec<u8>,
+    /// Up to here something cannot be read: it is read by sectors, so that what is lost is asked for
+    /// a few times and not for each record before it, each of which may take seconds.
+    narrow_to: u64,
 }
 
 impl Window<'_> {
-    fn fill(&mut self, at: u64, len: usize) -> io::Result<()> {
+    fn fill(&mut self, at: u64, len: u64) -> io::Result<()> {
         self.start = at;
-        self.bytes.resize(len, 0);
+        self.bytes.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
         self.segment.read_at(&mut self.bytes, at).inspect_err(|_| self.bytes.clear())
     }
 
     fn bytes(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let end = at + len as u64;
         if at < self.start || end > self.start + self.bytes.len() as u64 {
-            let want = (self.len - at).min(self.most.max(len) as u64);
-            let read = self.fill(at, usize::try_from(want).map_err(io::Error::other)?);
-            match read {
-                // Something else there may be lost.
-                Err(error) if is_lost(&error) => self.fill(at, len)?,
+            let narrow = (end.next_multiple_of(SECTOR_BYTES) - at).min(self.len - at);
+            let wide = (self.len - at).min(self.most.max(len) as u64);
+            let wide = if at < self.narrow_to { narrow } else { wide };
+            match self.fill(at, wide) {
+                Err(error) if is_lost(&error) && wide > narrow => {
+                    self.narrow_to = at + wide;
+                    self.fill(at, narrow)?;
+                }
                 read => read?,
             }
         }
@@ -363,7 +388,7 @@ pub(super) fn records(segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
 
 /// Returns the records of a sealed segment as their heads tell them.
 pub(super) fn scanned(segment: &Segment, len: u64) -> io::Result<Vec<(Key, Slot)>> {
-    let found = scan(segment, len, false)?.into_iter().filter_map(|stretch| {
+    let found = scan(segment, HEADER_BYTES, len, false)?.into_iter().filter_map(|stretch| {
         let Stretch::Record { offset, head, key } = stretch else { return None };
         let slot = Slot::new(segment.id, offset, head.key_len, head.value_len);
         Some((Key::of(head.kind, &key)?, slot))
@@ -374,7 +399,7 @@ pub(super) fn scanned(segment: &Segment, len: u64) -> io::Result<Vec<(Key, Slot)
 /// Reads a segment up to `len` and returns what is damaged, with its key where that is readable.
 pub(super) fn verify(segment: &Segment, len: u64) -> io::Result<Vec<(Damage, Option<Key>)>> {
     let mut found = Vec::new();
-    for stretch in scan(segment, len, true)? {
+    for stretch in scan(segment, HEADER_BYTES, len, true)? {
         let Stretch::Gap { offset, bytes, key, .. } = stretch else { continue };
         let cid = key.as_ref().and_then(|(_, key)| Cid::from_bytes(key).ok());
         let damage = Damage { segment: segment.name().to_owned(), offset, bytes, cid };

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     StreamName,
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, is_lost},
     index::Slot,
     record::{HEAD_BYTES, Head, Seed, crc32c},
 };
@@ -116,7 +116,10 @@ impl Segment {
         let mut found = [0; HEADER_BYTES as usize];
         let len = file.len()?;
         if len >= HEADER_BYTES {
-            file.read_at(&mut found, 0)?;
+            match file.read_at(&mut found, 0) {
+                Err(error) if is_lost(&error) => return Ok(Opened::Unreadable(len)),
+                read => read?,
+            }
         }
         if let Some(seed) = seed_in(&found, prefix, id) {
             return Ok(Opened::Segment(Self::new(id, seed, name, file)));
@@ -148,15 +151,20 @@ impl Segment {
         self.file.write_at(bytes, offset)
     }
 
-    /// Writes once more what is there.
+    /// Writes once more what is there, and makes it durable.
     pub(super) fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
         let mut buffer = vec![0; AGAIN_BYTES];
         for at in (from..to).step_by(AGAIN_BYTES) {
             let part = &mut buffer[..(to - at).min(AGAIN_BYTES as u64) as usize];
             self.file.read_at(part, at)?;
-            self.file.write_at(part, at)?;
+            match self.file.write_at(part, at) {
+                // Where what is overwritten takes new space, and there is none: nothing that was
+                // not synced is there any more on a file system that does so.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+                written => written?,
+            }
         }
-        Ok(())
+        self.sync()
     }
 
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

@@ -82,6 +82,7 @@ struct State {
     lies: bool,
     /// What can never be read again: a file, and where in it.
     lost: Vec<(usize, Range<usize>)>,
+    lost_reads: u64,
     /// Bytes that are free, when that is bounded.
     free: Option<u64>,
     /// Every write since recording began, and the disk before it.
@@ -207,6 +208,11 @@ impl SimDisk {
     /// Returns how many calls there were.
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls
+    }
+
+    /// Returns how many reads were of what is lost.
+    pub(crate) fn lost_reads(&self) -> u64 {
+        self.state().lost_reads
     }
 
     /// Returns how many bytes were read.
@@ -364,6 +370,7 @@ impl DiskFile for SimFile {
             *inode == self.inode && part.start < offset + buffer.len() && offset < part.end
         };
         if state.lost.iter().any(is_lost) {
+            state.lost_reads += 1;
             return Err(rustix::io::Errno::IO.into());
         }
         let content = &state.inodes[self.inode].content;

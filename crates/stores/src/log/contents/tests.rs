@@ -466,6 +466,37 @@ fn a_place_that_cannot_be_read_in_a_sealed_segment_is_damage() {
     assert!((50..63).contains(&left), "{left}");
 }
 
+#[test]
+fn a_header_that_cannot_be_read_is_damage() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    (0..60).for_each(|n| append(&log, n).unwrap());
+    let segment = Arc::clone(&segments(&log)[2]);
+    disk.lose(segment.name(), 0);
+    drop(log);
+    let (log, recovery) = try_open(&disk);
+    assert_eq!(recovery.damaged.len(), 1, "{recovery:?}");
+    assert_eq!(recovery.damaged[0].segment, segment.name());
+    assert_eq!(log.set_damaged_aside().unwrap(), 1);
+    drop(log);
+    open(&disk);
+}
+
+/// A real disk takes seconds to say that it cannot.
+#[test]
+fn what_cannot_be_read_is_asked_for_a_few_times() {
+    let disk = SimDisk::default();
+    let (log, _) = Log::open(Arc::new(disk.clone()), 1 << 20).unwrap();
+    (0..200).for_each(|n| append(&log, n).unwrap());
+    let segment = Arc::clone(&segments(&log)[0]);
+    disk.lose(segment.name(), 100_000);
+    disk.lose(segment.name(), 150_000);
+    let before = disk.lost_reads();
+    assert!(!log.verify().unwrap().is_empty());
+    let times = disk.lost_reads() - before;
+    assert!((2..8).contains(&times), "{times}");
+}
+
 /// It may have been acknowledged: only what is readable says how far all is durable.
 #[test]
 fn a_tail_that_cannot_be_read_is_not_cut_off() {
