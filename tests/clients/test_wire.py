@@ -342,3 +342,25 @@ def test_a_stranger_who_sends_slowly_holds_no_space_back(gateway, s3, bucket):
     # They are told no all the same, though they never send the rest.
     assert b"AccessDenied" in stranger.recv(4096)
     assert time.monotonic() - begun < 15
+
+
+def test_xml_in_chunks_is_refused_and_an_escaped_path_is_an_object(gateway, s3, bucket, object):
+    xml = b"<Delete><Object><Key>k</Key></Object></Delete>"
+    crc = base64.b64encode(zlib.crc32(xml).to_bytes(4, "big"))
+    framed = b"%x\r\n%s\r\n0\r\nx-amz-checksum-crc32:%s\r\n\r\n" % (len(xml), xml, crc)
+    headers = {
+        "content-encoding": "aws-chunked",
+        "x-amz-decoded-content-length": str(len(xml)),
+        "x-amz-trailer": "x-amz-checksum-crc32",
+    }
+    payload = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+    status, _, answer = send(gateway, "POST", f"/{bucket}?delete", framed, headers, payload)
+    assert status == 501 and b"aws-chunked" in answer
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"kept"
+    # An object, and more than XML may be.
+    body = pattern(5 * MIB)
+    url = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"})
+    connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+    connection.request("PUT", url.removeprefix(gateway.url).replace(f"{bucket}/k", f"{bucket}%2Fk"), body)
+    assert connection.getresponse().status == 200
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == body

@@ -72,7 +72,9 @@ fn names_object(path: &str, host_is_bucket: bool) -> bool {
     if host_is_bucket {
         return !rest.is_empty();
     }
-    rest.split_once('/').is_some_and(|(_, key)| !key.is_empty())
+    // s3s decodes the path before it looks for the end of the bucket's name.
+    let ends = ["/", "%2F", "%2f"].map(|end| rest.find(end).map(|at| at + end.len()));
+    ends.into_iter().flatten().min().is_some_and(|key| key < rest.len())
 }
 
 /// Returns the names in a query, decoded as s3s decodes them.
@@ -162,13 +164,12 @@ pub(crate) fn is_read_whole(parts: &Parts, host_is_bucket: bool) -> bool {
 
 /// Returns whether the answer may be a page of names, which is held whole until it is sent.
 pub(crate) fn is_page(parts: &Parts, host_is_bucket: bool) -> bool {
+    let query = parts.uri.query().unwrap_or_default();
+    let has = |names: &[&str]| names_in(query).any(|found| names.contains(&found.as_ref()));
     match parts.method {
-        Method::POST => true,
-        Method::GET => {
-            let query = parts.uri.query().unwrap_or_default();
-            !names_object(parts.uri.path(), host_is_bucket)
-                || names_in(query).any(|name| name == "uploadId")
-        }
+        Method::POST => has(&["delete"]),
+        Method::GET if names_object(parts.uri.path(), host_is_bucket) => has(&["uploadId"]),
+        Method::GET => !has(&["location", "policy", "policyStatus"]),
         _ => false,
     }
 }
@@ -303,6 +304,30 @@ mod tests {
             assert_eq!(code(method, path, query), "ok", "{path}?{query}");
         }
         assert!(check_query(&Method::GET, "/k", "uploads", true).is_err());
+    }
+
+    #[test]
+    fn what_is_held_whole_is_told_from_what_streams() {
+        let is = |method: &Method, uri: &str| {
+            let request = http::Request::builder().method(method).uri(uri).body(()).unwrap();
+            let (parts, ()) = request.into_parts();
+            (is_read_whole(&parts, false), is_page(&parts, false))
+        };
+        for uri in ["/b/k", "/b%2Fk", "/b%2fk?x", "/b/k?partNumber=1&uploadId=x"] {
+            assert_eq!(is(&Method::PUT, uri), (false, false), "{uri}");
+        }
+        for uri in ["/b", "/b/", "/b%2F", "/b?policy"] {
+            assert_eq!(is(&Method::PUT, uri), (true, false), "{uri}");
+        }
+        for uri in ["/", "/b", "/b?list-type=2", "/b/k?u%70loadId=x", "/b?uploads"] {
+            assert_eq!(is(&Method::GET, uri), (false, true), "{uri}");
+        }
+        for uri in ["/b/k", "/b%2Fk", "/b?location", "/b?policy"] {
+            assert_eq!(is(&Method::GET, uri), (false, false), "{uri}");
+        }
+        assert_eq!(is(&Method::POST, "/b?d%65lete"), (true, true));
+        assert_eq!(is(&Method::POST, "/b/k?uploads"), (true, false));
+        assert_eq!(is(&Method::HEAD, "/b"), (false, false));
     }
 
     #[test]
