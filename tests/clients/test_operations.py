@@ -482,3 +482,20 @@ def test_space_comes_back(tmp_path, monkeypatch):
     assert done["collection"]["deleted"] > 0
     wrong = gateway.fula("gc", "--now", "--retention", "soon", check=False)
     assert wrong.returncode == 1 and "e.g. 10s" in wrong.stderr
+
+
+def test_a_repair_that_was_cut_short_is_told_until_it_has_run_through(tmp_path):
+    gateway = Gateway(tmp_path / "data").start()
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="k", Body=b"kept")
+    gateway.stop()
+    # As a kill leaves it.
+    (tmp_path / "data" / "log" / "repairing").touch()
+    told = gateway.fula("fsck", check=False)
+    assert told.returncode == 1 and "--repair" in told.stdout
+    assert gateway.fula("fsck", "--repair").returncode == 0
+    assert not (tmp_path / "data" / "log" / "repairing").exists()
+    gateway.start()
+    assert gateway.client().get_object(Bucket="bucket", Key="k")["Body"].read() == b"kept"
+    gateway.stop()

@@ -292,7 +292,8 @@ async fn check(node: &Node) -> Result<Value, String> {
     let damaged = damaged.map_err(|error| format!("cannot read the log: {error}"))?;
     let mut seen = HashSet::new();
     let mut buckets = Vec::new();
-    let mut problems = damaged.len();
+    let is_unrepaired = node.store.recovery.is_unrepaired;
+    let mut problems = damaged.len() + usize::from(is_unrepaired);
     for row in all_rows(node).await? {
         // The row may move on while we look: check the newest.
         let name = [(row.owner, row.bucket.clone())];
@@ -330,6 +331,7 @@ async fn check(node: &Node) -> Result<Value, String> {
         "damaged": places,
         "buckets": buckets,
         "unfinished_bytes_cut": cut,
+        "unfinished_repair": is_unrepaired,
     }))
 }
 

@@ -59,6 +59,9 @@ fn show(report: &Value) {
     if let Some(cut) = report["unfinished_bytes_cut"].as_u64().filter(|cut| *cut > 0) {
         println!("{cut} bytes of unfinished writes were cut off the log when it was opened");
     }
+    if report["unfinished_repair"] == true {
+        println!("a repair did not end: run `fula fsck --repair` again");
+    }
     println!("{} problems", report["problems"]);
 }
 

@@ -282,7 +282,9 @@ impl Log {
     pub(crate) fn trust(&self, blocks: &[Block]) {
         if self.suspicions.load(Ordering::Relaxed) > 0 {
             let mut suspects = lock(&self.suspects);
-            suspects.retain(|cid| blocks.iter().all(|block| block.cid() != *cid));
+            for block in blocks {
+                suspects.remove(&block.cid());
+            }
             self.suspicions.store(suspects.len(), Ordering::Relaxed);
         }
     }
