@@ -57,6 +57,11 @@ const LEAVES_OUT: usize = 3;
 pub struct Hangup(Arc<Notify>);
 
 impl Hangup {
+    /// Tells the connection to end.
+    pub fn call(&self) {
+        self.0.notify_one();
+    }
+
     /// Returns once the connection is to end.
     pub async fn called(&self) {
         self.0.notified().await;
@@ -252,6 +257,11 @@ impl Memory {
         Self(Arc::new(Inner { free, units, began: Instant::now(), bodies: Mutex::default() }))
     }
 
+    /// Returns how much there is in all, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.units as usize * UNIT
+    }
+
     fn bodies(&self) -> MutexGuard<'_, Bodies> {
         self.0.bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -283,6 +293,39 @@ impl Memory {
         bodies.all.insert(id, body);
         drop(bodies);
         Ok(Share(Some(Held { memory: self.clone(), id, pace, permit })))
+    }
+
+    /// Makes a share as large as `bytes` need, for a body that turns out to be longer; waits in line
+    /// when there is too little, which is not the client's time.
+    ///
+    /// # Errors
+    /// [`ServiceError::Busy`] when there is too little for too long.
+    pub async fn grow(
+        &self,
+        share: &mut Share,
+        bytes: usize,
+        hangup: Option<&Hangup>,
+    ) -> Result<(), ServiceError> {
+        let Some(held) = &mut share.0 else {
+            *share = self.take(bytes, hangup).await?;
+            return Ok(());
+        };
+        let units = self.units(bytes);
+        let had = u32::try_from(held.permit.num_permits()).unwrap_or(u32::MAX);
+        let Some(more) = units.checked_sub(had).filter(|more| *more > 0) else { return Ok(()) };
+        let permit = if let Ok(permit) = Arc::clone(&self.0.free).try_acquire_many_owned(more) {
+            permit
+        } else {
+            held.pace.set(u64::MAX);
+            let permit = self.wait(more).await?;
+            held.pace.set(self.now());
+            permit
+        };
+        held.permit.merge(permit);
+        if let Some(body) = self.bodies().all.get_mut(&held.id) {
+            body.units = units;
+        }
+        Ok(())
     }
 
     /// Returns the permits for so many bytes; more than there are is all of them.
@@ -325,7 +368,7 @@ impl Memory {
         for (_, body) in still {
             // One that was hung up on before is on its way out, and counts.
             if let Some(hangup) = body.hangup.take() {
-                hangup.0.notify_one();
+                hangup.call();
                 metrics::counter!("fula_memory_hangups_total").increment(1);
                 body.is_ending = true;
             }
@@ -372,6 +415,31 @@ mod tests {
         assert!(memory.bodies().all.is_empty());
         // More than there is is all there is.
         memory.take(100 * MIB, None).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_grows_with_its_body_and_waits_for_room() {
+        let memory = Memory::new(4 * MIB);
+        let left = || memory.0.free.available_permits() * UNIT;
+        let mut share = memory.take(0, None).await.unwrap();
+        memory.grow(&mut share, SMALL, None).await.unwrap();
+        assert_eq!(left(), 4 * MIB, "small ones are not counted");
+        for bytes in [MIB, MIB / 2, 2 * MIB] {
+            memory.grow(&mut share, bytes, None).await.unwrap();
+        }
+        assert_eq!(left(), 2 * MIB);
+
+        let other = memory.take(2 * MIB, Some(&Hangup::default())).await.unwrap();
+        {
+            let growing = memory.grow(&mut share, 3 * MIB, None);
+            tokio::pin!(growing);
+            assert!(growing.as_mut().now_or_never().is_none());
+            drop(other);
+            growing.await.unwrap();
+        }
+        assert_eq!(left(), MIB);
+        drop(share);
+        assert_eq!(left(), 4 * MIB);
     }
 
     #[tokio::test(start_paused = true)]
