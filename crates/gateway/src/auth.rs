@@ -13,7 +13,12 @@ use fula_service::{
 use http::{Extensions, HeaderMap, HeaderValue, Request, Uri, header};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
-use crate::{error::s3_error as to_s3, guard::is_chunked, limit::RateLimits};
+use crate::{
+    credential::{bearer_of, query_value},
+    error::s3_error as to_s3,
+    guard::is_chunked,
+    limit::RateLimits,
+};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -40,22 +45,6 @@ pub(crate) struct RequestId(pub(crate) String);
 pub(crate) struct Door {
     authenticator: Authenticator,
     limits: Arc<RateLimits>,
-}
-
-/// Returns the token of an `Authorization: Bearer` header.
-///
-/// # Errors
-/// More than one `Authorization` header.
-pub(crate) fn bearer_of(headers: &HeaderMap) -> S3Result<Option<String>> {
-    let mut all = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(first) = all.next() else { return Ok(None) };
-    if all.next().is_some() {
-        return Err(s3_error!(InvalidArgument, "There is more than one Authorization header."));
-    }
-    // Whatever it is, it is the token that is wrong, not the way it is shown.
-    let text = String::from_utf8_lossy(first.as_bytes());
-    let (scheme, token) = text.split_once(' ').unwrap_or((&text, ""));
-    Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()))
 }
 
 /// Whom a request says it is from, for the audit log should its signature prove wrong.
@@ -96,13 +85,6 @@ impl Claim {
     }
 }
 
-/// Returns the one value that a name has in the query, decoded.
-fn query_value(uri: &Uri, name: &str) -> Option<String> {
-    let query = uri.query().unwrap_or_default();
-    let mut found = form_urlencoded::parse(query.as_bytes());
-    found.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.into_owned())
-}
-
 impl Door {
     pub(crate) fn new(authenticator: Authenticator, limits: Arc<RateLimits>) -> Self {
         Self { authenticator, limits }
@@ -125,13 +107,9 @@ impl Door {
     pub(crate) fn take_bearer(
         &self,
         headers: &mut HeaderMap,
-        uri: &Uri,
         extensions: &mut Extensions,
     ) -> S3Result<bool> {
         let Some(token) = bearer_of(headers)? else { return Ok(false) };
-        if query_value(uri, "x-amz-signature").is_some() {
-            return Err(s3_error!(InvalidArgument, "Only one way to authenticate is allowed."));
-        }
         // s3s takes frames apart only where it verifies their signatures.
         if is_chunked(headers) {
             let text = "A body framed in chunks needs a signature: send it as it is with a bearer \

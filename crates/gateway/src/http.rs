@@ -12,18 +12,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_service::{Seen, Share};
+use fula_service::Seen;
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use s3s::{S3Result, service::S3Service};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use s3s::{S3Result, s3_error, service::S3Service};
 use tokio::time::Instant;
 
 use crate::{
     WireConfig,
-    auth::{Claim, Door, RequestId, bearer_of},
-    error::not_implemented,
+    auth::{Claim, Door, RequestId},
+    credential::{Credential, bearer_of, is_signed},
     guard,
     payload::held_to_hash,
+    query::{self, Payload, Route},
+    request_body::{self, Lent, MinimumPace},
     sts,
     whole::{self, Whole},
 };
@@ -38,9 +41,6 @@ const VERSION: HeaderName = HeaderName::from_static("x-fula-version");
 const STALE: HeaderName = HeaderName::from_static("x-fula-stale");
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
-
-/// After a refusal, a connection is kept if the body was no longer than this.
-const KEPT_ALIVE_BYTES_MAX: u64 = 64 << 10;
 
 /// Prefix of the routes that are ours; `fula` is no bucket name.
 const OWN_ROUTES: &str = "/fula/";
@@ -112,15 +112,34 @@ impl Gateway {
         let id = self.ids.draw();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let expects = Expects::of(&request);
+        let waits_for_continue = request.headers().contains_key(header::EXPECT);
+        let linger = request.extensions().get().cloned();
         let operation = Arc::new(Operation::default());
         let seen = Arc::new(Seen::default());
         request.extensions_mut().insert(RequestId(id.clone()));
         request.extensions_mut().insert(Arc::clone(&operation));
         request.extensions_mut().insert(Arc::clone(&seen));
-        let mut response = self.answer(request, &operation, &id).await;
+        let is_empty = request.body().is_end_stream();
+        let limits = &self.config.limits;
+        let pace = MinimumPace {
+            idle: limits.body_idle_timeout,
+            bytes_per_second: limits.body_bytes_per_second_min,
+        };
+        let (request, lent) = request_body::lend(request, pace);
+        let mut response = self.answer(request, &lent, &operation, &id).await;
+        if !response.status().is_success()
+            && let Some(fault) = lent.take_fault()
+        {
+            response = respond(fault);
+        }
         mend(&mut response, &id, &path);
-        expects.settle(&mut response);
+        if waits_for_continue && is_empty {
+            // No 100 is sent for an empty body. Clients may then misread the next answer on the
+            // connection (botocore takes this answer's status for it), so the connection ends.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        lent.settle(&mut response, waits_for_continue, linger.as_ref());
         tell_version(&mut response, &seen);
         let status = response.status().as_u16();
         let elapsed = started.elapsed();
@@ -144,42 +163,34 @@ impl Gateway {
     async fn answer(
         &self,
         request: Request<s3s::Body>,
+        lent: &Lent,
         operation: &Operation,
         id: &str,
     ) -> Response<s3s::Body> {
         let host_bucket = self.host_bucket(&request);
-        let host_is_bucket = host_bucket.is_some();
         if let Err(error) = self.door.check_address(request.extensions()) {
             return respond(error);
         }
-        if request.uri().path().starts_with(OWN_ROUTES) && !host_is_bucket {
+        if request.uri().path().starts_with(OWN_ROUTES) && host_bucket.is_none() {
             operation.set("FulaRoute".to_owned());
             return self.own_route(&request);
         }
-        let (mut parts, body) = request.into_parts();
-        if sts::is_sts(&parts) && !host_is_bucket {
+        let (parts, body) = request.into_parts();
+        if sts::is_sts(&parts) && host_bucket.is_none() {
             operation.set("AssumeRoleWithWebIdentity".to_owned());
-            return match self.whole.collect(&parts, body, sts::BODY_BYTES_MAX).await {
-                Ok((body, _share)) => sts::answer(&self.door, &parts.extensions, &body, id).await,
+            return match self.whole.unauthenticated(&parts, body, sts::BODY_BYTES_MAX).await {
+                Ok((body, _memory, _share)) => {
+                    sts::answer(&self.door, &parts.extensions, &body, id).await
+                }
                 Err(error) => respond(error),
             };
         }
-        let taken = self.door.take_bearer(&mut parts.headers, &parts.uri, &mut parts.extensions);
-        let body = match taken {
-            Ok(true) => held_to_hash(&parts.headers, body),
-            Ok(false) => body,
+        let admitted = self.admit(Request::from_parts(parts, body), host_bucket, lent);
+        let (request, route) = match admitted {
+            Ok(admitted) => admitted,
             Err(error) => return respond(error),
         };
-        let page = guard::is_page(&parts, host_is_bucket);
-        let (mut request, _share) =
-            match self.admit(Request::from_parts(parts, body), host_is_bucket).await {
-                Ok(admitted) => admitted,
-                Err(error) => return respond(error),
-            };
-        if let Some(bucket) = host_bucket {
-            request.extensions_mut().insert(bucket);
-        }
-        if !page {
+        if !route.is_page {
             return self.s3(request).await;
         }
         // What a change has done is told at any rate.
@@ -199,34 +210,44 @@ impl Gateway {
         Some(HostBucket(bucket.to_owned())).filter(|bucket| !bucket.0.is_empty())
     }
 
-    /// Settles what must be settled before s3s sees the request; returns the memory of a body that was
-    /// read whole for that.
-    async fn admit(
+    /// Decides all that can be decided from the headers alone, before s3s verifies the signature. No
+    /// byte of the body is read here.
+    fn admit(
         &self,
         request: Request<s3s::Body>,
-        host_is_bucket: bool,
-    ) -> S3Result<(Request<s3s::Body>, Option<Share>)> {
-        let (parts, body) = request.into_parts();
-        let query = parts.uri.query().unwrap_or_default();
-        guard::check_query(&parts.method, parts.uri.path(), query, host_is_bucket)?;
+        host_bucket: Option<HostBucket>,
+        lent: &Lent,
+    ) -> S3Result<(Request<s3s::Body>, &'static Route)> {
+        let (mut parts, mut body) = request.into_parts();
+        let credential = Credential::of(&parts)?;
+        let has_token = self.door.take_bearer(&mut parts.headers, &mut parts.extensions)?;
         guard::check_form(&parts)?;
-        guard::check_length(&parts, host_is_bucket)?;
-        if !guard::is_read_whole(&parts, host_is_bucket) {
-            return Ok((Request::from_parts(parts, body), None));
+        let route = query::route(&parts, host_bucket.is_some())?;
+        if credential == Credential::None && !route.is_for_anyone {
+            return Err(s3_error!(AccessDenied));
         }
-        let bytes_max = self.config.limits.xml_bytes_max;
-        let (bytes, share) = self.whole.collect(&parts, body, bytes_max).await?;
-        if !guard::is_chunked(&parts.headers) {
-            guard::check_whole(&parts.headers, &bytes, guard::Kind::of(&parts))?;
-        } else if !bytes.is_empty() {
-            // s3s holds what it took out of the chunks against the length with them.
-            return Err(not_implemented("An aws-chunked body of anything but an object or a part"));
+        match route.payload {
+            Payload::None => {}
+            Payload::Streamed => {
+                guard::check_length(&parts)?;
+                if has_token {
+                    body = held_to_hash(&parts.headers, body);
+                }
+            }
+            Payload::Whole(kind) => {
+                guard::check_framing(&parts.headers)?;
+                let bytes_max = self.config.limits.xml_bytes_max;
+                body = self.whole.checked(&parts, body, kind, bytes_max, lent);
+            }
         }
-        Ok((Request::from_parts(parts, s3s::Body::from(bytes)), Some(share)))
+        if let Some(bucket) = host_bucket {
+            parts.extensions.insert(bucket);
+        }
+        Ok((Request::from_parts(parts, body), route))
     }
 
     async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {
-        ignore_odd_range(request.headers_mut());
+        ignore_odd_range(&mut request);
         let claim = Claim::of(&request);
         // A bug in one request must not look like a broken network to its client.
         match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
@@ -329,46 +350,11 @@ pub(crate) fn respond(error: s3s::S3Error) -> Response<s3s::Body> {
     })
 }
 
-/// What a client that waits for `100 Continue` must be told with its answer.
-///
-/// Where we answer without asking for the body, no 100 is sent. Clients may then misread the next
-/// answer on the connection (botocore takes this answer's status for it), so the connection ends.
-struct Expects {
-    waits: bool,
-    is_empty: bool,
-    /// More than is read and thrown away of a refused body.
-    is_large: bool,
-}
-
-impl Expects {
-    fn of<B>(request: &Request<B>) -> Self {
-        let headers = request.headers();
-        let waits = headers.contains_key(header::EXPECT);
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-        let length: Option<u64> = length.and_then(|length| length.parse().ok());
-        let is_large = length.is_some_and(|length| length > KEPT_ALIVE_BYTES_MAX)
-            || headers.contains_key(header::TRANSFER_ENCODING);
-        Self { waits, is_empty: length == Some(0), is_large }
-    }
-
-    fn settle(&self, response: &mut Response<s3s::Body>) {
-        let refused = !response.status().is_success();
-        if (self.waits && (self.is_empty || refused)) || (self.is_large && refused) {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-        }
-    }
-}
-
 /// Drops a `Range` that is not one plain range of bytes: S3 answers it with the whole object.
 /// A signed header cannot be dropped.
-fn ignore_odd_range(headers: &mut HeaderMap) {
-    let Some(range) = headers.get(header::RANGE) else { return };
-    let signed = headers.get(header::AUTHORIZATION).is_some_and(|authorization| {
-        let text = authorization.to_str().unwrap_or_default();
-        let names = text.split("SignedHeaders=").nth(1).and_then(|rest| rest.split(',').next());
-        names.is_some_and(|names| names.split(';').any(|name| name == "range"))
-    });
+fn ignore_odd_range<B>(request: &mut Request<B>) {
+    let Some(range) = request.headers().get(header::RANGE) else { return };
+    let signed = is_signed(request.headers(), request.uri(), "range");
     let plain = range.to_str().is_ok_and(|text| {
         text.strip_prefix("bytes=").and_then(|range| range.split_once('-')).is_some_and(
             |(first, last)| {
@@ -383,7 +369,7 @@ fn ignore_odd_range(headers: &mut HeaderMap) {
         )
     });
     if !plain && !signed {
-        headers.remove(header::RANGE);
+        request.headers_mut().remove(header::RANGE);
     }
 }
 
@@ -462,13 +448,13 @@ mod tests {
     #[test]
     fn only_one_plain_range_is_kept() {
         let kept = |range: &str, authorization: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::RANGE, HeaderValue::from_str(range).unwrap());
+            let mut request = Request::builder().header(header::RANGE, range);
             if let Some(text) = authorization {
-                headers.insert(header::AUTHORIZATION, HeaderValue::from_str(text).unwrap());
+                request = request.header(header::AUTHORIZATION, text);
             }
-            ignore_odd_range(&mut headers);
-            headers.contains_key(header::RANGE)
+            let mut request = request.body(()).unwrap();
+            ignore_odd_range(&mut request);
+            request.headers().contains_key(header::RANGE)
         };
         for plain in ["bytes=0-0", "bytes=5-", "bytes=-5"] {
             assert!(kept(plain, None), "{plain}");

@@ -6,6 +6,9 @@
 
 pub mod admin;
 mod auth;
+mod connection_io;
+mod connections;
+mod credential;
 mod eager;
 mod error;
 mod guard;
@@ -13,6 +16,8 @@ mod http;
 mod limit;
 pub mod metrics;
 mod payload;
+mod query;
+mod request_body;
 mod s3;
 pub mod server;
 mod sts;
@@ -35,8 +40,9 @@ pub struct WireLimits {
     pub header_timeout: std::time::Duration,
     /// How long a body may stand still.
     pub body_idle_timeout: std::time::Duration,
-    /// Most bytes read and thrown away so that an early refusal reaches the client.
-    pub drain_bytes_max: u64,
+    /// Bytes that a client must send each second, once a body took longer than that in all; 0 is no
+    /// bound.
+    pub body_bytes_per_second_min: u64,
 }
 
 impl Default for WireLimits {
@@ -46,7 +52,7 @@ impl Default for WireLimits {
             chunk_bytes_max: 1 << 20,
             header_timeout: std::time::Duration::from_secs(30),
             body_idle_timeout: std::time::Duration::from_mins(1),
-            drain_bytes_max: 1 << 20,
+            body_bytes_per_second_min: 1 << 10,
         }
     }
 }
@@ -84,6 +90,8 @@ pub fn gateway(
     s3_config.aws_chunked_stream_max_chunk_size = limits.chunk_bytes_max;
     s3_config.put_object_max_size = None; // The service bounds bodies, with S3's own error.
     s3_config.operation_id_routing = false;
+    // A signature for another service is none for this one; s3s would take `sts` as well.
+    s3_config.sig_v4_allowed_services = vec!["s3".to_owned()];
     s3_config.custom_route_max_body_size = Some(limits.xml_bytes_max as u64);
     let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
 

@@ -70,7 +70,7 @@ impl RateLimits {
 }
 
 /// Returns what counts as one address: whoever has an IPv6 address has a whole /64 of them.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {

@@ -1,34 +1,48 @@
 //! Accepting connections and ending them well.
 
-use std::{convert::Infallible, future::Future, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
-use fula_service::Hangup;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1::Builder, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
 };
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{auth::Peer, eager::Eager};
+pub use crate::connections::ConnectionLimits;
+use crate::{
+    auth::Peer,
+    connection_io::ConnectionIo,
+    connections::{Connection, Connections},
+    eager::Eager,
+    request_body::Linger,
+};
 
 /// Most bytes that a connection reads or writes at a time.
 const CONNECTION_BYTES: usize = 128 << 10;
 
-/// How long to wait after a failed accept, e.g. when file descriptors ran out.
+/// How long to wait after a failed accept, for example when file descriptors ran out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// How a listener treats its connections.
 #[derive(Clone)]
 pub struct Listening {
+    /// What the listener is called in logs and metrics.
+    pub name: &'static str,
     /// TLS, or plain HTTP.
     pub tls: Option<TlsAcceptor>,
     /// How long a client may take for its handshake, and for its headers.
     pub header_timeout: Duration,
     /// How long requests in flight may take once told to stop.
     pub grace: Duration,
+    /// How many connections may be open.
+    pub connections: ConnectionLimits,
 }
 
 /// Serves `answer` on `listener` until `stop` resolves, then lets requests in flight finish for
@@ -52,6 +66,8 @@ where
     builder.timer(TokioTimer::new()).header_read_timeout(how.header_timeout);
     builder.max_buf_size(CONNECTION_BYTES);
     let graceful = GracefulShutdown::new();
+    let connections = Connections::new(how.name, how.connections);
+    let mut is_failing = false;
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -61,57 +77,97 @@ where
         let (stream, address) = match accepted {
             Ok((stream, address)) => (stream, address.ip()),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, listener = how.name, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
+        is_failing = false;
+        let Some(connection) = connections.admit(address) else { continue };
         // Answers are small and written whole: waiting to fill a packet only costs time.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "connection closed before it began");
             continue;
         }
-        let answer = answer.clone();
         let peer = Peer { address, is_tls: how.tls.is_some() };
-        let hangup = Hangup::default();
-        let called = hangup.clone();
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(hangup.clone());
-            let answer = answer(request);
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
-        let (builder, watcher, how) = (builder.clone(), graceful.watcher(), how.clone());
-        let connection = async move {
-            let ended = match how.tls {
-                None => {
-                    let connection = builder.serve_connection(TokioIo::new(stream), service);
-                    watcher.watch(connection).await
-                }
-                Some(tls) => {
-                    let handshake = tls.accept(stream);
-                    let Ok(Ok(stream)) = timeout(how.header_timeout, handshake).await else {
-                        return tracing::debug!("no TLS handshake");
-                    };
-                    let connection = builder.serve_connection(TokioIo::new(stream), service);
-                    watcher.watch(connection).await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended early");
-            }
-        };
-        tokio::spawn(Eager::new(async move {
-            tokio::select! {
-                () = connection => {}
-                () = called.called() => tracing::debug!("connection ended: others wait"),
-            }
-        }));
+        let served =
+            Served { builder: builder.clone(), watcher: graceful.watcher(), peer, connection };
+        tokio::spawn(Eager::new(served.run(stream, how.clone(), answer.clone())));
     }
     drop(listener);
     let left = graceful.count();
     match timeout(how.grace, graceful.shutdown()).await {
         Ok(()) => 0,
         Err(_) => left,
+    }
+}
+
+/// One connection that was accepted.
+struct Served {
+    builder: Builder,
+    watcher: Watcher,
+    peer: Peer,
+    connection: Connection,
+}
+
+impl Served {
+    /// Answers its requests until it ends, or makes way for others.
+    async fn run<F, A, B>(self, stream: TcpStream, how: Listening, answer: F)
+    where
+        F: Fn(Request<Incoming>) -> A + Send + 'static,
+        A: Future<Output = Response<B>> + Send + 'static,
+        B: hyper::body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let hangup = self.connection.hangup.clone();
+        let requests = async {
+            match how.tls {
+                None => self.answer(stream, answer).await,
+                Some(tls) => {
+                    let handshake = timeout(how.header_timeout, tls.accept(stream)).await;
+                    let Ok(Ok(stream)) = handshake else {
+                        return tracing::debug!("no TLS handshake");
+                    };
+                    self.answer(stream, answer).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = requests => {}
+            () = hangup.called() => tracing::debug!("connection ended: others wait"),
+        }
+    }
+
+    async fn answer<S, F, A, B>(self, stream: S, answer: F)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        F: Fn(Request<Incoming>) -> A + Send + 'static,
+        A: Future<Output = Response<B>> + Send + 'static,
+        B: hyper::body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (peer, connection, linger) = (self.peer, &self.connection, Linger::default());
+        let io = ConnectionIo::new(stream, Arc::clone(&connection.activity), linger.clone());
+        let (activity, hangup) = (Arc::clone(&connection.activity), connection.hangup.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            activity.set_answering(true);
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(hangup.clone());
+            request.extensions_mut().insert(linger.clone());
+            let (answer, activity) = (answer(request), Arc::clone(&activity));
+            async move {
+                let answer = answer.await;
+                activity.set_answering(false);
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let serving = self.builder.serve_connection(TokioIo::new(io), service);
+        if let Err(error) = self.watcher.watch(serving).await {
+            tracing::debug!(%error, "connection ended early");
+        }
     }
 }

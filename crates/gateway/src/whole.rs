@@ -1,62 +1,106 @@
-//! Requests and answers that are held whole: what they take of the memory for bodies, so that clients
-//! which do not send or read them cannot take all of it (docs/adr/0021).
+//! Bodies and answers that are held whole: their memory is counted, so that clients which do not send
+//! or read them cannot take all of it (docs/adr/0021, docs/adr/0034).
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use fula_service::{Hangup, Memory, Service, Share};
+use futures::TryFutureExt;
 use http::{Extensions, Response, request::Parts};
-use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use s3s::{S3Result, s3_error};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, StreamBody};
+use s3s::{Body, S3Result, StdError, s3_error};
 
-use crate::{error::s3_error, guard, http::respond};
+use crate::{
+    auth::Peer, error::s3_error, guard, http::respond, limit::network, query::Kind,
+    request_body::Lent,
+};
 
-/// What is taken for a page of names before it is made: a thousand of them take a third, unless they
-/// are long.
+/// Memory that is taken for a page of names before it is made, in bytes: a thousand names take a third
+/// of it, unless they are long.
 const PAGE_BYTES: usize = 1 << 20;
+
+/// The part of the memory for unauthenticated bodies that one address can take.
+const ADDRESS_PART: usize = 16;
 
 /// Counts what is held whole; cloned freely.
 #[derive(Clone, Debug)]
 pub(crate) struct Whole {
+    /// For requests whose sender is known.
     bodies: Memory,
-    /// For bodies that are read before it is known who sent them.
-    strangers: Memory,
-    /// How long a body may take.
+    /// For requests that are read before their sender is known.
+    unauthenticated: Memory,
+    addresses: Arc<AddressShares>,
+    /// How long a body may take in all.
     timeout: Duration,
 }
 
 impl Whole {
     pub(crate) fn new(service: &Service, timeout: Duration) -> Self {
-        let (bodies, strangers) = (service.memory().clone(), service.strangers().clone());
-        Self { bodies, strangers, timeout }
+        let (bodies, unauthenticated) = (service.memory().clone(), service.strangers().clone());
+        let bytes_max = unauthenticated.bytes() / ADDRESS_PART;
+        let addresses = Arc::new(AddressShares { held: Mutex::default(), bytes_max });
+        Self { bodies, unauthenticated, addresses, timeout }
     }
 
-    /// Reads a body whole, up to `bytes_max`, before anybody knows who sent it: all such bodies share
-    /// some memory, so that many of them cannot take more.
-    pub(crate) async fn collect(
+    /// Returns a body that is read whole, and checked against the digests in its headers, when the
+    /// operation asks for it: after the sender was authenticated.
+    pub(crate) fn checked(
         &self,
         parts: &Parts,
-        body: s3s::Body,
+        body: Body,
+        kind: Kind,
         bytes_max: usize,
-    ) -> S3Result<(Bytes, Share)> {
-        let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-        let bytes = announced.unwrap_or(bytes_max).min(bytes_max);
-        let share = self.strangers.take(bytes, parts.extensions.get::<Hangup>()).await;
-        let share = share.map_err(s3_error)?;
-        let noted = body.map_frame(|frame| {
-            share.moved(frame.data_ref().map_or(0, Bytes::len));
-            frame
+        lent: &Lent,
+    ) -> Body {
+        if body.is_end_stream() {
+            return Body::empty();
+        }
+        let (whole, lent) = (self.clone(), lent.clone());
+        let hangup = parts.extensions.get::<Hangup>().cloned();
+        let headers = parts.headers.clone();
+        let length = body.size_hint();
+        let read = async move {
+            let read = collect(&whole.bodies, body, bytes_max, hangup.as_ref(), whole.timeout);
+            let (bytes, share) = read.await?;
+            if !guard::is_chunked(&headers) {
+                guard::check_whole(&headers, &bytes, kind)?;
+            }
+            Ok((bytes, share))
+        };
+        let kept = lent.clone();
+        let frame = read.map_ok(move |(bytes, share)| {
+            kept.keep(share);
+            Frame::data(bytes)
         });
-        let collected = Limited::new(noted, bytes_max).collect();
-        let collected = tokio::time::timeout(self.timeout, collected).await;
-        let collected = collected.map_err(|_| s3_error!(RequestTimeout))?;
-        let collected = collected.map_err(|error| match error.downcast::<LengthLimitError>() {
-            Ok(_) => guard::too_large(bytes_max),
-            Err(_) => s3_error!(IncompleteBody),
-        })?;
-        share.is_ours();
-        Ok((collected.to_bytes(), share))
+        let frame = frame.map_err(move |error| {
+            lent.note_fault(error);
+            StdError::from("the body cannot be used")
+        });
+        let stream = StreamBody::new(Box::pin(futures::stream::once(frame)));
+        Body::http_body_unsync(WithLength { stream, length })
+    }
+
+    /// Reads a body whole, up to `bytes_max`, whose sender is not known yet. All such bodies share some
+    /// memory, of which each address gets a part.
+    pub(crate) async fn unauthenticated(
+        &self,
+        parts: &Parts,
+        body: Body,
+        bytes_max: usize,
+    ) -> S3Result<(Bytes, Share, AddressShare)> {
+        let address = parts.extensions.get::<Peer>().map(|peer| network(peer.address));
+        let share = AddressShares::take(&self.addresses, address, bytes_max);
+        let share = share.ok_or_else(|| crate::error::busy(fula_service::Applied::None))?;
+        let hangup = parts.extensions.get::<Hangup>();
+        let read = collect(&self.unauthenticated, body, bytes_max, hangup, self.timeout);
+        let (bytes, memory) = read.await?;
+        Ok((bytes, memory, share))
     }
 
     /// Takes memory for a page of names.
@@ -68,19 +112,136 @@ impl Whole {
     }
 }
 
+/// Reads a body whole; memory is taken as the bytes come.
+async fn collect(
+    memory: &Memory,
+    mut body: Body,
+    bytes_max: usize,
+    hangup: Option<&Hangup>,
+    timeout: Duration,
+) -> S3Result<(Bytes, Share)> {
+    let read = async {
+        let mut share = memory.take(0, hangup).await.map_err(s3_error)?;
+        let mut all = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| s3_error!(IncompleteBody))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = all.len() + data.len();
+            if length > bytes_max {
+                return Err(guard::too_large(bytes_max));
+            }
+            if length > all.capacity() {
+                let capacity = length.next_power_of_two().min(bytes_max);
+                memory.grow(&mut share, capacity, hangup).await.map_err(s3_error)?;
+                all.reserve_exact(capacity - all.len());
+            }
+            share.moved(data.len());
+            all.extend_from_slice(&data);
+        }
+        share.is_ours();
+        Ok((Bytes::from(all), share))
+    };
+    let read = tokio::time::timeout(timeout, read).await;
+    read.unwrap_or_else(|_| Err(s3_error!(RequestTimeout)))
+}
+
+/// A body of one frame that says how long it will be.
+struct WithLength<B> {
+    stream: B,
+    length: http_body::SizeHint,
+}
+
+impl<B: http_body::Body + Unpin> http_body::Body for WithLength<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        std::pin::Pin::new(&mut self.stream).poll_frame(context)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.length
+    }
+}
+
+/// What each address holds of the memory for unauthenticated bodies.
+#[derive(Debug)]
+struct AddressShares {
+    held: Mutex<HashMap<IpAddr, usize>>,
+    bytes_max: usize,
+}
+
+impl AddressShares {
+    fn held(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a share of so many bytes, unless the address holds too much already.
+    fn take(shares: &Arc<Self>, address: Option<IpAddr>, bytes: usize) -> Option<AddressShare> {
+        let Some(address) = address else { return Some(AddressShare(None)) };
+        let mut held = shares.held();
+        let of_address = held.entry(address).or_default();
+        // One always fits.
+        if *of_address > 0 && *of_address + bytes > shares.bytes_max {
+            return None;
+        }
+        *of_address += bytes;
+        Some(AddressShare(Some((Arc::clone(shares), address, bytes))))
+    }
+}
+
+/// What one request of an address holds; given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct AddressShare(Option<(Arc<AddressShares>, IpAddr, usize)>);
+
+impl Drop for AddressShare {
+    fn drop(&mut self) {
+        let Some((shares, address, bytes)) = self.0.take() else { return };
+        let mut held = shares.held();
+        if let Some(of_address) = held.get_mut(&address) {
+            *of_address -= bytes;
+            if *of_address == 0 {
+                held.remove(&address);
+            }
+        }
+    }
+}
+
 /// Counts an answer until it is sent, if it is held whole. One that takes too much is replaced by an error,
 /// unless it tells what a change has done.
-pub(crate) fn send(
-    mut response: Response<s3s::Body>,
-    share: Share,
-    is_change: bool,
-) -> Response<s3s::Body> {
+pub(crate) fn send(mut response: Response<Body>, share: Share, is_change: bool) -> Response<Body> {
     if let Some(bytes) = response.body().bytes() {
         match share.send(bytes.clone()) {
-            Ok(counted) => *response.body_mut() = s3s::Body::from(counted),
+            Ok(counted) => *response.body_mut() = Body::from(counted),
             Err(_) if is_change => {}
             Err(error) => return respond(s3_error(error)),
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_gets_a_part_of_the_memory_for_unauthenticated_bodies() {
+        let shares = Arc::new(AddressShares { held: Mutex::default(), bytes_max: 100 });
+        let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let take = |from, bytes| AddressShares::take(&shares, from, bytes);
+        let first = take(address("192.0.2.1"), 60).unwrap();
+        assert!(take(address("192.0.2.1"), 60).is_none());
+        let _second = take(address("192.0.2.1"), 40).unwrap();
+        let large = take(address("192.0.2.2"), 600).unwrap();
+        assert!(take(address("192.0.2.2"), 1).is_none());
+        drop((first, large));
+        assert!(take(address("192.0.2.1"), 60).is_some());
+        assert_eq!(
+            shares.held().keys().copied().collect::<Vec<_>>(),
+            [address("192.0.2.1").unwrap()]
+        );
+    }
 }

@@ -111,6 +111,13 @@ pub(crate) struct GatewayArgs {
     /// Time a request body may stand still [default: 1m]
     #[arg(long, env = "FULA_BODY_IDLE_TIMEOUT", value_name = "TIME")]
     pub(crate) body_idle_timeout: Option<String>,
+    /// Bytes a client must send each second once a request body took longer than
+    /// --body-idle-timeout in all; slower ones are answered 400 `RequestTimeout`; 0 is no bound
+    /// [default: 1K]
+    #[arg(long, env = "FULA_BODY_PACE", value_name = "SIZE")]
+    pub(crate) body_pace: Option<String>,
+    #[command(flatten)]
+    pub(crate) connections: ConnectionArgs,
     /// Time that requests in flight get to finish at shutdown [default: 30s]
     #[arg(long, env = "FULA_SHUTDOWN_GRACE", value_name = "TIME")]
     pub(crate) shutdown_grace: Option<String>,
@@ -129,6 +136,20 @@ pub(crate) struct GatewayArgs {
     /// Secret access key of the first user; better given in the environment than typed
     #[arg(long, env = "FULA_SECRET_ACCESS_KEY", value_name = "SECRET", hide_env_values = true)]
     pub(crate) secret_access_key: Option<String>,
+}
+
+/// How many connections may be open. When a limit is reached, those that are idle longest are
+/// closed; a new one is refused when none is idle.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct ConnectionArgs {
+    /// S3 connections in all; at most three quarters of the file descriptors that the process may
+    /// open [default: 10000]
+    #[arg(long, env = "FULA_CONNECTIONS", value_name = "NUMBER")]
+    pub(crate) connections: Option<usize>,
+    /// S3 connections from one address, or from one /64 network with IPv6; set it to the number of
+    /// all where every client comes through one proxy [default: a quarter of --connections]
+    #[arg(long, env = "FULA_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER")]
+    pub(crate) connections_per_address: Option<usize>,
 }
 
 /// Which tokens are accepted, and how often anyone may ask.

@@ -26,9 +26,9 @@ use crate::{
 const QUERY: &str = "fula-commit";
 
 /// Returns whether a request is a multi-key commit.
-pub(crate) fn is_commit(method: &Method, uri: &Uri) -> bool {
-    let mut names = uri.query().unwrap_or_default().split('&').map(|pair| pair.split('=').next());
-    *method == Method::POST && names.any(|name| name == Some(QUERY))
+fn is_commit(method: &Method, uri: &Uri) -> bool {
+    let mut query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    *method == Method::POST && query.any(|(name, _)| name == QUERY)
 }
 
 /// The body of a request.

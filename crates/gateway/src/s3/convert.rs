@@ -10,7 +10,7 @@ use fula_service::{
     body::{BodyStream, Trailer},
     condition::{ReadConditions, Tags, WriteConditions},
 };
-use futures::StreamExt;
+use futures::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use s3s::{
     S3Result, TrailingHeaders,
@@ -336,23 +336,10 @@ pub(super) fn trailer(algorithm: Algorithm, trailers: Option<TrailingHeaders>) -
     })
 }
 
-/// Returns the body as the service takes it; a body that stands still for `idle` fails.
-pub(super) fn body(body: Option<StreamingBlob>, idle: Duration) -> BodyStream {
+/// Returns the body as the service takes it.
+pub(super) fn body(body: Option<StreamingBlob>) -> BodyStream {
     let Some(body) = body else { return Box::pin(futures::stream::empty()) };
-    let frames = futures::stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        match tokio::time::timeout(idle, body.next()).await {
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
-            Ok(Some(Err(error))) => Some((Err(body_error(error.as_ref())), None)),
-            Ok(None) => None,
-            Err(_) => {
-                let stalled = ServiceError::BodyFailed("the client stopped sending".to_owned());
-                Some((Err(stalled), None))
-            }
-        }
-    });
-    // Whoever drains what is left may poll again after the end.
-    Box::pin(frames.fuse())
+    Box::pin(body.map_err(|error| body_error(error.as_ref())))
 }
 
 fn body_error(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ServiceError {

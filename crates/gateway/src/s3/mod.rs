@@ -24,7 +24,7 @@ use s3s::{
 };
 
 pub(crate) use self::{
-    commit::{CommitRoute, is_commit},
+    commit::CommitRoute,
     convert::{Digests, http_date},
 };
 use crate::{

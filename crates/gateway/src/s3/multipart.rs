@@ -140,7 +140,7 @@ impl Api {
         refuse_unoffered(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let length = request.input.content_length;
-        let body = convert::body(request.input.body.take(), self.config.limits.body_idle_timeout);
+        let body = convert::body(request.input.body.take());
         let caller = caller(&request)?;
         let input = &request.input;
         let (bucket, key) = (input.bucket.clone(), input.key.clone());

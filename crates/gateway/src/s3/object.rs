@@ -3,22 +3,21 @@
 use std::{
     ops,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use fula_core::bucket::{
     ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
 };
 use fula_service::{
-    CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
-    body::{BodyFacts, BodyStream},
+    Caller, CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
+    body::BodyFacts,
     condition::{ReadConditions, Tags, WriteConditions},
     limits::{DELETE_KEYS_MAX, PUT_BYTES_MAX},
 };
 use futures::{Stream, StreamExt};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
@@ -65,27 +64,6 @@ pub(super) fn copy_source(
     }
 }
 
-/// How long a client may take to send what is left of a refused body.
-const DRAIN: Duration = Duration::from_secs(10);
-
-/// Reads what is left of a refused body, up to a bound and for some time, so that the client reads the
-/// answer instead of finding the connection reset. A client that waits for `100 Continue` sends
-/// nothing.
-async fn drain(mut body: BodyStream, headers: &HeaderMap, bytes_max: u64) {
-    if headers.contains_key(http::header::EXPECT) {
-        return;
-    }
-    let all = async {
-        let mut left = bytes_max;
-        while let Some(Ok(bytes)) = body.next().await {
-            let Some(rest) = left.checked_sub(bytes.len() as u64) else { return };
-            left = rest;
-        }
-    };
-    // Whoever is slower than that finds the connection reset.
-    drop(tokio::time::timeout(DRAIN, all).await);
-}
-
 impl Api {
     /// Returns what the headers of a body-carrying request say about the body; the checksum to
     /// keep is the one sent, unless the caller says otherwise.
@@ -115,37 +93,16 @@ impl Api {
     ) -> S3Result<S3Response<PutObjectOutput>> {
         let length = request.input.content_length;
         let body = request.input.body.take();
-        let body = convert::body(body, self.config.limits.body_idle_timeout);
-        let checked = (|| {
-            refuse_unoffered(&request.headers)?;
-            let facts = object_facts(&request.headers)?;
-            let conditions = write_conditions(&request.headers)?;
-            let caller = caller(&request)?;
-            let body_facts = Self::body_facts(&mut request, length, None)?;
-            Ok((facts, conditions, body_facts, caller))
-        })();
-        let (facts, conditions, body_facts, caller) = match checked {
-            Ok(checked) => checked,
-            Err(error) => {
-                drain(body, &request.headers, self.config.limits.drain_bytes_max).await;
-                return Err(error);
-            }
-        };
+        let body = convert::body(body);
+        refuse_unoffered(&request.headers)?;
+        let facts = object_facts(&request.headers)?;
+        let conditions = write_conditions(&request.headers)?;
+        let caller = caller(&request)?;
+        let body_facts = Self::body_facts(&mut request, length, None)?;
         let input = request.input;
-        // The service takes the body; a shared handle lets what it leaves be drained.
-        let (body, rest) = shared(body);
         let put = PutRequest { key: input.key, facts, conditions, body, body_facts };
-        let record = match self.service.put_object(&caller, &input.bucket, put).await {
-            Ok(record) => record,
-            Err(error) => {
-                // What the request kept from the collector is not kept while its client sends on.
-                drop(caller);
-                if let Some(rest) = rest.take() {
-                    drain(rest, &request.headers, self.config.limits.drain_bytes_max).await;
-                }
-                return Err(to_s3(error));
-            }
-        };
+        let put = self.service.put_object(&caller, &input.bucket, put).await;
+        let record = put.map_err(to_s3)?;
         let mut output = PutObjectOutput {
             e_tag: Some(etag(&record.etag)),
             checksum_type: checksum_type(&record.checksums),
@@ -170,6 +127,7 @@ impl Api {
             input.if_unmodified_since.clone(),
         )?;
         let caller = &caller(&request)?;
+        check_overrides(caller, &request.uri)?;
         let found = self.service.get_object(caller, &input.bucket, &input.key, &conditions);
         let object = found.await.map_err(to_s3)?;
         let part = self.select(&object, input.range, input.part_number).await?;
@@ -218,6 +176,7 @@ impl Api {
             input.if_unmodified_since.clone(),
         )?;
         let caller = &caller(&request)?;
+        check_overrides(caller, &request.uri)?;
         let found = self.service.get_object(caller, &input.bucket, &input.key, &conditions);
         let object = found.await.map_err(to_s3)?;
         let part = self.select(&object, input.range, input.part_number).await?;
@@ -429,8 +388,21 @@ fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
 fn object_headers(object: &Object) -> HeaderMap {
     let mut headers = cid_header(&object.record);
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(DEFAULT_CONTENT_TYPE));
+    // A browser must not take an object for a script or a page that its owner did not declare.
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     write_facts(&object.headers, &object.metadata, &mut headers);
     headers
+}
+
+/// Refuses `response-` parameters of an anonymous request: whoever makes up a URL would decide what a
+/// browser takes a public object for.
+fn check_overrides(caller: &Caller, uri: &Uri) -> S3Result<()> {
+    let mut names = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    if caller.identity.is_none() && names.any(|(name, _)| name.starts_with("response-")) {
+        let text = "Request specific response headers cannot be used for anonymous GET requests.";
+        return Err(s3_error!(InvalidRequest, "{text}"));
+    }
+    Ok(())
 }
 
 fn response_overrides(input: &GetObjectInput) -> impl Iterator<Item = (http::HeaderName, &str)> {
@@ -456,27 +428,4 @@ impl<S: Stream + Unpin> Stream for Shareable<S> {
         let stream = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         stream.poll_next_unpin(context)
     }
-}
-
-/// What is left of a body that was given away.
-pub(super) struct Rest(Arc<Mutex<Option<BodyStream>>>);
-
-impl Rest {
-    pub(super) fn take(&self) -> Option<BodyStream> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Splits a body into a stream to give away and a handle on what that leaves unread.
-pub(super) fn shared(body: BodyStream) -> (BodyStream, Rest) {
-    let slot = Arc::new(Mutex::new(Some(body)));
-    let rest = Rest(Arc::clone(&slot));
-    let stream = futures::stream::poll_fn(move |context| {
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        match slot.as_mut() {
-            Some(body) => body.poll_next_unpin(context),
-            None => Poll::Ready(None),
-        }
-    });
-    (Box::pin(stream), rest)
 }

@@ -14,7 +14,7 @@ use super::fail;
 use crate::{
     admin,
     cli::{GatewayArgs, LogFormat},
-    config::{ConfigError, GatewayConfig},
+    config::{ConfigError, GatewayConfig, admin_limits, raise_descriptors},
     files::{self, FileError},
     gc, jwks,
     node::{Node, NodeError, Purpose},
@@ -59,6 +59,7 @@ pub(crate) async fn run(args: Box<GatewayArgs>) -> ExitCode {
 async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let config = GatewayConfig::load(args)?;
     start_log(config.log);
+    let connections = config.connections.limits(raise_descriptors());
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     let node =
@@ -104,9 +105,10 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
         }
     };
     let grace = config.shutdown_grace;
-    let plain = Listening { tls: None, header_timeout: limits.header_timeout, grace };
-    let how = Listening { tls, ..plain.clone() };
-    tokio::spawn(server::serve(admin_listener, plain, std::future::pending(), answer_admin));
+    let header_timeout = limits.header_timeout;
+    let how = Listening { name: "s3", tls, header_timeout, grace, connections };
+    let admin = Listening { name: "admin", tls: None, connections: admin_limits(), ..how.clone() };
+    tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     let authenticator = node.authenticator.clone();
     tokio::spawn(async move { authenticator.revocations().run().await });

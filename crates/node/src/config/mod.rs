@@ -1,6 +1,7 @@
 //! Settings as checked: a wrong one never starts.
 
 mod auth;
+mod connections;
 
 use std::{
     net::SocketAddr,
@@ -15,7 +16,10 @@ use serde::Deserialize;
 
 use crate::cli::{BucketNames, CasMode, DataDirArgs, GatewayArgs, LogFormat, SharedArgs, Switch};
 
-pub(crate) use self::auth::JwksSource;
+pub(crate) use self::{
+    auth::JwksSource,
+    connections::{ConnectionSettings, admin_limits, raise_descriptors},
+};
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +98,9 @@ struct FileSettings {
     xml_bytes: Option<String>,
     header_timeout: Option<String>,
     body_idle_timeout: Option<String>,
+    body_pace: Option<String>,
+    connections: Option<usize>,
+    connections_per_address: Option<usize>,
     shutdown_grace: Option<String>,
     log: Option<LogFormat>,
     secrets_key_file: Option<PathBuf>,
@@ -171,6 +178,7 @@ pub(crate) struct GatewayConfig {
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) names: NamePolicy,
     pub(crate) limits: Limits,
+    pub(crate) connections: ConnectionSettings,
     pub(crate) shutdown_grace: Duration,
     pub(crate) log: LogFormat,
     pub(crate) first_key: Option<(String, Secret)>,
@@ -182,11 +190,12 @@ pub(crate) struct GatewayConfig {
 
 impl GatewayConfig {
     /// Reads the file if there is one, and checks everything.
-    pub(crate) fn load(args: GatewayArgs) -> Result<Self, ConfigError> {
+    pub(crate) fn load(mut args: GatewayArgs) -> Result<Self, ConfigError> {
         let mut file = match &args.config {
             Some(path) => read_file(path)?,
             None => FileSettings::default(),
         };
+        let wire_limits = wire_limits(&mut args, &mut file)?;
         let auth = auth::merge(args.auth, &mut file);
         let defaults = Limits::default();
         let limits = Limits {
@@ -212,22 +221,6 @@ impl GatewayConfig {
             },
             stale_reads: args.stale_reads.or(file.stale_reads) == Some(Switch::On),
             ..defaults
-        };
-        let wire_defaults = WireLimits::default();
-        let wire_limits = WireLimits {
-            xml_bytes_max: match args.xml_bytes.or(file.xml_bytes) {
-                Some(text) => length("--xml-bytes", text)?,
-                None => wire_defaults.xml_bytes_max,
-            },
-            header_timeout: match args.header_timeout.or(file.header_timeout) {
-                Some(text) => duration("--header-timeout", text)?,
-                None => wire_defaults.header_timeout,
-            },
-            body_idle_timeout: match args.body_idle_timeout.or(file.body_idle_timeout) {
-                Some(text) => duration("--body-idle-timeout", text)?,
-                None => wire_defaults.body_idle_timeout,
-            },
-            ..wire_defaults
         };
         let first_key = match (
             args.access_key_id.or(file.access_key_id),
@@ -269,6 +262,10 @@ impl GatewayConfig {
                 Some(BucketNames::Global) => NamePolicy::Global,
             },
             limits,
+            connections: ConnectionSettings::check(
+                args.connections.connections.or(file.connections),
+                args.connections.connections_per_address.or(file.connections_per_address),
+            )?,
             shutdown_grace: match args.shutdown_grace.or(file.shutdown_grace) {
                 Some(text) => duration("--shutdown-grace", text)?,
                 None => Duration::from_secs(30),
@@ -279,6 +276,30 @@ impl GatewayConfig {
             jwks: auth.jwks.as_deref().map(JwksSource::parse).transpose()?,
         })
     }
+}
+
+/// Returns the bounds of the wire.
+fn wire_limits(args: &mut GatewayArgs, file: &mut FileSettings) -> Result<WireLimits, ConfigError> {
+    let defaults = WireLimits::default();
+    Ok(WireLimits {
+        xml_bytes_max: match args.xml_bytes.take().or(file.xml_bytes.take()) {
+            Some(text) => length("--xml-bytes", text)?,
+            None => defaults.xml_bytes_max,
+        },
+        header_timeout: match args.header_timeout.take().or(file.header_timeout.take()) {
+            Some(text) => duration("--header-timeout", text)?,
+            None => defaults.header_timeout,
+        },
+        body_idle_timeout: match args.body_idle_timeout.take().or(file.body_idle_timeout.take()) {
+            Some(text) => duration("--body-idle-timeout", text)?,
+            None => defaults.body_idle_timeout,
+        },
+        body_bytes_per_second_min: match args.body_pace.take().or(file.body_pace.take()) {
+            Some(text) => size("--body-pace", text)?,
+            None => defaults.body_bytes_per_second_min,
+        },
+        ..defaults
+    })
 }
 
 fn read_file(path: &Path) -> Result<FileSettings, ConfigError> {

@@ -1,0 +1,115 @@
+//! How many connections may be open, within the file descriptors that there are.
+
+use fula_gateway::server::ConnectionLimits;
+
+use super::ConfigError;
+
+/// Connections in all, unless a setting says otherwise.
+const TOTAL: usize = 10_000;
+
+/// The part of all connections that one address may hold, unless a setting says otherwise.
+const ADDRESS_PART: usize = 4;
+
+/// Connections of the admin listener.
+const ADMIN: usize = 64;
+
+/// Most file descriptors that are asked for; more would only cost the kernel memory.
+const DESCRIPTORS_MAX: u64 = 1 << 20;
+
+/// What the settings say about connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionSettings {
+    total: Option<usize>,
+    per_address: Option<usize>,
+}
+
+impl ConnectionSettings {
+    pub(super) fn check(
+        total: Option<usize>,
+        per_address: Option<usize>,
+    ) -> Result<Self, ConfigError> {
+        for (name, value) in [("--connections", total), ("--connections-per-address", per_address)]
+        {
+            if value == Some(0) {
+                let expected = "a limit of connections is a number above 0";
+                return Err(ConfigError::Value { name, value: "0".to_owned(), expected });
+            }
+        }
+        Ok(Self { total, per_address })
+    }
+
+    /// Returns the limits of the S3 listener in a process that may open so many file descriptors:
+    /// a quarter of them stays for the admin listener, the log, the database and the blocks.
+    pub(crate) fn limits(self, descriptors: u64) -> ConnectionLimits {
+        let fitting = usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).max(1);
+        let asked = self.total.unwrap_or(TOTAL);
+        let total = asked.min(fitting);
+        if self.total.is_some_and(|asked| asked > fitting) {
+            tracing::warn!(
+                asked,
+                total,
+                descriptors,
+                "fewer connections than FULA_CONNECTIONS says, for want of file descriptors; raise \
+                 the limit of the process (ulimit -n, or LimitNOFILE of the service)"
+            );
+        }
+        let per_address = self.per_address.unwrap_or(total.div_ceil(ADDRESS_PART)).min(total);
+        ConnectionLimits { total, per_address }
+    }
+}
+
+/// Returns the limits of the admin listener.
+pub(crate) fn admin_limits() -> ConnectionLimits {
+    ConnectionLimits { total: ADMIN, per_address: ADMIN }
+}
+
+/// Raises the number of file descriptors that this process may open to what the system allows it,
+/// and returns it.
+pub(crate) fn raise_descriptors() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let found = getrlimit(Resource::Nofile);
+    let most = found.maximum.unwrap_or(DESCRIPTORS_MAX).min(DESCRIPTORS_MAX);
+    let current = found.current.unwrap_or(DESCRIPTORS_MAX);
+    if current >= most {
+        return current;
+    }
+    let wanted = Rlimit { current: Some(most), maximum: found.maximum };
+    match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => most,
+        Err(error) => {
+            tracing::warn!(%error, current, "cannot raise the number of file descriptors");
+            current
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_the_descriptors() {
+        let limits = |total, per_address, descriptors| {
+            let settings = ConnectionSettings::check(total, per_address).unwrap();
+            let limits = settings.limits(descriptors);
+            (limits.total, limits.per_address)
+        };
+        assert_eq!(limits(None, None, 1 << 20), (10_000, 2_500));
+        assert_eq!(limits(None, None, 1024), (768, 192));
+        assert_eq!(limits(Some(5_000), None, 1024), (768, 192));
+        assert_eq!(limits(Some(100), Some(500), 1024), (100, 100));
+        assert_eq!(limits(Some(2), None, 0), (1, 1));
+        assert!(ConnectionSettings::check(Some(0), None).is_err());
+        assert!(ConnectionSettings::check(None, Some(0)).is_err());
+    }
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        use rustix::process::{Resource, getrlimit};
+        let descriptors = raise_descriptors();
+        let found = getrlimit(Resource::Nofile);
+        assert_eq!(found.current, Some(descriptors));
+        let most = found.maximum.unwrap_or(DESCRIPTORS_MAX).min(DESCRIPTORS_MAX);
+        assert!(descriptors >= most);
+    }
+}
