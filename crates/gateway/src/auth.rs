@@ -230,6 +230,7 @@ pub(crate) fn auth_error(error: AuthError) -> S3Error {
         | AuthError::Revoked
         | AuthError::NotPrivate
         | AuthError::Presigned => S3ErrorCode::AccessDenied,
+        AuthError::Token(TokenError::KeysUnavailable) => S3ErrorCode::ServiceUnavailable,
         AuthError::UnknownKey => S3ErrorCode::InvalidAccessKeyId,
         AuthError::Service(_) => {
             return match error {

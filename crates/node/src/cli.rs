@@ -154,6 +154,10 @@ pub(crate) struct AuthArgs {
     /// URL; read again every five minutes and when a token names an unknown key [default: none]
     #[arg(long, env = "FULA_JWKS", value_name = "FILE|URL")]
     pub(crate) jwks: Option<String>,
+    /// Time for which the keys of --jwks are used while the key set cannot be read, from 1m; then
+    /// its tokens are answered 503 until it can be read again [default: 1h]
+    #[arg(long, env = "FULA_JWKS_KEEP", value_name = "TIME")]
+    pub(crate) jwks_keep: Option<String>,
     /// What the iss claim of JWTs must be [default: anything]
     #[arg(long, env = "FULA_JWT_ISSUER", value_name = "NAME")]
     pub(crate) jwt_issuer: Option<String>,

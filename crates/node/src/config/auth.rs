@@ -1,11 +1,11 @@
 //! Which tokens are accepted, and how often anyone may ask.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use fula_gateway::Rates;
 use fula_identity::{Address, Policy, jwt::JwtPolicy};
 
-use super::{ConfigError, FileSettings};
+use super::{ConfigError, FileSettings, duration};
 use crate::{
     cli::{AuthArgs, Switch},
     files,
@@ -20,6 +20,7 @@ pub(super) fn merge(args: AuthArgs, file: &mut FileSettings) -> AuthArgs {
         wallets: args.wallets.or(file.wallets.take()),
         jwt_secret_file: args.jwt_secret_file.or(file.jwt_secret_file.take()),
         jwks: args.jwks.or(file.jwks.take()),
+        jwks_keep: args.jwks_keep.or(file.jwks_keep.take()),
         jwt_issuer: args.jwt_issuer.or(file.jwt_issuer.take()),
         jwt_audience: args.jwt_audience.or(file.jwt_audience.take()),
         rate_per_user: args.rate_per_user.or(file.rate_per_user),
@@ -35,6 +36,46 @@ pub(super) fn rates(auth: &AuthArgs) -> Rates {
     }
 }
 
+/// The key set of JWTs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Jwks {
+    /// Where it is.
+    pub(crate) source: JwksSource,
+    /// How long its keys are used while it cannot be read.
+    pub(crate) keep: Duration,
+}
+
+/// Shortest time that keys can be kept: the set is read at least twice in it.
+const JWKS_KEEP_MIN: Duration = Duration::from_mins(1);
+
+/// Returns the key set, if one is configured.
+pub(super) fn jwks(auth: &AuthArgs) -> Result<Option<Jwks>, ConfigError> {
+    let Some(source) = &auth.jwks else {
+        let is_kept = auth.jwks_keep.is_some();
+        return if is_kept {
+            Err(ConfigError::Without("FULA_JWKS_KEEP", "FULA_JWKS"))
+        } else {
+            Ok(None)
+        };
+    };
+    let keep = match &auth.jwks_keep {
+        None => Duration::from_hours(1),
+        Some(text) => {
+            let keep = duration("--jwks-keep", text.clone())?;
+            if keep < JWKS_KEEP_MIN {
+                let expected = "keys are kept for at least 1m";
+                return Err(ConfigError::Value {
+                    name: "--jwks-keep",
+                    value: text.clone(),
+                    expected,
+                });
+            }
+            keep
+        }
+    };
+    Ok(Some(Jwks { source: JwksSource::parse(source)?, keep }))
+}
+
 /// Where the key set of JWTs is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum JwksSource {
@@ -45,7 +86,7 @@ pub(crate) enum JwksSource {
 }
 
 impl JwksSource {
-    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         if !text.contains("://") {
             return Ok(Self::File(text.into()));
         }
@@ -149,6 +190,11 @@ mod tests {
         assert!(wrong(AuthArgs { jwks: plain, ..on() }).contains("https"));
         let local = Some("http://127.0.0.1:80/jwks".into());
         assert!(with(AuthArgs { jwks: local, ..on() }).is_ok());
+        let set = || AuthArgs { jwks: Some("jwks.json".into()), ..AuthArgs::default() };
+        assert_eq!(with(set()).unwrap().jwks.unwrap().keep, Duration::from_hours(1));
+        let keep = |text: &str| Some(text.to_owned());
+        assert!(wrong(AuthArgs { jwks_keep: keep("59s"), ..set() }).contains("at least 1m"));
+        assert!(wrong(AuthArgs { jwks_keep: keep("2h"), ..on() }).contains("FULA_JWKS"));
         let secret = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(secret.path(), "too short").unwrap();
         let file = Some(secret.path().to_owned());

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::cli::{BucketNames, CasMode, DataDirArgs, GatewayArgs, LogFormat, SharedArgs, Switch};
 
-pub(crate) use self::auth::JwksSource;
+pub(crate) use self::auth::{Jwks, JwksSource};
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +105,7 @@ struct FileSettings {
     wallets: Option<String>,
     jwt_secret_file: Option<PathBuf>,
     jwks: Option<String>,
+    jwks_keep: Option<String>,
     jwt_issuer: Option<String>,
     jwt_audience: Option<String>,
     rate_per_user: Option<u32>,
@@ -176,8 +177,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) first_key: Option<(String, Secret)>,
     /// Which tokens are accepted; without the key set.
     pub(crate) policy: Policy,
-    /// Where the key set of JWTs is.
-    pub(crate) jwks: Option<JwksSource>,
+    /// The key set of JWTs.
+    pub(crate) jwks: Option<Jwks>,
 }
 
 impl GatewayConfig {
@@ -276,7 +277,7 @@ impl GatewayConfig {
             log: args.log.or(file.log).unwrap_or(LogFormat::Text),
             first_key,
             policy: auth::policy(&auth)?,
-            jwks: auth.jwks.as_deref().map(JwksSource::parse).transpose()?,
+            jwks: auth::jwks(&auth)?,
         })
     }
 }

@@ -225,16 +225,20 @@ impl Authenticator {
     }
 
     /// Replaces the key set that verifies JWTs: keys that are not in it any more count no longer.
-    pub fn set_jwt_keys(&self, keys: KeySet) {
+    /// `None` says that the set cannot be read: its tokens are refused until it can. Returns whether
+    /// that changed anything.
+    pub fn set_jwt_keys(&self, keys: Option<KeySet>) -> bool {
         let mut policy = self.0.policy.write().unwrap_or_else(PoisonError::into_inner);
-        if policy.jwt.has_keys(&keys) {
-            return;
+        let jwt = policy.jwt.with_keys(keys);
+        if policy.jwt.has_same_keys(&jwt) {
+            return false;
         }
-        let jwt = Arc::new(policy.jwt.with_keys(keys));
+        let jwt = Arc::new(jwt);
         *policy = Arc::new(Policy { jwt, ..Policy::clone(&policy) });
         drop(policy);
         // Whatever was verified with a key that is gone.
         self.0.verified.clear();
+        true
     }
 
     /// Waits until somebody shows a JWT whose key is not in the set.
