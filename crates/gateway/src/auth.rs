@@ -5,13 +5,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use fula_identity::TokenError;
+use fula_identity::{Seconds, TokenError};
 use fula_service::{
     Identity,
     auth::{AuthError, Authenticator, Proof, Signed, redacted},
 };
 use http::{Extensions, HeaderMap, HeaderValue, Request, Uri, header};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use time::{Date, Month, PrimitiveDateTime, Time};
 
 use crate::{error::s3_error as to_s3, guard::is_chunked, limit::RateLimits};
 
@@ -103,6 +104,38 @@ fn query_value(uri: &Uri, name: &str) -> Option<String> {
     found.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.into_owned())
 }
 
+/// Returns when a presigned URL expires; `None` for a URL without a signature.
+///
+/// # Errors
+/// Times that are missing or malformed.
+fn url_expires(uri: &Uri) -> S3Result<Option<Seconds>> {
+    if query_value(uri, "x-amz-signature").is_none() {
+        return Ok(None);
+    }
+    let signed = query_value(uri, "x-amz-date").and_then(|text| seconds_of(&text));
+    let life = query_value(uri, "x-amz-expires").and_then(|text| text.parse::<Seconds>().ok());
+    let expires = signed.zip(life).and_then(|(signed, life)| signed.checked_add(life));
+    match expires {
+        Some(expires) => Ok(Some(expires)),
+        None => Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Date and X-Amz-Expires are not a time and a number of seconds."
+        )),
+    }
+}
+
+/// Parses a time such as `20260131T235959Z`.
+fn seconds_of(text: &str) -> Option<Seconds> {
+    let digits = |range| text.get(range).and_then(|digits| digits.parse::<u8>().ok());
+    let year = text.get(..4)?.parse().ok()?;
+    let month = Month::try_from(digits(4..6)?).ok()?;
+    let date = Date::from_calendar_date(year, month, digits(6..8)?).ok()?;
+    let time = Time::from_hms(digits(9..11)?, digits(11..13)?, digits(13..15)?).ok()?;
+    let is_form = text.len() == 16 && text.get(8..9) == Some("T") && text.ends_with('Z');
+    let seconds = PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp();
+    u64::try_from(seconds).ok().filter(|_| is_form)
+}
+
 impl Door {
     pub(crate) fn new(authenticator: Authenticator, limits: Arc<RateLimits>) -> Self {
         Self { authenticator, limits }
@@ -164,7 +197,7 @@ impl Door {
         let signed = Signed {
             access_key,
             session_token: in_header.as_deref().or(in_query.as_deref()),
-            is_presigned: query_value(uri, "x-amz-signature").is_some(),
+            url_expires: url_expires(uri)?,
             is_private: extensions.get::<Peer>().is_some_and(|peer| peer.is_private()),
         };
         let proof = self.authenticator.admit(signed).await;
@@ -245,6 +278,29 @@ pub(crate) fn auth_error(error: AuthError) -> S3Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_presigned_url_says_when_it_expires() {
+        let expires = |query: &str| {
+            let uri = format!("/b/k?{query}").parse::<Uri>().expect("a URL");
+            url_expires(&uri).map_err(|error| error.code().as_str().to_owned())
+        };
+        assert_eq!(expires("X-Amz-Date=20260131T235959Z&X-Amz-Expires=1"), Ok(None));
+        let signed = |rest: &str| expires(&format!("X-Amz-Signature=00&{rest}"));
+        assert_eq!(signed("X-Amz-Date=20260131T235959Z&X-Amz-Expires=1"), Ok(Some(1_769_904_000)));
+        for wrong in [
+            "",
+            "X-Amz-Date=20260131T235959Z",
+            "X-Amz-Expires=1",
+            "X-Amz-Date=20260231T000000Z&X-Amz-Expires=1",
+            "X-Amz-Date=2026-01-31T23:59&X-Amz-Expires=1",
+            "X-Amz-Date=20260131T235959Z&X-Amz-Expires=-1",
+            "X-Amz-Date=20260131T235959Z&X-Amz-Expires=18446744073709551615",
+            "X-Amz-Date=%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9&X-Amz-Expires=1",
+        ] {
+            assert_eq!(signed(wrong), Err("AuthorizationQueryParametersError".into()), "{wrong}");
+        }
+    }
 
     #[test]
     fn only_tls_or_this_machine_is_private() {

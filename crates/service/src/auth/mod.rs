@@ -20,7 +20,6 @@ use fula_identity::{Meaning, Policy, Seconds, TokenError, Verified, jwt::KeySet,
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
-use self::revocations::Judged;
 pub use self::{
     keys::{Found, InvalidSealingKey, KeyInfo, KeyRing, SealingKey, Secret},
     revocations::{Revocation, Revocations, Revoked},
@@ -36,6 +35,10 @@ const VERIFIED: usize = 4096;
 
 /// Longest life of a session, and the shortest that can be asked for.
 pub const SESSION_LIFE: std::ops::RangeInclusive<Seconds> = 900..=43_200;
+
+/// Longest time after the end of a credential in which a write may still be committed, in seconds. What
+/// a client began in time may take that long to arrive.
+pub const COMMIT_ALLOWANCE: Seconds = 15 * 60;
 
 /// How someone showed who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,16 +83,28 @@ pub struct Standing {
     authenticator: Authenticator,
     user: String,
     issued: Seconds,
+    /// When the credential ends, if it does.
+    ends: Option<Seconds>,
     meaning: Option<Meaning>,
     key_id: Option<String>,
 }
 
 impl Standing {
-    /// Judges the credential again: a body may have taken its time.
+    /// Judges the credential again before a write is queued that is committed within `deadline`: a
+    /// body may have taken its time.
     ///
     /// # Errors
-    /// [`ServiceError::AccessDenied`] once it was revoked; [`ServiceError::Unavailable`].
-    pub(crate) fn check(&self) -> Result<(), ServiceError> {
+    /// [`ServiceError::AccessDenied`] once it was revoked; [`ServiceError::CredentialExpired`] when
+    /// the write might be committed more than [`COMMIT_ALLOWANCE`] after its end;
+    /// [`ServiceError::Unavailable`].
+    pub(crate) fn check(&self, deadline: Duration) -> Result<(), ServiceError> {
+        if let Some(ends) = self.ends {
+            // A longer deadline must not refuse a credential that has not ended.
+            let allowance = COMMIT_ALLOWANCE.saturating_sub(deadline.as_secs());
+            if self.authenticator.now() > ends.saturating_add(allowance) {
+                return Err(ServiceError::CredentialExpired);
+            }
+        }
         match self.judge() {
             Ok(()) => Ok(()),
             Err(AuthError::Service(error)) => Err(error),
@@ -116,8 +131,8 @@ pub struct Signed<'a> {
     pub access_key: &'a str,
     /// Session token, if there is one.
     pub session_token: Option<&'a str>,
-    /// Whether the signature is in the URL.
-    pub is_presigned: bool,
+    /// When the URL expires, in seconds since 1970, if the signature is in it.
+    pub url_expires: Option<Seconds>,
     /// Whether nobody can have read along: TLS, or the same machine.
     pub is_private: bool,
 }
@@ -285,11 +300,12 @@ impl Authenticator {
         &self,
         user: &str,
         issued: Seconds,
+        ends: Option<Seconds>,
         meaning: Option<Meaning>,
         key_id: Option<&str>,
     ) -> Standing {
         let (user, key_id) = (user.to_owned(), key_id.map(ToOwned::to_owned));
-        Standing { authenticator: self.clone(), user, issued, meaning, key_id }
+        Standing { authenticator: self.clone(), user, issued, ends, meaning, key_id }
     }
 
     /// Says who shows a token.
@@ -307,7 +323,7 @@ impl Authenticator {
             identity: verified.identity.clone(),
             via: Via::Bearer,
             credential: name_of_token(verified),
-            standing: self.standing(user, verified.issued, meaning, None),
+            standing: self.standing(user, verified.issued, Some(verified.expires), meaning, None),
         }
     }
 
@@ -343,6 +359,14 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError`].
     pub async fn admit(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
+        let mut proof = self.admit_credential(signed).await?;
+        // A link ends by itself, or with the credential that signed it.
+        let ends = &mut proof.standing.ends;
+        *ends = ends.iter().copied().chain(signed.url_expires).min();
+        Ok(proof)
+    }
+
+    async fn admit_credential(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
         if is_token(signed.access_key) {
             return self.admit_token(signed);
         }
@@ -355,7 +379,7 @@ impl Authenticator {
         // Revoked between the signature check and now.
         let found = self.0.keys.find(signed.access_key).await?.ok_or(AuthError::UnknownKey)?;
         let (user, key) = (&found.identity.user, signed.access_key);
-        let standing = self.standing(user, found.created / 1000, None, Some(key));
+        let standing = self.standing(user, found.created / 1000, None, None, Some(key));
         // Where the revocation is heard of before the deletion, it looks the same.
         standing.judge().map_err(|error| match error {
             AuthError::Revoked => AuthError::UnknownKey,
@@ -375,7 +399,7 @@ impl Authenticator {
         }
         let proof = self.bearer(signed.access_key)?;
         // A link is passed on, and would pass on all that the token may do.
-        if signed.is_presigned && !proof.identity.grant.is_one_object() {
+        if signed.url_expires.is_some() && !proof.identity.grant.is_one_object() {
             return Err(AuthError::Presigned);
         }
         Ok(Proof { via: Via::TokenKey, ..proof })
@@ -393,7 +417,8 @@ impl Authenticator {
         // Begun on a master that accepts what this one does not.
         self.policy().admits(&session.identity.user, session.audience.as_deref())?;
         let (user, key) = (&session.identity.user, signed.access_key);
-        let standing = self.standing(user, session.issued, Some(session.meaning), Some(key));
+        let (ends, meaning) = (Some(session.expires), Some(session.meaning));
+        let standing = self.standing(user, session.issued, ends, meaning, Some(key));
         standing.judge()?;
         let credential = signed.access_key.to_owned();
         Ok(Proof { identity: session.identity, via: Via::Session, credential, standing })

@@ -120,7 +120,7 @@ fn signed(session: &SessionKeys) -> Signed<'_> {
     Signed {
         access_key: &session.id,
         session_token: Some(session.token.expose()),
-        is_presigned: false,
+        url_expires: None,
         is_private: false,
     }
 }
@@ -170,6 +170,48 @@ async fn a_session_begun_on_one_master_is_good_on_another() {
     unknown.id.replace_range(30.., "AAAAAA");
     assert!(matches!(two.secret_of(&unknown.id).await, Err(AuthError::UnknownKey)));
     assert!(matches!(two.secret_of("FULTé").await, Err(AuthError::UnknownKey)));
+}
+
+#[tokio::test]
+async fn a_write_is_not_committed_long_after_its_credential_ended() {
+    let federation = Federation::new();
+    let master = federation.master().await;
+    let deadline = Duration::from_secs(10);
+    let session = exchange(&master, &token(10_000, &["admin:*"]), 900).await.unwrap();
+    let (key, secret) = master.keys().create("alice", NOW * 1000).await.unwrap();
+    drop(secret);
+    let by_key = |url_expires| Signed {
+        access_key: &key.id,
+        session_token: None,
+        url_expires,
+        is_private: false,
+    };
+    let in_url = |session, url_expires| Signed { url_expires, ..signed(session) };
+    let bearer = master.bearer(&token(500, &["admin:*"])).unwrap();
+    let proofs = [
+        (bearer, Some(NOW + 500)),
+        (master.admit(signed(&session)).await.unwrap(), Some(NOW + 900)),
+        (master.admit(in_url(&session, Some(NOW + 60))).await.unwrap(), Some(NOW + 60)),
+        (master.admit(in_url(&session, Some(NOW + 5000))).await.unwrap(), Some(NOW + 900)),
+        (master.admit(by_key(Some(NOW + 70))).await.unwrap(), Some(NOW + 70)),
+        (master.admit(by_key(None)).await.unwrap(), None),
+    ];
+    for (proof, ends) in &proofs {
+        let at = |now: Seconds, deadline| {
+            federation.now.store(now, Ordering::SeqCst);
+            proof.standing.check(deadline)
+        };
+        let Some(ends) = ends else {
+            at(NOW + 1_000_000, deadline).unwrap();
+            continue;
+        };
+        // The commit itself may take as long as its deadline.
+        let last = ends + COMMIT_ALLOWANCE - 10;
+        at(last, deadline).unwrap();
+        assert!(matches!(at(last + 1, deadline), Err(ServiceError::CredentialExpired)));
+        // However long the deadline is, a credential that has not ended is good.
+        at(*ends, Duration::from_hours(1)).unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,10 +280,10 @@ async fn a_token_as_access_key_is_bound_to_private_connections() {
     let federation = Federation::new();
     let master = federation.master().await;
     let [wide, narrow] = [token(100, &["admin:*"]), token(100, &["read:abc=k"])];
-    let ask = |access_key, is_private, is_presigned| Signed {
+    let ask = |access_key, is_private, is_presigned: bool| Signed {
         access_key,
         session_token: None,
-        is_presigned,
+        url_expires: is_presigned.then_some(NOW + 100),
         is_private,
     };
     assert_eq!(master.secret_of(&wide).await.unwrap().expose(), token::secret_of(&wide));
