@@ -262,7 +262,9 @@ pub(crate) fn auth_error(error: AuthError) -> S3Error {
         AuthError::Token(TokenError::NotForHere(_))
         | AuthError::Revoked
         | AuthError::NotPrivate
-        | AuthError::Presigned => S3ErrorCode::AccessDenied,
+        | AuthError::Presigned
+        // Sessions are begun with STS alone, which has a code of its own for it.
+        | AuthError::TooManySessions { .. } => S3ErrorCode::AccessDenied,
         AuthError::Token(TokenError::KeysUnavailable) => S3ErrorCode::ServiceUnavailable,
         AuthError::UnknownKey => S3ErrorCode::InvalidAccessKeyId,
         AuthError::Service(_) => {

@@ -160,7 +160,7 @@ impl Gateway {
         if sts::is_sts(&parts) && !host_is_bucket {
             operation.set("AssumeRoleWithWebIdentity".to_owned());
             return match self.whole.collect(&parts, body, sts::BODY_BYTES_MAX).await {
-                Ok((body, _share)) => sts::answer(&self.door, &parts.extensions, &body, id).await,
+                Ok((body, _share)) => sts::answer(&self.door, &parts, &body, id).await,
                 Err(error) => respond(error),
             };
         }

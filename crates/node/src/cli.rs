@@ -164,6 +164,10 @@ pub(crate) struct AuthArgs {
     /// What the aud claim of JWTs must contain [default: anything]
     #[arg(long, env = "FULA_JWT_AUDIENCE", value_name = "NAME")]
     pub(crate) jwt_audience: Option<String>,
+    /// Most sessions (STS) that one owner may have at a time, up to 1000; one token may have half of
+    /// them [default: 1000]
+    #[arg(long, env = "FULA_SESSIONS_PER_OWNER", value_name = "NUMBER")]
+    pub(crate) sessions_per_owner: Option<usize>,
     /// Requests per second of one user before 503 `SlowDown`; 0 is without bound [default: 0]
     #[arg(long, env = "FULA_RATE_PER_USER", value_name = "NUMBER")]
     pub(crate) rate_per_user: Option<u32>,

@@ -68,6 +68,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     set_first_key(&config, &node).await?;
     let authenticator = &node.authenticator;
     authenticator.set_policy(config.policy.clone());
+    authenticator.set_sessions_max(config.sessions_max);
     if let Some(source) = &config.jwks {
         jwks::start(source.clone(), authenticator.clone()).await.map_err(StartError::Jwks)?;
     }

@@ -5,6 +5,8 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 use fula_gateway::Rates;
 use fula_identity::{Address, Policy, jwt::JwtPolicy};
 
+use fula_service::auth::SESSIONS_MAX;
+
 use super::{ConfigError, FileSettings, duration};
 use crate::{
     cli::{AuthArgs, Switch},
@@ -23,9 +25,20 @@ pub(super) fn merge(args: AuthArgs, file: &mut FileSettings) -> AuthArgs {
         jwks_keep: args.jwks_keep.or(file.jwks_keep.take()),
         jwt_issuer: args.jwt_issuer.or(file.jwt_issuer.take()),
         jwt_audience: args.jwt_audience.or(file.jwt_audience.take()),
+        sessions_per_owner: args.sessions_per_owner.or(file.sessions_per_owner),
         rate_per_user: args.rate_per_user.or(file.rate_per_user),
         rate_per_address: args.rate_per_address.or(file.rate_per_address),
     }
+}
+
+/// Returns how many sessions one owner may have at a time.
+pub(super) fn sessions_max(auth: &AuthArgs) -> Result<usize, ConfigError> {
+    let max = auth.sessions_per_owner.unwrap_or(SESSIONS_MAX);
+    if (1..=SESSIONS_MAX).contains(&max) {
+        return Ok(max);
+    }
+    let (name, expected) = ("--sessions-per-owner", "it is a number from 1 to 1000");
+    Err(ConfigError::Value { name, value: max.to_string(), expected })
 }
 
 /// Returns how often anyone may ask; 0 is without bound.
@@ -190,6 +203,11 @@ mod tests {
         assert!(wrong(AuthArgs { jwks: plain, ..on() }).contains("https"));
         let local = Some("http://127.0.0.1:80/jwks".into());
         assert!(with(AuthArgs { jwks: local, ..on() }).is_ok());
+        for max in [0, 1001] {
+            let sessions = AuthArgs { sessions_per_owner: Some(max), ..on() };
+            assert!(wrong(sessions).contains("from 1 to 1000"));
+        }
+        assert_eq!(with(on()).unwrap().sessions_max, 1000);
         let set = || AuthArgs { jwks: Some("jwks.json".into()), ..AuthArgs::default() };
         assert_eq!(with(set()).unwrap().jwks.unwrap().keep, Duration::from_hours(1));
         let keep = |text: &str| Some(text.to_owned());

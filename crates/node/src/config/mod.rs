@@ -108,6 +108,7 @@ struct FileSettings {
     jwks_keep: Option<String>,
     jwt_issuer: Option<String>,
     jwt_audience: Option<String>,
+    sessions_per_owner: Option<usize>,
     rate_per_user: Option<u32>,
     rate_per_address: Option<u32>,
 }
@@ -177,6 +178,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) first_key: Option<(String, Secret)>,
     /// Which tokens are accepted; without the key set.
     pub(crate) policy: Policy,
+    /// Most sessions of one owner at a time.
+    pub(crate) sessions_max: usize,
     /// The key set of JWTs.
     pub(crate) jwks: Option<Jwks>,
 }
@@ -277,6 +280,7 @@ impl GatewayConfig {
             log: args.log.or(file.log).unwrap_or(LogFormat::Text),
             first_key,
             policy: auth::policy(&auth)?,
+            sessions_max: auth::sessions_max(&auth)?,
             jwks: auth::jwks(&auth)?,
         })
     }

@@ -12,7 +12,11 @@ mod tests;
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use fula_core::root::TimeMs;
@@ -25,6 +29,7 @@ pub use self::{
     revocations::{Revocation, Revocations, Revoked},
     sessions::{SESSIONS_MAX, SessionKeys},
 };
+use self::{revocations::Judged, sessions::Slots};
 use crate::{access::Identity, error::ServiceError};
 
 /// The time of day, milliseconds since 1970.
@@ -161,6 +166,17 @@ pub enum AuthError {
     /// Presign with a session, or with a token for that object alone.
     #[error("a token as access key may presign only if its scope is one object")]
     Presigned,
+    /// Wait until one ends, revoke some, or raise the limit.
+    #[error(
+        "{of} has {max} sessions, the most that may exist at a time; wait until one ends, revoke some \
+         (fula revoke session ID), or let the operator raise FULA_SESSIONS_PER_OWNER"
+    )]
+    TooManySessions {
+        /// Whose sessions they are: the owner's, or those of one token.
+        of: &'static str,
+        /// The limit.
+        max: usize,
+    },
     /// It cannot be told.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -177,6 +193,8 @@ struct Inner {
     clock: Clock,
     /// Tokens found good, by a hash of their text; their time is judged each time.
     verified: Cache<[u8; 32], Arc<Verified>>,
+    /// Most sessions of one user at a time, up to [`SESSIONS_MAX`].
+    sessions_max: AtomicUsize,
     /// Told when a token names a key that the key set lacks.
     keys_wanted: Notify,
 }
@@ -214,6 +232,7 @@ impl Authenticator {
             revocations,
             clock,
             verified: Cache::new(VERIFIED),
+            sessions_max: AtomicUsize::new(SESSIONS_MAX),
             keys_wanted: Notify::new(),
         }))
     }
@@ -237,6 +256,12 @@ impl Authenticator {
     pub fn set_policy(&self, policy: Policy) {
         *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         self.0.verified.clear();
+    }
+
+    /// Sets how many sessions a user may have at a time: from 1 to [`SESSIONS_MAX`], which it is at
+    /// first. One token may have half of them, so that it does not take all.
+    pub fn set_sessions_max(&self, max: usize) {
+        self.0.sessions_max.store(max.clamp(1, SESSIONS_MAX), Ordering::Relaxed);
     }
 
     /// Replaces the key set that verifies JWTs: keys that are not in it any more count no longer.
@@ -428,14 +453,19 @@ impl Authenticator {
     /// `life` seconds.
     ///
     /// # Errors
-    /// [`ServiceError::Busy`], [`ServiceError::Unavailable`].
+    /// [`AuthError::TooManySessions`]; [`ServiceError::Busy`], [`ServiceError::Unavailable`].
     pub async fn begin_session(
         &self,
         verified: &Verified,
         life: Seconds,
-    ) -> Result<SessionKeys, ServiceError> {
+    ) -> Result<SessionKeys, AuthError> {
         let life = life.clamp(*SESSION_LIFE.start(), *SESSION_LIFE.end());
-        self.0.keys.begin_session(verified, self.now(), life).await
+        let slots = Slots {
+            now: self.now(),
+            max: self.0.sessions_max.load(Ordering::Relaxed),
+            revocations: &self.0.revocations,
+        };
+        self.0.keys.begin_session(verified, life, slots).await
     }
 
     /// Revokes something on every master; an access key is deleted as well.

@@ -113,7 +113,7 @@ async fn exchange(
     life: Seconds,
 ) -> Result<SessionKeys, AuthError> {
     let verified = master.inspect(token)?;
-    Ok(master.begin_session(&verified, life).await?)
+    master.begin_session(&verified, life).await
 }
 
 fn signed(session: &SessionKeys) -> Signed<'_> {
@@ -235,11 +235,48 @@ async fn slots_are_used_again_and_are_bounded() {
     tokio::time::advance(Duration::from_secs(3)).await;
     let old = master.secret_of(&first.unwrap().id).await;
     assert!(matches!(old, Err(AuthError::UnknownKey)));
-    for _ in 3..SESSIONS_MAX {
-        exchange(&master, &token, 40_000).await.unwrap();
+}
+
+/// Returns whose limit refused a session.
+fn refused_by(begun: Result<SessionKeys, AuthError>) -> (&'static str, usize) {
+    match begun {
+        Err(AuthError::TooManySessions { of, max }) => (of, max),
+        other => panic!("{other:?}"),
     }
-    let refused = exchange(&master, &token, 40_000).await;
-    assert!(matches!(refused, Err(AuthError::Service(ServiceError::Busy(_)))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn sessions_are_limited_per_token_and_per_owner() {
+    let federation = Federation::new();
+    let [one, two] = [federation.master().await, federation.master().await];
+    for master in [&one, &two] {
+        master.set_sessions_max(5);
+    }
+    let tokens = [80_000, 80_001, 80_002].map(|life| token(life, &["admin:*"]));
+    let mut begun = Vec::new();
+    for (n, count) in [(0, 3), (1, 2)] {
+        for _ in 0..count {
+            begun.push(exchange(&one, &tokens[n], 900 + 900 * n as Seconds).await.unwrap());
+        }
+    }
+    // On every master alike.
+    for master in [&one, &two] {
+        assert_eq!(refused_by(exchange(master, &tokens[2], 900).await), ("the owner", 5));
+    }
+    // A session that was revoked makes room, for a token that has not too many itself.
+    let revoked = begun.pop().unwrap().id;
+    one.revoke(Revoked::Key(revoked)).await.unwrap();
+    assert_eq!(refused_by(exchange(&one, &tokens[0], 900).await), ("the token", 3));
+    exchange(&one, &tokens[2], 900).await.unwrap();
+    assert_eq!(refused_by(exchange(&one, &tokens[2], 900).await), ("the owner", 5));
+    // And so does one that has ended.
+    federation.pass(900);
+    exchange(&one, &tokens[0], 900).await.unwrap();
+    // No slot was added on the way.
+    assert_eq!(federation.directory.list(Table::Sessions, None, 100).await.unwrap().len(), 5);
+    // A limit that was lowered holds for what is there.
+    one.set_sessions_max(1);
+    assert_eq!(refused_by(exchange(&one, &tokens[2], 900).await), ("the owner", 1));
 }
 
 #[tokio::test]
