@@ -340,6 +340,37 @@ def test_tls(tmp_path):
         capture_output=True, text=True, timeout=30,
     )
     assert half.returncode == 1 and "--tls-key" in half.stderr
+    key.chmod(0o644)
+    options = ["--tls-cert", cert, "--tls-key", key, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    readable = subprocess.run(
+        [FULA, "gateway", "--data-dir", tmp_path / "data", *options], capture_output=True, text=True, timeout=30,
+    )
+    assert readable.returncode == 1 and f"chmod 600 {key}" in readable.stderr
+
+
+def test_everything_made_is_for_its_owner_alone(tmp_path):
+    gateway, blocks = Gateway(tmp_path / "data"), tmp_path / "blocks"
+    gateway.program = ["sh", "-c", 'umask 0; exec "$@"', "sh", FULA]
+    env = {"FULA_BLOCKS": f"file://{blocks}"}
+    gateway.start(env)
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="k", Body=pattern(3 * MIB))
+    made = [path for top in (gateway.data_dir, blocks) for path in (top, *top.rglob("*"))]
+    assert {"admin.sock", "secrets.key", "credentials", "log", "fula-store"} & {path.name for path in made}
+    assert any(path.is_socket() for path in made) and len([p for p in made if blocks in p.parents]) > 3
+    for path in made:
+        assert path.lstat().st_mode & 0o077 == 0, (path, oct(path.lstat().st_mode))
+    gateway.stop()
+    log = gateway.data_dir.with_suffix(".log")
+    assert "open to other users" not in log.read_text()
+    # What was there before is not changed, and told.
+    for directory in (gateway.data_dir, blocks):
+        directory.chmod(0o755)
+    gateway.start(env)
+    gateway.stop()
+    for directory in (gateway.data_dir, blocks):
+        assert f"chmod 700 {directory}" in log.read_text()
 
 
 def test_help_teaches():

@@ -84,6 +84,7 @@ impl ObjectBlocks {
                 return Err(wrong());
             }
             std::fs::create_dir_all(dir).map_err(ObjectStoreError::Directory)?;
+            crate::warn_if_open(std::path::Path::new(dir));
             let files = LocalFileSystem::new_with_prefix(dir).map_err(ObjectStoreError::Store)?;
             Arc::new(files.with_fsync(true))
         } else if let Some(rest) = url.strip_prefix("s3://") {

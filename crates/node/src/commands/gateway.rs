@@ -77,7 +77,10 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let node = Arc::new(node);
 
     let tls = match &config.tls {
-        Some((cert, key)) => Some(fula_gateway::tls::acceptor(cert, key)?),
+        Some((cert, key)) => {
+            files::check_private(key)?;
+            Some(fula_gateway::tls::acceptor(cert, key)?)
+        }
         None => None,
     };
     let bind = async |address| {

@@ -13,7 +13,10 @@ use fula_identity::Policy;
 use fula_service::{Limits, NamePolicy, auth::Secret};
 use serde::Deserialize;
 
-use crate::cli::{BucketNames, CasMode, DataDirArgs, GatewayArgs, LogFormat, SharedArgs, Switch};
+use crate::{
+    cli::{BucketNames, CasMode, DataDirArgs, GatewayArgs, LogFormat, SharedArgs, Switch},
+    files::{self, FileError},
+};
 
 pub(crate) use self::auth::{Jwks, JwksSource};
 
@@ -63,6 +66,9 @@ pub(crate) enum ConfigError {
     /// Make a longer one.
     #[error("{0}: {1}")]
     Secret(PathBuf, String),
+    /// Protect the settings: they hold a secret.
+    #[error(transparent)]
+    Open(#[from] FileError),
     /// Say where.
     #[error(
         "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
@@ -289,11 +295,24 @@ impl GatewayConfig {
 fn read_file(path: &Path) -> Result<FileSettings, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::File(path.to_owned(), error.to_string()))?;
-    toml::from_str(&text).map_err(|error| {
+    let settings: FileSettings = toml::from_str(&text).map_err(|error| {
         // The message alone: the line it points at may hold a secret.
         let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
         ConfigError::File(path.to_owned(), format!("line {line}: {}", error.message()))
-    })
+    })?;
+    if settings.secret_access_key.is_some()
+        || settings.database_url.as_deref().is_some_and(may_hold_password)
+    {
+        files::check_private(path)?;
+    }
+    Ok(settings)
+}
+
+/// Returns whether there may be a password in a database URL.
+fn may_hold_password(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return true };
+    let userinfo = rest.rsplit_once('@').map(|(userinfo, _)| userinfo);
+    userinfo.is_some_and(|userinfo| userinfo.contains(':')) || rest.contains("password")
 }
 
 /// Returns the data directory: as set, else where a service or a user keeps state.
@@ -419,6 +438,30 @@ mod tests {
         assert!(!format!("{config:?}").contains("hush"));
         let off = GatewayArgs { bucket_root_cas: Some(CasMode::Off), ..args() };
         assert!(wrong(off).contains("always compares"));
+    }
+
+    #[test]
+    fn settings_with_a_secret_must_be_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let load = |text: &str, mode| {
+            std::fs::write(file.path(), text).unwrap();
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            read_file(file.path()).map(drop).map_err(|error| error.to_string())
+        };
+        for secret in [
+            "secret_access_key = \"hush-hush\"",
+            "database_url = \"postgres://fula:hush@db/fula\"",
+            "database_url = \"postgres://fula@db/fula?password=hush\"",
+            "database_url = \"fula:hush@db/fula\"",
+        ] {
+            let refused = load(secret, 0o644).unwrap_err();
+            assert!(refused.contains("chmod 600") && !refused.contains("hush"), "{refused}");
+            assert_eq!(load(secret, 0o600), Ok(()), "{secret}");
+        }
+        for other in ["region = \"x\"", "database_url = \"postgres://fula@db/fula\""] {
+            assert_eq!(load(other, 0o644), Ok(()), "{other}");
+        }
     }
 
     #[test]
