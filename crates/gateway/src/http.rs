@@ -194,9 +194,7 @@ impl Gateway {
     fn host_bucket<B>(&self, request: &Request<B>) -> Option<HostBucket> {
         let domain = self.config.domain.as_ref()?;
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
-        let bucket = host?.strip_suffix(domain.as_str())?.strip_suffix('.')?;
-        Some(HostBucket(bucket.to_owned())).filter(|bucket| !bucket.0.is_empty())
+        domain.bucket_of(host?).map(HostBucket)
     }
 
     /// Settles what must be settled before s3s sees the request; returns the memory of a body that was

@@ -9,6 +9,7 @@ mod auth;
 mod eager;
 mod error;
 mod guard;
+mod host;
 mod http;
 mod limit;
 pub mod metrics;
@@ -20,9 +21,14 @@ pub mod tls;
 mod whole;
 
 use fula_service::{Service, auth::Authenticator};
-use s3s::{host::SingleDomain, service::S3Service};
+use s3s::service::S3Service;
 
-pub use self::{auth::Peer, http::Gateway, limit::Rates};
+pub use self::{
+    auth::Peer,
+    host::{Domain, InvalidDomain},
+    http::Gateway,
+    limit::Rates,
+};
 
 /// Bounds of the wire, by name.
 #[derive(Clone, Debug)]
@@ -57,27 +63,15 @@ pub struct WireConfig {
     /// Region that `GetBucketLocation` and `HeadBucket` report.
     pub region: String,
     /// Domain whose subdomains are bucket names, for virtual-host style.
-    pub domain: Option<String>,
+    pub domain: Option<Domain>,
     /// How often one user and one address may ask.
     pub rates: Rates,
     /// Bounds.
     pub limits: WireLimits,
 }
 
-/// A virtual-host domain that is not one.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} is not a domain name")]
-pub struct InvalidDomain(String);
-
 /// Puts the wire in front of a service.
-///
-/// # Errors
-/// [`InvalidDomain`].
-pub fn gateway(
-    service: Service,
-    authenticator: Authenticator,
-    config: WireConfig,
-) -> Result<Gateway, InvalidDomain> {
+pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfig) -> Gateway {
     let limits = &config.limits;
     let mut s3_config = s3s::config::S3Config::default();
     s3_config.xml_max_body_size = limits.xml_bytes_max;
@@ -97,10 +91,8 @@ pub fn gateway(
     builder.set_auth(s3::Auth::new(authenticator));
     builder.set_access(s3::Access::new(door.clone()));
     if let Some(domain) = &config.domain {
-        let host = SingleDomain::new(domain).map_err(|_| InvalidDomain(domain.clone()))?;
-        // Only names below the domain are buckets; any other host means path style.
-        builder.set_host(host.with_cname_fallback(false));
+        builder.set_host(domain.clone());
     }
     let s3: S3Service = builder.build();
-    Ok(Gateway::new(s3, door, whole, config))
+    Gateway::new(s3, door, whole, config)
 }

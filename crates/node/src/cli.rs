@@ -75,7 +75,8 @@ pub(crate) struct GatewayArgs {
     /// Region to report to clients [default: us-east-1]
     #[arg(long, env = "FULA_REGION")]
     pub(crate) region: Option<String>,
-    /// Domain whose subdomains are bucket names, for virtual-host style [default: none]
+    /// Domain whose subdomains are bucket names, for virtual-host style; without a port
+    /// [default: none]
     #[arg(long, env = "FULA_DOMAIN")]
     pub(crate) domain: Option<String>,
     /// PEM file with the certificate chain; needs --tls-key as well [default: plain HTTP]
@@ -152,7 +153,7 @@ pub(crate) struct AuthArgs {
     pub(crate) jwt_secret_file: Option<PathBuf>,
     /// Key set (JWKS) that verifies JWTs signed with RS256, ES256 or `EdDSA`: a file, or an https
     /// URL; read again every five minutes and when a token names an unknown key [default: none]
-    #[arg(long, env = "FULA_JWKS", value_name = "FILE|URL")]
+    #[arg(long, env = "FULA_JWKS", value_name = "FILE|URL", hide_env_values = true)]
     pub(crate) jwks: Option<String>,
     /// Time for which the keys of --jwks are used while the key set cannot be read, from 1m; then
     /// its tokens are answered 503 until it can be read again [default: 1h]
@@ -194,7 +195,7 @@ pub(crate) struct SharedArgs {
     pub(crate) database_url: Option<String>,
     /// Where blocks are kept: `local`, or what all masters can reach: <file:///directory> or
     /// <s3://bucket/prefix> with the usual AWS_ variables [default: local]
-    #[arg(long, env = "FULA_BLOCKS", value_name = "URL")]
+    #[arg(long, env = "FULA_BLOCKS", value_name = "URL", hide_env_values = true)]
     pub(crate) blocks: Option<String>,
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use fula_identity::jwt::{KEY_SET_BYTES_MAX, KeySet};
-use fula_service::auth::Authenticator;
+use fula_service::{auth::Authenticator, error::chain};
+use reqwest::Url;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{Jwks, JwksSource};
@@ -128,24 +129,37 @@ fn report(keys: usize) {
 async fn load(source: &JwksSource) -> Result<KeySet, String> {
     let text = match source {
         JwksSource::File(path) => {
-            tokio::fs::read(path).await.map_err(|error| format!("{}: {error}", path.display()))?
+            // What has an @ in it may have been meant to be a URL, with a password.
+            let shown = path.to_str().filter(|path| !path.contains('@')).unwrap_or("the file");
+            tokio::fs::read(path).await.map_err(|error| format!("{shown}: {error}"))?
         }
-        JwksSource::Url(url) => match timeout(PATIENCE, fetch(url)).await {
-            Ok(fetched) => fetched.map_err(|error| format!("{url}: {error}"))?,
-            Err(_) => return Err(format!("{url} did not answer in time")),
-        },
+        JwksSource::Url(url) => {
+            let shown = format!("{}{}", url.origin().ascii_serialization(), url.path());
+            match timeout(PATIENCE, fetch(url)).await {
+                Ok(fetched) => fetched.map_err(|error| format!("{shown}: {error}"))?,
+                Err(_) => return Err(format!("{shown} did not answer in time")),
+            }
+        }
     };
     KeySet::parse(&text).map_err(|error| error.to_string())
 }
 
-/// Fetches a document of bounded size, from exactly there.
-async fn fetch(url: &str) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
-    let mut response = client.get(url).send().await?.error_for_status()?;
+/// Fetches a document of bounded size, from exactly there. Errors do not repeat the URL, whose query may
+/// hold a secret.
+async fn fetch(url: &Url) -> Result<Vec<u8>, String> {
+    let failed = |error: reqwest::Error| chain(&error.without_url());
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    let client = client.build().map_err(failed)?;
+    let response = client.get(url.clone()).send().await.map_err(failed)?;
+    let mut response = response.error_for_status().map_err(failed)?;
+    // A redirection is no key set, and is not followed.
+    if !response.status().is_success() {
+        return Err(format!("it answered {}", response.status()));
+    }
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if bytes.len() + chunk.len() > KEY_SET_BYTES_MAX {
-            return Err("the key set is too large".into());
+            return Err("the key set is too large".to_owned());
         }
         bytes.extend_from_slice(&chunk);
     }

@@ -36,8 +36,6 @@ enum StartError {
     Listen(std::net::SocketAddr, #[source] std::io::Error),
     #[error("cannot set up the first access key")]
     FirstKey(#[source] ServiceError),
-    #[error(transparent)]
-    Domain(#[from] fula_gateway::InvalidDomain),
     #[error("FULA_JWKS: {0}")]
     Jwks(String),
     #[error("access key {0} was revoked; choose another --access-key-id")]
@@ -73,7 +71,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
         jwks::start(source.clone(), authenticator.clone()).await.map_err(StartError::Jwks)?;
     }
     let gateway =
-        fula_gateway::gateway(node.service.clone(), authenticator.clone(), config.wire.clone())?;
+        fula_gateway::gateway(node.service.clone(), authenticator.clone(), config.wire.clone());
     let node = Arc::new(node);
 
     let tls = match &config.tls {

@@ -4,6 +4,7 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use fula_gateway::Rates;
 use fula_identity::{Address, Policy, jwt::JwtPolicy};
+use reqwest::Url;
 
 use fula_service::auth::SESSIONS_MAX;
 
@@ -95,26 +96,37 @@ pub(crate) enum JwksSource {
     /// Here.
     File(PathBuf),
     /// At its issuer.
-    Url(String),
+    Url(Url),
 }
 
 impl JwksSource {
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        if !text.contains("://") {
+        let wrong = |why| Err(ConfigError::Jwks(why));
+        if !has_scheme(text) {
             return Ok(Self::File(text.into()));
         }
-        // Keys that came unencrypted could be anybody's.
-        let plain = text.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or(rest));
-        let is_local = plain.is_some_and(|host| {
-            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-            ["127.0.0.1", "localhost", "[::1]"].contains(&host)
-        });
-        if text.starts_with("https://") || is_local {
-            return Ok(Self::Url(text.to_owned()));
+        let Ok(url) = Url::parse(text) else { return wrong("the URL is malformed") };
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong("a URL must not contain a user name or a password");
         }
-        let expected = "a key set is a file, or an https:// URL";
-        Err(ConfigError::Value { name: "--jwks", value: text.to_owned(), expected })
+        // Keys that came unencrypted could be anybody's.
+        let host = url.host_str().unwrap_or_default();
+        let is_local = ["127.0.0.1", "localhost", "[::1]"].contains(&host);
+        match url.scheme() {
+            "https" => Ok(Self::Url(url)),
+            "http" if is_local => Ok(Self::Url(url)),
+            _ => wrong(
+                "a key set comes over https, or over http from this machine; a file is named with a \
+                 / in front of any colon",
+            ),
+        }
     }
+}
+
+/// Returns whether a text begins as a URL does, or may have been meant to.
+fn has_scheme(text: &str) -> bool {
+    let start = text.split_once(':').map(|(start, _)| start);
+    start.is_some_and(|start| !start.starts_with(['/', '.']))
 }
 
 /// Checks which tokens are to be accepted.
@@ -203,6 +215,20 @@ mod tests {
         assert!(wrong(AuthArgs { jwks: plain, ..on() }).contains("https"));
         let local = Some("http://127.0.0.1:80/jwks".into());
         assert!(with(AuthArgs { jwks: local, ..on() }).is_ok());
+        for mistyped in [
+            "https://user:hush@issuer.example/jwks",
+            "https://user:hush@issuer.example:port/jwks",
+            "https:/user:hush@issuer.example/jwks",
+            "htps://user:hush@issuer.example/jwks",
+            "http://127.0.0.1:80@hush.example/jwks",
+            "http://localhost:hush@issuer.example/jwks",
+            "user:hush@issuer.example/jwks",
+            "https://hush@issuer.example/jwks",
+            "ftp://hush/jwks",
+        ] {
+            let refused = wrong(AuthArgs { jwks: Some(mistyped.into()), ..on() });
+            assert!(refused.contains("FULA_JWKS") && !refused.contains("hush"), "{refused}");
+        }
         for max in [0, 1001] {
             let sessions = AuthArgs { sessions_per_owner: Some(max), ..on() };
             assert!(wrong(sessions).contains("from 1 to 1000"));

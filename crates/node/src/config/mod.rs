@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fula_gateway::{WireConfig, WireLimits};
+use fula_gateway::{Domain, InvalidDomain, WireConfig, WireLimits};
 use fula_identity::Policy;
 use fula_service::{Limits, NamePolicy, auth::Secret};
 use serde::Deserialize;
@@ -66,6 +66,12 @@ pub(crate) enum ConfigError {
     /// Make a longer one.
     #[error("{0}: {1}")]
     Secret(PathBuf, String),
+    /// Name a domain.
+    #[error(transparent)]
+    Domain(#[from] InvalidDomain),
+    /// Mend the setting; its value is not repeated, for it may hold a password.
+    #[error("FULA_JWKS is not a file or a URL that can be used: {0}")]
+    Jwks(&'static str),
     /// Protect the settings: they hold a secret.
     #[error(transparent)]
     Open(#[from] FileError),
@@ -265,7 +271,10 @@ impl GatewayConfig {
             )?,
             wire: WireConfig {
                 region: args.region.or(file.region).unwrap_or_else(|| "us-east-1".to_owned()),
-                domain: args.domain.or(file.domain),
+                domain: match args.domain.or(file.domain) {
+                    Some(text) => Some(Domain::parse(&text)?),
+                    None => None,
+                },
                 rates: auth::rates(&auth),
                 limits: wire_limits,
             },
@@ -475,6 +484,8 @@ mod tests {
         assert!(text.contains("--header-timeout"), "{text}");
         let text = wrong(GatewayArgs { cache_bytes: Some("64T".into()), ..args() });
         assert!(text.contains("e.g. 64M"), "{text}");
+        let text = wrong(GatewayArgs { domain: Some("s3.test:9000".into()), ..args() });
+        assert!(text.contains("leave it out: s3.test"), "{text}");
         let text = wrong(GatewayArgs { access_key_id: Some("A".into()), ..args() });
         assert!(text.contains("both"), "{text}");
         let file = tempfile::NamedTempFile::new().unwrap();
