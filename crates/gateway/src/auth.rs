@@ -41,6 +41,8 @@ pub(crate) struct RequestId(pub(crate) String);
 pub(crate) struct Door {
     authenticator: Authenticator,
     limits: Arc<RateLimits>,
+    /// Whether a proxy in front of this gateway ends TLS.
+    tls_terminated: bool,
 }
 
 /// Returns the token of an `Authorization: Bearer` header.
@@ -137,12 +139,39 @@ fn seconds_of(text: &str) -> Option<Seconds> {
 }
 
 impl Door {
-    pub(crate) fn new(authenticator: Authenticator, limits: Arc<RateLimits>) -> Self {
-        Self { authenticator, limits }
+    pub(crate) fn new(
+        authenticator: Authenticator,
+        limits: Arc<RateLimits>,
+        tls_terminated: bool,
+    ) -> Self {
+        Self { authenticator, limits, tls_terminated }
     }
 
     pub(crate) fn authenticator(&self) -> &Authenticator {
         &self.authenticator
+    }
+
+    /// Returns whether nobody can have read the request along the way.
+    fn is_private(&self, extensions: &Extensions) -> bool {
+        self.tls_terminated || extensions.get::<Peer>().is_some_and(|peer| peer.is_private())
+    }
+
+    /// Refuses a token that others can have read along the way: whoever has it can use it. The one rule
+    /// for bearers, for STS, and for tokens as access keys.
+    ///
+    /// # Errors
+    /// [`AuthError::NotPrivate`].
+    pub(crate) fn check_private(&self, extensions: &Extensions) -> Result<(), AuthError> {
+        if self.is_private(extensions) { Ok(()) } else { Err(AuthError::NotPrivate) }
+    }
+
+    /// Says who shows a bearer token.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub(crate) fn bearer(&self, extensions: &Extensions, token: &str) -> Result<Proof, AuthError> {
+        self.check_private(extensions)?;
+        self.authenticator.bearer(token)
     }
 
     /// Refuses an address that asks too often, before anything is verified for it.
@@ -171,7 +200,7 @@ impl Door {
                         token (no aws-chunked, no x-amz-content-sha256: STREAMING-…).";
             return Err(s3_error!(InvalidRequest, "{text}"));
         }
-        let proof = self.authenticator.bearer(&token);
+        let proof = self.bearer(extensions, &token);
         let proof = self.decide(extensions, "bearer", proof)?;
         headers.remove(header::AUTHORIZATION);
         extensions.insert(proof);
@@ -198,7 +227,7 @@ impl Door {
             access_key,
             session_token: in_header.as_deref().or(in_query.as_deref()),
             url_expires: url_expires(uri)?,
-            is_private: extensions.get::<Peer>().is_some_and(|peer| peer.is_private()),
+            is_private: self.is_private(extensions),
         };
         let proof = self.authenticator.admit(signed).await;
         let proof = self.decide(extensions, &redacted(access_key), proof)?;

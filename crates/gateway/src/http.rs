@@ -287,7 +287,7 @@ impl Gateway {
             Err(_) => return unauthorized("there is more than one Authorization header"),
         };
         let authenticator = self.door.authenticator();
-        let shown = authenticator.bearer(&token);
+        let shown = self.door.bearer(request.extensions(), &token);
         if let Err(error) = self.door.decide(request.extensions(), "bearer", shown.clone()) {
             if error.status_code().is_some_and(|status| status.is_server_error()) {
                 return respond(error);

@@ -64,6 +64,9 @@ pub struct WireConfig {
     pub region: String,
     /// Domain whose subdomains are bucket names, for virtual-host style.
     pub domain: Option<Domain>,
+    /// Whether a proxy in front of the gateway ends TLS, so that tokens that come over plain HTTP were
+    /// not readable on the way.
+    pub tls_terminated: bool,
     /// How often one user and one address may ask.
     pub rates: Rates,
     /// Bounds.
@@ -82,7 +85,7 @@ pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfi
     let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
 
     let limited = std::sync::Arc::new(limit::RateLimits::new(config.rates));
-    let door = auth::Door::new(authenticator.clone(), limited);
+    let door = auth::Door::new(authenticator.clone(), limited, config.tls_terminated);
     let commit = s3::CommitRoute::new(service.clone(), door.clone(), limits.xml_bytes_max);
     let whole = whole::Whole::new(&service, limits.body_idle_timeout);
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));

@@ -141,7 +141,8 @@ async fn exchange(
         return Err(invalid("RoleSessionName is 2 to 64 letters, digits and _=,.@- characters."));
     }
     let life = asked.life()?;
-    let verified = match door.authenticator().inspect(&asked.token) {
+    let inspected = door.check_private(extensions);
+    let verified = match inspected.and_then(|()| door.authenticator().inspect(&asked.token)) {
         Ok(verified) => verified,
         Err(error) => {
             drop(door.decide(extensions, "web identity", Err(error.clone())));

@@ -118,9 +118,9 @@ impl JwtPolicy {
         self.secret.is_some() || self.keys != Keys::None
     }
 
-    /// Returns whether JWTs are accepted whatever their `aud` claim says.
-    pub fn accepts_any_audience(&self) -> bool {
-        self.accepts_any() && self.audience.is_none()
+    /// Returns whether the `aud` claim of JWTs may be anything.
+    pub fn takes_any_audience(&self) -> bool {
+        self.audience.is_none()
     }
 
     /// Returns whether `other` has the same public keys.

@@ -85,6 +85,10 @@ pub(crate) struct GatewayArgs {
     /// PEM file with the certificate's private key
     #[arg(long, env = "FULA_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Say that a proxy in front of this gateway ends TLS, and that nobody else reaches it: then tokens
+    /// are accepted over plain HTTP from other machines [default: off]
+    #[arg(long, env = "FULA_TLS_TERMINATED")]
+    pub(crate) tls_terminated: Option<Switch>,
     /// What bucket names are unique within [default: owner]
     #[arg(long, env = "FULA_BUCKET_NAMES")]
     pub(crate) bucket_names: Option<BucketNames>,

@@ -57,6 +57,9 @@ pub(crate) async fn run(args: Box<GatewayArgs>) -> ExitCode {
 async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let config = GatewayConfig::load(args)?;
     start_log(config.log);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     let node =

@@ -239,6 +239,25 @@ mod tests {
         let keep = |text: &str| Some(text.to_owned());
         assert!(wrong(AuthArgs { jwks_keep: keep("59s"), ..set() }).contains("at least 1m"));
         assert!(wrong(AuthArgs { jwks_keep: keep("2h"), ..on() }).contains("FULA_JWKS"));
+        let warns = |auth, name: &str| {
+            let warnings = with(auth).unwrap().warnings();
+            warnings.iter().any(|warning| warning.contains(name))
+        };
+        assert!(warns(on(), "FULA_EIP712_V1"));
+        assert!(!warns(AuthArgs { eip712_v1: Some(Switch::Off), ..on() }, "FULA_EIP712_V1"));
+        assert!(warns(set(), "FULA_JWT_AUDIENCE") && !warns(set(), "FULA_EIP712_V1"));
+        let named = AuthArgs { jwt_audience: Some("fula".into()), ..set() };
+        assert!(!warns(named, "FULA_JWT_AUDIENCE"));
+        assert!(!warns(on(), "FULA_JWT_AUDIENCE") && !warns(on(), "FULA_TLS_TERMINATED"));
+        let warns = |tls_terminated| {
+            let data = DataDirArgs { data_dir: Some("/tmp/x".into()) };
+            let listen = Some(([0, 0, 0, 0], 9000).into());
+            let args =
+                GatewayArgs { data, listen, tls_terminated, auth: on(), ..GatewayArgs::default() };
+            let warnings = GatewayConfig::load(args).unwrap().warnings();
+            warnings.iter().any(|warning| warning.contains("FULA_TLS_TERMINATED"))
+        };
+        assert!(warns(None) && !warns(Some(Switch::On)));
         let secret = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(secret.path(), "too short").unwrap();
         let file = Some(secret.path().to_owned());

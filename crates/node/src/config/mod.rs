@@ -97,6 +97,7 @@ struct FileSettings {
     domain: Option<String>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
+    tls_terminated: Option<Switch>,
     bucket_names: Option<BucketNames>,
     commit_deadline: Option<String>,
     retention: Option<String>,
@@ -197,6 +198,32 @@ pub(crate) struct GatewayConfig {
 }
 
 impl GatewayConfig {
+    /// Returns what the log should warn of when the gateway starts.
+    pub(crate) fn warnings(&self) -> Vec<&'static str> {
+        let takes_jwts = self.jwks.is_some() || self.policy.jwt.accepts_any();
+        let mut warnings = Vec::new();
+        if self.policy.eip712 && self.policy.v1 {
+            warnings.push(
+                "wallet tokens of version 1 name no audience, so one that was given to any gateway is \
+                 accepted here; set FULA_EIP712_V1=off once clients send version 2",
+            );
+        }
+        if takes_jwts && self.policy.jwt.takes_any_audience() {
+            warnings.push(
+                "JWTs that their issuer made for other services are accepted here; set \
+                 FULA_JWT_AUDIENCE to the audience that names this gateway",
+            );
+        }
+        let is_private = self.tls.is_some() || self.wire.tls_terminated;
+        if (self.policy.eip712 || takes_jwts) && !is_private && !self.listen.ip().is_loopback() {
+            warnings.push(
+                "tokens from other machines are refused, because they come over plain HTTP; set \
+                 FULA_TLS_CERT and FULA_TLS_KEY, or FULA_TLS_TERMINATED=on if a proxy ends TLS",
+            );
+        }
+        warnings
+    }
+
     /// Reads the file if there is one, and checks everything.
     pub(crate) fn load(args: GatewayArgs) -> Result<Self, ConfigError> {
         let mut file = match &args.config {
@@ -275,6 +302,7 @@ impl GatewayConfig {
                     Some(text) => Some(Domain::parse(&text)?),
                     None => None,
                 },
+                tls_terminated: args.tls_terminated.or(file.tls_terminated) == Some(Switch::On),
                 rates: auth::rates(&auth),
                 limits: wire_limits,
             },

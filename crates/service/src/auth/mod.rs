@@ -138,7 +138,7 @@ pub struct Signed<'a> {
     pub session_token: Option<&'a str>,
     /// When the URL expires, in seconds since 1970, if the signature is in it.
     pub url_expires: Option<Seconds>,
-    /// Whether nobody can have read along: TLS, or the same machine.
+    /// Whether nobody can have read along.
     pub is_private: bool,
 }
 
@@ -161,7 +161,10 @@ pub enum AuthError {
     #[error("the session token does not go with the access key")]
     SessionToken,
     /// Use TLS, or the same machine.
-    #[error("a token as access key is accepted over TLS or on the same machine only")]
+    #[error(
+        "a token is accepted over TLS or from the same machine only; use https, or where a proxy in \
+         front of the gateway ends TLS, let the operator set FULA_TLS_TERMINATED=on"
+    )]
     NotPrivate,
     /// Presign with a session, or with a token for that object alone.
     #[error("a token as access key may presign only if its scope is one object")]
