@@ -3,12 +3,19 @@
 //!
 //! Every decision is written to the log under the target `fula::audit`, without the credential.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use fula_identity::{Seconds, TokenError};
 use fula_service::{
     Identity,
-    auth::{AuthError, Authenticator, Proof, Signed, redacted},
+    auth::{AuthError, Authenticator, Proof, Signed, redacted, redacted_unknown},
 };
 use http::{Extensions, HeaderMap, HeaderValue, Request, Uri, header};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
@@ -61,12 +68,18 @@ pub(crate) fn bearer_of(headers: &HeaderMap) -> S3Result<Option<String>> {
     Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()))
 }
 
-/// Whom a request says it is from, for the audit log should its signature prove wrong.
+/// Whom a request says it is from, for the audit log should that prove wrong.
 pub(crate) struct Claim {
     authorization: Option<HeaderValue>,
     uri: Uri,
-    request_id: Option<RequestId>,
-    peer: Option<Peer>,
+    origin: Origin,
+    /// Whether there is a secret for the key that it names.
+    is_known: AtomicBool,
+}
+
+tokio::task_local! {
+    /// The claim of the request that is answered: `s3s` asks for a secret without saying for which.
+    static CLAIM: Arc<Claim>;
 }
 
 impl Claim {
@@ -74,8 +87,24 @@ impl Claim {
         Self {
             authorization: request.headers().get(header::AUTHORIZATION).cloned(),
             uri: request.uri().clone(),
-            request_id: request.extensions().get().cloned(),
-            peer: request.extensions().get().copied(),
+            origin: Origin::of(request.extensions()),
+            is_known: AtomicBool::new(false),
+        }
+    }
+
+    /// Answers the request of this claim.
+    pub(crate) async fn scope<T>(self: &Arc<Self>, answer: impl Future<Output = T>) -> T {
+        CLAIM.scope(Arc::clone(self), answer).await
+    }
+
+    /// Notes what came of looking for the secret of the key that the request in hand is signed with.
+    pub(crate) fn note_lookup(access_key: &str, found: Result<(), &AuthError>) {
+        let noted = CLAIM.try_with(|claim| match found {
+            Ok(()) => claim.is_known.store(true, Ordering::Relaxed),
+            Err(error) => claim.origin.refused(&redacted_unknown(access_key), error),
+        });
+        if noted.is_err() {
+            tracing::error!("a secret was looked for outside of a request");
         }
     }
 
@@ -85,17 +114,59 @@ impl Claim {
         let header = header.unwrap_or_default();
         let in_header = header.split_once("Credential=").map(|(_, rest)| rest.to_owned());
         let scope = in_header.or_else(|| query_value(&self.uri, "x-amz-credential"));
-        redacted(scope.unwrap_or_default().split('/').next().unwrap_or_default())
+        let scope = scope.unwrap_or_default();
+        let key = scope.split('/').next().unwrap_or_default();
+        let is_known = self.is_known.load(Ordering::Relaxed);
+        if is_known { redacted(key) } else { redacted_unknown(key) }
     }
 
     /// Writes to the log that a signature is not that of the key it names.
     pub(crate) fn note_forged(&self) {
-        let request_id = self.request_id.as_ref().map(|id| id.0.as_str());
-        let address = self.peer.map(|peer| peer.address.to_string());
-        let (address, credential) = (address.as_deref(), self.key());
-        let reason = "the signature is not that of the key";
-        tracing::warn!(target: "fula::audit", request_id, address, credential, reason, "refused");
+        self.origin.refused(&self.key(), "the signature is not that of the key");
+    }
+}
+
+/// What every line of the audit log names of a request.
+pub(crate) struct Origin {
+    request_id: String,
+    address: String,
+}
+
+impl Origin {
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        Self {
+            request_id: extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default(),
+            address: extensions
+                .get::<Peer>()
+                .map(|peer| peer.address.to_canonical().to_string())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn refused(&self, credential: &str, reason: impl fmt::Display) {
+        let Self { request_id, address } = self;
+        tracing::warn!(
+            target: "fula::audit",
+            request_id, address, credential, %reason, "refused"
+        );
         metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
+    }
+
+    /// Writes to the log who was let in.
+    fn let_in(&self, proof: &Proof) {
+        let Self { request_id, address } = self;
+        let (user, via, credential) = (proof.identity.display(), proof.via, &proof.credential);
+        tracing::info!(
+            target: "fula::audit",
+            request_id, address, user, %via, credential, "let in"
+        );
+        metrics::counter!("fula_auth_total", "outcome" => "let in").increment(1);
+    }
+
+    /// Writes to the log that a session was begun.
+    pub(crate) fn begun(&self, user: &str, key: &str) {
+        let Self { request_id, address } = self;
+        tracing::info!(target: "fula::audit", request_id, address, user, key, "session begun");
     }
 }
 
@@ -242,29 +313,17 @@ impl Door {
         credential: &str,
         proof: Result<Proof, AuthError>,
     ) -> S3Result<Proof> {
-        let request_id = extensions.get::<RequestId>().map(|id| id.0.as_str());
-        let address = extensions.get::<Peer>().map(|peer| peer.address.to_string());
-        let address = address.as_deref();
+        let origin = Origin::of(extensions);
         match proof {
             Ok(proof) => {
-                let (user, via) = (proof.identity.display(), proof.via);
-                let credential = &proof.credential;
-                tracing::info!(
-                    target: "fula::audit",
-                    request_id, address, user, %via, credential, "let in"
-                );
-                metrics::counter!("fula_auth_total", "outcome" => "let in").increment(1);
+                origin.let_in(&proof);
                 if self.limits.refuses_user(&proof.identity.user) {
                     return Err(slow_down());
                 }
                 Ok(proof)
             }
             Err(error) => {
-                tracing::warn!(
-                    target: "fula::audit",
-                    request_id, address, credential, reason = %error, "refused"
-                );
-                metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
+                origin.refused(credential, &error);
                 Err(auth_error(error))
             }
         }

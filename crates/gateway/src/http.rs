@@ -225,9 +225,9 @@ impl Gateway {
 
     async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {
         ignore_odd_range(request.headers_mut());
-        let claim = Claim::of(&request);
+        let claim = Arc::new(Claim::of(&request));
         // A bug in one request must not look like a broken network to its client.
-        match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
+        match AssertUnwindSafe(claim.scope(self.s3.call(request))).catch_unwind().await {
             Ok(Ok(response)) => {
                 if response.status() == StatusCode::FORBIDDEN && is_forged(&response) {
                     claim.note_forged();

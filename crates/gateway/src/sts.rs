@@ -8,7 +8,7 @@ use http::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    auth::{Door, auth_error},
+    auth::{Door, Origin, auth_error},
     http::escape,
 };
 
@@ -158,7 +158,7 @@ async fn exchange(
     let begun = door.authenticator().begin_session(&verified, life).await;
     let session = begun.map_err(refusal)?;
     let (user, key) = (verified.identity.display(), &session.id);
-    tracing::info!(target: "fula::audit", request_id, user, key, "session begun");
+    Origin::of(extensions).begun(&user, key);
     let expires = OffsetDateTime::from_unix_timestamp(i64::try_from(session.expires).unwrap_or(0));
     let expires = expires.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default();
     let subject = escape(&verified.identity.display());

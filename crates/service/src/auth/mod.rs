@@ -218,7 +218,20 @@ fn name_of_token(verified: &Verified) -> String {
     format!("token:{:.16}", verified.meaning)
 }
 
-/// Returns a name for an access key id that gives nothing away, whatever it turns out to be.
+/// Characters that the log shows of an access key id that nobody has: it may be a secret that was put
+/// in the wrong place.
+const UNKNOWN_SHOWN: usize = 8;
+
+/// Returns a name for an access key id that nobody has: its beginning.
+pub fn redacted_unknown(access_key: &str) -> String {
+    let shown = redacted(access_key);
+    match shown.char_indices().nth(UNKNOWN_SHOWN) {
+        Some((end, _)) => format!("{}…", &shown[..end]),
+        None => shown,
+    }
+}
+
+/// Returns a name for an access key id that gives nothing away, if somebody has it or it is a token.
 pub fn redacted(access_key: &str) -> String {
     if is_token(access_key) || access_key.len() > 128 {
         return "token".to_owned();

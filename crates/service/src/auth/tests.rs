@@ -332,4 +332,7 @@ async fn a_token_as_access_key_is_bound_to_private_connections() {
     master.admit(ask(&narrow, true, true)).await.unwrap();
     assert_eq!(redacted(&wide), "token");
     assert_eq!(redacted("AKID\nEXAMPLE"), "AKIDEXAMPLE");
+    assert_eq!(redacted_unknown(&wide), "token");
+    assert_eq!(redacted_unknown("wJalr\nXUtnFEMI"), "wJalrXUt…");
+    assert_eq!(redacted_unknown("12345678"), "12345678");
 }
