@@ -23,6 +23,7 @@ def self_signed(directory, address):
          "-days", "2", "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )
+    key.chmod(0o600)
     return cert, key
 
 

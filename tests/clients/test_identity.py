@@ -5,6 +5,7 @@ import http.client
 import http.server
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -456,12 +457,41 @@ def test_sts_is_strict(door):
         (good + "&DurationSeconds=10", "ValidationError"),
         (good + "&DurationSeconds=99999999999999999999", "ValidationError"),
         (good + "&Policy=%7B%7D", "ValidationError"),
+        (good + "&PolicyArns.member.2.arn=arn:aws:iam::aws:policy/ReadOnlyAccess", "ValidationError"),
+        (good + "&PolicyArns=", "ValidationError"),
+        (good + "&Tags.member.1.Key=a&Tags.member.1.Value=b", "ValidationError"),
+        (good + "&TransitiveTagKeys.member.1=a", "ValidationError"),
+        (good + "&ProviderId=www.amazon.com", "ValidationError"),
+        (good + "&policy=%7B%7D", "ValidationError"),
+        (good + "&RoleArn=a&RoleArn=b", "ValidationError"),
         (good + f"&WebIdentityToken={token}", "ValidationError"),
         ("", "InvalidAction"),
     ]:
         status, _, body = post(wrong)
         assert status == 400 and f"<Code>{expected}</Code>".encode() in body, wrong
+    assert b"The parameter ProviderId is not offered" in post(good + "&ProviderId=www.amazon.com")[2]
+    # All that stock SDKs send, and nothing in the URL.
+    assert post(good + "&Version=2011-06-15&RoleArn=arn:aws:iam::000000000000:role/fula&DurationSeconds=900")[0] == 200
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert call(door, "POST", "/?Policy=%7B%7D", good.encode(), headers=form)[0] == 400
     assert post(good + "&x=" + "A" * 40_000)[0] == 400
+
+
+def test_too_many_sessions_are_the_clients_error(tmp_path):
+    gateway = Gateway(tmp_path / "data").start(env={**ENV, "FULA_SESSIONS_PER_OWNER": "3"})
+    wallet = Wallet()
+    tokens = [wallet.v2(), wallet.v2(), wallet.v2()]
+    begun = [sts(gateway, token) for token in (tokens[0], tokens[0], tokens[1])]
+    for token in (tokens[0], tokens[2]):
+        with Refused("LimitExceeded", 400) as refused:
+            sts(gateway, token)
+        # SDKs do not try again what cannot succeed.
+        assert refused.response["ResponseMetadata"]["RetryAttempts"] == 0
+        assert "FULA_SESSIONS_PER_OWNER" in refused.response["Error"]["Message"]
+    sts(gateway, Wallet().v1())
+    gateway.fula("revoke", "session", begun[0]["Credentials"]["AccessKeyId"])
+    sts(gateway, tokens[2])
+    gateway.stop()
 
 
 def test_public_reads(door):
@@ -729,7 +759,13 @@ def test_nothing_secret_is_logged(door):
         with pytest.raises(botocore.exceptions.ClientError):
             door.client(key=key).list_buckets()
     lines = [line for line in audit(door).splitlines() if "fula::audit: refused" in line]
-    assert any('credential="AKIDGUESSED"' in line for line in lines)
+    # Of a key that nobody has only the beginning: it may be a secret in the wrong place.
+    assert any('credential="AKIDGUES…"' in line for line in lines)
+    assert "AKIDGUESSED" not in audit(door)
+    every = [line for line in audit(door).splitlines() if "fula::audit: " in line]
+    assert any("session begun" in line for line in every)
+    for line in every:
+        assert re.search(r' request_id="[0-9A-F]{16}" address="127\.0\.0\.1" ', line), line
     forged = f'credential="{door.credentials()[0]}" reason="the signature is not that of the key"'
     assert any(forged in line for line in lines), lines[-3:]
 

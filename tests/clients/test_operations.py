@@ -340,6 +340,66 @@ def test_tls(tmp_path):
         capture_output=True, text=True, timeout=30,
     )
     assert half.returncode == 1 and "--tls-key" in half.stderr
+    key.chmod(0o644)
+    options = ["--tls-cert", cert, "--tls-key", key, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    readable = subprocess.run(
+        [FULA, "gateway", "--data-dir", tmp_path / "data", *options], capture_output=True, text=True, timeout=30,
+    )
+    assert readable.returncode == 1 and f"chmod 600 {key}" in readable.stderr
+
+
+@pytest.mark.parametrize("name, value", [
+    ("FULA_DATABASE_URL", "postgres://fula:12/hush@127.0.0.1:1/fula"),
+    ("FULA_DATABASE_URL", "postgres://fula:hush@127.0.0.1:port/fula"),
+    ("FULA_DATABASE_URL", "postgres://fula@127.0.0.1:1/fula?pasword=hush"),
+    ("FULA_DATABASE_URL", "postgrs://fula:hush@127.0.0.1:1/fula"),
+    ("FULA_DATABASE_URL", "fula:hush@127.0.0.1/fula"),
+    ("FULA_BLOCKS", "s3://key:hush@bucket/prefix"),
+    ("FULA_BLOCKS", "s3:/key:hush@bucket/prefix"),
+    ("FULA_BLOCKS", "https://key:hush@bucket/prefix"),
+    ("FULA_BLOCKS", "file://key:hush@host/directory"),
+    ("FULA_JWKS", "https://user:hush@issuer.example/jwks"),
+    ("FULA_JWKS", "https:/user:hush@issuer.example/jwks"),
+    ("FULA_JWKS", "user:hush@issuer.example/jwks"),
+    ("FULA_JWKS", "//user:hush@issuer.example/jwks"),
+])
+def test_a_password_in_a_mistyped_url_is_never_shown(tmp_path, name, value):
+    blocks = {"FULA_BLOCKS": f"file://{tmp_path}/blocks"} if name == "FULA_DATABASE_URL" else {}
+    key = tmp_path / "secrets.key"
+    subprocess.run([FULA, "secrets", "keygen", key], check=True, capture_output=True)
+    env = {**os.environ, **blocks, "FULA_SECRETS_KEY_FILE": str(key), "RUST_LOG": "debug", name: value}
+    ports = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    refused = subprocess.run([FULA, "gateway", "--data-dir", tmp_path / "data", *ports],
+                             capture_output=True, text=True, timeout=60, env=env)
+    assert refused.returncode == 1 and name in refused.stderr
+    told = subprocess.run([FULA, "gateway", "--help"], capture_output=True, text=True, env=env)
+    for text in (refused.stderr, refused.stdout, told.stdout, told.stderr):
+        assert "hush" not in text
+
+
+def test_everything_made_is_for_its_owner_alone(tmp_path):
+    gateway, blocks = Gateway(tmp_path / "data"), tmp_path / "blocks"
+    gateway.program = ["sh", "-c", 'umask 0; exec "$@"', "sh", FULA]
+    env = {"FULA_BLOCKS": f"file://{blocks}"}
+    gateway.start(env)
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="k", Body=pattern(3 * MIB))
+    made = [path for top in (gateway.data_dir, blocks) for path in (top, *top.rglob("*"))]
+    assert {"admin.sock", "secrets.key", "credentials", "log"} <= {path.name for path in made}
+    assert any(path.is_socket() for path in made) and len([p for p in made if blocks in p.parents]) > 3
+    for path in made:
+        assert path.lstat().st_mode & 0o077 == 0, (path, oct(path.lstat().st_mode))
+    gateway.stop()
+    log = gateway.data_dir.with_suffix(".log")
+    assert "open to other users" not in log.read_text()
+    # What was there before is not changed, and told.
+    for directory in (gateway.data_dir, blocks):
+        directory.chmod(0o755)
+    gateway.start(env)
+    gateway.stop()
+    for directory in (gateway.data_dir, blocks):
+        assert f"chmod 700 {directory}" in log.read_text()
 
 
 def test_help_teaches():

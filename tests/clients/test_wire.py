@@ -211,8 +211,11 @@ def test_virtual_hosts(tmp_path):
         assert send(gateway, "PUT", f"/{key}", b"x", host="bucket.s3.test")[0] == 200
         assert send(gateway, "GET", f"/{key}", host="bucket.s3.test")[2] == b"x"
     assert s3.get_object(Bucket="bucket", Key="fula/capabilities")["Body"].read() == b"x"
+    # Case, port and a dot at the end do not matter: not for the bucket, nor for the signature.
+    for host in ["BUCKET.S3.Test", "bucket.s3.test.", "bucket.s3.test:1234", "Bucket.s3.test.:80"]:
+        assert send(gateway, "GET", "/k", host=host)[2] == b"x", host
     # Any other host means path style.
-    for host in ["s3.test", "localhost", "gateway.example"]:
+    for host in ["s3.test", "S3.TEST.", "localhost", "gateway.example", "a_name", "bucket.s3.test.evil"]:
         assert send(gateway, "GET", "/bucket/k", host=host)[2] == b"x", host
     assert b"remoteCidPut" in send(gateway, "GET", "/fula/capabilities")[2]
     gateway.stop()

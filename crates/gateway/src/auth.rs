@@ -3,15 +3,23 @@
 //!
 //! Every decision is written to the log under the target `fula::audit`, without the credential.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use fula_identity::TokenError;
+use fula_identity::{Seconds, TokenError};
 use fula_service::{
     Identity,
-    auth::{AuthError, Authenticator, Proof, Signed, redacted},
+    auth::{AuthError, Authenticator, Proof, Signed, redacted, redacted_unknown},
 };
 use http::{Extensions, HeaderMap, HeaderValue, Request, Uri, header};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use time::{Date, Month, PrimitiveDateTime, Time};
 
 use crate::{
     credential::{bearer_of, query_value},
@@ -45,14 +53,22 @@ pub(crate) struct RequestId(pub(crate) String);
 pub(crate) struct Door {
     authenticator: Authenticator,
     limits: Arc<RateLimits>,
+    /// Whether a proxy in front of this gateway ends TLS.
+    tls_terminated: bool,
 }
 
-/// Whom a request says it is from, for the audit log should its signature prove wrong.
+/// Whom a request says it is from, for the audit log should that prove wrong.
 pub(crate) struct Claim {
     authorization: Option<HeaderValue>,
     uri: Uri,
-    request_id: Option<RequestId>,
-    peer: Option<Peer>,
+    origin: Origin,
+    /// Whether there is a secret for the key that it names.
+    is_known: AtomicBool,
+}
+
+tokio::task_local! {
+    /// The claim of the request that is answered: `s3s` asks for a secret without saying for which.
+    static CLAIM: Arc<Claim>;
 }
 
 impl Claim {
@@ -60,8 +76,24 @@ impl Claim {
         Self {
             authorization: request.headers().get(header::AUTHORIZATION).cloned(),
             uri: request.uri().clone(),
-            request_id: request.extensions().get().cloned(),
-            peer: request.extensions().get().copied(),
+            origin: Origin::of(request.extensions()),
+            is_known: AtomicBool::new(false),
+        }
+    }
+
+    /// Answers the request of this claim.
+    pub(crate) async fn scope<T>(self: &Arc<Self>, answer: impl Future<Output = T>) -> T {
+        CLAIM.scope(Arc::clone(self), answer).await
+    }
+
+    /// Notes what came of looking for the secret of the key that the request in hand is signed with.
+    pub(crate) fn note_lookup(access_key: &str, found: Result<(), &AuthError>) {
+        let noted = CLAIM.try_with(|claim| match found {
+            Ok(()) => claim.is_known.store(true, Ordering::Relaxed),
+            Err(error) => claim.origin.refused(&redacted_unknown(access_key), error),
+        });
+        if noted.is_err() {
+            tracing::error!("a secret was looked for outside of a request");
         }
     }
 
@@ -71,27 +103,128 @@ impl Claim {
         let header = header.unwrap_or_default();
         let in_header = header.split_once("Credential=").map(|(_, rest)| rest.to_owned());
         let scope = in_header.or_else(|| query_value(&self.uri, "x-amz-credential"));
-        redacted(scope.unwrap_or_default().split('/').next().unwrap_or_default())
+        let scope = scope.unwrap_or_default();
+        let key = scope.split('/').next().unwrap_or_default();
+        let is_known = self.is_known.load(Ordering::Relaxed);
+        if is_known { redacted(key) } else { redacted_unknown(key) }
     }
 
     /// Writes to the log that a signature is not that of the key it names.
     pub(crate) fn note_forged(&self) {
-        let request_id = self.request_id.as_ref().map(|id| id.0.as_str());
-        let address = self.peer.map(|peer| peer.address.to_string());
-        let (address, credential) = (address.as_deref(), self.key());
-        let reason = "the signature is not that of the key";
-        tracing::warn!(target: "fula::audit", request_id, address, credential, reason, "refused");
-        metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
+        self.origin.refused(&self.key(), "the signature is not that of the key");
     }
 }
 
+/// What every line of the audit log names of a request.
+pub(crate) struct Origin {
+    request_id: String,
+    address: String,
+}
+
+impl Origin {
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        Self {
+            request_id: extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default(),
+            address: extensions
+                .get::<Peer>()
+                .map(|peer| peer.address.to_canonical().to_string())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn refused(&self, credential: &str, reason: impl fmt::Display) {
+        let Self { request_id, address } = self;
+        tracing::warn!(
+            target: "fula::audit",
+            request_id, address, credential, %reason, "refused"
+        );
+        metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
+    }
+
+    /// Writes to the log who was let in.
+    fn let_in(&self, proof: &Proof) {
+        let Self { request_id, address } = self;
+        let (user, via, credential) = (proof.identity.display(), proof.via, &proof.credential);
+        tracing::info!(
+            target: "fula::audit",
+            request_id, address, user, %via, credential, "let in"
+        );
+        metrics::counter!("fula_auth_total", "outcome" => "let in").increment(1);
+    }
+
+    /// Writes to the log that a session was begun.
+    pub(crate) fn begun(&self, user: &str, key: &str) {
+        let Self { request_id, address } = self;
+        tracing::info!(target: "fula::audit", request_id, address, user, key, "session begun");
+    }
+}
+
+/// Returns when a presigned URL expires; `None` for a URL without a signature.
+///
+/// # Errors
+/// Times that are missing or malformed.
+fn url_expires(uri: &Uri) -> S3Result<Option<Seconds>> {
+    if query_value(uri, "x-amz-signature").is_none() {
+        return Ok(None);
+    }
+    let signed = query_value(uri, "x-amz-date").and_then(|text| seconds_of(&text));
+    let life = query_value(uri, "x-amz-expires").and_then(|text| text.parse::<Seconds>().ok());
+    let expires = signed.zip(life).and_then(|(signed, life)| signed.checked_add(life));
+    match expires {
+        Some(expires) => Ok(Some(expires)),
+        None => Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Date and X-Amz-Expires are not a time and a number of seconds."
+        )),
+    }
+}
+
+/// Parses a time such as `20260131T235959Z`.
+fn seconds_of(text: &str) -> Option<Seconds> {
+    let digits = |range: std::ops::Range<usize>| text.get(range)?.parse::<u8>().ok();
+    let year = text.get(..4)?.parse().ok()?;
+    let month = Month::try_from(digits(4..6)?).ok()?;
+    let date = Date::from_calendar_date(year, month, digits(6..8)?).ok()?;
+    let time = Time::from_hms(digits(9..11)?, digits(11..13)?, digits(13..15)?).ok()?;
+    let is_form = text.len() == 16 && text.get(8..9) == Some("T") && text.ends_with('Z');
+    let seconds = PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp();
+    u64::try_from(seconds).ok().filter(|_| is_form)
+}
+
 impl Door {
-    pub(crate) fn new(authenticator: Authenticator, limits: Arc<RateLimits>) -> Self {
-        Self { authenticator, limits }
+    pub(crate) fn new(
+        authenticator: Authenticator,
+        limits: Arc<RateLimits>,
+        tls_terminated: bool,
+    ) -> Self {
+        Self { authenticator, limits, tls_terminated }
     }
 
     pub(crate) fn authenticator(&self) -> &Authenticator {
         &self.authenticator
+    }
+
+    /// Returns whether nobody can have read the request along the way.
+    fn is_private(&self, extensions: &Extensions) -> bool {
+        self.tls_terminated || extensions.get::<Peer>().is_some_and(|peer| peer.is_private())
+    }
+
+    /// Refuses a token that others can have read along the way: whoever has it can use it. The one rule
+    /// for bearers, for STS, and for tokens as access keys.
+    ///
+    /// # Errors
+    /// [`AuthError::NotPrivate`].
+    pub(crate) fn check_private(&self, extensions: &Extensions) -> Result<(), AuthError> {
+        if self.is_private(extensions) { Ok(()) } else { Err(AuthError::NotPrivate) }
+    }
+
+    /// Says who shows a bearer token.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub(crate) fn bearer(&self, extensions: &Extensions, token: &str) -> Result<Proof, AuthError> {
+        self.check_private(extensions)?;
+        self.authenticator.bearer(token)
     }
 
     /// Refuses an address that asks too often, before anything is verified for it.
@@ -116,7 +249,7 @@ impl Door {
                         token (no aws-chunked, no x-amz-content-sha256: STREAMING-…).";
             return Err(s3_error!(InvalidRequest, "{text}"));
         }
-        let proof = self.authenticator.bearer(&token);
+        let proof = self.bearer(extensions, &token);
         let proof = self.decide(extensions, "bearer", proof)?;
         headers.remove(header::AUTHORIZATION);
         extensions.insert(proof);
@@ -142,8 +275,8 @@ impl Door {
         let signed = Signed {
             access_key,
             session_token: in_header.as_deref().or(in_query.as_deref()),
-            is_presigned: query_value(uri, "x-amz-signature").is_some(),
-            is_private: extensions.get::<Peer>().is_some_and(|peer| peer.is_private()),
+            url_expires: url_expires(uri)?,
+            is_private: self.is_private(extensions),
         };
         let proof = self.authenticator.admit(signed).await;
         let proof = self.decide(extensions, &redacted(access_key), proof)?;
@@ -158,29 +291,17 @@ impl Door {
         credential: &str,
         proof: Result<Proof, AuthError>,
     ) -> S3Result<Proof> {
-        let request_id = extensions.get::<RequestId>().map(|id| id.0.as_str());
-        let address = extensions.get::<Peer>().map(|peer| peer.address.to_string());
-        let address = address.as_deref();
+        let origin = Origin::of(extensions);
         match proof {
             Ok(proof) => {
-                let (user, via) = (proof.identity.display(), proof.via);
-                let credential = &proof.credential;
-                tracing::info!(
-                    target: "fula::audit",
-                    request_id, address, user, %via, credential, "let in"
-                );
-                metrics::counter!("fula_auth_total", "outcome" => "let in").increment(1);
+                origin.let_in(&proof);
                 if self.limits.refuses_user(&proof.identity.user) {
                     return Err(slow_down());
                 }
                 Ok(proof)
             }
             Err(error) => {
-                tracing::warn!(
-                    target: "fula::audit",
-                    request_id, address, credential, reason = %error, "refused"
-                );
-                metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
+                origin.refused(credential, &error);
                 Err(auth_error(error))
             }
         }
@@ -207,7 +328,10 @@ pub(crate) fn auth_error(error: AuthError) -> S3Error {
         AuthError::Token(TokenError::NotForHere(_))
         | AuthError::Revoked
         | AuthError::NotPrivate
-        | AuthError::Presigned => S3ErrorCode::AccessDenied,
+        | AuthError::Presigned
+        // Sessions are begun with STS alone, which has a code of its own for it.
+        | AuthError::TooManySessions { .. } => S3ErrorCode::AccessDenied,
+        AuthError::Token(TokenError::KeysUnavailable) => S3ErrorCode::ServiceUnavailable,
         AuthError::UnknownKey => S3ErrorCode::InvalidAccessKeyId,
         AuthError::Service(_) => {
             return match error {
@@ -222,6 +346,29 @@ pub(crate) fn auth_error(error: AuthError) -> S3Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_presigned_url_says_when_it_expires() {
+        let expires = |query: &str| {
+            let uri = format!("/b/k?{query}").parse::<Uri>().expect("a URL");
+            url_expires(&uri).map_err(|error| error.code().as_str().to_owned())
+        };
+        assert_eq!(expires("X-Amz-Date=20260131T235959Z&X-Amz-Expires=1"), Ok(None));
+        let signed = |rest: &str| expires(&format!("X-Amz-Signature=00&{rest}"));
+        assert_eq!(signed("X-Amz-Date=20260131T235959Z&X-Amz-Expires=1"), Ok(Some(1_769_904_000)));
+        for wrong in [
+            "",
+            "X-Amz-Date=20260131T235959Z",
+            "X-Amz-Expires=1",
+            "X-Amz-Date=20260231T000000Z&X-Amz-Expires=1",
+            "X-Amz-Date=2026-01-31T23:59&X-Amz-Expires=1",
+            "X-Amz-Date=20260131T235959Z&X-Amz-Expires=-1",
+            "X-Amz-Date=20260131T235959Z&X-Amz-Expires=18446744073709551615",
+            "X-Amz-Date=%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9&X-Amz-Expires=1",
+        ] {
+            assert_eq!(signed(wrong), Err("AuthorizationQueryParametersError".into()), "{wrong}");
+        }
+    }
 
     #[test]
     fn only_tls_or_this_machine_is_private() {

@@ -27,6 +27,11 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         ServiceError::InCommit { key, error } => return in_commit(&key, s3_error(*error)),
         ServiceError::NotModified { etag, time_ms } => return not_modified(&etag, time_ms),
         ServiceError::InvalidRange { size } => return invalid_range(size),
+        ServiceError::CredentialExpired => {
+            let text = "The credential ended before the request was complete; nothing was written. \
+                        Get a new credential and send the request again.";
+            (S3ErrorCode::ExpiredToken, Some(text.to_owned()))
+        }
         ServiceError::AccessDenied => (S3ErrorCode::AccessDenied, None),
         ServiceError::BadDigest(what) => (
             S3ErrorCode::BadDigest,

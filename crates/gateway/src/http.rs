@@ -179,9 +179,7 @@ impl Gateway {
         if sts::is_sts(&parts) && host_bucket.is_none() {
             operation.set("AssumeRoleWithWebIdentity".to_owned());
             return match self.whole.unauthenticated(&parts, body, sts::BODY_BYTES_MAX).await {
-                Ok((body, _memory, _share)) => {
-                    sts::answer(&self.door, &parts.extensions, &body, id).await
-                }
+                Ok((body, _memory, _share)) => sts::answer(&self.door, &parts, &body, id).await,
                 Err(error) => respond(error),
             };
         }
@@ -205,9 +203,7 @@ impl Gateway {
     fn host_bucket<B>(&self, request: &Request<B>) -> Option<HostBucket> {
         let domain = self.config.domain.as_ref()?;
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
-        let bucket = host?.strip_suffix(domain.as_str())?.strip_suffix('.')?;
-        Some(HostBucket(bucket.to_owned())).filter(|bucket| !bucket.0.is_empty())
+        domain.bucket_of(host?).map(HostBucket)
     }
 
     /// Decides all that can be decided from the headers alone, before s3s verifies the signature. No
@@ -248,9 +244,9 @@ impl Gateway {
 
     async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {
         ignore_odd_range(&mut request);
-        let claim = Claim::of(&request);
+        let claim = Arc::new(Claim::of(&request));
         // A bug in one request must not look like a broken network to its client.
-        match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
+        match AssertUnwindSafe(claim.scope(self.s3.call(request))).catch_unwind().await {
             Ok(Ok(response)) => {
                 if response.status() == StatusCode::FORBIDDEN && is_forged(&response) {
                     claim.note_forged();
@@ -310,7 +306,7 @@ impl Gateway {
             Err(_) => return unauthorized("there is more than one Authorization header"),
         };
         let authenticator = self.door.authenticator();
-        let shown = authenticator.bearer(&token);
+        let shown = self.door.bearer(request.extensions(), &token);
         if let Err(error) = self.door.decide(request.extensions(), "bearer", shown.clone()) {
             if error.status_code().is_some_and(|status| status.is_server_error()) {
                 return respond(error);

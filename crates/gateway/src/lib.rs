@@ -12,6 +12,7 @@ mod credential;
 mod eager;
 mod error;
 mod guard;
+mod host;
 mod http;
 mod limit;
 pub mod metrics;
@@ -25,9 +26,14 @@ pub mod tls;
 mod whole;
 
 use fula_service::{Service, auth::Authenticator};
-use s3s::{host::SingleDomain, service::S3Service};
+use s3s::service::S3Service;
 
-pub use self::{auth::Peer, http::Gateway, limit::Rates};
+pub use self::{
+    auth::Peer,
+    host::{Domain, InvalidDomain},
+    http::Gateway,
+    limit::Rates,
+};
 
 /// Bounds of the wire, by name.
 #[derive(Clone, Debug)]
@@ -63,27 +69,18 @@ pub struct WireConfig {
     /// Region that `GetBucketLocation` and `HeadBucket` report.
     pub region: String,
     /// Domain whose subdomains are bucket names, for virtual-host style.
-    pub domain: Option<String>,
+    pub domain: Option<Domain>,
+    /// Whether a proxy in front of the gateway ends TLS, so that tokens that come over plain HTTP were
+    /// not readable on the way.
+    pub tls_terminated: bool,
     /// How often one user and one address may ask.
     pub rates: Rates,
     /// Bounds.
     pub limits: WireLimits,
 }
 
-/// A virtual-host domain that is not one.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} is not a domain name")]
-pub struct InvalidDomain(String);
-
 /// Puts the wire in front of a service.
-///
-/// # Errors
-/// [`InvalidDomain`].
-pub fn gateway(
-    service: Service,
-    authenticator: Authenticator,
-    config: WireConfig,
-) -> Result<Gateway, InvalidDomain> {
+pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfig) -> Gateway {
     let limits = &config.limits;
     let mut s3_config = s3s::config::S3Config::default();
     s3_config.xml_max_body_size = limits.xml_bytes_max;
@@ -96,7 +93,7 @@ pub fn gateway(
     let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
 
     let limited = std::sync::Arc::new(limit::RateLimits::new(config.rates));
-    let door = auth::Door::new(authenticator.clone(), limited);
+    let door = auth::Door::new(authenticator.clone(), limited, config.tls_terminated);
     let commit = s3::CommitRoute::new(service.clone(), door.clone(), limits.xml_bytes_max);
     let whole = whole::Whole::new(&service, limits.body_idle_timeout);
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
@@ -105,10 +102,8 @@ pub fn gateway(
     builder.set_auth(s3::Auth::new(authenticator));
     builder.set_access(s3::Access::new(door.clone()));
     if let Some(domain) = &config.domain {
-        let host = SingleDomain::new(domain).map_err(|_| InvalidDomain(domain.clone()))?;
-        // Only names below the domain are buckets; any other host means path style.
-        builder.set_host(host.with_cname_fallback(false));
+        builder.set_host(domain.clone());
     }
     let s3: S3Service = builder.build();
-    Ok(Gateway::new(s3, door, whole, config))
+    Gateway::new(s3, door, whole, config)
 }

@@ -8,7 +8,7 @@ use http::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    auth::{Door, auth_error},
+    auth::{Door, Origin, auth_error},
     http::escape,
 };
 
@@ -16,6 +16,9 @@ use crate::{
 pub(crate) const BODY_BYTES_MAX: usize = 32 << 10;
 
 const XMLNS: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
+
+/// Most characters that an error repeats of the name of a parameter.
+const NAME_SHOWN_MAX: usize = 64;
 
 /// Life of a session when the client does not say, in seconds, as on AWS.
 const LIFE: u64 = 3600;
@@ -33,6 +36,8 @@ pub(crate) fn is_sts(parts: &Parts) -> bool {
 #[derive(Debug, Default)]
 struct Asked {
     action: String,
+    version: Option<String>,
+    role: Option<String>,
     token: String,
     session_name: String,
     life: Option<String>,
@@ -42,23 +47,32 @@ struct Asked {
 struct Refusal(&'static str, StatusCode, String);
 
 impl Asked {
-    fn parse(body: &[u8]) -> Result<Self, Refusal> {
+    /// Reads the parameters of a request. A parameter that is not carried out is refused: it might
+    /// restrict the session.
+    fn parse(query: Option<&str>, body: &[u8]) -> Result<Self, Refusal> {
         let mut asked = Self::default();
+        if query.is_some_and(|query| !query.is_empty()) {
+            return Err(invalid("Parameters are accepted in the body alone, not in the URL."));
+        }
         for (name, value) in form_urlencoded::parse(body) {
             let slot = match name.as_ref() {
                 "Action" => &mut asked.action,
+                // What these two say changes nothing.
+                "Version" => asked.version.get_or_insert_default(),
+                "RoleArn" => asked.role.get_or_insert_default(),
                 "WebIdentityToken" => &mut asked.token,
                 "RoleSessionName" => &mut asked.session_name,
                 "DurationSeconds" => asked.life.get_or_insert_default(),
-                // What would restrict the session must not be passed over.
-                "Policy" | "PolicyArns.member.1.arn" => {
-                    let text = "Session policies are not offered: mint a token with scopes.";
-                    return Err(invalid(text));
+                name => {
+                    let name: String = name.chars().take(NAME_SHOWN_MAX).collect();
+                    return Err(invalid(&format!(
+                        "The parameter {name} is not offered. To restrict a session, get it for a \
+                         token with scopes."
+                    )));
                 }
-                _ => continue,
             };
             if !slot.is_empty() {
-                return Err(invalid("A parameter is there twice."));
+                return Err(invalid(&format!("The parameter {name} is there twice.")));
             }
             value.as_ref().clone_into(slot);
         }
@@ -82,11 +96,15 @@ fn invalid(text: &str) -> Refusal {
 /// Answers a request for STS.
 pub(crate) async fn answer(
     door: &Door,
-    extensions: &Extensions,
+    parts: &Parts,
     body: &[u8],
     request_id: &str,
 ) -> Response<s3s::Body> {
-    let answered = exchange(door, extensions, body, request_id).await;
+    let asked = Asked::parse(parts.uri.query(), body);
+    let answered = match asked {
+        Ok(asked) => exchange(door, &parts.extensions, asked, request_id).await,
+        Err(refusal) => Err(refusal),
+    };
     let (status, xml) = match answered {
         Ok(xml) => (StatusCode::OK, xml),
         Err(Refusal(code, status, text)) => {
@@ -110,10 +128,9 @@ pub(crate) async fn answer(
 async fn exchange(
     door: &Door,
     extensions: &Extensions,
-    body: &[u8],
+    asked: Asked,
     request_id: &str,
 ) -> Result<String, Refusal> {
-    let asked = Asked::parse(body)?;
     if asked.action != "AssumeRoleWithWebIdentity" {
         let text = "The only action offered is AssumeRoleWithWebIdentity.";
         return Err(Refusal("InvalidAction", StatusCode::BAD_REQUEST, text.to_owned()));
@@ -124,7 +141,8 @@ async fn exchange(
         return Err(invalid("RoleSessionName is 2 to 64 letters, digits and _=,.@- characters."));
     }
     let life = asked.life()?;
-    let verified = match door.authenticator().inspect(&asked.token) {
+    let inspected = door.check_private(extensions);
+    let verified = match inspected.and_then(|()| door.authenticator().inspect(&asked.token)) {
         Ok(verified) => verified,
         Err(error) => {
             drop(door.decide(extensions, "web identity", Err(error.clone())));
@@ -138,9 +156,9 @@ async fn exchange(
         Refusal("Throttling", StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
     let begun = door.authenticator().begin_session(&verified, life).await;
-    let session = begun.map_err(|error| refusal(error.into()))?;
+    let session = begun.map_err(refusal)?;
     let (user, key) = (verified.identity.display(), &session.id);
-    tracing::info!(target: "fula::audit", request_id, user, key, "session begun");
+    Origin::of(extensions).begun(&user, key);
     let expires = OffsetDateTime::from_unix_timestamp(i64::try_from(session.expires).unwrap_or(0));
     let expires = expires.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default();
     let subject = escape(&verified.identity.display());
@@ -166,6 +184,10 @@ async fn exchange(
 /// Says a refusal as STS does.
 fn refusal(error: AuthError) -> Refusal {
     let text = error.to_string();
+    if let AuthError::TooManySessions { .. } = error {
+        // No code for which SDKs try again: that would not help before a session ends.
+        return Refusal("LimitExceeded", StatusCode::BAD_REQUEST, text);
+    }
     let error = auth_error(error);
     let status = error.status_code().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     match error.code().as_str() {

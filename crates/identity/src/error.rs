@@ -15,4 +15,10 @@ pub enum TokenError {
     /// It is good, but for another gateway, or of someone who is not admitted.
     #[error("the token is not meant for this gateway: {0}")]
     NotForHere(&'static str),
+    /// Whether it is good cannot be told now; try again later.
+    #[error(
+        "the key set that verifies this token cannot be read at present; try again, and tell the \
+         operator if it lasts"
+    )]
+    KeysUnavailable,
 }

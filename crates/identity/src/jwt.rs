@@ -38,13 +38,25 @@ pub const SECRET_BYTES_MIN: usize = 32;
 pub const KEY_SET_BYTES_MAX: usize = 256 << 10;
 const KEYS_MAX: usize = 64;
 
+/// The public keys that verify JWTs.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Keys {
+    /// No key set is configured.
+    #[default]
+    None,
+    /// A key set is configured, and could not be read for too long.
+    Unavailable,
+    /// The key set as last read.
+    Set(KeySet),
+}
+
 /// Which JWTs are accepted.
 #[derive(Default)]
 pub struct JwtPolicy {
     /// Verifies HS256.
     secret: Option<hmac::Key>,
     /// Verifies everything else.
-    keys: Option<KeySet>,
+    keys: Keys,
     /// What `iss` must be, if set.
     issuer: Option<String>,
     /// What `aud` must contain, if set.
@@ -84,12 +96,13 @@ impl JwtPolicy {
         Ok(Self { secret: Some(hmac::Key::new(hmac::HMAC_SHA256, secret)), ..self })
     }
 
-    /// Returns the same policy with another key set.
+    /// Returns the same policy with another key set. `None` stands for a set that cannot be read:
+    /// tokens that need it are refused with [`TokenError::KeysUnavailable`].
     #[must_use]
-    pub fn with_keys(&self, keys: KeySet) -> Self {
+    pub fn with_keys(&self, keys: Option<KeySet>) -> Self {
         Self {
             secret: self.secret.clone(),
-            keys: Some(keys),
+            keys: keys.map_or(Keys::Unavailable, Keys::Set),
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
         }
@@ -97,17 +110,22 @@ impl JwtPolicy {
 
     /// Returns whether a token names a key that the set lacks, which a newer set may have.
     pub fn lacks_key_of(&self, token: &str) -> bool {
-        self.keys.as_ref().is_some_and(|keys| keys.lacks_key_of(token))
+        matches!(&self.keys, Keys::Set(keys) if keys.lacks_key_of(token))
     }
 
-    /// Returns whether these are the keys it has.
-    pub fn has_keys(&self, keys: &KeySet) -> bool {
-        self.keys.as_ref() == Some(keys)
-    }
-
-    /// Returns whether any JWT is accepted.
+    /// Returns whether JWTs are accepted: a secret or a key set is configured.
     pub fn accepts_any(&self) -> bool {
-        self.secret.is_some() || self.keys.is_some()
+        self.secret.is_some() || self.keys != Keys::None
+    }
+
+    /// Returns whether the `aud` claim of JWTs may be anything.
+    pub fn takes_any_audience(&self) -> bool {
+        self.audience.is_none()
+    }
+
+    /// Returns whether `other` has the same public keys.
+    pub fn has_same_keys(&self, other: &Self) -> bool {
+        self.keys == other.keys
     }
 }
 
@@ -120,6 +138,9 @@ enum PublicKey {
 }
 
 impl PublicKey {
+    /// What [`Self::algorithm`] can return.
+    const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
+
     fn algorithm(&self) -> &'static str {
         match self {
             Self::Rs256 { .. } => "RS256",
@@ -149,12 +170,15 @@ pub struct KeySet(Vec<(Option<String>, PublicKey)>);
 
 /// A text that is no key set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a JSON Web Key Set with keys for RS256, ES256 or EdDSA")]
+#[error(
+    "not a JSON Web Key Set: an object with a list of keys, at most {KEY_SET_BYTES_MAX} bytes and \
+     {KEYS_MAX} keys"
+)]
 pub struct InvalidKeySet;
 
 #[derive(Deserialize)]
 struct Jwks {
-    keys: Vec<Jwk>,
+    keys: Vec<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -194,21 +218,35 @@ impl Jwk {
 }
 
 impl KeySet {
-    /// Reads a key set; keys of other kinds, or for other uses, are left out.
+    /// Reads a key set. Keys of other kinds or for other uses, and keys that are malformed, are left
+    /// out (RFC 7517 §5). So the result may have no keys: then it verifies no token.
     ///
     /// # Errors
-    /// [`InvalidKeySet`], also for one that is too large or has no key that could be used.
+    /// [`InvalidKeySet`], also for one that is too large or has too many keys.
     pub fn parse(text: &[u8]) -> Result<Self, InvalidKeySet> {
         if text.len() > KEY_SET_BYTES_MAX {
             return Err(InvalidKeySet);
         }
         let jwks: Jwks = serde_json::from_slice(text).map_err(|_| InvalidKeySet)?;
-        let keys: Vec<_> =
-            jwks.keys.into_iter().filter_map(|jwk| Some((jwk.kid.clone(), jwk.read()?))).collect();
-        if keys.is_empty() || keys.len() > KEYS_MAX {
+        let read = |jwk| {
+            let jwk: Jwk = serde_json::from_value(jwk).ok()?;
+            Some((jwk.kid.clone(), jwk.read()?))
+        };
+        let keys: Vec<_> = jwks.keys.into_iter().filter_map(read).collect();
+        if keys.len() > KEYS_MAX {
             return Err(InvalidKeySet);
         }
         Ok(Self(keys))
+    }
+
+    /// Returns the number of keys that can verify tokens.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns whether no token can be verified with the set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Returns whether a token names a key that is not in the set, which a newer set may have.
@@ -299,7 +337,7 @@ pub(crate) fn verify(
         hmac::verify(secret, signed.as_bytes(), &signature)
             .map_err(|_| TokenError::Invalid("its signature"))?;
     } else {
-        check_signature(&header, signed, &signature, policy.keys.as_ref())?;
+        check_signature(&header, signed, &signature, &policy.keys)?;
     }
     let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| FORM)?;
     let claims: Claims =
@@ -325,12 +363,19 @@ fn check_signature(
     header: &Header,
     signed: &str,
     signature: &[u8],
-    keys: Option<&KeySet>,
+    keys: &Keys,
 ) -> Result<(), TokenError> {
+    let keys = match keys {
+        Keys::Set(keys) => keys.0.as_slice(),
+        Keys::Unavailable if PublicKey::ALGORITHMS.contains(&header.alg.as_str()) => {
+            return Err(TokenError::KeysUnavailable);
+        }
+        Keys::Unavailable | Keys::None => &[],
+    };
     let fits = |(kid, key): &&(Option<String>, PublicKey)| {
         key.algorithm() == header.alg && (header.kid.is_none() || *kid == header.kid)
     };
-    let mut candidates = keys.map_or(&[][..], |keys| &keys.0).iter().filter(fits).peekable();
+    let mut candidates = keys.iter().filter(fits).peekable();
     if candidates.peek().is_none() {
         return Err(TokenError::Invalid("no key here verifies it"));
     }

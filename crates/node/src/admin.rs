@@ -362,9 +362,8 @@ pub(crate) fn listen(data_dir: &Path) -> Result<UnixListener, FileError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    files::restrict(&path)?;
-    Ok(listener)
+    // It is the owner's alone from the start (`files::keep_private`).
+    UnixListener::bind(&path).map_err(failed)
 }
 
 /// Answers requests on the socket for ever.

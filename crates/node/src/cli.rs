@@ -75,7 +75,8 @@ pub(crate) struct GatewayArgs {
     /// Region to report to clients [default: us-east-1]
     #[arg(long, env = "FULA_REGION")]
     pub(crate) region: Option<String>,
-    /// Domain whose subdomains are bucket names, for virtual-host style [default: none]
+    /// Domain whose subdomains are bucket names, for virtual-host style; without a port
+    /// [default: none]
     #[arg(long, env = "FULA_DOMAIN")]
     pub(crate) domain: Option<String>,
     /// PEM file with the certificate chain; needs --tls-key as well [default: plain HTTP]
@@ -84,6 +85,10 @@ pub(crate) struct GatewayArgs {
     /// PEM file with the certificate's private key
     #[arg(long, env = "FULA_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Say that a proxy in front of this gateway ends TLS, and that nobody else reaches it: then tokens
+    /// are accepted over plain HTTP from other machines [default: off]
+    #[arg(long, env = "FULA_TLS_TERMINATED")]
+    pub(crate) tls_terminated: Option<Switch>,
     /// What bucket names are unique within [default: owner]
     #[arg(long, env = "FULA_BUCKET_NAMES")]
     pub(crate) bucket_names: Option<BucketNames>,
@@ -173,14 +178,22 @@ pub(crate) struct AuthArgs {
     pub(crate) jwt_secret_file: Option<PathBuf>,
     /// Key set (JWKS) that verifies JWTs signed with RS256, ES256 or `EdDSA`: a file, or an https
     /// URL; read again every five minutes and when a token names an unknown key [default: none]
-    #[arg(long, env = "FULA_JWKS", value_name = "FILE|URL")]
+    #[arg(long, env = "FULA_JWKS", value_name = "FILE|URL", hide_env_values = true)]
     pub(crate) jwks: Option<String>,
+    /// Time for which the keys of --jwks are used while the key set cannot be read, from 1m; then
+    /// its tokens are answered 503 until it can be read again [default: 1h]
+    #[arg(long, env = "FULA_JWKS_KEEP", value_name = "TIME")]
+    pub(crate) jwks_keep: Option<String>,
     /// What the iss claim of JWTs must be [default: anything]
     #[arg(long, env = "FULA_JWT_ISSUER", value_name = "NAME")]
     pub(crate) jwt_issuer: Option<String>,
     /// What the aud claim of JWTs must contain [default: anything]
     #[arg(long, env = "FULA_JWT_AUDIENCE", value_name = "NAME")]
     pub(crate) jwt_audience: Option<String>,
+    /// Most sessions (STS) that one owner may have at a time, up to 1000; one token may have half of
+    /// them [default: 1000]
+    #[arg(long, env = "FULA_SESSIONS_PER_OWNER", value_name = "NUMBER")]
+    pub(crate) sessions_per_owner: Option<usize>,
     /// Requests per second of one user before 503 `SlowDown`; 0 is without bound [default: 0]
     #[arg(long, env = "FULA_RATE_PER_USER", value_name = "NUMBER")]
     pub(crate) rate_per_user: Option<u32>,
@@ -207,7 +220,7 @@ pub(crate) struct SharedArgs {
     pub(crate) database_url: Option<String>,
     /// Where blocks are kept: `local`, or what all masters can reach: <file:///directory> or
     /// <s3://bucket/prefix> with the usual AWS_ variables [default: local]
-    #[arg(long, env = "FULA_BLOCKS", value_name = "URL")]
+    #[arg(long, env = "FULA_BLOCKS", value_name = "URL", hide_env_values = true)]
     pub(crate) blocks: Option<String>,
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fs::OpenOptions,
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -11,6 +11,7 @@ use fula_service::{
     Random,
     auth::{SealingKey, Secret},
 };
+use rustix::fs::Mode;
 use zeroize::Zeroizing;
 
 /// A file that cannot be used.
@@ -20,7 +21,7 @@ pub(crate) enum FileError {
     #[error("{0}: {1}")]
     Io(PathBuf, io::Error),
     /// Protect it with `chmod 600`.
-    #[error("{0} can be read by others; run: chmod 600 {0}")]
+    #[error("{0} holds a secret and can be read by others; run: chmod 600 {0}")]
     TooOpen(PathBuf),
     /// Choose a shorter data directory.
     #[error("{0} is too long a path for a socket; choose a shorter --data-dir")]
@@ -28,6 +29,32 @@ pub(crate) enum FileError {
     /// Put 64 hex digits into it.
     #[error("{0} does not hold 64 hex digits")]
     NotAKey(PathBuf),
+}
+
+/// Makes every file, directory and socket that this process creates one for its owner alone.
+pub(crate) fn keep_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
+
+/// Returns whether a file with this mode and owner keeps its secret: only its owner may read it. A
+/// file of root's may also be readable by its group, which is how systemd and Kubernetes hand a
+/// credential to a service that does not run as root.
+fn is_private(mode: u32, owner: u32) -> bool {
+    let refused = if owner == 0 { 0o037 } else { 0o077 };
+    mode & refused == 0
+}
+
+/// Checks that a file with a secret is private.
+///
+/// # Errors
+/// [`FileError::TooOpen`], [`FileError::Io`].
+pub(crate) fn check_private(path: &Path) -> Result<(), FileError> {
+    let metadata =
+        std::fs::metadata(path).map_err(|error| FileError::Io(path.to_owned(), error))?;
+    if is_private(metadata.mode(), metadata.uid()) {
+        return Ok(());
+    }
+    Err(FileError::TooOpen(path.to_owned()))
 }
 
 /// Returns where administrative commands reach the gateway.
@@ -59,14 +86,11 @@ fn write_private(path: &Path, text: &str) -> Result<(), FileError> {
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
-/// Reads a file that its owner alone may read; a line end at its end is not part of it.
+/// Reads a private file; a line end at its end is not part of it.
 pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let failed = |error| FileError::Io(path.to_owned(), error);
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(FileError::TooOpen(path.to_owned()));
-    }
-    let mut bytes = Zeroizing::new(std::fs::read(path).map_err(failed)?);
+    check_private(path)?;
+    let read = std::fs::read(path).map_err(|error| FileError::Io(path.to_owned(), error));
+    let mut bytes = Zeroizing::new(read?);
     while bytes.last().is_some_and(|last| b"\r\n".contains(last)) {
         bytes.pop();
     }
@@ -120,16 +144,32 @@ pub(crate) fn write_credentials(
     write_private(&credentials_path(data_dir), &text)
 }
 
-/// Restricts a socket to its owner.
-pub(crate) fn restrict(path: &Path) -> Result<(), FileError> {
-    let permissions = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(path, permissions)
-        .map_err(|error| FileError::Io(path.to_owned(), error))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn only_the_owner_may_read_a_secret_or_the_group_of_roots() {
+        const ROOT: u32 = 0;
+        const SERVICE: u32 = 990;
+        for (mode, owner, expected) in [
+            (0o100_600, SERVICE, true),
+            (0o100_400, SERVICE, true),
+            (0o100_440, SERVICE, false),
+            (0o100_640, SERVICE, false),
+            (0o100_604, SERVICE, false),
+            (0o100_600, ROOT, true),
+            (0o100_440, ROOT, true),
+            (0o100_640, ROOT, true),
+            (0o100_660, ROOT, false),
+            (0o100_444, ROOT, false),
+            (0o100_644, ROOT, false),
+        ] {
+            assert_eq!(is_private(mode, owner), expected, "{mode:o} of {owner}");
+        }
+    }
 
     #[test]
     fn the_sealing_key_is_made_once_and_must_be_private() {

@@ -55,10 +55,10 @@ pub(crate) enum NodeError {
     OtherKey(PathBuf),
     /// Use the blocks that the other masters use.
     #[error(
-        "the blocks at {0} are not those of this arbiter's other masters; FULA_BLOCKS must lead \
-         every master to the same store"
+        "the blocks that FULA_BLOCKS names are not those of this arbiter's other masters; it must \
+         lead every master to the same store"
     )]
-    OtherBlocks(String),
+    OtherBlocks,
     /// Use the setting that the other masters use.
     #[error("this arbiter is used with {name}={theirs}, and here it is {ours}; they must agree")]
     Disagree {
@@ -126,7 +126,7 @@ impl Node {
             let opened = open_shared(backends, shared, &sealing, purpose).await?;
             (roots, directory, names) = (opened.roots, opened.directory, opened.names);
             if let Some(blocks) = &shared_blocks {
-                same_blocks(backends, blocks, directory.as_ref(), &random).await?;
+                same_blocks(blocks, directory.as_ref(), &random).await?;
             }
             fresh_for = KEYS_FRESH_FOR;
             is_watched = opened.compares;
@@ -239,7 +239,6 @@ async fn open_shared(
 /// Refuses blocks that are not those of the other masters: what one of them publishes, each must
 /// be able to read.
 async fn same_blocks(
-    backends: &Backends,
     blocks: &ObjectBlocks,
     directory: &dyn Directory,
     random: &Random,
@@ -250,7 +249,7 @@ async fn same_blocks(
     if agree(directory, "blocks", &ours).await? == ours {
         return Ok(());
     }
-    Err(NodeError::OtherBlocks(backends.blocks_url.clone().unwrap_or_default()))
+    Err(NodeError::OtherBlocks)
 }
 
 /// Returns what the masters agreed on; the first to ask decides.

@@ -77,7 +77,7 @@ impl Service {
         };
         let print = caller.print("create-bucket", "", &[name.as_str().as_bytes()]);
         let ask = Ask::of(caller, None, print, change);
-        self.committer.submit(&(identity.owner, name), ask, &caller.seen).await.map(drop)
+        self.submit(caller, &(identity.owner, name), ask).await.map(drop)
     }
 
     /// Deletes an empty bucket.
@@ -94,13 +94,13 @@ impl Service {
         match (found, &caller.identity) {
             (Ok(head), _) => {
                 let ask = ask(Some(head.root.id));
-                self.committer.submit(&head.address(), ask, &caller.seen).await.map(drop)
+                self.submit(caller, &head.address(), ask).await.map(drop)
             }
             // It may be the first attempt of this very request that deleted it.
             (Err(ServiceError::NoSuchBucket), Some(identity)) if caller.is_retry() => {
                 let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
                 let address = (identity.owner, name);
-                self.committer.submit(&address, ask(None), &caller.seen).await.map(drop)
+                self.submit(caller, &address, ask(None)).await.map(drop)
             }
             (Err(error), _) => Err(error),
         }

@@ -124,12 +124,14 @@ impl Caller {
         Self { identity: Some(identity), ..Self::default() }
     }
 
-    /// Finds out whether the caller's credential was revoked since the request began.
+    /// Finds out whether the caller's credential still allows a write that is committed within
+    /// `deadline`.
     ///
     /// # Errors
-    /// [`ServiceError::AccessDenied`].
-    pub(crate) fn check_standing(&self) -> Result<(), ServiceError> {
-        self.standing.as_ref().map_or(Ok(()), Standing::check)
+    /// [`ServiceError::AccessDenied`] for one that was revoked since the request began;
+    /// [`ServiceError::CredentialExpired`] for one that ended too long ago.
+    pub(crate) fn check_standing(&self, deadline: Duration) -> Result<(), ServiceError> {
+        self.standing.as_ref().map_or(Ok(()), |standing| standing.check(deadline))
     }
 
     /// Returns whether this is known to be a second or later attempt.

@@ -89,6 +89,9 @@ pub enum ServiceError {
         /// Length of the object.
         size: u64,
     },
+    /// The credential ended too long before the write could be committed; nothing was written.
+    #[error("the credential has expired")]
+    CredentialExpired,
     /// The caller may not do this.
     #[error("access denied")]
     AccessDenied,

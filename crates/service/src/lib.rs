@@ -300,9 +300,8 @@ impl Service {
         change: Change,
         print: Option<Print>,
     ) -> Result<Answer, ServiceError> {
-        caller.check_standing()?;
         let ask = Ask::of(caller, Some(head.root.id), print, change);
-        self.committer.submit(&head.address(), ask, &caller.seen).await
+        self.submit(caller, &head.address(), ask).await
     }
 
     /// Commits a change to the bucket that a write aims at, in whichever life of its name if that
@@ -314,10 +313,20 @@ impl Service {
         change: Change,
         print: Option<Print>,
     ) -> Result<Answer, ServiceError> {
-        caller.check_standing()?;
         let bucket = (!aim.is_guess).then_some(aim.head.root.id);
         let ask = Ask::of(caller, bucket, print, change);
-        self.committer.submit(&aim.head.address(), ask, &caller.seen).await
+        self.submit(caller, &aim.head.address(), ask).await
+    }
+
+    /// Commits a change if the caller's credential still allows it.
+    async fn submit(
+        &self,
+        caller: &Caller,
+        bucket: &BucketAddress,
+        ask: Ask,
+    ) -> Result<Answer, ServiceError> {
+        caller.check_standing(self.committer.limits().commit_deadline)?;
+        self.committer.submit(bucket, ask, &caller.seen).await
     }
 }
 

@@ -9,7 +9,18 @@ mod log;
 pub mod objects;
 pub mod postgres;
 
+use std::{os::unix::fs::MetadataExt, path::Path};
+
 pub use local::{LocalBlocks, LocalDirectory, LocalRoots, LocalStore, OpenError};
 pub use log::{Damage, Recovery};
 pub use objects::{ObjectBlocks, ObjectStoreError};
 pub use postgres::{PostgresArbiter, PostgresError};
+
+/// Warns of a directory of data that is open to others than its owner.
+fn warn_if_open(dir: &Path) {
+    let mode = std::fs::metadata(dir).map_or(0, |metadata| metadata.mode());
+    if mode & 0o077 != 0 {
+        let dir = dir.display();
+        tracing::warn!("{dir} is open to other users; unless that is meant, run: chmod 700 {dir}");
+    }
+}

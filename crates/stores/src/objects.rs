@@ -36,9 +36,10 @@ const STRIPES: usize = 256;
 pub enum ObjectStoreError {
     /// Mend the setting.
     #[error(
-        "FULA_BLOCKS is {0:?}; it is `local`, or a URL: file:///directory or s3://bucket/prefix"
+        "FULA_BLOCKS names no place for blocks; it is `local`, or a URL: file:///directory or \
+         s3://bucket/prefix (credentials of S3 are given in the usual AWS_ variables)"
     )]
-    Url(String),
+    Url,
     /// The directory cannot be used.
     #[error("the directory of FULA_BLOCKS cannot be used")]
     Directory(#[source] io::Error),
@@ -77,18 +78,20 @@ impl ObjectBlocks {
     /// # Errors
     /// [`ObjectStoreError`].
     pub fn open(url: &str) -> Result<Self, ObjectStoreError> {
-        let wrong = || ObjectStoreError::Url(url.to_owned());
+        // The URL is not repeated: one that was mistyped may hold a password.
+        let wrong = || ObjectStoreError::Url;
         let store: Arc<dyn ObjectStore> = if let Some(dir) = url.strip_prefix("file:") {
             let dir = dir.strip_prefix("//").unwrap_or(dir);
             if !dir.starts_with('/') {
                 return Err(wrong());
             }
             std::fs::create_dir_all(dir).map_err(ObjectStoreError::Directory)?;
+            crate::warn_if_open(std::path::Path::new(dir));
             let files = LocalFileSystem::new_with_prefix(dir).map_err(ObjectStoreError::Store)?;
             Arc::new(files.with_fsync(true))
         } else if let Some(rest) = url.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            if bucket.is_empty() {
+            if !is_bucket_name(bucket) {
                 return Err(wrong());
             }
             let builder =
@@ -278,6 +281,12 @@ impl BlockStore for ObjectBlocks {
         let next = next.then_some(Position(from + 1));
         Ok(Listed { blocks: blocks.try_collect().await?, next })
     }
+}
+
+/// Returns whether a text can name a bucket; credentials in front of one cannot.
+fn is_bucket_name(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    !text.is_empty() && text.chars().all(is_allowed)
 }
 
 #[cfg(test)]

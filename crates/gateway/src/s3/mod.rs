@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use fula_service::{
     BucketOwner, Caller, Invocation, Seen, Service, Stake,
-    auth::{Authenticator, Proof, redacted},
+    auth::{Authenticator, Proof},
 };
 use http::{HeaderMap, Method};
 use s3s::{
@@ -29,7 +29,7 @@ pub(crate) use self::{
 };
 use crate::{
     WireConfig,
-    auth::{Door, auth_error, identity},
+    auth::{Claim, Door, auth_error, identity},
     error,
     http::Operation,
 };
@@ -48,15 +48,9 @@ impl Auth {
 #[async_trait]
 impl S3Auth for Auth {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        match self.authenticator.secret_of(access_key).await {
-            Ok(secret) => Ok(SecretKey::from(secret.expose())),
-            Err(error) => {
-                let credential = redacted(access_key);
-                tracing::warn!(target: "fula::audit", credential, reason = %error, "refused");
-                metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
-                Err(auth_error(error))
-            }
-        }
+        let found = self.authenticator.secret_of(access_key).await;
+        Claim::note_lookup(access_key, found.as_ref().map(|_| ()));
+        found.map(|secret| SecretKey::from(secret.expose())).map_err(auth_error)
     }
 }
 

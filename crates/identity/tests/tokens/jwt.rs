@@ -44,7 +44,7 @@ fn claims() -> Value {
 #[test]
 fn tokens_of_jose_are_accepted() {
     let vectors = vectors();
-    let policy = with(JwtPolicy::default().with_keys(keys()));
+    let policy = with(JwtPolicy::default().with_keys(Some(keys())));
     let mut users = Vec::new();
     for name in ["rs256", "es256", "eddsa"] {
         let token = vectors["jwt"][name].as_str().unwrap();
@@ -62,14 +62,14 @@ fn tokens_of_jose_are_accepted() {
 #[test]
 fn the_algorithm_is_the_keys_and_never_the_tokens() {
     let vectors = vectors();
-    let both = JwtPolicy::new(None, None).with_secret(SECRET).unwrap().with_keys(keys());
+    let both = JwtPolicy::new(None, None).with_secret(SECRET).unwrap().with_keys(Some(keys()));
     let both = with(both);
     let [confused, rs256] = ["confused", "rs256"].map(|name| &vectors["jwt"][name]);
     assert!(is_invalid(&both.verify(confused.as_str().unwrap(), NOW)));
     let rs256 = rs256.as_str().unwrap();
     assert!(both.verify(rs256, NOW).is_ok());
     assert!(is_invalid(&shared().verify(rs256, NOW)));
-    let hs256_only = with(JwtPolicy::default().with_keys(keys()));
+    let hs256_only = with(JwtPolicy::default().with_keys(Some(keys())));
     assert!(is_invalid(&hs256_only.verify(&hs256(&claims()), NOW)));
     // The same text under another header.
     let [_, payload, signature] = rs256.split('.').collect::<Vec<_>>().try_into().unwrap();
@@ -190,20 +190,42 @@ fn key_sets_are_read_strictly() {
     let good = &vectors()["jwt"]["keys"];
     let parse = |text: String| KeySet::parse(text.as_bytes());
     assert!(parse(json!({"keys": good}).to_string()).is_ok());
-    // Keys that are not for this are left out; without any other, there is no set.
+    // Keys that are not for this, or malformed, are left out.
+    let count = |keys: Value| parse(json!({"keys": keys}).to_string()).unwrap().len();
     for change in [("use", "enc"), ("alg", "RS512"), ("kty", "oct"), ("n", "!"), ("kty", "EC")] {
         let mut key = good[0].clone();
         key[change.0] = change.1.into();
-        assert!(parse(json!({"keys": [key]}).to_string()).is_err(), "{change:?}");
+        assert_eq!(count(json!([key])), 0, "{change:?}");
     }
-    assert!(parse("{}".into()).is_err());
-    assert!(parse(json!({"keys": []}).to_string()).is_err());
+    assert_eq!(count(json!([])), 0);
+    assert_eq!(count(json!([7, {"kid": "no kty"}, good[0]])), 1);
+    for malformed in ["", "{}", "[]", r#"{"keys": {}}"#, "<html>"] {
+        assert!(parse(malformed.into()).is_err(), "{malformed}");
+    }
+    assert!(parse(json!({"keys": vec![&good[0]; 65]}).to_string()).is_err());
     assert!(parse(format!("{}{}", json!({"keys": good}), " ".repeat(300_000))).is_err());
-    let set = keys();
+    let set = JwtPolicy::default().with_keys(Some(keys()));
     assert!(set.lacks_key_of(&signed(&json!({"alg": "RS256", "kid": "new"}), &claims())));
     assert!(!set.lacks_key_of(&signed(&json!({"alg": "RS256", "kid": "rs256"}), &claims())));
     assert!(!set.lacks_key_of("nonsense"));
     assert!(JwtPolicy::default().with_secret(b"short").is_err());
+}
+
+#[test]
+fn a_set_that_cannot_be_read_is_told_from_an_empty_one() {
+    let token = vectors()["jwt"]["rs256"].as_str().unwrap().to_owned();
+    let policy = |keys| with(JwtPolicy::default().with_keys(keys));
+    let empty = KeySet::parse(b"{\"keys\": []}").unwrap();
+    let refused = policy(Some(empty)).verify(&token, NOW);
+    assert_eq!(refused, Err(TokenError::Invalid("no key here verifies it")));
+    assert_eq!(policy(None).verify(&token, NOW), Err(TokenError::KeysUnavailable));
+    // What no key set could verify is refused for good.
+    for wrong in [hs256(&claims()), signed(&json!({"alg": "none"}), &claims())] {
+        assert!(matches!(policy(None).verify(&wrong, NOW), Err(TokenError::Invalid(_))));
+    }
+    // A shared secret goes on working.
+    let both = JwtPolicy::default().with_secret(SECRET).unwrap().with_keys(None);
+    with(both).verify(&hs256(&claims()), NOW).unwrap();
 }
 
 #[test]

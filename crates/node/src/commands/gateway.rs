@@ -36,8 +36,6 @@ enum StartError {
     Listen(std::net::SocketAddr, #[source] std::io::Error),
     #[error("cannot set up the first access key")]
     FirstKey(#[source] ServiceError),
-    #[error(transparent)]
-    Domain(#[from] fula_gateway::InvalidDomain),
     #[error("FULA_JWKS: {0}")]
     Jwks(String),
     #[error("access key {0} was revoked; choose another --access-key-id")]
@@ -60,6 +58,9 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     let config = GatewayConfig::load(args)?;
     start_log(config.log);
     let connections = config.connections.limits(raise_descriptors());
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     let node =
@@ -69,15 +70,19 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
     set_first_key(&config, &node).await?;
     let authenticator = &node.authenticator;
     authenticator.set_policy(config.policy.clone());
+    authenticator.set_sessions_max(config.sessions_max);
     if let Some(source) = &config.jwks {
         jwks::start(source.clone(), authenticator.clone()).await.map_err(StartError::Jwks)?;
     }
     let gateway =
-        fula_gateway::gateway(node.service.clone(), authenticator.clone(), config.wire.clone())?;
+        fula_gateway::gateway(node.service.clone(), authenticator.clone(), config.wire.clone());
     let node = Arc::new(node);
 
     let tls = match &config.tls {
-        Some((cert, key)) => Some(fula_gateway::tls::acceptor(cert, key)?),
+        Some((cert, key)) => {
+            files::check_private(key)?;
+            Some(fula_gateway::tls::acceptor(cert, key)?)
+        }
         None => None,
     };
     let bind = async |address| {

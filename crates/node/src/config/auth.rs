@@ -1,11 +1,14 @@
 //! Which tokens are accepted, and how often anyone may ask.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use fula_gateway::Rates;
 use fula_identity::{Address, Policy, jwt::JwtPolicy};
+use reqwest::Url;
 
-use super::{ConfigError, FileSettings};
+use fula_service::auth::SESSIONS_MAX;
+
+use super::{ConfigError, FileSettings, duration};
 use crate::{
     cli::{AuthArgs, Switch},
     files,
@@ -20,11 +23,23 @@ pub(super) fn merge(args: AuthArgs, file: &mut FileSettings) -> AuthArgs {
         wallets: args.wallets.or(file.wallets.take()),
         jwt_secret_file: args.jwt_secret_file.or(file.jwt_secret_file.take()),
         jwks: args.jwks.or(file.jwks.take()),
+        jwks_keep: args.jwks_keep.or(file.jwks_keep.take()),
         jwt_issuer: args.jwt_issuer.or(file.jwt_issuer.take()),
         jwt_audience: args.jwt_audience.or(file.jwt_audience.take()),
+        sessions_per_owner: args.sessions_per_owner.or(file.sessions_per_owner),
         rate_per_user: args.rate_per_user.or(file.rate_per_user),
         rate_per_address: args.rate_per_address.or(file.rate_per_address),
     }
+}
+
+/// Returns how many sessions one owner may have at a time.
+pub(super) fn sessions_max(auth: &AuthArgs) -> Result<usize, ConfigError> {
+    let max = auth.sessions_per_owner.unwrap_or(SESSIONS_MAX);
+    if (1..=SESSIONS_MAX).contains(&max) {
+        return Ok(max);
+    }
+    let (name, expected) = ("--sessions-per-owner", "it is a number from 1 to 1000");
+    Err(ConfigError::Value { name, value: max.to_string(), expected })
 }
 
 /// Returns how often anyone may ask; 0 is without bound.
@@ -35,32 +50,83 @@ pub(super) fn rates(auth: &AuthArgs) -> Rates {
     }
 }
 
+/// The key set of JWTs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Jwks {
+    /// Where it is.
+    pub(crate) source: JwksSource,
+    /// How long its keys are used while it cannot be read.
+    pub(crate) keep: Duration,
+}
+
+/// Shortest time that keys can be kept: the set is read at least twice in it.
+const JWKS_KEEP_MIN: Duration = Duration::from_mins(1);
+
+/// Returns the key set, if one is configured.
+pub(super) fn jwks(auth: &AuthArgs) -> Result<Option<Jwks>, ConfigError> {
+    let Some(source) = &auth.jwks else {
+        let is_kept = auth.jwks_keep.is_some();
+        return if is_kept {
+            Err(ConfigError::Without("FULA_JWKS_KEEP", "FULA_JWKS"))
+        } else {
+            Ok(None)
+        };
+    };
+    let keep = match &auth.jwks_keep {
+        None => Duration::from_hours(1),
+        Some(text) => {
+            let keep = duration("--jwks-keep", text.clone())?;
+            if keep < JWKS_KEEP_MIN {
+                let expected = "keys are kept for at least 1m";
+                return Err(ConfigError::Value {
+                    name: "--jwks-keep",
+                    value: text.clone(),
+                    expected,
+                });
+            }
+            keep
+        }
+    };
+    Ok(Some(Jwks { source: JwksSource::parse(source)?, keep }))
+}
+
 /// Where the key set of JWTs is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum JwksSource {
     /// Here.
     File(PathBuf),
     /// At its issuer.
-    Url(String),
+    Url(Url),
 }
 
 impl JwksSource {
-    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
-        if !text.contains("://") {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |why| Err(ConfigError::Jwks(why));
+        if !has_scheme(text) {
             return Ok(Self::File(text.into()));
         }
-        // Keys that came unencrypted could be anybody's.
-        let plain = text.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or(rest));
-        let is_local = plain.is_some_and(|host| {
-            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-            ["127.0.0.1", "localhost", "[::1]"].contains(&host)
-        });
-        if text.starts_with("https://") || is_local {
-            return Ok(Self::Url(text.to_owned()));
+        let Ok(url) = Url::parse(text) else { return wrong("the URL is malformed") };
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong("a URL must not contain a user name or a password");
         }
-        let expected = "a key set is a file, or an https:// URL";
-        Err(ConfigError::Value { name: "--jwks", value: text.to_owned(), expected })
+        // Keys that came unencrypted could be anybody's.
+        let host = url.host_str().unwrap_or_default();
+        let is_local = ["127.0.0.1", "localhost", "[::1]"].contains(&host);
+        match url.scheme() {
+            "https" => Ok(Self::Url(url)),
+            "http" if is_local => Ok(Self::Url(url)),
+            _ => wrong(
+                "a key set comes over https, or over http from this machine; a file is named with a \
+                 / in front of any colon",
+            ),
+        }
     }
+}
+
+/// Returns whether a text begins as a URL does, or may have been meant to.
+fn has_scheme(text: &str) -> bool {
+    let start = text.split_once(':').map(|(start, _)| start);
+    start.is_some_and(|start| !start.starts_with(['/', '.']))
 }
 
 /// Checks which tokens are to be accepted.
@@ -149,6 +215,49 @@ mod tests {
         assert!(wrong(AuthArgs { jwks: plain, ..on() }).contains("https"));
         let local = Some("http://127.0.0.1:80/jwks".into());
         assert!(with(AuthArgs { jwks: local, ..on() }).is_ok());
+        for mistyped in [
+            "https://user:hush@issuer.example/jwks",
+            "https://user:hush@issuer.example:port/jwks",
+            "https:/user:hush@issuer.example/jwks",
+            "htps://user:hush@issuer.example/jwks",
+            "http://127.0.0.1:80@hush.example/jwks",
+            "http://localhost:hush@issuer.example/jwks",
+            "user:hush@issuer.example/jwks",
+            "https://hush@issuer.example/jwks",
+            "ftp://hush/jwks",
+        ] {
+            let refused = wrong(AuthArgs { jwks: Some(mistyped.into()), ..on() });
+            assert!(refused.contains("FULA_JWKS") && !refused.contains("hush"), "{refused}");
+        }
+        for max in [0, 1001] {
+            let sessions = AuthArgs { sessions_per_owner: Some(max), ..on() };
+            assert!(wrong(sessions).contains("from 1 to 1000"));
+        }
+        assert_eq!(with(on()).unwrap().sessions_max, 1000);
+        let set = || AuthArgs { jwks: Some("jwks.json".into()), ..AuthArgs::default() };
+        assert_eq!(with(set()).unwrap().jwks.unwrap().keep, Duration::from_hours(1));
+        let keep = |text: &str| Some(text.to_owned());
+        assert!(wrong(AuthArgs { jwks_keep: keep("59s"), ..set() }).contains("at least 1m"));
+        assert!(wrong(AuthArgs { jwks_keep: keep("2h"), ..on() }).contains("FULA_JWKS"));
+        let warns = |auth, name: &str| {
+            let warnings = with(auth).unwrap().warnings();
+            warnings.iter().any(|warning| warning.contains(name))
+        };
+        assert!(warns(on(), "FULA_EIP712_V1"));
+        assert!(!warns(AuthArgs { eip712_v1: Some(Switch::Off), ..on() }, "FULA_EIP712_V1"));
+        assert!(warns(set(), "FULA_JWT_AUDIENCE") && !warns(set(), "FULA_EIP712_V1"));
+        let named = AuthArgs { jwt_audience: Some("fula".into()), ..set() };
+        assert!(!warns(named, "FULA_JWT_AUDIENCE"));
+        assert!(!warns(on(), "FULA_JWT_AUDIENCE") && !warns(on(), "FULA_TLS_TERMINATED"));
+        let warns = |tls_terminated| {
+            let data = DataDirArgs { data_dir: Some("/tmp/x".into()) };
+            let listen = Some(([0, 0, 0, 0], 9000).into());
+            let args =
+                GatewayArgs { data, listen, tls_terminated, auth: on(), ..GatewayArgs::default() };
+            let warnings = GatewayConfig::load(args).unwrap().warnings();
+            warnings.iter().any(|warning| warning.contains("FULA_TLS_TERMINATED"))
+        };
+        assert!(warns(None) && !warns(Some(Switch::On)));
         let secret = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(secret.path(), "too short").unwrap();
         let file = Some(secret.path().to_owned());

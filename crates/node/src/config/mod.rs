@@ -9,15 +9,18 @@ use std::{
     time::Duration,
 };
 
-use fula_gateway::{WireConfig, WireLimits};
+use fula_gateway::{Domain, InvalidDomain, WireConfig, WireLimits};
 use fula_identity::Policy;
 use fula_service::{Limits, NamePolicy, auth::Secret};
 use serde::Deserialize;
 
-use crate::cli::{BucketNames, CasMode, DataDirArgs, GatewayArgs, LogFormat, SharedArgs, Switch};
+use crate::{
+    cli::{BucketNames, CasMode, DataDirArgs, GatewayArgs, LogFormat, SharedArgs, Switch},
+    files::{self, FileError},
+};
 
 pub(crate) use self::{
-    auth::JwksSource,
+    auth::{Jwks, JwksSource},
     connections::{ConnectionSettings, admin_limits, raise_descriptors},
 };
 
@@ -67,6 +70,15 @@ pub(crate) enum ConfigError {
     /// Make a longer one.
     #[error("{0}: {1}")]
     Secret(PathBuf, String),
+    /// Name a domain.
+    #[error(transparent)]
+    Domain(#[from] InvalidDomain),
+    /// Mend the setting; its value is not repeated, for it may hold a password.
+    #[error("FULA_JWKS is not a file or a URL that can be used: {0}")]
+    Jwks(&'static str),
+    /// Protect the settings: they hold a secret.
+    #[error(transparent)]
+    Open(#[from] FileError),
     /// Say where.
     #[error(
         "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
@@ -89,6 +101,7 @@ struct FileSettings {
     domain: Option<String>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
+    tls_terminated: Option<Switch>,
     bucket_names: Option<BucketNames>,
     commit_deadline: Option<String>,
     retention: Option<String>,
@@ -112,8 +125,10 @@ struct FileSettings {
     wallets: Option<String>,
     jwt_secret_file: Option<PathBuf>,
     jwks: Option<String>,
+    jwks_keep: Option<String>,
     jwt_issuer: Option<String>,
     jwt_audience: Option<String>,
+    sessions_per_owner: Option<usize>,
     rate_per_user: Option<u32>,
     rate_per_address: Option<u32>,
 }
@@ -184,11 +199,39 @@ pub(crate) struct GatewayConfig {
     pub(crate) first_key: Option<(String, Secret)>,
     /// Which tokens are accepted; without the key set.
     pub(crate) policy: Policy,
-    /// Where the key set of JWTs is.
-    pub(crate) jwks: Option<JwksSource>,
+    /// Most sessions of one owner at a time.
+    pub(crate) sessions_max: usize,
+    /// The key set of JWTs.
+    pub(crate) jwks: Option<Jwks>,
 }
 
 impl GatewayConfig {
+    /// Returns what the log should warn of when the gateway starts.
+    pub(crate) fn warnings(&self) -> Vec<&'static str> {
+        let takes_jwts = self.jwks.is_some() || self.policy.jwt.accepts_any();
+        let mut warnings = Vec::new();
+        if self.policy.eip712 && self.policy.v1 {
+            warnings.push(
+                "wallet tokens of version 1 name no audience, so one that was given to any gateway is \
+                 accepted here; set FULA_EIP712_V1=off once clients send version 2",
+            );
+        }
+        if takes_jwts && self.policy.jwt.takes_any_audience() {
+            warnings.push(
+                "JWTs that their issuer made for other services are accepted here; set \
+                 FULA_JWT_AUDIENCE to the audience that names this gateway",
+            );
+        }
+        let is_private = self.tls.is_some() || self.wire.tls_terminated;
+        if (self.policy.eip712 || takes_jwts) && !is_private && !self.listen.ip().is_loopback() {
+            warnings.push(
+                "tokens from other machines are refused, because they come over plain HTTP; set \
+                 FULA_TLS_CERT and FULA_TLS_KEY, or FULA_TLS_TERMINATED=on if a proxy ends TLS",
+            );
+        }
+        warnings
+    }
+
     /// Reads the file if there is one, and checks everything.
     pub(crate) fn load(mut args: GatewayArgs) -> Result<Self, ConfigError> {
         let mut file = match &args.config {
@@ -248,7 +291,11 @@ impl GatewayConfig {
             )?,
             wire: WireConfig {
                 region: args.region.or(file.region).unwrap_or_else(|| "us-east-1".to_owned()),
-                domain: args.domain.or(file.domain),
+                domain: match args.domain.or(file.domain) {
+                    Some(text) => Some(Domain::parse(&text)?),
+                    None => None,
+                },
+                tls_terminated: args.tls_terminated.or(file.tls_terminated) == Some(Switch::On),
                 rates: auth::rates(&auth),
                 limits: wire_limits,
             },
@@ -273,7 +320,8 @@ impl GatewayConfig {
             log: args.log.or(file.log).unwrap_or(LogFormat::Text),
             first_key,
             policy: auth::policy(&auth)?,
-            jwks: auth.jwks.as_deref().map(JwksSource::parse).transpose()?,
+            sessions_max: auth::sessions_max(&auth)?,
+            jwks: auth::jwks(&auth)?,
         })
     }
 }
@@ -305,11 +353,24 @@ fn wire_limits(args: &mut GatewayArgs, file: &mut FileSettings) -> Result<WireLi
 fn read_file(path: &Path) -> Result<FileSettings, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::File(path.to_owned(), error.to_string()))?;
-    toml::from_str(&text).map_err(|error| {
+    let settings: FileSettings = toml::from_str(&text).map_err(|error| {
         // The message alone: the line it points at may hold a secret.
         let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
         ConfigError::File(path.to_owned(), format!("line {line}: {}", error.message()))
-    })
+    })?;
+    if settings.secret_access_key.is_some()
+        || settings.database_url.as_deref().is_some_and(may_hold_password)
+    {
+        files::check_private(path)?;
+    }
+    Ok(settings)
+}
+
+/// Returns whether there may be a password in a database URL.
+fn may_hold_password(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return true };
+    let userinfo = rest.rsplit_once('@').map(|(userinfo, _)| userinfo);
+    userinfo.is_some_and(|userinfo| userinfo.contains(':')) || rest.contains("password")
 }
 
 /// Returns the data directory: as set, else where a service or a user keeps state.
@@ -438,6 +499,30 @@ mod tests {
     }
 
     #[test]
+    fn settings_with_a_secret_must_be_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let load = |text: &str, mode| {
+            std::fs::write(file.path(), text).unwrap();
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            read_file(file.path()).map(drop).map_err(|error| error.to_string())
+        };
+        for secret in [
+            "secret_access_key = \"hush-hush\"",
+            "database_url = \"postgres://fula:hush@db/fula\"",
+            "database_url = \"postgres://fula@db/fula?password=hush\"",
+            "database_url = \"fula:hush@db/fula\"",
+        ] {
+            let refused = load(secret, 0o644).unwrap_err();
+            assert!(refused.contains("chmod 600") && !refused.contains("hush"), "{refused}");
+            assert_eq!(load(secret, 0o600), Ok(()), "{secret}");
+        }
+        for other in ["region = \"x\"", "database_url = \"postgres://fula@db/fula\""] {
+            assert_eq!(load(other, 0o644), Ok(()), "{other}");
+        }
+    }
+
+    #[test]
     fn wrong_settings_say_what_to_do() {
         let wrong = |args| GatewayConfig::load(args).unwrap_err().to_string();
         let text = wrong(GatewayArgs { commit_deadline: Some("ten".into()), ..args() });
@@ -448,6 +533,8 @@ mod tests {
         assert!(text.contains("--header-timeout"), "{text}");
         let text = wrong(GatewayArgs { cache_bytes: Some("64T".into()), ..args() });
         assert!(text.contains("e.g. 64M"), "{text}");
+        let text = wrong(GatewayArgs { domain: Some("s3.test:9000".into()), ..args() });
+        assert!(text.contains("leave it out: s3.test"), "{text}");
         let text = wrong(GatewayArgs { access_key_id: Some("A".into()), ..args() });
         assert!(text.contains("both"), "{text}");
         let file = tempfile::NamedTempFile::new().unwrap();

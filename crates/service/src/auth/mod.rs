@@ -12,7 +12,11 @@ mod tests;
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use fula_core::root::TimeMs;
@@ -20,12 +24,12 @@ use fula_identity::{Meaning, Policy, Seconds, TokenError, Verified, jwt::KeySet,
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
-use self::revocations::Judged;
 pub use self::{
     keys::{Found, InvalidSealingKey, KeyInfo, KeyRing, SealingKey, Secret},
     revocations::{Revocation, Revocations, Revoked},
     sessions::{SESSIONS_MAX, SessionKeys},
 };
+use self::{revocations::Judged, sessions::Slots};
 use crate::{access::Identity, error::ServiceError};
 
 /// The time of day, milliseconds since 1970.
@@ -36,6 +40,10 @@ const VERIFIED: usize = 4096;
 
 /// Longest life of a session, and the shortest that can be asked for.
 pub const SESSION_LIFE: std::ops::RangeInclusive<Seconds> = 900..=43_200;
+
+/// Longest time after the end of a credential in which a write may still be committed, in seconds. What
+/// a client began in time may take that long to arrive.
+pub const COMMIT_ALLOWANCE: Seconds = 15 * 60;
 
 /// How someone showed who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,16 +88,28 @@ pub struct Standing {
     authenticator: Authenticator,
     user: String,
     issued: Seconds,
+    /// When the credential ends, if it does.
+    ends: Option<Seconds>,
     meaning: Option<Meaning>,
     key_id: Option<String>,
 }
 
 impl Standing {
-    /// Judges the credential again: a body may have taken its time.
+    /// Judges the credential again before a write is queued that is committed within `deadline`: a
+    /// body may have taken its time.
     ///
     /// # Errors
-    /// [`ServiceError::AccessDenied`] once it was revoked; [`ServiceError::Unavailable`].
-    pub(crate) fn check(&self) -> Result<(), ServiceError> {
+    /// [`ServiceError::AccessDenied`] once it was revoked; [`ServiceError::CredentialExpired`] when
+    /// the write might be committed more than [`COMMIT_ALLOWANCE`] after its end;
+    /// [`ServiceError::Unavailable`].
+    pub(crate) fn check(&self, deadline: Duration) -> Result<(), ServiceError> {
+        if let Some(ends) = self.ends {
+            // A longer deadline must not refuse a credential that has not ended.
+            let allowance = COMMIT_ALLOWANCE.saturating_sub(deadline.as_secs());
+            if self.authenticator.now() > ends.saturating_add(allowance) {
+                return Err(ServiceError::CredentialExpired);
+            }
+        }
         match self.judge() {
             Ok(()) => Ok(()),
             Err(AuthError::Service(error)) => Err(error),
@@ -116,9 +136,9 @@ pub struct Signed<'a> {
     pub access_key: &'a str,
     /// Session token, if there is one.
     pub session_token: Option<&'a str>,
-    /// Whether the signature is in the URL.
-    pub is_presigned: bool,
-    /// Whether nobody can have read along: TLS, or the same machine.
+    /// When the URL expires, in seconds since 1970, if the signature is in it.
+    pub url_expires: Option<Seconds>,
+    /// Whether nobody can have read along.
     pub is_private: bool,
 }
 
@@ -141,11 +161,25 @@ pub enum AuthError {
     #[error("the session token does not go with the access key")]
     SessionToken,
     /// Use TLS, or the same machine.
-    #[error("a token as access key is accepted over TLS or on the same machine only")]
+    #[error(
+        "a token is accepted over TLS or from the same machine only; use https, or where a proxy in \
+         front of the gateway ends TLS, let the operator set FULA_TLS_TERMINATED=on"
+    )]
     NotPrivate,
     /// Presign with a session, or with a token for that object alone.
     #[error("a token as access key may presign only if its scope is one object")]
     Presigned,
+    /// Wait until one ends, revoke some, or raise the limit.
+    #[error(
+        "{of} has {max} sessions, the most that may exist at a time; wait until one ends, revoke some \
+         (fula revoke session ID), or let the operator raise FULA_SESSIONS_PER_OWNER"
+    )]
+    TooManySessions {
+        /// Whose sessions they are: the owner's, or those of one token.
+        of: &'static str,
+        /// The limit.
+        max: usize,
+    },
     /// It cannot be told.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -162,6 +196,8 @@ struct Inner {
     clock: Clock,
     /// Tokens found good, by a hash of their text; their time is judged each time.
     verified: Cache<[u8; 32], Arc<Verified>>,
+    /// Most sessions of one user at a time, up to [`SESSIONS_MAX`].
+    sessions_max: AtomicUsize,
     /// Told when a token names a key that the key set lacks.
     keys_wanted: Notify,
 }
@@ -182,7 +218,20 @@ fn name_of_token(verified: &Verified) -> String {
     format!("token:{:.16}", verified.meaning)
 }
 
-/// Returns a name for an access key id that gives nothing away, whatever it turns out to be.
+/// Characters that the log shows of an access key id that nobody has: it may be a secret that was put
+/// in the wrong place.
+const UNKNOWN_SHOWN: usize = 8;
+
+/// Returns a name for an access key id that nobody has: its beginning.
+pub fn redacted_unknown(access_key: &str) -> String {
+    let shown = redacted(access_key);
+    match shown.char_indices().nth(UNKNOWN_SHOWN) {
+        Some((end, _)) => format!("{}…", &shown[..end]),
+        None => shown,
+    }
+}
+
+/// Returns a name for an access key id that gives nothing away, if somebody has it or it is a token.
 pub fn redacted(access_key: &str) -> String {
     if is_token(access_key) || access_key.len() > 128 {
         return "token".to_owned();
@@ -199,6 +248,7 @@ impl Authenticator {
             revocations,
             clock,
             verified: Cache::new(VERIFIED),
+            sessions_max: AtomicUsize::new(SESSIONS_MAX),
             keys_wanted: Notify::new(),
         }))
     }
@@ -224,17 +274,27 @@ impl Authenticator {
         self.0.verified.clear();
     }
 
+    /// Sets how many sessions a user may have at a time: from 1 to [`SESSIONS_MAX`], which it is at
+    /// first. One token may have half of them, so that it does not take all.
+    pub fn set_sessions_max(&self, max: usize) {
+        self.0.sessions_max.store(max.clamp(1, SESSIONS_MAX), Ordering::Relaxed);
+    }
+
     /// Replaces the key set that verifies JWTs: keys that are not in it any more count no longer.
-    pub fn set_jwt_keys(&self, keys: KeySet) {
+    /// `None` says that the set cannot be read: its tokens are refused until it can. Returns whether
+    /// that changed anything.
+    pub fn set_jwt_keys(&self, keys: Option<KeySet>) -> bool {
         let mut policy = self.0.policy.write().unwrap_or_else(PoisonError::into_inner);
-        if policy.jwt.has_keys(&keys) {
-            return;
+        let jwt = policy.jwt.with_keys(keys);
+        if policy.jwt.has_same_keys(&jwt) {
+            return false;
         }
-        let jwt = Arc::new(policy.jwt.with_keys(keys));
+        let jwt = Arc::new(jwt);
         *policy = Arc::new(Policy { jwt, ..Policy::clone(&policy) });
         drop(policy);
         // Whatever was verified with a key that is gone.
         self.0.verified.clear();
+        true
     }
 
     /// Waits until somebody shows a JWT whose key is not in the set.
@@ -281,11 +341,12 @@ impl Authenticator {
         &self,
         user: &str,
         issued: Seconds,
+        ends: Option<Seconds>,
         meaning: Option<Meaning>,
         key_id: Option<&str>,
     ) -> Standing {
         let (user, key_id) = (user.to_owned(), key_id.map(ToOwned::to_owned));
-        Standing { authenticator: self.clone(), user, issued, meaning, key_id }
+        Standing { authenticator: self.clone(), user, issued, ends, meaning, key_id }
     }
 
     /// Says who shows a token.
@@ -303,7 +364,7 @@ impl Authenticator {
             identity: verified.identity.clone(),
             via: Via::Bearer,
             credential: name_of_token(verified),
-            standing: self.standing(user, verified.issued, meaning, None),
+            standing: self.standing(user, verified.issued, Some(verified.expires), meaning, None),
         }
     }
 
@@ -339,6 +400,14 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError`].
     pub async fn admit(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
+        let mut proof = self.admit_credential(signed).await?;
+        // A link ends by itself, or with the credential that signed it.
+        let ends = &mut proof.standing.ends;
+        *ends = ends.iter().copied().chain(signed.url_expires).min();
+        Ok(proof)
+    }
+
+    async fn admit_credential(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
         if is_token(signed.access_key) {
             return self.admit_token(signed);
         }
@@ -351,7 +420,7 @@ impl Authenticator {
         // Revoked between the signature check and now.
         let found = self.0.keys.find(signed.access_key).await?.ok_or(AuthError::UnknownKey)?;
         let (user, key) = (&found.identity.user, signed.access_key);
-        let standing = self.standing(user, found.created / 1000, None, Some(key));
+        let standing = self.standing(user, found.created / 1000, None, None, Some(key));
         // Where the revocation is heard of before the deletion, it looks the same.
         standing.judge().map_err(|error| match error {
             AuthError::Revoked => AuthError::UnknownKey,
@@ -371,7 +440,7 @@ impl Authenticator {
         }
         let proof = self.bearer(signed.access_key)?;
         // A link is passed on, and would pass on all that the token may do.
-        if signed.is_presigned && !proof.identity.grant.is_one_object() {
+        if signed.url_expires.is_some() && !proof.identity.grant.is_one_object() {
             return Err(AuthError::Presigned);
         }
         Ok(Proof { via: Via::TokenKey, ..proof })
@@ -389,7 +458,8 @@ impl Authenticator {
         // Begun on a master that accepts what this one does not.
         self.policy().admits(&session.identity.user, session.audience.as_deref())?;
         let (user, key) = (&session.identity.user, signed.access_key);
-        let standing = self.standing(user, session.issued, Some(session.meaning), Some(key));
+        let (ends, meaning) = (Some(session.expires), Some(session.meaning));
+        let standing = self.standing(user, session.issued, ends, meaning, Some(key));
         standing.judge()?;
         let credential = signed.access_key.to_owned();
         Ok(Proof { identity: session.identity, via: Via::Session, credential, standing })
@@ -399,14 +469,19 @@ impl Authenticator {
     /// `life` seconds.
     ///
     /// # Errors
-    /// [`ServiceError::Busy`], [`ServiceError::Unavailable`].
+    /// [`AuthError::TooManySessions`]; [`ServiceError::Busy`], [`ServiceError::Unavailable`].
     pub async fn begin_session(
         &self,
         verified: &Verified,
         life: Seconds,
-    ) -> Result<SessionKeys, ServiceError> {
+    ) -> Result<SessionKeys, AuthError> {
         let life = life.clamp(*SESSION_LIFE.start(), *SESSION_LIFE.end());
-        self.0.keys.begin_session(verified, self.now(), life).await
+        let slots = Slots {
+            now: self.now(),
+            max: self.0.sessions_max.load(Ordering::Relaxed),
+            revocations: &self.0.revocations,
+        };
+        self.0.keys.begin_session(verified, life, slots).await
     }
 
     /// Revokes something on every master; an access key is deleted as well.

@@ -1,7 +1,7 @@
 //! Sessions: temporary keys that stock tools get for a token, kept in the arbiter.
 //!
 //! A user has up to [`SESSIONS_MAX`] slots, each a record that a new session takes over once the
-//! one in it has ended. So what is kept is bounded by what lives at the same time, and nothing has
+//! one in it has ended or was revoked. So what is kept is bounded by what lives at the same time, and nothing has
 //! to be swept. A key id names its slot; the rest of it, the secret and the session token are
 //! drawn anew for each session.
 
@@ -13,14 +13,17 @@ use fula_identity::{Grant, Identity, Meaning, Seconds, Verified};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::{KeyRing, Secret};
+use super::{AuthError, KeyRing, Revocations, Secret, revocations::Judged};
 use crate::error::{Applied, ServiceError};
 
 /// What key ids of sessions begin with.
 pub(super) const PREFIX: &str = "FULT";
 
-/// Most sessions of one user at the same time.
+/// Most sessions of one user at a time that can be allowed.
 pub const SESSIONS_MAX: usize = 1000;
+
+/// One token may have one in this many of the sessions that its user may have.
+const TOKEN_PART: usize = 2;
 
 /// Digits of a user in a key id, of its slot, and of what is drawn for each session.
 const USER_DIGITS: usize = 16;
@@ -86,6 +89,29 @@ struct Stored {
     audience: Option<String>,
 }
 
+/// What decides which slots of a user can be taken.
+#[derive(Clone, Copy)]
+pub(super) struct Slots<'a> {
+    /// Time of day.
+    pub(super) now: Seconds,
+    /// Most sessions of one user at a time.
+    pub(super) max: usize,
+    pub(super) revocations: &'a Revocations,
+}
+
+impl Slots<'_> {
+    /// Returns whether a session has ended or was revoked.
+    fn is_over(&self, stored: &Stored) -> Result<bool, ServiceError> {
+        let judged = Judged {
+            user: &stored.user,
+            issued: stored.issued,
+            meaning: Meaning::parse(&stored.meaning),
+            key_id: Some(&stored.id),
+        };
+        Ok(stored.expires <= self.now || self.revocations.refuses(judged)?)
+    }
+}
+
 fn hash(token: &str) -> [u8; 32] {
     blake3::derive_key("fula 2026 session token", token.as_bytes())
 }
@@ -122,19 +148,19 @@ impl KeyRing {
     /// Begins a session for whoever showed a token; it ends no later than the token.
     ///
     /// # Errors
-    /// [`ServiceError::Busy`] when the user has too many; [`ServiceError::Unavailable`].
+    /// [`AuthError::TooManySessions`]; [`ServiceError::Busy`] when other masters begin sessions of
+    /// this user at the same time; [`ServiceError::Unavailable`].
     pub(super) async fn begin_session(
         &self,
         verified: &Verified,
-        now: Seconds,
         life: Seconds,
-    ) -> Result<SessionKeys, ServiceError> {
-        let user = user_digits(&verified.identity.user);
-        let expires = verified.expires.min(now.saturating_add(life));
+        slots: Slots<'_>,
+    ) -> Result<SessionKeys, AuthError> {
+        let expires = verified.expires.min(slots.now.saturating_add(life));
         let (secret, token) = (Secret::new(self.draw(40)), self.random::<32>());
         let token = Secret::new(BASE64_URL_SAFE_NO_PAD.encode(token));
         for _ in 0..TRIES {
-            let Some((record, version)) = self.free_slot(&user, now).await? else { break };
+            let (record, version) = self.free_slot(verified, slots).await?;
             let id = format!("{PREFIX}{record}{}", self.draw(DRAWN_DIGITS));
             let stored = Stored {
                 sealed: self.sealing().seal(self.random(), &id, &secret)?,
@@ -152,39 +178,60 @@ impl KeyRing {
             let directory = &self.records().directory;
             self.records().forget(Table::Sessions, &record);
             let written = directory.write(Table::Sessions, &record, version, Some(value.into()));
-            if let WriteOutcome::Done(_) = written.await? {
+            if let WriteOutcome::Done(_) = written.await.map_err(ServiceError::from)? {
                 return Ok(SessionKeys { id, secret, token, expires });
             }
         }
-        Err(ServiceError::Busy(Applied::None))
+        Err(ServiceError::Busy(Applied::None).into())
     }
 
-    /// Returns a slot that is free or whose session has ended, and its version; any of them, so that
+    /// Returns a slot that is free or whose session is over, and its version; any of them, so that
     /// masters that begin sessions at once seldom meet.
+    ///
+    /// # Errors
+    /// [`AuthError::TooManySessions`]; [`ServiceError::Unavailable`].
     async fn free_slot(
         &self,
-        user: &str,
-        now: Seconds,
-    ) -> Result<Option<(String, u64)>, ServiceError> {
+        verified: &Verified,
+        slots: Slots<'_>,
+    ) -> Result<(String, u64), AuthError> {
+        let user = user_digits(&verified.identity.user);
         let directory = &self.records().directory;
-        let taken = directory.list(Table::Sessions, Some(user), SESSIONS_MAX).await?;
+        let taken = directory.list(Table::Sessions, Some(&user), SESSIONS_MAX).await;
+        let taken = taken.map_err(ServiceError::from)?;
         let taken: Vec<_> =
-            taken.into_iter().take_while(|(name, _)| name.starts_with(user)).collect();
-        let mut free = Vec::new();
+            taken.into_iter().take_while(|(name, _)| name.starts_with(&user)).collect();
+        let meaning = verified.meaning.to_string();
+        let (mut free, mut of_user, mut of_token) = (Vec::new(), 0, 0);
         for (name, entry) in &taken {
-            if parse(entry)?.is_none_or(|stored| stored.expires <= now) {
-                free.push((name.clone(), entry.version));
+            match parse(entry)? {
+                Some(stored) if !slots.is_over(&stored)? => {
+                    of_user += 1;
+                    of_token += usize::from(stored.meaning == meaning);
+                }
+                _ => free.push((name.clone(), entry.version)),
             }
         }
-        // Ended ones first: what is kept is to stay as little as it can.
+        let max_of_token = slots.max.div_ceil(TOKEN_PART);
+        for (of, count, max) in
+            [("the owner", of_user, slots.max), ("the token", of_token, max_of_token)]
+        {
+            if count >= max {
+                return Err(AuthError::TooManySessions { of, max });
+            }
+        }
+        // Slots that were used before come first: what is kept is to stay as little as it can.
         if free.is_empty() {
             let names: BTreeSet<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
-            let new = (0..SESSIONS_MAX).map(|slot| format!("{user}{}", slot_digits(slot)));
+            let new = (0..slots.max).map(|slot| format!("{user}{}", slot_digits(slot)));
             let new = new.filter(|name| !names.contains(name.as_str())).take(NEW_SLOTS);
             free.extend(new.map(|name| (name, 0)));
         }
         let drawn = usize::from(u16::from_be_bytes(self.random()));
-        Ok((!free.is_empty()).then(|| free.swap_remove(drawn % free.len())))
+        if free.is_empty() {
+            return Err(ServiceError::Busy(Applied::None).into());
+        }
+        Ok(free.swap_remove(drawn % free.len()))
     }
 
     /// Returns the session of a key id; `None` when there is none, or another one in its place.

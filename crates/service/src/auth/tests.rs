@@ -113,14 +113,14 @@ async fn exchange(
     life: Seconds,
 ) -> Result<SessionKeys, AuthError> {
     let verified = master.inspect(token)?;
-    Ok(master.begin_session(&verified, life).await?)
+    master.begin_session(&verified, life).await
 }
 
 fn signed(session: &SessionKeys) -> Signed<'_> {
     Signed {
         access_key: &session.id,
         session_token: Some(session.token.expose()),
-        is_presigned: false,
+        url_expires: None,
         is_private: false,
     }
 }
@@ -172,6 +172,48 @@ async fn a_session_begun_on_one_master_is_good_on_another() {
     assert!(matches!(two.secret_of("FULTé").await, Err(AuthError::UnknownKey)));
 }
 
+#[tokio::test]
+async fn a_write_is_not_committed_long_after_its_credential_ended() {
+    let federation = Federation::new();
+    let master = federation.master().await;
+    let deadline = Duration::from_secs(10);
+    let session = exchange(&master, &token(10_000, &["admin:*"]), 900).await.unwrap();
+    let (key, secret) = master.keys().create("alice", NOW * 1000).await.unwrap();
+    drop(secret);
+    let by_key = |url_expires| Signed {
+        access_key: &key.id,
+        session_token: None,
+        url_expires,
+        is_private: false,
+    };
+    let in_url = |session, url_expires| Signed { url_expires, ..signed(session) };
+    let bearer = master.bearer(&token(500, &["admin:*"])).unwrap();
+    let proofs = [
+        (bearer, Some(NOW + 500)),
+        (master.admit(signed(&session)).await.unwrap(), Some(NOW + 900)),
+        (master.admit(in_url(&session, Some(NOW + 60))).await.unwrap(), Some(NOW + 60)),
+        (master.admit(in_url(&session, Some(NOW + 5000))).await.unwrap(), Some(NOW + 900)),
+        (master.admit(by_key(Some(NOW + 70))).await.unwrap(), Some(NOW + 70)),
+        (master.admit(by_key(None)).await.unwrap(), None),
+    ];
+    for (proof, ends) in &proofs {
+        let at = |now: Seconds, deadline| {
+            federation.now.store(now, Ordering::SeqCst);
+            proof.standing.check(deadline)
+        };
+        let Some(ends) = ends else {
+            at(NOW + 1_000_000, deadline).unwrap();
+            continue;
+        };
+        // The commit itself may take as long as its deadline.
+        let last = ends + COMMIT_ALLOWANCE - 10;
+        at(last, deadline).unwrap();
+        assert!(matches!(at(last + 1, deadline), Err(ServiceError::CredentialExpired)));
+        // However long the deadline is, a credential that has not ended is good.
+        at(*ends, Duration::from_hours(1)).unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn slots_are_used_again_and_are_bounded() {
     let federation = Federation::new();
@@ -193,11 +235,48 @@ async fn slots_are_used_again_and_are_bounded() {
     tokio::time::advance(Duration::from_secs(3)).await;
     let old = master.secret_of(&first.unwrap().id).await;
     assert!(matches!(old, Err(AuthError::UnknownKey)));
-    for _ in 3..SESSIONS_MAX {
-        exchange(&master, &token, 40_000).await.unwrap();
+}
+
+/// Returns whose limit refused a session.
+fn refused_by(begun: Result<SessionKeys, AuthError>) -> (&'static str, usize) {
+    match begun {
+        Err(AuthError::TooManySessions { of, max }) => (of, max),
+        other => panic!("{other:?}"),
     }
-    let refused = exchange(&master, &token, 40_000).await;
-    assert!(matches!(refused, Err(AuthError::Service(ServiceError::Busy(_)))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn sessions_are_limited_per_token_and_per_owner() {
+    let federation = Federation::new();
+    let [one, two] = [federation.master().await, federation.master().await];
+    for master in [&one, &two] {
+        master.set_sessions_max(5);
+    }
+    let tokens = [80_000, 80_001, 80_002].map(|life| token(life, &["admin:*"]));
+    let mut begun = Vec::new();
+    for (n, count) in [(0, 3), (1, 2)] {
+        for _ in 0..count {
+            begun.push(exchange(&one, &tokens[n], 900 + 900 * n as Seconds).await.unwrap());
+        }
+    }
+    // On every master alike.
+    for master in [&one, &two] {
+        assert_eq!(refused_by(exchange(master, &tokens[2], 900).await), ("the owner", 5));
+    }
+    // A session that was revoked makes room, for a token that has not too many itself.
+    let revoked = begun.pop().unwrap().id;
+    one.revoke(Revoked::Key(revoked)).await.unwrap();
+    assert_eq!(refused_by(exchange(&one, &tokens[0], 900).await), ("the token", 3));
+    exchange(&one, &tokens[2], 900).await.unwrap();
+    assert_eq!(refused_by(exchange(&one, &tokens[2], 900).await), ("the owner", 5));
+    // And so does one that has ended.
+    federation.pass(900);
+    exchange(&one, &tokens[0], 900).await.unwrap();
+    // No slot was added on the way.
+    assert_eq!(federation.directory.list(Table::Sessions, None, 100).await.unwrap().len(), 5);
+    // A limit that was lowered holds for what is there.
+    one.set_sessions_max(1);
+    assert_eq!(refused_by(exchange(&one, &tokens[2], 900).await), ("the owner", 1));
 }
 
 #[tokio::test]
@@ -238,10 +317,10 @@ async fn a_token_as_access_key_is_bound_to_private_connections() {
     let federation = Federation::new();
     let master = federation.master().await;
     let [wide, narrow] = [token(100, &["admin:*"]), token(100, &["read:abc=k"])];
-    let ask = |access_key, is_private, is_presigned| Signed {
+    let ask = |access_key, is_private, is_presigned: bool| Signed {
         access_key,
         session_token: None,
-        is_presigned,
+        url_expires: is_presigned.then_some(NOW + 100),
         is_private,
     };
     assert_eq!(master.secret_of(&wide).await.unwrap().expose(), token::secret_of(&wide));
@@ -253,4 +332,7 @@ async fn a_token_as_access_key_is_bound_to_private_connections() {
     master.admit(ask(&narrow, true, true)).await.unwrap();
     assert_eq!(redacted(&wide), "token");
     assert_eq!(redacted("AKID\nEXAMPLE"), "AKIDEXAMPLE");
+    assert_eq!(redacted_unknown(&wide), "token");
+    assert_eq!(redacted_unknown("wJalr\nXUtnFEMI"), "wJalrXUt…");
+    assert_eq!(redacted_unknown("12345678"), "12345678");
 }

@@ -3,6 +3,7 @@
 
 mod collect;
 mod commits;
+mod credentials;
 mod faults;
 mod full;
 mod masters;
@@ -29,7 +30,7 @@ use fula_service::{
     condition::{ReadConditions, Tags, WriteConditions},
     system_random,
 };
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::faults::FaultyRoots;
 

@@ -10,6 +10,7 @@ mod roots;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod url;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -45,8 +46,18 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
     /// Mend the URL; it is not repeated here, it may hold a password.
-    #[error("FULA_DATABASE_URL is not a Postgres URL: postgres://user:password@host:port/database")]
+    #[error(
+        "FULA_DATABASE_URL is not a Postgres URL: postgres://user:password@host:port/database; \
+         characters such as / ? # @ in the password are escaped, e.g. %2F"
+    )]
     Url,
+    /// Leave the parameter out; it is not repeated here either.
+    #[error(
+        "FULA_DATABASE_URL has a parameter that is not known; known are sslmode, sslrootcert, sslcert, \
+         sslkey, host, hostaddr, port, dbname, user, password, application_name, options and \
+         statement-cache-capacity"
+    )]
+    Parameter,
     /// Start the server, or mend the URL.
     #[error("the arbiter cannot be reached")]
     Connect(#[source] sqlx::Error),
@@ -142,10 +153,7 @@ async fn raise_counter(pool: PgPool) {
 }
 
 fn options(url: &str) -> Result<PgConnectOptions, PostgresError> {
-    let scheme = ["postgres://", "postgresql://"];
-    if !scheme.iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(PostgresError::Url);
-    }
+    url::check(url)?;
     let options = PgConnectOptions::from_str(url).map_err(|_| PostgresError::Url)?;
     Ok(options.disable_statement_logging().application_name("fula"))
 }

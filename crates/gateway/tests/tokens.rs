@@ -1,0 +1,98 @@
+//! Tokens on connections that others can read.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fula_core::{
+    WriterId,
+    memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
+    tree::Nodes,
+};
+use fula_gateway::{Gateway, Peer, Rates, WireConfig, WireLimits};
+use fula_identity::{Policy, eip712::Claims, token, wallet::WalletKey};
+use fula_service::{
+    Committer, Limits, NamePolicy, Service, Witness,
+    auth::{Authenticator, KeyRing, Revocations, SealingKey},
+    system_random,
+};
+use http::{Method, Request, header};
+use http_body_util::BodyExt;
+
+/// Seconds since 1970.
+const NOW: u64 = 1_000_000;
+
+async fn gateway(tls_terminated: bool) -> Gateway {
+    let limits = Limits::default();
+    let nodes = Arc::new(Nodes::new(Arc::new(MemoryBlocks::default()), limits.cache_bytes));
+    let (roots, witness) = (Arc::new(MemoryRoots::default()), Witness::new(None, true));
+    let committer = Committer::new(nodes, roots, WriterId([1; 16]), limits, witness);
+    let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
+    let directory = Arc::new(MemoryDirectory::default());
+    let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
+    let keys = KeyRing::new(Arc::clone(&directory) as _, sealing, system_random(), Duration::ZERO);
+    let revocations = Revocations::open(directory, None).await.unwrap();
+    let authenticator = Authenticator::new(keys, revocations, Arc::new(|| NOW * 1000));
+    authenticator.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
+    let config = WireConfig {
+        region: "us-east-1".to_owned(),
+        domain: None,
+        tls_terminated,
+        rates: Rates::default(),
+        limits: WireLimits::default(),
+    };
+    fula_gateway::gateway(service, authenticator, config)
+}
+
+/// Sends a token as bearer to an S3 route and to one of ours, and in exchange for a session; returns
+/// what is answered.
+async fn shown(gateway: &Gateway, peer: Peer) -> [(u16, String); 3] {
+    let wallet = WalletKey::new(&[3; 32]).unwrap();
+    let claims = Claims { wallet: wallet.address(), iat: NOW, exp: NOW + 3600, v2: None };
+    let token = token::mint(&wallet, &claims);
+    let bearer = |path: &str| {
+        let request = Request::builder().method(Method::GET).uri(path);
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        request.body(s3s::Body::empty()).unwrap()
+    };
+    let form = format!(
+        "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleSessionName=test&WebIdentityToken={token}"
+    );
+    let kind = "application/x-www-form-urlencoded";
+    let sts = Request::builder().method(Method::POST).uri("/").header(header::CONTENT_TYPE, kind);
+    let sts = sts.header(header::CONTENT_LENGTH, form.len());
+    let sts = sts.body(s3s::Body::from(Bytes::from(form))).unwrap();
+    let mut answers = Vec::new();
+    for mut request in [bearer("/"), bearer("/fula/whoami"), sts] {
+        request.extensions_mut().insert(peer);
+        request.headers_mut().insert(header::HOST, "gateway.example".parse().unwrap());
+        let response = gateway.handle(request).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        answers.push((status, String::from_utf8(body.to_vec()).unwrap()));
+    }
+    answers.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_accepted_where_nobody_can_read_along() {
+    let (plain, behind_proxy) = (gateway(false).await, gateway(true).await);
+    let peer = |address: &str, is_tls| Peer { address: address.parse::<IpAddr>().unwrap(), is_tls };
+    for (gateway, peer) in [
+        (&plain, peer("127.0.0.1", false)),
+        (&plain, peer("::1", false)),
+        (&plain, peer("192.0.2.1", true)),
+        (&behind_proxy, peer("192.0.2.1", false)),
+    ] {
+        let answers = shown(gateway, peer).await;
+        assert!(answers.iter().all(|(status, _)| *status == 200), "{peer:?}: {answers:?}");
+    }
+    for remote in ["192.0.2.1", "10.0.0.1", "2001:db8::1"] {
+        let answers = shown(&plain, peer(remote, false)).await;
+        let statuses = answers.each_ref().map(|(status, _)| *status);
+        assert_eq!(statuses, [403, 401, 403], "{remote}: {answers:?}");
+        for (_, text) in answers {
+            assert!(text.contains("TLS") && text.contains("FULA_TLS_TERMINATED"), "{text}");
+        }
+    }
+}

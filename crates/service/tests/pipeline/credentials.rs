@@ -1,0 +1,73 @@
+//! Credentials that end while a body is on its way.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use fula_core::memory::MemoryDirectory;
+use fula_identity::{Policy, Seconds, eip712::Claims, token, wallet::WalletKey};
+use fula_service::auth::{
+    Authenticator, COMMIT_ALLOWANCE, KeyRing, Proof, Revocations, SealingKey,
+};
+
+use super::*;
+
+/// When the token is issued, and when it ends, in seconds since 1970.
+const ISSUED: Seconds = 1_000_000;
+const ENDS: Seconds = ISSUED + 3600;
+
+/// Returns what the bearer of a token proves to a gateway with this clock.
+async fn bearer(now: &Arc<AtomicU64>) -> Proof {
+    let directory = Arc::new(MemoryDirectory::default());
+    let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
+    let random = system_random();
+    let keys = KeyRing::new(Arc::clone(&directory) as _, sealing, random, Duration::ZERO);
+    let revocations = Revocations::open(directory, None).await.unwrap();
+    let now = Arc::clone(now);
+    let clock = Arc::new(move || now.load(Ordering::SeqCst) * 1000);
+    let authenticator = Authenticator::new(keys, revocations, clock);
+    authenticator.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
+    let key = WalletKey::new(&[3; 32]).unwrap();
+    let claims = Claims { wallet: key.address(), iat: ISSUED, exp: ENDS, v2: None };
+    authenticator.bearer(&token::mint(&key, &claims)).unwrap()
+}
+
+#[tokio::test]
+async fn a_body_that_outlives_its_credential_is_not_committed() {
+    let blocks = Arc::new(MemoryBlocks::default());
+    let roots = FaultyRoots::new(&blocks);
+    let now = Arc::new(AtomicU64::new(ISSUED));
+    let proof = bearer(&now).await;
+    let mut master = Master::new(&blocks, &roots, 1);
+    master.user = Caller { standing: Some(proof.standing), ..Caller::of(proof.identity) };
+    master.create().await;
+    // The last part of the body arrives at a time.
+    let ending_at = |time: Seconds| -> BodyStream {
+        let clock = Arc::clone(&now);
+        let last = futures::stream::once(async move {
+            clock.store(time, Ordering::SeqCst);
+            Ok(Bytes::from_static(b"end"))
+        });
+        Box::pin(futures::stream::iter([Ok(Bytes::from(vec![7; 2 << 20]))]).chain(last))
+    };
+    let last = ENDS + COMMIT_ALLOWANCE - Limits::default().commit_deadline.as_secs();
+    let put = async |time| {
+        now.store(ISSUED, Ordering::SeqCst);
+        master.put_stream("k", ending_at(time), WriteConditions::default()).await
+    };
+    put(last).await.unwrap();
+    let (version, kept) = (master.version().await, master.get("k").await.unwrap());
+    let late = put(last + 1).await;
+    assert!(matches!(late, Err(ServiceError::CredentialExpired)), "{late:?}");
+    assert_eq!(master.version().await, version);
+    assert_eq!(master.get("k").await.unwrap(), kept);
+    // What has no body is held to it as well.
+    for refused in [
+        master.delete("k").await,
+        master.service.create_bucket(&master.user, "other").await,
+        master.service.delete_bucket(&master.user, BUCKET).await,
+    ] {
+        assert!(matches!(refused, Err(ServiceError::CredentialExpired)), "{refused:?}");
+    }
+}

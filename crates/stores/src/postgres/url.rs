@@ -1,0 +1,87 @@
+//! The URL of a shared arbiter, checked before anything else sees it.
+//!
+//! What a URL with an unescaped password falls apart into may be named in errors of the driver and of
+//! the server. So a URL of which that could be true is refused, and never repeated.
+
+use reqwest::Url;
+
+use super::PostgresError;
+
+/// Parameters that the driver knows. It logs others with their values.
+const PARAMETERS: &[&str] = &[
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
+/// Checks a URL.
+///
+/// # Errors
+/// [`PostgresError::Url`], [`PostgresError::Parameter`].
+pub(super) fn check(text: &str) -> Result<(), PostgresError> {
+    let url = Url::parse(text).map_err(|_| PostgresError::Url)?;
+    let is_postgres = ["postgres", "postgresql"].contains(&url.scheme());
+    // The password has a character that ends it.
+    let rest = [Some(url.path()), url.query(), url.fragment()];
+    let is_broken = rest.iter().flatten().any(|part| part.contains('@'));
+    if !is_postgres || is_broken || url.fragment().is_some() || url.cannot_be_a_base() {
+        return Err(PostgresError::Url);
+    }
+    let is_known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
+    if url.query_pairs().any(|(name, _)| !is_known(&name)) {
+        return Err(PostgresError::Parameter);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_that_may_show_a_password_are_refused() {
+        for good in [
+            "postgres://fula:hush@db/fula",
+            "postgresql://fula:hu%2Fsh%40@db:5432/fula?sslmode=require&options[statement_timeout]=5s",
+            "postgres://fula@db/fula?password=hush&application_name=x",
+            "postgres:///fula?host=/var/run/postgresql",
+            "postgres://fula:hush@[::1]:5432/fula",
+            "postgres://fula:hu@sh@db/fula",
+        ] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for wrong in [
+            "fula:hush@db/fula",
+            "postgres//fula:hush@db/fula",
+            "postgres:fula:hush@db/fula",
+            "postgrs://fula:hush@db/fula",
+            "https://fula:hush@db/fula",
+            "postgres://fula:hu/sh@db/fula",
+            "postgres://fula:12/hush@db/fula",
+            "postgres://fula:12?hush@db/fula",
+            "postgres://fula:12#hush@db/fula",
+            "postgres://fula:hush@db:port/fula",
+            "postgres://fula:hush@db/fula?pasword=hush",
+            "postgres://fula@db/fula?hush",
+            "postgres://fula@db/fula#hush",
+        ] {
+            let refused = check(wrong).unwrap_err().to_string();
+            assert!(!refused.contains("hush"), "{wrong}: {refused}");
+        }
+    }
+}
