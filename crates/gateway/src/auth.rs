@@ -133,10 +133,10 @@ impl Origin {
     }
 
     fn refused(&self, credential: &str, reason: impl fmt::Display) {
-        let Self { request_id, address } = self;
+        let (Self { request_id, address }, reason) = (self, reason.to_string());
         tracing::warn!(
             target: "fula::audit",
-            request_id, address, credential, %reason, "refused"
+            request_id, address, credential, reason, "refused"
         );
         metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
     }
