@@ -10,6 +10,6 @@ pub mod objects;
 pub mod postgres;
 
 pub use local::{LocalBlocks, LocalDirectory, LocalRoots, LocalStore, OpenError};
-pub use log::{Damage, Recovery};
+pub use log::{Damage, Recovery, Room};
 pub use objects::{ObjectBlocks, ObjectStoreError};
 pub use postgres::{PostgresArbiter, PostgresError};
