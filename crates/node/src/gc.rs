@@ -25,6 +25,9 @@ const GROWTH_MIN: u64 = 128 << 20;
 /// Something written is collected after this long, even if it is little.
 const COLLECT_AFTER: Duration = Duration::from_hours(1);
 
+/// The same while space is short.
+const COLLECT_AFTER_SHORT: Duration = Duration::from_mins(1);
+
 /// Longest wait for another try of a collection that could not be done.
 const RETRY_MAX: Duration = Duration::from_mins(5);
 
@@ -118,20 +121,7 @@ async fn rewrite(
                 std::thread::sleep(MOVE_REST * times);
             }
         };
-        let mut bytes = 0;
-        let mut compact = || loop {
-            match node.store.compact(worth(), &rest)? {
-                0 => return std::io::Result::Ok(()),
-                freed => bytes += freed,
-            }
-        };
-        // Before anything is sealed: on a full disk the next segment needs what this frees.
-        compact()?;
-        if seal {
-            node.store.seal(worth())?;
-            compact()?;
-        }
-        Ok(bytes)
+        node.store.rewrite(&worth, seal, &rest)
     };
     let done: Result<std::io::Result<u64>, _> = tokio::task::spawn_blocking(work).await;
     let bytes = done.map_err(|panic| panic.to_string())?.map_err(|error| chain(&error))?;
@@ -280,7 +270,9 @@ pub(crate) async fn tend(node: Arc<Node>) {
         };
         metrics::gauge!("fula_log_bytes").set(f64_of(log_bytes));
         metrics::gauge!("fula_log_live_bytes").set(f64_of(live_bytes));
-        let is_late = collected.elapsed() >= COLLECT_AFTER;
+        let is_short = node.store.room().is_ok_and(|room| room.is_short());
+        let after = if is_short { COLLECT_AFTER_SHORT } else { COLLECT_AFTER };
+        let is_late = collected.elapsed() >= after;
         let is_due = pace.look(|growth, bytes| growth.is_due(bytes) || (bytes > 0 && is_late));
         let mut is_done = !is_due;
         if is_due && tried.elapsed() >= pace.wait() {

@@ -121,13 +121,18 @@ impl BlockStore for LocalBlocks {
             match value {
                 Ok(Some(bytes)) => {
                     let verified = Block::verify(*cid, bytes);
-                    return verified.inspect_err(|_| self.log.forget_damaged(cid, &slot)).map(Some);
+                    if verified.is_err() {
+                        self.log.forget_damaged(cid, &slot);
+                    }
+                    return verified.map(Some);
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Else it was moved, and its segment cut off.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.log.forget_damaged(cid, &slot);
-                    return Err(StoreError::Damaged { cid: *cid });
+                    if self.log.forget_damaged(cid, &slot) {
+                        return Err(StoreError::Damaged { cid: *cid });
+                    }
                 }
                 // It may be readable again later on.
                 Err(error) if is_lost(&error) => {

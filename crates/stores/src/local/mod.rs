@@ -9,6 +9,8 @@ mod blocks;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod full_disks;
+#[cfg(test)]
 mod races;
 mod rows;
 #[cfg(test)]
@@ -34,7 +36,7 @@ pub use self::{
     arbiter::{LocalDirectory, LocalRoots},
     blocks::LocalBlocks,
 };
-use crate::log::{Damage, Directory, Disk, Log, Recovery, SEGMENT_BYTES, StreamName};
+use crate::log::{DISK_BYTES_MIN, Damage, Directory, Disk, Log, Recovery, Room, StreamName};
 
 /// Locks that keep swaps of one bucket name apart.
 const STRIPES: usize = 64;
@@ -54,6 +56,28 @@ pub enum OpenError {
          run `fula fsck --repair` before serving from it"
     )]
     Damaged(PathBuf, usize),
+    /// Use a larger disk.
+    #[error(
+        "the disk of {dir} is too small: it has {} KiB, and the smallest that can be used has {} KiB",
+        .size >> 10, DISK_BYTES_MIN >> 10
+    )]
+    TooSmall {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the whole disk holds, in bytes.
+        size: u64,
+    },
+    /// Remove other files from the disk, or make it larger.
+    #[error(
+        "the disk of {dir} is full: it has {} KiB of free space, and the log cannot be opened without \
+         writing; remove other files from it, or make it larger", .free >> 10
+    )]
+    Full {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is free, in bytes.
+        free: u64,
+    },
 }
 
 /// Makes the time of day a parameter of whatever needs it.
@@ -101,14 +125,14 @@ impl LocalStore {
     /// # Errors
     /// [`OpenError`]; a damaged log is only opened with `despite_damage`, for repair.
     pub fn open(dir: &Path, clock: Clock, despite_damage: bool) -> Result<Self, OpenError> {
-        Self::open_with(dir, clock, despite_damage, SEGMENT_BYTES)
+        Self::open_with(dir, clock, despite_damage, None)
     }
 
     fn open_with(
         dir: &Path,
         clock: Clock,
         despite_damage: bool,
-        segment_bytes: u64,
+        segment_bytes: Option<u64>,
     ) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io(dir.to_owned(), error);
         std::fs::create_dir_all(dir).map_err(failed)?;
@@ -125,16 +149,26 @@ impl LocalStore {
         Ok(store)
     }
 
-    /// Opens what lies on a disk, which stands for `dir` in errors.
+    /// Opens what lies on a disk, which stands for `dir` in errors. Segments are of a size that suits the
+    /// disk, unless it is given.
     fn open_on(
         dir: &Path,
         disk: Arc<dyn Disk>,
         clock: Clock,
         despite_damage: bool,
-        segment_bytes: u64,
+        segment_bytes: Option<u64>,
     ) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io(dir.to_owned(), error);
-        let (log, mut recovery) = Log::open(disk, segment_bytes).map_err(failed)?;
+        let room = disk.room().map_err(failed)?;
+        if room.size < DISK_BYTES_MIN && !despite_damage {
+            return Err(OpenError::TooSmall { dir: dir.to_owned(), size: room.size });
+        }
+        let segment_bytes = segment_bytes.unwrap_or(room.segment_bytes());
+        let opened = Log::open(disk, segment_bytes);
+        let (log, mut recovery) = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull => OpenError::Full { dir: dir.to_owned(), free: room.free },
+            _ => failed(error),
+        })?;
         let log = Arc::new(log);
         let rows = Rows::load(&log, &mut recovery).map_err(failed)?;
         match recovery.pointers_at_risk() {
@@ -212,6 +246,24 @@ impl LocalStore {
     /// The disk's.
     pub fn seal(&self, dead_percent: u64) -> io::Result<()> {
         self.log.seal(dead_percent)
+    }
+
+    /// Rewrites segments until none is worth it: of one that is, at least as many percent are dead as
+    /// `worth` says, or 5 where space is short. With `seal`, also those that are being written to. Returns
+    /// the bytes of those that are gone. Blocks the thread, and calls `rest` now and then.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn rewrite(&self, worth: &dyn Fn() -> u64, seal: bool, rest: &dyn Fn()) -> io::Result<u64> {
+        self.log.rewrite(worth, seal, rest)
+    }
+
+    /// Returns how much space the disk has.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn room(&self) -> io::Result<Room> {
+        self.log.room()
     }
 
     /// Returns how large the log is in bytes, and how much of it is in use.

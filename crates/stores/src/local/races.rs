@@ -147,7 +147,7 @@ impl Race {
 async fn what_is_in_use_stays_whatever_else_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let race = Arc::new(Race {
-        store: LocalStore::open_with(dir.path(), system_clock(), false, SEGMENT).unwrap(),
+        store: LocalStore::open_with(dir.path(), system_clock(), false, Some(SEGMENT)).unwrap(),
         live: tokio::sync::RwLock::default(),
         is_sweeping: AtomicBool::new(false),
         is_over: AtomicBool::new(false),
@@ -178,7 +178,7 @@ async fn what_is_in_use_stays_whatever_else_is_done() {
 
     let live = race.live().await;
     drop(race);
-    let store = LocalStore::open_with(dir.path(), system_clock(), false, SEGMENT).unwrap();
+    let store = LocalStore::open_with(dir.path(), system_clock(), false, Some(SEGMENT)).unwrap();
     assert!(store.recovery.damaged.is_empty());
     for (_, block) in live.values() {
         assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));

@@ -31,7 +31,7 @@ impl<T> std::ops::Deref for Temp<T> {
 }
 
 fn open(dir: &TempDir) -> LocalStore {
-    LocalStore::open_with(dir.path(), system_clock(), false, 64 << 10).unwrap()
+    LocalStore::open_with(dir.path(), system_clock(), false, Some(64 << 10)).unwrap()
 }
 
 fn temp<T>(part: impl FnOnce(&LocalStore) -> Arc<T>) -> Temp<T> {

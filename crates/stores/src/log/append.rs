@@ -6,34 +6,14 @@ use std::{
 };
 
 use super::{
-    Contents, Index, Kind, Log, Place, Record, SEGMENT_BYTES, Slot, Stream, StreamName, Tail,
-    encode_into, encoded_len, lock, poisoned,
+    Contents, Index, Kind, Log, Need, Place, Record, Slot, Stream, StreamName, Tail, encode_into,
+    encoded_len, lock, poisoned,
     segment::{HEADER_BYTES, Segment},
     write,
 };
 
 /// Largest buffer that stays with a stream, in bytes.
 const BUFFER_KEPT_BYTES: usize = 2 << 20;
-
-/// Space left to compaction, which must write before it can give back: as much as a segment takes, or
-/// of a small disk this part.
-const RESERVE_BYTES: u64 = SEGMENT_BYTES;
-const RESERVE_PART: u64 = 20;
-
-/// Space left, beside that, to [`Need::Removal`]: this part of it.
-const REMOVALS_PART: u64 = 4;
-
-/// Appended bytes between two looks at the space that is left.
-const ROOM_EVERY: u64 = 4 << 20;
-
-/// What an append is for, and so how much of a disk that is nearly full it may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// More of anything.
-    More,
-    /// Rows, and changes that only take away.
-    Removal,
-}
 
 impl Log {
     /// Appends `records` and indexes them; returns the position that a sync must reach.
@@ -45,29 +25,9 @@ impl Log {
         records: &[Record<'_>],
         need: Need,
     ) -> io::Result<u64> {
-        self.check_room(need)?;
+        let bytes = records.iter().map(encoded_len).sum::<usize>() as u64;
+        let _granted = self.grant(need, bytes)?;
         self.append_if(name, records, |_, _| true).map(|(end, _)| end)
-    }
-
-    /// Fails when nothing is left but what is kept back for others.
-    fn check_room(&self, need: Need) -> io::Result<()> {
-        let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
-        if appended < self.room_at.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let room = self.disk.room()?;
-        let reserve = RESERVE_BYTES.min(room.size / RESERVE_PART);
-        let kept = reserve + reserve / REMOVALS_PART;
-        if room.free >= kept {
-            // Not past what is kept, which may be less than that on a small disk.
-            let next = appended + ROOM_EVERY.min(room.free - kept);
-            self.room_at.store(next, Ordering::Relaxed);
-            return Ok(());
-        }
-        if need == Need::Removal && room.free >= reserve {
-            return Ok(());
-        }
-        Err(io::ErrorKind::StorageFull.into())
     }
 
     /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`;
@@ -137,6 +97,12 @@ impl Log {
         }
         let (begin, durable_to) = (tail.offset, stream.durable_to(tail));
         let told = tail.contents.end(&tail.segment.seed, begin, durable_to);
+        // Where space is short, that is for what compaction has to copy.
+        let fits = |len: usize| {
+            let room = self.disk.room();
+            room.is_ok_and(|room| room.free.saturating_sub(room.kept()) >= len as u64)
+        };
+        let told = told.filter(|told| fits(told.len()));
         if told.is_none_or(|told| self.write(stream, tail, &told).is_err()) {
             if stream.poisoned.load(Ordering::Acquire) {
                 return Err(poisoned());

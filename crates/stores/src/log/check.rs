@@ -19,8 +19,9 @@ impl Log {
         let segments: Vec<_> = read(&self.segments).values().cloned().collect();
         let mut damage = Vec::new();
         for segment in segments {
-            let end = self.end_of(&segment)?;
-            for (found, key) in recover::verify(&segment, end)? {
+            let found =
+                until_uncut(&segment, || recover::verify(&segment, self.end_of(&segment)?))?;
+            for (found, key) in found {
                 if !self.has_good_copy(&segment, &found, key) {
                     damage.push(found);
                 }
@@ -64,12 +65,13 @@ impl Log {
 
     /// Returns the records of a segment that are in use.
     pub(super) fn records_in(&self, segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
-        let mut found =
+        let mut found = until_uncut(segment, || {
             if self.streams.iter().any(|stream| lock(&stream.place).segment == segment.id) {
-                recover::scanned(segment, self.end_of(segment)?)?
+                recover::scanned(segment, self.end_of(segment)?)
             } else {
-                recover::records(segment)?
-            };
+                recover::records(segment)
+            }
+        })?;
         // One at a time: others wait for the index.
         found.retain(|(key, slot)| self.index().get(key) == Some(*slot));
         Ok(found)
@@ -138,7 +140,7 @@ impl Log {
                     self.index_mut().remove(&key);
                 }
             }
-            if !self.move_records(&segment, &|| {})? {
+            if !self.move_records(&segment)? {
                 return Err(io::Error::other(format!("{name} cannot be read as it could before")));
             }
             // What is still said to lie there is not readable.
@@ -147,5 +149,16 @@ impl Log {
             segment::set_aside(self.disk.as_ref(), name)?;
         }
         Ok(names.len())
+    }
+}
+
+/// Looks at a segment, and once more when compaction has cut it off meanwhile.
+fn until_uncut<T>(segment: &Segment, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        let len = segment.len()?;
+        match look() {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && segment.len()? < len => {}
+            done => return done,
+        }
     }
 }

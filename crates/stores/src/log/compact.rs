@@ -16,7 +16,38 @@ use super::{
 /// Bytes of records moved at a time.
 const MOVE_BYTES: usize = 256 << 10;
 
+/// Dead share of a segment, in percent, that makes it worth rewriting where space is short.
+const DEAD_PERCENT_SHORT: u64 = 5;
+
 impl Log {
+    /// Rewrites segments until none is worth it, by the dead share of one in percent that `worth` says;
+    /// returns the bytes of those that are gone. With `seal`, also what is being written to.
+    pub(crate) fn rewrite(
+        &self,
+        worth: &dyn Fn() -> u64,
+        seal: bool,
+        rest: &dyn Fn(),
+    ) -> io::Result<u64> {
+        let worth = || {
+            let is_short = self.disk.room()?.is_short();
+            io::Result::Ok(if is_short { worth().min(DEAD_PERCENT_SHORT) } else { worth() })
+        };
+        let mut bytes = 0;
+        let mut compact = || loop {
+            match self.compact(worth()?, rest)? {
+                0 => return io::Result::Ok(()),
+                freed => bytes += freed,
+            }
+        };
+        // Before anything is sealed: on a full disk the next segment needs what this frees.
+        compact()?;
+        if seal {
+            self.seal(worth()?)?;
+            compact()?;
+        }
+        Ok(bytes)
+    }
+
     /// Rewrites the live records of the sealed segment with fewest of them, if at least
     /// `dead_percent` of it is dead, and deletes the segment: one that needs no rewriting goes first,
     /// for the disk may be full. Returns the bytes freed; 0 when there was nothing to do. Calls `rest`
@@ -41,9 +72,17 @@ impl Log {
             }
         }
         worth.sort_by_key(|(live, _)| *live);
+        let mut full = None;
         for (_, segment) in worth {
             let size = segment.len()?;
-            let moved = self.move_records(&segment, rest)?;
+            let moved = match self.empty(&segment, rest) {
+                // The next may be larger at its end, or have shorter records.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    full = Some(error);
+                    continue;
+                }
+                moved => moved?,
+            };
             // Damage, or a head that is not readable any more, is left in place for fsck to report:
             // a copy would carry a valid checksum.
             if !moved || self.index().live_in(segment.id) > 0 {
@@ -55,7 +94,18 @@ impl Log {
             write(&self.segments).remove(&segment.id);
             return Ok(size);
         }
-        Ok(0)
+        full.map_or(Ok(0), |error| Err(self.explain(error)))
+    }
+
+    /// Says what a disk lacks on which no record can be copied.
+    fn explain(&self, full: io::Error) -> io::Error {
+        let Ok(room) = self.disk.room() else { return full };
+        let (free, needed) = (room.free >> 10, room.for_compaction() >> 10);
+        let text = format!(
+            "rewriting a segment of the log needs {needed} KiB of free space, and the disk has {free} KiB: \
+             remove other files from it, or make it larger"
+        );
+        io::Error::new(io::ErrorKind::StorageFull, text)
     }
 
     /// Seals the segments being written to of which at least `dead_percent` is dead.
@@ -82,22 +132,61 @@ impl Log {
     }
 
     /// Copies the records in use to the end of the log; false when one of them is damaged or cannot be
-    /// read. On return they are durable, and so is whatever has replaced the others.
-    pub(super) fn move_records(&self, segment: &Segment, rest: &dyn Fn()) -> io::Result<bool> {
+    /// read. On return they are durable, and so is whatever has replaced the others. Where the disk has no
+    /// space for copies of all, copies the last ones first and cuts the segment off behind the others.
+    fn empty(&self, segment: &Segment, rest: &dyn Fn()) -> io::Result<bool> {
+        let mut records = self.in_use(segment)?;
+        while let Some((_, last)) = records.last() {
+            let live = records.iter().map(|(_, slot)| u64::from(slot.bytes())).sum();
+            let step = self.disk.room()?.step(live);
+            if step < live {
+                self.settle()?;
+                segment.cut(last.end())?;
+            }
+            let step = records.split_off(begin_of_last(&records, step));
+            if !self.copy(segment, &step, rest)? {
+                return Ok(false);
+            }
+        }
+        self.settle()?;
+        Ok(true)
+    }
+
+    /// Like [`Self::empty`], leaving the segment as it is.
+    pub(super) fn move_records(&self, segment: &Segment) -> io::Result<bool> {
+        let is_whole = self.copy(segment, &self.in_use(segment)?, &|| {})?;
+        self.settle()?;
+        Ok(is_whole)
+    }
+
+    fn in_use(&self, segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
+        let mut records = recover::records(segment)?;
+        // One at a time: others wait for the index.
+        records.retain(|(key, slot)| self.index().get(key) == Some(*slot));
+        Ok(records)
+    }
+
+    /// Appends records of a segment again; false when one of them is damaged or cannot be read.
+    fn copy(
+        &self,
+        segment: &Segment,
+        records: &[(Key, Slot)],
+        rest: &dyn Fn(),
+    ) -> io::Result<bool> {
         let name = if segment.is_bulk() { StreamName::Bulk } else { StreamName::Commit };
         let mut batch: Vec<(Key, Slot, Bytes)> = Vec::new();
         let mut bytes = 0;
-        for (key, slot) in recover::records(segment)? {
-            if self.index().get(&key) != Some(slot) {
+        for (key, slot) in records {
+            if self.index().get(key) != Some(*slot) {
                 continue;
             }
-            let value = match self.read_whole(&key, &slot) {
+            let value = match self.read_whole(key, slot) {
                 Err(error) if is_lost(&error) => None,
                 read => read?,
             };
             let Some(value) = value else { return Ok(false) };
             bytes += value.len();
-            batch.push((key, slot, value));
+            batch.push((key.clone(), *slot, value));
             if bytes >= MOVE_BYTES {
                 self.move_batch(name, &batch)?;
                 batch.clear();
@@ -106,12 +195,16 @@ impl Log {
             }
         }
         self.move_batch(name, &batch)?;
-        // A row here may have been replaced by one that is not durable yet.
+        Ok(true)
+    }
+
+    /// Makes durable what was appended: copies, and rows that have replaced others which may go.
+    fn settle(&self) -> io::Result<()> {
         for name in StreamName::ALL {
             self.flush(name)?;
             self.mark(name);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Appends records again that are still where they were found.
@@ -125,4 +218,15 @@ impl Log {
         self.counters.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Returns where the longest end of `records` begins that takes no more than `bytes`, or the last record.
+fn begin_of_last(records: &[(Key, Slot)], bytes: u64) -> usize {
+    let mut taken = 0;
+    let fits = |(_, slot): &&(Key, Slot)| {
+        taken += u64::from(slot.bytes());
+        taken <= bytes
+    };
+    let fitting = records.iter().rev().take_while(fits).count();
+    records.len() - fitting.max(1)
 }

@@ -13,6 +13,8 @@ use std::{
 
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
+use super::room::Room;
+
 /// A directory of files.
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Returns the names of all files, and their lengths in bytes.
@@ -35,15 +37,6 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
 
     /// Returns how much more fits, and how large the disk is.
     fn room(&self) -> io::Result<Room>;
-}
-
-/// Space of a disk, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    /// That this process may still use.
-    pub(crate) free: u64,
-    /// In all.
-    pub(crate) size: u64,
 }
 
 /// An open file.

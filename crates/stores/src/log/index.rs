@@ -41,6 +41,11 @@ impl Slot {
         u64::from(self.offset) + HEAD_BYTES as u64 + u64::from(self.key_len)
     }
 
+    /// Returns where the record ends in its segment.
+    pub(super) fn end(&self) -> u64 {
+        u64::from(self.offset) + u64::from(self.bytes())
+    }
+
     /// Returns the length of the record, padding included.
     pub(crate) fn bytes(&self) -> u32 {
         (HEAD_BYTES as u32 + u32::from(self.key_len) + self.value_len).next_multiple_of(8)

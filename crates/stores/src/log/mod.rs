@@ -22,6 +22,7 @@ mod index;
 mod names;
 mod record;
 mod recover;
+mod room;
 mod segment;
 #[cfg(test)]
 pub(crate) mod sim_disk;
@@ -39,18 +40,22 @@ use bytes::Bytes;
 use fula_core::{Block, Cid};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-pub use self::recover::{Damage, Recovery};
-pub(crate) use self::{
-    append::Need,
-    disk::{Directory, Disk, is_lost},
-    index::{Index, Key, Slot},
-    record::{Kind, Record},
-};
 use self::{
     buffers::Buffers,
     contents::Contents,
     record::{encode_into, encoded_len},
+    room::Allowance,
     segment::{HEADER_BYTES, Segment},
+};
+pub(crate) use self::{
+    disk::{Directory, Disk, is_lost},
+    index::{Index, Key, Slot},
+    record::{Kind, Record},
+    room::{DISK_BYTES_MIN, Need},
+};
+pub use self::{
+    recover::{Damage, Recovery},
+    room::Room,
 };
 
 /// Which log a record goes to.
@@ -72,9 +77,6 @@ impl StreamName {
         }
     }
 }
-
-/// Size at which a segment is sealed, in bytes.
-pub(crate) const SEGMENT_BYTES: u64 = 128 << 20;
 
 /// Appended bytes after which they are made durable unasked.
 const WRITE_BEHIND_BYTES: u64 = 8 << 20;
@@ -143,6 +145,7 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Log {
     disk: Arc<dyn Disk>,
+    /// Size at which a segment is sealed.
     segment_bytes: u64,
     streams: [Stream; 2],
     index: RwLock<Index>,
@@ -151,8 +154,7 @@ pub(crate) struct Log {
     /// Number of the next segment.
     next_id: AtomicU32,
     compacting: Mutex<()>,
-    /// Appended bytes at which the space that is left is looked at next.
-    room_at: AtomicU64,
+    allowance: Mutex<Allowance>,
     /// Segments that compaction found damaged, and leaves alone.
     damaged: Mutex<BTreeSet<u32>>,
     /// Blocks that could not be read.
@@ -228,7 +230,7 @@ impl Log {
             buffers: Arc::default(),
             next_id: AtomicU32::new(recovered.next_id),
             compacting: Mutex::new(()),
-            room_at: AtomicU64::new(0),
+            allowance: Mutex::default(),
             damaged: Mutex::default(),
             suspects: Mutex::default(),
             suspicions: AtomicUsize::new(0),
@@ -255,7 +257,7 @@ impl Log {
         for stream in &self.streams {
             let place = *lock(&stream.place);
             if place.segment == slot.segment {
-                let end = place.base + u64::from(slot.offset) + u64::from(slot.bytes());
+                let end = place.base + slot.end();
                 let durable = stream.synced.load(Ordering::Acquire) >= end;
                 return (stream.name, if durable { 0 } else { end });
             }
@@ -289,12 +291,15 @@ impl Log {
         }
     }
 
-    /// Forgets a block whose bytes were found damaged, so that a later put stores it anew.
-    pub(crate) fn forget_damaged(&self, cid: &Cid, slot: &Slot) {
+    /// Forgets a block whose bytes were found damaged, so that a later put stores it anew; false when it
+    /// does not lie there any more.
+    pub(crate) fn forget_damaged(&self, cid: &Cid, slot: &Slot) -> bool {
         let mut index = self.index_mut();
-        if index.blocks.get(cid).is_some_and(|found| found == *slot) {
+        let is_there = index.blocks.get(cid).is_some_and(|found| found == *slot);
+        if is_there {
             index.remove_block(cid);
         }
+        is_there
     }
 
     fn fsync(&self, segment: &Segment) -> io::Result<()> {

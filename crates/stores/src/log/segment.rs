@@ -184,6 +184,12 @@ impl Segment {
         Ok(is_intact.then(|| Bytes::from(record).slice(value_at..value_end)))
     }
 
+    /// Gives back the space of a sealed segment from `len` on, and of what tells its contents.
+    pub(super) fn cut(&self, len: u64) -> io::Result<()> {
+        self.set_contents_bytes(0);
+        self.truncate(len)
+    }
+
     pub(super) fn truncate(&self, len: u64) -> io::Result<()> {
         self.file.truncate(len)?;
         self.sync()

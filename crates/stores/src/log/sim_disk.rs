@@ -1,6 +1,8 @@
 //! A disk that keeps its promises and not one more: what was not synced is lost, kept, kept in part,
 //! or kept without what was written before it; and any call may fail.
 
+mod content;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -10,7 +12,11 @@ use std::{
 
 use fula_testkit::rng::Rng;
 
-use super::disk::{Disk, DiskFile, Room};
+use self::content::Content;
+use super::{
+    disk::{Disk, DiskFile},
+    room::Room,
+};
 
 /// What becomes unreadable together.
 const SECTOR_BYTES: usize = 4096;
@@ -40,14 +46,10 @@ enum Op {
 }
 
 impl Op {
-    fn apply(&self, content: &mut Vec<u8>) {
+    fn apply(&self, content: &mut Content) {
         match self {
-            Self::Write { offset, bytes } => {
-                let end = offset + bytes.len();
-                content.resize(content.len().max(end), 0);
-                content[*offset..end].copy_from_slice(bytes);
-            }
-            Self::Cut(len) => content.resize(*len, 0),
+            Self::Write { offset, bytes } => content.write(*offset, bytes),
+            Self::Cut(len) => content.resize(*len),
         }
     }
 }
@@ -55,9 +57,9 @@ impl Op {
 #[derive(Clone, Debug, Default)]
 struct Inode {
     /// As it is read.
-    content: Vec<u8>,
+    content: Content,
     /// As of the last sync.
-    durable: Vec<u8>,
+    durable: Content,
     /// Since then.
     pending: Vec<Op>,
 }
@@ -83,8 +85,8 @@ struct State {
     /// What can never be read again: a file, and where in it.
     lost: Vec<(usize, Range<usize>)>,
     lost_reads: u64,
-    /// Bytes that are free, when that is bounded.
-    free: Option<u64>,
+    /// Its size in bytes, when that is bounded, and what of it other files take.
+    bound: Option<(u64, u64)>,
     /// Every write since recording began, and the disk before it.
     tape: Option<Vec<Taped>>,
 }
@@ -94,7 +96,7 @@ struct State {
 pub(crate) struct Taped {
     /// Which call it was.
     pub(crate) call: u64,
-    contents: Vec<Vec<u8>>,
+    contents: Vec<Content>,
     names: BTreeMap<String, usize>,
     inode: usize,
     offset: usize,
@@ -109,7 +111,7 @@ impl Taped {
 
     /// Returns the disk with all that was written before, and so many bytes of this.
     pub(crate) fn torn(&self, kept: usize) -> SimDisk {
-        let inode = |content: &Vec<u8>| Inode {
+        let inode = |content: &Content| Inode {
             content: content.clone(),
             durable: content.clone(),
             pending: Vec::new(),
@@ -141,6 +143,16 @@ impl State {
             NameOp::Add(name, inode) => drop(names.insert(name.clone(), *inode)),
             NameOp::Remove(name) => drop(names.remove(name)),
         }
+    }
+
+    /// Returns how large the disk is, and what is free.
+    fn room(&self) -> Room {
+        let Some((size, others)) = self.bound else {
+            return Room { free: u64::MAX, size: u64::MAX };
+        };
+        let space = |inode: &usize| Content::space(self.inodes[*inode].content.len());
+        let used: u64 = self.names.values().map(space).sum();
+        Room { free: size.saturating_sub(others + used), size }
     }
 
     fn change(&mut self, op: NameOp) {
@@ -175,9 +187,12 @@ impl SimDisk {
         self.state().fault = None;
     }
 
-    /// Bounds the space that is free.
-    pub(crate) fn set_free(&self, free: u64) {
-        self.state().free = Some(free);
+    /// Bounds the disk, of which other files leave so much free.
+    pub(crate) fn set_room(&self, Room { free, size }: Room) {
+        let mut state = self.state();
+        state.bound = Some((size, 0));
+        let others = state.room().free - free;
+        state.bound = Some((size, others));
     }
 
     /// Records writes from now on.
@@ -224,7 +239,7 @@ impl SimDisk {
     pub(crate) fn crash(&self, rng: &mut Rng) -> Self {
         let old = self.state();
         let (durable_names, lost) = (old.durable_names.clone(), old.lost.clone());
-        let mut new = State { durable_names, lost, ..State::default() };
+        let mut new = State { durable_names, lost, bound: old.bound, ..State::default() };
         for op in &old.pending_names {
             if rng.below(2) == 0 {
                 State::apply(&mut new.durable_names, op);
@@ -320,8 +335,7 @@ impl Disk for SimDisk {
     }
 
     fn room(&self) -> io::Result<Room> {
-        let free = self.state().free.unwrap_or(u64::MAX);
-        Ok(Room { free, size: u64::MAX })
+        Ok(self.state().room())
     }
 }
 
@@ -338,10 +352,9 @@ impl DiskFile for SimFile {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         // Half of a write that fails is there.
         let len = if failed.is_err() { bytes.len() / 2 } else { bytes.len() };
-        if let Some(free) = state.free {
-            let grown = (offset + len).saturating_sub(state.inodes[self.inode].content.len());
-            let left = free.checked_sub(grown as u64).ok_or(io::ErrorKind::StorageFull)?;
-            state.free = Some(left);
+        let space = Content::space(state.inodes[self.inode].content.len());
+        if Content::space(offset + len).saturating_sub(space) > state.room().free {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let op = Op::Write { offset, bytes: bytes[..len].to_vec() };
         if state.tape.is_some() {
@@ -373,10 +386,8 @@ impl DiskFile for SimFile {
             state.lost_reads += 1;
             return Err(rustix::io::Errno::IO.into());
         }
-        let content = &state.inodes[self.inode].content;
-        let found = content.get(offset..offset + buffer.len());
-        buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        let is_there = state.inodes[self.inode].content.read(offset, buffer);
+        if is_there { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
