@@ -223,7 +223,7 @@ mod tests {
         }
         // The last read that succeeded was at most one interval ago.
         publish("<html>");
-        sleep(Duration::from_hours(1) - read).await;
+        sleep(Duration::from_hours(1).saturating_sub(read)).await;
         assert_eq!(verify(), Ok(()));
         sleep(read).await;
         assert_eq!(verify(), Err(TokenError::KeysUnavailable));

@@ -264,7 +264,7 @@ fn a_full_disk_gives_back_what_is_deleted() {
             let rounds = if size > SIZES[3] { 1 } else { 4 };
             block_on(async {
                 for _ in 0..rounds {
-                    case.round().await
+                    case.round().await;
                 }
             });
         });

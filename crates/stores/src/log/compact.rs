@@ -136,10 +136,16 @@ impl Log {
     /// space for copies of all, copies the last ones first and cuts the segment off behind the others.
     fn empty(&self, segment: &Segment, rest: &dyn Fn()) -> io::Result<bool> {
         let mut records = self.in_use(segment)?;
+        let mut is_complete = false;
         while let Some((_, last)) = records.last() {
             let live = records.iter().map(|(_, slot)| u64::from(slot.bytes())).sum();
             let step = self.disk.room()?.step(live);
             if step < live {
+                // What is cut off cannot be looked for again.
+                if !is_complete && !self.lists_all_in_use(segment, &records) {
+                    return Ok(false);
+                }
+                is_complete = true;
                 self.settle()?;
                 segment.cut(last.end())?;
             }
@@ -164,6 +170,14 @@ impl Log {
         // One at a time: others wait for the index.
         records.retain(|(key, slot)| self.index().get(key) == Some(*slot));
         Ok(records)
+    }
+
+    /// Returns whether `records` are all of a segment that are in use: one whose head cannot be read is not
+    /// listed.
+    fn lists_all_in_use(&self, segment: &Segment, records: &[(Key, Slot)]) -> bool {
+        let index = self.index();
+        let listed = records.iter().filter(|(key, slot)| index.get(key) == Some(*slot));
+        listed.map(|(_, slot)| u64::from(slot.bytes())).sum::<u64>() == index.live_in(segment.id)
     }
 
     /// Appends records of a segment again; false when one of them is damaged or cannot be read.
