@@ -185,6 +185,9 @@ impl Service {
         let decided = self.authorize(caller, found.as_deref(), action, part.target(name)).await;
         match (decided, found) {
             (Ok(()), Some(head)) => {
+                if action.verb() != Verb::Read {
+                    self.committer.witness().require_disk()?;
+                }
                 caller.seen.note(head.row.pointer.version);
                 caller.stake.hold(&head);
                 Ok(head)
@@ -218,6 +221,7 @@ impl Service {
         let address = own.filter(|_| is_own).zip(BucketName::parse(name).ok());
         if let Some(head) = address.and_then(|address| self.committer.last_known(&address)) {
             self.authorize(caller, Some(&head), action, part.target(name)).await?;
+            self.committer.witness().require_disk()?;
             caller.stake.write(self.committer.stakes());
             caller.stake.hold(&head);
             return Ok(Aim { head, is_guess: true });

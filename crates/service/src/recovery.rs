@@ -184,8 +184,10 @@ impl Recovery {
             compared: Arc::default(),
         };
         recovery.register().await?;
-        // From here on this master knows how far the arbiter had come, and of what is under way.
-        recovery.tick().await?;
+        // From here on this master knows how far the arbiter had come, and of what is under way. A disk
+        // that cannot be written is told by the witness, and does not keep reads from being served.
+        recovery.look().await?;
+        drop(recovery.committer.witness().flush().await);
         Ok(recovery)
     }
 
@@ -211,8 +213,7 @@ impl Recovery {
             let known = self.memory.read(Table::Masters, &name).await?;
             if known.as_ref().is_none_or(|known| known.value.is_none()) {
                 let version = known.map_or(0, |known| known.version);
-                let value = Some(Bytes::from_static(b"{}"));
-                self.memory.write(Table::Masters, &name, version, value).await?;
+                self.note_master(&name, version, true).await;
             }
             masters.insert(name);
         }
@@ -225,12 +226,21 @@ impl Recovery {
                 Some(_) => {
                     let known = self.memory.read(Table::Masters, &name).await?;
                     let version = known.map_or(0, |known| known.version);
-                    self.memory.write(Table::Masters, &name, version, None).await?;
+                    self.note_master(&name, version, false).await;
                 }
                 None => drop(masters.insert(name)),
             }
         }
         Ok(masters)
+    }
+
+    /// Notes on this master's own disk whether a master is on the arbiter's list. A disk that cannot be
+    /// written must not keep this master from the others' recoveries; it writes no bucket meanwhile.
+    async fn note_master(&self, name: &str, version: u64, is_listed: bool) {
+        let value = is_listed.then(|| Bytes::from_static(b"{}"));
+        if let Err(error) = self.memory.write(Table::Masters, name, version, value).await {
+            self.committer.witness().note_disk_failure(error.into());
+        }
     }
 
     /// Strikes a master that will not come back off the list; says whether it was there.

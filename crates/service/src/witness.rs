@@ -5,12 +5,16 @@
 //! - A pointer is adopted only if neither its version nor any remembered author's entry is lower.
 //! - What is compared was remembered before the answer was asked for: answers may overtake each
 //!   other.
-//! - A commit of our own is remembered durably before its writers are answered; what was read
-//!   from others, within a second.
+//! - No write is answered with success before the state that the answer holds at is on this
+//!   master's own disk ([`disk`], docs/adr/0032); what was read from others is there within a second.
+
+mod disk;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{BuildHasher, RandomState},
+    hash::RandomState,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -19,7 +23,6 @@ use bytes::Bytes;
 use fula_core::{
     BucketId, BucketName, Cid, Directory, OwnerId, RootPointer, StoreError, WriterId,
     bucket::{AUTHORS_MAX, Author, BucketRoot},
-    directory::{Table, WriteOutcome},
     root::{Mark, RootRow, TimeMs},
 };
 use serde::{Deserialize, Serialize};
@@ -27,14 +30,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     commit::{BucketAddress, Head},
     error::ServiceError,
-    limits::{AUTHORS_KEPT_MS, PAGE_MAX},
+    limits::AUTHORS_KEPT_MS,
 };
 
 /// Locks that keep writers of one remembered bucket apart.
 const STRIPES: usize = 16;
-
-/// Record that holds the highest mark.
-const MARK: &str = "mark";
 
 /// The newest state of a bucket that this master knows of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,13 +62,6 @@ struct Stored {
     authors: Vec<(String, u64, TimeMs)>,
 }
 
-/// A mark as stored.
-#[derive(Debug, Serialize, Deserialize)]
-struct StoredMark {
-    arbiter: String,
-    position: u64,
-}
-
 /// Why no pointer is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alarm {
@@ -83,7 +76,12 @@ struct State {
     mark: Option<Mark>,
     mark_is_dirty: bool,
     buckets: BTreeMap<BucketAddress, Arc<Known>>,
+    /// Buckets whose newest state is not on this master's own disk.
     dirty: BTreeSet<BucketAddress>,
+    /// Why this master's own disk cannot be written; no bucket is written meanwhile.
+    disk_failure: Option<ServiceError>,
+    /// How many writes to this master's own disk have failed.
+    disk_failures: u64,
     /// Buckets whose masters could not agree; sealed until they are merged.
     forked: BTreeSet<BucketAddress>,
     alarm: Option<Alarm>,
@@ -215,36 +213,8 @@ impl Witness {
         Self { state, memory, records, hasher, is_on }
     }
 
-    async fn read_back(&self, memory: &dyn Directory) -> Result<(), ServiceError> {
-        let mut after: Option<String> = None;
-        loop {
-            let page = memory.list(Table::Remembered, after.as_deref(), PAGE_MAX).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
-            for (name, entry) in page {
-                let Some(value) = entry.value else { continue };
-                self.stripe(&name).lock().await.insert(name.clone(), entry.version);
-                let mut state = self.state();
-                if name == MARK {
-                    let mark: Option<StoredMark> = serde_json::from_slice(&value).ok();
-                    state.mark =
-                        mark.map(|mark| Mark { arbiter: mark.arbiter, position: mark.position });
-                } else if let (Some(bucket), Some(known)) =
-                    (bucket_of(&name), Known::decode(&value))
-                {
-                    state.buckets.insert(bucket, Arc::new(known));
-                }
-            }
-        }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn stripe(&self, name: &str) -> &tokio::sync::Mutex<BTreeMap<String, u64>> {
-        let [low, ..] = self.hasher.hash_one(name).to_le_bytes();
-        &self.records[usize::from(low) % STRIPES]
     }
 
     /// Returns the newest state known of a bucket.
@@ -411,12 +381,16 @@ impl Witness {
         }
     }
 
-    /// Refuses to write while the arbiter is in doubt.
+    /// Refuses to write while the arbiter is in doubt, and while this master's own disk cannot be
+    /// written.
     ///
     /// # Errors
-    /// [`ServiceError::Regressed`].
+    /// [`ServiceError::Regressed`]; [`ServiceError::Full`] or [`ServiceError::Unavailable`] of the disk.
     pub(crate) fn permit_write(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
         let state = self.state();
+        if let Some(failure) = &state.disk_failure {
+            return Err(failure.clone());
+        }
         if let Some(alarm) = &state.alarm {
             return Err(regressed(&alarm.reason));
         }
@@ -436,77 +410,6 @@ impl Witness {
                 state.dirty.insert(bucket.clone());
             }
         }
-    }
-
-    /// Remembers a commit of our own for good. It stands whether that succeeds or not.
-    pub(crate) async fn commit(&self, bucket: &BucketAddress, head: &Head) {
-        self.learn(bucket, head);
-        if self.memory.is_some()
-            && let Err(error) = self.keep(bucket).await
-        {
-            tracing::error!(%error, "a commit cannot be remembered on this master's own disk");
-        }
-    }
-
-    /// Writes down everything heard since the last time.
-    ///
-    /// # Errors
-    /// [`ServiceError::Unavailable`], [`ServiceError::Full`].
-    pub(crate) async fn flush(&self) -> Result<(), ServiceError> {
-        let dirty: Vec<BucketAddress> = self.state().dirty.iter().cloned().collect();
-        for bucket in dirty {
-            self.keep(&bucket).await?;
-        }
-        let written = self.write(MARK, || {
-            let mut state = self.state();
-            let mark = state.mark.clone().filter(|_| state.mark_is_dirty)?;
-            state.mark_is_dirty = false;
-            let stored = StoredMark { arbiter: mark.arbiter, position: mark.position };
-            Some(serde_json::to_vec(&stored).unwrap_or_default().into())
-        });
-        let written = written.await;
-        if written.is_err() {
-            self.state().mark_is_dirty = true;
-        }
-        written
-    }
-
-    async fn keep(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
-        let name = name_of(bucket);
-        let written = self.write(&name, || {
-            let mut state = self.state();
-            state.dirty.remove(bucket);
-            state.buckets.get(bucket).map(|known| known.encode())
-        });
-        let written = written.await;
-        if written.is_err() {
-            self.state().dirty.insert(bucket.clone());
-        }
-        written
-    }
-
-    /// Writes what `newest` returns, if anything. It is asked under the record's lock: whoever
-    /// writes last has read last, so a record never goes back to an older state.
-    async fn write(
-        &self,
-        name: &str,
-        newest: impl FnOnce() -> Option<Bytes> + Send,
-    ) -> Result<(), ServiceError> {
-        let Some(memory) = &self.memory else { return Ok(()) };
-        let mut records = self.stripe(name).lock().await;
-        let Some(value) = newest() else { return Ok(()) };
-        let version = records.get(name).copied().unwrap_or(0);
-        let version = match memory.write(Table::Remembered, name, version, Some(value)).await? {
-            WriteOutcome::Done(version) => version,
-            // Only this process writes here; an earlier write may have been answered late.
-            WriteOutcome::Conflict(current) => {
-                records.insert(name.to_owned(), current.map_or(0, |entry| entry.version));
-                let text = "the memory of this master is written by someone else";
-                return Err(ServiceError::Unavailable(text.to_owned()));
-            }
-        };
-        records.insert(name.to_owned(), version);
-        Ok(())
     }
 
     /// Joins a recovery: nothing is written until it is over.
@@ -550,126 +453,4 @@ pub(crate) fn join_authors(a: &[Author], b: &[Author]) -> Vec<Author> {
 pub(crate) fn parse_root(text: &str) -> Result<Cid, ServiceError> {
     let malformed = StoreError::Malformed { what: "claim", why: "bad root" };
     text.parse().map_err(|_| malformed.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use fula_core::{Codec, memory::MemoryDirectory, tree::Salt};
-
-    use super::*;
-
-    fn bucket() -> BucketAddress {
-        (OwnerId([1; 16]), BucketName::parse("bucket").unwrap())
-    }
-
-    fn head(version: u64, authors: &[(u8, u64)]) -> Head {
-        let (owner, name) = bucket();
-        let mut root = BucketRoot::new(
-            owner,
-            name.clone(),
-            BucketId([2; 16]),
-            Salt([0; 32]),
-            version,
-            version,
-        );
-        root.authors = authors
-            .iter()
-            .map(|(writer, version)| Author {
-                writer: WriterId([*writer; 16]),
-                version: *version,
-                time: 1,
-            })
-            .collect();
-        let block = root.to_block();
-        assert_eq!(block.cid().codec(), Codec::DagCbor);
-        let row = RootRow {
-            owner,
-            bucket: name,
-            pointer: RootPointer { root: block.cid(), version, generation: 0 },
-            bucket_id: root.id,
-            created: 1,
-            deleted: None,
-            global_name: false,
-            claim: None,
-        };
-        Head { row, root }
-    }
-
-    fn judge(witness: &Witness, known: Option<&Known>, head: &Head) -> bool {
-        let bucket = bucket();
-        witness.judge_row(&bucket, known, Some(&head.row)).is_ok()
-            && witness.judge_root(&bucket, known, &head.row.pointer, &head.root).is_ok()
-    }
-
-    #[test]
-    fn only_states_that_include_what_is_known_are_adopted() {
-        let known = Known::of(&head(5, &[(1, 5), (2, 4)]));
-        let adopted = |head: &Head| judge(&Witness::new(None, true), Some(&known), head);
-        assert!(adopted(&head(5, &[(1, 5), (2, 4)])));
-        assert!(adopted(&head(6, &[(1, 5), (2, 6)])));
-        assert!(adopted(&head(7, &[(1, 5), (2, 4), (3, 7)])));
-        // Behind; as far but another; further but without a commit that was there.
-        assert!(!adopted(&head(4, &[(1, 3), (2, 4)])));
-        assert!(!adopted(&head(5, &[(1, 4), (2, 5)])));
-        assert!(!adopted(&head(9, &[(1, 3), (2, 4), (3, 9)])));
-        assert!(!adopted(&head(9, &[(1, 5), (3, 9)])));
-        let gone = Witness::new(None, true).judge_row(&bucket(), Some(&known), None);
-        assert!(matches!(gone, Err(ServiceError::Regressed(_))));
-    }
-
-    #[test]
-    fn a_mark_that_goes_back_or_changes_stops_writing() {
-        let mark = |arbiter: &str, position| Mark { arbiter: arbiter.into(), position };
-        let heard = |floor: &Mark, heard: &Mark| {
-            let witness = Witness::new(None, true);
-            witness.hear_mark(&witness.floor(), floor);
-            witness.hear_mark(&witness.floor(), heard);
-            witness.permit_write(&bucket()).is_ok()
-        };
-        assert!(heard(&mark("a", 5), &mark("a", 5)));
-        assert!(heard(&mark("a", 5), &mark("a", 6)));
-        assert!(!heard(&mark("a", 5), &mark("a", 4)));
-        assert!(!heard(&mark("a", 5), &mark("b", 9)));
-        // An answer that was overtaken is no regression.
-        let witness = Witness::new(None, true);
-        witness.hear_mark(&witness.floor(), &mark("a", 1));
-        let floor = witness.floor();
-        assert!(witness.hear_mark(&floor, &mark("a", 9)));
-        assert!(witness.hear_mark(&floor, &mark("a", 3)));
-        assert!(witness.permit_write(&bucket()).is_ok());
-        assert_eq!(witness.floor().mark, Some(mark("a", 9)));
-    }
-
-    #[test]
-    fn what_was_asked_during_an_alarm_raises_no_other() {
-        let mark = |arbiter: &str, position| Mark { arbiter: arbiter.into(), position };
-        let witness = Witness::new(None, true);
-        witness.hear_mark(&witness.floor(), &mark("a", 5));
-        let asked = witness.floor();
-        assert!(!witness.hear_mark(&asked, &mark("b", 2)));
-        assert!(witness.judge_answer(&witness.floor(), &mark("b", 2)).is_err());
-        witness.calm(mark("b", 3), BTreeSet::new());
-        // On its way since before: not believed, and no reason for another alarm.
-        assert!(witness.judge_answer(&asked, &mark("b", 2)).is_err());
-        assert_eq!(witness.alarm(), None);
-        assert!(witness.judge_answer(&witness.floor(), &mark("b", 4)).is_ok());
-    }
-
-    #[tokio::test]
-    async fn what_was_committed_is_known_after_a_crash() {
-        let memory: Arc<dyn Directory> = Arc::new(MemoryDirectory::default());
-        let first = Witness::open(Some(Arc::clone(&memory))).await.unwrap();
-        let (four, five) = (head(4, &[(1, 4)]), head(5, &[(1, 5)]));
-        first.commit(&bucket(), &four).await;
-        first.learn(&bucket(), &five);
-        let reopened = Witness::open(Some(Arc::clone(&memory))).await.unwrap();
-        assert_eq!(*reopened.known(&bucket()).unwrap(), Known::of(&four));
-        first.hear_mark(&first.floor(), &Mark { arbiter: "a".into(), position: 7 });
-        first.flush().await.unwrap();
-        let reopened = Witness::open(Some(memory)).await.unwrap();
-        assert_eq!(*reopened.known(&bucket()).unwrap(), Known::of(&five));
-        assert_eq!(reopened.floor().mark.unwrap().position, 7);
-        // And it can be written on.
-        reopened.commit(&bucket(), &head(6, &[(1, 6)])).await;
-    }
 }

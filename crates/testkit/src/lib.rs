@@ -4,6 +4,8 @@ pub mod check;
 pub mod cluster;
 pub mod history;
 pub mod link;
+pub mod multiplexer;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod rng;

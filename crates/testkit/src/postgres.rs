@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const START: Duration = Duration::from_mins(1);
 
 /// Runs the server, and ends it when its own input ends, as it does when the parent dies.
-const WATCH: &str = r#"exec 3<&0; "$@" 3<&- & server=$!
+pub(crate) const WATCH: &str = r#"exec 3<&0; "$@" 3<&- & server=$!
 { read -r _ <&3; kill -QUIT "$server"; } 2>/dev/null & exec 3<&-; wait "$server""#;
 
 /// A running Postgres with a data directory of its own.
@@ -32,7 +32,7 @@ pub struct Postgres {
 }
 
 /// Whom the server runs as: it refuses root.
-fn server_user() -> io::Result<Option<(u32, u32)>> {
+pub(crate) fn server_user() -> io::Result<Option<(u32, u32)>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

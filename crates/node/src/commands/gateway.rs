@@ -103,6 +103,9 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
                 if node.store.has_failed() {
                     return Err("the log failed: check the disk, then restart");
                 }
+                if node.service.committer().witness().disk_failure().is_some() {
+                    return Err("this master's own data directory cannot be written: see its log");
+                }
                 let asked = node.roots().get_roots(&[]).await;
                 asked.map(drop).map_err(|_| "the arbiter does not answer")
             };

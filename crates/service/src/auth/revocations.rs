@@ -186,7 +186,10 @@ impl Revocations {
             if let Err(error) = &looked
                 && was_well
             {
-                tracing::warn!(error = chain(error), "revocations cannot be read");
+                tracing::warn!(
+                    error = chain(error),
+                    "revocations cannot be read from the arbiter or kept in the data directory"
+                );
             }
             was_well = looked.is_ok();
         }

@@ -53,6 +53,10 @@ impl Inner {
         deadline: Instant,
         batch: &mut Vec<Pending>,
     ) -> Swapped {
+        // Before anything is stored for it: nobody collects what a refused write leaves in shared blocks.
+        if let Err(error) = self.witness.permit_write(bucket) {
+            return Swapped::Failed(error);
+        }
         let blocks = self.nodes.blocks();
         let stored = async {
             let mark = blocks.put(&sealed.blocks, placement).await?;

@@ -168,7 +168,7 @@ impl Inner {
                 return Ended::default();
             }
             let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
-            let (outcomes, sealed) = match judged {
+            let (mut outcomes, sealed) = match judged {
                 Ok(judged) => judged,
                 Err(error) => {
                     answer_all(batch, &error);
@@ -178,7 +178,7 @@ impl Inner {
             let Some(sealed) = sealed else {
                 // Nothing to publish: the answers hold only for a base known to be current.
                 if is_current || self.limits.flaws.has(Flaw::AnswerFromStaleBase) {
-                    answer_each(batch, outcomes);
+                    self.answer_unpublished(bucket, batch, outcomes).await;
                     return Ended::default();
                 }
                 match self.newest(bucket).await {
@@ -186,7 +186,7 @@ impl Inner {
                         let pointer =
                             |head: &Option<Arc<Head>>| head.as_ref().map(|head| head.row.pointer);
                         if pointer(&head) == pointer(&base) {
-                            answer_each(batch, outcomes);
+                            self.answer_unpublished(bucket, batch, outcomes).await;
                             return Ended::default();
                         }
                         metrics::counter!("fula_commit_rebases_total").increment(1);
@@ -207,7 +207,9 @@ impl Inner {
             match published.await {
                 Swapped::Won => {
                     let head = Head::after(&sealed, bucket, base.as_deref());
-                    self.witness.commit(bucket, &head).await;
+                    if self.witness.commit(bucket, &head).await.is_err() {
+                        withhold(&mut outcomes);
+                    }
                     // No base is older than what is known, so this is known twice.
                     lock(&self.sent).remove(bucket);
                     let turn = self.had_turn(bucket, &head, started);
@@ -236,6 +238,21 @@ impl Inner {
         }
         answer_all(batch, &ServiceError::Busy(Applied::None));
         Ended::default()
+    }
+
+    /// Gives the answers of a round that has nothing to publish. A success may be that of an earlier
+    /// attempt, perhaps on another master: it holds only once this master remembers it, too.
+    async fn answer_unpublished(
+        &self,
+        bucket: &BucketAddress,
+        batch: Vec<Pending>,
+        mut outcomes: Vec<Outcome>,
+    ) {
+        let has_success = outcomes.iter().any(|outcome| outcome.result.is_ok());
+        if has_success && self.witness.remember(bucket).await.is_err() {
+            withhold(&mut outcomes);
+        }
+        answer_each(batch, outcomes);
     }
 
     /// Judges and applies every change in order; returns their answers and what to publish.
@@ -322,6 +339,15 @@ impl Ask {
             _ => work.version(),
         };
         (result, version)
+    }
+}
+
+/// Turns every success into an unknown outcome: the state that it holds at is not on this master's
+/// own disk, so an arbiter that goes back in time could take it away unnoticed.
+fn withhold(outcomes: &mut [Outcome]) {
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.result.is_ok()) {
+        outcome.result = Err(ServiceError::Busy(Applied::Unknown));
+        outcome.version = 0;
     }
 }
 

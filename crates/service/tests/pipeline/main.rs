@@ -9,6 +9,7 @@ mod full;
 mod masters;
 mod model;
 mod nodes;
+mod own_disk;
 mod regression;
 mod retries;
 mod rounds;

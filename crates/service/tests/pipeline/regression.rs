@@ -9,26 +9,26 @@ use fula_service::Recovery;
 use super::*;
 
 /// Masters with memories of their own on one arbiter that can be restored.
-struct Federation {
+pub(crate) struct Federation {
     blocks: Arc<MemoryBlocks>,
-    roots: Arc<FaultyRoots>,
+    pub(crate) roots: Arc<FaultyRoots>,
     directory: Arc<MemoryDirectory>,
 }
 
 /// A master and its part in recoveries.
-struct Member {
-    master: Master,
-    recovery: Recovery,
+pub(crate) struct Member {
+    pub(crate) master: Master,
+    pub(crate) recovery: Recovery,
 }
 
 impl Federation {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let blocks = Arc::new(MemoryBlocks::default());
         let roots = FaultyRoots::new(&blocks);
         Self { blocks, roots, directory: Arc::default() }
     }
 
-    async fn join(&self, writer: u8, memory: &Arc<dyn Directory>) -> Member {
+    pub(crate) async fn join(&self, writer: u8, memory: &Arc<dyn Directory>) -> Member {
         let blocks: Arc<dyn BlockStore> = Arc::clone(&self.blocks) as _;
         let roots: Arc<dyn RootPointerStore> = Arc::clone(&self.roots) as _;
         let nodes = Arc::new(Nodes::new(blocks, 1 << 20));
@@ -54,11 +54,11 @@ fn memory() -> Arc<dyn Directory> {
     Arc::new(MemoryDirectory::default())
 }
 
-fn address(member: &Member) -> (fula_core::OwnerId, BucketName) {
+pub(crate) fn address(member: &Member) -> (fula_core::OwnerId, BucketName) {
     (member.master.owner(), BucketName::parse(BUCKET).unwrap())
 }
 
-fn is_refused<T: std::fmt::Debug>(result: &Result<T, ServiceError>) -> bool {
+pub(crate) fn is_refused<T: std::fmt::Debug>(result: &Result<T, ServiceError>) -> bool {
     matches!(result, Err(ServiceError::Regressed(_)))
 }
 

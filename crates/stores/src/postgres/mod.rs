@@ -2,45 +2,40 @@
 //!
 //! Two small pools: reads are bounded by the server, swaps never are. A swap cancelled while it
 //! waits for a synchronous replica is committed all the same, and would be reported as failed.
-//! Everything works on the primary only; nothing relies on NOTIFY or advisory locks.
-//! Decision: docs/adr/0007.
+//! Everything works on the primary only; nothing relies on NOTIFY or advisory locks. What is to be
+//! durable relies on no setting of a session either: a pooler may stand in between.
+//! Decisions: docs/adr/0007, docs/adr/0031.
 
 mod directory;
+#[cfg(test)]
+mod poolers;
 mod roots;
 mod schema;
+mod sessions;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod url;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use fula_core::{
     StoreError,
     root::{Mark, Stamped},
 };
-use sqlx::{
-    ConnectOptions, Executor, PgConnection, PgPool, Row,
-    pool::PoolConnection,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow, Postgres},
-    query::Query,
-};
+use sqlx::{Row, postgres::PgRow};
 
 pub use self::{directory::PostgresDirectory, roots::PostgresRoots, schema::MarkSource};
-
-/// Connections for each of reads and swaps.
-const CONNECTIONS: u32 = 8;
-
-/// How long to wait for a connection; nothing has been sent until there is one.
-const CONNECT: Duration = Duration::from_secs(2);
+use self::{
+    sessions::{Connections, Session},
+    statement::{Statement, durable},
+};
 
 /// How long to wait for the answer of a statement.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long an unanswered swap keeps its connection, so that it is not cancelled by us.
 const SWAP_KEPT: Duration = Duration::from_mins(2);
-
-/// How long masters go on asking at start for an arbiter that does not answer.
-const START: Duration = Duration::from_secs(30);
 
 /// An arbiter that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +59,19 @@ pub enum PostgresError {
     /// Turn the setting on: a crash of the server would lose what was acknowledged.
     #[error("the arbiter runs with {0}=off and would lose acknowledged writes; turn it on")]
     NotDurable(&'static str),
+    /// Turn the settings on that are named: what was sent is not carried out without them.
+    #[error(
+        "the arbiter does not keep the settings that a durable write needs: synchronous_commit, \
+         fsync and full_page_writes"
+    )]
+    SettingsNotKept,
+    /// Use the pooler in session mode, or connect to the server itself.
+    #[error(
+        "the pooler in front of the arbiter does not keep the settings of a transaction that come \
+         with its statement in one message; use its session mode, or let FULA_DATABASE_URL lead to \
+         the server itself"
+    )]
+    Pooler(#[source] Option<sqlx::Error>),
     /// Point the URL at the primary.
     #[error("the arbiter is a read-only replica; FULA_DATABASE_URL must name the primary")]
     ReadOnly,
@@ -72,13 +80,6 @@ pub enum PostgresError {
         "the arbiter's tables cannot be brought up to date; run `fula migrate` with a role that may"
     )]
     Migrate(#[source] sqlx::Error),
-}
-
-/// What a session needs to be, beside a connection.
-#[derive(Clone, Copy, Debug)]
-enum Session {
-    Read,
-    Swap,
 }
 
 /// Shared root pointers and directory.
@@ -99,15 +100,15 @@ impl PostgresArbiter {
     /// # Errors
     /// [`PostgresError`].
     pub async fn open(url: &str, compares: bool) -> Result<Self, PostgresError> {
-        wait_for(url).await?;
-        let read = pool(url, Session::Read)?;
-        let swap = pool(url, Session::Swap)?;
-        let mark_source = match schema::probe(&read).await? {
+        let server = sessions::wait_for(url).await?;
+        let reads = Connections::new(url, Session::Read, &server)?;
+        let writes = Connections::new(url, Session::Swap, &server)?;
+        let mark_source = match schema::probe(&reads).await? {
             Some(source) => source,
-            None => schema::migrate(&swap, None).await?,
+            None => schema::migrate(&writes, None).await?,
         };
-        let can_wait = schema::can_wait(&swap).await;
-        Ok(Self::on(read, swap, compares, mark_source, can_wait))
+        let can_wait = schema::can_wait(&writes).await;
+        Ok(Self::on(reads, writes, compares, mark_source, can_wait))
     }
 
     /// Brings the tables up to date and does nothing else.
@@ -115,131 +116,42 @@ impl PostgresArbiter {
     /// # Errors
     /// [`PostgresError`].
     pub async fn migrate(url: &str) -> Result<(), PostgresError> {
-        wait_for(url).await?;
-        let pool = pool(url, Session::Swap)?;
-        schema::migrate(&pool, None).await?;
-        schema::can_wait(&pool).await;
+        let server = sessions::wait_for(url).await?;
+        let writes = Connections::new(url, Session::Swap, &server)?;
+        schema::migrate(&writes, None).await?;
+        schema::can_wait(&writes).await;
         Ok(())
     }
 
     fn on(
-        read: PgPool,
-        swap: PgPool,
+        reads: Connections,
+        writes: Connections,
         compares: bool,
         mark_source: MarkSource,
         can_wait: bool,
     ) -> Self {
         if mark_source == MarkSource::Counter {
-            tokio::spawn(raise_counter(swap.clone()));
+            tokio::spawn(raise_counter(writes.clone()));
         }
-        Self {
-            roots: Arc::new(PostgresRoots::new(read.clone(), swap.clone(), compares, can_wait)),
-            directory: Arc::new(PostgresDirectory::new(read, swap)),
-            mark_source,
-        }
+        let roots = PostgresRoots::new(reads.clone(), writes.clone(), compares, can_wait);
+        let directory = PostgresDirectory::new(reads, writes);
+        Self { roots: Arc::new(roots), directory: Arc::new(directory), mark_source }
     }
 }
+
+/// Raises the counter, durably: what forgot some of it in a crash would seem to have gone back.
+const RAISE: &str =
+    concat!("UPDATE fula_arbiter SET counter = counter + 1 WHERE id = 1 AND ", durable!("$1"));
 
 /// Raises the counter every second for as long as anyone uses the arbiter.
-async fn raise_counter(pool: PgPool) {
+async fn raise_counter(connections: Connections) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
-    while !pool.is_closed() {
+    while !connections.is_closed() {
         tick.tick().await;
-        let raise = "UPDATE fula_arbiter SET counter = counter + 1 WHERE id = 1";
-        if let Err(error) = pool.execute(raise).await {
+        let raise = Statement::new(RAISE).text(connections.server.commit);
+        if let Err(error) = connections.fetch(&raise).await {
+            connections.server.notice(&error);
             tracing::warn!(%error, "cannot raise the arbiter's counter");
-        }
-    }
-}
-
-fn options(url: &str) -> Result<PgConnectOptions, PostgresError> {
-    url::check(url)?;
-    let options = PgConnectOptions::from_str(url).map_err(|_| PostgresError::Url)?;
-    Ok(options.disable_statement_logging().application_name("fula"))
-}
-
-fn pool(url: &str, session: Session) -> Result<PgPool, PostgresError> {
-    let options = options(url)?;
-    let pool = PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(CONNECT)
-        .test_before_acquire(false)
-        .after_connect(move |connection, _| {
-            Box::pin(async move { prepare(connection, session).await.map_err(into_sqlx) })
-        });
-    Ok(pool.connect_lazy_with(options))
-}
-
-/// What is wrong with a session travels through the pool as a wrong configuration.
-fn into_sqlx(error: PostgresError) -> sqlx::Error {
-    match error {
-        PostgresError::Connect(error) => error,
-        refused => sqlx::Error::Configuration(Box::new(refused)),
-    }
-}
-
-/// Refuses servers that would lose writes, and sets what statements rely on.
-async fn prepare(connection: &mut PgConnection, session: Session) -> Result<(), PostgresError> {
-    let asked = "SELECT name, setting FROM pg_settings WHERE name IN
-        ('fsync', 'full_page_writes', 'synchronous_commit', 'transaction_read_only')";
-    let rows = sqlx::query(asked).fetch_all(&mut *connection).await;
-    let mut waits_for_more = false;
-    for row in rows.map_err(PostgresError::Connect)? {
-        let text = |column| row.try_get::<String, _>(column).map_err(PostgresError::Connect);
-        let (name, setting) = (text("name")?, text("setting")?);
-        match (name.as_str(), setting.as_str()) {
-            ("fsync", "off") => return Err(PostgresError::NotDurable("fsync")),
-            ("full_page_writes", "off") => {
-                return Err(PostgresError::NotDurable("full_page_writes"));
-            }
-            ("transaction_read_only", "on") => return Err(PostgresError::ReadOnly),
-            ("synchronous_commit", "remote_apply") => waits_for_more = true,
-            _ => {}
-        }
-    }
-    let mut set = vec!["SET default_transaction_isolation = 'read committed'"];
-    match session {
-        Session::Read => {
-            set.push("SET statement_timeout = '5s'");
-            // What reads write is advice.
-            set.push("SET synchronous_commit = 'off'");
-        }
-        Session::Swap => {
-            set.push("SET statement_timeout = 0");
-            set.push("SET lock_timeout = '5s'");
-            if !waits_for_more {
-                set.push("SET synchronous_commit = 'on'");
-            }
-        }
-    }
-    for statement in set {
-        connection.execute(statement).await.map_err(PostgresError::Connect)?;
-    }
-    Ok(())
-}
-
-/// Waits until the arbiter answers; refuses at once what waiting cannot mend.
-async fn wait_for(url: &str) -> Result<(), PostgresError> {
-    let options = options(url)?;
-    let deadline = tokio::time::Instant::now() + START;
-    loop {
-        let connected = tokio::time::timeout(CONNECT, async {
-            let mut connection = options.connect().await.map_err(PostgresError::Connect)?;
-            prepare(&mut connection, Session::Swap).await
-        });
-        // The pools would try again and again, and say no more than that it took too long.
-        match connected.await.unwrap_or(Err(PostgresError::Connect(sqlx::Error::PoolTimedOut))) {
-            Ok(()) => return Ok(()),
-            Err(PostgresError::Connect(error)) if tokio::time::Instant::now() < deadline => {
-                // A wrong password or database does not mend itself.
-                let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-                if code.is_some_and(|code| code.starts_with("28") || code == "3D000") {
-                    return Err(PostgresError::Connect(error));
-                }
-                tracing::warn!(%error, "the arbiter does not answer yet");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            Err(error) => return Err(error),
         }
     }
 }
@@ -250,46 +162,6 @@ fn unavailable(action: &'static str, error: impl Into<fula_core::error::Source>)
 
 fn malformed(why: &'static str) -> StoreError {
     StoreError::Malformed { what: "row of the arbiter", why }
-}
-
-/// Runs a read on a connection of its own, within [`ANSWER`]. Connections that turn out to be dead,
-/// as all are after a restart of the server, are passed over.
-async fn read<'q>(
-    pool: &PgPool,
-    action: &'static str,
-    query: impl Fn() -> Query<'q, Postgres, PgArguments> + Send,
-) -> Result<Vec<PgRow>, StoreError> {
-    let deadline = tokio::time::Instant::now() + ANSWER;
-    let mut dead = 0;
-    loop {
-        let mut connection = pool.acquire().await.map_err(|error| unavailable(action, error))?;
-        match tokio::time::timeout_at(deadline, query().fetch_all(&mut *connection)).await {
-            Ok(Err(error)) if is_dead(&error) && dead < CONNECTIONS => {
-                dead += 1;
-                abandon(connection);
-            }
-            Ok(answer) => return answer.map_err(|error| unavailable(action, error)),
-            Err(late) => {
-                abandon(connection);
-                return Err(unavailable(action, late));
-            }
-        }
-    }
-}
-
-/// Says whether an error is about the connection, and not about what was asked.
-fn is_dead(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
-        // The server is being shut down, or starts up.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
-        _ => false,
-    }
-}
-
-/// Closes a connection whose answer did not come, so that nobody waits for it again.
-fn abandon(connection: PoolConnection<Postgres>) {
-    drop(connection.detach());
 }
 
 /// Reads the mark and the time that every statement answers with.

@@ -8,9 +8,15 @@ use fula_core::{
     error::SwapError,
     root::{CasOutcome, GlobalName, NewRoot, RootRow, Stamped},
 };
-use sqlx::{PgPool, Row, pool::PoolConnection, postgres::PgRow};
+use sqlx::{Row, pool::PoolConnection, postgres::PgRow};
 
-use super::{ANSWER, SWAP_KEPT, abandon, malformed, read, stamp, unavailable};
+use super::{
+    ANSWER, PostgresError, SWAP_KEPT, malformed,
+    sessions::{Connections, abandon, into_sqlx},
+    stamp,
+    statement::{Statement, durable},
+    unavailable,
+};
 
 /// Rows by owner and name; one row of nulls when there are none, for the mark.
 const GET: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
@@ -42,7 +48,8 @@ const FIND: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEF
     FROM bucket_roots WHERE global_name = $1) AS roots ON true";
 
 /// Replaces a row that is still as expected.
-const SWAP: &str = "WITH swapped AS (
+const SWAP: &str = concat!(
+    "WITH swapped AS (
     UPDATE bucket_roots SET root_cid = $3, version = $4, generation = $5, bucket_id = $6,
         created_ms = $7, deleted_ms = $8, updated_at = now(), claim = NULL,
         global_name = CASE $9
@@ -50,39 +57,56 @@ const SWAP: &str = "WITH swapped AS (
             ELSE CASE WHEN EXISTS (SELECT 1 FROM bucket_roots AS other
                 WHERE other.global_name = $2 AND other.owner_id <> $1) THEN NULL ELSE bucket END
             END
-    WHERE owner_id = $1 AND bucket = $2 AND root_cid = $10 AND version = $11 AND generation = $12
-    RETURNING 1)
-    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped FROM fula_mark";
+    WHERE owner_id = $1 AND bucket = $2 AND root_cid = $11 AND version = $12 AND generation = $13
+        AND ",
+    durable!("$10"),
+    " RETURNING 1)
+    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped, ",
+    durable!("$10"),
+    " AS is_durable FROM fula_mark"
+);
 
 /// Writes the first row of a name.
-const CREATE: &str = "WITH swapped AS (
+const CREATE: &str = concat!(
+    "WITH swapped AS (
     INSERT INTO bucket_roots (owner_id, bucket, root_cid, version, generation, bucket_id,
         created_ms, deleted_ms, global_name)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE $9
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE $9
         WHEN 'keep' THEN NULL WHEN 'release' THEN NULL WHEN 'require' THEN $2
         ELSE CASE WHEN EXISTS (SELECT 1 FROM bucket_roots AS other WHERE other.global_name = $2)
             THEN NULL ELSE $2 END
-        END)
-    ON CONFLICT (owner_id, bucket) DO NOTHING RETURNING 1)
-    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped FROM fula_mark";
+        END
+    WHERE ",
+    durable!("$10"),
+    " ON CONFLICT (owner_id, bucket) DO NOTHING RETURNING 1)
+    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped, ",
+    durable!("$10"),
+    " AS is_durable FROM fula_mark"
+);
 
 /// Replaces whatever is there.
-const OVERWRITE: &str = "WITH swapped AS (
+const OVERWRITE: &str = concat!(
+    "WITH swapped AS (
     INSERT INTO bucket_roots (owner_id, bucket, root_cid, version, generation, bucket_id,
         created_ms, deleted_ms, global_name)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN $9 = 'require' THEN $2 END)
-    ON CONFLICT (owner_id, bucket) DO UPDATE SET root_cid = excluded.root_cid,
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN $9 = 'require' THEN $2 END WHERE ",
+    durable!("$10"),
+    " ON CONFLICT (owner_id, bucket) DO UPDATE SET root_cid = excluded.root_cid,
         version = excluded.version, generation = excluded.generation,
         bucket_id = excluded.bucket_id, created_ms = excluded.created_ms,
         deleted_ms = excluded.deleted_ms, updated_at = now()
     RETURNING 1)
-    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped FROM fula_mark";
+    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped, ",
+    durable!("$10"),
+    " AS is_durable FROM fula_mark"
+);
 
 /// One row, once it is beyond a version.
-const WAIT: &str = "SELECT * FROM fula_wait_root($1, $2, $3, $4)";
+const WAIT: &str = "SELECT * FROM fula_wait_root($1, $2, $3, $4::INT)";
 
-/// Asks to go first; the session that sends it does not wait for the disk.
-const CLAIM: &str = "UPDATE bucket_roots SET claim = $3 WHERE owner_id = $1 AND bucket = $2";
+/// Asks to go first. It is advice, so this transaction alone does not wait for the disk.
+const CLAIM: &str = "UPDATE bucket_roots SET claim = $3 WHERE owner_id = $1 AND bucket = $2
+    AND set_config('synchronous_commit', 'off', true) = 'off'";
 
 /// Times a swap is sent again after the server said that it was not applied.
 const TRIES: usize = 8;
@@ -90,8 +114,8 @@ const TRIES: usize = 8;
 /// Root pointers that several masters share.
 #[derive(Clone, Debug)]
 pub struct PostgresRoots {
-    reads: PgPool,
-    swaps: PgPool,
+    reads: Connections,
+    swaps: Connections,
     /// Whether a swap compares what it replaces.
     compares: bool,
     /// Whether the server can wait for a row.
@@ -106,6 +130,8 @@ struct Swap {
     expected: Option<RootPointer>,
     new: NewRoot,
     compares: bool,
+    /// What `synchronous_commit` must be.
+    commit: &'static str,
 }
 
 /// What the server said of a swap.
@@ -120,7 +146,12 @@ enum Sent {
 }
 
 impl PostgresRoots {
-    pub(super) fn new(reads: PgPool, swaps: PgPool, compares: bool, can_wait: bool) -> Self {
+    pub(super) fn new(
+        reads: Connections,
+        swaps: Connections,
+        compares: bool,
+        can_wait: bool,
+    ) -> Self {
         Self { reads, swaps, compares, can_wait }
     }
 
@@ -130,8 +161,8 @@ impl PostgresRoots {
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
         let (owners, buckets): (Vec<String>, Vec<String>) =
             names.iter().map(|(owner, bucket)| (owner.to_string(), bucket.to_string())).unzip();
-        let rows = read(&self.reads, "get_roots", || sqlx::query(GET).bind(&owners).bind(&buckets));
-        let found = rows_of(&rows.await?)?;
+        let statement = Statement::new(GET).texts(owners).texts(buckets);
+        let found = rows_of(&self.reads.read("get_roots", &statement).await?)?;
         let value = names.iter().map(|(owner, bucket)| {
             found.value.iter().find(|row| row.owner == *owner && row.bucket == *bucket).cloned()
         });
@@ -144,8 +175,12 @@ impl PostgresRoots {
             Ok(connection) => connection,
             Err(error) => return Sent::NotApplied(error),
         };
-        let sent = tokio::spawn(run(connection, swap.clone()));
+        let sent = tokio::spawn(run(connection, swap.clone(), self.swaps.settings()));
         match tokio::time::timeout(ANSWER, sent).await {
+            Ok(Ok(Sent::Again(error))) => {
+                self.swaps.server.notice(&error);
+                Sent::Again(error)
+            }
             Ok(Ok(sent)) => sent,
             Ok(Err(stopped)) => Sent::Unknown(unavailable("cas_root", stopped)),
             Err(late) => Sent::Unknown(unavailable("cas_root", late)),
@@ -153,17 +188,17 @@ impl PostgresRoots {
     }
 }
 
-async fn run(mut connection: PoolConnection<sqlx::Postgres>, swap: Swap) -> Sent {
-    match tokio::time::timeout(SWAP_KEPT, swap.run(&mut connection)).await {
-        Ok(Ok(row)) => {
-            let swapped: Result<i64, _> = row.try_get("swapped");
-            match (stamp(&row, ()), swapped) {
-                (Ok(stamped), Ok(1)) => Sent::Applied(stamped),
-                (_, Ok(_)) => Sent::Refused,
-                (Err(error), _) => Sent::Unknown(error),
-                (_, Err(error)) => Sent::Unknown(unavailable("cas_root", error)),
-            }
-        }
+async fn run(
+    mut connection: PoolConnection<sqlx::Postgres>,
+    swap: Swap,
+    settings: Option<&'static str>,
+) -> Sent {
+    let sent = swap.statement();
+    match tokio::time::timeout(SWAP_KEPT, sent.fetch(&mut connection, settings)).await {
+        Ok(Ok(rows)) => match rows.first() {
+            Some(row) => answer_of(row),
+            None => Sent::Unknown(malformed("a swap was not answered")),
+        },
         Ok(Err(error)) => swap.judge(error),
         Err(late) => {
             abandon(connection);
@@ -172,8 +207,22 @@ async fn run(mut connection: PoolConnection<sqlx::Postgres>, swap: Swap) -> Sent
     }
 }
 
+/// Reads what a swap came to. One that could not be durable was not carried out.
+fn answer_of(row: &PgRow) -> Sent {
+    let swapped: Result<i64, _> = row.try_get("swapped");
+    let is_durable: Result<bool, _> = row.try_get("is_durable");
+    match (stamp(row, ()), swapped, is_durable) {
+        (Ok(stamped), Ok(1), Ok(true)) => Sent::Applied(stamped),
+        (_, Ok(0), Ok(true)) => Sent::Refused,
+        (_, Ok(0), Ok(false)) => Sent::NotApplied(into_sqlx(PostgresError::SettingsNotKept)),
+        (Err(error), ..) => Sent::Unknown(error),
+        (_, Err(error), _) | (.., Err(error)) => Sent::Unknown(unavailable("cas_root", error)),
+        (_, Ok(_), Ok(_)) => Sent::Unknown(unavailable("cas_root", PostgresError::SettingsNotKept)),
+    }
+}
+
 impl Swap {
-    async fn run(&self, connection: &mut sqlx::PgConnection) -> Result<PgRow, sqlx::Error> {
+    fn statement(&self) -> Statement {
         let statement = match self.expected {
             _ if !self.compares => OVERWRITE,
             Some(_) => SWAP,
@@ -186,24 +235,24 @@ impl Swap {
             GlobalName::Release => "release",
         };
         let pointer = &self.new.pointer;
-        let query = sqlx::query(statement)
-            .bind(&self.owner)
-            .bind(&self.bucket)
-            .bind(pointer.root.to_string())
-            .bind(signed(pointer.version))
-            .bind(signed(pointer.generation))
-            .bind(self.new.bucket_id.to_string())
-            .bind(signed(self.new.created))
-            .bind(self.new.deleted.map(signed))
-            .bind(global_name);
-        let query = match self.expected {
-            Some(old) if self.compares => query
-                .bind(old.root.to_string())
-                .bind(signed(old.version))
-                .bind(signed(old.generation)),
-            _ => query,
-        };
-        query.fetch_one(connection).await
+        let statement = Statement::new(statement)
+            .text(&self.owner)
+            .text(&self.bucket)
+            .text(pointer.root.to_string())
+            .number(signed(pointer.version))
+            .number(signed(pointer.generation))
+            .text(self.new.bucket_id.to_string())
+            .number(signed(self.new.created))
+            .number(self.new.deleted.map(signed))
+            .text(global_name)
+            .text(self.commit);
+        match self.expected {
+            Some(old) if self.compares => statement
+                .text(old.root.to_string())
+                .number(signed(old.version))
+                .number(signed(old.generation)),
+            _ => statement,
+        }
     }
 
     /// Tells what an error of the server proves. Only what it says before it commits does.
@@ -212,8 +261,9 @@ impl Swap {
         match code.as_deref() {
             // Somebody holds the global name: fatal if it was required, else known next time.
             Some("23505") if self.new.global_name == GlobalName::Require => Sent::NameTaken,
-            // Serialization failure, deadlock, lock not had in time.
-            Some("23505" | "40001" | "40P01" | "55P03") => Sent::Again(error),
+            // Serialization failure, deadlock, lock not had in time; a session that is not the one in
+            // which the statement was prepared.
+            Some("23505" | "40001" | "40P01" | "55P03" | "26000" | "42P05") => Sent::Again(error),
             // Read-only, starting up, too many connections; wrong SQL or no permission.
             Some("25006" | "57P03" | "53300") => Sent::NotApplied(error),
             Some(code) if code.starts_with("42") || code.starts_with("23") => {
@@ -251,6 +301,7 @@ impl RootPointerStore for PostgresRoots {
             expected,
             new: new.clone(),
             compares: self.compares,
+            commit: self.swaps.server.commit,
         };
         let mut tries = 0;
         let outcome = loop {
@@ -285,14 +336,15 @@ impl RootPointerStore for PostgresRoots {
         patience: Duration,
     ) -> Result<Stamped<Option<RootRow>>, StoreError> {
         let names = [(owner, bucket.clone())];
-        let found = if self.can_wait {
-            let (owner, bucket) = (owner.to_string(), bucket.to_string());
+        let found = if self.can_wait && !self.reads.server.is_shared() {
             let beyond = i64::try_from(beyond).map_err(|_| malformed("version out of range"))?;
             let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
-            let rows = read(&self.reads, "wait_root", || {
-                sqlx::query(WAIT).bind(&owner).bind(&bucket).bind(beyond).bind(patience)
-            });
-            rows_of(&rows.await?)?
+            let statement = Statement::new(WAIT)
+                .text(owner.to_string())
+                .text(bucket.as_str())
+                .number(beyond)
+                .number(i64::from(patience));
+            rows_of(&self.reads.read("wait_root", &statement).await?)?
         } else {
             let found = self.get(&names).await?;
             let value = found.value.into_iter().flatten().collect();
@@ -308,14 +360,11 @@ impl RootPointerStore for PostgresRoots {
         bucket: &BucketName,
         writer: WriterId,
     ) -> Result<(), StoreError> {
-        read(&self.reads, "post_claim", || {
-            sqlx::query(CLAIM)
-                .bind(owner.to_string())
-                .bind(bucket.as_str())
-                .bind(writer.to_string())
-        })
-        .await
-        .map(drop)
+        let statement = Statement::new(CLAIM)
+            .text(owner.to_string())
+            .text(bucket.as_str())
+            .text(writer.to_string());
+        self.reads.read("post_claim", &statement).await.map(drop)
     }
 
     async fn list_roots(
@@ -326,10 +375,8 @@ impl RootPointerStore for PostgresRoots {
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         let after = after.map(BucketName::as_str).unwrap_or_default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = read(&self.reads, "list_roots", || {
-            sqlx::query(LIST).bind(owner.to_string()).bind(after).bind(limit)
-        });
-        let mut found = rows_of(&rows.await?)?;
+        let statement = Statement::new(LIST).text(owner.to_string()).text(after).number(limit);
+        let mut found = rows_of(&self.reads.read("list_roots", &statement).await?)?;
         // The join need not keep the order.
         found.value.sort_by(|a, b| a.bucket.cmp(&b.bucket));
         Ok(found)
@@ -343,10 +390,8 @@ impl RootPointerStore for PostgresRoots {
         let (owner, bucket) =
             after.map(|(owner, name)| (owner.to_string(), name.as_str())).unwrap_or_default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = read(&self.reads, "scan_roots", || {
-            sqlx::query(SCAN).bind(&owner).bind(bucket).bind(limit)
-        });
-        let mut found = rows_of(&rows.await?)?;
+        let statement = Statement::new(SCAN).text(owner).text(bucket).number(limit);
+        let mut found = rows_of(&self.reads.read("scan_roots", &statement).await?)?;
         found.value.sort_by(|a, b| (a.owner, &a.bucket).cmp(&(b.owner, &b.bucket)));
         Ok(found)
     }
@@ -355,8 +400,9 @@ impl RootPointerStore for PostgresRoots {
         &self,
         bucket: &BucketName,
     ) -> Result<Stamped<Option<RootRow>>, StoreError> {
-        let rows = read(&self.reads, "find_bucket", || sqlx::query(FIND).bind(bucket.as_str()));
-        let Stamped { mut value, time, mark } = rows_of(&rows.await?)?;
+        let statement = Statement::new(FIND).text(bucket.as_str());
+        let rows = self.reads.read("find_bucket", &statement).await?;
+        let Stamped { mut value, time, mark } = rows_of(&rows)?;
         Ok(Stamped { value: value.pop(), time, mark })
     }
 }

@@ -1,8 +1,8 @@
 //! Tables of a shared arbiter: created and extended in place, never rewritten.
 
-use sqlx::{Executor, PgPool, Row};
+use sqlx::Row;
 
-use super::PostgresError;
+use super::{PostgresError, sessions::Connections, statement::Statement};
 
 /// Statements that bring any earlier state up to date; each may run again and again.
 ///
@@ -67,19 +67,26 @@ const WAIT: &str = "CREATE OR REPLACE FUNCTION fula_wait_root(
     END $$";
 
 /// Returns whether a row can be waited for in the server; makes it so if the role may.
-pub(super) async fn can_wait(pool: &PgPool) -> bool {
+///
+/// Where sessions are shared nothing waits: whoever waits for a swap might keep it from a session.
+pub(super) async fn can_wait(connections: &Connections) -> bool {
     let there = "SELECT to_regproc('fula_wait_root') IS NOT NULL AS there";
-    let found = sqlx::query(there).fetch_one(pool).await;
-    if found.is_ok_and(|row| row.try_get("there").unwrap_or(false)) {
+    let found = connections.fetch(&Statement::new(there)).await;
+    let is_there = |rows: Vec<_>| rows.first().is_some_and(is_true);
+    if found.is_ok_and(is_there) {
         return true;
     }
-    match run(pool, WAIT).await {
+    match run(connections, WAIT).await {
         Ok(()) => true,
         Err(error) => {
             tracing::info!(%error, "the arbiter cannot wait for rows: it is asked over and over");
             false
         }
     }
+}
+
+fn is_true(row: &sqlx::postgres::PgRow) -> bool {
+    row.try_get("there").unwrap_or(false)
 }
 
 /// Everything that statements rely on; fails where something is missing.
@@ -102,30 +109,30 @@ pub enum MarkSource {
 
 /// Brings the tables up to date; says how the arbiter tells its place in time.
 pub(super) async fn migrate(
-    pool: &PgPool,
+    connections: &Connections,
     wanted: Option<MarkSource>,
 ) -> Result<MarkSource, PostgresError> {
     for statement in MIGRATIONS {
-        run(pool, statement).await?;
+        run(connections, statement).await?;
     }
     if wanted != Some(MarkSource::Counter) {
-        let made = run(pool, MARK_OF_POSTGRES).await;
-        let usable = made.is_ok() && pool.execute("SELECT position FROM fula_mark").await.is_ok();
-        if usable {
+        let made = run(connections, MARK_OF_POSTGRES).await;
+        let read = Statement::new("SELECT position FROM fula_mark");
+        if made.is_ok() && connections.fetch(&read).await.is_ok() {
             return Ok(MarkSource::Log);
         }
-        pool.execute("DROP VIEW IF EXISTS fula_mark").await.map_err(PostgresError::Migrate)?;
+        run(connections, "DROP VIEW IF EXISTS fula_mark").await?;
     }
-    run(pool, MARK_OF_COUNTER).await?;
+    run(connections, MARK_OF_COUNTER).await?;
     Ok(MarkSource::Counter)
 }
 
-async fn run(pool: &PgPool, statement: &'static str) -> Result<(), PostgresError> {
+async fn run(connections: &Connections, statement: &'static str) -> Result<(), PostgresError> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match pool.execute(statement).await {
-            Ok(_) => return Ok(()),
+        match connections.change(statement).await {
+            Ok(()) => return Ok(()),
             // Postgres lets two sessions that create the same thing collide.
             Err(error) if is_collision(&error) && tries < TRIES => {
                 tokio::time::sleep(std::time::Duration::from_millis(20 << tries.min(5))).await;
@@ -142,9 +149,10 @@ fn is_collision(error: &sqlx::Error) -> bool {
 }
 
 /// Returns how the arbiter tells its place in time, or `None` when tables must be migrated first.
-pub(super) async fn probe(pool: &PgPool) -> Result<Option<MarkSource>, PostgresError> {
-    match sqlx::query(PROBE).fetch_one(pool).await {
-        Ok(row) => {
+pub(super) async fn probe(connections: &Connections) -> Result<Option<MarkSource>, PostgresError> {
+    match connections.fetch(&Statement::new(PROBE)).await {
+        Ok(rows) => {
+            let row = rows.first().ok_or(PostgresError::Connect(sqlx::Error::RowNotFound))?;
             let arbiter: String = row.try_get("arbiter").map_err(PostgresError::Connect)?;
             let counter = arbiter.starts_with("counter/");
             Ok(Some(if counter { MarkSource::Counter } else { MarkSource::Log }))

@@ -38,10 +38,12 @@ mod roots_with_a_counter {
 
     async fn counting() -> PostgresArbiter {
         let url = schema();
-        let (read, swap) = (pool(&url, Session::Read).unwrap(), pool(&url, Session::Swap).unwrap());
-        let source = schema::migrate(&swap, Some(MarkSource::Counter)).await.unwrap();
+        let server = sessions::wait_for(&url).await.unwrap();
+        let connections = |session| Connections::new(&url, session, &server).unwrap();
+        let (reads, writes) = (connections(Session::Read), connections(Session::Swap));
+        let source = schema::migrate(&writes, Some(MarkSource::Counter)).await.unwrap();
         // And asked over and over, as where the server cannot wait.
-        PostgresArbiter::on(read, swap, true, source, false)
+        PostgresArbiter::on(reads, writes, true, source, false)
     }
 
     conformance_suite!(root_store, async { counting().await.roots });
@@ -111,14 +113,14 @@ async fn masters_that_start_together_migrate_together() {
 #[tokio::test]
 async fn the_table_of_an_earlier_implementation_is_extended_in_place() {
     let url = schema();
-    let pool = pool(&url, Session::Swap).unwrap();
+    let pool = sqlx::PgPool::connect(&url).await.unwrap();
     for statement in [
         "CREATE TABLE bucket_roots (owner_id TEXT, bucket TEXT, root_cid TEXT NOT NULL,
             version BIGINT NOT NULL DEFAULT 1, updated_at TIMESTAMPTZ,
             PRIMARY KEY (owner_id, bucket))",
         "INSERT INTO bucket_roots (owner_id, bucket, root_cid) VALUES ('a', 'b', 'c')",
     ] {
-        pool.execute(statement).await.unwrap();
+        sqlx::query(statement).execute(&pool).await.unwrap();
     }
     PostgresArbiter::open(&url, true).await.unwrap();
     let row = sqlx::query("SELECT root_cid, generation FROM bucket_roots").fetch_one(&pool);
