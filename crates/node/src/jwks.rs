@@ -234,6 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_read_at_the_start_is_told_apart() {
+        fula_gateway::tls::install_provider();
         let (_, token) = vectors();
         let authenticator = authenticator().await;
         let absent = of_file(Path::new("/nonexistent/jwks"));
