@@ -358,13 +358,16 @@ def test_tls(tmp_path):
     ("FULA_BLOCKS", "s3:/key:hush@bucket/prefix"),
     ("FULA_BLOCKS", "https://key:hush@bucket/prefix"),
     ("FULA_BLOCKS", "file://key:hush@host/directory"),
+    ("AWS_ENDPOINT", "http://user:hush@127.0.0.1:1"),
+    ("AWS_ENDPOINT", "http://127.0.0.1:hush"),
     ("FULA_JWKS", "https://user:hush@issuer.example/jwks"),
     ("FULA_JWKS", "https:/user:hush@issuer.example/jwks"),
     ("FULA_JWKS", "user:hush@issuer.example/jwks"),
     ("FULA_JWKS", "//user:hush@issuer.example/jwks"),
 ])
 def test_a_password_in_a_mistyped_url_is_never_shown(tmp_path, name, value):
-    blocks = {"FULA_BLOCKS": f"file://{tmp_path}/blocks"} if name == "FULA_DATABASE_URL" else {}
+    blocks = {"FULA_DATABASE_URL": {"FULA_BLOCKS": f"file://{tmp_path}/blocks"},
+              "AWS_ENDPOINT": {"FULA_BLOCKS": "s3://bucket/prefix", "AWS_REGION": "us-east-1"}}.get(name, {})
     key = tmp_path / "secrets.key"
     subprocess.run([FULA, "secrets", "keygen", key], check=True, capture_output=True)
     env = {**os.environ, **blocks, "FULA_SECRETS_KEY_FILE": str(key), "RUST_LOG": "debug", name: value}

@@ -18,9 +18,13 @@ use fula_core::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutMode, PutPayload, aws::AmazonS3Builder, local::LocalFileSystem,
-    path::Path, prefix::PrefixStore,
+    ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    local::LocalFileSystem,
+    path::Path,
+    prefix::PrefixStore,
 };
+use reqwest::Url;
 
 /// Objects written or read at a time by one call.
 const CONCURRENCY: usize = 16;
@@ -43,6 +47,12 @@ pub enum ObjectStoreError {
     /// The directory cannot be used.
     #[error("the directory of FULA_BLOCKS cannot be used")]
     Directory(#[source] io::Error),
+    /// Mend the endpoint; it is not repeated here, it may hold a password.
+    #[error(
+        "{0} is not an endpoint that can be used; it is an http or https URL without user, password, \
+         query and fragment (credentials are given in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+    )]
+    Endpoint(&'static str),
     /// The store's own settings are wrong or missing.
     #[error("the object store of FULA_BLOCKS cannot be used")]
     Store(#[source] object_store::Error),
@@ -96,6 +106,7 @@ impl ObjectBlocks {
             }
             let builder =
                 AmazonS3Builder::from_env().with_bucket_name(bucket).with_allow_http(true);
+            check_endpoints(&builder)?;
             let s3 = builder.build().map_err(ObjectStoreError::Store)?;
             Arc::new(PrefixStore::new(s3, prefix))
         } else {
@@ -289,6 +300,28 @@ fn is_bucket_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(is_allowed)
 }
 
+/// Checks the URLs of servers that were set by `AWS_` variables: errors of the store repeat them with
+/// all that is in them, and one that is malformed makes a request panic.
+fn check_endpoints(builder: &AmazonS3Builder) -> Result<(), ObjectStoreError> {
+    for (key, name) in [
+        (AmazonS3ConfigKey::Endpoint, "AWS_ENDPOINT"),
+        (AmazonS3ConfigKey::S3Endpoint, "AWS_ENDPOINT_URL_S3"),
+        (AmazonS3ConfigKey::StsEndpoint, "AWS_ENDPOINT_URL_STS"),
+        (AmazonS3ConfigKey::MetadataEndpoint, "AWS_METADATA_ENDPOINT"),
+    ] {
+        if builder.get_config_value(&key).is_some_and(|text| !is_endpoint(&text)) {
+            return Err(ObjectStoreError::Endpoint(name));
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a text is the URL of a server, and no part of it can be a password.
+fn is_endpoint(text: &str) -> bool {
+    let is_url = Url::parse(text).is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
+    is_url && text.contains("://") && !text.contains(['@', '?', '#'])
+}
+
 #[cfg(test)]
 mod tests {
     use fula_core::conformance_suite;
@@ -347,5 +380,39 @@ mod tests {
             let refused = ObjectBlocks::open(url).unwrap_err().to_string();
             assert!(refused.contains("s3://bucket/prefix"), "{refused}");
         }
+    }
+
+    #[test]
+    fn endpoints_that_may_show_a_password_are_refused() {
+        use AmazonS3ConfigKey::{Endpoint, MetadataEndpoint, S3Endpoint, StsEndpoint};
+        let check = |key, text: &str| {
+            check_endpoints(&AmazonS3Builder::new().with_config(key, text))
+                .map_err(|error| error.to_string())
+        };
+        for (key, name) in [
+            (Endpoint, "AWS_ENDPOINT "),
+            (S3Endpoint, "AWS_ENDPOINT_URL_S3 "),
+            (StsEndpoint, "AWS_ENDPOINT_URL_STS "),
+            (MetadataEndpoint, "AWS_METADATA_ENDPOINT "),
+        ] {
+            for wrong in [
+                "http://user:hush@127.0.0.1:9000",
+                "http://hush@127.0.0.1",
+                "http://user:12/hush@127.0.0.1",
+                "http://127.0.0.1:hush",
+                "https://s3.example?hush",
+                "https://s3.example#hush",
+                "http:/hush/x",
+                "hush:9000",
+                "ftp://hush",
+            ] {
+                let refused = check(key, wrong).unwrap_err();
+                assert!(refused.starts_with(name) && !refused.contains("hush"), "{refused}");
+            }
+            for good in ["http://127.0.0.1:9000", "https://s3.example/path/", "http://[::1]:80"] {
+                assert_eq!(check(key, good), Ok(()), "{good}");
+            }
+        }
+        assert!(check_endpoints(&AmazonS3Builder::new()).is_ok());
     }
 }
