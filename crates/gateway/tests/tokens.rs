@@ -16,8 +16,10 @@ use fula_service::{
     auth::{Authenticator, KeyRing, Revocations, SealingKey},
     system_random,
 };
+use hmac::{Hmac, KeyInit, Mac};
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
+use sha2::{Digest, Sha256};
 
 /// Seconds since 1970.
 const NOW: u64 = 1_000_000;
@@ -44,9 +46,44 @@ async fn gateway(tls_terminated: bool) -> Gateway {
     fula_gateway::gateway(service, authenticator, config)
 }
 
-/// Sends a token as bearer to an S3 route and to one of ours, and in exchange for a session; returns
-/// what is answered.
-async fn shown(gateway: &Gateway, peer: Peer) -> [(u16, String); 3] {
+/// The host that requests name.
+const HOST: &str = "gateway.example";
+
+fn mac(key: &[u8], text: &str) -> Vec<u8> {
+    let mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.chain_update(text).finalize().into_bytes().to_vec()
+}
+
+/// Returns a request for the list of buckets that is signed with a token as access key.
+fn signed(token: &str) -> Request<s3s::Body> {
+    #[expect(clippy::disallowed_methods, reason = "signatures carry the time of day")]
+    let now = time::OffsetDateTime::from(std::time::SystemTime::now());
+    let ((year, month, day), (hour, minute, second)) = (now.to_calendar_date(), now.to_hms());
+    let date = format!("{year:04}{:02}{day:02}", u8::from(month));
+    let stamp = format!("{date}T{hour:02}{minute:02}{second:02}Z");
+    let payload = hex::encode(Sha256::digest(""));
+    let names = "host;x-amz-content-sha256;x-amz-date";
+    let canonical = format!(
+        "GET\n/\n\nhost:{HOST}\nx-amz-content-sha256:{payload}\nx-amz-date:{stamp}\n\n{names}\n{payload}"
+    );
+    let scope = [date.as_str(), "us-east-1", "s3", "aws4_request"];
+    let secret = format!("AWS4{}", token::secret_of(token)).into_bytes();
+    let key = scope.iter().fold(secret, |key, part| mac(&key, part));
+    let (scope, digest) = (scope.join("/"), hex::encode(Sha256::digest(canonical)));
+    let signature =
+        hex::encode(mac(&key, &format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}")));
+    let authorization = format!(
+        "AWS4-HMAC-SHA256 Credential={token}/{scope}, SignedHeaders={names}, Signature={signature}"
+    );
+    let request = Request::builder().method(Method::GET).uri("/");
+    let request = request.header(header::AUTHORIZATION, authorization);
+    let request = request.header("x-amz-content-sha256", payload).header("x-amz-date", stamp);
+    request.body(s3s::Body::empty()).unwrap()
+}
+
+/// Sends a token as bearer to an S3 route and to one of ours, in exchange for a session, and as access
+/// key; returns what is answered.
+async fn shown(gateway: &Gateway, peer: Peer) -> [(u16, String); 4] {
     let wallet = WalletKey::new(&[3; 32]).unwrap();
     let claims = Claims { wallet: wallet.address(), iat: NOW, exp: NOW + 3600, v2: None };
     let token = token::mint(&wallet, &claims);
@@ -63,9 +100,9 @@ async fn shown(gateway: &Gateway, peer: Peer) -> [(u16, String); 3] {
     let sts = sts.header(header::CONTENT_LENGTH, form.len());
     let sts = sts.body(s3s::Body::from(Bytes::from(form))).unwrap();
     let mut answers = Vec::new();
-    for mut request in [bearer("/"), bearer("/fula/whoami"), sts] {
+    for mut request in [bearer("/"), bearer("/fula/whoami"), sts, signed(&token)] {
         request.extensions_mut().insert(peer);
-        request.headers_mut().insert(header::HOST, "gateway.example".parse().unwrap());
+        request.headers_mut().insert(header::HOST, HOST.parse().unwrap());
         let response = gateway.handle(request).await;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -90,7 +127,7 @@ async fn a_token_is_accepted_where_nobody_can_read_along() {
     for remote in ["192.0.2.1", "10.0.0.1", "2001:db8::1"] {
         let answers = shown(&plain, peer(remote, false)).await;
         let statuses = answers.each_ref().map(|(status, _)| *status);
-        assert_eq!(statuses, [403, 401, 403], "{remote}: {answers:?}");
+        assert_eq!(statuses, [403, 401, 403, 403], "{remote}: {answers:?}");
         for (_, text) in answers {
             assert!(text.contains("TLS") && text.contains("FULA_TLS_TERMINATED"), "{text}");
         }
