@@ -27,8 +27,16 @@ class Gateway:
         self.options = options
         self.listen = "127.0.0.1:0"
         self.process = None
-        # What starts the process, and what starts another where it can see the same files.
-        self.program, self.beside = [FULA], lambda: []
+        # What starts the process.
+        self.program = [FULA]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error, *_):
+        """Stops the process, without ceremony after a failure."""
+        if self.process and self.process.poll() is None:
+            self.kill() if error else self.stop()
 
     def start(self, env=None):
         """Starts the process and returns once it says that it serves."""
@@ -69,7 +77,7 @@ class Gateway:
 
     def fula(self, *args, check=True):
         """Runs an administrative command on the data directory."""
-        command = [*self.beside(), FULA, *args, "--data-dir", self.data_dir]
+        command = [FULA, *args, "--data-dir", self.data_dir]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done

@@ -7,10 +7,17 @@ import os
 import time
 import urllib.error
 import urllib.request
+import uuid
 
 import boto3
 import botocore.config
+import pytest
 from eth_account import Account
+
+from conftest import Gateway
+
+JWT_SECRET = "a shared secret of enough bytes!!"
+ENV = {"FULA_EIP712_AUTH": "on", "FULA_AUDIENCE": "here,federation.example"}
 
 V1 = [{"name": "wallet", "type": "address"}, {"name": "iat", "type": "uint256"},
       {"name": "exp", "type": "uint256"}]
@@ -92,3 +99,27 @@ def session_client(gateway, credentials):
                         aws_session_token=credentials["SessionToken"],
                         config=botocore.config.Config(signature_version="s3v4",
                                                       s3={"addressing_style": "path"}))
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory):
+    """A gateway that lets in wallets and JWTs."""
+    tmp = tmp_path_factory.mktemp("door")
+    secret = tmp / "jwt.secret"
+    secret.write_text(JWT_SECRET + "\n")
+    secret.chmod(0o600)
+    gateway = Gateway(tmp / "data").start(env={**ENV, "FULA_JWT_SECRET_FILE": str(secret)})
+    yield gateway
+    gateway.stop()
+
+
+def fresh():
+    return f"bucket-{uuid.uuid4().hex[:12]}"
+
+
+def token_client(gateway, token, **config):
+    return gateway.client(key=key_of(token), **config)
+
+
+def audit(gateway):
+    return gateway.data_dir.with_suffix(".log").read_text()

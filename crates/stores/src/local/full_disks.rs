@@ -2,7 +2,8 @@
 //!
 //! A case is a seed and a size. What a gateway does to the stores is done here without one: content goes
 //! to bulk or with the commit, each change replaces a node and swaps the pointer, and deletions use what
-//! is kept back for them. `FULA_FULL_CASES` and `FULA_FULL_SEED` choose.
+//! is kept back for them. Every second case begins with segments as large as earlier builds made them,
+//! whatever the size of the disk. `FULA_FULL_CASES` and `FULA_FULL_SEED` choose.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +33,9 @@ const OBJECT_BYTES_MAX: u64 = 20 << 20;
 /// Bytes of the node that each change replaces.
 const NODE_BYTES: u64 = 16 << 10;
 
+/// Size of the segments that earlier builds made on every disk.
+const EARLIER_SEGMENT_BYTES: u64 = 128 << 20;
+
 /// Most changes between two collections that only take away: together far less than is kept for them.
 const REMOVALS: usize = 32;
 
@@ -59,10 +63,9 @@ struct Case {
     drawn: u64,
 }
 
-fn open_sim(disk: &SimDisk) -> LocalStore {
-    let clock: Clock = Arc::new(|| 1);
-    let store = LocalStore::open_on(Path::new("sim"), Arc::new(disk.clone()), clock, false, None);
-    let store = store.unwrap();
+fn open_sim(disk: &SimDisk, segment_bytes: Option<u64>) -> LocalStore {
+    let (clock, disk): (Clock, _) = (Arc::new(|| 1), Arc::new(disk.clone()));
+    let store = LocalStore::open_on(Path::new("sim"), disk, clock, false, segment_bytes).unwrap();
     assert!(store.recovery.damaged.is_empty(), "{:?}", store.recovery);
     store
 }
@@ -71,7 +74,7 @@ impl Case {
     fn new(seed: u64, size: u64) -> Self {
         let disk = SimDisk::default();
         disk.set_room(Room { free: size, size });
-        let store = open_sim(&disk);
+        let store = open_sim(&disk, (seed % 2 == 1).then_some(EARLIER_SEGMENT_BYTES));
         let rng = Rng::new(seed);
         Self { rng, disk, store, objects: BTreeMap::new(), node: None, version: 0, drawn: 0 }
     }
@@ -134,8 +137,10 @@ impl Case {
 
     /// Puts objects until nothing of 64 KiB fits any more, or so many bytes were put.
     async fn fill(&mut self, most: u64) -> u64 {
-        let (mut put, mut limit) = (0, OBJECT_BYTES_MAX);
+        let (mut put, mut fits) = (0, OBJECT_BYTES_MAX);
         while put < most {
+            // What was written of an object that does not fit takes space until it is collected.
+            let limit = fits.min(most - put);
             let bytes = match self.rng.below(3) {
                 0 => limit,
                 1 => 1 + self.rng.below(limit),
@@ -145,8 +150,8 @@ impl Case {
                 put += bytes;
                 continue;
             }
-            limit = limit.min(bytes) / 2;
-            if limit < 64 << 10 {
+            fits = bytes / 2;
+            if fits < 64 << 10 {
                 break;
             }
         }
@@ -200,7 +205,7 @@ impl Case {
     }
 
     async fn restart(&mut self) {
-        self.store = open_sim(&self.disk);
+        self.store = open_sim(&self.disk, None);
         self.look().await;
     }
 

@@ -1,0 +1,157 @@
+"""What keeps identities out: revocations, admission and rates; and what the log tells of them."""
+
+import base64
+import http.client
+import json
+import re
+import subprocess
+import time
+
+import botocore.exceptions
+import pytest
+
+from conftest import FULA, Gateway
+from helpers import Refused
+from identity import ENV, JWT_SECRET, Wallet, audit, call, code, door, fresh, key_of, session_client, sts, token_client
+
+
+def test_revocations(door):
+    wallet = Wallet()
+    bucket = fresh()
+    token, other = wallet.v2(), wallet.v1(iat=int(time.time()) - 100)
+    session = session_client(door, sts(door, token)["Credentials"])
+    other_credentials = sts(door, other)["Credentials"]
+    other_session = session_client(door, other_credentials)
+    for s3 in (token_client(door, token), token_client(door, other), session, other_session):
+        s3.list_buckets()
+    # One token, by another spelling than the one that is used, and with it its sessions.
+    prefix, payload, signature = token.split(".")
+    pad = lambda text: text + "=" * (-len(text) % 4)
+    claims = json.loads(base64.urlsafe_b64decode(pad(payload)))
+    respelled = base64.urlsafe_b64encode(json.dumps(claims, indent=3).encode()).rstrip(b"=").decode()
+    done = subprocess.run([FULA, "revoke", "token", "-", "--data-dir", door.data_dir, "--json"],
+                          input=f"{prefix}.{respelled}.{signature}\n", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for s3 in (token_client(door, token), session):
+        with Refused("AccessDenied", 403):
+            s3.list_buckets()
+    for s3 in (token_client(door, other), other_session):
+        s3.list_buckets()
+    # One session.
+    door.fula("revoke", "session", other_credentials["AccessKeyId"])
+    with Refused("AccessDenied", 403):
+        other_session.list_buckets()
+    token_client(door, other).list_buckets()
+    # Everything of the wallet that is older than this.
+    door.fula("revoke", "wallet", wallet.user, "--issued-before", str(int(time.time()) - 50))
+    with Refused("AccessDenied", 403):
+        token_client(door, other).list_buckets()
+    token_client(door, wallet.v1()).list_buckets()
+    door.fula("revoke", "wallet", wallet.user)
+    with Refused("AccessDenied", 403):
+        token_client(door, wallet.v1()).list_buckets()
+    # An operator's key, which stays revoked when it is imported again.
+    made = json.loads(door.fula("keys", "create", "--user", "carol", "--json").stdout)
+    carol = door.client(key=(made["id"], made["secret"]))
+    carol.list_buckets()
+    door.fula("keys", "revoke", made["id"])
+    with Refused("InvalidAccessKeyId", 403):
+        carol.list_buckets()
+    listed = json.loads(door.fula("revoke", "list", "--json").stdout)
+    assert {"key": made["id"]} in [found["revoked"] for found in listed]
+
+
+def test_a_write_that_took_its_time_is_judged_again(door):
+    wallet, bucket = Wallet(), fresh()
+    token = wallet.v1()
+    assert call(door, "PUT", f"/{bucket}", token=token)[0] == 200
+    connection = http.client.HTTPConnection(door.listen, timeout=30)
+    connection.putrequest("PUT", f"/{bucket}/k")
+    connection.putheader("Authorization", f"Bearer {token}")
+    connection.putheader("Content-Length", "6")
+    connection.endheaders(b"abc")
+    # It has been let in once the log says so, and its body is on its way.
+    deadline = time.monotonic() + 10
+    while audit(door).count(f'user="{wallet.user}"') < 2:
+        assert time.monotonic() < deadline
+    door.fula("revoke", "wallet", wallet.user)
+    connection.send(b"def")
+    answer = connection.getresponse()
+    assert (answer.status, b"AccessDenied" in answer.read()) == (403, True)
+
+
+def test_revocations_outlive_the_process(tmp_path):
+    wallet = Wallet()
+    gateway = Gateway(tmp_path / "data").start(env=ENV)
+    token = wallet.v1()
+    assert call(gateway, "GET", "/", token=token)[0] == 200
+    gateway.kill()
+    # Beside no gateway at all.
+    gateway.fula("revoke", "wallet", wallet.user)
+    gateway.start(env=ENV)
+    assert code(call(gateway, "GET", "/", token=token)) == (403, "AccessDenied")
+    gateway.stop()
+
+
+def test_nothing_secret_is_logged(door):
+    wallet = Wallet()
+    token = wallet.v2()
+    credentials = sts(door, token)["Credentials"]
+    session_client(door, credentials).list_buckets()
+    token_client(door, token).list_buckets()
+    call(door, "GET", "/", token=token)
+    call(door, "GET", "/", token=token[:-3] + "AAA")
+    url = token_client(door, wallet.v2("read:abc=k")).generate_presigned_url(
+        "get_object", Params={"Bucket": "abc", "Key": "k"})
+    call(door, "GET", url[len(door.url):])
+    log = audit(door)
+    signature = token.rsplit(".", 1)[1]
+    for secret in (signature[:20], token.split(".")[1][:40], key_of(token)[1], credentials["SecretAccessKey"],
+                   credentials["SessionToken"], JWT_SECRET, door.credentials()[1]):
+        assert secret not in log
+    # And yet it says who came in, how, and who did not.
+    assert f'user="{wallet.user}"' in log and "via=token-key" in log and "via=session" in log
+    assert "refused" in log and credentials["AccessKeyId"] in log
+    # Guesses are seen, too.
+    for key in (("AKIDGUESSED", "x" * 40), (door.credentials()[0], "guessed" * 6)):
+        with pytest.raises(botocore.exceptions.ClientError):
+            door.client(key=key).list_buckets()
+    lines = [line for line in audit(door).splitlines() if "fula::audit: refused" in line]
+    # Of a key that nobody has only the beginning: it may be a secret in the wrong place.
+    assert any('credential="AKIDGUES…"' in line for line in lines)
+    assert "AKIDGUESSED" not in audit(door)
+    every = [line for line in audit(door).splitlines() if "fula::audit: " in line]
+    assert any("session begun" in line for line in every)
+    for line in every:
+        assert re.search(r' request_id="[0-9A-F]{16}" address="127\.0\.0\.1" ', line), line
+    forged = f'credential="{door.credentials()[0]}" reason="the signature is not that of the key"'
+    assert any(forged in line for line in lines), lines[-3:]
+
+
+def test_only_admitted_wallets(tmp_path):
+    member, stranger = Wallet(), Wallet()
+    gateway = Gateway(tmp_path / "data").start(env={**ENV, "FULA_WALLETS": member.user, "FULA_EIP712_V1": "off"})
+    assert call(gateway, "GET", "/", token=member.v2(audience="here"))[0] == 200
+    assert code(call(gateway, "GET", "/", token=stranger.v2())) == (403, "AccessDenied")
+    assert code(call(gateway, "GET", "/", token=member.v1())) == (400, "InvalidToken")
+    gateway.stop()
+    # Nothing of this is on unless it is said.
+    plain = Gateway(tmp_path / "plain").start()
+    assert code(call(plain, "GET", "/", token=member.v2())) == (400, "InvalidToken")
+    assert not json.loads(call(plain, "GET", "/fula/capabilities")[2])["eip712Auth"]
+    plain.stop()
+
+
+def test_rates_are_held(tmp_path):
+    env = {**ENV, "FULA_RATE_PER_USER": "5", "FULA_RATE_PER_ADDRESS": "100"}
+    gateway = Gateway(tmp_path / "data").start(env=env)
+    wallet, other = Wallet().v1(), Wallet().v1()
+    told = [code(call(gateway, "GET", "/", token=wallet)) for _ in range(20)]
+    assert told.count(200) >= 5 and (503, "SlowDown") in told, told
+    assert call(gateway, "GET", "/", token=other)[0] == 200
+    _, headers, _ = next(a for _ in range(20) if (a := call(gateway, "GET", "/", token=wallet))[0] == 503)
+    assert headers["retry-after"]
+    # Whoever sends noise is not even looked at.
+    told = [call(gateway, "GET", "/", token="noise")[0] for _ in range(300)]
+    assert set(told) == {400, 503}, set(told)
+    gateway.stop()
