@@ -221,14 +221,16 @@ def test_public_reads(door):
     wallet, bucket = Wallet(), fresh()
     owner, stranger = token_client(door, wallet.v1()), token_client(door, Wallet().v1())
     anonymous = lambda path: call(door, "GET", path)
+    # A signed request reaches a bucket of another owner by saying whose it is.
+    theirs = {"Bucket": bucket, "ExpectedBucketOwner": owner.list_buckets()["Owner"]["ID"]}
     owner.create_bucket(Bucket=bucket)
     for key in ("pub/k", "priv/k"):
         owner.put_object(Bucket=bucket, Key=key, Body=b"x")
     with Refused("NoSuchBucketPolicy", 404):
         owner.get_bucket_policy(Bucket=bucket)
     assert code(anonymous(f"/{bucket}/pub/k")) == (403, "AccessDenied")
-    with Refused("NoSuchBucket", 404):
-        stranger.get_object(Bucket=bucket, Key="pub/k")
+    with Refused("AccessDenied", 403):
+        stranger.get_object(**theirs, Key="pub/k")
     allow = lambda action, *resources: {"Effect": "Allow", "Principal": "*", "Action": action,
                                         "Resource": [f"arn:aws:s3:::{r}" for r in resources]}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [allow("s3:GetObject", f"{bucket}/pub/*")]})
@@ -236,23 +238,26 @@ def test_public_reads(door):
     assert owner.get_bucket_policy(Bucket=bucket)["Policy"] == policy
     assert owner.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"]
     assert anonymous(f"/{bucket}/pub/k")[2] == b"x"
-    assert stranger.get_object(Bucket=bucket, Key="pub/k")["Body"].read() == b"x"
+    assert stranger.get_object(**theirs, Key="pub/k")["Body"].read() == b"x"
+    with Refused("NoSuchBucket", 404):
+        stranger.get_object(Bucket=bucket, Key="pub/k")
     assert code(anonymous(f"/{bucket}/priv/k")) == (403, "AccessDenied")
     assert code(anonymous(f"/{bucket}?list-type=2")) == (403, "AccessDenied")
     for refused in (
-        lambda: stranger.put_object(Bucket=bucket, Key="pub/k", Body=b"y"),
-        lambda: stranger.get_bucket_policy(Bucket=bucket),
-        lambda: stranger.put_bucket_policy(Bucket=bucket, Policy=policy),
-        lambda: stranger.get_object(Bucket=bucket, Key="priv/k"),
+        lambda: stranger.put_object(**theirs, Key="pub/k", Body=b"y"),
+        lambda: stranger.get_bucket_policy(**theirs),
+        lambda: stranger.put_bucket_policy(**theirs, Policy=policy),
+        lambda: stranger.get_object(**theirs, Key="priv/k"),
     ):
         with Refused("AccessDenied", 403):
             refused()
     # What is public can be copied into a bucket of one's own, and nothing else.
     mine = fresh()
     stranger.create_bucket(Bucket=mine)
-    stranger.copy_object(Bucket=mine, Key="k", CopySource={"Bucket": bucket, "Key": "pub/k"})
+    source = {"ExpectedSourceBucketOwner": theirs["ExpectedBucketOwner"]}
+    stranger.copy_object(Bucket=mine, Key="k", CopySource={"Bucket": bucket, "Key": "pub/k"}, **source)
     with Refused("AccessDenied", 403):
-        stranger.copy_object(Bucket=mine, Key="k", CopySource={"Bucket": bucket, "Key": "priv/k"})
+        stranger.copy_object(Bucket=mine, Key="k", CopySource={"Bucket": bucket, "Key": "priv/k"}, **source)
     listed = json.dumps({"Version": "2012-10-17", "Statement": [allow("s3:ListBucket", bucket)]})
     owner.put_bucket_policy(Bucket=bucket, Policy=listed)
     assert b"priv/k" in anonymous(f"/{bucket}?list-type=2")[2]
@@ -281,7 +286,7 @@ def test_a_bucket_of_another_owner_is_named_by_its_owner(door):
     get = lambda s3, **more: s3.get_object(Bucket=name, Key="k", **more)["Body"].read()
     assert get(clients[0]) == b"0" and get(clients[1]) == b"1"
     assert get(clients[0], ExpectedBucketOwner=owners[1]) == b"1"
-    assert call(door, "GET", f"/{name}/k")[2] == b"0", "the first to create a name holds it for all"
+    assert call(door, "GET", f"/{name}/k")[2] == b"0", "the first to make a name public holds it for all"
     assert call(door, "GET", f"/{name}/k", headers={"x-amz-expected-bucket-owner": owners[1]})[2] == b"1"
     clients[0].copy_object(Bucket=name, Key="copy", CopySource={"Bucket": name, "Key": "k"},
                            ExpectedSourceBucketOwner=owners[1])

@@ -343,6 +343,28 @@ def test_a_single_master_moves_into_a_federation(federation, tmp_path):
     moved.put_object(Bucket="bucket", Key="more", Body=b"x")
 
 
+@pytest.mark.parametrize(("before", "then"), [("global", "owner"), ("owner", "global")])
+def test_global_names_follow_the_mode_of_the_federation(federation, tmp_path, before, then):
+    alone = Gateway(tmp_path / "alone").start(env={"FULA_BUCKET_NAMES": before})
+    s3 = alone.client()
+    for name in ("shut", "open"):
+        s3.create_bucket(Bucket=name)
+        s3.put_object(Bucket=name, Key="k", Body=name.encode())
+    s3.put_bucket_policy(Bucket="open", Policy=json.dumps({"Version": "2012-10-17", "Statement": {
+        "Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::open/*"}}))
+    alone.stop()
+    done = subprocess.run([FULA, "roots", "import", "--data-dir", alone.data_dir, "--json"],
+                          env={**os.environ, **federation.env()}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    master = federation.gateway("master", FULA_BUCKET_NAMES=then)
+    wanted, deadline = {"open": True, "shut": then == "global"}, time.monotonic() + 30
+    holds = lambda: {row["bucket"]: row["global_name"]
+                     for row in json.loads(admin(master, "roots", "show", "--json").stdout)["buckets"]}
+    while holds() != wanted:
+        assert time.monotonic() < deadline, holds()
+    assert call(master, "GET", "/open/k")[2] == b"open"
+
+
 def test_blocks_in_an_s3_bucket(federation, tmp_path):
     """Another S3 server keeps the blocks; here it is one of ours, which knows nothing of it."""
     store = Gateway(tmp_path / "store").start()

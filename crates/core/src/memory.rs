@@ -19,8 +19,8 @@ use crate::{
     error::{StoreError, SwapError},
     id::{BucketName, Cid, Codec, OwnerId},
     root::{
-        CasOutcome, GlobalName, Mark, NewRoot, RootPointer, RootPointerStore, RootRow, Stamped,
-        TimeMs,
+        CasOutcome, GlobalName, Mark, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow,
+        Stamped, TimeMs,
     },
 };
 
@@ -162,6 +162,8 @@ impl BlockStore for MemoryBlocks {
 pub struct RowSet {
     rows: BTreeMap<(OwnerId, BucketName), RootRow>,
     global: BTreeMap<BucketName, OwnerId>,
+    /// Of each owner that has buckets.
+    counts: BTreeMap<OwnerId, RootCounts>,
 }
 
 /// What a swap would do.
@@ -216,7 +218,20 @@ impl RowSet {
         } else if self.global.get(&row.bucket) == Some(&row.owner) {
             self.global.remove(&row.bucket);
         }
-        self.rows.insert((row.owner, row.bucket.clone()), row);
+        let (owner, added) = (row.owner, counts_of(&row));
+        let replaced = self.rows.insert((owner, row.bucket.clone()), row);
+        let removed = replaced.as_ref().map(counts_of).unwrap_or_default();
+        let counts = self.counts.entry(owner).or_default();
+        counts.buckets = counts.buckets + added.buckets - removed.buckets;
+        counts.global_names = counts.global_names + added.global_names - removed.global_names;
+        if *counts == RootCounts::default() {
+            self.counts.remove(&owner);
+        }
+    }
+
+    /// Returns how many live rows an owner has, and how many of them hold their name.
+    pub fn count(&self, owner: OwnerId) -> RootCounts {
+        self.counts.get(&owner).copied().unwrap_or_default()
     }
 
     /// Returns one row.
@@ -246,6 +261,12 @@ impl RowSet {
     pub fn find(&self, bucket: &BucketName) -> Option<&RootRow> {
         self.get(*self.global.get(bucket)?, bucket)
     }
+}
+
+/// Returns what one row adds to the counts of its owner.
+fn counts_of(row: &RootRow) -> RootCounts {
+    let is_live = row.deleted.is_none();
+    RootCounts { buckets: u64::from(is_live), global_names: u64::from(is_live && row.global_name) }
 }
 
 #[derive(Debug, Default)]
@@ -349,6 +370,10 @@ impl RootPointerStore for MemoryRoots {
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         Ok(self.stamp(|state| state.rows.scan(after, limit)))
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        Ok(self.stamp(|state| state.rows.count(owner)))
     }
 
     async fn find_bucket(

@@ -119,6 +119,15 @@ pub enum CasOutcome {
     NameTaken,
 }
 
+/// How much of an arbiter one owner takes up; deleted buckets do not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RootCounts {
+    /// Number of the owner's buckets.
+    pub buckets: u64,
+    /// Number of those that hold their name globally.
+    pub global_names: u64,
+}
+
 /// Names the current root of every bucket, and replaces it atomically.
 ///
 /// Linearizable per (owner, bucket); nothing is promised across buckets. Shared as
@@ -211,6 +220,13 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         after: Option<&(OwnerId, BucketName)>,
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError>;
+
+    /// Returns how many buckets `owner` has, and how many of them hold their name globally. Deleted
+    /// buckets do not count.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError>;
 
     /// Returns the row that holds `bucket` as a global name.
     ///

@@ -69,6 +69,9 @@ async fn the_root_suite_refuses_broken_stores() {
         BrokenRoots::new(RootFault::ReportsExpected)
     );
     refuses!(root_store::global_names_have_one_holder, BrokenRoots::new(RootFault::SharesNames));
+    for fault in [RootFault::CountsDeleted, RootFault::CountsClaims] {
+        refuses!(root_store::counts_what_an_owner_has, BrokenRoots::new(fault));
+    }
 }
 
 #[tokio::test]

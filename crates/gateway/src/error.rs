@@ -13,6 +13,14 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         ServiceError::NoSuchBucket => (S3ErrorCode::NoSuchBucket, None),
         ServiceError::BucketAlreadyOwned => (S3ErrorCode::BucketAlreadyOwnedByYou, None),
         ServiceError::BucketNameTaken => (S3ErrorCode::BucketAlreadyExists, None),
+        ServiceError::TooManyBuckets(max) => {
+            let text = format!(
+                "You have {max} buckets, which is the most that one owner may have here. Delete a \
+                 bucket first, or let the operator raise FULA_BUCKETS_PER_OWNER."
+            );
+            (S3ErrorCode::TooManyBuckets, Some(text))
+        }
+        ServiceError::TooManyPublicBuckets(max) => return too_many_public(max),
         ServiceError::BucketNotEmpty => (S3ErrorCode::BucketNotEmpty, None),
         ServiceError::MalformedPolicy(why) => {
             (S3ErrorCode::MalformedPolicy, Some(format!("The policy cannot be used: {why}.")))
@@ -77,6 +85,17 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         Some(message) => S3Error::with_message(code, message),
         None => S3Error::new(code),
     }
+}
+
+/// Says how a bucket can be made public all the same. It is the code that STS uses for a limit, too.
+fn too_many_public(max: u64) -> S3Error {
+    let text = format!(
+        "You have {max} public buckets, which is the most that one owner may have here. Remove the \
+         policy of another bucket first, or let the operator raise FULA_PUBLIC_BUCKETS_PER_OWNER."
+    );
+    let mut error = S3Error::with_message(S3ErrorCode::Custom("LimitExceeded".into()), text);
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
 }
 
 /// Names what is not offered, so that nothing asked for is silently ignored.

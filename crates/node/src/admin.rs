@@ -37,6 +37,9 @@ pub(crate) enum Request {
     KeysCreate {
         /// User name.
         user: String,
+        /// Most keys of one user, where no gateway runs: a gateway does not hear of it.
+        #[serde(skip)]
+        keys_per_user: Option<usize>,
     },
     /// List access keys.
     KeysList {
@@ -124,7 +127,10 @@ pub(crate) async fn execute(node: &Arc<Node>, request: Request) -> Answer {
 async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, String> {
     let text = |error: &dyn std::error::Error| chain(error);
     match request {
-        Request::KeysCreate { user } => {
+        Request::KeysCreate { user, keys_per_user } => {
+            if let Some(max) = keys_per_user {
+                node.authenticator.keys().set_keys_max(max);
+            }
             let now = node.service.committer().now().await.map_err(|error| text(&error))?;
             let made =
                 node.authenticator.keys().create(&user, now).await.map_err(|error| text(&error))?;

@@ -89,9 +89,12 @@ pub(crate) struct GatewayArgs {
     /// are accepted over plain HTTP from other machines [default: off]
     #[arg(long, env = "FULA_TLS_TERMINATED")]
     pub(crate) tls_terminated: Option<Switch>,
-    /// What bucket names are unique within [default: owner]
+    /// What bucket names are unique within. With `owner`, signed requests without
+    /// x-amz-expected-bucket-owner reach the caller's own buckets alone [default: owner]
     #[arg(long, env = "FULA_BUCKET_NAMES")]
     pub(crate) bucket_names: Option<BucketNames>,
+    #[command(flatten)]
+    pub(crate) buckets: BucketArgs,
     /// Longest time a write may take before it is answered 503, e.g. 10s [default: 10s]
     #[arg(long, env = "FULA_COMMIT_DEADLINE", value_name = "TIME")]
     pub(crate) commit_deadline: Option<String>,
@@ -194,12 +197,27 @@ pub(crate) struct AuthArgs {
     /// them [default: 1000]
     #[arg(long, env = "FULA_SESSIONS_PER_OWNER", value_name = "NUMBER")]
     pub(crate) sessions_per_owner: Option<usize>,
+    /// Most access keys of one user; raise it for users with many machines [default: 100]
+    #[arg(long, env = "FULA_KEYS_PER_USER", value_name = "NUMBER")]
+    pub(crate) keys_per_user: Option<usize>,
     /// Requests per second of one user before 503 `SlowDown`; 0 is without bound [default: 0]
     #[arg(long, env = "FULA_RATE_PER_USER", value_name = "NUMBER")]
     pub(crate) rate_per_user: Option<u32>,
     /// Requests per second of one address before 503 `SlowDown`; 0 is without bound [default: 0]
     #[arg(long, env = "FULA_RATE_PER_ADDRESS", value_name = "NUMBER")]
     pub(crate) rate_per_address: Option<u32>,
+}
+
+/// How much one owner may have.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct BucketArgs {
+    /// Most buckets of one owner before 400 `TooManyBuckets` [default: 10000]
+    #[arg(long, env = "FULA_BUCKETS_PER_OWNER", value_name = "NUMBER")]
+    pub(crate) buckets_per_owner: Option<u64>,
+    /// Most global names of one owner where names are unique per owner: beyond it, a policy that makes
+    /// one more bucket public is refused with 400 `LimitExceeded` [default: 100]
+    #[arg(long, env = "FULA_PUBLIC_BUCKETS_PER_OWNER", value_name = "NUMBER")]
+    pub(crate) public_buckets_per_owner: Option<u64>,
 }
 
 /// Where a master keeps its state.
@@ -306,6 +324,10 @@ pub(crate) enum KeysCommand {
         /// Whose requests the key signs; users exist by having a key
         #[arg(long)]
         user: String,
+        /// Most access keys of one user, where no gateway runs; a running gateway uses its own limit
+        /// [default: 100]
+        #[arg(long, env = "FULA_KEYS_PER_USER", value_name = "NUMBER")]
+        keys_per_user: Option<usize>,
         #[command(flatten)]
         common: AdminArgs,
     },

@@ -86,10 +86,14 @@ pub(crate) struct Node {
     /// The data directory: all state, or what this master keeps for itself.
     pub(crate) store: LocalStore,
     pub(crate) nodes: Arc<Nodes>,
+    /// What the masters agreed on, and their keys.
+    pub(crate) directory: Arc<dyn Directory>,
     pub(crate) authenticator: Authenticator,
     pub(crate) service: Service,
     /// What watches a shared arbiter for going back in time.
     pub(crate) recovery: Option<Recovery>,
+    /// What bucket names are unique within.
+    pub(crate) names: NamePolicy,
     owns_blocks: bool,
 }
 
@@ -155,12 +159,13 @@ impl Node {
         let recovery = if is_watched {
             let is_master = purpose != Purpose::Administer;
             let committer = committer.clone();
-            Some(Recovery::open(committer, directory, memory, &random, is_master).await?)
+            let directory = Arc::clone(&directory);
+            Some(Recovery::open(committer, directory, memory, &random, names, is_master).await?)
         } else {
             None
         };
         let service = Service::new(committer, random, names);
-        Ok(Self { store, nodes, authenticator, service, recovery, owns_blocks })
+        Ok(Self { store, nodes, directory, authenticator, service, recovery, names, owns_blocks })
     }
 
     /// Returns whether nobody else puts blocks into the store, or needs those in it: then what this
@@ -206,12 +211,8 @@ async fn open_shared(
     let (compares, names) = match purpose {
         Purpose::Serve(names) => {
             let cas = if shared.compares { "on" } else { "off" };
-            let named = match names {
-                NamePolicy::PerOwner => "owner",
-                NamePolicy::Global => "global",
-            };
             for (name, mode, ours) in
-                [("FULA_BUCKET_ROOT_CAS", CAS, cas), ("FULA_BUCKET_NAMES", NAMES, named)]
+                [("FULA_BUCKET_ROOT_CAS", CAS, cas), ("FULA_BUCKET_NAMES", NAMES, names.as_str())]
             {
                 let theirs = agree(directory.as_ref(), mode, ours).await?;
                 if theirs != ours {

@@ -1,11 +1,11 @@
 //! Buckets: create, delete, look up, list.
 
 use fula_core::{
-    Block, BucketId, BucketName, Codec,
+    Block, BlockStore, BucketId, BucketName, Codec,
     block::require,
-    bucket::Settings,
+    bucket::{BucketRoot, Settings},
     cbor::{Reader, Writer},
-    root::{GlobalName, TimeMs},
+    root::TimeMs,
     tree::Salt,
 };
 
@@ -13,24 +13,15 @@ use crate::{
     Part, Service,
     access::{Action, Holder, Target, authorize},
     caller::Caller,
-    commit::{Ask, Change, Head},
+    commit::{Ask, BucketAddress, Change, Head},
     error::ServiceError,
     limits::PAGE_MAX,
+    names::NamePolicy,
     policy::PublicRead,
 };
 
 /// Name of the setting that holds the policy: a text, in a block of its own.
 const POLICY: &str = "policy";
-
-/// What bucket names are unique within (`FULA_BUCKET_NAMES`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NamePolicy {
-    /// Each owner's own buckets.
-    #[default]
-    PerOwner,
-    /// All buckets of the arbiter, as on AWS.
-    Global,
-}
 
 /// What there is to say about a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,11 +45,43 @@ pub struct BucketPage {
     pub next: Option<String>,
 }
 
+/// Returns what anyone may read of the bucket that a root describes.
+async fn public(blocks: &dyn BlockStore, root: &BucketRoot) -> Result<PublicRead, ServiceError> {
+    match policy_text(blocks, root).await? {
+        Some(text) => PublicRead::parse(&text, root.name.as_str()),
+        None => Ok(PublicRead::default()),
+    }
+}
+
+/// Returns whether anyone may read anything of the bucket that a root describes.
+///
+/// # Errors
+/// [`ServiceError::Unavailable`] while its policy cannot be read.
+pub(crate) async fn is_public(
+    blocks: &dyn BlockStore,
+    root: &BucketRoot,
+) -> Result<bool, ServiceError> {
+    Ok(!public(blocks, root).await?.is_nothing())
+}
+
+async fn policy_text(
+    blocks: &dyn BlockStore,
+    root: &BucketRoot,
+) -> Result<Option<String>, ServiceError> {
+    let Some(cid) = &root.settings else { return Ok(None) };
+    let settings = Settings::from_block(&require(blocks, cid).await?)?;
+    let Some(cid) = settings.blocks.get(POLICY) else { return Ok(None) };
+    let block = require(blocks, cid).await?;
+    let text = Reader::new(block.bytes()).text().map(ToOwned::to_owned);
+    Ok(Some(text.map_err(|invalid| invalid.of("policy"))?))
+}
+
 impl Service {
     /// Creates a bucket of the caller's.
     ///
     /// # Errors
-    /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`].
+    /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`],
+    /// [`ServiceError::TooManyBuckets`].
     pub async fn create_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
         let nothing = PublicRead::default();
@@ -70,14 +93,24 @@ impl Service {
         let change = Change::CreateBucket {
             id: BucketId(self.random()),
             salt: Salt(self.random()),
-            global_name: match self.names {
-                NamePolicy::PerOwner => GlobalName::ClaimIfFree,
-                NamePolicy::Global => GlobalName::Require,
-            },
+            global_name: self.names.at_creation(),
         };
         let print = caller.print("create-bucket", "", &[name.as_str().as_bytes()]);
         let ask = Ask::of(caller, None, print, change);
-        self.submit(caller, &(identity.owner, name), ask).await.map(drop)
+        let address = (identity.owner, name);
+        self.before_write(caller, self.check_buckets(&address)).await?;
+        self.submit(caller, &address, ask).await.map(drop)
+    }
+
+    /// Checks that an owner may create a bucket: one more, or one that is there and answers for itself.
+    /// Requests at the same moment may exceed the limit by their number.
+    async fn check_buckets(&self, address: &BucketAddress) -> Result<(), ServiceError> {
+        let max = self.committer.limits().buckets_per_owner;
+        let has_room = self.committer.count_buckets(address.0).await?.buckets < max;
+        if has_room || self.committer.current(address).await?.is_some() {
+            return Ok(());
+        }
+        Err(ServiceError::TooManyBuckets(max))
     }
 
     /// Deletes an empty bucket.
@@ -91,16 +124,15 @@ impl Service {
             let change = Change::DeleteBucket;
             Ask::of(caller, bucket, print.clone(), change)
         };
-        match (found, &caller.identity) {
+        match (found, self.own_of(caller, caller.bucket_owner)) {
             (Ok(head), _) => {
                 let ask = ask(Some(head.root.id));
                 self.submit(caller, &head.address(), ask).await.map(drop)
             }
             // It may be the first attempt of this very request that deleted it.
-            (Err(ServiceError::NoSuchBucket), Some(identity)) if caller.is_retry() => {
+            (Err(ServiceError::NoSuchBucket), Some(own)) if caller.is_retry() => {
                 let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
-                let address = (identity.owner, name);
-                self.submit(caller, &address, ask(None)).await.map(drop)
+                self.submit(caller, &(own, name), ask(None)).await.map(drop)
             }
             (Err(error), _) => Err(error),
         }
@@ -126,14 +158,15 @@ impl Service {
     /// [`ServiceError::NoSuchPolicy`].
     pub async fn policy(&self, caller: &Caller, name: &str) -> Result<String, ServiceError> {
         let head = self.resolve(caller, name, Action::GetPolicy, Part::Whole).await?;
-        self.policy_text(&head).await?.ok_or(ServiceError::NoSuchPolicy)
+        let blocks = self.committer.nodes().blocks().as_ref();
+        policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)
     }
 
-    /// Sets the policy of a bucket, or removes it.
+    /// Sets the policy of a bucket, or removes it. With it the bucket claims or releases its global name.
     ///
     /// # Errors
     /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for one that cannot be
-    /// enforced.
+    /// enforced; [`ServiceError::TooManyPublicBuckets`].
     pub async fn set_policy(
         &self,
         caller: &Caller,
@@ -141,8 +174,10 @@ impl Service {
         text: Option<&str>,
     ) -> Result<(), ServiceError> {
         let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
-        if let Some(text) = text {
-            PublicRead::parse(text, name)?;
+        let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
+        let is_public = public.is_some_and(|public| !public.is_nothing());
+        if is_public && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, self.check_names(&head.address())).await?;
         }
         let value = text.map(|text| {
             let mut out = Writer::with_capacity(text.len() + 8);
@@ -150,26 +185,28 @@ impl Service {
             Block::new(Codec::DagCbor, out.finish())
         });
         let print = caller.print("policy", "", &[text.unwrap_or_default().as_bytes()]);
-        let change = Change::Set { name: POLICY, value };
+        let change =
+            Change::Set { name: POLICY, value, global_name: self.names.at_policy(is_public) };
         self.change(caller, &head, change, print).await.map(drop)
+    }
+
+    /// Checks that a bucket may be made public: it holds its global name, or may claim one more. Requests
+    /// at the same moment may exceed the limit by their number.
+    async fn check_names(&self, address: &BucketAddress) -> Result<(), ServiceError> {
+        let max = self.committer.limits().public_buckets_per_owner;
+        if self.committer.count_buckets(address.0).await?.global_names < max {
+            return Ok(());
+        }
+        // Asked for anew: what a head says of the name may be outdated.
+        match self.committer.bucket_row(address).await? {
+            Some(row) if row.global_name => Ok(()),
+            _ => Err(ServiceError::TooManyPublicBuckets(max)),
+        }
     }
 
     /// Returns what anyone may read of a bucket.
     pub(crate) async fn public(&self, head: &Head) -> Result<PublicRead, ServiceError> {
-        match self.policy_text(head).await? {
-            Some(text) => PublicRead::parse(&text, head.row.bucket.as_str()),
-            None => Ok(PublicRead::default()),
-        }
-    }
-
-    async fn policy_text(&self, head: &Head) -> Result<Option<String>, ServiceError> {
-        let blocks = self.committer.nodes().blocks().as_ref();
-        let Some(cid) = &head.root.settings else { return Ok(None) };
-        let settings = Settings::from_block(&require(blocks, cid).await?)?;
-        let Some(cid) = settings.blocks.get(POLICY) else { return Ok(None) };
-        let block = require(blocks, cid).await?;
-        let text = Reader::new(block.bytes()).text().map(ToOwned::to_owned);
-        Ok(Some(text.map_err(|invalid| invalid.of("policy"))?))
+        public(self.committer.nodes().blocks().as_ref(), &head.root).await
     }
 
     /// Returns a page of the caller's buckets whose name starts with `prefix`, after `after`; of a

@@ -35,7 +35,7 @@ impl Invocation {
 /// Whose bucket a name is about (`x-amz-expected-bucket-owner`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BucketOwner {
-    /// The caller's own if there is one, else the one that holds the name globally.
+    /// Nothing is said: what a bare name means ([`crate::NamePolicy`]).
     #[default]
     Unsaid,
     /// This owner's.

@@ -40,6 +40,12 @@ pub enum ServiceError {
     /// Someone else holds the name, and names are global here.
     #[error("bucket name is taken")]
     BucketNameTaken,
+    /// The owner has as many buckets as they may have: delete one, or raise the limit.
+    #[error("the owner has {0} buckets, and may not have more")]
+    TooManyBuckets(u64),
+    /// The owner has as many public buckets as they may have: make one private, or raise the limit.
+    #[error("the owner has {0} public buckets, and may not have more")]
+    TooManyPublicBuckets(u64),
     /// Delete its objects first.
     #[error("bucket is not empty")]
     BucketNotEmpty,

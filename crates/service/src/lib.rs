@@ -22,10 +22,12 @@ mod list;
 mod memory;
 mod merge;
 mod multipart;
+mod names;
 mod object;
 mod pointers;
 pub mod policy;
 mod recovery;
+mod settle;
 mod witness;
 
 use std::{
@@ -34,13 +36,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_core::{BucketName, id::ObjectKey};
+use fula_core::{BucketName, OwnerId, id::ObjectKey};
 use tokio::time::Instant;
 
 pub use self::{
     access::{Grant, Identity},
     batch::{BatchAction, BatchChange, BatchResult},
-    bucket::{BucketInfo, BucketPage, NamePolicy},
+    bucket::{BucketInfo, BucketPage},
     caller::{BucketOwner, Caller, Invocation, Seen},
     collect::{Collection, Stake},
     commit::{Committer, Head},
@@ -53,13 +55,16 @@ pub use self::{
         CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, PartInfo,
         PartsPage, UploadInfo, UploadLine, UploadsPage,
     },
+    names::NamePolicy,
     object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
     recovery::{Claim, Recovery, Status},
+    settle::{Settled, unsettle_names},
     witness::{Alarm, Known, Witness},
 };
 use crate::{
     access::{Action, Holder, Target, Verb},
     commit::{Answer, Ask, BucketAddress, Change, Print},
+    names::Meaning,
     policy::PublicRead,
 };
 
@@ -153,9 +158,8 @@ impl Service {
         bytes
     }
 
-    /// Finds the bucket `name` means to the caller, and checks that `action` is allowed on what of
-    /// it is asked for: the one of the owner that the caller names, else the caller's own, else by
-    /// global name.
+    /// Finds the bucket `name` means to the caller ([`NamePolicy::meaning`]), and checks that `action` is
+    /// allowed on what of it is asked for.
     async fn resolve(
         &self,
         caller: &Caller,
@@ -212,13 +216,8 @@ impl Service {
         action: Action,
         part: Part<'_>,
     ) -> Result<Aim, ServiceError> {
-        let own = caller.identity.as_ref().map(|identity| identity.owner);
-        let is_own = match caller.bucket_owner {
-            BucketOwner::Unsaid => true,
-            BucketOwner::Named(owner) => Some(owner) == own,
-            BucketOwner::Nobody => false,
-        };
-        let address = own.filter(|_| is_own).zip(BucketName::parse(name).ok());
+        let own = self.own_of(caller, caller.bucket_owner);
+        let address = own.zip(BucketName::parse(name).ok());
         if let Some(head) = address.and_then(|address| self.committer.last_known(&address)) {
             self.authorize(caller, Some(&head), action, part.target(name)).await?;
             self.committer.witness().require_disk()?;
@@ -230,6 +229,18 @@ impl Service {
         Ok(Aim { head, is_guess: false })
     }
 
+    /// Returns where to look for the bucket that a name means to the caller.
+    fn meaning(&self, caller: &Caller, owner: BucketOwner) -> Meaning {
+        let identity = caller.identity.as_ref();
+        self.names.meaning(identity.map(|identity| identity.owner), owner)
+    }
+
+    /// Returns the caller, if a name means one of the caller's own buckets first.
+    fn own_of(&self, caller: &Caller, owner: BucketOwner) -> Option<OwnerId> {
+        let own = caller.identity.as_ref()?.owner;
+        (self.meaning(caller, owner).owner() == Some(own)).then_some(own)
+    }
+
     /// Returns the bucket that a name means to the caller, whoever's it is.
     async fn find(
         &self,
@@ -238,22 +249,18 @@ impl Service {
         name: &BucketName,
         action: Action,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        let owner = match owner {
-            BucketOwner::Named(owner) => owner,
-            BucketOwner::Nobody => return Ok(None),
-            BucketOwner::Unsaid => {
-                if let Some(identity) = &caller.identity {
-                    let own = (identity.owner, name.clone());
-                    if let Some(head) = self.state(caller, &own, action).await? {
-                        return Ok(Some(head));
-                    }
-                }
-                let row = self.committer.find_bucket(name).await?;
-                let Some(row) = row.filter(|row| row.deleted.is_none()) else { return Ok(None) };
-                row.owner
-            }
-        };
-        self.state(caller, &(owner, name.clone()), action).await
+        let meaning = self.meaning(caller, owner);
+        if let Some(owner) = meaning.owner()
+            && let Some(head) = self.state(caller, &(owner, name.clone()), action).await?
+        {
+            return Ok(Some(head));
+        }
+        if !meaning.is_global() {
+            return Ok(None);
+        }
+        let row = self.committer.find_bucket(name).await?;
+        let Some(row) = row.filter(|row| row.deleted.is_none()) else { return Ok(None) };
+        self.state(caller, &(row.owner, name.clone()), action).await
     }
 
     /// Decides whether the caller may do `action` to `target`, in the bucket that `head` is of.
@@ -287,11 +294,19 @@ impl Service {
         if action.verb() == Verb::Read {
             return self.committer.readable(address, &caller.seen).await;
         }
+        self.before_write(caller, self.committer.current(address)).await
+    }
+
+    /// Asks the arbiter something before a write, within the write's deadline.
+    async fn before_write<T>(
+        &self,
+        caller: &Caller,
+        asked: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, ServiceError> {
         let (started, deadline) = (Instant::now(), self.committer.limits().commit_deadline);
-        let left = caller.seen.left_of(deadline);
-        let state = tokio::time::timeout(left, self.committer.current(address)).await;
+        let answer = tokio::time::timeout(caller.seen.left_of(deadline), asked).await;
         caller.seen.note_waited(started.elapsed());
-        state.unwrap_or(Err(ServiceError::Busy(Applied::None)))
+        answer.unwrap_or(Err(ServiceError::Busy(Applied::None)))
     }
 
     /// Commits a change to the life of the bucket that `head` is of.

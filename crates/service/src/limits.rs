@@ -29,6 +29,11 @@ pub struct Limits {
     pub cache_bytes: u64,
     /// Buckets whose root stays decoded.
     pub heads_max: usize,
+    /// Most buckets of one owner.
+    pub buckets_per_owner: u64,
+    /// Most global names that one owner may hold where names are unique per owner: most buckets
+    /// with something public.
+    pub public_buckets_per_owner: u64,
     /// Whether reads are answered from the last known root while the arbiter cannot be asked.
     pub stale_reads: bool,
     /// Rules left out on purpose; none in anything shipped.
@@ -49,6 +54,8 @@ impl Default for Limits {
             body_bytes: 256 << 20,
             cache_bytes: 64 << 20,
             heads_max: 4096,
+            buckets_per_owner: 10_000,
+            public_buckets_per_owner: 100,
             stale_reads: false,
             flaws: Flaws::default(),
         }
@@ -72,6 +79,9 @@ pub const PAGE_MAX: usize = 1000;
 
 /// Most keys in one batch delete.
 pub const DELETE_KEYS_MAX: usize = 1000;
+
+/// Most access keys of one user, unless the operator says otherwise.
+pub const KEYS_PER_USER: usize = 100;
 
 /// Most changes of one multi-key commit.
 pub const COMMIT_CHANGES_MAX: usize = 1000;

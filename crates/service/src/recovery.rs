@@ -26,6 +26,7 @@ use crate::{
     commit::{BucketAddress, Committer},
     error::{ServiceError, chain},
     limits::{AUTHORS_KEPT_MS, PAGE_MAX},
+    names::NamePolicy,
     witness::{Known, bucket_of, join_authors, name_of},
 };
 
@@ -90,6 +91,8 @@ pub struct Recovery {
     name: String,
     /// Whether recoveries wait for this one; an administrative command only looks.
     is_master: bool,
+    /// Which buckets hold their global name.
+    names: NamePolicy,
     /// Of its own, beside the pipeline's: `authors` must never take one's commit for the other's.
     writer: WriterId,
     /// The bucket that was compared with the arbiter last.
@@ -158,6 +161,7 @@ impl Recovery {
         directory: Arc<dyn Directory>,
         memory: Arc<dyn Directory>,
         random: &Random,
+        names: NamePolicy,
         is_master: bool,
     ) -> Result<Self, ServiceError> {
         let known = memory.read(Table::Remembered, SELF).await?.and_then(|entry| entry.value);
@@ -180,6 +184,7 @@ impl Recovery {
             memory,
             name,
             is_master,
+            names,
             writer,
             compared: Arc::default(),
         };
@@ -543,11 +548,7 @@ impl Recovery {
             bucket_id: root.id,
             created: root.created,
             deleted: root.deleted,
-            global_name: if root.deleted.is_some() {
-                GlobalName::Release
-            } else {
-                GlobalName::ClaimIfFree
-            },
+            global_name: self.global_name(bucket, &root).await,
         };
         blocks.push(block);
         let mark = self.blocks().put(&blocks, Placement::Commit).await?;
@@ -558,6 +559,16 @@ impl Recovery {
             Ok(stamped) => Ok(stamped.value == CasOutcome::Won),
             Err(error) => Err(ServiceError::Unavailable(chain(&error))),
         }
+    }
+
+    /// Returns what the root of a bucket that is healed or merged wants with its global name.
+    async fn global_name(&self, bucket: &BucketAddress, root: &BucketRoot) -> GlobalName {
+        self.names.of_root(self.blocks(), root).await.unwrap_or_else(|error| {
+            // No reason not to heal the rest of it: nobody reads a bucket whose policy cannot be read.
+            let bucket = name_of(bucket);
+            tracing::error!(bucket, error = chain(&error), "a policy cannot be read");
+            GlobalName::Keep
+        })
     }
 
     /// Returns the buckets that are sealed as forks.

@@ -9,7 +9,7 @@ use crate::{
     error::{StoreError, SwapError},
     id::{BucketName, Cid, OwnerId},
     memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
-    root::{CasOutcome, NewRoot, RootPointer, RootPointerStore, RootRow, Stamped},
+    root::{CasOutcome, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow, Stamped},
 };
 
 /// How [`BrokenBlocks`] is broken.
@@ -109,6 +109,10 @@ pub enum RootFault {
     ReportsExpected,
     /// A required name is granted to everyone.
     SharesNames,
+    /// Deleted buckets count.
+    CountsDeleted,
+    /// Names that were claimed but are held by others count.
+    CountsClaims,
 }
 
 /// An arbiter with one fault.
@@ -187,6 +191,17 @@ impl RootPointerStore for BrokenRoots {
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         self.inner.scan_roots(after, limit).await
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        let mut stamped = self.inner.count_roots(owner).await?;
+        let rows = self.inner.list_roots(owner, None, usize::MAX).await?.value;
+        match self.fault {
+            RootFault::CountsDeleted => stamped.value.buckets = rows.len() as u64,
+            RootFault::CountsClaims => stamped.value.global_names = stamped.value.buckets,
+            _ => {}
+        }
+        Ok(stamped)
     }
 
     async fn find_bucket(

@@ -26,7 +26,9 @@ macro_rules! conformance_suite {
             absent_is_none, first_swap_creates, stale_swap_changes_nothing,
             current_is_never_what_was_expected, every_field_of_the_pointer_is_compared,
             racing_writers_lose_nothing, racing_creators_make_one, rows_are_kept_apart,
-            lists_one_owner_in_order, scans_all_owners_in_order, global_names_have_one_holder, marks_and_time_do_not_fall, waits_end);
+            lists_one_owner_in_order, scans_all_owners_in_order, global_names_have_one_holder,
+            racing_claims_have_one_holder, counts_what_an_owner_has, marks_and_time_do_not_fall,
+            waits_end);
     };
     (directory, $new:expr) => {
         $crate::conformance_suite!(@each directory, $new,

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use crate::{
     id::{BucketId, BucketName, Cid, Codec, OwnerId},
-    root::{CasOutcome, GlobalName, NewRoot, RootPointer, RootPointerStore, RootRow},
+    root::{CasOutcome, GlobalName, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow},
 };
 
 const OWNER: OwnerId = OwnerId([1; 16]);
@@ -229,6 +229,74 @@ pub async fn global_names_have_one_holder(store: &dyn RootPointerStore) {
     assert_eq!(outcome.unwrap().value, CasOutcome::Won);
     let found = store.find_bucket(&name("bucket")).await.unwrap().value;
     assert_eq!(holder(found), Some(OTHER));
+}
+
+/// Of many owners that claim one name at the same moment, one holds it, and every swap is carried out.
+pub async fn racing_claims_have_one_holder(store: &dyn RootPointerStore) {
+    let owners = (1..=8).map(|n| OwnerId([n; 16]));
+    for n in 0..5 {
+        let bucket = format!("bucket-{n}");
+        let bucket = bucket.as_str();
+        let claims = owners.clone().enumerate().map(|(owner, id)| async move {
+            yield_now().await;
+            // Some claim it with their first swap, some with the second.
+            let first = NewRoot { global_name: GlobalName::Keep, ..new_root(pointer(1, 1)) };
+            let mut seen = None;
+            if owner % 2 == 0 {
+                store.cas_root(id, &name(bucket), None, &first).await.unwrap();
+                seen = Some(first.pointer);
+            }
+            swap(store, id, bucket, seen, pointer(2, 2)).await
+        });
+        let outcomes = join_all(claims).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == CasOutcome::Won), "{outcomes:?}");
+        let mut holders = Vec::new();
+        for owner in owners.clone() {
+            let row = get(store, owner, bucket).await.unwrap();
+            holders.extend(row.global_name.then_some(owner));
+        }
+        let found = store.find_bucket(&name(bucket)).await.unwrap().value.unwrap();
+        assert_eq!(holders, [found.owner]);
+    }
+}
+
+/// Counts the live buckets of one owner, and the names that these hold.
+pub async fn counts_what_an_owner_has(store: &dyn RootPointerStore) {
+    let counts = async |owner| {
+        let RootCounts { buckets, global_names } = store.count_roots(owner).await.unwrap().value;
+        (buckets, global_names)
+    };
+    let change = async |version, deleted, global_name| {
+        let new = NewRoot { deleted, global_name, ..new_root(pointer(version, version)) };
+        let old = Some(pointer(version - 1, version - 1)).filter(|_| version > 1);
+        let outcome = store.cas_root(OWNER, &name("bucket"), old, &new).await.unwrap().value;
+        assert_eq!(outcome, CasOutcome::Won);
+    };
+    assert_eq!(counts(OWNER).await, (0, 0));
+    swap(store, OTHER, "other", None, pointer(1, 1)).await;
+    swap(store, OWNER, "other", None, pointer(1, 1)).await;
+    assert_eq!(counts(OWNER).await, (1, 0), "the name is another owner's");
+    change(1, None, GlobalName::ClaimIfFree).await;
+    assert_eq!(counts(OWNER).await, (2, 1));
+    change(2, None, GlobalName::Keep).await;
+    assert_eq!(counts(OWNER).await, (2, 1));
+    change(3, None, GlobalName::Release).await;
+    assert_eq!(counts(OWNER).await, (2, 0));
+    change(4, None, GlobalName::Require).await;
+    assert_eq!(counts(OWNER).await, (2, 1));
+    // A swap that is refused changes no count.
+    swap(store, OWNER, "bucket", None, pointer(9, 9)).await;
+    assert_eq!(counts(OWNER).await, (2, 1));
+    change(5, Some(9), GlobalName::Release).await;
+    assert_eq!(counts(OWNER).await, (1, 0));
+    change(6, Some(9), GlobalName::Keep).await;
+    assert_eq!(counts(OWNER).await, (1, 0));
+    change(7, None, GlobalName::ClaimIfFree).await;
+    assert_eq!(counts(OWNER).await, (2, 1));
+    // A deleted row does not count even while it holds its name.
+    change(8, Some(9), GlobalName::Keep).await;
+    assert_eq!(counts(OWNER).await, (1, 0));
+    assert_eq!(counts(OTHER).await, (1, 1));
 }
 
 /// Within one life of an arbiter its mark and its time never fall.

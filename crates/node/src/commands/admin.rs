@@ -119,8 +119,8 @@ fn when(value: &Value, field: &str) -> String {
 /// Runs `fula keys`.
 pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
     match args.command {
-        KeysCommand::Create { user, common } => {
-            let made = perform(&common, Request::KeysCreate { user }).await;
+        KeysCommand::Create { user, keys_per_user, common } => {
+            let made = perform(&common, Request::KeysCreate { user, keys_per_user }).await;
             finish(common.json, made, |key| {
                 println!("aws_access_key_id = {}", text(key, "id"));
                 println!("aws_secret_access_key = {}", text(key, "secret"));

@@ -110,6 +110,11 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
             rebuilt += 1;
         }
     }
+    if rebuilt > 0 {
+        // A rebuilt row holds its name if that is free; the next start decides whether it should.
+        let unsettled = fula_service::unsettle_names(node.directory.as_ref()).await;
+        unsettled.map_err(|error| chain(&error))?;
+    }
     let ended = tokio::task::block_in_place(|| node.store.end_repair());
     ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
     eprintln!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");

@@ -67,8 +67,9 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
         Node::open(&config.backends, config.limits.clone(), Purpose::Serve(config.names), false)
             .await?;
     report_recovery(&node);
-    set_first_key(&config, &node).await?;
     let authenticator = &node.authenticator;
+    authenticator.keys().set_keys_max(config.keys_max);
+    set_first_key(&config, &node).await?;
     authenticator.set_policy(config.policy.clone());
     authenticator.set_sessions_max(config.sessions_max);
     if let Some(source) = &config.jwks {
@@ -124,6 +125,7 @@ async fn serve(args: GatewayArgs) -> Result<(), StartError> {
         tokio::spawn(recovery.clone().run());
     }
     tokio::spawn(gc::tend(Arc::clone(&node)));
+    tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.directory)));
 
     let answer = move |request: http::Request<_>| {
         let gateway = gateway.clone();

@@ -126,7 +126,13 @@ async fn copy_blocks(from: &Node, to: &Node) -> Result<(), String> {
 
 /// Publishes a row under a name never used; returns the row that is there if the name was.
 async fn publish(to: &Node, row: RootRow) -> Result<Option<RootRow>, String> {
-    let global_name = if row.global_name { GlobalName::ClaimIfFree } else { GlobalName::Keep };
+    let global_name = if row.deleted.is_some() {
+        GlobalName::Keep
+    } else {
+        let blocks = to.nodes.blocks().as_ref();
+        let wanted = to.names.of_pointer(blocks, &row.pointer.root).await;
+        wanted.map_err(|error| format!("bucket {}: {}", row.bucket, chain(&error)))?
+    };
     let new = NewRoot {
         pointer: row.pointer,
         bucket_id: row.bucket_id,

@@ -6,9 +6,9 @@ use fula_gateway::Rates;
 use fula_identity::{Address, Policy, jwt::JwtPolicy};
 use reqwest::Url;
 
-use fula_service::auth::SESSIONS_MAX;
+use fula_service::{auth::SESSIONS_MAX, limits::KEYS_PER_USER};
 
-use super::{ConfigError, FileSettings, duration};
+use super::{ConfigError, FileSettings, duration, limits::at_least_one};
 use crate::{
     cli::{AuthArgs, Switch},
     files,
@@ -27,6 +27,7 @@ pub(super) fn merge(args: AuthArgs, file: &mut FileSettings) -> AuthArgs {
         jwt_issuer: args.jwt_issuer.or(file.jwt_issuer.take()),
         jwt_audience: args.jwt_audience.or(file.jwt_audience.take()),
         sessions_per_owner: args.sessions_per_owner.or(file.sessions_per_owner),
+        keys_per_user: args.keys_per_user.or(file.keys_per_user),
         rate_per_user: args.rate_per_user.or(file.rate_per_user),
         rate_per_address: args.rate_per_address.or(file.rate_per_address),
     }
@@ -40,6 +41,14 @@ pub(super) fn sessions_max(auth: &AuthArgs) -> Result<usize, ConfigError> {
     }
     let (name, expected) = ("--sessions-per-owner", "it is a number from 1 to 1000");
     Err(ConfigError::Value { name, value: max.to_string(), expected })
+}
+
+/// Returns how many access keys one user may have.
+pub(super) fn keys_max(auth: &AuthArgs) -> Result<usize, ConfigError> {
+    match auth.keys_per_user {
+        Some(0) => Err(at_least_one("--keys-per-user")),
+        max => Ok(max.unwrap_or(KEYS_PER_USER)),
+    }
 }
 
 /// Returns how often anyone may ask; 0 is without bound.
@@ -234,6 +243,10 @@ mod tests {
             assert!(wrong(sessions).contains("from 1 to 1000"));
         }
         assert_eq!(with(on()).unwrap().sessions_max, 1000);
+        let keys = |keys_per_user| AuthArgs { keys_per_user, ..AuthArgs::default() };
+        assert!(wrong(keys(Some(0))).contains("--keys-per-user"));
+        assert_eq!(with(keys(Some(7))).unwrap().keys_max, 7);
+        assert_eq!(with(keys(None)).unwrap().keys_max, 100);
         let set = || AuthArgs { jwks: Some("jwks.json".into()), ..AuthArgs::default() };
         assert_eq!(with(set()).unwrap().jwks.unwrap().keep, Duration::from_hours(1));
         let keep = |text: &str| Some(text.to_owned());

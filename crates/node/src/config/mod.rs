@@ -2,6 +2,7 @@
 
 mod auth;
 mod connections;
+mod limits;
 
 use std::{
     net::SocketAddr,
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fula_gateway::{Domain, InvalidDomain, WireConfig, WireLimits};
+use fula_gateway::{Domain, InvalidDomain, WireConfig};
 use fula_identity::Policy;
 use fula_service::{Limits, NamePolicy, auth::Secret};
 use serde::Deserialize;
@@ -103,6 +104,8 @@ struct FileSettings {
     tls_key: Option<PathBuf>,
     tls_terminated: Option<Switch>,
     bucket_names: Option<BucketNames>,
+    buckets_per_owner: Option<u64>,
+    public_buckets_per_owner: Option<u64>,
     commit_deadline: Option<String>,
     retention: Option<String>,
     body_bytes: Option<String>,
@@ -129,6 +132,7 @@ struct FileSettings {
     jwt_issuer: Option<String>,
     jwt_audience: Option<String>,
     sessions_per_owner: Option<usize>,
+    keys_per_user: Option<usize>,
     rate_per_user: Option<u32>,
     rate_per_address: Option<u32>,
 }
@@ -201,6 +205,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) policy: Policy,
     /// Most sessions of one owner at a time.
     pub(crate) sessions_max: usize,
+    /// Most access keys of one user.
+    pub(crate) keys_max: usize,
     /// The key set of JWTs.
     pub(crate) jwks: Option<Jwks>,
 }
@@ -238,33 +244,9 @@ impl GatewayConfig {
             Some(path) => read_file(path)?,
             None => FileSettings::default(),
         };
-        let wire_limits = wire_limits(&mut args, &mut file)?;
+        let wire_limits = limits::of_wire(&mut args, &mut file)?;
+        let limits = limits::of_service(&mut args, &mut file)?;
         let auth = auth::merge(args.auth, &mut file);
-        let defaults = Limits::default();
-        let limits = Limits {
-            commit_deadline: match args.commit_deadline.or(file.commit_deadline) {
-                Some(text) => duration("--commit-deadline", text)?,
-                None => defaults.commit_deadline,
-            },
-            retention: match args.retention.or(file.retention) {
-                Some(text) => span("--retention", text)?,
-                None => defaults.retention,
-            },
-            body_bytes: match args.body_bytes.or(file.body_bytes) {
-                Some(text) => usize::try_from(size("--body-bytes", text)?).unwrap_or(usize::MAX),
-                None => defaults.body_bytes,
-            },
-            cache_bytes: match args.cache_bytes.or(file.cache_bytes) {
-                Some(text) => size("--cache-bytes", text)?,
-                None => defaults.cache_bytes,
-            },
-            queue_bytes_max: match args.queue_bytes.or(file.queue_bytes) {
-                Some(text) => length("--queue-bytes", text)?,
-                None => defaults.queue_bytes_max,
-            },
-            stale_reads: args.stale_reads.or(file.stale_reads) == Some(Switch::On),
-            ..defaults
-        };
         let first_key = match (
             args.access_key_id.or(file.access_key_id),
             args.secret_access_key.or(file.secret_access_key),
@@ -321,33 +303,10 @@ impl GatewayConfig {
             first_key,
             policy: auth::policy(&auth)?,
             sessions_max: auth::sessions_max(&auth)?,
+            keys_max: auth::keys_max(&auth)?,
             jwks: auth::jwks(&auth)?,
         })
     }
-}
-
-/// Returns the bounds of the wire.
-fn wire_limits(args: &mut GatewayArgs, file: &mut FileSettings) -> Result<WireLimits, ConfigError> {
-    let defaults = WireLimits::default();
-    Ok(WireLimits {
-        xml_bytes_max: match args.xml_bytes.take().or(file.xml_bytes.take()) {
-            Some(text) => length("--xml-bytes", text)?,
-            None => defaults.xml_bytes_max,
-        },
-        header_timeout: match args.header_timeout.take().or(file.header_timeout.take()) {
-            Some(text) => duration("--header-timeout", text)?,
-            None => defaults.header_timeout,
-        },
-        body_idle_timeout: match args.body_idle_timeout.take().or(file.body_idle_timeout.take()) {
-            Some(text) => duration("--body-idle-timeout", text)?,
-            None => defaults.body_idle_timeout,
-        },
-        body_bytes_per_second_min: match args.body_pace.take().or(file.body_pace.take()) {
-            Some(text) => size("--body-pace", text)?,
-            None => defaults.body_bytes_per_second_min,
-        },
-        ..defaults
-    })
 }
 
 fn read_file(path: &Path) -> Result<FileSettings, ConfigError> {
@@ -446,6 +405,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::BucketArgs;
 
     fn args() -> GatewayArgs {
         let data = DataDirArgs { data_dir: Some("/tmp/x".into()) };
@@ -461,6 +421,8 @@ mod tests {
         assert_eq!(config.limits.commit_deadline, Duration::from_secs(10));
         assert_eq!(config.limits.cache_bytes, 64 << 20);
         assert_eq!(config.names, NamePolicy::PerOwner);
+        assert_eq!(config.limits.buckets_per_owner, 10_000);
+        assert_eq!(config.limits.public_buckets_per_owner, 100);
     }
 
     #[test]
@@ -535,6 +497,12 @@ mod tests {
         assert!(text.contains("e.g. 64M"), "{text}");
         let text = wrong(GatewayArgs { domain: Some("s3.test:9000".into()), ..args() });
         assert!(text.contains("leave it out: s3.test"), "{text}");
+        let buckets = BucketArgs { buckets_per_owner: Some(0), ..BucketArgs::default() };
+        let text = wrong(GatewayArgs { buckets, ..args() });
+        assert!(text.contains("--buckets-per-owner"), "{text}");
+        let buckets = BucketArgs { public_buckets_per_owner: Some(3), ..BucketArgs::default() };
+        let limits = GatewayConfig::load(GatewayArgs { buckets, ..args() }).unwrap().limits;
+        assert_eq!((limits.buckets_per_owner, limits.public_buckets_per_owner), (10_000, 3));
         let text = wrong(GatewayArgs { access_key_id: Some("A".into()), ..args() });
         assert!(text.contains("both"), "{text}");
         let file = tempfile::NamedTempFile::new().unwrap();

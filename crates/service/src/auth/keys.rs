@@ -1,15 +1,14 @@
 //! Access keys: made by the operator, kept in the directory with their secrets sealed.
-//!
-//! `SigV4` needs the secret itself, so it is encrypted, not hashed: AES-256-GCM under a key that
-//! never enters the directory, with the access key id as associated data, so that a sealed secret
-//! cannot be moved to another id.
 
-use std::{fmt, sync::Arc, time::Duration};
-
-use aes_gcm::{
-    Aes256Gcm, KeyInit,
-    aead::{Aead, Nonce, Payload},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
+
 use bytes::Bytes;
 use fula_core::{
     Directory,
@@ -18,38 +17,23 @@ use fula_core::{
 };
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
-use super::records::Records;
-use crate::{Random, access::Identity, error::ServiceError, limits::PAGE_MAX};
+use super::{
+    records::Records,
+    sealing::{SealingKey, Secret},
+};
+use crate::{
+    Random,
+    access::Identity,
+    error::ServiceError,
+    limits::{KEYS_PER_USER, PAGE_MAX},
+};
 
 /// Prefix of the user ids of operator-made keys.
 const USER_PREFIX: &str = "key:";
 
 /// Characters of generated ids, and of secrets: no look-alikes, nothing to escape.
 const ID_CHARACTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-
-/// A secret access key: prints nothing, wipes itself.
-#[derive(Clone)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(secret: String) -> Self {
-        Self(Zeroizing::new(secret))
-    }
-
-    /// Returns the secret itself, to sign with or to hand to its owner.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// An access key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -82,71 +66,14 @@ struct Stored {
     sealed: String,
 }
 
-/// A key file's content that is not 64 hex digits.
-#[derive(Debug, thiserror::Error)]
-#[error("a secrets key is 64 hex digits")]
-pub struct InvalidSealingKey;
-
-/// The key that seals secrets.
-#[derive(Clone)]
-pub struct SealingKey(Zeroizing<[u8; 32]>);
-
-impl fmt::Debug for SealingKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SealingKey(…)")
-    }
-}
-
-impl SealingKey {
-    /// Parses 64 hex digits; surrounding white space is ignored.
-    ///
-    /// # Errors
-    /// [`InvalidSealingKey`].
-    pub fn parse(text: &str) -> Result<Self, InvalidSealingKey> {
-        let mut key = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(text.trim(), key.as_mut_slice()).map_err(|_| InvalidSealingKey)?;
-        Ok(Self(key))
-    }
-
-    /// Returns what tells this key from others and tells nothing about it.
-    pub fn fingerprint(&self) -> String {
-        let hash = blake3::derive_key("fula 2026 sealing key fingerprint", self.0.as_slice());
-        hex::encode(&hash[..16])
-    }
-
-    fn cipher(&self) -> Aes256Gcm {
-        Aes256Gcm::new((&*self.0).into())
-    }
-
-    pub(super) fn seal(
-        &self,
-        nonce: [u8; 12],
-        id: &str,
-        secret: &Secret,
-    ) -> Result<String, ServiceError> {
-        let payload = Payload { msg: secret.expose().as_bytes(), aad: id.as_bytes() };
-        let sealed = self.cipher().encrypt(&Nonce::<Aes256Gcm>::from(nonce), payload);
-        let sealed = sealed.map_err(|_| ServiceError::Internal("cannot seal a secret".into()))?;
-        Ok(hex::encode([nonce.as_slice(), &sealed].concat()))
-    }
-
-    pub(super) fn open(&self, id: &str, sealed: &str) -> Result<Secret, ServiceError> {
-        let wrong = || ServiceError::Internal(format!("the secret of key {id} cannot be opened"));
-        let bytes = hex::decode(sealed).map_err(|_| wrong())?;
-        let (nonce, sealed) = bytes.split_first_chunk::<12>().ok_or_else(wrong)?;
-        let payload = Payload { msg: sealed, aad: id.as_bytes() };
-        let secret = self.cipher().decrypt(&Nonce::<Aes256Gcm>::from(*nonce), payload);
-        let secret = secret.map_err(|_| wrong())?;
-        String::from_utf8(secret).map(Secret::new).map_err(|_| wrong())
-    }
-}
-
 /// Makes, finds and revokes access keys.
 #[derive(Clone)]
 pub struct KeyRing {
     records: Records,
     sealing: SealingKey,
     random: Random,
+    /// Most keys of one user.
+    keys_max: Arc<AtomicUsize>,
     /// Keys of late, and the records they were opened from.
     opened: Arc<Cache<String, (Entry, Found)>>,
 }
@@ -173,7 +100,14 @@ impl KeyRing {
         fresh_for: Duration,
     ) -> Self {
         let opened = Arc::new(Cache::new(OPENED_MAX));
-        Self { records: Records::new(directory, fresh_for), sealing, random, opened }
+        let records = Records::new(directory, fresh_for);
+        let keys_max = Arc::new(AtomicUsize::new(KEYS_PER_USER));
+        Self { records, sealing, random, keys_max, opened }
+    }
+
+    /// Sets how many keys one user may have.
+    pub fn set_keys_max(&self, max: usize) {
+        self.keys_max.store(max, Ordering::Relaxed);
     }
 
     /// Returns random letters and digits, with 5 bits in each.
@@ -183,11 +117,21 @@ impl KeyRing {
         bytes.iter().map(|byte| char::from(ID_CHARACTERS[usize::from(byte % 32)])).collect()
     }
 
-    /// Makes a key for user `name` and returns it with its secret, which is shown only now.
+    /// Makes a key for user `name` and returns it with its secret, which is shown only now. Keys that
+    /// are made at the same moment may exceed the limit by their number.
     ///
     /// # Errors
-    /// [`ServiceError::InvalidArgument`] for a bad name, [`ServiceError::Unavailable`].
+    /// [`ServiceError::InvalidArgument`] for a bad name, or a user who has as many keys as a user may
+    /// have; [`ServiceError::Unavailable`].
     pub async fn create(&self, name: &str, now: TimeMs) -> Result<(KeyInfo, Secret), ServiceError> {
+        let max = self.keys_max.load(Ordering::Relaxed);
+        if self.list(Some(name)).await?.len() >= max {
+            return Err(ServiceError::InvalidArgument(format!(
+                "user {name} has {max} access keys, which is the most that one user may have; revoke one \
+                 with `fula keys revoke ID` (`fula keys list --user {name}` shows them), or raise \
+                 FULA_KEYS_PER_USER"
+            )));
+        }
         let id = format!("FULA{}", self.draw(16));
         let secret = Secret::new(self.draw(40));
         let info = self.import(name, &id, &secret, now).await?;
@@ -415,6 +359,21 @@ mod tests {
         assert!(ring.revoke(&info.id, Some("alice")).await.unwrap());
         assert!(!ring.revoke(&info.id, None).await.unwrap());
         assert!(ring.find(&info.id).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_user_may_have_so_many_keys() {
+        let (_, ring) = ring();
+        ring.set_keys_max(2);
+        let (first, _) = ring.create("alice", 5).await.unwrap();
+        ring.create("alice", 5).await.unwrap();
+        let refused = ring.create("alice", 5).await.unwrap_err().to_string();
+        assert!(refused.contains("FULA_KEYS_PER_USER") && refused.contains("fula keys revoke"));
+        ring.create("bob", 5).await.unwrap();
+        ring.revoke(&first.id, None).await.unwrap();
+        ring.create("alice", 5).await.unwrap();
+        // A key that the operator chose is stored whatever the number.
+        ring.import("alice", "AKIDEXAMPLE", &Secret::new("first-secret".into()), 5).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 mod keys;
 mod records;
 mod revocations;
+mod sealing;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -25,8 +26,9 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 pub use self::{
-    keys::{Found, InvalidSealingKey, KeyInfo, KeyRing, SealingKey, Secret},
+    keys::{Found, KeyInfo, KeyRing},
     revocations::{Revocation, Revocations, Revoked},
+    sealing::{InvalidSealingKey, SealingKey, Secret},
     sessions::{SESSIONS_MAX, SessionKeys},
 };
 use self::{revocations::Judged, sessions::Slots};

@@ -18,6 +18,7 @@ use crate::{
     condition::{ReadConditions, WriteConditions},
     error::ServiceError,
     limits::COMPLETED_KEPT_MS,
+    names::NamePolicy,
 };
 
 /// Where the record of a write comes from.
@@ -49,7 +50,11 @@ pub(crate) enum Change {
     Set {
         name: &'static str,
         value: Option<Block>,
+        /// What the setting means for the global name.
+        global_name: GlobalName,
     },
+    /// Brings the global name in line with the mode.
+    SettleName(NamePolicy),
     Write {
         key: ObjectKey,
         source: Source,
@@ -157,6 +162,7 @@ impl Change {
             Self::Set { value, .. } => value.as_slice(),
             Self::CreateBucket { .. }
             | Self::DeleteBucket
+            | Self::SettleName(_)
             | Self::Delete { .. }
             | Self::DeleteMany(_)
             | Self::AbortUpload { .. } => &[],
@@ -189,7 +195,7 @@ impl Change {
                 work.delete_bucket(recent);
                 Ok(Answer::Done)
             }
-            Self::Set { name, value } => {
+            Self::Set { name, value, global_name } => {
                 let mut settings = work.settings().await?;
                 match value {
                     Some(block) => {
@@ -198,9 +204,10 @@ impl Change {
                     }
                     None => drop(settings.blocks.remove(*name)),
                 }
-                work.set_settings(&settings);
+                work.set_settings(&settings, *global_name);
                 Ok(Answer::Done)
             }
+            Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
             Self::Write { key, source, conditions, blocks } => {
                 let current = work.object(key).await?;
                 work.judge(conditions, current.as_ref())?;

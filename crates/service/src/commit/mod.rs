@@ -29,7 +29,7 @@ use bytes::Bytes;
 use fula_core::{
     BucketId, BucketName, OwnerId, RootPointerStore, WriterId,
     bucket::BucketRoot,
-    root::{RootRow, Stamped, TimeMs},
+    root::{RootCounts, RootRow, Stamped, TimeMs},
     tree::Nodes,
 };
 use quick_cache::sync::Cache;
@@ -240,6 +240,38 @@ impl Committer {
         limit: usize,
     ) -> Result<Vec<RootRow>, ServiceError> {
         self.0.believed(self.0.roots.list_roots(owner, after, limit)).await
+    }
+
+    /// Returns rows of all owners after a place, unless the arbiter is in doubt.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
+    pub(crate) async fn scan_buckets(
+        &self,
+        after: Option<&BucketAddress>,
+        limit: usize,
+    ) -> Result<Vec<RootRow>, ServiceError> {
+        self.0.believed(self.0.roots.scan_roots(after, limit)).await
+    }
+
+    /// Returns how many buckets and global names an owner has, unless the arbiter is in doubt.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
+    pub(crate) async fn count_buckets(&self, owner: OwnerId) -> Result<RootCounts, ServiceError> {
+        self.0.believed(self.0.roots.count_roots(owner)).await
+    }
+
+    /// Returns the row of a bucket as the arbiter has it, unless the arbiter is in doubt.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
+    pub(crate) async fn bucket_row(
+        &self,
+        bucket: &BucketAddress,
+    ) -> Result<Option<RootRow>, ServiceError> {
+        let names = [bucket.clone()];
+        Ok(self.0.believed(self.0.roots.get_roots(&names)).await?.pop().flatten())
     }
 
     /// Returns what requests keep from the collector.

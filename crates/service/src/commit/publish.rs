@@ -42,6 +42,29 @@ struct Unanswered {
     wait: Duration,
 }
 
+impl Head {
+    /// Returns the row this head would be after `sealed` won.
+    pub(super) fn after(
+        sealed: &working::Sealed,
+        address: &BucketAddress,
+        base: Option<&Self>,
+    ) -> Self {
+        let kept = base.is_some_and(|head| head.row.global_name);
+        let row = RootRow {
+            owner: address.0,
+            bucket: address.1.clone(),
+            pointer: sealed.row.pointer,
+            bucket_id: sealed.row.bucket_id,
+            created: sealed.row.created,
+            deleted: sealed.row.deleted,
+            // Only a hint here: whoever needs the truth asks the arbiter.
+            global_name: kept,
+            claim: None,
+        };
+        Self { row, root: sealed.root.clone() }
+    }
+}
+
 impl Inner {
     /// Makes the blocks durable and swaps the pointer, resolving a swap that is not answered.
     pub(super) async fn publish(

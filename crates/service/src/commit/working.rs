@@ -8,7 +8,7 @@ use fula_core::{
     block::require,
     bucket::{BucketRoot, ObjectRecord, PartRecord, Recent, Seq, Settings, UploadRecord, keys},
     id::{ObjectKey, UploadId},
-    root::{GlobalName, NewRoot, RootPointer, RootRow, TimeMs},
+    root::{GlobalName, NewRoot, RootPointer, TimeMs},
     tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     condition::WriteConditions,
     error::ServiceError,
     limits::{AUTHORS_KEPT_MS, RECENT_CARRIED_MAX},
+    names::NamePolicy,
 };
 
 /// A tree with edits not yet applied.
@@ -106,6 +107,7 @@ pub(super) struct Working<'a> {
     /// Of the root this round would publish.
     version: u64,
     open: Option<Open>,
+    /// What the last change that said anything wants of it.
     global_name: GlobalName,
     blocks: Vec<Block>,
     /// What writes came to; goes on from one life of the name to the next.
@@ -236,8 +238,26 @@ impl<'a> Working<'a> {
         let root = BucketRoot::new(owner, name, id, salt, self.version, self.time);
         self.open = Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
         self.recent = recent;
-        self.global_name = global_name;
+        self.say_name(global_name);
         self.changes += 1;
+    }
+
+    /// Notes what a change wants of the global name; `Keep` says nothing.
+    fn say_name(&mut self, global_name: GlobalName) {
+        if global_name != GlobalName::Keep {
+            self.global_name = global_name;
+        }
+    }
+
+    /// Brings the global name in line with the mode, unless a change of this round has done so.
+    pub(super) async fn settle_name(&mut self, names: NamePolicy) -> Result<(), ServiceError> {
+        let root = &self.open()?.root;
+        if self.global_name == GlobalName::Keep {
+            let wanted = names.of_root(self.nodes.blocks().as_ref(), root).await?;
+            self.change();
+            self.say_name(wanted);
+        }
+        Ok(())
     }
 
     /// Ends this life of the name: what is left is a tombstone.
@@ -338,8 +358,9 @@ impl<'a> Working<'a> {
         }
     }
 
-    /// Replaces the settings of the bucket.
-    pub(super) fn set_settings(&mut self, settings: &Settings) {
+    /// Replaces the settings of the bucket, with what they mean for the global name.
+    pub(super) fn set_settings(&mut self, settings: &Settings, global_name: GlobalName) {
+        self.say_name(global_name);
         let block = settings.to_block();
         let link = (!settings.blocks.is_empty()).then(|| block.cid());
         if link.is_some() {
@@ -462,23 +483,4 @@ pub(crate) fn decode_part(entry: &Entry) -> Result<(u32, PartRecord), ServiceErr
     let (_, _, number) = keys::parse_upload(&entry.key)
         .ok_or(StoreError::Malformed { what: "upload key", why: "not of its form" })?;
     Ok((number, PartRecord::decode(&entry.value, entry.weight)?))
-}
-
-impl Head {
-    /// Returns the row this head would be after `sealed` won.
-    pub(super) fn after(sealed: &Sealed, address: &BucketAddress, base: Option<&Self>) -> Self {
-        let kept = base.is_some_and(|head| head.row.global_name);
-        let row = RootRow {
-            owner: address.0,
-            bucket: address.1.clone(),
-            pointer: sealed.row.pointer,
-            bucket_id: sealed.row.bucket_id,
-            created: sealed.row.created,
-            deleted: sealed.row.deleted,
-            // Only a hint here: whoever needs the truth asks the arbiter.
-            global_name: kept,
-            claim: None,
-        };
-        Self { row, root: sealed.root.clone() }
-    }
 }

@@ -14,7 +14,7 @@ use fula_core::{
     BucketName, OwnerId, RootPointer, RootPointerStore, StoreError,
     error::SwapError,
     memory::{MemoryBlocks, MemoryRoots},
-    root::{CasOutcome, NewRoot, RootRow, Stamped},
+    root::{CasOutcome, NewRoot, RootCounts, RootRow, Stamped},
 };
 use tokio::sync::Notify;
 
@@ -233,6 +233,11 @@ impl RootPointerStore for FaultyRoots {
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         self.reach()?;
         self.inner.scan_roots(after, limit).await
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        self.reach()?;
+        self.inner.count_roots(owner).await
     }
 
     async fn find_bucket(

@@ -8,11 +8,13 @@ mod faults;
 mod full;
 mod masters;
 mod model;
+mod names;
 mod nodes;
 mod own_disk;
 mod regression;
 mod retries;
 mod rounds;
+mod settle;
 mod slow;
 
 use std::sync::Arc;

@@ -41,6 +41,7 @@ impl Federation {
             Arc::clone(&self.directory) as _,
             Arc::clone(memory),
             &random,
+            NamePolicy::PerOwner,
             true,
         );
         let recovery = recovery.await.unwrap();
@@ -50,7 +51,7 @@ impl Federation {
     }
 }
 
-fn memory() -> Arc<dyn Directory> {
+pub(crate) fn memory() -> Arc<dyn Directory> {
     Arc::new(MemoryDirectory::default())
 }
 

@@ -15,7 +15,7 @@ use fula_core::{
     block::{Epoch, Listed, Placement, Position, Swept, SyncMark, list_all},
     error::SwapError,
     memory::MemoryRoots,
-    root::{CasOutcome, NewRoot, RootRow, Stamped},
+    root::{CasOutcome, NewRoot, RootCounts, RootRow, Stamped},
 };
 use fula_service::{
     BucketOwner, CompletePart, CompleteRequest, CopyRequest, CopySourceRequest,
@@ -230,6 +230,10 @@ impl RootPointerStore for SlowRoots {
         self.jitter.step().await;
         self.scans.pass().await;
         self.inner.scan_roots(after, limit).await
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        self.inner.count_roots(owner).await
     }
 
     async fn find_bucket(

@@ -13,7 +13,7 @@ use fula_core::{
     block::{Epoch, Listed, Placement, Position, Swept, SyncMark},
     error::SwapError,
     memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
-    root::{CasOutcome, NewRoot, RootRow, Stamped},
+    root::{CasOutcome, NewRoot, RootCounts, RootRow, Stamped},
     tree::Nodes,
 };
 use fula_service::{
@@ -245,7 +245,10 @@ impl World {
         let committer = service.committer().clone();
         let random: Random = Arc::new(|bytes: &mut [u8]| bytes.fill(77));
         let memory = Arc::clone(&self.memories[0]);
-        let recovery = Recovery::open(committer, directory, memory, &random, true).await.unwrap();
+        let recovery =
+            Recovery::open(committer, directory, memory, &random, NamePolicy::PerOwner, true)
+                .await
+                .unwrap();
         for _ in 0..5 {
             let status = recovery.status().await.unwrap();
             if status.forks.is_empty() && status.alarm.is_none() {
@@ -303,8 +306,15 @@ impl World {
         if self.faults.regresses {
             let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
             let memory = Arc::clone(&self.memories[me]);
-            let recovery =
-                Recovery::open(committer.clone(), directory, memory, &random, true).await;
+            let recovery = Recovery::open(
+                committer.clone(),
+                directory,
+                memory,
+                &random,
+                NamePolicy::PerOwner,
+                true,
+            )
+            .await;
             tokio::spawn(recovery.unwrap().run());
         }
         Service::new(committer, random, NamePolicy::PerOwner)
@@ -521,6 +531,12 @@ impl RootPointerStore for Link {
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         self.world.roots.scan_roots(after, limit).await
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        self.step("counts buckets").await;
+        self.reach().await?;
+        self.world.roots.count_roots(owner).await
     }
 
     async fn find_bucket(

@@ -13,7 +13,7 @@ use fula_core::{
     directory::{Entry, Table, WriteOutcome},
     error::SwapError,
     memory::{Judged, Records, RowSet},
-    root::{CasOutcome, Mark, NewRoot, RootRow, Stamped, TimeMs},
+    root::{CasOutcome, Mark, NewRoot, RootCounts, RootRow, Stamped, TimeMs},
 };
 
 use super::{
@@ -130,6 +130,10 @@ impl RootPointerStore for LocalRoots {
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         Ok(self.stamp(|rows| rows.scan(after, limit)))
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        Ok(self.stamp(|rows| rows.count(owner)))
     }
 
     async fn find_bucket(

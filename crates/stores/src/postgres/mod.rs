@@ -107,6 +107,7 @@ impl PostgresArbiter {
             Some(source) => source,
             None => schema::migrate(&writes, None).await?,
         };
+        schema::index_live(&writes).await;
         let can_wait = schema::can_wait(&writes).await;
         Ok(Self::on(reads, writes, compares, mark_source, can_wait))
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use fula_core::{
     BucketId, BucketName, Cid, OwnerId, RootPointer, RootPointerStore, StoreError, WriterId,
     error::SwapError,
-    root::{CasOutcome, GlobalName, NewRoot, RootRow, Stamped},
+    root::{CasOutcome, GlobalName, NewRoot, RootCounts, RootRow, Stamped},
 };
 use sqlx::{Row, pool::PoolConnection, postgres::PgRow};
 
@@ -46,6 +46,11 @@ const FIND: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEF
     SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
         global_name, claim
     FROM bucket_roots WHERE global_name = $1) AS roots ON true";
+
+/// Counts the live rows of one owner, and those of them that hold their name.
+const COUNT: &str = "SELECT arbiter, position, now_ms, buckets, global_names FROM fula_mark, (
+    SELECT count(*) AS buckets, count(global_name) AS global_names
+    FROM bucket_roots WHERE owner_id = $1 AND deleted_ms IS NULL) AS counted";
 
 /// Replaces a row that is still as expected.
 const SWAP: &str = concat!(
@@ -89,12 +94,19 @@ const OVERWRITE: &str = concat!(
     "WITH swapped AS (
     INSERT INTO bucket_roots (owner_id, bucket, root_cid, version, generation, bucket_id,
         created_ms, deleted_ms, global_name)
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN $9 = 'require' THEN $2 END WHERE ",
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE $9
+        WHEN 'keep' THEN NULL WHEN 'release' THEN NULL WHEN 'require' THEN $2
+        ELSE CASE WHEN EXISTS (SELECT 1 FROM bucket_roots AS other
+            WHERE other.global_name = $2 AND other.owner_id <> $1) THEN NULL ELSE $2 END
+        END
+    WHERE ",
     durable!("$10"),
     " ON CONFLICT (owner_id, bucket) DO UPDATE SET root_cid = excluded.root_cid,
         version = excluded.version, generation = excluded.generation,
         bucket_id = excluded.bucket_id, created_ms = excluded.created_ms,
-        deleted_ms = excluded.deleted_ms, updated_at = now()
+        deleted_ms = excluded.deleted_ms, updated_at = now(),
+        global_name = CASE WHEN $9 = 'keep' THEN bucket_roots.global_name
+            ELSE excluded.global_name END
     RETURNING 1)
     SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped, ",
     durable!("$10"),
@@ -394,6 +406,19 @@ impl RootPointerStore for PostgresRoots {
         let mut found = rows_of(&self.reads.read("scan_roots", &statement).await?)?;
         found.value.sort_by(|a, b| (a.owner, &a.bucket).cmp(&(b.owner, &b.bucket)));
         Ok(found)
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        let statement = Statement::new(COUNT).text(owner.to_string());
+        let rows = self.reads.read("count_roots", &statement).await?;
+        let row = rows.first().ok_or(malformed("the arbiter has no mark"))?;
+        let count = |column| {
+            let count: Result<i64, _> = row.try_get(column);
+            let count = count.map_err(|_| malformed("a column is missing"))?;
+            u64::try_from(count).map_err(|_| malformed("a number is negative"))
+        };
+        let (buckets, global_names) = (count("buckets")?, count("global_names")?);
+        stamp(row, RootCounts { buckets, global_names })
     }
 
     async fn find_bucket(

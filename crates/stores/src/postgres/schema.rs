@@ -7,7 +7,7 @@ use super::{PostgresError, sessions::Connections, statement::Statement};
 /// Statements that bring any earlier state up to date; each may run again and again.
 ///
 /// `bucket_roots` begins as an earlier implementation made it; every other column is added.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "CREATE TABLE IF NOT EXISTS bucket_roots (
         owner_id TEXT NOT NULL, bucket TEXT NOT NULL, root_cid TEXT NOT NULL,
         version BIGINT NOT NULL DEFAULT 1, updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -20,6 +20,7 @@ const MIGRATIONS: [&str; 6] = [
         ADD COLUMN IF NOT EXISTS deleted_ms BIGINT,
         ADD COLUMN IF NOT EXISTS claim TEXT",
     "CREATE UNIQUE INDEX IF NOT EXISTS bucket_roots_global_name ON bucket_roots (global_name)",
+    LIVE,
     "CREATE TABLE IF NOT EXISTS fula_directory (
         kind TEXT NOT NULL, name TEXT NOT NULL, version BIGINT NOT NULL, value BYTEA,
         PRIMARY KEY (kind, name))",
@@ -28,6 +29,22 @@ const MIGRATIONS: [&str; 6] = [
     "INSERT INTO fula_arbiter (id, name, counter)
         VALUES (1, md5(random()::TEXT || clock_timestamp()::TEXT), 0) ON CONFLICT (id) DO NOTHING",
 ];
+
+/// Index of the buckets that an owner has. Without it, counting them reads those that were deleted, too.
+const LIVE: &str = "CREATE INDEX IF NOT EXISTS bucket_roots_live ON bucket_roots (owner_id)
+    WHERE deleted_ms IS NULL";
+
+/// Makes that index in the tables of an earlier version, if the role may.
+pub(super) async fn index_live(connections: &Connections) {
+    let there = "SELECT to_regclass('bucket_roots_live') IS NOT NULL AS there";
+    let found = connections.fetch(&Statement::new(there)).await;
+    if found.is_ok_and(|rows| rows.first().is_some_and(is_true)) {
+        return;
+    }
+    if let Err(error) = run(connections, LIVE).await {
+        tracing::info!(%error, "an index of the buckets in use is missing: run `fula migrate`");
+    }
+}
 
 /// How far the arbiter has come, as Postgres itself knows it: the flushed position of its log.
 const MARK_OF_POSTGRES: &str = "CREATE OR REPLACE VIEW fula_mark AS SELECT

@@ -130,6 +130,52 @@ async fn the_table_of_an_earlier_implementation_is_extended_in_place() {
 }
 
 #[tokio::test]
+async fn the_index_of_live_rows_is_added_to_the_tables_of_an_earlier_version() {
+    let url = schema();
+    let pool = sqlx::PgPool::connect(&url).await.unwrap();
+    let is_there = async || {
+        let found = sqlx::query("SELECT to_regclass('bucket_roots_live') IS NOT NULL AS there");
+        found.fetch_one(&pool).await.unwrap().get::<bool, _>("there")
+    };
+    PostgresArbiter::open(&url, true).await.unwrap();
+    assert!(is_there().await);
+    sqlx::query("DROP INDEX bucket_roots_live").execute(&pool).await.unwrap();
+    assert!(!is_there().await);
+    PostgresArbiter::open(&url, true).await.unwrap();
+    assert!(is_there().await);
+}
+
+#[tokio::test]
+async fn names_are_claimed_and_released_where_swaps_do_not_compare() {
+    let roots = PostgresArbiter::open(&schema(), false).await.unwrap().roots;
+    let (one, two) = (OwnerId([1; 16]), OwnerId([2; 16]));
+    let bucket = BucketName::parse("bucket").unwrap();
+    let mut version = 0;
+    for (owner, global_name, holder) in [
+        (one, GlobalName::Keep, None),
+        (one, GlobalName::ClaimIfFree, Some(one)),
+        (one, GlobalName::Keep, Some(one)),
+        (two, GlobalName::ClaimIfFree, Some(one)),
+        (one, GlobalName::Release, None),
+        (two, GlobalName::Keep, None),
+        (two, GlobalName::ClaimIfFree, Some(two)),
+    ] {
+        version += 1;
+        let new = NewRoot {
+            pointer: RootPointer { root: Cid::of(Codec::DagCbor, &[1]), version, generation: 0 },
+            bucket_id: BucketId([2; 16]),
+            created: 1,
+            deleted: None,
+            global_name,
+        };
+        let swapped = roots.cas_root(owner, &bucket, None, &new).await.unwrap().value;
+        assert_eq!(swapped, CasOutcome::Won);
+        let found = roots.find_bucket(&bucket).await.unwrap().value;
+        assert_eq!(found.map(|row| row.owner), holder, "version {version}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_would_lose_writes_is_refused() {
     let server = Postgres::start(&["fsync=off"]).unwrap();
     let refused = PostgresArbiter::open(&server.url(), true).await.unwrap_err();

@@ -1,0 +1,96 @@
+//! Secrets, and the key that seals them at rest.
+//!
+//! `SigV4` needs the secret itself, so it is encrypted, not hashed: AES-256-GCM under a key that
+//! never enters the directory, with the access key id as associated data, so that a sealed secret
+//! cannot be moved to another id.
+
+use std::fmt;
+
+use aes_gcm::{
+    Aes256Gcm, KeyInit,
+    aead::{Aead, Nonce, Payload},
+};
+use zeroize::Zeroizing;
+
+use crate::error::ServiceError;
+
+/// A secret access key: prints nothing, wipes itself.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(secret: String) -> Self {
+        Self(Zeroizing::new(secret))
+    }
+
+    /// Returns the secret itself, to sign with or to hand to its owner.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A key file's content that is not 64 hex digits.
+#[derive(Debug, thiserror::Error)]
+#[error("a secrets key is 64 hex digits")]
+pub struct InvalidSealingKey;
+
+/// The key that seals secrets.
+#[derive(Clone)]
+pub struct SealingKey(Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealingKey(…)")
+    }
+}
+
+impl SealingKey {
+    /// Parses 64 hex digits; surrounding white space is ignored.
+    ///
+    /// # Errors
+    /// [`InvalidSealingKey`].
+    pub fn parse(text: &str) -> Result<Self, InvalidSealingKey> {
+        let mut key = Zeroizing::new([0; 32]);
+        hex::decode_to_slice(text.trim(), key.as_mut_slice()).map_err(|_| InvalidSealingKey)?;
+        Ok(Self(key))
+    }
+
+    /// Returns what tells this key from others and tells nothing about it.
+    pub fn fingerprint(&self) -> String {
+        let hash = blake3::derive_key("fula 2026 sealing key fingerprint", self.0.as_slice());
+        hex::encode(&hash[..16])
+    }
+
+    fn cipher(&self) -> Aes256Gcm {
+        Aes256Gcm::new((&*self.0).into())
+    }
+
+    pub(super) fn seal(
+        &self,
+        nonce: [u8; 12],
+        id: &str,
+        secret: &Secret,
+    ) -> Result<String, ServiceError> {
+        let payload = Payload { msg: secret.expose().as_bytes(), aad: id.as_bytes() };
+        let sealed = self.cipher().encrypt(&Nonce::<Aes256Gcm>::from(nonce), payload);
+        let sealed = sealed.map_err(|_| ServiceError::Internal("cannot seal a secret".into()))?;
+        Ok(hex::encode([nonce.as_slice(), &sealed].concat()))
+    }
+
+    pub(super) fn open(&self, id: &str, sealed: &str) -> Result<Secret, ServiceError> {
+        let wrong = || ServiceError::Internal(format!("the secret of key {id} cannot be opened"));
+        let bytes = hex::decode(sealed).map_err(|_| wrong())?;
+        let (nonce, sealed) = bytes.split_first_chunk::<12>().ok_or_else(wrong)?;
+        let payload = Payload { msg: sealed, aad: id.as_bytes() };
+        let secret = self.cipher().decrypt(&Nonce::<Aes256Gcm>::from(*nonce), payload);
+        let secret = secret.map_err(|_| wrong())?;
+        String::from_utf8(secret).map(Secret::new).map_err(|_| wrong())
+    }
+}

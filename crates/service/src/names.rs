@@ -1,0 +1,167 @@
+//! What a bucket's name means to the one who asks, and which buckets hold their name globally
+//! (docs/adr/0033).
+
+use fula_core::{BlockStore, OwnerId, block::require, bucket::BucketRoot, root::GlobalName};
+
+use crate::{bucket, caller::BucketOwner, error::ServiceError};
+
+/// What bucket names are unique within (`FULA_BUCKET_NAMES`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NamePolicy {
+    /// Each owner's own buckets.
+    #[default]
+    PerOwner,
+    /// All buckets of the arbiter, as on AWS.
+    Global,
+}
+
+/// Where the bucket is that a name means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// Among the buckets of this owner.
+    Of(OwnerId),
+    /// Among the buckets of this owner, else with the holder of the global name.
+    OfElseGlobal(OwnerId),
+    /// With the holder of the global name.
+    Global,
+    /// Nowhere.
+    Nothing,
+}
+
+impl Meaning {
+    /// Returns the owner among whose buckets to look first.
+    pub(crate) fn owner(self) -> Option<OwnerId> {
+        match self {
+            Self::Of(owner) | Self::OfElseGlobal(owner) => Some(owner),
+            Self::Global | Self::Nothing => None,
+        }
+    }
+
+    /// Returns whether the holder of the global name is looked for where that owner has no bucket.
+    pub(crate) fn is_global(self) -> bool {
+        matches!(self, Self::OfElseGlobal(_) | Self::Global)
+    }
+}
+
+impl NamePolicy {
+    /// Returns the mode as settings and records spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PerOwner => "owner",
+            Self::Global => "global",
+        }
+    }
+
+    /// Returns where to look for the bucket that a name means to `caller` (`None` is anonymous), who
+    /// says that it is `said`'s.
+    pub(crate) fn meaning(self, caller: Option<OwnerId>, said: BucketOwner) -> Meaning {
+        match (said, caller) {
+            (BucketOwner::Named(owner), _) => Meaning::Of(owner),
+            (BucketOwner::Nobody, _) => Meaning::Nothing,
+            (BucketOwner::Unsaid, None) => Meaning::Global,
+            (BucketOwner::Unsaid, Some(own)) => match self {
+                Self::PerOwner => Meaning::Of(own),
+                Self::Global => Meaning::OfElseGlobal(own),
+            },
+        }
+    }
+
+    /// Returns what the creation of a bucket wants with its global name.
+    pub(crate) fn at_creation(self) -> GlobalName {
+        match self {
+            Self::PerOwner => GlobalName::Keep,
+            Self::Global => GlobalName::Require,
+        }
+    }
+
+    /// Returns what a change of a bucket's policy wants with its global name.
+    pub(crate) fn at_policy(self, is_public: bool) -> GlobalName {
+        match self {
+            Self::PerOwner => self.at_rest(is_public),
+            Self::Global => GlobalName::Keep,
+        }
+    }
+
+    /// Returns how a bucket that exists comes to hold its name as this mode has it, whatever was the case
+    /// before.
+    pub(crate) fn at_rest(self, is_public: bool) -> GlobalName {
+        match self {
+            Self::PerOwner if !is_public => GlobalName::Release,
+            Self::PerOwner | Self::Global => GlobalName::ClaimIfFree,
+        }
+    }
+
+    /// The same for the bucket that a root describes.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] while its policy cannot be read.
+    pub async fn of_root(
+        self,
+        blocks: &dyn BlockStore,
+        root: &BucketRoot,
+    ) -> Result<GlobalName, ServiceError> {
+        if root.deleted.is_some() {
+            return Ok(GlobalName::Release);
+        }
+        Ok(self.at_rest(bucket::is_public(blocks, root).await?))
+    }
+
+    /// The same for the root that a pointer of the arbiter names.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] while the root or its policy cannot be read.
+    pub async fn of_pointer(
+        self,
+        blocks: &dyn BlockStore,
+        root: &fula_core::Cid,
+    ) -> Result<GlobalName, ServiceError> {
+        let root = BucketRoot::from_block(&require(blocks, root).await?)?;
+        self.of_root(blocks, &root).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_name_means() {
+        use BucketOwner::{Named, Nobody, Unsaid};
+        use NamePolicy::{Global, PerOwner};
+        let (own, other) = (OwnerId([1; 16]), OwnerId([2; 16]));
+        let table = [
+            (PerOwner, Some(own), Unsaid, Meaning::Of(own)),
+            (PerOwner, Some(own), Named(own), Meaning::Of(own)),
+            (PerOwner, Some(own), Named(other), Meaning::Of(other)),
+            (PerOwner, Some(own), Nobody, Meaning::Nothing),
+            (PerOwner, None, Unsaid, Meaning::Global),
+            (PerOwner, None, Named(other), Meaning::Of(other)),
+            (PerOwner, None, Nobody, Meaning::Nothing),
+            (Global, Some(own), Unsaid, Meaning::OfElseGlobal(own)),
+            (Global, Some(own), Named(own), Meaning::Of(own)),
+            (Global, Some(own), Named(other), Meaning::Of(other)),
+            (Global, Some(own), Nobody, Meaning::Nothing),
+            (Global, None, Unsaid, Meaning::Global),
+            (Global, None, Named(other), Meaning::Of(other)),
+            (Global, None, Nobody, Meaning::Nothing),
+        ];
+        for (policy, caller, said, expected) in table {
+            assert_eq!(policy.meaning(caller, said), expected, "{policy:?} {caller:?} {said:?}");
+        }
+    }
+
+    #[test]
+    fn which_buckets_hold_their_name() {
+        use GlobalName::{ClaimIfFree, Keep, Release, Require};
+        // At creation; with a policy, private and public; at rest, private and public.
+        let table = [
+            (NamePolicy::PerOwner, Keep, [Release, ClaimIfFree], [Release, ClaimIfFree]),
+            (NamePolicy::Global, Require, [Keep, Keep], [ClaimIfFree, ClaimIfFree]),
+        ];
+        for (names, created, policy, rest) in table {
+            assert_eq!(names.at_creation(), created);
+            assert_eq!([false, true].map(|is_public| names.at_policy(is_public)), policy);
+            assert_eq!([false, true].map(|is_public| names.at_rest(is_public)), rest);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Bringing global names in line with the mode, once: names that private buckets claimed under older
+//! versions, or before the mode was changed (docs/adr/0033).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fula_core::{
+    Directory,
+    directory::{Table, WriteOutcome},
+    root::{GlobalName, RootRow},
+};
+
+use crate::{
+    Service,
+    caller::Caller,
+    commit::{Ask, Change},
+    error::{ServiceError, chain},
+    limits::PAGE_MAX,
+    names::NamePolicy,
+};
+
+/// Record among the modes of the directory: the mode that all names are in line with.
+const SETTLED: &str = "bucket-names-settled";
+
+/// Buckets that fail one after another before the rest is left for later.
+const FAILURES_MAX: u64 = 16;
+
+/// First wait before what is left is tried again; doubles up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Longest wait before what is left is tried again.
+const RETRY_MAX: Duration = Duration::from_mins(5);
+
+/// What one look through all buckets came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Number of buckets that released or claimed their name.
+    pub changed: u64,
+    /// Number of buckets that could not be looked at or changed.
+    pub left: u64,
+}
+
+/// Makes the next start of a gateway look through all names again.
+///
+/// # Errors
+/// [`ServiceError::Unavailable`].
+pub async fn unsettle_names(directory: &dyn Directory) -> Result<(), ServiceError> {
+    let Some(entry) = directory.read(Table::Modes, SETTLED).await? else { return Ok(()) };
+    if entry.value.is_some() {
+        directory.write(Table::Modes, SETTLED, entry.version, None).await?;
+    }
+    Ok(())
+}
+
+impl Service {
+    /// Brings global names in line with the mode, and tries again until nothing is left. Does nothing
+    /// where that was done before.
+    pub async fn settle_names(self, directory: Arc<dyn Directory>) {
+        let mut wait = RETRY;
+        loop {
+            match self.settle_names_once(directory.as_ref()).await {
+                Ok(None) => return,
+                Ok(Some(Settled { changed, left: 0 })) => {
+                    let mode = self.names.as_str();
+                    tracing::info!(changed, mode, "global bucket names are in line with the mode");
+                    return;
+                }
+                Ok(Some(Settled { changed, left })) => tracing::warn!(
+                    changed,
+                    left,
+                    "some buckets could not release or claim their global name; trying again later"
+                ),
+                Err(error) => tracing::warn!(
+                    error = chain(&error),
+                    "global bucket names could not be looked through; trying again later"
+                ),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Looks through all buckets once; `None` where that was done before in this mode.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
+    pub async fn settle_names_once(
+        &self,
+        directory: &dyn Directory,
+    ) -> Result<Option<Settled>, ServiceError> {
+        let mode = self.names.as_str();
+        let entry = directory.read(Table::Modes, SETTLED).await?;
+        let version = entry.as_ref().map_or(0, |entry| entry.version);
+        if entry.and_then(|entry| entry.value).is_some_and(|value| value == mode.as_bytes()) {
+            return Ok(None);
+        }
+        let settled = self.settle_all().await?;
+        if settled.left == 0 {
+            let value = Some(Bytes::from_static(mode.as_bytes()));
+            // A conflict: another master has written it meanwhile, or the mode was changed.
+            if let WriteOutcome::Conflict(_) =
+                directory.write(Table::Modes, SETTLED, version, value).await?
+            {
+                tracing::debug!("another master has looked through the global names as well");
+            }
+        }
+        Ok(Some(settled))
+    }
+
+    async fn settle_all(&self) -> Result<Settled, ServiceError> {
+        let (mut settled, mut failures) = (Settled::default(), 0);
+        let mut after = None;
+        loop {
+            let rows = self.committer.scan_buckets(after.as_ref(), PAGE_MAX).await?;
+            let Some(last) = rows.last() else { return Ok(settled) };
+            after = Some((last.owner, last.bucket.clone()));
+            for row in rows.iter().filter(|row| self.may_be_unsettled(row)) {
+                match self.settle(row).await {
+                    Ok(changed) => {
+                        failures = 0;
+                        settled.changed += u64::from(changed);
+                        if changed && settled.changed.is_multiple_of(1000) {
+                            let changed = settled.changed;
+                            tracing::info!(changed, "bringing global names in line with the mode");
+                        }
+                    }
+                    Err(error) => {
+                        let bucket = row.bucket.as_str();
+                        tracing::debug!(bucket, error = chain(&error), "a name is left");
+                        settled.left += 1;
+                        failures += 1;
+                    }
+                }
+                if failures >= FAILURES_MAX {
+                    return Ok(settled);
+                }
+            }
+        }
+    }
+
+    /// Returns whether a row may hold a name that it should not hold, or lack one that it should.
+    fn may_be_unsettled(&self, row: &RootRow) -> bool {
+        let holds_too_much = self.names == NamePolicy::PerOwner && row.global_name;
+        let lacks = self.names == NamePolicy::Global && !row.global_name;
+        row.deleted.is_none() && (holds_too_much || lacks)
+    }
+
+    /// Commits what a bucket's name needs; says whether that was anything.
+    async fn settle(&self, row: &RootRow) -> Result<bool, ServiceError> {
+        let caller = Caller::default();
+        caller.stake.write(self.committer.stakes());
+        let address = (row.owner, row.bucket.clone());
+        let Some(head) = self.committer.current(&address).await? else { return Ok(false) };
+        caller.stake.hold(&head);
+        let blocks = self.committer.nodes().blocks().as_ref();
+        let wanted = self.names.of_root(blocks, &head.root).await?;
+        if row.global_name == (wanted == GlobalName::ClaimIfFree) {
+            return Ok(false);
+        }
+        let ask = Ask::of(&caller, Some(head.root.id), None, Change::SettleName(self.names));
+        match self.submit(&caller, &address, ask).await {
+            Ok(_) => Ok(true),
+            // It was deleted meanwhile, and with it its name.
+            Err(ServiceError::NoSuchBucket) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}

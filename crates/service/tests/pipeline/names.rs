@@ -1,0 +1,454 @@
+//! What a bucket's name means, which buckets hold their name globally, and how many one owner may have.
+
+use std::sync::atomic::Ordering;
+
+use fula_core::{
+    BucketName, OwnerId,
+    memory::{MemoryBlocks, MemoryDirectory},
+    root::RootRow,
+};
+use fula_service::{
+    BatchAction, BatchChange, BucketOwner, CopyRequest, CopySourceRequest, CreateUploadRequest,
+    Invocation, ListRequest, Settled,
+};
+
+use super::*;
+use crate::{
+    faults::Fault,
+    regression::{Federation, memory},
+};
+
+/// Stores that masters in either mode share, and their directory.
+pub(crate) struct Shop {
+    blocks: Arc<MemoryBlocks>,
+    pub(crate) roots: Arc<FaultyRoots>,
+    pub(crate) directory: Arc<MemoryDirectory>,
+}
+
+impl Shop {
+    pub(crate) fn new() -> Self {
+        let blocks = Arc::new(MemoryBlocks::default());
+        let roots = FaultyRoots::new(&blocks);
+        Self { blocks, roots, directory: Arc::default() }
+    }
+
+    /// Returns a master as writer `writer`.
+    fn service(&self, writer: u8, names: NamePolicy, limits: Limits) -> Service {
+        let (blocks, roots) = (Arc::clone(&self.blocks) as _, Arc::clone(&self.roots) as _);
+        let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
+        let witness = Witness::new(None, true);
+        let committer = Committer::new(nodes, roots, WriterId([writer; 16]), limits, witness);
+        Service::new(committer, system_random(), names)
+    }
+
+    pub(crate) fn owners(&self, writer: u8) -> Service {
+        self.service(writer, NamePolicy::PerOwner, Limits::default())
+    }
+
+    pub(crate) fn global(&self, writer: u8) -> Service {
+        self.service(writer, NamePolicy::Global, Limits::default())
+    }
+
+    pub(crate) async fn holder(&self, bucket: &str) -> Option<OwnerId> {
+        let found = self.roots.find_bucket(&BucketName::parse(bucket).unwrap()).await.unwrap();
+        found.value.map(|row| row.owner)
+    }
+
+    pub(crate) async fn row(&self, who: &Caller, bucket: &str) -> RootRow {
+        let name = (owner(who), BucketName::parse(bucket).unwrap());
+        self.roots.get_roots(&[name]).await.unwrap().value.pop().unwrap().unwrap()
+    }
+
+    pub(crate) async fn settle(&self, service: &Service) -> Option<Settled> {
+        service.settle_names_once(self.directory.as_ref()).await.unwrap()
+    }
+}
+
+pub(crate) fn user(name: &str) -> Caller {
+    Caller::of(Identity::of_user(name))
+}
+
+pub(crate) fn owner(who: &Caller) -> OwnerId {
+    who.identity.as_ref().unwrap().owner
+}
+
+/// The same caller, who says whose bucket is meant.
+fn of(who: &Caller, owner: OwnerId) -> Caller {
+    Caller { bucket_owner: BucketOwner::Named(owner), ..who.clone() }
+}
+
+/// A policy that lets everyone read and list a bucket.
+pub(crate) fn public(bucket: &str) -> String {
+    format!(
+        r#"{{"Version": "2012-10-17", "Statement": [
+            {{"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject",
+              "Resource": "arn:aws:s3:::{bucket}/*"}},
+            {{"Effect": "Allow", "Principal": "*", "Action": "s3:ListBucket",
+              "Resource": "arn:aws:s3:::{bucket}"}}]}}"#
+    )
+}
+
+pub(crate) const PRIVATE: &str = r#"{"Version": "2012-10-17", "Statement": []}"#;
+
+async fn put(service: &Service, who: &Caller, body: &'static str) -> Result<(), ServiceError> {
+    put_key(service, who, "k", body).await
+}
+
+async fn put_key(
+    service: &Service,
+    who: &Caller,
+    key: &str,
+    body: &'static str,
+) -> Result<(), ServiceError> {
+    let request = PutRequest {
+        key: key.to_owned(),
+        facts: ObjectFacts::default(),
+        conditions: WriteConditions::default(),
+        body: Box::pin(futures::stream::iter([Ok(Bytes::from_static(body.as_bytes()))])),
+        body_facts: body_facts(),
+    };
+    service.put_object(who, BUCKET, request).await.map(drop)
+}
+
+async fn get(service: &Service, who: &Caller) -> Result<Vec<u8>, ServiceError> {
+    let record = service.get_object(who, BUCKET, "k", &ReadConditions::default()).await?.record;
+    let parts: Vec<Bytes> = service.read(who, &record, 0..record.size).await?.try_collect().await?;
+    Ok(parts.concat())
+}
+
+fn source(bucket: &str, owner: BucketOwner) -> CopySourceRequest {
+    let conditions = ReadConditions::default();
+    CopySourceRequest { owner, bucket: bucket.to_owned(), key: "k".to_owned(), conditions }
+}
+
+/// Copies `k` of a bucket into the caller's bucket `mine`, as a whole and as a part.
+async fn copy(
+    service: &Service,
+    who: &Caller,
+    owner: BucketOwner,
+) -> [Result<(), ServiceError>; 2] {
+    let request = CopyRequest {
+        source: source(BUCKET, owner),
+        key: "copy".to_owned(),
+        replace: None,
+        conditions: WriteConditions::default(),
+    };
+    let whole = service.copy_object(who, "mine", request).await.map(drop);
+    let begin =
+        CreateUploadRequest { key: "up".to_owned(), facts: ObjectFacts::default(), checksum: None };
+    let id = service.create_upload(who, "mine", begin).await.unwrap().to_string();
+    let from = source(BUCKET, owner);
+    let part = service.copy_part(who, "mine", "up", &id, 1, from, None).await.map(drop);
+    [whole, part]
+}
+
+/// Asks for `BUCKET` in every way there is; returns what each came to.
+async fn in_every_way(
+    service: &Service,
+    who: &Caller,
+) -> Vec<(&'static str, Result<(), ServiceError>)> {
+    let delete = || DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
+    let action = BatchAction::Delete;
+    let conditions = WriteConditions::default();
+    let change = BatchChange { key: "k".to_owned(), conditions, action };
+    let begin =
+        CreateUploadRequest { key: "k".to_owned(), facts: ObjectFacts::default(), checksum: None };
+    let retry = Caller { invocation: Invocation::new("call", 2), ..who.clone() };
+    let list = ListRequest { limit: 1, ..ListRequest::default() };
+    let [whole, part] = copy(service, who, BucketOwner::Unsaid).await;
+    vec![
+        ("head", service.bucket(who, BUCKET).await.map(drop)),
+        ("get", get(service, who).await.map(drop)),
+        ("put", put(service, who, "x").await),
+        ("delete", service.delete_object(who, BUCKET, delete()).await),
+        ("delete many", service.delete_objects(who, BUCKET, vec![delete()]).await.map(drop)),
+        ("list", service.list_objects(who, BUCKET, &list).await.map(drop)),
+        ("commit", service.commit(who, BUCKET, &[change]).await.map(drop)),
+        ("upload", service.create_upload(who, BUCKET, begin).await.map(drop)),
+        ("copy from", whole),
+        ("copy a part from", part),
+        ("get policy", service.policy(who, BUCKET).await.map(drop)),
+        ("set policy", service.set_policy(who, BUCKET, None).await),
+        ("delete bucket", service.delete_bucket(who, BUCKET).await),
+        ("delete bucket again", service.delete_bucket(&retry, BUCKET).await),
+    ]
+}
+
+/// A public bucket of Alice's, and Bob with a bucket `mine`.
+async fn alice_is_public(service: &Service) -> (Caller, Caller) {
+    let (alice, bob) = (user("key:alice"), user("key:bob"));
+    service.create_bucket(&alice, BUCKET).await.unwrap();
+    put(service, &alice, "of alice").await.unwrap();
+    service.set_policy(&alice, BUCKET, Some(&public(BUCKET))).await.unwrap();
+    service.create_bucket(&bob, "mine").await.unwrap();
+    (alice, bob)
+}
+
+#[tokio::test]
+async fn a_signed_request_without_an_owner_reaches_the_callers_own_buckets_alone() {
+    let shop = Shop::new();
+    let service = shop.owners(1);
+    let (alice, bob) = alice_is_public(&service).await;
+    assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));
+    let expect_none = async |when: &str| {
+        for (what, result) in in_every_way(&service, &bob).await {
+            assert!(
+                matches!(result, Err(ServiceError::NoSuchBucket)),
+                "{when}: {what}: {result:?}"
+            );
+        }
+    };
+    expect_none("bob never had one").await;
+    service.create_bucket(&bob, BUCKET).await.unwrap();
+    put(&service, &bob, "of bob").await.unwrap();
+    assert_eq!(get(&service, &bob).await.unwrap(), b"of bob");
+    for copied in copy(&service, &bob, BucketOwner::Unsaid).await {
+        copied.unwrap();
+    }
+    let key = DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
+    service.delete_object(&bob, BUCKET, key).await.unwrap();
+    service.delete_bucket(&bob, BUCKET).await.unwrap();
+    expect_none("bob deleted his own").await;
+    // Another master has never seen Bob's bucket.
+    let service = shop.owners(2);
+    assert!(matches!(get(&service, &bob).await, Err(ServiceError::NoSuchBucket)));
+    // Nothing of Alice's was touched, and saying whose is meant reaches it.
+    assert_eq!(get(&service, &of(&bob, owner(&alice))).await.unwrap(), b"of alice");
+    for copied in copy(&service, &bob, BucketOwner::Named(owner(&alice))).await {
+        copied.unwrap();
+    }
+    assert!(matches!(
+        put(&service, &of(&bob, owner(&alice)), "x").await,
+        Err(ServiceError::AccessDenied)
+    ));
+}
+
+#[tokio::test]
+async fn with_global_names_a_bare_name_reaches_its_holder() {
+    let shop = Shop::new();
+    let service = shop.global(1);
+    let (alice, bob) = alice_is_public(&service).await;
+    assert_eq!(get(&service, &bob).await.unwrap(), b"of alice");
+    for copied in copy(&service, &bob, BucketOwner::Unsaid).await {
+        copied.unwrap();
+    }
+    let taken = service.create_bucket(&bob, BUCKET).await;
+    assert!(matches!(taken, Err(ServiceError::BucketNameTaken)), "{taken:?}");
+    // Kept until the bucket is deleted, whatever is public.
+    service.set_policy(&alice, BUCKET, None).await.unwrap();
+    assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));
+    assert!(matches!(get(&service, &bob).await, Err(ServiceError::NoSuchBucket)));
+    let key = DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
+    service.delete_object(&alice, BUCKET, key).await.unwrap();
+    service.delete_bucket(&alice, BUCKET).await.unwrap();
+    service.create_bucket(&bob, BUCKET).await.unwrap();
+    assert_eq!(shop.holder(BUCKET).await, Some(owner(&bob)));
+}
+
+#[tokio::test]
+async fn a_bucket_holds_its_name_while_something_of_it_is_public() {
+    let shop = Shop::new();
+    let service = shop.owners(1);
+    let (alice, bob, anyone) = (user("key:alice"), user("key:bob"), Caller::default());
+    let read = async || get(&service, &anyone).await.map_err(|error| error.to_string());
+    let set = async |who: &Caller, policy: Option<&str>| {
+        service.set_policy(who, BUCKET, policy).await.unwrap();
+    };
+    let all = public(BUCKET);
+    for (who, body) in [(&alice, "of alice"), (&bob, "of bob")] {
+        service.create_bucket(who, BUCKET).await.unwrap();
+        put(&service, who, body).await.unwrap();
+    }
+    assert_eq!(shop.holder(BUCKET).await, None, "a private bucket holds its name");
+    assert_eq!(read().await, Err(ServiceError::AccessDenied.to_string()));
+    set(&bob, Some(&all)).await;
+    assert_eq!(read().await.unwrap(), b"of bob");
+    // Somebody else holds it: the policy counts all the same.
+    set(&alice, Some(&all)).await;
+    assert_eq!(read().await.unwrap(), b"of bob");
+    assert_eq!(get(&service, &of(&anyone, owner(&alice))).await.unwrap(), b"of alice");
+    // Writes leave it as it is; a policy that makes nothing public gives it up.
+    put(&service, &bob, "newer").await.unwrap();
+    assert_eq!(shop.holder(BUCKET).await, Some(owner(&bob)));
+    set(&bob, Some(PRIVATE)).await;
+    assert_eq!(shop.holder(BUCKET).await, None);
+    set(&alice, Some(&all)).await;
+    assert_eq!(read().await.unwrap(), b"of alice");
+    set(&alice, None).await;
+    assert_eq!(shop.holder(BUCKET).await, None);
+    set(&bob, Some(&all)).await;
+    let key = DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
+    service.delete_object(&bob, BUCKET, key).await.unwrap();
+    service.delete_bucket(&bob, BUCKET).await.unwrap();
+    assert_eq!(shop.holder(BUCKET).await, None, "a deleted bucket holds its name");
+}
+
+type Change<'a> = futures::future::BoxFuture<'a, Result<(), ServiceError>>;
+
+/// Queues changes behind one whose swap is held, so that they share the next round.
+async fn in_one_round(shop: &Shop, service: &Service, who: &Caller, mut changes: Vec<Change<'_>>) {
+    let before = shop.roots.swaps.load(Ordering::SeqCst);
+    shop.roots.plan([Fault::Held]);
+    let first = put_key(service, who, "first", "1");
+    let then = async {
+        shop.roots.held.notified().await;
+        for change in &mut changes {
+            // Each is in the queue before the next one is asked for.
+            for _ in 0..100 {
+                assert!(futures::poll!(&mut *change).is_pending());
+                tokio::task::yield_now().await;
+            }
+        }
+        shop.roots.go_on.notify_one();
+        futures::future::join_all(changes).await
+    };
+    let (first, then) = tokio::join!(first, then);
+    first.unwrap();
+    for result in then {
+        result.unwrap();
+    }
+    assert_eq!(shop.roots.swaps.load(Ordering::SeqCst), before + 2, "it was not one round");
+}
+
+#[tokio::test]
+async fn of_a_round_the_last_that_says_anything_of_the_name_counts() {
+    let shop = Shop::new();
+    let service = shop.owners(1);
+    let (alice, all) = (user("key:alice"), public(BUCKET));
+    let set = |policy| -> Change<'_> { Box::pin(service.set_policy(&alice, BUCKET, policy)) };
+    let other = |key| -> Change<'_> { Box::pin(put_key(&service, &alice, key, "x")) };
+    service.create_bucket(&alice, BUCKET).await.unwrap();
+    in_one_round(&shop, &service, &alice, vec![set(None), set(Some(&all)), other("a")]).await;
+    assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));
+    let changes = vec![set(Some(&all)), other("b"), set(Some(PRIVATE)), other("c")];
+    in_one_round(&shop, &service, &alice, changes).await;
+    assert_eq!(shop.holder(BUCKET).await, None);
+}
+
+#[tokio::test]
+async fn a_name_goes_with_a_bucket_that_is_made_again_in_the_same_round() {
+    let shop = Shop::new();
+    let service = shop.owners(1);
+    let (alice, all) = (user("key:alice"), public(BUCKET));
+    service.create_bucket(&alice, BUCKET).await.unwrap();
+    service.set_policy(&alice, BUCKET, Some(&all)).await.unwrap();
+    let key = DeleteKey { key: "first".to_owned(), conditions: WriteConditions::default() };
+    let changes: Vec<Change<'_>> = vec![
+        Box::pin(service.delete_object(&alice, BUCKET, key)),
+        Box::pin(service.delete_bucket(&alice, BUCKET)),
+        Box::pin(service.create_bucket(&alice, BUCKET)),
+    ];
+    in_one_round(&shop, &service, &alice, changes).await;
+    assert!(service.policy(&alice, BUCKET).await.is_err());
+    assert_eq!(shop.holder(BUCKET).await, None, "the new bucket has nothing public");
+}
+
+#[tokio::test]
+async fn a_policy_that_lost_its_swap_still_claims_the_name() {
+    let shop = Shop::new();
+    let (one, two) = (shop.owners(1), shop.owners(2));
+    let (alice, all) = (user("key:alice"), public(BUCKET));
+    one.create_bucket(&alice, BUCKET).await.unwrap();
+    shop.roots.plan([Fault::Held]);
+    let set = one.set_policy(&alice, BUCKET, Some(&all));
+    let write = async {
+        shop.roots.held.notified().await;
+        put(&two, &alice, "between").await.unwrap();
+        shop.roots.go_on.notify_one();
+    };
+    tokio::join!(set, write).0.unwrap();
+    assert!(shop.roots.conflicts.load(Ordering::SeqCst) > 0, "it did not lose");
+    assert_eq!(get(&two, &Caller::default()).await.unwrap(), b"between");
+}
+
+#[tokio::test]
+async fn an_owner_may_have_so_many_buckets() {
+    let shop = Shop::new();
+    let limits = Limits { buckets_per_owner: 2, ..Limits::default() };
+    let service = shop.service(1, NamePolicy::PerOwner, limits);
+    let (alice, bob) = (user("key:alice"), user("key:bob"));
+    for name in ["one", "two"] {
+        service.create_bucket(&alice, name).await.unwrap();
+    }
+    let refused = service.create_bucket(&alice, "three").await;
+    assert!(matches!(refused, Err(ServiceError::TooManyBuckets(2))), "{refused:?}");
+    let again = service.create_bucket(&alice, "two").await;
+    assert!(matches!(again, Err(ServiceError::BucketAlreadyOwned)), "{again:?}");
+    service.create_bucket(&bob, "three").await.unwrap();
+    // Those that were deleted do not count.
+    service.delete_bucket(&alice, "one").await.unwrap();
+    service.create_bucket(&alice, "three").await.unwrap();
+    let again = service.create_bucket(&alice, "one").await;
+    assert!(matches!(again, Err(ServiceError::TooManyBuckets(2))), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_retried_creation_gets_its_first_answer_at_the_limit() {
+    let shop = Shop::new();
+    let limits = Limits { buckets_per_owner: 1, ..Limits::default() };
+    let service = shop.service(1, NamePolicy::PerOwner, limits);
+    for attempt in 1..=2 {
+        let invocation = Invocation::new("call", attempt);
+        let alice = Caller { invocation, ..user("key:alice") };
+        service.create_bucket(&alice, BUCKET).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_owner_may_hold_so_many_names() {
+    let shop = Shop::new();
+    let limits = Limits { public_buckets_per_owner: 1, ..Limits::default() };
+    let service = shop.service(1, NamePolicy::PerOwner, limits.clone());
+    let (alice, bob) = (user("key:alice"), user("key:bob"));
+    for name in ["one", "two"] {
+        service.create_bucket(&alice, name).await.unwrap();
+        service.create_bucket(&bob, name).await.unwrap();
+    }
+    let set = async |who: &Caller, name: &str| {
+        let result = service.set_policy(who, name, Some(&public(name))).await;
+        let is_refused = matches!(result, Err(ServiceError::TooManyPublicBuckets(1)));
+        assert!(is_refused || result.is_ok(), "{result:?}");
+        !is_refused
+    };
+    assert!(set(&alice, "one").await);
+    assert!(!set(&alice, "two").await);
+    // Another policy for the bucket that holds its name, and one that makes nothing public.
+    assert!(set(&alice, "one").await);
+    service.set_policy(&alice, "two", Some(PRIVATE)).await.unwrap();
+    assert!(set(&bob, "two").await);
+    service.set_policy(&alice, "one", None).await.unwrap();
+    service.set_policy(&bob, "two", None).await.unwrap();
+    assert!(set(&alice, "two").await);
+    assert_eq!(shop.holder("two").await, Some(owner(&alice)));
+    // Where names are global, every bucket holds one.
+    let service = shop.service(2, NamePolicy::Global, limits);
+    for name in ["four", "five"] {
+        service.create_bucket(&alice, name).await.unwrap();
+        service.set_policy(&alice, name, Some(&public(name))).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
+    for is_public in [false, true] {
+        let federation = Federation::new();
+        let one = federation.join(1, &memory()).await;
+        one.master.create().await;
+        let (service, user) = (&one.master.service, &one.master.user);
+        service.set_policy(user, BUCKET, Some(&public(BUCKET))).await.unwrap();
+        let backup = federation.roots.backup();
+        let policy = public(BUCKET);
+        let policy = if is_public { policy.as_str() } else { PRIVATE };
+        service.set_policy(user, BUCKET, Some(policy)).await.unwrap();
+        // The arbiter goes back to when it was public.
+        federation.roots.restore(backup);
+        assert!(one.master.get("k").await.is_err());
+        for _ in 0..3 {
+            one.recovery.tick().await.unwrap();
+        }
+        assert!(matches!(one.master.get("k").await, Err(ServiceError::NoSuchKey)));
+        let name = BucketName::parse(BUCKET).unwrap();
+        let holder = federation.roots.find_bucket(&name).await.unwrap().value;
+        assert_eq!(holder.is_some(), is_public);
+    }
+}
