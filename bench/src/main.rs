@@ -1,6 +1,7 @@
 //! Measures S3 endpoints. `make bench` compares Fula with its peers; `fula-bench --help` for the
 //! rest.
 
+mod buckets;
 mod compare;
 mod figures;
 mod load;
@@ -167,6 +168,14 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Memory and disk after making and deleting buckets, and collecting
+    Buckets {
+        /// Buckets that are made and deleted
+        #[arg(long, default_value_t = 200_000)]
+        count: u64,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+    },
     /// Many connections, mixed sizes, stalled clients: memory, errors and latency
     Soak {
         #[arg(long, default_value_t = 1000)]
@@ -245,6 +254,7 @@ async fn run(cli: Cli) -> io::Result<()> {
             restart::run(&ours.collect::<Vec<_>>(), rounds, keys).await
         }
         Command::Written { rounds } => figures::written(rounds).await,
+        Command::Buckets { count, connections } => buckets::run(count, connections).await,
         Command::Space { rounds } => figures::space(rounds).await,
         Command::Soak { connections, seconds } => {
             soak::run(connections, Duration::from_secs(seconds)).await

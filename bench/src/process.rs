@@ -14,6 +14,8 @@ pub(crate) struct Usage {
     pub(crate) written: u64,
     /// Most memory it ever had, in bytes.
     pub(crate) peak: u64,
+    /// Memory that it has, in bytes.
+    pub(crate) resident: u64,
 }
 
 /// Returns what a process used so far.
@@ -31,13 +33,15 @@ pub(crate) fn usage(pid: u32) -> io::Result<Usage> {
         cpu: ticks.sum::<f64>() / TICKS,
         written: number(&read("io")?, "write_bytes:"),
         peak: number(&read("status")?, "VmHWM:") * 1024,
+        resident: number(&read("status")?, "VmRSS:") * 1024,
     })
 }
 
 impl Usage {
-    /// Returns what was used since an earlier look; the peak is that of all times.
+    /// Returns what was used since an earlier look; the peak is that of all times, and what is resident
+    /// that of now.
     pub(crate) fn since(self, before: Self) -> Self {
         let written = self.written - before.written;
-        Self { cpu: self.cpu - before.cpu, written, peak: self.peak }
+        Self { cpu: self.cpu - before.cpu, written, ..self }
     }
 }

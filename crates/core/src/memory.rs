@@ -3,6 +3,8 @@
 //! Stricter than production: a block that was put but not synced can be dropped on demand, as a
 //! power cut would.
 
+mod drops;
+
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -19,8 +21,8 @@ use crate::{
     error::{StoreError, SwapError},
     id::{BucketName, Cid, Codec, OwnerId},
     root::{
-        CasOutcome, GlobalName, Mark, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow,
-        Stamped, TimeMs,
+        CasOutcome, DeletedRow, GlobalName, Mark, NewRoot, RootCounts, RootPointer,
+        RootPointerStore, RootRow, Stamped, TimeMs,
     },
 };
 
@@ -164,6 +166,10 @@ pub struct RowSet {
     global: BTreeMap<BucketName, OwnerId>,
     /// Of each owner that has buckets.
     counts: BTreeMap<OwnerId, RootCounts>,
+    /// How many rows are of deleted buckets.
+    deleted: usize,
+    /// Names without a row begin above this version.
+    floor: u64,
 }
 
 /// What a swap would do.
@@ -187,6 +193,9 @@ impl RowSet {
         let current = self.get(owner, bucket);
         if current.map(|row| row.pointer) != expected {
             return Judged::Refuse(CasOutcome::Conflict { current: current.cloned() });
+        }
+        if expected.is_none() && new.pointer.version <= self.floor {
+            return Judged::Refuse(CasOutcome::BelowFloor { floor: self.floor });
         }
         let holder = self.global.get(bucket);
         let global_name = match (new.global_name, holder) {
@@ -219,7 +228,9 @@ impl RowSet {
             self.global.remove(&row.bucket);
         }
         let (owner, added) = (row.owner, counts_of(&row));
+        self.deleted += usize::from(row.deleted.is_some());
         let replaced = self.rows.insert((owner, row.bucket.clone()), row);
+        self.deleted -= usize::from(replaced.as_ref().is_some_and(|old| old.deleted.is_some()));
         let removed = replaced.as_ref().map(counts_of).unwrap_or_default();
         let counts = self.counts.entry(owner).or_default();
         counts.buckets = counts.buckets + added.buckets - removed.buckets;
@@ -353,6 +364,16 @@ impl RootPointerStore for MemoryRoots {
             }
             Judged::Refuse(outcome) => outcome,
         }))
+    }
+
+    fn can_drop_roots(&self) -> bool {
+        true
+    }
+
+    async fn drop_roots(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        let mut state = lock(&self.state);
+        rows.retain(|row| state.rows.drop_row(row));
+        Ok(rows)
     }
 
     async fn list_roots(

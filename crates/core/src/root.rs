@@ -6,7 +6,8 @@
 //! # Invariants
 //! - Blocks first, root last: no root is published before every block under it is durable.
 //! - The version rises with every swap and goes on through deletion and re-creation, so an old
-//!   row can be told from a new one, and a vanished row always means a fault.
+//!   row can be told from a new one. Where an arbiter drops rows of deleted buckets, its version
+//!   floor sees to that (docs/adr/0035); any other row that vanishes means a fault.
 //! - A swap compares root, version and generation: a writer that saw anything else loses.
 //!
 //! # Deliberately absent
@@ -117,6 +118,23 @@ pub enum CasOutcome {
     },
     /// Nothing changed: another owner holds the global name that was required.
     NameTaken,
+    /// Nothing changed: there is no row, as expected, but rows of deleted buckets were dropped, and a
+    /// name without a row begins above their versions.
+    BelowFloor {
+        /// The highest version of any row that was ever dropped.
+        floor: u64,
+    },
+}
+
+/// The row of a deleted bucket as it was when somebody decided to drop it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedRow {
+    /// Whose bucket.
+    pub owner: OwnerId,
+    /// Its name.
+    pub bucket: BucketName,
+    /// Where its tombstone is.
+    pub pointer: RootPointer,
 }
 
 /// How much of an arbiter one owner takes up; deleted buckets do not count.
@@ -135,7 +153,8 @@ pub struct RootCounts {
 /// store; each passes `conformance::root_store`. Source: docs/adr/0003.
 #[async_trait]
 pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
-    /// Returns the rows of `names`, in their order; `None` for a name never used.
+    /// Returns the rows of `names`, in their order; `None` for a name that was never used, or whose row
+    /// was [dropped](Self::drop_roots).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -144,7 +163,8 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         names: &[(OwnerId, BucketName)],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError>;
 
-    /// Publishes `new` if the row is still `expected`; `None` expects a name never used.
+    /// Publishes `new` if the row is still `expected`; `None` expects a name without a row, and
+    /// then the version must be above that of every row that was ever [dropped](Self::drop_roots).
     ///
     /// Every block under `new` is already durable. The answer is given after the row is.
     ///
@@ -189,6 +209,22 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         let found = self.get_roots(&[(owner, bucket.clone())]).await?;
         let value = found.value.into_iter().next().flatten();
         Ok(Stamped { value, time: found.time, mark: found.mark })
+    }
+
+    /// Returns whether [`Self::drop_roots`] drops anything.
+    fn can_drop_roots(&self) -> bool {
+        false
+    }
+
+    /// Removes those of `rows` that are still as given and are of deleted buckets, for ever: on
+    /// return that is durable. Returns which were removed. Does nothing where the arbiter keeps
+    /// such rows.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Unavailable`]: some may be gone after a restart.
+    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        drop(rows);
+        Ok(Vec::new())
     }
 
     /// Returns what of `mark` a swap makes durable by itself, before its answer: blocks in the

@@ -72,6 +72,10 @@ async fn the_root_suite_refuses_broken_stores() {
     for fault in [RootFault::CountsDeleted, RootFault::CountsClaims] {
         refuses!(root_store::counts_what_an_owner_has, BrokenRoots::new(fault));
     }
+    refuses!(root_store::versions_go_on_after_a_drop, BrokenRoots::new(RootFault::ForgetsFloor));
+    for fault in [RootFault::DropsWhatWasSwapped, RootFault::DropsTheLiving] {
+        refuses!(root_store::drops_only_what_it_is_told, BrokenRoots::new(fault));
+    }
 }
 
 #[tokio::test]

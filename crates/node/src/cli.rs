@@ -613,10 +613,10 @@ pub(crate) struct FsckArgs {
 /// Options of `fula gc`.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
-    /// Collect now; without this, only say how large the log is
+    /// Collect now, and drop deleted buckets; without this, only say how large the log is
     #[arg(long)]
     pub(crate) now: bool,
-    /// Keep what was replaced within this time, e.g. 0s or 1h [default: that of the gateway, or where
+    /// Keep what was replaced or deleted within this time, e.g. 0s or 1h [default: that of the gateway, or where
     /// none runs `FULA_RETENTION`, or 10m]
     #[arg(long, value_name = "TIME", requires = "now")]
     pub(crate) retention: Option<String>,

@@ -52,6 +52,8 @@ const MOVE_REST: Duration = Duration::from_micros(500);
 pub(crate) struct Done {
     /// What was collected; none where arbiter or blocks are shared.
     pub(crate) collection: Option<Collection>,
+    /// How many rows of deleted buckets were dropped.
+    pub(crate) dropped_buckets: u64,
     /// Bytes of segments that were rewritten.
     pub(crate) rewritten_bytes: u64,
     /// Bytes of the log now.
@@ -69,11 +71,28 @@ pub(crate) struct Done {
 pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, String> {
     let began = Instant::now();
     let (rest, worth) = (|| REST, || DEAD_PERCENT_NOW);
+    let dropped_buckets = drop_deleted(node, retention, true).await;
     let collection = collect(node, retention, &rest).await?;
     let rewritten_bytes = rewrite(node, worth, true, rest).await?;
     let (log_bytes, live_bytes) = node.store.sizes().map_err(|error| chain(&error))?;
     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Done { collection, rewritten_bytes, log_bytes, live_bytes, millis })
+    Ok(Done { collection, dropped_buckets, rewritten_bytes, log_bytes, live_bytes, millis })
+}
+
+/// Drops the rows of buckets that were deleted longer ago than `retention`, as the first part of a
+/// collection, which goes on whether that can be done or not. Returns how many.
+async fn drop_deleted(node: &Node, retention: Duration, all: bool) -> u64 {
+    match node.service.committer().drop_deleted(retention, all).await {
+        Ok(dropped) => {
+            metrics::counter!("fula_gc_dropped_buckets_total").increment(dropped);
+            dropped
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(error, "rows of deleted buckets cannot be dropped");
+            0
+        }
+    }
 }
 
 /// Collects, unless others may write to the blocks or need them: that is not known here.
@@ -228,6 +247,10 @@ impl Pace {
         let node = &self.node;
         let retention = node.service.committer().limits().retention;
         let collectable = self.look(|_, collectable| collectable);
+        let dropped = drop_deleted(node, retention, false).await;
+        if dropped > 0 {
+            tracing::info!(dropped, "dropped rows of deleted buckets");
+        }
         let (kept, is_done) = match collect(node, retention, &|| self.rest()).await {
             Ok(Some(done)) => {
                 let (deleted, bytes) = (done.deleted, done.deleted_bytes);
@@ -270,6 +293,12 @@ pub(crate) async fn tend(node: Arc<Node>) {
         };
         metrics::gauge!("fula_log_bytes").set(f64_of(log_bytes));
         metrics::gauge!("fula_log_live_bytes").set(f64_of(live_bytes));
+        if node.roots().can_drop_roots() {
+            // The arbiter is this master's own.
+            let (live, deleted) = node.store.roots.counts();
+            metrics::gauge!("fula_buckets").set(f64_of(live as u64));
+            metrics::gauge!("fula_buckets_deleted").set(f64_of(deleted as u64));
+        }
         let is_short = node.store.room().is_ok_and(|room| room.is_short());
         let after = if is_short { COLLECT_AFTER_SHORT } else { COLLECT_AFTER };
         let is_late = collected.elapsed() >= after;

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{ServiceError, chain},
-    witness::{Known, Witness},
+    witness::{Asked, Witness},
 };
 
 /// A bucket by owner and name.
@@ -28,7 +28,7 @@ pub type BucketAddress = (OwnerId, BucketName);
 #[derive(Clone, Debug)]
 pub(crate) struct Heard {
     pub(crate) stamped: Stamped<Option<RootRow>>,
-    pub(crate) known: Option<Arc<Known>>,
+    pub(crate) asked: Asked,
 }
 
 type Answer = Result<Heard, ServiceError>;
@@ -84,7 +84,7 @@ impl PointerReader {
             };
             let (names, answers): (Vec<_>, Vec<_>) = readers.into_iter().unzip();
             metrics::counter!("fula_pointer_reads_total").increment(1);
-            let known: Vec<_> = names.iter().map(|name| self.witness.known(name)).collect();
+            let asked: Vec<_> = names.iter().map(|name| self.witness.ask(name)).collect();
             let floor = self.witness.floor();
             let read = AssertUnwindSafe(self.roots.get_roots(&names)).catch_unwind().await;
             let read = read.unwrap_or_else(|_| {
@@ -98,12 +98,12 @@ impl PointerReader {
             match read {
                 Ok(stamped) => {
                     let (time, mark) = (stamped.time, stamped.mark);
-                    let heard = stamped.value.into_iter().zip(known);
-                    for ((value, known), waiters) in heard.zip(answers) {
+                    let heard = stamped.value.into_iter().zip(asked);
+                    for ((value, asked), waiters) in heard.zip(answers) {
                         for waiter in waiters {
                             let (value, mark) = (value.clone(), mark.clone());
                             let stamped = Stamped { value, time, mark };
-                            drop(waiter.send(Ok(Heard { stamped, known: known.clone() })));
+                            drop(waiter.send(Ok(Heard { stamped, asked: asked.clone() })));
                         }
                     }
                 }

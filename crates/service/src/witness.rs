@@ -9,6 +9,7 @@
 //!   master's own disk ([`disk`], docs/adr/0032); what was read from others is there within a second.
 
 mod disk;
+mod drops;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use fula_core::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::drops::Asked;
 use crate::{
     commit::{BucketAddress, Head},
     error::ServiceError,
@@ -87,6 +89,7 @@ struct State {
     alarm: Option<Alarm>,
     /// How many alarms have ended.
     calms: u64,
+    drops: drops::Drops,
 }
 
 /// How far the arbiter was known to have come when something was asked of it.
@@ -285,15 +288,16 @@ impl Witness {
     pub(crate) fn judge_row(
         &self,
         bucket: &BucketAddress,
-        known: Option<&Known>,
+        asked: &Asked,
         row: Option<&RootRow>,
     ) -> Result<(), ServiceError> {
         if !self.is_on {
             return Ok(());
         }
-        let (is_forked, is_alarmed) = {
+        let (is_forked, is_alarmed, may_be_missing) = {
             let state = self.state();
-            (state.forked.contains(bucket), state.alarm.is_some())
+            let may_be_missing = row.is_none() && state.may_be_missing(bucket, asked);
+            (state.forked.contains(bucket), state.alarm.is_some(), may_be_missing)
         };
         if is_forked {
             return Err(regressed("the masters remember states that exclude one another"));
@@ -302,13 +306,13 @@ impl Witness {
         if is_alarmed {
             return Err(regressed("the arbiter is in doubt"));
         }
-        let Some(known) = known else { return Ok(()) };
+        let Some(known) = asked.known.as_deref() else { return Ok(()) };
         let is_behind = row.is_none_or(|row| {
             row.pointer.version < known.pointer.version
                 || (row.pointer.version == known.pointer.version
                     && row.pointer.root != known.pointer.root)
         });
-        if is_behind {
+        if is_behind && !may_be_missing {
             return Err(self.regress(bucket, "its pointer went back"));
         }
         Ok(())
@@ -321,12 +325,15 @@ impl Witness {
     pub(crate) fn judge_root(
         &self,
         bucket: &BucketAddress,
-        known: Option<&Known>,
+        asked: &Asked,
         pointer: &RootPointer,
         root: &BucketRoot,
     ) -> Result<(), ServiceError> {
-        match known {
+        match asked.known.as_deref() {
             Some(known) if self.is_on && !known.is_included_in(pointer, root) => {
+                if self.state().is_over(asked, root.id) {
+                    return Ok(());
+                }
                 Err(self.regress(bucket, "its root lacks commits that were there"))
             }
             _ => Ok(()),
@@ -400,9 +407,16 @@ impl Witness {
         Ok(())
     }
 
-    /// Remembers a state that was adopted, unless a newer one is known.
-    pub(crate) fn learn(&self, bucket: &BucketAddress, head: &Head) {
+    /// Remembers a state that was adopted, unless a newer one is known, or its row may have been dropped
+    /// since it was asked for.
+    pub(crate) fn learn(&self, bucket: &BucketAddress, head: &Head, asked: &Asked) {
         let mut state = self.state();
+        if !state.is_outdated(bucket, asked, head.row.pointer.version) {
+            self.remember_head(&mut state, bucket, head);
+        }
+    }
+
+    fn remember_head(&self, state: &mut State, bucket: &BucketAddress, head: &Head) {
         let newer = |known: &Arc<Known>| known.pointer.version < head.row.pointer.version;
         if state.buckets.get(bucket).is_none_or(newer) {
             state.buckets.insert(bucket.clone(), Arc::new(Known::of(head)));

@@ -1,5 +1,10 @@
 //! Stores that each break one promise: a suite that accepts one of them is no suite.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -9,7 +14,10 @@ use crate::{
     error::{StoreError, SwapError},
     id::{BucketName, Cid, OwnerId},
     memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
-    root::{CasOutcome, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow, Stamped},
+    root::{
+        CasOutcome, DeletedRow, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow,
+        Stamped,
+    },
 };
 
 /// How [`BrokenBlocks`] is broken.
@@ -113,6 +121,12 @@ pub enum RootFault {
     CountsDeleted,
     /// Names that were claimed but are held by others count.
     CountsClaims,
+    /// A dropped row leaves no version floor.
+    ForgetsFloor,
+    /// A row is dropped although it was swapped meanwhile.
+    DropsWhatWasSwapped,
+    /// Rows of buckets that live are dropped, too.
+    DropsTheLiving,
 }
 
 /// An arbiter with one fault.
@@ -120,12 +134,18 @@ pub enum RootFault {
 pub struct BrokenRoots {
     inner: MemoryRoots,
     fault: RootFault,
+    /// Rows that are gone although the store within has them.
+    gone: Mutex<BTreeSet<(OwnerId, BucketName)>>,
 }
 
 impl BrokenRoots {
     /// Returns an empty arbiter with `fault`.
     pub fn new(fault: RootFault) -> Self {
-        Self { inner: MemoryRoots::default(), fault }
+        Self { inner: MemoryRoots::default(), fault, gone: Mutex::default() }
+    }
+
+    fn gone(&self) -> MutexGuard<'_, BTreeSet<(OwnerId, BucketName)>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +155,37 @@ impl RootPointerStore for BrokenRoots {
         &self,
         names: &[(OwnerId, BucketName)],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
-        self.inner.get_roots(names).await
+        let mut found = self.inner.get_roots(names).await?;
+        for (name, row) in names.iter().zip(&mut found.value) {
+            row.take_if(|_| self.gone().contains(name));
+        }
+        Ok(found)
+    }
+
+    fn can_drop_roots(&self) -> bool {
+        true
+    }
+
+    async fn drop_roots(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        let mut kept = Vec::new();
+        for row in &rows {
+            let name = (row.owner, row.bucket.clone());
+            let found = self.get_roots(std::slice::from_ref(&name)).await?.value.pop().flatten();
+            let Some(found) = found else { continue };
+            let is_same = found.pointer == row.pointer;
+            let is_wrong = match self.fault {
+                RootFault::DropsWhatWasSwapped => !is_same,
+                RootFault::DropsTheLiving => is_same && found.deleted.is_none(),
+                _ => false,
+            };
+            if is_wrong {
+                self.gone().insert(name);
+                kept.push(row.clone());
+            }
+        }
+        rows.retain(|row| !kept.contains(row));
+        let dropped = self.inner.drop_roots(rows).await?;
+        Ok(dropped.into_iter().chain(kept).collect())
     }
 
     async fn cas_root(
@@ -168,7 +218,8 @@ impl RootPointerStore for BrokenRoots {
                     current.pointer = expected;
                 }
             }
-            (RootFault::SharesNames, outcome @ CasOutcome::NameTaken) => {
+            (RootFault::SharesNames, outcome @ CasOutcome::NameTaken)
+            | (RootFault::ForgetsFloor, outcome @ CasOutcome::BelowFloor { .. }) => {
                 *outcome = CasOutcome::Won;
             }
             _ => {}

@@ -88,6 +88,9 @@ pub(crate) async fn gc(args: GcArgs) -> ExitCode {
             ),
             (None, _) => {}
         }
+        if let Some(dropped) = done["dropped_buckets"].as_u64().filter(|dropped| *dropped > 0) {
+            println!("{dropped} deleted buckets dropped");
+        }
         println!("{} bytes of log, {} in use", done["log_bytes"], done["live_bytes"]);
     })
 }

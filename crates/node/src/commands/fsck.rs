@@ -96,6 +96,11 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
         let name = [(row.owner, row.bucket.clone())];
         let known = node.store.roots.get_roots(&name).await.map_err(|error| chain(&error))?;
         let known = known.value.into_iter().next().flatten();
+        // The rows of deleted buckets are dropped, and their blocks may still be there.
+        let was_dropped = known.is_none() && row.pointer.version <= node.store.roots.floor();
+        if was_dropped && !pointers_lost {
+            continue;
+        }
         // A root above its row may be one that was never published: it is taken only when rows
         // were lost.
         let lost = known

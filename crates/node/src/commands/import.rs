@@ -145,5 +145,10 @@ async fn publish(to: &Node, row: RootRow) -> Result<Option<RootRow>, String> {
         CasOutcome::Won => Ok(None),
         CasOutcome::Conflict { current } => Ok(current),
         CasOutcome::NameTaken => Err(format!("the name {} is taken", row.bucket)),
+        CasOutcome::BelowFloor { floor } => Err(format!(
+            "the arbiter has dropped rows of deleted buckets up to version {floor}: bucket {} cannot be \
+             imported into it at version {}",
+            row.bucket, row.pointer.version
+        )),
     }
 }

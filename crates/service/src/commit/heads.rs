@@ -10,7 +10,7 @@ use fula_core::{
 };
 
 use super::{BucketAddress, Head, Inner};
-use crate::{error::ServiceError, pointers::Heard, witness::Known};
+use crate::{error::ServiceError, pointers::Heard, witness::Asked};
 
 impl Inner {
     /// Asks the arbiter something that is about no bucket in particular.
@@ -30,23 +30,27 @@ impl Inner {
         bucket: &BucketAddress,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
         let _look = self.stakes.look();
-        let Heard { stamped, known } = self.reader.read(bucket).await?;
+        let Heard { stamped, asked } = self.reader.read(bucket).await?;
         self.clock.hear(&stamped);
-        self.adopt_row(bucket, stamped.value, known.as_deref()).await
+        self.adopt_row(bucket, stamped.value, &asked).await
     }
 
-    /// Returns the head of a row, unless the row is of the past; `known` is what was known when
+    /// Returns the head of a row, unless the row is of the past; `asked` is what was known when
     /// it was asked for.
     pub(super) async fn adopt_row(
         &self,
         bucket: &BucketAddress,
         row: Option<RootRow>,
-        known: Option<&Known>,
+        asked: &Asked,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        self.witness.judge_row(bucket, known, row.as_ref())?;
-        let Some(row) = row else { return Ok(None) };
+        self.witness.judge_row(bucket, asked, row.as_ref())?;
+        let Some(row) = row else {
+            // Whoever read it before it was dropped may have noted it afterwards.
+            self.heads.remove(bucket);
+            return Ok(None);
+        };
         self.hear_claim(bucket, &row);
-        self.load(bucket, row, known).await.map(Some)
+        self.load(bucket, row, asked).await.map(Some)
     }
 
     /// Returns the head of a row, from memory when it is known.
@@ -54,7 +58,7 @@ impl Inner {
         &self,
         bucket: &BucketAddress,
         row: RootRow,
-        known: Option<&Known>,
+        asked: &Asked,
     ) -> Result<Arc<Head>, ServiceError> {
         if let Some(head) = self.heads.get(bucket)
             && head.row.pointer == row.pointer
@@ -71,10 +75,10 @@ impl Inner {
             let why = "root block and pointer disagree";
             return Err(StoreError::Malformed { what: "bucket root", why }.into());
         }
-        self.witness.judge_root(bucket, known, &row.pointer, &root)?;
+        self.witness.judge_root(bucket, asked, &row.pointer, &root)?;
         let head = Arc::new(Head { row, root });
         self.stakes.note(&head);
-        self.witness.learn(bucket, &head);
+        self.witness.learn(bucket, &head, asked);
         self.adopt(bucket, Arc::clone(&head));
         Ok(head)
     }

@@ -12,6 +12,7 @@
 //! - An unanswered swap is resolved by `authors`, never guessed.
 
 mod change;
+mod drops;
 mod heads;
 mod memory;
 mod publish;
@@ -38,7 +39,6 @@ use tokio::{
     time::Instant,
 };
 
-use self::round::write_bucket;
 pub(crate) use self::{
     change::{
         Answer, Change, CompleteUpload, Source, Step, StepKind, content_of, empty_block,
@@ -47,6 +47,7 @@ pub(crate) use self::{
     memory::Print,
     working::decode_part,
 };
+use self::{drops::Sent, round::write_bucket};
 pub use crate::pointers::BucketAddress;
 use crate::{
     caller::{Caller, Seen},
@@ -156,10 +157,7 @@ struct Inner {
     heads: Cache<BucketAddress, Arc<Head>>,
     /// Changes waiting, by bucket; an entry exists while a writer task does.
     queues: Mutex<BTreeMap<BucketAddress, Queue>>,
-    /// Highest version that this process swapped for, by bucket. No two roots of one writer may
-    /// carry the same one: `authors` could not tell them apart, and a base may be older than the
-    /// writer's own last commit.
-    sent: Mutex<BTreeMap<BucketAddress, u64>>,
+    sent: Mutex<Sent>,
     /// Where the next sweep of remembered outcomes begins, by bucket.
     sweeps: Mutex<BTreeMap<BucketAddress, Bytes>>,
     /// When another writer was last heard to ask for its turn, by bucket.
@@ -341,7 +339,7 @@ impl Committer {
         }
     }
 
-    /// Judges and adopts a row that was asked for when `known` was known.
+    /// Judges and adopts a row of an arbiter that drops none, asked for when `known` was known.
     ///
     /// # Errors
     /// [`ServiceError::Regressed`] for one of the past; [`ServiceError::Unavailable`].
@@ -349,9 +347,10 @@ impl Committer {
         &self,
         bucket: &BucketAddress,
         row: Option<RootRow>,
-        known: &Known,
+        known: &Arc<Known>,
     ) -> Result<(), ServiceError> {
-        self.0.adopt_row(bucket, row, Some(known)).await.map(drop)
+        let asked = self.0.witness.asked_with(Arc::clone(known));
+        self.0.adopt_row(bucket, row, &asked).await.map(drop)
     }
 
     /// Returns the arbiter's time, as far as it was heard of.

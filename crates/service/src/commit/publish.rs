@@ -15,7 +15,7 @@ use crate::{
     error::{Applied, ServiceError, chain},
     flaw::Flaw,
     pointers::Heard,
-    witness::Known,
+    witness::Asked,
 };
 
 /// First wait before an unanswered swap is looked up again; doubles up to [`RESOLVE_WAIT_MAX`].
@@ -96,7 +96,7 @@ impl Inner {
         metrics::counter!("fula_commit_bytes_total").increment(bytes as u64);
 
         // Base or sent: it exceeds whatever was there.
-        lock(&self.sent).insert(bucket.clone(), sealed.root.version);
+        let sent_before = lock(&self.sent).note(bucket, sealed.root.version);
         let expected = base.map(|head| head.row.pointer);
         let give_up = Instant::now() + self.limits.resolve_for;
         let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
@@ -108,7 +108,7 @@ impl Inner {
             if !is_unknown && let Err(error) = self.witness.permit_write(bucket) {
                 return Swapped::Failed(error);
             }
-            let (floor, known) = (self.witness.floor(), self.witness.known(bucket));
+            let (floor, asked) = (self.witness.floor(), self.witness.ask(bucket));
             let swap = self.roots.cas_root(bucket.0, &bucket.1, expected, &sealed.row).await;
             let error = match swap {
                 Ok(stamped) => {
@@ -126,9 +126,19 @@ impl Inner {
                                 |()| Swapped::Won,
                             )
                         }
-                        CasOutcome::NameTaken => Swapped::Failed(ServiceError::BucketNameTaken),
+                        CasOutcome::NameTaken if is_unknown => {
+                            Swapped::Failed(ServiceError::BucketNameTaken)
+                        }
+                        CasOutcome::NameTaken => {
+                            lock(&self.sent).restore(bucket, sent_before);
+                            Swapped::Failed(ServiceError::BucketNameTaken)
+                        }
+                        CasOutcome::BelowFloor { floor } => {
+                            lock(&self.sent).raise_floor(floor);
+                            never_there(is_unknown)
+                        }
                         CasOutcome::Conflict { current } => {
-                            self.lost(bucket, current, known.as_deref(), sealed, is_unknown).await
+                            self.lost(bucket, current, &asked, sealed, is_unknown).await
                         }
                     };
                 }
@@ -168,11 +178,11 @@ impl Inner {
             tokio::time::sleep(unanswered.wait).await;
             unanswered.wait = (unanswered.wait * 2).min(RESOLVE_WAIT_MAX);
             match self.reader.read(bucket).await {
-                Ok(Heard { stamped, known }) => {
+                Ok(Heard { stamped, asked }) => {
                     self.clock.hear(&stamped);
                     let found = stamped.value;
                     // Not to be sent to an arbiter that went back to where the swap would win.
-                    let believed = self.witness.judge_row(bucket, known.as_deref(), found.as_ref());
+                    let believed = self.witness.judge_row(bucket, &asked, found.as_ref());
                     if let Err(error) = believed {
                         tracing::warn!(%error, "cannot tell what became of a swap");
                         return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
@@ -180,8 +190,7 @@ impl Inner {
                     if found.as_ref().map(|row| row.pointer) == expected {
                         return None;
                     }
-                    let known = known.as_deref();
-                    return Some(self.lost(bucket, found, known, sealed, true).await);
+                    return Some(self.lost(bucket, found, &asked, sealed, true).await);
                 }
                 Err(error @ ServiceError::Regressed(_)) => {
                     tracing::warn!(%error, "cannot tell what became of a swap");
@@ -197,7 +206,7 @@ impl Inner {
         &self,
         bucket: &BucketAddress,
         current: Option<RootRow>,
-        known: Option<&Known>,
+        asked: &Asked,
         sealed: &working::Sealed,
         is_unknown: bool,
     ) -> Swapped {
@@ -206,8 +215,8 @@ impl Inner {
         if !flawed && current.as_ref().is_some_and(|row| row.pointer == ours) {
             return Swapped::Won;
         }
-        match self.adopt_row(bucket, current, known).await {
-            Ok(None) => Swapped::Lost(None),
+        match self.adopt_row(bucket, current, asked).await {
+            Ok(None) => never_there(is_unknown && !flawed),
             Ok(Some(head))
                 if !flawed && head.root.authored(self.writer) >= Some(sealed.root.version) =>
             {
@@ -221,4 +230,13 @@ impl Inner {
             Err(error) => Swapped::Failed(error),
         }
     }
+}
+
+/// Says how a swap ended whose bucket has no row: it was lost. If it was sent before without an answer,
+/// nobody knows: it may have been carried out, and its bucket deleted and dropped since.
+fn never_there(is_unknown: bool) -> Swapped {
+    if is_unknown {
+        return Swapped::Failed(ServiceError::Busy(Applied::Unknown));
+    }
+    Swapped::Lost(None)
 }

@@ -211,7 +211,7 @@ impl Inner {
                         withhold(&mut outcomes);
                     }
                     // No base is older than what is known, so this is known twice.
-                    lock(&self.sent).remove(bucket);
+                    lock(&self.sent).forget(bucket);
                     let turn = self.had_turn(bucket, &head, started);
                     let head = Arc::new(head);
                     self.stakes.note(&head);
@@ -264,7 +264,7 @@ impl Inner {
         is_rebase: bool,
     ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
         let now = self.now().await?;
-        let sent = lock(&self.sent).get(bucket).copied().unwrap_or(0);
+        let sent = lock(&self.sent).before(bucket, base.is_some());
         let mut work = Working::new(&self.nodes, bucket, base, now, sent)?;
         let mut outcomes = Vec::with_capacity(batch.len());
         let flaws = self.limits.flaws;

@@ -103,12 +103,12 @@ impl Inner {
         version: u64,
         patience: Duration,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        let (floor, known) = (self.witness.floor(), self.witness.known(bucket));
+        let (floor, asked) = (self.witness.floor(), self.witness.ask(bucket));
         metrics::counter!("fula_pointer_reads_total").increment(1);
         let waited = self.roots.wait_root(bucket.0, &bucket.1, version, patience);
         let stamped = waited.await?;
         self.witness.judge_answer(&floor, &stamped.mark)?;
         self.clock.hear(&stamped);
-        self.adopt_row(bucket, stamped.value, known.as_deref()).await
+        self.adopt_row(bucket, stamped.value, &asked).await
     }
 }

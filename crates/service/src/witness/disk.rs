@@ -71,7 +71,7 @@ impl Witness {
         bucket: &BucketAddress,
         head: &Head,
     ) -> Result<(), ServiceError> {
-        self.learn(bucket, head);
+        self.remember_head(&mut self.state(), bucket, head);
         self.remember(bucket).await
     }
 

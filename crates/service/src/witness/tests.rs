@@ -1,6 +1,6 @@
 //! What is believed of an arbiter, and what outlives a crash.
 
-use fula_core::{Codec, memory::MemoryDirectory, tree::Salt};
+use fula_core::{Codec, memory::MemoryDirectory, root::DeletedRow, tree::Salt};
 
 use super::*;
 
@@ -37,8 +37,10 @@ fn head(version: u64, authors: &[(u8, u64)]) -> Head {
 
 fn judge(witness: &Witness, known: Option<&Known>, head: &Head) -> bool {
     let bucket = bucket();
-    witness.judge_row(&bucket, known, Some(&head.row)).is_ok()
-        && witness.judge_root(&bucket, known, &head.row.pointer, &head.root).is_ok()
+    let asked = known.map(|known| witness.asked_with(Arc::new(known.clone())));
+    let asked = asked.unwrap_or_default();
+    witness.judge_row(&bucket, &asked, Some(&head.row)).is_ok()
+        && witness.judge_root(&bucket, &asked, &head.row.pointer, &head.root).is_ok()
 }
 
 #[test]
@@ -53,7 +55,8 @@ fn only_states_that_include_what_is_known_are_adopted() {
     assert!(!adopted(&head(5, &[(1, 4), (2, 5)])));
     assert!(!adopted(&head(9, &[(1, 3), (2, 4), (3, 9)])));
     assert!(!adopted(&head(9, &[(1, 5), (3, 9)])));
-    let gone = Witness::new(None, true).judge_row(&bucket(), Some(&known), None);
+    let witness = Witness::new(None, true);
+    let gone = witness.judge_row(&bucket(), &witness.asked_with(Arc::new(known)), None);
     assert!(matches!(gone, Err(ServiceError::Regressed(_))));
 }
 
@@ -101,7 +104,7 @@ async fn what_was_committed_is_known_after_a_crash() {
     let first = Witness::open(Some(Arc::clone(&memory))).await.unwrap();
     let (four, five) = (head(4, &[(1, 4)]), head(5, &[(1, 5)]));
     first.commit(&bucket(), &four).await.unwrap();
-    first.learn(&bucket(), &five);
+    first.learn(&bucket(), &five, &Asked::default());
     let reopened = Witness::open(Some(Arc::clone(&memory))).await.unwrap();
     assert_eq!(*reopened.known(&bucket()).unwrap(), Known::of(&four));
     first.hear_mark(&first.floor(), &Mark { arbiter: "a".into(), position: 7 });
@@ -111,4 +114,112 @@ async fn what_was_committed_is_known_after_a_crash() {
     assert_eq!(reopened.floor().mark.unwrap().position, 7);
     // And it can be written on.
     reopened.commit(&bucket(), &head(6, &[(1, 6)])).await.unwrap();
+}
+
+/// A tombstone of the life that [`head`] is of.
+fn tombstone(version: u64) -> Head {
+    let mut head = head(version, &[(1, version)]);
+    (head.root.deleted, head.row.deleted) = (Some(9), Some(9));
+    head
+}
+
+/// A state of a later life, which knows nothing of the earlier authors.
+fn later(version: u64) -> Head {
+    let mut head = head(version, &[(3, version)]);
+    (head.root.id, head.row.bucket_id) = (BucketId([7; 16]), BucketId([7; 16]));
+    head
+}
+
+fn dropped(version: u64) -> Vec<DeletedRow> {
+    let (owner, bucket) = bucket();
+    vec![DeletedRow { owner, bucket, pointer: tombstone(version).row.pointer }]
+}
+
+fn other(version: u64) -> Vec<DeletedRow> {
+    let bucket = BucketName::parse("another").unwrap();
+    dropped(version).into_iter().map(|row| DeletedRow { bucket: bucket.clone(), ..row }).collect()
+}
+
+#[test]
+fn a_row_may_be_missing_only_because_it_was_dropped_since_it_was_asked_for() {
+    let learnt = |states: &[Head]| {
+        let witness = Witness::new(None, true);
+        for state in states {
+            witness.learn(&bucket(), state, &witness.ask(&bucket()));
+        }
+        witness
+    };
+    let is_missed =
+        |witness: &Witness, asked: &Asked| witness.judge_row(&bucket(), asked, None).is_err();
+    // Asked when it lived, and when it was deleted; judged during the drop and after it.
+    for states in [&[head(5, &[(1, 5)])][..], &[head(5, &[(1, 5)]), tombstone(6)]] {
+        let witness = learnt(states);
+        let asked = witness.ask(&bucket());
+        witness.learn(&bucket(), &tombstone(6), &asked);
+        let rows = dropped(6);
+        let under_way = witness.begin_drop(&rows);
+        assert!(!is_missed(&witness, &asked));
+        drop(under_way);
+        assert!(!is_missed(&witness, &asked));
+        assert!(!is_missed(&witness, &witness.ask(&bucket())));
+        // Made again: what was asked before says nothing about it, and what is asked now does.
+        witness.learn(&bucket(), &later(7), &witness.ask(&bucket()));
+        assert!(!is_missed(&witness, &asked));
+        assert!(is_missed(&witness, &witness.ask(&bucket())));
+    }
+    // A bucket that lives, while others are dropped at higher versions.
+    let witness = learnt(&[head(5, &[(1, 5)])]);
+    let asked = witness.ask(&bucket());
+    let rows = other(60);
+    let under_way = witness.begin_drop(&rows);
+    assert!(is_missed(&witness, &asked));
+    drop(under_way);
+    // A tombstone, and no drop since it was asked for.
+    let witness = learnt(&[tombstone(6)]);
+    drop(witness.begin_drop(&other(60)));
+    assert!(is_missed(&witness, &witness.ask(&bucket())));
+    // One above everything that was dropped.
+    let witness = learnt(&[tombstone(6)]);
+    let asked = witness.ask(&bucket());
+    drop(witness.begin_drop(&other(5)));
+    assert!(is_missed(&witness, &asked));
+}
+
+#[test]
+fn what_was_asked_before_a_drop_is_not_learnt_after_it() {
+    for found in [head(5, &[(1, 5)]), tombstone(6)] {
+        let witness = Witness::new(None, true);
+        let before = witness.ask(&bucket());
+        let rows = dropped(6);
+        let under_way = witness.begin_drop(&rows);
+        let during = witness.ask(&bucket());
+        // Learnt during the drop, it is forgotten with its end.
+        witness.learn(&bucket(), &found, &during);
+        drop(under_way);
+        for asked in [before, during] {
+            witness.learn(&bucket(), &found, &asked);
+            assert_eq!(witness.known(&bucket()), None);
+        }
+        // What is asked now is learnt, at whatever version.
+        witness.learn(&bucket(), &found, &witness.ask(&bucket()));
+        assert!(witness.known(&bucket()).is_some());
+    }
+}
+
+#[test]
+fn a_later_life_need_not_include_what_was_dropped() {
+    let witness = Witness::new(None, true);
+    witness.learn(&bucket(), &tombstone(6), &witness.ask(&bucket()));
+    let asked = witness.ask(&bucket());
+    let found = later(7);
+    let judge = |asked: &Asked| {
+        witness.judge_root(&bucket(), asked, &found.row.pointer, &found.root).is_ok()
+    };
+    drop(witness.begin_drop(&dropped(6)));
+    assert!(judge(&asked));
+    // Without a drop since then, it must.
+    let again = Witness::new(None, true);
+    again.learn(&bucket(), &tombstone(6), &again.ask(&bucket()));
+    let asked = again.ask(&bucket());
+    assert!(again.judge_root(&bucket(), &asked, &found.row.pointer, &found.root).is_err());
 }

@@ -14,7 +14,7 @@ use fula_core::{
     BucketName, OwnerId, RootPointer, RootPointerStore, StoreError,
     error::SwapError,
     memory::{MemoryBlocks, MemoryRoots},
-    root::{CasOutcome, NewRoot, RootCounts, RootRow, Stamped},
+    root::{CasOutcome, DeletedRow, NewRoot, RootCounts, RootRow, Stamped},
 };
 use tokio::sync::Notify;
 
@@ -137,7 +137,7 @@ impl FaultyRoots {
     }
 
     /// Applies the swaps that were held back; returns how they ended.
-    async fn deliver_late(&self) -> Vec<CasOutcome> {
+    pub(crate) async fn deliver_late(&self) -> Vec<CasOutcome> {
         let late: Vec<Swap> =
             std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
         let mut outcomes = Vec::new();
@@ -214,6 +214,14 @@ impl RootPointerStore for FaultyRoots {
             Some(Fault::LateFirst | Fault::Held | Fault::ThreadHeld) | None => Ok(outcome),
             Some(_) => Err(SwapError::Unknown(lost())),
         }
+    }
+
+    fn can_drop_roots(&self) -> bool {
+        true
+    }
+
+    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        self.inner.drop_roots(rows).await
     }
 
     async fn list_roots(

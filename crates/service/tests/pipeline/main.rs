@@ -4,6 +4,7 @@
 mod collect;
 mod commits;
 mod credentials;
+mod drops;
 mod faults;
 mod full;
 mod masters;

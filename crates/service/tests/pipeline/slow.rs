@@ -15,7 +15,7 @@ use fula_core::{
     block::{Epoch, Listed, Placement, Position, Swept, SyncMark, list_all},
     error::SwapError,
     memory::MemoryRoots,
-    root::{CasOutcome, NewRoot, RootCounts, RootRow, Stamped},
+    root::{CasOutcome, DeletedRow, NewRoot, RootCounts, RootRow, Stamped},
 };
 use fula_service::{
     BucketOwner, CompletePart, CompleteRequest, CopyRequest, CopySourceRequest,
@@ -165,12 +165,19 @@ impl Gate {
 pub(super) struct SlowRoots {
     pub(super) inner: MemoryRoots,
     jitter: Jitter,
-    time: AtomicU64,
+    pub(super) time: AtomicU64,
     /// Of answers to those who read.
     pub(super) reads: Gate,
     pub(super) scans: Gate,
     /// Of swaps of the first bucket.
     pub(super) swaps: Gate,
+    pub(super) drops: Gate,
+    /// Rows that were to be dropped and had changed.
+    pub(super) kept: AtomicU64,
+    /// Swaps whose row was gone.
+    pub(super) vanished: AtomicU64,
+    /// Swaps that were below the version floor.
+    pub(super) below: AtomicU64,
 }
 
 impl SlowRoots {
@@ -205,8 +212,28 @@ impl RootPointerStore for SlowRoots {
         }
         self.tick();
         let outcome = self.inner.cas_root(owner, bucket, expected, new).await;
+        let count = match outcome.as_ref().map(|stamped| &stamped.value) {
+            Ok(CasOutcome::Conflict { current: None }) => Some(&self.vanished),
+            Ok(CasOutcome::BelowFloor { .. }) => Some(&self.below),
+            _ => None,
+        };
+        count.map(|count| count.fetch_add(1, Ordering::Relaxed));
         self.jitter.step().await;
         outcome
+    }
+
+    fn can_drop_roots(&self) -> bool {
+        true
+    }
+
+    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        let asked = rows.len();
+        self.jitter.step().await;
+        self.drops.pass().await;
+        let dropped = self.inner.drop_roots(rows).await?;
+        self.kept.fetch_add((asked - dropped.len()) as u64, Ordering::Relaxed);
+        self.jitter.step().await;
+        Ok(dropped)
     }
 
     fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {
@@ -260,8 +287,18 @@ impl World {
         let full = Mutex::default();
         let blocks = Arc::new(SlowBlocks { inner, jitter: jitter(), unreadable, full });
         let inner = MemoryRoots::default();
-        let (reads, scans, swaps) = (Gate::default(), Gate::default(), Gate::default());
-        let roots = Arc::new(SlowRoots { inner, jitter: jitter(), time, reads, scans, swaps });
+        let roots = Arc::new(SlowRoots {
+            inner,
+            jitter: jitter(),
+            time,
+            reads: Gate::default(),
+            scans: Gate::default(),
+            swaps: Gate::default(),
+            drops: Gate::default(),
+            kept: AtomicU64::new(0),
+            vanished: AtomicU64::new(0),
+            below: AtomicU64::new(0),
+        });
         // Next to no cache, so that nothing is read that is not there.
         let limits =
             Limits { flaws: Flaws(flaw), cache_bytes: 1, heads_max: 1, ..Limits::default() };

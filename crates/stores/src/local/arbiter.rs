@@ -1,6 +1,7 @@
 //! The embedded arbiter and the embedded directory.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
@@ -13,15 +14,15 @@ use fula_core::{
     directory::{Entry, Table, WriteOutcome},
     error::SwapError,
     memory::{Judged, Records, RowSet},
-    root::{CasOutcome, Mark, NewRoot, RootCounts, RootRow, Stamped, TimeMs},
+    root::{CasOutcome, DeletedRow, Mark, NewRoot, RootCounts, RootRow, Stamped, TimeMs},
 };
 
 use super::{
     Clock, Stripes, read,
-    rows::{RootsState, write_entry, write_row},
+    rows::{Floor, RootsState, write_entry, write_floor, write_row},
     unavailable, write,
 };
-use crate::log::{Kind, Log, Need, Record, StreamName};
+use crate::log::{Kind, Log, Need, Record, StreamName, blocking};
 
 /// The embedded arbiter: root pointers in the log of a data directory.
 pub struct LocalRoots {
@@ -29,6 +30,8 @@ pub struct LocalRoots {
     pub(super) state: RwLock<RootsState>,
     /// By bucket name alone: owners compete for the global name.
     pub(super) stripes: Stripes,
+    /// Held by whoever drops rows.
+    pub(super) dropping: tokio::sync::Mutex<()>,
     pub(super) last_time: Mutex<TimeMs>,
     pub(super) clock: Clock,
 }
@@ -39,7 +42,48 @@ impl std::fmt::Debug for LocalRoots {
     }
 }
 
+/// Returns the key of a bucket's record.
+fn key_of(owner: OwnerId, bucket: &BucketName) -> Vec<u8> {
+    [&owner.0, bucket.as_str().as_bytes()].concat()
+}
+
 impl LocalRoots {
+    /// Returns how many rows are of buckets that live, and how many of deleted ones.
+    pub fn counts(&self) -> (usize, usize) {
+        read(&self.state).rows.counts()
+    }
+
+    /// Returns the version above which names without a row begin.
+    pub fn floor(&self) -> u64 {
+        read(&self.state).rows.floor()
+    }
+
+    /// Makes rows void on disk, and returns those that are: of the others nothing has changed.
+    async fn void(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        // In this order: a swap that appended before this place has ended when the rows are looked
+        // at, and any later one appends behind it.
+        let void_before = self.log.end_of_stream(StreamName::Commit);
+        self.stripes.ended().await;
+        let floor = {
+            let mut state = write(&self.state);
+            rows.retain(|row| state.rows.is_droppable(row));
+            let Some(highest) = rows.iter().map(|row| row.pointer.version).max() else {
+                return Ok(rows);
+            };
+            state.position += 1;
+            let version = highest.max(state.rows.floor());
+            Floor { position: state.position, version, void_before }
+        };
+        let keys = rows.iter().map(|row| key_of(row.owner, &row.bucket)).collect();
+        let (log, value) = (Arc::clone(&self.log), write_floor(&floor));
+        let voided = blocking(move || log.void_roots(void_before, keys, &value)).await;
+        let voided = voided.map_err(|error| unavailable("drop", error))?;
+        // Before the first is gone: whoever finds no row must begin above it.
+        write(&self.state).rows.raise_floor(floor.version);
+        rows.retain(|row| voided.contains(&key_of(row.owner, &row.bucket)));
+        Ok(rows)
+    }
+
     fn stamp<T>(&self, answer: impl FnOnce(&RowSet) -> T) -> Stamped<T> {
         let (value, position) = {
             let state = read(&self.state);
@@ -60,7 +104,7 @@ impl LocalRoots {
             state.position += 1;
             state.position
         };
-        let key = [&row.owner.0, row.bucket.as_str().as_bytes()].concat();
+        let key = key_of(row.owner, &row.bucket);
         let value = write_row(position, row);
         let record = Record { kind: Kind::Root, key: &key, value: &value };
         let appended = self.log.append(StreamName::Commit, &[record], Need::Removal);
@@ -106,6 +150,28 @@ impl RootPointerStore for LocalRoots {
         self.persist(&row).await?;
         write(&self.state).apply(row);
         Ok(self.stamp(|_| CasOutcome::Won))
+    }
+
+    fn can_drop_roots(&self) -> bool {
+        true
+    }
+
+    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        let _one_at_a_time = self.dropping.lock().await;
+        let mut by_stripe: BTreeMap<usize, Vec<DeletedRow>> = BTreeMap::new();
+        for row in self.void(rows).await? {
+            let stripe = self.stripes.stripe_of(row.bucket.as_str());
+            by_stripe.entry(stripe).or_default().push(row);
+        }
+        let mut dropped = Vec::new();
+        for (stripe, mut rows) in by_stripe {
+            // One that was swapped since lies behind the place, and stays.
+            let _turn = self.stripes.locks[stripe].lock().await;
+            let mut state = write(&self.state);
+            rows.retain(|row| state.rows.drop_row(row));
+            dropped.extend(rows);
+        }
+        Ok(dropped)
     }
 
     fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {

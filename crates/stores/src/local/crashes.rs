@@ -4,7 +4,9 @@
 //! between. After each cut everything acknowledged is there, nothing refused is, and a pointer's
 //! block is readable whichever pointer survived. `FULA_CRASH_CASES` and `FULA_CRASH_SEED` choose.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod drops;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use fula_core::{
@@ -34,6 +36,10 @@ struct Model {
     roots: BTreeMap<String, Vec<Option<RootPointer>>>,
     /// The same for records: version and value.
     records: BTreeMap<String, Vec<(u64, Option<Bytes>)>>,
+    /// Pointers of tombstones.
+    tombstones: HashSet<RootPointer>,
+    /// What names without a row must begin above, at least.
+    floor: u64,
     drawn: u64,
 }
 
@@ -79,9 +85,11 @@ impl Case {
 
     /// Does one thing; false when the store said that it cannot.
     async fn step(&mut self) -> bool {
-        match self.below(20) {
+        match self.below(23) {
             0..=6 => self.put().await,
             7..=11 => self.swap().await,
+            20 | 21 => self.end_bucket().await,
+            22 => self.drop_deleted().await,
             12..=14 => self.write().await,
             15 | 16 => self.delete().await,
             17 => self.store.seal(0).is_ok(),
@@ -116,9 +124,13 @@ impl Case {
         synced
     }
 
-    /// Puts a block and points a bucket to it, with one sync for both.
     async fn swap(&mut self) -> bool {
         let bucket = format!("bucket{}", self.below(3));
+        self.swap_in(bucket, false).await
+    }
+
+    /// Puts a block and points a bucket to it, with one sync for both.
+    async fn swap_in(&mut self, bucket: String, is_deleted: bool) -> bool {
         let root = self.block();
         if self.store.blocks.put(std::slice::from_ref(&root), Placement::Commit).await.is_err() {
             return false;
@@ -128,15 +140,19 @@ impl Case {
             return false;
         }
         let expected = may[0];
-        let version = expected.map_or(1, |pointer| pointer.version + 1);
+        let floor = self.store.roots.floor();
+        let version = expected.map_or(floor, |pointer| pointer.version) + 1;
         let pointer = RootPointer { root: root.cid(), version, generation: 0 };
         let new = NewRoot {
             pointer,
             bucket_id: BucketId([1; 16]),
             created: 1,
-            deleted: None,
+            deleted: is_deleted.then_some(1),
             global_name: fula_core::root::GlobalName::ClaimIfFree,
         };
+        if is_deleted {
+            self.model.tombstones.insert(pointer);
+        }
         match self.store.roots.cas_root(OWNER, &name(&bucket), expected, &new).await {
             Ok(answer) => {
                 assert_eq!(answer.value, CasOutcome::Won);
@@ -198,6 +214,11 @@ impl Case {
                 let root = self.store.blocks.get(&pointer.root).await.unwrap();
                 let root = root.expect("a pointer's block is there");
                 self.model.blocks.insert(root.cid(), root);
+                let is_deleted = rows.value[0].as_ref().is_some_and(|row| row.deleted.is_some());
+                assert_eq!(is_deleted, self.model.tombstones.contains(&pointer), "{bucket}");
+            } else if let Some(pointer) = may[0] {
+                // A drop that was not answered has gone through.
+                self.model.floor = self.model.floor.max(pointer.version);
             }
             *may = vec![found];
         }
@@ -207,6 +228,7 @@ impl Case {
             assert!(may.contains(&found), "{record} is {found:?}, and may be {may:?}");
             *may = vec![found];
         }
+        assert!(self.store.roots.floor() >= self.model.floor, "the floor fell");
         true
     }
 

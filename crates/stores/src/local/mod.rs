@@ -182,6 +182,7 @@ impl LocalStore {
                 log: Arc::clone(&log),
                 state: RwLock::new(rows.roots),
                 stripes: Stripes::default(),
+                dropping: tokio::sync::Mutex::default(),
                 last_time: Mutex::new(0),
                 clock,
             }),
@@ -331,8 +332,19 @@ impl Default for Stripes {
 }
 
 impl Stripes {
-    async fn lock(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+    fn stripe_of(&self, name: &str) -> usize {
         let [low, ..] = self.hasher.hash_one(name).to_le_bytes();
-        self.locks[usize::from(low) % STRIPES].lock().await
+        usize::from(low) % STRIPES
+    }
+
+    async fn lock(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        self.locks[self.stripe_of(name)].lock().await
+    }
+
+    /// Returns once every writer has ended that holds a lock when this is called.
+    async fn ended(&self) {
+        for stripe in &self.locks {
+            drop(stripe.lock().await);
+        }
     }
 }

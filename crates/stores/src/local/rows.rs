@@ -11,7 +11,7 @@ use fula_core::{
     root::RootRow,
 };
 
-use crate::log::{Damage, Kind, Log, Recovery, is_lost};
+use crate::log::{Damage, Kind, Log, LogPlace, Recovery, is_lost};
 
 /// What the rows of the log hold.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(super) struct Rows {
 pub(super) struct RootsState {
     pub(super) rows: RowSet,
     pub(super) position: u64,
+    /// Root pointers before this place are void.
+    void_before: LogPlace,
 }
 
 impl RootsState {
@@ -35,15 +37,28 @@ impl RootsState {
 impl Rows {
     pub(super) fn load(log: &Log, recovery: &mut Recovery) -> io::Result<Self> {
         let mut loaded = Self::default();
+        // First: it says which of the others count.
+        loaded.load_kind(log, recovery, |kind| kind == Kind::Floor)?;
+        log.forget_roots_before(loaded.roots.void_before);
+        loaded.load_kind(log, recovery, |kind| kind != Kind::Floor)?;
+        Ok(loaded)
+    }
+
+    fn load_kind(
+        &mut self,
+        log: &Log,
+        recovery: &mut Recovery,
+        is_wanted: impl Fn(Kind) -> bool,
+    ) -> io::Result<()> {
         let slots: Vec<_> =
             log.index().rows.iter().map(|((kind, _), slot)| (*kind, *slot)).collect();
-        for (kind, slot) in slots {
+        for (kind, slot) in slots.into_iter().filter(|(kind, _)| is_wanted(*kind)) {
             let value = match log.read_intact(&slot) {
                 Err(error) if is_lost(&error) => None,
                 read => read?,
             };
             let value = value.ok_or(Invalid("checksum"));
-            let read = value.and_then(|value| loaded.read(kind, &value));
+            let read = value.and_then(|value| self.read(kind, &value));
             if read.is_err() {
                 recovery.damaged.push(Damage {
                     segment: format!("commit-{:08}.log", slot.segment),
@@ -53,7 +68,7 @@ impl Rows {
                 });
             }
         }
-        Ok(loaded)
+        Ok(())
     }
 
     fn read(&mut self, kind: Kind, value: &Bytes) -> Result<(), Invalid> {
@@ -67,6 +82,12 @@ impl Rows {
             Kind::Directory => {
                 let (table, name, entry) = read_entry(&mut reader)?;
                 self.records.apply(table, &name, entry);
+            }
+            Kind::Floor => {
+                let floor = read_floor(&mut reader)?;
+                self.roots.rows.raise_floor(floor.version);
+                self.roots.position = self.roots.position.max(floor.position);
+                self.roots.void_before = floor.void_before;
             }
             Kind::Block | Kind::Mark | Kind::Contents => return Err(Invalid("not a row")),
         }
@@ -101,6 +122,33 @@ pub(super) fn read_row(reader: &mut Reader<'_>) -> Result<(u64, RootRow), Invali
     let claim = None;
     let row = RootRow { owner, bucket, pointer, bucket_id, created, deleted, global_name, claim };
     Ok((position, row))
+}
+
+/// What a drop of root pointers leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Floor {
+    /// As that of a row.
+    pub(super) position: u64,
+    /// Names without a row begin above this version.
+    pub(super) version: u64,
+    /// Root pointers before this place are void.
+    pub(super) void_before: LogPlace,
+}
+
+pub(super) fn write_floor(floor: &Floor) -> Bytes {
+    let mut out = Writer::with_capacity(64);
+    let LogPlace { segment, offset } = floor.void_before;
+    out.array(4).uint(floor.position).uint(floor.version);
+    out.uint(u64::from(segment)).uint(u64::from(offset));
+    out.finish()
+}
+
+pub(super) fn read_floor(reader: &mut Reader<'_>) -> Result<Floor, Invalid> {
+    reader.tuple(4)?;
+    let (position, version) = (reader.uint()?, reader.uint()?);
+    let mut part = || u32::try_from(reader.uint()?).map_err(|_| Invalid("bad place in the log"));
+    let void_before = LogPlace { segment: part()?, offset: part()? };
+    Ok(Floor { position, version, void_before })
 }
 
 pub(super) fn write_entry(table: Table, name: &str, entry: &Entry) -> Bytes {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Contents, Index, Kind, Log, Need, Place, Record, Slot, Stream, StreamName, Tail, encode_into,
-    encoded_len, lock, poisoned,
+    Contents, Index, Kind, Log, LogPlace, Need, Place, Record, Slot, Stream, StreamName, Tail,
+    encode_into, encoded_len, lock, poisoned,
     segment::{HEADER_BYTES, Segment},
     write,
 };
@@ -72,6 +72,13 @@ impl Log {
             index.insert(record, slot);
         }
         Ok((tail.appended, len))
+    }
+
+    /// Returns where the next record of a stream goes.
+    pub(crate) fn end_of_stream(&self, name: StreamName) -> LogPlace {
+        let tail = lock(&self.stream(name).tail);
+        let offset = u32::try_from(tail.offset).expect("segments are small");
+        LogPlace { segment: tail.segment.id, offset }
     }
 
     /// Writes records at the end of a stream; on an error nothing of them is there.

@@ -188,6 +188,16 @@ impl Log {
         rest: &dyn Fn(),
     ) -> io::Result<bool> {
         let name = if segment.is_bulk() { StreamName::Bulk } else { StreamName::Commit };
+        self.copy_to(name, records, rest)
+    }
+
+    /// Like [`Self::copy`], to the end of a stream.
+    pub(super) fn copy_to(
+        &self,
+        name: StreamName,
+        records: &[(Key, Slot)],
+        rest: &dyn Fn(),
+    ) -> io::Result<bool> {
         let mut batch: Vec<(Key, Slot, Bytes)> = Vec::new();
         let mut bytes = 0;
         for (key, slot) in records {

@@ -41,6 +41,11 @@ impl Slot {
         u64::from(self.offset) + HEAD_BYTES as u64 + u64::from(self.key_len)
     }
 
+    /// Returns where the record begins.
+    pub(crate) fn place(&self) -> LogPlace {
+        LogPlace { segment: self.segment, offset: self.offset }
+    }
+
     /// Returns where the record ends in its segment.
     pub(super) fn end(&self) -> u64 {
         u64::from(self.offset) + u64::from(self.bytes())
@@ -50,6 +55,13 @@ impl Slot {
     pub(crate) fn bytes(&self) -> u32 {
         (HEAD_BYTES as u32 + u32::from(self.key_len) + self.value_len).next_multiple_of(8)
     }
+}
+
+/// A place in a stream: every record that is appended to it from some moment on lies at or after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LogPlace {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
 }
 
 /// What a record is known by.
@@ -63,7 +75,7 @@ impl Key {
     pub(super) fn of(kind: Kind, key: &[u8]) -> Option<Self> {
         match kind {
             Kind::Block => key.try_into().ok().map(Self::Block),
-            Kind::Root | Kind::Directory => Some(Self::Row(kind, key.to_vec())),
+            Kind::Root | Kind::Directory | Kind::Floor => Some(Self::Row(kind, key.to_vec())),
             Kind::Mark | Kind::Contents => None,
         }
     }
@@ -118,6 +130,11 @@ impl Index {
             Key::Block(cid) => self.blocks.get(&Cid::from_bytes(cid).ok()?),
             Key::Row(kind, key) => self.rows.get(&(*kind, key.clone())).copied(),
         }
+    }
+
+    /// Returns where the row of a key lies.
+    pub(super) fn row(&self, kind: Kind, key: &[u8]) -> Option<Slot> {
+        self.rows.get(&(kind, key.to_vec())).copied()
     }
 
     pub(super) fn remove(&mut self, key: &Key) {

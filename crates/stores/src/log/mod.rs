@@ -26,6 +26,7 @@ mod room;
 mod segment;
 #[cfg(test)]
 pub(crate) mod sim_disk;
+mod void;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -49,7 +50,7 @@ use self::{
 };
 pub(crate) use self::{
     disk::{Directory, Disk, is_lost},
-    index::{Index, Key, Slot},
+    index::{Index, Key, LogPlace, Slot},
     record::{Kind, Record},
     room::{DISK_BYTES_MIN, Need},
 };

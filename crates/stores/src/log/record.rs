@@ -47,13 +47,15 @@ pub(crate) enum Kind {
     Mark = 4,
     /// What lies in the segment before it.
     Contents = 5,
+    /// Which root pointers are void, and the version floor; under no key.
+    Floor = 6,
 }
 
 impl Kind {
     pub(super) fn from_code(code: u8) -> Option<Self> {
-        [Self::Block, Self::Root, Self::Directory, Self::Mark, Self::Contents]
-            .into_iter()
-            .find(|kind| *kind as u8 == code)
+        let all =
+            [Self::Block, Self::Root, Self::Directory, Self::Mark, Self::Contents, Self::Floor];
+        all.into_iter().find(|kind| *kind as u8 == code)
     }
 }
 

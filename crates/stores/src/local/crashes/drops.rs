@@ -1,0 +1,252 @@
+//! Dropping rows of deleted buckets: what power cuts and failing calls leave, and races with swaps.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use fula_core::{
+    BucketId, RootPointer, RootPointerStore,
+    root::{CasOutcome, DeletedRow, GlobalName, NewRoot},
+};
+
+use super::*;
+
+impl Case {
+    /// Deletes a bucket that lives.
+    pub(super) async fn end_bucket(&mut self) -> bool {
+        let bucket = format!("bucket{}", self.below(3));
+        let may = self.model.roots.get(&bucket).map_or(&[][..], |may| may);
+        match may {
+            [Some(pointer)] if !self.model.tombstones.contains(pointer) => {
+                self.swap_in(bucket, true).await
+            }
+            _ => true,
+        }
+    }
+
+    /// Drops the rows of deleted buckets, and asks for that of those that live.
+    pub(super) async fn drop_deleted(&mut self) -> bool {
+        let certain = self.model.roots.iter().filter_map(|(bucket, may)| match may[..] {
+            [Some(pointer)] => Some(DeletedRow { owner: OWNER, bucket: name(bucket), pointer }),
+            _ => None,
+        });
+        let rows: Vec<DeletedRow> = certain.collect();
+        let is_deleted = |row: &&DeletedRow| self.model.tombstones.contains(&row.pointer);
+        let deleted: Vec<DeletedRow> = rows.iter().filter(is_deleted).cloned().collect();
+        let dropped = self.store.roots.drop_roots(rows).await;
+        if let Ok(dropped) = &dropped {
+            let names = |rows: &[DeletedRow]| -> BTreeSet<String> {
+                rows.iter().map(|row| row.bucket.to_string()).collect()
+            };
+            assert_eq!(names(dropped), names(&deleted));
+        }
+        for row in deleted {
+            let may = self.model.roots.get_mut(row.bucket.as_str()).unwrap();
+            if dropped.is_ok() {
+                *may = vec![None];
+                self.model.floor = self.model.floor.max(row.pointer.version);
+            } else {
+                may.push(None);
+            }
+        }
+        dropped.is_ok()
+    }
+
+    /// Makes buckets that live and buckets that are deleted, whose earlier rows lie in segments that
+    /// are sealed, and some of them gone.
+    async fn make_and_delete(&mut self) {
+        for n in 0..40 {
+            assert!(self.swap_in(format!("live{n}"), false).await);
+            assert!(self.swap_in(format!("gone{n}"), false).await);
+        }
+        self.store.seal(0).unwrap();
+        for n in 0..40 {
+            assert!(self.swap_in(format!("gone{n}"), true).await);
+            assert!(n % 3 > 0 || self.swap_in(format!("live{n}"), false).await);
+        }
+        self.store.seal(0).unwrap();
+    }
+
+    fn count(&self, prefix: &str) -> usize {
+        let there =
+            self.model.roots.iter().filter(|(bucket, may)| {
+                bucket.starts_with(prefix) && may.iter().all(Option::is_some)
+            });
+        there.count()
+    }
+}
+
+/// Power is cut at every call of a drop and of the compaction after it.
+#[test]
+fn a_drop_is_whole_or_did_not_begin_whenever_the_power_is_cut() {
+    let (mut whole, mut not_begun) = (0, 0);
+    for after in 0.. {
+        let is_over = block_on(async {
+            let mut case = Case::new(after);
+            case.make_and_delete().await;
+            let before = case.disk.calls();
+            case.disk.fail(after, Fault::Io, true);
+            let is_done = case.drop_deleted().await && case.store.compact(1, &|| {}).is_ok();
+            let calls = case.disk.calls() - before;
+            case.crash().await;
+            let left = case.count("gone");
+            assert!(left == 0 || left == 40, "{left} of the dropped rows are there");
+            assert_eq!(case.count("live"), 40);
+            whole += u32::from(left == 0);
+            not_begun += u32::from(left == 40);
+            // What was left is dropped now; and nothing comes back with the next cut.
+            assert!(case.drop_deleted().await);
+            while case.store.compact(1, &|| {}).unwrap() > 0 {}
+            case.crash().await;
+            assert_eq!((case.count("gone"), case.count("live")), (0, 40));
+            assert!(case.store.roots.floor() >= 2);
+            is_done && after >= calls
+        });
+        if is_over {
+            break;
+        }
+    }
+    assert!(whole > 3 && not_begun > 3, "{whole} were whole, and {not_begun} had not begun");
+}
+
+/// Space of dropped rows comes back, and what was dropped is gone after a restart.
+#[test]
+fn the_space_of_dropped_rows_comes_back() {
+    block_on(async {
+        let mut case = Case::new(1);
+        for n in 0..10 {
+            assert!(case.swap_in(format!("live{n}"), false).await);
+        }
+        case.delete().await;
+        let empty = case.store.sizes().unwrap().1;
+        for n in 0..200 {
+            assert!(case.swap_in(format!("gone{n}"), false).await);
+            assert!(case.swap_in(format!("gone{n}"), true).await);
+        }
+        assert_eq!(case.store.roots.counts(), (10, 200));
+        assert!(case.drop_deleted().await);
+        assert_eq!(case.store.roots.counts(), (10, 0));
+        // No row leads to the blocks any more.
+        case.model.blocks.retain(|_, block| block.bytes().len() < 8);
+        case.delete().await;
+        let live = case.store.sizes().unwrap().1;
+        assert!(live <= empty + 200, "{live} bytes are in use, and {empty} were");
+        case.restart().await;
+        assert_eq!(case.store.roots.counts(), (10, 0));
+        assert_eq!(case.store.roots.floor(), 2);
+    });
+}
+
+/// A bucket is made and deleted again and again while its row is dropped again and again, and the log
+/// is compacted: every swap that was won is there, and versions never repeat.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn drops_and_swaps_race_and_lose_nothing() {
+    const SEGMENT: u64 = 16 << 10;
+    const RACES: u64 = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let open = || LocalStore::open_with(dir.path(), system_clock(), false, Some(SEGMENT)).unwrap();
+    let store = Arc::new(open());
+    let (is_over, dropped, kept, below) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let drops = tokio::sync::watch::Sender::new(0_u64);
+    let writers = (0..8_u64).map(|writer| {
+        let (store, is_over, below) =
+            (Arc::clone(&store), Arc::clone(&is_over), Arc::clone(&below));
+        let mut drops = drops.subscribe();
+        tokio::spawn(async move {
+            let bucket = name(&format!("bucket{writer}"));
+            let (mut expected, mut floor, mut won) = (None::<RootPointer>, 0, Vec::new());
+            while !is_over.load(Ordering::Relaxed) {
+                // After every other deletion, until a drop has seen it.
+                if won.len() % 4 == 2 {
+                    let next = drops.borrow_and_update().saturating_add(2);
+                    drop(drops.wait_for(|ended| *ended >= next).await);
+                }
+                let version = expected.map_or(floor, |old| old.version.max(floor)) + 1;
+                let deleted = (won.len() % 2 == 1).then_some(1);
+                let root =
+                    Block::new(Codec::Raw, [writer.to_be_bytes(), version.to_be_bytes()].concat());
+                let pointer = RootPointer { root: root.cid(), version, generation: 0 };
+                let new = NewRoot {
+                    pointer,
+                    bucket_id: BucketId([1; 16]),
+                    created: 1,
+                    deleted,
+                    global_name: GlobalName::Keep,
+                };
+                match store.roots.cas_root(OWNER, &bucket, expected, &new).await.unwrap().value {
+                    CasOutcome::Won => {
+                        won.push(version);
+                        expected = Some(pointer);
+                    }
+                    CasOutcome::BelowFloor { floor: found } => {
+                        assert!(expected.is_none() && found >= version);
+                        below.fetch_add(1, Ordering::Relaxed);
+                        floor = found;
+                    }
+                    // Only the row of a tombstone may be gone.
+                    CasOutcome::Conflict { current: None } if won.len() % 2 == 0 => expected = None,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(won.is_sorted_by(|one, next| one < next), "a version was there twice");
+            (bucket, expected)
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    let compact = || {
+        let store = Arc::clone(&store);
+        tokio::task::spawn_blocking(move || {
+            store.compact(10, &|| {}).unwrap();
+            store.seal(30).unwrap();
+        })
+    };
+    let mut compacting = compact();
+    let raced = || [&dropped, &kept, &below].map(|count| count.load(Ordering::Relaxed));
+    let mut rounds = 0..10_000;
+    while raced().iter().any(|count| *count < RACES) && rounds.next().is_some() {
+        let rows = store.roots.scan_roots(None, 100).await.unwrap().value;
+        let deleted = rows.into_iter().filter(|row| row.deleted.is_some());
+        let deleted: Vec<_> = deleted
+            .map(|row| DeletedRow { owner: OWNER, bucket: row.bucket, pointer: row.pointer })
+            .collect();
+        let asked = deleted.len();
+        let gone = store.roots.drop_roots(deleted).await.unwrap().len();
+        dropped.fetch_add(gone as u64, Ordering::Relaxed);
+        kept.fetch_add((asked - gone) as u64, Ordering::Relaxed);
+        drops.send_modify(|ended| *ended += 1);
+        // Now and then beside the next drops: all the time it would keep the log from the writers.
+        if rounds.start % 8 == 0 && compacting.is_finished() {
+            compacting = compact();
+        }
+        tokio::task::yield_now().await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    drops.send_replace(u64::MAX);
+    let mut last = Vec::new();
+    for writer in writers {
+        last.push(writer.await.unwrap());
+    }
+    compacting.await.unwrap();
+    assert!(raced().iter().all(|count| *count >= RACES), "{:?}", raced());
+    let floor = store.roots.floor();
+    let rows = store.roots.scan_roots(None, 100).await.unwrap().value;
+    drop(store);
+    let store = open();
+    assert!(store.recovery.damaged.is_empty() && store.roots.floor() == floor);
+    let again = store.roots.scan_roots(None, 100).await.unwrap().value;
+    assert_eq!(again, rows);
+    for (bucket, expected) in last {
+        let found = store.roots.get_roots(&[(OWNER, bucket)]).await.unwrap().value.pop().unwrap();
+        // The last drop may have come after the last swap.
+        assert!(found.is_none() || found.map(|row| row.pointer) == expected);
+    }
+}
