@@ -13,9 +13,7 @@ mod node;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command};
+use crate::cli::{CliError, Command};
 
 /// Rounds and requests allocate a lot of small things, on any thread (docs/adr/0018).
 #[global_allocator]
@@ -29,7 +27,14 @@ fn main() -> ExitCode {
     // They take a fifth more memory than is used, for a twentieth more speed (docs/adr/0018). Where
     // that cannot be had they stay.
     let _unchanged = rustix::thread::disable_transparent_huge_pages(true);
-    let cli = Cli::parse();
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(CliError::Typed(error)) => error.exit(),
+        Err(error) => {
+            eprintln!("fula: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     fula_gateway::tls::install_provider();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -16,9 +16,9 @@ use crate::{
     cli::{
         AdminArgs, CasMode, GcArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
         MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs,
-        SecretsCommand,
+        SecretsCommand, Time,
     },
-    config::{Backends, span},
+    config::Backends,
     files,
     node::{Node, Purpose},
 };
@@ -58,15 +58,10 @@ async fn perform_within(
 
 /// Runs `fula gc`.
 pub(crate) async fn gc(args: GcArgs) -> ExitCode {
-    let said = args.retention.map(|text| span("--retention", text)).transpose();
-    let usual = args.usual_retention.map(|text| span("FULA_RETENTION", text)).transpose();
-    let (said, usual) = match (said, usual) {
-        (Ok(said), Ok(usual)) => (said, usual),
-        (Err(error), _) | (_, Err(error)) => return super::fail(&error),
-    };
-    let retention_ms = said.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let millis = |time: Time| u64::try_from(time.0.as_millis()).unwrap_or(u64::MAX);
+    let retention_ms = args.retention.map(millis);
     let mut limits = Limits::default();
-    limits.retention = usual.unwrap_or(limits.retention);
+    limits.retention = args.usual_retention.map_or(limits.retention, |time| time.0);
     let request = Request::Gc { now: args.now, retention_ms };
     let result = perform_within(&args.common, request, limits).await;
     finish(args.common.json, result, |done| {
@@ -123,6 +118,8 @@ fn when(value: &Value, field: &str) -> String {
 pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
     match args.command {
         KeysCommand::Create { user, keys_per_user, common } => {
+            let keys_per_user =
+                keys_per_user.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
             let made = perform(&common, Request::KeysCreate { user, keys_per_user }).await;
             finish(common.json, made, |key| {
                 println!("aws_access_key_id = {}", text(key, "id"));

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use super::fail;
 use crate::{
     admin,
-    cli::{GatewayArgs, LogFormat},
+    cli::{GatewaySettings, LogFormat},
     config::{ConfigError, GatewayConfig, admin_limits, raise_descriptors},
     files::{self, FileError},
     gc, jwks,
@@ -47,15 +47,15 @@ enum StartError {
 }
 
 /// Runs `fula gateway`.
-pub(crate) async fn run(args: Box<GatewayArgs>) -> ExitCode {
-    match serve(*args).await {
+pub(crate) async fn run(settings: Box<GatewaySettings>) -> ExitCode {
+    match serve(*settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-async fn serve(args: GatewayArgs) -> Result<(), StartError> {
-    let config = GatewayConfig::load(args)?;
+async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
+    let config = GatewayConfig::check(settings)?;
     start_log(config.log);
     let connections = config.connections.limits(raise_descriptors());
     for warning in config.warnings() {

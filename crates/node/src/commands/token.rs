@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     cli::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
-    config, files, keystore,
+    files, keystore,
 };
 
 /// Runs `fula token`.
@@ -99,8 +99,7 @@ fn password(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<Vec<u8>>, Str
 
 /// Returns claims from now on.
 fn claimed(wallet: Address, args: &ClaimArgs) -> Result<Claims, String> {
-    let life = config::duration("--lifetime", args.lifetime.clone());
-    let life = life.map_err(|error| error.to_string())?.as_secs();
+    let life = args.lifetime.0.as_secs();
     if !(1..=LIFE_MAX).contains(&life) {
         return Err("--lifetime is from 1s to 24h".to_owned());
     }

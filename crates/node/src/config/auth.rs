@@ -6,36 +6,14 @@ use fula_gateway::Rates;
 use fula_identity::{Address, Policy, jwt::JwtPolicy};
 use reqwest::Url;
 
-use fula_service::{auth::SESSIONS_MAX, limits::KEYS_PER_USER};
+use fula_service::auth::SESSIONS_MAX;
 
-use super::{ConfigError, FileSettings, duration, limits::at_least_one};
-use crate::{
-    cli::{AuthArgs, Switch},
-    files,
-};
-
-/// Returns what was typed, and what the file says where nothing was.
-pub(super) fn merge(args: AuthArgs, file: &mut FileSettings) -> AuthArgs {
-    AuthArgs {
-        eip712_auth: args.eip712_auth.or(file.eip712_auth),
-        eip712_v1: args.eip712_v1.or(file.eip712_v1),
-        audience: args.audience.or(file.audience.take()),
-        wallets: args.wallets.or(file.wallets.take()),
-        jwt_secret_file: args.jwt_secret_file.or(file.jwt_secret_file.take()),
-        jwks: args.jwks.or(file.jwks.take()),
-        jwks_keep: args.jwks_keep.or(file.jwks_keep.take()),
-        jwt_issuer: args.jwt_issuer.or(file.jwt_issuer.take()),
-        jwt_audience: args.jwt_audience.or(file.jwt_audience.take()),
-        sessions_per_owner: args.sessions_per_owner.or(file.sessions_per_owner),
-        keys_per_user: args.keys_per_user.or(file.keys_per_user),
-        rate_per_user: args.rate_per_user.or(file.rate_per_user),
-        rate_per_address: args.rate_per_address.or(file.rate_per_address),
-    }
-}
+use super::ConfigError;
+use crate::{cli::AuthSettings, files};
 
 /// Returns how many sessions one owner may have at a time.
-pub(super) fn sessions_max(auth: &AuthArgs) -> Result<usize, ConfigError> {
-    let max = auth.sessions_per_owner.unwrap_or(SESSIONS_MAX);
+pub(super) fn sessions_max(auth: &AuthSettings) -> Result<usize, ConfigError> {
+    let max = auth.sessions_per_owner;
     if (1..=SESSIONS_MAX).contains(&max) {
         return Ok(max);
     }
@@ -43,19 +21,11 @@ pub(super) fn sessions_max(auth: &AuthArgs) -> Result<usize, ConfigError> {
     Err(ConfigError::Value { name, value: max.to_string(), expected })
 }
 
-/// Returns how many access keys one user may have.
-pub(super) fn keys_max(auth: &AuthArgs) -> Result<usize, ConfigError> {
-    match auth.keys_per_user {
-        Some(0) => Err(at_least_one("--keys-per-user")),
-        max => Ok(max.unwrap_or(KEYS_PER_USER)),
-    }
-}
-
 /// Returns how often anyone may ask; 0 is without bound.
-pub(super) fn rates(auth: &AuthArgs) -> Rates {
+pub(super) fn rates(auth: &AuthSettings) -> Rates {
     Rates {
-        user: auth.rate_per_user.and_then(NonZeroU32::new),
-        address: auth.rate_per_address.and_then(NonZeroU32::new),
+        user: NonZeroU32::new(auth.rate_per_user),
+        address: NonZeroU32::new(auth.rate_per_address),
     }
 }
 
@@ -72,31 +42,14 @@ pub(crate) struct Jwks {
 const JWKS_KEEP_MIN: Duration = Duration::from_mins(1);
 
 /// Returns the key set, if one is configured.
-pub(super) fn jwks(auth: &AuthArgs) -> Result<Option<Jwks>, ConfigError> {
-    let Some(source) = &auth.jwks else {
-        let is_kept = auth.jwks_keep.is_some();
-        return if is_kept {
-            Err(ConfigError::Without("FULA_JWKS_KEEP", "FULA_JWKS"))
-        } else {
-            Ok(None)
-        };
-    };
-    let keep = match &auth.jwks_keep {
-        None => Duration::from_hours(1),
-        Some(text) => {
-            let keep = duration("--jwks-keep", text.clone())?;
-            if keep < JWKS_KEEP_MIN {
-                let expected = "keys are kept for at least 1m";
-                return Err(ConfigError::Value {
-                    name: "--jwks-keep",
-                    value: text.clone(),
-                    expected,
-                });
-            }
-            keep
-        }
-    };
-    Ok(Some(Jwks { source: JwksSource::parse(source)?, keep }))
+pub(super) fn jwks(auth: &AuthSettings) -> Result<Option<Jwks>, ConfigError> {
+    let Some(source) = &auth.jwks else { return Ok(None) };
+    let keep = auth.jwks_keep;
+    if keep.0 < JWKS_KEEP_MIN {
+        let (name, expected) = ("--jwks-keep", "keys are kept for at least 1m");
+        return Err(ConfigError::Value { name, value: keep.to_string(), expected });
+    }
+    Ok(Some(Jwks { source: JwksSource::parse(source)?, keep: keep.0 }))
 }
 
 /// Where the key set of JWTs is.
@@ -139,12 +92,12 @@ fn has_scheme(text: &str) -> bool {
 }
 
 /// Checks which tokens are to be accepted.
-pub(super) fn policy(auth: &AuthArgs) -> Result<Policy, ConfigError> {
-    let eip712 = auth.eip712_auth == Some(Switch::On);
+pub(super) fn policy(auth: &AuthSettings) -> Result<Policy, ConfigError> {
+    let eip712 = auth.eip712_auth;
     for (name, is_set) in [
         ("FULA_AUDIENCE", auth.audience.is_some()),
         ("FULA_WALLETS", auth.wallets.is_some()),
-        ("FULA_EIP712_V1", auth.eip712_v1.is_some()),
+        ("FULA_EIP712_V1=off", !auth.eip712_v1),
     ] {
         if is_set && !eip712 {
             return Err(ConfigError::Without(name, "FULA_EIP712_AUTH=on"));
@@ -181,7 +134,7 @@ pub(super) fn policy(auth: &AuthArgs) -> Result<Policy, ConfigError> {
     }
     Ok(Policy {
         eip712,
-        v1: auth.eip712_v1 != Some(Switch::Off),
+        v1: auth.eip712_v1,
         audiences: names(&auth.audience),
         wallets,
         jwt: jwt.into(),
@@ -191,39 +144,47 @@ pub(super) fn policy(auth: &AuthArgs) -> Result<Policy, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::{DataDirArgs, GatewayArgs},
-        config::GatewayConfig,
-    };
+    use crate::{cli::gateway_settings, config::GatewayConfig};
+
+    fn with(options: &[&str]) -> Result<GatewayConfig, String> {
+        let settings = gateway_settings(options).map_err(|error| error.to_string())?;
+        GatewayConfig::check(settings).map_err(|error| error.to_string())
+    }
+
+    fn wrong(options: &[&str]) -> String {
+        with(options).unwrap_err()
+    }
+
+    const ON: [&str; 2] = ["--eip712-auth", "on"];
 
     #[test]
     fn tokens_are_accepted_where_it_is_said() {
-        let with = |auth| {
-            GatewayConfig::load({
-                let data = DataDirArgs { data_dir: Some("/tmp/x".into()) };
-                GatewayArgs { data, auth, ..GatewayArgs::default() }
-            })
-        };
-        assert!(!with(AuthArgs::default()).unwrap().policy.accepts_any());
-        let on = || AuthArgs { eip712_auth: Some(Switch::On), ..AuthArgs::default() };
-        let named = AuthArgs { audience: Some("here, federation".into()), ..on() };
-        let policy = with(named).unwrap().policy;
+        assert!(!with(&[]).unwrap().policy.accepts_any());
+        let on = |more: [&'static str; 2]| with(&[ON, more].concat());
+        let policy = on(["--audience", "here, federation"]).unwrap().policy;
         assert!(policy.eip712 && policy.v1 && policy.wallets.is_none());
         assert_eq!(policy.audiences, ["here", "federation"]);
         // A list that admits nobody admits nobody.
-        let none = AuthArgs { wallets: Some(String::new()), ..on() };
-        assert_eq!(with(none).unwrap().policy.wallets.unwrap().len(), 0);
-        let wrong = |auth| with(auth).unwrap_err().to_string();
-        let off = || AuthArgs { eip712_auth: Some(Switch::Off), ..AuthArgs::default() };
-        assert!(wrong(AuthArgs { wallets: Some("0x1".into()), ..on() }).contains("40 hex digits"));
-        assert!(
-            wrong(AuthArgs { audience: Some("x".into()), ..off() }).contains("FULA_EIP712_AUTH")
-        );
-        assert!(wrong(AuthArgs { jwt_issuer: Some("x".into()), ..on() }).contains("FULA_JWKS"));
-        let plain = Some("http://issuer.example/jwks".into());
-        assert!(wrong(AuthArgs { jwks: plain, ..on() }).contains("https"));
-        let local = Some("http://127.0.0.1:80/jwks".into());
-        assert!(with(AuthArgs { jwks: local, ..on() }).is_ok());
+        assert_eq!(on(["--wallets", ""]).unwrap().policy.wallets.unwrap().len(), 0);
+        assert!(on(["--wallets", "0x1"]).unwrap_err().contains("40 hex digits"));
+        assert!(wrong(&["--audience", "x"]).contains("FULA_EIP712_AUTH"));
+        assert!(wrong(&["--eip712-v1", "off"]).contains("FULA_EIP712_AUTH"));
+        assert!(on(["--jwt-issuer", "x"]).unwrap_err().contains("FULA_JWKS"));
+        for max in ["0", "1001"] {
+            let refused = on(["--sessions-per-owner", max]).unwrap_err();
+            assert!(refused.contains("from 1 to 1000"), "{refused}");
+        }
+        assert_eq!(with(&ON).unwrap().sessions_max, 1000);
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(secret.path(), "too short").unwrap();
+        let refused = wrong(&["--jwt-secret-file", secret.path().to_str().unwrap()]);
+        assert!(refused.contains("32 bytes"), "{refused}");
+    }
+
+    #[test]
+    fn key_sets_come_from_where_nobody_can_change_them() {
+        assert!(wrong(&["--jwks", "http://issuer.example/jwks"]).contains("https"));
+        assert!(with(&["--jwks", "http://127.0.0.1:80/jwks"]).is_ok());
         for mistyped in [
             "https://user:hush@issuer.example/jwks",
             "https://user:hush@issuer.example:port/jwks",
@@ -235,45 +196,29 @@ mod tests {
             "https://hush@issuer.example/jwks",
             "ftp://hush/jwks",
         ] {
-            let refused = wrong(AuthArgs { jwks: Some(mistyped.into()), ..on() });
+            let refused = wrong(&["--jwks", mistyped]);
             assert!(refused.contains("FULA_JWKS") && !refused.contains("hush"), "{refused}");
         }
-        for max in [0, 1001] {
-            let sessions = AuthArgs { sessions_per_owner: Some(max), ..on() };
-            assert!(wrong(sessions).contains("from 1 to 1000"));
-        }
-        assert_eq!(with(on()).unwrap().sessions_max, 1000);
-        let keys = |keys_per_user| AuthArgs { keys_per_user, ..AuthArgs::default() };
-        assert!(wrong(keys(Some(0))).contains("--keys-per-user"));
-        assert_eq!(with(keys(Some(7))).unwrap().keys_max, 7);
-        assert_eq!(with(keys(None)).unwrap().keys_max, 100);
-        let set = || AuthArgs { jwks: Some("jwks.json".into()), ..AuthArgs::default() };
-        assert_eq!(with(set()).unwrap().jwks.unwrap().keep, Duration::from_hours(1));
-        let keep = |text: &str| Some(text.to_owned());
-        assert!(wrong(AuthArgs { jwks_keep: keep("59s"), ..set() }).contains("at least 1m"));
-        assert!(wrong(AuthArgs { jwks_keep: keep("2h"), ..on() }).contains("FULA_JWKS"));
-        let warns = |auth, name: &str| {
-            let warnings = with(auth).unwrap().warnings();
+        let set = ["--jwks", "jwks.json"];
+        assert_eq!(with(&set).unwrap().jwks.unwrap().keep, Duration::from_hours(1));
+        let short = [set, ["--jwks-keep", "59s"]].concat();
+        assert!(wrong(&short).contains("at least 1m"));
+    }
+
+    #[test]
+    fn the_start_warns_of_tokens_that_were_meant_for_others() {
+        let warns = |options: &[&[&str]], name: &str| {
+            let warnings = with(&options.concat()).unwrap().warnings();
             warnings.iter().any(|warning| warning.contains(name))
         };
-        assert!(warns(on(), "FULA_EIP712_V1"));
-        assert!(!warns(AuthArgs { eip712_v1: Some(Switch::Off), ..on() }, "FULA_EIP712_V1"));
-        assert!(warns(set(), "FULA_JWT_AUDIENCE") && !warns(set(), "FULA_EIP712_V1"));
-        let named = AuthArgs { jwt_audience: Some("fula".into()), ..set() };
-        assert!(!warns(named, "FULA_JWT_AUDIENCE"));
-        assert!(!warns(on(), "FULA_JWT_AUDIENCE") && !warns(on(), "FULA_TLS_TERMINATED"));
-        let warns = |tls_terminated| {
-            let data = DataDirArgs { data_dir: Some("/tmp/x".into()) };
-            let listen = Some(([0, 0, 0, 0], 9000).into());
-            let args =
-                GatewayArgs { data, listen, tls_terminated, auth: on(), ..GatewayArgs::default() };
-            let warnings = GatewayConfig::load(args).unwrap().warnings();
-            warnings.iter().any(|warning| warning.contains("FULA_TLS_TERMINATED"))
-        };
-        assert!(warns(None) && !warns(Some(Switch::On)));
-        let secret = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(secret.path(), "too short").unwrap();
-        let file = Some(secret.path().to_owned());
-        assert!(wrong(AuthArgs { jwt_secret_file: file, ..on() }).contains("32 bytes"));
+        let (on, set): (&[&str], &[&str]) = (&ON, &["--jwks", "jwks.json"]);
+        assert!(warns(&[on], "FULA_EIP712_V1"));
+        assert!(!warns(&[on, &["--eip712-v1", "off"]], "FULA_EIP712_V1"));
+        assert!(warns(&[set], "FULA_JWT_AUDIENCE") && !warns(&[set], "FULA_EIP712_V1"));
+        assert!(!warns(&[set, &["--jwt-audience", "fula"]], "FULA_JWT_AUDIENCE"));
+        assert!(!warns(&[on], "FULA_JWT_AUDIENCE") && !warns(&[on], "FULA_TLS_TERMINATED"));
+        let open: &[&str] = &["--listen", "0.0.0.0:9000"];
+        assert!(warns(&[on, open], "FULA_TLS_TERMINATED"));
+        assert!(!warns(&[on, open, &["--tls-terminated", "on"]], "FULA_TLS_TERMINATED"));
     }
 }

@@ -3,9 +3,7 @@
 use fula_gateway::server::ConnectionLimits;
 
 use super::ConfigError;
-
-/// Connections in all, unless a setting says otherwise.
-const TOTAL: usize = 10_000;
+use crate::cli::ConnectionSettings;
 
 /// The part of all connections that one address may hold, unless a setting says otherwise.
 const ADDRESS_PART: usize = 4;
@@ -16,35 +14,31 @@ const ADMIN: usize = 64;
 /// Most file descriptors that are asked for; more would only cost the kernel memory.
 const DESCRIPTORS_MAX: u64 = 1 << 20;
 
-/// What the settings say about connections.
+/// How many connections are asked for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ConnectionSettings {
-    total: Option<usize>,
-    per_address: Option<usize>,
-}
+pub(crate) struct ConnectionConfig(ConnectionSettings);
 
-impl ConnectionSettings {
-    pub(super) fn check(
-        total: Option<usize>,
-        per_address: Option<usize>,
-    ) -> Result<Self, ConfigError> {
-        for (name, value) in [("--connections", total), ("--connections-per-address", per_address)]
-        {
+impl ConnectionConfig {
+    pub(super) fn check(settings: ConnectionSettings) -> Result<Self, ConfigError> {
+        for (name, value) in [
+            ("--connections", Some(settings.connections)),
+            ("--connections-per-address", settings.connections_per_address),
+        ] {
             if value == Some(0) {
                 let expected = "a limit of connections is a number above 0";
                 return Err(ConfigError::Value { name, value: "0".to_owned(), expected });
             }
         }
-        Ok(Self { total, per_address })
+        Ok(Self(settings))
     }
 
     /// Returns the limits of the S3 listener in a process that may open so many file descriptors:
     /// a quarter of them stays for the admin listener, the log, the database and the blocks.
     pub(crate) fn limits(self, descriptors: u64) -> ConnectionLimits {
         let fitting = usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).max(1);
-        let asked = self.total.unwrap_or(TOTAL);
+        let Self(ConnectionSettings { connections: asked, connections_per_address }) = self;
         let total = asked.min(fitting);
-        if self.total.is_some_and(|asked| asked > fitting) {
+        if asked > fitting {
             tracing::warn!(
                 asked,
                 total,
@@ -53,7 +47,8 @@ impl ConnectionSettings {
                  the limit of the process (ulimit -n, or LimitNOFILE of the service)"
             );
         }
-        let per_address = self.per_address.unwrap_or(total.div_ceil(ADDRESS_PART)).min(total);
+        let per_address =
+            connections_per_address.unwrap_or(total.div_ceil(ADDRESS_PART)).min(total);
         ConnectionLimits { total, per_address }
     }
 }
@@ -89,18 +84,21 @@ mod tests {
 
     #[test]
     fn connections_fit_the_descriptors() {
+        let config = |connections, connections_per_address| {
+            let settings = ConnectionSettings { connections, connections_per_address };
+            ConnectionConfig::check(settings)
+        };
         let limits = |total, per_address, descriptors| {
-            let settings = ConnectionSettings::check(total, per_address).unwrap();
-            let limits = settings.limits(descriptors);
+            let limits = config(total, per_address).unwrap().limits(descriptors);
             (limits.total, limits.per_address)
         };
-        assert_eq!(limits(None, None, 1 << 20), (10_000, 2_500));
-        assert_eq!(limits(None, None, 1024), (768, 192));
-        assert_eq!(limits(Some(5_000), None, 1024), (768, 192));
-        assert_eq!(limits(Some(100), Some(500), 1024), (100, 100));
-        assert_eq!(limits(Some(2), None, 0), (1, 1));
-        assert!(ConnectionSettings::check(Some(0), None).is_err());
-        assert!(ConnectionSettings::check(None, Some(0)).is_err());
+        assert_eq!(limits(10_000, None, 1 << 20), (10_000, 2_500));
+        assert_eq!(limits(10_000, None, 1024), (768, 192));
+        assert_eq!(limits(5_000, None, 1024), (768, 192));
+        assert_eq!(limits(100, Some(500), 1024), (100, 100));
+        assert_eq!(limits(2, None, 0), (1, 1));
+        assert!(config(0, None).is_err());
+        assert!(config(1, Some(0)).is_err());
     }
 
     #[test]

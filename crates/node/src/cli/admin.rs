@@ -1,0 +1,278 @@
+//! Options of the administrative commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{DataDirArgs, SharedArgs, Time, value::from_one};
+
+/// Options of `fula keys`.
+#[derive(Debug, Args)]
+pub(crate) struct KeysArgs {
+    #[command(subcommand)]
+    pub(crate) command: KeysCommand,
+}
+
+/// What to do with access keys. Works beside a running gateway, and without one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key for a user and print its secret, which is not shown again
+    Create {
+        /// Whose requests the key signs; users exist by having a key
+        #[arg(long)]
+        user: String,
+        /// Most access keys of one user, where no gateway runs; a running gateway uses its own limit
+        /// [default: 100]
+        #[arg(long, env = "FULA_KEYS_PER_USER", value_name = "NUMBER", value_parser = from_one())]
+        keys_per_user: Option<u64>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// List keys, without their secrets
+    List {
+        /// Only this user's
+        #[arg(long)]
+        user: Option<String>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Revoke a key: requests signed with it are refused from now on
+    Revoke {
+        /// The access key id
+        id: String,
+        /// Refuse unless the key is this user's
+        #[arg(long)]
+        user: Option<String>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+}
+
+/// Options of `fula revoke`.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    #[command(subcommand)]
+    pub(crate) command: RevokeCommand,
+}
+
+/// What to revoke. It counts on this master at once and on all others within five seconds, and
+/// cannot be taken back.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RevokeCommand {
+    /// Everything of a wallet
+    Wallet {
+        /// 0x and 40 hex digits
+        address: String,
+        /// Only what was issued before this time: seconds since 1970, or `now`
+        #[arg(long, value_name = "TIME")]
+        issued_before: Option<String>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Everything of a user of an access key (key:NAME), or of the sub of a JWT
+    User {
+        /// User id, or the sub of a JWT
+        user: String,
+        /// The iss of a JWT that is verified with a key set
+        #[arg(long, value_name = "ISS")]
+        issuer: Option<String>,
+        /// Only what was issued before this time: seconds since 1970, or `now`
+        #[arg(long, value_name = "TIME")]
+        issued_before: Option<String>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// A token, however it is spelled, and the sessions that were had for it
+    Token {
+        /// The token, its meaning in 64 hex digits (see /fula/whoami), or - to read it from
+        /// standard input
+        token: String,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// An access key or a session, by its access key id
+    #[command(alias = "session")]
+    Key {
+        /// Access key id
+        id: String,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// List what was revoked
+    List {
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+}
+
+/// Options of `fula secrets`.
+#[derive(Debug, Args)]
+pub(crate) struct SecretsArgs {
+    #[command(subcommand)]
+    pub(crate) command: SecretsCommand,
+}
+
+/// What to do with the sealing key.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// Write a new key to FILE, for its owner alone; give the same file to every master
+    Keygen {
+        /// A file that does not exist yet
+        file: PathBuf,
+    },
+}
+
+/// Options of `fula migrate`.
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// The arbiter, with a role that may create tables
+    #[arg(long, env = "FULA_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub(crate) database_url: String,
+}
+
+/// Options of `fula masters`.
+#[derive(Debug, Args)]
+pub(crate) struct MastersArgs {
+    #[command(subcommand)]
+    pub(crate) command: MastersCommand,
+}
+
+/// What to do about the masters of a shared arbiter.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MastersCommand {
+    /// List those that a recovery waits for
+    List {
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Strike one off that will not come back: what only it remembers is not waited for
+    Forget {
+        /// Its name, as listed
+        name: String,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+}
+
+/// Options of `fula roots`.
+#[derive(Debug, Args)]
+pub(crate) struct RootsArgs {
+    #[command(subcommand)]
+    pub(crate) command: RootsCommand,
+}
+
+/// What to show of buckets.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RootsCommand {
+    /// Show the commits of a bucket, newest first
+    Log {
+        /// The bucket
+        bucket: String,
+        /// Whose bucket, when several users have one of this name
+        #[arg(long)]
+        user: Option<String>,
+        /// Most commits to show
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Show the pointers of buckets, and how an arbiter that went back in time is coming back
+    Show {
+        /// Only this bucket
+        bucket: Option<String>,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Say how a recovery stands; with --force, go on without masters that do not answer
+    Heal {
+        /// Heal with what the masters said so far: what only others know of is lost
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Merge a bucket whose masters remember states that exclude one another
+    ///
+    /// What changed on one side is taken. Of a key changed on both, the newer record stays and the
+    /// older one is kept under the key followed by .fork- and its version.
+    Merge {
+        /// The bucket
+        bucket: String,
+        /// Whose bucket, when several users have one of this name
+        #[arg(long)]
+        user: Option<String>,
+        /// Do it; without, only say what would be done
+        #[arg(long)]
+        apply: bool,
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Move the buckets and keys of a single master's data directory into a shared arbiter; its
+    /// gateway must be stopped, and nothing in the data directory is changed
+    Import(ImportArgs),
+}
+
+/// Options of `fula roots import`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+    /// File that seals secrets of the shared arbiter
+    #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
+    pub(crate) secrets_key_file: Option<PathBuf>,
+    /// File that seals the single master's secrets [default: `secrets.key` in its data directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) source_secrets_key_file: Option<PathBuf>,
+    /// Where the single master kept its blocks [default: local]
+    #[arg(long, value_name = "URL")]
+    pub(crate) source_blocks: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `fula fsck`.
+#[derive(Debug, Args)]
+pub(crate) struct FsckArgs {
+    /// Mend what can be mended: set damaged segments aside and rebuild lost root pointers from
+    /// root blocks; the gateway must not be running
+    #[arg(long)]
+    pub(crate) repair: bool,
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
+/// Options of `fula gc`.
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Collect now, and drop deleted buckets; without this, only say how large the log is
+    #[arg(long)]
+    pub(crate) now: bool,
+    /// Keep what was replaced or deleted within this time, e.g. 0s or 1h [default: that of the
+    /// gateway, or where none runs `FULA_RETENTION`, or 10m]
+    #[arg(long, value_name = "TIME", requires = "now")]
+    pub(crate) retention: Option<Time>,
+    /// As a gateway would take it
+    #[arg(long, env = "FULA_RETENTION", hide = true)]
+    pub(crate) usual_retention: Option<Time>,
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
+/// Options of every administrative command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AdminArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+    /// File that seals secrets, when it is not in the data directory
+    #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
+    pub(crate) secrets_key_file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,107 @@
+//! The settings file: a TOML file whose values stand beneath flags and environment.
+
+use std::path::{Path, PathBuf};
+
+use toml::Value;
+
+use crate::files::{self, FileError};
+
+/// A settings file that cannot be used. No message repeats a value: it may be a secret.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsFileError {
+    /// Mend the file.
+    #[error("cannot read the settings in {0}: {1}")]
+    Unreadable(PathBuf, String),
+    /// Mend the name.
+    #[error(
+        "{0}: there is no setting `{1}`; the names are those of `fula gateway --help`, in lower case \
+         and without FULA_"
+    )]
+    Unknown(PathBuf, String),
+    /// Mend the value.
+    #[error("{0}: `{1}` is a text, a whole number, true or false")]
+    Type(PathBuf, String),
+    /// Protect the file: it holds a secret.
+    #[error(transparent)]
+    Open(#[from] FileError),
+}
+
+/// Makes the values in the file at `path` the defaults of the options of `command`, so that flags
+/// and the environment win.
+pub(super) fn layer(
+    mut command: clap::Command,
+    path: &Path,
+) -> Result<clap::Command, SettingsFileError> {
+    for (name, value) in read(path)? {
+        let is_setting = |arg: &clap::Arg| {
+            arg.get_id() == name.as_str() && arg.get_env().is_some() && name != "config"
+        };
+        if !command.get_arguments().any(is_setting) {
+            return Err(SettingsFileError::Unknown(path.to_owned(), name));
+        }
+        command = command.mut_arg(name, |arg| arg.default_value(value));
+    }
+    Ok(command)
+}
+
+/// Returns names and values in a settings file.
+fn read(path: &Path) -> Result<Vec<(String, String)>, SettingsFileError> {
+    let unreadable = |why| SettingsFileError::Unreadable(path.to_owned(), why);
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let table: toml::Table = toml::from_str(&text).map_err(|error| {
+        // The message alone: the line it points at may hold a secret.
+        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        unreadable(format!("line {line}: {}", error.message()))
+    })?;
+    let is_secret = |(name, value): (&String, &Value)| match name.as_str() {
+        "secret_access_key" => true,
+        "database_url" => value.as_str().is_some_and(may_hold_password),
+        _ => false,
+    };
+    if table.iter().any(is_secret) {
+        files::check_private(path)?;
+    }
+    let plain = |(name, value)| match value {
+        Value::String(text) => Ok((name, text)),
+        Value::Integer(number) => Ok((name, number.to_string())),
+        Value::Boolean(is_on) => Ok((name, if is_on { "on" } else { "off" }.to_owned())),
+        _ => Err(SettingsFileError::Type(path.to_owned(), name)),
+    };
+    table.into_iter().map(plain).collect()
+}
+
+/// Returns whether there may be a password in a database URL.
+fn may_hold_password(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return true };
+    let userinfo = rest.rsplit_once('@').map(|(userinfo, _)| userinfo);
+    userinfo.is_some_and(|userinfo| userinfo.contains(':')) || rest.contains("password")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_with_a_secret_must_be_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let load = |text: &str, mode| {
+            std::fs::write(file.path(), text).unwrap();
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            read(file.path()).map(drop).map_err(|error| error.to_string())
+        };
+        for secret in [
+            "secret_access_key = \"hush-hush\"",
+            "database_url = \"postgres://fula:hush@db/fula\"",
+            "database_url = \"postgres://fula@db/fula?password=hush\"",
+            "database_url = \"fula:hush@db/fula\"",
+        ] {
+            let refused = load(secret, 0o644).unwrap_err();
+            assert!(refused.contains("chmod 600") && !refused.contains("hush"), "{refused}");
+            assert_eq!(load(secret, 0o600), Ok(()), "{secret}");
+        }
+        for other in ["region = \"x\"", "database_url = \"postgres://fula@db/fula\""] {
+            assert_eq!(load(other, 0o644), Ok(()), "{other}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Values of options: times, sizes and switches.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use parse_size::ByteSuffix;
+
+/// A span of time as it is typed and printed, e.g. `10s`, `1h` or `1h 30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(pub(crate) Duration);
+
+/// The text is no span of time.
+#[derive(Debug, thiserror::Error)]
+#[error("a time is a number and ms, s, m, h or d, e.g. 10s")]
+pub(crate) struct InvalidTime;
+
+impl FromStr for Time {
+    type Err = InvalidTime;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTime> {
+        humantime::parse_duration(text).map(Self).map_err(|_| InvalidTime)
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// Parses a time that is longer than zero.
+pub(crate) fn above_zero(text: &str) -> Result<Time, InvalidTime> {
+    text.parse().and_then(|time: Time| if time.0.is_zero() { Err(InvalidTime) } else { Ok(time) })
+}
+
+/// A number of bytes as it is typed and printed, e.g. `64M`; the units are powers of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Size(pub(crate) u64);
+
+/// The text is no number of bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("a size is a number of bytes, or a number and K, M or G, e.g. 64M")]
+pub(crate) struct InvalidSize;
+
+impl Size {
+    /// Returns the number of bytes, as far as this machine can address them.
+    pub(crate) fn length(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl FromStr for Size {
+    type Err = InvalidSize;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSize> {
+        let config = parse_size::Config::new().with_binary().with_byte_suffix(ByteSuffix::Allow);
+        config.parse_size(text).map(Self).map_err(|_| InvalidSize)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(30, "G"), (20, "M"), (10, "K")];
+        let fitting = units.iter().find(|(shift, _)| self.0 > 0 && self.0 % (1 << shift) == 0);
+        let (shift, unit) = fitting.copied().unwrap_or((0, ""));
+        write!(f, "{}{unit}", self.0 >> shift)
+    }
+}
+
+/// Parses what is on or off.
+pub(crate) fn switch(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Ok(true),
+        "off" | "false" | "no" | "0" => Ok(false),
+        _ => Err("it is on or off"),
+    }
+}
+
+/// Returns what parses a number that is at least 1.
+pub(crate) fn from_one() -> clap::builder::RangedU64ValueParser {
+    clap::builder::RangedU64ValueParser::new().range(1..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_and_printed() {
+        for (text, millis, printed) in [
+            ("10s", 10_000, "10s"),
+            ("250ms", 250, "250ms"),
+            ("90m", 5_400_000, "1h 30m"),
+            ("1h 30m", 5_400_000, "1h 30m"),
+            ("0s", 0, "0s"),
+        ] {
+            let time: Time = text.parse().unwrap();
+            assert_eq!(
+                (time.0, time.to_string().as_str()),
+                (Duration::from_millis(millis), printed)
+            );
+        }
+        for wrong in ["", "ten", "10", "10 s later", "-1s", "99999999999999999999h"] {
+            assert!(wrong.parse::<Time>().is_err(), "{wrong}");
+        }
+        assert!(above_zero("0s").is_err() && above_zero("1ms").is_ok());
+    }
+
+    #[test]
+    fn units_of_sizes_are_powers_of_1024() {
+        for (text, bytes, printed) in [
+            ("64M", 64 << 20, "64M"),
+            ("64MiB", 64 << 20, "64M"),
+            ("1024K", 1 << 20, "1M"),
+            ("2G", 2 << 30, "2G"),
+            ("1000", 1000, "1000"),
+            ("0", 0, "0"),
+        ] {
+            let size: Size = text.parse().unwrap();
+            assert_eq!((size.0, size.to_string().as_str()), (bytes, printed), "{text}");
+        }
+        for wrong in ["", "M", "-1", "64X", "1e40", "20000000000G"] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn switches_take_the_usual_words() {
+        for (word, meaning) in [("on", true), ("YES", true), ("true", true), ("1", true)] {
+            assert_eq!(switch(word), Ok(meaning));
+        }
+        for word in ["off", "No", "false", "0"] {
+            assert_eq!(switch(word), Ok(false));
+        }
+        assert!(switch("").is_err() && switch("2").is_err());
+    }
+}
