@@ -3,7 +3,6 @@
 # s3s 0.17 declares Rust 1.96 but builds unchanged on 1.95; see .cargo/config.toml.
 CARGO_FLAGS = --locked --ignore-rust-version
 CARGO_DENY = 0.20.2
-CARGO_FUZZ = 0.13.1
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -11,44 +10,74 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test lint unit clients sim drill control crash fuzz bench soak tools
+.PHONY: help run test check lint doc unit deny scripts circles servers bins clients sim drill control crash fuzz bench soak tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: ## Serves S3 on 127.0.0.1:9000 from ./data
 	cargo run --release $(CARGO_FLAGS) -- gateway --data-dir ./data
 
-test: tools lint unit clients drill control crash ## Runs everything that CI runs, installing what it needs
+test: tools check deny scripts servers clients drill control crash ## Runs everything that CI runs, installing what it needs
 
-lint: tools ## Formatting, lints, dependency rules
+check: lint doc unit ## Lints, documentation and unit tests: needs Rust and a C compiler, installs nothing
+
+lint: ## Formatting and lints
 	cargo fmt --check
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+
+doc: ## Builds the documentation of the code; a link that leads nowhere is an error
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items $(CARGO_FLAGS)
+
+# Tests that start a Postgres server lie in the module named here; no other test needs a program
+# that a Rust toolchain does not bring along.
+SERVER_TESTS = postgres::on_a_server::
+unit: ## Rust tests that need nothing but Rust
+	cargo test --workspace $(CARGO_FLAGS) -- --skip $(SERVER_TESTS)
+
+servers: tools ## Rust tests on Postgres and PgBouncer
+	cargo test --workspace --lib $(CARGO_FLAGS) -- $(SERVER_TESTS)
+
+deny: tools ## Dependency rules
 	cargo deny check bans licenses sources
 
-unit: tools ## Rust tests
-	cargo test --workspace $(CARGO_FLAGS)
+scripts: ## Tests of the scripts in tools/
+	python3 -m unittest tools/test_circles.py
+
+circles: ## Lists circles of files, and fails when there are any
+	tools/circles
+
+# All binaries in one build: for fewer packages, cargo chooses other features and builds dependencies
+# once more.
+bins:
+	cargo build --workspace --bins $(CARGO_FLAGS)
 
 sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n replays one with its trace
-	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test -p fula-service --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
+	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test --workspace --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
 
-drill: tools ## Real gateways on a real Postgres under faults, clients with wallets: SECONDS=n SEED=n; leaves target/history.jsonl
-	cargo build --bin fula $(CARGO_FLAGS)
-	cargo run -p fula-testkit --bin drill $(CARGO_FLAGS) -- run --wallets --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
+drill: tools bins ## Real gateways on a real Postgres under faults, clients with wallets: SECONDS=n SEED=n; leaves target/history.jsonl
+	target/debug/drill run --wallets --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
 
-control: tools ## The same with the comparison of swaps off: must find lost updates
-	cargo build --bin fula $(CARGO_FLAGS)
-	cargo run -p fula-testkit --bin drill $(CARGO_FLAGS) -- run --cas-off --seconds 8 --history target/control.jsonl
+control: tools bins ## The same with the comparison of swaps off: must find lost updates
+	target/debug/drill run --cas-off --seconds 8 --history target/control.jsonl
 
-# cargo-fuzz wants flags of a nightly compiler; the stable one takes them when told so.
-fuzz: ## Fuzzes every parser of what strangers send: SECONDS=n each
-	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version $(CARGO_FUZZ)
-	for target in $$(cd fuzz && cargo fuzz list); do \
-	  (cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS) -max_len=9000) || exit 1; \
+# The flags of cargo-fuzz without a sanitizer, which a stable compiler takes.
+FUZZ_FLAGS = -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing \
+  -Cllvm-args=-simplifycfg-branch-fold-threshold=0 -Cllvm-args=-sanitizer-coverage-stack-depth \
+  -Cdebug-assertions -Ccodegen-units=1
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+fuzz: ## Fuzzes every parser of what strangers send: SECONDS=n each, TARGETS="a b" only these; needs a C++ compiler
+	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo build $(CARGO_FLAGS) --release --bins --target $(FUZZ_HOST) --target-dir ../target/fuzz
+	set -e; for target in $(or $(TARGETS),$(FUZZ_TARGETS)); do \
+	  mkdir -p target/fuzz/corpus/$$target; \
+	  target/fuzz/$(FUZZ_HOST)/release/$$target target/fuzz/corpus/$$target -max_total_time=$(SECONDS) \
+	    -max_len=9000 -artifact_prefix=target/fuzz/$$target-; \
 	done
 
-crash: ## Kills a real gateway LOOPS=n times under load, SEED=n; nothing acknowledged is lost
-	cargo build --bin fula $(CARGO_FLAGS)
-	cargo run -p fula-testkit --bin crash $(CARGO_FLAGS) -- --loops $(or $(LOOPS),20) --seed $(or $(SEED),1)
+crash: bins ## Kills a real gateway LOOPS=n times under load, SEED=n; nothing acknowledged is lost
+	target/debug/crash --loops $(or $(LOOPS),20) --seed $(or $(SEED),1)
 
 # Peers are installed for this alone. SeaweedFS comes as one binary; Garage takes part when it is
 # there, for it takes a quarter of an hour to build: `cargo install garage --locked --root target/bench`.
@@ -72,9 +101,7 @@ soak: ## 1 000 connections, one in ten stalls or is slow: SECONDS=n
 	cargo build --release $(CARGO_FLAGS) -p fula-bench
 	target/release/fula-bench soak --seconds $(SECONDS)
 
-clients: tools ## boto3, the AWS CLI, rclone and the JavaScript SDK against real gateways
-	cargo build --bin fula $(CARGO_FLAGS)
-	cargo build -p fula-testkit $(CARGO_FLAGS)
+clients: tools bins ## boto3, the AWS CLI, rclone and the JavaScript SDK against real gateways
 	$(VENV)/bin/pytest -q -p no:cacheprovider tests/clients
 
 # What the tests need beyond a Rust toolchain and a C compiler.

@@ -5,15 +5,15 @@
 use fula_identity::{
     Policy,
     eip712::Claims,
-    token,
     wallet::WalletKey,
+    wallet_token,
 };
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let key = WalletKey::new(&[7; 32]).expect("a key");
     let claims = Claims { wallet: key.address(), iat: 1000, exp: 2000, v2: None };
-    let good = token::mint(&key, &claims);
+    let good = wallet_token::mint(&key, &claims);
     let mut parts = good.split('.');
     let (prefix, _, signature) = (parts.next(), parts.next(), parts.next());
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -1,15 +1,15 @@
 //! Any text as a wallet token: no panic, and nothing that was not signed is let in.
 #![no_main]
 
-use fula_identity::{Policy, token};
+use fula_identity::{Policy, wallet_token};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let policy = Policy { eip712: true, v1: true, ..Policy::default() };
-    for token in [text.to_owned(), format!("{}{text}", token::PREFIX)] {
+    for token in [text.to_owned(), format!("{}{text}", wallet_token::PREFIX)] {
         // Whoever finds a good one has broken secp256k1.
         assert!(policy.verify(&token, 1_800_000_000).is_err());
-        let _ = token::meaning_of(&token);
+        let _ = fula_identity::meaning_of(&token);
     }
 });

@@ -10,6 +10,7 @@ import time
 import botocore.exceptions
 import pytest
 
+import signing
 from conftest import FULA, Gateway
 from helpers import Refused
 from identity import ENV, JWT_SECRET, Wallet, audit, call, code, door, fresh, key_of, session_client, sts, token_client
@@ -126,6 +127,49 @@ def test_nothing_secret_is_logged(door):
         assert re.search(r' request_id="[0-9A-F]{16}" address="127\.0\.0\.1" ', line), line
     forged = f'credential="{door.credentials()[0]}" reason="the signature is not that of the key"'
     assert any(forged in line for line in lines), lines[-3:]
+
+
+def test_a_signature_that_is_refused_is_in_the_audit_log(door):
+    key, bucket = door.credentials()[:2], fresh()
+    wrong = (key[0], "guessed" * 6)
+    forged = "the signature is not that of the key"
+
+    def reason(method, target, headers, body=b""):
+        """Returns why the log says a request was refused, which was answered with 403."""
+        connection = http.client.HTTPConnection(door.listen, timeout=20)
+        connection.request(method, target, body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 403
+        number = f'request_id="{answer.headers["x-amz-request-id"]}"'
+        lines = [line for line in audit(door).splitlines() if number in line and "fula::audit: refused" in line]
+        assert all(f'credential="{key[0]}' in line or "…" in line for line in lines), lines
+        return [re.search(' reason="(.*)"', line)[1] for line in lines]
+
+    door.client().create_bucket(Bucket=bucket)
+    in_headers = lambda key, method, target, *args, **more: (
+        method, target, signing.signed_headers(key, door.listen, method, target, *args, **more))
+    # An answer to HEAD has no body that tells of it.
+    for method in ("GET", "HEAD", "DELETE"):
+        assert reason(*in_headers(wrong, method, f"/{bucket}/k")) == [forged]
+        target = signing.presigned(wrong, door.listen, method, f"/{bucket}/k")
+        assert reason(method, target, {"host": door.listen}) == [forged]
+    commit = in_headers(wrong, "POST", f"/{bucket}?fula-commit", b"{}")
+    assert reason(*commit, body=b"{}") == [forged]
+    chunks = f"4;chunk-signature={'0' * 64}\r\nbody\r\n0;chunk-signature={'0' * 64}\r\n\r\n".encode()
+    framing = {"x-amz-decoded-content-length": "4"}
+    put = in_headers(key, "PUT", f"/{bucket}/k", headers=framing, payload="STREAMING-AWS4-HMAC-SHA256-PAYLOAD")
+    assert reason(*put, body=chunks) == [forged]
+    method, target, headers = in_headers(key, "GET", f"/{bucket}/k")
+    assert reason(method, target, {**headers, "x-amz-more": "1"}) == ["the signature leaves out a header"]
+    old = in_headers(key, "GET", f"/{bucket}/k", date=signing.now(-3600))
+    assert reason(*old) == ["the form or the time of the signature is not accepted"]
+    unknown = in_headers(("AKIDNOBODYHAS", "x" * 40), "GET", f"/{bucket}/k")
+    assert reason(*unknown) == ["there is no such access key"]
+    # Nothing is wrong with the credential of these, whatever the answer says.
+    assert reason("GET", f"/{bucket}/SignatureDoesNotMatch", {}) == []
+    token = Wallet().v2("read:other-bucket/")
+    assert reason("PUT", f"/{fresh()}", {"Authorization": f"Bearer {token}"}) == []
 
 
 def test_only_admitted_wallets(tmp_path):

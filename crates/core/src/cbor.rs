@@ -152,6 +152,33 @@ impl Writer {
     }
 }
 
+/// The names in a map, which dag-cbor has in one order: shorter ones first, and each once.
+#[derive(Debug)]
+pub struct Names<'a> {
+    count: usize,
+    last: Option<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    /// Returns how many there are in all.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Reads the next one.
+    ///
+    /// # Errors
+    /// [`Invalid`] for anything but text, and for names that are not in order.
+    pub fn next(&mut self, reader: &mut Reader<'a>) -> Result<&'a str, Invalid> {
+        let name = reader.text()?;
+        if self.last.is_some_and(|last| (last.len(), last) >= (name.len(), name)) {
+            return Err(Invalid("names in a map do not ascend"));
+        }
+        self.last = Some(name);
+        Ok(name)
+    }
+}
+
 /// Reads dag-cbor values from a buffer without copying it.
 #[derive(Debug)]
 pub struct Reader<'a> {
@@ -311,6 +338,14 @@ impl<'a> Reader<'a> {
     /// [`Invalid`] for anything else.
     pub fn map(&mut self) -> Result<usize, Invalid> {
         self.collection(MAP, 2, "expected a map")
+    }
+
+    /// Reads the head of a map whose names are read with the value returned.
+    ///
+    /// # Errors
+    /// [`Invalid`] for anything else.
+    pub fn names(&mut self) -> Result<Names<'a>, Invalid> {
+        Ok(Names { count: self.map()?, last: None })
     }
 
     fn collection(&mut self, major: u8, least: u64, what: &'static str) -> Result<usize, Invalid> {

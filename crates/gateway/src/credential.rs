@@ -1,7 +1,9 @@
 //! Which credential a request carries, and what must be true of it before anything is verified.
 
-use http::{HeaderMap, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderName, Uri, header, request::Parts};
 use s3s::{S3Result, s3_error};
+
+use crate::request::query_value;
 
 /// The kind of credential that a request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,16 +70,19 @@ pub(crate) fn is_signed(headers: &HeaderMap, uri: &Uri, name: &str) -> bool {
     lists.any(|names| names_header(&names, name))
 }
 
+/// Returns whether the signature of a request covers the headers that begin with `x-amz-`: all but the
+/// hash of the body, which it covers by itself.
+pub(crate) fn covers_amz_headers(headers: &HeaderMap, uri: &Uri) -> bool {
+    let credentials = [Credential::Header, Credential::Presigned];
+    let lists = credentials.map(|kind| signed_headers(headers, uri, kind).unwrap_or_default());
+    let names = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("x-amz-"));
+    let mut names = names.filter(|name| *name != "x-amz-content-sha256");
+    names.all(|name| lists.iter().any(|list| names_header(list, name)))
+}
+
 fn has_query(uri: &Uri, name: &str) -> bool {
     let query = uri.query().unwrap_or_default();
     form_urlencoded::parse(query.as_bytes()).any(|(found, _)| found == name)
-}
-
-/// Returns the value of a query parameter, decoded. The case of the name does not matter.
-pub(crate) fn query_value(uri: &Uri, name: &str) -> Option<String> {
-    let query = uri.query().unwrap_or_default();
-    let mut found = form_urlencoded::parse(query.as_bytes());
-    found.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.into_owned())
 }
 
 /// Returns the token of an `Authorization: Bearer` header.

@@ -1,11 +1,19 @@
 //! Service errors to S3 errors: every variant is decided here, there is no catch-all.
 
 use fula_service::{Applied, ConditionName, ServiceError};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use s3s::{S3Error, S3ErrorCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use s3s::{Body, S3Error, S3ErrorCode, s3_error};
+
+use crate::date::{http_date, timestamp};
 
 /// Seconds a client is asked to wait before it tries again.
 const RETRY_AFTER_SECONDS: &str = "1";
+
+/// Tells the outermost layer which condition failed; never sent.
+pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-condition");
+
+/// Tells the outermost layer that the signature of a chunk is not that of the key; never sent.
+pub(crate) const FORGED_HEADER: HeaderName = HeaderName::from_static("x-fula-forged");
 
 /// Maps an error to what the client sees; what only the log may see is logged here, once.
 pub(crate) fn s3_error(error: ServiceError) -> S3Error {
@@ -50,7 +58,7 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
             (S3ErrorCode::InvalidRequest, Some(format!("Value for {what} header is invalid.")))
         }
         ServiceError::PayloadMismatch => return payload_mismatch(),
-        ServiceError::ChunkSignatureMismatch => (S3ErrorCode::SignatureDoesNotMatch, None),
+        ServiceError::ChunkSignatureMismatch => return forged_chunk(),
         ServiceError::IncompleteBody { .. } => (S3ErrorCode::IncompleteBody, None),
         ServiceError::BodyFailed(why) => {
             tracing::debug!(why, "a request body broke off");
@@ -113,6 +121,14 @@ pub(crate) fn payload_mismatch() -> S3Error {
     error
 }
 
+fn forged_chunk() -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::SignatureDoesNotMatch);
+    let mut headers = HeaderMap::new();
+    headers.insert(FORGED_HEADER, HeaderValue::from_static("chunk"));
+    error.set_headers(headers);
+    error
+}
+
 fn precondition_failed(name: ConditionName) -> S3Error {
     let condition = match name {
         ConditionName::IfMatch => "If-Match",
@@ -125,7 +141,7 @@ fn precondition_failed(name: ConditionName) -> S3Error {
     let mut error = S3Error::with_message(S3ErrorCode::PreconditionFailed, text);
     let mut headers = HeaderMap::new();
     // The outer layer turns this into the <Condition> element and removes it.
-    headers.insert(crate::http::CONDITION_HEADER, HeaderValue::from_static(condition));
+    headers.insert(CONDITION_HEADER, HeaderValue::from_static(condition));
     error.set_headers(headers);
     error
 }
@@ -143,7 +159,7 @@ fn not_modified(etag: &fula_core::bucket::ETag, time_ms: u64) -> S3Error {
     if let Ok(value) = HeaderValue::from_str(&format!("\"{etag}\"")) {
         headers.insert(header::ETAG, value);
     }
-    if let Some(value) = crate::s3::http_date(time_ms) {
+    if let Some(value) = http_date(timestamp(time_ms)) {
         headers.insert(header::LAST_MODIFIED, value);
     }
     error.set_headers(headers);
@@ -183,4 +199,33 @@ fn full() -> S3Error {
     headers.insert("x-fula-outcome", HeaderValue::from_static("none"));
     error.set_headers(headers);
     error
+}
+
+/// A body over the limit.
+pub(crate) fn too_large(bytes_max: usize) -> S3Error {
+    s3_error!(MaxMessageLengthExceeded, "XML bodies are at most {bytes_max} bytes.")
+}
+
+/// Returns the answer that an error is.
+pub(crate) fn respond(error: S3Error) -> Response<Body> {
+    error.to_http_response().unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+/// Returns a text as XML holds it.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            c => out.push(c),
+        }
+    }
+    out
 }

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use fula_core::bucket::ChecksumAlgorithm as Algorithm;
 use fula_service::{ServiceError, body::digests_of};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
-use s3s::{S3Error, S3Result, s3_error};
+use s3s::{S3Result, s3_error};
 
 use crate::{
+    digest::{Digests, hex_digest},
     error::{not_implemented, payload_mismatch, s3_error as to_s3},
     query::Kind,
-    s3::Digests,
+    request::is_chunked,
 };
 
 /// Refuses forms that browsers post: s3s would take their file in before anybody is asked who
@@ -83,26 +84,9 @@ fn check_md5(headers: &HeaderMap, body: &Bytes) -> S3Result<()> {
     if md5 == *expected { Ok(()) } else { Err(to_s3(ServiceError::BadDigest("Content-MD5"))) }
 }
 
-/// Returns a SHA-256 in hex.
-pub(crate) fn hex_digest(value: &HeaderValue) -> Option<Vec<u8>> {
-    hex::decode(value.as_bytes()).ok().filter(|digest| digest.len() == 32)
-}
-
 fn sha256(body: &Bytes) -> Vec<u8> {
     let (_, checksums) = digests_of(body, Algorithm::Sha256);
     checksums.first().map(|checksum| checksum.value.to_vec()).unwrap_or_default()
-}
-
-/// Returns whether a body is framed in chunks, which only `s3s` can take apart.
-pub(crate) fn is_chunked(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    text("x-amz-content-sha256").is_some_and(|hash| hash.starts_with("STREAMING-"))
-        || text(header::CONTENT_ENCODING.as_str()).is_some_and(|c| c.contains("aws-chunked"))
-}
-
-/// A body over the limit.
-pub(crate) fn too_large(bytes_max: usize) -> S3Error {
-    s3_error!(MaxMessageLengthExceeded, "XML bodies are at most {bytes_max} bytes.")
 }
 
 #[cfg(test)]

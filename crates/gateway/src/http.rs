@@ -6,7 +6,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,18 +21,17 @@ use tokio::time::Instant;
 
 use crate::{
     WireConfig,
-    auth::{Claim, Door, RequestId},
+    auth::{Claim, Door},
     credential::{Credential, bearer_of, is_signed},
+    error::{CONDITION_HEADER, FORGED_HEADER, escape, respond},
     guard,
     payload::held_to_hash,
     query::{self, Payload, Route},
+    request::{HostBucket, Operation, RequestId},
     request_body::{self, Lent, MinimumPace},
     sts,
     whole::{self, Whole},
 };
-
-/// How `error` tells this layer which condition failed; never sent.
-pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-condition");
 
 /// Version of the bucket that an answer holds at.
 const VERSION: HeaderName = HeaderName::from_static("x-fula-version");
@@ -44,25 +43,6 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
 /// Prefix of the routes that are ours; `fula` is no bucket name.
 const OWN_ROUTES: &str = "/fula/";
-
-/// The name of the S3 operation a request turned out to be, told from inside.
-#[derive(Debug, Default)]
-pub(crate) struct Operation(OnceLock<String>);
-
-impl Operation {
-    pub(crate) fn set(&self, name: String) {
-        // A request is one operation: the first name stands.
-        drop(self.0.set(name));
-    }
-
-    fn name(&self) -> &str {
-        self.0.get().map_or("none", String::as_str)
-    }
-}
-
-/// The bucket that the host of a request stands for.
-#[derive(Clone, Debug)]
-pub(crate) struct HostBucket(pub(crate) String);
 
 /// Answers HTTP requests; cloned freely, shared by all connections.
 #[derive(Clone, Debug)]
@@ -247,9 +227,10 @@ impl Gateway {
         let claim = Arc::new(Claim::of(&request));
         // A bug in one request must not look like a broken network to its client.
         match AssertUnwindSafe(claim.scope(self.s3.call(request))).catch_unwind().await {
-            Ok(Ok(response)) => {
-                if response.status() == StatusCode::FORBIDDEN && is_forged(&response) {
-                    claim.note_forged();
+            Ok(Ok(mut response)) => {
+                let is_forged = response.headers_mut().remove(FORGED_HEADER).is_some();
+                if is_forged || response.status() == StatusCode::FORBIDDEN {
+                    claim.note_refused(is_forged);
                 }
                 return response;
             }
@@ -258,13 +239,6 @@ impl Gateway {
         }
         respond(s3s::S3Error::new(s3s::S3ErrorCode::InternalError))
     }
-}
-
-/// Returns whether a refusal is that of a signature.
-fn is_forged(response: &Response<s3s::Body>) -> bool {
-    let code = b"<Code>SignatureDoesNotMatch</Code>";
-    let body = response.body().bytes();
-    body.is_some_and(|body| body.windows(code.len()).any(|window| window == code))
 }
 
 impl Gateway {
@@ -336,14 +310,6 @@ fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<s3s::
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
-}
-
-pub(crate) fn respond(error: s3s::S3Error) -> Response<s3s::Body> {
-    error.to_http_response().unwrap_or_else(|_| {
-        let mut response = Response::new(s3s::Body::empty());
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        response
-    })
 }
 
 /// Drops a `Range` that is not one plain range of bytes: S3 answers it with the whole object.
@@ -421,20 +387,6 @@ fn mend_xml(body: &Bytes, condition: Option<&HeaderValue>, id: &str, path: &str)
     Some(format!(
         "{head}{condition}<Resource>{resource}</Resource><RequestId>{id}</RequestId></Error>"
     ))
-}
-
-pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

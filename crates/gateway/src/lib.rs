@@ -1,7 +1,7 @@
 //! The wire: S3 over HTTP, the routes of our own, errors to S3 codes, metrics.
 //!
-//! [`http`] is the outermost layer: request ids, logs, metrics, limits. Inside it, requests go
-//! either to a route of our own or through `s3s` (signatures, XML, headers) to [`s3`], which
+//! `http` is the outermost layer: request ids, logs, metrics, limits. Inside it, requests go
+//! either to a route of our own or through `s3s` (signatures, XML, headers) to `s3`, which
 //! translates to and from the service. Nothing below this crate knows of HTTP.
 
 pub mod admin;
@@ -9,8 +9,12 @@ mod auth;
 mod connection_io;
 mod connections;
 mod credential;
+mod date;
+mod digest;
 mod eager;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod guard;
 mod host;
 mod http;
@@ -18,6 +22,7 @@ mod limit;
 pub mod metrics;
 mod payload;
 mod query;
+mod request;
 mod request_body;
 mod s3;
 pub mod server;
@@ -29,10 +34,10 @@ use fula_service::{Service, auth::Authenticator};
 use s3s::service::S3Service;
 
 pub use self::{
-    auth::Peer,
     host::{Domain, InvalidDomain},
     http::Gateway,
     limit::Rates,
+    request::Peer,
 };
 
 /// Bounds of the wire, by name.

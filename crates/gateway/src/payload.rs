@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use s3s::StdError;
 use sha2::{Digest, Sha256};
 
-use crate::guard::hex_digest;
+use crate::digest::hex_digest;
 
 /// A body that fails at its end if it is not what was announced.
 struct Announced {

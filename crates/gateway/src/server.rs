@@ -17,10 +17,10 @@ use tokio_rustls::TlsAcceptor;
 
 pub use crate::connections::ConnectionLimits;
 use crate::{
-    auth::Peer,
     connection_io::ConnectionIo,
     connections::{Connection, Connections},
     eager::Eager,
+    request::Peer,
     request_body::Linger,
 };
 

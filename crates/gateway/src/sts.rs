@@ -9,7 +9,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     auth::{Door, Origin, auth_error},
-    http::escape,
+    error::escape,
 };
 
 /// Largest request in bytes: a token, and names.
@@ -32,24 +32,24 @@ pub(crate) fn is_sts(parts: &Parts) -> bool {
     parts.method == Method::POST && parts.uri.path() == "/" && is_form(&parts.headers)
 }
 
-/// What is asked for.
+/// The parameters of a request.
 #[derive(Debug, Default)]
-struct Asked {
-    action: String,
-    version: Option<String>,
-    role: Option<String>,
-    token: String,
-    session_name: String,
-    life: Option<String>,
+pub(crate) struct Asked {
+    pub(crate) action: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) role: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) session_name: Option<String>,
+    pub(crate) life: Option<String>,
 }
 
 /// Why a request is refused: an error code of STS, its status, and a message.
-struct Refusal(&'static str, StatusCode, String);
+pub(crate) struct Refusal(&'static str, StatusCode, String);
 
 impl Asked {
     /// Reads the parameters of a request. A parameter that is not carried out is refused: it might
     /// restrict the session.
-    fn parse(query: Option<&str>, body: &[u8]) -> Result<Self, Refusal> {
+    pub(crate) fn parse(query: Option<&str>, body: &[u8]) -> Result<Self, Refusal> {
         let mut asked = Self::default();
         if query.is_some_and(|query| !query.is_empty()) {
             return Err(invalid("Parameters are accepted in the body alone, not in the URL."));
@@ -58,11 +58,11 @@ impl Asked {
             let slot = match name.as_ref() {
                 "Action" => &mut asked.action,
                 // What these two say changes nothing.
-                "Version" => asked.version.get_or_insert_default(),
-                "RoleArn" => asked.role.get_or_insert_default(),
+                "Version" => &mut asked.version,
+                "RoleArn" => &mut asked.role,
                 "WebIdentityToken" => &mut asked.token,
                 "RoleSessionName" => &mut asked.session_name,
-                "DurationSeconds" => asked.life.get_or_insert_default(),
+                "DurationSeconds" => &mut asked.life,
                 name => {
                     let name: String = name.chars().take(NAME_SHOWN_MAX).collect();
                     return Err(invalid(&format!(
@@ -71,10 +71,9 @@ impl Asked {
                     )));
                 }
             };
-            if !slot.is_empty() {
+            if slot.replace(value.into_owned()).is_some() {
                 return Err(invalid(&format!("The parameter {name} is there twice.")));
             }
-            value.as_ref().clone_into(slot);
         }
         Ok(asked)
     }
@@ -131,18 +130,19 @@ async fn exchange(
     asked: Asked,
     request_id: &str,
 ) -> Result<String, Refusal> {
-    if asked.action != "AssumeRoleWithWebIdentity" {
+    if asked.action.as_deref() != Some("AssumeRoleWithWebIdentity") {
         let text = "The only action offered is AssumeRoleWithWebIdentity.";
         return Err(Refusal("InvalidAction", StatusCode::BAD_REQUEST, text.to_owned()));
     }
     let is_name = |c: char| c.is_ascii_alphanumeric() || "_=,.@-".contains(c);
-    let name = &asked.session_name;
+    let name = asked.session_name.as_deref().unwrap_or_default();
     if !(2..=64).contains(&name.len()) || !name.chars().all(is_name) {
         return Err(invalid("RoleSessionName is 2 to 64 letters, digits and _=,.@- characters."));
     }
     let life = asked.life()?;
+    let token = asked.token.as_deref().unwrap_or_default();
     let inspected = door.check_private(extensions);
-    let verified = match inspected.and_then(|()| door.authenticator().inspect(&asked.token)) {
+    let verified = match inspected.and_then(|()| door.authenticator().inspect(token)) {
         Ok(verified) => verified,
         Err(error) => {
             drop(door.decide(extensions, "web identity", Err(error.clone())));

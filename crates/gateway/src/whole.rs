@@ -4,20 +4,26 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use fula_service::{Hangup, Memory, Service, Share};
-use futures::TryFutureExt;
+use futures::future::BoxFuture;
 use http::{Extensions, Response, request::Parts};
-use http_body::{Body as _, Frame};
-use http_body_util::{BodyExt, StreamBody};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
 use s3s::{Body, S3Result, StdError, s3_error};
 
 use crate::{
-    auth::Peer, error::s3_error, guard, http::respond, limit::network, query::Kind,
+    error::{busy, respond, s3_error, too_large},
+    guard,
+    limit::network,
+    query::Kind,
+    request::{Peer, is_chunked},
     request_body::Lent,
 };
 
@@ -68,22 +74,24 @@ impl Whole {
         let read = async move {
             let read = collect(&whole.bodies, body, bytes_max, hangup.as_ref(), whole.timeout);
             let (bytes, share) = read.await?;
-            if !guard::is_chunked(&headers) {
+            if !is_chunked(&headers) {
                 guard::check_whole(&headers, &bytes, kind)?;
             }
             Ok((bytes, share))
         };
-        let kept = lent.clone();
-        let frame = read.map_ok(move |(bytes, share)| {
-            kept.keep(share);
-            Frame::data(bytes)
-        });
-        let frame = frame.map_err(move |error| {
-            lent.note_fault(error);
-            StdError::from("the body cannot be used")
-        });
-        let stream = StreamBody::new(Box::pin(futures::stream::once(frame)));
-        Body::http_body_unsync(WithLength { stream, length })
+        let read = async move {
+            match read.await {
+                Ok((bytes, share)) => {
+                    lent.keep(share);
+                    Ok(bytes)
+                }
+                Err(error) => {
+                    lent.note_fault(error);
+                    Err("the body cannot be used".into())
+                }
+            }
+        };
+        Body::http_body_unsync(OneFrame { read: Some(Box::pin(read)), length })
     }
 
     /// Reads a body whole, up to `bytes_max`, whose sender is not known yet. All such bodies share some
@@ -96,7 +104,7 @@ impl Whole {
     ) -> S3Result<(Bytes, Share, AddressShare)> {
         let address = parts.extensions.get::<Peer>().map(|peer| network(peer.address));
         let share = AddressShares::take(&self.addresses, address, bytes_max);
-        let share = share.ok_or_else(|| crate::error::busy(fula_service::Applied::None))?;
+        let share = share.ok_or_else(|| busy(fula_service::Applied::None))?;
         let hangup = parts.extensions.get::<Hangup>();
         let read = collect(&self.unauthenticated, body, bytes_max, hangup, self.timeout);
         let (bytes, memory) = read.await?;
@@ -128,7 +136,7 @@ async fn collect(
             let Ok(data) = frame.into_data() else { continue };
             let length = all.len() + data.len();
             if length > bytes_max {
-                return Err(guard::too_large(bytes_max));
+                return Err(too_large(bytes_max));
             }
             if length > all.capacity() {
                 let capacity = length.next_power_of_two().min(bytes_max);
@@ -145,24 +153,28 @@ async fn collect(
     read.unwrap_or_else(|_| Err(s3_error!(RequestTimeout)))
 }
 
-/// A body of one frame that says how long it will be.
-struct WithLength<B> {
-    stream: B,
-    length: http_body::SizeHint,
+/// A body of one frame, read when it is asked for, that says how long it will be.
+struct OneFrame {
+    /// None once the frame was handed over.
+    read: Option<BoxFuture<'static, Result<Bytes, StdError>>>,
+    length: SizeHint,
 }
 
-impl<B: http_body::Body + Unpin> http_body::Body for WithLength<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+impl http_body::Body for OneFrame {
+    type Data = Bytes;
+    type Error = StdError;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        std::pin::Pin::new(&mut self.stream).poll_frame(context)
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let Some(read) = &mut self.read else { return Poll::Ready(None) };
+        let read = ready!(read.as_mut().poll(context));
+        self.read = None;
+        Poll::Ready(Some(read.map(Frame::data)))
     }
 
-    fn size_hint(&self) -> http_body::SizeHint {
+    fn size_hint(&self) -> SizeHint {
         self.length
     }
 }

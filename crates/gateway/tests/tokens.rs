@@ -10,7 +10,7 @@ use fula_core::{
     tree::Nodes,
 };
 use fula_gateway::{Gateway, Peer, Rates, WireConfig, WireLimits};
-use fula_identity::{Policy, eip712::Claims, token, wallet::WalletKey};
+use fula_identity::{Policy, eip712::Claims, wallet::WalletKey, wallet_token};
 use fula_service::{
     Committer, Limits, NamePolicy, Service, Witness,
     auth::{Authenticator, KeyRing, Revocations, SealingKey},
@@ -67,7 +67,7 @@ fn signed(token: &str) -> Request<s3s::Body> {
         "GET\n/\n\nhost:{HOST}\nx-amz-content-sha256:{payload}\nx-amz-date:{stamp}\n\n{names}\n{payload}"
     );
     let scope = [date.as_str(), "us-east-1", "s3", "aws4_request"];
-    let secret = format!("AWS4{}", token::secret_of(token)).into_bytes();
+    let secret = format!("AWS4{}", fula_identity::secret_of(token)).into_bytes();
     let key = scope.iter().fold(secret, |key, part| mac(&key, part));
     let (scope, digest) = (scope.join("/"), hex::encode(Sha256::digest(canonical)));
     let signature =
@@ -86,7 +86,7 @@ fn signed(token: &str) -> Request<s3s::Body> {
 async fn shown(gateway: &Gateway, peer: Peer) -> [(u16, String); 4] {
     let wallet = WalletKey::new(&[3; 32]).unwrap();
     let claims = Claims { wallet: wallet.address(), iat: NOW, exp: NOW + 3600, v2: None };
-    let token = token::mint(&wallet, &claims);
+    let token = wallet_token::mint(&wallet, &claims);
     let bearer = |path: &str| {
         let request = Request::builder().method(Method::GET).uri(path);
         let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));

@@ -8,8 +8,8 @@ use std::{hint::black_box, time::Instant};
 use fula_identity::{
     Policy,
     eip712::{Claims, V2},
-    token,
     wallet::{Address, WalletKey},
+    wallet_token,
 };
 use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
 
@@ -34,8 +34,8 @@ fn main() {
         session: Address::ZERO,
     };
     let policy = Policy { eip712: true, v1: true, ..Policy::default() };
-    let first = token::mint(&key, &claims);
-    let second = token::mint(&key, &Claims { v2: Some(v2), ..claims.clone() });
+    let first = wallet_token::mint(&key, &claims);
+    let second = wallet_token::mint(&key, &Claims { v2: Some(v2), ..claims.clone() });
     let (digest, bytes) = (claims.digest(), key.sign(&claims.digest()));
     let signature = Signature::from_slice(&bytes[..64]).unwrap();
     let id = RecoveryId::from_byte(bytes[64] - 27).unwrap();

@@ -18,11 +18,10 @@ use ring::{
 use serde::Deserialize;
 
 use crate::{
-    Seconds,
+    CLOCK_SKEW, Seconds,
     error::TokenError,
     identity::{Identity, Meaning, Verified},
     scope::{Grant, Scope, Verb},
-    token::CLOCK_SKEW,
 };
 
 /// Longest token in bytes.

@@ -19,16 +19,30 @@ pub mod identity;
 pub mod jwt;
 pub mod policy;
 pub mod scope;
-pub mod token;
 pub mod wallet;
+pub mod wallet_token;
+
+use sha2::{Digest, Sha256};
 
 pub use self::{
     error::TokenError,
     identity::{Identity, Meaning, Verified},
-    policy::Policy,
+    policy::{Policy, meaning_of},
     scope::{Grant, Scope, Target, Verb},
     wallet::Address,
 };
 
 /// Seconds since 1970.
 pub type Seconds = u64;
+
+/// Longest token in bytes; longer ones are not looked at.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+
+/// How far ahead of ours the clock of the issuer of a token may be, in seconds.
+pub const CLOCK_SKEW: Seconds = 300;
+
+/// Returns the secret access key that goes with a token used as access key id: whoever has the
+/// token can compute it, so it proves no more than the token does.
+pub fn secret_of(token: &str) -> String {
+    hex::encode(Sha256::new().chain_update("fula token secret\n").chain_update(token).finalize())
+}

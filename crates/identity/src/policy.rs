@@ -1,14 +1,14 @@
-//! What a gateway accepts, and the one function that says whose a token is.
+//! What a gateway accepts, and the functions that tell the kinds of tokens apart.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     Seconds,
     error::TokenError,
-    identity::Verified,
+    identity::{Meaning, Verified},
     jwt::{self, JwtPolicy},
-    token,
     wallet::Address,
+    wallet_token,
 };
 
 /// What is accepted; nothing unless it is said.
@@ -51,7 +51,7 @@ impl Policy {
         match audience {
             None if self.v1 => Ok(()),
             None => Err(TokenError::NotAccepted("wallet tokens without an audience")),
-            Some(token::ANYWHERE) => Ok(()),
+            Some(wallet_token::ANYWHERE) => Ok(()),
             Some(name) if self.audiences.iter().any(|own| own == name) => Ok(()),
             Some(_) => Err(TokenError::NotForHere("its audience is another")),
         }
@@ -62,10 +62,27 @@ impl Policy {
     /// # Errors
     /// [`TokenError`], which holds no part of the token.
     pub fn verify(&self, token: &str, now: Seconds) -> Result<Verified, TokenError> {
-        if token.starts_with(token::PREFIX) {
-            token::verify(token, now, self)
-        } else {
-            jwt::verify(token, now, &self.jwt)
+        if !token.starts_with(wallet_token::PREFIX) {
+            return jwt::verify(token, now, &self.jwt);
         }
+        if !self.eip712 {
+            return Err(TokenError::NotAccepted("wallet tokens"));
+        }
+        let signed = wallet_token::verify(token, now, self.v1)?;
+        // Only what the wallet really signed is worth a more telling answer.
+        self.admits(&signed.user, signed.audience())?;
+        signed.into_verified()
+    }
+}
+
+/// Returns what a token means, whether it is good or not.
+///
+/// # Errors
+/// [`TokenError::Invalid`] for what is no token.
+pub fn meaning_of(token: &str) -> Result<Meaning, TokenError> {
+    if token.starts_with(wallet_token::PREFIX) {
+        wallet_token::meaning_of(token)
+    } else {
+        jwt::meaning_of(token)
     }
 }

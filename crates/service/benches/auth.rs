@@ -6,7 +6,7 @@
 use std::{hint::black_box, sync::Arc, time::Duration, time::Instant};
 
 use fula_core::memory::MemoryDirectory;
-use fula_identity::{Policy, eip712::Claims, token, wallet::WalletKey};
+use fula_identity::{Policy, eip712::Claims, wallet::WalletKey, wallet_token};
 use fula_service::{
     auth::{Authenticator, KeyRing, Revocations, SealingKey},
     system_random,
@@ -27,7 +27,7 @@ fn main() {
         master.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
         let key = WalletKey::new(&[7; 32]).unwrap();
         let claims = Claims { wallet: key.address(), iat: 1000, exp: 2000, v2: None };
-        let token = token::mint(&key, &claims);
+        let token = wallet_token::mint(&key, &claims);
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             let started = Instant::now();

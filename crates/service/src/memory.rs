@@ -204,7 +204,7 @@ impl Share {
         }
     }
 
-    /// Notes that the body waits for us, until [`Self::is_theirs`]: that is no fault of its client.
+    /// Notes that the body waits for us, until `is_theirs` is called: that is no fault of its client.
     pub fn is_ours(&self) {
         if let Some(held) = &self.0 {
             held.pace.set(u64::MAX);

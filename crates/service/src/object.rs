@@ -142,7 +142,7 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for `If-Match` on
-    /// nothing, and what [`body::take`] finds.
+    /// nothing, and what `body::take` finds.
     pub async fn put_object(
         &self,
         caller: &Caller,

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use fula_identity::{eip712::Claims, token, wallet::WalletKey};
+use fula_identity::{eip712::Claims, wallet::WalletKey, wallet_token};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -43,8 +43,9 @@ impl Credentials {
         #[expect(clippy::disallowed_methods, reason = "tokens carry the time of day")]
         let now = std::time::SystemTime::now();
         let iat = now.duration_since(std::time::UNIX_EPOCH).map_err(io::Error::other)?.as_secs();
-        let claims = Claims { wallet: wallet.address(), iat, exp: iat + token::LIFE_MAX, v2: None };
-        Ok(Self::Bearer(token::mint(&wallet, &claims)))
+        let claims =
+            Claims { wallet: wallet.address(), iat, exp: iat + wallet_token::LIFE_MAX, v2: None };
+        Ok(Self::Bearer(wallet_token::mint(&wallet, &claims)))
     }
 }
 

@@ -216,7 +216,10 @@ impl Attached {
         } else if reader.is_link() {
             reader.link().map(Self::Linked)
         } else {
-            read_map(reader).map(Self::Inline)
+            match read_map(reader)? {
+                map if map.is_empty() => Err(Invalid("a map is empty, and not null")),
+                map => Ok(Self::Inline(map)),
+            }
         }
     }
 }
@@ -231,7 +234,10 @@ fn write_map(map: &TextMap, out: &mut Writer) {
 }
 
 fn read_map(reader: &mut Reader<'_>) -> Result<TextMap, Invalid> {
-    (0..reader.map()?).map(|_| Ok((reader.text()?.to_owned(), reader.text()?.to_owned()))).collect()
+    let mut names = reader.names()?;
+    (0..names.count())
+        .map(|_| Ok((names.next(reader)?.to_owned(), reader.text()?.to_owned())))
+        .collect()
 }
 
 /// Everything about one version of one object, except its size, which is the tree entry's weight.
@@ -487,6 +493,26 @@ mod tests {
         for len in 0..encoded.len() {
             assert!(ObjectRecord::decode(&encoded.slice(..len), 5).is_err(), "{len}");
         }
+    }
+
+    #[test]
+    fn a_map_has_one_form() {
+        let read = |names: &[&str]| {
+            let mut out = Writer::default();
+            out.map(names.len());
+            for name in names {
+                out.text(name).text("v");
+            }
+            Attached::read_block(&Block::new(Codec::DagCbor, out.finish()))
+        };
+        assert_eq!(read(&["b", "aa", "ab"]).unwrap().len(), 3);
+        assert!(read(&["aa", "b"]).is_err() && read(&["b", "a"]).is_err());
+        assert!(read(&["a", "a"]).is_err(), "one of them would be lost");
+        let encoded = record().encode();
+        let tags = encoded.iter().rposition(|byte| *byte == 0xd8).unwrap() - 5;
+        let mut empty = encoded.to_vec();
+        assert_eq!(std::mem::replace(&mut empty[tags], 0xa0), 0xf6);
+        assert!(ObjectRecord::decode(&empty.into(), 5).is_err());
     }
 
     #[test]

@@ -38,8 +38,9 @@ impl Settings {
     pub fn from_block(block: &Block) -> Result<Self, StoreError> {
         let mut reader = Reader::new(block.bytes());
         let mut read = || {
-            let blocks = (0..reader.map()?)
-                .map(|_| Ok((reader.text()?.to_owned(), reader.link()?)))
+            let mut names = reader.names()?;
+            let blocks = (0..names.count())
+                .map(|_| Ok((names.next(&mut reader)?.to_owned(), reader.link()?)))
                 .collect::<Result<_, Invalid>>()?;
             reader.end()?;
             Ok(Self { blocks })

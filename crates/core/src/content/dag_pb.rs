@@ -46,6 +46,15 @@ impl FileNode {
 
     /// Encodes the node and returns its block and how a parent names it.
     pub fn to_block(&self) -> (Block, FileLink) {
+        let out = self.encode();
+        let below: u64 = self.links.iter().map(|link| link.dag_bytes).sum();
+        let dag_bytes = below + out.len() as u64;
+        let block = Block::new(Codec::DagPb, out);
+        let link = FileLink { cid: block.cid(), size: self.size(), dag_bytes };
+        (block, link)
+    }
+
+    fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.links.len() * 56 + 16);
         for link in &self.links {
             let mut body = Vec::with_capacity(52);
@@ -67,11 +76,7 @@ impl FileNode {
         out.push(PB_DATA);
         varint(data.len() as u64, &mut out);
         out.extend(data);
-        let below: u64 = self.links.iter().map(|link| link.dag_bytes).sum();
-        let dag_bytes = below + out.len() as u64;
-        let block = Block::new(Codec::DagPb, out);
-        let link = FileLink { cid: block.cid(), size: self.size(), dag_bytes };
-        (block, link)
+        out
     }
 
     /// Decodes a node.
@@ -79,7 +84,11 @@ impl FileNode {
     /// # Errors
     /// [`StoreError::Malformed`] for anything but a file node in canonical form.
     pub fn from_block(block: &Block) -> Result<Self, StoreError> {
-        parse(block.bytes()).map_err(|why| StoreError::Malformed { what: "file node", why })
+        let parsed = parse(block.bytes()).and_then(|node| {
+            let is_canonical = node.encode() == *block.bytes();
+            if is_canonical { Ok(node) } else { Err("not in canonical form") }
+        });
+        parsed.map_err(|why| StoreError::Malformed { what: "file node", why })
     }
 }
 
@@ -153,7 +162,9 @@ fn parse(block: &Bytes) -> Result<FileNode, &'static str> {
         return Err("fewer sizes than links");
     }
     let total = links.iter().try_fold(0_u64, |sum, link| sum.checked_add(link.size));
-    if !is_file || total.is_none() || total != file_size {
+    let below =
+        links.iter().try_fold(block.len() as u64, |sum, link| sum.checked_add(link.dag_bytes));
+    if !is_file || total.is_none() || total != file_size || below.is_none() {
         return Err("not a file, or sizes do not add up");
     }
     Ok(FileNode { links })
@@ -195,6 +206,29 @@ mod tests {
             block.cid().to_string(),
             "bafyb4iflejqfsdg3auhh3ktvlz2vvwpt3agmblog7uyxyqqw4o4sxrslgu"
         );
+    }
+
+    #[test]
+    fn only_the_canonical_form_is_a_node() {
+        let link = FileLink { cid: Cid::of(Codec::Raw, &[1]), size: 5, dag_bytes: 5 };
+        let bytes = FileNode { links: vec![link] }.to_block().0.bytes().to_vec();
+        let read = |bytes: &[u8]| FileNode::from_block(&Block::new(Codec::DagPb, bytes.to_vec()));
+        assert!(read(&bytes).is_ok());
+        // The size of the file, in two bytes instead of one.
+        let at = bytes.len() - 4;
+        assert_eq!(bytes[at..], [UNIXFS_FILE_SIZE, 5, UNIXFS_BLOCK_SIZE, 5]);
+        let mut longer = bytes.clone();
+        longer.splice(at + 1..=at + 1, [0x85, 0]);
+        longer[at - 3] += 1;
+        assert!(read(&longer).is_err());
+        // A link with a name, and one whose Tsize no parent could add to its own.
+        let name = bytes.iter().position(|byte| *byte == LINK_NAME).unwrap();
+        let mut named = bytes.clone();
+        named.splice(name + 1..=name + 1, [1, b'n']);
+        named[1] += 1;
+        assert!(read(&named).is_err());
+        let node = FileNode { links: vec![FileLink { dag_bytes: u64::MAX, ..link }] };
+        assert!(read(&node.encode()).is_err());
     }
 
     proptest! {

@@ -105,7 +105,7 @@ impl Tree {
 
     /// Loads what an edit of `key` will want, which then need not wait for it (docs/adr/0016); what cannot
     /// be read is for the edit to say. Does nothing once memory has had all that was asked for during
-    /// [`UNREAD_MAX`] calls, until it lacks a node (docs/adr/0027).
+    /// `UNREAD_MAX` calls, until it lacks a node (docs/adr/0027).
     pub async fn read_ahead(&self, nodes: &Nodes, key: &[u8]) {
         if nodes.unread.fetch_add(1, Ordering::Relaxed) < UNREAD_MAX {
             drop(self.get(nodes, key).await);

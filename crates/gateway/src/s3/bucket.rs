@@ -7,12 +7,9 @@ use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
     Api, caller,
-    convert::{
-        algorithm_name, checksum_type, etag, refuse_conditions, refuse_unoffered, timestamp,
-        url_encode,
-    },
+    convert::{checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
 };
-use crate::{auth::identity, error::s3_error as to_s3};
+use crate::{auth::identity, date::timestamp, digest::algorithm_name, error::s3_error as to_s3};
 
 /// Returns a page size; `None` is the most, below zero is an error.
 pub(super) fn page_size(asked: Option<i32>, name: &str) -> S3Result<usize> {

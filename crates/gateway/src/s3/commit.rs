@@ -17,9 +17,8 @@ use serde::Deserialize;
 use super::caller;
 use crate::{
     auth::{Door, identity},
-    error::s3_error as to_s3,
-    guard::too_large,
-    http::{HostBucket, Operation},
+    error::{s3_error as to_s3, too_large},
+    request::{HostBucket, Operation},
 };
 
 /// The query parameter that makes a POST a commit.
@@ -158,6 +157,16 @@ impl Change {
     }
 }
 
+/// Reads the changes that a body asks for.
+///
+/// # Errors
+/// 400 `InvalidArgument`.
+pub(crate) fn parse(body: &[u8]) -> S3Result<Vec<BatchChange>> {
+    let request: Request = serde_json::from_slice(body)
+        .map_err(|error| s3_error!(InvalidArgument, "The commit is malformed: {error}"))?;
+    request.changes.into_iter().map(Change::read).collect()
+}
+
 /// Answers multi-key commits; signatures are checked as for any S3 request.
 pub(crate) struct CommitRoute {
     service: Service,
@@ -213,9 +222,7 @@ impl S3Route for CommitRoute {
             Err(_) => s3_error!(IncompleteBody),
         })?;
         let body = body.to_bytes();
-        let parsed: Request = serde_json::from_slice(&body)
-            .map_err(|error| s3_error!(InvalidArgument, "The commit is malformed: {error}"))?;
-        let changes = parsed.changes.into_iter().map(Change::read).collect::<S3Result<Vec<_>>>()?;
+        let changes = parse(&body)?;
         let results = self.service.commit(&caller, &bucket, &changes).await.map_err(to_s3)?;
         let results: Vec<serde_json::Value> = results
             .into_iter()

@@ -1,24 +1,21 @@
-//! Values between the wire and the service: times, tags, checksums, headers, bodies.
-
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+//! Values between the wire and the service: conditions, tags, headers, bodies.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bytes::Bytes;
-use fula_core::bucket::{self, ChecksumAlgorithm as Algorithm, TextMap};
+use fula_core::bucket::{self, TextMap};
 use fula_service::{
     ObjectFacts, ServiceError,
-    body::{BodyStream, Trailer},
+    body::BodyStream,
     condition::{ReadConditions, Tags, WriteConditions},
 };
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use s3s::{
-    S3Result, TrailingHeaders,
-    dto::{self, StreamingBlob, Timestamp, TimestampFormat},
+    S3Result,
+    dto::{self, StreamingBlob, Timestamp},
     s3_error,
 };
 
-use crate::error;
+use crate::{date::millis, error};
 
 /// Prefix of user metadata headers.
 const META_PREFIX: &str = "x-amz-meta-";
@@ -35,28 +32,6 @@ const KEPT_HEADERS: [&str; 6] = [
 
 /// Content type of objects put without one.
 pub(super) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
-
-pub(super) fn timestamp(time_ms: u64) -> Timestamp {
-    Timestamp::from(UNIX_EPOCH + Duration::from_millis(time_ms))
-}
-
-fn millis(timestamp: Timestamp) -> u64 {
-    let time: time::OffsetDateTime = timestamp.into();
-    let since = SystemTime::from(time).duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Returns a time as an HTTP date.
-pub(crate) fn http_date(time_ms: u64) -> Option<HeaderValue> {
-    http_date_of(timestamp(time_ms))
-}
-
-/// Returns a timestamp as an HTTP date.
-pub(super) fn http_date_of(timestamp: Timestamp) -> Option<HeaderValue> {
-    let mut text = Vec::new();
-    timestamp.format(TimestampFormat::HttpDate, &mut text).ok()?;
-    HeaderValue::from_bytes(&text).ok()
-}
 
 pub(super) fn etag(tag: &bucket::ETag) -> dto::ETag {
     dto::ETag::Strong(tag.to_string())
@@ -210,132 +185,6 @@ pub(super) fn write_facts(headers: &TextMap, metadata: &TextMap, out: &mut Heade
     }
 }
 
-pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
-    match name.to_ascii_uppercase().as_str() {
-        "CRC32" => Some(Algorithm::Crc32),
-        "CRC32C" => Some(Algorithm::Crc32c),
-        "CRC64NVME" => Some(Algorithm::Crc64Nvme),
-        "SHA1" => Some(Algorithm::Sha1),
-        "SHA256" => Some(Algorithm::Sha256),
-        _ => None,
-    }
-}
-
-pub(super) fn algorithm_name(algorithm: Algorithm) -> &'static str {
-    match algorithm {
-        Algorithm::Crc32 => "CRC32",
-        Algorithm::Crc32c => "CRC32C",
-        Algorithm::Crc64Nvme => "CRC64NVME",
-        Algorithm::Sha1 => "SHA1",
-        Algorithm::Sha256 => "SHA256",
-    }
-}
-
-fn header_name(algorithm: Algorithm) -> &'static str {
-    match algorithm {
-        Algorithm::Crc32 => "x-amz-checksum-crc32",
-        Algorithm::Crc32c => "x-amz-checksum-crc32c",
-        Algorithm::Crc64Nvme => "x-amz-checksum-crc64nvme",
-        Algorithm::Sha1 => "x-amz-checksum-sha1",
-        Algorithm::Sha256 => "x-amz-checksum-sha256",
-    }
-}
-
-/// Returns the algorithm of a checksum header or trailer.
-fn algorithm_of_header(name: &str) -> Option<Algorithm> {
-    Algorithm::ALL.into_iter().find(|algorithm| header_name(*algorithm) == name)
-}
-
-pub(super) fn decode_checksum(algorithm: Algorithm, text: &[u8]) -> Result<Bytes, ServiceError> {
-    let value = BASE64_STANDARD.decode(text.trim_ascii()).ok();
-    value
-        .filter(|value| value.len() == algorithm.value_len())
-        .map(Bytes::from)
-        .ok_or(ServiceError::InvalidDigest(header_name(algorithm)))
-}
-
-/// What the headers of a request say about the digests of its body.
-#[derive(Default)]
-pub(crate) struct Digests {
-    pub(crate) md5: Option<[u8; 16]>,
-    pub(crate) checksum: Option<(Algorithm, Bytes)>,
-    pub(crate) trailer: Option<Algorithm>,
-    /// Named by `x-amz-sdk-checksum-algorithm`.
-    pub(crate) named: Option<Algorithm>,
-}
-
-impl Digests {
-    pub(crate) fn of(headers: &HeaderMap) -> S3Result<Self> {
-        let mut digests = Self::default();
-        if let Some(value) = headers.get("content-md5") {
-            let md5 = BASE64_STANDARD.decode(value.as_bytes()).ok();
-            let md5 = md5.and_then(|md5| md5.try_into().ok());
-            let md5 = md5.ok_or(ServiceError::InvalidDigest("Content-MD5"));
-            digests.md5 = Some(md5.map_err(error::s3_error)?);
-        }
-        for (name, value) in headers {
-            if !name.as_str().starts_with("x-amz-checksum-") || is_checksum_setting(name.as_str()) {
-                continue;
-            }
-            let Some(algorithm) = algorithm_of_header(name.as_str()) else {
-                return Err(error::not_implemented(&format!("The header {name}")));
-            };
-            if digests.checksum.is_some() {
-                return Err(s3_error!(
-                    InvalidRequest,
-                    "Expecting a single x-amz-checksum- header. Multiple checksum Types are not \
-                     allowed."
-                ));
-            }
-            let value = decode_checksum(algorithm, value.as_bytes()).map_err(error::s3_error)?;
-            digests.checksum = Some((algorithm, value));
-        }
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        if let Some(trailer) = text("x-amz-trailer") {
-            let trailer = trailer.to_ascii_lowercase();
-            let found = algorithm_of_header(trailer.trim());
-            if found.is_none() && trailer.starts_with("x-amz-checksum-") {
-                return Err(error::not_implemented(&format!("The trailer {trailer}")));
-            }
-            digests.trailer = found;
-        }
-        if let Some(name) = text("x-amz-sdk-checksum-algorithm") {
-            let found = algorithm(name);
-            if found.is_none() {
-                return Err(error::not_implemented(&format!("The checksum algorithm {name}")));
-            }
-            digests.named = found;
-        }
-        Ok(digests)
-    }
-
-    /// Returns the algorithm that was sent or named.
-    pub(crate) fn algorithm(&self) -> Option<Algorithm> {
-        let sent = self.checksum.as_ref().map(|(algorithm, _)| *algorithm);
-        sent.or(self.trailer).or(self.named)
-    }
-}
-
-/// Headers that begin like checksums but carry none.
-fn is_checksum_setting(name: &str) -> bool {
-    ["x-amz-checksum-algorithm", "x-amz-checksum-type", "x-amz-checksum-mode"].contains(&name)
-}
-
-/// Returns a reader of the checksum that follows the body.
-pub(super) fn trailer(algorithm: Algorithm, trailers: Option<TrailingHeaders>) -> Trailer {
-    Box::new(move || {
-        let found = trailers.and_then(|trailers| trailers.take());
-        let value = found.as_ref().and_then(|found| found.get(header_name(algorithm)));
-        match value {
-            Some(value) => decode_checksum(algorithm, value.as_bytes()).map(Some),
-            None => Err(ServiceError::InvalidRequest(format!(
-                "The trailer {} was announced and did not come.",
-                header_name(algorithm)
-            ))),
-        }
-    })
-}
-
 /// Returns the body as the service takes it.
 pub(super) fn body(body: Option<StreamingBlob>) -> BodyStream {
     let Some(body) = body else { return Box::pin(futures::stream::empty()) };
@@ -445,10 +294,5 @@ mod tests {
     #[test]
     fn names_are_encoded_so_that_every_decoder_agrees() {
         assert_eq!(url_encode("a/b c+d%é\n"), "a/b%20c%2Bd%25%C3%A9%0A");
-    }
-
-    #[test]
-    fn dates_are_http_dates() {
-        assert_eq!(http_date(784_111_777_000).unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

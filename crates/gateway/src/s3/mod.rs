@@ -23,15 +23,14 @@ use s3s::{
     s3_error,
 };
 
-pub(crate) use self::{
-    commit::CommitRoute,
-    convert::{Digests, http_date},
-};
+pub(crate) use self::commit::CommitRoute;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::commit::parse as parse_commit;
 use crate::{
     WireConfig,
     auth::{Claim, Door, auth_error, identity},
     error,
-    http::Operation,
+    request::Operation,
 };
 
 /// Finds secrets for signature checks.

@@ -13,12 +13,16 @@ use super::{
     bucket::{Names, page_size},
     caller,
     convert::{
-        self, Digests, algorithm, algorithm_name, etag, object_facts, read_conditions,
-        refuse_conditions, refuse_unoffered, set_checksums, timestamp, write_conditions,
+        self, etag, object_facts, read_conditions, refuse_conditions, refuse_unoffered,
+        set_checksums, write_conditions,
     },
     object::{cid_header, copy_source},
 };
-use crate::error::{not_implemented, s3_error as to_s3};
+use crate::{
+    date::timestamp,
+    digest::{Digests, algorithm, algorithm_name, decode_checksum},
+    error::{not_implemented, s3_error as to_s3},
+};
 
 fn kind_name(info: UploadInfo) -> ChecksumType {
     let name = if info.composite { ChecksumType::COMPOSITE } else { ChecksumType::FULL_OBJECT };
@@ -95,7 +99,7 @@ fn complete_part(part: CompletedPart) -> S3Result<CompletePart> {
     let mut checksum = None;
     for (algorithm, value) in given {
         if let Some(value) = value {
-            let value = convert::decode_checksum(algorithm, value.as_bytes()).map_err(to_s3)?;
+            let value = decode_checksum(algorithm, value.as_bytes()).map_err(to_s3)?;
             checksum = Some((algorithm, value));
         }
     }

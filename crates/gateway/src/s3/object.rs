@@ -23,12 +23,15 @@ use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     Api, bucket_owner, caller,
     convert::{
-        self, DEFAULT_CONTENT_TYPE, Digests, checksum_type, etag, object_facts, read_conditions,
-        refuse_conditions, refuse_unoffered, set_checksums, timestamp, write_conditions,
-        write_facts,
+        self, DEFAULT_CONTENT_TYPE, checksum_type, etag, object_facts, read_conditions,
+        refuse_conditions, refuse_unoffered, set_checksums, write_conditions, write_facts,
     },
 };
-use crate::error::{not_implemented, s3_error as to_s3};
+use crate::{
+    date::{http_date, timestamp},
+    digest::{self, Digests},
+    error::{not_implemented, s3_error as to_s3},
+};
 
 /// Only the null version exists until versioning does.
 pub(super) fn refuse_version(version: Option<&String>) -> S3Result<()> {
@@ -83,7 +86,7 @@ impl Api {
             keep: keep.unwrap_or(sent),
             sent,
             checksum: digests.checksum.map(|(_, value)| value),
-            trailer: digests.trailer.map(|named| convert::trailer(named, trailers)),
+            trailer: digests.trailer.map(|named| digest::trailer(named, trailers)),
         })
     }
 
@@ -157,7 +160,7 @@ impl Api {
             response.headers.insert(name, value);
         }
         if let Some(expires) = input.response_expires.clone() {
-            let date = convert::http_date_of(expires);
+            let date = http_date(expires);
             response.headers.extend(date.map(|date| (http::header::EXPIRES, date)));
         }
         Ok(response)

@@ -9,7 +9,7 @@ use super::*;
 fn with_json(json: &str) -> String {
     let signature = key().sign(&v1(1000, 2000).digest());
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-    format!("{}{}.{}", token::PREFIX, encode(json.as_bytes()), encode(&signature))
+    format!("{}{}.{}", wallet_token::PREFIX, encode(json.as_bytes()), encode(&signature))
 }
 
 #[test]
@@ -43,9 +43,9 @@ fn json_that_is_not_exactly_of_the_form_is_refused() {
 
 #[test]
 fn a_token_that_was_tampered_with_is_refused() {
-    let token = token::mint(&key(), &v1(1000, 2000));
+    let token = wallet_token::mint(&key(), &v1(1000, 2000));
     let [prefix, payload, signature] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
-    let other = token::mint(&key(), &v1(1001, 2000));
+    let other = wallet_token::mint(&key(), &v1(1001, 2000));
     let other_payload = other.split('.').nth(1).unwrap();
     for wrong in [
         format!("{prefix}.{other_payload}.{signature}"),
@@ -62,7 +62,7 @@ fn a_token_that_was_tampered_with_is_refused() {
         format!("{prefix}.{payload}.{}", &signature[..signature.len() - 2]),
         format!("{prefix}.{}.{signature}", payload.replace('-', "+")) + "+",
         token.to_uppercase(),
-        format!("{token}{}", "A".repeat(token::TOKEN_BYTES_MAX)),
+        format!("{token}{}", "A".repeat(fula_identity::TOKEN_BYTES_MAX)),
     ] {
         assert!(policy().verify(&wrong, NOW).is_err(), "{wrong}");
     }
@@ -79,11 +79,11 @@ fn a_token_that_was_tampered_with_is_refused() {
 fn a_wallet_cannot_speak_for_another() {
     let other = WalletKey::new(&[9; 32]).unwrap();
     let claims = v1(1000, 2000);
-    assert!(is_invalid(&policy().verify(&token::mint(&other, &claims), NOW)));
+    assert!(is_invalid(&policy().verify(&wallet_token::mint(&other, &claims), NOW)));
     let theirs = Claims { wallet: other.address(), ..claims };
-    assert!(is_invalid(&policy().verify(&token::mint(&key(), &theirs), NOW)));
+    assert!(is_invalid(&policy().verify(&wallet_token::mint(&key(), &theirs), NOW)));
     assert_eq!(
-        policy().verify(&token::mint(&other, &theirs), NOW).unwrap().identity.user,
+        policy().verify(&wallet_token::mint(&other, &theirs), NOW).unwrap().identity.user,
         other.address().to_string()
     );
 }
@@ -93,8 +93,8 @@ fn errors_say_nothing_of_the_token() {
     let token = with_json(r#"{"wallet":"hush","iat":1,"exp":2}"#);
     let said = policy().verify(&token, NOW).unwrap_err();
     assert!(!format!("{said} {said:?}").contains("hush"));
-    assert_ne!(token::secret_of(&token), token::secret_of(&format!("{token}A")));
-    assert_eq!(token::secret_of("token").len(), 64);
+    assert_ne!(fula_identity::secret_of(&token), fula_identity::secret_of(&format!("{token}A")));
+    assert_eq!(fula_identity::secret_of("token").len(), 64);
 }
 
 proptest! {
@@ -111,7 +111,7 @@ proptest! {
         let mut signature = key().sign(&claims.digest());
         signature[at] ^= 1_u8 << bit;
         // 27 and 28 may be written 0 and 1, but none is one bit from its other spelling.
-        let refused = policy().verify(&token::assemble(&claims, &signature), NOW);
+        let refused = policy().verify(&wallet_token::assemble(&claims, &signature), NOW);
         prop_assert!(refused.is_err());
     }
 
@@ -119,7 +119,7 @@ proptest! {
     fn claims_survive_the_wire(iat in 0_u64..1 << 40, life in 1_u64..86_400, scope in "[a-z]{3,20}") {
         let base = v2("*", &[&format!("read:{scope}/p")]);
         let claims = Claims { iat, exp: iat + life, ..base };
-        let verified = policy().verify(&token::mint(&key(), &claims), iat + life - 1).unwrap();
+        let verified = policy().verify(&wallet_token::mint(&key(), &claims), iat + life - 1).unwrap();
         prop_assert_eq!((verified.issued, verified.expires), (iat, iat + life));
         prop_assert_eq!(verified.meaning.0, claims.digest());
     }

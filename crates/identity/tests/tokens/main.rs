@@ -8,8 +8,8 @@ mod wallet;
 use fula_identity::{
     Policy, TokenError, Verified,
     eip712::{Claims, V2},
-    token,
     wallet::{Address, WalletKey},
+    wallet_token,
 };
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ fn policy() -> Policy {
 }
 
 fn minted(claims: &Claims) -> Result<Verified, TokenError> {
-    policy().verify(&token::mint(&key(), claims), NOW)
+    policy().verify(&wallet_token::mint(&key(), claims), NOW)
 }
 
 fn is_invalid<T: std::fmt::Debug>(result: &Result<T, TokenError>) -> bool {

@@ -80,7 +80,7 @@ fn every_spelling_of_one_signature_is_one_token() {
 
 #[test]
 fn times_are_judged_to_the_second() {
-    let at = |claims: &Claims, now| policy().verify(&token::mint(&key(), claims), now);
+    let at = |claims: &Claims, now| policy().verify(&wallet_token::mint(&key(), claims), now);
     let claims = v1(1000, 2000);
     assert!(at(&claims, 1999).is_ok());
     assert_eq!(at(&claims, 2000), Err(TokenError::Expired));
@@ -99,8 +99,8 @@ fn times_are_judged_to_the_second() {
 
 #[test]
 fn a_token_is_refused_where_its_kind_is() {
-    let v1_token = token::mint(&key(), &v1(1000, 2000));
-    let v2_token = token::mint(&key(), &v2("*", &["admin:*"]));
+    let v1_token = wallet_token::mint(&key(), &v1(1000, 2000));
+    let v2_token = wallet_token::mint(&key(), &v2("*", &["admin:*"]));
     let off = Policy::default();
     assert!(matches!(off.verify(&v1_token, NOW), Err(TokenError::NotAccepted(_))));
     assert!(matches!(off.verify("e.e.e", NOW), Err(TokenError::NotAccepted(_))));
@@ -121,7 +121,7 @@ fn a_token_is_good_only_where_it_is_meant_for() {
         assert!(matches!(refused, Err(TokenError::NotForHere(_))), "{audience}");
     }
     let nameless = Policy { audiences: Vec::new(), ..policy() };
-    let token = |audience| token::mint(&key(), &v2(audience, scope));
+    let token = |audience| wallet_token::mint(&key(), &v2(audience, scope));
     assert!(nameless.verify(&token("*"), NOW).is_ok());
     assert!(nameless.verify(&token("here"), NOW).is_err());
 }
@@ -131,7 +131,7 @@ fn only_admitted_wallets_are_let_in_where_there_is_a_list() {
     let with = |wallet: Address| {
         let wallets = Some(BTreeSet::from([wallet]));
         let policy = Policy { wallets, ..policy() };
-        policy.verify(&token::mint(&key(), &v1(1000, 2000)), NOW)
+        policy.verify(&wallet_token::mint(&key(), &v1(1000, 2000)), NOW)
     };
     assert!(with(key().address()).is_ok());
     assert!(matches!(with(Address::ZERO), Err(TokenError::NotForHere(_))));

@@ -2,10 +2,7 @@
 
 use std::{io::Read, process::ExitCode, sync::Arc};
 
-use fula_identity::{
-    Address, Meaning,
-    token::{TOKEN_BYTES_MAX, meaning_of},
-};
+use fula_identity::{Address, Meaning, TOKEN_BYTES_MAX, meaning_of};
 use fula_service::{Limits, auth::Revoked};
 use fula_stores::{PostgresArbiter, local::system_clock};
 use serde_json::Value;

@@ -5,8 +5,8 @@ use std::{io::Read, path::Path, process::ExitCode};
 use fula_identity::{
     Address, Scope, Seconds,
     eip712::{Claims, V2},
-    token::{self, LIFE_MAX},
     wallet::{SIGNATURE_BYTES, WalletKey, recover},
+    wallet_token::{self, LIFE_MAX},
 };
 use fula_service::system_random;
 use fula_stores::local::system_clock;
@@ -58,7 +58,7 @@ fn carry_out(command: TokenCommand) -> Result<String, String> {
             let wallet = keystore::decrypt(&text, &password)
                 .map_err(|error| format!("{}: {error}", key_file.display()))?;
             let claims = claimed(wallet.address(), &claims)?;
-            Ok(print(&token::mint(&wallet, &claims), claims.exp, output))
+            Ok(print(&wallet_token::mint(&wallet, &claims), claims.exp, output))
         }
         TokenCommand::TypedData { wallet, claims } => {
             let wallet = Address::parse(&wallet).ok_or("a wallet is 0x and 40 hex digits")?;
@@ -74,7 +74,7 @@ fn carry_out(command: TokenCommand) -> Result<String, String> {
                 let text = "the signature is not that of the wallet over this typed data";
                 return Err(text.to_owned());
             }
-            Ok(print(&token::assemble(&claims, &bytes), claims.exp, output))
+            Ok(print(&wallet_token::assemble(&claims, &bytes), claims.exp, output))
         }
     }
 }
@@ -155,7 +155,7 @@ fn claims_of(message: &Value) -> Option<Claims> {
 
 /// Returns a token in the form asked for.
 fn print(token: &str, exp: Seconds, output: TokenOutput) -> String {
-    let secret = token::secret_of(token);
+    let secret = fula_identity::secret_of(token);
     match output {
         TokenOutput::Bearer => token.to_owned(),
         TokenOutput::Env => format!(

@@ -21,7 +21,7 @@ use std::{
 };
 
 use fula_core::root::TimeMs;
-use fula_identity::{Meaning, Policy, Seconds, TokenError, Verified, jwt::KeySet, token};
+use fula_identity::{Meaning, Policy, Seconds, TokenError, Verified, jwt::KeySet};
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
@@ -311,7 +311,7 @@ impl Authenticator {
     /// Verifies a token, or remembers that it was good; judges its time in any case.
     fn verify(&self, token: &str) -> Result<Arc<Verified>, AuthError> {
         let now = self.now();
-        if token.len() > token::TOKEN_BYTES_MAX {
+        if token.len() > fula_identity::TOKEN_BYTES_MAX {
             return Err(TokenError::Invalid("its length").into());
         }
         let key = *blake3::hash(token.as_bytes()).as_bytes();
@@ -387,7 +387,7 @@ impl Authenticator {
     pub async fn secret_of(&self, access_key: &str) -> Result<Secret, AuthError> {
         if is_token(access_key) {
             self.verify(access_key)?;
-            return Ok(Secret::new(token::secret_of(access_key)));
+            return Ok(Secret::new(fula_identity::secret_of(access_key)));
         }
         if access_key.starts_with(sessions::PREFIX) {
             let session = self.0.keys.session(access_key).await?;

@@ -14,6 +14,7 @@ use fula_identity::{
     Grant,
     eip712::{Claims, V2},
     wallet::{Address, WalletKey},
+    wallet_token,
 };
 
 use super::*;
@@ -104,7 +105,7 @@ fn token(life: Seconds, scope: &[&str]) -> String {
         session: Address::ZERO,
     };
     let claims = Claims { wallet: key.address(), iat: NOW, exp: NOW + life, v2: Some(v2) };
-    token::mint(&key, &claims)
+    wallet_token::mint(&key, &claims)
 }
 
 async fn exchange(
@@ -323,7 +324,7 @@ async fn a_token_as_access_key_is_bound_to_private_connections() {
         url_expires: is_presigned.then_some(NOW + 100),
         is_private,
     };
-    assert_eq!(master.secret_of(&wide).await.unwrap().expose(), token::secret_of(&wide));
+    assert_eq!(master.secret_of(&wide).await.unwrap().expose(), fula_identity::secret_of(&wide));
     assert_eq!(master.admit(ask(&wide, true, false)).await.unwrap().via, Via::TokenKey);
     let refused = master.admit(ask(&wide, false, false)).await;
     assert!(matches!(refused, Err(AuthError::NotPrivate)));

@@ -113,7 +113,7 @@ pub struct ListUploadsRequest {
     pub key_marker: Option<String>,
     /// With a key marker: only after this upload of that key.
     pub id_marker: Option<String>,
-    /// Most lines; capped at [`PAGE_MAX`].
+    /// Most lines; capped at [`PAGE_MAX`](crate::limits::PAGE_MAX).
     pub limit: usize,
 }
 
@@ -284,7 +284,7 @@ impl Service {
     /// Stores one part.
     ///
     /// # Errors
-    /// [`ServiceError::NoSuchUpload`], and what [`body::take`] finds.
+    /// [`ServiceError::NoSuchUpload`], and what `body::take` finds.
     #[expect(clippy::too_many_arguments, reason = "upload, part and body are named separately")]
     pub async fn put_part(
         &self,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use fula_core::memory::MemoryDirectory;
-use fula_identity::{Policy, Seconds, eip712::Claims, token, wallet::WalletKey};
+use fula_identity::{Policy, Seconds, eip712::Claims, wallet::WalletKey, wallet_token};
 use fula_service::auth::{
     Authenticator, COMMIT_ALLOWANCE, KeyRing, Proof, Revocations, SealingKey,
 };
@@ -30,7 +30,7 @@ async fn bearer(now: &Arc<AtomicU64>) -> Proof {
     authenticator.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
     let key = WalletKey::new(&[3; 32]).unwrap();
     let claims = Claims { wallet: key.address(), iat: ISSUED, exp: ENDS, v2: None };
-    authenticator.bearer(&token::mint(&key, &claims)).unwrap()
+    authenticator.bearer(&wallet_token::mint(&key, &claims)).unwrap()
 }
 
 #[tokio::test]

@@ -8,13 +8,11 @@
 
 mod directory;
 #[cfg(test)]
-mod poolers;
+mod on_a_server;
 mod roots;
 mod schema;
 mod sessions;
 mod statement;
-#[cfg(test)]
-mod tests;
 mod url;
 
 use std::{sync::Arc, time::Duration};

@@ -16,7 +16,7 @@ use fula_core::{
 use fula_testkit::{multiplexer::Multiplexer, pgbouncer::PgBouncer, postgres::Postgres};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::*;
+use crate::postgres::*;
 
 static SERVER: LazyLock<Postgres> = LazyLock::new(|| Postgres::start(&[]).unwrap());
 static POOLER: LazyLock<PgBouncer> =

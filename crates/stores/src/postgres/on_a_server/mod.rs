@@ -1,4 +1,9 @@
-//! The seams' suites on a real Postgres, and what it must refuse.
+//! Tests that start a Postgres server: the suites of the storage traits, and the servers that are refused.
+//!
+//! They need the programs of Postgres and `PgBouncer`, which a Rust toolchain does not bring along. So
+//! `make check` leaves out all tests that have this module in their path, and `make servers` runs them.
+
+mod poolers;
 
 use std::sync::{
     LazyLock,

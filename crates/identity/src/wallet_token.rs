@@ -6,27 +6,18 @@
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer};
-use sha2::{Digest, Sha256};
 
 use crate::{
-    Seconds,
+    CLOCK_SKEW, Seconds, TOKEN_BYTES_MAX,
     eip712::{Claims, V2},
     error::TokenError,
     identity::{Identity, Meaning, Verified},
-    jwt,
-    policy::Policy,
     scope::Grant,
     wallet::{Address, SIGNATURE_BYTES, WalletKey, recover},
 };
 
 /// What every wallet token begins with.
 pub const PREFIX: &str = "fula-eip712.";
-
-/// Longest token in bytes; longer ones are not looked at.
-pub const TOKEN_BYTES_MAX: usize = 8 << 10;
-
-/// How far ahead of ours the clock of whoever issued a token may be.
-pub const CLOCK_SKEW: Seconds = 300;
 
 /// Longest life of a wallet token.
 pub const LIFE_MAX: Seconds = 86_400;
@@ -93,13 +84,19 @@ fn parse(token: &str) -> Result<(Claims, [u8; SIGNATURE_BYTES]), TokenError> {
     Ok((payload.read()?, signature))
 }
 
-/// Verifies a wallet token; source: docs/format.md.
-pub(crate) fn verify(token: &str, now: Seconds, policy: &Policy) -> Result<Verified, TokenError> {
-    if !policy.eip712 {
-        return Err(TokenError::NotAccepted("wallet tokens"));
-    }
+/// A token that a wallet did sign.
+pub(crate) struct Signed {
+    /// The wallet.
+    pub(crate) user: String,
+    digest: [u8; 32],
+    claims: Claims,
+}
+
+/// Verifies the signature and the times of a wallet token; source: docs/format.md. Those of version 1
+/// are refused unless `takes_v1`.
+pub(crate) fn verify(token: &str, now: Seconds, takes_v1: bool) -> Result<Signed, TokenError> {
     let (claims, signature) = parse(token)?;
-    if claims.v2.is_none() && !policy.v1 {
+    if claims.v2.is_none() && !takes_v1 {
         return Err(TokenError::NotAccepted("wallet tokens without an audience"));
     }
     check_times(&claims, now)?;
@@ -107,18 +104,27 @@ pub(crate) fn verify(token: &str, now: Seconds, policy: &Policy) -> Result<Verif
     if recover(&digest, &signature) != Some(claims.wallet) {
         return Err(TokenError::Invalid("its signature"));
     }
-    let user = claims.wallet.to_string();
-    let audience = claims.v2.as_ref().map(|v2| v2.audience.clone());
-    // Only what the wallet really signed is worth a more telling answer.
-    policy.admits(&user, audience.as_deref())?;
-    let grant = claims.v2.map_or(Ok(Grant::All), |v2| check_v2(&v2))?;
-    Ok(Verified {
-        identity: Identity::restricted(&user, grant),
-        meaning: Meaning(digest),
-        issued: claims.iat,
-        expires: claims.exp,
-        audience,
-    })
+    Ok(Signed { user: claims.wallet.to_string(), digest, claims })
+}
+
+impl Signed {
+    /// Returns the gateway that the token is meant for; tokens of version 1 do not say.
+    pub(crate) fn audience(&self) -> Option<&str> {
+        self.claims.v2.as_ref().map(|v2| v2.audience.as_str())
+    }
+
+    /// Returns what the token proves.
+    pub(crate) fn into_verified(self) -> Result<Verified, TokenError> {
+        let audience = self.audience().map(ToOwned::to_owned);
+        let grant = self.claims.v2.map_or(Ok(Grant::All), |v2| check_v2(&v2))?;
+        Ok(Verified {
+            identity: Identity::restricted(&self.user, grant),
+            meaning: Meaning(self.digest),
+            issued: self.claims.iat,
+            expires: self.claims.exp,
+            audience,
+        })
+    }
 }
 
 fn check_times(claims: &Claims, now: Seconds) -> Result<(), TokenError> {
@@ -146,16 +152,9 @@ fn check_v2(v2: &V2) -> Result<Grant, TokenError> {
     Grant::parse(Some(&v2.scope)).map_err(|_| TokenError::Invalid("its scope"))
 }
 
-/// Returns what a token means, whether it is good or not.
-///
-/// # Errors
-/// [`TokenError::Invalid`] for what is no token.
-pub fn meaning_of(token: &str) -> Result<Meaning, TokenError> {
-    if token.starts_with(PREFIX) {
-        Ok(Meaning(parse(token)?.0.digest()))
-    } else {
-        jwt::meaning_of(token)
-    }
+/// Returns what a wallet token means, whether it is good or not.
+pub(crate) fn meaning_of(token: &str) -> Result<Meaning, TokenError> {
+    Ok(Meaning(parse(token)?.0.digest()))
 }
 
 /// Writes a token from what was signed and the signature.
@@ -171,10 +170,4 @@ pub fn assemble(claims: &Claims, signature: &[u8; SIGNATURE_BYTES]) -> String {
 /// Signs claims with a wallet's key.
 pub fn mint(key: &WalletKey, claims: &Claims) -> String {
     assemble(claims, &key.sign(&claims.digest()))
-}
-
-/// Returns the secret access key that goes with a token used as access key id: whoever has the
-/// token can compute it, so it proves no more than the token does.
-pub fn secret_of(token: &str) -> String {
-    hex::encode(Sha256::new().chain_update("fula token secret\n").chain_update(token).finalize())
 }

@@ -1,0 +1,144 @@
+//! Digests of bodies: MD5 and checksums as headers and trailers carry them.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use fula_core::bucket::ChecksumAlgorithm as Algorithm;
+use fula_service::{ServiceError, body::Trailer};
+use http::{HeaderMap, HeaderValue};
+use s3s::{S3Result, TrailingHeaders, s3_error};
+
+use crate::error;
+
+/// Returns the algorithm of a name such as `CRC32C`, in any case.
+pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
+    match name.to_ascii_uppercase().as_str() {
+        "CRC32" => Some(Algorithm::Crc32),
+        "CRC32C" => Some(Algorithm::Crc32c),
+        "CRC64NVME" => Some(Algorithm::Crc64Nvme),
+        "SHA1" => Some(Algorithm::Sha1),
+        "SHA256" => Some(Algorithm::Sha256),
+        _ => None,
+    }
+}
+
+/// Returns the name of an algorithm, in capitals.
+pub(crate) fn algorithm_name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Crc32 => "CRC32",
+        Algorithm::Crc32c => "CRC32C",
+        Algorithm::Crc64Nvme => "CRC64NVME",
+        Algorithm::Sha1 => "SHA1",
+        Algorithm::Sha256 => "SHA256",
+    }
+}
+
+fn header_name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Crc32 => "x-amz-checksum-crc32",
+        Algorithm::Crc32c => "x-amz-checksum-crc32c",
+        Algorithm::Crc64Nvme => "x-amz-checksum-crc64nvme",
+        Algorithm::Sha1 => "x-amz-checksum-sha1",
+        Algorithm::Sha256 => "x-amz-checksum-sha256",
+    }
+}
+
+/// Returns the algorithm of a checksum header or trailer.
+fn algorithm_of_header(name: &str) -> Option<Algorithm> {
+    Algorithm::ALL.into_iter().find(|algorithm| header_name(*algorithm) == name)
+}
+
+/// Decodes the base64 of a checksum.
+pub(crate) fn decode_checksum(algorithm: Algorithm, text: &[u8]) -> Result<Bytes, ServiceError> {
+    let value = BASE64_STANDARD.decode(text.trim_ascii()).ok();
+    value
+        .filter(|value| value.len() == algorithm.value_len())
+        .map(Bytes::from)
+        .ok_or(ServiceError::InvalidDigest(header_name(algorithm)))
+}
+
+/// What the headers of a request say about the digests of its body.
+#[derive(Default)]
+pub(crate) struct Digests {
+    pub(crate) md5: Option<[u8; 16]>,
+    pub(crate) checksum: Option<(Algorithm, Bytes)>,
+    pub(crate) trailer: Option<Algorithm>,
+    /// Named by `x-amz-sdk-checksum-algorithm`.
+    pub(crate) named: Option<Algorithm>,
+}
+
+impl Digests {
+    pub(crate) fn of(headers: &HeaderMap) -> S3Result<Self> {
+        let mut digests = Self::default();
+        if let Some(value) = headers.get("content-md5") {
+            let md5 = BASE64_STANDARD.decode(value.as_bytes()).ok();
+            let md5 = md5.and_then(|md5| md5.try_into().ok());
+            let md5 = md5.ok_or(ServiceError::InvalidDigest("Content-MD5"));
+            digests.md5 = Some(md5.map_err(error::s3_error)?);
+        }
+        for (name, value) in headers {
+            if !name.as_str().starts_with("x-amz-checksum-") || is_checksum_setting(name.as_str()) {
+                continue;
+            }
+            let Some(algorithm) = algorithm_of_header(name.as_str()) else {
+                return Err(error::not_implemented(&format!("The header {name}")));
+            };
+            if digests.checksum.is_some() {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "Expecting a single x-amz-checksum- header. Multiple checksum Types are not \
+                     allowed."
+                ));
+            }
+            let value = decode_checksum(algorithm, value.as_bytes()).map_err(error::s3_error)?;
+            digests.checksum = Some((algorithm, value));
+        }
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        if let Some(trailer) = text("x-amz-trailer") {
+            let trailer = trailer.to_ascii_lowercase();
+            let found = algorithm_of_header(trailer.trim());
+            if found.is_none() && trailer.starts_with("x-amz-checksum-") {
+                return Err(error::not_implemented(&format!("The trailer {trailer}")));
+            }
+            digests.trailer = found;
+        }
+        if let Some(name) = text("x-amz-sdk-checksum-algorithm") {
+            let found = algorithm(name);
+            if found.is_none() {
+                return Err(error::not_implemented(&format!("The checksum algorithm {name}")));
+            }
+            digests.named = found;
+        }
+        Ok(digests)
+    }
+
+    /// Returns the algorithm that was sent or named.
+    pub(crate) fn algorithm(&self) -> Option<Algorithm> {
+        let sent = self.checksum.as_ref().map(|(algorithm, _)| *algorithm);
+        sent.or(self.trailer).or(self.named)
+    }
+}
+
+/// Headers that begin like checksums but carry none.
+fn is_checksum_setting(name: &str) -> bool {
+    ["x-amz-checksum-algorithm", "x-amz-checksum-type", "x-amz-checksum-mode"].contains(&name)
+}
+
+/// Returns a reader of the checksum that follows the body.
+pub(crate) fn trailer(algorithm: Algorithm, trailers: Option<TrailingHeaders>) -> Trailer {
+    Box::new(move || {
+        let found = trailers.and_then(|trailers| trailers.take());
+        let value = found.as_ref().and_then(|found| found.get(header_name(algorithm)));
+        match value {
+            Some(value) => decode_checksum(algorithm, value.as_bytes()).map(Some),
+            None => Err(ServiceError::InvalidRequest(format!(
+                "The trailer {} was announced and did not come.",
+                header_name(algorithm)
+            ))),
+        }
+    })
+}
+
+/// Decodes a SHA-256 in hex; `None` for anything else.
+pub(crate) fn hex_digest(value: &HeaderValue) -> Option<Vec<u8>> {
+    hex::decode(value.as_bytes()).ok().filter(|digest| digest.len() == 32)
+}

@@ -1,0 +1,76 @@
+//! What the layers of the gateway know of a request, and tell each other in its extensions.
+
+use std::{net::IpAddr, sync::OnceLock};
+
+use http::{HeaderMap, HeaderValue, Uri, header};
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The other end of the connection.
+    pub address: IpAddr,
+    /// Whether the connection is encrypted.
+    pub is_tls: bool,
+}
+
+impl Peer {
+    /// Returns whether nobody can read along: TLS, or the same machine.
+    pub(crate) fn is_private(self) -> bool {
+        self.is_tls || self.address.to_canonical().is_loopback()
+    }
+}
+
+/// The request's number, for the log.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// The name of the S3 operation that a request is; set once it is known.
+#[derive(Debug, Default)]
+pub(crate) struct Operation(OnceLock<String>);
+
+impl Operation {
+    pub(crate) fn set(&self, name: String) {
+        // A request is one operation: the first name stands.
+        drop(self.0.set(name));
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.0.get().map_or("none", String::as_str)
+    }
+}
+
+/// The bucket that the host of a request stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct HostBucket(pub(crate) String);
+
+/// Returns the value of a query parameter, decoded. The case of the name does not matter.
+pub(crate) fn query_value(uri: &Uri, name: &str) -> Option<String> {
+    let query = uri.query().unwrap_or_default();
+    let mut found = form_urlencoded::parse(query.as_bytes());
+    found.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.into_owned())
+}
+
+/// Returns whether the body of a request is framed in chunks, which only `s3s` can take apart.
+pub(crate) fn is_chunked(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    text("x-amz-content-sha256").is_some_and(|hash| hash.starts_with("STREAMING-"))
+        || text(header::CONTENT_ENCODING.as_str()).is_some_and(|c| c.contains("aws-chunked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tls_or_this_machine_is_private() {
+        let is_private = |address: &str, is_tls| {
+            Peer { address: address.parse().expect("an address"), is_tls }.is_private()
+        };
+        for loopback in ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(is_private(loopback, false), "{loopback}");
+        }
+        for other in ["192.0.2.1", "10.0.0.1", "::ffff:192.0.2.1", "2001:db8::1", "fd00::2"] {
+            assert!(!is_private(other, false) && is_private(other, true), "{other}");
+        }
+    }
+}
