@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -43,36 +44,32 @@ struct Taken {
     disk: u64,
 }
 
-/// Makes and deletes buckets beside others that stay, and prints what is left of them.
-pub(crate) async fn run(count: u64, connections: usize) -> io::Result<()> {
+/// Makes and deletes buckets beside others that stay, again and again, and prints what is left of them.
+pub(crate) async fn run(count: u64, rounds: u64, connections: usize) -> io::Result<()> {
     let mut server = Server::start(&Kind::Fula, &[]).await?;
-    each(&server, connections, LIVE, |client, n| Box::pin(make_live(client, n))).await?;
+    each(&server, connections, 0..LIVE, |client, n| Box::pin(make_live(client, n))).await?;
     collect(&server)?;
     let before = settled(&server).await?;
-    let begun = Instant::now();
-    each(&server, connections, count, |client, n| Box::pin(make_and_delete(client, n))).await?;
-    let took = begun.elapsed();
-    let full = taken(&server)?;
-    let done = collect(&server)?;
-    let after = settled(&server).await?;
-    let restarted = server.restart(false).await?;
-    let again = settled(&server).await?;
-    println!(
-        "{LIVE} buckets of {OBJECTS} objects of 4 KiB stay; {count} buckets were made and deleted over \
-         {connections} connections in {:.0} s",
-        took.as_secs_f64()
-    );
+    println!("{LIVE} buckets of {OBJECTS} objects of 4 KiB stay");
     println!("| | memory | to before | on disk | to before |\n|---|---|---|---|---|");
     print("before", before, before);
-    print("after them, not collected", full, before);
-    print("after `fula gc --now --retention 0s`", after, before);
-    print("after a restart", again, before);
-    println!(
-        "the collection dropped {} buckets and took {:.1} s; the restart took {:.2} s",
-        done["dropped_buckets"],
-        done["millis"].as_f64().unwrap_or_default() / 1000.0,
-        restarted.as_secs_f64()
-    );
+    for round in 0..rounds {
+        let begun = Instant::now();
+        let numbers = round * count..(round + 1) * count;
+        each(&server, connections, numbers, |client, n| Box::pin(make_and_delete(client, n)))
+            .await?;
+        let took = begun.elapsed().as_secs_f64();
+        let made = format!("{count} buckets were made and deleted in {took:.0} s");
+        print(&made, taken(&server)?, before);
+        let done = collect(&server)?;
+        let dropped = done["dropped_buckets"].as_u64().unwrap_or(0);
+        let seconds = done["millis"].as_f64().unwrap_or_default() / 1000.0;
+        let collected =
+            format!("`fula gc --now --retention 0s` dropped {dropped} in {seconds:.1} s");
+        print(&collected, settled(&server).await?, before);
+    }
+    let restarted = server.restart(false).await?.as_secs_f64();
+    print(&format!("restarted in {restarted:.2} s"), settled(&server).await?, before);
     Ok(())
 }
 
@@ -89,6 +86,7 @@ async fn settled(server: &Server) -> io::Result<Taken> {
     let (mut last, mut same) = (taken(server)?, 0);
     for _ in 0..LOOKS_MAX {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        server.metric("fula_buckets").await?;
         let now = taken(server)?;
         let has_settled = now.resident.abs_diff(last.resident) <= last.resident / 100;
         same = if has_settled { same + 1 } else { 0 };
@@ -114,20 +112,20 @@ fn print(when: &str, taken: Taken, before: Taken) {
 
 type Work<'a> = futures::future::BoxFuture<'a, io::Result<()>>;
 
-/// Does work with each number below `count`, over so many connections.
+/// Does work with each number, over so many connections.
 async fn each(
     server: &Server,
     connections: usize,
-    count: u64,
+    numbers: Range<u64>,
     work: for<'a> fn(&'a mut Client, u64) -> Work<'a>,
 ) -> io::Result<()> {
-    let next = Arc::new(AtomicU64::new(0));
+    let next = Arc::new(AtomicU64::new(numbers.start));
     let workers = (0..connections).map(|_| {
         let (mut client, next) = (server.client(), Arc::clone(&next));
         tokio::spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= count {
+                if number >= numbers.end {
                     return io::Result::Ok(());
                 }
                 work(&mut client, number).await?;

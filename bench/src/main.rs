@@ -173,6 +173,9 @@ enum Command {
         /// Buckets that are made and deleted
         #[arg(long, default_value_t = 200_000)]
         count: u64,
+        /// How often, with a collection after each time
+        #[arg(long, default_value_t = 2)]
+        rounds: u64,
         #[arg(long, default_value_t = 64)]
         connections: usize,
     },
@@ -254,7 +257,9 @@ async fn run(cli: Cli) -> io::Result<()> {
             restart::run(&ours.collect::<Vec<_>>(), rounds, keys).await
         }
         Command::Written { rounds } => figures::written(rounds).await,
-        Command::Buckets { count, connections } => buckets::run(count, connections).await,
+        Command::Buckets { count, rounds, connections } => {
+            buckets::run(count, rounds, connections).await
+        }
         Command::Space { rounds } => figures::space(rounds).await,
         Command::Soak { connections, seconds } => {
             soak::run(connections, Duration::from_secs(seconds)).await

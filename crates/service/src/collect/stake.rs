@@ -167,7 +167,9 @@ impl Stakes {
 
     /// Returns every head that somebody holds.
     pub(super) fn heads(&self) -> Vec<Arc<Head>> {
-        self.state().heads.iter().filter_map(Weak::upgrade).collect()
+        let mut state = self.state();
+        state.heads.retain(|head| head.strong_count() > 0);
+        state.heads.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Returns the blocks that content on its way hangs on; those not put yet will be put in the

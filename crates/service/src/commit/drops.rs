@@ -10,11 +10,12 @@ use crate::error::ServiceError;
 /// Rows read, or forgotten, at a time.
 const PAGE: usize = 512;
 
-/// Most rows that are dropped in one go.
-const DROPPED_MAX: usize = 1 << 17;
-
 /// A collection drops rows once they are this part of those of live buckets: these are written again.
 const WORTH_PART: u64 = 4;
+
+/// Rows that are dropped in one go: so many, or the part of the live ones that is worth it if that is
+/// more. They are in memory until then, and the live ones are written again for each time.
+const DROPPED_AT_ONCE: u64 = 1 << 14;
 
 /// Highest versions that this process swapped for, by bucket. No two roots of one writer may
 /// carry the same one: `authors` could not tell them apart, and a base may be older than the
@@ -67,10 +68,22 @@ impl Sent {
 #[derive(Debug, Default)]
 struct Found {
     live: u64,
-    /// Rows to be dropped.
+    /// How many rows may be dropped.
+    deleted: u64,
+    /// The first of them.
     rows: Vec<DeletedRow>,
-    /// Whether there are more of them.
-    is_full: bool,
+}
+
+impl Found {
+    /// Returns how many rows are worth that those of the live buckets seen so far are written again.
+    fn worth(&self) -> u64 {
+        self.live.div_ceil(WORTH_PART)
+    }
+
+    /// Returns how many rows are dropped in one go.
+    fn most(&self) -> u64 {
+        self.worth().max(DROPPED_AT_ONCE)
+    }
 }
 
 impl Committer {
@@ -89,13 +102,14 @@ impl Committer {
         let mut dropped = 0;
         loop {
             let found = self.0.find_deleted(retention).await?;
-            let is_worth_it = all || found.rows.len() as u64 >= found.live.div_ceil(WORTH_PART);
+            let is_worth_it = all || found.deleted >= found.worth();
             if found.rows.is_empty() || !is_worth_it {
                 return Ok(dropped);
             }
+            let has_more = found.deleted > found.rows.len() as u64;
             let gone = self.0.drop_rows(found.rows).await?;
             dropped += gone;
-            if !found.is_full || gone == 0 {
+            if !has_more || gone == 0 {
                 return Ok(dropped);
             }
         }
@@ -112,8 +126,8 @@ impl Committer {
 }
 
 impl Inner {
-    /// Returns the rows of buckets that were deleted longer ago than `retention`, up to
-    /// [`DROPPED_MAX`].
+    /// Returns the rows of buckets that were deleted longer ago than `retention`, or as many as are
+    /// dropped in one go.
     async fn find_deleted(&self, retention: Duration) -> Result<Found, ServiceError> {
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let before = self.now().await?.saturating_sub(retention);
@@ -126,8 +140,11 @@ impl Inner {
                 match row.deleted {
                     None => found.live += 1,
                     Some(deleted) if deleted > before => {}
-                    Some(_) if found.rows.len() >= DROPPED_MAX => found.is_full = true,
                     Some(_) => {
+                        found.deleted += 1;
+                        if found.rows.len() as u64 >= found.most() {
+                            continue;
+                        }
                         let (owner, bucket, pointer) = (row.owner, row.bucket, row.pointer);
                         found.rows.push(DeletedRow { owner, bucket, pointer });
                     }
