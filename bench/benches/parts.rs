@@ -12,12 +12,12 @@ use fula_core::{
     block::Placement,
     bucket::ChecksumAlgorithm,
     cbor::Writer,
-    memory::{MemoryBlocks, MemoryRoots},
+    in_memory::{MemoryBlocks, MemoryRoots},
     tree::{Edits, Node, Nodes, Salt, Tree, edit},
 };
 use fula_service::{
-    Caller, Committer, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, Service, Witness,
-    body::BodyFacts, condition::WriteConditions, system_random,
+    Caller, Committer, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, RollbackGuard,
+    Service, body::BodyFacts, condition::WriteConditions, system_random,
 };
 use fula_stores::local::{LocalStore, system_clock};
 use futures::future::join_all;
@@ -114,8 +114,8 @@ fn node_codec(criterion: &mut Criterion) {
 async fn service(blocks: Arc<dyn BlockStore>, roots: Arc<dyn RootPointerStore>) -> Service {
     let limits = Limits::default();
     let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
-    let witness = Witness::new(None, true);
-    let committer = Committer::new(nodes, roots, WriterId([1; 16]), limits, witness);
+    let guard = RollbackGuard::new(None, true);
+    let committer = Committer::new(nodes, roots, WriterId([1; 16]), limits, guard);
     let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
     service.create_bucket(&user(), "bucket").await.unwrap();
     service

@@ -7,7 +7,7 @@ use fula_testkit::s3::Payload;
 use crate::{
     load::{self, Limit, Load, Operation},
     memory,
-    report::{Row, median, print_rates, print_usage},
+    report::{Measure, Row, print_rates, print_usage},
     server::{Kind, Server},
 };
 
@@ -19,17 +19,6 @@ const BIG: usize = 64 << 20;
 
 /// Small objects that are read.
 const READ_KEYS: u64 = 4096;
-
-/// What is measured of a load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Measure {
-    /// Requests a second.
-    Rate,
-    /// Bytes a second, in MiB.
-    Throughput,
-    /// Median time of a request, in milliseconds.
-    Time,
-}
 
 /// One kind of work.
 struct Cell {
@@ -225,9 +214,4 @@ pub(crate) async fn sample(server: &Server, load: &Load, measure: Measure) -> io
         Measure::Time => tally.micros.value_at_quantile(0.5) as f64 / 1000.0,
     };
     Ok(Row { value, tally, usage })
-}
-
-/// Returns the median of a figure over rows.
-pub(crate) fn median_of(rows: &[Row], figure: impl Fn(&Row) -> f64) -> f64 {
-    median(rows.iter().map(figure).collect())
 }

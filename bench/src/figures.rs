@@ -5,9 +5,9 @@ use std::{io, time::Duration};
 use fula_testkit::s3::Payload;
 
 use crate::{
-    compare::{Measure, fill, median_of, sample},
+    compare::{fill, sample},
     load::{Limit, Load, Operation},
-    report::{Row, median},
+    report::{Measure, Row, median, median_of},
     server::{Kind, Server},
 };
 

@@ -5,14 +5,26 @@ use std::{
     io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use fula_testkit::{postgres::free_port, s3::Credentials};
 
-use crate::server::{START, Theirs};
+/// A process that ends with this.
+#[derive(Debug)]
+pub(crate) struct Theirs(pub(crate) Child);
+
+impl Drop for Theirs {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// How long a server may take to serve.
+pub(crate) const START: Duration = Duration::from_mins(1);
 
 /// Between two tries of what a server that is starting may refuse.
 const AGAIN: Duration = Duration::from_millis(500);

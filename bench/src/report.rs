@@ -1,10 +1,17 @@
 //! Tables of medians, with the spread beside them.
 
-use crate::{
-    compare::{Measure, median_of},
-    load::Tally,
-    process::Usage,
-};
+use crate::{load::Tally, process::Usage};
+
+/// What is measured of a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Measure {
+    /// Requests a second.
+    Rate,
+    /// Bytes a second, in MiB.
+    Throughput,
+    /// Median time of a request, in milliseconds.
+    Time,
+}
 
 /// One measurement.
 #[derive(Clone, Debug)]
@@ -12,6 +19,11 @@ pub(crate) struct Row {
     pub(crate) value: f64,
     pub(crate) tally: Tally,
     pub(crate) usage: Usage,
+}
+
+/// Returns the median of a figure over rows.
+pub(crate) fn median_of(rows: &[Row], figure: impl Fn(&Row) -> f64) -> f64 {
+    median(rows.iter().map(figure).collect())
 }
 
 /// Returns the median; of nothing, not a number.

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -17,12 +17,9 @@ use http::Method;
 use tempfile::TempDir;
 
 use crate::{
-    peers::{self, Peer},
+    peers::{self, Peer, START, Theirs},
     process::{Usage, usage},
 };
-
-/// How long a server may take to serve.
-pub(crate) const START: Duration = Duration::from_mins(1);
 
 /// Which server.
 #[derive(Clone, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -63,17 +60,6 @@ pub(crate) struct Server {
 enum Process {
     Ours(Gateway),
     Theirs(Theirs),
-}
-
-/// A process that ends with this.
-#[derive(Debug)]
-pub(crate) struct Theirs(pub(crate) Child);
-
-impl Drop for Theirs {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 impl Server {

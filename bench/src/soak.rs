@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -20,6 +20,7 @@ use fula_testkit::{
 use futures::future::join_all;
 use hdrhistogram::Histogram;
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -160,7 +161,7 @@ impl Soak {
     }
 
     fn note(&self, kind: &str, begun: Instant, may_lack: bool, reply: io::Result<StatusCode>) {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.kinds.lock();
         match reply {
             Ok(StatusCode::SERVICE_UNAVAILABLE) => kinds.slow_downs += 1,
             Ok(status) if status.is_success() || (may_lack && status == StatusCode::NOT_FOUND) => {
@@ -264,7 +265,7 @@ impl Soak {
         let unavailable = self.server.metric("fula_unavailable_total").await?;
         let hangups = self.server.metric("fula_memory_hangups_total").await?;
         let peak = self.server.usage()?.peak;
-        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let kinds = self.kinds.lock();
         println!(
             "| {connections} connections, one in {STALLED_OF} stalls | requests | p50 | p99 | most |\n|---|---|---|---|---|"
         );

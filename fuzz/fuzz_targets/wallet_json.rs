@@ -31,6 +31,6 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(verified) = policy.verify(&token, 1500) {
         assert_eq!((verified.issued, verified.expires), (1000, 2000));
         assert_eq!(verified.identity.user, key.address().to_string());
-        assert_eq!(verified.meaning.0, claims.digest());
+        assert_eq!(verified.digest.0, claims.digest());
     }
 });

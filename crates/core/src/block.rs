@@ -138,7 +138,7 @@ pub struct Swept {
 
 /// Keeps immutable blocks.
 ///
-/// Shared as `Arc<dyn BlockStore>`. Implemented by [`crate::memory::MemoryBlocks`] and the local
+/// Shared as `Arc<dyn BlockStore>`. Implemented by [`crate::in_memory::MemoryBlocks`] and the local
 /// disk log; each passes `conformance::block_store`. Source: docs/adr/0003.
 #[async_trait]
 pub trait BlockStore: fmt::Debug + Send + Sync + 'static {

@@ -13,15 +13,15 @@ pub mod cbor;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod content;
-pub mod directory;
 pub mod error;
 pub mod id;
-pub mod memory;
+pub mod in_memory;
+pub mod metadata;
 pub mod root;
 pub mod tree;
 
 pub use block::{Block, BlockStore};
-pub use directory::Directory;
 pub use error::StoreError;
 pub use id::{BucketId, BucketName, Cid, Codec, ObjectKey, OwnerId, UploadId, WriterId};
+pub use metadata::MetadataStore;
 pub use root::{RootPointer, RootPointerStore};

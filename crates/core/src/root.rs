@@ -149,7 +149,7 @@ pub struct RootCounts {
 /// Names the current root of every bucket, and replaces it atomically.
 ///
 /// Linearizable per (owner, bucket); nothing is promised across buckets. Shared as
-/// `Arc<dyn RootPointerStore>`. Implemented by [`crate::memory::MemoryRoots`] and the embedded
+/// `Arc<dyn RootPointerStore>`. Implemented by [`crate::in_memory::MemoryRoots`] and the embedded
 /// store; each passes `conformance::root_store`. Source: docs/adr/0003.
 #[async_trait]
 pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {

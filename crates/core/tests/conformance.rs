@@ -5,13 +5,11 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use fula_core::{
     conformance::{
         block_store,
-        broken::{
-            BlockFault, BrokenBlocks, BrokenDirectory, BrokenRoots, DirectoryFault, RootFault,
-        },
-        directory, root_store,
+        broken::{BlockFault, BrokenBlocks, BrokenMetadata, BrokenRoots, MetadataFault, RootFault},
+        metadata, root_store,
     },
     conformance_suite,
-    memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
+    in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
 };
 use futures::FutureExt;
 
@@ -27,7 +25,7 @@ mod memory_roots {
 
 mod memory_directory {
     use super::*;
-    conformance_suite!(directory, async { Arc::new(MemoryDirectory::default()) });
+    conformance_suite!(metadata, async { Arc::new(MemoryMetadata::default()) });
 }
 
 /// Asserts that a clause panics.
@@ -80,10 +78,10 @@ async fn the_root_suite_refuses_broken_stores() {
 
 #[tokio::test]
 async fn the_directory_suite_refuses_broken_stores() {
-    let ignores = || BrokenDirectory::new(DirectoryFault::IgnoresExpected);
-    refuses!(directory::stale_write_changes_nothing, ignores());
+    let ignores = || BrokenMetadata::new(MetadataFault::IgnoresExpected);
+    refuses!(metadata::stale_write_changes_nothing, ignores());
     refuses!(
-        directory::deleted_keeps_its_version,
-        BrokenDirectory::new(DirectoryFault::ForgetsDeleted)
+        metadata::deleted_keeps_its_version,
+        BrokenMetadata::new(MetadataFault::ForgetsDeleted)
     );
 }

@@ -29,7 +29,7 @@ use crate::{
 
 /// Decides who is let in, and how often.
 #[derive(Clone, Debug)]
-pub(crate) struct Door {
+pub(crate) struct AuthLayer {
     authenticator: Authenticator,
     limits: Arc<RateLimits>,
     /// Whether a proxy in front of this gateway ends TLS.
@@ -105,7 +105,7 @@ impl Claim {
     }
 
     /// Writes to the log why the signature of a request was refused that was answered with 403, if that
-    /// is why. `s3s` does not say, but it asks for the secret first, and then has [`Door::admit`] called
+    /// is why. `s3s` does not say, but it asks for the secret first, and then has [`AuthLayer::admit`] called
     /// when the signature is right. Those of chunks come after that.
     pub(crate) fn note_refused(&self, is_chunk_forged: bool) {
         const FORGED: &str = "the signature is not that of the key";
@@ -151,10 +151,11 @@ impl Origin {
     /// Writes to the log who was let in.
     fn let_in(&self, proof: &Proof) {
         let Self { request_id, address } = self;
-        let (user, via, credential) = (proof.identity.display(), proof.via, &proof.credential);
+        let (user, method, credential) =
+            (proof.identity.display(), proof.method, &proof.credential);
         tracing::info!(
             target: "fula::audit",
-            request_id, address, user, %via, credential, "let in"
+            request_id, address, user, %method, credential, "let in"
         );
         metrics::counter!("fula_auth_total", "outcome" => "let in").increment(1);
     }
@@ -198,7 +199,7 @@ fn seconds_of(text: &str) -> Option<Seconds> {
     u64::try_from(seconds).ok().filter(|_| is_form)
 }
 
-impl Door {
+impl AuthLayer {
     pub(crate) fn new(
         authenticator: Authenticator,
         limits: Arc<RateLimits>,
@@ -244,7 +245,7 @@ impl Door {
 
     /// Takes a bearer token out of the headers, for s3s knows nothing of it, and notes in the
     /// extensions who it is from; says whether there was one.
-    pub(crate) fn take_bearer(
+    pub(crate) fn authenticate_bearer(
         &self,
         headers: &mut HeaderMap,
         extensions: &mut Extensions,

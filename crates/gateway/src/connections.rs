@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use fula_service::Hangup;
+use fula_service::ConnectionCloser;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::{connection_io::Activity, limit::network};
@@ -50,7 +51,7 @@ struct Open {
 #[derive(Debug)]
 struct Entry {
     activity: Arc<Activity>,
-    hangup: Hangup,
+    closer: ConnectionCloser,
     is_ending: bool,
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Connection {
     id: u64,
     pub(crate) activity: Arc<Activity>,
     /// Called when the connection is to end.
-    pub(crate) hangup: Hangup,
+    pub(crate) closer: ConnectionCloser,
 }
 
 impl Connections {
@@ -81,7 +82,7 @@ impl Connections {
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     /// Takes in a connection. When a limit is reached, the connections that are idle longest end: of the
@@ -112,12 +113,12 @@ impl Connections {
         }
         let id = open.next;
         (open.next, open.total) = (id + 1, open.total + 1);
-        let (activity, hangup) = (Arc::new(Activity::new(self.began)), Hangup::default());
+        let (activity, closer) = (Arc::new(Activity::new(self.began)), ConnectionCloser::default());
         let entry =
-            Entry { activity: Arc::clone(&activity), hangup: hangup.clone(), is_ending: false };
+            Entry { activity: Arc::clone(&activity), closer: closer.clone(), is_ending: false };
         open.by_address.entry(address).or_default().insert(id, entry);
         self.report(&open);
-        Some(Connection { connections: Arc::clone(self), address, id, activity, hangup })
+        Some(Connection { connections: Arc::clone(self), address, id, activity, closer })
     }
 
     fn note_crowded(&self, open: &mut Open, whose: &str) {
@@ -150,7 +151,7 @@ impl Open {
         let mut ended = 0;
         for (_, entry) in idle.into_iter().take(wanted) {
             entry.is_ending = true;
-            entry.hangup.call();
+            entry.closer.close();
             ended += 1;
         }
         self.total -= ended;
@@ -189,7 +190,7 @@ mod tests {
     }
 
     fn is_ended(connection: &Connection) -> bool {
-        connection.hangup.called().now_or_never().is_some()
+        connection.closer.closed().now_or_never().is_some()
     }
 
     #[tokio::test(start_paused = true)]

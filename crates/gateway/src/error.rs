@@ -1,6 +1,6 @@
 //! Service errors to S3 errors: every variant is decided here, there is no catch-all.
 
-use fula_service::{Applied, ConditionName, ServiceError};
+use fula_service::{Applied, ConditionName, ServiceError, error::chain};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode, s3_error};
 
@@ -75,16 +75,16 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
             let text = "This bucket is written by a newer version of Fula; it is read-only here.";
             (S3ErrorCode::MethodNotAllowed, Some(text.to_owned()))
         }
-        ServiceError::Internal(why) => {
-            tracing::error!(why, "internal error");
+        ServiceError::Internal(_) => {
+            tracing::error!(why = chain(&error), "internal error");
             (S3ErrorCode::InternalError, None)
         }
         ServiceError::Regressed(why) => {
             tracing::error!(why, "refused: the arbiter is in doubt");
             return busy(Applied::None);
         }
-        ServiceError::Unavailable(why) => {
-            tracing::error!(why, "unavailable");
+        ServiceError::Unavailable(_) | ServiceError::Damaged(_) => {
+            tracing::error!(why = chain(&error), "unavailable");
             metrics::counter!("fula_unavailable_total").increment(1);
             return busy(Applied::None);
         }

@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use crate::{
     WireConfig,
-    auth::{Claim, Door},
+    auth::{AuthLayer, Claim},
+    buffered::{self, BufferedBodies},
     credential::{Credential, bearer_of, is_signed},
     error::{CONDITION_HEADER, FORGED_HEADER, escape, respond},
     guard,
@@ -30,7 +31,6 @@ use crate::{
     request::{HostBucket, Operation, RequestId},
     request_body::{self, Lent, MinimumPace},
     sts,
-    whole::{self, Whole},
 };
 
 /// Version of the bucket that an answer holds at.
@@ -48,8 +48,8 @@ const OWN_ROUTES: &str = "/fula/";
 #[derive(Clone, Debug)]
 pub struct Gateway {
     s3: S3Service,
-    door: Door,
-    whole: Whole,
+    auth_layer: AuthLayer,
+    buffered: BufferedBodies,
     config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
 }
@@ -70,13 +70,18 @@ impl RequestIds {
 }
 
 impl Gateway {
-    pub(crate) fn new(s3: S3Service, door: Door, whole: Whole, config: WireConfig) -> Self {
+    pub(crate) fn new(
+        s3: S3Service,
+        auth_layer: AuthLayer,
+        buffered: BufferedBodies,
+        config: WireConfig,
+    ) -> Self {
         use std::hash::{BuildHasher, RandomState};
         let seed = RandomState::new().hash_one("request ids");
         Self {
             s3,
-            door,
-            whole,
+            auth_layer,
+            buffered,
             config: Arc::new(config),
             ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
         }
@@ -148,7 +153,7 @@ impl Gateway {
         id: &str,
     ) -> Response<s3s::Body> {
         let host_bucket = self.host_bucket(&request);
-        if let Err(error) = self.door.check_address(request.extensions()) {
+        if let Err(error) = self.auth_layer.check_address(request.extensions()) {
             return respond(error);
         }
         if request.uri().path().starts_with(OWN_ROUTES) && host_bucket.is_none() {
@@ -158,8 +163,10 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         if sts::is_sts(&parts) && host_bucket.is_none() {
             operation.set("AssumeRoleWithWebIdentity".to_owned());
-            return match self.whole.unauthenticated(&parts, body, sts::BODY_BYTES_MAX).await {
-                Ok((body, _memory, _share)) => sts::answer(&self.door, &parts, &body, id).await,
+            return match self.buffered.unauthenticated(&parts, body, sts::BODY_BYTES_MAX).await {
+                Ok((body, _memory, _share)) => {
+                    sts::answer(&self.auth_layer, &parts, &body, id).await
+                }
                 Err(error) => respond(error),
             };
         }
@@ -173,8 +180,8 @@ impl Gateway {
         }
         // What a change has done is told at any rate.
         let is_change = request.method() == Method::POST;
-        match self.whole.page(request.extensions()).await {
-            Ok(share) => whole::send(self.s3(request).await, share, is_change),
+        match self.buffered.page(request.extensions()).await {
+            Ok(share) => buffered::send(self.s3(request).await, share, is_change),
             Err(error) => respond(error),
         }
     }
@@ -196,7 +203,8 @@ impl Gateway {
     ) -> S3Result<(Request<s3s::Body>, &'static Route)> {
         let (mut parts, mut body) = request.into_parts();
         let credential = Credential::of(&parts)?;
-        let has_token = self.door.take_bearer(&mut parts.headers, &mut parts.extensions)?;
+        let has_token =
+            self.auth_layer.authenticate_bearer(&mut parts.headers, &mut parts.extensions)?;
         guard::check_form(&parts)?;
         let route = query::route(&parts, host_bucket.is_some())?;
         if credential == Credential::None && !route.is_for_anyone {
@@ -210,10 +218,10 @@ impl Gateway {
                     body = held_to_hash(&parts.headers, body);
                 }
             }
-            Payload::Whole(kind) => {
+            Payload::BufferedBodies(kind) => {
                 guard::check_framing(&parts.headers)?;
                 let bytes_max = self.config.limits.xml_bytes_max;
-                body = self.whole.checked(&parts, body, kind, bytes_max, lent);
+                body = self.buffered.checked(&parts, body, kind, bytes_max, lent);
             }
         }
         if let Some(bucket) = host_bucket {
@@ -246,7 +254,7 @@ impl Gateway {
     fn own_route(&self, request: &Request<s3s::Body>) -> Response<s3s::Body> {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/fula/capabilities") => {
-                let policy = self.door.authenticator().policy();
+                let policy = self.auth_layer.authenticator().policy();
                 let capabilities = serde_json::json!({
                     "remoteCidPut": false,
                     "eip712Auth": policy.eip712,
@@ -279,9 +287,9 @@ impl Gateway {
             Ok(None) => return unauthorized("this route takes a bearer token"),
             Err(_) => return unauthorized("there is more than one Authorization header"),
         };
-        let authenticator = self.door.authenticator();
-        let shown = self.door.bearer(request.extensions(), &token);
-        if let Err(error) = self.door.decide(request.extensions(), "bearer", shown.clone()) {
+        let authenticator = self.auth_layer.authenticator();
+        let shown = self.auth_layer.bearer(request.extensions(), &token);
+        if let Err(error) = self.auth_layer.decide(request.extensions(), "bearer", shown.clone()) {
             if error.status_code().is_some_and(|status| status.is_server_error()) {
                 return respond(error);
             }
@@ -295,7 +303,7 @@ impl Gateway {
                     "scopes": verified.identity.grant.to_texts(),
                     "issued": verified.issued,
                     "expires": verified.expires,
-                    "meaning": verified.meaning.to_string(),
+                    "meaning": verified.digest.to_string(),
                 });
                 json_response(StatusCode::OK, &body)
             }

@@ -6,12 +6,12 @@
 
 pub mod admin;
 mod auth;
+mod buffered;
 mod connection_io;
 mod connections;
 mod credential;
 mod date;
 mod digest;
-mod eager;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -21,6 +21,7 @@ mod http;
 mod limit;
 pub mod metrics;
 mod payload;
+mod poll_again;
 mod query;
 mod request;
 mod request_body;
@@ -28,7 +29,6 @@ mod s3;
 pub mod server;
 mod sts;
 pub mod tls;
-mod whole;
 
 use fula_service::{Service, auth::Authenticator};
 use s3s::service::S3Service;
@@ -45,7 +45,7 @@ pub use self::{
 pub struct WireLimits {
     /// Largest XML body of a request, in bytes.
     pub xml_bytes_max: usize,
-    /// Largest chunk of an `aws-chunked` body, in bytes; one is buffered whole to verify it.
+    /// Largest chunk of an `aws-chunked` body, in bytes; one is whole whole to verify it.
     pub chunk_bytes_max: usize,
     /// How long a client may take to send its headers.
     pub header_timeout: std::time::Duration,
@@ -98,17 +98,17 @@ pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfi
     let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
 
     let limited = std::sync::Arc::new(limit::RateLimits::new(config.rates));
-    let door = auth::Door::new(authenticator.clone(), limited, config.tls_terminated);
-    let commit = s3::CommitRoute::new(service.clone(), door.clone(), limits.xml_bytes_max);
-    let whole = whole::Whole::new(&service, limits.body_idle_timeout);
+    let auth_layer = auth::AuthLayer::new(authenticator.clone(), limited, config.tls_terminated);
+    let commit = s3::CommitRoute::new(service.clone(), auth_layer.clone(), limits.xml_bytes_max);
+    let buffered = buffered::BufferedBodies::new(&service, limits.body_idle_timeout);
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
     builder.set_route(commit);
     builder.set_config(std::sync::Arc::new(provider));
     builder.set_auth(s3::Auth::new(authenticator));
-    builder.set_access(s3::Access::new(door.clone()));
+    builder.set_access(s3::Access::new(auth_layer.clone()));
     if let Some(domain) = &config.domain {
         builder.set_host(domain.clone());
     }
     let s3: S3Service = builder.build();
-    Gateway::new(s3, door, whole, config)
+    Gateway::new(s3, auth_layer, buffered, config)
 }

@@ -30,7 +30,7 @@ pub(crate) enum Payload {
     /// It reads the bytes as they come.
     Streamed,
     /// It reads the whole body, which is of this kind, before it begins.
-    Whole(Kind),
+    BufferedBodies(Kind),
 }
 
 /// What a body that is read whole contains.
@@ -134,7 +134,7 @@ const LIST: &[&str] = &[
 const LIST_UPLOADS: &[&str] =
     &["delimiter", "encoding-type", "key-marker", "max-uploads", "prefix", "upload-id-marker"];
 
-const DOCUMENT: Payload = Payload::Whole(Kind::Document);
+const DOCUMENT: Payload = Payload::BufferedBodies(Kind::Document);
 
 /// Every operation that is offered.
 const ROUTES: &[Route] = &[
@@ -152,7 +152,8 @@ const ROUTES: &[Route] = &[
     Route::new(Method::DELETE, Level::Bucket, &[]),
     Route::new(Method::DELETE, Level::Bucket, &["policy"]),
     Route::new(Method::POST, Level::Bucket, &["delete"]).payload(DOCUMENT).page(),
-    Route::new(Method::POST, Level::Bucket, &["fula-commit"]).payload(Payload::Whole(Kind::Commit)),
+    Route::new(Method::POST, Level::Bucket, &["fula-commit"])
+        .payload(Payload::BufferedBodies(Kind::Commit)),
     Route::new(Method::GET, Level::Object, &[]).with(READ).for_anyone(),
     Route::new(Method::GET, Level::Object, &["uploadId"])
         .with(&["encoding-type", "max-parts", "part-number-marker"])
@@ -164,7 +165,7 @@ const ROUTES: &[Route] = &[
     Route::new(Method::DELETE, Level::Object, &["uploadId"]),
     Route::new(Method::POST, Level::Object, &["uploads"]).payload(DOCUMENT),
     Route::new(Method::POST, Level::Object, &["uploadId"])
-        .payload(Payload::Whole(Kind::Completion)),
+        .payload(Payload::BufferedBodies(Kind::Completion)),
 ];
 
 /// Most characters of an unknown parameter that an error repeats.
@@ -492,7 +493,7 @@ mod tests {
         let delete = route(Method::POST, Level::Bucket, "d%65lete");
         assert_eq!((delete.payload, delete.is_page), (DOCUMENT, true));
         let complete = route(Method::POST, Level::Object, "u%70loadId=x");
-        assert_eq!(complete.payload, Payload::Whole(Kind::Completion));
+        assert_eq!(complete.payload, Payload::BufferedBodies(Kind::Completion));
         let parts = route(Method::GET, Level::Object, "uploadId=x");
         assert_eq!((parts.payload, parts.is_page), (Payload::None, true));
         // Only reads can be allowed to anyone.

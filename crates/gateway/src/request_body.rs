@@ -4,7 +4,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -12,10 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_service::Share;
+use fula_service::MemoryPermit;
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
+use parking_lot::{Mutex, MutexGuard};
 use s3s::{Body, S3Error, StdError, s3_error};
 use tokio::time::{Instant, Sleep};
 
@@ -61,12 +62,12 @@ struct Slot {
     /// Why it could not be read.
     fault: Option<S3Error>,
     /// Memory of a body that was read whole; kept until the request is answered.
-    share: Option<Share>,
+    permit: Option<MemoryPermit>,
 }
 
 impl Lent {
     fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Notes the error that the client gets if its request fails: `s3s` would answer a body that
@@ -81,8 +82,8 @@ impl Lent {
     }
 
     /// Keeps memory until the request is answered.
-    pub(crate) fn keep(&self, share: Share) {
-        self.slot().share = Some(share);
+    pub(crate) fn keep(&self, permit: MemoryPermit) {
+        self.slot().permit = Some(permit);
     }
 
     /// Decides what becomes of the connection when the answer was given before the body was read:

@@ -19,7 +19,7 @@ pub use crate::connections::ConnectionLimits;
 use crate::{
     connection_io::ConnectionIo,
     connections::{Connection, Connections},
-    eager::Eager,
+    poll_again::PollAgainOnWake,
     request::Peer,
     request_body::Linger,
 };
@@ -94,7 +94,7 @@ where
         let peer = Peer { address, is_tls: how.tls.is_some() };
         let served =
             Served { builder: builder.clone(), watcher: graceful.watcher(), peer, connection };
-        tokio::spawn(Eager::new(served.run(stream, how.clone(), answer.clone())));
+        tokio::spawn(PollAgainOnWake::new(served.run(stream, how.clone(), answer.clone())));
     }
     drop(listener);
     let left = graceful.count();
@@ -122,7 +122,7 @@ impl Served {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let hangup = self.connection.hangup.clone();
+        let closer = self.connection.closer.clone();
         let requests = async {
             match how.tls {
                 None => self.answer(stream, answer).await,
@@ -137,7 +137,7 @@ impl Served {
         };
         tokio::select! {
             () = requests => {}
-            () = hangup.called() => tracing::debug!("connection ended: others wait"),
+            () = closer.closed() => tracing::debug!("connection ended: others wait"),
         }
     }
 
@@ -152,11 +152,11 @@ impl Served {
     {
         let (peer, connection, linger) = (self.peer, &self.connection, Linger::default());
         let io = ConnectionIo::new(stream, Arc::clone(&connection.activity), linger.clone());
-        let (activity, hangup) = (Arc::clone(&connection.activity), connection.hangup.clone());
+        let (activity, closer) = (Arc::clone(&connection.activity), connection.closer.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             activity.set_answering(true);
             request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(hangup.clone());
+            request.extensions_mut().insert(closer.clone());
             request.extensions_mut().insert(linger.clone());
             let (answer, activity) = (answer(request), Arc::clone(&activity));
             async move {

@@ -8,7 +8,7 @@ use http::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    auth::{Door, Origin, auth_error},
+    auth::{AuthLayer, Origin, auth_error},
     error::escape,
 };
 
@@ -94,14 +94,14 @@ fn invalid(text: &str) -> Refusal {
 
 /// Answers a request for STS.
 pub(crate) async fn answer(
-    door: &Door,
+    auth_layer: &AuthLayer,
     parts: &Parts,
     body: &[u8],
     request_id: &str,
 ) -> Response<s3s::Body> {
     let asked = Asked::parse(parts.uri.query(), body);
     let answered = match asked {
-        Ok(asked) => exchange(door, &parts.extensions, asked, request_id).await,
+        Ok(asked) => exchange(auth_layer, &parts.extensions, asked, request_id).await,
         Err(refusal) => Err(refusal),
     };
     let (status, xml) = match answered {
@@ -125,7 +125,7 @@ pub(crate) async fn answer(
 }
 
 async fn exchange(
-    door: &Door,
+    auth_layer: &AuthLayer,
     extensions: &Extensions,
     asked: Asked,
     request_id: &str,
@@ -141,21 +141,21 @@ async fn exchange(
     }
     let life = asked.life()?;
     let token = asked.token.as_deref().unwrap_or_default();
-    let inspected = door.check_private(extensions);
-    let verified = match inspected.and_then(|()| door.authenticator().inspect(token)) {
+    let inspected = auth_layer.check_private(extensions);
+    let verified = match inspected.and_then(|()| auth_layer.authenticator().inspect(token)) {
         Ok(verified) => verified,
         Err(error) => {
-            drop(door.decide(extensions, "web identity", Err(error.clone())));
+            drop(auth_layer.decide(extensions, "web identity", Err(error.clone())));
             return Err(refusal(error));
         }
     };
-    let proof = door.authenticator().proof_of(&verified);
+    let proof = auth_layer.authenticator().proof_of(&verified);
     // Before anything is written for it.
-    door.decide(extensions, "web identity", Ok(proof)).map_err(|_| {
+    auth_layer.decide(extensions, "web identity", Ok(proof)).map_err(|_| {
         let text = "You ask too often.".to_owned();
         Refusal("Throttling", StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
-    let begun = door.authenticator().begin_session(&verified, life).await;
+    let begun = auth_layer.authenticator().begin_session(&verified, life).await;
     let session = begun.map_err(refusal)?;
     let (user, key) = (verified.identity.display(), &session.id);
     Origin::of(extensions).begun(&user, key);

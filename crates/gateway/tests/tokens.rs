@@ -6,13 +6,13 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use fula_core::{
     WriterId,
-    memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
+    in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
     tree::Nodes,
 };
 use fula_gateway::{Gateway, Peer, Rates, WireConfig, WireLimits};
 use fula_identity::{Policy, eip712::Claims, wallet::WalletKey, wallet_token};
 use fula_service::{
-    Committer, Limits, NamePolicy, Service, Witness,
+    Committer, Limits, NamePolicy, RollbackGuard, Service,
     auth::{Authenticator, KeyRing, Revocations, SealingKey},
     system_random,
 };
@@ -27,13 +27,13 @@ const NOW: u64 = 1_000_000;
 async fn gateway(tls_terminated: bool) -> Gateway {
     let limits = Limits::default();
     let nodes = Arc::new(Nodes::new(Arc::new(MemoryBlocks::default()), limits.cache_bytes));
-    let (roots, witness) = (Arc::new(MemoryRoots::default()), Witness::new(None, true));
-    let committer = Committer::new(nodes, roots, WriterId([1; 16]), limits, witness);
+    let (roots, guard) = (Arc::new(MemoryRoots::default()), RollbackGuard::new(None, true));
+    let committer = Committer::new(nodes, roots, WriterId([1; 16]), limits, guard);
     let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
-    let directory = Arc::new(MemoryDirectory::default());
+    let metadata = Arc::new(MemoryMetadata::default());
     let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-    let keys = KeyRing::new(Arc::clone(&directory) as _, sealing, system_random(), Duration::ZERO);
-    let revocations = Revocations::open(directory, None).await.unwrap();
+    let keys = KeyRing::new(Arc::clone(&metadata) as _, sealing, system_random(), Duration::ZERO);
+    let revocations = Revocations::open(metadata, None).await.unwrap();
     let authenticator = Authenticator::new(keys, revocations, Arc::new(|| NOW * 1000));
     authenticator.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
     let config = WireConfig {

@@ -42,9 +42,9 @@ pub fn display(user: &str) -> String {
 
 /// What a token means: the same for every spelling of it, another for anything else signed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Meaning(pub [u8; 32]);
+pub struct TokenDigest(pub [u8; 32]);
 
-impl Meaning {
+impl TokenDigest {
     /// Parses 64 hex digits.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
@@ -53,13 +53,13 @@ impl Meaning {
     }
 }
 
-impl fmt::Display for Meaning {
+impl fmt::Display for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&hex::encode(self.0))
     }
 }
 
-impl fmt::Debug for Meaning {
+impl fmt::Debug for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -71,7 +71,7 @@ pub struct Verified {
     /// Whose it is.
     pub identity: Identity,
     /// What it means, by which it can be revoked.
-    pub meaning: Meaning,
+    pub digest: TokenDigest,
     /// When it was issued; 0 when it does not say.
     pub issued: Seconds,
     /// When it ends: it is good before this second.

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use crate::{
     CLOCK_SKEW, Seconds,
     error::TokenError,
-    identity::{Identity, Meaning, Verified},
+    identity::{Identity, TokenDigest, Verified},
     scope::{Grant, Scope, Verb},
 };
 
@@ -342,20 +342,20 @@ pub(crate) fn verify(
     let claims: Claims =
         serde_json::from_slice(&payload).map_err(|_| TokenError::Invalid("its claims"))?;
     let verified = check_claims(claims, now, policy, secret.is_some())?;
-    Ok(Verified { meaning: meaning_of_signed(signed), ..verified })
+    Ok(Verified { digest: digest_of_signed(signed), ..verified })
 }
 
 /// Exactly these characters were signed, so they are what it means.
-fn meaning_of_signed(signed: &str) -> Meaning {
-    Meaning(blake3::derive_key("fula 2026 jwt meaning", signed.as_bytes()))
+fn digest_of_signed(signed: &str) -> TokenDigest {
+    TokenDigest(blake3::derive_key("fula 2026 jwt meaning", signed.as_bytes()))
 }
 
 /// Returns what a JWT means, whether it is good or not.
-pub(crate) fn meaning_of(token: &str) -> Result<Meaning, TokenError> {
+pub(crate) fn token_digest(token: &str) -> Result<TokenDigest, TokenError> {
     header_of(token)?;
     let (signed, _) =
         token.rsplit_once('.').filter(|(signed, _)| signed.contains('.')).ok_or(FORM)?;
-    Ok(meaning_of_signed(signed))
+    Ok(digest_of_signed(signed))
 }
 
 fn check_signature(
@@ -412,7 +412,7 @@ fn check_claims(
     let user = user_of(&claims, is_shared)?;
     Ok(Verified {
         identity: Identity::restricted(&user, grant_of(claims.scope.as_deref())),
-        meaning: Meaning([0; 32]),
+        digest: TokenDigest([0; 32]),
         issued,
         expires,
         audience: names.first().cloned(),

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - Pure: no network, no clock, no randomness, no globals.
-//! - What a token *means* ([`Meaning`]) depends on what was signed, never on how it was spelled.
+//! - What a token *means* ([`TokenDigest`]) depends on what was signed, never on how it was spelled.
 //! - Everything that comes in is bounded before it is looked at, and refused unless it is exactly
 //!   of the form: no unknown or repeated members, no signature that could be flipped.
 //!
@@ -26,8 +26,8 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     error::TokenError,
-    identity::{Identity, Meaning, Verified},
-    policy::{Policy, meaning_of},
+    identity::{Identity, TokenDigest, Verified},
+    policy::{Policy, token_digest},
     scope::{Grant, Scope, Target, Verb},
     wallet::Address,
 };

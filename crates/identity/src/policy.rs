@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     Seconds,
     error::TokenError,
-    identity::{Meaning, Verified},
+    identity::{TokenDigest, Verified},
     jwt::{self, JwtPolicy},
     wallet::Address,
     wallet_token,
@@ -79,10 +79,10 @@ impl Policy {
 ///
 /// # Errors
 /// [`TokenError::Invalid`] for what is no token.
-pub fn meaning_of(token: &str) -> Result<Meaning, TokenError> {
+pub fn token_digest(token: &str) -> Result<TokenDigest, TokenError> {
     if token.starts_with(wallet_token::PREFIX) {
-        wallet_token::meaning_of(token)
+        wallet_token::token_digest(token)
     } else {
-        jwt::meaning_of(token)
+        jwt::token_digest(token)
     }
 }

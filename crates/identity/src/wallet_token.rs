@@ -11,7 +11,7 @@ use crate::{
     CLOCK_SKEW, Seconds, TOKEN_BYTES_MAX,
     eip712::{Claims, V2},
     error::TokenError,
-    identity::{Identity, Meaning, Verified},
+    identity::{Identity, TokenDigest, Verified},
     scope::Grant,
     wallet::{Address, SIGNATURE_BYTES, WalletKey, recover},
 };
@@ -119,7 +119,7 @@ impl Signed {
         let grant = self.claims.v2.map_or(Ok(Grant::All), |v2| check_v2(&v2))?;
         Ok(Verified {
             identity: Identity::restricted(&self.user, grant),
-            meaning: Meaning(self.digest),
+            digest: TokenDigest(self.digest),
             issued: self.claims.iat,
             expires: self.claims.exp,
             audience,
@@ -153,8 +153,8 @@ fn check_v2(v2: &V2) -> Result<Grant, TokenError> {
 }
 
 /// Returns what a wallet token means, whether it is good or not.
-pub(crate) fn meaning_of(token: &str) -> Result<Meaning, TokenError> {
-    Ok(Meaning(parse(token)?.0.digest()))
+pub(crate) fn token_digest(token: &str) -> Result<TokenDigest, TokenError> {
+    Ok(TokenDigest(parse(token)?.0.digest()))
 }
 
 /// Writes a token from what was signed and the signature.

@@ -3,11 +3,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use fula_service::{Collection, error::chain};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::node::Node;
@@ -223,7 +224,7 @@ impl Pace {
         let work = self.node.store.work();
         let came = work.appended_bytes.saturating_sub(work.moved_bytes);
         let retention = self.node.service.committer().limits().retention;
-        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut growth = self.growth.lock();
         let collectable = growth.look(Instant::now(), came, retention);
         with(&mut growth, collectable)
     }

@@ -170,7 +170,7 @@ async fn fetch(url: &Url) -> Result<Vec<u8>, String> {
 mod tests {
     use std::{path::Path, sync::Arc};
 
-    use fula_core::memory::MemoryDirectory;
+    use fula_core::in_memory::MemoryMetadata;
     use fula_identity::{Seconds, TokenError};
     use fula_service::auth::{KeyRing, Revocations, SealingKey};
 
@@ -189,11 +189,11 @@ mod tests {
     }
 
     async fn authenticator() -> Authenticator {
-        let directory = Arc::new(MemoryDirectory::default());
+        let metadata = Arc::new(MemoryMetadata::default());
         let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
         let random = fula_service::system_random();
-        let keys = KeyRing::new(Arc::clone(&directory) as _, sealing, random, Duration::ZERO);
-        let revocations = Revocations::open(directory, None).await.unwrap();
+        let keys = KeyRing::new(Arc::clone(&metadata) as _, sealing, random, Duration::ZERO);
+        let revocations = Revocations::open(metadata, None).await.unwrap();
         Authenticator::new(keys, revocations, Arc::new(|| NOW * 1000))
     }
 

@@ -4,12 +4,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fula_core::{
-    BlockStore, Directory, RootPointerStore, StoreError, WriterId,
-    directory::{Table, WriteOutcome},
+    BlockStore, MetadataStore, RootPointerStore, StoreError, WriterId,
+    metadata::{Table, WriteOutcome},
     tree::Nodes,
 };
 use fula_service::{
-    Committer, Limits, NamePolicy, Random, Recovery, Service, ServiceError, Witness,
+    Committer, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
     auth::{Authenticator, Clock, KeyRing, Revocations, SealingKey},
     system_random,
 };
@@ -87,7 +87,7 @@ pub(crate) struct Node {
     pub(crate) store: LocalStore,
     pub(crate) nodes: Arc<Nodes>,
     /// What the masters agreed on, and their keys.
-    pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) metadata: Arc<dyn MetadataStore>,
     pub(crate) authenticator: Authenticator,
     pub(crate) service: Service,
     /// What watches a shared arbiter for going back in time.
@@ -117,10 +117,10 @@ impl Node {
             None => None,
         };
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
-        let mut directory: Arc<dyn Directory> = Arc::clone(&store.directory) as _;
+        let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
-        let memory: Arc<dyn Directory> = Arc::clone(&store.directory) as _;
-        let mut witness = Witness::new(None, true);
+        let memory: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
+        let mut guard = RollbackGuard::new(None, true);
         let mut names = NamePolicy::PerOwner;
         if let Purpose::Serve(ours) = purpose {
             names = ours;
@@ -128,16 +128,16 @@ impl Node {
         let mut is_watched = false;
         if let Some(shared) = &backends.shared {
             let opened = open_shared(backends, shared, &sealing, purpose).await?;
-            (roots, directory, names) = (opened.roots, opened.directory, opened.names);
+            (roots, metadata, names) = (opened.roots, opened.metadata, opened.names);
             if let Some(blocks) = &shared_blocks {
-                same_blocks(blocks, directory.as_ref(), &random).await?;
+                same_blocks(blocks, metadata.as_ref(), &random).await?;
             }
             fresh_for = KEYS_FRESH_FOR;
             is_watched = opened.compares;
-            witness = if is_watched {
-                Witness::open(Some(Arc::clone(&memory))).await?
+            guard = if is_watched {
+                RollbackGuard::open(Some(Arc::clone(&memory))).await?
             } else {
-                Witness::new(None, false)
+                RollbackGuard::new(None, false)
             };
         }
         let owns_blocks = backends.shared.is_none() && shared_blocks.is_none();
@@ -145,27 +145,26 @@ impl Node {
             Some(blocks) => blocks,
             None => Arc::clone(&store.blocks) as _,
         };
-        let keys = KeyRing::new(Arc::clone(&directory), sealing, Arc::clone(&random), fresh_for);
+        let keys = KeyRing::new(Arc::clone(&metadata), sealing, Arc::clone(&random), fresh_for);
         // What a master that shares its arbiter read once, it keeps on its own disk as well.
         let disk = backends.shared.is_some().then(|| Arc::clone(&memory));
-        let revocations = Revocations::open(Arc::clone(&directory), disk).await?;
+        let revocations = Revocations::open(Arc::clone(&metadata), disk).await?;
         let clock: Clock = system_clock();
         let authenticator = Authenticator::new(keys, revocations, clock);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let mut writer = [0; 16];
         random(&mut writer);
-        let committer =
-            Committer::new(Arc::clone(&nodes), roots, WriterId(writer), limits, witness);
+        let committer = Committer::new(Arc::clone(&nodes), roots, WriterId(writer), limits, guard);
         let recovery = if is_watched {
             let is_master = purpose != Purpose::Administer;
             let committer = committer.clone();
-            let directory = Arc::clone(&directory);
-            Some(Recovery::open(committer, directory, memory, &random, names, is_master).await?)
+            let metadata = Arc::clone(&metadata);
+            Some(Recovery::open(committer, metadata, memory, &random, names, is_master).await?)
         } else {
             None
         };
         let service = Service::new(committer, random, names);
-        Ok(Self { store, nodes, directory, authenticator, service, recovery, names, owns_blocks })
+        Ok(Self { store, nodes, metadata, authenticator, service, recovery, names, owns_blocks })
     }
 
     /// Returns whether nobody else puts blocks into the store, or needs those in it: then what this
@@ -183,7 +182,7 @@ impl Node {
 /// A shared arbiter, and what its masters agreed on.
 struct OpenedArbiter {
     roots: Arc<dyn RootPointerStore>,
-    directory: Arc<dyn Directory>,
+    metadata: Arc<dyn MetadataStore>,
     compares: bool,
     names: NamePolicy,
 }
@@ -202,9 +201,9 @@ async fn open_shared(
     purpose: Purpose,
 ) -> Result<OpenedArbiter, NodeError> {
     let mut arbiter = PostgresArbiter::open(&shared.database_url, shared.compares).await?;
-    let directory: Arc<dyn Directory> = Arc::clone(&arbiter.directory) as _;
+    let metadata: Arc<dyn MetadataStore> = Arc::clone(&arbiter.metadata) as _;
     let fingerprint = sealing.fingerprint();
-    if agree(directory.as_ref(), "secrets-key", &fingerprint).await? != fingerprint {
+    if agree(metadata.as_ref(), "secrets-key", &fingerprint).await? != fingerprint {
         let file = backends.secrets_key_file.clone();
         return Err(NodeError::OtherKey(file.unwrap_or_default()));
     }
@@ -214,7 +213,7 @@ async fn open_shared(
             for (name, mode, ours) in
                 [("FULA_BUCKET_ROOT_CAS", CAS, cas), ("FULA_BUCKET_NAMES", NAMES, names.as_str())]
             {
-                let theirs = agree(directory.as_ref(), mode, ours).await?;
+                let theirs = agree(metadata.as_ref(), mode, ours).await?;
                 if theirs != ours {
                     return Err(NodeError::Disagree { name, theirs, ours });
                 }
@@ -222,7 +221,7 @@ async fn open_shared(
             (shared.compares, names)
         }
         Purpose::Administer => {
-            let mode = async |mode| read_text(directory.as_ref(), Table::Modes, mode).await;
+            let mode = async |mode| read_text(metadata.as_ref(), Table::Modes, mode).await;
             let compares = mode(CAS).await?.as_deref() != Some("off");
             let is_global = mode(NAMES).await?.as_deref() == Some("global");
             (compares, if is_global { NamePolicy::Global } else { NamePolicy::PerOwner })
@@ -234,41 +233,41 @@ async fn open_shared(
             arbiter = PostgresArbiter::open(&shared.database_url, false).await?;
         }
     }
-    Ok(OpenedArbiter { roots: arbiter.roots, directory, compares, names })
+    Ok(OpenedArbiter { roots: arbiter.roots, metadata, compares, names })
 }
 
 /// Refuses blocks that are not those of the other masters: what one of them publishes, each must
 /// be able to read.
 async fn same_blocks(
     blocks: &ObjectBlocks,
-    directory: &dyn Directory,
+    metadata: &dyn MetadataStore,
     random: &Random,
 ) -> Result<(), NodeError> {
     let mut fresh = [0; 16];
     random(&mut fresh);
     let ours = blocks.identify(&hex::encode(fresh)).await?;
-    if agree(directory, "blocks", &ours).await? == ours {
+    if agree(metadata, "blocks", &ours).await? == ours {
         return Ok(());
     }
     Err(NodeError::OtherBlocks)
 }
 
 /// Returns what the masters agreed on; the first to ask decides.
-async fn agree(directory: &dyn Directory, mode: &str, ours: &str) -> Result<String, StoreError> {
+async fn agree(metadata: &dyn MetadataStore, mode: &str, ours: &str) -> Result<String, StoreError> {
     let value = Some(Bytes::copy_from_slice(ours.as_bytes()));
-    match directory.write(Table::Modes, mode, 0, value).await? {
+    match metadata.write(Table::Modes, mode, 0, value).await? {
         WriteOutcome::Done(_) => Ok(ours.to_owned()),
         WriteOutcome::Conflict(_) => {
-            Ok(read_text(directory, Table::Modes, mode).await?.unwrap_or_default())
+            Ok(read_text(metadata, Table::Modes, mode).await?.unwrap_or_default())
         }
     }
 }
 
 async fn read_text(
-    directory: &dyn Directory,
+    metadata: &dyn MetadataStore,
     table: Table,
     name: &str,
 ) -> Result<Option<String>, StoreError> {
-    let value = directory.read(table, name).await?.and_then(|entry| entry.value);
+    let value = metadata.read(table, name).await?.and_then(|entry| entry.value);
     Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
 }

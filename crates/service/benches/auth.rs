@@ -5,7 +5,7 @@
 
 use std::{hint::black_box, sync::Arc, time::Duration, time::Instant};
 
-use fula_core::memory::MemoryDirectory;
+use fula_core::in_memory::MemoryMetadata;
 use fula_identity::{Policy, eip712::Claims, wallet::WalletKey, wallet_token};
 use fula_service::{
     auth::{Authenticator, KeyRing, Revocations, SealingKey},
@@ -18,11 +18,11 @@ const CALLS: u32 = 20_000;
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
-        let directory = Arc::new(MemoryDirectory::default());
+        let metadata = Arc::new(MemoryMetadata::default());
         let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
         let keys =
-            KeyRing::new(Arc::clone(&directory) as _, sealing, system_random(), Duration::ZERO);
-        let revocations = Revocations::open(directory, None).await.unwrap();
+            KeyRing::new(Arc::clone(&metadata) as _, sealing, system_random(), Duration::ZERO);
+        let revocations = Revocations::open(metadata, None).await.unwrap();
         let master = Authenticator::new(keys, revocations, Arc::new(|| 1_500_000));
         master.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
         let key = WalletKey::new(&[7; 32]).unwrap();

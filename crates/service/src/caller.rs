@@ -11,8 +11,8 @@ use std::{
 use fula_core::{OwnerId, bucket::Fingerprint};
 
 use crate::{
-    access::Identity, auth::Standing, collect::Stake, commit::Print, error::ServiceError,
-    limits::INVOCATION_BYTES_MAX, memory::Hangup,
+    auth::CredentialCheck, auth::access::Identity, budget::ConnectionCloser, error::ServiceError,
+    limits::INVOCATION_BYTES_MAX, pins::RequestPins,
 };
 
 /// One attempt of one call of an SDK, by which a retry is known.
@@ -30,6 +30,16 @@ impl Invocation {
         let fits = (1..=INVOCATION_BYTES_MAX).contains(&id.len());
         fits.then(|| Self { id: id.to_owned(), attempt })
     }
+}
+
+/// How a retry of a write is known.
+#[derive(Clone, Debug)]
+pub(crate) struct IdempotencyKey {
+    pub(crate) fingerprint: Fingerprint,
+    /// Its object key; empty for writes about the bucket.
+    pub(crate) key: String,
+    /// Whether this is known not to be the first attempt.
+    pub(crate) is_retry: bool,
 }
 
 /// Whose bucket a name is about (`x-amz-expected-bucket-owner`).
@@ -61,7 +71,7 @@ pub struct Caller {
     /// As far as a signature proved it; `None` is anonymous.
     pub identity: Option<Identity>,
     /// By which the credential is judged again before a write is committed.
-    pub standing: Option<Standing>,
+    pub credential_check: Option<CredentialCheck>,
     /// Which call of an SDK this is an attempt of.
     pub invocation: Option<Invocation>,
     /// Whose bucket is meant.
@@ -71,9 +81,9 @@ pub struct Caller {
     /// What the answer turns out to rest on.
     pub seen: Arc<Seen>,
     /// Ends the connection that the request came over.
-    pub hangup: Option<Hangup>,
+    pub closer: Option<ConnectionCloser>,
     /// What this request keeps from the collector.
-    pub stake: Stake,
+    pub pins: RequestPins,
 }
 
 /// The state of the bucket that an answer rests on.
@@ -130,8 +140,10 @@ impl Caller {
     /// # Errors
     /// [`ServiceError::AccessDenied`] for one that was revoked since the request began;
     /// [`ServiceError::CredentialExpired`] for one that ended too long ago.
-    pub(crate) fn check_standing(&self, deadline: Duration) -> Result<(), ServiceError> {
-        self.standing.as_ref().map_or(Ok(()), |standing| standing.check(deadline))
+    pub(crate) fn check_credential(&self, deadline: Duration) -> Result<(), ServiceError> {
+        self.credential_check
+            .as_ref()
+            .map_or(Ok(()), |credential_check| credential_check.check(deadline))
     }
 
     /// Returns whether this is known to be a second or later attempt.
@@ -141,10 +153,15 @@ impl Caller {
 
     /// Returns how this write is known when it is tried again; `key` is empty for writes about
     /// the bucket. `None` when the client does not number its calls.
-    pub(crate) fn print(&self, operation: &str, key: &str, parts: &[&[u8]]) -> Option<Print> {
+    pub(crate) fn idempotency_key(
+        &self,
+        operation: &str,
+        key: &str,
+        parts: &[&[u8]],
+    ) -> Option<IdempotencyKey> {
         let parts: Vec<&[u8]> = [key.as_bytes()].iter().chain(parts).copied().collect();
         let fingerprint = self.fingerprint(operation, &parts)?;
-        Some(Print { fingerprint, key: key.to_owned(), is_retry: self.is_retry() })
+        Some(IdempotencyKey { fingerprint, key: key.to_owned(), is_retry: self.is_retry() })
     }
 
     /// Returns what identifies a write of this call: the same for each attempt, another for any
@@ -175,12 +192,13 @@ mod tests {
             invocation: Invocation::new(id, attempt),
             ..Caller::of(Identity::of_user(user))
         };
-        let print = |caller: &Caller, parts: &[&[u8]]| caller.fingerprint("put", parts).unwrap();
-        let first = print(&caller("key:a", "i", 1), &[b"k", b"body"]);
-        assert_eq!(print(&caller("key:a", "i", 2), &[b"k", b"body"]), first);
-        assert_ne!(print(&caller("key:b", "i", 1), &[b"k", b"body"]), first);
-        assert_ne!(print(&caller("key:a", "j", 1), &[b"k", b"body"]), first);
-        assert_ne!(print(&caller("key:a", "i", 1), &[b"kb", b"ody"]), first);
+        let fingerprint =
+            |caller: &Caller, parts: &[&[u8]]| caller.fingerprint("put", parts).unwrap();
+        let first = fingerprint(&caller("key:a", "i", 1), &[b"k", b"body"]);
+        assert_eq!(fingerprint(&caller("key:a", "i", 2), &[b"k", b"body"]), first);
+        assert_ne!(fingerprint(&caller("key:b", "i", 1), &[b"k", b"body"]), first);
+        assert_ne!(fingerprint(&caller("key:a", "j", 1), &[b"k", b"body"]), first);
+        assert_ne!(fingerprint(&caller("key:a", "i", 1), &[b"kb", b"ody"]), first);
         assert!(Caller::of(Identity::of_user("key:a")).fingerprint("put", &[]).is_none());
         assert!(Invocation::new("", 1).is_none());
     }

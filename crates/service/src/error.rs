@@ -1,6 +1,8 @@
-//! What a request can come to instead of success, named by what the caller does next.
+//! What a request can come to instead of success, and what the caller does next ([`ErrorKind`]).
 //!
-//! No HTTP here: the gateway maps every variant to an S3 code, without a catch-all.
+//! No HTTP here: the gateway maps every error to an S3 code, without a catch-all.
+
+use std::{error::Error, fmt, sync::Arc};
 
 use fula_core::StoreError;
 
@@ -151,25 +153,144 @@ pub enum ServiceError {
     /// The arbiter went back in time: nothing is written until its masters agree.
     #[error("the arbiter went back in time: {0}")]
     Regressed(String),
-    /// Something below failed; the text is for the log.
-    #[error("{0}")]
-    Internal(String),
-    /// A block is missing or damaged, or a store does not answer: retry later.
-    #[error("{0}")]
-    Unavailable(String),
+    /// A rule of this program does not hold; the text is for the log.
+    #[error(transparent)]
+    Internal(Source),
+    /// A store does not answer: retry later. The text is for the log.
+    #[error(transparent)]
+    Unavailable(Source),
+    /// A block is missing or damaged. The text is for the log.
+    #[error(transparent)]
+    Damaged(Source),
+}
+
+/// What the caller does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Use another credential, or ask the owner.
+    Denied,
+    /// Name something that exists.
+    NotFound,
+    /// Read the state again, and decide anew: a condition does not hold.
+    Precondition,
+    /// Change what excludes the request first: a taken name, a bucket that is not empty, a limit.
+    Conflict,
+    /// Mend the request.
+    Invalid,
+    /// Send it again later; after an unknown outcome, look first whether it was carried out.
+    Retry(Applied),
+    /// Make space.
+    Full,
+    /// Let the operator restore what is missing or damaged.
+    Damaged,
+    /// Report it.
+    Bug,
+}
+
+/// The error below another one, with its own sources. Clones share it.
+#[derive(Clone)]
+pub struct Source(Arc<dyn Error + Send + Sync>);
+
+impl Source {
+    fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(source.into().into())
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Source {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl ServiceError {
+    /// Returns the error for a rule of this program that does not hold.
+    pub(crate) fn bug(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Internal(Source::new(source))
+    }
+
+    /// Returns the error for a store that does not answer.
+    pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable(Source::new(source))
+    }
+
+    /// Returns what the caller does next.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::AccessDenied | Self::CredentialExpired => ErrorKind::Denied,
+            Self::NoSuchBucket
+            | Self::NoSuchPolicy
+            | Self::NoSuchKey
+            | Self::NoSuchUpload
+            | Self::InvalidPart(_) => ErrorKind::NotFound,
+            Self::PreconditionFailed(_) | Self::NotModified { .. } => ErrorKind::Precondition,
+            Self::BucketAlreadyOwned
+            | Self::BucketNameTaken
+            | Self::TooManyBuckets(_)
+            | Self::TooManyPublicBuckets(_)
+            | Self::BucketNotEmpty
+            | Self::NewerFormat => ErrorKind::Conflict,
+            Self::MalformedPolicy(_)
+            | Self::InvalidPartOrder
+            | Self::PartTooSmall(_)
+            | Self::InvalidRange { .. }
+            | Self::BadDigest(_)
+            | Self::InvalidDigest(_)
+            | Self::PayloadMismatch
+            | Self::ChunkSignatureMismatch
+            | Self::IncompleteBody { .. }
+            | Self::BodyFailed(_)
+            | Self::EntityTooLarge(_)
+            | Self::MetadataTooLarge(_)
+            | Self::InvalidArgument(_)
+            | Self::InvalidRequest(_)
+            | Self::NotImplemented(_) => ErrorKind::Invalid,
+            Self::Busy(applied) => ErrorKind::Retry(*applied),
+            Self::Regressed(_) | Self::Unavailable(_) => ErrorKind::Retry(Applied::None),
+            Self::Full => ErrorKind::Full,
+            Self::Damaged(_) => ErrorKind::Damaged,
+            Self::Internal(_) => ErrorKind::Bug,
+            Self::InCommit { error, .. } => error.kind(),
+        }
+    }
 }
 
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Full { .. } => Self::Full,
-            StoreError::Unavailable { .. }
-            | StoreError::Damaged { .. }
-            | StoreError::Missing { .. } => Self::Unavailable(chain(&error)),
-            StoreError::TooLarge { .. } | StoreError::Malformed { .. } => {
-                Self::Internal(chain(&error))
+            StoreError::Unavailable { .. } => Self::unavailable(error),
+            StoreError::Damaged { .. } | StoreError::Missing { .. } => {
+                Self::Damaged(Source::new(error))
             }
+            StoreError::TooLarge { .. } | StoreError::Malformed { .. } => Self::bug(error),
         }
+    }
+}
+
+/// Says which change of a commit an error is about; what concerns the whole stays as it is.
+pub(crate) fn in_commit(key: &str, error: ServiceError) -> ServiceError {
+    match error {
+        ServiceError::Busy(_)
+        | ServiceError::Full
+        | ServiceError::Regressed(_)
+        | ServiceError::Internal(_)
+        | ServiceError::Unavailable(_)
+        | ServiceError::Damaged(_)
+        | ServiceError::NoSuchBucket => error,
+        error => ServiceError::InCommit { key: key.to_owned(), error: Box::new(error) },
     }
 }
 

@@ -3,363 +3,51 @@
 //! Requests come in as [`Service`] methods. Reads resolve the bucket's newest root and walk its
 //! trees; every change goes through the one commit pipeline in [`commit`].
 
-pub mod access;
+pub mod admin;
+mod arbiter;
 pub mod auth;
-mod batch;
-pub mod body;
-mod bucket;
+mod budget;
 mod caller;
-mod checksum;
-mod collect;
 pub mod commit;
-pub mod condition;
 pub mod error;
-pub mod flaw;
-pub mod fsck;
-pub mod history;
+pub mod fault_injection;
+mod gc;
 pub mod limits;
-mod list;
-mod memory;
 mod merge;
-mod multipart;
 mod names;
-mod object;
-mod pointers;
-pub mod policy;
+mod objects;
+mod pins;
 mod recovery;
+mod service;
 mod settle;
-mod witness;
-
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
-
-use bytes::Bytes;
-use fula_core::{BucketName, OwnerId, id::ObjectKey};
-use tokio::time::Instant;
 
 pub use self::{
-    access::{Grant, Identity},
-    batch::{BatchAction, BatchChange, BatchResult},
-    bucket::{BucketInfo, BucketPage},
+    admin::{fsck, history},
+    arbiter::{Alarm, Head, KnownState, RollbackGuard},
+    auth::{
+        access,
+        access::{Grant, Identity},
+        policy,
+    },
+    budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
     caller::{BucketOwner, Caller, Invocation, Seen},
-    collect::{Collection, Stake},
-    commit::{Committer, Head},
-    error::{Applied, ConditionName, ServiceError},
+    commit::Committer,
+    error::{Applied, ConditionName, ErrorKind, ServiceError},
+    gc::Collection,
     limits::Limits,
-    list::{ListRequest, Listing, ListingLine},
-    memory::{Hangup, Memory, Share},
     merge::Merged,
-    multipart::{
+    names::NamePolicy,
+    objects::batch::{BatchAction, BatchChange, BatchResult},
+    objects::bucket::{BucketInfo, BucketPage},
+    objects::list::{ListRequest, Listing, ListingLine},
+    objects::multipart::{
         CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, PartInfo,
         PartsPage, UploadInfo, UploadLine, UploadsPage,
     },
-    names::NamePolicy,
-    object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
-    recovery::{Claim, Recovery, Status},
+    objects::object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
+    objects::{body, condition},
+    pins::RequestPins,
+    recovery::{Recovery, RecoveryClaim, Status},
+    service::{Random, Service, parse_key, system_random},
     settle::{Settled, unsettle_names},
-    witness::{Alarm, Known, Witness},
 };
-use crate::{
-    access::{Action, Holder, Target, Verb},
-    commit::{Answer, Ask, BucketAddress, Change, Print},
-    names::Meaning,
-    policy::PublicRead,
-};
-
-/// The bucket that a write is about.
-struct Aim {
-    head: Arc<Head>,
-    /// Whether that is the last state known, and perhaps not the newest.
-    is_guess: bool,
-}
-
-/// What of a bucket an action is about.
-#[derive(Clone, Copy, Debug)]
-enum Part<'a> {
-    /// The bucket as a whole.
-    Whole,
-    /// Whether it is there.
-    Anything,
-    /// Keys by prefix.
-    Prefix(&'a str),
-    /// One key.
-    Key(&'a str),
-}
-
-impl<'a> Part<'a> {
-    fn target(self, bucket: &'a str) -> Target<'a> {
-        match self {
-            Self::Whole => Target::Bucket(bucket),
-            Self::Anything => Target::Anything(bucket),
-            Self::Prefix(prefix) => Target::Prefix(bucket, prefix),
-            Self::Key(key) => Target::Object(bucket, key),
-        }
-    }
-}
-
-/// Draws random bytes; the operating system's unless a test says otherwise.
-pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
-
-/// Returns the operating system's randomness.
-pub fn system_random() -> Random {
-    Arc::new(|bytes| getrandom::fill(bytes).expect("the operating system has randomness"))
-}
-
-/// This part of the memory for bodies is there once more for those of strangers.
-const STRANGERS_PART: usize = 4;
-
-/// One gateway's view of the object store; cloned freely, shared by all requests.
-#[derive(Clone)]
-pub struct Service {
-    committer: Committer,
-    memory: Memory,
-    /// For bodies of those who are not known yet, so that they cannot take what others need.
-    strangers: Memory,
-    random: Random,
-    names: NamePolicy,
-    /// Where the next look for expired uploads begins, by bucket.
-    sweeps: Arc<Mutex<HashMap<BucketAddress, Bytes>>>,
-}
-
-impl std::fmt::Debug for Service {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service").field("committer", &self.committer).finish_non_exhaustive()
-    }
-}
-
-impl Service {
-    /// Serves what `committer` publishes.
-    pub fn new(committer: Committer, random: Random, names: NamePolicy) -> Self {
-        let bytes = committer.limits().body_bytes;
-        let (memory, strangers) = (Memory::new(bytes), Memory::new(bytes / STRANGERS_PART));
-        Self { committer, memory, strangers, random, names, sweeps: Arc::default() }
-    }
-
-    /// Returns the commit pipeline.
-    pub fn committer(&self) -> &Committer {
-        &self.committer
-    }
-
-    /// Returns the memory of bodies on their way in and out.
-    pub fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    /// Returns the memory of bodies that are read before it is known who sent them.
-    pub fn strangers(&self) -> &Memory {
-        &self.strangers
-    }
-
-    fn random<const N: usize>(&self) -> [u8; N] {
-        let mut bytes = [0; N];
-        (self.random)(&mut bytes);
-        bytes
-    }
-
-    /// Finds the bucket `name` means to the caller ([`NamePolicy::meaning`]), and checks that `action` is
-    /// allowed on what of it is asked for.
-    async fn resolve(
-        &self,
-        caller: &Caller,
-        name: &str,
-        action: Action,
-        part: Part<'_>,
-    ) -> Result<Arc<Head>, ServiceError> {
-        self.resolve_of(caller, caller.bucket_owner, name, action, part).await
-    }
-
-    /// The same with an owner of its own, as the source of a copy has.
-    async fn resolve_of(
-        &self,
-        caller: &Caller,
-        owner: BucketOwner,
-        name: &str,
-        action: Action,
-        part: Part<'_>,
-    ) -> Result<Arc<Head>, ServiceError> {
-        if action.verb() != Verb::Read {
-            caller.stake.write(self.committer.stakes());
-        }
-        let found = match BucketName::parse(name) {
-            Ok(name) => self.find(caller, owner, &name, action).await?,
-            Err(_) => None,
-        };
-        let decided = self.authorize(caller, found.as_deref(), action, part.target(name)).await;
-        match (decided, found) {
-            (Ok(()), Some(head)) => {
-                if action.verb() != Verb::Read {
-                    self.committer.witness().require_disk()?;
-                }
-                caller.seen.note(head.row.pointer.version);
-                caller.stake.hold(&head);
-                Ok(head)
-            }
-            // Nobody may do anything to nothing.
-            (Ok(()), None) => Err(ServiceError::NoSuchBucket),
-            // Whose bucket was asked for is said: whether they have one is not.
-            (Err(ServiceError::NoSuchBucket), _) if owner.is_foreign(caller) => {
-                Err(ServiceError::AccessDenied)
-            }
-            (Err(error), _) => Err(error),
-        }
-    }
-
-    /// The same for a write of an object, which costs no read of the arbiter where the caller's own
-    /// bucket was seen before: the commit finds out whether it is still there. What is refused
-    /// must be refused on the newest state; ask [`Self::resolve`] before.
-    async fn aim(
-        &self,
-        caller: &Caller,
-        name: &str,
-        action: Action,
-        part: Part<'_>,
-    ) -> Result<Aim, ServiceError> {
-        let own = self.own_of(caller, caller.bucket_owner);
-        let address = own.zip(BucketName::parse(name).ok());
-        if let Some(head) = address.and_then(|address| self.committer.last_known(&address)) {
-            self.authorize(caller, Some(&head), action, part.target(name)).await?;
-            self.committer.witness().require_disk()?;
-            caller.stake.write(self.committer.stakes());
-            caller.stake.hold(&head);
-            return Ok(Aim { head, is_guess: true });
-        }
-        let head = self.resolve(caller, name, action, part).await?;
-        Ok(Aim { head, is_guess: false })
-    }
-
-    /// Returns where to look for the bucket that a name means to the caller.
-    fn meaning(&self, caller: &Caller, owner: BucketOwner) -> Meaning {
-        let identity = caller.identity.as_ref();
-        self.names.meaning(identity.map(|identity| identity.owner), owner)
-    }
-
-    /// Returns the caller, if a name means one of the caller's own buckets first.
-    fn own_of(&self, caller: &Caller, owner: BucketOwner) -> Option<OwnerId> {
-        let own = caller.identity.as_ref()?.owner;
-        (self.meaning(caller, owner).owner() == Some(own)).then_some(own)
-    }
-
-    /// Returns the bucket that a name means to the caller, whoever's it is.
-    async fn find(
-        &self,
-        caller: &Caller,
-        owner: BucketOwner,
-        name: &BucketName,
-        action: Action,
-    ) -> Result<Option<Arc<Head>>, ServiceError> {
-        let meaning = self.meaning(caller, owner);
-        if let Some(owner) = meaning.owner()
-            && let Some(head) = self.state(caller, &(owner, name.clone()), action).await?
-        {
-            return Ok(Some(head));
-        }
-        if !meaning.is_global() {
-            return Ok(None);
-        }
-        let row = self.committer.find_bucket(name).await?;
-        let Some(row) = row.filter(|row| row.deleted.is_none()) else { return Ok(None) };
-        self.state(caller, &(row.owner, name.clone()), action).await
-    }
-
-    /// Decides whether the caller may do `action` to `target`, in the bucket that `head` is of.
-    async fn authorize(
-        &self,
-        caller: &Caller,
-        head: Option<&Head>,
-        action: Action,
-        target: Target<'_>,
-    ) -> Result<(), ServiceError> {
-        let identity = caller.identity.as_ref();
-        let Some(head) = head else { return access::authorize(identity, action, target, None) };
-        let owner = head.row.owner;
-        // Most requests are the owner's, who need nothing public.
-        let is_granted = identity.is_some_and(|identity| {
-            identity.owner == owner && identity.grant.allows(action.verb(), target)
-        });
-        let public = if is_granted { PublicRead::default() } else { self.public(head).await? };
-        let holder = Holder { owner, public: &public };
-        access::authorize(identity, action, target, Some(holder))
-    }
-
-    /// Returns the bucket's state: what is read may be outdated where that is allowed, what a
-    /// change starts from may not.
-    async fn state(
-        &self,
-        caller: &Caller,
-        address: &BucketAddress,
-        action: Action,
-    ) -> Result<Option<Arc<Head>>, ServiceError> {
-        if action.verb() == Verb::Read {
-            return self.committer.readable(address, &caller.seen).await;
-        }
-        self.before_write(caller, self.committer.current(address)).await
-    }
-
-    /// Asks the arbiter something before a write, within the write's deadline.
-    async fn before_write<T>(
-        &self,
-        caller: &Caller,
-        asked: impl Future<Output = Result<T, ServiceError>>,
-    ) -> Result<T, ServiceError> {
-        let (started, deadline) = (Instant::now(), self.committer.limits().commit_deadline);
-        let answer = tokio::time::timeout(caller.seen.left_of(deadline), asked).await;
-        caller.seen.note_waited(started.elapsed());
-        answer.unwrap_or(Err(ServiceError::Busy(Applied::None)))
-    }
-
-    /// Commits a change to the life of the bucket that `head` is of.
-    ///
-    /// With `print`, a retry of it gets the first answer.
-    async fn change(
-        &self,
-        caller: &Caller,
-        head: &Head,
-        change: Change,
-        print: Option<Print>,
-    ) -> Result<Answer, ServiceError> {
-        let ask = Ask::of(caller, Some(head.root.id), print, change);
-        self.submit(caller, &head.address(), ask).await
-    }
-
-    /// Commits a change to the bucket that a write aims at, in whichever life of its name if that
-    /// is a guess.
-    async fn change_at(
-        &self,
-        caller: &Caller,
-        aim: &Aim,
-        change: Change,
-        print: Option<Print>,
-    ) -> Result<Answer, ServiceError> {
-        let bucket = (!aim.is_guess).then_some(aim.head.root.id);
-        let ask = Ask::of(caller, bucket, print, change);
-        self.submit(caller, &aim.head.address(), ask).await
-    }
-
-    /// Commits a change if the caller's credential still allows it.
-    async fn submit(
-        &self,
-        caller: &Caller,
-        bucket: &BucketAddress,
-        ask: Ask,
-    ) -> Result<Answer, ServiceError> {
-        caller.check_standing(self.committer.limits().commit_deadline)?;
-        self.committer.submit(bucket, ask, &caller.seen).await
-    }
-}
-
-/// Parses an object key. Keys with characters that XML 1.0 cannot carry are refused: no listing
-/// could name them.
-///
-/// # Errors
-/// [`ServiceError::InvalidArgument`] for one that is empty or too long.
-pub fn parse_key(key: &str) -> Result<ObjectKey, ServiceError> {
-    let unspeakable = |c: char| matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
-    if key.contains(unspeakable) {
-        let text = "object keys must not contain control characters other than tab and line ends";
-        return Err(ServiceError::InvalidArgument(text.to_owned()));
-    }
-    ObjectKey::parse(key.to_owned())
-        .map_err(|error| ServiceError::InvalidArgument(error.to_string()))
-}

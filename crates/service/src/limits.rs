@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::flaw::Flaws;
+use crate::fault_injection::FaultInjection;
 
 /// Bounds of one gateway process.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct Limits {
     /// Whether reads are answered from the last known root while the arbiter cannot be asked.
     pub stale_reads: bool,
     /// Rules left out on purpose; none in anything shipped.
-    pub flaws: Flaws,
+    pub faults: FaultInjection,
 }
 
 impl Default for Limits {
@@ -57,7 +57,7 @@ impl Default for Limits {
             buckets_per_owner: 10_000,
             public_buckets_per_owner: 100,
             stale_reads: false,
-            flaws: Flaws::default(),
+            faults: FaultInjection::default(),
         }
     }
 }
@@ -94,6 +94,11 @@ pub const COMPLETED_KEPT_MS: u64 = 24 * 3600 * 1000;
 
 /// How long the answer of a write is remembered for its retry: longer than any SDK retries.
 pub const RECENT_KEPT_MS: u64 = 20 * 60 * 1000;
+
+/// Returns whether an answer of that time may be forgotten now; both in milliseconds since 1970.
+pub(crate) fn is_recent_expired(time: u64, now: u64) -> bool {
+    time.saturating_add(RECENT_KEPT_MS) <= now
+}
 
 /// Most remembered answers that outlive the deletion of their bucket.
 pub(crate) const RECENT_CARRIED_MAX: usize = 10_000;

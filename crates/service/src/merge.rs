@@ -12,7 +12,7 @@ use fula_core::{
 };
 
 use crate::{
-    commit::BucketAddress,
+    arbiter::BucketAddress,
     error::{Applied, ServiceError},
     recovery::{Candidate, Recovery},
 };
@@ -64,7 +64,7 @@ impl Recovery {
         });
         candidates.sort_by_key(|side| (side.root.deleted.is_none(), side.root.time));
         let Some(newest) = candidates.pop() else {
-            return Err(ServiceError::Internal("a fork without sides".to_owned()));
+            return Err(ServiceError::bug("a fork without sides"));
         };
         let mut merged = Merged { sides: vec![newest.pointer.version], ..Merged::default() };
         let mut root = newest.root.clone();

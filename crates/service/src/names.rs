@@ -3,7 +3,7 @@
 
 use fula_core::{BlockStore, OwnerId, block::require, bucket::BucketRoot, root::GlobalName};
 
-use crate::{bucket, caller::BucketOwner, error::ServiceError};
+use crate::{auth::bucket_policy, caller::BucketOwner, error::ServiceError};
 
 /// What bucket names are unique within (`FULA_BUCKET_NAMES`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum NamePolicy {
 
 /// Where the bucket is that a name means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Meaning {
+pub(crate) enum NameMeaning {
     /// Among the buckets of this owner.
     Of(OwnerId),
     /// Among the buckets of this owner, else with the holder of the global name.
@@ -28,7 +28,7 @@ pub(crate) enum Meaning {
     Nothing,
 }
 
-impl Meaning {
+impl NameMeaning {
     /// Returns the owner among whose buckets to look first.
     pub(crate) fn owner(self) -> Option<OwnerId> {
         match self {
@@ -54,14 +54,14 @@ impl NamePolicy {
 
     /// Returns where to look for the bucket that a name means to `caller` (`None` is anonymous), who
     /// says that it is `said`'s.
-    pub(crate) fn meaning(self, caller: Option<OwnerId>, said: BucketOwner) -> Meaning {
+    pub(crate) fn meaning(self, caller: Option<OwnerId>, said: BucketOwner) -> NameMeaning {
         match (said, caller) {
-            (BucketOwner::Named(owner), _) => Meaning::Of(owner),
-            (BucketOwner::Nobody, _) => Meaning::Nothing,
-            (BucketOwner::Unsaid, None) => Meaning::Global,
+            (BucketOwner::Named(owner), _) => NameMeaning::Of(owner),
+            (BucketOwner::Nobody, _) => NameMeaning::Nothing,
+            (BucketOwner::Unsaid, None) => NameMeaning::Global,
             (BucketOwner::Unsaid, Some(own)) => match self {
-                Self::PerOwner => Meaning::Of(own),
-                Self::Global => Meaning::OfElseGlobal(own),
+                Self::PerOwner => NameMeaning::Of(own),
+                Self::Global => NameMeaning::OfElseGlobal(own),
             },
         }
     }
@@ -103,7 +103,7 @@ impl NamePolicy {
         if root.deleted.is_some() {
             return Ok(GlobalName::Release);
         }
-        Ok(self.at_rest(bucket::is_public(blocks, root).await?))
+        Ok(self.at_rest(bucket_policy::is_public(blocks, root).await?))
     }
 
     /// The same for the root that a pointer of the arbiter names.
@@ -130,20 +130,20 @@ mod tests {
         use NamePolicy::{Global, PerOwner};
         let (own, other) = (OwnerId([1; 16]), OwnerId([2; 16]));
         let table = [
-            (PerOwner, Some(own), Unsaid, Meaning::Of(own)),
-            (PerOwner, Some(own), Named(own), Meaning::Of(own)),
-            (PerOwner, Some(own), Named(other), Meaning::Of(other)),
-            (PerOwner, Some(own), Nobody, Meaning::Nothing),
-            (PerOwner, None, Unsaid, Meaning::Global),
-            (PerOwner, None, Named(other), Meaning::Of(other)),
-            (PerOwner, None, Nobody, Meaning::Nothing),
-            (Global, Some(own), Unsaid, Meaning::OfElseGlobal(own)),
-            (Global, Some(own), Named(own), Meaning::Of(own)),
-            (Global, Some(own), Named(other), Meaning::Of(other)),
-            (Global, Some(own), Nobody, Meaning::Nothing),
-            (Global, None, Unsaid, Meaning::Global),
-            (Global, None, Named(other), Meaning::Of(other)),
-            (Global, None, Nobody, Meaning::Nothing),
+            (PerOwner, Some(own), Unsaid, NameMeaning::Of(own)),
+            (PerOwner, Some(own), Named(own), NameMeaning::Of(own)),
+            (PerOwner, Some(own), Named(other), NameMeaning::Of(other)),
+            (PerOwner, Some(own), Nobody, NameMeaning::Nothing),
+            (PerOwner, None, Unsaid, NameMeaning::Global),
+            (PerOwner, None, Named(other), NameMeaning::Of(other)),
+            (PerOwner, None, Nobody, NameMeaning::Nothing),
+            (Global, Some(own), Unsaid, NameMeaning::OfElseGlobal(own)),
+            (Global, Some(own), Named(own), NameMeaning::Of(own)),
+            (Global, Some(own), Named(other), NameMeaning::Of(other)),
+            (Global, Some(own), Nobody, NameMeaning::Nothing),
+            (Global, None, Unsaid, NameMeaning::Global),
+            (Global, None, Named(other), NameMeaning::Of(other)),
+            (Global, None, Nobody, NameMeaning::Nothing),
         ];
         for (policy, caller, said, expected) in table {
             assert_eq!(policy.meaning(caller, said), expected, "{policy:?} {caller:?} {said:?}");

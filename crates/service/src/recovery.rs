@@ -7,27 +7,29 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BlockStore, Directory, RootPointer, WriterId,
+    Block, BlockStore, MetadataStore, RootPointer, WriterId,
     block::{Placement, require},
     bucket::BucketRoot,
-    directory::{Table, WriteOutcome},
+    metadata::{Table, WriteOutcome},
     root::{CasOutcome, GlobalName, NewRoot, RootRow},
 };
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Random,
-    commit::{BucketAddress, Committer},
+    arbiter::BucketAddress,
+    arbiter::{KnownState, bucket_of, join_authors, name_of},
+    commit::Committer,
     error::{ServiceError, chain},
     limits::{AUTHORS_KEPT_MS, PAGE_MAX},
     names::NamePolicy,
-    witness::{Known, bucket_of, join_authors, name_of},
 };
 
 /// Between looks at the arbiter.
@@ -61,7 +63,7 @@ struct Current {
 
 /// A state that a master remembers and the arbiter lacks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
+pub struct RecoveryClaim {
     /// Its root.
     pub root: String,
     /// Its version.
@@ -76,7 +78,7 @@ pub struct Status {
     /// Masters known, and whether each has posted what it remembers.
     pub masters: BTreeMap<String, bool>,
     /// Buckets that are sealed because claims exclude one another, with those claims.
-    pub forks: BTreeMap<String, Vec<Claim>>,
+    pub forks: BTreeMap<String, Vec<RecoveryClaim>>,
     /// Buckets healed by the last recovery.
     pub healed: Vec<String>,
 }
@@ -85,9 +87,9 @@ pub struct Status {
 #[derive(Clone, Debug)]
 pub struct Recovery {
     committer: Committer,
-    directory: Arc<dyn Directory>,
+    metadata: Arc<dyn MetadataStore>,
     /// This master's own disk: the masters that it ever heard of, should the arbiter forget them.
-    memory: Arc<dyn Directory>,
+    memory: Arc<dyn MetadataStore>,
     name: String,
     /// Whether recoveries wait for this one; an administrative command only looks.
     is_master: bool,
@@ -107,17 +109,13 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    fn known(&self) -> Known {
-        Known::of_root(self.pointer, &self.root)
+    fn known(&self) -> KnownState {
+        KnownState::of_root(self.pointer, &self.root)
     }
 
     pub(crate) fn includes(&self, other: &Self) -> bool {
         other.known().is_included_in(&self.pointer, &self.root)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn json<T: Serialize>(value: &T) -> Bytes {
@@ -126,14 +124,14 @@ fn json<T: Serialize>(value: &T) -> Bytes {
 
 /// Returns the live records of a table whose names begin with `prefix`.
 async fn records(
-    directory: &dyn Directory,
+    metadata: &dyn MetadataStore,
     table: Table,
     prefix: &str,
 ) -> Result<Vec<(String, Bytes)>, ServiceError> {
     let mut found = Vec::new();
     let mut after = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
     loop {
-        let page = directory.list(table, after.as_deref(), PAGE_MAX).await?;
+        let page = metadata.list(table, after.as_deref(), PAGE_MAX).await?;
         let Some((last, _)) = page.last() else { return Ok(found) };
         after = Some(last.clone());
         for (name, entry) in page {
@@ -147,7 +145,7 @@ async fn records(
 
 fn parse<T: for<'a> Deserialize<'a>>(value: &Bytes) -> Result<T, ServiceError> {
     serde_json::from_slice(value)
-        .map_err(|error| ServiceError::Internal(format!("malformed recovery record: {error}")))
+        .map_err(|error| ServiceError::bug(format!("malformed recovery record: {error}")))
 }
 
 impl Recovery {
@@ -158,8 +156,8 @@ impl Recovery {
     /// [`ServiceError::Unavailable`].
     pub async fn open(
         committer: Committer,
-        directory: Arc<dyn Directory>,
-        memory: Arc<dyn Directory>,
+        metadata: Arc<dyn MetadataStore>,
+        memory: Arc<dyn MetadataStore>,
         random: &Random,
         names: NamePolicy,
         is_master: bool,
@@ -180,7 +178,7 @@ impl Recovery {
         let writer = WriterId(writer);
         let recovery = Self {
             committer,
-            directory,
+            metadata,
             memory,
             name,
             is_master,
@@ -190,9 +188,9 @@ impl Recovery {
         };
         recovery.register().await?;
         // From here on this master knows how far the arbiter had come, and of what is under way. A disk
-        // that cannot be written is told by the witness, and does not keep reads from being served.
+        // that cannot be written is told by the guard, and does not keep reads from being served.
         recovery.look().await?;
-        drop(recovery.committer.witness().flush().await);
+        drop(recovery.committer.guard().flush().await);
         Ok(recovery)
     }
 
@@ -201,11 +199,11 @@ impl Recovery {
         if !self.is_master {
             return Ok(());
         }
-        let entry = self.directory.read(Table::Masters, &self.name).await?;
+        let entry = self.metadata.read(Table::Masters, &self.name).await?;
         let version = entry.as_ref().map_or(0, |entry| entry.version);
         if entry.is_none_or(|entry| entry.value.is_none()) {
             let value = Some(Bytes::from_static(b"{}"));
-            self.directory.write(Table::Masters, &self.name, version, value).await?;
+            self.metadata.write(Table::Masters, &self.name, version, value).await?;
         }
         Ok(())
     }
@@ -214,7 +212,7 @@ impl Recovery {
     /// this master knows of from before the arbiter went back.
     async fn masters(&self) -> Result<BTreeSet<String>, ServiceError> {
         let mut masters: BTreeSet<String> = BTreeSet::new();
-        for (name, _) in records(self.directory.as_ref(), Table::Masters, "").await? {
+        for (name, _) in records(self.metadata.as_ref(), Table::Masters, "").await? {
             let known = self.memory.read(Table::Masters, &name).await?;
             if known.as_ref().is_none_or(|known| known.value.is_none()) {
                 let version = known.map_or(0, |known| known.version);
@@ -226,7 +224,7 @@ impl Recovery {
             if masters.contains(&name) {
                 continue;
             }
-            match self.directory.read(Table::Masters, &name).await? {
+            match self.metadata.read(Table::Masters, &name).await? {
                 // Struck off the list by an operator.
                 Some(_) => {
                     let known = self.memory.read(Table::Masters, &name).await?;
@@ -244,7 +242,7 @@ impl Recovery {
     async fn note_master(&self, name: &str, version: u64, is_listed: bool) {
         let value = is_listed.then(|| Bytes::from_static(b"{}"));
         if let Err(error) = self.memory.write(Table::Masters, name, version, value).await {
-            self.committer.witness().note_disk_failure(error.into());
+            self.committer.guard().note_disk_failure(error.into());
         }
     }
 
@@ -257,10 +255,10 @@ impl Recovery {
             return Ok(false);
         }
         // What the arbiter does not list is written first, so that its deletion is on record.
-        self.directory.write(Table::Masters, name, 0, Some(Bytes::from_static(b"{}"))).await?;
-        let entry = self.directory.read(Table::Masters, name).await?;
+        self.metadata.write(Table::Masters, name, 0, Some(Bytes::from_static(b"{}"))).await?;
+        let entry = self.metadata.read(Table::Masters, name).await?;
         let version = entry.map_or(0, |entry| entry.version);
-        let written = self.directory.write(Table::Masters, name, version, None).await?;
+        let written = self.metadata.write(Table::Masters, name, version, None).await?;
         self.masters().await?;
         Ok(matches!(written, WriteOutcome::Done(_)))
     }
@@ -288,20 +286,20 @@ impl Recovery {
     pub async fn tick(&self) -> Result<(), ServiceError> {
         let looked = self.look().await;
         // A disk that cannot be written must not keep this master from the others' recoveries.
-        let kept = self.committer.witness().flush().await;
+        let kept = self.committer.guard().flush().await;
         looked.and(kept)
     }
 
     async fn look(&self) -> Result<(), ServiceError> {
-        let witness = self.committer.witness();
+        let guard = self.committer.guard();
         // A few of the buckets known at a time: one that nobody asks for may have gone back, too.
-        let after = lock(&self.compared).clone();
-        let page = witness.known_after(after.as_ref(), COMPARED_A_LOOK);
-        *lock(&self.compared) = page.last().map(|(bucket, _)| bucket.clone());
+        let after = self.compared.lock().clone();
+        let page = guard.known_after(after.as_ref(), COMPARED_A_LOOK);
+        *self.compared.lock() = page.last().map(|(bucket, _)| bucket.clone());
         let names: Vec<BucketAddress> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
-        let floor = witness.floor();
+        let floor = guard.floor();
         let stamped = self.committer.roots().get_roots(&names).await?;
-        if witness.judge_answer(&floor, &stamped.mark).is_ok() {
+        if guard.check_answer(&floor, &stamped.mark).is_ok() {
             for ((bucket, known), row) in page.iter().zip(stamped.value) {
                 if let Err(error) = self.committer.adopt(bucket, row, known).await {
                     tracing::debug!(bucket = name_of(bucket), %error, "a bucket is not as known");
@@ -309,10 +307,10 @@ impl Recovery {
             }
         }
         let found = self.current().await?;
-        let alarm = witness.alarm();
+        let alarm = guard.alarm();
         match (found, alarm) {
             (Some((version, current)), _) if !current.closed => {
-                witness.join(&current.id, &current.reason);
+                guard.join(&current.id, &current.reason);
                 self.take_part(version, current).await
             }
             (found, Some(alarm)) => {
@@ -320,21 +318,21 @@ impl Recovery {
                     alarm.recovery.as_ref().is_some_and(|joined| *joined == current.id)
                 };
                 if alarm.recovery.is_some() && found.as_ref().is_some_and(is_over) {
-                    witness.calm(stamped.mark, self.forked().await?);
+                    guard.calm(stamped.mark, self.forked().await?);
                     return self.register().await;
                 }
                 let version = found.map_or(0, |(version, _)| version);
                 self.begin(version, &alarm.reason).await
             }
             (_, None) => {
-                witness.set_forked(self.forked().await?);
+                guard.set_forked(self.forked().await?);
                 self.masters().await.map(drop)
             }
         }
     }
 
     async fn current(&self) -> Result<Option<(u64, Current)>, ServiceError> {
-        let Some(entry) = self.directory.read(Table::Recovery, CURRENT).await? else {
+        let Some(entry) = self.metadata.read(Table::Recovery, CURRENT).await? else {
             return Ok(None);
         };
         let Some(value) = entry.value else { return Ok(None) };
@@ -343,7 +341,7 @@ impl Recovery {
 
     async fn write_current(&self, version: u64, current: &Current) -> Result<bool, ServiceError> {
         let value = Some(json(current));
-        let written = self.directory.write(Table::Recovery, CURRENT, version, value).await?;
+        let written = self.metadata.write(Table::Recovery, CURRENT, version, value).await?;
         Ok(matches!(written, WriteOutcome::Done(_)))
     }
 
@@ -363,16 +361,18 @@ impl Recovery {
     /// Posts what this master remembers, and heals once everybody has.
     async fn take_part(&self, version: u64, current: Current) -> Result<(), ServiceError> {
         let ack = format!("ack/{}/{}", current.id, self.name);
-        if self.directory.read(Table::Recovery, &ack).await?.is_none() {
+        if self.metadata.read(Table::Recovery, &ack).await?.is_none() {
             self.register().await?;
             for (bucket, known) in self.lacking().await? {
                 let name = format!("claim/{}/{}/{}", current.id, name_of(&bucket), self.name);
-                let claim =
-                    Claim { root: known.pointer.root.to_string(), version: known.pointer.version };
-                self.directory.write(Table::Recovery, &name, 0, Some(json(&claim))).await?;
+                let claim = RecoveryClaim {
+                    root: known.pointer.root.to_string(),
+                    version: known.pointer.version,
+                };
+                self.metadata.write(Table::Recovery, &name, 0, Some(json(&claim))).await?;
             }
             let value = Some(Bytes::from_static(b"{}"));
-            self.directory.write(Table::Recovery, &ack, 0, value).await?;
+            self.metadata.write(Table::Recovery, &ack, 0, value).await?;
         }
         let all_posted = self.posted(&current.id).await?.values().all(|posted| *posted);
         if all_posted || current.forced { self.close(version, current).await } else { Ok(()) }
@@ -393,13 +393,13 @@ impl Recovery {
 
     /// Returns what is on record about recoveries under names that begin with `prefix`.
     async fn records(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, ServiceError> {
-        records(self.directory.as_ref(), Table::Recovery, prefix).await
+        records(self.metadata.as_ref(), Table::Recovery, prefix).await
     }
 
     /// Compares all that is remembered with the arbiter; returns what the arbiter lacks.
-    async fn lacking(&self) -> Result<Vec<(BucketAddress, Arc<Known>)>, ServiceError> {
+    async fn lacking(&self) -> Result<Vec<(BucketAddress, Arc<KnownState>)>, ServiceError> {
         let mut lacking = Vec::new();
-        for page in self.committer.witness().all_known().chunks(COMPARED) {
+        for page in self.committer.guard().all_known().chunks(COMPARED) {
             let names: Vec<BucketAddress> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
             let rows = self.committer.roots().get_roots(&names).await?.value;
             for ((bucket, known), row) in page.iter().zip(rows) {
@@ -436,7 +436,7 @@ impl Recovery {
     /// Heals every bucket that somebody claims, and ends the recovery.
     async fn close(&self, version: u64, mut current: Current) -> Result<(), ServiceError> {
         let prefix = format!("claim/{}/", current.id);
-        let mut claimed: BTreeMap<BucketAddress, Vec<Claim>> = BTreeMap::new();
+        let mut claimed: BTreeMap<BucketAddress, Vec<RecoveryClaim>> = BTreeMap::new();
         for (name, value) in self.records(&prefix).await? {
             let rest = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/'));
             let Some(bucket) = rest.and_then(|(bucket, _)| bucket_of(bucket)) else { continue };
@@ -468,7 +468,11 @@ impl Recovery {
     }
 
     /// Puts a bucket on top of the claim that includes all others; `false` for a fork.
-    async fn heal(&self, bucket: &BucketAddress, claims: &[Claim]) -> Result<bool, ServiceError> {
+    async fn heal(
+        &self,
+        bucket: &BucketAddress,
+        claims: &[RecoveryClaim],
+    ) -> Result<bool, ServiceError> {
         for _ in 0..TRIES {
             let (row, candidates) = self.candidates(bucket, claims).await?;
             let includes_all =
@@ -488,13 +492,17 @@ impl Recovery {
     }
 
     /// Keeps a bucket from being read or written until its claims are merged.
-    async fn seal(&self, bucket: &BucketAddress, claims: &[Claim]) -> Result<(), ServiceError> {
+    async fn seal(
+        &self,
+        bucket: &BucketAddress,
+        claims: &[RecoveryClaim],
+    ) -> Result<(), ServiceError> {
         tracing::error!(bucket = name_of(bucket), "a fork: run fula roots merge");
         let name = format!("fork/{}", name_of(bucket));
-        let entry = self.directory.read(Table::Recovery, &name).await?;
+        let entry = self.metadata.read(Table::Recovery, &name).await?;
         let version = entry.map_or(0, |entry| entry.version);
         let value = Some(json(&claims));
-        self.directory.write(Table::Recovery, &name, version, value).await?;
+        self.metadata.write(Table::Recovery, &name, version, value).await?;
         Ok(())
     }
 
@@ -502,7 +510,7 @@ impl Recovery {
     pub(crate) async fn candidates(
         &self,
         bucket: &BucketAddress,
-        claims: &[Claim],
+        claims: &[RecoveryClaim],
     ) -> Result<(Option<RootRow>, Vec<Candidate>), ServiceError> {
         let names = [bucket.clone()];
         let row = self.committer.roots().get_roots(&names).await?.value.pop().flatten();
@@ -511,7 +519,7 @@ impl Recovery {
             candidates.push(self.candidate(row.pointer).await?);
         }
         for claim in claims {
-            let root = crate::witness::parse_root(&claim.root)?;
+            let root = crate::arbiter::parse_root(&claim.root)?;
             if candidates.iter().all(|candidate| candidate.pointer.root != root) {
                 let pointer = RootPointer { root, version: claim.version, generation: 0 };
                 candidates.push(self.candidate(pointer).await?);
@@ -557,7 +565,7 @@ impl Recovery {
         let swapped = self.committer.roots().cas_root(bucket.0, &bucket.1, expected, &new).await;
         match swapped {
             Ok(stamped) => Ok(stamped.value == CasOutcome::Won),
-            Err(error) => Err(ServiceError::Unavailable(chain(&error))),
+            Err(error) => Err(ServiceError::unavailable(error)),
         }
     }
 
@@ -581,9 +589,9 @@ impl Recovery {
     pub(crate) async fn fork(
         &self,
         bucket: &BucketAddress,
-    ) -> Result<Option<(u64, Vec<Claim>)>, ServiceError> {
+    ) -> Result<Option<(u64, Vec<RecoveryClaim>)>, ServiceError> {
         let name = format!("fork/{}", name_of(bucket));
-        let Some(entry) = self.directory.read(Table::Recovery, &name).await? else {
+        let Some(entry) = self.metadata.read(Table::Recovery, &name).await? else {
             return Ok(None);
         };
         let Some(value) = entry.value else { return Ok(None) };
@@ -597,8 +605,8 @@ impl Recovery {
         version: u64,
     ) -> Result<(), ServiceError> {
         let name = format!("fork/{}", name_of(bucket));
-        self.directory.write(Table::Recovery, &name, version, None).await?;
-        self.committer.witness().set_forked(self.forked().await?);
+        self.metadata.write(Table::Recovery, &name, version, None).await?;
+        self.committer.guard().set_forked(self.forked().await?);
         Ok(())
     }
 
@@ -624,7 +632,7 @@ impl Recovery {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn status(&self) -> Result<Status, ServiceError> {
-        let alarm = self.committer.witness().alarm().map(|alarm| alarm.reason);
+        let alarm = self.committer.guard().alarm().map(|alarm| alarm.reason);
         let current = self.current().await?;
         let id = current.as_ref().map(|(_, current)| current.id.clone()).unwrap_or_default();
         let healed = current.map(|(_, current)| current.healed).unwrap_or_default();

@@ -5,18 +5,18 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fula_core::{
-    Directory,
-    directory::{Table, WriteOutcome},
+    MetadataStore,
+    metadata::{Table, WriteOutcome},
     root::{GlobalName, RootRow},
 };
 
 use crate::{
-    Service,
     caller::Caller,
-    commit::{Ask, Change},
+    commit::{Change, CommitRequest},
     error::{ServiceError, chain},
     limits::PAGE_MAX,
     names::NamePolicy,
+    service::Service,
 };
 
 /// Record among the modes of the directory: the mode that all names are in line with.
@@ -44,10 +44,10 @@ pub struct Settled {
 ///
 /// # Errors
 /// [`ServiceError::Unavailable`].
-pub async fn unsettle_names(directory: &dyn Directory) -> Result<(), ServiceError> {
-    let Some(entry) = directory.read(Table::Modes, SETTLED).await? else { return Ok(()) };
+pub async fn unsettle_names(metadata: &dyn MetadataStore) -> Result<(), ServiceError> {
+    let Some(entry) = metadata.read(Table::Modes, SETTLED).await? else { return Ok(()) };
     if entry.value.is_some() {
-        directory.write(Table::Modes, SETTLED, entry.version, None).await?;
+        metadata.write(Table::Modes, SETTLED, entry.version, None).await?;
     }
     Ok(())
 }
@@ -55,10 +55,10 @@ pub async fn unsettle_names(directory: &dyn Directory) -> Result<(), ServiceErro
 impl Service {
     /// Brings global names in line with the mode, and tries again until nothing is left. Does nothing
     /// where that was done before.
-    pub async fn settle_names(self, directory: Arc<dyn Directory>) {
+    pub async fn settle_names(self, metadata: Arc<dyn MetadataStore>) {
         let mut wait = RETRY;
         loop {
-            match self.settle_names_once(directory.as_ref()).await {
+            match self.settle_names_once(metadata.as_ref()).await {
                 Ok(None) => return,
                 Ok(Some(Settled { changed, left: 0 })) => {
                     let mode = self.names.as_str();
@@ -86,10 +86,10 @@ impl Service {
     /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
     pub async fn settle_names_once(
         &self,
-        directory: &dyn Directory,
+        metadata: &dyn MetadataStore,
     ) -> Result<Option<Settled>, ServiceError> {
         let mode = self.names.as_str();
-        let entry = directory.read(Table::Modes, SETTLED).await?;
+        let entry = metadata.read(Table::Modes, SETTLED).await?;
         let version = entry.as_ref().map_or(0, |entry| entry.version);
         if entry.and_then(|entry| entry.value).is_some_and(|value| value == mode.as_bytes()) {
             return Ok(None);
@@ -99,7 +99,7 @@ impl Service {
             let value = Some(Bytes::from_static(mode.as_bytes()));
             // A conflict: another master has written it meanwhile, or the mode was changed.
             if let WriteOutcome::Conflict(_) =
-                directory.write(Table::Modes, SETTLED, version, value).await?
+                metadata.write(Table::Modes, SETTLED, version, value).await?
             {
                 tracing::debug!("another master has looked through the global names as well");
             }
@@ -148,17 +148,18 @@ impl Service {
     /// Commits what a bucket's name needs; says whether that was anything.
     async fn settle(&self, row: &RootRow) -> Result<bool, ServiceError> {
         let caller = Caller::default();
-        caller.stake.write(self.committer.stakes());
+        caller.pins.begin_write(self.committer.pin_registry());
         let address = (row.owner, row.bucket.clone());
         let Some(head) = self.committer.current(&address).await? else { return Ok(false) };
-        caller.stake.hold(&head);
+        caller.pins.pin_head(&head);
         let blocks = self.committer.nodes().blocks().as_ref();
         let wanted = self.names.of_root(blocks, &head.root).await?;
         if row.global_name == (wanted == GlobalName::ClaimIfFree) {
             return Ok(false);
         }
-        let ask = Ask::of(&caller, Some(head.root.id), None, Change::SettleName(self.names));
-        match self.submit(&caller, &address, ask).await {
+        let request =
+            CommitRequest::of(&caller, Some(head.root.id), None, Change::SettleName(self.names));
+        match self.submit(&caller, &address, request).await {
             Ok(_) => Ok(true),
             // It was deleted meanwhile, and with it its name.
             Err(ServiceError::NoSuchBucket) => Ok(false),

@@ -11,7 +11,7 @@ pub mod postgres;
 
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-pub use local::{LocalBlocks, LocalDirectory, LocalRoots, LocalStore, OpenError};
+pub use local::{LocalBlocks, LocalMetadata, LocalRoots, LocalStore, OpenError};
 pub use log::{Damage, Recovery, Room};
 pub use objects::{ObjectBlocks, ObjectStoreError};
 pub use postgres::{PostgresArbiter, PostgresError};

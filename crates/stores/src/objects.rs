@@ -8,7 +8,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -24,6 +24,7 @@ use object_store::{
     path::Path,
     prefix::PrefixStore,
 };
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::Url;
 
 /// Objects written or read at a time by one call.
@@ -138,7 +139,7 @@ impl ObjectBlocks {
     }
 
     fn epochs(&self) -> MutexGuard<'_, Epochs> {
-        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.epochs.lock()
     }
 
     fn lock(&self, cid: &Cid) -> &tokio::sync::RwLock<()> {

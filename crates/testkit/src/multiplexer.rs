@@ -10,11 +10,12 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -99,10 +100,6 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn wrong(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -137,7 +134,7 @@ impl State {
     /// Returns the session that has rested longest, or a new one begun as the client asks.
     async fn session(&self, startup: &[u8]) -> io::Result<(Session, OwnedSemaphorePermit)> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(io::Error::other)?;
-        let resting = lock(&self.resting).pop_front();
+        let resting = self.resting.lock().pop_front();
         if let Some(session) = resting {
             return Ok((session, permit));
         }
@@ -160,7 +157,7 @@ impl State {
     }
 
     fn rest(&self, session: Session, permit: OwnedSemaphorePermit) {
-        lock(&self.resting).push_back(session);
+        self.resting.lock().push_back(session);
         drop(permit);
     }
 }

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::{
         block::{BlockStore, Placement},
-        memory::MemoryBlocks,
+        in_memory::MemoryBlocks,
         tree::{Edits, Salt, edit},
     };
 

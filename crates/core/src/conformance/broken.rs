@@ -1,19 +1,17 @@
 //! Stores that each break one promise: a suite that accepts one of them is no suite.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     block::{Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark},
-    directory::{Directory, Entry, Table, WriteOutcome},
     error::{StoreError, SwapError},
     id::{BucketName, Cid, OwnerId},
-    memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
+    in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
+    metadata::{Entry, MetadataStore, Table, WriteOutcome},
     root::{
         CasOutcome, DeletedRow, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow,
         Stamped,
@@ -145,7 +143,7 @@ impl BrokenRoots {
     }
 
     fn gone(&self) -> MutexGuard<'_, BTreeSet<(OwnerId, BucketName)>> {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gone.lock()
     }
 }
 
@@ -263,9 +261,9 @@ impl RootPointerStore for BrokenRoots {
     }
 }
 
-/// How [`BrokenDirectory`] is broken.
+/// How [`BrokenMetadata`] is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DirectoryFault {
+pub enum MetadataFault {
     /// Any write wins.
     IgnoresExpected,
     /// A deleted record starts again as if never written.
@@ -274,23 +272,23 @@ pub enum DirectoryFault {
 
 /// A directory with one fault.
 #[derive(Debug)]
-pub struct BrokenDirectory {
-    inner: MemoryDirectory,
-    fault: DirectoryFault,
+pub struct BrokenMetadata {
+    inner: MemoryMetadata,
+    fault: MetadataFault,
 }
 
-impl BrokenDirectory {
+impl BrokenMetadata {
     /// Returns an empty directory with `fault`.
-    pub fn new(fault: DirectoryFault) -> Self {
-        Self { inner: MemoryDirectory::default(), fault }
+    pub fn new(fault: MetadataFault) -> Self {
+        Self { inner: MemoryMetadata::default(), fault }
     }
 }
 
 #[async_trait]
-impl Directory for BrokenDirectory {
+impl MetadataStore for BrokenMetadata {
     async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
         let entry = self.inner.read(table, name).await?;
-        let forgets = self.fault == DirectoryFault::ForgetsDeleted;
+        let forgets = self.fault == MetadataFault::ForgetsDeleted;
         Ok(entry.filter(|entry| !forgets || entry.value.is_some()))
     }
 
@@ -303,8 +301,8 @@ impl Directory for BrokenDirectory {
     ) -> Result<WriteOutcome, StoreError> {
         let current = self.inner.read(table, name).await?.map_or(0, |entry| entry.version);
         let believed = match self.fault {
-            DirectoryFault::IgnoresExpected => current,
-            DirectoryFault::ForgetsDeleted => expected,
+            MetadataFault::IgnoresExpected => current,
+            MetadataFault::ForgetsDeleted => expected,
         };
         self.inner.write(table, name, believed, value).await
     }

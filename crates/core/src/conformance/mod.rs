@@ -6,7 +6,7 @@
 
 pub mod block_store;
 pub mod broken;
-pub mod directory;
+pub mod metadata;
 pub mod root_store;
 
 /// Writes one named test per clause of a suite.
@@ -31,8 +31,8 @@ macro_rules! conformance_suite {
             waits_end, drops_only_what_it_is_told,
             versions_go_on_after_a_drop);
     };
-    (directory, $new:expr) => {
-        $crate::conformance_suite!(@each directory, $new,
+    (metadata, $new:expr) => {
+        $crate::conformance_suite!(@each metadata, $new,
             absent_is_none, versions_rise_by_one, stale_write_changes_nothing,
             deleted_keeps_its_version, lists_live_records_in_order, refuses_oversized_records,
             tables_are_kept_apart, racing_writers_lose_nothing);

@@ -129,7 +129,7 @@ mod tests {
     use crate::{
         block::{Block, Placement, list_all, sweep_all},
         content::{DagBuilder, LINKS_MAX, join},
-        memory::MemoryBlocks,
+        in_memory::MemoryBlocks,
     };
 
     /// Builds a file of leaves of three bytes each, so that depth costs no memory.

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     block::{Block, Placement, list_all},
     id::Codec,
-    memory::MemoryBlocks,
+    in_memory::MemoryBlocks,
 };
 
 type Model = BTreeMap<Vec<u8>, (u64, Vec<u8>)>;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::caller;
 use crate::{
-    auth::{Door, identity},
+    auth::{AuthLayer, identity},
     error::{s3_error as to_s3, too_large},
     request::{HostBucket, Operation},
 };
@@ -170,14 +170,14 @@ pub(crate) fn parse(body: &[u8]) -> S3Result<Vec<BatchChange>> {
 /// Answers multi-key commits; signatures are checked as for any S3 request.
 pub(crate) struct CommitRoute {
     service: Service,
-    door: Door,
+    auth_layer: AuthLayer,
     /// Largest body.
     bytes_max: usize,
 }
 
 impl CommitRoute {
-    pub(crate) fn new(service: Service, door: Door, bytes_max: usize) -> Self {
-        Self { service, door, bytes_max }
+    pub(crate) fn new(service: Service, auth_layer: AuthLayer, bytes_max: usize) -> Self {
+        Self { service, auth_layer, bytes_max }
     }
 }
 
@@ -201,7 +201,7 @@ impl S3Route for CommitRoute {
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
         let access_key = request.credentials.as_ref().map(|found| found.access_key.clone());
         let S3Request { headers, uri, extensions, .. } = request;
-        self.door.admit(access_key.as_deref(), headers, uri, extensions).await?;
+        self.auth_layer.admit(access_key.as_deref(), headers, uri, extensions).await?;
         // Nothing anonymous is committed.
         if identity(extensions).is_none() {
             return Err(s3_error!(AccessDenied));

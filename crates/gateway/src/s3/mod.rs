@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fula_service::{
-    BucketOwner, Caller, Invocation, Seen, Service, Stake,
+    BucketOwner, Caller, Invocation, RequestPins, Seen, Service,
     auth::{Authenticator, Proof},
 };
 use http::{HeaderMap, Method};
@@ -28,7 +28,7 @@ pub(crate) use self::commit::CommitRoute;
 pub(crate) use self::commit::parse as parse_commit;
 use crate::{
     WireConfig,
-    auth::{Claim, Door, auth_error, identity},
+    auth::{AuthLayer, Claim, auth_error, identity},
     error,
     request::Operation,
 };
@@ -55,12 +55,12 @@ impl S3Auth for Auth {
 
 /// Says who a verified request is from; what they may do is the service's business.
 pub(crate) struct Access {
-    door: Door,
+    auth_layer: AuthLayer,
 }
 
 impl Access {
-    pub(crate) fn new(door: Door) -> Self {
-        Self { door }
+    pub(crate) fn new(auth_layer: AuthLayer) -> Self {
+        Self { auth_layer }
     }
 }
 
@@ -73,7 +73,7 @@ impl S3Access for Access {
         }
         let access_key = cx.credentials().map(|credentials| credentials.access_key.clone());
         let (headers, uri) = (cx.headers().clone(), cx.uri().clone());
-        self.door.admit(access_key.as_deref(), &headers, &uri, cx.extensions_mut()).await
+        self.auth_layer.admit(access_key.as_deref(), &headers, &uri, cx.extensions_mut()).await
     }
 }
 
@@ -109,14 +109,17 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
     };
     Ok(Caller {
         identity: identity(&request.extensions).cloned(),
-        standing: request.extensions.get::<Proof>().map(|proof| proof.standing.clone()),
+        credential_check: request
+            .extensions
+            .get::<Proof>()
+            .map(|proof| proof.credential_check.clone()),
         invocation: text("amz-sdk-invocation-id")
             .and_then(|id| Invocation::new(id, attempt.unwrap_or(1))),
         bucket_owner: bucket_owner(headers, "x-amz-expected-bucket-owner"),
         if_version,
         seen: request.extensions.get::<Arc<Seen>>().cloned().unwrap_or_default(),
-        hangup: request.extensions.get().cloned(),
-        stake: Stake::default(),
+        closer: request.extensions.get().cloned(),
+        pins: RequestPins::default(),
     })
 }
 

@@ -3,7 +3,6 @@
 use std::{
     ops,
     pin::Pin,
-    sync::{Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -18,6 +17,7 @@ use fula_service::{
 };
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use parking_lot::Mutex;
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
@@ -428,7 +428,7 @@ impl<S: Stream + Unpin> Stream for Shareable<S> {
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        let stream = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.0.get_mut();
         stream.poll_next_unpin(context)
     }
 }

@@ -121,6 +121,6 @@ proptest! {
         let claims = Claims { iat, exp: iat + life, ..base };
         let verified = policy().verify(&wallet_token::mint(&key(), &claims), iat + life - 1).unwrap();
         prop_assert_eq!((verified.issued, verified.expires), (iat, iat + life));
-        prop_assert_eq!(verified.meaning.0, claims.digest());
+        prop_assert_eq!(verified.digest.0, claims.digest());
     }
 }

@@ -230,8 +230,8 @@ fn a_set_that_cannot_be_read_is_told_from_an_empty_one() {
 
 #[test]
 fn a_meaning_is_what_was_signed() {
-    let meaning = |claims: &Value| shared().verify(&hs256(claims), NOW).unwrap().meaning;
+    let digest = |claims: &Value| shared().verify(&hs256(claims), NOW).unwrap().digest;
     let other = json!({"sub": "alice", "exp": 1999, "scope": "storage:*"});
-    assert_eq!(meaning(&claims()), meaning(&claims()));
-    assert_ne!(meaning(&claims()), meaning(&other));
+    assert_eq!(digest(&claims()), digest(&claims()));
+    assert_ne!(digest(&claims()), digest(&other));
 }

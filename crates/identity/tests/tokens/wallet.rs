@@ -20,7 +20,7 @@ fn signatures_of_ethers_viem_and_eth_account_are_accepted() {
     let vectors = vectors();
     let cases = vectors["eip712"].as_array().unwrap();
     assert_eq!(cases.len(), 5);
-    let mut meanings = BTreeSet::new();
+    let mut digests = BTreeSet::new();
     for case in cases {
         let mut message = case["message"].clone();
         let is_v2 = case["v"] == 2;
@@ -36,11 +36,11 @@ fn signatures_of_ethers_viem_and_eth_account_are_accepted() {
             assert_eq!(verified.identity.user, WALLET, "{library}");
             assert_eq!(verified.identity.owner.to_string(), "f41f214011f79ff767b399d24e0e75af");
             assert_eq!(verified.identity.grant == Grant::All, !is_v2);
-            meanings.insert(verified.meaning.0);
+            digests.insert(verified.digest.0);
         }
     }
     // One meaning a message, whoever signed it.
-    assert_eq!(meanings.len(), cases.len());
+    assert_eq!(digests.len(), cases.len());
 }
 
 #[test]

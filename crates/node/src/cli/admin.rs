@@ -84,7 +84,7 @@ pub(crate) enum RevokeCommand {
     },
     /// A token, however it is spelled, and the sessions that were had for it
     Token {
-        /// The token, its meaning in 64 hex digits (see /fula/whoami), or - to read it from
+        /// The token, its digest in 64 hex digits (`meaning` in /fula/whoami), or - to read it from
         /// standard input
         token: String,
         #[command(flatten)]

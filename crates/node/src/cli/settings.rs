@@ -83,7 +83,7 @@ pub(crate) struct GatewaySettings {
         default_value_t = Time(Limits::default().retention))]
     pub(crate) retention: Time,
     /// Memory for request and response bodies. A request that waits longer than 10 s for it is
-    /// answered 503 SlowDown; connections that move less than 256 KiB in 5 s are closed first
+    /// answered 503 `SlowDown`; connections that move less than 256 KiB in 5 s are closed first
     #[arg(long, env = "FULA_BODY_BYTES", value_name = "SIZE",
         default_value_t = Size(Limits::default().body_bytes as u64))]
     pub(crate) body_bytes: Size,

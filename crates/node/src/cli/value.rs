@@ -60,7 +60,8 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(30, "G"), (20, "M"), (10, "K")];
-        let fitting = units.iter().find(|(shift, _)| self.0 > 0 && self.0 % (1 << shift) == 0);
+        let fitting =
+            units.iter().find(|(shift, _)| self.0 > 0 && self.0.is_multiple_of(1 << shift));
         let (shift, unit) = fitting.copied().unwrap_or((0, ""));
         write!(f, "{}{unit}", self.0 >> shift)
     }

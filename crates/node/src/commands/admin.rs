@@ -2,7 +2,7 @@
 
 use std::{io::Read, process::ExitCode, sync::Arc};
 
-use fula_identity::{Address, Meaning, TOKEN_BYTES_MAX, meaning_of};
+use fula_identity::{Address, TOKEN_BYTES_MAX, TokenDigest, token_digest};
 use fula_service::{Limits, auth::Revoked};
 use fula_stores::{PostgresArbiter, local::system_clock};
 use serde_json::Value;
@@ -115,8 +115,7 @@ fn when(value: &Value, field: &str) -> String {
 pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
     match args.command {
         KeysCommand::Create { user, keys_per_user, common } => {
-            let keys_per_user =
-                keys_per_user.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
+            let keys_per_user = keys_per_user.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
             let made = perform(&common, Request::KeysCreate { user, keys_per_user }).await;
             finish(common.json, made, |key| {
                 println!("aws_access_key_id = {}", text(key, "id"));
@@ -190,11 +189,11 @@ fn read_token(text: &str) -> Result<Revoked, String> {
         read.map_err(|error| format!("standard input: {error}"))?;
     }
     let token = token.trim();
-    let meaning = match Meaning::parse(token) {
-        Some(meaning) => meaning,
-        None => meaning_of(token).map_err(|error| error.to_string())?,
+    let digest = match TokenDigest::parse(token) {
+        Some(digest) => digest,
+        None => token_digest(token).map_err(|error| error.to_string())?,
     };
-    Ok(Revoked::Token(meaning.to_string()))
+    Ok(Revoked::Token(digest.to_string()))
 }
 
 /// Runs `fula masters`.

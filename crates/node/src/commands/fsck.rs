@@ -117,7 +117,7 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
     }
     if rebuilt > 0 {
         // A rebuilt row holds its name if that is free; the next start decides whether it should.
-        let unsettled = fula_service::unsettle_names(node.directory.as_ref()).await;
+        let unsettled = fula_service::unsettle_names(node.metadata.as_ref()).await;
         unsettled.map_err(|error| chain(&error))?;
     }
     let ended = tokio::task::block_in_place(|| node.store.end_repair());

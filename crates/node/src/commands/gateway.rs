@@ -104,7 +104,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
                 if node.store.has_failed() {
                     return Err("the log failed: check the disk, then restart");
                 }
-                if node.service.committer().witness().disk_failure().is_some() {
+                if node.service.committer().guard().disk_failure().is_some() {
                     return Err("this master's own data directory cannot be written: see its log");
                 }
                 let asked = node.roots().get_roots(&[]).await;
@@ -125,7 +125,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         tokio::spawn(recovery.clone().run());
     }
     tokio::spawn(gc::tend(Arc::clone(&node)));
-    tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.directory)));
+    tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
 
     let answer = move |request: http::Request<_>| {
         let gateway = gateway.clone();

@@ -191,7 +191,7 @@ impl GatewayConfig {
                 settings.bucket_root_cas,
             )?,
             wire,
-            tls: both(settings.tls_cert, settings.tls_key).ok_or(ConfigError::HalfOfTls)?,
+            tls: both(settings.tls_cert, settings.tls_key, ConfigError::HalfOfTls)?,
             names: match settings.bucket_names {
                 BucketNames::Owner => NamePolicy::PerOwner,
                 BucketNames::Global => NamePolicy::Global,
@@ -200,9 +200,12 @@ impl GatewayConfig {
             connections: ConnectionConfig::check(settings.connections)?,
             shutdown_grace: settings.shutdown_grace.0,
             log: settings.log,
-            first_key: both(settings.access_key_id, settings.secret_access_key)
-                .ok_or(ConfigError::HalfAKey)?
-                .map(|(id, secret)| (id, Secret::new(secret))),
+            first_key: both(
+                settings.access_key_id,
+                settings.secret_access_key,
+                ConfigError::HalfAKey,
+            )?
+            .map(|(id, secret)| (id, Secret::new(secret))),
             policy: auth::policy(&settings.auth)?,
             sessions_max: auth::sessions_max(&settings.auth)?,
             keys_max: usize::try_from(settings.auth.keys_per_user).unwrap_or(usize::MAX),
@@ -211,12 +214,16 @@ impl GatewayConfig {
     }
 }
 
-/// Returns two settings that go together, or `None` when only one of them is there.
-fn both<A, B>(one: Option<A>, other: Option<B>) -> Option<Option<(A, B)>> {
+/// Returns two settings that go together; fails with `error` when only one of them is there.
+fn both<A, B>(
+    one: Option<A>,
+    other: Option<B>,
+    error: ConfigError,
+) -> Result<Option<(A, B)>, ConfigError> {
     match (one, other) {
-        (Some(one), Some(other)) => Some(Some((one, other))),
-        (None, None) => Some(None),
-        _ => None,
+        (Some(one), Some(other)) => Ok(Some((one, other))),
+        (None, None) => Ok(None),
+        _ => Err(error),
     }
 }
 

@@ -11,8 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{
-    Directory,
-    directory::{Entry, Table, WriteOutcome},
+    MetadataStore,
+    metadata::{Entry, Table, WriteOutcome},
     root::TimeMs,
 };
 use quick_cache::sync::Cache;
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     Random,
-    access::Identity,
+    auth::access::Identity,
     error::ServiceError,
     limits::{KEYS_PER_USER, PAGE_MAX},
 };
@@ -48,7 +48,7 @@ pub struct KeyInfo {
 
 /// A key that was found.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct AccessKey {
     /// Its secret.
     pub secret: Secret,
     /// Whose it is.
@@ -75,7 +75,7 @@ pub struct KeyRing {
     /// Most keys of one user.
     keys_max: Arc<AtomicUsize>,
     /// Keys of late, and the records they were opened from.
-    opened: Arc<Cache<String, (Entry, Found)>>,
+    opened: Arc<Cache<String, (Entry, AccessKey)>>,
 }
 
 /// Keys that stay opened: each is wanted twice a request.
@@ -94,13 +94,13 @@ impl KeyRing {
     /// Keeps keys in `directory`, sealed under `sealing`. What another master changes counts
     /// after `fresh_for`; zero for a directory that nobody else writes.
     pub fn new(
-        directory: Arc<dyn Directory>,
+        metadata: Arc<dyn MetadataStore>,
         sealing: SealingKey,
         random: Random,
         fresh_for: Duration,
     ) -> Self {
         let opened = Arc::new(Cache::new(OPENED_MAX));
-        let records = Records::new(directory, fresh_for);
+        let records = Records::new(metadata, fresh_for);
         let keys_max = Arc::new(AtomicUsize::new(KEYS_PER_USER));
         Self { records, sealing, random, keys_max, opened }
     }
@@ -172,7 +172,7 @@ impl KeyRing {
         now: TimeMs,
     ) -> Result<KeyInfo, ServiceError> {
         let user = format!("{USER_PREFIX}{name}");
-        let current = self.records.directory.read(Table::Keys, id).await?;
+        let current = self.records.metadata.read(Table::Keys, id).await?;
         let version = current.as_ref().map_or(0, |entry| entry.version);
         let mut created = now;
         if let Some(value) = current.and_then(|entry| entry.value) {
@@ -190,10 +190,9 @@ impl KeyRing {
         (self.random)(&mut nonce);
         let sealed = self.sealing.seal(nonce, id, secret)?;
         let stored = Stored { user: user.clone(), created, sealed };
-        let value = serde_json::to_vec(&stored)
-            .map_err(|error| ServiceError::Internal(error.to_string()))?;
+        let value = serde_json::to_vec(&stored).map_err(ServiceError::bug)?;
         self.records.forget(Table::Keys, id);
-        match self.records.directory.write(Table::Keys, id, version, Some(value.into())).await? {
+        match self.records.metadata.write(Table::Keys, id, version, Some(value.into())).await? {
             WriteOutcome::Done(_) => Ok(KeyInfo { id: id.to_owned(), user, created }),
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
@@ -203,7 +202,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
-    pub async fn find(&self, id: &str) -> Result<Option<Found>, ServiceError> {
+    pub async fn find(&self, id: &str) -> Result<Option<AccessKey>, ServiceError> {
         // What cannot be a key is not looked for, nor remembered.
         if !is_key_id(id) {
             return Ok(None);
@@ -218,7 +217,7 @@ impl KeyRing {
         let stored = parse(value)?;
         let secret = self.sealing.open(id, &stored.sealed)?;
         let identity = Identity::of_user(&stored.user);
-        let found = Found { secret, identity, created: stored.created };
+        let found = AccessKey { secret, identity, created: stored.created };
         self.opened.insert(id.to_owned(), (entry, found.clone()));
         Ok(Some(found))
     }
@@ -249,7 +248,7 @@ impl KeyRing {
         let mut keys = Vec::new();
         let mut after: Option<String> = None;
         loop {
-            let page = self.records.directory.list(Table::Keys, after.as_deref(), PAGE_MAX).await?;
+            let page = self.records.metadata.list(Table::Keys, after.as_deref(), PAGE_MAX).await?;
             let Some((last, _)) = page.last() else { return Ok(keys) };
             after = Some(last.clone());
             for (id, entry) in page {
@@ -273,7 +272,7 @@ impl KeyRing {
 
     /// Returns the version of a key's record, if there is one.
     async fn owned(&self, id: &str, name: Option<&str>) -> Result<Option<u64>, ServiceError> {
-        let Some(entry) = self.records.directory.read(Table::Keys, id).await? else {
+        let Some(entry) = self.records.metadata.read(Table::Keys, id).await? else {
             return Ok(None);
         };
         let Some(value) = entry.value else { return Ok(None) };
@@ -293,7 +292,7 @@ impl KeyRing {
     pub async fn revoke(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
         let Some(version) = self.owned(id, name).await? else { return Ok(false) };
         self.records.forget(Table::Keys, id);
-        match self.records.directory.write(Table::Keys, id, version, None).await? {
+        match self.records.metadata.write(Table::Keys, id, version, None).await? {
             WriteOutcome::Done(_) => Ok(true),
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
@@ -302,7 +301,7 @@ impl KeyRing {
 
 fn parse(value: &Bytes) -> Result<Stored, ServiceError> {
     serde_json::from_slice(value)
-        .map_err(|error| ServiceError::Internal(format!("malformed key record: {error}")))
+        .map_err(|error| ServiceError::bug(format!("malformed key record: {error}")))
 }
 
 fn check_name(name: &str) -> Result<(), ServiceError> {
@@ -332,16 +331,16 @@ fn check_key(id: &str, secret: &Secret) -> Result<(), ServiceError> {
 
 #[cfg(test)]
 mod tests {
-    use fula_core::memory::MemoryDirectory;
+    use fula_core::in_memory::MemoryMetadata;
 
     use super::*;
     use crate::auth::tests::Cut;
 
-    fn ring() -> (Arc<MemoryDirectory>, KeyRing) {
-        let directory = Arc::new(MemoryDirectory::default());
+    fn ring() -> (Arc<MemoryMetadata>, KeyRing) {
+        let metadata = Arc::new(MemoryMetadata::default());
         let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-        let ring = KeyRing::new(directory.clone(), sealing, crate::system_random(), Duration::ZERO);
-        (directory, ring)
+        let ring = KeyRing::new(metadata.clone(), sealing, crate::system_random(), Duration::ZERO);
+        (metadata, ring)
     }
 
     #[tokio::test]
@@ -378,10 +377,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_revoked_elsewhere_is_refused_in_time() {
-        let directory = Arc::new(MemoryDirectory::default());
+        let metadata = Arc::new(MemoryMetadata::default());
         let ring = |_| {
             let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-            KeyRing::new(directory.clone(), sealing, crate::system_random(), Duration::from_secs(2))
+            KeyRing::new(metadata.clone(), sealing, crate::system_random(), Duration::from_secs(2))
         };
         let [here, there] = [0, 1].map(ring);
         let (info, _) = there.create("alice", 5).await.unwrap();
@@ -394,32 +393,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn known_keys_count_for_a_while_without_the_directory() {
-        let directory = Arc::new(Cut::default());
+        let metadata = Arc::new(Cut::default());
         let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
         let fresh = Duration::from_secs(2);
-        let ring = KeyRing::new(directory.clone(), sealing, crate::system_random(), fresh);
+        let ring = KeyRing::new(metadata.clone(), sealing, crate::system_random(), fresh);
         let (info, _) = ring.create("alice", 5).await.unwrap();
         ring.find(&info.id).await.unwrap().unwrap();
-        directory.1.store(true, std::sync::atomic::Ordering::SeqCst);
+        metadata.1.store(true, std::sync::atomic::Ordering::SeqCst);
         tokio::time::advance(Duration::from_mins(10)).await;
         assert!(ring.find(&info.id).await.unwrap().is_some());
         assert!(ring.find("UNKNOWN").await.is_err());
         tokio::time::advance(Duration::from_mins(10)).await;
         assert!(ring.find(&info.id).await.is_err(), "it is trusted for ever");
-        directory.1.store(false, std::sync::atomic::Ordering::SeqCst);
+        metadata.1.store(false, std::sync::atomic::Ordering::SeqCst);
         assert!(ring.find(&info.id).await.unwrap().is_some());
     }
 
     #[tokio::test]
     async fn secrets_are_sealed_at_rest_and_bound_to_their_id() {
-        let (directory, ring) = ring();
+        let (metadata, ring) = ring();
         let (info, secret) = ring.create("alice", 5).await.unwrap();
-        let entry = directory.read(Table::Keys, &info.id).await.unwrap().unwrap();
+        let entry = metadata.read(Table::Keys, &info.id).await.unwrap().unwrap();
         let text = String::from_utf8(entry.value.clone().unwrap().to_vec()).unwrap();
         assert!(!text.contains(secret.expose()));
         assert!(!text.contains(&hex::encode(secret.expose())));
         // The same sealed secret under another id does not open.
-        directory.write(Table::Keys, "STOLEN", 0, entry.value).await.unwrap();
+        metadata.write(Table::Keys, "STOLEN", 0, entry.value).await.unwrap();
         assert!(ring.find("STOLEN").await.is_err());
         assert_eq!(format!("{secret:?}"), "Secret(…)");
     }

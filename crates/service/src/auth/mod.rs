@@ -3,7 +3,11 @@
 //! The gateway takes a request apart; everything that decides on it is here. What may be done by
 //! whom is [`crate::access`]'s.
 
+pub mod access;
+mod action;
+pub(crate) mod bucket_policy;
 mod keys;
+pub mod policy;
 mod records;
 mod revocations;
 mod sealing;
@@ -14,25 +18,26 @@ mod tests;
 use std::{
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use fula_core::root::TimeMs;
-use fula_identity::{Meaning, Policy, Seconds, TokenError, Verified, jwt::KeySet};
+use fula_identity::{Policy, Seconds, TokenDigest, TokenError, Verified, jwt::KeySet};
+use parking_lot::RwLock;
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 pub use self::{
-    keys::{Found, KeyInfo, KeyRing},
+    keys::{AccessKey, KeyInfo, KeyRing},
     revocations::{Revocation, Revocations, Revoked},
     sealing::{InvalidSealingKey, SealingKey, Secret},
     sessions::{SESSIONS_MAX, SessionKeys},
 };
-use self::{revocations::Judged, sessions::Slots};
-use crate::{access::Identity, error::ServiceError};
+use self::{revocations::RevocationSubject, sessions::Slots};
+use crate::{auth::access::Identity, error::ServiceError};
 
 /// The time of day, milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
@@ -49,7 +54,7 @@ pub const COMMIT_ALLOWANCE: Seconds = 15 * 60;
 
 /// How someone showed who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
+pub enum AuthMethod {
     /// A signature with a key that the operator made.
     Key,
     /// A signature with the key of a session.
@@ -60,7 +65,7 @@ pub enum Via {
     TokenKey,
 }
 
-impl fmt::Display for Via {
+impl fmt::Display for AuthMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Key => "key",
@@ -77,26 +82,26 @@ pub struct Proof {
     /// Who it is.
     pub identity: Identity,
     /// How that was shown.
-    pub via: Via,
+    pub method: AuthMethod,
     /// Which credential it was, by a name that gives nothing away.
     pub credential: String,
-    /// By which it can be judged again.
-    pub standing: Standing,
+    /// By which it can be subject again.
+    pub credential_check: CredentialCheck,
 }
 
 /// A credential that was let in: what it takes to find out whether it was revoked meanwhile.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct CredentialCheck {
     authenticator: Authenticator,
     user: String,
     issued: Seconds,
     /// When the credential ends, if it does.
     ends: Option<Seconds>,
-    meaning: Option<Meaning>,
+    digest: Option<TokenDigest>,
     key_id: Option<String>,
 }
 
-impl Standing {
+impl CredentialCheck {
     /// Judges the credential again before a write is queued that is committed within `deadline`: a
     /// body may have taken its time.
     ///
@@ -120,13 +125,13 @@ impl Standing {
     }
 
     fn judge(&self) -> Result<(), AuthError> {
-        let judged = Judged {
+        let subject = RevocationSubject {
             user: &self.user,
             issued: self.issued,
-            meaning: self.meaning,
+            digest: self.digest,
             key_id: self.key_id.as_deref(),
         };
-        let refuses = self.authenticator.0.revocations.refuses(judged)?;
+        let refuses = self.authenticator.0.revocations.refuses(subject)?;
         if refuses { Err(AuthError::Revoked) } else { Ok(()) }
     }
 }
@@ -196,7 +201,7 @@ struct Inner {
     keys: KeyRing,
     revocations: Revocations,
     clock: Clock,
-    /// Tokens found good, by a hash of their text; their time is judged each time.
+    /// Tokens found good, by a hash of their text; their time is subject each time.
     verified: Cache<[u8; 32], Arc<Verified>>,
     /// Most sessions of one user at a time, up to [`SESSIONS_MAX`].
     sessions_max: AtomicUsize,
@@ -217,7 +222,7 @@ fn is_token(access_key: &str) -> bool {
 
 /// Returns a name for a token that gives nothing away.
 fn name_of_token(verified: &Verified) -> String {
-    format!("token:{:.16}", verified.meaning)
+    format!("token:{:.16}", verified.digest)
 }
 
 /// Characters that the log shows of an access key id that nobody has: it may be a secret that was put
@@ -267,12 +272,12 @@ impl Authenticator {
 
     /// Returns what is accepted.
     pub fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.0.policy.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.policy.read())
     }
 
     /// Sets which tokens are accepted.
     pub fn set_policy(&self, policy: Policy) {
-        *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        *self.0.policy.write() = Arc::new(policy);
         self.0.verified.clear();
     }
 
@@ -286,7 +291,7 @@ impl Authenticator {
     /// `None` says that the set cannot be read: its tokens are refused until it can. Returns whether
     /// that changed anything.
     pub fn set_jwt_keys(&self, keys: Option<KeySet>) -> bool {
-        let mut policy = self.0.policy.write().unwrap_or_else(PoisonError::into_inner);
+        let mut policy = self.0.policy.write();
         let jwt = policy.jwt.with_keys(keys);
         if policy.jwt.has_same_keys(&jwt) {
             return false;
@@ -339,16 +344,16 @@ impl Authenticator {
         Ok(verified)
     }
 
-    fn standing(
+    fn credential_check(
         &self,
         user: &str,
         issued: Seconds,
         ends: Option<Seconds>,
-        meaning: Option<Meaning>,
+        digest: Option<TokenDigest>,
         key_id: Option<&str>,
-    ) -> Standing {
+    ) -> CredentialCheck {
         let (user, key_id) = (user.to_owned(), key_id.map(ToOwned::to_owned));
-        Standing { authenticator: self.clone(), user, issued, ends, meaning, key_id }
+        CredentialCheck { authenticator: self.clone(), user, issued, ends, digest, key_id }
     }
 
     /// Says who shows a token.
@@ -361,12 +366,18 @@ impl Authenticator {
 
     /// Returns the proof that the bearer of a token has given.
     pub fn proof_of(&self, verified: &Verified) -> Proof {
-        let (user, meaning) = (&verified.identity.user, Some(verified.meaning));
+        let (user, digest) = (&verified.identity.user, Some(verified.digest));
         Proof {
             identity: verified.identity.clone(),
-            via: Via::Bearer,
+            method: AuthMethod::Bearer,
             credential: name_of_token(verified),
-            standing: self.standing(user, verified.issued, Some(verified.expires), meaning, None),
+            credential_check: self.credential_check(
+                user,
+                verified.issued,
+                Some(verified.expires),
+                digest,
+                None,
+            ),
         }
     }
 
@@ -376,7 +387,7 @@ impl Authenticator {
     /// [`AuthError`].
     pub fn inspect(&self, token: &str) -> Result<Arc<Verified>, AuthError> {
         let verified = self.verify(token)?;
-        self.proof_of(&verified).standing.judge()?;
+        self.proof_of(&verified).credential_check.judge()?;
         Ok(verified)
     }
 
@@ -404,7 +415,7 @@ impl Authenticator {
     pub async fn admit(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
         let mut proof = self.admit_credential(signed).await?;
         // A link ends by itself, or with the credential that signed it.
-        let ends = &mut proof.standing.ends;
+        let ends = &mut proof.credential_check.ends;
         *ends = ends.iter().copied().chain(signed.url_expires).min();
         Ok(proof)
     }
@@ -422,14 +433,20 @@ impl Authenticator {
         // Revoked between the signature check and now.
         let found = self.0.keys.find(signed.access_key).await?.ok_or(AuthError::UnknownKey)?;
         let (user, key) = (&found.identity.user, signed.access_key);
-        let standing = self.standing(user, found.created / 1000, None, None, Some(key));
+        let credential_check =
+            self.credential_check(user, found.created / 1000, None, None, Some(key));
         // Where the revocation is heard of before the deletion, it looks the same.
-        standing.judge().map_err(|error| match error {
+        credential_check.judge().map_err(|error| match error {
             AuthError::Revoked => AuthError::UnknownKey,
             other => other,
         })?;
         let credential = signed.access_key.to_owned();
-        Ok(Proof { identity: found.identity, via: Via::Key, credential, standing })
+        Ok(Proof {
+            identity: found.identity,
+            method: AuthMethod::Key,
+            credential,
+            credential_check,
+        })
     }
 
     fn admit_token(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
@@ -445,7 +462,7 @@ impl Authenticator {
         if signed.url_expires.is_some() && !proof.identity.grant.is_one_object() {
             return Err(AuthError::Presigned);
         }
-        Ok(Proof { via: Via::TokenKey, ..proof })
+        Ok(Proof { method: AuthMethod::TokenKey, ..proof })
     }
 
     async fn admit_session(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
@@ -460,11 +477,16 @@ impl Authenticator {
         // Begun on a master that accepts what this one does not.
         self.policy().admits(&session.identity.user, session.audience.as_deref())?;
         let (user, key) = (&session.identity.user, signed.access_key);
-        let (ends, meaning) = (Some(session.expires), Some(session.meaning));
-        let standing = self.standing(user, session.issued, ends, meaning, Some(key));
-        standing.judge()?;
+        let (ends, digest) = (Some(session.expires), Some(session.digest));
+        let credential_check = self.credential_check(user, session.issued, ends, digest, Some(key));
+        credential_check.judge()?;
         let credential = signed.access_key.to_owned();
-        Ok(Proof { identity: session.identity, via: Via::Session, credential, standing })
+        Ok(Proof {
+            identity: session.identity,
+            method: AuthMethod::Session,
+            credential,
+            credential_check,
+        })
     }
 
     /// Begins a session for whoever showed a token that was [inspected](Self::inspect), for up to

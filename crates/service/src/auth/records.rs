@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use fula_core::{
-    Directory, StoreError,
-    directory::{Entry, Table},
+    MetadataStore, StoreError,
+    metadata::{Entry, Table},
 };
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
@@ -33,7 +33,7 @@ struct Cached {
 /// Records of a directory, remembered for a while.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
-    pub(super) directory: Arc<dyn Directory>,
+    pub(super) metadata: Arc<dyn MetadataStore>,
     /// How long a record that was read counts as the current one.
     fresh_for: Duration,
     cache: Arc<Cache<(Table, String), Cached>>,
@@ -42,8 +42,8 @@ pub(super) struct Records {
 impl Records {
     /// Reads `directory`; what another master changes counts after `fresh_for`, zero for a
     /// directory that nobody else writes.
-    pub(super) fn new(directory: Arc<dyn Directory>, fresh_for: Duration) -> Self {
-        Self { directory, fresh_for, cache: Arc::new(Cache::new(CACHED)) }
+    pub(super) fn new(metadata: Arc<dyn MetadataStore>, fresh_for: Duration) -> Self {
+        Self { metadata, fresh_for, cache: Arc::new(Cache::new(CACHED)) }
     }
 
     /// Returns a record, not older than `fresh_for`.
@@ -53,7 +53,7 @@ impl Records {
         name: &str,
     ) -> Result<Option<Entry>, ServiceError> {
         if self.fresh_for.is_zero() {
-            return Ok(self.directory.read(table, name).await?);
+            return Ok(self.metadata.read(table, name).await?);
         }
         // The age counts from before the read: what was changed since is not in it.
         let read = Instant::now();
@@ -62,7 +62,7 @@ impl Records {
         if let Some(cached) = cached.as_ref().filter(|cached| read < cached.again) {
             return Ok(cached.entry.clone());
         }
-        let found = match (self.directory.read(table, name).await, cached) {
+        let found = match (self.metadata.read(table, name).await, cached) {
             (Ok(entry), _) => Cached { read, again: read + self.fresh_for, entry },
             (Err(StoreError::Unavailable { .. }), Some(known))
                 if read.duration_since(known.read) < OUTAGE_MAX =>

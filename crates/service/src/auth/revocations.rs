@@ -10,17 +10,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use fula_core::{
-    Directory, StoreError,
-    directory::{Table, WriteOutcome},
+    MetadataStore, StoreError,
+    metadata::{Table, WriteOutcome},
     root::TimeMs,
 };
-use fula_identity::{Meaning, Seconds};
+use fula_identity::{Seconds, TokenDigest};
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -41,7 +42,7 @@ pub enum Revoked {
     User(String),
     /// Those of a user that were issued before a time, in seconds since 1970.
     IssuedBefore(String, Seconds),
-    /// A token by its meaning, 64 hex digits, and the sessions that were had for it.
+    /// A token by its digest, 64 hex digits, and the sessions that were had for it.
     Token(String),
     /// An access key, or a session, by its key id.
     Key(String),
@@ -56,12 +57,12 @@ pub struct Revocation {
     pub at: TimeMs,
 }
 
-/// Whose credential is judged, and which one.
+/// Whose credential is subject, and which one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Judged<'a> {
+pub(super) struct RevocationSubject<'a> {
     pub(super) user: &'a str,
     pub(super) issued: Seconds,
-    pub(super) meaning: Option<Meaning>,
+    pub(super) digest: Option<TokenDigest>,
     pub(super) key_id: Option<&'a str>,
 }
 
@@ -72,7 +73,7 @@ struct Set {
     unsaved: BTreeSet<Revocation>,
     /// Of each user, what was issued before this is refused.
     users: BTreeMap<String, Seconds>,
-    tokens: HashSet<Meaning>,
+    tokens: HashSet<TokenDigest>,
     keys: HashSet<String>,
 }
 
@@ -84,7 +85,7 @@ impl Set {
                 let known = self.users.entry(user.clone()).or_default();
                 *known = (*known).max(*before);
             }
-            Revoked::Token(meaning) => self.tokens.extend(Meaning::parse(meaning)),
+            Revoked::Token(digest) => self.tokens.extend(TokenDigest::parse(digest)),
             Revoked::Key(id) => drop(self.keys.insert(id.clone())),
         }
         if self.all.insert(revocation.clone()) {
@@ -92,12 +93,12 @@ impl Set {
         }
     }
 
-    fn refuses(&self, judged: Judged<'_>) -> bool {
-        let before = self.users.get(judged.user).copied().unwrap_or(0);
+    fn refuses(&self, subject: RevocationSubject<'_>) -> bool {
+        let before = self.users.get(subject.user).copied().unwrap_or(0);
         before == Seconds::MAX
-            || judged.issued < before
-            || judged.meaning.is_some_and(|meaning| self.tokens.contains(&meaning))
-            || judged.key_id.is_some_and(|id| self.keys.contains(id))
+            || subject.issued < before
+            || subject.digest.is_some_and(|digest| self.tokens.contains(&digest))
+            || subject.key_id.is_some_and(|id| self.keys.contains(id))
     }
 }
 
@@ -108,9 +109,9 @@ type End = Option<(u64, Bytes)>;
 #[derive(Debug)]
 pub struct Revocations {
     /// The arbiter's.
-    log: Arc<dyn Directory>,
+    log: Arc<dyn MetadataStore>,
     /// This master's own disk; `None` where that is the arbiter.
-    disk: Option<Arc<dyn Directory>>,
+    disk: Option<Arc<dyn MetadataStore>>,
     set: RwLock<Set>,
     /// One reader or writer of the log at a time.
     end: tokio::sync::Mutex<End>,
@@ -128,11 +129,11 @@ fn encode(revocation: &Revocation) -> Bytes {
 
 fn decode(value: &Bytes) -> Result<Revocation, ServiceError> {
     serde_json::from_slice(value)
-        .map_err(|error| ServiceError::Internal(format!("malformed revocation: {error}")))
+        .map_err(|error| ServiceError::bug(format!("malformed revocation: {error}")))
 }
 
 /// Reads a log from after record `after` to its end.
-async fn read_log(log: &dyn Directory, after: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
+async fn read_log(log: &dyn MetadataStore, after: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
     let mut found: Vec<(u64, Bytes)> = Vec::new();
     loop {
         let last = found.last().map_or(after, |(number, _)| *number);
@@ -156,8 +157,8 @@ impl Revocations {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn open(
-        log: Arc<dyn Directory>,
-        disk: Option<Arc<dyn Directory>>,
+        log: Arc<dyn MetadataStore>,
+        disk: Option<Arc<dyn MetadataStore>>,
     ) -> Result<Self, ServiceError> {
         let mut set = Set::default();
         if let Some(disk) = &disk {
@@ -224,7 +225,7 @@ impl Revocations {
         if starts_over {
             self.write_back(end, &found).await?;
         }
-        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = began;
+        *self.read.lock() = began;
         self.save().await
     }
 
@@ -232,7 +233,7 @@ impl Revocations {
     async fn write_back(&self, end: &mut End, found: &[(u64, Bytes)]) -> Result<(), ServiceError> {
         let there: HashSet<&Bytes> = found.iter().map(|(_, value)| value).collect();
         let lacking: Vec<Bytes> = {
-            let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
+            let set = self.set.read();
             set.all.iter().map(encode).filter(|value| !there.contains(value)).collect()
         };
         for value in lacking {
@@ -266,13 +267,13 @@ impl Revocations {
 
     /// Takes a revocation into the set: it counts at once, whatever becomes of it elsewhere.
     fn add(&self, revocation: Revocation) {
-        self.set.write().unwrap_or_else(PoisonError::into_inner).add(revocation);
+        self.set.write().add(revocation);
     }
 
     /// Writes to this master's disk what is not there yet; what fails is tried again at the next look.
     async fn save(&self) -> Result<(), ServiceError> {
         let (unsaved, saved) = {
-            let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
+            let set = self.set.read();
             (set.unsaved.clone(), (set.all.len() - set.unsaved.len()) as u64)
         };
         let mut number = saved;
@@ -289,7 +290,7 @@ impl Revocations {
                     }
                 }
             }
-            self.set.write().unwrap_or_else(PoisonError::into_inner).unsaved.remove(&revocation);
+            self.set.write().unsaved.remove(&revocation);
         }
         Ok(())
     }
@@ -309,7 +310,7 @@ impl Revocations {
 
     /// Returns all revocations, in order of what they are about.
     pub fn all(&self) -> Vec<Revocation> {
-        let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
+        let set = self.set.read();
         set.all.iter().cloned().collect()
     }
 
@@ -317,15 +318,15 @@ impl Revocations {
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`] when the list is too old to tell.
-    pub(super) fn refuses(&self, judged: Judged<'_>) -> Result<bool, ServiceError> {
-        let read = *self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
-        if set.refuses(judged) {
+    pub(super) fn refuses(&self, subject: RevocationSubject<'_>) -> Result<bool, ServiceError> {
+        let read = *self.read.lock();
+        let set = self.set.read();
+        if set.refuses(subject) {
             return Ok(true);
         }
         if read.elapsed() > OUTAGE_MAX {
             let text = "revocations could not be read for too long";
-            return Err(ServiceError::Unavailable(text.to_owned()));
+            return Err(ServiceError::unavailable(text));
         }
         Ok(false)
     }
@@ -333,37 +334,38 @@ impl Revocations {
 
 #[cfg(test)]
 mod tests {
-    use fula_core::memory::MemoryDirectory;
+    use fula_core::in_memory::MemoryMetadata;
 
     use super::*;
 
-    fn judged(user: &str, issued: Seconds) -> Judged<'_> {
-        Judged { user, issued, meaning: None, key_id: None }
+    fn subject(user: &str, issued: Seconds) -> RevocationSubject<'_> {
+        RevocationSubject { user, issued, digest: None, key_id: None }
     }
 
-    async fn master(log: &Arc<MemoryDirectory>, disk: &Arc<MemoryDirectory>) -> Revocations {
+    async fn master(log: &Arc<MemoryMetadata>, disk: &Arc<MemoryMetadata>) -> Revocations {
         Revocations::open(Arc::clone(log) as _, Some(Arc::clone(disk) as _)).await.unwrap()
     }
 
     #[tokio::test]
     async fn everything_can_be_revoked_and_nothing_else_is() {
-        let log = Arc::new(MemoryDirectory::default());
+        let log = Arc::new(MemoryMetadata::default());
         let revocations = Revocations::open(log, None).await.unwrap();
-        let refuses = |judged| revocations.refuses(judged).unwrap();
-        let token = |byte| Judged { meaning: Some(Meaning([byte; 32])), ..judged("0xc", 5) };
-        let key = |key_id| Judged { key_id: Some(key_id), ..judged("key:d", 5) };
-        assert!(!refuses(judged("0xa", 5)));
+        let refuses = |subject| revocations.refuses(subject).unwrap();
+        let token =
+            |byte| RevocationSubject { digest: Some(TokenDigest([byte; 32])), ..subject("0xc", 5) };
+        let key = |key_id| RevocationSubject { key_id: Some(key_id), ..subject("key:d", 5) };
+        assert!(!refuses(subject("0xa", 5)));
         for revoked in [
             Revoked::User("0xa".into()),
             Revoked::IssuedBefore("0xb".into(), 100),
             Revoked::IssuedBefore("0xb".into(), 50),
-            Revoked::Token(Meaning([1; 32]).to_string()),
+            Revoked::Token(TokenDigest([1; 32]).to_string()),
             Revoked::Key("FULA1".into()),
         ] {
             revocations.revoke(revoked, 1).await.unwrap();
         }
-        assert!(refuses(judged("0xa", 5)) && refuses(judged("0xa", Seconds::MAX)));
-        assert!(refuses(judged("0xb", 99)) && !refuses(judged("0xb", 100)));
+        assert!(refuses(subject("0xa", 5)) && refuses(subject("0xa", Seconds::MAX)));
+        assert!(refuses(subject("0xb", 99)) && !refuses(subject("0xb", 100)));
         assert!(refuses(token(1)) && !refuses(token(2)));
         assert!(refuses(key("FULA1")) && !refuses(key("FULA2")));
         assert_eq!(revocations.all().len(), 5);
@@ -371,8 +373,8 @@ mod tests {
 
     #[tokio::test]
     async fn masters_hear_of_each_others_revocations() {
-        let log = Arc::new(MemoryDirectory::default());
-        let disks = [(); 2].map(|()| Arc::new(MemoryDirectory::default()));
+        let log = Arc::new(MemoryMetadata::default());
+        let disks = [(); 2].map(|()| Arc::new(MemoryMetadata::default()));
         let [one, two] = [master(&log, &disks[0]).await, master(&log, &disks[1]).await];
         // At the same moment, they come after each other.
         let revoke = |master: &'static str| Revoked::User(master.to_owned());
@@ -388,25 +390,25 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_full_disk_did_not_take_is_kept_later() {
-        let log = Arc::new(MemoryDirectory::default());
+        let log = Arc::new(MemoryMetadata::default());
         let disk = Arc::new(crate::auth::tests::Cut::default());
         let one = Revocations::open(Arc::clone(&log) as _, Some(Arc::clone(&disk) as _)).await;
         let one = one.unwrap();
         disk.1.store(true, std::sync::atomic::Ordering::SeqCst);
         assert!(one.revoke(Revoked::User("0xa".into()), 1).await.is_err());
-        assert!(one.refuses(judged("0xa", 5)).unwrap(), "it counts all the same");
+        assert!(one.refuses(subject("0xa", 5)).unwrap(), "it counts all the same");
         assert!(one.look().await.is_err());
         disk.1.store(false, std::sync::atomic::Ordering::SeqCst);
         one.look().await.unwrap();
-        let empty = Arc::new(MemoryDirectory::default());
+        let empty = Arc::new(MemoryMetadata::default());
         let again = Revocations::open(empty, Some(disk)).await.unwrap();
-        assert!(again.refuses(judged("0xa", 5)).unwrap());
+        assert!(again.refuses(subject("0xa", 5)).unwrap());
     }
 
     #[tokio::test]
     async fn a_restored_arbiter_cannot_unrevoke() {
-        let log = Arc::new(MemoryDirectory::default());
-        let disks = [(); 3].map(|()| Arc::new(MemoryDirectory::default()));
+        let log = Arc::new(MemoryMetadata::default());
+        let disks = [(); 3].map(|()| Arc::new(MemoryMetadata::default()));
         let one = master(&log, &disks[0]).await;
         one.revoke(Revoked::User("0xkept".into()), 1).await.unwrap();
         let backup = log.backup();
@@ -415,17 +417,17 @@ mod tests {
         // Somebody else goes on where the restored log ends.
         let two = master(&log, &disks[1]).await;
         two.revoke(Revoked::User("0xnew".into()), 3).await.unwrap();
-        assert!(one.refuses(judged("0xforgotten", 5)).unwrap());
+        assert!(one.refuses(subject("0xforgotten", 5)).unwrap());
         one.look().await.unwrap();
         two.look().await.unwrap();
         for master in [&one, &two] {
             assert_eq!(master.all().len(), 3);
         }
         // Nor does a master forget that starts on a log restored to nothing.
-        log.restore(Arc::new(MemoryDirectory::default()).backup());
+        log.restore(Arc::new(MemoryMetadata::default()).backup());
         let again = master(&log, &disks[0]).await;
-        assert!(again.refuses(judged("0xforgotten", 5)).unwrap());
+        assert!(again.refuses(subject("0xforgotten", 5)).unwrap());
         let fresh = master(&log, &disks[2]).await;
-        assert!(fresh.refuses(judged("0xforgotten", 5)).unwrap());
+        assert!(fresh.refuses(subject("0xforgotten", 5)).unwrap());
     }
 }

@@ -80,12 +80,12 @@ impl SealingKey {
     ) -> Result<String, ServiceError> {
         let payload = Payload { msg: secret.expose().as_bytes(), aad: id.as_bytes() };
         let sealed = self.cipher().encrypt(&Nonce::<Aes256Gcm>::from(nonce), payload);
-        let sealed = sealed.map_err(|_| ServiceError::Internal("cannot seal a secret".into()))?;
+        let sealed = sealed.map_err(|_| ServiceError::bug("cannot seal a secret"))?;
         Ok(hex::encode([nonce.as_slice(), &sealed].concat()))
     }
 
     pub(super) fn open(&self, id: &str, sealed: &str) -> Result<Secret, ServiceError> {
-        let wrong = || ServiceError::Internal(format!("the secret of key {id} cannot be opened"));
+        let wrong = || ServiceError::bug(format!("the secret of key {id} cannot be opened"));
         let bytes = hex::decode(sealed).map_err(|_| wrong())?;
         let (nonce, sealed) = bytes.split_first_chunk::<12>().ok_or_else(wrong)?;
         let payload = Payload { msg: sealed, aad: id.as_bytes() };

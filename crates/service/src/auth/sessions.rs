@@ -8,12 +8,12 @@
 use std::collections::BTreeSet;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use fula_core::directory::{Entry, Table, WriteOutcome};
-use fula_identity::{Grant, Identity, Meaning, Seconds, Verified};
+use fula_core::metadata::{Entry, Table, WriteOutcome};
+use fula_identity::{Grant, Identity, Seconds, TokenDigest, Verified};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::{AuthError, KeyRing, Revocations, Secret, revocations::Judged};
+use super::{AuthError, KeyRing, Revocations, Secret, revocations::RevocationSubject};
 use crate::error::{Applied, ServiceError};
 
 /// What key ids of sessions begin with.
@@ -57,7 +57,7 @@ pub struct SessionKeys {
 pub(super) struct Session {
     pub(super) secret: Secret,
     pub(super) identity: Identity,
-    pub(super) meaning: Meaning,
+    pub(super) digest: TokenDigest,
     pub(super) issued: Seconds,
     pub(super) expires: Seconds,
     pub(super) audience: Option<String>,
@@ -82,7 +82,8 @@ struct Stored {
     /// Hex of a hash of the session token.
     token: String,
     /// Of the token that it was had for.
-    meaning: String,
+    #[serde(rename = "meaning")]
+    digest: String,
     issued: Seconds,
     expires: Seconds,
     /// Whom that token was meant for, if it said.
@@ -102,13 +103,13 @@ pub(super) struct Slots<'a> {
 impl Slots<'_> {
     /// Returns whether a session has ended or was revoked.
     fn is_over(&self, stored: &Stored) -> Result<bool, ServiceError> {
-        let judged = Judged {
+        let subject = RevocationSubject {
             user: &stored.user,
             issued: stored.issued,
-            meaning: Meaning::parse(&stored.meaning),
+            digest: TokenDigest::parse(&stored.digest),
             key_id: Some(&stored.id),
         };
-        Ok(stored.expires <= self.now || self.revocations.refuses(judged)?)
+        Ok(stored.expires <= self.now || self.revocations.refuses(subject)?)
     }
 }
 
@@ -141,7 +142,7 @@ fn parse(entry: &Entry) -> Result<Option<Stored>, ServiceError> {
     let Some(value) = &entry.value else { return Ok(None) };
     serde_json::from_slice(value)
         .map(Some)
-        .map_err(|error| ServiceError::Internal(format!("malformed session: {error}")))
+        .map_err(|error| ServiceError::bug(format!("malformed session: {error}")))
 }
 
 impl KeyRing {
@@ -168,16 +169,15 @@ impl KeyRing {
                 user: verified.identity.user.clone(),
                 scopes: verified.identity.grant.to_texts(),
                 token: hex::encode(hash(token.expose())),
-                meaning: verified.meaning.to_string(),
+                digest: verified.digest.to_string(),
                 issued: verified.issued,
                 expires,
                 audience: verified.audience.clone(),
             };
-            let value = serde_json::to_vec(&stored)
-                .map_err(|error| ServiceError::Internal(error.to_string()))?;
-            let directory = &self.records().directory;
+            let value = serde_json::to_vec(&stored).map_err(ServiceError::bug)?;
+            let metadata = &self.records().metadata;
             self.records().forget(Table::Sessions, &record);
-            let written = directory.write(Table::Sessions, &record, version, Some(value.into()));
+            let written = metadata.write(Table::Sessions, &record, version, Some(value.into()));
             if let WriteOutcome::Done(_) = written.await.map_err(ServiceError::from)? {
                 return Ok(SessionKeys { id, secret, token, expires });
             }
@@ -196,18 +196,18 @@ impl KeyRing {
         slots: Slots<'_>,
     ) -> Result<(String, u64), AuthError> {
         let user = user_digits(&verified.identity.user);
-        let directory = &self.records().directory;
-        let taken = directory.list(Table::Sessions, Some(&user), SESSIONS_MAX).await;
+        let metadata = &self.records().metadata;
+        let taken = metadata.list(Table::Sessions, Some(&user), SESSIONS_MAX).await;
         let taken = taken.map_err(ServiceError::from)?;
         let taken: Vec<_> =
             taken.into_iter().take_while(|(name, _)| name.starts_with(&user)).collect();
-        let meaning = verified.meaning.to_string();
+        let digest = verified.digest.to_string();
         let (mut free, mut of_user, mut of_token) = (Vec::new(), 0, 0);
         for (name, entry) in &taken {
             match parse(entry)? {
                 Some(stored) if !slots.is_over(&stored)? => {
                     of_user += 1;
-                    of_token += usize::from(stored.meaning == meaning);
+                    of_token += usize::from(stored.digest == digest);
                 }
                 _ => free.push((name.clone(), entry.version)),
             }
@@ -243,14 +243,14 @@ impl KeyRing {
         let Some(stored) = parse(&entry)?.filter(|stored| stored.id == id) else {
             return Ok(None);
         };
-        let malformed = || ServiceError::Internal("malformed session".to_owned());
+        let malformed = || ServiceError::bug("malformed session");
         let grant = Grant::parse(stored.scopes.as_deref()).map_err(|_| malformed())?;
         let mut token_hash = [0; 32];
         hex::decode_to_slice(&stored.token, &mut token_hash).map_err(|_| malformed())?;
         Ok(Some(Session {
             secret: self.sealing().open(id, &stored.sealed)?,
             identity: Identity::restricted(&stored.user, grant),
-            meaning: Meaning::parse(&stored.meaning).ok_or_else(malformed)?,
+            digest: TokenDigest::parse(&stored.digest).ok_or_else(malformed)?,
             issued: stored.issued,
             expires: stored.expires,
             audience: stored.audience,

@@ -6,9 +6,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
-    Directory, StoreError,
-    directory::{Entry, Table, WriteOutcome},
-    memory::MemoryDirectory,
+    MetadataStore, StoreError,
+    in_memory::MemoryMetadata,
+    metadata::{Entry, Table, WriteOutcome},
 };
 use fula_identity::{
     Grant,
@@ -24,7 +24,7 @@ const NOW: Seconds = 1_000_000;
 
 /// A directory that can be cut off.
 #[derive(Debug, Default)]
-pub(super) struct Cut(pub(super) MemoryDirectory, pub(super) AtomicBool);
+pub(super) struct Cut(pub(super) MemoryMetadata, pub(super) AtomicBool);
 
 impl Cut {
     fn reach(&self) -> Result<(), StoreError> {
@@ -37,7 +37,7 @@ impl Cut {
 }
 
 #[async_trait]
-impl Directory for Cut {
+impl MetadataStore for Cut {
     async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
         self.reach()?;
         self.0.read(table, name).await
@@ -67,23 +67,23 @@ impl Directory for Cut {
 
 /// Masters that share a directory and a clock.
 struct Federation {
-    directory: Arc<Cut>,
+    metadata: Arc<Cut>,
     now: Arc<AtomicU64>,
 }
 
 impl Federation {
     fn new() -> Self {
-        Self { directory: Arc::default(), now: Arc::new(AtomicU64::new(NOW)) }
+        Self { metadata: Arc::default(), now: Arc::new(AtomicU64::new(NOW)) }
     }
 
     async fn master(&self) -> Authenticator {
-        let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
+        let metadata: Arc<dyn MetadataStore> = Arc::clone(&self.metadata) as _;
         let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
         let random = crate::system_random();
         let fresh = Duration::from_secs(2);
-        let keys = KeyRing::new(Arc::clone(&directory), sealing, random, fresh);
-        let disk = Arc::new(MemoryDirectory::default());
-        let revocations = Revocations::open(directory, Some(disk)).await.unwrap();
+        let keys = KeyRing::new(Arc::clone(&metadata), sealing, random, fresh);
+        let disk = Arc::new(MemoryMetadata::default());
+        let revocations = Revocations::open(metadata, Some(disk)).await.unwrap();
         let now = Arc::clone(&self.now);
         let clock: Clock = Arc::new(move || now.load(Ordering::SeqCst) * 1000);
         let master = Authenticator::new(keys, revocations, clock);
@@ -132,7 +132,7 @@ async fn a_token_that_is_remembered_still_ends() {
     let master = federation.master().await;
     let token = token(100, &["admin:*"]);
     for _ in 0..2 {
-        assert_eq!(master.bearer(&token).unwrap().via, Via::Bearer);
+        assert_eq!(master.bearer(&token).unwrap().method, AuthMethod::Bearer);
     }
     federation.pass(99);
     master.bearer(&token).unwrap();
@@ -153,7 +153,10 @@ async fn a_session_begun_on_one_master_is_good_on_another() {
     assert_eq!(session.expires, NOW + 3600);
     assert_eq!(two.secret_of(&session.id).await.unwrap().expose(), session.secret.expose());
     let proof = two.admit(signed(&session)).await.unwrap();
-    assert_eq!((proof.via, proof.credential.as_str()), (Via::Session, session.id.as_str()));
+    assert_eq!(
+        (proof.method, proof.credential.as_str()),
+        (AuthMethod::Session, session.id.as_str())
+    );
     assert_eq!(proof.identity.grant, Grant::parse(Some(&["read:abc/p"])).unwrap());
     for session_token in [None, Some("other")] {
         let refused = two.admit(Signed { session_token, ..signed(&session) }).await;
@@ -200,7 +203,7 @@ async fn a_write_is_not_committed_long_after_its_credential_ended() {
     for (proof, ends) in &proofs {
         let at = |now: Seconds, deadline| {
             federation.now.store(now, Ordering::SeqCst);
-            proof.standing.check(deadline)
+            proof.credential_check.check(deadline)
         };
         let Some(ends) = ends else {
             at(NOW + 1_000_000, deadline).unwrap();
@@ -224,8 +227,7 @@ async fn slots_are_used_again_and_are_bounded() {
     for _ in 0..3 {
         first = Some(exchange(&master, &token, 900).await.unwrap());
     }
-    let count =
-        async || federation.directory.list(Table::Sessions, None, 2000).await.unwrap().len();
+    let count = async || federation.metadata.list(Table::Sessions, None, 2000).await.unwrap().len();
     assert_eq!(count().await, 3);
     federation.pass(900);
     for _ in 0..3 {
@@ -274,7 +276,7 @@ async fn sessions_are_limited_per_token_and_per_owner() {
     federation.pass(900);
     exchange(&one, &tokens[0], 900).await.unwrap();
     // No slot was added on the way.
-    assert_eq!(federation.directory.list(Table::Sessions, None, 100).await.unwrap().len(), 5);
+    assert_eq!(federation.metadata.list(Table::Sessions, None, 100).await.unwrap().len(), 5);
     // A limit that was lowered holds for what is there.
     one.set_sessions_max(1);
     assert_eq!(refused_by(exchange(&one, &tokens[2], 900).await), ("the owner", 1));
@@ -301,14 +303,14 @@ async fn nobody_is_let_in_once_revocations_are_too_old() {
     let federation = Federation::new();
     let master = federation.master().await;
     let token = token(10_000, &["admin:*"]);
-    federation.directory.1.store(true, Ordering::SeqCst);
+    federation.metadata.1.store(true, Ordering::SeqCst);
     tokio::time::advance(Duration::from_mins(14)).await;
     assert!(master.revocations().look().await.is_err());
     master.bearer(&token).unwrap();
     tokio::time::advance(Duration::from_mins(2)).await;
     let refused = master.bearer(&token);
     assert!(matches!(refused, Err(AuthError::Service(ServiceError::Unavailable(_)))));
-    federation.directory.1.store(false, Ordering::SeqCst);
+    federation.metadata.1.store(false, Ordering::SeqCst);
     master.revocations().look().await.unwrap();
     master.bearer(&token).unwrap();
 }
@@ -325,7 +327,7 @@ async fn a_token_as_access_key_is_bound_to_private_connections() {
         is_private,
     };
     assert_eq!(master.secret_of(&wide).await.unwrap().expose(), fula_identity::secret_of(&wide));
-    assert_eq!(master.admit(ask(&wide, true, false)).await.unwrap().via, Via::TokenKey);
+    assert_eq!(master.admit(ask(&wide, true, false)).await.unwrap().method, AuthMethod::TokenKey);
     let refused = master.admit(ask(&wide, false, false)).await;
     assert!(matches!(refused, Err(AuthError::NotPrivate)));
     let refused = master.admit(ask(&wide, true, true)).await;

@@ -14,11 +14,10 @@ use fula_core::{
 
 use super::working::Working;
 use crate::{
-    batch::in_commit,
-    condition::{ReadConditions, WriteConditions},
-    error::ServiceError,
+    error::{ServiceError, in_commit},
     limits::COMPLETED_KEPT_MS,
     names::NamePolicy,
+    objects::condition::{ReadConditions, WriteConditions},
 };
 
 /// Where the record of a write comes from.
@@ -172,11 +171,11 @@ impl Change {
 
     /// Judges the change against `work` and applies it, in full or not at all.
     ///
-    /// A record it makes carries `print`, by which a retry is known.
+    /// A record it makes carries `fingerprint`, by which a retry is known.
     pub(super) async fn apply(
         &self,
         work: &mut Working<'_>,
-        print: Option<Fingerprint>,
+        fingerprint: Option<Fingerprint>,
     ) -> Result<Answer, ServiceError> {
         match self {
             Self::CreateBucket { id, salt, global_name } => {
@@ -213,7 +212,7 @@ impl Change {
                 work.judge(conditions, current.as_ref())?;
                 let mut record = source.record(work).await?;
                 work.carry(blocks);
-                record.fingerprint = print;
+                record.fingerprint = fingerprint;
                 write(work, key, current.as_ref(), &mut record);
                 Ok(Answer::Object(Box::new(record)))
             }
@@ -470,7 +469,7 @@ pub(crate) fn parts_hash<'a>(parts: impl Iterator<Item = (u32, &'a str)>) -> [u8
 
 /// Returns the record's content, which every object has.
 pub(crate) fn content_of(record: &ObjectRecord) -> Result<fula_core::Cid, ServiceError> {
-    let none = || ServiceError::Internal("object record has no content".to_owned());
+    let none = || ServiceError::bug("object record has no content");
     record.content.ok_or_else(none)
 }
 

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use fula_core::root::DeletedRow;
 
-use super::{BucketAddress, Committer, Inner, lock};
+use super::{Committer, Inner};
+use crate::arbiter::BucketAddress;
 use crate::error::ServiceError;
 
 /// Rows read, or forgotten, at a time.
@@ -95,7 +96,7 @@ impl Committer {
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some may be gone all the same.
     pub async fn drop_deleted(&self, retention: Duration, all: bool) -> Result<u64, ServiceError> {
         // What an arbiter in doubt says is deleted may live.
-        if !self.roots().can_drop_roots() || self.witness().alarm().is_some() {
+        if !self.roots().can_drop_roots() || self.guard().alarm().is_some() {
             return Ok(0);
         }
         let _one_at_a_time = self.collecting().lock().await;
@@ -116,12 +117,12 @@ impl Committer {
     }
 
     /// Returns how many buckets something is kept of in memory that grows with them.
-    #[cfg(feature = "flaws")]
+    #[cfg(feature = "fault-injection")]
     pub fn kept_buckets(&self) -> [usize; 4] {
         let inner = &self.0;
-        let sent = lock(&inner.sent).by_bucket.len();
-        let (sweeps, claims) = (lock(&inner.sweeps).len(), lock(&inner.claims).len());
-        [inner.witness.known_count(), sent, sweeps, claims]
+        let sent = inner.sent.lock().by_bucket.len();
+        let (sweeps, claims) = (inner.sweeps.lock().len(), inner.priority_claims.lock().len());
+        [inner.guard.known_count(), sent, sweeps, claims]
     }
 }
 
@@ -158,14 +159,14 @@ impl Inner {
     async fn drop_rows(&self, mut rows: Vec<DeletedRow>) -> Result<u64, ServiceError> {
         // Whoever deletes has not learnt yet that it did. A writer that begins later finds the
         // tombstone, and can only make the bucket again.
-        rows.retain(|row| !lock(&self.queues).contains_key(&(row.owner, row.bucket.clone())));
-        let under_way = self.witness.begin_drop(&rows);
+        rows.retain(|row| !self.queues.lock().contains_key(&(row.owner, row.bucket.clone())));
+        let under_way = self.guard.begin_drop(&rows);
         let dropped = self.roots.drop_roots(rows.clone()).await;
         drop(under_way);
         let dropped = dropped?;
         for some in dropped.chunks(PAGE) {
-            let queues = lock(&self.queues);
-            let (mut sent, mut sweeps) = (lock(&self.sent), lock(&self.sweeps));
+            let queues = self.queues.lock();
+            let (mut sent, mut sweeps) = (self.sent.lock(), self.sweeps.lock());
             for row in some {
                 let bucket = (row.owner, row.bucket.clone());
                 sent.raise_floor(row.pointer.version);

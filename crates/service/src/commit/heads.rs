@@ -9,8 +9,9 @@ use fula_core::{
     root::{RootRow, Stamped, TimeMs},
 };
 
-use super::{BucketAddress, Head, Inner};
-use crate::{error::ServiceError, pointers::Heard, witness::Asked};
+use super::Inner;
+use crate::arbiter::{BucketAddress, Head};
+use crate::{arbiter::Asked, arbiter::Heard, error::ServiceError};
 
 impl Inner {
     /// Asks the arbiter something that is about no bucket in particular.
@@ -18,9 +19,9 @@ impl Inner {
         &self,
         asked: impl Future<Output = Result<Stamped<T>, StoreError>>,
     ) -> Result<T, ServiceError> {
-        let floor = self.witness.floor();
+        let floor = self.guard.floor();
         let stamped = asked.await?;
-        self.witness.judge_answer(&floor, &stamped.mark)?;
+        self.guard.check_answer(&floor, &stamped.mark)?;
         Ok(stamped.value)
     }
 
@@ -29,7 +30,7 @@ impl Inner {
         &self,
         bucket: &BucketAddress,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        let _look = self.stakes.look();
+        let _look = self.pin_registry.begin_read();
         let Heard { stamped, asked } = self.reader.read(bucket).await?;
         self.clock.hear(&stamped);
         self.adopt_row(bucket, stamped.value, &asked).await
@@ -43,13 +44,13 @@ impl Inner {
         row: Option<RootRow>,
         asked: &Asked,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        self.witness.judge_row(bucket, asked, row.as_ref())?;
+        self.guard.check_row(bucket, asked, row.as_ref())?;
         let Some(row) = row else {
             // Whoever read it before it was dropped may have noted it afterwards.
             self.heads.remove(bucket);
             return Ok(None);
         };
-        self.hear_claim(bucket, &row);
+        self.note_priority_claim(bucket, &row);
         self.load(bucket, row, asked).await.map(Some)
     }
 
@@ -75,10 +76,10 @@ impl Inner {
             let why = "root block and pointer disagree";
             return Err(StoreError::Malformed { what: "bucket root", why }.into());
         }
-        self.witness.judge_root(bucket, asked, &row.pointer, &root)?;
+        self.guard.check_root(bucket, asked, &row.pointer, &root)?;
         let head = Arc::new(Head { row, root });
-        self.stakes.note(&head);
-        self.witness.learn(bucket, &head, asked);
+        self.pin_registry.register_head(&head);
+        self.guard.learn(bucket, &head, asked);
         self.adopt(bucket, Arc::clone(&head));
         Ok(head)
     }

@@ -12,27 +12,27 @@
 //! - An unanswered swap is resolved by `authors`, never guessed.
 
 mod change;
+mod contention;
 mod drops;
 mod heads;
-mod memory;
 mod publish;
+mod replay;
 mod round;
-mod turns;
 mod working;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use fula_core::{
     BucketId, BucketName, OwnerId, RootPointerStore, WriterId,
-    bucket::BucketRoot,
     root::{RootCounts, RootRow, Stamped, TimeMs},
     tree::Nodes,
 };
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::{
     sync::{Notify, oneshot},
@@ -44,61 +44,42 @@ pub(crate) use self::{
         Answer, Change, CompleteUpload, Source, Step, StepKind, content_of, empty_block,
         is_expired, parts_hash,
     },
-    memory::Print,
     working::decode_part,
 };
 use self::{drops::Sent, round::write_bucket};
-pub use crate::pointers::BucketAddress;
 use crate::{
-    caller::{Caller, Seen},
-    collect::{Stake, Stakes},
+    arbiter::{BucketAddress, Head, KnownState, PointerReader, RollbackGuard},
+    caller::{Caller, IdempotencyKey, Seen},
     error::{Applied, ServiceError},
-    flaw::Flaw,
+    fault_injection::Fault,
     limits::Limits,
-    pointers::PointerReader,
-    witness::{Known, Witness},
+    pins::{PinRegistry, RequestPins},
 };
-
-/// A row and the root it points to, which agree.
-#[derive(Clone, Debug)]
-pub struct Head {
-    /// What the arbiter said.
-    pub row: RootRow,
-    /// The decoded root.
-    pub root: BucketRoot,
-}
-
-impl Head {
-    /// Returns whose bucket this is, and its name.
-    pub fn address(&self) -> BucketAddress {
-        (self.row.owner, self.row.bucket.clone())
-    }
-}
 
 /// A change, and the terms on which it is asked for.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) struct CommitRequest {
     /// The life of the name that the change is meant for; `None` for whichever there is.
     pub(crate) bucket: Option<BucketId>,
     /// The version that the bucket must be at.
     pub(crate) if_version: Option<u64>,
     /// How a retry is known.
-    pub(crate) print: Option<Print>,
+    pub(crate) idempotency_key: Option<IdempotencyKey>,
     pub(crate) change: Change,
     /// Keeps what the change links to.
-    _stake: Stake,
+    _pins: RequestPins,
 }
 
-impl Ask {
+impl CommitRequest {
     /// Returns a caller's change to a life of a name.
     pub(crate) fn of(
         caller: &Caller,
         bucket: Option<BucketId>,
-        print: Option<Print>,
+        idempotency_key: Option<IdempotencyKey>,
         change: Change,
     ) -> Self {
-        let (if_version, stake) = (caller.if_version, caller.stake.clone());
-        Self { bucket, if_version, print, change, _stake: stake }
+        let (if_version, pins) = (caller.if_version, caller.pins.clone());
+        Self { bucket, if_version, idempotency_key, change, _pins: pins }
     }
 }
 
@@ -114,9 +95,20 @@ struct Outcome {
 
 #[derive(Debug)]
 struct Pending {
-    ask: Ask,
+    request: CommitRequest,
     deadline: Instant,
     answer: oneshot::Sender<Outcome>,
+}
+
+/// Fails every change of a batch.
+fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
+    for pending in batch {
+        drop(pending.answer.send(Outcome {
+            result: Err(error.clone()),
+            version: 0,
+            writes: false,
+        }));
+    }
 }
 
 /// The arbiter's clock, carried on from its last answer.
@@ -127,17 +119,13 @@ struct ArbiterClock {
 
 impl ArbiterClock {
     fn hear<T>(&self, stamped: &Stamped<T>) {
-        *lock(&self.last) = Some((stamped.time, Instant::now()));
+        *self.last.lock() = Some((stamped.time, Instant::now()));
     }
 
     fn now(&self) -> Option<TimeMs> {
-        let (time, heard) = (*lock(&self.last))?;
+        let (time, heard) = (*self.last.lock())?;
         Some(time + u64::try_from(heard.elapsed().as_millis()).unwrap_or(0))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Publishes changes to buckets; cloned freely, shared by all requests.
@@ -149,7 +137,7 @@ struct Inner {
     nodes: Arc<Nodes>,
     roots: Arc<dyn RootPointerStore>,
     reader: PointerReader,
-    witness: Arc<Witness>,
+    guard: Arc<RollbackGuard>,
     writer: WriterId,
     limits: Limits,
     clock: ArbiterClock,
@@ -161,11 +149,11 @@ struct Inner {
     /// Where the next sweep of remembered outcomes begins, by bucket.
     sweeps: Mutex<BTreeMap<BucketAddress, Bytes>>,
     /// When another writer was last heard to ask for its turn, by bucket.
-    claims: Mutex<BTreeMap<BucketAddress, Instant>>,
+    priority_claims: Mutex<BTreeMap<BucketAddress, Instant>>,
     /// Told whenever a writer task ends.
     writer_stopped: Notify,
     /// What the collector must leave alone.
-    stakes: Arc<Stakes>,
+    pin_registry: Arc<PinRegistry>,
     collecting: tokio::sync::Mutex<()>,
 }
 
@@ -177,20 +165,20 @@ struct Queue {
 }
 
 impl Committer {
-    /// Commits through `roots` as `writer`, which no other process is; `witness` remembers how
+    /// Commits through `roots` as `writer`, which no other process is; `guard` remembers how
     /// far the arbiter had come.
     pub fn new(
         nodes: Arc<Nodes>,
         roots: Arc<dyn RootPointerStore>,
         writer: WriterId,
         limits: Limits,
-        witness: Witness,
+        guard: RollbackGuard,
     ) -> Self {
-        let witness = Arc::new(witness);
+        let guard = Arc::new(guard);
         Self(Arc::new(Inner {
             nodes,
-            reader: PointerReader::new(Arc::clone(&roots), Arc::clone(&witness)),
-            witness,
+            reader: PointerReader::new(Arc::clone(&roots), Arc::clone(&guard)),
+            guard,
             roots,
             writer,
             clock: ArbiterClock { last: Mutex::new(None) },
@@ -198,9 +186,9 @@ impl Committer {
             queues: Mutex::default(),
             sent: Mutex::default(),
             sweeps: Mutex::default(),
-            claims: Mutex::default(),
+            priority_claims: Mutex::default(),
             writer_stopped: Notify::new(),
-            stakes: Arc::default(),
+            pin_registry: Arc::default(),
             collecting: tokio::sync::Mutex::default(),
             limits,
         }))
@@ -273,13 +261,13 @@ impl Committer {
     }
 
     /// Returns what requests keep from the collector.
-    pub(crate) fn stakes(&self) -> &Arc<Stakes> {
-        &self.0.stakes
+    pub(crate) fn pin_registry(&self) -> &Arc<PinRegistry> {
+        &self.0.pin_registry
     }
 
     /// Returns whether any write is in flight, or any body on its way.
     pub fn is_busy(&self) -> bool {
-        self.0.stakes.is_busy()
+        self.0.pin_registry.is_busy()
     }
 
     /// Returns what is held by whoever collects.
@@ -288,8 +276,8 @@ impl Committer {
     }
 
     /// Returns what this master remembers of the arbiter.
-    pub fn witness(&self) -> &Witness {
-        &self.0.witness
+    pub fn guard(&self) -> &RollbackGuard {
+        &self.0.guard
     }
 
     /// Returns the bounds in force.
@@ -303,7 +291,7 @@ impl Committer {
     /// # Errors
     /// [`ServiceError::Unavailable`]: the arbiter or the root block cannot be had.
     pub async fn current(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
-        if self.0.limits.flaws.has(Flaw::ReadFromCachedRoot)
+        if self.0.limits.faults.has(Fault::ReadFromCachedRoot)
             && let Some(head) = self.0.heads.get(bucket)
         {
             return Ok(Some(head).filter(|head| head.row.deleted.is_none()));
@@ -328,9 +316,11 @@ impl Committer {
         seen: &Seen,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
         match self.current(bucket).await {
-            Err(error @ (ServiceError::Unavailable(_) | ServiceError::Regressed(_)))
-                if self.0.limits.stale_reads =>
-            {
+            Err(
+                error @ (ServiceError::Unavailable(_)
+                | ServiceError::Damaged(_)
+                | ServiceError::Regressed(_)),
+            ) if self.0.limits.stale_reads => {
                 let head = self.0.heads.get(bucket).ok_or(error)?;
                 seen.note_stale();
                 Ok(Some(head).filter(|head| head.row.deleted.is_none()))
@@ -347,9 +337,9 @@ impl Committer {
         &self,
         bucket: &BucketAddress,
         row: Option<RootRow>,
-        known: &Arc<Known>,
+        known: &Arc<KnownState>,
     ) -> Result<(), ServiceError> {
-        let asked = self.0.witness.asked_with(Arc::clone(known));
+        let asked = self.0.guard.asked_with(Arc::clone(known));
         self.0.adopt_row(bucket, row, &asked).await.map(drop)
     }
 
@@ -365,15 +355,15 @@ impl Committer {
     pub(crate) async fn submit(
         &self,
         bucket: &BucketAddress,
-        ask: Ask,
+        request: CommitRequest,
         seen: &Seen,
     ) -> Result<Answer, ServiceError> {
         let deadline = Instant::now() + seen.left_of(self.0.limits.commit_deadline);
         let (answer, result) = oneshot::channel();
-        let bytes = ask.change.bytes();
-        let pending = Pending { ask, deadline, answer };
+        let bytes = request.change.bytes();
+        let pending = Pending { request, deadline, answer };
         {
-            let mut queues = lock(&self.0.queues);
+            let mut queues = self.0.queues.lock();
             let is_new = !queues.contains_key(bucket);
             let queue = queues.entry(bucket.clone()).or_default();
             let limits = &self.0.limits;
@@ -407,7 +397,7 @@ impl Committer {
             let stopped = self.0.writer_stopped.notified();
             tokio::pin!(stopped);
             stopped.as_mut().enable();
-            if lock(&self.0.queues).is_empty() {
+            if self.0.queues.lock().is_empty() {
                 return;
             }
             stopped.await;

@@ -10,12 +10,13 @@ use fula_core::{
 };
 use tokio::time::Instant;
 
-use super::{BucketAddress, Head, Inner, Pending, lock, round::answer_all, working};
+use super::{Inner, Pending, answer_all, working};
+use crate::arbiter::{BucketAddress, Head};
 use crate::{
+    arbiter::Asked,
+    arbiter::Heard,
     error::{Applied, ServiceError, chain},
-    flaw::Flaw,
-    pointers::Heard,
-    witness::Asked,
+    fault_injection::Fault,
 };
 
 /// First wait before an unanswered swap is looked up again; doubles up to [`RESOLVE_WAIT_MAX`].
@@ -77,13 +78,13 @@ impl Inner {
         batch: &mut Vec<Pending>,
     ) -> Swapped {
         // Before anything is stored for it: nobody collects what a refused write leaves in shared blocks.
-        if let Err(error) = self.witness.permit_write(bucket) {
+        if let Err(error) = self.guard.permit_write(bucket) {
             return Swapped::Failed(error);
         }
         let blocks = self.nodes.blocks();
         let stored = async {
             let mark = blocks.put(&sealed.blocks, placement).await?;
-            if self.limits.flaws.has(Flaw::PublishedBeforeDurable) {
+            if self.limits.faults.has(Fault::PublishedBeforeDurable) {
                 return Ok(());
             }
             blocks.sync(mark.without(self.roots.covered_by_swap(mark))).await
@@ -96,31 +97,31 @@ impl Inner {
         metrics::counter!("fula_commit_bytes_total").increment(bytes as u64);
 
         // Base or sent: it exceeds whatever was there.
-        let sent_before = lock(&self.sent).note(bucket, sealed.root.version);
+        let sent_before = self.sent.lock().note(bucket, sealed.root.version);
         let expected = base.map(|head| head.row.pointer);
         let give_up = Instant::now() + self.limits.resolve_for;
         let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
         let mut is_unknown = false;
         // A lost swap tells of the root that it lost to.
-        let _look = self.stakes.look();
+        let _look = self.pin_registry.begin_read();
         loop {
             // What was sent into the dark is resolved, whatever is thought of the arbiter by now.
-            if !is_unknown && let Err(error) = self.witness.permit_write(bucket) {
+            if !is_unknown && let Err(error) = self.guard.permit_write(bucket) {
                 return Swapped::Failed(error);
             }
-            let (floor, asked) = (self.witness.floor(), self.witness.ask(bucket));
+            let (floor, asked) = (self.guard.floor(), self.guard.ask(bucket));
             let swap = self.roots.cas_root(bucket.0, &bucket.1, expected, &sealed.row).await;
             let error = match swap {
                 Ok(stamped) => {
                     self.clock.hear(&stamped);
-                    if !self.witness.hear_mark(&floor, &stamped.mark) {
+                    if !self.guard.observe_mark(&floor, &stamped.mark) {
                         // Swapped in on an older state: it may not outlive the recovery.
                         return Swapped::Failed(ServiceError::Busy(Applied::Unknown));
                     }
                     return match stamped.value {
                         CasOutcome::Won => {
                             let won =
-                                self.witness.judge_won(bucket, self.writer, &sealed.row.pointer);
+                                self.guard.check_won(bucket, self.writer, &sealed.row.pointer);
                             won.map_or(
                                 Swapped::Failed(ServiceError::Busy(Applied::Unknown)),
                                 |()| Swapped::Won,
@@ -130,11 +131,11 @@ impl Inner {
                             Swapped::Failed(ServiceError::BucketNameTaken)
                         }
                         CasOutcome::NameTaken => {
-                            lock(&self.sent).restore(bucket, sent_before);
+                            self.sent.lock().restore(bucket, sent_before);
                             Swapped::Failed(ServiceError::BucketNameTaken)
                         }
                         CasOutcome::BelowFloor { floor } => {
-                            lock(&self.sent).raise_floor(floor);
+                            self.sent.lock().raise_floor(floor);
                             never_there(is_unknown)
                         }
                         CasOutcome::Conflict { current } => {
@@ -182,7 +183,7 @@ impl Inner {
                     self.clock.hear(&stamped);
                     let found = stamped.value;
                     // Not to be sent to an arbiter that went back to where the swap would win.
-                    let believed = self.witness.judge_row(bucket, &asked, found.as_ref());
+                    let believed = self.guard.check_row(bucket, &asked, found.as_ref());
                     if let Err(error) = believed {
                         tracing::warn!(%error, "cannot tell what became of a swap");
                         return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
@@ -211,14 +212,14 @@ impl Inner {
         is_unknown: bool,
     ) -> Swapped {
         let ours = sealed.row.pointer;
-        let flawed = is_unknown && self.limits.flaws.has(Flaw::UnansweredTakenForLost);
-        if !flawed && current.as_ref().is_some_and(|row| row.pointer == ours) {
+        let is_faulty = is_unknown && self.limits.faults.has(Fault::UnansweredTakenForLost);
+        if !is_faulty && current.as_ref().is_some_and(|row| row.pointer == ours) {
             return Swapped::Won;
         }
         match self.adopt_row(bucket, current, asked).await {
-            Ok(None) => never_there(is_unknown && !flawed),
+            Ok(None) => never_there(is_unknown && !is_faulty),
             Ok(Some(head))
-                if !flawed && head.root.authored(self.writer) >= Some(sealed.root.version) =>
+                if !is_faulty && head.root.authored(self.writer) >= Some(sealed.root.version) =>
             {
                 Swapped::Won
             }

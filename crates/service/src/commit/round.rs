@@ -7,14 +7,15 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, BucketAddress, Head, Inner, Outcome, Pending, Queue, lock,
+    Answer, CommitRequest, Inner, Outcome, Pending, Queue, answer_all,
+    contention::Contention,
     publish::Swapped,
-    turns::Turn,
     working::{Sealed, Working},
 };
+use crate::arbiter::{BucketAddress, Head};
 use crate::{
     error::{Applied, ConditionName, ServiceError},
-    flaw::{Flaw, Flaws},
+    fault_injection::{Fault, FaultInjection},
     limits::Limits,
 };
 
@@ -25,11 +26,11 @@ const ROUNDS_MAX: u64 = 32;
 pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
     let mut last: Option<Ended> = None;
     for n in 1_u64.. {
-        if let Some(turn) = last.as_mut().and_then(|ended| ended.turn.take()) {
-            inner.give_way(&bucket, turn).await;
+        if let Some(contention) = last.as_mut().and_then(|ended| ended.contention.take()) {
+            inner.yield_to_other_masters(&bucket, contention).await;
         }
         let batch = {
-            let mut queues = lock(&inner.queues);
+            let mut queues = inner.queues.lock();
             let batch = queues.get_mut(&bucket).map(|queue| take_batch(queue, &inner.limits));
             let batch = batch.unwrap_or_default();
             if batch.is_empty() {
@@ -61,7 +62,7 @@ pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
 #[derive(Default)]
 struct Ended {
     /// The turn that was had, when another master is after the next one.
-    turn: Option<Turn>,
+    contention: Option<Contention>,
     /// Nodes that only readers of older roots may still want.
     replaced: Vec<Cid>,
 }
@@ -70,10 +71,10 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
     let mut bytes = 0;
     let mut batch = Vec::new();
     while let Some(next) = queue.pending.front() {
-        bytes += next.ask.change.bytes();
+        bytes += next.request.change.bytes();
         // A condition on the version of the bucket is about a state that nothing in the same
         // round has touched.
-        let is_alone = |pending: &Pending| pending.ask.if_version.is_some();
+        let is_alone = |pending: &Pending| pending.request.if_version.is_some();
         let full = batch.len() >= limits.round_changes_max
             || bytes > limits.round_bytes_max
             || is_alone(next)
@@ -81,7 +82,7 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
         if full && !batch.is_empty() {
             break;
         }
-        queue.bytes -= next.ask.change.bytes();
+        queue.bytes -= next.request.change.bytes();
         batch.extend(queue.pending.pop_front());
     }
     batch
@@ -97,7 +98,7 @@ fn refuse(batch: Vec<Pending>, outcomes: &[Outcome], error: &ServiceError) -> Ve
     let takes_away = only_take_away(&batch, outcomes);
     let mut left = Vec::new();
     for (pending, outcome) in batch.into_iter().zip(outcomes) {
-        if outcome.writes && (takes_away || !pending.ask.change.takes_away()) {
+        if outcome.writes && (takes_away || !pending.request.change.takes_away()) {
             answer_all(vec![pending], error);
         } else {
             left.push(pending);
@@ -109,17 +110,7 @@ fn refuse(batch: Vec<Pending>, outcomes: &[Outcome], error: &ServiceError) -> Ve
 /// Returns whether the changes that a round is published for only take away.
 fn only_take_away(batch: &[Pending], outcomes: &[Outcome]) -> bool {
     let mut writes = batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.writes);
-    writes.all(|(pending, _)| pending.ask.change.takes_away())
-}
-
-pub(super) fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
-    for pending in batch {
-        drop(pending.answer.send(Outcome {
-            result: Err(error.clone()),
-            version: 0,
-            writes: false,
-        }));
-    }
+    writes.all(|(pending, _)| pending.request.change.takes_away())
 }
 
 impl Inner {
@@ -129,7 +120,7 @@ impl Inner {
         let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         metrics::histogram!("fula_commit_batch_changes").record(changes);
         // Of its own: the writers may be gone before the swap is known.
-        let _lease = self.stakes.begin();
+        let _lease = self.pin_registry.begin_write();
         // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
         let round = AssertUnwindSafe(self.round(bucket, batch)).catch_unwind();
         round.await.unwrap_or_else(|_| {
@@ -145,7 +136,7 @@ impl Inner {
         // The swap tells if this guess is stale, and so does the read before an empty answer. It is
         // never older than what this master knows: an arbiter that went back to it would take the
         // swap, and `authors` would say that it holds commits which it lacks.
-        let known = self.witness.known(bucket);
+        let known = self.guard.known(bucket);
         let mut base = self.heads.get(bucket).filter(|head| {
             known.as_ref().is_none_or(|known| head.row.pointer.version >= known.pointer.version)
         });
@@ -177,7 +168,7 @@ impl Inner {
             };
             let Some(sealed) = sealed else {
                 // Nothing to publish: the answers hold only for a base known to be current.
-                if is_current || self.limits.flaws.has(Flaw::AnswerFromStaleBase) {
+                if is_current || self.limits.faults.has(Fault::AnswerFromStaleBase) {
                     self.answer_unpublished(bucket, batch, outcomes).await;
                     return Ended::default();
                 }
@@ -207,24 +198,24 @@ impl Inner {
             match published.await {
                 Swapped::Won => {
                     let head = Head::after(&sealed, bucket, base.as_deref());
-                    if self.witness.commit(bucket, &head).await.is_err() {
+                    if self.guard.commit(bucket, &head).await.is_err() {
                         withhold(&mut outcomes);
                     }
                     // No base is older than what is known, so this is known twice.
-                    lock(&self.sent).forget(bucket);
-                    let turn = self.had_turn(bucket, &head, started);
+                    self.sent.lock().forget(bucket);
+                    let contention = self.contention(bucket, &head, started);
                     let head = Arc::new(head);
-                    self.stakes.note(&head);
+                    self.pin_registry.register_head(&head);
                     self.adopt(bucket, head);
                     answer_each(batch, outcomes);
-                    return Ended { turn, replaced: sealed.replaced };
+                    return Ended { contention, replaced: sealed.replaced };
                 }
                 Swapped::Lost(current) => {
                     metrics::counter!("fula_commit_rebases_total").increment(1);
                     // Nobody will ask for what this attempt made.
                     let made: Vec<_> = sealed.blocks.iter().map(Block::cid).collect();
                     self.nodes.forget(&made);
-                    self.claim(bucket);
+                    self.post_priority_claim(bucket);
                     (base, is_current) = (current, true);
                 }
                 Swapped::Failed(error) => {
@@ -249,7 +240,7 @@ impl Inner {
         mut outcomes: Vec<Outcome>,
     ) {
         let has_success = outcomes.iter().any(|outcome| outcome.result.is_ok());
-        if has_success && self.witness.remember(bucket).await.is_err() {
+        if has_success && self.guard.remember(bucket).await.is_err() {
             withhold(&mut outcomes);
         }
         answer_each(batch, outcomes);
@@ -264,18 +255,18 @@ impl Inner {
         is_rebase: bool,
     ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
         let now = self.now().await?;
-        let sent = lock(&self.sent).before(bucket, base.is_some());
+        let sent = self.sent.lock().before(bucket, base.is_some());
         let mut work = Working::new(&self.nodes, bucket, base, now, sent)?;
         let mut outcomes = Vec::with_capacity(batch.len());
-        let flaws = self.limits.flaws;
+        let faults = self.limits.faults;
         work.ignore_conditions(
-            flaws.has(Flaw::ConditionJudgedOnlyEarly)
-                || (is_rebase && flaws.has(Flaw::RebaseWithoutJudging)),
+            faults.has(Fault::ConditionJudgedOnlyEarly)
+                || (is_rebase && faults.has(Fault::RebaseWithoutJudging)),
         );
         let base_version = base.map_or(0, |head| head.row.pointer.version);
-        for Pending { ask, .. } in batch {
+        for Pending { request, .. } in batch {
             let changes = work.changes();
-            let (result, version) = ask.judge(&mut work, base_version, flaws).await;
+            let (result, version) = request.judge(&mut work, base_version, faults).await;
             outcomes.push(Outcome { result, version, writes: work.changes() > changes });
         }
         if !work.is_changed() {
@@ -285,9 +276,9 @@ impl Inner {
             return Ok((outcomes, None));
         }
         if work.recent_edited().1 > 0 {
-            let from = lock(&self.sweeps).remove(bucket).unwrap_or_default();
+            let from = self.sweeps.lock().remove(bucket).unwrap_or_default();
             let next = work.sweep_recent(from).await?;
-            let mut sweeps = lock(&self.sweeps);
+            let mut sweeps = self.sweeps.lock();
             if sweeps.len() >= self.limits.heads_max {
                 sweeps.clear();
             }
@@ -302,12 +293,13 @@ impl Inner {
 /// A result, and the bucket version that it holds at.
 type Judged = (Result<Answer, ServiceError>, u64);
 
-impl Ask {
+impl CommitRequest {
     /// Judges and applies the change, unless it was carried out before.
-    async fn judge(&self, work: &mut Working<'_>, base: u64, flaws: Flaws) -> Judged {
-        let print = self.print.as_ref().filter(|_| !flaws.has(Flaw::RecordOff));
-        if let Some(print) = print {
-            match work.remembered(print).await {
+    async fn judge(&self, work: &mut Working<'_>, base: u64, faults: FaultInjection) -> Judged {
+        let idempotency_key =
+            self.idempotency_key.as_ref().filter(|_| !faults.has(Fault::RecordOff));
+        if let Some(idempotency_key) = idempotency_key {
+            match work.remembered(idempotency_key).await {
                 Ok(Some((result, version))) => {
                     metrics::counter!("fula_commit_remembered_total").increment(1);
                     return (result, version);
@@ -324,14 +316,15 @@ impl Ask {
         } else if self.if_version.is_some_and(|version| version != base) {
             Err(ServiceError::PreconditionFailed(ConditionName::BucketVersion))
         } else {
-            let print = self.print.as_ref().map(|print| print.fingerprint);
-            self.change.apply(work, print).await
+            let idempotency_key =
+                self.idempotency_key.as_ref().map(|idempotency_key| idempotency_key.fingerprint);
+            self.change.apply(work, idempotency_key).await
         };
         // What changed nothing may be tried again, unless another attempt may still be under way.
-        if let Some(print) = print
-            && (print.is_retry || work.changes() > changes)
+        if let Some(idempotency_key) = idempotency_key
+            && (idempotency_key.is_retry || work.changes() > changes)
         {
-            work.remember(print, &result);
+            work.remember(idempotency_key, &result);
         }
         // A completion that was carried out before answers with what it made then.
         let version = match &result {

@@ -12,12 +12,12 @@ use fula_core::{
     tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
 };
 
-use super::{BucketAddress, Head, memory::is_expired};
+use crate::arbiter::{BucketAddress, Head};
 use crate::{
-    condition::WriteConditions,
     error::ServiceError,
     limits::{AUTHORS_KEPT_MS, RECENT_CARRIED_MAX},
     names::NamePolicy,
+    objects::condition::WriteConditions,
 };
 
 /// A tree with edits not yet applied.
@@ -162,7 +162,7 @@ impl<'a> Working<'a> {
         })
     }
 
-    /// Leaves conditions unjudged: a flaw, for tests.
+    /// Leaves conditions unjudged: a fault, for tests.
     pub(super) fn ignore_conditions(&mut self, ignore: bool) {
         self.ignores_conditions = ignore;
     }
@@ -305,7 +305,7 @@ impl<'a> Working<'a> {
         cursor.seek(b"").await?;
         for _ in 0..RECENT_CARRIED_MAX {
             let Some(entry) = cursor.next().await? else { break };
-            if !is_expired(Recent::decode(&entry.value)?.time, self.time) {
+            if !crate::limits::is_recent_expired(Recent::decode(&entry.value)?.time, self.time) {
                 anew.edits.insert(entry.key, Some((entry.weight, entry.value)));
             }
         }

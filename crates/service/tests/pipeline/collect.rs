@@ -7,7 +7,7 @@ use fula_core::{
     StoreError,
     block::{list_all, sweep_all},
 };
-use fula_service::{flaw::Flaw, fsck, history};
+use fula_service::{fault_injection::Fault, fsck, history};
 use fula_testkit::rng::Rng;
 use futures::{StreamExt, future::join_all};
 
@@ -53,9 +53,9 @@ async fn what_was_replaced_lately_stays_readable() {
 }
 
 /// An object is replaced and collected while somebody reads it; returns what they read.
-fn read_while_collected(flaw: Option<Flaw>) -> Result<Vec<u8>, StoreError> {
+fn read_while_collected(fault: Option<Fault>) -> Result<Vec<u8>, StoreError> {
     runtime().block_on(async {
-        let world = World::new(None, flaw).await;
+        let world = World::new(None, fault).await;
         let body: Vec<u8> = (0..5 * LARGE).map(|n| (n >> 18).to_le_bytes()[0]).collect();
         world.put(BUCKET, "k", whole(body.clone())).await.unwrap();
         let reader = caller();
@@ -86,9 +86,9 @@ fn a_reader_keeps_what_it_reads() {
 
 /// An object is replaced and collected between the answer to who reads its bucket's pointer and
 /// their use of it.
-fn looked_while_collected(flaw: Option<Flaw>) -> Result<Vec<u8>, ServiceError> {
+fn looked_while_collected(fault: Option<Fault>) -> Result<Vec<u8>, ServiceError> {
     runtime().block_on(async {
-        let world = World::new(None, flaw).await;
+        let world = World::new(None, fault).await;
         world.put(BUCKET, "k", whole(vec![1; LARGE])).await.unwrap();
         world.roots.reads.close();
         let others = async {
@@ -114,9 +114,9 @@ fn a_pointer_that_is_being_read_keeps_what_it_leads_to() {
 
 /// Collections pass by while an upload is half done, and hold nothing of others back; returns what
 /// is wrong in the end.
-fn collected_while_put(flaw: Option<Flaw>) -> Vec<fsck::Problem> {
+fn collected_while_put(fault: Option<Fault>) -> Vec<fsck::Problem> {
     runtime().block_on(async {
-        let world = World::new(None, flaw).await;
+        let world = World::new(None, fault).await;
         let (send, receive) = futures::channel::mpsc::unbounded();
         for n in 0..4 {
             send.unbounded_send(Ok(Bytes::from(vec![n; 1 << 20]))).unwrap();
@@ -180,9 +180,9 @@ async fn damage_ends_a_collection_with_nothing_deleted() {
 
 /// A copy begins once the collector has looked who reads, from a root that is replaced before its
 /// row is read, and into a bucket whose row is read before the copy is in it.
-fn copied_while_rows_are_read(flaw: Option<Flaw>) -> Result<Vec<u8>, ServiceError> {
+fn copied_while_rows_are_read(fault: Option<Fault>) -> Result<Vec<u8>, ServiceError> {
     runtime().block_on(async {
-        let world = World::new(None, flaw).await;
+        let world = World::new(None, fault).await;
         world.put(OTHER, "k", whole(vec![1; 30])).await.unwrap();
         // The head of the other bucket is not remembered any more.
         for n in 0..8 {
@@ -285,10 +285,10 @@ fn nothing_that_is_needed_goes_while_clients_work() {
 
 #[test]
 fn each_rule_left_out_is_found() {
-    assert_ne!(collected_while_put(Some(Flaw::CollectDespiteWrites)), []);
-    assert!(read_while_collected(Some(Flaw::CollectDespiteReaders)).is_err());
-    assert!(looked_while_collected(Some(Flaw::CollectDespiteLooks)).is_err());
-    assert!(copied_while_rows_are_read(Some(Flaw::CollectJustReplaced)).is_err());
+    assert_ne!(collected_while_put(Some(Fault::CollectDespiteWrites)), []);
+    assert!(read_while_collected(Some(Fault::CollectDespiteReaders)).is_err());
+    assert!(looked_while_collected(Some(Fault::CollectDespiteReads)).is_err());
+    assert!(copied_while_rows_are_read(Some(Fault::CollectJustReplaced)).is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Many keys in one commit: all of it or nothing.
 
-use fula_core::memory::MemoryBlocks;
+use fula_core::in_memory::MemoryBlocks;
 use fula_service::{
     BatchAction, BatchChange, CompletePart, ConditionName, CreateUploadRequest, Invocation,
 };

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use fula_core::memory::MemoryDirectory;
+use fula_core::in_memory::MemoryMetadata;
 use fula_identity::{Policy, Seconds, eip712::Claims, wallet::WalletKey, wallet_token};
 use fula_service::auth::{
     Authenticator, COMMIT_ALLOWANCE, KeyRing, Proof, Revocations, SealingKey,
@@ -19,11 +19,11 @@ const ENDS: Seconds = ISSUED + 3600;
 
 /// Returns what the bearer of a token proves to a gateway with this clock.
 async fn bearer(now: &Arc<AtomicU64>) -> Proof {
-    let directory = Arc::new(MemoryDirectory::default());
+    let metadata = Arc::new(MemoryMetadata::default());
     let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
     let random = system_random();
-    let keys = KeyRing::new(Arc::clone(&directory) as _, sealing, random, Duration::ZERO);
-    let revocations = Revocations::open(directory, None).await.unwrap();
+    let keys = KeyRing::new(Arc::clone(&metadata) as _, sealing, random, Duration::ZERO);
+    let revocations = Revocations::open(metadata, None).await.unwrap();
     let now = Arc::clone(now);
     let clock = Arc::new(move || now.load(Ordering::SeqCst) * 1000);
     let authenticator = Authenticator::new(keys, revocations, clock);
@@ -40,7 +40,8 @@ async fn a_body_that_outlives_its_credential_is_not_committed() {
     let now = Arc::new(AtomicU64::new(ISSUED));
     let proof = bearer(&now).await;
     let mut master = Master::new(&blocks, &roots, 1);
-    master.user = Caller { standing: Some(proof.standing), ..Caller::of(proof.identity) };
+    master.user =
+        Caller { credential_check: Some(proof.credential_check), ..Caller::of(proof.identity) };
     master.create().await;
     // The last part of the body arrives at a time.
     let ending_at = |time: Seconds| -> BodyStream {

@@ -3,7 +3,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use fula_core::{memory::MemoryBlocks, root::CasOutcome};
+use fula_core::{in_memory::MemoryBlocks, root::CasOutcome};
 use fula_service::{Applied, Invocation};
 use fula_testkit::rng::Rng;
 use futures::future::join_all;
@@ -36,7 +36,7 @@ impl World {
     }
 
     fn assert_no_alarm(&self) {
-        assert_eq!(self.service.committer().witness().alarm(), None);
+        assert_eq!(self.service.committer().guard().alarm(), None);
     }
 }
 

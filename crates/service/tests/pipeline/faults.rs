@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,9 +13,10 @@ use async_trait::async_trait;
 use fula_core::{
     BucketName, OwnerId, RootPointer, RootPointerStore, StoreError,
     error::SwapError,
-    memory::{MemoryBlocks, MemoryRoots},
+    in_memory::{MemoryBlocks, MemoryRoots},
     root::{CasOutcome, DeletedRow, NewRoot, RootCounts, RootRow, Stamped},
 };
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 /// What happens to one swap.
@@ -48,15 +49,16 @@ pub(crate) struct Door {
 
 impl Door {
     pub(crate) fn open(&self) {
-        *self.is_open.lock().unwrap() = true;
+        *self.is_open.lock() = true;
         self.opened.notify_all();
     }
 
     /// Returns whether it was opened within ten seconds.
     fn wait(&self) -> bool {
         let is_shut = |is_open: &mut bool| !*is_open;
-        let is_open = self.is_open.lock().unwrap();
-        *self.opened.wait_timeout_while(is_open, Duration::from_secs(10), is_shut).unwrap().0
+        let mut is_open = self.is_open.lock();
+        self.opened.wait_while_for(&mut is_open, is_shut, Duration::from_secs(10));
+        *is_open
     }
 }
 
@@ -103,22 +105,22 @@ impl FaultyRoots {
 
     /// Makes the next swaps fail, one fault each.
     pub(crate) fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
+        self.faults.lock().extend(faults);
     }
 
     fn planned(&self) -> Option<Fault> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).front().copied()
+        self.faults.lock().front().copied()
     }
 
-    pub(crate) fn backup(&self) -> fula_core::memory::MemoryBackup {
+    pub(crate) fn backup(&self) -> fula_core::in_memory::MemoryBackup {
         self.inner.backup()
     }
 
-    pub(crate) fn restore(&self, backup: fula_core::memory::MemoryBackup) {
+    pub(crate) fn restore(&self, backup: fula_core::in_memory::MemoryBackup) {
         self.inner.restore(backup);
     }
 
-    pub(crate) fn restore_quietly(&self, backup: fula_core::memory::MemoryBackup) {
+    pub(crate) fn restore_quietly(&self, backup: fula_core::in_memory::MemoryBackup) {
         self.inner.restore_quietly(backup);
     }
 
@@ -129,7 +131,7 @@ impl FaultyRoots {
 
     /// Lets the next swaps through.
     pub(crate) fn clear(&self) {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.faults.lock().clear();
     }
 
     pub(crate) fn set_unreachable(&self, unreachable: bool) {
@@ -138,8 +140,7 @@ impl FaultyRoots {
 
     /// Applies the swaps that were held back; returns how they ended.
     pub(crate) async fn deliver_late(&self) -> Vec<CasOutcome> {
-        let late: Vec<Swap> =
-            std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        let late: Vec<Swap> = std::mem::take(&mut *self.late.lock());
         let mut outcomes = Vec::new();
         for swap in late {
             let ended = self.inner.cas_root(swap.owner, &swap.bucket, swap.expected, &swap.new);
@@ -181,7 +182,7 @@ impl RootPointerStore for FaultyRoots {
         }
         self.reach().map_err(SwapError::Unknown)?;
         self.blocks.crash();
-        let fault = self.faults.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let fault = self.faults.lock().pop_front();
         match fault {
             Some(Fault::RequestLost) => return Err(SwapError::Unknown(lost())),
             Some(Fault::NotSent) => return Err(SwapError::NotSent(lost())),
@@ -191,7 +192,7 @@ impl RootPointerStore for FaultyRoots {
             }
             Some(Fault::Late) => {
                 let swap = Swap { owner, bucket: bucket.clone(), expected, new: new.clone() };
-                self.late.lock().unwrap_or_else(PoisonError::into_inner).push(swap);
+                self.late.lock().push(swap);
                 return Err(SwapError::Unknown(lost()));
             }
             Some(Fault::Held) => {

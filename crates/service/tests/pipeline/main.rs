@@ -24,12 +24,12 @@ use bytes::Bytes;
 use fula_core::{
     BlockStore, RootPointerStore, WriterId,
     bucket::{ChecksumAlgorithm, ObjectRecord},
-    memory::MemoryBlocks,
+    in_memory::MemoryBlocks,
     tree::Nodes,
 };
 use fula_service::{
-    Caller, Committer, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, Service,
-    ServiceError, Witness,
+    Caller, Committer, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest,
+    RollbackGuard, Service, ServiceError,
     body::{BodyFacts, BodyStream},
     condition::{ReadConditions, Tags, WriteConditions},
     system_random,
@@ -60,8 +60,13 @@ impl Master {
         let blocks: Arc<dyn BlockStore> = Arc::clone(blocks) as _;
         let roots: Arc<dyn RootPointerStore> = Arc::clone(roots) as _;
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
-        let committer =
-            Committer::new(nodes, roots, WriterId([writer; 16]), limits, Witness::new(None, true));
+        let committer = Committer::new(
+            nodes,
+            roots,
+            WriterId([writer; 16]),
+            limits,
+            RollbackGuard::new(None, true),
+        );
         let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
         Self { service, user: Caller::of(Identity::of_user("key:test")) }
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use fula_core::memory::MemoryBlocks;
+use fula_core::in_memory::MemoryBlocks;
 use fula_service::{CompletePart, CompleteRequest, ConditionName, CreateUploadRequest};
 use futures::future::join_all;
 

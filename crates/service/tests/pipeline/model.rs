@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fula_core::memory::MemoryBlocks;
+use fula_core::in_memory::MemoryBlocks;
 use fula_service::{BucketOwner, CopyRequest, CopySourceRequest, ListRequest, ListingLine, fsck};
 use proptest::prelude::*;
 

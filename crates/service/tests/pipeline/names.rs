@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use fula_core::{
     BucketName, OwnerId,
-    memory::{MemoryBlocks, MemoryDirectory},
+    in_memory::{MemoryBlocks, MemoryMetadata},
     root::RootRow,
 };
 use fula_service::{
@@ -22,22 +22,22 @@ use crate::{
 pub(crate) struct Shop {
     blocks: Arc<MemoryBlocks>,
     pub(crate) roots: Arc<FaultyRoots>,
-    pub(crate) directory: Arc<MemoryDirectory>,
+    pub(crate) metadata: Arc<MemoryMetadata>,
 }
 
 impl Shop {
     pub(crate) fn new() -> Self {
         let blocks = Arc::new(MemoryBlocks::default());
         let roots = FaultyRoots::new(&blocks);
-        Self { blocks, roots, directory: Arc::default() }
+        Self { blocks, roots, metadata: Arc::default() }
     }
 
     /// Returns a master as writer `writer`.
     fn service(&self, writer: u8, names: NamePolicy, limits: Limits) -> Service {
         let (blocks, roots) = (Arc::clone(&self.blocks) as _, Arc::clone(&self.roots) as _);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
-        let witness = Witness::new(None, true);
-        let committer = Committer::new(nodes, roots, WriterId([writer; 16]), limits, witness);
+        let guard = RollbackGuard::new(None, true);
+        let committer = Committer::new(nodes, roots, WriterId([writer; 16]), limits, guard);
         Service::new(committer, system_random(), names)
     }
 
@@ -60,7 +60,7 @@ impl Shop {
     }
 
     pub(crate) async fn settle(&self, service: &Service) -> Option<Settled> {
-        service.settle_names_once(self.directory.as_ref()).await.unwrap()
+        service.settle_names_once(self.metadata.as_ref()).await.unwrap()
     }
 }
 

@@ -1,18 +1,16 @@
 //! A master's own disk that cannot be written: nothing is acknowledged that this master would not
 //! remember (docs/adr/0032).
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use fula_core::{
-    Directory, StoreError,
-    directory::{Entry, Table, WriteOutcome},
-    memory::MemoryDirectory,
+    MetadataStore, StoreError,
+    in_memory::MemoryMetadata,
+    metadata::{Entry, Table, WriteOutcome},
 };
 use fula_service::{Applied, Invocation};
+use parking_lot::Mutex;
 
 use super::{
     regression::{Federation, Member, address, is_refused},
@@ -30,19 +28,19 @@ enum Failure {
 /// What a master keeps for itself, on a disk that fails on demand.
 #[derive(Debug, Default)]
 struct Disk {
-    kept: MemoryDirectory,
+    kept: MemoryMetadata,
     failure: Mutex<Option<Failure>>,
     refused: AtomicU64,
 }
 
 impl Disk {
     fn set(&self, failure: Option<Failure>) {
-        *self.failure.lock().unwrap() = failure;
+        *self.failure.lock() = failure;
     }
 }
 
 #[async_trait]
-impl Directory for Disk {
+impl MetadataStore for Disk {
     async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
         self.kept.read(table, name).await
     }
@@ -54,7 +52,7 @@ impl Directory for Disk {
         expected: u64,
         value: Option<Bytes>,
     ) -> Result<WriteOutcome, StoreError> {
-        let failure = *self.failure.lock().unwrap();
+        let failure = *self.failure.lock();
         let Some(failure) = failure else {
             return self.kept.write(table, name, expected, value).await;
         };
@@ -79,7 +77,7 @@ impl Directory for Disk {
 }
 
 async fn join(federation: &Federation, writer: u8, disk: &Arc<Disk>) -> Member {
-    federation.join(writer, &(Arc::clone(disk) as Arc<dyn Directory>)).await
+    federation.join(writer, &(Arc::clone(disk) as Arc<dyn MetadataStore>)).await
 }
 
 fn is_unknown<T>(result: &Result<T, ServiceError>) -> bool {
@@ -90,7 +88,7 @@ fn is_of(failure: Failure, error: &ServiceError) -> bool {
     match failure {
         Failure::Full => matches!(error, ServiceError::Full),
         Failure::Error => {
-            matches!(error, ServiceError::Unavailable(text) if text.contains("data directory"))
+            matches!(error, ServiceError::Unavailable(text) if text.to_string().contains("data directory"))
         }
     }
 }
@@ -126,7 +124,7 @@ async fn no_write_is_acknowledged_that_would_not_be_remembered() {
         let refused = one.master.delete("before").await.unwrap_err();
         assert!(is_of(failure, &refused), "{refused:?}");
         assert_eq!(federation.roots.swaps.load(Ordering::SeqCst), swaps, "a swap was sent");
-        assert!(one.master.service.committer().witness().disk_failure().is_some());
+        assert!(one.master.service.committer().guard().disk_failure().is_some());
         // Reads go on; nobody was told that this is there.
         assert_eq!(one.master.get("first").await.unwrap(), b"2");
 
@@ -156,8 +154,8 @@ async fn a_disk_that_works_again_is_noticed_without_a_restart() {
     disk.set(None);
     let refused = disk.refused.load(Ordering::SeqCst);
     one.recovery.tick().await.unwrap();
-    let witness = one.master.service.committer().witness();
-    assert!(witness.disk_failure().is_none());
+    let guard = one.master.service.committer().guard();
+    assert!(guard.disk_failure().is_none());
     let backup = federation.roots.backup();
     one.master.put("k", b"v2").await.unwrap();
     assert_eq!(disk.refused.load(Ordering::SeqCst), refused);
@@ -194,8 +192,8 @@ async fn a_retry_on_another_master_is_acknowledged_once_that_one_remembers() {
     let swaps = federation.roots.swaps.load(Ordering::SeqCst);
     put_as(&two, &attempt(3), "k", b"v").await.unwrap();
     assert_eq!(federation.roots.swaps.load(Ordering::SeqCst), swaps, "it was carried out twice");
-    let memory: Arc<dyn Directory> = Arc::clone(&disks[1]) as _;
-    let reopened = Witness::open(Some(memory)).await.unwrap();
+    let memory: Arc<dyn MetadataStore> = Arc::clone(&disks[1]) as _;
+    let reopened = RollbackGuard::open(Some(memory)).await.unwrap();
     let known = reopened.known(&address(&two)).unwrap();
     assert_eq!(known.pointer.version, two.master.version().await);
 }
@@ -214,8 +212,8 @@ async fn what_a_retry_is_told_is_on_the_disk_at_once() {
     };
     put_as(&one, &attempt(1), "k", b"v").await.unwrap();
     put_as(&two, &attempt(2), "k", b"v").await.unwrap();
-    let memory: Arc<dyn Directory> = Arc::clone(&disks[1]) as _;
-    let reopened = Witness::open(Some(memory)).await.unwrap();
+    let memory: Arc<dyn MetadataStore> = Arc::clone(&disks[1]) as _;
+    let reopened = RollbackGuard::open(Some(memory)).await.unwrap();
     let known = reopened.known(&address(&two)).unwrap();
     assert_eq!(known.pointer.version, one.master.version().await);
 }

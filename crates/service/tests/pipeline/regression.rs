@@ -1,8 +1,8 @@
 //! An arbiter that goes back in time is caught, healed, or reported as a fork.
 
 use fula_core::{
-    BucketName, Directory,
-    memory::{MemoryBlocks, MemoryDirectory},
+    BucketName, MetadataStore,
+    in_memory::{MemoryBlocks, MemoryMetadata},
 };
 use fula_service::Recovery;
 
@@ -12,7 +12,7 @@ use super::*;
 pub(crate) struct Federation {
     blocks: Arc<MemoryBlocks>,
     pub(crate) roots: Arc<FaultyRoots>,
-    directory: Arc<MemoryDirectory>,
+    metadata: Arc<MemoryMetadata>,
 }
 
 /// A master and its part in recoveries.
@@ -25,20 +25,20 @@ impl Federation {
     pub(crate) fn new() -> Self {
         let blocks = Arc::new(MemoryBlocks::default());
         let roots = FaultyRoots::new(&blocks);
-        Self { blocks, roots, directory: Arc::default() }
+        Self { blocks, roots, metadata: Arc::default() }
     }
 
-    pub(crate) async fn join(&self, writer: u8, memory: &Arc<dyn Directory>) -> Member {
+    pub(crate) async fn join(&self, writer: u8, memory: &Arc<dyn MetadataStore>) -> Member {
         let blocks: Arc<dyn BlockStore> = Arc::clone(&self.blocks) as _;
         let roots: Arc<dyn RootPointerStore> = Arc::clone(&self.roots) as _;
         let nodes = Arc::new(Nodes::new(blocks, 1 << 20));
-        let witness = Witness::open(Some(Arc::clone(memory))).await.unwrap();
+        let guard = RollbackGuard::open(Some(Arc::clone(memory))).await.unwrap();
         let writer = WriterId([writer; 16]);
-        let committer = Committer::new(nodes, roots, writer, Limits::default(), witness);
+        let committer = Committer::new(nodes, roots, writer, Limits::default(), guard);
         let random = system_random();
         let recovery = Recovery::open(
             committer.clone(),
-            Arc::clone(&self.directory) as _,
+            Arc::clone(&self.metadata) as _,
             Arc::clone(memory),
             &random,
             NamePolicy::PerOwner,
@@ -51,8 +51,8 @@ impl Federation {
     }
 }
 
-pub(crate) fn memory() -> Arc<dyn Directory> {
-    Arc::new(MemoryDirectory::default())
+pub(crate) fn memory() -> Arc<dyn MetadataStore> {
+    Arc::new(MemoryMetadata::default())
 }
 
 pub(crate) fn address(member: &Member) -> (fula_core::OwnerId, BucketName) {
@@ -286,7 +286,7 @@ async fn uploads_of_the_older_side_are_merged() {
 async fn masters_of_before_the_backup_are_waited_for_until_they_are_struck_off() {
     let federation = Federation::new();
     let one = federation.join(1, &memory()).await;
-    let registered = federation.directory.backup();
+    let registered = federation.metadata.backup();
     one.master.create().await;
     let backup = federation.roots.backup();
     let two = federation.join(2, &memory()).await;
@@ -294,7 +294,7 @@ async fn masters_of_before_the_backup_are_waited_for_until_they_are_struck_off()
     one.master.put("k", b"v").await.unwrap();
     // The backup is older than the second master.
     federation.roots.restore(backup);
-    federation.directory.restore(registered);
+    federation.metadata.restore(registered);
     assert!(is_refused(&one.master.get("k").await));
     for _ in 0..5 {
         one.recovery.tick().await.unwrap();

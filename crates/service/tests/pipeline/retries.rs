@@ -1,6 +1,6 @@
 //! A retried write gets its first answer, from any master, and changes nothing again.
 
-use fula_core::memory::MemoryBlocks;
+use fula_core::in_memory::MemoryBlocks;
 use fula_service::{
     BucketOwner, CompletePart, CompleteRequest, ConditionName, CopyRequest, CopySourceRequest,
     CreateUploadRequest, Invocation,

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use fula_core::memory::MemoryBlocks;
+use fula_core::in_memory::MemoryBlocks;
 
 use crate::{
     Master,

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use fula_core::Directory;
+use fula_core::MetadataStore;
 use fula_service::{Settled, unsettle_names};
 
 use super::*;
@@ -64,7 +64,7 @@ async fn after_a_change_of_the_mode_names_are_settled_again() {
     assert_eq!(shop.settle(&owners).await, Some(Settled { changed: 2, left: 0 }));
     assert_eq!(shop.holder("shut").await, None);
     // What rebuilds rows asks for it, too.
-    unsettle_names(shop.directory.as_ref()).await.unwrap();
+    unsettle_names(shop.metadata.as_ref()).await.unwrap();
     assert_eq!(shop.settle(&owners).await, Some(Settled { changed: 0, left: 0 }));
 }
 
@@ -74,14 +74,14 @@ async fn names_are_settled_once_the_arbiter_is_back() {
     as_before(&shop).await;
     let service = shop.owners(1);
     shop.roots.set_unreachable(true);
-    assert!(service.settle_names_once(shop.directory.as_ref()).await.is_err());
+    assert!(service.settle_names_once(shop.metadata.as_ref()).await.is_err());
     shop.roots.set_unreachable(false);
     // One bucket fails: the others are settled, and it is tried again.
     shop.roots.plan([Fault::NotSent]);
     assert_eq!(shop.settle(&service).await, Some(Settled { changed: 1, left: 1 }));
     shop.roots.plan([Fault::NotSent]);
-    let directory = Arc::clone(&shop.directory) as Arc<dyn Directory>;
-    service.clone().settle_names(directory).await;
+    let metadata = Arc::clone(&shop.metadata) as Arc<dyn MetadataStore>;
+    service.clone().settle_names(metadata).await;
     assert_eq!(shop.holder("shut").await, None);
     assert_eq!(shop.holder("shut-too").await, None);
     assert_eq!(shop.settle(&service).await, None);

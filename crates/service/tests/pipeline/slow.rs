@@ -14,13 +14,13 @@ use fula_core::{
     Block, BucketName, Cid, OwnerId, RootPointer, StoreError,
     block::{Epoch, Listed, Placement, Position, Swept, SyncMark, list_all},
     error::SwapError,
-    memory::MemoryRoots,
+    in_memory::MemoryRoots,
     root::{CasOutcome, DeletedRow, NewRoot, RootCounts, RootRow, Stamped},
 };
 use fula_service::{
     BucketOwner, CompletePart, CompleteRequest, CopyRequest, CopySourceRequest,
-    CreateUploadRequest, Stake,
-    flaw::{Flaw, Flaws},
+    CreateUploadRequest, RequestPins,
+    fault_injection::{Fault, FaultInjection},
     fsck,
 };
 use fula_testkit::rng::Rng;
@@ -271,7 +271,7 @@ impl RootPointerStore for SlowRoots {
     }
 }
 
-/// A master whose requests each have a stake of their own, as over the wire.
+/// A master whose requests each have a pins of their own, as over the wire.
 pub(super) struct World {
     pub(super) blocks: Arc<SlowBlocks>,
     pub(super) roots: Arc<SlowRoots>,
@@ -279,7 +279,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) async fn new(seed: Option<u64>, flaw: Option<Flaw>) -> Self {
+    pub(super) async fn new(seed: Option<u64>, fault: Option<Fault>) -> Self {
         let mut seeds = seed.map(Rng::new);
         let mut jitter = || Jitter(seeds.as_mut().map(|rng| Mutex::new(rng.fork())));
         let (unreadable, time) = (AtomicBool::new(false), AtomicU64::new(1000));
@@ -300,12 +300,16 @@ impl World {
             below: AtomicU64::new(0),
         });
         // Next to no cache, so that nothing is read that is not there.
-        let limits =
-            Limits { flaws: Flaws(flaw), cache_bytes: 1, heads_max: 1, ..Limits::default() };
+        let limits = Limits {
+            faults: FaultInjection(fault),
+            cache_bytes: 1,
+            heads_max: 1,
+            ..Limits::default()
+        };
         let nodes = Arc::new(Nodes::new(Arc::clone(&blocks) as _, limits.cache_bytes));
-        let witness = Witness::new(None, true);
+        let guard = RollbackGuard::new(None, true);
         let arbiter: Arc<dyn RootPointerStore> = Arc::clone(&roots) as _;
-        let committer = Committer::new(nodes, arbiter, WriterId([1; 16]), limits, witness);
+        let committer = Committer::new(nodes, arbiter, WriterId([1; 16]), limits, guard);
         let draws = Mutex::new(Rng::new(seed.unwrap_or(0)));
         let random: fula_service::Random = Arc::new(move |bytes| {
             bytes.fill_with(|| draws.lock().unwrap().below(256).to_le_bytes()[0]);
@@ -414,7 +418,7 @@ impl World {
 }
 
 pub(super) fn caller() -> Caller {
-    Caller { stake: Stake::default(), ..Caller::of(Identity::of_user("key:test")) }
+    Caller { pins: RequestPins::default(), ..Caller::of(Identity::of_user("key:test")) }
 }
 
 pub(super) fn whole(body: Vec<u8>) -> BodyStream {

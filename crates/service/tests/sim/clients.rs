@@ -163,6 +163,7 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
         Err(
             ServiceError::Busy(Applied::None)
             | ServiceError::Unavailable(_)
+            | ServiceError::Damaged(_)
             | ServiceError::Regressed(_),
         ) => {
             (answered.ending, answered.status) = (Ending::None, 503);

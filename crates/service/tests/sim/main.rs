@@ -10,7 +10,7 @@ mod world;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use fula_service::flaw::{Flaw, Flaws};
+use fula_service::fault_injection::{Fault, FaultInjection};
 use fula_testkit::{
     check::check,
     history::{Ending, Event, Op},
@@ -21,7 +21,7 @@ use crate::world::{Faults, World};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 10_000;
 
-/// Seeds within which every flaw must be found.
+/// Seeds within which every fault must be found.
 const SEEDS_TO_FIND_A_FLAW: u64 = 300;
 
 /// What one seed came to.
@@ -155,8 +155,8 @@ fn no_seed_loses_what_the_arbiter_forgot() {
 
 #[test]
 fn a_regressed_arbiter_that_is_adopted_is_found() {
-    let flaws = Flaws(Some(Flaw::RegressedAdopted));
-    is_found("regressed arbiter adopted", &Faults { flaws, ..regressing() });
+    let omitted = FaultInjection(Some(Fault::RegressedAdopted));
+    is_found("regressed arbiter adopted", &Faults { omitted, ..regressing() });
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn is_found(name: &str, faults: &Faults) {
     println!("{name} found by seed {seed}: {}", outcome.violations[0]);
 }
 
-fn with(flaw: Flaw) -> Faults {
-    Faults { flaws: Flaws(Some(flaw)), ..Faults::default() }
+fn with(fault: Fault) -> Faults {
+    Faults { omitted: FaultInjection(Some(fault)), ..Faults::default() }
 }
 
 #[test]
@@ -187,35 +187,35 @@ fn a_swap_that_does_not_compare_is_found() {
 
 #[test]
 fn conditions_judged_only_early_are_found() {
-    is_found("condition judged only before upload", &with(Flaw::ConditionJudgedOnlyEarly));
+    is_found("condition judged only before upload", &with(Fault::ConditionJudgedOnlyEarly));
 }
 
 #[test]
 fn a_rebase_without_judging_is_found() {
-    is_found("rebase without judging", &with(Flaw::RebaseWithoutJudging));
+    is_found("rebase without judging", &with(Fault::RebaseWithoutJudging));
 }
 
 #[test]
 fn answers_from_a_stale_base_are_found() {
-    is_found("no-op answers from a stale base", &with(Flaw::AnswerFromStaleBase));
+    is_found("no-op answers from a stale base", &with(Fault::AnswerFromStaleBase));
 }
 
 #[test]
 fn reads_from_the_cached_root_are_found() {
-    is_found("reads from the cached root", &with(Flaw::ReadFromCachedRoot));
+    is_found("reads from the cached root", &with(Fault::ReadFromCachedRoot));
 }
 
 #[test]
 fn an_unanswered_swap_taken_for_lost_is_found() {
-    is_found("unanswered swap taken for lost", &with(Flaw::UnansweredTakenForLost));
+    is_found("unanswered swap taken for lost", &with(Fault::UnansweredTakenForLost));
 }
 
 #[test]
 fn retries_not_recognised_are_found() {
-    is_found("record off", &with(Flaw::RecordOff));
+    is_found("record off", &with(Fault::RecordOff));
 }
 
 #[test]
 fn a_root_published_before_its_blocks_is_found() {
-    is_found("root published before its blocks", &with(Flaw::PublishedBeforeDurable));
+    is_found("root published before its blocks", &with(Fault::PublishedBeforeDurable));
 }

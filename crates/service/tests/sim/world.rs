@@ -1,27 +1,24 @@
 //! The world of one run: arbiter, blocks, masters, and what goes wrong between them.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fula_core::{
-    Block, BlockStore, BucketName, Cid, Directory, OwnerId, RootPointer, RootPointerStore,
+    Block, BlockStore, BucketName, Cid, MetadataStore, OwnerId, RootPointer, RootPointerStore,
     StoreError, WriterId,
     block::{Epoch, Listed, Placement, Position, Swept, SyncMark},
     error::SwapError,
-    memory::{MemoryBlocks, MemoryDirectory, MemoryRoots},
+    in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
     root::{CasOutcome, NewRoot, RootCounts, RootRow, Stamped},
     tree::Nodes,
 };
 use fula_service::{
-    Committer, Limits, NamePolicy, Random, Recovery, Service, Witness,
-    flaw::{Flaw, Flaws},
+    Committer, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service,
+    fault_injection::{Fault, FaultInjection},
     fsck,
 };
 use fula_testkit::rng::Rng;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Masters of a run.
@@ -41,7 +38,8 @@ pub(crate) struct Faults {
     pub(crate) arbiter_away: u64,
     /// Whether swaps compare what they replace.
     pub(crate) compares: bool,
-    pub(crate) flaws: Flaws,
+    /// Which rule of the pipeline is left out.
+    pub(crate) omitted: FaultInjection,
     /// Whether the arbiter is restored from an earlier state once in a run.
     pub(crate) regresses: bool,
 }
@@ -58,7 +56,7 @@ impl Default for Faults {
             pause: 6,
             arbiter_away: 3,
             compares: true,
-            flaws: Flaws::default(),
+            omitted: FaultInjection::default(),
             regresses: false,
         }
     }
@@ -90,9 +88,9 @@ pub(crate) struct World {
     faults: Faults,
     state: Mutex<State>,
     roots: MemoryRoots,
-    directory: Arc<MemoryDirectory>,
+    metadata: Arc<MemoryMetadata>,
     /// What each master keeps on its own disk.
-    memories: [Arc<dyn Directory>; MASTERS],
+    memories: [Arc<dyn MetadataStore>; MASTERS],
     pub(crate) blocks: Arc<MemoryBlocks>,
     /// Blocks known to be durable together with all that they link to.
     durable: tokio::sync::Mutex<HashSet<Cid>>,
@@ -125,8 +123,8 @@ impl World {
             faults,
             state: Mutex::new(state),
             roots: MemoryRoots::default(),
-            directory: Arc::default(),
-            memories: std::array::from_fn(|_| Arc::new(MemoryDirectory::default()) as _),
+            metadata: Arc::default(),
+            memories: std::array::from_fn(|_| Arc::new(MemoryMetadata::default()) as _),
             blocks: Arc::default(),
             durable: tokio::sync::Mutex::default(),
             start,
@@ -135,7 +133,7 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Ends or begins the time in which things go wrong.
@@ -219,7 +217,7 @@ impl World {
     pub(crate) async fn regress(&self) {
         sleep(Duration::from_millis(300 + self.draw(2_000))).await;
         // Pointers and directory are one database.
-        let (backup, records) = (self.roots.backup(), self.directory.backup());
+        let (backup, records) = (self.roots.backup(), self.metadata.backup());
         sleep(Duration::from_millis(100 + self.draw(1_500))).await;
         // In one of two the mark tells; in the other one only versions and authors do.
         let tells = self.draw(2) == 0;
@@ -230,7 +228,7 @@ impl World {
             let now = self.now_ns();
             self.state().blind_from_ns = Some(now);
         }
-        self.directory.restore(records);
+        self.metadata.restore(records);
         let mut state = self.state();
         state.faults += 1;
         // Connections end with the server: what was on its way to it is lost.
@@ -241,12 +239,12 @@ impl World {
 
     /// Merges what forked, as an operator does who looks again afterwards.
     pub(crate) async fn merge(&self, service: &Service) {
-        let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
+        let metadata: Arc<dyn MetadataStore> = Arc::clone(&self.metadata) as _;
         let committer = service.committer().clone();
         let random: Random = Arc::new(|bytes: &mut [u8]| bytes.fill(77));
         let memory = Arc::clone(&self.memories[0]);
         let recovery =
-            Recovery::open(committer, directory, memory, &random, NamePolicy::PerOwner, true)
+            Recovery::open(committer, metadata, memory, &random, NamePolicy::PerOwner, true)
                 .await
                 .unwrap();
         for _ in 0..5 {
@@ -283,7 +281,7 @@ impl World {
         let limits = Limits {
             commit_deadline: Duration::from_secs(3),
             resolve_for: Duration::from_secs(10),
-            flaws: self.faults.flaws,
+            faults: self.faults.omitted,
             // Too few for the buckets of a run: heads are forgotten, and read anew.
             heads_max: 1,
             ..Limits::default()
@@ -296,7 +294,7 @@ impl World {
             Arc::new(link.clone()),
             WriterId(writer),
             limits,
-            self.witness(me).await,
+            self.guard(me).await,
         );
         let random: Random = Arc::new(move |bytes: &mut [u8]| {
             for byte in bytes {
@@ -304,11 +302,11 @@ impl World {
             }
         });
         if self.faults.regresses {
-            let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
+            let metadata: Arc<dyn MetadataStore> = Arc::clone(&self.metadata) as _;
             let memory = Arc::clone(&self.memories[me]);
             let recovery = Recovery::open(
                 committer.clone(),
-                directory,
+                metadata,
                 memory,
                 &random,
                 NamePolicy::PerOwner,
@@ -320,12 +318,12 @@ impl World {
         Service::new(committer, random, NamePolicy::PerOwner)
     }
 
-    async fn witness(&self, me: usize) -> Witness {
-        let flawed = self.faults.flaws == Flaws(Some(Flaw::RegressedAdopted));
-        if self.faults.regresses && !flawed {
-            return Witness::open(Some(Arc::clone(&self.memories[me]))).await.unwrap();
+    async fn guard(&self, me: usize) -> RollbackGuard {
+        let is_faulty = self.faults.omitted == FaultInjection(Some(Fault::RegressedAdopted));
+        if self.faults.regresses && !is_faulty {
+            return RollbackGuard::open(Some(Arc::clone(&self.memories[me]))).await.unwrap();
         }
-        Witness::new(None, self.faults.compares && !flawed)
+        RollbackGuard::new(None, self.faults.compares && !is_faulty)
     }
 
     /// Carries out a swap and checks that what it publishes would survive a power cut.

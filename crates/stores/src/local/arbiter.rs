@@ -1,26 +1,23 @@
 //! The embedded arbiter and the embedded directory.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
-    BucketName, Directory, OwnerId, RootPointer, RootPointerStore, StoreError,
+    BucketName, MetadataStore, OwnerId, RootPointer, RootPointerStore, StoreError,
     block::SyncMark,
-    directory::{Entry, Table, WriteOutcome},
     error::SwapError,
-    memory::{Judged, Records, RowSet},
+    in_memory::{Records, RowSet, SwapDecision},
+    metadata::{Entry, Table, WriteOutcome},
     root::{CasOutcome, DeletedRow, Mark, NewRoot, RootCounts, RootRow, Stamped, TimeMs},
 };
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::{
-    Clock, Stripes, read,
+    Clock, Stripes,
     rows::{Floor, RootsState, write_entry, write_floor, write_row},
-    unavailable, write,
+    unavailable,
 };
 use crate::log::{Kind, Log, Need, Record, StreamName, blocking};
 
@@ -50,12 +47,12 @@ fn key_of(owner: OwnerId, bucket: &BucketName) -> Vec<u8> {
 impl LocalRoots {
     /// Returns how many rows are of buckets that live, and how many of deleted ones.
     pub fn counts(&self) -> (usize, usize) {
-        read(&self.state).rows.counts()
+        self.state.read().rows.counts()
     }
 
     /// Returns the version above which names without a row begin.
     pub fn floor(&self) -> u64 {
-        read(&self.state).rows.floor()
+        self.state.read().rows.floor()
     }
 
     /// Makes rows void on disk, and returns those that are: of the others nothing has changed.
@@ -65,7 +62,7 @@ impl LocalRoots {
         let void_before = self.log.end_of_stream(StreamName::Commit);
         self.stripes.ended().await;
         let floor = {
-            let mut state = write(&self.state);
+            let mut state = self.state.write();
             rows.retain(|row| state.rows.is_droppable(row));
             let Some(highest) = rows.iter().map(|row| row.pointer.version).max() else {
                 return Ok(rows);
@@ -79,18 +76,17 @@ impl LocalRoots {
         let voided = blocking(move || log.void_roots(void_before, keys, &value)).await;
         let voided = voided.map_err(|error| unavailable("drop", error))?;
         // Before the first is gone: whoever finds no row must begin above it.
-        write(&self.state).rows.raise_floor(floor.version);
+        self.state.write().rows.raise_floor(floor.version);
         rows.retain(|row| voided.contains(&key_of(row.owner, &row.bucket)));
         Ok(rows)
     }
 
     fn stamp<T>(&self, answer: impl FnOnce(&RowSet) -> T) -> Stamped<T> {
         let (value, position) = {
-            let state = read(&self.state);
+            let state = self.state.read();
             (answer(&state.rows), state.position)
         };
-        let mut last: MutexGuard<'_, TimeMs> =
-            self.last_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last: MutexGuard<'_, TimeMs> = self.last_time.lock();
         *last = (*last).max((self.clock)());
         let mark = Mark { arbiter: "embedded".to_owned(), position };
         Stamped { value, time: *last, mark }
@@ -100,7 +96,7 @@ impl LocalRoots {
     pub(super) async fn persist(&self, row: &RootRow) -> Result<(), SwapError> {
         let failed = |error| unavailable("swap", error);
         let position = {
-            let mut state = write(&self.state);
+            let mut state = self.state.write();
             state.position += 1;
             state.position
         };
@@ -141,14 +137,14 @@ impl RootPointerStore for LocalRoots {
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
         let _turn = self.stripes.lock(bucket.as_str()).await;
-        let judged = read(&self.state).rows.judge(owner, bucket, expected, new);
+        let judged = self.state.read().rows.judge(owner, bucket, expected, new);
         let row = match judged {
-            Judged::Write(row) => row,
-            Judged::Refuse(outcome) => return Ok(self.stamp(|_| outcome)),
+            SwapDecision::Write(row) => row,
+            SwapDecision::Refuse(outcome) => return Ok(self.stamp(|_| outcome)),
         };
         // Readers see the row once it is durable, never before.
         self.persist(&row).await?;
-        write(&self.state).apply(row);
+        self.state.write().apply(row);
         Ok(self.stamp(|_| CasOutcome::Won))
     }
 
@@ -167,7 +163,7 @@ impl RootPointerStore for LocalRoots {
         for (stripe, mut rows) in by_stripe {
             // One that was swapped since lies behind the place, and stays.
             let _turn = self.stripes.locks[stripe].lock().await;
-            let mut state = write(&self.state);
+            let mut state = self.state.write();
             rows.retain(|row| state.rows.drop_row(row));
             dropped.extend(rows);
         }
@@ -212,16 +208,16 @@ impl RootPointerStore for LocalRoots {
 
 /// The embedded directory: records in the log of a data directory.
 #[derive(Debug)]
-pub struct LocalDirectory {
+pub struct LocalMetadata {
     pub(super) log: Arc<Log>,
     pub(super) records: RwLock<Records>,
     pub(super) stripes: Stripes,
 }
 
 #[async_trait]
-impl Directory for LocalDirectory {
+impl MetadataStore for LocalMetadata {
     async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
-        Ok(read(&self.records).get(table, name).cloned())
+        Ok(self.records.read().get(table, name).cloned())
     }
 
     async fn write(
@@ -232,13 +228,13 @@ impl Directory for LocalDirectory {
         value: Option<Bytes>,
     ) -> Result<WriteOutcome, StoreError> {
         let _turn = self.stripes.lock(name).await;
-        let entry = match read(&self.records).judge(table, name, expected, value)? {
+        let entry = match self.records.read().judge(table, name, expected, value)? {
             Ok(entry) => entry,
             Err(refused) => return Ok(refused),
         };
         let key = [table.name().as_bytes(), &[0], name.as_bytes()].concat();
         let value = write_entry(table, name, &entry);
-        let record = Record { kind: Kind::Directory, key: &key, value: &value };
+        let record = Record { kind: Kind::Metadata, key: &key, value: &value };
         let failed = |error| unavailable("write", error);
         let position = self.log.append(StreamName::Commit, &[record], Need::Removal);
         let position = position.map_err(failed)?;
@@ -250,7 +246,7 @@ impl Directory for LocalDirectory {
         };
         self.log.sync(StreamName::Commit, position).await.map_err(unsynced)?;
         let version = entry.version;
-        write(&self.records).apply(table, name, entry);
+        self.records.write().apply(table, name, entry);
         Ok(WriteOutcome::Done(version))
     }
 
@@ -260,6 +256,6 @@ impl Directory for LocalDirectory {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, Entry)>, StoreError> {
-        Ok(read(&self.records).list(table, after, limit))
+        Ok(self.records.read().list(table, after, limit))
     }
 }

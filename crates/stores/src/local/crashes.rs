@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BlockStore, BucketId, BucketName, Cid, Codec, Directory as _, OwnerId, RootPointer,
+    Block, BlockStore, BucketId, BucketName, Cid, Codec, MetadataStore as _, OwnerId, RootPointer,
     RootPointerStore, StoreError,
     block::{Placement, sweep_all},
-    directory::{Table, WriteOutcome},
     error::SwapError,
+    metadata::{Table, WriteOutcome},
     root::{CasOutcome, NewRoot},
 };
 use fula_testkit::rng::Rng;
@@ -48,7 +48,7 @@ struct Case {
     disk: SimDisk,
     store: LocalStore,
     model: Model,
-    /// Segments that told their contents after a power cut.
+    /// Segments that had a footer after a power cut.
     told: usize,
 }
 
@@ -177,7 +177,7 @@ impl Case {
         let version = may[0].0;
         self.model.drawn += 1;
         let value = (self.rng.below(4) > 0).then(|| Bytes::from(self.model.drawn.to_string()));
-        let written = self.store.directory.write(Table::Keys, &record, version, value.clone());
+        let written = self.store.metadata.write(Table::Keys, &record, version, value.clone());
         if let Ok(outcome) = written.await {
             assert_eq!(outcome, WriteOutcome::Done(version + 1));
             *may = vec![(version + 1, value)];
@@ -223,7 +223,7 @@ impl Case {
             *may = vec![found];
         }
         for (record, may) in &mut self.model.records {
-            let found = self.store.directory.read(Table::Keys, record).await.unwrap();
+            let found = self.store.metadata.read(Table::Keys, record).await.unwrap();
             let found = found.map_or((0, None), |entry| (entry.version, entry.value));
             assert!(may.contains(&found), "{record} is {found:?}, and may be {may:?}");
             *may = vec![found];
@@ -239,7 +239,7 @@ impl Case {
             assert_eq!(rows.value[0].as_ref().map(|row| row.pointer), may[0], "{bucket}");
         }
         for (record, may) in &self.model.records {
-            let found = self.store.directory.read(Table::Keys, record).await.unwrap();
+            let found = self.store.metadata.read(Table::Keys, record).await.unwrap();
             let found = found.map_or((0, None), |entry| (entry.version, entry.value));
             assert_eq!(found, may[0], "{record}");
         }
@@ -251,7 +251,7 @@ impl Case {
         self.store = open_sim(&self.disk);
         assert!(self.store.recovery.damaged.is_empty(), "{:?}", self.store.recovery);
         self.look().await;
-        self.told += self.store.log.hold_contents_against_scans();
+        self.told += self.store.log.hold_footers_against_scans();
     }
 
     /// Starts again, as after a failed sync: what is read may not be on the disk.
@@ -376,7 +376,7 @@ async fn before_or_after(store: &LocalStore, before: &Model, after: &Model) {
         }
     }
     for (record, may) in &after.records {
-        let found = store.directory.read(Table::Keys, record).await.unwrap();
+        let found = store.metadata.read(Table::Keys, record).await.unwrap();
         let found = found.map_or((0, None), |entry| (entry.version, entry.value));
         let old = before.records.get(record).map_or((0, None), |may| may[0].clone());
         assert!(found == old || found == may[0], "{record} is {found:?}");

@@ -1,4 +1,4 @@
-//! A data directory: lock, log, and the three seams on top of them.
+//! A data directory: log, and the three seams on top of them.
 //!
 //! Blocks, root pointers and directory records share one log. A pointer is appended after the
 //! blocks it needs, in the same stream, so one fsync covers both: a crash that keeps the pointer
@@ -21,7 +21,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -30,13 +30,14 @@ use fula_core::{
     error::SwapError,
     root::{RootRow, TimeMs},
 };
+use parking_lot::{Mutex, RwLock};
 
 use self::rows::Rows;
 pub use self::{
-    arbiter::{LocalDirectory, LocalRoots},
+    arbiter::{LocalMetadata, LocalRoots},
     blocks::LocalBlocks,
 };
-use crate::log::{DISK_BYTES_MIN, Damage, Directory, Disk, Log, Recovery, Room, StreamName};
+use crate::log::{DISK_BYTES_MIN, Damage, Disk, FsDisk, Log, Recovery, Room, StreamName};
 
 /// Locks that keep swaps of one bucket name apart.
 const STRIPES: usize = 64;
@@ -100,7 +101,7 @@ pub struct LocalStore {
     /// The embedded arbiter.
     pub roots: Arc<LocalRoots>,
     /// The embedded directory.
-    pub directory: Arc<LocalDirectory>,
+    pub metadata: Arc<LocalMetadata>,
     /// What opening found.
     pub recovery: Recovery,
     log: Arc<Log>,
@@ -143,7 +144,7 @@ impl LocalStore {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(dir.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let disk = Arc::new(Directory::open(&dir.join("log")).map_err(failed)?);
+        let disk = Arc::new(FsDisk::open(&dir.join("log")).map_err(failed)?);
         let mut store = Self::open_on(dir, disk, clock, despite_damage, segment_bytes)?;
         store.lock = Some(lock);
         Ok(store)
@@ -186,7 +187,7 @@ impl LocalStore {
                 last_time: Mutex::new(0),
                 clock,
             }),
-            directory: Arc::new(LocalDirectory {
+            metadata: Arc::new(LocalMetadata {
                 log: Arc::clone(&log),
                 records: RwLock::new(rows.records),
                 stripes: Stripes::default(),
@@ -286,7 +287,7 @@ impl LocalStore {
     /// [`SwapError`] of the log.
     pub async fn restore_row(&self, row: RootRow) -> Result<(), SwapError> {
         self.roots.persist(&row).await?;
-        write(&self.roots.state).apply(row);
+        self.roots.state.write().apply(row);
         Ok(())
     }
 
@@ -298,14 +299,6 @@ impl LocalStore {
             moved_bytes: self.log.counters.moved_bytes.load(Ordering::Relaxed),
         }
     }
-}
-
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unavailable(action: &'static str, error: io::Error) -> StoreError {

@@ -58,7 +58,7 @@ impl Race {
 
     async fn live(&self) -> Live {
         let live = self.live.read().await;
-        let live = live.lock().unwrap();
+        let live = live.lock();
         live.clone()
     }
 
@@ -68,7 +68,7 @@ impl Race {
         let live = self.live.read().await;
         let mark = self.store.blocks.put(std::slice::from_ref(&block), placement).await.unwrap();
         {
-            let mut live = live.lock().unwrap();
+            let mut live = live.lock();
             let times = live.get(&key).map_or(0, |(times, _)| times + 1);
             live.insert(key, (times, block));
         }
@@ -98,7 +98,7 @@ impl Race {
             let (cut, kept) = {
                 let live = self.live.write().await;
                 let cut = self.store.blocks.advance_epoch();
-                let live = live.lock().unwrap();
+                let live = live.lock();
                 (cut, live.values().map(|(_, block)| block.cid()).collect::<Vec<Cid>>())
             };
             self.store.blocks.mark(&kept, cut);

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use fula_core::{
     BucketId, BucketName, OwnerId, RootPointer,
     cbor::{Invalid, Reader, Writer},
-    directory::{Entry, Table},
-    memory::{Records, RowSet},
+    in_memory::{Records, RowSet},
+    metadata::{Entry, Table},
     root::RootRow,
 };
 
@@ -79,7 +79,7 @@ impl Rows {
                 self.roots.rows.apply(row);
                 self.roots.position = self.roots.position.max(position);
             }
-            Kind::Directory => {
+            Kind::Metadata => {
                 let (table, name, entry) = read_entry(&mut reader)?;
                 self.records.apply(table, &name, entry);
             }
@@ -89,7 +89,7 @@ impl Rows {
                 self.roots.position = self.roots.position.max(floor.position);
                 self.roots.void_before = floor.void_before;
             }
-            Kind::Block | Kind::Mark | Kind::Contents => return Err(Invalid("not a row")),
+            Kind::Block | Kind::Mark | Kind::Footer => return Err(Invalid("not a row")),
         }
         reader.end()
     }

@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, os::unix::fs::FileExt};
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BlockStore, BucketId, BucketName, Cid, Codec, Directory, OwnerId, RootPointer,
+    Block, BlockStore, BucketId, BucketName, Cid, Codec, MetadataStore, OwnerId, RootPointer,
     RootPointerStore,
     block::{Placement, Position, sweep_all},
     conformance_suite,
-    directory::Table,
+    metadata::Table,
     root::NewRoot,
 };
 use tempfile::TempDir;
@@ -50,9 +50,9 @@ mod roots {
     conformance_suite!(root_store, async { temp(|store| Arc::clone(&store.roots)) });
 }
 
-mod directory {
+mod metadata {
     use super::*;
-    conformance_suite!(directory, async { temp(|store| Arc::clone(&store.directory)) });
+    conformance_suite!(metadata, async { temp(|store| Arc::clone(&store.metadata)) });
 }
 
 fn block(seed: u64, len: usize) -> Block {
@@ -121,7 +121,7 @@ async fn everything_is_there_after_reopening() {
         let expected = Some(new_root(1).pointer);
         store.roots.cas_root(owner, &name("one"), expected, &new_root(2)).await.unwrap();
         let value = Some(Bytes::from_static(b"v"));
-        store.directory.write(Table::Keys, "k", 0, value).await.unwrap();
+        store.metadata.write(Table::Keys, "k", 0, value).await.unwrap();
     }
     let store = open(&dir);
     assert!(store.recovery.truncated.is_empty() && store.recovery.damaged.is_empty());
@@ -131,7 +131,7 @@ async fn everything_is_there_after_reopening() {
     let found = store.roots.find_bucket(&name("one")).await.unwrap();
     assert_eq!(found.value.unwrap().pointer, new_root(2).pointer);
     assert_eq!(found.mark.position, 2);
-    let entry = store.directory.read(Table::Keys, "k").await.unwrap().unwrap();
+    let entry = store.metadata.read(Table::Keys, "k").await.unwrap().unwrap();
     assert_eq!(entry.version, 1);
     assert!(std::fs::read_dir(dir.path().join("log")).unwrap().count() > 10, "never rolled");
     assert!(store.verify().unwrap().is_empty());

@@ -6,10 +6,9 @@ use std::{
 };
 
 use super::{
-    Contents, Index, Kind, Log, LogPlace, Need, Place, Record, Slot, Stream, StreamName, Tail,
-    encode_into, encoded_len, lock, poisoned,
+    Index, Kind, Log, LogPlace, Need, Place, Record, SegmentFooter, Slot, Stream, StreamName, Tail,
+    encode_into, encoded_len, poisoned,
     segment::{HEADER_BYTES, Segment},
-    write,
 };
 
 /// Largest buffer that stays with a stream, in bytes.
@@ -39,7 +38,7 @@ impl Log {
         wanted: impl Fn(&Index, usize) -> bool,
     ) -> io::Result<(u64, u64)> {
         let stream = self.stream(name);
-        let mut tail = lock(&stream.tail);
+        let mut tail = stream.tail.lock();
         self.check_writable()?;
         if tail.offset >= self.segment_bytes {
             self.roll(stream, &mut tail)?;
@@ -65,7 +64,7 @@ impl Log {
             tail.buffer = buffer;
         }
         for (record, _) in &placed {
-            tail.contents.add(record.kind, record.key, record.value.len());
+            tail.footer.add(record.kind, record.key, record.value.len());
         }
         let mut index = self.index_mut();
         for (record, slot) in placed {
@@ -76,7 +75,7 @@ impl Log {
 
     /// Returns where the next record of a stream goes.
     pub(crate) fn end_of_stream(&self, name: StreamName) -> LogPlace {
-        let tail = lock(&self.stream(name).tail);
+        let tail = self.stream(name).tail.lock();
         let offset = u32::try_from(tail.offset).expect("segments are small");
         LogPlace { segment: tail.segment.id, offset }
     }
@@ -103,7 +102,7 @@ impl Log {
             return Ok(());
         }
         let (begin, durable_to) = (tail.offset, stream.durable_to(tail));
-        let told = tail.contents.end(&tail.segment.seed, begin, durable_to);
+        let told = tail.footer.end(&tail.segment.seed, begin, durable_to);
         // Where space is short, that is for what compaction has to copy.
         let fits = |len: usize| {
             let room = self.disk.room();
@@ -115,8 +114,8 @@ impl Log {
                 return Err(poisoned());
             }
             // Nothing is lost without them. But only the last record is believed, so there must be one
-            // that is no end of contents: a crash may have left some that tell of lost records.
-            tail.contents = Contents::untold();
+            // that is no end of a footer: a crash may have left one that lists lost records.
+            tail.footer = SegmentFooter::omitted();
             let (mark, mut record) =
                 (Record { kind: Kind::Mark, key: &[], value: &[] }, Vec::new());
             encode_into(&mark, &tail.segment.seed, begin, durable_to, &mut record);
@@ -139,10 +138,10 @@ impl Log {
         let segment = Arc::new(Segment::create(self.disk.as_ref(), stream.name.prefix(), id)?);
         // In this order: compaction looks at the segments first, then which are written to, and must
         // not find this one without being told that it is.
-        *lock(&stream.place) = Place { segment: id, base: tail.appended };
-        write(&self.segments).insert(id, Arc::clone(&segment));
+        *stream.place.lock() = Place { segment: id, base: tail.appended };
+        self.segments.write().insert(id, Arc::clone(&segment));
         tail.segment = segment;
-        tail.contents = Contents::of_none();
+        tail.footer = SegmentFooter::empty();
         tail.offset = HEADER_BYTES;
         tail.appended += HEADER_BYTES;
         stream.synced.fetch_max(tail.appended, Ordering::AcqRel);

@@ -14,14 +14,14 @@ use hashbrown::{HashTable, hash_table};
 
 use super::{
     entry::Entry,
-    index::Slot,
-    names::{Name, Namer},
+    slot::Slot,
+    tags::{BlockTag, TagHasher},
 };
 
 /// Tables: of a million blocks each holds a thousand.
 const TABLES: u16 = 1024;
 
-/// Bits of a name that choose the table.
+/// Bits of a tag that choose the table.
 const CHOOSING_BITS: u32 = 13;
 
 /// Entries allocated at a time.
@@ -35,7 +35,7 @@ pub(crate) struct At(u32);
 #[derive(Clone, Copy, Debug)]
 struct Place {
     number: u32,
-    /// Of the name.
+    /// Of the tag.
     hash: u32,
 }
 
@@ -46,7 +46,7 @@ fn spread(hash: u32) -> u64 {
 
 /// Which blocks a sweep takes away.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cut {
+pub(super) struct SweepBounds {
     /// The collection: what was not marked in it goes,
     pub(super) marked: Epoch,
     /// if it was put before this.
@@ -59,7 +59,7 @@ pub(super) struct Cut {
 pub(crate) struct Blocks {
     tables: Tables,
     entries: Entries,
-    namer: Namer,
+    hasher: TagHasher,
 }
 
 /// The entries, by number.
@@ -104,11 +104,11 @@ impl Entries {
     }
 }
 
-/// Where entries of a name may be.
+/// Where entries of a tag may be.
 #[derive(Debug)]
 struct Tables {
     tables: Box<[HashTable<Place>]>,
-    /// The table of the names that begin with these bits.
+    /// The table of the tags that begin with these bits.
     chosen: Box<[u16]>,
 }
 
@@ -120,7 +120,7 @@ impl Default for Tables {
     )]
     fn default() -> Self {
         let begins = 1_u32 << CHOOSING_BITS;
-        // The last has twice as many of the names as the first, and those between evenly more.
+        // The last has twice as many of the tags as the first, and those between evenly more.
         let chosen = (0..begins).map(|bits| {
             let part = f64::from(bits) / f64::from(begins);
             (f64::from(TABLES) * (1.0 + part).log2()) as u16
@@ -131,20 +131,20 @@ impl Default for Tables {
 }
 
 impl Tables {
-    fn number(&self, name: Name) -> usize {
-        self.chosen[(name.0[0] >> (32 - CHOOSING_BITS)) as usize].into()
+    fn number(&self, tag: BlockTag) -> usize {
+        self.chosen[(tag.0[0] >> (32 - CHOOSING_BITS)) as usize].into()
     }
 
-    fn of(&self, name: Name) -> &HashTable<Place> {
-        &self.tables[self.number(name)]
+    fn of(&self, tag: BlockTag) -> &HashTable<Place> {
+        &self.tables[self.number(tag)]
     }
 
-    fn of_mut(&mut self, name: Name) -> &mut HashTable<Place> {
-        &mut self.tables[self.number(name)]
+    fn of_mut(&mut self, tag: BlockTag) -> &mut HashTable<Place> {
+        &mut self.tables[self.number(tag)]
     }
 }
 
-impl Name {
+impl BlockTag {
     /// What a place holds of it.
     fn hash(self) -> u32 {
         self.0[1]
@@ -153,11 +153,10 @@ impl Name {
 
 impl Blocks {
     pub(crate) fn find(&self, cid: &Cid) -> Option<At> {
-        let name = self.namer.name(cid);
-        let is_it = |place: &Place| {
-            place.hash == name.hash() && self.entries.at(place.number).name() == name
-        };
-        self.tables.of(name).find(spread(name.hash()), is_it).map(|place| At(place.number))
+        let tag = self.hasher.tag(cid);
+        let is_it =
+            |place: &Place| place.hash == tag.hash() && self.entries.at(place.number).tag() == tag;
+        self.tables.of(tag).find(spread(tag.hash()), is_it).map(|place| At(place.number))
     }
 
     pub(crate) fn get(&self, cid: &Cid) -> Option<Slot> {
@@ -180,11 +179,11 @@ impl Blocks {
     /// Notes where a block lies, and returns where it did. A new one counts as put in `epoch`; one
     /// that has only moved keeps its epochs.
     pub(super) fn insert(&mut self, cid: &Cid, slot: Slot, epoch: Epoch) -> Option<Slot> {
-        let name = self.namer.name(cid);
+        let tag = self.hasher.tag(cid);
         let Self { tables, entries, .. } = self;
-        let entry = tables.of_mut(name).entry(
-            spread(name.hash()),
-            |place| place.hash == name.hash() && entries.at(place.number).name() == name,
+        let entry = tables.of_mut(tag).entry(
+            spread(tag.hash()),
+            |place| place.hash == tag.hash() && entries.at(place.number).tag() == tag,
             |place| spread(place.hash),
         );
         match entry {
@@ -195,8 +194,8 @@ impl Blocks {
                 Some(old)
             }
             hash_table::Entry::Vacant(free) => {
-                let number = entries.add(Entry::new(name, slot, epoch));
-                free.insert(Place { number, hash: name.hash() });
+                let number = entries.add(Entry::new(tag, slot, epoch));
+                free.insert(Place { number, hash: tag.hash() });
                 None
             }
         }
@@ -208,10 +207,10 @@ impl Blocks {
     }
 
     fn remove_at(&mut self, number: u32) -> Slot {
-        let name = self.entries.at(number).name();
+        let tag = self.entries.at(number).tag();
         let is_it = |place: &Place| place.number == number;
-        let table = self.tables.of_mut(name);
-        table.find_entry(spread(name.hash()), is_it).expect("every entry has a place").remove();
+        let table = self.tables.of_mut(tag);
+        table.find_entry(spread(tag.hash()), is_it).expect("every entry has a place").remove();
         self.entries.remove(number)
     }
 
@@ -221,7 +220,7 @@ impl Blocks {
         &mut self,
         Position(from): Position,
         limit: u32,
-        cut: Cut,
+        cut: SweepBounds,
         mut gone: impl FnMut(Slot),
     ) -> Option<Position> {
         // A new block may take the number of one that is gone: it need not be looked at.

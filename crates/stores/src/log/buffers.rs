@@ -2,9 +2,10 @@
 //!
 //! Fresh memory costs a page fault for every 4 KiB of it, and zeroes that are overwritten at once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 /// Shorter values are left to the allocator.
 const LARGE_BYTES: usize = 256 << 10;
@@ -35,8 +36,8 @@ impl Buffers {
         Ok(fill(&mut lent.bytes)?.then(|| Bytes::from_owner(lent)))
     }
 
-    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn free(&self) -> parking_lot::MutexGuard<'_, Vec<Vec<u8>>> {
+        self.free.lock()
     }
 }
 

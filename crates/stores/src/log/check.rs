@@ -8,15 +8,14 @@ use fula_core::{
 };
 
 use super::{
-    Damage, Key, Log, Slot, contents, lock, read, recover,
+    Damage, Key, Log, Slot, footer, recover,
     segment::{self, HEADER_BYTES, Segment},
-    write,
 };
 
 impl Log {
     /// Checks every record's checksum, and every block's hash; returns what fails.
     pub(crate) fn verify(&self) -> io::Result<Vec<Damage>> {
-        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
         let mut damage = Vec::new();
         for segment in segments {
             let found =
@@ -39,7 +38,7 @@ impl Log {
         let is_unreadable = |(name, len): &(String, u64)| {
             let id = segment::parse_name(name).map(|(_, id)| id);
             // One without a record may be about to begin.
-            *len > HEADER_BYTES && id.is_some_and(|id| !read(&self.segments).contains_key(&id))
+            *len > HEADER_BYTES && id.is_some_and(|id| !self.segments.read().contains_key(&id))
         };
         Ok(files.filter(is_unreadable).collect())
     }
@@ -55,18 +54,18 @@ impl Log {
     /// Returns where the records of a segment end; a file being written may be longer.
     fn end_of(&self, segment: &Segment) -> io::Result<u64> {
         for stream in &self.streams {
-            let tail = lock(&stream.tail);
+            let tail = stream.tail.lock();
             if tail.segment.id == segment.id {
                 return Ok(tail.offset);
             }
         }
-        contents::end_of_records(segment, segment.len()?)
+        footer::end_of_records(segment, segment.len()?)
     }
 
     /// Returns the records of a segment that are in use.
     pub(super) fn records_in(&self, segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
         let mut found = until_uncut(segment, || {
-            if self.streams.iter().any(|stream| lock(&stream.place).segment == segment.id) {
+            if self.streams.iter().any(|stream| stream.place.lock().segment == segment.id) {
                 recover::scanned(segment, self.end_of(segment)?)
             } else {
                 recover::records(segment)
@@ -82,11 +81,11 @@ impl Log {
     /// each stream, may come to lie in an earlier one, and be missed if the walk has passed that.
     pub(crate) fn list(&self, from: Position) -> io::Result<Listed> {
         let from = u32::try_from(from.0).unwrap_or(u32::MAX);
-        let first = read(&self.segments).range(from..).next().map(|(_, found)| Arc::clone(found));
+        let first = self.segments.read().range(from..).next().map(|(_, found)| Arc::clone(found));
         let Some(segment) = first else { return Ok(Listed::default()) };
         let records = self.records_in(&segment)?;
         // Afterwards: what was moved meanwhile may lie in one that did not exist before.
-        let next = read(&self.segments).range(segment.id + 1..).next().map(|(id, _)| *id);
+        let next = self.segments.read().range(segment.id + 1..).next().map(|(id, _)| *id);
         let next = next.map(|id| Position(id.into()));
         let blocks = records.into_iter().filter_map(|(key, slot)| {
             let Key::Block(cid) = key else { return None };
@@ -117,12 +116,12 @@ impl Log {
     /// Moves the intact records of damaged segments to the end of the log and renames those
     /// segments; returns how many.
     pub(crate) fn set_damaged_aside(&self) -> io::Result<usize> {
-        let _one_at_a_time = lock(&self.compacting);
+        let _one_at_a_time = self.compacting.lock();
         let mut names: Vec<String> =
             self.verify()?.into_iter().map(|damage| damage.segment).collect();
         names.dedup();
         for name in &names {
-            let segments = read(&self.segments);
+            let segments = self.segments.read();
             let found = segments.values().find(|segment| segment.name() == name).cloned();
             drop(segments);
             let Some(segment) = found else {
@@ -130,7 +129,7 @@ impl Log {
                 continue;
             };
             for stream in &self.streams {
-                let mut tail = lock(&stream.tail);
+                let mut tail = stream.tail.lock();
                 if tail.segment.id == segment.id {
                     self.roll(stream, &mut tail)?;
                 }
@@ -145,7 +144,7 @@ impl Log {
             }
             // What is still said to lie there is not readable.
             self.index_mut().forget_segment(segment.id);
-            write(&self.segments).remove(&segment.id);
+            self.segments.write().remove(&segment.id);
             segment::set_aside(self.disk.as_ref(), name)?;
         }
         Ok(names.len())

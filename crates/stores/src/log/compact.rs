@@ -8,9 +8,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Index, Key, Log, Slot, StreamName, is_lost, lock, read, recover,
+    Index, Key, Log, Slot, StreamName, is_lost, recover,
     segment::{HEADER_BYTES, Segment},
-    write,
 };
 
 /// Bytes of records moved at a time.
@@ -53,20 +52,20 @@ impl Log {
     /// for the disk may be full. Returns the bytes freed; 0 when there was nothing to do. Calls `rest`
     /// now and then.
     pub(crate) fn compact(&self, dead_percent: u64, rest: &dyn Fn()) -> io::Result<u64> {
-        let _one_at_a_time = lock(&self.compacting);
+        let _one_at_a_time = self.compacting.lock();
         // In this order: a segment that becomes the tail later is not among the candidates, and
         // one that was sealed meanwhile only seems emptier than it is.
-        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
         let active: Vec<u32> =
-            self.streams.iter().map(|stream| lock(&stream.place).segment).collect();
+            self.streams.iter().map(|stream| stream.place.lock().segment).collect();
         let mut worth: Vec<(u64, Arc<Segment>)> = Vec::new();
         for segment in segments {
             let size = segment.len()?;
             let live = self.index().live_in(segment.id);
             // What tells of the living is of use as long as there are some.
-            let told = if live > 0 { segment.contents_bytes() } else { 0 };
+            let told = if live > 0 { segment.footer_bytes() } else { 0 };
             let dead = size.saturating_sub(live + HEADER_BYTES + told);
-            let is_left = active.contains(&segment.id) || lock(&self.damaged).contains(&segment.id);
+            let is_left = active.contains(&segment.id) || self.damaged.lock().contains(&segment.id);
             if !is_left && dead * 100 >= size * dead_percent && dead > 0 {
                 worth.push((live, segment));
             }
@@ -86,12 +85,12 @@ impl Log {
             // Damage, or a head that is not readable any more, is left in place for fsck to report:
             // a copy would carry a valid checksum.
             if !moved || self.index().live_in(segment.id) > 0 {
-                lock(&self.damaged).insert(segment.id);
+                self.damaged.lock().insert(segment.id);
                 tracing::warn!(segment = segment.name(), "a damaged segment is not compacted");
                 continue;
             }
             segment.delete(self.disk.as_ref())?;
-            write(&self.segments).remove(&segment.id);
+            self.segments.write().remove(&segment.id);
             return Ok(size);
         }
         full.map_or(Ok(0), |error| Err(self.explain(error)))
@@ -111,7 +110,7 @@ impl Log {
     /// Seals the segments being written to of which at least `dead_percent` is dead.
     pub(crate) fn seal(&self, dead_percent: u64) -> io::Result<()> {
         for stream in &self.streams {
-            let mut tail = lock(&stream.tail);
+            let mut tail = stream.tail.lock();
             let live = self.index().live_in(tail.segment.id) + HEADER_BYTES;
             let dead = tail.offset.saturating_sub(live);
             if dead > 0 && dead * 100 >= tail.offset * dead_percent {
@@ -123,7 +122,7 @@ impl Log {
 
     /// Returns the bytes of all segments, and those of records in use.
     pub(crate) fn sizes(&self) -> io::Result<(u64, u64)> {
-        let segments: Vec<_> = read(&self.segments).values().cloned().collect();
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
         let mut all = 0;
         for segment in segments {
             all += segment.len()?;

@@ -68,11 +68,11 @@ pub(crate) fn is_lost(error: &io::Error) -> bool {
 
 /// A directory of the file system.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct FsDisk {
     path: PathBuf,
 }
 
-impl Directory {
+impl FsDisk {
     /// Opens a directory, and creates it if need be.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
@@ -80,7 +80,7 @@ impl Directory {
     }
 }
 
-impl Disk for Directory {
+impl Disk for FsDisk {
     fn list(&self) -> io::Result<Vec<(String, u64)>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {

@@ -7,9 +7,9 @@
 use fula_core::{Cid, block::Epoch};
 
 use super::{
-    index::Slot,
-    names::Name,
     record::{ALIGN, VALUE_BYTES_MAX},
+    slot::Slot,
+    tags::BlockTag,
 };
 
 /// Bytes of a block's key in its record.
@@ -54,15 +54,15 @@ const AGE_MAX: u32 = 7;
 /// A block in the log, or nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
-    name: Name,
+    tag: BlockTag,
     segment: u32,
     /// Of its parts, the offset is 0 of nothing alone: segments begin with a header.
     word: u64,
 }
 
 impl Entry {
-    pub(super) fn new(name: Name, slot: Slot, epoch: Epoch) -> Self {
-        let mut entry = Self { name, ..Self::default() };
+    pub(super) fn new(tag: BlockTag, slot: Slot, epoch: Epoch) -> Self {
+        let mut entry = Self { tag, ..Self::default() };
         entry.lie_at(slot);
         entry.renew(epoch);
         entry.unmark(epoch);
@@ -73,8 +73,8 @@ impl Entry {
         OFFSET.of(self.word) == 0
     }
 
-    pub(super) fn name(&self) -> Name {
-        self.name
+    pub(super) fn tag(&self) -> BlockTag {
+        self.tag
     }
 
     pub(super) fn slot(&self) -> Slot {
@@ -144,10 +144,10 @@ mod tests {
         {
             let slot = Slot { segment, offset, value_len, key_len: KEY_BYTES };
             for epoch in [0, 9, 1023, u32::MAX].map(Epoch) {
-                let mut entry = Entry::new(Name([1, 2, 3]), slot, epoch);
+                let mut entry = Entry::new(BlockTag([1, 2, 3]), slot, epoch);
                 assert!(!entry.is_nothing() && Entry::default().is_nothing());
                 assert!(entry.mark(epoch) && !entry.mark(epoch));
-                assert_eq!((entry.name(), entry.slot()), (Name([1, 2, 3]), slot));
+                assert_eq!((entry.tag(), entry.slot()), (BlockTag([1, 2, 3]), slot));
                 assert_eq!(entry.put(epoch), epoch);
                 let elsewhere = Slot { segment: 1, offset: 64, value_len: 3, ..slot };
                 entry.lie_at(elsewhere);
@@ -159,7 +159,7 @@ mod tests {
 
     fn entry(put: u32) -> Entry {
         let slot = Slot { segment: 1, offset: 64, value_len: 1, key_len: KEY_BYTES };
-        Entry::new(Name::default(), slot, Epoch(put))
+        Entry::new(BlockTag::default(), slot, Epoch(put))
     }
 
     #[test]

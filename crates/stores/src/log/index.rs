@@ -1,8 +1,4 @@
 //! Where the newest record of each key lies.
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "records and segments are bounded far below these types by constants"
-)]
 
 use std::collections::BTreeMap;
 
@@ -12,57 +8,11 @@ use fula_core::{
 };
 
 use super::{
-    blocks::{Blocks, Cut},
+    blocks::{Blocks, SweepBounds},
     entry::MARKED_EPOCHS,
-    record::{HEAD_BYTES, Kind, Record},
+    record::{Kind, Record},
+    slot::Slot,
 };
-
-/// Where one record lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot {
-    pub(crate) segment: u32,
-    /// Of the record's head; segments stay far below 4 GiB.
-    pub(crate) offset: u32,
-    pub(crate) value_len: u32,
-    pub(super) key_len: u16,
-}
-
-impl Slot {
-    pub(super) fn new(segment: u32, offset: u64, key: usize, value: usize) -> Self {
-        Self {
-            segment,
-            offset: u32::try_from(offset).expect("segments are small"),
-            value_len: u32::try_from(value).expect("values are small"),
-            key_len: u16::try_from(key).expect("keys are small"),
-        }
-    }
-
-    pub(super) fn value_offset(&self) -> u64 {
-        u64::from(self.offset) + HEAD_BYTES as u64 + u64::from(self.key_len)
-    }
-
-    /// Returns where the record begins.
-    pub(crate) fn place(&self) -> LogPlace {
-        LogPlace { segment: self.segment, offset: self.offset }
-    }
-
-    /// Returns where the record ends in its segment.
-    pub(super) fn end(&self) -> u64 {
-        u64::from(self.offset) + u64::from(self.bytes())
-    }
-
-    /// Returns the length of the record, padding included.
-    pub(crate) fn bytes(&self) -> u32 {
-        (HEAD_BYTES as u32 + u32::from(self.key_len) + self.value_len).next_multiple_of(8)
-    }
-}
-
-/// A place in a stream: every record that is appended to it from some moment on lies at or after it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LogPlace {
-    pub(crate) segment: u32,
-    pub(crate) offset: u32,
-}
 
 /// What a record is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +25,8 @@ impl Key {
     pub(super) fn of(kind: Kind, key: &[u8]) -> Option<Self> {
         match kind {
             Kind::Block => key.try_into().ok().map(Self::Block),
-            Kind::Root | Kind::Directory | Kind::Floor => Some(Self::Row(kind, key.to_vec())),
-            Kind::Mark | Kind::Contents => None,
+            Kind::Root | Kind::Metadata | Kind::Floor => Some(Self::Row(kind, key.to_vec())),
+            Kind::Mark | Kind::Footer => None,
         }
     }
 
@@ -180,7 +130,7 @@ impl Index {
     pub(crate) fn sweep(&mut self, from: Position, cut: Epoch, put_before: Epoch) -> Swept {
         let Self { blocks, live, epoch, .. } = self;
         let mut swept = Swept::default();
-        let what = Cut { marked: cut, put_before, now: *epoch };
+        let what = SweepBounds { marked: cut, put_before, now: *epoch };
         swept.next = blocks.sweep(from, SWEEP_BLOCKS, what, |slot| {
             swept.deleted += 1;
             swept.bytes += u64::from(slot.value_len);

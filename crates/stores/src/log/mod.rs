@@ -15,44 +15,47 @@ mod blocks;
 mod buffers;
 mod check;
 mod compact;
-mod contents;
 mod disk;
 mod entry;
+mod footer;
 mod index;
-mod names;
 mod record;
 mod recover;
 mod room;
 mod segment;
 #[cfg(test)]
 pub(crate) mod sim_disk;
+mod slot;
+mod tags;
 mod void;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use bytes::Bytes;
 use fula_core::{Block, Cid};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::{
     buffers::Buffers,
-    contents::Contents,
+    footer::SegmentFooter,
     record::{encode_into, encoded_len},
     room::Allowance,
     segment::{HEADER_BYTES, Segment},
 };
 pub(crate) use self::{
-    disk::{Directory, Disk, is_lost},
-    index::{Index, Key, LogPlace, Slot},
+    disk::{Disk, FsDisk, is_lost},
+    index::{Index, Key},
     record::{Kind, Record},
     room::{DISK_BYTES_MIN, Need},
+    slot::{LogPlace, Slot},
 };
 pub use self::{
     recover::{Damage, Recovery},
@@ -95,7 +98,7 @@ struct Tail {
     /// Records being encoded; kept for the next ones.
     buffer: Vec<u8>,
     /// Of the segment so far.
-    contents: Contents,
+    footer: SegmentFooter,
     /// Where the segment was ended, if it was.
     ended: u64,
 }
@@ -165,18 +168,6 @@ pub(crate) struct Log {
     pub(crate) counters: Counters,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Runs what may take the disk long, away from the threads that answer requests.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -199,7 +190,7 @@ impl Log {
         let mut recovered = recover::recover(disk.as_ref())?;
         let mut tails = Vec::with_capacity(2);
         for name in StreamName::ALL {
-            let (segment, offset, contents) =
+            let (segment, offset, footer) =
                 if let Some(tail) = recovered.tails.remove(name.prefix()) {
                     tail
                 } else {
@@ -207,14 +198,14 @@ impl Log {
                     let segment = Arc::new(Segment::create(disk.as_ref(), name.prefix(), id)?);
                     recovered.segments.insert(id, Arc::clone(&segment));
                     recovered.next_id += 1;
-                    (segment, HEADER_BYTES, Contents::of_none())
+                    (segment, HEADER_BYTES, SegmentFooter::empty())
                 };
             let (appended, buffer) = (offset, Vec::new());
             tails.push(Stream {
                 name,
                 place: Mutex::new(Place { segment: segment.id, base: 0 }),
                 poisoned: AtomicBool::new(false),
-                tail: Mutex::new(Tail { segment, offset, appended, buffer, contents, ended: 0 }),
+                tail: Mutex::new(Tail { segment, offset, appended, buffer, footer, ended: 0 }),
                 turn: tokio::sync::Mutex::new(()),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
@@ -241,11 +232,11 @@ impl Log {
     }
 
     pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
-        read(&self.index)
+        self.index.read()
     }
 
     pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
-        write(&self.index)
+        self.index.write()
     }
 
     fn stream(&self, name: StreamName) -> &Stream {
@@ -256,7 +247,7 @@ impl Log {
     /// `slot`; 0 when it is durable already.
     pub(crate) fn pending(&self, slot: &Slot) -> (StreamName, u64) {
         for stream in &self.streams {
-            let place = *lock(&stream.place);
+            let place = *stream.place.lock();
             if place.segment == slot.segment {
                 let end = place.base + slot.end();
                 let durable = stream.synced.load(Ordering::Acquire) >= end;
@@ -268,7 +259,7 @@ impl Log {
 
     /// Notes that a block cannot be read just now, so that a later put stores it anew.
     pub(crate) fn suspect(&self, cid: &Cid) {
-        let mut suspects = lock(&self.suspects);
+        let mut suspects = self.suspects.lock();
         if suspects.len() >= SUSPECTS_MAX {
             suspects.pop_first();
         }
@@ -278,13 +269,13 @@ impl Log {
 
     /// Returns whether a block could not be read.
     pub(crate) fn is_suspect(&self, cid: &Cid) -> bool {
-        self.suspicions.load(Ordering::Relaxed) > 0 && lock(&self.suspects).contains(cid)
+        self.suspicions.load(Ordering::Relaxed) > 0 && self.suspects.lock().contains(cid)
     }
 
     /// Notes that blocks were stored anew.
     pub(crate) fn trust(&self, blocks: &[Block]) {
         if self.suspicions.load(Ordering::Relaxed) > 0 {
-            let mut suspects = lock(&self.suspects);
+            let mut suspects = self.suspects.lock();
             for block in blocks {
                 suspects.remove(&block.cid());
             }
@@ -356,13 +347,13 @@ impl Log {
     pub(crate) fn flush(&self, name: StreamName) -> io::Result<()> {
         let stream = self.stream(name);
         let (segment, appended) = {
-            let tail = lock(&stream.tail);
+            let tail = stream.tail.lock();
             self.check_writable()?;
             (Arc::clone(&tail.segment), tail.appended)
         };
         // Sealing makes older segments durable, so the current one is all there is to flush.
         if let Err(error) = self.fsync(&segment) {
-            let _tail = lock(&stream.tail);
+            let _tail = stream.tail.lock();
             stream.poisoned.store(true, Ordering::Release);
             return Err(error);
         }
@@ -437,7 +428,7 @@ impl Log {
     }
 
     fn segment(&self, slot: &Slot) -> io::Result<Arc<Segment>> {
-        let segments = read(&self.segments);
+        let segments = self.segments.read();
         segments.get(&slot.segment).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

@@ -42,19 +42,18 @@ pub(crate) enum Kind {
     /// A root pointer row under owner and bucket.
     Root = 2,
     /// A directory record under table and name.
-    Directory = 3,
+    Metadata = 3,
     /// Nothing but a *durable to*.
     Mark = 4,
     /// What lies in the segment before it.
-    Contents = 5,
+    Footer = 5,
     /// Which root pointers are void, and the version floor; under no key.
     Floor = 6,
 }
 
 impl Kind {
     pub(super) fn from_code(code: u8) -> Option<Self> {
-        let all =
-            [Self::Block, Self::Root, Self::Directory, Self::Mark, Self::Contents, Self::Floor];
+        let all = [Self::Block, Self::Root, Self::Metadata, Self::Mark, Self::Footer, Self::Floor];
         all.into_iter().find(|kind| *kind as u8 == code)
     }
 }
@@ -62,7 +61,7 @@ impl Kind {
 impl Kind {
     /// Returns whether records of it only say what is known otherwise too.
     pub(super) fn is_note(self) -> bool {
-        matches!(self, Self::Mark | Self::Contents)
+        matches!(self, Self::Mark | Self::Footer)
     }
 
     /// Returns whether a record can be so long.
@@ -180,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_record_matches_the_vector() {
-        let record = Record { kind: Kind::Directory, key: b"keys\0a", value: b"value" };
+        let record = Record { kind: Kind::Metadata, key: b"keys\0a", value: b"value" };
         let mut out = Vec::new();
         encode_into(&record, &Seed([7; 16]), 80, 72, &mut out);
         assert_eq!(

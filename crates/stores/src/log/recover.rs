@@ -9,11 +9,12 @@ use std::{
 use fula_core::Cid;
 
 use super::{
-    contents::{self, Contents},
     disk::{Disk, is_lost},
-    index::{Index, Key, Slot},
+    footer::{self, SegmentFooter},
+    index::{Index, Key},
     record::{ALIGN, HEAD_BYTES, Head, Kind, Record, crc32c, encode_into},
     segment::{HEADER_BYTES, Opened, Segment, parse_name},
+    slot::Slot,
 };
 
 /// Bytes read at a time while scanning.
@@ -66,7 +67,7 @@ pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) segments: BTreeMap<u32, Arc<Segment>>,
     /// The segment each stream goes on in, where, and what lies before.
-    pub(super) tails: HashMap<String, (Arc<Segment>, u64, Contents)>,
+    pub(super) tails: HashMap<String, (Arc<Segment>, u64, SegmentFooter)>,
     pub(super) report: Recovery,
     /// Above the number of every segment there is or was, readable or not.
     pub(super) next_id: u32,
@@ -138,8 +139,8 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
             }
         };
         if is_tail {
-            let (end, contents) = recovered.read_tail(&segment)?;
-            recovered.tails.insert(prefix.clone(), (Arc::clone(&segment), end, contents));
+            let (end, footer) = recovered.read_tail(&segment)?;
+            recovered.tails.insert(prefix.clone(), (Arc::clone(&segment), end, footer));
         } else {
             recovered.read_sealed(&segment)?;
         }
@@ -158,7 +159,7 @@ impl Recovered {
 
     /// Indexes a segment that another follows.
     fn read_sealed(&mut self, segment: &Segment) -> io::Result<()> {
-        let (end, told) = contents::read(segment, segment.len()?)?;
+        let (end, told) = footer::read(segment, segment.len()?)?;
         let Some(told) = told else {
             self.index_stretches(segment, scan(segment, HEADER_BYTES, end, false)?, end, end)?;
             return Ok(());
@@ -171,7 +172,7 @@ impl Recovered {
 
     /// Indexes the newest segment of a stream, and returns where it goes on, and what lies before: it
     /// alone can have a torn tail.
-    fn read_tail(&mut self, segment: &Segment) -> io::Result<(u64, Contents)> {
+    fn read_tail(&mut self, segment: &Segment) -> io::Result<(u64, SegmentFooter)> {
         let len = segment.len()?;
         let mut stretches = scan(segment, HEADER_BYTES, len, true)?;
         let durable = stretches.iter().map(|stretch| match stretch {
@@ -201,13 +202,13 @@ impl Recovered {
         stretches: Vec<Stretch>,
         len: u64,
         durable: u64,
-    ) -> io::Result<(u64, Contents)> {
-        let mut contents = Contents::of_none();
+    ) -> io::Result<(u64, SegmentFooter)> {
+        let mut footer = SegmentFooter::empty();
         for stretch in stretches {
             match stretch {
                 Stretch::Record { offset, head, key } => {
                     let slot = Slot::new(segment.id, offset, head.key_len, head.value_len);
-                    contents.add(head.kind, &key, head.value_len);
+                    footer.add(head.kind, &key, head.value_len);
                     if let Some(key) = Key::of(head.kind, &key) {
                         self.insert(segment, key, slot);
                     }
@@ -228,24 +229,24 @@ impl Recovered {
                     let is_last = offset + bytes >= len;
                     if offset < durable {
                         self.report.damaged.push(damage);
-                        contents = Contents::untold();
+                        footer = SegmentFooter::omitted();
                         continue;
                     }
                     // In bulk, blocks behind an unfinished write are as good as any: it is filled,
                     // so that it is not taken for damage once what follows is durable.
                     if segment.is_bulk() && !is_last && fill(segment, offset, bytes)? {
                         self.report.truncated.push(Damage { cid: None, ..damage });
-                        contents = Contents::untold();
+                        footer = SegmentFooter::omitted();
                         continue;
                     }
                     let bytes = len - offset;
                     self.report.truncated.push(Damage { bytes, cid: None, ..damage });
                     segment.truncate(offset)?;
-                    return Ok((offset, contents));
+                    return Ok((offset, footer));
                 }
             }
         }
-        Ok((len, contents))
+        Ok((len, footer))
     }
 }
 
@@ -380,7 +381,7 @@ impl Window<'_> {
 
 /// Returns the records of a sealed segment, whose values are not read.
 pub(super) fn records(segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
-    match contents::read(segment, segment.len()?)? {
+    match footer::read(segment, segment.len()?)? {
         (_, Some(told)) => Ok(told),
         (end, None) => scanned(segment, end),
     }

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{Log, lock};
+use super::Log;
 
 /// Smallest disk that a log is kept on, in bytes.
 pub(crate) const DISK_BYTES_MIN: u64 = 32 << 20;
@@ -99,7 +99,7 @@ pub(super) struct Grant<'a> {
 
 impl Drop for Grant<'_> {
     fn drop(&mut self) {
-        lock(&self.log.allowance).under_way -= self.bytes;
+        self.log.allowance.lock().under_way -= self.bytes;
     }
 }
 
@@ -111,7 +111,7 @@ impl Log {
 
     /// Grants an append of so many bytes; fails when nothing is left but what is kept back for others.
     pub(super) fn grant(&self, need: Need, bytes: u64) -> io::Result<Grant<'_>> {
-        let mut allowance = lock(&self.allowance);
+        let mut allowance = self.allowance.lock();
         if allowance.left < bytes {
             let room = self.disk.room()?;
             let free = room.free.saturating_sub(allowance.under_way);

@@ -6,19 +6,17 @@
 
 use std::{
     io,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{
     StreamName,
     disk::{Disk, DiskFile, is_lost},
-    index::Slot,
     record::{HEAD_BYTES, Head, Seed, crc32c},
+    slot::Slot,
 };
 
 /// Bytes before the first record: the header twice, so that one damaged byte loses nothing.
@@ -42,7 +40,7 @@ pub(super) struct Segment {
     /// of it too.
     failed: Mutex<bool>,
     /// Bytes at its end that tell what lies before them.
-    contents_bytes: AtomicU64,
+    footer_bytes: AtomicU64,
 }
 
 /// What opening a file came to.
@@ -82,14 +80,7 @@ fn seed_in(header: &[u8], prefix: &str, id: u32) -> Option<Seed> {
 
 impl Segment {
     fn new(id: u32, seed: Seed, name: String, file: Box<dyn DiskFile>) -> Self {
-        Self {
-            id,
-            seed,
-            name,
-            file,
-            failed: Mutex::default(),
-            contents_bytes: AtomicU64::default(),
-        }
+        Self { id, seed, name, file, failed: Mutex::default(), footer_bytes: AtomicU64::default() }
     }
 
     /// Creates a segment whose existence is durable when this returns.
@@ -139,12 +130,12 @@ impl Segment {
         self.file.len()
     }
 
-    pub(super) fn contents_bytes(&self) -> u64 {
-        self.contents_bytes.load(Ordering::Relaxed)
+    pub(super) fn footer_bytes(&self) -> u64 {
+        self.footer_bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_contents_bytes(&self, bytes: u64) {
-        self.contents_bytes.store(bytes, Ordering::Relaxed);
+        self.footer_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -184,7 +175,7 @@ impl Segment {
         Ok(is_intact.then(|| Bytes::from(record).slice(value_at..value_end)))
     }
 
-    /// Gives back the space of a sealed segment from `len` on, and of what tells its contents.
+    /// Gives back the space of a sealed segment from `len` on, and of its footer.
     pub(super) fn cut(&self, len: u64) -> io::Result<()> {
         self.set_contents_bytes(0);
         self.truncate(len)
@@ -197,7 +188,7 @@ impl Segment {
 
     /// Makes everything written before the call durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.failed.lock();
         if *failed {
             return Err(io::Error::other("an earlier fsync of this file failed"));
         }

@@ -3,14 +3,10 @@
 
 mod content;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
 
 use fula_testkit::rng::Rng;
+use parking_lot::{Mutex, MutexGuard};
 
 use self::content::Content;
 use super::{
@@ -96,7 +92,7 @@ struct State {
 pub(crate) struct Taped {
     /// Which call it was.
     pub(crate) call: u64,
-    contents: Vec<Content>,
+    footer: Vec<Content>,
     names: BTreeMap<String, usize>,
     inode: usize,
     offset: usize,
@@ -116,7 +112,7 @@ impl Taped {
             durable: content.clone(),
             pending: Vec::new(),
         };
-        let mut inodes: Vec<Inode> = self.contents.iter().map(inode).collect();
+        let mut inodes: Vec<Inode> = self.footer.iter().map(inode).collect();
         let op = Op::Write { offset: self.offset, bytes: self.bytes[..kept].to_vec() };
         op.apply(&mut inodes[self.inode].content);
         op.apply(&mut inodes[self.inode].durable);
@@ -173,7 +169,7 @@ struct SimFile {
 
 impl SimDisk {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Makes the call after the next `after` calls fail, and those that follow it if that lasts.
@@ -360,7 +356,7 @@ impl DiskFile for SimFile {
         if state.tape.is_some() {
             let taped = Taped {
                 call: state.calls,
-                contents: state.inodes.iter().map(|inode| inode.content.clone()).collect(),
+                footer: state.inodes.iter().map(|inode| inode.content.clone()).collect(),
                 names: state.names.clone(),
                 inode: self.inode,
                 offset,

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, io};
 
-use super::{Key, Kind, Log, LogPlace, Need, Record, Slot, StreamName, lock};
+use super::{Key, Kind, Log, LogPlace, Need, Record, Slot, StreamName};
 
 /// Rows handled at a time: others wait for the index.
 const ROWS_AT_ONCE: usize = 1024;
@@ -22,7 +22,7 @@ impl Log {
         floor: &[u8],
     ) -> io::Result<BTreeSet<Vec<u8>>> {
         // Until they are forgotten, compaction would move them behind the place.
-        let _no_compaction = lock(&self.compacting);
+        let _no_compaction = self.compacting.lock();
         void.retain(|key| {
             let slot = self.index().row(Kind::Root, key);
             slot.is_none_or(|slot| slot.place() < before)
@@ -50,7 +50,7 @@ impl Log {
     fn append_roots_again(&self, before: LogPlace, void: &BTreeSet<Vec<u8>>) -> io::Result<()> {
         let rows: Vec<(Key, Slot)> = {
             let index = self.index();
-            let roots = index.rows.range((Kind::Root, Vec::new())..(Kind::Directory, Vec::new()));
+            let roots = index.rows.range((Kind::Root, Vec::new())..(Kind::Metadata, Vec::new()));
             let old = roots.filter(|((_, key), slot)| slot.place() < before && !void.contains(key));
             old.map(|((kind, key), slot)| (Key::Row(*kind, key.clone()), *slot)).collect()
         };
@@ -67,7 +67,7 @@ impl Log {
     /// Forgets root pointers that lie before a place: they were void when the log was closed.
     pub(crate) fn forget_roots_before(&self, before: LogPlace) {
         let mut index = self.index_mut();
-        let roots = index.rows.range((Kind::Root, Vec::new())..(Kind::Directory, Vec::new()));
+        let roots = index.rows.range((Kind::Root, Vec::new())..(Kind::Metadata, Vec::new()));
         let old = roots.filter(|(_, slot)| slot.place() < before);
         let old: Vec<Key> = old.map(|((kind, key), _)| Key::Row(*kind, key.clone())).collect();
         for key in old {

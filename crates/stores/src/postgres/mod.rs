@@ -6,7 +6,7 @@
 //! durable relies on no setting of a session either: a pooler may stand in between.
 //! Decisions: docs/adr/0007, docs/adr/0031.
 
-mod directory;
+mod metadata;
 #[cfg(test)]
 mod on_a_server;
 mod roots;
@@ -23,7 +23,7 @@ use fula_core::{
 };
 use sqlx::{Row, postgres::PgRow};
 
-pub use self::{directory::PostgresDirectory, roots::PostgresRoots, schema::MarkSource};
+pub use self::{metadata::PostgresMetadata, roots::PostgresRoots, schema::MarkSource};
 use self::{
     sessions::{Connections, Session},
     statement::{Statement, durable},
@@ -86,7 +86,7 @@ pub struct PostgresArbiter {
     /// The root pointers.
     pub roots: Arc<PostgresRoots>,
     /// The directory.
-    pub directory: Arc<PostgresDirectory>,
+    pub metadata: Arc<PostgresMetadata>,
     /// How it tells its place in time.
     pub mark_source: MarkSource,
 }
@@ -133,8 +133,8 @@ impl PostgresArbiter {
             tokio::spawn(raise_counter(writes.clone()));
         }
         let roots = PostgresRoots::new(reads.clone(), writes.clone(), compares, can_wait);
-        let directory = PostgresDirectory::new(reads, writes);
-        Self { roots: Arc::new(roots), directory: Arc::new(directory), mark_source }
+        let metadata = PostgresMetadata::new(reads, writes);
+        Self { roots: Arc::new(roots), metadata: Arc::new(metadata), mark_source }
     }
 }
 

@@ -14,12 +14,12 @@ fn slot(n: u32) -> Slot {
 }
 
 /// What was not marked in the collection of an epoch, and was put before it.
-fn cut(epoch: u32) -> Cut {
+fn cut(epoch: u32) -> SweepBounds {
     let epoch = Epoch(epoch);
-    Cut { marked: epoch, put_before: epoch, now: epoch }
+    SweepBounds { marked: epoch, put_before: epoch, now: epoch }
 }
 
-fn sweep(blocks: &mut Blocks, cut: Cut, limit: u32) -> Vec<u32> {
+fn sweep(blocks: &mut Blocks, cut: SweepBounds, limit: u32) -> Vec<u32> {
     let (mut gone, mut from) = (Vec::new(), Some(Position::default()));
     while let Some(position) = from {
         let before = gone.len();
@@ -75,7 +75,7 @@ fn a_sweep_in_steps_takes_what_is_neither_marked_nor_new() {
     assert_eq!(blocks.renew(at, Epoch(3)), slot(1));
     assert_eq!(blocks.mark(&cid(9_000), Epoch(4)), None);
     let odd: Vec<u32> = (3..6_000).step_by(2).collect();
-    assert_eq!(sweep(&mut blocks, Cut { put_before: Epoch(3), ..cut(4) }, 3), odd);
+    assert_eq!(sweep(&mut blocks, SweepBounds { put_before: Epoch(3), ..cut(4) }, 3), odd);
     assert!((0..9_000).all(|n| blocks.get(&cid(n)).is_none() == odd.contains(&n)));
 }
 

@@ -54,9 +54,9 @@ mod roots_with_a_counter {
     conformance_suite!(root_store, async { counting().await.roots });
 }
 
-mod directory {
+mod metadata {
     use super::*;
-    conformance_suite!(directory, async { arbiter().await.directory });
+    conformance_suite!(metadata, async { arbiter().await.metadata });
 }
 
 #[tokio::test]

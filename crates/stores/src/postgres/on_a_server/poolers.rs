@@ -57,9 +57,9 @@ mod behind_a_multiplexer {
         conformance_suite!(root_store, async { arbiter().await.roots });
     }
 
-    mod directory {
+    mod metadata {
         use super::*;
-        conformance_suite!(directory, async { arbiter().await.directory });
+        conformance_suite!(metadata, async { arbiter().await.metadata });
     }
 }
 

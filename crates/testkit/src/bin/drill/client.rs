@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use fula_testkit::{
 };
 use http::Method;
 use md5::{Digest, Md5};
+use parking_lot::Mutex;
 
 pub(crate) const BUCKET: &str = "drill";
 
@@ -72,19 +73,19 @@ impl Board {
     }
 
     fn poison(&self, key: &str) {
-        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
+        self.poisoned.lock().insert(key.to_owned());
     }
 
     fn violate(&self, what: String) {
-        self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        self.violations.lock().push(what);
     }
 
     pub(crate) fn violations(&self) -> Vec<String> {
-        self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.violations.lock().clone()
     }
 
     pub(crate) fn poisoned(&self) -> BTreeSet<String> {
-        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.poisoned.lock().clone()
     }
 }
 

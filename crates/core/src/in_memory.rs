@@ -1,0 +1,508 @@
+//! Strict reference implementations of the seams, for tests and simulation.
+//!
+//! Stricter than production: a block that was put but not synced can be dropped on demand, as a
+//! power cut would.
+
+mod drops;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::{
+    block::{
+        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark,
+    },
+    error::{StoreError, SwapError},
+    id::{BucketName, Cid, Codec, OwnerId},
+    metadata::{Entry, MetadataStore, NAME_BYTES_MAX, Table, VALUE_BYTES_MAX, WriteOutcome},
+    root::{
+        CasOutcome, DeletedRow, GlobalName, Mark, NewRoot, RootCounts, RootPointer,
+        RootPointerStore, RootRow, Stamped, TimeMs,
+    },
+};
+
+#[derive(Debug)]
+struct Held {
+    block: Block,
+    epoch: Epoch,
+    marked: Epoch,
+    position: u64,
+}
+
+#[derive(Debug, Default)]
+struct BlocksState {
+    held: BTreeMap<Cid, Held>,
+    epoch: Epoch,
+    position: u64,
+    synced: u64,
+}
+
+/// Blocks in memory.
+#[derive(Debug, Default)]
+pub struct MemoryBlocks {
+    state: Mutex<BlocksState>,
+}
+
+impl MemoryBlocks {
+    /// Forgets every block that was not synced.
+    pub fn crash(&self) {
+        let mut state = self.state.lock();
+        let synced = state.synced;
+        state.held.retain(|_, held| held.position <= synced);
+    }
+
+    /// Returns the block if a power cut would leave it.
+    pub fn get_durable(&self, cid: &Cid) -> Option<Block> {
+        let state = self.state.lock();
+        let held = state.held.get(cid).filter(|held| held.position <= state.synced);
+        held.map(|held| held.block.clone())
+    }
+
+    /// Returns how many blocks are held.
+    pub fn len(&self) -> usize {
+        self.state.lock().held.len()
+    }
+
+    /// Returns whether no block is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[async_trait]
+impl BlockStore for MemoryBlocks {
+    async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
+        let mut state = self.state.lock();
+        let mut last = 0;
+        for block in blocks {
+            let len = block.bytes().len();
+            if len > BLOCK_BYTES_MAX {
+                return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
+            }
+            state.position += 1;
+            let (epoch, position) = (state.epoch, state.position);
+            let held = state.held.entry(block.cid()).or_insert_with(|| Held {
+                block: block.clone(),
+                epoch,
+                marked: Epoch::default(),
+                position,
+            });
+            held.epoch = epoch;
+            last = last.max(held.position);
+        }
+        Ok(SyncMark { positions: [last, 0] })
+    }
+
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        state.synced = state.synced.max(mark.positions[0]);
+        Ok(())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        Ok(self.state.lock().held.get(cid).map(|held| held.block.clone()))
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.state.lock().held.get(cid).map(|held| held.block.bytes().len() as u64))
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        let mut state = self.state.lock();
+        state.epoch.0 += 1;
+        state.epoch
+    }
+
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        let mut state = self.state.lock();
+        let mut fresh = Vec::new();
+        for cid in cids {
+            match state.held.get_mut(cid) {
+                Some(held) if held.marked == cut => {}
+                Some(held) => {
+                    held.marked = cut;
+                    fresh.push(*cid);
+                }
+                None if cid.codec() == Codec::Raw => {}
+                None => fresh.push(*cid),
+            }
+        }
+        fresh
+    }
+
+    async fn sweep(&self, _: Position, cut: Epoch, put_before: Epoch) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        self.state.lock().held.retain(|_, held| {
+            let is_kept = held.marked == cut || held.epoch >= put_before;
+            if !is_kept {
+                swept.deleted += 1;
+                swept.bytes += held.block.bytes().len() as u64;
+            }
+            is_kept
+        });
+        Ok(swept)
+    }
+
+    async fn list(&self, _: Position) -> Result<Listed, StoreError> {
+        let state = self.state.lock();
+        let sizes = state.held.iter().map(|(cid, held)| (*cid, held.block.bytes().len() as u64));
+        Ok(Listed { blocks: sizes.collect(), next: None })
+    }
+}
+
+/// Rows by (owner, bucket) and the rules of a swap; shared by every in-process arbiter.
+#[derive(Clone, Debug, Default)]
+pub struct RowSet {
+    rows: BTreeMap<(OwnerId, BucketName), RootRow>,
+    global: BTreeMap<BucketName, OwnerId>,
+    /// Of each owner that has buckets.
+    counts: BTreeMap<OwnerId, RootCounts>,
+    /// How many rows are of deleted buckets.
+    deleted: usize,
+    /// Names without a row begin above this version.
+    floor: u64,
+}
+
+/// What a swap would do.
+#[derive(Debug)]
+pub enum SwapDecision {
+    /// It would write this row.
+    Write(RootRow),
+    /// It would not be applied.
+    Refuse(CasOutcome),
+}
+
+impl RowSet {
+    /// Judges a swap without applying it.
+    pub fn judge(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> SwapDecision {
+        let current = self.get(owner, bucket);
+        if current.map(|row| row.pointer) != expected {
+            return SwapDecision::Refuse(CasOutcome::Conflict { current: current.cloned() });
+        }
+        if expected.is_none() && new.pointer.version <= self.floor {
+            return SwapDecision::Refuse(CasOutcome::BelowFloor { floor: self.floor });
+        }
+        let holder = self.global.get(bucket);
+        let global_name = match (new.global_name, holder) {
+            (GlobalName::Require, Some(other)) if *other != owner => {
+                return SwapDecision::Refuse(CasOutcome::NameTaken);
+            }
+            (GlobalName::Release, _) => false,
+            (GlobalName::Keep, holder) => holder == Some(&owner),
+            (GlobalName::ClaimIfFree | GlobalName::Require, holder) => {
+                holder.is_none_or(|holder| *holder == owner)
+            }
+        };
+        SwapDecision::Write(RootRow {
+            owner,
+            bucket: bucket.clone(),
+            pointer: new.pointer,
+            bucket_id: new.bucket_id,
+            created: new.created,
+            deleted: new.deleted,
+            global_name,
+            claim: None,
+        })
+    }
+
+    /// Writes a row that [`Self::judge`] allowed, or one read back from disk.
+    pub fn apply(&mut self, row: RootRow) {
+        if row.global_name {
+            self.global.insert(row.bucket.clone(), row.owner);
+        } else if self.global.get(&row.bucket) == Some(&row.owner) {
+            self.global.remove(&row.bucket);
+        }
+        let (owner, added) = (row.owner, counts_of(&row));
+        self.deleted += usize::from(row.deleted.is_some());
+        let replaced = self.rows.insert((owner, row.bucket.clone()), row);
+        self.deleted -= usize::from(replaced.as_ref().is_some_and(|old| old.deleted.is_some()));
+        let removed = replaced.as_ref().map(counts_of).unwrap_or_default();
+        let counts = self.counts.entry(owner).or_default();
+        counts.buckets = counts.buckets + added.buckets - removed.buckets;
+        counts.global_names = counts.global_names + added.global_names - removed.global_names;
+        if *counts == RootCounts::default() {
+            self.counts.remove(&owner);
+        }
+    }
+
+    /// Returns how many live rows an owner has, and how many of them hold their name.
+    pub fn count(&self, owner: OwnerId) -> RootCounts {
+        self.counts.get(&owner).copied().unwrap_or_default()
+    }
+
+    /// Returns one row.
+    pub fn get(&self, owner: OwnerId, bucket: &BucketName) -> Option<&RootRow> {
+        self.rows.get(&(owner, bucket.clone()))
+    }
+
+    /// Returns rows of one owner after a name.
+    pub fn list(&self, owner: OwnerId, after: Option<&BucketName>, limit: usize) -> Vec<RootRow> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = match after {
+            Some(after) => Excluded((owner, after.clone())),
+            None => Included((owner, BucketName::first())),
+        };
+        let mine = self.rows.range((from, Unbounded)).take_while(|((found, _), _)| *found == owner);
+        mine.take(limit).map(|(_, row)| row.clone()).collect()
+    }
+
+    /// Returns rows of all owners after a place.
+    pub fn scan(&self, after: Option<&(OwnerId, BucketName)>, limit: usize) -> Vec<RootRow> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.cloned().map_or(Unbounded, Excluded);
+        self.rows.range((from, Unbounded)).take(limit).map(|(_, row)| row.clone()).collect()
+    }
+
+    /// Returns the row that holds a global name.
+    pub fn find(&self, bucket: &BucketName) -> Option<&RootRow> {
+        self.get(*self.global.get(bucket)?, bucket)
+    }
+}
+
+/// Returns what one row adds to the counts of its owner.
+fn counts_of(row: &RootRow) -> RootCounts {
+    let is_live = row.deleted.is_none();
+    RootCounts { buckets: u64::from(is_live), global_names: u64::from(is_live && row.global_name) }
+}
+
+#[derive(Debug, Default)]
+struct RootsState {
+    rows: RowSet,
+    time: TimeMs,
+    position: u64,
+    /// How often it was restored; a part of its mark.
+    timeline: u64,
+}
+
+/// An earlier state of [`MemoryRoots`].
+#[derive(Clone, Debug)]
+pub struct MemoryBackup {
+    rows: RowSet,
+    position: u64,
+}
+
+/// Root pointers in memory; its clock is set by hand.
+#[derive(Debug, Default)]
+pub struct MemoryRoots {
+    state: Mutex<RootsState>,
+}
+
+impl MemoryRoots {
+    /// Returns the state there is, for [`Self::restore`].
+    pub fn backup(&self) -> MemoryBackup {
+        let state = self.state.lock();
+        MemoryBackup { rows: state.rows.clone(), position: state.position }
+    }
+
+    /// Goes back to an earlier state, as an arbiter does that is restored from a backup.
+    pub fn restore(&self, backup: MemoryBackup) {
+        let mut state = self.state.lock();
+        (state.rows, state.position) = (backup.rows, backup.position);
+        state.timeline += 1;
+    }
+
+    /// Goes back to an earlier state and tells nobody: the mark goes on as if nothing were wrong.
+    pub fn restore_quietly(&self, backup: MemoryBackup) {
+        let mut state = self.state.lock();
+        state.rows = backup.rows;
+        state.position += 1;
+    }
+
+    /// Sets the arbiter's clock.
+    pub fn set_time(&self, time: TimeMs) {
+        self.state.lock().time = time;
+    }
+
+    fn stamp<T>(&self, answer: impl FnOnce(&mut RootsState) -> T) -> Stamped<T> {
+        let mut state = self.state.lock();
+        let value = answer(&mut state);
+        let arbiter = format!("memory/{}", state.timeline);
+        let mark = Mark { arbiter, position: state.position };
+        Stamped { value, time: state.time, mark }
+    }
+}
+
+#[async_trait]
+impl RootPointerStore for MemoryRoots {
+    async fn get_roots(
+        &self,
+        names: &[(OwnerId, BucketName)],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        Ok(self.stamp(|state| {
+            names.iter().map(|(owner, name)| state.rows.get(*owner, name).cloned()).collect()
+        }))
+    }
+
+    async fn cas_root(
+        &self,
+        owner: OwnerId,
+        bucket: &BucketName,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        assert!(new.pointer.version > expected.map_or(0, |old| old.version), "version must rise");
+        Ok(self.stamp(|state| match state.rows.judge(owner, bucket, expected, new) {
+            SwapDecision::Write(row) => {
+                state.rows.apply(row);
+                state.position += 1;
+                CasOutcome::Won
+            }
+            SwapDecision::Refuse(outcome) => outcome,
+        }))
+    }
+
+    fn can_drop_roots(&self) -> bool {
+        true
+    }
+
+    async fn drop_roots(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        let mut state = self.state.lock();
+        rows.retain(|row| state.rows.drop_row(row));
+        Ok(rows)
+    }
+
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        Ok(self.stamp(|state| state.rows.list(owner, after, limit)))
+    }
+
+    async fn scan_roots(
+        &self,
+        after: Option<&(OwnerId, BucketName)>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        Ok(self.stamp(|state| state.rows.scan(after, limit)))
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        Ok(self.stamp(|state| state.rows.count(owner)))
+    }
+
+    async fn find_bucket(
+        &self,
+        bucket: &BucketName,
+    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        Ok(self.stamp(|state| state.rows.find(bucket).cloned()))
+    }
+}
+
+/// Versioned records and the rules of a write; shared by every in-process directory.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    entries: BTreeMap<(Table, String), Entry>,
+}
+
+impl Records {
+    /// Judges a write without applying it.
+    ///
+    /// # Errors
+    /// The outcome, when the record is at another version; [`StoreError::TooLarge`].
+    pub fn judge(
+        &self,
+        table: Table,
+        name: &str,
+        expected: u64,
+        value: Option<Bytes>,
+    ) -> Result<Result<Entry, WriteOutcome>, StoreError> {
+        let limits =
+            [(name.len(), NAME_BYTES_MAX), (value.as_ref().map_or(0, Bytes::len), VALUE_BYTES_MAX)];
+        for (len, max) in limits {
+            if len > max {
+                return Err(StoreError::TooLarge { len, max });
+            }
+        }
+        let current = self.get(table, name);
+        if current.map_or(0, |entry| entry.version) != expected {
+            return Ok(Err(WriteOutcome::Conflict(current.cloned())));
+        }
+        Ok(Ok(Entry { version: expected + 1, value }))
+    }
+
+    /// Writes an entry that [`Self::judge`] allowed, or one read back from disk.
+    pub fn apply(&mut self, table: Table, name: &str, entry: Entry) {
+        self.entries.insert((table, name.to_owned()), entry);
+    }
+
+    /// Returns one record.
+    pub fn get(&self, table: Table, name: &str) -> Option<&Entry> {
+        self.entries.get(&(table, name.to_owned()))
+    }
+
+    /// Returns records of one table after a name.
+    pub fn list(&self, table: Table, after: Option<&str>, limit: usize) -> Vec<(String, Entry)> {
+        use std::ops::Bound;
+        let from = match after {
+            Some(after) => Bound::Excluded((table, after.to_owned())),
+            None => Bound::Included((table, String::new())),
+        };
+        let of_table = self.entries.range((from, Bound::Unbounded));
+        let of_table = of_table.take_while(|((found, _), _)| *found == table);
+        let live = of_table.filter(|(_, entry)| entry.value.is_some());
+        live.take(limit).map(|((_, name), entry)| (name.clone(), entry.clone())).collect()
+    }
+}
+
+/// A directory in memory.
+#[derive(Debug, Default)]
+pub struct MemoryMetadata {
+    records: Mutex<Records>,
+}
+
+impl MemoryMetadata {
+    /// Returns the records there are, for [`Self::restore`].
+    pub fn backup(&self) -> Records {
+        self.records.lock().clone()
+    }
+
+    /// Goes back to earlier records, as a directory does that is restored from a backup.
+    pub fn restore(&self, backup: Records) {
+        *self.records.lock() = backup;
+    }
+}
+
+#[async_trait]
+impl MetadataStore for MemoryMetadata {
+    async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
+        Ok(self.records.lock().get(table, name).cloned())
+    }
+
+    async fn write(
+        &self,
+        table: Table,
+        name: &str,
+        expected: u64,
+        value: Option<Bytes>,
+    ) -> Result<WriteOutcome, StoreError> {
+        let mut records = self.records.lock();
+        Ok(match records.judge(table, name, expected, value)? {
+            Ok(entry) => {
+                let version = entry.version;
+                records.apply(table, name, entry);
+                WriteOutcome::Done(version)
+            }
+            Err(refused) => refused,
+        })
+    }
+
+    async fn list(
+        &self,
+        table: Table,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Entry)>, StoreError> {
+        Ok(self.records.lock().list(table, after, limit))
+    }
+}

@@ -1,0 +1,266 @@
+//! Bodies and answers that are held whole: their memory is counted, so that clients which do not send
+//! or read them cannot take all of it (docs/adr/0021, docs/adr/0034).
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fula_service::{ConnectionCloser, MemoryBudget, MemoryPermit, Service};
+use futures::future::BoxFuture;
+use http::{Extensions, Response, request::Parts};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use parking_lot::{Mutex, MutexGuard};
+use s3s::{Body, S3Result, StdError, s3_error};
+
+use crate::{
+    error::{busy, respond, s3_error, too_large},
+    guard,
+    limit::network,
+    query::Kind,
+    request::{Peer, is_chunked},
+    request_body::Lent,
+};
+
+/// Memory that is taken for a page of names before it is made, in bytes: a thousand names take a third
+/// of it, unless they are long.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// The part of the memory for unauthenticated bodies that one address can take.
+const ADDRESS_PART: usize = 16;
+
+/// Counts what is held whole; cloned freely.
+#[derive(Clone, Debug)]
+pub(crate) struct BufferedBodies {
+    /// For requests whose sender is known.
+    bodies: MemoryBudget,
+    /// For requests that are read before their sender is known.
+    unauthenticated: MemoryBudget,
+    addresses: Arc<AddressShares>,
+    /// How long a body may take in all.
+    timeout: Duration,
+}
+
+impl BufferedBodies {
+    pub(crate) fn new(service: &Service, timeout: Duration) -> Self {
+        let (bodies, unauthenticated) =
+            (service.body_budget().clone(), service.unauthenticated_budget().clone());
+        let bytes_max = unauthenticated.bytes() / ADDRESS_PART;
+        let addresses = Arc::new(AddressShares { held: Mutex::default(), bytes_max });
+        Self { bodies, unauthenticated, addresses, timeout }
+    }
+
+    /// Returns a body that is read whole, and checked against the digests in its headers, when the
+    /// operation asks for it: after the sender was authenticated.
+    pub(crate) fn checked(
+        &self,
+        parts: &Parts,
+        body: Body,
+        kind: Kind,
+        bytes_max: usize,
+        lent: &Lent,
+    ) -> Body {
+        if body.is_end_stream() {
+            return Body::empty();
+        }
+        let (buffered, lent) = (self.clone(), lent.clone());
+        let closer = parts.extensions.get::<ConnectionCloser>().cloned();
+        let headers = parts.headers.clone();
+        let length = body.size_hint();
+        let read = async move {
+            let read =
+                collect(&buffered.bodies, body, bytes_max, closer.as_ref(), buffered.timeout);
+            let (bytes, share) = read.await?;
+            if !is_chunked(&headers) {
+                guard::check_whole(&headers, &bytes, kind)?;
+            }
+            Ok((bytes, share))
+        };
+        let read = async move {
+            match read.await {
+                Ok((bytes, share)) => {
+                    lent.keep(share);
+                    Ok(bytes)
+                }
+                Err(error) => {
+                    lent.note_fault(error);
+                    Err("the body cannot be used".into())
+                }
+            }
+        };
+        Body::http_body_unsync(OneFrame { read: Some(Box::pin(read)), length })
+    }
+
+    /// Reads a body whole, up to `bytes_max`, whose sender is not known yet. All such bodies share some
+    /// memory, of which each address gets a part.
+    pub(crate) async fn unauthenticated(
+        &self,
+        parts: &Parts,
+        body: Body,
+        bytes_max: usize,
+    ) -> S3Result<(Bytes, MemoryPermit, AddressShare)> {
+        let address = parts.extensions.get::<Peer>().map(|peer| network(peer.address));
+        let share = AddressShares::take(&self.addresses, address, bytes_max);
+        let share = share.ok_or_else(|| busy(fula_service::Applied::None))?;
+        let closer = parts.extensions.get::<ConnectionCloser>();
+        let read = collect(&self.unauthenticated, body, bytes_max, closer, self.timeout);
+        let (bytes, memory) = read.await?;
+        Ok((bytes, memory, share))
+    }
+
+    /// Takes memory for a page of names.
+    pub(crate) async fn page(&self, extensions: &Extensions) -> S3Result<MemoryPermit> {
+        let share = self.bodies.take(PAGE_BYTES, extensions.get::<ConnectionCloser>()).await;
+        let share = share.map_err(s3_error)?;
+        share.pause_stall_timer();
+        Ok(share)
+    }
+}
+
+/// Reads a body whole; memory is taken as the bytes come.
+async fn collect(
+    memory: &MemoryBudget,
+    mut body: Body,
+    bytes_max: usize,
+    closer: Option<&ConnectionCloser>,
+    timeout: Duration,
+) -> S3Result<(Bytes, MemoryPermit)> {
+    let read = async {
+        let mut share = memory.take(0, closer).await.map_err(s3_error)?;
+        let mut all = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| s3_error!(IncompleteBody))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = all.len() + data.len();
+            if length > bytes_max {
+                return Err(too_large(bytes_max));
+            }
+            if length > all.capacity() {
+                let capacity = length.next_power_of_two().min(bytes_max);
+                memory.grow(&mut share, capacity, closer).await.map_err(s3_error)?;
+                all.reserve_exact(capacity - all.len());
+            }
+            share.moved(data.len());
+            all.extend_from_slice(&data);
+        }
+        share.pause_stall_timer();
+        Ok((Bytes::from(all), share))
+    };
+    let read = tokio::time::timeout(timeout, read).await;
+    read.unwrap_or_else(|_| Err(s3_error!(RequestTimeout)))
+}
+
+/// A body of one frame, read when it is asked for, that says how long it will be.
+struct OneFrame {
+    /// None once the frame was handed over.
+    read: Option<BoxFuture<'static, Result<Bytes, StdError>>>,
+    length: SizeHint,
+}
+
+impl http_body::Body for OneFrame {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let Some(read) = &mut self.read else { return Poll::Ready(None) };
+        let read = ready!(read.as_mut().poll(context));
+        self.read = None;
+        Poll::Ready(Some(read.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length
+    }
+}
+
+/// What each address holds of the memory for unauthenticated bodies.
+#[derive(Debug)]
+struct AddressShares {
+    held: Mutex<HashMap<IpAddr, usize>>,
+    bytes_max: usize,
+}
+
+impl AddressShares {
+    fn held(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.held.lock()
+    }
+
+    /// Returns a share of so many bytes, unless the address holds too much already.
+    fn take(shares: &Arc<Self>, address: Option<IpAddr>, bytes: usize) -> Option<AddressShare> {
+        let Some(address) = address else { return Some(AddressShare(None)) };
+        let mut held = shares.held();
+        let of_address = held.entry(address).or_default();
+        // One always fits.
+        if *of_address > 0 && *of_address + bytes > shares.bytes_max {
+            return None;
+        }
+        *of_address += bytes;
+        Some(AddressShare(Some((Arc::clone(shares), address, bytes))))
+    }
+}
+
+/// What one request of an address holds; given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct AddressShare(Option<(Arc<AddressShares>, IpAddr, usize)>);
+
+impl Drop for AddressShare {
+    fn drop(&mut self) {
+        let Some((shares, address, bytes)) = self.0.take() else { return };
+        let mut held = shares.held();
+        if let Some(of_address) = held.get_mut(&address) {
+            *of_address -= bytes;
+            if *of_address == 0 {
+                held.remove(&address);
+            }
+        }
+    }
+}
+
+/// Counts an answer until it is sent, if it is held whole. One that takes too much is replaced by an error,
+/// unless it tells what a change has done.
+pub(crate) fn send(
+    mut response: Response<Body>,
+    share: MemoryPermit,
+    is_change: bool,
+) -> Response<Body> {
+    if let Some(bytes) = response.body().bytes() {
+        match share.send(bytes.clone()) {
+            Ok(counted) => *response.body_mut() = Body::from(counted),
+            Err(_) if is_change => {}
+            Err(error) => return respond(s3_error(error)),
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_gets_a_part_of_the_memory_for_unauthenticated_bodies() {
+        let shares = Arc::new(AddressShares { held: Mutex::default(), bytes_max: 100 });
+        let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let take = |from, bytes| AddressShares::take(&shares, from, bytes);
+        let first = take(address("192.0.2.1"), 60).unwrap();
+        assert!(take(address("192.0.2.1"), 60).is_none());
+        let _second = take(address("192.0.2.1"), 40).unwrap();
+        let large = take(address("192.0.2.2"), 600).unwrap();
+        assert!(take(address("192.0.2.2"), 1).is_none());
+        drop((first, large));
+        assert!(take(address("192.0.2.1"), 60).is_some());
+        assert_eq!(
+            shares.held().keys().copied().collect::<Vec<_>>(),
+            [address("192.0.2.1").unwrap()]
+        );
+    }
+}

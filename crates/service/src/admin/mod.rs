@@ -1,0 +1,4 @@
+//! The operator's view of buckets.
+
+pub mod fsck;
+pub mod history;

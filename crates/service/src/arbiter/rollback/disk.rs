@@ -1,0 +1,211 @@
+//! What a master keeps on its own disk of the arbiter's past, and what it does while that disk
+//! cannot be written (docs/adr/0032).
+
+use std::{collections::BTreeMap, hash::BuildHasher, sync::Arc};
+
+use bytes::Bytes;
+use fula_core::{
+    MetadataStore,
+    metadata::{Table, WriteOutcome},
+    root::Mark,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{KnownState, RollbackGuard, STRIPES, State, bucket_of, name_of};
+use crate::{
+    arbiter::{BucketAddress, Head},
+    error::ServiceError,
+    limits::PAGE_MAX,
+};
+
+/// Record that holds the highest mark.
+const MARK: &str = "mark";
+
+/// A mark as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredMark {
+    arbiter: String,
+    position: u64,
+}
+
+/// Versions of records, by name.
+type Versions = BTreeMap<String, u64>;
+
+impl RollbackGuard {
+    /// Reads every record back.
+    pub(super) async fn read_back(
+        &self,
+        local_state: &dyn MetadataStore,
+    ) -> Result<(), ServiceError> {
+        let mut after: Option<String> = None;
+        loop {
+            let page = local_state.list(Table::Remembered, after.as_deref(), PAGE_MAX).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (name, entry) in page {
+                let Some(value) = entry.value else { continue };
+                self.stripe(&name).lock().await.insert(name.clone(), entry.version);
+                let mut state = self.state();
+                if name == MARK {
+                    let mark: Option<StoredMark> = serde_json::from_slice(&value).ok();
+                    state.mark =
+                        mark.map(|mark| Mark { arbiter: mark.arbiter, position: mark.position });
+                } else if let (Some(bucket), Some(known)) =
+                    (bucket_of(&name), KnownState::decode(&value))
+                {
+                    state.buckets.insert(bucket, Arc::new(known));
+                }
+            }
+        }
+    }
+
+    fn stripe(&self, name: &str) -> &tokio::sync::Mutex<Versions> {
+        let [low, ..] = self.hasher.hash_one(name).to_le_bytes();
+        &self.records[usize::from(low) % STRIPES]
+    }
+
+    /// Remembers a commit of our own. It stands whether that succeeds or not, but its writers may be
+    /// told of success only if it does.
+    ///
+    /// # Errors
+    /// As [`Self::remember`].
+    pub(crate) async fn commit(
+        &self,
+        bucket: &BucketAddress,
+        head: &Head,
+    ) -> Result<(), ServiceError> {
+        self.remember_head(&mut self.state(), bucket, head);
+        self.remember(bucket).await
+    }
+
+    /// Returns once the newest known state of a bucket is on this master's own disk.
+    ///
+    /// # Errors
+    /// [`ServiceError::Full`] or [`ServiceError::Unavailable`]: it is not, and no bucket is written
+    /// before [`Self::flush`] succeeds.
+    pub(crate) async fn remember(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
+        let Some(local_state) = &self.local_state else { return Ok(()) };
+        let name = name_of(bucket);
+        // Whoever writes last has read last, so a record never goes back to an older state; and who
+        // had to wait finds the work done.
+        let mut versions = self.stripe(&name).lock().await;
+        let value = {
+            let mut state = self.state();
+            if !state.dirty.remove(bucket) {
+                return Ok(());
+            }
+            state.buckets.get(bucket).map(|known| known.encode())
+        };
+        let Some(value) = value else { return Ok(()) };
+        let written = write(local_state.as_ref(), &mut versions, &name, value).await;
+        written.map_err(|error| {
+            let mut state = self.state();
+            state.dirty.insert(bucket.clone());
+            fail(&mut state, error)
+        })
+    }
+
+    async fn remember_mark(&self) -> Result<(), ServiceError> {
+        let Some(local_state) = &self.local_state else { return Ok(()) };
+        let mut versions = self.stripe(MARK).lock().await;
+        let mark = {
+            let mut state = self.state();
+            if !std::mem::take(&mut state.mark_is_dirty) {
+                return Ok(());
+            }
+            state.mark.clone()
+        };
+        let Some(mark) = mark else { return Ok(()) };
+        let stored = StoredMark { arbiter: mark.arbiter, position: mark.position };
+        let value = serde_json::to_vec(&stored).unwrap_or_default().into();
+        let written = write(local_state.as_ref(), &mut versions, MARK, value).await;
+        written.map_err(|error| fail(&mut self.state(), error))
+    }
+
+    /// Writes down everything heard since the last time. If that succeeds, buckets may be written
+    /// again after a failure of this master's own disk.
+    ///
+    /// # Errors
+    /// As [`Self::remember`].
+    pub(crate) async fn flush(&self) -> Result<(), ServiceError> {
+        let (dirty, failures): (Vec<BucketAddress>, u64) = {
+            let state = self.state();
+            (state.dirty.iter().cloned().collect(), state.disk_failures)
+        };
+        for bucket in dirty {
+            self.remember(&bucket).await?;
+        }
+        self.remember_mark().await?;
+        let mut state = self.state();
+        // What failed meanwhile is still to be written.
+        if state.disk_failures == failures && state.disk_failure.take().is_some() {
+            tracing::warn!("this master's own data directory can be written again");
+            tell(&state);
+        }
+        Ok(())
+    }
+
+    /// Notes that something else could not be written to this master's own disk: until
+    /// [`Self::flush`] succeeds, no bucket is written.
+    pub(crate) fn note_disk_failure(&self, error: ServiceError) {
+        fail(&mut self.state(), error);
+    }
+
+    /// Returns why this master's own disk cannot be written, if so: [`ServiceError::Full`], or
+    /// [`ServiceError::Unavailable`] with what it said.
+    pub fn disk_failure(&self) -> Option<ServiceError> {
+        self.state().disk_failure.clone()
+    }
+
+    /// Refuses while this master's own disk cannot be written.
+    ///
+    /// # Errors
+    /// What [`Self::disk_failure`] returns.
+    pub(crate) fn require_disk(&self) -> Result<(), ServiceError> {
+        self.disk_failure().map_or(Ok(()), Err)
+    }
+}
+
+/// Notes a failure of this master's own disk; returns what is told of it.
+fn fail(state: &mut State, error: ServiceError) -> ServiceError {
+    let error = match error {
+        ServiceError::Full => error,
+        error => ServiceError::unavailable(format!("this master's own data directory: {error}")),
+    };
+    if state.disk_failure.is_none() {
+        tracing::error!(
+            %error,
+            "this master's own data directory cannot be written: writes are refused until it can"
+        );
+    }
+    // There is something to write again, which shows whether the disk works.
+    state.mark_is_dirty = true;
+    state.disk_failures += 1;
+    state.disk_failure = Some(error.clone());
+    tell(state);
+    error
+}
+
+fn tell(state: &State) {
+    metrics::gauge!("fula_local_state_failed").set(u8::from(state.disk_failure.is_some()));
+}
+
+async fn write(
+    local_state: &dyn MetadataStore,
+    versions: &mut Versions,
+    name: &str,
+    value: Bytes,
+) -> Result<(), ServiceError> {
+    let version = versions.get(name).copied().unwrap_or(0);
+    let version = match local_state.write(Table::Remembered, name, version, Some(value)).await? {
+        WriteOutcome::Done(version) => version,
+        // Only this process writes here; an earlier write may have been answered late.
+        WriteOutcome::Conflict(current) => {
+            versions.insert(name.to_owned(), current.map_or(0, |entry| entry.version));
+            let text = "a record was written by someone else";
+            return Err(ServiceError::unavailable(text));
+        }
+    };
+    versions.insert(name.to_owned(), version);
+    Ok(())
+}

@@ -1,0 +1,471 @@
+//! What this master remembers of the arbiter's past, so that an arbiter that goes back in time
+//! is caught and not believed (docs/adr/0008).
+//!
+//! # Invariants
+//! - A pointer is adopted only if neither its version nor any remembered author's entry is lower.
+//! - What is compared was remembered before the answer was asked for: answers may overtake each
+//!   other.
+//! - No write is answered with success before the state that the answer holds at is on this
+//!   master's own disk ([`disk`], docs/adr/0032); what was read from others is there within a second.
+
+mod disk;
+mod drops;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::RandomState,
+    ops::Bound,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use fula_core::{
+    BucketId, BucketName, Cid, MetadataStore, OwnerId, RootPointer, StoreError, WriterId,
+    bucket::{AUTHORS_MAX, Author, BucketRoot},
+    root::{Mark, RootRow, TimeMs},
+};
+use parking_lot::{Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::drops::Asked;
+use crate::{
+    arbiter::{BucketAddress, Head},
+    error::ServiceError,
+    limits::AUTHORS_KEPT_MS,
+};
+
+/// Locks that keep writers of one remembered bucket apart.
+const STRIPES: usize = 16;
+
+/// The newest state of a bucket that this master knows of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownState {
+    /// Its pointer.
+    pub pointer: RootPointer,
+    /// Which life of the name it belongs to.
+    pub bucket_id: BucketId,
+    /// When that life began.
+    pub created: TimeMs,
+    /// When it ended, if it did.
+    pub deleted: Option<TimeMs>,
+    authors: Vec<Author>,
+}
+
+/// A remembered state as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    root: String,
+    version: u64,
+    generation: u64,
+    bucket_id: String,
+    created: TimeMs,
+    deleted: Option<TimeMs>,
+    authors: Vec<(String, u64, TimeMs)>,
+}
+
+/// Why no pointer is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// What was noticed.
+    pub reason: String,
+    /// The recovery that was joined for it.
+    pub recovery: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mark: Option<Mark>,
+    mark_is_dirty: bool,
+    buckets: BTreeMap<BucketAddress, Arc<KnownState>>,
+    /// Buckets whose newest state is not on this master's own disk.
+    dirty: BTreeSet<BucketAddress>,
+    /// Why this master's own disk cannot be written; no bucket is written meanwhile.
+    disk_failure: Option<ServiceError>,
+    /// How many writes to this master's own disk have failed.
+    disk_failures: u64,
+    /// Buckets whose masters could not agree; sealed until they are merged.
+    forked: BTreeSet<BucketAddress>,
+    alarm: Option<Alarm>,
+    /// How many alarms have ended.
+    epoch: u64,
+    drops: drops::Drops,
+}
+
+/// How far the arbiter was known to have come when something was asked of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Watermark {
+    mark: Option<Mark>,
+    /// What was asked before an alarm ended says nothing about the arbiter after it.
+    epoch: u64,
+}
+
+/// What one master knows of the arbiter, and compares each answer with.
+#[derive(Debug)]
+pub struct RollbackGuard {
+    state: Mutex<State>,
+    /// Where it is kept; `None` where the arbiter is this master's own.
+    local_state: Option<Arc<dyn MetadataStore>>,
+    /// Versions of the records in `local_state`, and their locks.
+    records: Vec<tokio::sync::Mutex<BTreeMap<String, u64>>>,
+    hasher: RandomState,
+    /// Whether anything is compared at all.
+    is_on: bool,
+}
+
+fn regressed(reason: &str) -> ServiceError {
+    ServiceError::Regressed(reason.to_owned())
+}
+
+impl KnownState {
+    /// Returns what there is to remember of a head.
+    pub(crate) fn of(head: &Head) -> Self {
+        Self::of_root(head.row.pointer, &head.root)
+    }
+
+    /// Returns what there is to remember of a root.
+    pub(crate) fn of_root(pointer: RootPointer, root: &BucketRoot) -> Self {
+        Self {
+            pointer,
+            bucket_id: root.id,
+            created: root.created,
+            deleted: root.deleted,
+            authors: root.authors.clone(),
+        }
+    }
+
+    /// Says whether a root of another pointer includes all that is known here.
+    pub(crate) fn is_included_in(&self, pointer: &RootPointer, root: &BucketRoot) -> bool {
+        if pointer.root == self.pointer.root {
+            return true;
+        }
+        // A full list forgets its oldest entries, and any list those of long ago.
+        let oldest = root.authors.iter().map(|author| author.version).min().unwrap_or(0);
+        let forgets = |author: &Author| {
+            (root.authors.len() >= AUTHORS_MAX && author.version < oldest)
+                || author.time.saturating_add(AUTHORS_KEPT_MS) <= root.time
+        };
+        let includes = |author: &Author| {
+            root.authored(author.writer) >= Some(author.version)
+                || (root.authored(author.writer).is_none() && forgets(author))
+        };
+        pointer.version > self.pointer.version && self.authors.iter().all(includes)
+    }
+
+    fn encode(&self) -> Bytes {
+        let authors = self.authors.iter();
+        let stored = Stored {
+            root: self.pointer.root.to_string(),
+            version: self.pointer.version,
+            generation: self.pointer.generation,
+            bucket_id: self.bucket_id.to_string(),
+            created: self.created,
+            deleted: self.deleted,
+            authors: authors.map(|a| (a.writer.to_string(), a.version, a.time)).collect(),
+        };
+        serde_json::to_vec(&stored).unwrap_or_default().into()
+    }
+
+    fn decode(value: &Bytes) -> Option<Self> {
+        let stored: Stored = serde_json::from_slice(value).ok()?;
+        let author = |(writer, version, time): &(String, u64, TimeMs)| {
+            Some(Author { writer: writer.parse().ok()?, version: *version, time: *time })
+        };
+        Some(Self {
+            pointer: RootPointer {
+                root: stored.root.parse().ok()?,
+                version: stored.version,
+                generation: stored.generation,
+            },
+            bucket_id: stored.bucket_id.parse().ok()?,
+            created: stored.created,
+            deleted: stored.deleted,
+            authors: stored.authors.iter().map(author).collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// Returns the name that a bucket's records go under.
+pub(crate) fn name_of(bucket: &BucketAddress) -> String {
+    format!("{}/{}", bucket.0, bucket.1)
+}
+
+/// Reads back what [`name_of`] wrote.
+pub(crate) fn bucket_of(name: &str) -> Option<BucketAddress> {
+    let (owner, bucket) = name.split_once('/')?;
+    Some((owner.parse::<OwnerId>().ok()?, BucketName::parse(bucket).ok()?))
+}
+
+impl RollbackGuard {
+    /// Remembers for as long as the process runs, or in `local_state`, whose records are read back.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn open(local_state: Option<Arc<dyn MetadataStore>>) -> Result<Self, ServiceError> {
+        let guard = Self::new(local_state, true);
+        if let Some(local_state) = guard.local_state.clone() {
+            guard.read_back(local_state.as_ref()).await?;
+        }
+        Ok(guard)
+    }
+
+    /// Remembers for as long as the process runs; compares nothing unless `is_on`.
+    pub fn new(local_state: Option<Arc<dyn MetadataStore>>, is_on: bool) -> Self {
+        let records = (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect();
+        let (state, hasher) = (Mutex::default(), RandomState::new());
+        Self { state, local_state, records, hasher, is_on }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Returns the newest state known of a bucket.
+    pub fn known(&self, bucket: &BucketAddress) -> Option<Arc<KnownState>> {
+        self.state().buckets.get(bucket).cloned()
+    }
+
+    /// Returns every bucket known, with its newest state.
+    pub(crate) fn all_known(&self) -> Vec<(BucketAddress, Arc<KnownState>)> {
+        let state = self.state();
+        state.buckets.iter().map(|(bucket, known)| (bucket.clone(), Arc::clone(known))).collect()
+    }
+
+    /// Returns up to `limit` buckets known after `after`, with their newest states.
+    pub(crate) fn known_after(
+        &self,
+        after: Option<&BucketAddress>,
+        limit: usize,
+    ) -> Vec<(BucketAddress, Arc<KnownState>)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state();
+        let page = state.buckets.range((from, Bound::Unbounded)).take(limit);
+        page.map(|(bucket, known)| (bucket.clone(), Arc::clone(known))).collect()
+    }
+
+    /// Returns what an answer to a question asked now is compared with.
+    pub(crate) fn floor(&self) -> Watermark {
+        let state = self.state();
+        Watermark { mark: state.mark.clone(), epoch: state.epoch }
+    }
+
+    /// Returns why no pointer is believed, if so.
+    pub fn alarm(&self) -> Option<Alarm> {
+        self.state().alarm.clone()
+    }
+
+    /// Judges a mark against what was the highest when its answer was asked for; `false` when the
+    /// answer is not to be believed: the arbiter went back, or came back meanwhile.
+    pub(crate) fn observe_mark(&self, floor: &Watermark, heard: &Mark) -> bool {
+        if !self.is_on {
+            return true;
+        }
+        let is_behind =
+            |mark: &Mark| mark.arbiter != heard.arbiter || mark.position > heard.position;
+        let mut state = self.state();
+        if state.epoch != floor.epoch {
+            return false;
+        }
+        if let Some(mark) = floor.mark.as_ref().filter(|mark| is_behind(mark)) {
+            drop(state);
+            self.raise(format!("the arbiter's mark is {heard:?}, and was {mark:?}"));
+            return false;
+        }
+        let is_newer = state
+            .mark
+            .as_ref()
+            .is_none_or(|mark| mark.arbiter == heard.arbiter && mark.position < heard.position);
+        if is_newer {
+            (state.mark, state.mark_is_dirty) = (Some(heard.clone()), true);
+        }
+        true
+    }
+
+    /// Judges a row, before its root is read, against what was known when it was asked for.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`].
+    pub(crate) fn check_row(
+        &self,
+        bucket: &BucketAddress,
+        asked: &Asked,
+        row: Option<&RootRow>,
+    ) -> Result<(), ServiceError> {
+        if !self.is_on {
+            return Ok(());
+        }
+        let (is_forked, is_alarmed, may_be_missing) = {
+            let state = self.state();
+            let may_be_missing = row.is_none() && state.may_be_missing(bucket, asked);
+            (state.forked.contains(bucket), state.alarm.is_some(), may_be_missing)
+        };
+        if is_forked {
+            return Err(regressed("the masters remember states that exclude one another"));
+        }
+        // Another master may know of commits that this one never heard of.
+        if is_alarmed {
+            return Err(regressed("the arbiter is in doubt"));
+        }
+        let Some(known) = asked.known.as_deref() else { return Ok(()) };
+        let is_behind = row.is_none_or(|row| {
+            row.pointer.version < known.pointer.version
+                || (row.pointer.version == known.pointer.version
+                    && row.pointer.root != known.pointer.root)
+        });
+        if is_behind && !may_be_missing {
+            return Err(self.regress(bucket, "its pointer went back"));
+        }
+        Ok(())
+    }
+
+    /// Judges a root against what was known when its row was asked for.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`].
+    pub(crate) fn check_root(
+        &self,
+        bucket: &BucketAddress,
+        asked: &Asked,
+        pointer: &RootPointer,
+        root: &BucketRoot,
+    ) -> Result<(), ServiceError> {
+        match asked.known.as_deref() {
+            Some(known) if self.is_on && !known.is_included_in(pointer, root) => {
+                if self.state().is_over(asked, root.id) {
+                    return Ok(());
+                }
+                Err(self.regress(bucket, "its root lacks commits that were there"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Judges a swap that was won against what was heard meanwhile: a state as far or further
+    /// that lacks it is of an arbiter that went back after carrying it out.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`].
+    pub(crate) fn check_won(
+        &self,
+        bucket: &BucketAddress,
+        writer: WriterId,
+        won: &RootPointer,
+    ) -> Result<(), ServiceError> {
+        let Some(known) = self.known(bucket).filter(|_| self.is_on) else { return Ok(()) };
+        let own = known.authors.iter().find(|author| author.writer == writer);
+        let includes = own.is_some_and(|own| own.version >= won.version);
+        if known.pointer.version < won.version || known.pointer.root == won.root || includes {
+            return Ok(());
+        }
+        Err(self.regress(bucket, "it went on without a commit that it had taken"))
+    }
+
+    fn regress(&self, bucket: &BucketAddress, why: &str) -> ServiceError {
+        metrics::counter!("fula_regressions_total").increment(1);
+        self.raise(format!("bucket {}: {why}", bucket.1));
+        regressed(why)
+    }
+
+    fn raise(&self, reason: String) {
+        let mut state = self.state();
+        if state.alarm.is_none() {
+            tracing::error!(reason, "the arbiter went back in time: no pointer is believed");
+            metrics::gauge!("fula_arbiter_in_doubt").set(1.0);
+            state.alarm = Some(Alarm { reason, recovery: None });
+        }
+    }
+
+    /// Judges an answer of the arbiter that is about no bucket in particular.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`].
+    pub(crate) fn check_answer(&self, floor: &Watermark, heard: &Mark) -> Result<(), ServiceError> {
+        let is_believed = self.observe_mark(floor, heard);
+        match self.alarm() {
+            Some(alarm) => Err(regressed(&alarm.reason)),
+            None if !is_believed => Err(regressed("it was asked while the arbiter was in doubt")),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to write while the arbiter is in doubt, and while this master's own disk cannot be
+    /// written.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`]; [`ServiceError::Full`] or [`ServiceError::Unavailable`] of the disk.
+    pub(crate) fn permit_write(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
+        let state = self.state();
+        if let Some(failure) = &state.disk_failure {
+            return Err(failure.clone());
+        }
+        if let Some(alarm) = &state.alarm {
+            return Err(regressed(&alarm.reason));
+        }
+        if state.forked.contains(bucket) {
+            return Err(regressed("the masters remember states that exclude one another"));
+        }
+        Ok(())
+    }
+
+    /// Remembers a state that was adopted, unless a newer one is known, or its row may have been dropped
+    /// since it was asked for.
+    pub(crate) fn learn(&self, bucket: &BucketAddress, head: &Head, asked: &Asked) {
+        let mut state = self.state();
+        if !state.is_outdated(bucket, asked, head.row.pointer.version) {
+            self.remember_head(&mut state, bucket, head);
+        }
+    }
+
+    fn remember_head(&self, state: &mut State, bucket: &BucketAddress, head: &Head) {
+        let newer = |known: &Arc<KnownState>| known.pointer.version < head.row.pointer.version;
+        if state.buckets.get(bucket).is_none_or(newer) {
+            state.buckets.insert(bucket.clone(), Arc::new(KnownState::of(head)));
+            if self.local_state.is_some() {
+                state.dirty.insert(bucket.clone());
+            }
+        }
+    }
+
+    /// Joins a recovery: nothing is written until it is over.
+    pub(crate) fn join(&self, recovery: &str, reason: &str) {
+        self.raise(format!("another master noticed: {reason}"));
+        if let Some(alarm) = &mut self.state().alarm {
+            alarm.recovery = Some(recovery.to_owned());
+        }
+    }
+
+    /// Ends the alarm: `mark` is where the arbiter is now, and `forked` stays sealed.
+    pub(crate) fn calm(&self, mark: Mark, forked: BTreeSet<BucketAddress>) {
+        let mut state = self.state();
+        tracing::warn!(forked = forked.len(), "the arbiter is trusted again");
+        metrics::gauge!("fula_arbiter_in_doubt").set(0.0);
+        (state.mark, state.mark_is_dirty) = (Some(mark), true);
+        state.forked = forked;
+        state.alarm = None;
+        state.epoch += 1;
+    }
+
+    /// Sets which buckets stay sealed.
+    pub(crate) fn set_forked(&self, forked: BTreeSet<BucketAddress>) {
+        self.state().forked = forked;
+    }
+}
+
+/// Two lists of authors, each entry the newer of both.
+pub(crate) fn join_authors(a: &[Author], b: &[Author]) -> Vec<Author> {
+    let mut joined: BTreeMap<WriterId, Author> = BTreeMap::new();
+    for author in a.iter().chain(b) {
+        let slot = joined.entry(author.writer).or_insert(*author);
+        if slot.version < author.version {
+            *slot = *author;
+        }
+    }
+    joined.into_values().collect()
+}
+
+/// Returns the address that a claim names, for what reads claims.
+pub(crate) fn parse_root(text: &str) -> Result<Cid, ServiceError> {
+    let malformed = StoreError::Malformed { what: "claim", why: "bad root" };
+    text.parse().map_err(|_| malformed.into())
+}

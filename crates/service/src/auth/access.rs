@@ -1,0 +1,127 @@
+//! Who may do what: one function, one table.
+//!
+//! A bucket that exists but is not the caller's looks exactly like one that does not exist, unless
+//! its owner made something of it public. What a credential is restricted to is judged without
+//! looking whether the bucket exists.
+
+use fula_core::OwnerId;
+pub use fula_identity::{Grant, Identity, Scope, Target, Verb};
+
+pub use super::action::Action;
+use super::policy::PublicRead;
+use crate::error::ServiceError;
+
+/// A bucket that exists, as far as deciding on it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder<'a> {
+    /// Whose it is.
+    pub owner: OwnerId,
+    /// What its owner made public.
+    pub public: &'a PublicRead,
+}
+
+/// Decides whether `identity` (`None` is anonymous) may do `action` to `target`, which lies in the
+/// bucket `holder` (`None` where there is none).
+///
+/// # Errors
+/// [`ServiceError::AccessDenied`]; [`ServiceError::NoSuchBucket`] for a bucket that is not there,
+/// or is someone else's with nothing public.
+pub fn authorize(
+    identity: Option<&Identity>,
+    action: Action,
+    target: Target<'_>,
+    holder: Option<Holder<'_>>,
+) -> Result<(), ServiceError> {
+    let granted = identity.is_some_and(|who| who.grant.allows(action.verb(), target));
+    let is_owner = |holder: &Holder<'_>| identity.is_some_and(|who| who.owner == holder.owner);
+    match holder {
+        Some(holder) if is_owner(&holder) && granted => Ok(()),
+        Some(holder) if holder.public.allows(action, target) => Ok(()),
+        // Whoever can read some of it knows that it is there.
+        Some(holder) if is_owner(&holder) || !holder.public.is_nothing() => {
+            Err(ServiceError::AccessDenied)
+        }
+        _ if granted => Err(ServiceError::NoSuchBucket),
+        _ => Err(ServiceError::AccessDenied),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUCKET: &str = "bucket";
+
+    fn scoped(user: &str, scopes: &[&str]) -> Identity {
+        Identity::restricted(user, Grant::parse(Some(scopes)).unwrap())
+    }
+
+    /// What an action is about, within reach of nothing special.
+    fn target(action: Action, key: &'static str) -> Target<'static> {
+        match action {
+            Action::HeadBucket => Target::Anything(BUCKET),
+            Action::ListObjects => Target::Prefix(BUCKET, key),
+            Action::GetObject | Action::PutObject | Action::DeleteObject | Action::ListUploads => {
+                Target::Object(BUCKET, key)
+            }
+            Action::CreateBucket | Action::DeleteBucket | Action::GetPolicy | Action::PutPolicy => {
+                Target::Bucket(BUCKET)
+            }
+        }
+    }
+
+    /// One letter an action, in the order of [`Action::ALL`]: allowed, denied, or no bucket.
+    fn row(who: Option<&Identity>, key: &'static str, holder: Option<Holder<'_>>) -> String {
+        let decide = |action| match authorize(who, action, target(action, key), holder) {
+            Ok(()) => 'a',
+            Err(ServiceError::AccessDenied) => 'd',
+            Err(ServiceError::NoSuchBucket) => 'n',
+            Err(other) => panic!("{other}"),
+        };
+        Action::ALL.into_iter().map(decide).collect()
+    }
+
+    #[test]
+    fn the_table() {
+        let owner = Identity::of_user("key:owner");
+        let stranger = Identity::of_user("key:stranger");
+        let reader = scoped("key:owner", &["read:bucket/in/"]);
+        let writer = scoped("key:owner", &["write:bucket"]);
+        let admin = scoped("key:owner", &["admin:bucket"]);
+        let elsewhere = scoped("key:owner", &["admin:other"]);
+        let scoped_stranger = scoped("key:stranger", &["read:other"]);
+        let nothing = PublicRead::default();
+        let policy = r#"{"Version": "2012-10-17", "Statement": {"Effect": "Allow",
+            "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::bucket/in/*"}}"#;
+        let some = PublicRead::parse(policy, BUCKET).unwrap();
+        let private = Some(Holder { owner: owner.owner, public: &nothing });
+        let public = Some(Holder { owner: owner.owner, public: &some });
+        // head list get put delete uploads create delete policy policy
+        let table = [
+            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaa"),
+            ("reader in", Some(&reader), "in/k", private, "aaaddddddd"),
+            ("reader out", Some(&reader), "out/k", private, "addddddddd"),
+            ("writer", Some(&writer), "in/k", private, "addaaadddd"),
+            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaa"),
+            ("elsewhere", Some(&elsewhere), "in/k", private, "dddddddddd"),
+            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnn"),
+            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "dddddddddd"),
+            ("anonymous", None, "in/k", private, "dddddddddd"),
+            // What does not exist is answered like what is not the caller's.
+            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnn"),
+            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "dddddddddd"),
+            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "dddddddddd"),
+            ("anonymous, absent", None, "in/k", None, "dddddddddd"),
+            // Made public: its objects below in/, and nothing else.
+            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaa"),
+            ("stranger, public", Some(&stranger), "in/k", public, "ddaddddddd"),
+            ("stranger, not public", Some(&stranger), "out/k", public, "dddddddddd"),
+            ("anonymous, public", None, "in/k", public, "ddaddddddd"),
+            ("anonymous, not public", None, "out/k", public, "dddddddddd"),
+            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddaddddddd"),
+        ];
+        for (name, who, key, holder, expected) in table {
+            assert_eq!(row(who, key, holder), expected, "{name}");
+        }
+    }
+}

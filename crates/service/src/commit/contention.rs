@@ -1,0 +1,119 @@
+//! Taking turns: masters that write to the same bucket at the same time let each other go first.
+//!
+//! A master that has just won holds the newest root in its hand, while a loser still has to read
+//! it: left alone, the winner would win again and again, and the loser's work would be wasted.
+//! A loser posts a claim beside the row, and `authors` shows who else commits; whoever won waits
+//! until somebody else has, or for about as long as a round takes. Advice only: the swap decides.
+
+use std::{sync::Arc, time::Duration};
+
+use fula_core::{bucket::Author, root::RootRow};
+use tokio::time::Instant;
+
+use super::Inner;
+use crate::arbiter::{BucketAddress, Head};
+use crate::error::ServiceError;
+
+/// Commits of others this far back still count as a sign that they are at work.
+const RECENT_VERSIONS: u64 = 3;
+
+/// Longest wait for another master's commit.
+const WAIT_MAX: Duration = Duration::from_millis(150);
+
+/// Claims heard of before the old ones are thrown away.
+const CLAIMS_MAX: usize = 1024;
+
+/// Between looks at the pointer, at the least.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// A won round in a bucket that others are writing to.
+#[derive(Debug)]
+pub(super) struct Contention {
+    /// The version that was won.
+    version: u64,
+    /// How long the round took.
+    took: Duration,
+}
+
+impl Inner {
+    /// Returns the turn that `head` was won in; `None` when nobody else is at work.
+    pub(super) fn contention(
+        &self,
+        bucket: &BucketAddress,
+        head: &Head,
+        started: Instant,
+    ) -> Option<Contention> {
+        let version = head.root.version;
+        let is_at_work = |author: &Author| {
+            author.writer != self.writer && author.version + RECENT_VERSIONS > version
+        };
+        let claimed = self.priority_claims.lock().remove(bucket);
+        let is_claimed = claimed.is_some_and(|heard| heard.elapsed() < WAIT_MAX);
+        let contended = is_claimed || head.root.authors.iter().any(is_at_work);
+        contended.then(|| Contention { version, took: started.elapsed() })
+    }
+
+    /// Notes that another writer asks for its turn.
+    pub(super) fn note_priority_claim(&self, bucket: &BucketAddress, row: &RootRow) {
+        if row.claim.is_some_and(|writer| writer != self.writer) {
+            let mut claims = self.priority_claims.lock();
+            if claims.len() >= CLAIMS_MAX {
+                claims.retain(|_, heard| heard.elapsed() < WAIT_MAX);
+            }
+            claims.insert(bucket.clone(), Instant::now());
+        }
+    }
+
+    /// Asks whoever wins to let this master go first; nothing waits for it.
+    pub(super) fn post_priority_claim(&self, bucket: &BucketAddress) {
+        let (roots, writer) = (Arc::clone(&self.roots), self.writer);
+        let (owner, name) = bucket.clone();
+        tokio::spawn(async move {
+            if let Err(error) = roots.post_claim(owner, &name, writer).await {
+                tracing::debug!(%error, "cannot post a claim");
+            }
+        });
+    }
+
+    /// Waits until another master has had its turn, or does not seem to want one.
+    pub(super) async fn yield_to_other_masters(
+        &self,
+        bucket: &BucketAddress,
+        contention: Contention,
+    ) {
+        let until = Instant::now() + (contention.took * 2).min(WAIT_MAX);
+        metrics::counter!("fula_commit_turns_total").increment(1);
+        loop {
+            let asked = Instant::now();
+            let left = until.saturating_duration_since(asked);
+            if left.is_zero() {
+                return;
+            }
+            match self.beyond(bucket, contention.version, left).await {
+                Ok(Some(head)) if head.row.pointer.version <= contention.version => {}
+                // Somebody went first, or nothing can be learnt.
+                _ => return,
+            }
+            // An arbiter that waits, or takes its time, sets the pace by itself.
+            if asked.elapsed() < LOOK {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+
+    /// Returns the bucket's state once it is beyond a version, or as it is by then.
+    async fn beyond(
+        &self,
+        bucket: &BucketAddress,
+        version: u64,
+        patience: Duration,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        let (floor, asked) = (self.guard.floor(), self.guard.ask(bucket));
+        metrics::counter!("fula_pointer_reads_total").increment(1);
+        let waited = self.roots.wait_root(bucket.0, &bucket.1, version, patience);
+        let stamped = waited.await?;
+        self.guard.check_answer(&floor, &stamped.mark)?;
+        self.clock.hear(&stamped);
+        self.adopt_row(bucket, stamped.value, &asked).await
+    }
+}

@@ -1,0 +1,165 @@
+//! Remembered outcomes: a retry gets the first answer, from any master.
+//!
+//! A write that numbers its calls is looked up before anything else is judged: in the record of
+//! the current object, then among the remembered outcomes (docs/adr/0006). Expired ones are swept
+//! a few at a time by rounds that add others, so their number is bounded by the rate of writes.
+
+use bytes::Bytes;
+use fula_core::{
+    bucket::{ObjectRecord, Recent, RecentOutcome, keys},
+    tree::Cursor,
+};
+
+use super::{change::Answer, working::Working};
+use crate::{
+    caller::IdempotencyKey,
+    error::{ConditionName, ServiceError},
+    limits::is_recent_expired,
+};
+
+/// Entries looked at per entry added, so that a sweep always overtakes.
+const SWEEP_FACTOR: usize = 2;
+
+/// A result, and the version whose root carried it.
+pub(super) type Remembered = (Result<Answer, ServiceError>, u64);
+
+/// Refusals that are remembered, by stored code.
+const REFUSALS: [(u8, ServiceError); 10] = [
+    (1, ServiceError::NoSuchKey),
+    (2, ServiceError::PreconditionFailed(ConditionName::IfMatch)),
+    (3, ServiceError::PreconditionFailed(ConditionName::IfNoneMatch)),
+    (4, ServiceError::PreconditionFailed(ConditionName::IfUnmodifiedSince)),
+    (5, ServiceError::PreconditionFailed(ConditionName::IfModifiedSince)),
+    (6, ServiceError::PreconditionFailed(ConditionName::BucketVersion)),
+    (7, ServiceError::NoSuchUpload),
+    (8, ServiceError::BucketAlreadyOwned),
+    (9, ServiceError::BucketNotEmpty),
+    (10, ServiceError::NoSuchBucket),
+];
+
+fn code_of(refusal: &ServiceError) -> Option<u8> {
+    // Which key of a commit it was is not kept.
+    if let ServiceError::InCommit { error, .. } = refusal {
+        return code_of(error);
+    }
+    let same = |known: &ServiceError| match (known, refusal) {
+        (ServiceError::PreconditionFailed(a), ServiceError::PreconditionFailed(b)) => a == b,
+        (known, refusal) => std::mem::discriminant(known) == std::mem::discriminant(refusal),
+    };
+    REFUSALS.iter().find(|(_, known)| same(known)).map(|(code, _)| *code)
+}
+
+fn refusal_of(code: u8) -> ServiceError {
+    let found = REFUSALS.iter().find(|(known, _)| *known == code);
+    // A later program may know more; what it refused is not ours to carry out.
+    found.map_or(ServiceError::bug(format!("refused with code {code}")), |(_, e)| e.clone())
+}
+
+fn answer_of(outcome: RecentOutcome) -> Result<Answer, ServiceError> {
+    match outcome {
+        RecentOutcome::Done => Ok(Answer::Done),
+        RecentOutcome::Stored(record) => Ok(Answer::Object(record)),
+        RecentOutcome::Upload(id) => Ok(Answer::Upload(id)),
+        RecentOutcome::Refused(code) => Err(refusal_of(code)),
+        RecentOutcome::Each(codes) => {
+            let each = |code: &u8| if *code == 0 { Ok(()) } else { Err(refusal_of(*code)) };
+            Ok(Answer::Each(codes.iter().map(each).collect()))
+        }
+    }
+}
+
+/// Returns what is to be remembered; `None` for what is not an outcome, or remembers itself.
+fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<RecentOutcome> {
+    match result {
+        Ok(Answer::Done) => Some(RecentOutcome::Done),
+        Ok(Answer::Upload(id)) => Some(RecentOutcome::Upload(*id)),
+        Ok(Answer::Each(results)) => {
+            let code = |result: &Result<(), ServiceError>| match result {
+                Ok(()) => Some(0),
+                Err(refusal) => code_of(refusal),
+            };
+            let codes: Option<Vec<u8>> = results.iter().map(code).collect();
+            codes.map(|codes| RecentOutcome::Each(Bytes::from(codes)))
+        }
+        // The first attempt may still be under way, and must not succeed after this.
+        Err(refusal) if is_retry => code_of(refusal).map(RecentOutcome::Refused),
+        // The record remembers; an upload's header does; joining again is no outcome.
+        Ok(Answer::Object(_) | Answer::JoinAgain) | Err(_) => None,
+    }
+}
+
+impl Working<'_> {
+    /// Returns what this very write came to before.
+    pub(super) async fn remembered(
+        &self,
+        idempotency_key: &IdempotencyKey,
+    ) -> Result<Option<Remembered>, ServiceError> {
+        if !idempotency_key.key.is_empty()
+            && let Some(record) = self.object_if_open(idempotency_key.key.as_bytes()).await?
+            && record.fingerprint == Some(idempotency_key.fingerprint)
+        {
+            let version = record.seq.version;
+            return Ok(Some((Ok(Answer::Object(Box::new(record))), version)));
+        }
+        let key = keys::recent(&idempotency_key.key, idempotency_key.fingerprint);
+        let Some(value) = self.recent_entry(&key).await? else { return Ok(None) };
+        let recent = Recent::decode(&value)?;
+        Ok(Some((answer_of(recent.outcome), recent.version)))
+    }
+
+    /// Remembers what a write came to, where nothing else does.
+    pub(super) fn remember(
+        &mut self,
+        idempotency_key: &IdempotencyKey,
+        result: &Result<Answer, ServiceError>,
+    ) {
+        let Some(outcome) = outcome_of(result, idempotency_key.is_retry) else { return };
+        let recent = Recent { time: self.time(), version: self.version(), outcome };
+        self.put_recent(keys::recent(&idempotency_key.key, idempotency_key.fingerprint), &recent);
+    }
+
+    /// Keeps the answer of the write whose record is about to be replaced or removed.
+    pub(super) fn displace(&mut self, key: &str, record: &ObjectRecord) {
+        let Some(fingerprint) = record.fingerprint else { return };
+        if !is_recent_expired(record.time, self.time()) {
+            self.put_recent(keys::recent(key, fingerprint), &Recent::displaced(record));
+        }
+    }
+
+    /// Drops expired outcomes, going on from `from`; returns where to go on next time.
+    pub(super) async fn sweep_recent(&mut self, mut from: Bytes) -> Result<Bytes, ServiceError> {
+        let (tree, added) = self.recent_edited();
+        let mut expired = Vec::new();
+        let mut cursor = Cursor::new(self.nodes(), &tree);
+        cursor.seek(&from).await?;
+        for _ in 0..added * SWEEP_FACTOR {
+            let Some(entry) = cursor.next().await? else {
+                // At the end, the next sweep begins at the front again.
+                from = Bytes::new();
+                break;
+            };
+            from = [entry.key.as_ref(), &[0]].concat().into();
+            if is_recent_expired(Recent::decode(&entry.value)?.time, self.time()) {
+                expired.push(entry.key);
+            }
+        }
+        for key in expired {
+            self.forget_recent(key);
+        }
+        Ok(from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_remembered_refusal_comes_back_as_itself() {
+        for (code, refusal) in REFUSALS {
+            assert_eq!(code_of(&refusal), Some(code));
+            assert_eq!(refusal_of(code).to_string(), refusal.to_string());
+        }
+        assert_eq!(code_of(&ServiceError::Full), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! Many keys in one commit, all or nothing: what no S3 operation offers.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use fula_core::{
+    Block, Codec,
+    bucket::{ChecksumAlgorithm, ETag, ObjectRecord},
+    id::ObjectKey,
+};
+
+use crate::{
+    auth::access::{Action, Target},
+    caller::Caller,
+    commit::{Answer, Change, Step, StepKind},
+    error::{Applied, ServiceError, in_commit},
+    limits::{COMMIT_BODY_BYTES_MAX, COMMIT_CHANGES_MAX},
+    objects::body::digests_of,
+    objects::condition::WriteConditions,
+    objects::multipart::{CompletePart, CompleteRequest, JOINS_MAX, Joined},
+    objects::object::{ObjectFacts, bare_record},
+    service::{Part, Service, parse_key},
+};
+
+/// What becomes of one key.
+#[derive(Clone, Debug)]
+pub enum BatchAction {
+    /// Store these bytes.
+    Put {
+        /// At most [`COMMIT_BODY_BYTES_MAX`].
+        body: Bytes,
+        /// What the object keeps besides.
+        facts: ObjectFacts,
+    },
+    /// Make an object of the parts of an upload, whose facts were given when it began.
+    Complete {
+        /// Which upload of the same key.
+        id: String,
+        /// Its parts, in order.
+        parts: Vec<CompletePart>,
+    },
+    /// Delete the object, if there is one.
+    Delete,
+}
+
+/// One change of a commit.
+#[derive(Clone, Debug)]
+pub struct BatchChange {
+    /// The key; no other change of the commit has it.
+    pub key: String,
+    /// Conditions on what is there before the commit.
+    pub conditions: WriteConditions,
+    /// What to do.
+    pub action: BatchAction,
+}
+
+/// What was made of one key; no tag for a deletion.
+pub type BatchResult = (String, Option<ETag>);
+
+impl Service {
+    /// Carries out all `changes` as one step of the bucket, or none of them.
+    ///
+    /// # Errors
+    /// [`ServiceError::InCommit`] naming the first change that cannot be carried out;
+    /// [`ServiceError::InvalidRequest`] for a list that is empty, too long, or names a key twice.
+    pub async fn commit(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        changes: &[BatchChange],
+    ) -> Result<Vec<BatchResult>, ServiceError> {
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Anything).await?;
+        if !(1..=COMMIT_CHANGES_MAX).contains(&changes.len()) {
+            let text = format!("a commit has 1 to {COMMIT_CHANGES_MAX} changes");
+            return Err(ServiceError::InvalidRequest(text));
+        }
+        let mut keys = BTreeSet::new();
+        if let Some(twice) = changes.iter().find(|change| !keys.insert(&change.key)) {
+            let text = format!("a commit changes each key once; {:?} is there twice", twice.key);
+            return Err(ServiceError::InvalidRequest(text));
+        }
+        for _ in 0..JOINS_MAX {
+            let newest = self.committer.current(&head.address()).await?;
+            let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
+            let mut steps = Vec::with_capacity(changes.len());
+            let mut made_of = Vec::new();
+            for change in changes {
+                let within = |error| in_commit(&change.key, error);
+                let step =
+                    self.step(caller, &newest, change, &mut made_of).await.map_err(within)?;
+                steps.push(step);
+            }
+            let results =
+                steps.iter().map(|step| (step.key.as_str().to_owned(), step.etag())).collect();
+            let parts: Vec<&[u8]> = made_of.iter().map(Vec::as_slice).collect();
+            let idempotency_key = caller.idempotency_key("commit", "", &parts);
+            match self.change(caller, &head, Change::Commit(steps), idempotency_key).await? {
+                Answer::Done => return Ok(results),
+                Answer::JoinAgain => {}
+                other => {
+                    return Err(ServiceError::bug(format!("a commit answered {other:?}")));
+                }
+            }
+        }
+        Err(ServiceError::Busy(Applied::None))
+    }
+
+    /// Prepares one change; adds to `made_of` what tells it from any other.
+    async fn step(
+        &self,
+        caller: &Caller,
+        newest: &crate::Head,
+        change: &BatchChange,
+        made_of: &mut Vec<Vec<u8>>,
+    ) -> Result<Step, ServiceError> {
+        let action = match change.action {
+            BatchAction::Delete => Action::DeleteObject,
+            BatchAction::Put { .. } | BatchAction::Complete { .. } => Action::PutObject,
+        };
+        let target = Target::Object(newest.row.bucket.as_str(), &change.key);
+        self.authorize(caller, Some(newest), action, target).await?;
+        let key = parse_key(&change.key)?;
+        self.may_compare(caller, newest, &key, &change.conditions).await?;
+        made_of.push(key.as_bytes().to_vec());
+        made_of.push(change.conditions.to_bytes());
+        let kind = match &change.action {
+            BatchAction::Delete => {
+                made_of.push(b"delete".to_vec());
+                StepKind::Delete
+            }
+            BatchAction::Put { body, facts } => {
+                let (record, blocks) = inline(body, facts)?;
+                made_of.push(record.encode().to_vec());
+                StepKind::Write { record: Box::new(record), blocks }
+            }
+            BatchAction::Complete { id, parts } => {
+                made_of.push(id.as_bytes().to_vec());
+                made_of.extend(parts.iter().map(|part| part.etag.clone().into_bytes()));
+                self.completion(caller, newest, &key, id, parts).await?
+            }
+        };
+        Ok(Step { key, conditions: change.conditions.clone(), kind })
+    }
+
+    async fn completion(
+        &self,
+        caller: &Caller,
+        newest: &crate::Head,
+        key: &ObjectKey,
+        id: &str,
+        parts: &[CompletePart],
+    ) -> Result<StepKind, ServiceError> {
+        let request = CompleteRequest {
+            key: key.as_str().to_owned(),
+            id: id.to_owned(),
+            parts: parts.to_vec(),
+            conditions: WriteConditions::default(),
+            checksum: None,
+            size: None,
+        };
+        let id = id.parse().map_err(|_| ServiceError::NoSuchUpload)?;
+        match self.join(newest, key, id, &request).await? {
+            Joined::Ready(complete) => Ok(StepKind::Complete(complete)),
+            // The first attempt of this commit did it, or somebody else: the commit will tell.
+            Joined::Already(record) if caller.is_retry() => {
+                Ok(StepKind::Completed(Box::new(*record)))
+            }
+            Joined::Already(_) => Err(ServiceError::NoSuchUpload),
+        }
+    }
+}
+
+/// Returns the record of bytes given in the request, and the blocks that ride with the commit.
+fn inline(body: &Bytes, facts: &ObjectFacts) -> Result<(ObjectRecord, Vec<Block>), ServiceError> {
+    if body.len() > COMMIT_BODY_BYTES_MAX {
+        return Err(ServiceError::EntityTooLarge(COMMIT_BODY_BYTES_MAX as u64));
+    }
+    let acl = facts.acl.clone();
+    let (headers, metadata, mut blocks) = facts.clone().attach()?;
+    let (md5, checksums) = digests_of(body, ChecksumAlgorithm::Crc64Nvme);
+    let block = Block::new(Codec::Raw, body.clone());
+    let record = ObjectRecord {
+        size: body.len() as u64,
+        etag: ETag::Md5(md5),
+        checksums,
+        content: Some(block.cid()),
+        ..bare_record(headers, metadata, acl)
+    };
+    blocks.push(block);
+    Ok((record, blocks))
+}

@@ -1,0 +1,410 @@
+//! Taking in a body: bytes to durable blocks and digests, a few MiB in memory whatever its size.
+//!
+//! Up to one block is kept in hand and rides with the commit's own sync. More is cut into leaves
+//! that are hashed and stored while the next one arrives, and made durable before the change is
+//! queued, so that rounds stay short. A body that breaks off leaves only unreferenced blocks.
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use fula_core::{
+    Block, BlockStore, Cid, Codec,
+    block::{Placement, SyncMark},
+    bucket::{Checksum, ChecksumAlgorithm, ETag},
+    content::{DagBuilder, FileLink, LEAF_BYTES},
+};
+use futures::{Stream, StreamExt};
+use subtle::ConstantTimeEq;
+
+use crate::{
+    budget::MemoryPermit,
+    error::ServiceError,
+    objects::checksum::Digests,
+    pins::{PinRegistry, PinnedBlocks, RequestPins},
+};
+
+/// What the transport yields: bytes, or the reason why there are no more.
+pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, ServiceError>> + Send>>;
+
+/// Hashes this many bytes on the caller's thread; more would hold up other requests.
+const HASH_INLINE_BYTES: usize = 64 << 10;
+
+/// Returns the MD5 and the checksum of a small body held whole.
+pub fn digests_of(body: &[u8], algorithm: ChecksumAlgorithm) -> ([u8; 16], Vec<Checksum>) {
+    let mut digests = Digests::new([algorithm]);
+    digests.update(body);
+    digests.finish()
+}
+
+/// Gives the checksum a client sends after the body, once the body was read.
+pub type Trailer = Box<dyn FnOnce() -> Result<Option<Bytes>, ServiceError> + Send>;
+
+/// What the client says about a body.
+pub struct BodyFacts {
+    /// Announced length in bytes.
+    pub length: Option<u64>,
+    /// Most bytes accepted.
+    pub length_max: u64,
+    /// MD5 it must have.
+    pub md5: Option<[u8; 16]>,
+    /// Which checksum to keep.
+    pub keep: ChecksumAlgorithm,
+    /// Which checksum the client sends; the one to keep, or another to verify as well.
+    pub sent: ChecksumAlgorithm,
+    /// Value that the one sent must have.
+    pub checksum: Option<Bytes>,
+    /// Where the value comes from when it follows the body.
+    pub trailer: Option<Trailer>,
+}
+
+/// A body taken in.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its content.
+    pub content: Cid,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its MD5.
+    pub md5: [u8; 16],
+    /// Its checksums: the one to keep, then the one sent if that is another.
+    pub checksums: Vec<Checksum>,
+    /// The body itself, when it is to ride with the commit.
+    pub riding: Option<Block>,
+}
+
+impl Taken {
+    /// Returns the entity tag of a body put in one piece.
+    pub fn etag(&self) -> ETag {
+        ETag::Md5(self.md5)
+    }
+}
+
+/// Where a body goes.
+pub(crate) struct Intake<'a> {
+    pub(crate) blocks: &'a Arc<dyn BlockStore>,
+    pub(crate) pin_registry: &'a Arc<PinRegistry>,
+    /// Keeps what was put from the collector.
+    pub(crate) pins: &'a RequestPins,
+    /// Memory for it.
+    pub(crate) permit: &'a MemoryPermit,
+}
+
+/// Reads the whole body and checks it against `facts`; holds no more memory than its permit was taken
+/// for. On return everything but a riding block is durable, and `pins` holds it.
+///
+/// # Errors
+/// [`ServiceError::EntityTooLarge`], [`ServiceError::IncompleteBody`],
+/// [`ServiceError::BadDigest`], and what the stream and the store fail with.
+pub(crate) async fn take(
+    intake: Intake<'_>,
+    mut body: BodyStream,
+    facts: BodyFacts,
+) -> Result<Taken, ServiceError> {
+    if facts.length.is_some_and(|length| length > facts.length_max) {
+        return Err(ServiceError::EntityTooLarge(facts.length_max));
+    }
+    let Intake { blocks, pin_registry, pins, permit } = intake;
+    pins.end_write();
+    let announced = facts.length.and_then(|length| usize::try_from(length).ok());
+    let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(LEAF_BYTES));
+    let mut leaves = Leaves::new(blocks, pin_registry, [facts.keep, facts.sent]);
+    let mut size = 0_u64;
+    while let Some(bytes) = body.next().await {
+        let mut bytes = bytes?;
+        permit.moved(bytes.len());
+        size += bytes.len() as u64;
+        if size > facts.length_max {
+            return Err(ServiceError::EntityTooLarge(facts.length_max));
+        }
+        while !bytes.is_empty() {
+            // A full leaf is handed on only when more follows: one block alone rides.
+            if leaf.len() == LEAF_BYTES {
+                let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(LEAF_BYTES));
+                permit.pause_stall_timer();
+                leaves.push(full.freeze()).await?;
+                permit.resume_stall_timer();
+            }
+            let room = LEAF_BYTES - leaf.len();
+            leaf.extend_from_slice(&bytes.split_to(bytes.len().min(room)));
+        }
+    }
+    permit.pause_stall_timer();
+    if let Some(announced) = facts.length
+        && announced != size
+    {
+        return Err(ServiceError::IncompleteBody { announced, received: size });
+    }
+    let (taken, kept) = leaves.finish(leaf.freeze(), size).await?;
+    check(facts, &taken)?;
+    pins.begin_write(pin_registry);
+    pins.pin_blocks(kept);
+    Ok(taken)
+}
+
+fn check(facts: BodyFacts, taken: &Taken) -> Result<(), ServiceError> {
+    if facts.md5.is_some_and(|md5| !bool::from(md5.ct_eq(&taken.md5))) {
+        return Err(ServiceError::BadDigest("Content-MD5"));
+    }
+    let trailing = match facts.trailer {
+        Some(trailer) => trailer()?,
+        None => None,
+    };
+    let ours = taken.checksums.iter().find(|checksum| checksum.algorithm == facts.sent);
+    for value in [facts.checksum, trailing].into_iter().flatten() {
+        if !ours.is_some_and(|ours| bool::from(value.ct_eq(&ours.value))) {
+            return Err(ServiceError::BadDigest("checksum"));
+        }
+    }
+    Ok(())
+}
+
+/// Leaves on their way to the store, one at a time, hashed in order.
+struct Leaves {
+    blocks: Arc<dyn BlockStore>,
+    /// Of everything so far; a task has it while a leaf is in flight.
+    work: Option<Work>,
+    in_flight: Option<tokio::task::JoinHandle<Result<Stored, ServiceError>>>,
+    dag: DagBuilder,
+    mark: SyncMark,
+}
+
+struct Work {
+    digests: Digests,
+    kept: PinnedBlocks,
+}
+
+struct Stored {
+    work: Work,
+    link: FileLink,
+    mark: SyncMark,
+}
+
+impl Leaves {
+    fn new(
+        blocks: &Arc<dyn BlockStore>,
+        pin_registry: &Arc<PinRegistry>,
+        algorithms: [ChecksumAlgorithm; 2],
+    ) -> Self {
+        Self {
+            blocks: Arc::clone(blocks),
+            work: Some(Work {
+                digests: Digests::new(algorithms),
+                kept: PinnedBlocks::new(pin_registry),
+            }),
+            in_flight: None,
+            dag: DagBuilder::default(),
+            mark: SyncMark::default(),
+        }
+    }
+
+    /// Hands on a leaf; it is hashed and stored while the caller goes on.
+    async fn push(&mut self, bytes: Bytes) -> Result<(), ServiceError> {
+        self.settle().await?;
+        let Work { digests, mut kept } = self.work.take().ok_or_else(lost_work)?;
+        let blocks = Arc::clone(&self.blocks);
+        self.in_flight = Some(tokio::spawn(async move {
+            let (block, digests) = hash(bytes, digests).await?;
+            let size = block.bytes().len() as u64;
+            let link = FileLink { cid: block.cid(), size, dag_bytes: size };
+            kept.add([block.cid()]);
+            let mark = blocks.put(&[block], Placement::Bulk).await?;
+            Ok(Stored { work: Work { digests, kept }, link, mark })
+        }));
+        Ok(())
+    }
+
+    /// Waits for the leaf in flight and links it.
+    async fn settle(&mut self) -> Result<(), ServiceError> {
+        let Some(task) = self.in_flight.take() else { return Ok(()) };
+        let stored = task.await.map_err(ServiceError::bug)??;
+        let mut work = stored.work;
+        self.mark = self.mark.and(stored.mark);
+        let nodes = self.dag.push(stored.link);
+        if !nodes.is_empty() {
+            work.kept.add(nodes.iter().map(Block::cid));
+            self.mark = self.mark.and(self.blocks.put(&nodes, Placement::Bulk).await?);
+            work.kept.replace(self.dag.open_links().map(|link| link.cid));
+        }
+        self.work = Some(work);
+        Ok(())
+    }
+
+    /// Adds the last leaf and makes everything durable.
+    async fn finish(
+        mut self,
+        last: Bytes,
+        size: u64,
+    ) -> Result<(Taken, PinnedBlocks), ServiceError> {
+        let single = size == last.len() as u64;
+        if !single {
+            self.push(last.clone()).await?;
+            self.settle().await?;
+        }
+        let Work { digests, mut kept } = self.work.take().ok_or_else(lost_work)?;
+        if single {
+            let (block, digests) = hash(last, digests).await?;
+            let (md5, checksums) = digests.finish();
+            let (content, riding) = (block.cid(), Some(block));
+            return Ok((Taken { content, size, md5, checksums, riding }, kept));
+        }
+        let none = || ServiceError::bug("a file without leaves");
+        let (root, nodes) = self.dag.finish().ok_or_else(none)?;
+        kept.add(nodes.iter().map(Block::cid));
+        let mark = self.blocks.put(&nodes, Placement::Bulk).await?;
+        kept.replace([root.cid]);
+        self.blocks.sync(self.mark.and(mark)).await?;
+        let (md5, checksums) = digests.finish();
+        Ok((Taken { content: root.cid, size, md5, checksums, riding: None }, kept))
+    }
+}
+
+fn lost_work() -> ServiceError {
+    ServiceError::bug("a leaf was handed on while another was in flight")
+}
+
+/// Hashes a leaf, away from the event loop when it is large.
+async fn hash(bytes: Bytes, mut digests: Digests) -> Result<(Block, Digests), ServiceError> {
+    let is_small = bytes.len() <= HASH_INLINE_BYTES;
+    let work = move || {
+        digests.update(&bytes);
+        (Block::new(Codec::Raw, bytes), digests)
+    };
+    if is_small {
+        return Ok(work());
+    }
+    let hashed = tokio::task::spawn_blocking(work).await;
+    hashed.map_err(ServiceError::bug)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use parking_lot::Mutex;
+
+    use fula_core::{
+        content::{self, LINKS_MAX},
+        in_memory::MemoryBlocks,
+    };
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::{admin::fsck, budget::MemoryBudget};
+
+    fn facts() -> BodyFacts {
+        BodyFacts {
+            length: None,
+            length_max: 100 << 20,
+            md5: None,
+            keep: ChecksumAlgorithm::Crc64Nvme,
+            sent: ChecksumAlgorithm::Crc64Nvme,
+            checksum: None,
+            trailer: None,
+        }
+    }
+
+    async fn take_in(
+        blocks: &Arc<dyn BlockStore>,
+        body: BodyStream,
+        facts: BodyFacts,
+    ) -> Result<Taken, ServiceError> {
+        let permit = &MemoryBudget::new(4 << 20).take(0, None).await.unwrap();
+        let (pin_registry, pins) = (&Arc::default(), &RequestPins::default());
+        take(Intake { blocks, pin_registry, pins, permit }, body, facts).await
+    }
+
+    fn body(bytes: &[u8], frame: usize) -> BodyStream {
+        let frames: Vec<_> = bytes.chunks(frame).map(|f| Ok(Bytes::copy_from_slice(f))).collect();
+        Box::pin(futures::stream::iter(frames))
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|n| (n / 251 + n).to_le_bytes()[0]).collect()
+    }
+
+    #[tokio::test]
+    async fn bodies_of_any_length_read_back() {
+        for len in [0, 1, LEAF_BYTES - 1, LEAF_BYTES, LEAF_BYTES + 1, 3 * LEAF_BYTES + 77] {
+            let memory = Arc::new(MemoryBlocks::default());
+            let blocks: Arc<dyn BlockStore> = memory.clone();
+            let bytes = pattern(len);
+            let taken = take_in(&blocks, body(&bytes, 70_001), facts()).await.unwrap();
+            assert_eq!(taken.size, len as u64);
+            assert_eq!(taken.riding.is_some(), len <= LEAF_BYTES);
+            // Everything that does not ride survives a crash.
+            memory.crash();
+            if let Some(block) = &taken.riding {
+                blocks.put(std::slice::from_ref(block), Placement::Commit).await.unwrap();
+            }
+            let size = taken.size;
+            let stream = content::stream(Arc::clone(&blocks), taken.content, size, 0..size);
+            let parts: Vec<Bytes> = stream.try_collect().await.unwrap();
+            assert_eq!(parts.concat(), bytes);
+        }
+    }
+
+    /// Over 1 024 leaves a node links to those before, and is kept instead of them. They are equal
+    /// here, so that the file takes 1 MiB of memory.
+    #[tokio::test]
+    async fn all_of_a_file_with_several_nodes_is_kept() {
+        let memory = Arc::new(MemoryBlocks::default());
+        let (blocks, pin_registry): (Arc<dyn BlockStore>, Arc<PinRegistry>) =
+            (memory.clone(), Arc::default());
+        let leaf = Bytes::from(vec![0; LEAF_BYTES]);
+        let leaves = LINKS_MAX + 4;
+        let looked = Arc::new(Mutex::new(BTreeSet::new()));
+        let frames = {
+            let (pin_registry, looked) = (Arc::clone(&pin_registry), Arc::clone(&looked));
+            futures::stream::iter(0..leaves).map(move |n| {
+                if n + 1 == leaves {
+                    *looked.lock() = pin_registry.pinned_blocks().into_iter().collect();
+                }
+                Ok(leaf.clone())
+            })
+        };
+        let permit = &MemoryBudget::new(4 << 20).take(0, None).await.unwrap();
+        let pins = &RequestPins::default();
+        let intake = Intake { blocks: &blocks, pin_registry: &pin_registry, pins, permit };
+        let facts = BodyFacts { length_max: u64::MAX, ..facts() };
+        let taken = take(intake, Box::pin(frames), facts).await.unwrap();
+
+        let (first, root) = {
+            let root = blocks.get(&taken.content).await.unwrap().unwrap();
+            let links = fsck::links(&taken.content, &root).unwrap();
+            assert_eq!(links.len(), 2, "the file has two nodes");
+            (links[0], taken.content)
+        };
+        let looked = looked.lock().clone();
+        assert!(looked.contains(&first), "a node of a body on its way is kept");
+        assert_eq!(pin_registry.pinned_blocks(), [root], "of a body taken in its root is kept");
+    }
+
+    #[tokio::test]
+    async fn lies_about_a_body_are_found() {
+        let blocks: Arc<dyn BlockStore> = Arc::new(MemoryBlocks::default());
+        let attempt = async |facts: BodyFacts| take_in(&blocks, body(b"hello", 2), facts).await;
+        let right = attempt(facts()).await.unwrap();
+
+        let short = attempt(BodyFacts { length: Some(6), ..facts() }).await;
+        assert!(matches!(short, Err(ServiceError::IncompleteBody { announced: 6, received: 5 })));
+        let large = attempt(BodyFacts { length_max: 4, ..facts() }).await;
+        assert!(matches!(large, Err(ServiceError::EntityTooLarge(4))));
+        let md5 = attempt(BodyFacts { md5: Some([0; 16]), ..facts() }).await;
+        assert!(matches!(md5, Err(ServiceError::BadDigest(_))));
+        let value = Some(Bytes::from_static(&[0; 8]));
+        let checksum = attempt(BodyFacts { checksum: value.clone(), ..facts() }).await;
+        assert!(matches!(checksum, Err(ServiceError::BadDigest(_))));
+        let trailer: Trailer = Box::new(|| Ok(value));
+        let trailing = attempt(BodyFacts { trailer: Some(trailer), ..facts() }).await;
+        assert!(matches!(trailing, Err(ServiceError::BadDigest(_))));
+
+        let good = BodyFacts {
+            length: Some(5),
+            md5: Some(right.md5),
+            checksum: Some(right.checksums[0].value.clone()),
+            trailer: Some(Box::new(move || Ok(Some(right.checksums[0].value.clone())))),
+            ..facts()
+        };
+        assert!(attempt(good).await.is_ok());
+    }
+}

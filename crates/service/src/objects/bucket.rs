@@ -1,0 +1,216 @@
+//! Buckets: create, delete, look up, list.
+
+use fula_core::{Block, BucketId, BucketName, Codec, cbor::Writer, root::TimeMs, tree::Salt};
+
+use crate::{
+    arbiter::{BucketAddress, Head},
+    auth::access::{Action, Holder, Target, authorize},
+    auth::bucket_policy::{POLICY, policy_text, public},
+    auth::policy::PublicRead,
+    caller::Caller,
+    commit::{Change, CommitRequest},
+    error::ServiceError,
+    limits::PAGE_MAX,
+    names::NamePolicy,
+    service::{Part, Service},
+};
+
+/// What there is to say about a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketInfo {
+    /// Its name.
+    pub name: String,
+    /// When it was created, milliseconds since 1970.
+    pub created: TimeMs,
+    /// Number of objects; exact.
+    pub objects: u64,
+    /// Sum of their sizes; exact.
+    pub bytes: u64,
+}
+
+/// A page of the caller's buckets.
+#[derive(Clone, Debug, Default)]
+pub struct BucketPage {
+    /// Names and creation times, in order of name.
+    pub buckets: Vec<(String, TimeMs)>,
+    /// Name to go on after, when there are more.
+    pub next: Option<String>,
+}
+
+impl Service {
+    /// Creates a bucket of the caller's.
+    ///
+    /// # Errors
+    /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`],
+    /// [`ServiceError::TooManyBuckets`].
+    pub async fn create_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
+        let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
+        let nothing = PublicRead::default();
+        let own = Holder { owner: identity.owner, public: &nothing };
+        let target = Target::Bucket(name);
+        authorize(Some(identity), Action::CreateBucket, target, Some(own))?;
+        let name = BucketName::parse(name)
+            .map_err(|error| ServiceError::InvalidArgument(error.to_string()))?;
+        let change = Change::CreateBucket {
+            id: BucketId(self.random()),
+            salt: Salt(self.random()),
+            global_name: self.names.at_creation(),
+        };
+        let idempotency_key =
+            caller.idempotency_key("create-bucket", "", &[name.as_str().as_bytes()]);
+        let request = CommitRequest::of(caller, None, idempotency_key, change);
+        let address = (identity.owner, name);
+        self.before_write(caller, self.check_buckets(&address)).await?;
+        self.submit(caller, &address, request).await.map(drop)
+    }
+
+    /// Checks that an owner may create a bucket: one more, or one that is there and answers for itself.
+    /// Requests at the same moment may exceed the limit by their number.
+    async fn check_buckets(&self, address: &BucketAddress) -> Result<(), ServiceError> {
+        let max = self.committer.limits().buckets_per_owner;
+        let has_room = self.committer.count_buckets(address.0).await?.buckets < max;
+        if has_room || self.committer.current(address).await?.is_some() {
+            return Ok(());
+        }
+        Err(ServiceError::TooManyBuckets(max))
+    }
+
+    /// Deletes an empty bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::BucketNotEmpty`].
+    pub async fn delete_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
+        let idempotency_key = caller.idempotency_key("delete-bucket", "", &[name.as_bytes()]);
+        let found = self.resolve(caller, name, Action::DeleteBucket, Part::Whole).await;
+        let request = |bucket| {
+            let change = Change::DeleteBucket;
+            CommitRequest::of(caller, bucket, idempotency_key.clone(), change)
+        };
+        match (found, self.own_of(caller, caller.bucket_owner)) {
+            (Ok(head), _) => {
+                let request = request(Some(head.root.id));
+                self.submit(caller, &head.address(), request).await.map(drop)
+            }
+            // It may be the first attempt of this very request that deleted it.
+            (Err(ServiceError::NoSuchBucket), Some(own)) if caller.is_retry() => {
+                let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
+                self.submit(caller, &(own, name), request(None)).await.map(drop)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Returns facts about a bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`].
+    pub async fn bucket(&self, caller: &Caller, name: &str) -> Result<BucketInfo, ServiceError> {
+        let head = self.resolve(caller, name, Action::HeadBucket, Part::Anything).await?;
+        Ok(BucketInfo {
+            name: head.root.name.to_string(),
+            created: head.root.created,
+            objects: head.root.objects.count,
+            bytes: head.root.objects.bytes,
+        })
+    }
+
+    /// Returns the policy of a bucket as it was put.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchPolicy`].
+    pub async fn policy(&self, caller: &Caller, name: &str) -> Result<String, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetPolicy, Part::Whole).await?;
+        let blocks = self.committer.nodes().blocks().as_ref();
+        policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)
+    }
+
+    /// Sets the policy of a bucket, or removes it. With it the bucket claims or releases its global name.
+    ///
+    /// # Errors
+    /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for one that cannot be
+    /// enforced; [`ServiceError::TooManyPublicBuckets`].
+    pub async fn set_policy(
+        &self,
+        caller: &Caller,
+        name: &str,
+        text: Option<&str>,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
+        let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
+        let is_public = public.is_some_and(|public| !public.is_nothing());
+        if is_public && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, self.check_names(&head.address())).await?;
+        }
+        let value = text.map(|text| {
+            let mut out = Writer::with_capacity(text.len() + 8);
+            out.text(text);
+            Block::new(Codec::DagCbor, out.finish())
+        });
+        let idempotency_key =
+            caller.idempotency_key("policy", "", &[text.unwrap_or_default().as_bytes()]);
+        let change =
+            Change::Set { name: POLICY, value, global_name: self.names.at_policy(is_public) };
+        self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+
+    /// Checks that a bucket may be made public: it holds its global name, or may claim one more. Requests
+    /// at the same moment may exceed the limit by their number.
+    async fn check_names(&self, address: &BucketAddress) -> Result<(), ServiceError> {
+        let max = self.committer.limits().public_buckets_per_owner;
+        if self.committer.count_buckets(address.0).await?.global_names < max {
+            return Ok(());
+        }
+        // Asked for anew: what a head says of the name may be outdated.
+        match self.committer.bucket_row(address).await? {
+            Some(row) if row.global_name => Ok(()),
+            _ => Err(ServiceError::TooManyPublicBuckets(max)),
+        }
+    }
+
+    /// Returns what anyone may read of a bucket.
+    pub(crate) async fn public(&self, head: &Head) -> Result<PublicRead, ServiceError> {
+        public(self.committer.nodes().blocks().as_ref(), &head.root).await
+    }
+
+    /// Returns a page of the caller's buckets whose name starts with `prefix`, after `after`; of a
+    /// credential with scopes, those that it reaches.
+    ///
+    /// # Errors
+    /// [`ServiceError::AccessDenied`] for the anonymous.
+    pub async fn buckets(
+        &self,
+        caller: &Caller,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<BucketPage, ServiceError> {
+        let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
+        let mut after = match after {
+            Some(after) => Some(BucketName::parse(after).map_err(|_| {
+                ServiceError::InvalidArgument("the continuation token is not one of ours".into())
+            })?),
+            None => None,
+        };
+        let mut page = BucketPage::default();
+        loop {
+            let rows =
+                self.committer.list_buckets(identity.owner, after.as_ref(), PAGE_MAX).await?;
+            let Some(last) = rows.last() else { return Ok(page) };
+            after = Some(last.bucket.clone());
+            let live = rows
+                .iter()
+                .filter(|row| row.deleted.is_none() && row.bucket.as_str().starts_with(prefix))
+                .filter(|row| {
+                    let target = Target::Anything(row.bucket.as_str());
+                    identity.grant.allows(Action::HeadBucket.verb(), target)
+                });
+            for row in live {
+                if page.buckets.len() == limit {
+                    page.next = page.buckets.last().map(|(name, _)| name.clone());
+                    return Ok(page);
+                }
+                page.buckets.push((row.bucket.to_string(), row.created));
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Listing objects: one LIST reads one root.
+
+use fula_core::{
+    OwnerId,
+    bucket::{ListQuery, Listed, ObjectRecord, list_page},
+    tree::after_prefix,
+};
+
+use crate::{
+    auth::access::Action,
+    caller::Caller,
+    error::ServiceError,
+    limits::PAGE_MAX,
+    service::{Part, Service},
+};
+
+/// Which objects, and how many.
+#[derive(Clone, Debug, Default)]
+pub struct ListRequest {
+    /// Only keys that start with this.
+    pub prefix: String,
+    /// Roll up keys that have this after the prefix; empty for none.
+    pub delimiter: String,
+    /// Only after this key or rolled-up prefix.
+    pub after: Option<String>,
+    /// Most lines; capped at [`PAGE_MAX`].
+    pub limit: usize,
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListingLine {
+    /// An object.
+    Object(String, Box<ObjectRecord>),
+    /// A rolled-up prefix, delimiter included.
+    Prefix(String),
+}
+
+impl ListingLine {
+    /// Returns the key or prefix.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Object(name, _) | Self::Prefix(name) => name,
+        }
+    }
+}
+
+/// A page of a listing: a snapshot of one root.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Whose bucket it is of.
+    pub owner: OwnerId,
+    /// Lines in order of name.
+    pub lines: Vec<ListingLine>,
+    /// Whether there are more.
+    pub truncated: bool,
+}
+
+impl Service {
+    /// Returns a page of the objects of a bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`].
+    pub async fn list_objects(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        request: &ListRequest,
+    ) -> Result<Listing, ServiceError> {
+        let part = Part::Prefix(&request.prefix);
+        let head = self.resolve(caller, bucket, Action::ListObjects, part).await?;
+        let query = ListQuery {
+            prefix: &request.prefix,
+            delimiter: &request.delimiter,
+            after: request.after.as_deref(),
+            limit: request.limit.min(PAGE_MAX),
+        };
+        // Nothing can follow a name beyond every key with the prefix.
+        let beyond = after_prefix(request.prefix.as_bytes());
+        if let (Some(after), Some(beyond)) = (&request.after, beyond)
+            && after.as_bytes() >= beyond.as_ref()
+        {
+            let (owner, lines) = (head.row.owner, Vec::new());
+            return Ok(Listing { owner, lines, truncated: false });
+        }
+        let page = list_page(self.committer.nodes(), &head.root.objects, &query).await?;
+        let line = |item| match item {
+            Listed::Key(key, entry) => {
+                let record = ObjectRecord::decode(&entry.value, entry.weight)?;
+                Ok(ListingLine::Object(key, Box::new(record)))
+            }
+            Listed::Prefix(prefix) => Ok(ListingLine::Prefix(prefix)),
+        };
+        let lines = page.items.into_iter().map(line).collect::<Result<_, ServiceError>>()?;
+        Ok(Listing { owner: head.row.owner, lines, truncated: page.truncated })
+    }
+}

@@ -1,0 +1,10 @@
+//! What requests mean: objects, listings, uploads, buckets, and commits of several keys.
+
+pub(crate) mod batch;
+pub mod body;
+pub(crate) mod bucket;
+pub(crate) mod checksum;
+pub mod condition;
+pub(crate) mod list;
+pub(crate) mod multipart;
+pub(crate) mod object;

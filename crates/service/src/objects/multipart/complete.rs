@@ -1,0 +1,241 @@
+//! Completing an upload: checking its parts and joining their content.
+
+use bytes::Bytes;
+use fula_core::{
+    Block, Cid,
+    block::Placement,
+    bucket::{Checksum, ETag, ObjectRecord, PartRecord, PartSpan, write_parts},
+    content::{self, FileLink},
+    id::{ObjectKey, UploadId},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{CompletePart, CompleteRequest, UploadInfo, info_of, parse_upload_id};
+use crate::{
+    arbiter::Head,
+    auth::access::Action,
+    caller::Caller,
+    commit::{Answer, Change, CompleteUpload, empty_block, parts_hash},
+    error::{Applied, ServiceError},
+    limits::{PART_BYTES_MIN, PARTS_MAX},
+    objects::checksum,
+    service::{Part, Service, parse_key},
+};
+
+/// Times a completion is joined again because a part changed under it.
+pub(crate) const JOINS_MAX: u32 = 4;
+
+/// Parts whose nodes are read at a time while joining.
+const JOIN_READS: usize = 16;
+
+impl Service {
+    /// Makes an object of an upload's parts. Completing twice with the same parts gives the same
+    /// answer.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchUpload`], [`ServiceError::InvalidPart`],
+    /// [`ServiceError::InvalidPartOrder`], [`ServiceError::PartTooSmall`],
+    /// [`ServiceError::PreconditionFailed`], [`ServiceError::BadDigest`].
+    pub async fn complete_upload(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        request: &CompleteRequest,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
+        let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
+        self.may_compare(caller, &head, &key, &request.conditions).await?;
+        let named = request.parts.iter().map(|part| (part.number, part.etag.as_str()));
+        let idempotency_key = caller.idempotency_key(
+            "complete-upload",
+            key.as_str(),
+            &[&id.0, &parts_hash(named), &request.conditions.to_bytes()],
+        );
+        for _ in 0..JOINS_MAX {
+            let newest = self.committer.current(&head.address()).await?;
+            let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
+            // A retry's first attempt may still be under way: it is refused where that is
+            // remembered, in the commit.
+            if !caller.is_retry() && !request.conditions.is_empty() {
+                let current = self.record(&newest, &key).await?;
+                let upload = self.upload(&newest, &key, id).await?;
+                if upload.completed.is_none() {
+                    request.conditions.judge(current.as_ref())?;
+                }
+            }
+            let complete = match self.join(&newest, &key, id, request).await? {
+                Joined::Already(record) => {
+                    caller.seen.note(record.seq.version);
+                    return Ok(*record);
+                }
+                Joined::Ready(complete) => complete,
+            };
+            let change = Change::CompleteUpload(complete);
+            match self.change(caller, &head, change, idempotency_key.clone()).await? {
+                Answer::Object(record) => return Ok(*record),
+                Answer::JoinAgain => {}
+                other => {
+                    return Err(ServiceError::bug(format!("a completion answered {other:?}")));
+                }
+            }
+        }
+        Err(ServiceError::Busy(Applied::None))
+    }
+
+    /// Checks the parts named and joins their content, outside the commit round.
+    pub(crate) async fn join(
+        &self,
+        head: &Head,
+        key: &ObjectKey,
+        id: UploadId,
+        request: &CompleteRequest,
+    ) -> Result<Joined, ServiceError> {
+        let named = request.parts.iter().map(|part| (part.number, part.etag.as_str()));
+        let parts_hash = parts_hash(named);
+        let upload = self.upload(head, key, id).await?;
+        if let Some(completed) = upload.completed {
+            return if completed.parts_hash == parts_hash {
+                Ok(Joined::Already(Box::new(completed.record)))
+            } else {
+                Err(ServiceError::NoSuchUpload)
+            };
+        }
+        let info = info_of(&upload);
+        let stored = self.parts(head, key, id, 1, PARTS_MAX as usize).await?;
+        let joined = select(&request.parts, &stored, info)?;
+        let (content, size, block) = self.join_content(&joined).await?;
+        if request.size.is_some_and(|expected| expected != size) {
+            return Err(ServiceError::InvalidRequest(
+                "The provided 'x-amz-mp-object-size' header does not match the object".to_owned(),
+            ));
+        }
+        let checksum = checksum_of(info, &joined);
+        if let Some((algorithm, expected)) = &request.checksum {
+            let same = checksum
+                .as_ref()
+                .is_some_and(|ours| ours.algorithm == *algorithm && ours.value == *expected);
+            if !same {
+                return Err(ServiceError::BadDigest("checksum"));
+            }
+        }
+        let spans: Vec<PartSpan> = joined
+            .iter()
+            .map(|(number, part)| PartSpan {
+                number: *number,
+                size: part.size,
+                checksum: part.checksum.clone(),
+            })
+            .collect();
+        let table = write_parts(&spans);
+        let record = ObjectRecord {
+            size,
+            etag: etag_of(&joined),
+            checksums: checksum.into_iter().collect(),
+            content: Some(content),
+            parts: Some(table.cid()),
+            ..upload.template
+        };
+        let blocks = [Some(table), block].into_iter().flatten().collect();
+        let conditions = request.conditions.clone();
+        let (key, id) = (key.clone(), id);
+        let complete = CompleteUpload { key, id, conditions, record, joined, parts_hash, blocks };
+        Ok(Joined::Ready(Box::new(complete)))
+    }
+
+    /// Puts one node over the parts' content; returns its address, length, and the block that
+    /// rides with the commit if it is small.
+    async fn join_content(
+        &self,
+        joined: &[(u32, PartRecord)],
+    ) -> Result<(Cid, u64, Option<Block>), ServiceError> {
+        let blocks = self.committer.nodes().blocks();
+        let mut reads = Vec::with_capacity(joined.len());
+        for (_, part) in joined {
+            reads.push(content::dag_bytes(blocks.as_ref(), part.content, part.size));
+        }
+        let links: Vec<FileLink> = stream::iter(reads).buffered(JOIN_READS).try_collect().await?;
+        match content::join(&links) {
+            None => {
+                let empty = empty_block();
+                Ok((empty.cid(), 0, Some(empty)))
+            }
+            Some((root, None)) => Ok((root.cid, root.size, None)),
+            Some((root, Some(block))) => {
+                let mark = blocks.put(std::slice::from_ref(&block), Placement::Bulk).await?;
+                blocks.sync(mark).await?;
+                Ok((root.cid, root.size, None))
+            }
+        }
+    }
+}
+
+/// What joining an upload's parts came to.
+pub(crate) enum Joined {
+    /// It was completed before, with this result.
+    Already(Box<ObjectRecord>),
+    /// It can be completed now.
+    Ready(Box<CompleteUpload>),
+}
+
+/// Finds the parts a completion names among those stored.
+fn select(
+    named: &[CompletePart],
+    stored: &[(u32, PartRecord)],
+    info: UploadInfo,
+) -> Result<Vec<(u32, PartRecord)>, ServiceError> {
+    if named.is_empty() {
+        let text = "You must specify at least one part";
+        return Err(ServiceError::InvalidRequest(text.to_owned()));
+    }
+    if !named.is_sorted_by(|a, b| a.number < b.number) {
+        return Err(ServiceError::InvalidPartOrder);
+    }
+    let mut joined = Vec::with_capacity(named.len());
+    for part in named {
+        let invalid = || ServiceError::InvalidPart(part.number);
+        let index = stored.binary_search_by_key(&part.number, |(number, _)| *number);
+        let found = &stored[index.map_err(|_| invalid())?];
+        let checksum_differs = part.checksum.as_ref().is_some_and(|(algorithm, value)| {
+            found.1.checksum.as_ref().is_none_or(|ours| {
+                // A checksum nobody asked the upload for was verified with its part, not kept.
+                let same = ours.algorithm == *algorithm;
+                if same { ours.value != *value } else { info.asked }
+            })
+        });
+        if found.1.etag.to_string() != part.etag || checksum_differs {
+            return Err(invalid());
+        }
+        joined.push(found.clone());
+    }
+    let all_but_last = &joined[..joined.len() - 1];
+    match all_but_last.iter().find(|(_, part)| part.size < PART_BYTES_MIN) {
+        Some((number, _)) => Err(ServiceError::PartTooSmall(*number)),
+        None => Ok(joined),
+    }
+}
+
+fn etag_of(joined: &[(u32, PartRecord)]) -> ETag {
+    let md5s: Vec<[u8; 16]> = joined
+        .iter()
+        .map(|(_, part)| match part.etag {
+            ETag::Md5(md5) | ETag::Multipart(md5, _) => md5,
+            // Parts are always seen by a gateway, so they have an MD5.
+            ETag::Cid(_) => [0; 16],
+        })
+        .collect();
+    let count = u32::try_from(joined.len()).unwrap_or(u32::MAX);
+    ETag::Multipart(checksum::md5_of(&md5s), count)
+}
+
+fn checksum_of(info: UploadInfo, joined: &[(u32, PartRecord)]) -> Option<Checksum> {
+    let values: Vec<(Bytes, u64)> = joined
+        .iter()
+        .map(|(_, part)| Some((part.checksum.as_ref()?.value.clone(), part.size)))
+        .collect::<Option<_>>()?;
+    if info.composite {
+        let values: Vec<Bytes> = values.into_iter().map(|(value, _)| value).collect();
+        return Some(checksum::composite(info.algorithm, &values));
+    }
+    checksum::joined(info.algorithm, &values)
+}

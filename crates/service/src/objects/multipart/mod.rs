@@ -1,0 +1,470 @@
+//! Multipart uploads: all their state hangs off the bucket's root, like everything else.
+
+mod complete;
+mod list;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fula_core::{
+    Block, StoreError,
+    bucket::{ChecksumAlgorithm, ETag, ObjectRecord, PartRecord, UploadRecord, keys},
+    id::{ObjectKey, UploadId},
+    root::TimeMs,
+    tree::Cursor,
+};
+use futures::TryStreamExt;
+
+pub(crate) use self::complete::{JOINS_MAX, Joined};
+use crate::{
+    arbiter::Head,
+    auth::access::Action,
+    budget,
+    caller::Caller,
+    commit::{Answer, Change, content_of, decode_part, is_expired},
+    error::ServiceError,
+    limits::{PARTS_MAX, PUT_BYTES_MAX, SWEEP_UPLOADS},
+    objects::body::{self, BodyFacts, BodyStream, Taken},
+    objects::condition::WriteConditions,
+    objects::object::{CopySourceRequest, ObjectFacts, bare_record},
+    service::{Part, Service, parse_key},
+};
+
+/// An upload to begin.
+#[derive(Clone, Debug)]
+pub struct CreateUploadRequest {
+    /// Key of the object it will make.
+    pub key: String,
+    /// What the object will keep.
+    pub facts: ObjectFacts,
+    /// Checksum asked for, and whether composite.
+    pub checksum: Option<(ChecksumAlgorithm, bool)>,
+}
+
+/// What an upload computes for its parts and its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadInfo {
+    /// Algorithm of the parts' checksums.
+    pub algorithm: ChecksumAlgorithm,
+    /// Whether the object's checksum will be over the parts' checksums.
+    pub composite: bool,
+    /// Whether the client asked for them, or they are the default.
+    pub asked: bool,
+}
+
+/// A part as the client names it when completing.
+#[derive(Clone, Debug)]
+pub struct CompletePart {
+    /// Its number.
+    pub number: u32,
+    /// Its `ETag`, without quotes.
+    pub etag: String,
+    /// Its checksum, when the client sends it again.
+    pub checksum: Option<(ChecksumAlgorithm, Bytes)>,
+}
+
+/// A completion.
+#[derive(Clone, Debug)]
+pub struct CompleteRequest {
+    /// Key of the object.
+    pub key: String,
+    /// Which upload.
+    pub id: String,
+    /// The parts, in order.
+    pub parts: Vec<CompletePart>,
+    /// Conditions on what the object replaces.
+    pub conditions: WriteConditions,
+    /// Checksum the whole must have.
+    pub checksum: Option<(ChecksumAlgorithm, Bytes)>,
+    /// Length the whole must have.
+    pub size: Option<u64>,
+}
+
+/// A part that was stored.
+#[derive(Clone, Debug)]
+pub struct PartInfo {
+    /// Its number.
+    pub number: u32,
+    /// Its record.
+    pub record: PartRecord,
+}
+
+/// A page of parts.
+#[derive(Clone, Debug)]
+pub struct PartsPage {
+    /// Parts in order of number.
+    pub parts: Vec<PartInfo>,
+    /// Whether there are more.
+    pub truncated: bool,
+    /// What the upload computes.
+    pub info: UploadInfo,
+    /// User id of who began it.
+    pub initiator: String,
+}
+
+/// Which uploads to list.
+#[derive(Clone, Debug, Default)]
+pub struct ListUploadsRequest {
+    /// Only keys that start with this.
+    pub prefix: String,
+    /// Roll up keys that have this after the prefix; empty for none.
+    pub delimiter: String,
+    /// Only after this key.
+    pub key_marker: Option<String>,
+    /// With a key marker: only after this upload of that key.
+    pub id_marker: Option<String>,
+    /// Most lines; capped at [`PAGE_MAX`](crate::limits::PAGE_MAX).
+    pub limit: usize,
+}
+
+/// One line of a listing of uploads.
+#[derive(Clone, Debug)]
+pub enum UploadLine {
+    /// An upload in progress.
+    Upload {
+        /// Its key.
+        key: String,
+        /// Its id.
+        id: UploadId,
+        /// When it began.
+        initiated: TimeMs,
+        /// User id of who began it.
+        initiator: String,
+        /// What it computes.
+        info: UploadInfo,
+    },
+    /// A rolled-up prefix.
+    Prefix(String),
+}
+
+/// A page of uploads.
+#[derive(Clone, Debug, Default)]
+pub struct UploadsPage {
+    /// Lines in order of key, then initiation.
+    pub lines: Vec<UploadLine>,
+    /// Whether there are more.
+    pub truncated: bool,
+}
+
+/// Returns what an upload computes.
+fn info_of(upload: &UploadRecord) -> UploadInfo {
+    let asked = upload.checksum.and_then(|(code, composite)| {
+        Some((*ChecksumAlgorithm::ALL.get(usize::from(code))?, composite))
+    });
+    let (algorithm, composite) = asked.unwrap_or((ChecksumAlgorithm::Crc64Nvme, false));
+    UploadInfo { algorithm, composite, asked: asked.is_some() }
+}
+
+fn parse_upload_id(id: &str) -> Result<UploadId, ServiceError> {
+    id.parse().map_err(|_| ServiceError::NoSuchUpload)
+}
+
+fn parse_upload_key(encoded: &[u8]) -> Result<(ObjectKey, UploadId, u32), ServiceError> {
+    let malformed = StoreError::Malformed { what: "upload key", why: "not of its form" };
+    let (key, id, number) = keys::parse_upload(encoded).ok_or(malformed)?;
+    let key = ObjectKey::parse(key).map_err(ServiceError::bug)?;
+    Ok((key, id, number))
+}
+
+fn check_number(number: u32) -> Result<(), ServiceError> {
+    if (1..=PARTS_MAX).contains(&number) {
+        return Ok(());
+    }
+    let text = "Part number must be an integer between 1 and 10000, inclusive";
+    Err(ServiceError::InvalidArgument(text.to_owned()))
+}
+
+impl Service {
+    /// Begins an upload and returns its id.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`].
+    pub async fn create_upload(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        request: CreateUploadRequest,
+    ) -> Result<UploadId, ServiceError> {
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
+        let key = parse_key(&request.key)?;
+        let acl = request.facts.acl.clone();
+        let (headers, metadata, blocks) = request.facts.attach()?;
+        let now = self.committer.now().await?;
+        let id = UploadId::new(now, self.random());
+        let record = UploadRecord {
+            initiated: now,
+            initiator: caller
+                .identity
+                .as_ref()
+                .map(|identity| identity.user.clone())
+                .unwrap_or_default(),
+            template: bare_record(headers, metadata, acl),
+            checksum: request.checksum.map(|(algorithm, composite)| (algorithm as u8, composite)),
+            completed: None,
+        };
+        let asked = record.checksum.map_or([0; 3], |(code, whole)| [1, code, u8::from(whole)]);
+        let idempotency_key = caller.idempotency_key(
+            "create-upload",
+            key.as_str(),
+            &[&record.template.encode(), &asked],
+        );
+        let expired = self.expired_uploads(&head, now).await?;
+        let change = Change::CreateUpload { key, id, record: Box::new(record), blocks, expired };
+        match self.change(caller, &head, change, idempotency_key).await? {
+            Answer::Upload(id) => Ok(id),
+            other => Err(ServiceError::bug(format!("an upload answered {other:?}"))),
+        }
+    }
+
+    /// Looks at a few uploads, others than last time, for completed ones past their time. As many
+    /// are looked at as begin, and more, so none stays for ever in a bucket that is in use.
+    async fn expired_uploads(
+        &self,
+        head: &Head,
+        now: TimeMs,
+    ) -> Result<Vec<(ObjectKey, UploadId)>, ServiceError> {
+        let lock = || self.sweeps.lock();
+        let mut from = lock().remove(&head.address()).unwrap_or_default();
+        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
+        let mut expired = Vec::new();
+        for _ in 0..SWEEP_UPLOADS {
+            cursor.seek(&from).await?;
+            // At the end, the next look begins at the front again.
+            let Some(entry) = cursor.next().await? else { return Ok(expired) };
+            let (key, id, number) = parse_upload_key(&entry.key)?;
+            from = keys::upload(&key, id, u32::MAX);
+            if number == 0 && is_expired(&UploadRecord::decode(&entry.value)?, now) {
+                expired.push((key, id));
+            }
+        }
+        let mut sweeps = lock();
+        if sweeps.len() >= self.committer.limits().heads_max {
+            sweeps.clear();
+        }
+        sweeps.insert(head.address(), from);
+        Ok(expired)
+    }
+
+    async fn upload(
+        &self,
+        head: &Head,
+        key: &ObjectKey,
+        id: UploadId,
+    ) -> Result<UploadRecord, ServiceError> {
+        let header = keys::upload(key, id, 0);
+        let found = head.root.uploads.get(self.committer.nodes(), &header).await?;
+        let entry = found.ok_or(ServiceError::NoSuchUpload)?;
+        Ok(UploadRecord::decode(&entry.value)?)
+    }
+
+    async fn open_upload(
+        &self,
+        head: &Head,
+        key: &ObjectKey,
+        id: UploadId,
+    ) -> Result<UploadRecord, ServiceError> {
+        let upload = self.upload(head, key, id).await?;
+        if upload.completed.is_some() { Err(ServiceError::NoSuchUpload) } else { Ok(upload) }
+    }
+
+    /// Returns what an upload in progress computes, so that a part's checksum can be.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchUpload`].
+    pub async fn upload_info(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        key: &str,
+        id: &str,
+    ) -> Result<UploadInfo, ServiceError> {
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
+        let upload = self.open_upload(&head, &parse_key(key)?, parse_upload_id(id)?).await?;
+        Ok(info_of(&upload))
+    }
+
+    /// Stores one part.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchUpload`], and what `body::take` finds.
+    #[expect(clippy::too_many_arguments, reason = "upload, part and body are named separately")]
+    pub async fn put_part(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        key: &str,
+        id: &str,
+        number: u32,
+        body: BodyStream,
+        facts: BodyFacts,
+    ) -> Result<Taken, ServiceError> {
+        check_number(number)?;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
+        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
+        self.open_upload(&head, &key, id).await?;
+        let permit = self.share_in(caller, facts.length).await?;
+        let taken = body::take(self.intake(caller, &permit), body, facts).await?;
+        let (part, blocks) = taken_part(&taken);
+        self.commit_part(caller, &head, key, id, number, part, blocks).await?;
+        Ok(taken)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "upload and part are named separately")]
+    async fn commit_part(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: ObjectKey,
+        id: UploadId,
+        number: u32,
+        part: PartRecord,
+        blocks: Vec<Block>,
+    ) -> Result<PartRecord, ServiceError> {
+        // Put again, a part is the same part; bound to a version, it is so only once.
+        let idempotency_key = caller.if_version.and_then(|_| {
+            let number = number.to_be_bytes();
+            caller.idempotency_key(
+                "put-part",
+                key.as_str(),
+                &[&id.0, &number, &part.content.to_bytes()],
+            )
+        });
+        let change = Change::PutPart { key, id, number, part: part.clone(), blocks };
+        self.change(caller, head, change, idempotency_key).await?;
+        Ok(part)
+    }
+
+    /// Stores a part made of another object's bytes. A whole object in one piece is linked, not
+    /// copied; a range is read and stored anew.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchUpload`], [`ServiceError::NoSuchKey`],
+    /// [`ServiceError::InvalidArgument`] for a range beyond the source.
+    #[expect(clippy::too_many_arguments, reason = "upload, part and source are named separately")]
+    pub async fn copy_part(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        key: &str,
+        id: &str,
+        number: u32,
+        source: CopySourceRequest,
+        range: Option<(u64, u64)>,
+    ) -> Result<(PartRecord, TimeMs), ServiceError> {
+        check_number(number)?;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
+        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
+        let info = info_of(&self.open_upload(&head, &key, id).await?);
+        let found = self.source(caller, &source).await?;
+        let (first, last) = range.unwrap_or((0, found.size.saturating_sub(1)));
+        if range.is_some() && (first > last || last >= found.size) {
+            return Err(ServiceError::InvalidArgument(format!(
+                "The x-amz-copy-source-range {first}-{last} is not satisfiable for a source of {} \
+                 bytes",
+                found.size
+            )));
+        }
+        let whole = range.is_none() || (first == 0 && last + 1 == found.size);
+        let same = found
+            .checksums
+            .iter()
+            .find(|checksum| checksum.algorithm == info.algorithm && checksum.composite_parts == 0);
+        let now = self.committer.now().await?;
+        if let (true, ETag::Md5(_), Some(checksum)) = (whole, found.etag, same) {
+            let part = PartRecord {
+                size: found.size,
+                etag: found.etag,
+                time: 0,
+                checksum: Some(checksum.clone()),
+                content: content_of(&found)?,
+            };
+            let part = self.commit_part(caller, &head, key, id, number, part, Vec::new()).await?;
+            return Ok((part, now));
+        }
+        let length = if found.size == 0 { 0 } else { last - first + 1 };
+        // One permit for both ways: to wait for the second with the first in hand could be for ever.
+        let range = first..first + length;
+        let bytes = budget::bytes_out(found.size, &range) + budget::bytes_in(Some(length));
+        let permit = Arc::new(self.body_budget.take(bytes, None).await?);
+        let bytes = self.stream(&found, range, Arc::clone(&permit))?;
+        let bytes = bytes.map_err(ServiceError::from);
+        let facts = BodyFacts {
+            length: Some(length),
+            length_max: PUT_BYTES_MAX,
+            md5: None,
+            keep: info.algorithm,
+            sent: info.algorithm,
+            checksum: None,
+            trailer: None,
+        };
+        let taken = body::take(self.intake(caller, &permit), Box::pin(bytes), facts).await?;
+        let (part, blocks) = taken_part(&taken);
+        let part = self.commit_part(caller, &head, key, id, number, part, blocks).await?;
+        Ok((part, now))
+    }
+
+    async fn source(
+        &self,
+        caller: &Caller,
+        source: &CopySourceRequest,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let (part, action) = (Part::Key(&source.key), Action::GetObject);
+        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
+        let record = self.record(&from, &parse_key(&source.key)?).await?;
+        let record = record.ok_or(ServiceError::NoSuchKey)?;
+        source.conditions.judge_source(&record)?;
+        Ok(record)
+    }
+
+    /// Returns up to `limit` parts from number `first` on.
+    async fn parts(
+        &self,
+        head: &Head,
+        key: &ObjectKey,
+        id: UploadId,
+        first: u32,
+        limit: usize,
+    ) -> Result<Vec<(u32, PartRecord)>, ServiceError> {
+        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
+        cursor.seek(&keys::upload(key, id, first)).await?;
+        let end = keys::upload(key, id, u32::MAX);
+        let mut parts = Vec::new();
+        while parts.len() < limit {
+            match cursor.next().await? {
+                Some(entry) if entry.key < end => parts.push(decode_part(&entry)?),
+                _ => break,
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Ends an upload and forgets its parts.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchUpload`].
+    pub async fn abort_upload(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        key: &str,
+        id: &str,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
+        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
+        let idempotency_key = caller.idempotency_key("abort-upload", key.as_str(), &[&id.0]);
+        self.change(caller, &head, Change::AbortUpload { key, id }, idempotency_key).await.map(drop)
+    }
+}
+
+/// Returns the record of a part taken in, and the block that rides with its commit.
+fn taken_part(taken: &Taken) -> (PartRecord, Vec<Block>) {
+    let part = PartRecord {
+        size: taken.size,
+        etag: taken.etag(),
+        time: 0,
+        checksum: taken.checksums.first().cloned(),
+        content: taken.content,
+    };
+    (part, taken.riding.iter().cloned().collect())
+}

@@ -1,0 +1,489 @@
+//! Objects: put, get, delete, copy.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use fula_core::{
+    Block, StoreError,
+    block::require,
+    bucket::{Attached, ETag, ObjectKind, ObjectRecord, PartSpan, Seq, TextMap, read_parts},
+    content,
+    id::ObjectKey,
+};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use crate::{
+    arbiter::Head,
+    auth::access::{Action, Target},
+    budget::{self, MemoryPermit},
+    caller::IdempotencyKey,
+    caller::{BucketOwner, Caller},
+    commit::{Answer, Change, Source, content_of},
+    error::ServiceError,
+    limits::{METADATA_BYTES_MAX, PUT_BYTES_MAX},
+    objects::body::{self, BodyFacts, BodyStream, Intake},
+    objects::condition::{ReadConditions, Tags, WriteConditions},
+    pins::PinnedBlocks,
+    service::{Part, Service, WriteTarget, parse_key},
+};
+
+/// Headers and metadata that an object keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectFacts {
+    /// System headers by lower-case name.
+    pub headers: TextMap,
+    /// User metadata by name without its prefix.
+    pub metadata: TextMap,
+    /// Canned ACL.
+    pub acl: Option<String>,
+}
+
+/// An object being put.
+pub struct PutRequest {
+    /// Its key.
+    pub key: String,
+    /// What it keeps besides its bytes.
+    pub facts: ObjectFacts,
+    /// Conditions on what it replaces.
+    pub conditions: WriteConditions,
+    /// Its bytes.
+    pub body: BodyStream,
+    /// What the client says about them.
+    pub body_facts: BodyFacts,
+}
+
+/// An object found: its record with linked maps resolved, and how to read it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its record.
+    pub record: ObjectRecord,
+    /// System headers by lower-case name.
+    pub headers: TextMap,
+    /// User metadata.
+    pub metadata: TextMap,
+}
+
+/// The source of a copy.
+#[derive(Clone, Debug)]
+pub struct CopySourceRequest {
+    /// Whose bucket.
+    pub owner: BucketOwner,
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// Conditions on it.
+    pub conditions: ReadConditions,
+}
+
+/// A copy.
+#[derive(Clone, Debug)]
+pub struct CopyRequest {
+    /// Where from.
+    pub source: CopySourceRequest,
+    /// Where to.
+    pub key: String,
+    /// New headers and metadata, or `None` to keep the source's.
+    pub replace: Option<ObjectFacts>,
+    /// Conditions on what it replaces.
+    pub conditions: WriteConditions,
+}
+
+/// One key of a batch delete.
+#[derive(Clone, Debug)]
+pub struct DeleteKey {
+    /// The key.
+    pub key: String,
+    /// Conditions on it.
+    pub conditions: WriteConditions,
+}
+
+impl ObjectFacts {
+    /// Checks the limits and decides what is kept in the record; returns blocks for the rest.
+    pub(crate) fn attach(self) -> Result<(Attached, Attached, Vec<Block>), ServiceError> {
+        let bytes: usize = self.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > METADATA_BYTES_MAX {
+            return Err(ServiceError::MetadataTooLarge(METADATA_BYTES_MAX));
+        }
+        let (headers, first) = Attached::new(self.headers);
+        let (metadata, second) = Attached::new(self.metadata);
+        Ok((headers, metadata, first.into_iter().chain(second).collect()))
+    }
+}
+
+/// Returns a record with nothing but kept facts: content, size and tag are still to come.
+pub(crate) fn bare_record(
+    headers: Attached,
+    metadata: Attached,
+    acl: Option<String>,
+) -> ObjectRecord {
+    ObjectRecord {
+        kind: ObjectKind::Object,
+        size: 0,
+        etag: ETag::Md5([0; 16]),
+        checksums: Vec::new(),
+        time: 0,
+        seq: Seq::default(),
+        headers,
+        metadata,
+        tags: Attached::default(),
+        acl,
+        lock: None,
+        sse: None,
+        class: None,
+        content: None,
+        parts: None,
+        fingerprint: None,
+    }
+}
+
+impl Service {
+    /// Stores an object. Conditions are judged before the body is read and again at commit.
+    ///
+    /// # Errors
+    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for `If-Match` on
+    /// nothing, and what `body::take` finds.
+    pub async fn put_object(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        request: PutRequest,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let part = Part::Key(&request.key);
+        let mut target = self.resolve_for_write(caller, bucket, Action::PutObject, part).await?;
+        let key = parse_key(&request.key)?;
+        self.may_compare(caller, &target.head, &key, &request.conditions).await?;
+        // A retry may find its own first attempt: only the commit can tell.
+        if !request.conditions.is_empty() && !caller.is_retry() {
+            let current = self.record(&target.head, &key).await?;
+            let judged = request.conditions.judge(current.as_ref());
+            if judged.is_err() && target.is_guess {
+                let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
+                let current = self.record(&head, &key).await?;
+                target = WriteTarget { head, is_guess: false };
+                request.conditions.judge(current.as_ref())?;
+            } else {
+                judged?;
+            }
+        }
+        let acl = request.facts.acl.clone();
+        let (headers, metadata, mut blocks) = request.facts.attach()?;
+        // Until it is committed: a small body rides with the round.
+        let permit = self.share_in(caller, request.body_facts.length).await?;
+        let intake = self.intake(caller, &permit);
+        let taken = body::take(intake, request.body, request.body_facts).await?;
+        // Rounds of a bucket come one after another: the next one finds in memory what it will need.
+        target.head.root.objects.read_ahead(self.committer.nodes(), key.as_bytes()).await;
+        let record = ObjectRecord {
+            size: taken.size,
+            etag: taken.etag(),
+            checksums: taken.checksums,
+            content: Some(taken.content),
+            ..bare_record(headers, metadata, acl)
+        };
+        blocks.extend(taken.riding);
+        let conditions = request.conditions;
+        let made_of = [record.encode(), conditions.to_bytes().into()];
+        let idempotency_key =
+            caller.idempotency_key("put", key.as_str(), &[&made_of[0], &made_of[1]]);
+        let source = Source::Record(Box::new(record));
+        let change = Change::Write { key, source, conditions, blocks };
+        self.write(caller, &target, change, idempotency_key).await
+    }
+
+    /// Returns where a body of the caller's goes.
+    pub(crate) fn intake<'a>(&'a self, caller: &'a Caller, permit: &'a MemoryPermit) -> Intake<'a> {
+        let (blocks, pin_registry) =
+            (self.committer.nodes().blocks(), self.committer.pin_registry());
+        Intake { blocks, pin_registry, pins: &caller.pins, permit }
+    }
+
+    /// Takes memory for a body on its way in.
+    pub(crate) async fn share_in(
+        &self,
+        caller: &Caller,
+        length: Option<u64>,
+    ) -> Result<MemoryPermit, ServiceError> {
+        caller.pins.end_write();
+        self.body_budget.take(budget::bytes_in(length), caller.closer.as_ref()).await
+    }
+
+    /// Checks that the caller may know what an entity tag is compared with: whoever may only write
+    /// could find out by trying.
+    pub(crate) async fn may_compare(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        conditions: &WriteConditions,
+    ) -> Result<(), ServiceError> {
+        let compares =
+            conditions.if_match.is_some() || matches!(conditions.if_none_match, Some(Tags::Of(_)));
+        if !compares {
+            return Ok(());
+        }
+        let target = Target::Object(head.row.bucket.as_str(), key.as_str());
+        self.authorize(caller, Some(head), Action::GetObject, target).await
+    }
+
+    async fn write(
+        &self,
+        caller: &Caller,
+        target: &WriteTarget,
+        change: Change,
+        idempotency_key: Option<IdempotencyKey>,
+    ) -> Result<ObjectRecord, ServiceError> {
+        match self.change_at(caller, target, change, idempotency_key).await? {
+            Answer::Object(record) => Ok(*record),
+            other => Err(ServiceError::bug(format!("a write answered {other:?}"))),
+        }
+    }
+
+    /// Returns the current record of a key in one root.
+    pub(crate) async fn record(
+        &self,
+        head: &Head,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, ServiceError> {
+        let found = head.root.objects.get(self.committer.nodes(), key.as_bytes()).await?;
+        Ok(found.map(|entry| ObjectRecord::decode(&entry.value, entry.weight)).transpose()?)
+    }
+
+    /// Finds an object whose conditions hold.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::NotModified`],
+    /// [`ServiceError::PreconditionFailed`].
+    pub async fn get_object(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        key: &str,
+        conditions: &ReadConditions,
+    ) -> Result<Object, ServiceError> {
+        let head = self.resolve(caller, bucket, Action::GetObject, Part::Key(key)).await?;
+        let record = self.record(&head, &parse_key(key)?).await?;
+        let record = record.ok_or(ServiceError::NoSuchKey)?;
+        conditions.judge_read(&record)?;
+        let headers = self.attached(&record.headers).await?;
+        let metadata = self.attached(&record.metadata).await?;
+        Ok(Object { record, headers, metadata })
+    }
+
+    async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {
+        match map {
+            Attached::Inline(map) => Ok(map.clone()),
+            Attached::Linked(cid) => {
+                let block = require(self.committer.nodes().blocks().as_ref(), cid).await?;
+                Ok(Attached::read_block(&block)?)
+            }
+        }
+    }
+
+    /// Streams bytes of an object that was found; reads only the blocks the range needs.
+    ///
+    /// # Errors
+    /// [`ServiceError::Internal`] for a record without content; [`ServiceError::Busy`] when other
+    /// bodies take all the memory.
+    pub async fn read(
+        &self,
+        caller: &Caller,
+        record: &ObjectRecord,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
+        let bytes = budget::bytes_out(record.size, &range);
+        let permit = self.body_budget.take(bytes, caller.closer.as_ref()).await?;
+        self.stream(record, range, Arc::new(permit))
+    }
+
+    /// The same with memory that was taken before; the caller holds the root it is read from.
+    pub(crate) fn stream(
+        &self,
+        record: &ObjectRecord,
+        range: Range<u64>,
+        permit: Arc<MemoryPermit>,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
+        let blocks = Arc::clone(self.committer.nodes().blocks());
+        let content = content_of(record)?;
+        let stream = content::stream(blocks, content, record.size, range);
+        // What is being read is not collected, and nothing else is held back for it.
+        let mut kept = PinnedBlocks::new(self.committer.pin_registry());
+        kept.add([content]);
+        let framed = move |bytes: Result<Bytes, StoreError>| {
+            let _kept = &kept;
+            let (held, failed) = match bytes {
+                Ok(bytes) => (permit.hold(bytes), None),
+                Err(error) => (Bytes::new(), Some(Err(error))),
+            };
+            let permit = Arc::clone(&permit);
+            // Whoever asks for a frame has sent most of those before.
+            let sent = budget::frames(held).inspect(move |frame| permit.moved(frame.len()));
+            futures::stream::iter(sent.map(Ok).chain(failed))
+        };
+        Ok(stream.flat_map(framed).boxed())
+    }
+
+    /// Returns the table of parts of an object made by a multipart upload.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn parts_of(&self, record: &ObjectRecord) -> Result<Vec<PartSpan>, ServiceError> {
+        let Some(cid) = &record.parts else { return Ok(Vec::new()) };
+        let block = require(self.committer.nodes().blocks().as_ref(), cid).await?;
+        Ok(read_parts(&block)?)
+    }
+
+    /// Deletes an object; deleting an absent one succeeds unless a condition forbids it.
+    ///
+    /// # Errors
+    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for a condition on
+    /// nothing.
+    pub async fn delete_object(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        request: DeleteKey,
+    ) -> Result<(), ServiceError> {
+        let part = Part::Key(&request.key);
+        let target = self.resolve_for_write(caller, bucket, Action::DeleteObject, part).await?;
+        let key = parse_key(&request.key)?;
+        let conditions = request.conditions;
+        self.may_compare(caller, &target.head, &key, &conditions).await?;
+        let idempotency_key =
+            caller.idempotency_key("delete", key.as_str(), &[&conditions.to_bytes()]);
+        let change = Change::Delete { key, conditions };
+        self.change_at(caller, &target, change, idempotency_key).await.map(drop)
+    }
+
+    /// Deletes many objects in one commit; returns one outcome per key, in order.
+    ///
+    /// # Errors
+    /// What concerns the request as a whole.
+    pub async fn delete_objects(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        requests: Vec<DeleteKey>,
+    ) -> Result<Vec<Result<(), ServiceError>>, ServiceError> {
+        let head = self.resolve(caller, bucket, Action::DeleteObject, Part::Anything).await?;
+        let mut parsed = Vec::with_capacity(requests.len());
+        for request in requests {
+            let target = Target::Object(bucket, &request.key);
+            let may = self.authorize(caller, Some(&head), Action::DeleteObject, target).await;
+            let key = may.and_then(|()| parse_key(&request.key));
+            let checked = match &key {
+                Ok(key) => self.may_compare(caller, &head, key, &request.conditions).await,
+                Err(_) => Ok(()),
+            };
+            parsed.push(key.and_then(|key| checked.map(|()| (key, request.conditions))));
+        }
+        let good: Vec<_> = parsed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
+        let named: Vec<Vec<u8>> = good
+            .iter()
+            .flat_map(|(key, conditions)| [key.as_bytes().to_vec(), conditions.to_bytes()])
+            .collect();
+        let named: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
+        let idempotency_key = caller.idempotency_key("delete-many", "", &named);
+        let outcomes =
+            match self.change(caller, &head, Change::DeleteMany(good), idempotency_key).await? {
+                Answer::Each(outcomes) => outcomes,
+                other => return Err(ServiceError::bug(format!("a delete answered {other:?}"))),
+            };
+        let mut outcomes = outcomes.into_iter();
+        let outcome = |key: Result<_, ServiceError>| match key {
+            Ok(_) => outcomes.next().unwrap_or(Ok(())),
+            Err(error) => Err(error),
+        };
+        Ok(parsed.into_iter().map(outcome).collect())
+    }
+
+    /// Copies an object; no byte is copied, the record links the same content.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::PreconditionFailed`],
+    /// [`ServiceError::InvalidRequest`] for a copy onto itself that changes nothing.
+    pub async fn copy_object(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        request: CopyRequest,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
+        let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
+        let (replace, blocks) = match &request.replace {
+            Some(facts) => {
+                let (headers, metadata, blocks) = facts.clone().attach()?;
+                (Some(Box::new((headers, metadata))), blocks)
+            }
+            None => (None, Vec::new()),
+        };
+        let mut copied_from =
+            [request.source.bucket.as_bytes(), b"/", source_key.as_bytes()].concat();
+        if let Some((headers, metadata)) = replace.as_deref() {
+            copied_from.extend(bare_record(headers.clone(), metadata.clone(), None).encode());
+        }
+        let found = self.copied(caller, &head, &key, &request, source_key, replace).await;
+        let source = match found {
+            Ok(source) => source,
+            // The first attempt may have been carried out: only the commit can tell.
+            Err(error) if caller.is_retry() => Source::Refused(error),
+            Err(error) => return Err(error),
+        };
+        let conditions = request.conditions;
+        let idempotency_key =
+            caller.idempotency_key("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
+        let change = Change::Write { key, source, conditions, blocks };
+        self.write(caller, &WriteTarget { head, is_guess: false }, change, idempotency_key).await
+    }
+
+    /// Finds what a copy is made of.
+    async fn copied(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        request: &CopyRequest,
+        source_key: ObjectKey,
+        replace: Option<Box<(Attached, Attached)>>,
+    ) -> Result<Source, ServiceError> {
+        let CopyRequest { source, conditions, .. } = request;
+        self.may_compare(caller, head, key, conditions).await?;
+        let (part, action) = (Part::Key(&source.key), Action::GetObject);
+        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
+        let is_same = from.root.id == head.root.id;
+        if is_same && source_key == *key && replace.is_none() {
+            return Err(ServiceError::InvalidRequest(
+                "This copy request is illegal because it is trying to copy an object to itself \
+                 without changing the object's metadata, storage class, website redirect location \
+                 or encryption attributes."
+                    .to_owned(),
+            ));
+        }
+        let found = self.record(&from, &source_key).await?;
+        if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
+            return Err(ServiceError::InvalidRequest(
+                "The specified copy source is larger than the maximum allowable size for a copy \
+                 source: 5368709120"
+                    .to_owned(),
+            ));
+        }
+        let conditions = source.conditions.clone();
+        if is_same {
+            return Ok(Source::SameBucket { key: source_key, conditions, replace });
+        }
+        let record = found.ok_or(ServiceError::NoSuchKey)?;
+        conditions.judge_source(&record)?;
+        let (headers, metadata) = match replace {
+            Some(replace) => *replace,
+            None => (record.headers.clone(), record.metadata.clone()),
+        };
+        Ok(Source::Record(Box::new(ObjectRecord {
+            headers,
+            metadata,
+            fingerprint: None,
+            ..record
+        })))
+    }
+}

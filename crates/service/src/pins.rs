@@ -1,0 +1,304 @@
+//! Pins: what requests in flight keep from the collector, which is blocks that they put and roots that
+//! they read from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Weak},
+};
+
+use fula_core::{BlockStore, Cid, block::Epoch};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::arbiter::Head;
+
+/// Heads noted before those that nobody holds any more are first left out.
+const HEADS_MIN: usize = 1024;
+
+/// Writes in flight and heads in use, of all requests.
+#[derive(Debug, Default)]
+pub(crate) struct PinRegistry {
+    state: Mutex<State>,
+    /// Notified whenever a write or the read of a pointer ends.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The current epoch, which the last collection began.
+    epoch: Epoch,
+    /// Writes in flight, by the epoch they began in.
+    writes: BTreeMap<Epoch, usize>,
+    /// Pointers being read whose heads are not noted yet, by number.
+    reads: BTreeSet<u64>,
+    next_read: u64,
+    /// Every head there is; those that are gone are left out now and then.
+    heads: Vec<Weak<Head>>,
+    heads_max: usize,
+    /// Blocks that are in use with all they link to, and how often.
+    pinned: HashMap<Cid, usize>,
+    /// Bodies that are on their way, in or out.
+    bodies: usize,
+}
+
+/// A write in flight: nothing that was put since it began is deleted.
+#[derive(Debug)]
+pub(crate) struct WriteLease {
+    pin_registry: Arc<PinRegistry>,
+    epoch: Epoch,
+}
+
+impl Drop for WriteLease {
+    fn drop(&mut self) {
+        let mut state = self.pin_registry.state();
+        if let Some(writes) = state.writes.get_mut(&self.epoch) {
+            *writes -= 1;
+            if *writes == 0 {
+                state.writes.remove(&self.epoch);
+            }
+        }
+        drop(state);
+        self.pin_registry.ended.notify_waiters();
+    }
+}
+
+/// A pointer being read: until its head is noted, the collector does not look which there are.
+#[derive(Debug)]
+pub(crate) struct PointerRead {
+    pin_registry: Arc<PinRegistry>,
+    number: u64,
+}
+
+impl Drop for PointerRead {
+    fn drop(&mut self) {
+        self.pin_registry.state().reads.remove(&self.number);
+        self.pin_registry.ended.notify_waiters();
+    }
+}
+
+/// Content on its way in or out: nothing that hangs on these blocks is deleted, however long it takes.
+///
+/// Unlike a lease it holds nothing else back, so that a client that stalls costs what it stored.
+#[derive(Debug)]
+pub(crate) struct PinnedBlocks {
+    pin_registry: Arc<PinRegistry>,
+    cids: Vec<Cid>,
+}
+
+impl PinnedBlocks {
+    pub(crate) fn new(pin_registry: &Arc<PinRegistry>) -> Self {
+        pin_registry.state().bodies += 1;
+        Self { pin_registry: Arc::clone(pin_registry), cids: Vec::new() }
+    }
+
+    /// Adds blocks; before they are put, so that there is no moment at which nothing keeps them.
+    pub(crate) fn add(&mut self, cids: impl IntoIterator<Item = Cid>) {
+        let mut state = self.pin_registry.state();
+        for cid in cids {
+            *state.pinned.entry(cid).or_default() += 1;
+            self.cids.push(cid);
+        }
+    }
+
+    /// Keeps these, put before, instead of those so far, all of which hang on them.
+    pub(crate) fn replace(&mut self, cids: impl IntoIterator<Item = Cid>) {
+        let old = self.cids.len();
+        self.add(cids);
+        self.pin_registry.state().release(self.cids.drain(..old));
+    }
+}
+
+impl Drop for PinnedBlocks {
+    fn drop(&mut self) {
+        let mut state = self.pin_registry.state();
+        state.release(self.cids.drain(..));
+        state.bodies -= 1;
+    }
+}
+
+impl State {
+    fn release(&mut self, cids: impl Iterator<Item = Cid>) {
+        for cid in cids {
+            if let Some(count) = self.pinned.get_mut(&cid) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pinned.remove(&cid);
+                }
+            }
+        }
+    }
+}
+
+impl PinRegistry {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Begins a write.
+    pub(crate) fn begin_write(self: &Arc<Self>) -> WriteLease {
+        let mut state = self.state();
+        let epoch = state.epoch;
+        *state.writes.entry(epoch).or_default() += 1;
+        WriteLease { pin_registry: Arc::clone(self), epoch }
+    }
+
+    /// Begins to read a pointer.
+    pub(crate) fn begin_read(self: &Arc<Self>) -> PointerRead {
+        let mut state = self.state();
+        let number = state.next_read;
+        state.next_read += 1;
+        state.reads.insert(number);
+        PointerRead { pin_registry: Arc::clone(self), number }
+    }
+
+    /// Returns once every look has ended that began before the call.
+    pub(super) async fn reads_ended(&self) {
+        let next = self.state().next_read;
+        self.wait_until(|state| state.reads.first().is_none_or(|first| *first >= next)).await;
+    }
+
+    /// Notes a head that was just made: as long as anybody holds it, its blocks are in use.
+    pub(crate) fn register_head(&self, head: &Arc<Head>) {
+        let mut state = self.state();
+        if state.heads.len() >= state.heads_max {
+            state.heads.retain(|head| head.strong_count() > 0);
+            state.heads_max = (2 * state.heads.len()).max(HEADS_MIN);
+        }
+        state.heads.push(Arc::downgrade(head));
+    }
+
+    /// Returns every head that somebody holds.
+    pub(super) fn heads(&self) -> Vec<Arc<Head>> {
+        let mut state = self.state();
+        state.heads.retain(|head| head.strong_count() > 0);
+        state.heads.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Returns the blocks that content on its way hangs on; those not put yet will be put in the
+    /// epoch of the last cut, or later.
+    pub(crate) fn pinned_blocks(&self) -> Vec<Cid> {
+        self.state().pinned.keys().copied().collect()
+    }
+
+    /// Returns whether any request writes, or a body is on its way.
+    pub(crate) fn is_busy(&self) -> bool {
+        let state = self.state();
+        state.bodies > 0 || !state.writes.is_empty()
+    }
+
+    /// Begins a new epoch: writes that begin from now on put their blocks in it, or in later ones.
+    pub(super) fn begin_epoch(&self, blocks: &dyn BlockStore) -> Epoch {
+        let mut state = self.state();
+        state.epoch = blocks.advance_epoch();
+        state.epoch
+    }
+
+    /// Returns the epoch of the oldest write in flight, if there is one.
+    pub(crate) fn oldest_write(&self) -> Option<Epoch> {
+        self.state().writes.keys().next().copied()
+    }
+
+    /// Returns once no write is in flight that began before an epoch.
+    pub(super) async fn writes_ended_before(&self, epoch: Epoch) {
+        self.wait_until(|state| state.writes.keys().next().is_none_or(|oldest| *oldest >= epoch))
+            .await;
+    }
+
+    async fn wait_until(&self, holds: impl Fn(&State) -> bool) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if holds(&self.state()) {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// What one request keeps from the collector, until its last part is done: the answer's
+/// body may be read long after the handler returned, and a change be decided after its client left.
+#[derive(Clone, Debug, Default)]
+pub struct RequestPins(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    lease: Option<WriteLease>,
+    heads: Vec<Arc<Head>>,
+    content: Option<PinnedBlocks>,
+}
+
+impl RequestPins {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock()
+    }
+
+    /// Notes that the request may write; before it puts or links anything.
+    pub(crate) fn begin_write(&self, pin_registry: &Arc<PinRegistry>) {
+        self.held().lease.get_or_insert_with(|| pin_registry.begin_write());
+    }
+
+    /// Notes that the request waits for its client, and has put nothing that is not [`PinnedBlocks`].
+    pub(crate) fn end_write(&self) {
+        let lease = self.held().lease.take();
+        drop(lease);
+    }
+
+    /// Holds what the request reads from.
+    pub(crate) fn pin_head(&self, head: &Arc<Head>) {
+        self.held().heads.push(Arc::clone(head));
+    }
+
+    /// Holds the content that the request has taken in.
+    pub(crate) fn pin_blocks(&self, content: PinnedBlocks) {
+        self.held().content = Some(content);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use fula_core::{Block, Codec};
+
+    use super::*;
+
+    fn cid(n: u8) -> Cid {
+        Block::new(Codec::Raw, Bytes::copy_from_slice(&[n])).cid()
+    }
+
+    fn pinned(pin_registry: &PinRegistry) -> BTreeSet<Cid> {
+        pin_registry.pinned_blocks().into_iter().collect()
+    }
+
+    #[test]
+    fn what_two_bodies_share_is_kept_until_the_last_lets_go() {
+        let pin_registry = Arc::new(PinRegistry::default());
+        let (mut one, mut two) =
+            (PinnedBlocks::new(&pin_registry), PinnedBlocks::new(&pin_registry));
+        one.add([cid(1), cid(2), cid(1)]);
+        two.add([cid(1)]);
+        assert_eq!(pinned(&pin_registry), [cid(1), cid(2)].into());
+        drop(one);
+        assert_eq!(pinned(&pin_registry), [cid(1)].into());
+        assert!(pin_registry.is_busy());
+        drop(two);
+        assert!(pinned(&pin_registry).is_empty() && !pin_registry.is_busy());
+    }
+
+    #[test]
+    fn a_node_takes_the_place_of_what_it_links_to() {
+        let pin_registry = Arc::new(PinRegistry::default());
+        let (mut one, mut other) =
+            (PinnedBlocks::new(&pin_registry), PinnedBlocks::new(&pin_registry));
+        one.add([cid(1), cid(2)]);
+        other.add([cid(2)]);
+        one.replace([cid(3), cid(1)]);
+        // What is named again stays, and so does what another body keeps.
+        assert_eq!(pinned(&pin_registry), [cid(1), cid(2), cid(3)].into());
+        drop(other);
+        assert_eq!(pinned(&pin_registry), [cid(1), cid(3)].into());
+        one.replace([]);
+        assert!(pinned(&pin_registry).is_empty());
+    }
+}

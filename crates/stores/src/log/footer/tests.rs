@@ -1,0 +1,543 @@
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use fula_core::{Block, Cid, Codec, block::Position};
+
+use super::*;
+use crate::log::{
+    Log, Need, Recovery, StreamName,
+    sim_disk::{Fault, SimDisk},
+};
+
+const SEGMENT: u64 = 16 << 10;
+
+fn try_open(disk: &SimDisk) -> (Log, Recovery) {
+    Log::open(Arc::new(disk.clone()), SEGMENT).unwrap()
+}
+
+fn open(disk: &SimDisk) -> Log {
+    let (log, recovery) = try_open(disk);
+    assert!(recovery.damaged.is_empty() && recovery.truncated.is_empty(), "{recovery:?}");
+    log
+}
+
+fn block(n: u64) -> Block {
+    let mut bytes = n.to_be_bytes().to_vec();
+    bytes.resize(900, 7);
+    Block::new(Codec::Raw, bytes)
+}
+
+fn put(log: &Log, name: StreamName, block: &Block) {
+    let key = block.cid().to_bytes();
+    let record = Record { kind: Kind::Block, key: &key, value: block.bytes() };
+    log.append(name, &[record], Need::More).unwrap();
+}
+
+/// Appends a block and a row, and a mark of how far all is durable.
+fn append(log: &Log, n: u64) -> io::Result<()> {
+    let block = block(n);
+    let cid = block.cid().to_bytes();
+    let row = format!("row {}", n % 3);
+    let records = [
+        Record { kind: Kind::Block, key: &cid, value: block.bytes() },
+        Record { kind: Kind::Root, key: row.as_bytes(), value: b"value" },
+        Record { kind: Kind::Mark, key: &[], value: &[] },
+    ];
+    log.append(StreamName::Commit, &records, Need::More)?;
+    log.flush(StreamName::Commit)
+}
+
+fn segments(log: &Log) -> Vec<Arc<Segment>> {
+    log.segments.read().values().cloned().collect()
+}
+
+fn told(segment: &Segment, len: u64) -> Told {
+    read(segment, len).unwrap().1
+}
+
+/// All that is indexed, in order of where it lies.
+fn all(log: &Log) -> Vec<String> {
+    let all = segments(log).into_iter();
+    let mut slots: Vec<_> = all.flat_map(|segment| log.records_in(&segment).unwrap()).collect();
+    slots.sort_by_key(|(_, slot)| (slot.segment, slot.offset));
+    slots.into_iter().map(|found| format!("{found:?}")).collect()
+}
+
+fn slot_of(log: &Log, cid: &Cid) -> Slot {
+    log.index().blocks.get(cid).unwrap()
+}
+
+/// Overwrites a part of the record's head that its check covers.
+fn hit_head(log: &Log, slot: &Slot) {
+    let segments = log.segments.read();
+    segments[&slot.segment].write_at(&[0xff; 4], u64::from(slot.offset) + 8).unwrap();
+}
+
+#[test]
+fn the_end_of_a_segment_matches_the_vector() {
+    let mut footer = SegmentFooter::empty();
+    footer.add(Kind::Root, b"row", 5);
+    let end = footer.end(&Seed([7; 16]), 120, 80).unwrap();
+    assert_eq!(hex::encode(end), VECTOR);
+}
+
+/// Two records: the entries, and where they begin.
+const VECTOR: &str = "524c4631455d665b0a0000000000050050000000000000004d6b07d4bc1b97e805000000030002726f77000000000000\
+     524c46310000000000000000080005005000000000000000ce6945c9f27a148b7800000000000000";
+
+#[test]
+fn opening_reads_what_is_told_and_no_values() {
+    let disk = SimDisk::default();
+    let before = {
+        let log = open(&disk);
+        (0..400).for_each(|n| append(&log, n).unwrap());
+        all(&log)
+    };
+    let read = disk.read_bytes();
+    let log = open(&disk);
+    let read = disk.read_bytes() - read;
+    assert_eq!(all(&log), before);
+    // Of the two tails all is read.
+    let (len, _) = log.sizes().unwrap();
+    assert!(len > 400 << 10 && read < 2 * SEGMENT + len / 10, "read {read} of {len}");
+    assert!(log.hold_footers_against_scans() > 20);
+}
+
+#[test]
+fn no_changed_byte_of_what_is_told_is_believed() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    (0..40).for_each(|n| append(&log, n).unwrap());
+    let before = all(&log);
+    let segment = segments(&log).swap_remove(0);
+    let len = segment.len().unwrap();
+    let whole = told(&segment, len).expect("it tells");
+    let begin = len - segment.footer_bytes();
+    let mut refused = 0;
+    for at in begin..len {
+        let mut byte = [0];
+        segment.read_at(&mut byte, at).unwrap();
+        segment.write_at(&[byte[0] ^ 0x20], at).unwrap();
+        match told(&segment, len) {
+            Some(found) => assert_eq!(found, whole, "byte {at} of {begin}..{len}"),
+            None => refused += 1,
+        }
+        if at < len - LAST_BYTES as u64 {
+            // No loss: what is told is there to be read.
+            let again = open(&disk);
+            assert_eq!(all(&again), before, "byte {at} of {begin}..{len}");
+            assert_eq!(again.verify().unwrap(), []);
+        }
+        segment.write_at(&byte, at).unwrap();
+    }
+    // All but the zeros that fill a record up.
+    assert!(refused > len - begin - ALIGN, "{refused} of {}", len - begin);
+    // Nor is what a segment of another length tells.
+    for cut in 1..=len - begin {
+        assert_eq!(told(&segment, len - cut), None);
+    }
+}
+
+fn is_contents(segment: &Segment, at: u64) -> bool {
+    let mut head = [0; HEAD_BYTES];
+    segment.read_at(&mut head, at).unwrap();
+    Head::parse(&head).is_some_and(|head| head.kind == Kind::Footer)
+}
+
+#[test]
+fn a_segment_that_goes_on_after_its_contents_tells_them_again() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    append(&log, 1).unwrap();
+    append(&log, 2).unwrap();
+    // The footer is written and synced; that the next segment is made fails.
+    disk.fail(2, Fault::Full, false);
+    assert_eq!(log.seal(0).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    append(&log, 3).unwrap();
+    let first = segments(&log).swap_remove(0);
+    assert_eq!(told(&first, first.len().unwrap()), None);
+    // Nothing depends on those any more.
+    let begin = (0..).step_by(8).find(|at| is_contents(&first, *at)).unwrap();
+    first.write_at(&[0xff], begin + HEAD_BYTES as u64).unwrap();
+    drop(log);
+    let log = open(&disk);
+    log.seal(0).unwrap();
+    append(&log, 4).unwrap();
+    let before = all(&log);
+    assert_eq!(log.hold_footers_against_scans(), 1);
+    drop(log);
+    assert_eq!(all(&open(&disk)), before);
+}
+
+/// Appends until the next append would begin another segment, and returns the one that is full.
+fn fill_first(log: &Log) -> Arc<Segment> {
+    let first = segments(log).swap_remove(0);
+    for n in 0.. {
+        if first.len().unwrap() >= SEGMENT {
+            break;
+        }
+        append(log, n).unwrap();
+    }
+    first
+}
+
+/// However often the next segment cannot be made, a full one is ended once.
+#[test]
+fn a_full_segment_does_not_grow_while_the_next_cannot_be_made() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    let first = fill_first(&log);
+    let mut lens = Vec::new();
+    for _ in 0..3 {
+        // First, what it ends with is written as well.
+        let calls = if lens.is_empty() { 2 } else { 1 };
+        disk.fail(calls, Fault::Io, false);
+        append(&log, 99).unwrap_err();
+        lens.push(first.len().unwrap());
+    }
+    assert!(lens[0] > SEGMENT && lens.iter().all(|len| *len == lens[0]), "{lens:?}");
+    append(&log, 99).unwrap();
+    assert!(told(&first, lens[0]).is_some());
+}
+
+/// Where a footer does not fit, a mark does, and nothing is reported.
+#[test]
+fn contents_that_do_not_fit_are_left_out() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    let first = fill_first(&log);
+    // The write of the footer.
+    disk.fail(0, Fault::Full, false);
+    append(&log, 99).unwrap();
+    let before = all(&log);
+    assert_eq!(told(&first, first.len().unwrap()), None);
+    drop(log);
+    assert_eq!(all(&open(&disk)), before);
+}
+
+/// A power cut may keep the footer and not the records that it lists.
+#[test]
+fn contents_that_a_crash_left_behind_are_not_believed() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    // Twice, so that it is worth sealing.
+    let first = block(1);
+    put(&log, StreamName::Bulk, &first);
+    put(&log, StreamName::Bulk, &first);
+    let slot = slot_of(&log, &first.cid());
+    disk.fail(2, Fault::Full, false);
+    log.seal(0).unwrap_err();
+    let segment = Arc::clone(&log.segments.read()[&slot.segment]);
+    assert!(told(&segment, segment.len().unwrap()).is_some(), "it tells");
+    drop(log);
+    // The record that counts is gone, head and all.
+    let lost = vec![0; usize::try_from(slot.bytes()).unwrap()];
+    segment.write_at(&lost, slot.offset.into()).unwrap();
+
+    let (log, recovery) = try_open(&disk);
+    assert_eq!(recovery.truncated.len(), 1, "{recovery:?}");
+    {
+        let stream = log.stream(StreamName::Bulk);
+        log.roll(stream, &mut stream.tail.lock()).unwrap();
+    }
+    // Else the segment is no segment yet, and the one before goes on.
+    put(&log, StreamName::Bulk, &block(2));
+    let kept = all(&log);
+    drop(log);
+    assert_eq!(all(&open(&disk)), kept);
+}
+
+#[test]
+fn more_than_is_kept_in_memory_is_not_told() {
+    let mut footer = SegmentFooter::empty();
+    let key = [7; 36];
+    let most = ENTRIES_BYTES_MAX / (ENTRY_BYTES + key.len());
+    (0..most).for_each(|_| footer.add(Kind::Block, &key, 0));
+    let seed = Seed([1; 16]);
+    let told = footer.end(&seed, 800, 0).expect("it tells");
+    let entries = entries(&seed, 800, &told).expect("intact");
+    assert_eq!(entries.len(), most * (ENTRY_BYTES + key.len()));
+    footer.add(Kind::Block, &key, 0);
+    assert!(footer.end(&seed, 800, 0).is_none());
+}
+
+#[test]
+fn contents_of_more_than_one_record_are_read() {
+    let disk = SimDisk::default();
+    let before = {
+        let log = Log::open(Arc::new(disk.clone()), 4 << 20).unwrap().0;
+        let blocks: Vec<_> =
+            (0..30_000_u32).map(|n| Block::new(Codec::Raw, n.to_be_bytes().to_vec())).collect();
+        let keys: Vec<_> = blocks.iter().map(|block| block.cid().to_bytes()).collect();
+        let records: Vec<_> = (blocks.iter().zip(&keys))
+            .map(|(block, key)| Record { kind: Kind::Block, key, value: block.bytes() })
+            .collect();
+        log.append(StreamName::Commit, &records, Need::More).unwrap();
+        {
+            let stream = log.stream(StreamName::Commit);
+            log.roll(stream, &mut stream.tail.lock()).unwrap();
+        }
+        put(&log, StreamName::Commit, &block(1));
+        let first = segments(&log).swap_remove(0);
+        assert!(first.footer_bytes() > CHUNK_BYTES as u64);
+        all(&log)
+    };
+    let log = open(&disk);
+    assert_eq!(all(&log), before);
+    assert_eq!(log.hold_footers_against_scans(), 1);
+}
+
+/// Entries that would leave a record out, reach beyond it, or be none.
+#[test]
+fn entries_that_do_not_fill_the_segment_are_not_believed() {
+    let mut footer = SegmentFooter::empty();
+    footer.add(Kind::Block, &[7; 36], 100);
+    footer.add(Kind::Root, b"row", 5);
+    let entries = footer.0.unwrap();
+    let end = HEADER_BYTES + 168 + 40;
+    assert_eq!(slots(1, &entries, end).unwrap().len(), 2);
+    for other in [end - 8, end + 8, end + 40] {
+        assert_eq!(slots(1, &entries, other), None);
+    }
+    for cut in 1..entries.len() {
+        assert_eq!(slots(1, &entries[..cut], end), None);
+    }
+    let mut huge = entries.clone();
+    huge[..4].fill(0xff);
+    assert_eq!(slots(1, &huge, u64::MAX), None);
+    let mut unnamed = entries;
+    unnamed[6] = 9;
+    assert_eq!(slots(1, &unnamed, end), None);
+}
+
+/// Neither its head nor the end of its segment says its name any more.
+#[test]
+fn a_block_without_a_name_is_forgotten_by_a_repair() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    (0..40).for_each(|n| append(&log, n).unwrap());
+    let gone = slot_of(&log, &block(3).cid());
+    hit_head(&log, &gone);
+    let hit = Arc::clone(&log.segments.read()[&gone.segment]);
+    let len = hit.len().unwrap();
+    hit.write_at(&[0xff], len - 1).unwrap();
+    assert_eq!(log.set_damaged_aside().unwrap(), 1);
+    assert!(log.index().blocks.get(&block(3).cid()).is_none());
+    assert_eq!(log.index().live_in(gone.segment), 0);
+    for n in (0..40).filter(|n| *n != 3) {
+        let slot = slot_of(&log, &block(n).cid());
+        assert!(log.read_intact(&slot).unwrap().is_some(), "block {n}");
+    }
+}
+
+/// Its value is readable, but nothing says whose it is.
+#[test]
+fn a_row_without_a_name_is_forgotten_by_a_repair() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    let row = Record { kind: Kind::Root, key: b"once", value: b"value" };
+    log.append(StreamName::Commit, &[row], Need::More).unwrap();
+    (0..40).for_each(|n| append(&log, n).unwrap());
+    let [gone, kept] = ["once", "row 0"].map(|row| Key::Row(Kind::Root, row.into()));
+    let slot = log.index().get(&gone).unwrap();
+    hit_head(&log, &slot);
+    let hit = Arc::clone(&log.segments.read()[&slot.segment]);
+    let len = hit.len().unwrap();
+    hit.write_at(&[0xff], len - 1).unwrap();
+    assert_eq!(log.set_damaged_aside().unwrap(), 1);
+    assert_eq!(log.index().get(&gone), None);
+    let slot = log.index().get(&kept).unwrap();
+    assert!(log.read_whole(&kept, &slot).unwrap().is_some());
+}
+
+/// The hash of a block says that it is whole; nothing says it of a row.
+#[test]
+fn a_block_whose_head_is_damaged_is_moved_and_a_row_is_not() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    (0..40).for_each(|n| append(&log, n).unwrap());
+    let (hit, gone) = (block(3), block(4));
+    hit_head(&log, &slot_of(&log, &hit.cid()));
+    let slot = slot_of(&log, &gone.cid());
+    hit_head(&log, &slot);
+    log.segments.read()[&slot.segment].write_at(&[0xff], slot.value_offset() + 500).unwrap();
+    drop(log);
+    let log = open(&disk);
+    assert_eq!(log.set_damaged_aside().unwrap(), 1);
+    let moved = slot_of(&log, &hit.cid());
+    assert_eq!(log.read_intact(&moved).unwrap(), Some(Bytes::clone(hit.bytes())));
+    assert!(log.index().blocks.get(&gone.cid()).is_none());
+    for n in (0..40).filter(|n| *n != 4) {
+        let slot = slot_of(&log, &block(n).cid());
+        assert!(log.read_intact(&slot).unwrap().is_some(), "block {n}");
+    }
+    let row = Key::Row(Kind::Root, b"row 1".to_vec());
+    let slot = log.index().get(&row).unwrap();
+    hit_head(&log, &slot);
+    assert_eq!(log.read_whole(&row, &slot).unwrap(), None);
+}
+
+#[test]
+fn a_walk_lists_every_block_though_all_are_moved_after_each_step() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    (0..200).for_each(|n| append(&log, n).unwrap());
+    (0..200).step_by(2).for_each(|n| log.index_mut().remove_block(&block(n).cid()));
+    let (mut found, mut from, mut moved) = (HashSet::new(), Some(Position::default()), 0);
+    while let Some(position) = from {
+        let listed = log.list(position).unwrap();
+        found.extend(listed.blocks.into_iter().map(|(cid, _)| cid));
+        from = listed.next;
+        moved += log.compact(20, &|| {}).unwrap();
+    }
+    assert!(moved > 0);
+    assert_eq!(found, (1..200).step_by(2).map(|n| block(n).cid()).collect());
+}
+
+fn size(segment: &Segment) -> usize {
+    usize::try_from(segment.len().unwrap()).unwrap()
+}
+
+/// Three segments, of which the second has a place that cannot be read; returns what may lie there.
+fn with_a_lost_place(disk: &SimDisk) -> (Log, Vec<Cid>) {
+    let log = open(disk);
+    (0..60).for_each(|n| append(&log, n).unwrap());
+    let segment = Arc::clone(&segments(&log)[2]);
+    let lost = disk.lose(segment.name(), size(&segment) / 2);
+    let lies_there = |slot: &Slot| {
+        let (from, to) = (slot.offset as usize, (slot.offset + slot.bytes()) as usize);
+        slot.segment == segment.id && from < lost.end && lost.start < to
+    };
+    let cids = (0..60).map(|n| block(n).cid());
+    let gone = cids.filter(|cid| lies_there(&slot_of(&log, cid))).collect();
+    (log, gone)
+}
+
+#[test]
+fn what_cannot_be_read_is_found_and_set_aside_with_nothing_else() {
+    let disk = SimDisk::default();
+    let (log, gone) = with_a_lost_place(&disk);
+    let (lost, found) = (Arc::clone(&segments(&log)[2]), log.verify().unwrap());
+    assert!(!found.is_empty() && found.iter().all(|damage| damage.segment == lost.name()));
+    assert_eq!(log.set_damaged_aside().unwrap(), 1);
+    assert_eq!(log.verify().unwrap(), []);
+    for log in [log, open(&disk)] {
+        let read = |cid: &Cid| log.index().blocks.get(cid).map(|slot| log.read(&slot).unwrap());
+        let left: Vec<Cid> =
+            (0..60).map(|n| block(n).cid()).filter(|cid| read(cid).is_none()).collect();
+        assert!(!left.is_empty() && left.iter().all(|cid| gone.contains(cid)), "{left:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_keeps_no_other_segment_from_being_compacted() {
+    let disk = SimDisk::default();
+    let (log, gone) = with_a_lost_place(&disk);
+    let lost = Arc::clone(&segments(&log)[2]);
+    // It has fewer living records than any other, so it comes first.
+    for n in 0..60 {
+        let cid = block(n).cid();
+        let is_there = slot_of(&log, &cid).segment == lost.id;
+        if if is_there { cid != gone[0] } else { n % 3 == 0 } {
+            log.index_mut().remove_block(&cid);
+        }
+    }
+    let mut count = 0;
+    while log.compact(20, &|| {}).unwrap() > 0 {
+        count += 1;
+    }
+    assert!(segments(&log).iter().any(|segment| segment.id == lost.id));
+    assert!(count > 1, "{count}");
+}
+
+#[test]
+fn a_place_that_cannot_be_read_in_a_sealed_segment_is_damage() {
+    let disk = SimDisk::default();
+    let (log, _) = with_a_lost_place(&disk);
+    let segment = Arc::clone(&segments(&log)[2]);
+    // Nor what it tells.
+    disk.lose(segment.name(), size(&segment) - 1);
+    drop(log);
+    let (log, recovery) = try_open(&disk);
+    assert!(!recovery.damaged.is_empty() && recovery.truncated.is_empty(), "{recovery:?}");
+    assert!(recovery.damaged.iter().all(|damage| damage.segment == segment.name()));
+    // Of sixty blocks and three rows.
+    let left = all(&log).len();
+    assert!((50..63).contains(&left), "{left}");
+}
+
+#[test]
+fn a_header_that_cannot_be_read_is_damage() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    (0..60).for_each(|n| append(&log, n).unwrap());
+    let segment = Arc::clone(&segments(&log)[2]);
+    disk.lose(segment.name(), 0);
+    drop(log);
+    let (log, recovery) = try_open(&disk);
+    assert_eq!(recovery.damaged.len(), 1, "{recovery:?}");
+    assert_eq!(recovery.damaged[0].segment, segment.name());
+    assert_eq!(log.set_damaged_aside().unwrap(), 1);
+    drop(log);
+    open(&disk);
+}
+
+/// A real disk takes seconds to say that it cannot.
+#[test]
+fn what_cannot_be_read_is_asked_for_a_few_times() {
+    let disk = SimDisk::default();
+    let (log, _) = Log::open(Arc::new(disk.clone()), 1 << 20).unwrap();
+    (0..200).for_each(|n| append(&log, n).unwrap());
+    let segment = Arc::clone(&segments(&log)[0]);
+    disk.lose(segment.name(), 100_000);
+    disk.lose(segment.name(), 150_000);
+    let before = disk.lost_reads();
+    assert!(!log.verify().unwrap().is_empty());
+    let times = disk.lost_reads() - before;
+    assert!((2..8).contains(&times), "{times}");
+}
+
+/// It may have been acknowledged: only what is readable says how far all is durable.
+#[test]
+fn a_tail_that_cannot_be_read_is_not_cut_off() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    (0..5).for_each(|n| append(&log, n).unwrap());
+    let tail = Arc::clone(&segments(&log)[0]);
+    disk.lose(tail.name(), size(&tail) - 9);
+    drop(log);
+    let error = Log::open(Arc::new(disk.clone()), SEGMENT).unwrap_err();
+    assert!(crate::log::is_lost(&error), "{error}");
+}
+
+/// A segment in which nothing lives goes, however much of it tells what lay there.
+#[test]
+fn what_a_dead_segment_tells_does_not_keep_it() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    let mut counts = Vec::new();
+    for n in 0..5 {
+        // As a collection leaves it: something else in bulk, and a mark.
+        append(&log, n).unwrap();
+        log.index_mut().remove_block(&block(n).cid());
+        while log.compact(20, &|| {}).unwrap() > 0 {}
+        log.seal(20).unwrap();
+        while log.compact(20, &|| {}).unwrap() > 0 {}
+        counts.push(segments(&log).len());
+    }
+    assert!(counts[4] <= counts[0], "{counts:?}");
+}
+
+#[test]
+fn nothing_is_told_after_a_failed_sync() {
+    let disk = SimDisk::default();
+    let log = open(&disk);
+    append(&log, 1).unwrap();
+    append(&log, 2).unwrap();
+    disk.fail(0, Fault::Io, false);
+    log.flush(StreamName::Commit).unwrap_err();
+    let first = segments(&log).swap_remove(0);
+    let len = first.len().unwrap();
+    log.seal(0).unwrap_err();
+    assert_eq!(first.len().unwrap(), len);
+}
