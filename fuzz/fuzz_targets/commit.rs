@@ -21,7 +21,10 @@ fuzz_target!(|data: &[u8]| {
         assert!(body.len() <= data.len());
         for name in facts.metadata.keys() {
             let header = HeaderName::from_bytes(format!("x-amz-meta-{name}").as_bytes());
-            assert_eq!(header.expect("a name that is answered").as_str(), format!("x-amz-meta-{name}"));
+            assert_eq!(
+                header.expect("a name that is answered").as_str(),
+                format!("x-amz-meta-{name}")
+            );
         }
         for value in facts.metadata.values().chain(facts.headers.values()) {
             assert!(HeaderValue::from_str(value).is_ok(), "{value:?}");

@@ -139,7 +139,8 @@ fuzz_target!(|data: &[u8]| {
         fs::write(dir.path().join(format!("log/{prefix}-{id:08}.log")), bytes).expect("a segment");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let (first, second) = runtime.block_on(async { (open(dir.path()).await, open(dir.path()).await) });
+    let (first, second) =
+        runtime.block_on(async { (open(dir.path()).await, open(dir.path()).await) });
     assert_eq!(second.recovery.truncated, [], "what was cut off is cut off again");
     assert_eq!(second.blocks, first.blocks);
     assert_eq!(second.rows, first.rows);

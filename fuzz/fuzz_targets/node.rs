@@ -15,7 +15,12 @@ fn samples() -> [Vec<u8>; 2] {
     leaf.array(2).uint(0).array(3);
     inner.array(2).uint(1).array(3);
     for key in [b"a".as_slice(), b"key/b", &[b'l'; 40]] {
-        leaf.array(3).bytes(key).uint(key.len() as u64).array(2).text("value").link(&Cid::of(Codec::Raw, key));
+        leaf.array(3)
+            .bytes(key)
+            .uint(key.len() as u64)
+            .array(2)
+            .text("value")
+            .link(&Cid::of(Codec::Raw, key));
         inner.array(4).bytes(key).link(&Cid::of(Codec::DagCbor, key)).uint(3).uint(1 << 40);
     }
     [leaf.finish().to_vec(), inner.finish().to_vec()]

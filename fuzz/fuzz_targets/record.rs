@@ -3,8 +3,7 @@
 
 use bytes::Bytes;
 use fula_core::{
-    Block, Codec,
-    Cid, UploadId,
+    Block, Cid, Codec, UploadId,
     bucket::{
         Attached, Checksum, ChecksumAlgorithm, Completed, ETag, Fingerprint, ObjectKind,
         ObjectRecord, PartRecord, PartSpan, Recent, RecentOutcome, Seq, UploadRecord, read_parts,
@@ -54,10 +53,15 @@ fn checksum() -> Checksum {
 fn samples(kind: u8) -> Vec<Vec<u8>> {
     let (record, content) = (record(), Cid::of(Codec::Raw, b"part"));
     let samples = match kind % 7 {
-        0 => vec![record.encode(), ObjectRecord { kind: ObjectKind::DeleteMarker, ..record }.encode()],
+        0 => vec![
+            record.encode(),
+            ObjectRecord { kind: ObjectKind::DeleteMarker, ..record }.encode(),
+        ],
         1 => {
             let etag = ETag::Md5([1; 16]);
-            vec![PartRecord { size: 5, etag, time: 1, checksum: Some(checksum()), content }.encode()]
+            vec![
+                PartRecord { size: 5, etag, time: 1, checksum: Some(checksum()), content }.encode(),
+            ]
         }
         2 => {
             let completed = Completed { time: 1, parts_hash: [1; 32], record: record.clone() };

@@ -3,8 +3,7 @@
 
 use bytes::Bytes;
 use fula_core::{
-    Block, Codec,
-    BucketId, BucketName, Cid, OwnerId, WriterId,
+    Block, BucketId, BucketName, Cid, Codec, OwnerId, WriterId,
     bucket::{BucketRoot, Settings},
     cbor::Reader,
 };
@@ -12,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 
 fn samples() -> [Vec<u8>; 2] {
     let name = BucketName::parse("bucket").expect("a name");
-    let salt = fula_core::tree::boundary::Salt([5; 16]);
+    let salt = fula_core::tree::boundary::Salt([5; 32]);
     let mut root = BucketRoot::new(OwnerId([1; 16]), name, BucketId([2; 16]), salt, 3, 1000);
     root.sign(WriterId([4; 16]), 0);
     root.parent = Some(Cid::of(Codec::DagCbor, b"parent"));

@@ -462,7 +462,7 @@ def test_space_comes_back(tmp_path, monkeypatch):
     done = json.loads(gateway.fula("gc", "--now", "--json").stdout)
     assert done["collection"]["deleted"] > 0
     wrong = gateway.fula("gc", "--now", "--retention", "soon", check=False)
-    assert wrong.returncode == 1 and "e.g. 10s" in wrong.stderr
+    assert wrong.returncode == 2 and "e.g. 10s" in wrong.stderr
 
 
 def test_a_repair_that_was_cut_short_is_told_until_it_has_run_through(tmp_path):

@@ -212,7 +212,9 @@ def test_the_token_command(door, tmp_path):
     assert json.loads(call(door, "GET", "/fula/whoami", token=token)[2])["user"] == address
     other = Account.sign_typed_data(os.urandom(32), full_message=json.loads(typed)).signature.hex()
     assert assemble("0x" + other.removeprefix("0x")).returncode == 1
-    for wrong in (("--lifetime", "25h"), ("--scope", "everything"), ("--lifetime", "soon")):
+    mistyped = mint("--lifetime", "soon")
+    assert mistyped.returncode == 2 and "e.g. 10s" in mistyped.stderr
+    for wrong in (("--lifetime", "25h"), ("--scope", "everything")):
         refused = mint(*wrong)
         assert refused.returncode == 1 and refused.stderr.startswith("fula: ")
     password.write_text("wrong")

@@ -17,6 +17,9 @@ use crate::{error::StoreError, id::Cid};
 /// Deepest nesting that [`Reader::raw`] follows.
 const DEPTH_MAX: usize = 16;
 
+/// Most levels of a block around a value that is read by itself: a node, its items, and an item.
+const ENCLOSING_MAX: usize = 3;
+
 const UNSIGNED: u8 = 0;
 const BYTES: u8 = 2;
 const TEXT: u8 = 3;
@@ -374,6 +377,11 @@ impl<'a> Reader<'a> {
         if self.expect(TAG, "expected a link")? != LINK_TAG {
             return Err(Invalid("tag is not 42"));
         }
+        self.tagged_cid()
+    }
+
+    /// Reads a link after its tag.
+    fn tagged_cid(&mut self) -> Result<Cid, Invalid> {
         match self.byte_slice()?.split_first() {
             Some((0, cid)) => Cid::from_bytes(cid).map_err(|_| Invalid("link is a foreign CID")),
             _ => Err(Invalid("link lacks its 0x00 prefix")),
@@ -425,7 +433,8 @@ impl<'a> Reader<'a> {
                 self.text()?;
                 self.skip(depth)
             }),
-            (TAG, LINK_TAG) => self.byte_range().map(drop),
+            // Else a value could be read in which a collector cannot follow the links.
+            (TAG, LINK_TAG) => self.tagged_cid().map(drop),
             _ => Err(Invalid("not a dag-cbor value we use")),
         }
     }
@@ -436,7 +445,7 @@ impl<'a> Reader<'a> {
     /// [`Invalid`] for bytes that are not one value.
     pub fn links(all: &'a Bytes, visit: &mut dyn FnMut(Cid)) -> Result<(), Invalid> {
         let mut reader = Self::new(all);
-        reader.visit_links(DEPTH_MAX, visit)?;
+        reader.visit_links(ENCLOSING_MAX + DEPTH_MAX, visit)?;
         reader.end()
     }
 
@@ -540,6 +549,35 @@ mod tests {
                 prop_assert!(reference.is_ok() || has_map, "{:?}: {:?}", bytes, reference);
             }
         }
+    }
+
+    #[test]
+    fn a_value_that_is_stepped_over_has_links_that_can_be_followed() {
+        let mut out = Writer::default();
+        out.array(1).link(&Cid::of(Codec::Raw, b"x"));
+        let good = out.finish();
+        for at in [4, 5, 6] {
+            let mut bytes = good.to_vec();
+            bytes[at] ^= 1;
+            let bytes = Bytes::from(bytes);
+            assert!(Reader::new(&good).value().is_ok() && Reader::new(&bytes).value().is_err());
+            assert!(Reader::links(&bytes, &mut |_| {}).is_err());
+        }
+    }
+
+    #[test]
+    fn links_are_found_in_values_of_any_depth_that_is_read() {
+        let mut out = Writer::default();
+        for _ in 0..ENCLOSING_MAX + DEPTH_MAX - 1 {
+            out.array(1);
+        }
+        out.link(&Cid::of(Codec::Raw, b"x"));
+        let bytes = out.finish();
+        assert!(Reader::at(&bytes, ENCLOSING_MAX).value().is_ok());
+        assert!(Reader::at(&bytes, ENCLOSING_MAX - 1).value().is_err());
+        let mut found = 0;
+        Reader::links(&bytes, &mut |_| found += 1).unwrap();
+        assert_eq!(found, 1);
     }
 
     #[test]

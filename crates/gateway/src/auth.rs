@@ -151,11 +151,10 @@ impl Origin {
     /// Writes to the log who was let in.
     fn let_in(&self, proof: &Proof) {
         let Self { request_id, address } = self;
-        let (user, method, credential) =
-            (proof.identity.display(), proof.method, &proof.credential);
+        let (user, via, credential) = (proof.identity.display(), proof.method, &proof.credential);
         tracing::info!(
             target: "fula::audit",
-            request_id, address, user, %method, credential, "let in"
+            request_id, address, user, %via, credential, "let in"
         );
         metrics::counter!("fula_auth_total", "outcome" => "let in").increment(1);
     }
