@@ -1,4 +1,4 @@
-//! Blocks and the seam that keeps them.
+//! Blocks, and the storage trait that keeps them.
 //!
 //! A block is at most 1 MiB of bytes named by its hash, so it never changes and can be cached,
 //! copied and verified anywhere. A [`Block`] in hand has been hashed by us: it is the only thing

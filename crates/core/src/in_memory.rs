@@ -1,4 +1,4 @@
-//! Strict reference implementations of the seams, for tests and simulation.
+//! Strict reference implementations of the storage traits, for tests and simulation.
 //!
 //! Stricter than production: a block that was put but not synced can be dropped on demand, as a
 //! power cut would.
@@ -455,7 +455,7 @@ impl Records {
     }
 }
 
-/// A directory in memory.
+/// A metadata store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryMetadata {
     records: Mutex<Records>,

@@ -1,7 +1,7 @@
-//! The directory: what must be the same on every master besides roots.
+//! The metadata store: what must be the same on every master besides root pointers.
 //!
 //! Users, sealed keys, sessions, revocations, peers and modes are small records that change
-//! seldom. One seam serves them all: versioned values by table and name, read in pages.
+//! seldom. One trait serves them all: versioned values by table and name, read in pages.
 
 use std::fmt;
 

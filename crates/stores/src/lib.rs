@@ -1,7 +1,7 @@
-//! Durable implementations of the seams of `fula-core`.
+//! Durable implementations of the storage traits of `fula-core`.
 //!
 //! [`local`] opens a data directory: one append-only log that holds blocks, root pointers and
-//! directory records, so that a commit is one fsync (docs/adr/0003). [`postgres`] is an arbiter
+//! metadata records, so that a commit is one fsync (docs/adr/0003). [`postgres`] is an arbiter
 //! that several masters share, [`objects`] are blocks that they all read (docs/adr/0007).
 
 pub mod local;

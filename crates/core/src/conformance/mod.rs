@@ -1,4 +1,4 @@
-//! What each seam promises, as named clauses that every implementation runs.
+//! What each storage trait promises, as named clauses that every implementation runs.
 //!
 //! A clause starts from an empty store and panics when it is broken. [`broken`] holds stores that
 //! break one promise each; the suites are tested by refusing them.

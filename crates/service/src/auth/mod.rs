@@ -85,7 +85,7 @@ pub struct Proof {
     pub method: AuthMethod,
     /// Which credential it was, by a name that gives nothing away.
     pub credential: String,
-    /// By which it can be subject again.
+    /// By which the credential is checked again.
     pub credential_check: CredentialCheck,
 }
 
@@ -201,7 +201,7 @@ struct Inner {
     keys: KeyRing,
     revocations: Revocations,
     clock: Clock,
-    /// Tokens found good, by a hash of their text; their time is subject each time.
+    /// Tokens found good, by a hash of their text; their time is checked each time.
     verified: Cache<[u8; 32], Arc<Verified>>,
     /// Most sessions of one user at a time, up to [`SESSIONS_MAX`].
     sessions_max: AtomicUsize,

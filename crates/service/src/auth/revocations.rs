@@ -57,7 +57,7 @@ pub struct Revocation {
     pub at: TimeMs,
 }
 
-/// Whose credential is subject, and which one.
+/// The credential that is looked for among what was revoked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RevocationSubject<'a> {
     pub(super) user: &'a str,

@@ -271,7 +271,7 @@ impl RootPointerStore for SlowRoots {
     }
 }
 
-/// A master whose requests each have a pins of their own, as over the wire.
+/// A master whose requests each have pins of their own, as over the wire.
 pub(super) struct World {
     pub(super) blocks: Arc<SlowBlocks>,
     pub(super) roots: Arc<SlowRoots>,

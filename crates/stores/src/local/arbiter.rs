@@ -1,4 +1,4 @@
-//! The embedded arbiter and the embedded directory.
+//! The embedded arbiter and the embedded metadata store.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -206,7 +206,7 @@ impl RootPointerStore for LocalRoots {
     }
 }
 
-/// The embedded directory: records in the log of a data directory.
+/// The embedded metadata store: records in the log of a data directory.
 #[derive(Debug)]
 pub struct LocalMetadata {
     pub(super) log: Arc<Log>,

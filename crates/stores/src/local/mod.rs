@@ -1,6 +1,6 @@
-//! A data directory: log, and the three seams on top of them.
+//! A data directory: the log, and the three storage traits on top of it.
 //!
-//! Blocks, root pointers and directory records share one log. A pointer is appended after the
+//! Blocks, root pointers and metadata records share one log. A pointer is appended after the
 //! blocks it needs, in the same stream, so one fsync covers both: a crash that keeps the pointer
 //! keeps the blocks, because a torn tail is cut at its first unreadable record.
 
@@ -100,7 +100,7 @@ pub struct LocalStore {
     pub blocks: Arc<LocalBlocks>,
     /// The embedded arbiter.
     pub roots: Arc<LocalRoots>,
-    /// The embedded directory.
+    /// The embedded metadata store.
     pub metadata: Arc<LocalMetadata>,
     /// What opening found.
     pub recovery: Recovery,

@@ -1,4 +1,4 @@
-//! Rows of the log: root pointers and directory records, and how they are encoded.
+//! Rows of the log: root pointers and metadata records, and how they are encoded.
 
 use std::io;
 

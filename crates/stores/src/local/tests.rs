@@ -1,4 +1,4 @@
-//! The seams' suites on a data directory, and what crashes and damage leave of one.
+//! The suites of the storage traits on a data directory, and what crashes and damage leave of one.
 
 use std::{collections::BTreeSet, os::unix::fs::FileExt};
 

@@ -1,6 +1,6 @@
 //! The files of a log: what the kernel promises of them, and nothing more.
 //!
-//! A small seam, so that tests can put a disk behind it that forgets, reorders and tears what was
+//! A small trait, so that tests can put a disk behind it that forgets, reorders and tears what was
 //! not synced, and that fails at any call (`sim_disk`).
 
 use std::{

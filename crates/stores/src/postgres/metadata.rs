@@ -1,4 +1,4 @@
-//! Directory records in the table `fula_directory`.
+//! Metadata records in the table `fula_directory`.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,7 +44,7 @@ const NEXT: &str = concat!(
     " AS is_durable"
 );
 
-/// A directory that several masters share.
+/// A metadata store that several masters share.
 #[derive(Clone, Debug)]
 pub struct PostgresMetadata {
     reads: Connections,

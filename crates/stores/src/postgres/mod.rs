@@ -85,7 +85,7 @@ pub enum PostgresError {
 pub struct PostgresArbiter {
     /// The root pointers.
     pub roots: Arc<PostgresRoots>,
-    /// The directory.
+    /// The metadata store.
     pub metadata: Arc<PostgresMetadata>,
     /// How it tells its place in time.
     pub mark_source: MarkSource,
