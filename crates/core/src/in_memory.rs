@@ -16,7 +16,7 @@ use crate::{
         BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark,
     },
     error::{StoreError, SwapError},
-    id::{BucketName, Cid, Codec, OwnerId},
+    id::{BucketAddress, BucketName, Cid, Codec, OwnerId},
     metadata::{Entry, MetadataStore, NAME_BYTES_MAX, Table, VALUE_BYTES_MAX, WriteOutcome},
     root::{
         CasOutcome, DeletedRow, GlobalName, Mark, NewRoot, RootCounts, RootPointer,
@@ -153,10 +153,10 @@ impl BlockStore for MemoryBlocks {
     }
 }
 
-/// Rows by (owner, bucket) and the rules of a swap; shared by every in-process arbiter.
+/// Rows by bucket and the rules of a swap; shared by every in-process arbiter.
 #[derive(Clone, Debug, Default)]
 pub struct RowSet {
-    rows: BTreeMap<(OwnerId, BucketName), RootRow>,
+    rows: BTreeMap<BucketAddress, RootRow>,
     global: BTreeMap<BucketName, OwnerId>,
     /// Of each owner that has buckets.
     counts: BTreeMap<OwnerId, RootCounts>,
@@ -179,19 +179,19 @@ impl RowSet {
     /// Judges a swap without applying it.
     pub fn judge(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> SwapDecision {
-        let current = self.get(owner, bucket);
+        let current = self.get(bucket);
         if current.map(|row| row.pointer) != expected {
             return SwapDecision::Refuse(CasOutcome::Conflict { current: current.cloned() });
         }
         if expected.is_none() && new.pointer.version <= self.floor {
             return SwapDecision::Refuse(CasOutcome::BelowFloor { floor: self.floor });
         }
-        let holder = self.global.get(bucket);
+        let owner = bucket.owner;
+        let holder = self.global.get(&bucket.name);
         let global_name = match (new.global_name, holder) {
             (GlobalName::Require, Some(other)) if *other != owner => {
                 return SwapDecision::Refuse(CasOutcome::NameTaken);
@@ -203,8 +203,7 @@ impl RowSet {
             }
         };
         SwapDecision::Write(RootRow {
-            owner,
-            bucket: bucket.clone(),
+            address: bucket.clone(),
             pointer: new.pointer,
             bucket_id: new.bucket_id,
             created: new.created,
@@ -217,13 +216,13 @@ impl RowSet {
     /// Writes a row that [`Self::judge`] allowed, or one read back from disk.
     pub fn apply(&mut self, row: RootRow) {
         if row.global_name {
-            self.global.insert(row.bucket.clone(), row.owner);
-        } else if self.global.get(&row.bucket) == Some(&row.owner) {
-            self.global.remove(&row.bucket);
+            self.global.insert(row.address.name.clone(), row.address.owner);
+        } else if self.global.get(&row.address.name) == Some(&row.address.owner) {
+            self.global.remove(&row.address.name);
         }
-        let (owner, added) = (row.owner, counts_of(&row));
+        let (owner, added) = (row.address.owner, counts_of(&row));
         self.deleted += usize::from(row.deleted.is_some());
-        let replaced = self.rows.insert((owner, row.bucket.clone()), row);
+        let replaced = self.rows.insert(row.address.clone(), row);
         self.deleted -= usize::from(replaced.as_ref().is_some_and(|old| old.deleted.is_some()));
         let removed = replaced.as_ref().map(counts_of).unwrap_or_default();
         let counts = self.counts.entry(owner).or_default();
@@ -240,23 +239,24 @@ impl RowSet {
     }
 
     /// Returns one row.
-    pub fn get(&self, owner: OwnerId, bucket: &BucketName) -> Option<&RootRow> {
-        self.rows.get(&(owner, bucket.clone()))
+    pub fn get(&self, bucket: &BucketAddress) -> Option<&RootRow> {
+        self.rows.get(bucket)
     }
 
     /// Returns rows of one owner after a name.
     pub fn list(&self, owner: OwnerId, after: Option<&BucketName>, limit: usize) -> Vec<RootRow> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let from = match after {
-            Some(after) => Excluded((owner, after.clone())),
-            None => Included((owner, BucketName::first())),
+            Some(after) => Excluded(BucketAddress::new(owner, after.clone())),
+            None => Included(BucketAddress::new(owner, BucketName::first())),
         };
-        let mine = self.rows.range((from, Unbounded)).take_while(|((found, _), _)| *found == owner);
+        let rows = self.rows.range((from, Unbounded));
+        let mine = rows.take_while(|(address, _)| address.owner == owner);
         mine.take(limit).map(|(_, row)| row.clone()).collect()
     }
 
     /// Returns rows of all owners after a place.
-    pub fn scan(&self, after: Option<&(OwnerId, BucketName)>, limit: usize) -> Vec<RootRow> {
+    pub fn scan(&self, after: Option<&BucketAddress>, limit: usize) -> Vec<RootRow> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.cloned().map_or(Unbounded, Excluded);
         self.rows.range((from, Unbounded)).take(limit).map(|(_, row)| row.clone()).collect()
@@ -264,7 +264,7 @@ impl RowSet {
 
     /// Returns the row that holds a global name.
     pub fn find(&self, bucket: &BucketName) -> Option<&RootRow> {
-        self.get(*self.global.get(bucket)?, bucket)
+        self.get(&BucketAddress::new(*self.global.get(bucket)?, bucket.clone()))
     }
 }
 
@@ -335,22 +335,22 @@ impl MemoryRoots {
 impl RootPointerStore for MemoryRoots {
     async fn get_roots(
         &self,
-        names: &[(OwnerId, BucketName)],
+        names: &[BucketAddress],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
-        Ok(self.stamp(|state| {
-            names.iter().map(|(owner, name)| state.rows.get(*owner, name).cloned()).collect()
-        }))
+        let rows = |state: &mut RootsState| {
+            names.iter().map(|bucket| state.rows.get(bucket).cloned()).collect()
+        };
+        Ok(self.stamp(rows))
     }
 
     async fn cas_root(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
         assert!(new.pointer.version > expected.map_or(0, |old| old.version), "version must rise");
-        Ok(self.stamp(|state| match state.rows.judge(owner, bucket, expected, new) {
+        Ok(self.stamp(|state| match state.rows.judge(bucket, expected, new) {
             SwapDecision::Write(row) => {
                 state.rows.apply(row);
                 state.position += 1;
@@ -381,7 +381,7 @@ impl RootPointerStore for MemoryRoots {
 
     async fn scan_roots(
         &self,
-        after: Option<&(OwnerId, BucketName)>,
+        after: Option<&BucketAddress>,
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         Ok(self.stamp(|state| state.rows.scan(after, limit)))

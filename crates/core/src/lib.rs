@@ -22,6 +22,8 @@ pub mod tree;
 
 pub use block::{Block, BlockStore};
 pub use error::StoreError;
-pub use id::{BucketId, BucketName, Cid, Codec, ObjectKey, OwnerId, UploadId, WriterId};
+pub use id::{
+    BucketAddress, BucketId, BucketName, Cid, Codec, ObjectKey, OwnerId, UploadId, WriterId,
+};
 pub use metadata::MetadataStore;
 pub use root::{RootPointer, RootPointerStore};

@@ -131,7 +131,7 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, String> 
             if let Some(max) = keys_per_user {
                 node.authenticator.keys().set_keys_max(max);
             }
-            let now = node.service.committer().now().await.map_err(|error| text(&error))?;
+            let now = node.service.arbiter().now().await.map_err(|error| text(&error))?;
             let made =
                 node.authenticator.keys().create(&user, now).await.map_err(|error| text(&error))?;
             let (info, secret) = made;
@@ -183,7 +183,7 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, String> 
             let rows = all_rows(node).await?;
             let rows = rows
                 .iter()
-                .filter(|row| bucket.as_ref().is_none_or(|name| row.bucket.as_str() == name));
+                .filter(|row| bucket.as_ref().is_none_or(|name| row.address.name.as_str() == name));
             let status = match &node.recovery {
                 Some(recovery) => Some(recovery.status().await.map_err(|error| text(&error))?),
                 None => None,
@@ -202,7 +202,7 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, String> 
         }
         Request::RootsMerge { bucket, user, apply } => {
             let row = find_row(node, &bucket, user.as_deref()).await?;
-            let merged = shared(node)?.merge(&(row.owner, row.bucket), !apply).await;
+            let merged = shared(node)?.merge(&row.address, !apply).await;
             Ok(json!(merged.map_err(|error| text(&error))?))
         }
         Request::Fsck => check(node).await,
@@ -240,8 +240,8 @@ fn shared(node: &Node) -> Result<&Recovery, String> {
 
 fn row_json(row: &RootRow) -> Value {
     json!({
-        "owner": row.owner.to_string(),
-        "bucket": row.bucket.as_str(),
+        "owner": row.address.owner.to_string(),
+        "bucket": row.address.name.as_str(),
         "root": row.pointer.root.to_string(),
         "version": row.pointer.version,
         "generation": row.pointer.generation,
@@ -267,7 +267,7 @@ fn commit_json(commit: &history::Commit) -> Value {
 async fn all_rows(node: &Node) -> Result<Vec<RootRow>, String> {
     let mut rows: Vec<RootRow> = Vec::new();
     loop {
-        let after = rows.last().map(|row| (row.owner, row.bucket.clone()));
+        let after = rows.last().map(|row| row.address.clone());
         let page = node.roots().scan_roots(after.as_ref(), ROWS_PAGE).await;
         let page = page.map_err(|error| chain(&error))?.value;
         if page.is_empty() {
@@ -282,8 +282,8 @@ async fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootR
     let mut rows: Vec<RootRow> = all_rows(node)
         .await?
         .into_iter()
-        .filter(|row| row.bucket.as_str() == bucket)
-        .filter(|row| owner.is_none_or(|owner| row.owner == owner))
+        .filter(|row| row.address.name.as_str() == bucket)
+        .filter(|row| owner.is_none_or(|owner| row.address.owner == owner))
         .collect();
     match (rows.pop(), rows.is_empty()) {
         (Some(row), true) => Ok(row),
@@ -302,20 +302,19 @@ async fn check(node: &Node) -> Result<Value, String> {
     let mut problems = damaged.len() + usize::from(is_unrepaired);
     for row in all_rows(node).await? {
         // The row may move on while we look: check the newest.
-        let name = [(row.owner, row.bucket.clone())];
-        let newest = node.roots().get_roots(&name).await.map_err(|error| chain(&error))?;
+        let newest = node.roots().get_roots(std::slice::from_ref(&row.address)).await;
+        let newest = newest.map_err(|error| chain(&error))?;
         let row = newest.value.into_iter().next().flatten().unwrap_or(row);
         // Held, so that nothing of it is collected while we look.
-        let address = (row.owner, row.bucket.clone());
-        let held = node.service.committer().current(&address).await.ok().flatten();
+        let held = node.service.arbiter().current(&row.address).await.ok().flatten();
         let row = held.as_ref().map_or(row, |head| head.row.clone());
         let report = fsck::check_bucket(&node.nodes, &row, &mut seen).await;
         let report = report.map_err(|error| chain(&error))?;
         drop(held);
         problems += report.problems.len();
         buckets.push(json!({
-            "owner": report.owner.to_string(),
-            "bucket": report.bucket.as_str(),
+            "owner": report.bucket.owner.to_string(),
+            "bucket": report.bucket.name.as_str(),
             "blocks": report.blocks,
             "problems": report.problems.iter().map(problem_text).collect::<Vec<_>>(),
         }));

@@ -104,7 +104,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
                 if node.store.has_failed() {
                     return Err("the log failed: check the disk, then restart");
                 }
-                if node.service.committer().guard().disk_failure().is_some() {
+                if node.service.arbiter().guard().disk_failure().is_some() {
                     return Err("this master's own data directory cannot be written: see its log");
                 }
                 let asked = node.roots().get_roots(&[]).await;
@@ -174,7 +174,7 @@ fn report_recovery(node: &Node) {
 
 /// Makes sure that the first user has a key, and that it lies in the credentials file.
 async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartError> {
-    let now = node.service.committer().now().await.map_err(StartError::FirstKey)?;
+    let now = node.service.arbiter().now().await.map_err(StartError::FirstKey)?;
     if let Some((id, secret)) = &config.first_key {
         let revoked = Revoked::Key(id.clone());
         if node.authenticator.revocations().all().iter().any(|found| found.revoked == revoked) {
@@ -224,7 +224,7 @@ fn count_work(node: &Node) {
     let work = node.store.work();
     ::metrics::counter!("fula_log_fsyncs_total").absolute(work.fsyncs);
     ::metrics::counter!("fula_log_appended_bytes_total").absolute(work.appended_bytes);
-    let nodes = node.service.committer().nodes();
+    let nodes = node.service.arbiter().nodes();
     ::metrics::counter!("fula_node_reads_total").absolute(nodes.reads());
     ::metrics::gauge!("fula_log_failed").set(u8::from(node.store.has_failed()));
 }

@@ -345,8 +345,8 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
         completed.push(complete);
     }
     let headers = async || {
-        let address = (master.owner(), fula_core::BucketName::parse(BUCKET).unwrap());
-        let head = service.committer().current(&address).await.unwrap().unwrap();
+        let address = master.address();
+        let head = service.arbiter().current(&address).await.unwrap().unwrap();
         head.root.uploads.count
     };
     let again = service.complete_upload(user, BUCKET, &completed[3]).await;

@@ -37,8 +37,8 @@ impl Shop {
         let (blocks, roots) = (Arc::clone(&self.blocks) as _, Arc::clone(&self.roots) as _);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let guard = RollbackGuard::new(None, true);
-        let committer = Committer::new(nodes, roots, WriterId([writer; 16]), limits, guard);
-        Service::new(committer, system_random(), names)
+        let arbiter = Arbiter::new(nodes, roots, WriterId([writer; 16]), &limits, guard);
+        Service::new(arbiter, limits, system_random(), names)
     }
 
     pub(crate) fn owners(&self, writer: u8) -> Service {
@@ -51,11 +51,11 @@ impl Shop {
 
     pub(crate) async fn holder(&self, bucket: &str) -> Option<OwnerId> {
         let found = self.roots.find_bucket(&BucketName::parse(bucket).unwrap()).await.unwrap();
-        found.value.map(|row| row.owner)
+        found.value.map(|row| row.address.owner)
     }
 
     pub(crate) async fn row(&self, who: &Caller, bucket: &str) -> RootRow {
-        let name = (owner(who), BucketName::parse(bucket).unwrap());
+        let name = fula_core::BucketAddress::new(owner(who), BucketName::parse(bucket).unwrap());
         self.roots.get_roots(&[name]).await.unwrap().value.pop().unwrap().unwrap()
     }
 

@@ -42,8 +42,8 @@ async fn delete(master: &Master, caller: &Caller) -> Result<(), ServiceError> {
 }
 
 async fn root(master: &Master) -> fula_core::bucket::BucketRoot {
-    let address = (master.owner(), fula_core::BucketName::parse(BUCKET).unwrap());
-    master.service.committer().current(&address).await.unwrap().unwrap().root.clone()
+    let address = master.address();
+    master.service.arbiter().current(&address).await.unwrap().unwrap().root.clone()
 }
 
 #[tokio::test]

@@ -5,18 +5,14 @@ use std::{collections::BTreeMap, hash::BuildHasher, sync::Arc};
 
 use bytes::Bytes;
 use fula_core::{
-    MetadataStore,
+    BucketAddress, MetadataStore,
     metadata::{Table, WriteOutcome},
     root::Mark,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{KnownState, RollbackGuard, STRIPES, State, bucket_of, name_of};
-use crate::{
-    arbiter::{BucketAddress, Head},
-    error::ServiceError,
-    limits::PAGE_MAX,
-};
+use super::{KnownState, RollbackGuard, STRIPES, State};
+use crate::{arbiter::head::Head, error::ServiceError, limits::PAGE_MAX};
 
 /// Record that holds the highest mark.
 const MARK: &str = "mark";
@@ -51,7 +47,7 @@ impl RollbackGuard {
                     state.mark =
                         mark.map(|mark| Mark { arbiter: mark.arbiter, position: mark.position });
                 } else if let (Some(bucket), Some(known)) =
-                    (bucket_of(&name), KnownState::decode(&value))
+                    (name.parse().ok(), KnownState::decode(&value))
                 {
                     state.buckets.insert(bucket, Arc::new(known));
                 }
@@ -85,7 +81,7 @@ impl RollbackGuard {
     /// before [`Self::flush`] succeeds.
     pub(crate) async fn remember(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
         let Some(local_state) = &self.local_state else { return Ok(()) };
-        let name = name_of(bucket);
+        let name = bucket.to_string();
         // Whoever writes last has read last, so a record never goes back to an older state; and who
         // had to wait finds the work done.
         let mut versions = self.stripe(&name).lock().await;

@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use fula_core::{BucketId, root::DeletedRow};
+use fula_core::{BucketAddress, BucketId, root::DeletedRow};
 
 use super::{KnownState, RollbackGuard, State};
-use crate::arbiter::BucketAddress;
 
 /// What is forgotten because of drops.
 #[derive(Debug, Default)]
@@ -64,12 +63,11 @@ impl State {
 
     fn forget(&mut self, rows: &[DeletedRow]) {
         for row in rows {
-            let bucket = (row.owner, row.bucket.clone());
             // A later state is of a bucket that was made again.
             let is_of_row = |known: &Arc<KnownState>| known.pointer.version <= row.pointer.version;
-            if self.buckets.get(&bucket).is_some_and(is_of_row) {
-                self.buckets.remove(&bucket);
-                self.dirty.remove(&bucket);
+            if self.buckets.get(&row.address).is_some_and(is_of_row) {
+                self.buckets.remove(&row.address);
+                self.dirty.remove(&row.address);
             }
         }
     }

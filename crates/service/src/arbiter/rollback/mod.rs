@@ -22,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{
-    BucketId, BucketName, Cid, MetadataStore, OwnerId, RootPointer, StoreError, WriterId,
+    BucketAddress, BucketId, MetadataStore, RootPointer, WriterId,
     bucket::{AUTHORS_MAX, Author, BucketRoot},
     root::{Mark, RootRow, TimeMs},
 };
@@ -30,11 +30,8 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::drops::Asked;
-use crate::{
-    arbiter::{BucketAddress, Head},
-    error::ServiceError,
-    limits::AUTHORS_KEPT_MS,
-};
+use super::head::Head;
+use crate::{error::ServiceError, limits::AUTHORS_KEPT_MS};
 
 /// Locks that keep writers of one remembered bucket apart.
 const STRIPES: usize = 16;
@@ -184,17 +181,6 @@ impl KnownState {
             authors: stored.authors.iter().map(author).collect::<Option<_>>()?,
         })
     }
-}
-
-/// Returns the name that a bucket's records go under.
-pub(crate) fn name_of(bucket: &BucketAddress) -> String {
-    format!("{}/{}", bucket.0, bucket.1)
-}
-
-/// Reads back what [`name_of`] wrote.
-pub(crate) fn bucket_of(name: &str) -> Option<BucketAddress> {
-    let (owner, bucket) = name.split_once('/')?;
-    Some((owner.parse::<OwnerId>().ok()?, BucketName::parse(bucket).ok()?))
 }
 
 impl RollbackGuard {
@@ -363,7 +349,7 @@ impl RollbackGuard {
 
     fn regress(&self, bucket: &BucketAddress, why: &str) -> ServiceError {
         metrics::counter!("fula_regressions_total").increment(1);
-        self.raise(format!("bucket {}: {why}", bucket.1));
+        self.raise(format!("bucket {}: {why}", bucket.name));
         regressed(why)
     }
 
@@ -462,10 +448,4 @@ pub(crate) fn join_authors(a: &[Author], b: &[Author]) -> Vec<Author> {
         }
     }
     joined.into_values().collect()
-}
-
-/// Returns the address that a claim names, for what reads claims.
-pub(crate) fn parse_root(text: &str) -> Result<Cid, ServiceError> {
-    let malformed = StoreError::Malformed { what: "claim", why: "bad root" };
-    text.parse().map_err(|_| malformed.into())
 }

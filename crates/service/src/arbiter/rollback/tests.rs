@@ -1,17 +1,18 @@
 //! What is believed of an arbiter, and what outlives a crash.
 
-use fula_core::{Codec, in_memory::MemoryMetadata, root::DeletedRow, tree::Salt};
+use fula_core::{
+    BucketName, Codec, OwnerId, in_memory::MemoryMetadata, root::DeletedRow, tree::Salt,
+};
 
 use super::*;
 
 fn bucket() -> BucketAddress {
-    (OwnerId([1; 16]), BucketName::parse("bucket").unwrap())
+    BucketAddress::new(OwnerId([1; 16]), BucketName::parse("bucket").unwrap())
 }
 
 fn head(version: u64, authors: &[(u8, u64)]) -> Head {
-    let (owner, name) = bucket();
-    let mut root =
-        BucketRoot::new(owner, name.clone(), BucketId([2; 16]), Salt([0; 32]), version, version);
+    let BucketAddress { owner, name } = bucket();
+    let mut root = BucketRoot::new(owner, name, BucketId([2; 16]), Salt([0; 32]), version, version);
     root.authors = authors
         .iter()
         .map(|(writer, version)| Author {
@@ -23,8 +24,7 @@ fn head(version: u64, authors: &[(u8, u64)]) -> Head {
     let block = root.to_block();
     assert_eq!(block.cid().codec(), Codec::DagCbor);
     let row = RootRow {
-        owner,
-        bucket: name,
+        address: bucket(),
         pointer: RootPointer { root: block.cid(), version, generation: 0 },
         bucket_id: root.id,
         created: 1,
@@ -131,13 +131,13 @@ fn later(version: u64) -> Head {
 }
 
 fn dropped(version: u64) -> Vec<DeletedRow> {
-    let (owner, bucket) = bucket();
-    vec![DeletedRow { owner, bucket, pointer: tombstone(version).row.pointer }]
+    vec![DeletedRow { address: bucket(), pointer: tombstone(version).row.pointer }]
 }
 
 fn other(version: u64) -> Vec<DeletedRow> {
-    let bucket = BucketName::parse("another").unwrap();
-    dropped(version).into_iter().map(|row| DeletedRow { bucket: bucket.clone(), ..row }).collect()
+    let name = BucketName::parse("another").unwrap();
+    let address = BucketAddress { name, ..bucket() };
+    dropped(version).into_iter().map(|row| DeletedRow { address: address.clone(), ..row }).collect()
 }
 
 #[test]

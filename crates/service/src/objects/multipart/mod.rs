@@ -190,7 +190,7 @@ impl Service {
         let key = parse_key(&request.key)?;
         let acl = request.facts.acl.clone();
         let (headers, metadata, blocks) = request.facts.attach()?;
-        let now = self.committer.now().await?;
+        let now = self.arbiter().now().await?;
         let id = UploadId::new(now, self.random());
         let record = UploadRecord {
             initiated: now,
@@ -225,8 +225,8 @@ impl Service {
         now: TimeMs,
     ) -> Result<Vec<(ObjectKey, UploadId)>, ServiceError> {
         let lock = || self.sweeps.lock();
-        let mut from = lock().remove(&head.address()).unwrap_or_default();
-        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
+        let mut from = lock().remove(head.address()).unwrap_or_default();
+        let mut cursor = Cursor::new(self.arbiter().nodes(), &head.root.uploads);
         let mut expired = Vec::new();
         for _ in 0..SWEEP_UPLOADS {
             cursor.seek(&from).await?;
@@ -242,7 +242,7 @@ impl Service {
         if sweeps.len() >= self.committer.limits().heads_max {
             sweeps.clear();
         }
-        sweeps.insert(head.address(), from);
+        sweeps.insert(head.address().clone(), from);
         Ok(expired)
     }
 
@@ -253,7 +253,7 @@ impl Service {
         id: UploadId,
     ) -> Result<UploadRecord, ServiceError> {
         let header = keys::upload(key, id, 0);
-        let found = head.root.uploads.get(self.committer.nodes(), &header).await?;
+        let found = head.root.uploads.get(self.arbiter().nodes(), &header).await?;
         let entry = found.ok_or(ServiceError::NoSuchUpload)?;
         Ok(UploadRecord::decode(&entry.value)?)
     }
@@ -370,7 +370,7 @@ impl Service {
             .checksums
             .iter()
             .find(|checksum| checksum.algorithm == info.algorithm && checksum.composite_parts == 0);
-        let now = self.committer.now().await?;
+        let now = self.arbiter().now().await?;
         if let (true, ETag::Md5(_), Some(checksum)) = (whole, found.etag, same) {
             let part = PartRecord {
                 size: found.size,
@@ -426,7 +426,7 @@ impl Service {
         first: u32,
         limit: usize,
     ) -> Result<Vec<(u32, PartRecord)>, ServiceError> {
-        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
+        let mut cursor = Cursor::new(self.arbiter().nodes(), &head.root.uploads);
         cursor.seek(&keys::upload(key, id, first)).await?;
         let end = keys::upload(key, id, u32::MAX);
         let mut parts = Vec::new();
