@@ -21,7 +21,6 @@ mod http;
 mod limit;
 pub mod metrics;
 mod payload;
-mod poll_again;
 mod query;
 mod request;
 mod request_body;
