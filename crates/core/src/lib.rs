@@ -16,6 +16,7 @@ pub mod content;
 pub mod error;
 pub mod id;
 pub mod in_memory;
+pub mod keyed_locks;
 pub mod metadata;
 pub mod root;
 pub mod tree;
@@ -25,5 +26,6 @@ pub use error::StoreError;
 pub use id::{
     BucketAddress, BucketId, BucketName, Cid, Codec, ObjectKey, OwnerId, UploadId, WriterId,
 };
+pub use keyed_locks::KeyedLocks;
 pub use metadata::MetadataStore;
 pub use root::{RootPointer, RootPointerStore};

@@ -15,14 +15,13 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::RandomState,
     ops::Bound,
     sync::Arc,
 };
 
 use bytes::Bytes;
 use fula_core::{
-    BucketAddress, BucketId, MetadataStore, RootPointer, WriterId,
+    BucketAddress, BucketId, KeyedLocks, MetadataStore, RootPointer, WriterId,
     bucket::{AUTHORS_MAX, Author, BucketRoot},
     root::{Mark, RootRow, TimeMs},
 };
@@ -105,8 +104,7 @@ pub struct RollbackGuard {
     /// Where it is kept; `None` where the arbiter is this master's own.
     local_state: Option<Arc<dyn MetadataStore>>,
     /// Versions of the records in `local_state`, and their locks.
-    records: Vec<tokio::sync::Mutex<BTreeMap<String, u64>>>,
-    hasher: RandomState,
+    records: KeyedLocks<tokio::sync::Mutex<disk::Versions>>,
     /// Whether anything is compared at all.
     is_on: bool,
 }
@@ -198,9 +196,7 @@ impl RollbackGuard {
 
     /// Remembers for as long as the process runs; compares nothing unless `is_on`.
     pub fn new(local_state: Option<Arc<dyn MetadataStore>>, is_on: bool) -> Self {
-        let records = (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect();
-        let (state, hasher) = (Mutex::default(), RandomState::new());
-        Self { state, local_state, records, hasher, is_on }
+        Self { state: Mutex::default(), local_state, records: KeyedLocks::new(STRIPES), is_on }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
