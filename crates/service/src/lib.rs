@@ -40,8 +40,8 @@ pub use self::{
     objects::bucket::{BucketInfo, BucketPage},
     objects::list::{ListRequest, Listing, ListingLine},
     objects::multipart::{
-        CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, PartInfo,
-        PartsPage, UploadInfo, UploadLine, UploadsPage,
+        CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest, ListUploadsRequest,
+        PartInfo, PartsPage, PutPartRequest, UploadInfo, UploadLine, UploadsPage,
     },
     objects::object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
     objects::{body, condition},

@@ -8,8 +8,8 @@ use fula_core::{
     root::RootRow,
 };
 use fula_service::{
-    BatchAction, BatchChange, BucketOwner, CopyRequest, CopySourceRequest, CreateUploadRequest,
-    Invocation, ListRequest, Settled,
+    BatchAction, BatchChange, BucketOwner, CopyPartRequest, CopyRequest, CopySourceRequest,
+    CreateUploadRequest, Invocation, ListRequest, Settled,
 };
 
 use super::*;
@@ -137,8 +137,9 @@ async fn copy(
     let begin =
         CreateUploadRequest { key: "up".to_owned(), facts: ObjectFacts::default(), checksum: None };
     let id = service.create_upload(who, "mine", begin).await.unwrap().to_string();
-    let from = source(BUCKET, owner);
-    let part = service.copy_part(who, "mine", "up", &id, 1, from, None).await.map(drop);
+    let source = source(BUCKET, owner);
+    let copy = CopyPartRequest { key: "up".to_owned(), id, number: 1, source, range: None };
+    let part = service.copy_part(who, "mine", copy).await.map(drop);
     [whole, part]
 }
 

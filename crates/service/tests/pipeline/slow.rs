@@ -20,7 +20,7 @@ use fula_core::{
 };
 use fula_service::{
     BucketOwner, CompletePart, CompleteRequest, CopyRequest, CopySourceRequest,
-    CreateUploadRequest, RequestPins,
+    CreateUploadRequest, PutPartRequest, RequestPins,
     fault_injection::{Fault, FaultInjection},
     fsck,
 };
@@ -345,10 +345,14 @@ impl World {
         let facts = ObjectFacts::default();
         let request = CreateUploadRequest { key: key.to_owned(), facts, checksum: None };
         let id = self.service.create_upload(&caller(), bucket, request).await?.to_string();
-        let part = self
-            .service
-            .put_part(&caller(), bucket, key, &id, 1, whole(vec![byte; LARGE]), body_facts())
-            .await?;
+        let put = PutPartRequest {
+            key: key.to_owned(),
+            id: id.clone(),
+            number: 1,
+            body: whole(vec![byte; LARGE]),
+            body_facts: body_facts(),
+        };
+        let part = self.service.put_part(&caller(), bucket, put).await?;
         let parts = vec![CompletePart { number: 1, etag: part.etag().to_string(), checksum: None }];
         let request = CompleteRequest {
             key: key.to_owned(),
