@@ -3,155 +3,27 @@
 //! Stricter than production: a block that was put but not synced can be dropped on demand, as a
 //! power cut would.
 
+mod blocks;
 mod drops;
+mod metadata;
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use parking_lot::Mutex;
 
+pub use self::{
+    blocks::MemoryBlocks,
+    metadata::{MemoryMetadata, Records},
+};
 use crate::{
-    block::{
-        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark,
-    },
     error::{StoreError, SwapError},
-    id::{BucketAddress, BucketName, Cid, Codec, OwnerId},
-    metadata::{Entry, MetadataStore, NAME_BYTES_MAX, Table, VALUE_BYTES_MAX, WriteOutcome},
+    id::{BucketAddress, BucketName, OwnerId},
     root::{
         CasOutcome, DeletedRow, GlobalName, Mark, NewRoot, RootCounts, RootPointer,
         RootPointerStore, RootRow, Stamped, TimeMs,
     },
 };
-
-#[derive(Debug)]
-struct Held {
-    block: Block,
-    epoch: Epoch,
-    marked: Epoch,
-    position: u64,
-}
-
-#[derive(Debug, Default)]
-struct BlocksState {
-    held: BTreeMap<Cid, Held>,
-    epoch: Epoch,
-    position: u64,
-    synced: u64,
-}
-
-/// Blocks in memory.
-#[derive(Debug, Default)]
-pub struct MemoryBlocks {
-    state: Mutex<BlocksState>,
-}
-
-impl MemoryBlocks {
-    /// Forgets every block that was not synced.
-    pub fn crash(&self) {
-        let mut state = self.state.lock();
-        let synced = state.synced;
-        state.held.retain(|_, held| held.position <= synced);
-    }
-
-    /// Returns the block if a power cut would leave it.
-    pub fn get_durable(&self, cid: &Cid) -> Option<Block> {
-        let state = self.state.lock();
-        let held = state.held.get(cid).filter(|held| held.position <= state.synced);
-        held.map(|held| held.block.clone())
-    }
-
-    /// Returns how many blocks are held.
-    pub fn len(&self) -> usize {
-        self.state.lock().held.len()
-    }
-
-    /// Returns whether no block is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-#[async_trait]
-impl BlockStore for MemoryBlocks {
-    async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
-        let mut state = self.state.lock();
-        let mut last = 0;
-        for block in blocks {
-            let len = block.bytes().len();
-            if len > BLOCK_BYTES_MAX {
-                return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
-            }
-            state.position += 1;
-            let (epoch, position) = (state.epoch, state.position);
-            let held = state.held.entry(block.cid()).or_insert_with(|| Held {
-                block: block.clone(),
-                epoch,
-                marked: Epoch::default(),
-                position,
-            });
-            held.epoch = epoch;
-            last = last.max(held.position);
-        }
-        Ok(SyncMark { positions: [last, 0] })
-    }
-
-    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
-        let mut state = self.state.lock();
-        state.synced = state.synced.max(mark.positions[0]);
-        Ok(())
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        Ok(self.state.lock().held.get(cid).map(|held| held.block.clone()))
-    }
-
-    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
-        Ok(self.state.lock().held.get(cid).map(|held| held.block.bytes().len() as u64))
-    }
-
-    fn advance_epoch(&self) -> Epoch {
-        let mut state = self.state.lock();
-        state.epoch.0 += 1;
-        state.epoch
-    }
-
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
-        let mut state = self.state.lock();
-        let mut fresh = Vec::new();
-        for cid in cids {
-            match state.held.get_mut(cid) {
-                Some(held) if held.marked == cut => {}
-                Some(held) => {
-                    held.marked = cut;
-                    fresh.push(*cid);
-                }
-                None if cid.codec() == Codec::Raw => {}
-                None => fresh.push(*cid),
-            }
-        }
-        fresh
-    }
-
-    async fn sweep(&self, _: Position, cut: Epoch, put_before: Epoch) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
-        self.state.lock().held.retain(|_, held| {
-            let is_kept = held.marked == cut || held.epoch >= put_before;
-            if !is_kept {
-                swept.deleted += 1;
-                swept.bytes += held.block.bytes().len() as u64;
-            }
-            is_kept
-        });
-        Ok(swept)
-    }
-
-    async fn list(&self, _: Position) -> Result<Listed, StoreError> {
-        let state = self.state.lock();
-        let sizes = state.held.iter().map(|(cid, held)| (*cid, held.block.bytes().len() as u64));
-        Ok(Listed { blocks: sizes.collect(), next: None })
-    }
-}
 
 /// Rows by bucket and the rules of a swap; shared by every in-process arbiter.
 #[derive(Clone, Debug, Default)]
@@ -396,113 +268,5 @@ impl RootPointerStore for MemoryRoots {
         bucket: &BucketName,
     ) -> Result<Stamped<Option<RootRow>>, StoreError> {
         Ok(self.stamp(|state| state.rows.find(bucket).cloned()))
-    }
-}
-
-/// Versioned records and the rules of a write; shared by every in-process directory.
-#[derive(Clone, Debug, Default)]
-pub struct Records {
-    entries: BTreeMap<(Table, String), Entry>,
-}
-
-impl Records {
-    /// Judges a write without applying it.
-    ///
-    /// # Errors
-    /// The outcome, when the record is at another version; [`StoreError::TooLarge`].
-    pub fn judge(
-        &self,
-        table: Table,
-        name: &str,
-        expected: u64,
-        value: Option<Bytes>,
-    ) -> Result<Result<Entry, WriteOutcome>, StoreError> {
-        let limits =
-            [(name.len(), NAME_BYTES_MAX), (value.as_ref().map_or(0, Bytes::len), VALUE_BYTES_MAX)];
-        for (len, max) in limits {
-            if len > max {
-                return Err(StoreError::TooLarge { len, max });
-            }
-        }
-        let current = self.get(table, name);
-        if current.map_or(0, |entry| entry.version) != expected {
-            return Ok(Err(WriteOutcome::Conflict(current.cloned())));
-        }
-        Ok(Ok(Entry { version: expected + 1, value }))
-    }
-
-    /// Writes an entry that [`Self::judge`] allowed, or one read back from disk.
-    pub fn apply(&mut self, table: Table, name: &str, entry: Entry) {
-        self.entries.insert((table, name.to_owned()), entry);
-    }
-
-    /// Returns one record.
-    pub fn get(&self, table: Table, name: &str) -> Option<&Entry> {
-        self.entries.get(&(table, name.to_owned()))
-    }
-
-    /// Returns records of one table after a name.
-    pub fn list(&self, table: Table, after: Option<&str>, limit: usize) -> Vec<(String, Entry)> {
-        use std::ops::Bound;
-        let from = match after {
-            Some(after) => Bound::Excluded((table, after.to_owned())),
-            None => Bound::Included((table, String::new())),
-        };
-        let of_table = self.entries.range((from, Bound::Unbounded));
-        let of_table = of_table.take_while(|((found, _), _)| *found == table);
-        let live = of_table.filter(|(_, entry)| entry.value.is_some());
-        live.take(limit).map(|((_, name), entry)| (name.clone(), entry.clone())).collect()
-    }
-}
-
-/// A metadata store in memory.
-#[derive(Debug, Default)]
-pub struct MemoryMetadata {
-    records: Mutex<Records>,
-}
-
-impl MemoryMetadata {
-    /// Returns the records there are, for [`Self::restore`].
-    pub fn backup(&self) -> Records {
-        self.records.lock().clone()
-    }
-
-    /// Goes back to earlier records, as a directory does that is restored from a backup.
-    pub fn restore(&self, backup: Records) {
-        *self.records.lock() = backup;
-    }
-}
-
-#[async_trait]
-impl MetadataStore for MemoryMetadata {
-    async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
-        Ok(self.records.lock().get(table, name).cloned())
-    }
-
-    async fn write(
-        &self,
-        table: Table,
-        name: &str,
-        expected: u64,
-        value: Option<Bytes>,
-    ) -> Result<WriteOutcome, StoreError> {
-        let mut records = self.records.lock();
-        Ok(match records.judge(table, name, expected, value)? {
-            Ok(entry) => {
-                let version = entry.version;
-                records.apply(table, name, entry);
-                WriteOutcome::Done(version)
-            }
-            Err(refused) => refused,
-        })
-    }
-
-    async fn list(
-        &self,
-        table: Table,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(String, Entry)>, StoreError> {
-        Ok(self.records.lock().list(table, after, limit))
     }
 }
