@@ -193,7 +193,7 @@ impl Arbiter {
     /// # Errors
     /// [`ServiceError::Full`] or [`ServiceError::Unavailable`]: it stands, but this master's own disk
     /// does not hold it, so nobody may be told of success.
-    pub(crate) async fn commit(&self, head: &Arc<Head>) -> Result<(), ServiceError> {
+    pub(crate) async fn remember_won(&self, head: &Arc<Head>) -> Result<(), ServiceError> {
         let remembered = self.0.guard.commit(head.address(), head).await;
         self.keep(head);
         remembered

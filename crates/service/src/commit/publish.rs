@@ -93,7 +93,7 @@ impl Inner {
                     return Swapped::Failed(ServiceError::Busy(Applied::Unknown));
                 }
                 SwapAnswer::Conflict(current) => {
-                    return self.lost(bucket, current, sealed, is_unknown).await;
+                    return self.judge_conflict(bucket, current, sealed, is_unknown).await;
                 }
                 SwapAnswer::NameTaken => {
                     if !is_unknown {
@@ -156,7 +156,7 @@ impl Inner {
             unanswered.wait = (unanswered.wait * 2).min(RESOLVE_WAIT_MAX);
             match self.arbiter.look_up(bucket).await {
                 Ok(found) if found.pointer() == expected => return None,
-                Ok(found) => return Some(self.lost(bucket, found, sealed, true).await),
+                Ok(found) => return Some(self.judge_conflict(bucket, found, sealed, true).await),
                 Err(error @ ServiceError::Regressed(_)) => {
                     tracing::warn!(%error, "cannot tell what became of a swap");
                     return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
@@ -167,7 +167,7 @@ impl Inner {
     }
 
     /// Tells a swap that was ours after all from one that was lost.
-    async fn lost(
+    async fn judge_conflict(
         &self,
         bucket: &BucketAddress,
         current: Unverified,

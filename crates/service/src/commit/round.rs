@@ -227,7 +227,7 @@ impl Inner {
         mut outcomes: Vec<Outcome>,
         started: Instant,
     ) -> Option<Contention> {
-        if self.arbiter.commit(head).await.is_err() {
+        if self.arbiter.remember_won(head).await.is_err() {
             withhold(&mut outcomes);
         }
         // No base is older than what is known, so this is known twice.
