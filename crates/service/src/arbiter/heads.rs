@@ -44,13 +44,12 @@ impl Arbiter {
     }
 
     /// Returns what a swap may start from without asking first: the swap tells if it is stale. It is
-    /// never older than what this master knows. An arbiter that went back to it would take the swap, and
-    /// `authors` would say that it holds commits which it lacks.
+    /// never older than a state that this master knew, even one that was dropped. An arbiter that went
+    /// back to it would take the swap; and this master would use a version again that it has used
+    /// before, by which `authors` could no longer tell its commits apart.
     pub(crate) fn swap_base(&self, bucket: &BucketAddress) -> Option<Arc<Head>> {
-        let known = self.0.guard.known(bucket);
-        self.0.heads.get(bucket).filter(|head| {
-            known.as_ref().is_none_or(|known| head.row.pointer.version >= known.pointer.version)
-        })
+        let head = self.0.heads.get(bucket)?;
+        self.0.guard.is_newest_known(bucket, head.row.pointer.version).then_some(head)
     }
 
     /// Returns the bucket's state to read from: the current one, or with `FULA_STALE_READS` the
@@ -174,8 +173,10 @@ impl Arbiter {
         }
         self.0.guard.check_root(bucket, asked, &row.pointer, &root)?;
         let head = Arc::new(Head { row, root });
-        self.0.guard.learn(bucket, &head, asked);
-        self.keep(&head);
+        self.0.pins.register_head(&head);
+        if self.0.guard.learn(bucket, &head, asked) {
+            self.keep(&head);
+        }
         Ok(head)
     }
 
@@ -195,13 +196,13 @@ impl Arbiter {
     /// does not hold it, so nobody may be told of success.
     pub(crate) async fn remember_won(&self, head: &Arc<Head>) -> Result<(), ServiceError> {
         let remembered = self.0.guard.commit(head.address(), head).await;
+        self.0.pins.register_head(head);
         self.keep(head);
         remembered
     }
 
-    /// Keeps a head unless a newer one is known, and its blocks as long as somebody holds it.
+    /// Keeps a head unless a newer one is kept.
     fn keep(&self, head: &Arc<Head>) {
-        self.0.pins.register_head(head);
         let known = self.0.heads.get(head.address());
         if known.is_none_or(|known| known.row.pointer.version < head.row.pointer.version) {
             self.0.heads.insert(head.address().clone(), Arc::clone(head));

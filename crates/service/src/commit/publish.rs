@@ -181,8 +181,10 @@ impl Inner {
         }
         match self.arbiter.adopt(bucket, current).await {
             Ok(None) => never_there(is_unknown && !is_faulty),
+            // A swap that was refused outright was not carried out, whoever committed what.
             Ok(Some(head))
-                if !is_faulty
+                if is_unknown
+                    && !is_faulty
                     && head.root.authored(self.arbiter.writer()) >= Some(sealed.root.version) =>
             {
                 Swapped::Won

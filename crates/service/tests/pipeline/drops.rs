@@ -209,6 +209,40 @@ async fn a_bucket_that_is_being_written_to_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_starts_from_a_state_before_the_deletion_is_not_taken_for_carried_out() {
+    let world = World::new(None, None).await;
+    world.make("gone").await.unwrap();
+    // Only one head is kept in memory, so that the reader below reads the root anew.
+    world.put(OTHER, "k", whole(vec![1])).await.unwrap();
+    world.blocks.gets.close();
+    let (learnt, has_learnt) = tokio::sync::oneshot::channel();
+    let reader = async {
+        // It is told of the bucket, and learns of it only during the drop.
+        assert!(matches!(world.get("gone", "k").await, Err(ServiceError::NoSuchKey)));
+        learnt.send(()).unwrap();
+    };
+    let others = async {
+        world.blocks.gets.waited_at().await;
+        world.end("gone").await.unwrap();
+        world.put(OTHER, "k", whole(vec![2])).await.unwrap();
+        world.roots.drops.close();
+        let meanwhile = async {
+            world.roots.drops.waited_at().await;
+            world.blocks.gets.open();
+            has_learnt.await.unwrap();
+            // The version of the deletion is used again if this starts from the first state.
+            let written = world.put("gone", "k", whole(vec![3])).await;
+            assert!(matches!(written, Err(ServiceError::NoSuchBucket)), "{written:?}");
+            world.roots.drops.open();
+        };
+        let (dropped, ()) = tokio::join!(world.drop_all(Duration::ZERO), meanwhile);
+        assert_eq!(dropped, 1);
+    };
+    tokio::join!(reader, others);
+    world.assert_no_alarm();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_swap_that_arrives_after_the_drop_does_not_bring_the_bucket_back() {
     let blocks = Arc::new(MemoryBlocks::default());
     let roots = FaultyRoots::new(&blocks);
@@ -304,8 +338,13 @@ async fn client(world: &World, mut rng: Rng) {
 
 #[test]
 fn drops_race_with_everything_and_break_nothing() {
+    const RACES: u64 = 5;
     let mut raced = [0; 4];
-    for seed in 0..300 {
+    // The rarest of these meet in one of a hundred seeds.
+    for seed in 0..3000 {
+        if seed >= 300 && raced.iter().all(|count| *count >= RACES) {
+            break;
+        }
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_time().start_paused(true).build().unwrap();
         let counts = runtime.block_on(async {
@@ -332,5 +371,5 @@ fn drops_race_with_everything_and_break_nothing() {
         });
         raced.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
-    assert!(raced.iter().all(|count| *count >= 10), "these hardly met: {raced:?}");
+    assert!(raced.iter().all(|count| *count >= RACES), "these hardly met: {raced:?}");
 }

@@ -59,6 +59,8 @@ pub(super) struct SlowBlocks {
     pub(super) inner: MemoryBlocks,
     jitter: Jitter,
     pub(super) unreadable: AtomicBool,
+    /// Of whoever reads a block first.
+    pub(super) gets: Gate,
     /// Whether nothing more fits, and what was put since.
     pub(super) full: Mutex<Option<Vec<Placement>>>,
 }
@@ -88,6 +90,7 @@ impl BlockStore for SlowBlocks {
             return Err(StoreError::Damaged { cid: *cid });
         }
         self.jitter.step().await;
+        self.gets.pass_if_second().await;
         self.inner.get(cid).await
     }
 
@@ -261,7 +264,8 @@ impl World {
         let (unreadable, time) = (AtomicBool::new(false), AtomicU64::new(1000));
         let inner = MemoryBlocks::default();
         let full = Mutex::default();
-        let blocks = Arc::new(SlowBlocks { inner, jitter: jitter(), unreadable, full });
+        let gets = Gate::default();
+        let blocks = Arc::new(SlowBlocks { inner, jitter: jitter(), unreadable, gets, full });
         let inner = MemoryRoots::default();
         let roots = Arc::new(SlowRoots {
             inner,

@@ -62,6 +62,11 @@ impl State {
         has_changed && !self.buckets.contains_key(bucket)
     }
 
+    /// Returns the highest version of any row that was to be dropped.
+    pub(super) fn highest_dropped(&self) -> u64 {
+        self.drops.floor
+    }
+
     fn forget(&mut self, rows: &[DeletedRow]) {
         for row in rows {
             // A later state is of a bucket that was made again.

@@ -390,13 +390,25 @@ impl RollbackGuard {
         Ok(())
     }
 
-    /// Remembers a state that was adopted, unless a newer one is known, or its row may have been dropped
-    /// since it was asked for.
-    pub(crate) fn learn(&self, bucket: &BucketAddress, head: &Head, asked: &Asked) {
+    /// Remembers a state that was adopted, unless a newer one is known. Returns `false` for one whose row
+    /// may have been dropped since it was asked for: it is not remembered.
+    pub(crate) fn learn(&self, bucket: &BucketAddress, head: &Head, asked: &Asked) -> bool {
         let mut state = self.state();
-        if !state.is_outdated(bucket, asked, head.row.pointer.version) {
-            self.remember_head(&mut state, bucket, head);
+        if state.is_outdated(bucket, asked, head.row.pointer.version) {
+            return false;
         }
+        self.remember_head(&mut state, bucket, head);
+        true
+    }
+
+    /// Returns whether no newer state of a bucket than one of `version` was ever known. What was known of
+    /// a bucket that was dropped is forgotten, and was at most as new as the highest that was.
+    pub(crate) fn is_newest_known(&self, bucket: &BucketAddress, version: u64) -> bool {
+        let state = self.state();
+        state
+            .buckets
+            .get(bucket)
+            .map_or(version > state.highest_dropped(), |known| version >= known.pointer.version)
     }
 
     fn remember_head(&self, state: &mut State, bucket: &BucketAddress, head: &Head) {
