@@ -51,6 +51,7 @@ class Gateway:
             banner += line
             if "aws s3 cp" in line:
                 break
+        self.banner = banner
         found = re.search(r"serves S3 on (https?)://(\S+)", banner)
         if not found:
             raise AssertionError(f"the gateway did not start; see {log.name}\n{banner}")

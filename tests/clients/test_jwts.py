@@ -79,7 +79,10 @@ def test_jwts_of_a_key_set_that_is_rotated(tmp_path):
     assert me["user"] == "https://issuer.example\\0bob"
     for wrong in ({"iss": "https://other.example"}, {"aud": "other"}):
         assert code(call(gateway, "GET", "/", token=issuer.token(**wrong))) == (403, "AccessDenied")
-    gateway.fula("revoke", "user", "eve", "--issuer", "https://issuer.example")
+    eve = ("revoke", "user", "eve", "--issuer", "https://issuer.example")
+    unseen = gateway.fula(*eve, check=False)
+    assert unseen.returncode == 1 and "add --yes" in unseen.stderr
+    gateway.fula(*eve, "--yes")
     assert code(call(gateway, "GET", "/", token=issuer.token(sub="eve"))) == (403, "AccessDenied")
     assert call(gateway, "GET", "/", token=old)[0] == 200
     issuer.rotate("second")

@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 pub async fn answer<B>(
     request: &Request<B>,
     metrics: &PrometheusHandle,
-    readiness: impl Future<Output = Result<(), &'static str>>,
+    readiness: impl Future<Output = Result<(), String>>,
     refresh: impl FnOnce(),
 ) -> Response<Full<bytes::Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {

@@ -140,7 +140,8 @@ async fn exchange(
         return Err(invalid("RoleSessionName is 2 to 64 letters, digits and _=,.@- characters."));
     }
     let life = asked.life()?;
-    let token = asked.token.as_deref().unwrap_or_default();
+    // A token out of a file often ends in a line end.
+    let token = asked.token.as_deref().unwrap_or_default().trim_ascii();
     let inspected = auth_layer.check_private(extensions);
     let verified = match inspected.and_then(|()| auth_layer.authenticator().inspect(token)) {
         Ok(verified) => verified,

@@ -3,10 +3,12 @@
 //!
 //! One JSON object a line each way. Whoever can open the socket (mode 0600) owns the data anyway.
 
+mod users;
+
 use std::{collections::HashSet, path::Path, sync::Arc};
 
 use fula_core::{OwnerId, root::RootRow};
-use fula_service::{Recovery, access::Identity, auth::Revoked, error::chain, fsck, history};
+use fula_service::{Recovery, auth::Revoked, error::chain, fsck, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -14,6 +16,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
+pub(crate) use self::users::user_id;
 use crate::{
     files::{self, FileError},
     gc,
@@ -57,6 +60,8 @@ pub(crate) enum Request {
     Revoke {
         /// What.
         revoked: Revoked,
+        /// Whether a user is revoked of whom nothing was ever seen.
+        is_certain: bool,
     },
     /// List what was revoked.
     RevokeList,
@@ -140,11 +145,9 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, Refused>
             if let Some(max) = keys_per_user {
                 keys.set_keys_max(max);
             }
-            let now = node.service.arbiter().now().await?;
-            let (info, secret) = keys.create(&user, now).await?;
-            Ok(json!({"id": info.id, "user": info.user, "secret": secret.expose()}))
+            users::create_key(node, &user).await
         }
-        Request::KeysList { user } => Ok(json!(keys.list(user.as_deref()).await?)),
+        Request::KeysList { user } => users::list_keys(node, user.as_deref()).await,
         Request::KeysRevoke { id, user } => {
             if !keys.exists(&id, user.as_deref()).await? {
                 return Err(Refused(format!("there is no access key {id}")));
@@ -152,7 +155,10 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, Refused>
             revoke(node, Revoked::Key(id.clone())).await?;
             Ok(json!({"revoked": id}))
         }
-        Request::Revoke { revoked } => {
+        Request::Revoke { revoked, is_certain } => {
+            if !is_certain {
+                users::check_seen(node, &revoked).await?;
+            }
             revoke(node, revoked.clone()).await?;
             Ok(json!({"revoked": revoked}))
         }
@@ -271,7 +277,7 @@ async fn all_rows(node: &Node) -> Result<Vec<RootRow>, Refused> {
 }
 
 async fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootRow, Refused> {
-    let owner: Option<OwnerId> = user.map(|user| Identity::of_user(&format!("key:{user}")).owner);
+    let owner: Option<OwnerId> = user.map(|user| OwnerId::of_user(&user_id(user)));
     let mut rows: Vec<RootRow> = all_rows(node)
         .await?
         .into_iter()

@@ -14,6 +14,9 @@ use fula_service::{
 use rustix::fs::Mode;
 use zeroize::Zeroizing;
 
+/// Name of a data directory's own sealing key.
+const SEALING_KEY: &str = "secrets.key";
+
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
@@ -105,13 +108,19 @@ pub(crate) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
+/// Returns whether a data directory has a sealing key of its own.
+pub(crate) fn has_sealing_key(data_dir: &Path) -> Result<bool, FileError> {
+    let path = data_dir.join(SEALING_KEY);
+    path.try_exists().map_err(|error| FileError::Io(path, error))
+}
+
 /// Reads the sealing key; makes it first when it is the data directory's own and not there yet.
 pub(crate) fn sealing_key(
     data_dir: &Path,
     file: Option<&Path>,
     random: &Random,
 ) -> Result<SealingKey, FileError> {
-    let own = data_dir.join("secrets.key");
+    let own = data_dir.join(SEALING_KEY);
     let path = file.unwrap_or(&own);
     let failed = |error| FileError::Io(path.to_owned(), error);
     if file.is_none() && !path.try_exists().map_err(failed)? {

@@ -10,6 +10,7 @@ mod gc;
 mod jwks;
 mod keystore;
 mod node;
+mod readiness;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,10 @@
 //! Putting the pieces together: the stores that the settings name, and the service on them.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use fula_core::{
@@ -47,6 +51,18 @@ pub(crate) enum NodeError {
     /// What this master remembers cannot be read, or the arbiter does not answer.
     #[error("cannot find out how far the arbiter had come")]
     Memory(#[from] ServiceError),
+    /// Name the database, or begin with another directory.
+    #[error(
+        "the data directory {0} belongs to a master of a shared arbiter, whose buckets it does not hold; \
+         set FULA_DATABASE_URL, or choose another --data-dir"
+    )]
+    OfSharedArbiter(PathBuf),
+    /// Restore the key from a backup.
+    #[error(
+        "{0} holds access keys, and secrets.key, under which they are sealed, is missing; copy it back \
+         from a backup, or name its file with FULA_SECRETS_KEY_FILE"
+    )]
+    NoSealingKey(PathBuf),
     /// Use the key that the other masters use.
     #[error(
         "{0} is not the key that this arbiter's secrets are sealed under; copy the key file of \
@@ -111,6 +127,7 @@ impl Node {
         let store = tokio::task::block_in_place(|| {
             LocalStore::open(data_dir, system_clock(), despite_damage)
         })?;
+        check_purpose_of(data_dir, &store, backends).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
         let shared_blocks = match &backends.blocks_url {
             Some(url) => Some(Arc::new(ObjectBlocks::open(url)?)),
@@ -177,6 +194,26 @@ impl Node {
     pub(crate) fn roots(&self) -> &Arc<dyn RootPointerStore> {
         self.service.arbiter().unchecked()
     }
+}
+
+/// Refuses a data directory that was used differently: with a shared arbiter, or with a sealing key that
+/// is gone.
+async fn check_purpose_of(
+    data_dir: &Path,
+    store: &LocalStore,
+    backends: &Backends,
+) -> Result<(), NodeError> {
+    let has_any = async |table| -> Result<bool, StoreError> {
+        Ok(!store.metadata.list(table, None, 1).await?.is_empty())
+    };
+    if backends.shared.is_none() && has_any(Table::Remembered).await? {
+        return Err(NodeError::OfSharedArbiter(data_dir.to_owned()));
+    }
+    let is_sealed = has_any(Table::Keys).await? || has_any(Table::Sessions).await?;
+    if is_sealed && backends.secrets_key_file.is_none() && !files::has_sealing_key(data_dir)? {
+        return Err(NodeError::NoSealingKey(data_dir.to_owned()));
+    }
+    Ok(())
 }
 
 /// A shared arbiter, and what its masters agreed on.

@@ -14,7 +14,7 @@ use std::{os::unix::fs::MetadataExt, path::Path};
 pub use local::{LocalBlocks, LocalMetadata, LocalRoots, LocalStore, OpenError};
 pub use log::{Damage, Recovery, Room};
 pub use objects::{ObjectBlocks, ObjectStoreError};
-pub use postgres::{PostgresArbiter, PostgresError};
+pub use postgres::{PostgresArbiter, PostgresError, place_of};
 
 /// Warns of a directory of data that is open to others than its owner.
 fn warn_if_open(dir: &Path) {

@@ -18,7 +18,7 @@ pub(crate) struct KeysArgs {
 pub(crate) enum KeysCommand {
     /// Make a key for a user and print its secret, which is not shown again
     Create {
-        /// Whose requests the key signs; users exist by having a key
+        /// Whose requests the key signs, with or without key: in front; users exist by having a key
         #[arg(long)]
         user: String,
         /// Most access keys of one user, where no gateway runs; a running gateway uses its own limit
@@ -69,13 +69,20 @@ pub(crate) enum RevokeCommand {
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Everything of a user of an access key (key:NAME), or of the sub of a JWT
+    /// Everything of a user: of access keys, of a wallet, or with --jwt or --issuer of a JWT
     User {
-        /// User id, or the sub of a JWT
+        /// Name of a user of access keys, with or without key: in front, address of a wallet, or
+        /// sub of a JWT
         user: String,
-        /// The iss of a JWT that is verified with a key set
+        /// USER is the sub of a JWT that is verified with `FULA_JWT_SECRET_FILE`
+        #[arg(long, conflicts_with = "issuer")]
+        jwt: bool,
+        /// USER is the sub of a JWT that is verified with a key set, and this is its iss
         #[arg(long, value_name = "ISS")]
         issuer: Option<String>,
+        /// Revoke a user who has neither access keys nor buckets, too
+        #[arg(long)]
+        yes: bool,
         /// Only what was issued before this time: seconds since 1970, or `now`
         #[arg(long, value_name = "TIME")]
         issued_before: Option<String>,
@@ -168,7 +175,7 @@ pub(crate) enum RootsCommand {
     Log {
         /// The bucket
         bucket: String,
-        /// Whose bucket, when several users have one of this name
+        /// Whose bucket, when several users have one of this name: a user of access keys, or a wallet
         #[arg(long)]
         user: Option<String>,
         /// Most commits to show
@@ -185,6 +192,8 @@ pub(crate) enum RootsCommand {
         common: AdminArgs,
     },
     /// Say how a recovery stands; with --force, go on without masters that do not answer
+    ///
+    /// Exits with 0 when the arbiter is trusted, and with 1 while it is in doubt.
     Heal {
         /// Heal with what the masters said so far: what only others know of is lost
         #[arg(long)]

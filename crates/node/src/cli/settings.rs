@@ -9,7 +9,7 @@ use clap::{ArgAction::Set, Args, ValueEnum};
 use fula_gateway::WireLimits;
 use fula_service::{Limits, auth::SESSIONS_MAX, limits::KEYS_PER_USER};
 
-use super::value::{Size, Time, above_zero, from_one, switch};
+use super::value::{Size, Time, above_zero, from_one, listen_address, switch};
 
 /// Settings of `fula gateway`. Each can also be set in the environment, or in the TOML file under
 /// the same name in lower case without FULA_; a flag wins over the environment, which wins over
@@ -19,15 +19,22 @@ pub(crate) struct GatewaySettings {
     /// TOML file with settings [default: none]
     #[arg(long, env = "FULA_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Address to serve S3 on
-    #[arg(long, env = "FULA_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9000")]
+    /// Address to serve S3 on: IP:PORT, localhost:PORT, or :PORT for every IPv4 interface
+    #[arg(
+        long,
+        env = "FULA_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:9000",
+        value_parser = listen_address
+    )]
     pub(crate) listen: SocketAddr,
     /// Address of health, readiness and metrics
     #[arg(
         long,
         env = "FULA_ADMIN_LISTEN",
         value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:9001"
+        default_value = "127.0.0.1:9001",
+        value_parser = listen_address
     )]
     pub(crate) admin_listen: SocketAddr,
     #[command(flatten)]

@@ -1,6 +1,11 @@
 //! Values of options: times, sizes and switches.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 use parse_size::ByteSuffix;
 
@@ -67,6 +72,21 @@ impl fmt::Display for Size {
     }
 }
 
+/// Parses an address to listen on: an IP address and a port, `localhost:9000`, or `:9000` for every
+/// IPv4 interface.
+pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    let named = text.rsplit_once(':').and_then(|(host, port)| {
+        let ip = match host {
+            "" => Ipv4Addr::UNSPECIFIED,
+            "localhost" => Ipv4Addr::LOCALHOST,
+            _ => return None,
+        };
+        Some(SocketAddr::new(IpAddr::V4(ip), port.parse().ok()?))
+    });
+    let invalid = "an address is IP:PORT, localhost:PORT, or :PORT for every IPv4 interface";
+    named.or_else(|| text.parse().ok()).ok_or(invalid)
+}
+
 /// Parses what is on or off.
 pub(crate) fn switch(text: &str) -> Result<bool, &'static str> {
     match text.to_ascii_lowercase().as_str() {
@@ -84,6 +104,21 @@ pub(crate) fn from_one() -> clap::builder::RangedU64ValueParser {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_to_listen_on_may_name_the_machine_or_no_host() {
+        for (text, expected) in [
+            ("127.0.0.1:9000", "127.0.0.1:9000"),
+            ("[::1]:9000", "[::1]:9000"),
+            ("localhost:9000", "127.0.0.1:9000"),
+            (":9000", "0.0.0.0:9000"),
+        ] {
+            assert_eq!(listen_address(text).unwrap().to_string(), expected);
+        }
+        for text in ["", "9000", "localhost", "localhost:", ":", ":70000", "example.org:9000"] {
+            assert!(listen_address(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_read_and_printed() {

@@ -128,7 +128,8 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
             finish(common.json, keys, |keys| {
                 for key in keys.as_array().into_iter().flatten() {
                     let (id, user) = (text(key, "id"), text(key, "user"));
-                    println!("{id:<24} {user:<24} {}", when(key, "created"));
+                    let revoked = if key["revoked"] == true { "  revoked" } else { "" };
+                    println!("{id:<24} {user:<24} {}{revoked}", when(key, "created"));
                 }
             })
         }
@@ -141,15 +142,22 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
 
 /// Runs `fula revoke`.
 pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
+    let mut is_certain = false;
     let (revoked, common) = match args.command {
         RevokeCommand::Wallet { address, issued_before, common } => {
+            is_certain = true;
             let wallet = Address::parse(&address).map(|wallet| wallet.to_string());
             let wallet = wallet.ok_or_else(|| "a wallet is 0x and 40 hex digits".to_owned());
             (wallet.and_then(|wallet| of_user(wallet, issued_before)), common)
         }
-        RevokeCommand::User { user, issuer, issued_before, common } => {
-            // As tokens of a key set are known (docs/format.md).
-            let user = issuer.map_or(user.clone(), |issuer| format!("{issuer}\0{user}"));
+        RevokeCommand::User { user, jwt, issuer, issued_before, yes, common } => {
+            is_certain = yes;
+            let user = match issuer {
+                // As tokens of a key set are known (docs/format.md).
+                Some(issuer) => format!("{issuer}\0{user}"),
+                None if jwt => user,
+                None => admin::user_id(&user),
+            };
             (of_user(user, issued_before), common)
         }
         RevokeCommand::Token { token, common } => (read_token(&token), common),
@@ -164,7 +172,7 @@ pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
         }
     };
     let revoked = match revoked {
-        Ok(revoked) => perform(&common, Request::Revoke { revoked }).await,
+        Ok(revoked) => perform(&common, Request::Revoke { revoked, is_certain }).await,
         Err(text) => Err(text),
     };
     finish(common.json, revoked, |done| println!("revoked {}", done["revoked"]))
@@ -235,7 +243,9 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
         }
         RootsCommand::Heal { force, common } => {
             let healed = perform(&common, Request::RootsHeal { force }).await;
-            finish(common.json, healed, show_recovery)
+            let is_in_doubt = healed.as_ref().is_ok_and(|status| status["alarm"].is_string());
+            let shown = finish(common.json, healed, show_recovery);
+            if is_in_doubt { ExitCode::FAILURE } else { shown }
         }
         RootsCommand::Merge { bucket, user, apply, common } => {
             let merged = perform(&common, Request::RootsMerge { bucket, user, apply }).await;

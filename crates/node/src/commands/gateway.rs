@@ -18,6 +18,7 @@ use crate::{
     files::{self, FileError},
     gc, jwks,
     node::{Node, NodeError, Purpose},
+    readiness,
 };
 
 /// User that the first key belongs to.
@@ -88,7 +89,8 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let answer_admin = move |request: http::Request<_>| {
         let (node, recorder) = (Arc::clone(&admin_node), recorder.clone());
         async move {
-            wire_admin::answer(&request, &recorder, readiness(&node), || count_work(&node)).await
+            let readiness = readiness::check(&node);
+            wire_admin::answer(&request, &recorder, readiness, || count_work(&node)).await
         }
     };
     let grace = config.shutdown_grace;
@@ -131,18 +133,6 @@ async fn open_node(config: &GatewayConfig) -> Result<Node, StartError> {
         jwks::start(source.clone(), authenticator.clone()).await.map_err(StartError::Jwks)?;
     }
     Ok(node)
-}
-
-/// Returns whether requests can be served, or why not.
-async fn readiness(node: &Node) -> Result<(), &'static str> {
-    if node.store.has_failed() {
-        return Err("the log failed: check the disk, then restart");
-    }
-    if node.service.arbiter().guard().disk_failure().is_some() {
-        return Err("this master's own data directory cannot be written: see its log");
-    }
-    let asked = node.roots().get_roots(&[]).await;
-    asked.map(drop).map_err(|_| "the arbiter does not answer")
 }
 
 /// Starts what a gateway does besides answering requests.
@@ -214,6 +204,8 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
     println!(
         "Fula {version} serves S3 on {scheme}://{s3}\n\n\
          \x20 data         {data}\n\
+         \x20 arbiter      {arbiter}\n\
+         \x20 blocks       {blocks}\n\
          \x20 credentials  {credentials}\n\
          \x20 health       http://{admin}/healthz  /readyz  /metrics\n\n\
          Paste this to use it:\n\n\
@@ -225,6 +217,8 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
         s3 = address(listener),
         admin = address(admin),
         data = data_dir.display(),
+        arbiter = config.backends.arbiter_name(),
+        blocks = config.backends.blocks_name(),
         credentials = credentials.display(),
         region = config.wire.region,
     );

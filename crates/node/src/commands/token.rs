@@ -1,6 +1,10 @@
 //! `fula token`: makes wallet tokens. Talks to no gateway.
 
-use std::{io::Read, path::Path, process::ExitCode};
+use std::{
+    io::{IsTerminal, Read, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 use fula_identity::{
     Address, Scope, Seconds,
@@ -21,11 +25,12 @@ use crate::{
 
 /// Runs `fula token`.
 pub(crate) fn run(args: TokenArgs) -> ExitCode {
-    match carry_out(args.command) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
+    let written = carry_out(args.command).and_then(|printed| {
+        let written = printed.write();
+        written.map_err(|error| format!("cannot write to standard output: {error}"))
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
             eprintln!("fula: {text}");
             ExitCode::FAILURE
@@ -33,7 +38,26 @@ pub(crate) fn run(args: TokenArgs) -> ExitCode {
     }
 }
 
-fn carry_out(command: TokenCommand) -> Result<String, String> {
+/// What a command prints.
+enum Printed {
+    /// Text of one or more lines.
+    Lines(String),
+    /// A token, which some tools send with the line end that stands behind it in a file.
+    Token(String),
+}
+
+impl Printed {
+    fn write(&self) -> std::io::Result<()> {
+        let mut out = std::io::stdout();
+        match self {
+            Self::Token(token) if !out.is_terminal() => out.write_all(token.as_bytes())?,
+            Self::Token(text) | Self::Lines(text) => writeln!(out, "{text}")?,
+        }
+        out.flush()
+    }
+}
+
+fn carry_out(command: TokenCommand) -> Result<Printed, String> {
     match command {
         TokenCommand::Keygen { file, password_file } => {
             let password = password(password_file.as_deref(), true)?;
@@ -49,7 +73,7 @@ fn carry_out(command: TokenCommand) -> Result<String, String> {
             let text = keystore::encrypt(&wallet, &password, &random);
             let text = text.map_err(|error| error.to_string())?;
             files::write_new(&file, &text).map_err(|error| error.to_string())?;
-            Ok(wallet.address().to_string())
+            Ok(Printed::Lines(wallet.address().to_string()))
         }
         TokenCommand::Mint { key_file, password_file, claims, output } => {
             let text = std::fs::read_to_string(&key_file)
@@ -62,7 +86,7 @@ fn carry_out(command: TokenCommand) -> Result<String, String> {
         }
         TokenCommand::TypedData { wallet, claims } => {
             let wallet = Address::parse(&wallet).ok_or("a wallet is 0x and 40 hex digits")?;
-            Ok(format!("{:#}", claimed(wallet, &claims)?.to_typed_data()))
+            Ok(Printed::Lines(format!("{:#}", claimed(wallet, &claims)?.to_typed_data())))
         }
         TokenCommand::Assemble { typed_data, signature, output } => {
             let claims = read_typed_data(&typed_data)?;
@@ -154,14 +178,14 @@ fn claims_of(message: &Value) -> Option<Claims> {
 }
 
 /// Returns a token in the form asked for.
-fn print(token: &str, exp: Seconds, output: TokenOutput) -> String {
+fn print(token: &str, exp: Seconds, output: TokenOutput) -> Printed {
     let secret = fula_identity::secret_of(token);
     match output {
-        TokenOutput::Bearer => token.to_owned(),
-        TokenOutput::Env => format!(
+        TokenOutput::Bearer => Printed::Token(token.to_owned()),
+        TokenOutput::Env => Printed::Lines(format!(
             "export AWS_ACCESS_KEY_ID={token}\nexport AWS_SECRET_ACCESS_KEY={secret}\n\
              unset AWS_SESSION_TOKEN"
-        ),
+        )),
         TokenOutput::CredentialProcess => {
             let expires = OffsetDateTime::from_unix_timestamp(i64::try_from(exp).unwrap_or(0));
             let expires = expires.ok().and_then(|time| time.format(&Rfc3339).ok());
@@ -171,7 +195,7 @@ fn print(token: &str, exp: Seconds, output: TokenOutput) -> String {
                 "SecretAccessKey": secret,
                 "Expiration": expires,
             });
-            printed.to_string()
+            Printed::Lines(printed.to_string())
         }
     }
 }

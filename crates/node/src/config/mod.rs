@@ -123,6 +123,20 @@ impl Backends {
         let data_dir = data_dir(data)?;
         Ok(Self { data_dir, secrets_key_file, blocks_url, shared })
     }
+
+    /// Returns which arbiter this is, for a person.
+    pub(crate) fn arbiter_name(&self) -> String {
+        let Some(shared) = &self.shared else {
+            return "embedded, in the data directory".to_owned();
+        };
+        let place = fula_stores::place_of(&shared.database_url).unwrap_or_default();
+        format!("Postgres at {place}, shared")
+    }
+
+    /// Returns which block store this is, for a person. A URL that names one holds no password.
+    pub(crate) fn blocks_name(&self) -> &str {
+        self.blocks_url.as_deref().unwrap_or("in the data directory")
+    }
 }
 
 /// A gateway's settings, valid by construction.

@@ -21,10 +21,11 @@ pub struct Commit {
     pub deleted: bool,
 }
 
-/// Returns up to `limit` commits from `root` backwards; ends where a root block is gone.
+/// Returns up to `limit` commits from `root` backwards; ends where the root block of an earlier one is gone.
 ///
 /// # Errors
-/// [`StoreError`] of a root block that is there but cannot be read.
+/// [`StoreError::Missing`] when `root` itself is gone; [`StoreError`] of a root block that cannot be
+/// read.
 pub async fn log(
     blocks: &dyn BlockStore,
     root: Cid,
@@ -36,7 +37,11 @@ pub async fn log(
         if commits.len() == limit {
             break;
         }
-        let Some(block) = blocks.get(&cid).await? else { break };
+        let block = match blocks.get(&cid).await? {
+            Some(block) => block,
+            None if commits.is_empty() => return Err(StoreError::Missing { cid }),
+            None => break,
+        };
         let found = BucketRoot::from_block(&block)?;
         next = found.parent;
         let author = found.authors.iter().find(|author| author.version == found.version);

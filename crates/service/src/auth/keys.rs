@@ -32,6 +32,16 @@ use crate::{
 /// Prefix of the user ids of operator-made keys.
 const USER_PREFIX: &str = "key:";
 
+/// Returns the id of the user whose access keys are meant by a name, with or without `key:`.
+pub fn user_of(name: &str) -> String {
+    if name.starts_with(USER_PREFIX) { name.to_owned() } else { format!("{USER_PREFIX}{name}") }
+}
+
+/// Returns the name in the id of a user of access keys.
+fn name_in(user: &str) -> &str {
+    user.strip_prefix(USER_PREFIX).unwrap_or(user)
+}
+
 /// Characters of generated ids, and of secrets: no look-alikes, nothing to escape.
 const ID_CHARACTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
@@ -124,6 +134,7 @@ impl KeyRing {
     /// [`ServiceError::InvalidArgument`] for a bad name, or a user who has as many keys as a user may
     /// have; [`ServiceError::Unavailable`].
     pub async fn create(&self, name: &str, now: TimeMs) -> Result<(KeyInfo, Secret), ServiceError> {
+        let name = name_in(name);
         let max = self.keys_max.load(Ordering::Relaxed);
         if self.list(Some(name)).await?.len() >= max {
             return Err(ServiceError::InvalidArgument(format!(
@@ -244,7 +255,7 @@ impl KeyRing {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn list(&self, name: Option<&str>) -> Result<Vec<KeyInfo>, ServiceError> {
-        let user = name.map(|name| format!("{USER_PREFIX}{name}"));
+        let user = name.map(user_of);
         let mut keys = Vec::new();
         let mut after: Option<String> = None;
         loop {
@@ -277,7 +288,7 @@ impl KeyRing {
         };
         let Some(value) = entry.value else { return Ok(None) };
         let user = parse(&value)?.user;
-        if name.is_some_and(|name| format!("{USER_PREFIX}{name}") != user) {
+        if name.is_some_and(|name| user_of(name) != user) {
             let text = format!("access key {id} belongs to {user}");
             return Err(ServiceError::InvalidArgument(text));
         }

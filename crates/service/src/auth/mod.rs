@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 
 use self::sessions::Slots;
 pub use self::{
-    keys::{AccessKey, KeyInfo, KeyRing},
+    keys::{AccessKey, KeyInfo, KeyRing, user_of},
     proof::{AuthMethod, COMMIT_ALLOWANCE, CredentialCheck, Proof},
     revocations::{Revocation, Revocations, Revoked},
     sealing::{InvalidSealingKey, SealingKey, Secret},

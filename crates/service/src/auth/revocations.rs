@@ -314,6 +314,13 @@ impl Revocations {
         set.all.iter().cloned().collect()
     }
 
+    /// Returns whether a key of a user is refused, as far as this master has heard: one that is made at a
+    /// time, in milliseconds since 1970, with or without an id.
+    pub fn refuses_key(&self, user: &str, created: TimeMs, id: Option<&str>) -> bool {
+        let subject = RevocationSubject { user, issued: created / 1000, digest: None, key_id: id };
+        self.set.read().refuses(subject)
+    }
+
     /// Returns whether a credential was revoked.
     ///
     /// # Errors

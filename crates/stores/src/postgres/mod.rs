@@ -23,7 +23,9 @@ use fula_core::{
 };
 use sqlx::{Row, postgres::PgRow};
 
-pub use self::{metadata::PostgresMetadata, roots::PostgresRoots, schema::MarkSource};
+pub use self::{
+    metadata::PostgresMetadata, roots::PostgresRoots, schema::MarkSource, url::place_of,
+};
 use self::{
     sessions::{Connections, Session},
     statement::{Statement, durable},

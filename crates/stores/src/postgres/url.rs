@@ -49,9 +49,38 @@ pub(super) fn check(text: &str) -> Result<(), PostgresError> {
     Ok(())
 }
 
+/// Returns where a database is, `HOST/DATABASE`, without user, password and parameters; `None` for a URL
+/// that is refused.
+pub fn place_of(text: &str) -> Option<String> {
+    check(text).ok()?;
+    let url = Url::parse(text).ok()?;
+    let parameter = |wanted| {
+        let found = url.query_pairs().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.into_owned())
+    };
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    let host = url.host_str().filter(|host| !host.is_empty()).map(|host| format!("{host}{port}"));
+    let host = parameter("host").or(host).unwrap_or_else(|| "localhost".to_owned());
+    let database = Some(url.path().trim_start_matches('/')).filter(|name| !name.is_empty());
+    let database = parameter("dbname").or(database.map(str::to_owned));
+    Some(format!("{host}/{}", database.unwrap_or_default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_place_of_a_database_shows_no_password() {
+        for (url, place) in [
+            ("postgres://fula:hush@db:5433/fula?sslmode=require", "db:5433/fula"),
+            ("postgres://fula:hush@db/fula?password=hush", "db/fula"),
+            ("postgres:///fula?host=/run/postgresql&user=fula", "/run/postgresql/fula"),
+        ] {
+            assert_eq!(place_of(url).as_deref(), Some(place));
+        }
+        assert_eq!(place_of("postgres://fula:hu@sh@db/@fula"), None);
+    }
 
     #[test]
     fn urls_that_may_show_a_password_are_refused() {

@@ -1,0 +1,44 @@
+//! Whether requests can be served, and if not, why: what `/readyz` answers.
+
+use std::time::Duration;
+
+use fula_core::{Cid, Codec};
+use fula_service::error::chain;
+use tokio::time::timeout;
+
+use crate::node::Node;
+
+/// Time after which a store that does not answer counts as unusable.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Checks that reads and writes can be served.
+///
+/// # Errors
+/// Why they cannot, and what to look at.
+pub(crate) async fn check(node: &Node) -> Result<(), String> {
+    if node.store.has_failed() {
+        return Err("the log failed: check the disk, then restart".to_owned());
+    }
+    let guard = node.service.arbiter().guard();
+    if let Some(failure) = guard.disk_failure() {
+        return Err(format!(
+            "this master's own data directory cannot be written: {}",
+            chain(&failure)
+        ));
+    }
+    if let Some(alarm) = guard.alarm() {
+        return Err(format!("the arbiter is in doubt: {}; see fula roots show", alarm.reason));
+    }
+    match timeout(PATIENCE, node.roots().get_roots(&[])).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Err(format!("the arbiter does not answer: {}", chain(&error))),
+        Err(_) => return Err(format!("the arbiter does not answer within {PATIENCE:?}")),
+    }
+    // Whether it is there does not matter: the store has to say.
+    let nothing = Cid::of(Codec::Raw, b"");
+    match timeout(PATIENCE, node.nodes.blocks().size(&nothing)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("the block store does not answer: {}", chain(&error))),
+        Err(_) => Err(format!("the block store does not answer within {PATIENCE:?}")),
+    }
+}

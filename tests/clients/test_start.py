@@ -1,0 +1,116 @@
+"""What a start says, what it refuses, and what /readyz tells about a gateway that runs."""
+
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+from conftest import FULA, Gateway
+from masters import admin, federation, signed
+
+
+def refusal(data_dir, listen="127.0.0.1:0"):
+    """What a gateway says that does not start."""
+    command = [FULA, "gateway", "--data-dir", data_dir, "--listen", listen, "--admin-listen", "127.0.0.1:0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2), done.stdout
+    return done.stderr
+
+
+def readiness(gateway):
+    try:
+        answer = urllib.request.urlopen(f"{gateway.admin}/readyz", timeout=30)
+    except urllib.error.HTTPError as error:
+        answer = error
+    return answer.status, answer.read().decode()
+
+
+def test_addresses_may_name_localhost_or_no_host(tmp_path):
+    for n, (listen, serves) in enumerate([("localhost:0", "127.0.0.1:"), (":0", "0.0.0.0:")]):
+        gateway = Gateway(tmp_path / str(n))
+        gateway.listen = listen
+        with gateway.start():
+            assert gateway.listen.startswith(serves)
+    assert "localhost:PORT" in refusal(tmp_path / "none", "example.org:9000")
+
+
+def test_the_banner_says_which_arbiter_and_which_blocks(own_gateway, federation):
+    assert "arbiter      embedded, in the data directory" in own_gateway.banner
+    assert "blocks       in the data directory" in own_gateway.banner
+    shared = federation.gateway("one")
+    assert "arbiter      Postgres at 127.0.0.1:" in shared.banner
+    assert f"blocks       file://{federation.tmp}/blocks" in shared.banner
+    assert "password" not in shared.banner and "@" not in shared.banner.split("Paste")[0]
+
+
+def test_a_directory_of_a_master_is_not_served_without_its_database(federation):
+    master = federation.gateway("one")
+    master.client().create_bucket(Bucket="bucket")
+    master.stop()
+    refused = refusal(master.data_dir)
+    assert "set FULA_DATABASE_URL" in refused and str(master.data_dir) in refused
+    # Nothing was changed: with its database the directory is as it was.
+    master.start(env=master.shared)
+    assert [b["Name"] for b in master.client().list_buckets()["Buckets"]] == ["bucket"]
+
+
+def test_keys_without_the_key_that_seals_them_are_refused(own_gateway):
+    own_gateway.client().create_bucket(Bucket="bucket")
+    own_gateway.stop()
+    key = own_gateway.data_dir / "secrets.key"
+    aside = own_gateway.data_dir.parent / "aside"
+    shutil.move(key, aside)
+    refused = refusal(own_gateway.data_dir)
+    assert "secrets.key" in refused and "backup" in refused and not key.exists()
+    listed = own_gateway.fula("keys", "list", check=False)
+    assert listed.returncode == 1 and "secrets.key" in listed.stderr and not key.exists()
+    shutil.move(aside, key)
+    own_gateway.start()
+    own_gateway.client().head_bucket(Bucket="bucket")
+
+
+def test_readyz_says_which_part_is_away(federation):
+    master = federation.gateway("one")
+    assert readiness(master) == (200, "ready\n")
+    blocks = federation.tmp / "blocks"
+    blocks.rename(federation.tmp / "away")
+    blocks.write_text("a file where the directory was")
+    status, why = readiness(master)
+    assert status == 503 and "the block store does not answer" in why
+    blocks.unlink()
+    (federation.tmp / "away").rename(blocks)
+    assert readiness(master) == (200, "ready\n")
+    federation.postgres.stop()
+    status, why = readiness(master)
+    assert status == 503 and "the arbiter does not answer" in why
+
+
+def test_a_master_in_doubt_says_so_everywhere(federation):
+    one, two = federation.gateway("one"), federation.gateway("two")
+    one.client().create_bucket(Bucket="bucket")
+    backup = federation.tmp / "backup"
+    federation.postgres.tell("crash")
+    federation.postgres.tell(f"backup {backup}")
+    federation.postgres.tell("launch")
+    deadline = time.monotonic() + 30
+    while signed(one, "PUT", "/bucket/after", b"2")[0] != 200:
+        assert time.monotonic() < deadline
+    # A master that is away: what it remembers is waited for.
+    two.kill()
+    federation.postgres.tell("crash")
+    federation.postgres.tell(f"restore {backup}")
+    federation.postgres.tell("launch")
+    while "in doubt" not in (said := readiness(one))[1]:
+        assert time.monotonic() < deadline, said
+    assert said[0] == 503 and "fula roots show" in said[1]
+    while "is waited for" not in (waiting := admin(one, "roots", "heal")).stdout:
+        assert time.monotonic() < deadline, waiting.stderr
+    assert waiting.returncode == 1
+    healed = admin(one, "roots", "heal", "--force")
+    while healed.returncode != 0:
+        assert time.monotonic() < deadline, healed.stdout + healed.stderr
+        healed = admin(one, "roots", "heal")
+    assert "the arbiter is trusted" in healed.stdout
+    assert readiness(one) == (200, "ready\n")
+    assert signed(one, "GET", "/bucket/after")[2] == b"2"
