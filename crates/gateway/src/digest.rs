@@ -5,9 +5,9 @@ use bytes::Bytes;
 use fula_core::bucket::ChecksumAlgorithm as Algorithm;
 use fula_service::{ServiceError, body::Trailer};
 use http::{HeaderMap, HeaderValue};
-use s3s::{S3Result, TrailingHeaders, s3_error};
+use s3s::{S3Result, s3_error};
 
-use crate::error;
+use crate::{error, signature::chunks::Trailers};
 
 /// Returns the algorithm of a name such as `CRC32C`, in any case.
 pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
@@ -107,6 +107,11 @@ impl Digests {
                 return Err(error::not_implemented(&format!("The checksum algorithm {name}")));
             }
             digests.named = found;
+            let sent = digests.checksum.as_ref().map(|(algorithm, _)| *algorithm);
+            if sent.or(digests.trailer).is_some_and(|sent| Some(sent) != found) {
+                let text = "Value for x-amz-sdk-checksum-algorithm header is invalid.";
+                return Err(s3_error!(InvalidRequest, "{text}"));
+            }
         }
         Ok(digests)
     }
@@ -124,10 +129,9 @@ fn is_checksum_setting(name: &str) -> bool {
 }
 
 /// Returns a reader of the checksum that follows the body.
-pub(crate) fn trailer(algorithm: Algorithm, trailers: Option<TrailingHeaders>) -> Trailer {
+pub(crate) fn trailer(algorithm: Algorithm, trailers: Option<Trailers>) -> Trailer {
     Box::new(move || {
-        let found = trailers.and_then(|trailers| trailers.take());
-        let value = found.as_ref().and_then(|found| found.get(header_name(algorithm)));
+        let value = trailers.and_then(|trailers| trailers.get(header_name(algorithm)));
         match value {
             Some(value) => decode_checksum(algorithm, value.as_bytes()).map(Some),
             None => Err(ServiceError::InvalidRequest(format!(

@@ -15,6 +15,9 @@ pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-
 /// Tells the outermost layer that the signature of a chunk is not that of the key; never sent.
 pub(crate) const FORGED_HEADER: HeaderName = HeaderName::from_static("x-fula-forged");
 
+/// Tells the outermost layer of an element that an error has besides; never sent.
+pub(crate) const DETAIL_HEADER: HeaderName = HeaderName::from_static("x-fula-detail");
+
 /// Maps an error to what the client sees; what only the log may see is logged here, once.
 pub(crate) fn s3_error(error: ServiceError) -> S3Error {
     let (code, message): (S3ErrorCode, Option<String>) = match error {

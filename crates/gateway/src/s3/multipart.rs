@@ -120,7 +120,7 @@ impl Api {
             asked_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
         let create = CreateUploadRequest {
             key: input.key.clone(),
-            facts: object_facts(&request.headers)?,
+            facts: object_facts(&request.headers),
             checksum,
         };
         let caller = &caller(&request)?;
@@ -176,12 +176,7 @@ impl Api {
         refuse_unoffered(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
-        let conditions = read_conditions(
-            &request.headers,
-            "x-amz-copy-source-",
-            input.copy_source_if_modified_since.clone(),
-            input.copy_source_if_unmodified_since.clone(),
-        )?;
+        let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;
         let source = copy_source(&request.headers, &input.copy_source, conditions)?;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
         let caller = &caller(&request)?;
