@@ -90,3 +90,142 @@ def test_characters_beyond_the_basic_plane_are_referred_to_by_number(gateway, s3
     status, _, answer = signed(gateway, "POST", f"/{bucket}?delete", xml)
     assert status == 200 and "<Key>a😀</Key>".encode() in answer
     assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+def test_no_answer_fails_to_render(gateway, s3, bucket, object):
+    xml = b"<Delete><Object><Key>k</Key></Object><Object><Key>a\x01b</Key></Object></Delete>"
+    status, _, answer = signed(gateway, "POST", f"/{bucket}?delete", xml)
+    assert status == 200 and b"<Deleted><Key>k</Key></Deleted>" in answer
+    assert re.search(rb"<Error>.*<Code>InvalidArgument</Code>.*</Error>", answer)
+    long = b"<Delete><Object><Key>%s</Key></Object></Delete>" % (b"x" * 1025)
+    assert b"<Code>KeyTooLongError</Code>" in signed(gateway, "POST", f"/{bucket}?delete", long)[2]
+    for query in ["prefix", "delimiter", "marker", "list-type=2&start-after", "uploads&key-marker", "uploads&prefix",
+                  "uploads&delimiter"]:
+        assert signed(gateway, "GET", f"/{bucket}?{query}=%01")[0] == 200, query
+    assert signed(gateway, "GET", "/?prefix=%01")[0] == 200
+
+
+def test_what_writes_answer(gateway, s3, bucket, object):
+    assert signed(gateway, "PUT", object, b"body")[1]["x-amz-object-size"] == "4"
+    created = signed(gateway, "PUT", f"/{bucket}-2")
+    assert (created[1]["location"], created[1]["x-amz-bucket-arn"]) == (f"/{bucket}-2", f"arn:aws:s3:::{bucket}-2")
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="a b/c")["UploadId"]
+    part = s3.upload_part(Bucket=bucket, Key="a b/c", UploadId=upload, PartNumber=1, Body=b"part")
+    done = s3.complete_multipart_upload(Bucket=bucket, Key="a b/c", UploadId=upload,
+                                        MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
+    assert done["Location"] == f"{gateway.url}/{bucket}/a%20b/c"
+    assert done["ResponseMetadata"]["HTTPHeaders"]["x-amz-object-size"] == "4"
+
+
+def test_what_listings_say(gateway, s3, bucket, object):
+    for query in ["", "list-type=2", "uploads"]:
+        answer = signed(gateway, "GET", f"/{bucket}?{query}")[2]
+        assert b"<Prefix></Prefix>" in answer and b"<Delimiter>" not in answer, query
+        assert b"<Delimiter>" not in signed(gateway, "GET", f"/{bucket}?{query}&delimiter=")[2]
+    assert b"<Marker></Marker>" in signed(gateway, "GET", f"/{bucket}")[2]
+    assert b"<KeyMarker></KeyMarker><" in signed(gateway, "GET", f"/{bucket}?uploads")[2]
+    encoded = signed(gateway, "GET", f"/{bucket}?list-type=2&encoding-type=url&prefix=a%20b&delimiter=%20&start-after=%C3%A9")[2]
+    for element in [b"<Prefix>a%20b<", b"<Delimiter>%20<", b"<StartAfter>%C3%A9<"]:
+        assert element in encoded
+    # A blank token begins at the beginning; a token counts more than start-after.
+    s3.put_object(Bucket=bucket, Key="l", Body=b"x")
+    blank = signed(gateway, "GET", f"/{bucket}?list-type=2&continuation-token=")
+    assert blank[0] == 200 and b"<ContinuationToken></ContinuationToken>" in blank[2] and b"<KeyCount>2<" in blank[2]
+    token = s3.list_objects_v2(Bucket=bucket, MaxKeys=1)["NextContinuationToken"]
+    page = s3.list_objects_v2(Bucket=bucket, ContinuationToken=token, StartAfter="z")
+    assert ([found["Key"] for found in page["Contents"]], page["StartAfter"]) == (["l"], "z")
+
+
+def test_listing_buckets(gateway, s3, bucket):
+    page = s3.list_buckets(Prefix=bucket, MaxBuckets=1)
+    assert [found["Name"] for found in page["Buckets"]] == [bucket] and page["Prefix"] == bucket
+    assert page["Buckets"][0]["BucketRegion"] == "us-east-1" and page["Owner"]["ID"]
+    assert s3.list_buckets(Prefix=bucket, BucketRegion="us-east-1")["Buckets"]
+    assert not s3.list_buckets(Prefix=bucket, BucketRegion="eu-west-1").get("Buckets")
+    for most in ["0", "10001", "-1", "x"]:
+        assert told(signed(gateway, "GET", f"/?max-buckets={most}"))[:2] == (400, "InvalidArgument")
+    assert signed(gateway, "GET", "/?continuation-token=")[0] == 200
+
+
+def test_a_new_bucket_is_what_was_asked_for_or_is_refused(gateway, bucket):
+    xml = '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{}</CreateBucketConfiguration>'
+    create = lambda inner: told(signed(gateway, "PUT", f"/{bucket}-new", xml.format(inner).encode()))[:2]
+    assert create("<LocationConstraint>not a region!</LocationConstraint>") == (400, "InvalidLocationConstraint")
+    tags = "<Tags><Tag><Key>a</Key><Value>b</Value></Tag></Tags>"
+    assert create(tags) == (501, "NotImplemented")
+    assert create("<LocationConstraint>us-east-1</LocationConstraint>") == (200, None)
+
+
+def test_a_bucket_that_is_not_there_is_in_our_region(gateway, s3, bucket):
+    for answer in [signed(gateway, "HEAD", "/no-such-bucket-anywhere"), exchange(gateway, "HEAD", f"/{bucket}", {})]:
+        assert answer[0] in (403, 404) and answer[1]["x-amz-bucket-region"] == "us-east-1"
+
+
+def test_subresources_on_the_wrong_level(gateway, bucket, object):
+    for method, target, expected in [
+        ("GET", f"{object}?torrent", (404, "NoSuchKey")),
+        ("GET", f"{object}?uploads", (400, "InvalidRequest")),
+        ("GET", f"/{bucket}?uploadId=x", (400, "InvalidRequest")),
+        ("POST", object, (405, "MethodNotAllowed")),
+        ("POST", f"/{bucket}", (405, "MethodNotAllowed")),
+        ("GET", f"{object}?partNumber=0", (400, "InvalidArgument")),
+        ("GET", f"{object}?partNumber=x", (400, "InvalidArgument")),
+        ("GET", f"{object}?partNumber=2", (416, "InvalidPartNumber")),
+    ]:
+        assert told(signed(gateway, method, target))[:2] == expected, (method, target)
+
+
+def test_digests_that_are_none(gateway, object):
+    for headers, expected in [
+        ({"content-md5": ""}, (400, "InvalidDigest")),
+        ({"content-md5": "AAAA"}, (400, "InvalidDigest")),
+        ({"x-amz-checksum-sha256": "A" * 43 + "="}, (400, "BadDigest")),
+        ({"x-amz-checksum-crc64nvme": "AAAAAAAAAAA="}, (400, "BadDigest")),
+        ({"x-amz-checksum-sha256": "AAAA"}, (400, "InvalidRequest")),
+    ]:
+        assert told(signed(gateway, "PUT", object, b"x", headers))[:2] == expected, headers
+
+
+def test_policies_that_are_none(gateway, bucket):
+    for body, text in [(b"{", "This policy contains invalid Json"), (b"{}", "Missing required field Statement"),
+                       (b'{"Version": "2012-10-17", "Statement": []}', "Statement is empty")]:
+        status, code, message = told(signed(gateway, "PUT", f"/{bucket}?policy", body))
+        assert (status, code) == (400, "MalformedPolicy") and text in message
+
+
+def test_completions_that_are_refused(gateway, s3, bucket):
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm="SHA256")["UploadId"]
+    part = s3.upload_part(Bucket=bucket, Key="k", UploadId=upload, PartNumber=1, Body=b"x", ChecksumAlgorithm="SHA256")
+    target = f"/{bucket}/k?uploadId={quote(upload)}"
+
+    def complete(parts, headers=None):
+        xml = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        return told(signed(gateway, "POST", target, xml, headers))
+
+    entry = lambda number, more="": f"<Part><PartNumber>{number}</PartNumber><ETag>{part['ETag']}</ETag>{more}</Part>"
+    checksum = f"<ChecksumSHA256>{part['ChecksumSHA256']}</ChecksumSHA256>"
+    assert complete("")[:2] == (400, "MalformedXML")
+    for number in [0, -1, 10_001]:
+        assert complete(entry(number, checksum))[:2] == (400, "InvalidArgument")
+    status, code, text = complete(entry(1))
+    assert (status, code) == (400, "InvalidRequest") and "missing for part 1" in text
+    wrong_kind = complete(entry(1, checksum), {"x-amz-checksum-type": "FULL_OBJECT"})
+    assert wrong_kind[:2] == (400, "InvalidRequest") and "COMPOSITE checksum mode" in wrong_kind[2]
+    assert complete(entry(1, checksum), {"x-amz-checksum-type": "COMPOSITE"})[:2] == (200, None)
+
+
+def test_ranges_of_copies_are_strict(gateway, s3, bucket, object):
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="new")["UploadId"]
+    for range, expected in [
+        ("bytes=0-9", (200, None)),
+        ("bytes=0-10", (416, "InvalidRange")),
+        ("bytes=10-99999999999999999999999", (416, "InvalidRange")),
+        ("bytes=5-2", (400, "InvalidArgument")),
+        ("bytes=5-", (400, "InvalidArgument")),
+        ("0-9", (400, "InvalidArgument")),
+    ]:
+        headers = {"x-amz-copy-source": object, "x-amz-copy-source-range": range}
+        answer = signed(gateway, "PUT", f"/{bucket}/new?partNumber=1&uploadId={quote(upload)}", headers=headers)
+        assert told(answer)[:2] == expected, range
+    directive = {"x-amz-copy-source": object, "x-amz-tagging-directive": "MERGE"}
+    assert told(signed(gateway, "PUT", f"/{bucket}/copy", headers=directive))[:2] == (400, "InvalidArgument")

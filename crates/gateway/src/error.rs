@@ -33,9 +33,7 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
         }
         ServiceError::TooManyPublicBuckets(max) => return too_many_public(max),
         ServiceError::BucketNotEmpty => (S3ErrorCode::BucketNotEmpty, None),
-        ServiceError::MalformedPolicy(why) => {
-            (S3ErrorCode::MalformedPolicy, Some(format!("The policy cannot be used: {why}.")))
-        }
+        ServiceError::MalformedPolicy(why) => (S3ErrorCode::MalformedPolicy, Some(why)),
         ServiceError::NoSuchPolicy => (S3ErrorCode::NoSuchBucketPolicy, None),
         ServiceError::NoSuchKey => (S3ErrorCode::NoSuchKey, None),
         ServiceError::NoSuchUpload => (S3ErrorCode::NoSuchUpload, None),

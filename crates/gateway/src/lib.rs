@@ -32,6 +32,7 @@ pub mod server;
 mod signature;
 mod sts;
 pub mod tls;
+mod xml;
 
 use fula_service::{Service, auth::Authenticator};
 use s3s::service::S3Service;

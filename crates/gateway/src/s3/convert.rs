@@ -51,7 +51,7 @@ fn tags(headers: &HeaderMap, name: &str) -> S3Result<Option<Tags>> {
     // A weak tag keeps its prefix: by strong comparison it matches nothing.
     let tags: Vec<String> = value
         .split(',')
-        .map(|tag| tag.trim())
+        .map(str::trim)
         .map(|tag| tag.strip_prefix(weak).unwrap_or(tag).trim_matches('"').to_owned())
         .filter(|tag| !tag.is_empty())
         .collect();

@@ -6,8 +6,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use fula_core::bucket::{
-    ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
+use fula_core::{
+    ObjectKey,
+    bucket::{ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan},
 };
 use fula_service::{
     Caller, CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
@@ -33,6 +34,7 @@ use crate::{
     error::{not_implemented, s3_error as to_s3},
     range::ByteRange,
     signature::chunks::Trailers,
+    xml::printable,
 };
 
 /// Only the null version exists until versioning does.
@@ -50,6 +52,13 @@ pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
     {
         headers.insert("x-fula-cid", value);
     }
+    headers
+}
+
+/// Headers of an answer to a write.
+pub(super) fn written_headers(record: &ObjectRecord) -> HeaderMap {
+    let mut headers = cid_header(record);
+    headers.insert("x-amz-object-size", HeaderValue::from(record.size));
     headers
 }
 
@@ -115,7 +124,7 @@ impl Api {
         };
         set_checksums!(output, &record.checksums);
         let mut response = S3Response::new(output);
-        response.headers = cid_header(&record);
+        response.headers = written_headers(&record);
         Ok(response)
     }
 
@@ -265,12 +274,15 @@ impl Api {
         let (mut deleted, mut failed) = (Vec::new(), Vec::new());
         for (object, outcome) in objects.into_iter().zip(outcomes) {
             match outcome {
-                Ok(()) => deleted
-                    .push(DeletedObject { key: Some(object.key), ..DeletedObject::default() }),
+                Ok(()) => deleted.push(DeletedObject {
+                    key: Some(printable(&object.key)),
+                    ..DeletedObject::default()
+                }),
                 Err(error) => {
-                    let error = to_s3(error);
+                    let is_long = object.key.len() > ObjectKey::BYTES_MAX;
+                    let error = if is_long { s3_error!(KeyTooLongError) } else { to_s3(error) };
                     failed.push(Error {
-                        key: Some(object.key),
+                        key: Some(printable(&object.key)),
                         code: Some(error.code().as_str().to_owned()),
                         message: error.message().map(ToOwned::to_owned),
                         ..Error::default()
@@ -298,6 +310,11 @@ impl Api {
             Some(MetadataDirective::REPLACE) => true,
             Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
         };
+        if let Some(value) = request.headers.get("x-amz-tagging-directive")
+            && ![b"COPY".as_slice(), b"REPLACE"].contains(&value.as_bytes())
+        {
+            return Err(s3_error!(InvalidArgument, "Unknown tagging directive."));
+        }
         let copy = CopyRequest {
             source: copy_source(&request.headers, &input.copy_source, conditions)?,
             key: input.key.clone(),

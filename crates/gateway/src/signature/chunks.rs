@@ -320,11 +320,8 @@ impl Decoded {
         self.part = Part::Done;
         let (found, signature) = parse_trailer(&std::mem::take(&mut self.line))?;
         match &mut self.chain {
-            Some(chain) if chain.has_trailer => {
-                if !(found.is_empty() && signature.is_none()) {
-                    let signature = signature.ok_or(Fault::Trailer)?;
-                    chain.check_trailer(&canonical(&found), &signature)?;
-                }
+            Some(chain) if chain.has_trailer && signature.is_some() => {
+                chain.check_trailer(&canonical(&found), &signature.unwrap_or_default())?;
             }
             // Nobody signed it.
             Some(_) if !found.is_empty() => return Err(Fault::Trailer),

@@ -130,12 +130,12 @@ impl Presented {
 /// A signature that is that of the key.
 pub(crate) struct Verified(pub(crate) Option<ChunkKey>);
 
+/// Names and values of headers, as text.
+type Reading<'a> = Vec<(&'a str, Cow<'a, str>)>;
+
 /// Returns the values of headers as text, in both ways in which clients sign bytes beyond ASCII: as UTF-8, and
 /// as Latin-1 that was signed as UTF-8 (so does Python). `None` when a header is not there.
-fn readings<'a>(
-    headers: &'a HeaderMap,
-    names: &'a [String],
-) -> Option<Vec<Vec<(&'a str, Cow<'a, str>)>>> {
+fn readings<'a>(headers: &'a HeaderMap, names: &'a [String]) -> Option<Vec<Reading<'a>>> {
     let mut values: Vec<(&str, &[u8])> = Vec::with_capacity(names.len());
     for name in names {
         let before = values.len();

@@ -313,15 +313,12 @@ fn decoded(path: &str) -> Option<Cow<'_, str>> {
     while let Some((&first, after)) = rest.split_first() {
         let mut byte = [0];
         let escaped = after.get(..2).filter(|_| first == b'%');
-        match escaped.map(|digits| hex::decode_to_slice(digits, &mut byte)) {
-            Some(Ok(())) => {
-                out.push(byte[0]);
-                rest = &after[2..];
-            }
-            _ => {
-                out.push(first);
-                rest = after;
-            }
+        if escaped.is_some_and(|digits| hex::decode_to_slice(digits, &mut byte).is_ok()) {
+            out.push(byte[0]);
+            rest = &after[2..];
+        } else {
+            out.push(first);
+            rest = after;
         }
     }
     String::from_utf8(out).ok().map(Cow::Owned)

@@ -251,7 +251,6 @@ fn wire(settings: &GatewaySettings) -> Result<WireConfig, ConfigError> {
         header_timeout: settings.header_timeout.0,
         body_idle_timeout: settings.body_idle_timeout.0,
         body_bytes_per_second_min: settings.body_pace.0,
-        ..WireLimits::default()
     };
     Ok(WireConfig {
         region: settings.region.clone(),

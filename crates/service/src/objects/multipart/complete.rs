@@ -196,6 +196,13 @@ fn select(
         let invalid = || ServiceError::InvalidPart(part.number);
         let index = stored.binary_search_by_key(&part.number, |(number, _)| *number);
         let found = &stored[index.map_err(|_| invalid())?];
+        if info.composite && info.asked && part.checksum.is_none() {
+            return Err(ServiceError::InvalidRequest(format!(
+                "The upload was created using a checksum for each part. The complete request must \
+                 include the checksum for each part. It was missing for part {} in the request.",
+                part.number
+            )));
+        }
         let checksum_differs = part.checksum.as_ref().is_some_and(|(algorithm, value)| {
             found.1.checksum.as_ref().is_none_or(|ours| {
                 // A checksum nobody asked the upload for was verified with its part, not kept.
