@@ -1,11 +1,13 @@
 """Answers as AWS gives them, where clients look at them closely."""
 
+import base64
 import datetime
+import hashlib
 import re
 
 import pytest
 
-
+from helpers import MIB, Refused, pattern
 from signing import quote, signed_headers
 from test_signatures import exchange, told
 
@@ -229,3 +231,63 @@ def test_ranges_of_copies_are_strict(gateway, s3, bucket, object):
         assert told(answer)[:2] == expected, range
     directive = {"x-amz-copy-source": object, "x-amz-tagging-directive": "MERGE"}
     assert told(signed(gateway, "PUT", f"/{bucket}/copy", headers=directive))[:2] == (400, "InvalidArgument")
+
+
+def test_sources_of_copies(gateway, s3, bucket, object):
+    s3.put_object(Bucket=bucket, Key="größe", Body=b"umlaut")
+    target = f"/{bucket}/copy"
+    for source, expected in [
+        (object, (200, None)),
+        (object[1:], (200, None)),
+        (f"{bucket}/größe", (200, None)),
+        (f"{bucket}/gr%C3%B6%C3%9Fe", (200, None)),
+        ("nowhere", (400, "InvalidArgument")),
+        ("/", (400, "InvalidArgument")),
+        (f"/{bucket}/%ff", (400, "InvalidArgument")),
+        (f"/{bucket}/{'k' * 1025}", (400, "InvalidArgument")),
+        ("/no-such-bucket/k", (404, "NoSuchBucket")),
+        (f"/{bucket}/none", (404, "NoSuchKey")),
+    ]:
+        sent = signed_headers(gateway.credentials(), gateway.listen, "PUT", target, headers={"x-amz-copy-source": source})
+        sent = {name: value.encode() for name, value in sent.items()}
+        assert told(exchange(gateway, "PUT", target, sent))[:2] == expected, source
+    much = {"x-amz-copy-source": object, "x-amz-metadata-directive": "REPLACE", "x-amz-meta-a": "x" * 3000}
+    assert told(signed(gateway, "PUT", target, headers=much))[:2] == (400, "MetadataTooLarge")
+
+
+def test_a_copy_has_the_checksum_that_was_asked_for(s3, bucket):
+    body = b"0123456789"
+    s3.put_object(Bucket=bucket, Key="k", Body=body, ChecksumAlgorithm="CRC32", Metadata={"a": "b"})
+    sha1 = base64.b64encode(hashlib.sha1(body).digest()).decode()
+    source = {"Bucket": bucket, "Key": "k"}
+    for target in ["copy", "k"]:
+        result = s3.copy_object(Bucket=bucket, Key=target, CopySource=source, ChecksumAlgorithm="SHA1")["CopyObjectResult"]
+        assert result["ChecksumSHA1"] == sha1 and "ChecksumCRC32" not in result
+        head = s3.head_object(Bucket=bucket, Key=target, ChecksumMode="ENABLED")
+        assert (head["ChecksumSHA1"], head["Metadata"]) == (sha1, {"a": "b"})
+        assert s3.get_object(Bucket=bucket, Key=target)["Body"].read() == body
+    # One that it has is kept, and a copy onto itself still has to change something.
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource=source, ChecksumAlgorithm="SHA1")
+    with Refused("InvalidRequest", 400):
+        s3.copy_object(Bucket=bucket, Key="k", CopySource=source)
+    # That of all its parts together becomes one of all its bytes.
+    part = pattern(5 * MIB)
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="large", ChecksumAlgorithm="SHA256")["UploadId"]
+    parts = []
+    for number, data in [(1, part), (2, b"end")]:
+        done = s3.upload_part(Bucket=bucket, Key="large", UploadId=upload, PartNumber=number, Body=data,
+                              ChecksumAlgorithm="SHA256")
+        parts.append({"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": done["ChecksumSHA256"]})
+    s3.complete_multipart_upload(Bucket=bucket, Key="large", UploadId=upload, MultipartUpload={"Parts": parts})
+    copied = s3.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": "large"},
+                            ChecksumAlgorithm="SHA256")["CopyObjectResult"]
+    assert copied["ChecksumSHA256"] == base64.b64encode(hashlib.sha256(part + b"end").digest()).decode()
+
+
+def test_algorithms_that_are_not_offered_are_named(gateway, bucket, object):
+    for headers in [{"x-amz-checksum-sha512": "AAAA"}, {"x-amz-checksum-xxhash3": "AAAA"},
+                    {"x-amz-sdk-checksum-algorithm": "XXHASH64"}]:
+        status, code, text = told(signed(gateway, "PUT", object, b"x", headers))
+        assert (status, code) == (400, "InvalidRequest") and "CRC64NVME" in text, headers
+    begin = signed(gateway, "POST", f"{object}?uploads", headers={"x-amz-checksum-algorithm": "SHA512"})
+    assert told(begin)[:2] == (400, "InvalidRequest")

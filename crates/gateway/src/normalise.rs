@@ -61,7 +61,7 @@ pub(crate) fn hide(parts: &mut Parts) {
     let mut seen = HeaderMap::with_capacity(PARSED.len());
     for name in &PARSED {
         if let Some(value) = parts.headers.get(name) {
-            seen.insert(name, value.clone());
+            seen.insert(name, ascii(value));
         }
     }
     let uri = without_parameters(&parts.uri, |name| name == "response-expires");
@@ -70,6 +70,23 @@ pub(crate) fn hide(parts: &mut Parts) {
         uri: std::mem::replace(&mut parts.uri, uri),
     };
     parts.extensions.insert(sent);
+}
+
+/// Returns a header with its bytes beyond ASCII escaped: a key in the source of a copy may be sent as it is.
+fn ascii(value: &HeaderValue) -> HeaderValue {
+    if value.as_bytes().is_ascii() {
+        return value.clone();
+    }
+    let mut text = String::new();
+    for byte in value.as_bytes() {
+        if byte.is_ascii() {
+            text.push(char::from(*byte));
+        } else {
+            text.push('%');
+            text.push_str(&hex::encode_upper([*byte]));
+        }
+    }
+    HeaderValue::from_str(&text).unwrap_or_else(|_| value.clone())
 }
 
 /// Returns whether a request came through this layer.

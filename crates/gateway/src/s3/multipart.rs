@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     date::timestamp,
-    digest::{Digests, algorithm, algorithm_name, decode_checksum},
+    digest::{Digests, algorithm_name, asked_algorithm, decode_checksum},
     error::{not_implemented, s3_error as to_s3},
     request::{HostBucket, Peer},
     xml::printable,
@@ -41,7 +41,7 @@ fn asked_checksum(
     name: Option<&ChecksumAlgorithm>,
     kind: Option<&ChecksumType>,
 ) -> S3Result<Option<(Algorithm, bool)>> {
-    let Some(name) = name else {
+    let (Some(name), Some(algorithm)) = (name, asked_algorithm(name)?) else {
         return match kind {
             None => Ok(None),
             Some(_) => Err(s3_error!(
@@ -50,9 +50,6 @@ fn asked_checksum(
                  header."
             )),
         };
-    };
-    let Some(algorithm) = algorithm(name.as_str()) else {
-        return Err(not_implemented(&format!("The checksum algorithm {}", name.as_str())));
     };
     let composite = match kind.map(ChecksumType::as_str) {
         None => algorithm != Algorithm::Crc64Nvme,

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     date::{parse_http_date, timestamp},
-    digest::{self, Digests},
+    digest::{self, Digests, asked_algorithm},
     error::{not_implemented, s3_error as to_s3},
     range::ByteRange,
     signature::chunks::Trailers,
@@ -319,6 +319,7 @@ impl Api {
             source: copy_source(&request.headers, &input.copy_source, conditions)?,
             key: input.key.clone(),
             replace: if replaces { Some(object_facts(&request.headers)) } else { None },
+            checksum: asked_algorithm(input.checksum_algorithm.as_ref())?,
             conditions: write_conditions(&request.headers)?,
         };
         let caller = &caller(&request)?;
