@@ -339,8 +339,12 @@ impl Api {
         if let Some(kind) = headers.get("x-amz-checksum-type") {
             let info =
                 self.service.upload_info(caller, &input.bucket, &input.key, &input.upload_id);
-            let info = info.await.map_err(to_s3)?;
-            check_kind(kind, info)?;
+            match info.await {
+                Ok(info) => check_kind(kind, info)?,
+                // It may be completed already, and is answered again then.
+                Err(ServiceError::NoSuchUpload) => {}
+                Err(error) => return Err(to_s3(error)),
+            }
         }
         let size = input.mpu_object_size.map(u64::try_from).transpose();
         let complete = CompleteRequest {

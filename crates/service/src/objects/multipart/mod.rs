@@ -15,7 +15,7 @@ use fula_core::{
 };
 use futures::TryStreamExt;
 
-pub(crate) use self::complete::{JOINS_MAX, Joined};
+pub(crate) use self::complete::{JOINS_MAX, Joined, Named};
 use crate::{
     arbiter::Head,
     auth::access::Action,
