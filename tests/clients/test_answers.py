@@ -303,3 +303,26 @@ def test_algorithms_that_are_not_offered_are_named(gateway, bucket, object):
         assert (status, code) == (400, "InvalidRequest") and "CRC64NVME" in text, headers
     begin = signed(gateway, "POST", f"{object}?uploads", headers={"x-amz-checksum-algorithm": "SHA512"})
     assert told(begin)[:2] == (400, "InvalidRequest")
+
+
+def test_parts_of_uploads_with_checksums(gateway, s3, bucket):
+    for kind, expected in [("COMPOSITE", (400, "InvalidRequest")), ("FULL_OBJECT", (200, None))]:
+        upload = s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm="CRC32", ChecksumType=kind)["UploadId"]
+        target = f"/{bucket}/k?partNumber=1&uploadId={quote(upload)}"
+        assert told(signed(gateway, "PUT", target, b"x"))[:2] == expected, kind
+        other = told(signed(gateway, "PUT", target, b"x", {"x-amz-checksum-sha1": "A" * 27 + "="}))
+        assert other[:2] == (400, "InvalidRequest") and "expected checksum Type: crc32" in other[2]
+    # The checksum of the whole is wrong.
+    part = s3.list_parts(Bucket=bucket, Key="k", UploadId=upload)["Parts"][0]
+    xml = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{part['ETag']}</ETag></Part></CompleteMultipartUpload>"
+    complete = lambda **headers: told(signed(gateway, "POST", f"/{bucket}/k?uploadId={quote(upload)}", xml.encode(), headers))
+    assert complete(**{"x-amz-checksum-crc32": "AAAAAA=="})[:2] == (400, "BadDigest")
+    assert complete(**{"x-amz-checksum-crc32": part["ChecksumCRC32"]})[:2] == (200, None)
+
+
+def test_keys_that_are_too_long(gateway, bucket):
+    target = f"/{bucket}/{'k' * 1025}"
+    for method, query in [("PUT", ""), ("GET", ""), ("DELETE", ""), ("POST", "?uploads"), ("GET", "?uploadId=x")]:
+        answer = signed(gateway, method, target + query, b"x" if method == "PUT" else b"")
+        assert told(answer)[:2] == (400, "KeyTooLongError"), (method, query)
+    assert signed(gateway, "HEAD", target)[0] == 400

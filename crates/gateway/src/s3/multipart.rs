@@ -158,16 +158,8 @@ impl Api {
         let (id, number) = (input.upload_id.clone(), part_number(input.part_number));
         let info = self.service.upload_info(&caller, &bucket, &key, &id);
         let info = info.await.map_err(to_s3)?;
+        check_algorithm(Digests::of(&request.headers)?.algorithm(), info)?;
         let facts = Self::body_facts(&mut request, length, Some(info.algorithm))?;
-        if info.asked && facts.sent != info.algorithm {
-            return Err(s3_error!(
-                InvalidRequest,
-                "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum \
-                 Type: {}",
-                algorithm_name(info.algorithm).to_lowercase(),
-                algorithm_name(facts.sent).to_lowercase()
-            ));
-        }
         let stored = self.service.put_part(&caller, &bucket, &key, &id, number, body, facts).await;
         let part = stored.map_err(to_s3)?;
         let mut output =
@@ -406,6 +398,25 @@ impl Api {
         aborted.await.map_err(to_s3)?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
+}
+
+/// Refuses a part with another checksum than its upload was begun with; without any where the checksum of the
+/// whole is made of those that clients sent.
+fn check_algorithm(sent: Option<Algorithm>, info: UploadInfo) -> S3Result<()> {
+    let is_right = match sent {
+        Some(sent) => sent == info.algorithm,
+        None => !info.composite,
+    };
+    if is_right || !info.asked {
+        return Ok(());
+    }
+    let name = |algorithm| algorithm_name(algorithm).to_lowercase();
+    Err(s3_error!(
+        InvalidRequest,
+        "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+        name(info.algorithm),
+        sent.map_or_else(|| "null".to_owned(), name)
+    ))
 }
 
 /// Refuses a completion for another kind of checksum than the upload was begun with.
