@@ -53,6 +53,16 @@ impl Place {
         }
     }
 
+    /// Returns the fault of a list of signed headers.
+    pub(super) fn signed_headers(self) -> S3Error {
+        match self {
+            Self::Header => {
+                header_malformed("the authorization component \"SignedHeaders\" is malformed.")
+            }
+            Self::Query => query_fault("Error parsing the X-Amz-SignedHeaders parameter"),
+        }
+    }
+
     /// Returns the fault of a credential for another region, which names the right one.
     pub(super) fn region(self, found: &str, expected: &str) -> S3Error {
         let found = shown(found);

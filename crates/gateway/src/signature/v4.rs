@@ -29,6 +29,9 @@ const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
 const CONTENT_HASH: &str = "x-amz-content-sha256";
 
+/// Most headers that a signature may cover.
+const SIGNED_HEADERS_MAX: usize = 100;
+
 /// A signature as it was sent.
 pub(crate) struct Presented {
     place: Place,
@@ -87,7 +90,7 @@ impl Presented {
             place: Place::Header,
             scope,
             date,
-            signed_headers: names_of(components.signed_headers),
+            signed_headers: names_of(components.signed_headers, Place::Header)?,
             payload: payload_of(headers)?,
             signature: signature_of(components.signature),
             url_expires: None,
@@ -139,7 +142,7 @@ impl Presented {
             place: Place::Query,
             scope,
             date,
-            signed_headers: names_of(names),
+            signed_headers: names_of(names, Place::Query)?,
             payload: payload.map_or_else(|| UNSIGNED.to_owned(), |(_, value)| value.clone()),
             signature: signature_of(signature),
             url_expires: Some(expires),
@@ -288,8 +291,16 @@ fn life_of(text: &str) -> S3Result<Seconds> {
     Ok(life)
 }
 
-fn names_of(list: &str) -> Vec<String> {
-    list.split(';').map(str::to_ascii_lowercase).collect()
+/// Reads the list of signed headers. Each is named once: the text that is signed would grow with every
+/// repetition.
+fn names_of(list: &str, place: Place) -> S3Result<Vec<String>> {
+    let names = list.split(';').take(SIGNED_HEADERS_MAX + 1).map(str::to_ascii_lowercase);
+    let names: Vec<String> = names.collect();
+    let is_repeated = |(n, name): (usize, &String)| names[..n].contains(name);
+    if names.len() > SIGNED_HEADERS_MAX || names.iter().enumerate().any(is_repeated) {
+        return Err(place.signed_headers());
+    }
+    Ok(names)
 }
 
 fn signature_of(text: &str) -> Option<[u8; 32]> {
@@ -363,7 +374,7 @@ mod tests {
         SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,\
         Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41";
 
-    fn example() -> Vec<(&'static str, &'static str)> {
+    fn example<'a>() -> Vec<(&'static str, &'a str)> {
         vec![
             ("host", "examplebucket.s3.amazonaws.com"),
             ("range", "bytes=0-9"),
@@ -454,6 +465,15 @@ mod tests {
         let mut more = example();
         more.push(("x-other", "b"));
         assert_eq!(header_auth(&more, NOW), Ok(true));
+        let repeated = AUTHORIZATION.replace("host;", &"host;".repeat(2));
+        let many: Vec<String> = (0..=SIGNED_HEADERS_MAX).map(|n| format!("h{n}")).collect();
+        let many = AUTHORIZATION.replace("host;", &format!("{};host;", many.join(";")));
+        for authorization in [&repeated, &many] {
+            let mut wrong = example();
+            wrong[4].1 = authorization;
+            let told = header_auth(&wrong, NOW).unwrap_err();
+            assert!(told.contains("the authorization component \"SignedHeaders\""), "{told}");
+        }
         let mut wrong = example();
         wrong[2].1 = "short";
         assert!(
