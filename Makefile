@@ -51,8 +51,8 @@ circles: ## Lists circles of files, and fails when there are any
 bins:
 	cargo build --workspace --bins $(CARGO_FLAGS)
 
-sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n replays one with its trace
-	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test --workspace --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
+sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n TEST=name replays one with its trace
+	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test --workspace --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEED),--test-threads=1) $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
 
 drill: tools bins ## Real gateways on a real Postgres under faults, clients with wallets: SECONDS=n SEED=n; leaves target/history.jsonl
 	target/debug/drill run --wallets --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl

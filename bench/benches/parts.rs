@@ -16,8 +16,8 @@ use fula_core::{
     tree::{Edits, Node, Nodes, Salt, Tree, edit},
 };
 use fula_service::{
-    Caller, Committer, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, RollbackGuard,
-    Service, body::BodyFacts, condition::WriteConditions, system_random,
+    Arbiter, Caller, Identity, Limits, NamePolicy, ObjectFacts, PutRequest, RollbackGuard, Service,
+    body::BodyFacts, condition::WriteConditions, system_random,
 };
 use fula_stores::local::{LocalStore, system_clock};
 use futures::future::join_all;
@@ -115,8 +115,8 @@ async fn service(blocks: Arc<dyn BlockStore>, roots: Arc<dyn RootPointerStore>) 
     let limits = Limits::default();
     let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
     let guard = RollbackGuard::new(None, true);
-    let committer = Committer::new(nodes, roots, WriterId([1; 16]), limits, guard);
-    let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
+    let arbiter = Arbiter::new(nodes, roots, WriterId([1; 16]), &limits, guard);
+    let service = Service::new(arbiter, limits, system_random(), NamePolicy::PerOwner);
     service.create_bucket(&user(), "bucket").await.unwrap();
     service
 }

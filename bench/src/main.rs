@@ -199,6 +199,21 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Prints what a load came to.
+fn print_tally(tally: &load::Tally) {
+    let at = |share| tally.micros.value_at_quantile(share);
+    println!(
+        "{:.0} requests a second, {} in all, {} SlowDown; microseconds: p50 {}, p90 {}, p99 {}, most {}",
+        tally.rate(),
+        tally.requests,
+        tally.slow_downs,
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        tally.micros.max()
+    );
+}
+
 async fn run(cli: Cli) -> io::Result<()> {
     // A comparison does it by itself, for each kind of work; a load is put on a server that is there.
     let does_alone =
@@ -230,17 +245,7 @@ async fn run(cli: Cli) -> io::Result<()> {
             let payload = payload.into();
             let load = Load { operation, bucket, bytes, connections, limit, payload, first };
             let tally = load::run(endpoint, &Credentials::Key { id: key, secret }, &load).await?;
-            let at = |share| tally.micros.value_at_quantile(share);
-            println!(
-                "{:.0} requests a second, {} in all, {} SlowDown; microseconds: p50 {}, p90 {}, p99 {}, most {}",
-                tally.rate(),
-                tally.requests,
-                tally.slow_downs,
-                at(0.5),
-                at(0.9),
-                at(0.99),
-                tally.micros.max()
-            );
+            print_tally(&tally);
             Ok(())
         }
         Command::Flat { rounds, seconds, keys, baseline, peers } => {

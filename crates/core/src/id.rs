@@ -234,6 +234,44 @@ impl fmt::Display for BucketName {
     }
 }
 
+/// A bucket by owner and name; written `owner/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BucketAddress {
+    /// Whose bucket.
+    pub owner: OwnerId,
+    /// Its name, unique per owner.
+    pub name: BucketName,
+}
+
+impl BucketAddress {
+    /// Returns the address of an owner's bucket.
+    pub fn new(owner: OwnerId, name: BucketName) -> Self {
+        Self { owner, name }
+    }
+}
+
+impl fmt::Display for BucketAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.owner, self.name)
+    }
+}
+
+/// Text that is not an owner, a slash and a bucket name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a bucket's address is OWNER/NAME")]
+pub struct InvalidBucketAddress;
+
+impl FromStr for BucketAddress {
+    type Err = InvalidBucketAddress;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (owner, name) = text.split_once('/').ok_or(InvalidBucketAddress)?;
+        let owner = owner.parse().map_err(|_| InvalidBucketAddress)?;
+        let name = BucketName::parse(name).map_err(|_| InvalidBucketAddress)?;
+        Ok(Self { owner, name })
+    }
+}
+
 /// An object key: 1 to 1024 bytes of UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);

@@ -3,160 +3,32 @@
 //! Stricter than production: a block that was put but not synced can be dropped on demand, as a
 //! power cut would.
 
+mod blocks;
 mod drops;
+mod metadata;
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use parking_lot::Mutex;
 
+pub use self::{
+    blocks::MemoryBlocks,
+    metadata::{MemoryMetadata, Records},
+};
 use crate::{
-    block::{
-        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark,
-    },
     error::{StoreError, SwapError},
-    id::{BucketName, Cid, Codec, OwnerId},
-    metadata::{Entry, MetadataStore, NAME_BYTES_MAX, Table, VALUE_BYTES_MAX, WriteOutcome},
+    id::{BucketAddress, BucketName, OwnerId},
     root::{
         CasOutcome, DeletedRow, GlobalName, Mark, NewRoot, RootCounts, RootPointer,
         RootPointerStore, RootRow, Stamped, TimeMs,
     },
 };
 
-#[derive(Debug)]
-struct Held {
-    block: Block,
-    epoch: Epoch,
-    marked: Epoch,
-    position: u64,
-}
-
-#[derive(Debug, Default)]
-struct BlocksState {
-    held: BTreeMap<Cid, Held>,
-    epoch: Epoch,
-    position: u64,
-    synced: u64,
-}
-
-/// Blocks in memory.
-#[derive(Debug, Default)]
-pub struct MemoryBlocks {
-    state: Mutex<BlocksState>,
-}
-
-impl MemoryBlocks {
-    /// Forgets every block that was not synced.
-    pub fn crash(&self) {
-        let mut state = self.state.lock();
-        let synced = state.synced;
-        state.held.retain(|_, held| held.position <= synced);
-    }
-
-    /// Returns the block if a power cut would leave it.
-    pub fn get_durable(&self, cid: &Cid) -> Option<Block> {
-        let state = self.state.lock();
-        let held = state.held.get(cid).filter(|held| held.position <= state.synced);
-        held.map(|held| held.block.clone())
-    }
-
-    /// Returns how many blocks are held.
-    pub fn len(&self) -> usize {
-        self.state.lock().held.len()
-    }
-
-    /// Returns whether no block is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-#[async_trait]
-impl BlockStore for MemoryBlocks {
-    async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
-        let mut state = self.state.lock();
-        let mut last = 0;
-        for block in blocks {
-            let len = block.bytes().len();
-            if len > BLOCK_BYTES_MAX {
-                return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
-            }
-            state.position += 1;
-            let (epoch, position) = (state.epoch, state.position);
-            let held = state.held.entry(block.cid()).or_insert_with(|| Held {
-                block: block.clone(),
-                epoch,
-                marked: Epoch::default(),
-                position,
-            });
-            held.epoch = epoch;
-            last = last.max(held.position);
-        }
-        Ok(SyncMark { positions: [last, 0] })
-    }
-
-    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
-        let mut state = self.state.lock();
-        state.synced = state.synced.max(mark.positions[0]);
-        Ok(())
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        Ok(self.state.lock().held.get(cid).map(|held| held.block.clone()))
-    }
-
-    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
-        Ok(self.state.lock().held.get(cid).map(|held| held.block.bytes().len() as u64))
-    }
-
-    fn advance_epoch(&self) -> Epoch {
-        let mut state = self.state.lock();
-        state.epoch.0 += 1;
-        state.epoch
-    }
-
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
-        let mut state = self.state.lock();
-        let mut fresh = Vec::new();
-        for cid in cids {
-            match state.held.get_mut(cid) {
-                Some(held) if held.marked == cut => {}
-                Some(held) => {
-                    held.marked = cut;
-                    fresh.push(*cid);
-                }
-                None if cid.codec() == Codec::Raw => {}
-                None => fresh.push(*cid),
-            }
-        }
-        fresh
-    }
-
-    async fn sweep(&self, _: Position, cut: Epoch, put_before: Epoch) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
-        self.state.lock().held.retain(|_, held| {
-            let is_kept = held.marked == cut || held.epoch >= put_before;
-            if !is_kept {
-                swept.deleted += 1;
-                swept.bytes += held.block.bytes().len() as u64;
-            }
-            is_kept
-        });
-        Ok(swept)
-    }
-
-    async fn list(&self, _: Position) -> Result<Listed, StoreError> {
-        let state = self.state.lock();
-        let sizes = state.held.iter().map(|(cid, held)| (*cid, held.block.bytes().len() as u64));
-        Ok(Listed { blocks: sizes.collect(), next: None })
-    }
-}
-
-/// Rows by (owner, bucket) and the rules of a swap; shared by every in-process arbiter.
+/// Rows by bucket and the rules of a swap; shared by every in-process arbiter.
 #[derive(Clone, Debug, Default)]
 pub struct RowSet {
-    rows: BTreeMap<(OwnerId, BucketName), RootRow>,
+    rows: BTreeMap<BucketAddress, RootRow>,
     global: BTreeMap<BucketName, OwnerId>,
     /// Of each owner that has buckets.
     counts: BTreeMap<OwnerId, RootCounts>,
@@ -179,19 +51,19 @@ impl RowSet {
     /// Judges a swap without applying it.
     pub fn judge(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> SwapDecision {
-        let current = self.get(owner, bucket);
+        let current = self.get(bucket);
         if current.map(|row| row.pointer) != expected {
             return SwapDecision::Refuse(CasOutcome::Conflict { current: current.cloned() });
         }
         if expected.is_none() && new.pointer.version <= self.floor {
             return SwapDecision::Refuse(CasOutcome::BelowFloor { floor: self.floor });
         }
-        let holder = self.global.get(bucket);
+        let owner = bucket.owner;
+        let holder = self.global.get(&bucket.name);
         let global_name = match (new.global_name, holder) {
             (GlobalName::Require, Some(other)) if *other != owner => {
                 return SwapDecision::Refuse(CasOutcome::NameTaken);
@@ -203,8 +75,7 @@ impl RowSet {
             }
         };
         SwapDecision::Write(RootRow {
-            owner,
-            bucket: bucket.clone(),
+            address: bucket.clone(),
             pointer: new.pointer,
             bucket_id: new.bucket_id,
             created: new.created,
@@ -217,13 +88,13 @@ impl RowSet {
     /// Writes a row that [`Self::judge`] allowed, or one read back from disk.
     pub fn apply(&mut self, row: RootRow) {
         if row.global_name {
-            self.global.insert(row.bucket.clone(), row.owner);
-        } else if self.global.get(&row.bucket) == Some(&row.owner) {
-            self.global.remove(&row.bucket);
+            self.global.insert(row.address.name.clone(), row.address.owner);
+        } else if self.global.get(&row.address.name) == Some(&row.address.owner) {
+            self.global.remove(&row.address.name);
         }
-        let (owner, added) = (row.owner, counts_of(&row));
+        let (owner, added) = (row.address.owner, counts_of(&row));
         self.deleted += usize::from(row.deleted.is_some());
-        let replaced = self.rows.insert((owner, row.bucket.clone()), row);
+        let replaced = self.rows.insert(row.address.clone(), row);
         self.deleted -= usize::from(replaced.as_ref().is_some_and(|old| old.deleted.is_some()));
         let removed = replaced.as_ref().map(counts_of).unwrap_or_default();
         let counts = self.counts.entry(owner).or_default();
@@ -240,23 +111,24 @@ impl RowSet {
     }
 
     /// Returns one row.
-    pub fn get(&self, owner: OwnerId, bucket: &BucketName) -> Option<&RootRow> {
-        self.rows.get(&(owner, bucket.clone()))
+    pub fn get(&self, bucket: &BucketAddress) -> Option<&RootRow> {
+        self.rows.get(bucket)
     }
 
     /// Returns rows of one owner after a name.
     pub fn list(&self, owner: OwnerId, after: Option<&BucketName>, limit: usize) -> Vec<RootRow> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let from = match after {
-            Some(after) => Excluded((owner, after.clone())),
-            None => Included((owner, BucketName::first())),
+            Some(after) => Excluded(BucketAddress::new(owner, after.clone())),
+            None => Included(BucketAddress::new(owner, BucketName::first())),
         };
-        let mine = self.rows.range((from, Unbounded)).take_while(|((found, _), _)| *found == owner);
+        let rows = self.rows.range((from, Unbounded));
+        let mine = rows.take_while(|(address, _)| address.owner == owner);
         mine.take(limit).map(|(_, row)| row.clone()).collect()
     }
 
     /// Returns rows of all owners after a place.
-    pub fn scan(&self, after: Option<&(OwnerId, BucketName)>, limit: usize) -> Vec<RootRow> {
+    pub fn scan(&self, after: Option<&BucketAddress>, limit: usize) -> Vec<RootRow> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.cloned().map_or(Unbounded, Excluded);
         self.rows.range((from, Unbounded)).take(limit).map(|(_, row)| row.clone()).collect()
@@ -264,7 +136,7 @@ impl RowSet {
 
     /// Returns the row that holds a global name.
     pub fn find(&self, bucket: &BucketName) -> Option<&RootRow> {
-        self.get(*self.global.get(bucket)?, bucket)
+        self.get(&BucketAddress::new(*self.global.get(bucket)?, bucket.clone()))
     }
 }
 
@@ -335,22 +207,22 @@ impl MemoryRoots {
 impl RootPointerStore for MemoryRoots {
     async fn get_roots(
         &self,
-        names: &[(OwnerId, BucketName)],
+        names: &[BucketAddress],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
-        Ok(self.stamp(|state| {
-            names.iter().map(|(owner, name)| state.rows.get(*owner, name).cloned()).collect()
-        }))
+        let rows = |state: &mut RootsState| {
+            names.iter().map(|bucket| state.rows.get(bucket).cloned()).collect()
+        };
+        Ok(self.stamp(rows))
     }
 
     async fn cas_root(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
         assert!(new.pointer.version > expected.map_or(0, |old| old.version), "version must rise");
-        Ok(self.stamp(|state| match state.rows.judge(owner, bucket, expected, new) {
+        Ok(self.stamp(|state| match state.rows.judge(bucket, expected, new) {
             SwapDecision::Write(row) => {
                 state.rows.apply(row);
                 state.position += 1;
@@ -381,7 +253,7 @@ impl RootPointerStore for MemoryRoots {
 
     async fn scan_roots(
         &self,
-        after: Option<&(OwnerId, BucketName)>,
+        after: Option<&BucketAddress>,
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         Ok(self.stamp(|state| state.rows.scan(after, limit)))
@@ -396,113 +268,5 @@ impl RootPointerStore for MemoryRoots {
         bucket: &BucketName,
     ) -> Result<Stamped<Option<RootRow>>, StoreError> {
         Ok(self.stamp(|state| state.rows.find(bucket).cloned()))
-    }
-}
-
-/// Versioned records and the rules of a write; shared by every in-process directory.
-#[derive(Clone, Debug, Default)]
-pub struct Records {
-    entries: BTreeMap<(Table, String), Entry>,
-}
-
-impl Records {
-    /// Judges a write without applying it.
-    ///
-    /// # Errors
-    /// The outcome, when the record is at another version; [`StoreError::TooLarge`].
-    pub fn judge(
-        &self,
-        table: Table,
-        name: &str,
-        expected: u64,
-        value: Option<Bytes>,
-    ) -> Result<Result<Entry, WriteOutcome>, StoreError> {
-        let limits =
-            [(name.len(), NAME_BYTES_MAX), (value.as_ref().map_or(0, Bytes::len), VALUE_BYTES_MAX)];
-        for (len, max) in limits {
-            if len > max {
-                return Err(StoreError::TooLarge { len, max });
-            }
-        }
-        let current = self.get(table, name);
-        if current.map_or(0, |entry| entry.version) != expected {
-            return Ok(Err(WriteOutcome::Conflict(current.cloned())));
-        }
-        Ok(Ok(Entry { version: expected + 1, value }))
-    }
-
-    /// Writes an entry that [`Self::judge`] allowed, or one read back from disk.
-    pub fn apply(&mut self, table: Table, name: &str, entry: Entry) {
-        self.entries.insert((table, name.to_owned()), entry);
-    }
-
-    /// Returns one record.
-    pub fn get(&self, table: Table, name: &str) -> Option<&Entry> {
-        self.entries.get(&(table, name.to_owned()))
-    }
-
-    /// Returns records of one table after a name.
-    pub fn list(&self, table: Table, after: Option<&str>, limit: usize) -> Vec<(String, Entry)> {
-        use std::ops::Bound;
-        let from = match after {
-            Some(after) => Bound::Excluded((table, after.to_owned())),
-            None => Bound::Included((table, String::new())),
-        };
-        let of_table = self.entries.range((from, Bound::Unbounded));
-        let of_table = of_table.take_while(|((found, _), _)| *found == table);
-        let live = of_table.filter(|(_, entry)| entry.value.is_some());
-        live.take(limit).map(|((_, name), entry)| (name.clone(), entry.clone())).collect()
-    }
-}
-
-/// A metadata store in memory.
-#[derive(Debug, Default)]
-pub struct MemoryMetadata {
-    records: Mutex<Records>,
-}
-
-impl MemoryMetadata {
-    /// Returns the records there are, for [`Self::restore`].
-    pub fn backup(&self) -> Records {
-        self.records.lock().clone()
-    }
-
-    /// Goes back to earlier records, as a directory does that is restored from a backup.
-    pub fn restore(&self, backup: Records) {
-        *self.records.lock() = backup;
-    }
-}
-
-#[async_trait]
-impl MetadataStore for MemoryMetadata {
-    async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
-        Ok(self.records.lock().get(table, name).cloned())
-    }
-
-    async fn write(
-        &self,
-        table: Table,
-        name: &str,
-        expected: u64,
-        value: Option<Bytes>,
-    ) -> Result<WriteOutcome, StoreError> {
-        let mut records = self.records.lock();
-        Ok(match records.judge(table, name, expected, value)? {
-            Ok(entry) => {
-                let version = entry.version;
-                records.apply(table, name, entry);
-                WriteOutcome::Done(version)
-            }
-            Err(refused) => refused,
-        })
-    }
-
-    async fn list(
-        &self,
-        table: Table,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(String, Entry)>, StoreError> {
-        Ok(self.records.lock().list(table, after, limit))
     }
 }

@@ -16,12 +16,16 @@ pub mod content;
 pub mod error;
 pub mod id;
 pub mod in_memory;
+pub mod keyed_locks;
 pub mod metadata;
 pub mod root;
 pub mod tree;
 
 pub use block::{Block, BlockStore};
 pub use error::StoreError;
-pub use id::{BucketId, BucketName, Cid, Codec, ObjectKey, OwnerId, UploadId, WriterId};
+pub use id::{
+    BucketAddress, BucketId, BucketName, Cid, Codec, ObjectKey, OwnerId, UploadId, WriterId,
+};
+pub use keyed_locks::KeyedLocks;
 pub use metadata::MetadataStore;
 pub use root::{RootPointer, RootPointerStore};

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use crate::{
     block::SyncMark,
     error::{StoreError, SwapError},
-    id::{BucketId, BucketName, Cid, OwnerId, WriterId},
+    id::{BucketAddress, BucketId, BucketName, Cid, OwnerId, WriterId},
 };
 
 /// Milliseconds since 1970-01-01 UTC.
@@ -40,10 +40,8 @@ pub struct RootPointer {
 /// Everything the arbiter knows about one bucket name of one owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootRow {
-    /// Whose bucket.
-    pub owner: OwnerId,
-    /// Its name, unique per owner.
-    pub bucket: BucketName,
+    /// Which bucket.
+    pub address: BucketAddress,
     /// Where its state is.
     pub pointer: RootPointer,
     /// Which life of the name this is.
@@ -129,10 +127,8 @@ pub enum CasOutcome {
 /// The row of a deleted bucket as it was when somebody decided to drop it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeletedRow {
-    /// Whose bucket.
-    pub owner: OwnerId,
-    /// Its name.
-    pub bucket: BucketName,
+    /// Which bucket.
+    pub address: BucketAddress,
     /// Where its tombstone is.
     pub pointer: RootPointer,
 }
@@ -160,7 +156,7 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn get_roots(
         &self,
-        names: &[(OwnerId, BucketName)],
+        names: &[BucketAddress],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError>;
 
     /// Publishes `new` if the row is still `expected`; `None` expects a name without a row, and
@@ -172,8 +168,7 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
     /// [`SwapError::NotSent`]: certainly not applied. [`SwapError::Unknown`]: read before deciding.
     async fn cas_root(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError>;
@@ -183,13 +178,8 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn post_claim(
-        &self,
-        owner: OwnerId,
-        bucket: &BucketName,
-        writer: WriterId,
-    ) -> Result<(), StoreError> {
-        let _ = (owner, bucket, writer);
+    async fn post_claim(&self, bucket: &BucketAddress, writer: WriterId) -> Result<(), StoreError> {
+        let _ = (bucket, writer);
         Ok(())
     }
 
@@ -200,13 +190,12 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn wait_root(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         beyond: u64,
         patience: Duration,
     ) -> Result<Stamped<Option<RootRow>>, StoreError> {
         let _ = (beyond, patience);
-        let found = self.get_roots(&[(owner, bucket.clone())]).await?;
+        let found = self.get_roots(std::slice::from_ref(bucket)).await?;
         let value = found.value.into_iter().next().flatten();
         Ok(Stamped { value, time: found.time, mark: found.mark })
     }
@@ -253,7 +242,7 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn scan_roots(
         &self,
-        after: Option<&(OwnerId, BucketName)>,
+        after: Option<&BucketAddress>,
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError>;
 

@@ -1,13 +1,18 @@
-//! Service errors to S3 errors: every variant is decided here, there is no catch-all.
+//! Service errors to S3 errors. [`row`] is the table: one row for every error, without a catch-all.
+//! What all errors of a kind have in common is decided in [`s3_error`] and [`log`], once per
+//! [`ErrorKind`].
 
-use fula_service::{Applied, ConditionName, ServiceError, error::chain};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use fula_service::{Applied, ConditionName, ErrorKind, ServiceError, error::chain};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode, s3_error};
 
 use crate::date::{http_date, timestamp};
 
 /// Seconds a client is asked to wait before it tries again.
 const RETRY_AFTER_SECONDS: &str = "1";
+
+/// Tells the client whether a write that failed may have been applied.
+const OUTCOME_HEADER: HeaderName = HeaderName::from_static("x-fula-outcome");
 
 /// Tells the outermost layer which condition failed; never sent.
 pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-condition");
@@ -20,80 +25,135 @@ pub(crate) const DETAIL_HEADER: HeaderName = HeaderName::from_static("x-fula-det
 
 /// Maps an error to what the client sees; what only the log may see is logged here, once.
 pub(crate) fn s3_error(error: ServiceError) -> S3Error {
-    let (code, message): (S3ErrorCode, Option<String>) = match error {
-        ServiceError::NoSuchBucket => (S3ErrorCode::NoSuchBucket, None),
-        ServiceError::BucketAlreadyOwned => (S3ErrorCode::BucketAlreadyOwnedByYou, None),
-        ServiceError::BucketNameTaken => (S3ErrorCode::BucketAlreadyExists, None),
-        ServiceError::TooManyBuckets(max) => {
-            let text = format!(
-                "You have {max} buckets, which is the most that one owner may have here. Delete a \
-                 bucket first, or let the operator raise FULA_BUCKETS_PER_OWNER."
-            );
-            (S3ErrorCode::TooManyBuckets, Some(text))
-        }
-        ServiceError::TooManyPublicBuckets(max) => return too_many_public(max),
-        ServiceError::BucketNotEmpty => (S3ErrorCode::BucketNotEmpty, None),
-        ServiceError::MalformedPolicy(why) => (S3ErrorCode::MalformedPolicy, Some(why)),
-        ServiceError::NoSuchPolicy => (S3ErrorCode::NoSuchBucketPolicy, None),
-        ServiceError::NoSuchKey => (S3ErrorCode::NoSuchKey, None),
-        ServiceError::NoSuchUpload => (S3ErrorCode::NoSuchUpload, None),
-        ServiceError::InvalidPart(_) => (S3ErrorCode::InvalidPart, None),
-        ServiceError::InvalidPartOrder => (S3ErrorCode::InvalidPartOrder, None),
-        ServiceError::PartTooSmall(_) => (S3ErrorCode::EntityTooSmall, None),
-        ServiceError::PreconditionFailed(name) => return precondition_failed(name),
-        ServiceError::InCommit { key, error } => return in_commit(&key, s3_error(*error)),
-        ServiceError::NotModified { etag, time_ms } => return not_modified(&etag, time_ms),
-        ServiceError::InvalidRange { size } => return invalid_range(size),
-        ServiceError::CredentialExpired => {
-            let text = "The credential ended before the request was complete; nothing was written. \
-                        Get a new credential and send the request again.";
-            (S3ErrorCode::ExpiredToken, Some(text.to_owned()))
-        }
-        ServiceError::AccessDenied => (S3ErrorCode::AccessDenied, None),
-        ServiceError::BadDigest(what) => (
-            S3ErrorCode::BadDigest,
-            Some(format!("The {what} you specified did not match what we received.")),
-        ),
-        ServiceError::InvalidDigest("Content-MD5") => (S3ErrorCode::InvalidDigest, None),
-        ServiceError::InvalidDigest(what) => {
-            (S3ErrorCode::InvalidRequest, Some(format!("Value for {what} header is invalid.")))
-        }
-        ServiceError::PayloadMismatch => return payload_mismatch(),
-        ServiceError::ChunkSignatureMismatch => return forged_chunk(),
-        ServiceError::IncompleteBody { .. } => (S3ErrorCode::IncompleteBody, None),
-        ServiceError::BodyFailed(why) => {
-            tracing::debug!(why, "a request body broke off");
-            (S3ErrorCode::IncompleteBody, None)
-        }
-        ServiceError::EntityTooLarge(_) => (S3ErrorCode::EntityTooLarge, None),
-        ServiceError::MetadataTooLarge(_) => (S3ErrorCode::MetadataTooLarge, None),
-        ServiceError::InvalidArgument(text) => (S3ErrorCode::InvalidArgument, Some(text)),
-        ServiceError::InvalidRequest(text) => (S3ErrorCode::InvalidRequest, Some(text)),
-        ServiceError::NotImplemented(what) => return not_implemented(what),
-        ServiceError::Busy(outcome) => return busy(outcome),
-        ServiceError::Full => return full(),
-        ServiceError::NewerFormat => {
-            let text = "This bucket is written by a newer version of Fula; it is read-only here.";
-            (S3ErrorCode::MethodNotAllowed, Some(text.to_owned()))
-        }
-        ServiceError::Internal(_) => {
-            tracing::error!(why = chain(&error), "internal error");
-            (S3ErrorCode::InternalError, None)
-        }
-        ServiceError::Regressed(why) => {
-            tracing::error!(why, "refused: the arbiter is in doubt");
-            return busy(Applied::None);
-        }
-        ServiceError::Unavailable(_) | ServiceError::Damaged(_) => {
-            tracing::error!(why = chain(&error), "unavailable");
-            metrics::counter!("fula_unavailable_total").increment(1);
-            return busy(Applied::None);
-        }
-    };
-    match message {
-        Some(message) => S3Error::with_message(code, message),
-        None => S3Error::new(code),
+    log(&error);
+    let answer = row(&error);
+    match error.kind() {
+        ErrorKind::Retry(outcome) => retry_later(answer, outcome),
+        ErrorKind::Damaged => retry_later(answer, Applied::None),
+        ErrorKind::Full => with_headers(answer, [outcome_header(Applied::None)]),
+        ErrorKind::Denied
+        | ErrorKind::NotFound
+        | ErrorKind::Precondition
+        | ErrorKind::Conflict
+        | ErrorKind::Invalid
+        | ErrorKind::Bug => answer,
     }
+}
+
+/// Logs what the operator needs to know of an error. A new error of a kind that is logged is logged,
+/// too, unless it is named here.
+fn log(error: &ServiceError) {
+    if let ServiceError::InCommit { error, .. } = error {
+        return log(error);
+    }
+    match error.kind() {
+        ErrorKind::Bug => tracing::error!(why = chain(error), "internal error"),
+        ErrorKind::Retry(_) | ErrorKind::Damaged => match error {
+            ServiceError::Busy(_) => {}
+            ServiceError::Regressed(why) => {
+                tracing::error!(why, "refused: the arbiter is in doubt");
+            }
+            error => {
+                tracing::error!(why = chain(error), "unavailable");
+                metrics::counter!("fula_unavailable_total").increment(1);
+            }
+        },
+        ErrorKind::Invalid => {
+            if let ServiceError::BodyFailed(why) = error {
+                tracing::debug!(why, "a request body broke off");
+            }
+        }
+        ErrorKind::Denied
+        | ErrorKind::NotFound
+        | ErrorKind::Precondition
+        | ErrorKind::Conflict
+        | ErrorKind::Full => {}
+    }
+}
+
+/// Returns the code of an error, the text where S3's own does not say enough, and the headers that
+/// no other error of its kind has.
+fn row(error: &ServiceError) -> S3Error {
+    use S3ErrorCode as Code;
+    use ServiceError as E;
+    match error {
+        E::NoSuchBucket => Code::NoSuchBucket.into(),
+        E::BucketAlreadyOwned => Code::BucketAlreadyOwnedByYou.into(),
+        E::BucketNameTaken => Code::BucketAlreadyExists.into(),
+        E::TooManyBuckets(max) => too_many_buckets(*max),
+        E::TooManyPublicBuckets(max) => too_many_public(*max),
+        E::BucketNotEmpty => Code::BucketNotEmpty.into(),
+        E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
+        E::NoSuchPolicy => Code::NoSuchBucketPolicy.into(),
+        E::NoSuchKey => Code::NoSuchKey.into(),
+        E::NoSuchUpload => Code::NoSuchUpload.into(),
+        E::InvalidPart(_) => Code::InvalidPart.into(),
+        E::InvalidPartOrder => Code::InvalidPartOrder.into(),
+        E::PartTooSmall(_) => Code::EntityTooSmall.into(),
+        E::PreconditionFailed(name) => precondition_failed(*name),
+        E::InCommit { key, error } => in_commit(key, row(error)),
+        E::NotModified { etag, time_ms } => not_modified(etag, *time_ms),
+        E::InvalidRange { size } => invalid_range(*size),
+        E::CredentialExpired => credential_expired(),
+        E::AccessDenied => Code::AccessDenied.into(),
+        E::BadDigest(what) => {
+            s3_error!(BadDigest, "The {what} you specified did not match what we received.")
+        }
+        E::InvalidDigest("Content-MD5") => Code::InvalidDigest.into(),
+        E::InvalidDigest(what) => s3_error!(InvalidRequest, "Value for {what} header is invalid."),
+        E::PayloadMismatch => payload_mismatch(),
+        E::ChunkSignatureMismatch => forged_chunk(),
+        E::IncompleteBody { .. } | E::BodyFailed(_) => Code::IncompleteBody.into(),
+        E::EntityTooLarge(_) => Code::EntityTooLarge.into(),
+        E::MetadataTooLarge(_) => Code::MetadataTooLarge.into(),
+        E::InvalidArgument(text) => s3_error!(InvalidArgument, "{text}"),
+        E::InvalidRequest(text) => s3_error!(InvalidRequest, "{text}"),
+        E::NotImplemented(what) => not_implemented(what),
+        E::Busy(_) | E::Regressed(_) | E::Unavailable(_) | E::Damaged(_) => Code::SlowDown.into(),
+        E::Full => full(),
+        E::NewerFormat => newer_format(),
+        E::Internal(_) => Code::InternalError.into(),
+    }
+}
+
+/// Asks the client to send the request again, and says what became of a write.
+fn retry_later(mut error: S3Error, outcome: Applied) -> S3Error {
+    error.set_status_code(StatusCode::SERVICE_UNAVAILABLE);
+    let retry_after = HeaderValue::from_static(RETRY_AFTER_SECONDS);
+    with_headers(error, [(header::RETRY_AFTER, retry_after), outcome_header(outcome)])
+}
+
+fn outcome_header(outcome: Applied) -> (HeaderName, HeaderValue) {
+    let outcome = match outcome {
+        Applied::None => "none",
+        Applied::Unknown => "unknown",
+    };
+    (OUTCOME_HEADER, HeaderValue::from_static(outcome))
+}
+
+fn with_headers(
+    mut error: S3Error,
+    added: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+) -> S3Error {
+    let mut headers = error.headers().cloned().unwrap_or_default();
+    headers.extend(added);
+    error.set_headers(headers);
+    error
+}
+
+/// Returns an error whose code S3 servers use but `s3s` does not know.
+fn custom(code: &'static str, status: StatusCode, text: String) -> S3Error {
+    let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), text);
+    error.set_status_code(status);
+    error
+}
+
+fn too_many_buckets(max: u64) -> S3Error {
+    s3_error!(
+        TooManyBuckets,
+        "You have {max} buckets, which is the most that one owner may have here. Delete a \
+         bucket first, or let the operator raise FULA_BUCKETS_PER_OWNER."
+    )
 }
 
 /// Says how a bucket can be made public all the same. It is the code that STS uses for a limit, too.
@@ -102,32 +162,36 @@ fn too_many_public(max: u64) -> S3Error {
         "You have {max} public buckets, which is the most that one owner may have here. Remove the \
          policy of another bucket first, or let the operator raise FULA_PUBLIC_BUCKETS_PER_OWNER."
     );
-    let mut error = S3Error::with_message(S3ErrorCode::Custom("LimitExceeded".into()), text);
-    error.set_status_code(StatusCode::BAD_REQUEST);
-    error
+    custom("LimitExceeded", StatusCode::BAD_REQUEST, text)
 }
 
 /// Names what is not offered, so that nothing asked for is silently ignored.
 pub(crate) fn not_implemented(what: &str) -> S3Error {
-    let text = format!("{what} is not implemented.");
-    S3Error::with_message(S3ErrorCode::NotImplemented, text)
+    s3_error!(NotImplemented, "{what} is not implemented.")
+}
+
+fn credential_expired() -> S3Error {
+    s3_error!(
+        ExpiredToken,
+        "The credential ended before the request was complete; nothing was written. \
+         Get a new credential and send the request again."
+    )
+}
+
+fn newer_format() -> S3Error {
+    let text = "This bucket is written by a newer version of Fula; it is read-only here.";
+    S3Error::with_message(S3ErrorCode::MethodNotAllowed, text)
 }
 
 /// The body is not what `x-amz-content-sha256` says.
 pub(crate) fn payload_mismatch() -> S3Error {
-    let code = S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into());
     let text = "The provided 'x-amz-content-sha256' header does not match what was computed.";
-    let mut error = S3Error::with_message(code, text);
-    error.set_status_code(StatusCode::BAD_REQUEST);
-    error
+    custom("XAmzContentSHA256Mismatch", StatusCode::BAD_REQUEST, text.to_owned())
 }
 
 fn forged_chunk() -> S3Error {
-    let mut error = S3Error::new(S3ErrorCode::SignatureDoesNotMatch);
-    let mut headers = HeaderMap::new();
-    headers.insert(FORGED_HEADER, HeaderValue::from_static("chunk"));
-    error.set_headers(headers);
-    error
+    let error = S3Error::new(S3ErrorCode::SignatureDoesNotMatch);
+    with_headers(error, [(FORGED_HEADER, HeaderValue::from_static("chunk"))])
 }
 
 fn precondition_failed(name: ConditionName) -> S3Error {
@@ -139,12 +203,9 @@ fn precondition_failed(name: ConditionName) -> S3Error {
         ConditionName::BucketVersion => "x-fula-if-version",
     };
     let text = "At least one of the pre-conditions you specified did not hold";
-    let mut error = S3Error::with_message(S3ErrorCode::PreconditionFailed, text);
-    let mut headers = HeaderMap::new();
+    let error = S3Error::with_message(S3ErrorCode::PreconditionFailed, text);
     // The outer layer turns this into the <Condition> element and removes it.
-    headers.insert(CONDITION_HEADER, HeaderValue::from_static(condition));
-    error.set_headers(headers);
-    error
+    with_headers(error, [(CONDITION_HEADER, HeaderValue::from_static(condition))])
 }
 
 /// Says which change of a commit an error is about.
@@ -155,51 +216,26 @@ fn in_commit(key: &str, mut error: S3Error) -> S3Error {
 }
 
 fn not_modified(etag: &fula_core::bucket::ETag, time_ms: u64) -> S3Error {
-    let mut error = S3Error::new(S3ErrorCode::NotModified);
-    let mut headers = HeaderMap::new();
-    if let Ok(value) = HeaderValue::from_str(&format!("\"{etag}\"")) {
-        headers.insert(header::ETAG, value);
-    }
-    if let Some(value) = http_date(timestamp(time_ms)) {
-        headers.insert(header::LAST_MODIFIED, value);
-    }
-    error.set_headers(headers);
-    error
+    let etag = HeaderValue::from_str(&format!("\"{etag}\"")).ok();
+    let time = http_date(timestamp(time_ms));
+    let headers = [(header::ETAG, etag), (header::LAST_MODIFIED, time)];
+    let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    with_headers(S3Error::new(S3ErrorCode::NotModified), headers)
 }
 
 fn invalid_range(size: u64) -> S3Error {
-    let mut error = S3Error::new(S3ErrorCode::InvalidRange);
-    let mut headers = HeaderMap::new();
-    if let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}")) {
-        headers.insert(header::CONTENT_RANGE, value);
-    }
-    error.set_headers(headers);
-    error
+    let range = HeaderValue::from_str(&format!("bytes */{size}")).ok();
+    let header = range.map(|range| (header::CONTENT_RANGE, range));
+    with_headers(S3Error::new(S3ErrorCode::InvalidRange), header)
 }
 
 pub(crate) fn busy(outcome: Applied) -> S3Error {
-    let mut error = S3Error::new(S3ErrorCode::SlowDown);
-    let mut headers = HeaderMap::new();
-    headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-    let outcome = match outcome {
-        Applied::None => "none",
-        Applied::Unknown => "unknown",
-    };
-    headers.insert("x-fula-outcome", HeaderValue::from_static(outcome));
-    error.set_headers(headers);
-    error.set_status_code(StatusCode::SERVICE_UNAVAILABLE);
-    error
+    s3_error(ServiceError::Busy(outcome))
 }
 
 fn full() -> S3Error {
-    let code = S3ErrorCode::Custom("InsufficientStorage".into());
     let text = "The gateway is out of storage space; nothing was written.";
-    let mut error = S3Error::with_message(code, text);
-    error.set_status_code(StatusCode::INSUFFICIENT_STORAGE);
-    let mut headers = HeaderMap::new();
-    headers.insert("x-fula-outcome", HeaderValue::from_static("none"));
-    error.set_headers(headers);
-    error
+    custom("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE, text.to_owned())
 }
 
 /// A body over the limit.
@@ -229,4 +265,41 @@ pub(crate) fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_a_retry_helps_and_what_became_of_a_write_follow_from_the_kind() {
+        let unavailable = fula_core::StoreError::Unavailable {
+            backend: "log",
+            action: "get",
+            source: "gone".into(),
+        };
+        let cid = fula_core::Cid::of(fula_core::Codec::Raw, b"x");
+        let damaged = fula_core::StoreError::Damaged { cid };
+        let denied = Box::new(ServiceError::AccessDenied);
+        for (error, status, retry_after, outcome) in [
+            (ServiceError::Busy(Applied::Unknown), 503, Some("1"), Some("unknown")),
+            (ServiceError::Busy(Applied::None), 503, Some("1"), Some("none")),
+            (ServiceError::Regressed(String::new()), 503, Some("1"), Some("none")),
+            (unavailable.into(), 503, Some("1"), Some("none")),
+            (damaged.into(), 503, Some("1"), Some("none")),
+            (ServiceError::Full, 507, None, Some("none")),
+            (ServiceError::TooManyPublicBuckets(1), 400, None, None),
+            (ServiceError::PreconditionFailed(ConditionName::IfMatch), 412, None, None),
+            (ServiceError::InCommit { key: "k".to_owned(), error: denied }, 403, None, None),
+        ] {
+            let answer = s3_error(error);
+            let header = |name| {
+                let value = answer.headers().and_then(|headers| headers.get(name));
+                value.and_then(|value| value.to_str().ok())
+            };
+            assert_eq!(answer.status_code().map(|code| code.as_u16()), Some(status), "{answer}");
+            assert_eq!(header(header::RETRY_AFTER), retry_after, "{answer}");
+            assert_eq!(header(OUTCOME_HEADER), outcome, "{answer}");
+        }
+    }
 }

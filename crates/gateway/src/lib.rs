@@ -22,7 +22,6 @@ mod limit;
 pub mod metrics;
 mod normalise;
 mod payload;
-mod poll_again;
 mod query;
 mod range;
 mod request;

@@ -19,7 +19,6 @@ pub use crate::connections::ConnectionLimits;
 use crate::{
     connection_io::ConnectionIo,
     connections::{Connection, Connections},
-    poll_again::PollAgainOnWake,
     request::Peer,
     request_body::Linger,
 };
@@ -94,7 +93,7 @@ where
         let peer = Peer { address, is_tls: how.tls.is_some() };
         let served =
             Served { builder: builder.clone(), watcher: graceful.watcher(), peer, connection };
-        tokio::spawn(PollAgainOnWake::new(served.run(stream, how.clone(), answer.clone())));
+        tokio::spawn(served.run(stream, how.clone(), answer.clone()));
     }
     drop(listener);
     let left = graceful.count();

@@ -12,7 +12,7 @@ use fula_core::{
 use fula_gateway::{Gateway, Peer, Rates, WireConfig, WireLimits};
 use fula_identity::{Policy, eip712::Claims, wallet::WalletKey, wallet_token};
 use fula_service::{
-    Committer, Limits, NamePolicy, RollbackGuard, Service,
+    Arbiter, Limits, NamePolicy, RollbackGuard, Service,
     auth::{Authenticator, KeyRing, Revocations, SealingKey},
     system_random,
 };
@@ -28,8 +28,8 @@ async fn gateway(tls_terminated: bool) -> Gateway {
     let limits = Limits::default();
     let nodes = Arc::new(Nodes::new(Arc::new(MemoryBlocks::default()), limits.cache_bytes));
     let (roots, guard) = (Arc::new(MemoryRoots::default()), RollbackGuard::new(None, true));
-    let committer = Committer::new(nodes, roots, WriterId([1; 16]), limits, guard);
-    let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
+    let arbiter = Arbiter::new(nodes, roots, WriterId([1; 16]), &limits, guard);
+    let service = Service::new(arbiter, limits, system_random(), NamePolicy::PerOwner);
     let metadata = Arc::new(MemoryMetadata::default());
     let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
     let keys = KeyRing::new(Arc::clone(&metadata) as _, sealing, system_random(), Duration::ZERO);

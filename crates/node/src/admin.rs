@@ -116,41 +116,38 @@ pub(crate) enum Answer {
     Error(String),
 }
 
+/// Why a request was not carried out, for whoever asked.
+struct Refused(String);
+
+impl<E: std::error::Error> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self(chain(&error))
+    }
+}
+
 /// Carries out one request.
 pub(crate) async fn execute(node: &Arc<Node>, request: Request) -> Answer {
     match carry_out(node, request).await {
         Ok(value) => Answer::Ok(value),
-        Err(text) => Answer::Error(text),
+        Err(Refused(text)) => Answer::Error(text),
     }
 }
 
-async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, String> {
-    let text = |error: &dyn std::error::Error| chain(error);
+async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, Refused> {
+    let keys = node.authenticator.keys();
     match request {
         Request::KeysCreate { user, keys_per_user } => {
             if let Some(max) = keys_per_user {
-                node.authenticator.keys().set_keys_max(max);
+                keys.set_keys_max(max);
             }
-            let now = node.service.committer().now().await.map_err(|error| text(&error))?;
-            let made =
-                node.authenticator.keys().create(&user, now).await.map_err(|error| text(&error))?;
-            let (info, secret) = made;
+            let now = node.service.arbiter().now().await?;
+            let (info, secret) = keys.create(&user, now).await?;
             Ok(json!({"id": info.id, "user": info.user, "secret": secret.expose()}))
         }
-        Request::KeysList { user } => {
-            let keys = node
-                .authenticator
-                .keys()
-                .list(user.as_deref())
-                .await
-                .map_err(|error| text(&error))?;
-            Ok(json!(keys))
-        }
+        Request::KeysList { user } => Ok(json!(keys.list(user.as_deref()).await?)),
         Request::KeysRevoke { id, user } => {
-            let keys = node.authenticator.keys();
-            let exists = keys.exists(&id, user.as_deref()).await.map_err(|error| text(&error))?;
-            if !exists {
-                return Err(format!("there is no access key {id}"));
+            if !keys.exists(&id, user.as_deref()).await? {
+                return Err(Refused(format!("there is no access key {id}")));
             }
             revoke(node, Revoked::Key(id.clone())).await?;
             Ok(json!({"revoked": id}))
@@ -160,88 +157,84 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, String> 
             Ok(json!({"revoked": revoked}))
         }
         Request::RevokeList => Ok(json!(node.authenticator.revocations().all())),
-        Request::MastersList => {
-            let status = shared(node)?.status().await.map_err(|error| text(&error))?;
-            Ok(status.masters.into_keys().collect())
-        }
+        Request::MastersList => Ok(shared(node)?.status().await?.masters.into_keys().collect()),
         Request::MastersForget { name } => {
-            let forgotten = shared(node)?.forget_master(&name).await;
-            if forgotten.map_err(|error| text(&error))? {
-                Ok(json!({"forgotten": name}))
-            } else {
-                Err(format!("there is no master {name}; see fula masters list"))
+            if !shared(node)?.forget_master(&name).await? {
+                let text = format!("there is no master {name}; see fula masters list");
+                return Err(Refused(text));
             }
+            Ok(json!({"forgotten": name}))
         }
         Request::RootsLog { bucket, user, limit } => {
             let row = find_row(node, &bucket, user.as_deref()).await?;
             let blocks = node.nodes.blocks().as_ref();
-            let commits = history::log(blocks, row.pointer.root, limit).await;
-            let commits = commits.map_err(|error| text(&error))?;
+            let commits = history::log(blocks, row.pointer.root, limit).await?;
             Ok(commits.iter().map(commit_json).collect())
         }
-        Request::RootsShow { bucket } => {
-            let rows = all_rows(node).await?;
-            let rows = rows
-                .iter()
-                .filter(|row| bucket.as_ref().is_none_or(|name| row.bucket.as_str() == name));
-            let status = match &node.recovery {
-                Some(recovery) => Some(recovery.status().await.map_err(|error| text(&error))?),
-                None => None,
-            };
-            let buckets: Vec<Value> = rows.map(row_json).collect();
-            Ok(json!({"buckets": buckets, "recovery": status}))
-        }
+        Request::RootsShow { bucket } => show_roots(node, bucket.as_deref()).await,
         Request::RootsHeal { force } => {
             let recovery = shared(node)?;
             if force {
-                recovery.force().await.map_err(|error| text(&error))?;
+                recovery.force().await?;
             } else {
-                recovery.tick().await.map_err(|error| text(&error))?;
+                recovery.tick().await?;
             }
-            Ok(json!(recovery.status().await.map_err(|error| text(&error))?))
+            Ok(json!(recovery.status().await?))
         }
         Request::RootsMerge { bucket, user, apply } => {
             let row = find_row(node, &bucket, user.as_deref()).await?;
-            let merged = shared(node)?.merge(&(row.owner, row.bucket), !apply).await;
-            Ok(json!(merged.map_err(|error| text(&error))?))
+            let merged = shared(node)?.merge(&row.address, !apply).await;
+            Ok(json!(merged?))
         }
         Request::Fsck => check(node).await,
         Request::Gc { now: false, .. } => {
-            let (log_bytes, live_bytes) = node.store.sizes().map_err(|error| text(&error))?;
+            let (log_bytes, live_bytes) = node.store.sizes()?;
             Ok(json!({"log_bytes": log_bytes, "live_bytes": live_bytes}))
         }
         Request::Gc { retention_ms, .. } => {
             let own = node.service.committer().limits().retention;
             let retention = retention_ms.map_or(own, std::time::Duration::from_millis);
-            Ok(json!(gc::now(node, retention).await?))
+            Ok(json!(gc::now(node, retention).await.map_err(Refused)?))
         }
     }
 }
 
+/// Returns pointers, of one bucket name if given, and the recovery.
+async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Value, Refused> {
+    let rows = all_rows(node).await?;
+    let named =
+        rows.iter().filter(|row| bucket.is_none_or(|name| row.address.name.as_str() == name));
+    let buckets: Vec<Value> = named.map(row_json).collect();
+    let status = match &node.recovery {
+        Some(recovery) => Some(recovery.status().await?),
+        None => None,
+    };
+    Ok(json!({"buckets": buckets, "recovery": status}))
+}
+
 /// Revokes something. Of a key the record is deleted as well, last: an arbiter restored from a
 /// backup would bring it back, and what fails on the way can be tried again.
-async fn revoke(node: &Node, revoked: Revoked) -> Result<(), String> {
+async fn revoke(node: &Node, revoked: Revoked) -> Result<(), Refused> {
     let key = match &revoked {
         Revoked::Key(id) => Some(id.clone()),
         _ => None,
     };
-    node.authenticator.revoke(revoked).await.map_err(|error| chain(&error))?;
+    node.authenticator.revoke(revoked).await?;
     if let Some(id) = key {
-        let deleted = node.authenticator.keys().revoke(&id, None).await;
-        deleted.map_err(|error| chain(&error))?;
+        node.authenticator.keys().revoke(&id, None).await?;
     }
     Ok(())
 }
 
-fn shared(node: &Node) -> Result<&Recovery, String> {
+fn shared(node: &Node) -> Result<&Recovery, Refused> {
     let none = "this master's arbiter is its own: there are no other masters";
-    node.recovery.as_ref().ok_or_else(|| none.to_owned())
+    node.recovery.as_ref().ok_or_else(|| Refused(none.to_owned()))
 }
 
 fn row_json(row: &RootRow) -> Value {
     json!({
-        "owner": row.owner.to_string(),
-        "bucket": row.bucket.as_str(),
+        "owner": row.address.owner.to_string(),
+        "bucket": row.address.name.as_str(),
         "root": row.pointer.root.to_string(),
         "version": row.pointer.version,
         "generation": row.pointer.generation,
@@ -264,12 +257,12 @@ fn commit_json(commit: &history::Commit) -> Value {
 }
 
 /// Returns every row of the arbiter.
-async fn all_rows(node: &Node) -> Result<Vec<RootRow>, String> {
+async fn all_rows(node: &Node) -> Result<Vec<RootRow>, Refused> {
     let mut rows: Vec<RootRow> = Vec::new();
     loop {
-        let after = rows.last().map(|row| (row.owner, row.bucket.clone()));
+        let after = rows.last().map(|row| row.address.clone());
         let page = node.roots().scan_roots(after.as_ref(), ROWS_PAGE).await;
-        let page = page.map_err(|error| chain(&error))?.value;
+        let page = page?.value;
         if page.is_empty() {
             return Ok(rows);
         }
@@ -277,45 +270,44 @@ async fn all_rows(node: &Node) -> Result<Vec<RootRow>, String> {
     }
 }
 
-async fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootRow, String> {
+async fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootRow, Refused> {
     let owner: Option<OwnerId> = user.map(|user| Identity::of_user(&format!("key:{user}")).owner);
     let mut rows: Vec<RootRow> = all_rows(node)
         .await?
         .into_iter()
-        .filter(|row| row.bucket.as_str() == bucket)
-        .filter(|row| owner.is_none_or(|owner| row.owner == owner))
+        .filter(|row| row.address.name.as_str() == bucket)
+        .filter(|row| owner.is_none_or(|owner| row.address.owner == owner))
         .collect();
     match (rows.pop(), rows.is_empty()) {
         (Some(row), true) => Ok(row),
-        (Some(_), false) => Err(format!("several users have a bucket {bucket}: say whose, --user")),
-        (None, _) => Err(format!("there is no bucket {bucket}")),
+        (Some(_), false) => {
+            Err(Refused(format!("several users have a bucket {bucket}: say whose, --user")))
+        }
+        (None, _) => Err(Refused(format!("there is no bucket {bucket}"))),
     }
 }
 
 /// Reads every byte of the log and everything reachable from the roots.
-async fn check(node: &Node) -> Result<Value, String> {
+async fn check(node: &Node) -> Result<Value, Refused> {
     let damaged = tokio::task::block_in_place(|| node.store.verify());
-    let damaged = damaged.map_err(|error| format!("cannot read the log: {error}"))?;
+    let damaged = damaged.map_err(|error| Refused(format!("cannot read the log: {error}")))?;
     let mut seen = HashSet::new();
     let mut buckets = Vec::new();
     let is_unrepaired = node.store.recovery.is_unrepaired;
     let mut problems = damaged.len() + usize::from(is_unrepaired);
     for row in all_rows(node).await? {
         // The row may move on while we look: check the newest.
-        let name = [(row.owner, row.bucket.clone())];
-        let newest = node.roots().get_roots(&name).await.map_err(|error| chain(&error))?;
+        let newest = node.roots().get_roots(std::slice::from_ref(&row.address)).await?;
         let row = newest.value.into_iter().next().flatten().unwrap_or(row);
         // Held, so that nothing of it is collected while we look.
-        let address = (row.owner, row.bucket.clone());
-        let held = node.service.committer().current(&address).await.ok().flatten();
+        let held = node.service.arbiter().current(&row.address).await.ok().flatten();
         let row = held.as_ref().map_or(row, |head| head.row.clone());
-        let report = fsck::check_bucket(&node.nodes, &row, &mut seen).await;
-        let report = report.map_err(|error| chain(&error))?;
+        let report = fsck::check_bucket(&node.nodes, &row, &mut seen).await?;
         drop(held);
         problems += report.problems.len();
         buckets.push(json!({
-            "owner": report.owner.to_string(),
-            "bucket": report.bucket.as_str(),
+            "owner": report.bucket.owner.to_string(),
+            "bucket": report.bucket.name.as_str(),
             "blocks": report.blocks,
             "problems": report.problems.iter().map(problem_text).collect::<Vec<_>>(),
         }));

@@ -83,7 +83,7 @@ pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, S
 /// Drops the rows of buckets that were deleted longer ago than `retention`, as the first part of a
 /// collection, which goes on whether that can be done or not. Returns how many.
 async fn drop_deleted(node: &Node, retention: Duration, all: bool) -> u64 {
-    match node.service.committer().drop_deleted(retention, all).await {
+    match node.service.drop_deleted(retention, all).await {
         Ok(dropped) => {
             metrics::counter!("fula_gc_dropped_buckets_total").increment(dropped);
             dropped
@@ -106,7 +106,7 @@ async fn collect(
         return Ok(None);
     }
     let began = Instant::now();
-    let collected = node.service.committer().collect(retention, rest).await;
+    let collected = node.service.collect(retention, rest).await;
     let collected = collected.map_err(|error| {
         metrics::counter!("fula_gc_failures_total").increment(1);
         chain(&error)
@@ -134,9 +134,9 @@ async fn rewrite(
 ) -> Result<u64, String> {
     let node = Arc::clone(node);
     let work = move || {
-        let committer = node.service.committer();
+        let service = &node.service;
         let rest = || {
-            let times = if committer.is_busy() { rest() } else { 0 };
+            let times = if service.is_busy() { rest() } else { 0 };
             if times > 0 {
                 std::thread::sleep(MOVE_REST * times);
             }

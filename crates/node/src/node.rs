@@ -9,7 +9,7 @@ use fula_core::{
     tree::Nodes,
 };
 use fula_service::{
-    Committer, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
+    Arbiter, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
     auth::{Authenticator, Clock, KeyRing, Revocations, SealingKey},
     system_random,
 };
@@ -154,16 +154,16 @@ impl Node {
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let mut writer = [0; 16];
         random(&mut writer);
-        let committer = Committer::new(Arc::clone(&nodes), roots, WriterId(writer), limits, guard);
+        let arbiter = Arbiter::new(Arc::clone(&nodes), roots, WriterId(writer), &limits, guard);
         let recovery = if is_watched {
             let is_master = purpose != Purpose::Administer;
-            let committer = committer.clone();
+            let arbiter = arbiter.clone();
             let metadata = Arc::clone(&metadata);
-            Some(Recovery::open(committer, metadata, memory, &random, names, is_master).await?)
+            Some(Recovery::open(arbiter, metadata, memory, &random, names, is_master).await?)
         } else {
             None
         };
-        let service = Service::new(committer, random, names);
+        let service = Service::new(arbiter, limits, random, names);
         Ok(Self { store, nodes, metadata, authenticator, service, recovery, names, owns_blocks })
     }
 
@@ -175,7 +175,7 @@ impl Node {
 
     /// Returns the arbiter.
     pub(crate) fn roots(&self) -> &Arc<dyn RootPointerStore> {
-        self.service.committer().roots()
+        self.service.arbiter().unchecked()
     }
 }
 

@@ -27,11 +27,11 @@ use tokio::time::Instant;
 
 use crate::{
     admin::fsck,
-    arbiter::Head,
-    commit::Committer,
+    arbiter::{Arbiter, Head},
     error::{Applied, ServiceError},
-    fault_injection::Fault,
+    fault_injection::{Fault, FaultInjection},
     pins::PinRegistry,
+    service::Service,
 };
 
 /// How long changes that were begun before the cut are waited for; bodies on their way are not. What
@@ -69,7 +69,7 @@ pub struct Collection {
     pub held_back: bool,
 }
 
-impl Committer {
+impl Service {
     /// Deletes the blocks of this store that nothing needs. Runs concurrently with requests: while any are
     /// in flight it sleeps `rest()` times the time that it has just worked, and asks again at every pause.
     /// Roots replaced within `retention` stay readable. One collection at a time runs; others wait for
@@ -83,16 +83,28 @@ impl Committer {
         retention: Duration,
         rest: &(dyn Fn() -> u32 + Sync),
     ) -> Result<Collection, ServiceError> {
-        let _one_at_a_time = self.collecting().lock().await;
-        let mut collector = Collector::begin(self, retention, rest).await?;
+        let _one_at_a_time = self.collecting.lock().await;
+        let faults = self.committer.limits().faults;
+        let mut collector = Collector::begin(self.arbiter(), faults, retention, rest).await?;
         collector.mark_all().await?;
         collector.sweep().await?;
         Ok(collector.done)
     }
+
+    /// Drops the rows of buckets that were deleted longer ago than `retention`, where the arbiter can do
+    /// that; unless `all` is set, only if they are enough to be worth the work. Returns how many it
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some may be gone all the same.
+    pub async fn drop_deleted(&self, retention: Duration, all: bool) -> Result<u64, ServiceError> {
+        let _one_at_a_time = self.collecting.lock().await;
+        self.committer.drop_deleted(retention, all).await
+    }
 }
 
 struct Collector<'a> {
-    committer: &'a Committer,
+    arbiter: &'a Arbiter,
     blocks: &'a Arc<dyn BlockStore>,
     pin_registry: &'a PinRegistry,
     /// Marks of this collection carry it.
@@ -116,13 +128,12 @@ struct Collector<'a> {
 
 impl<'a> Collector<'a> {
     async fn begin(
-        committer: &'a Committer,
+        arbiter: &'a Arbiter,
+        faults: FaultInjection,
         retention: Duration,
         rest: &'a (dyn Fn() -> u32 + Sync),
     ) -> Result<Self, ServiceError> {
-        let (blocks, pin_registry) =
-            (committer.nodes().blocks(), committer.pin_registry().as_ref());
-        let faults = committer.limits().faults;
+        let (blocks, pin_registry) = (arbiter.nodes().blocks(), arbiter.pins().as_ref());
         let cut = pin_registry.begin_epoch(blocks.as_ref());
         let (mut held_back, mut oldest) = (false, None);
         if !faults.has(Fault::CollectDespiteWrites) {
@@ -130,7 +141,7 @@ impl<'a> Collector<'a> {
                 tokio::time::timeout(WRITES_WAIT, pin_registry.writes_ended_before(cut)).await;
             (held_back, oldest) = (ended.is_err(), pin_registry.oldest_write());
         }
-        let now = committer.now().await?;
+        let now = arbiter.now().await?;
         let is_blind = faults.has(Fault::CollectDespiteReaders);
         // Twice: a round that was judged before `now` and swaps while others are waited for lets go
         // of its base, which a look that begins meanwhile may still be told of.
@@ -150,7 +161,7 @@ impl<'a> Collector<'a> {
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let since = if faults.has(Fault::CollectJustReplaced) { TimeMs::MAX } else { now };
         Ok(Self {
-            committer,
+            arbiter,
             blocks,
             pin_registry,
             cut,
@@ -181,9 +192,9 @@ impl<'a> Collector<'a> {
         }
         let mut after = None;
         loop {
-            let page = self.committer.roots().scan_roots(after.as_ref(), PAGE).await?.value;
+            let page = self.arbiter.scan_buckets(after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
-            after = Some((last.owner, last.bucket.clone()));
+            after = Some(last.address.clone());
             for row in page {
                 self.mark_bucket(row.pointer.root).await?;
             }

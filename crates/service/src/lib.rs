@@ -13,17 +13,17 @@ pub mod error;
 pub mod fault_injection;
 mod gc;
 pub mod limits;
-mod merge;
 mod names;
 mod objects;
 mod pins;
-mod recovery;
 mod service;
 mod settle;
 
 pub use self::{
     admin::{fsck, history},
-    arbiter::{Alarm, Head, KnownState, RollbackGuard},
+    arbiter::{
+        Alarm, Arbiter, Head, KnownState, Merged, Recovery, RecoveryClaim, RollbackGuard, Status,
+    },
     auth::{
         access,
         access::{Grant, Identity},
@@ -35,19 +35,17 @@ pub use self::{
     error::{Applied, ConditionName, ErrorKind, ServiceError},
     gc::Collection,
     limits::Limits,
-    merge::Merged,
     names::NamePolicy,
     objects::batch::{BatchAction, BatchChange, BatchResult},
     objects::bucket::{BucketInfo, BucketPage},
     objects::list::{ListRequest, Listing, ListingLine},
     objects::multipart::{
-        CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, PartInfo,
-        PartsPage, UploadInfo, UploadLine, UploadsPage,
+        CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest, ListUploadsRequest,
+        PartInfo, PartsPage, PutPartRequest, UploadInfo, UploadLine, UploadsPage,
     },
     objects::object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
     objects::{body, condition},
     pins::RequestPins,
-    recovery::{Recovery, RecoveryClaim, Status},
     service::{Random, Service, parse_key, system_random},
     settle::{Settled, unsettle_names},
 };

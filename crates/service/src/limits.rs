@@ -15,7 +15,8 @@ pub struct Limits {
     pub round_changes_max: usize,
     /// Most bytes of small bodies in one round.
     pub round_bytes_max: usize,
-    /// Most times a round is judged again after a lost swap.
+    /// Most attempts of one commit round, the first included, whatever made the others necessary: mostly
+    /// lost swaps.
     pub round_attempts_max: u32,
     /// Most changes waiting for one bucket.
     pub queue_max: usize,

@@ -10,7 +10,7 @@ use fula_core::{BlockStore, Cid, block::Epoch};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use crate::arbiter::Head;
+use crate::arbiter::head::Head;
 
 /// Heads noted before those that nobody holds any more are first left out.
 const HEADS_MIN: usize = 1024;

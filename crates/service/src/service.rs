@@ -4,12 +4,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use fula_core::{BucketName, OwnerId, id::ObjectKey};
+use fula_core::{BucketAddress, BucketName, OwnerId, id::ObjectKey};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    arbiter::{BucketAddress, Head},
+    arbiter::{Arbiter, Head},
     auth::{
         access::{self, Action, Holder, Target, Verb},
         policy::PublicRead,
@@ -18,6 +18,7 @@ use crate::{
     caller::{BucketOwner, Caller, IdempotencyKey},
     commit::{Answer, Change, CommitRequest, Committer},
     error::{Applied, ServiceError},
+    limits::Limits,
     names::{NameMeaning, NamePolicy},
 };
 
@@ -74,6 +75,8 @@ pub struct Service {
     pub(crate) names: NamePolicy,
     /// Where the next look for expired uploads begins, by bucket.
     pub(crate) sweeps: Arc<Mutex<HashMap<BucketAddress, Bytes>>>,
+    /// Held by whoever collects, or drops rows.
+    pub(crate) collecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -83,24 +86,35 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Serves what `committer` publishes.
-    pub fn new(committer: Committer, random: Random, names: NamePolicy) -> Self {
-        let bytes = committer.limits().body_bytes;
+    /// Serves the buckets of `arbiter`, within `limits`.
+    pub fn new(arbiter: Arbiter, limits: Limits, random: Random, names: NamePolicy) -> Self {
+        let bytes = limits.body_bytes;
         let (body_budget, unauthenticated_budget) =
             (MemoryBudget::new(bytes), MemoryBudget::new(bytes / UNAUTHENTICATED_PART));
         Self {
-            committer,
+            committer: Committer::new(arbiter, limits),
             body_budget,
             unauthenticated_budget,
             random,
             names,
             sweeps: Arc::default(),
+            collecting: Arc::default(),
         }
     }
 
     /// Returns the commit pipeline.
     pub fn committer(&self) -> &Committer {
         &self.committer
+    }
+
+    /// Returns the arbiter as this master sees it.
+    pub fn arbiter(&self) -> &Arbiter {
+        self.committer.arbiter()
+    }
+
+    /// Returns whether any write is in flight, or any body on its way.
+    pub fn is_busy(&self) -> bool {
+        self.arbiter().pins().is_busy()
     }
 
     /// Returns the memory budget of request and response bodies.
@@ -141,7 +155,7 @@ impl Service {
         part: Part<'_>,
     ) -> Result<Arc<Head>, ServiceError> {
         if action.verb() != Verb::Read {
-            caller.pins.begin_write(self.committer.pin_registry());
+            caller.pins.begin_write(self.arbiter().pins());
         }
         let found = match BucketName::parse(name) {
             Ok(name) => self.find(caller, owner, &name, action).await?,
@@ -151,7 +165,7 @@ impl Service {
         match (decided, found) {
             (Ok(()), Some(head)) => {
                 if action.verb() != Verb::Read {
-                    self.committer.guard().require_disk()?;
+                    self.arbiter().guard().require_disk()?;
                 }
                 caller.seen.note(head.row.pointer.version);
                 caller.pins.pin_head(&head);
@@ -179,10 +193,11 @@ impl Service {
     ) -> Result<WriteTarget, ServiceError> {
         let own = self.own_of(caller, caller.bucket_owner);
         let address = own.zip(BucketName::parse(name).ok());
-        if let Some(head) = address.and_then(|address| self.committer.last_known(&address)) {
+        let address = address.map(|(owner, name)| BucketAddress { owner, name });
+        if let Some(head) = address.and_then(|address| self.arbiter().last_known(&address)) {
             self.authorize(caller, Some(&head), action, part.target(name)).await?;
-            self.committer.guard().require_disk()?;
-            caller.pins.begin_write(self.committer.pin_registry());
+            self.arbiter().guard().require_disk()?;
+            caller.pins.begin_write(self.arbiter().pins());
             caller.pins.pin_head(&head);
             return Ok(WriteTarget { head, is_guess: true });
         }
@@ -212,16 +227,17 @@ impl Service {
     ) -> Result<Option<Arc<Head>>, ServiceError> {
         let meaning = self.meaning(caller, owner);
         if let Some(owner) = meaning.owner()
-            && let Some(head) = self.state(caller, &(owner, name.clone()), action).await?
+            && let Some(head) =
+                self.state(caller, &BucketAddress::new(owner, name.clone()), action).await?
         {
             return Ok(Some(head));
         }
         if !meaning.is_global() {
             return Ok(None);
         }
-        let row = self.committer.find_bucket(name).await?;
+        let row = self.arbiter().find_bucket(name).await?;
         let Some(row) = row.filter(|row| row.deleted.is_none()) else { return Ok(None) };
-        self.state(caller, &(row.owner, name.clone()), action).await
+        self.state(caller, &row.address, action).await
     }
 
     /// Decides whether the caller may do `action` to `target`, in the bucket that `head` is of.
@@ -234,7 +250,7 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref();
         let Some(head) = head else { return access::authorize(identity, action, target, None) };
-        let owner = head.row.owner;
+        let owner = head.row.address.owner;
         // Most requests are the owner's, who need nothing public.
         let is_granted = identity.is_some_and(|identity| {
             identity.owner == owner && identity.grant.allows(action.verb(), target)
@@ -253,9 +269,9 @@ impl Service {
         action: Action,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
         if action.verb() == Verb::Read {
-            return self.committer.readable(address, &caller.seen).await;
+            return self.arbiter().readable(address, &caller.seen).await;
         }
-        self.before_write(caller, self.committer.current(address)).await
+        self.before_write(caller, self.arbiter().current(address)).await
     }
 
     /// Asks the arbiter something before a write, within the write's deadline.
@@ -281,7 +297,7 @@ impl Service {
         idempotency_key: Option<IdempotencyKey>,
     ) -> Result<Answer, ServiceError> {
         let request = CommitRequest::of(caller, Some(head.root.id), idempotency_key, change);
-        self.submit(caller, &head.address(), request).await
+        self.submit(caller, head.address(), request).await
     }
 
     /// Commits a change to the bucket that a write aims at, in whichever life of its name if that
@@ -295,7 +311,7 @@ impl Service {
     ) -> Result<Answer, ServiceError> {
         let bucket = (!target.is_guess).then_some(target.head.root.id);
         let request = CommitRequest::of(caller, bucket, idempotency_key, change);
-        self.submit(caller, &target.head.address(), request).await
+        self.submit(caller, target.head.address(), request).await
     }
 
     /// Commits a change if the caller's credential still allows it.

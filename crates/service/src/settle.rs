@@ -111,9 +111,9 @@ impl Service {
         let (mut settled, mut failures) = (Settled::default(), 0);
         let mut after = None;
         loop {
-            let rows = self.committer.scan_buckets(after.as_ref(), PAGE_MAX).await?;
+            let rows = self.arbiter().scan_buckets(after.as_ref(), PAGE_MAX).await?;
             let Some(last) = rows.last() else { return Ok(settled) };
-            after = Some((last.owner, last.bucket.clone()));
+            after = Some(last.address.clone());
             for row in rows.iter().filter(|row| self.may_be_unsettled(row)) {
                 match self.settle(row).await {
                     Ok(changed) => {
@@ -125,7 +125,7 @@ impl Service {
                         }
                     }
                     Err(error) => {
-                        let bucket = row.bucket.as_str();
+                        let bucket = row.address.name.as_str();
                         tracing::debug!(bucket, error = chain(&error), "a name is left");
                         settled.left += 1;
                         failures += 1;
@@ -148,11 +148,11 @@ impl Service {
     /// Commits what a bucket's name needs; says whether that was anything.
     async fn settle(&self, row: &RootRow) -> Result<bool, ServiceError> {
         let caller = Caller::default();
-        caller.pins.begin_write(self.committer.pin_registry());
-        let address = (row.owner, row.bucket.clone());
-        let Some(head) = self.committer.current(&address).await? else { return Ok(false) };
+        caller.pins.begin_write(self.arbiter().pins());
+        let address = row.address.clone();
+        let Some(head) = self.arbiter().current(&address).await? else { return Ok(false) };
         caller.pins.pin_head(&head);
-        let blocks = self.committer.nodes().blocks().as_ref();
+        let blocks = self.arbiter().nodes().blocks().as_ref();
         let wanted = self.names.of_root(blocks, &head.root).await?;
         if row.global_name == (wanted == GlobalName::ClaimIfFree) {
             return Ok(false);

@@ -3,17 +3,11 @@
 //! One object a block, named by its address, written whole and durable before `put` returns, so
 //! that `sync` has nothing left to do. Decision: docs/adr/0007.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    hash::{BuildHasher, RandomState},
-    io,
-    sync::Arc,
-};
+use std::{collections::HashMap, fmt, io, sync::Arc};
 
 use async_trait::async_trait;
 use fula_core::{
-    Block, BlockStore, Cid, Codec, StoreError,
+    Block, BlockStore, Cid, Codec, KeyedLocks, StoreError,
     block::{BLOCK_BYTES_MAX, Epoch, Listed, Placement, Position, Swept, SyncMark},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -73,8 +67,8 @@ struct Epochs {
 pub struct ObjectBlocks {
     store: Arc<dyn ObjectStore>,
     epochs: Mutex<Epochs>,
-    hasher: RandomState,
-    locks: Vec<tokio::sync::RwLock<()>>,
+    /// Held shared by puts, exclusively by a deletion.
+    locks: KeyedLocks<tokio::sync::RwLock<()>>,
 }
 
 impl fmt::Debug for ObjectBlocks {
@@ -117,8 +111,7 @@ impl ObjectBlocks {
     }
 
     fn on(store: Arc<dyn ObjectStore>) -> Self {
-        let locks = (0..STRIPES).map(|_| tokio::sync::RwLock::default()).collect();
-        Self { store, epochs: Mutex::default(), hasher: RandomState::new(), locks }
+        Self { store, epochs: Mutex::default(), locks: KeyedLocks::new(STRIPES) }
     }
 
     /// Returns what tells this store from any other: `fresh`, unless it was named before.
@@ -142,14 +135,9 @@ impl ObjectBlocks {
         self.epochs.lock()
     }
 
-    fn lock(&self, cid: &Cid) -> &tokio::sync::RwLock<()> {
-        let [low, ..] = self.hasher.hash_one(cid).to_le_bytes();
-        &self.locks[usize::from(low) % STRIPES]
-    }
-
     async fn put_one(&self, block: &Block) -> Result<(), StoreError> {
         let cid = block.cid();
-        let _held = self.lock(&cid).read().await;
+        let _held = self.locks.of(&cid).read().await;
         {
             let mut epochs = self.epochs();
             let now = epochs.now;
@@ -168,7 +156,7 @@ impl ObjectBlocks {
         cut: Epoch,
         put_before: Epoch,
     ) -> Result<bool, StoreError> {
-        let _held = self.lock(cid).write().await;
+        let _held = self.locks.of(cid).write().await;
         let (put, marked) = {
             let epochs = self.epochs();
             (epochs.put.get(cid).copied(), epochs.marked.get(cid).copied())

@@ -6,20 +6,23 @@
 //! # Deliberately absent
 //! Judging requests against a state (the service); object bytes ([`crate::content`]).
 
+mod checksum;
+mod etag;
 pub mod keys;
 mod list;
 mod object;
+mod parts;
 mod recent;
 mod root;
 mod settings;
 mod upload;
 
 pub use self::{
+    checksum::{Checksum, ChecksumAlgorithm},
+    etag::ETag,
     list::{ListPage, ListQuery, Listed, list_page},
-    object::{
-        Attached, Checksum, ChecksumAlgorithm, ETag, Fingerprint, ObjectKind, ObjectRecord,
-        PartSpan, Seq, TextMap, read_parts, write_parts,
-    },
+    object::{Attached, Fingerprint, ObjectKind, ObjectRecord, Seq, TextMap},
+    parts::{PartSpan, read_parts, write_parts},
     recent::{Recent, RecentOutcome},
     root::{AUTHORS_MAX, Author, BucketRoot, FORMAT, ROOT_BYTES_MAX},
     settings::Settings,

@@ -1,9 +1,10 @@
 //! Object records: what a key points to.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::{checksum::Checksum, etag::ETag};
 use crate::{
     block::Block,
     cbor::{Invalid, Reader, Writer},
@@ -30,126 +31,6 @@ pub enum ObjectKind {
     DeleteMarker,
     /// Content held elsewhere, by CID; its `ETag` is the CID.
     Mapped,
-}
-
-/// The entity tag S3 tools expect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ETag {
-    /// MD5 of the bytes.
-    Md5([u8; 16]),
-    /// MD5 of the parts' MD5s, and the number of parts.
-    Multipart([u8; 16], u32),
-    /// The content's CID, where we never saw the bytes.
-    Cid(Cid),
-}
-
-impl fmt::Display for ETag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Md5(md5) => f.write_str(&hex::encode(md5)),
-            Self::Multipart(md5, parts) => write!(f, "{}-{parts}", hex::encode(md5)),
-            Self::Cid(cid) => cid.fmt(f),
-        }
-    }
-}
-
-impl ETag {
-    /// Appends the encoded tag.
-    pub fn write(&self, out: &mut Writer) {
-        match self {
-            Self::Md5(md5) => out.bytes(md5),
-            Self::Multipart(md5, parts) => out.array(2).bytes(md5).uint(u64::from(*parts)),
-            Self::Cid(cid) => out.array(1).bytes(&cid.to_bytes()),
-        };
-    }
-
-    /// Reads what [`Self::write`] wrote.
-    ///
-    /// # Errors
-    /// [`Invalid`] for anything else.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
-        if let Some(md5) = reader.maybe_bytes()? {
-            return Ok(Self::Md5(md5.as_ref().try_into().map_err(|_| Invalid("bad MD5"))?));
-        }
-        match reader.array()? {
-            1 => {
-                let cid = Cid::from_bytes(&reader.bytes()?);
-                cid.map(Self::Cid).map_err(|_| Invalid("bad ETag CID"))
-            }
-            2 => {
-                let md5 = reader.array_of()?;
-                let parts = u32::try_from(reader.uint()?).map_err(|_| Invalid("bad part count"))?;
-                Ok(Self::Multipart(md5, parts))
-            }
-            _ => Err(Invalid("bad ETag")),
-        }
-    }
-}
-
-/// Checksum algorithms of S3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ChecksumAlgorithm {
-    /// CRC-32 (ISO-HDLC).
-    Crc32,
-    /// CRC-32C (Castagnoli).
-    Crc32c,
-    /// CRC-64/NVME.
-    Crc64Nvme,
-    /// SHA-1.
-    Sha1,
-    /// SHA-256.
-    Sha256,
-}
-
-impl ChecksumAlgorithm {
-    /// Every algorithm, by stored code.
-    pub const ALL: [Self; 5] =
-        [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
-
-    /// Returns the length of a value in bytes.
-    pub fn value_len(self) -> usize {
-        match self {
-            Self::Crc32 | Self::Crc32c => 4,
-            Self::Crc64Nvme => 8,
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-        }
-    }
-}
-
-/// A checksum as S3 stores and returns it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checksum {
-    /// How it was computed.
-    pub algorithm: ChecksumAlgorithm,
-    /// 0 over the full object; else a composite over this many parts' checksums.
-    pub composite_parts: u32,
-    /// The value.
-    pub value: Bytes,
-}
-
-impl Checksum {
-    /// Appends the encoded checksum.
-    pub fn write(&self, out: &mut Writer) {
-        out.array(3).uint(self.algorithm as u64).uint(u64::from(self.composite_parts));
-        out.bytes(&self.value);
-    }
-
-    /// Reads what [`Self::write`] wrote.
-    ///
-    /// # Errors
-    /// [`Invalid`] for anything else.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
-        reader.tuple(3)?;
-        let code = usize::try_from(reader.uint()?).map_err(|_| Invalid("bad algorithm"))?;
-        let algorithm = *ChecksumAlgorithm::ALL.get(code).ok_or(Invalid("bad algorithm"))?;
-        let parts = reader.uint()?.try_into().map_err(|_| Invalid("bad part count"))?;
-        let value = reader.bytes()?;
-        if value.len() != algorithm.value_len() {
-            return Err(Invalid("checksum has another length"));
-        }
-        Ok(Self { algorithm, composite_parts: parts, value })
-    }
 }
 
 /// Where a version stands in its bucket: the commit and the place within it.
@@ -380,57 +261,10 @@ fn read_bytes(reader: &mut Reader<'_>) -> Result<Option<Bytes>, Invalid> {
     if reader.null() { Ok(None) } else { reader.bytes().map(Some) }
 }
 
-/// One part of a completed multipart object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartSpan {
-    /// Its number, 1 to 10 000.
-    pub number: u32,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Its own checksum.
-    pub checksum: Option<Checksum>,
-}
-
-/// Encodes the table of parts as a block: `[[number, size, checksum or null], …]`.
-pub fn write_parts(parts: &[PartSpan]) -> Block {
-    let mut out = Writer::with_capacity(parts.len() * 24);
-    out.array(parts.len());
-    for part in parts {
-        out.array(3).uint(u64::from(part.number)).uint(part.size);
-        match &part.checksum {
-            Some(checksum) => checksum.write(&mut out),
-            None => drop(out.null()),
-        }
-    }
-    Block::new(Codec::DagCbor, out.finish())
-}
-
-/// Decodes a table of parts.
-///
-/// # Errors
-/// [`StoreError::Malformed`].
-pub fn read_parts(block: &Block) -> Result<Vec<PartSpan>, StoreError> {
-    let mut reader = Reader::new(block.bytes());
-    let mut read = || {
-        let parts = (0..reader.array()?)
-            .map(|_| {
-                reader.tuple(3)?;
-                let number = reader.uint()?.try_into().map_err(|_| Invalid("bad number"))?;
-                let size = reader.uint()?;
-                let checksum =
-                    if reader.null() { None } else { Some(Checksum::read(&mut reader)?) };
-                Ok(PartSpan { number, size, checksum })
-            })
-            .collect::<Result<_, Invalid>>()?;
-        reader.end()?;
-        Ok(parts)
-    };
-    read().map_err(|invalid: Invalid| invalid.of("table of parts"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bucket::ChecksumAlgorithm;
 
     fn record() -> ObjectRecord {
         ObjectRecord {
@@ -524,15 +358,5 @@ mod tests {
         let block = block.unwrap();
         assert_eq!(attached, Attached::Linked(block.cid()));
         assert_eq!(Attached::read_block(&block).unwrap(), large);
-    }
-
-    #[test]
-    fn part_tables_round_trip() {
-        let checksum = record().checksums.pop();
-        let parts = vec![
-            PartSpan { number: 1, size: 5 << 20, checksum },
-            PartSpan { number: 9, size: 1, checksum: None },
-        ];
-        assert_eq!(read_parts(&write_parts(&parts)).unwrap(), parts);
     }
 }

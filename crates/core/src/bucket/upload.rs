@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::object::{Checksum, ETag, ObjectRecord};
+use super::{checksum::Checksum, etag::ETag, object::ObjectRecord};
 use crate::{
     cbor::{Invalid, Reader, Writer},
     error::StoreError,

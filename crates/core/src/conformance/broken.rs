@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::{
     block::{Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark},
+    conformance::hooks::RootHooks,
     error::{StoreError, SwapError},
-    id::{BucketName, Cid, OwnerId},
+    id::{BucketAddress, Cid, OwnerId},
     in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
     metadata::{Entry, MetadataStore, Table, WriteOutcome},
     root::{
@@ -133,7 +134,7 @@ pub struct BrokenRoots {
     inner: MemoryRoots,
     fault: RootFault,
     /// Rows that are gone although the store within has them.
-    gone: Mutex<BTreeSet<(OwnerId, BucketName)>>,
+    gone: Mutex<BTreeSet<BucketAddress>>,
 }
 
 impl BrokenRoots {
@@ -142,34 +143,32 @@ impl BrokenRoots {
         Self { inner: MemoryRoots::default(), fault, gone: Mutex::default() }
     }
 
-    fn gone(&self) -> MutexGuard<'_, BTreeSet<(OwnerId, BucketName)>> {
-        self.gone.lock()
+    async fn row(&self, bucket: &BucketAddress) -> Result<Option<RootRow>, StoreError> {
+        Ok(self.get(std::slice::from_ref(bucket)).await?.value.pop().flatten())
     }
 }
 
 #[async_trait]
-impl RootPointerStore for BrokenRoots {
-    async fn get_roots(
+impl RootHooks for BrokenRoots {
+    fn inner(&self) -> &MemoryRoots {
+        &self.inner
+    }
+
+    async fn get(
         &self,
-        names: &[(OwnerId, BucketName)],
+        buckets: &[BucketAddress],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
-        let mut found = self.inner.get_roots(names).await?;
-        for (name, row) in names.iter().zip(&mut found.value) {
-            row.take_if(|_| self.gone().contains(name));
+        let mut found = self.inner.get_roots(buckets).await?;
+        for (bucket, row) in buckets.iter().zip(&mut found.value) {
+            row.take_if(|_| self.gone.lock().contains(bucket));
         }
         Ok(found)
     }
 
-    fn can_drop_roots(&self) -> bool {
-        true
-    }
-
-    async fn drop_roots(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+    async fn drop_rows(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
         let mut kept = Vec::new();
         for row in &rows {
-            let name = (row.owner, row.bucket.clone());
-            let found = self.get_roots(std::slice::from_ref(&name)).await?.value.pop().flatten();
-            let Some(found) = found else { continue };
+            let Some(found) = self.row(&row.address).await? else { continue };
             let is_same = found.pointer == row.pointer;
             let is_wrong = match self.fault {
                 RootFault::DropsWhatWasSwapped => !is_same,
@@ -177,7 +176,7 @@ impl RootPointerStore for BrokenRoots {
                 _ => false,
             };
             if is_wrong {
-                self.gone().insert(name);
+                self.gone.lock().insert(row.address.clone());
                 kept.push(row.clone());
             }
         }
@@ -186,15 +185,13 @@ impl RootPointerStore for BrokenRoots {
         Ok(dropped.into_iter().chain(kept).collect())
     }
 
-    async fn cas_root(
+    async fn swap(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
-        let rows = self.get_roots(&[(owner, bucket.clone())]).await;
-        let row = rows.map_err(SwapError::NotSent)?.value.pop().flatten();
+        let row = self.row(bucket).await.map_err(SwapError::NotSent)?;
         let current = row.map(|row| row.pointer);
         let mut new = new.clone();
         let believed = match (self.fault, current, expected) {
@@ -209,7 +206,7 @@ impl RootPointerStore for BrokenRoots {
         if let Some(current) = believed {
             new.pointer.version = new.pointer.version.max(current.version + 1);
         }
-        let mut stamped = self.inner.cas_root(owner, bucket, believed, &new).await?;
+        let mut stamped = self.inner.cas_root(bucket, believed, &new).await?;
         match (self.fault, &mut stamped.value) {
             (RootFault::ReportsExpected, CasOutcome::Conflict { current: Some(current) }) => {
                 if let Some(expected) = expected {
@@ -225,24 +222,7 @@ impl RootPointerStore for BrokenRoots {
         Ok(stamped)
     }
 
-    async fn list_roots(
-        &self,
-        owner: OwnerId,
-        after: Option<&BucketName>,
-        limit: usize,
-    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        self.inner.list_roots(owner, after, limit).await
-    }
-
-    async fn scan_roots(
-        &self,
-        after: Option<&(OwnerId, BucketName)>,
-        limit: usize,
-    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        self.inner.scan_roots(after, limit).await
-    }
-
-    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+    async fn count(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
         let mut stamped = self.inner.count_roots(owner).await?;
         let rows = self.inner.list_roots(owner, None, usize::MAX).await?.value;
         match self.fault {
@@ -251,13 +231,6 @@ impl RootPointerStore for BrokenRoots {
             _ => {}
         }
         Ok(stamped)
-    }
-
-    async fn find_bucket(
-        &self,
-        bucket: &BucketName,
-    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
-        self.inner.find_bucket(bucket).await
     }
 }
 

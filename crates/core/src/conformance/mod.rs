@@ -6,6 +6,7 @@
 
 pub mod block_store;
 pub mod broken;
+pub mod hooks;
 pub mod metadata;
 pub mod root_store;
 

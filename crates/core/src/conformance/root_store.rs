@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use crate::{
-    id::{BucketId, BucketName, Cid, Codec, OwnerId},
+    id::{BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId},
     root::{
         CasOutcome, DeletedRow, GlobalName, NewRoot, RootCounts, RootPointer, RootPointerStore,
         RootRow,
@@ -17,6 +17,10 @@ const OTHER: OwnerId = OwnerId([2; 16]);
 
 fn name(text: &str) -> BucketName {
     BucketName::parse(text).unwrap()
+}
+
+fn address(owner: OwnerId, text: &str) -> BucketAddress {
+    BucketAddress::new(owner, name(text))
 }
 
 fn pointer(seed: u64, version: u64) -> RootPointer {
@@ -40,11 +44,11 @@ async fn swap(
     expected: Option<RootPointer>,
     new: RootPointer,
 ) -> CasOutcome {
-    store.cas_root(owner, &name(bucket), expected, &new_root(new)).await.unwrap().value
+    store.cas_root(&address(owner, bucket), expected, &new_root(new)).await.unwrap().value
 }
 
 async fn get(store: &dyn RootPointerStore, owner: OwnerId, bucket: &str) -> Option<RootRow> {
-    store.get_roots(&[(owner, name(bucket))]).await.unwrap().value.pop().unwrap()
+    store.get_roots(&[address(owner, bucket)]).await.unwrap().value.pop().unwrap()
 }
 
 /// A name never used has no row.
@@ -66,11 +70,10 @@ pub async fn first_swap_creates(store: &dyn RootPointerStore) {
         deleted: Some(7),
         global_name: GlobalName::Keep,
     };
-    let outcome = store.cas_root(OWNER, &name("bucket"), Some(pointer(1, 1)), &deleted).await;
+    let outcome = store.cas_root(&address(OWNER, "bucket"), Some(pointer(1, 1)), &deleted).await;
     assert_eq!(outcome.unwrap().value, CasOutcome::Won);
     let row = RootRow {
-        owner: OWNER,
-        bucket: name("bucket"),
+        address: address(OWNER, "bucket"),
         pointer: deleted.pointer,
         bucket_id: deleted.bucket_id,
         created: 6,
@@ -174,7 +177,7 @@ pub async fn rows_are_kept_apart(store: &dyn RootPointerStore) {
     swap(store, OWNER, "one", None, pointer(1, 1)).await;
     swap(store, OWNER, "two", None, pointer(2, 1)).await;
     swap(store, OTHER, "one", None, pointer(3, 1)).await;
-    let names = [(OTHER, name("one")), (OWNER, name("absent")), (OWNER, name("two"))];
+    let names = [address(OTHER, "one"), address(OWNER, "absent"), address(OWNER, "two")];
     let rows = store.get_roots(&names).await.unwrap().value;
     let pointers: Vec<_> = rows.into_iter().map(|row| row.map(|row| row.pointer)).collect();
     assert_eq!(pointers, [Some(pointer(3, 1)), None, Some(pointer(2, 1))]);
@@ -187,13 +190,13 @@ pub async fn lists_one_owner_in_order(store: &dyn RootPointerStore) {
     }
     swap(store, OTHER, "aab", None, pointer(1, 1)).await;
     let tombstone = NewRoot { deleted: Some(9), ..new_root(pointer(2, 2)) };
-    store.cas_root(OWNER, &name("bbb"), Some(pointer(1, 1)), &tombstone).await.unwrap();
+    store.cas_root(&address(OWNER, "bbb"), Some(pointer(1, 1)), &tombstone).await.unwrap();
     let first = store.list_roots(OWNER, None, 2).await.unwrap().value;
-    let names: Vec<_> = first.iter().map(|row| row.bucket.as_str()).collect();
+    let names: Vec<_> = first.iter().map(|row| row.address.name.as_str()).collect();
     assert_eq!(names, ["aaa", "bbb"]);
     assert_eq!(first[1].deleted, Some(9));
     let rest = store.list_roots(OWNER, Some(&name("bbb")), 2).await.unwrap().value;
-    assert_eq!(rest.iter().map(|row| row.bucket.as_str()).collect::<Vec<_>>(), ["ccc"]);
+    assert_eq!(rest.iter().map(|row| row.address.name.as_str()).collect::<Vec<_>>(), ["ccc"]);
 }
 
 /// A scan goes on after a place, through the rows of every owner.
@@ -201,16 +204,16 @@ pub async fn scans_all_owners_in_order(store: &dyn RootPointerStore) {
     for (owner, bucket) in [(OTHER, "aaa"), (OWNER, "b.c"), (OWNER, "b-c"), (OTHER, "bbb")] {
         assert_eq!(swap(store, owner, bucket, None, pointer(1, 1)).await, CasOutcome::Won);
     }
-    let mut seen: Vec<(OwnerId, BucketName)> = Vec::new();
+    let mut seen: Vec<BucketAddress> = Vec::new();
     loop {
         let page = store.scan_roots(seen.last(), 3).await.unwrap().value;
         if page.is_empty() {
             break;
         }
-        seen.extend(page.into_iter().map(|row| (row.owner, row.bucket)));
+        seen.extend(page.into_iter().map(|row| row.address));
     }
     let all = [(OWNER, "b-c"), (OWNER, "b.c"), (OTHER, "aaa"), (OTHER, "bbb")];
-    assert_eq!(seen, all.map(|(owner, bucket)| (owner, name(bucket))));
+    assert_eq!(seen, all.map(|(owner, bucket)| address(owner, bucket)));
 }
 
 /// The first owner of a name holds it globally until released; who requires a taken one is told.
@@ -218,17 +221,17 @@ pub async fn global_names_have_one_holder(store: &dyn RootPointerStore) {
     swap(store, OWNER, "bucket", None, pointer(1, 1)).await;
     swap(store, OTHER, "bucket", None, pointer(2, 1)).await;
     assert!(!get(store, OTHER, "bucket").await.unwrap().global_name);
-    let holder = |found: Option<RootRow>| found.map(|row| row.owner);
+    let holder = |found: Option<RootRow>| found.map(|row| row.address.owner);
     let found = store.find_bucket(&name("bucket")).await.unwrap().value;
     assert_eq!(holder(found), Some(OWNER));
     let required = NewRoot { global_name: GlobalName::Require, ..new_root(pointer(3, 2)) };
-    let outcome = store.cas_root(OTHER, &name("bucket"), Some(pointer(2, 1)), &required).await;
+    let outcome = store.cas_root(&address(OTHER, "bucket"), Some(pointer(2, 1)), &required).await;
     assert_eq!(outcome.unwrap().value, CasOutcome::NameTaken);
     assert_eq!(get(store, OTHER, "bucket").await.unwrap().pointer, pointer(2, 1));
     let released = NewRoot { global_name: GlobalName::Release, ..new_root(pointer(4, 2)) };
-    store.cas_root(OWNER, &name("bucket"), Some(pointer(1, 1)), &released).await.unwrap();
+    store.cas_root(&address(OWNER, "bucket"), Some(pointer(1, 1)), &released).await.unwrap();
     assert_eq!(store.find_bucket(&name("bucket")).await.unwrap().value, None);
-    let outcome = store.cas_root(OTHER, &name("bucket"), Some(pointer(2, 1)), &required).await;
+    let outcome = store.cas_root(&address(OTHER, "bucket"), Some(pointer(2, 1)), &required).await;
     assert_eq!(outcome.unwrap().value, CasOutcome::Won);
     let found = store.find_bucket(&name("bucket")).await.unwrap().value;
     assert_eq!(holder(found), Some(OTHER));
@@ -246,7 +249,7 @@ pub async fn racing_claims_have_one_holder(store: &dyn RootPointerStore) {
             let first = NewRoot { global_name: GlobalName::Keep, ..new_root(pointer(1, 1)) };
             let mut seen = None;
             if owner % 2 == 0 {
-                store.cas_root(id, &name(bucket), None, &first).await.unwrap();
+                store.cas_root(&address(id, bucket), None, &first).await.unwrap();
                 seen = Some(first.pointer);
             }
             swap(store, id, bucket, seen, pointer(2, 2)).await
@@ -259,7 +262,7 @@ pub async fn racing_claims_have_one_holder(store: &dyn RootPointerStore) {
             holders.extend(row.global_name.then_some(owner));
         }
         let found = store.find_bucket(&name(bucket)).await.unwrap().value.unwrap();
-        assert_eq!(holders, [found.owner]);
+        assert_eq!(holders, [found.address.owner]);
     }
 }
 
@@ -272,7 +275,7 @@ pub async fn counts_what_an_owner_has(store: &dyn RootPointerStore) {
     let change = async |version, deleted, global_name| {
         let new = NewRoot { deleted, global_name, ..new_root(pointer(version, version)) };
         let old = Some(pointer(version - 1, version - 1)).filter(|_| version > 1);
-        let outcome = store.cas_root(OWNER, &name("bucket"), old, &new).await.unwrap().value;
+        let outcome = store.cas_root(&address(OWNER, "bucket"), old, &new).await.unwrap().value;
         assert_eq!(outcome, CasOutcome::Won);
     };
     assert_eq!(counts(OWNER).await, (0, 0));
@@ -305,8 +308,8 @@ pub async fn counts_what_an_owner_has(store: &dyn RootPointerStore) {
 /// Within one life of an arbiter its mark and its time never fall.
 pub async fn marks_and_time_do_not_fall(store: &dyn RootPointerStore) {
     let before = store.get_roots(&[]).await.unwrap();
-    let (bucket, first) = (name("bucket"), new_root(pointer(1, 1)));
-    let swapped = store.cas_root(OWNER, &bucket, None, &first).await.unwrap();
+    let (bucket, first) = (address(OWNER, "bucket"), new_root(pointer(1, 1)));
+    let swapped = store.cas_root(&bucket, None, &first).await.unwrap();
     let after = store.list_roots(OWNER, None, 1).await.unwrap();
     assert_eq!(before.mark.arbiter, after.mark.arbiter);
     assert!(before.mark.position <= after.mark.position);
@@ -316,13 +319,13 @@ pub async fn marks_and_time_do_not_fall(store: &dyn RootPointerStore) {
 
 /// A wait ends with the row as it is: beyond the version asked for, or when patience is at its end.
 pub async fn waits_end(store: &dyn RootPointerStore) {
-    let (bucket, patience) = (name("bucket"), Duration::from_millis(50));
-    assert_eq!(store.wait_root(OWNER, &bucket, 0, patience).await.unwrap().value, None);
+    let (bucket, patience) = (address(OWNER, "bucket"), Duration::from_millis(50));
+    assert_eq!(store.wait_root(&bucket, 0, patience).await.unwrap().value, None);
     assert_eq!(swap(store, OWNER, "bucket", None, pointer(1, 1)).await, CasOutcome::Won);
     // Beyond already: there is nothing to wait for, however long that would be.
-    let found = store.wait_root(OWNER, &bucket, 0, Duration::from_hours(1)).await.unwrap();
+    let found = store.wait_root(&bucket, 0, Duration::from_hours(1)).await.unwrap();
     assert_eq!(found.value.unwrap().pointer, pointer(1, 1));
-    let found = store.wait_root(OWNER, &bucket, 1, patience).await.unwrap();
+    let found = store.wait_root(&bucket, 1, patience).await.unwrap();
     assert_eq!(found.value.unwrap().pointer, pointer(1, 1));
 }
 
@@ -335,16 +338,16 @@ pub async fn drops_only_what_it_is_told(store: &dyn RootPointerStore) {
         ..new_root(pointer(seed, version))
     };
     let given = |bucket: &str, pointer: RootPointer| DeletedRow {
-        owner: OWNER,
-        bucket: name(bucket),
+        address: address(OWNER, bucket),
         pointer,
     };
     for bucket in ["alive", "again", "deleted", "other-root"] {
         swap(store, OWNER, bucket, None, pointer(1, 1)).await;
     }
     for bucket in ["again", "deleted", "other-root"] {
-        let (bucket, expected, new) = (name(bucket), Some(pointer(1, 1)), tombstone(2, 2));
-        let deleted = store.cas_root(OWNER, &bucket, expected, &new).await;
+        let (bucket, expected, new) =
+            (address(OWNER, bucket), Some(pointer(1, 1)), tombstone(2, 2));
+        let deleted = store.cas_root(&bucket, expected, &new).await;
         assert_eq!(deleted.unwrap().value, CasOutcome::Won);
     }
     swap(store, OWNER, "again", Some(pointer(2, 2)), pointer(3, 3)).await;
@@ -369,7 +372,7 @@ pub async fn drops_only_what_it_is_told(store: &dyn RootPointerStore) {
     assert_eq!(dropped, [rows[2].clone()]);
     assert_eq!(found("deleted").await, None);
     let listed = store.list_roots(OWNER, None, 9).await.unwrap().value;
-    let listed: Vec<_> = listed.iter().map(|row| row.bucket.as_str()).collect();
+    let listed: Vec<_> = listed.iter().map(|row| row.address.name.as_str()).collect();
     assert_eq!(listed, ["again", "alive", "other-root"]);
 }
 
@@ -388,9 +391,9 @@ pub async fn versions_go_on_after_a_drop(store: &dyn RootPointerStore) {
         let deleted = pointer(2, floor + last);
         let tombstone = NewRoot { deleted: Some(9), ..new_root(deleted) };
         let expected = Some(pointer(1, floor + 1));
-        store.cas_root(OWNER, &name(bucket), expected, &tombstone).await.unwrap();
-        let (owner, bucket) = (OWNER, name(bucket));
-        let row = DeletedRow { owner, bucket, pointer: deleted };
+        let address = address(OWNER, bucket);
+        store.cas_root(&address, expected, &tombstone).await.unwrap();
+        let row = DeletedRow { address, pointer: deleted };
         assert_eq!(store.drop_roots(vec![row]).await.unwrap().len(), 1);
         if floor == 0 {
             for bucket in ["first", "second", "never"] {

@@ -6,7 +6,7 @@ use crate::root::DeletedRow;
 impl RowSet {
     /// Returns whether a row is still as given, and of a deleted bucket.
     pub fn is_droppable(&self, row: &DeletedRow) -> bool {
-        let found = self.get(row.owner, &row.bucket);
+        let found = self.get(&row.address);
         found.is_some_and(|found| found.deleted.is_some() && found.pointer == row.pointer)
     }
 
@@ -16,10 +16,10 @@ impl RowSet {
             return false;
         }
         self.raise_floor(row.pointer.version);
-        self.rows.remove(&(row.owner, row.bucket.clone()));
+        self.rows.remove(&row.address);
         self.deleted -= 1;
-        if self.global.get(&row.bucket) == Some(&row.owner) {
-            self.global.remove(&row.bucket);
+        if self.global.get(&row.address.name) == Some(&row.address.owner) {
+            self.global.remove(&row.address.name);
         }
         true
     }

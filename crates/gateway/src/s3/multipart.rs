@@ -3,8 +3,8 @@
 use fula_core::bucket::ChecksumAlgorithm as Algorithm;
 use fula_identity::identity::display;
 use fula_service::{
-    CompletePart, CompleteRequest, CreateUploadRequest, ListUploadsRequest, ServiceError,
-    UploadInfo, UploadLine,
+    CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest, ListUploadsRequest,
+    PutPartRequest, ServiceError, UploadInfo, UploadLine,
 };
 use http::{Extensions, HeaderMap, HeaderValue};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
@@ -159,9 +159,9 @@ impl Api {
         let info = self.service.upload_info(&caller, &bucket, &key, &id);
         let info = info.await.map_err(to_s3)?;
         check_algorithm(Digests::of(&request.headers)?.algorithm(), info)?;
-        let facts = Self::body_facts(&mut request, length, Some(info.algorithm))?;
-        let stored = self.service.put_part(&caller, &bucket, &key, &id, number, body, facts).await;
-        let part = stored.map_err(to_s3)?;
+        let body_facts = Self::body_facts(&mut request, length, Some(info.algorithm))?;
+        let put = PutPartRequest { key, id, number, body, body_facts };
+        let part = self.service.put_part(&caller, &bucket, put).await.map_err(to_s3)?;
         let mut output =
             UploadPartOutput { e_tag: Some(etag(&part.etag())), ..UploadPartOutput::default() };
         set_checksums!(output, &part.checksums);
@@ -179,17 +179,15 @@ impl Api {
         let source = copy_source(&request.headers, &input.copy_source, conditions)?;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
         let caller = &caller(&request)?;
-        let number = part_number(input.part_number);
-        let copied = self.service.copy_part(
-            caller,
-            &input.bucket,
-            &input.key,
-            &input.upload_id,
-            number,
+        let copy = CopyPartRequest {
+            key: input.key.clone(),
+            id: input.upload_id.clone(),
+            number: part_number(input.part_number),
             source,
             range,
-        );
-        let (part, time) = copied.await.map_err(to_s3)?;
+        };
+        let copied = self.service.copy_part(caller, &input.bucket, copy).await;
+        let (part, time) = copied.map_err(to_s3)?;
         let mut result = CopyPartResult {
             e_tag: Some(etag(&part.etag)),
             last_modified: Some(timestamp(time)),

@@ -93,8 +93,8 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
     let newest = fsck::newest_roots(blocks).await.map_err(|error| chain(&error))?;
     let mut rebuilt = 0;
     for mut row in newest {
-        let name = [(row.owner, row.bucket.clone())];
-        let known = node.store.roots.get_roots(&name).await.map_err(|error| chain(&error))?;
+        let known = node.store.roots.get_roots(std::slice::from_ref(&row.address)).await;
+        let known = known.map_err(|error| chain(&error))?;
         let known = known.value.into_iter().next().flatten();
         // The rows of deleted buckets are dropped, and their blocks may still be there.
         let was_dropped = known.is_none() && row.pointer.version <= node.store.roots.floor();
@@ -107,9 +107,9 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
             .as_ref()
             .is_none_or(|known| pointers_lost && known.pointer.version < row.pointer.version);
         if lost {
-            let holder = node.store.roots.find_bucket(&row.bucket).await;
+            let holder = node.store.roots.find_bucket(&row.address.name).await;
             let holder = holder.map_err(|error| chain(&error))?.value;
-            let free = holder.is_none_or(|holder| holder.owner == row.owner);
+            let free = holder.is_none_or(|holder| holder.address.owner == row.address.owner);
             row.global_name = row.deleted.is_none() && free;
             node.store.restore_row(row).await.map_err(|error| chain(&error))?;
             rebuilt += 1;

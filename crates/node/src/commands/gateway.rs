@@ -63,21 +63,9 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     }
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
-    let node =
-        Node::open(&config.backends, config.limits.clone(), Purpose::Serve(config.names), false)
-            .await?;
-    report_recovery(&node);
-    let authenticator = &node.authenticator;
-    authenticator.keys().set_keys_max(config.keys_max);
-    set_first_key(&config, &node).await?;
-    authenticator.set_policy(config.policy.clone());
-    authenticator.set_sessions_max(config.sessions_max);
-    if let Some(source) = &config.jwks {
-        jwks::start(source.clone(), authenticator.clone()).await.map_err(StartError::Jwks)?;
-    }
-    let gateway =
-        fula_gateway::gateway(node.service.clone(), authenticator.clone(), config.wire.clone());
-    let node = Arc::new(node);
+    let node = Arc::new(open_node(&config).await?);
+    let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
+    let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
 
     let tls = match &config.tls {
         Some((cert, key)) => {
@@ -100,17 +88,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let answer_admin = move |request: http::Request<_>| {
         let (node, recorder) = (Arc::clone(&admin_node), recorder.clone());
         async move {
-            let readiness = async {
-                if node.store.has_failed() {
-                    return Err("the log failed: check the disk, then restart");
-                }
-                if node.service.committer().guard().disk_failure().is_some() {
-                    return Err("this master's own data directory cannot be written: see its log");
-                }
-                let asked = node.roots().get_roots(&[]).await;
-                asked.map(drop).map_err(|_| "the arbiter does not answer")
-            };
-            wire_admin::answer(&request, &recorder, readiness, || count_work(&node)).await
+            wire_admin::answer(&request, &recorder, readiness(&node), || count_work(&node)).await
         }
     };
     let grace = config.shutdown_grace;
@@ -119,13 +97,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let admin = Listening { name: "admin", tls: None, connections: admin_limits(), ..how.clone() };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
-    let authenticator = node.authenticator.clone();
-    tokio::spawn(async move { authenticator.revocations().run().await });
-    if let Some(recovery) = &node.recovery {
-        tokio::spawn(recovery.clone().run());
-    }
-    tokio::spawn(gc::tend(Arc::clone(&node)));
-    tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
+    start_background_work(&node);
 
     let answer = move |request: http::Request<_>| {
         let gateway = gateway.clone();
@@ -143,6 +115,45 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     drop(std::fs::remove_file(files::socket_path(&config.backends.data_dir)));
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Opens the node, and sets up who may use it.
+async fn open_node(config: &GatewayConfig) -> Result<Node, StartError> {
+    let purpose = Purpose::Serve(config.names);
+    let node = Node::open(&config.backends, config.limits.clone(), purpose, false).await?;
+    report_recovery(&node);
+    let authenticator = &node.authenticator;
+    authenticator.keys().set_keys_max(config.keys_max);
+    set_first_key(config, &node).await?;
+    authenticator.set_policy(config.policy.clone());
+    authenticator.set_sessions_max(config.sessions_max);
+    if let Some(source) = &config.jwks {
+        jwks::start(source.clone(), authenticator.clone()).await.map_err(StartError::Jwks)?;
+    }
+    Ok(node)
+}
+
+/// Returns whether requests can be served, or why not.
+async fn readiness(node: &Node) -> Result<(), &'static str> {
+    if node.store.has_failed() {
+        return Err("the log failed: check the disk, then restart");
+    }
+    if node.service.arbiter().guard().disk_failure().is_some() {
+        return Err("this master's own data directory cannot be written: see its log");
+    }
+    let asked = node.roots().get_roots(&[]).await;
+    asked.map(drop).map_err(|_| "the arbiter does not answer")
+}
+
+/// Starts what a gateway does besides answering requests.
+fn start_background_work(node: &Arc<Node>) {
+    let authenticator = node.authenticator.clone();
+    tokio::spawn(async move { authenticator.revocations().run().await });
+    if let Some(recovery) = &node.recovery {
+        tokio::spawn(recovery.clone().run());
+    }
+    tokio::spawn(gc::tend(Arc::clone(node)));
+    tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
 }
 
 fn start_log(format: LogFormat) {
@@ -174,7 +185,7 @@ fn report_recovery(node: &Node) {
 
 /// Makes sure that the first user has a key, and that it lies in the credentials file.
 async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartError> {
-    let now = node.service.committer().now().await.map_err(StartError::FirstKey)?;
+    let now = node.service.arbiter().now().await.map_err(StartError::FirstKey)?;
     if let Some((id, secret)) = &config.first_key {
         let revoked = Revoked::Key(id.clone());
         if node.authenticator.revocations().all().iter().any(|found| found.revoked == revoked) {
@@ -224,7 +235,7 @@ fn count_work(node: &Node) {
     let work = node.store.work();
     ::metrics::counter!("fula_log_fsyncs_total").absolute(work.fsyncs);
     ::metrics::counter!("fula_log_appended_bytes_total").absolute(work.appended_bytes);
-    let nodes = node.service.committer().nodes();
+    let nodes = node.service.arbiter().nodes();
     ::metrics::counter!("fula_node_reads_total").absolute(nodes.reads());
     ::metrics::gauge!("fula_log_failed").set(u8::from(node.store.has_failed()));
 }

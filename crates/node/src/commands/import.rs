@@ -62,9 +62,9 @@ async fn import(from: &Node, to: &Node) -> Result<Value, String> {
         let page = from.roots().scan_roots(after.as_ref(), PAGE).await;
         let page = page.map_err(|error| chain(&error))?.value;
         let Some(last) = page.last() else { break };
-        after = Some((last.owner, last.bucket.clone()));
+        after = Some(last.address.clone());
         for row in page {
-            let name = row.bucket.to_string();
+            let name = row.address.name.to_string();
             let pointer = row.pointer;
             let root = require(to.nodes.blocks().as_ref(), &pointer.root).await;
             root.map_err(|error| {
@@ -131,7 +131,7 @@ async fn publish(to: &Node, row: RootRow) -> Result<Option<RootRow>, String> {
     } else {
         let blocks = to.nodes.blocks().as_ref();
         let wanted = to.names.of_pointer(blocks, &row.pointer.root).await;
-        wanted.map_err(|error| format!("bucket {}: {}", row.bucket, chain(&error)))?
+        wanted.map_err(|error| format!("bucket {}: {}", row.address.name, chain(&error)))?
     };
     let new = NewRoot {
         pointer: row.pointer,
@@ -140,15 +140,15 @@ async fn publish(to: &Node, row: RootRow) -> Result<Option<RootRow>, String> {
         deleted: row.deleted,
         global_name,
     };
-    let swapped = to.roots().cas_root(row.owner, &row.bucket, None, &new).await;
+    let swapped = to.roots().cas_root(&row.address, None, &new).await;
     match swapped.map_err(|error| chain(&error))?.value {
         CasOutcome::Won => Ok(None),
         CasOutcome::Conflict { current } => Ok(current),
-        CasOutcome::NameTaken => Err(format!("the name {} is taken", row.bucket)),
+        CasOutcome::NameTaken => Err(format!("the name {} is taken", row.address.name)),
         CasOutcome::BelowFloor { floor } => Err(format!(
             "the arbiter has dropped rows of deleted buckets up to version {floor}: bucket {} cannot be \
              imported into it at version {}",
-            row.bucket, row.pointer.version
+            row.address.name, row.pointer.version
         )),
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use fula_core::{
-    BlockStore, BucketName, Cid, Codec, OwnerId, RootPointer, StoreError,
+    BlockStore, BucketAddress, Cid, Codec, RootPointer, StoreError,
     block::Position,
     bucket::BucketRoot,
     cbor::Reader,
@@ -40,10 +40,8 @@ pub enum Problem {
 /// What checking one bucket came to.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Whose bucket.
-    pub owner: OwnerId,
-    /// Its name.
-    pub bucket: BucketName,
+    /// Which bucket.
+    pub bucket: BucketAddress,
     /// Blocks read.
     pub blocks: u64,
     /// Everything wrong.
@@ -60,8 +58,7 @@ pub async fn check_bucket(
     seen: &mut HashSet<Cid, impl BuildHasher>,
 ) -> Result<Report, StoreError> {
     let blocks = nodes.blocks().as_ref();
-    let mut report =
-        Report { owner: row.owner, bucket: row.bucket.clone(), blocks: 0, problems: Vec::new() };
+    let mut report = Report { bucket: row.address.clone(), blocks: 0, problems: Vec::new() };
     let mut stack = vec![row.pointer.root];
     while let Some(cid) = stack.pop() {
         if !seen.insert(cid) {
@@ -107,8 +104,8 @@ pub(crate) fn links(cid: &Cid, block: &fula_core::Block) -> Result<Vec<Cid>, &'s
 async fn check_root(nodes: &Nodes, row: &RootRow, report: &mut Report) -> Result<(), StoreError> {
     let Some(block) = nodes.blocks().get(&row.pointer.root).await? else { return Ok(()) };
     let root = BucketRoot::from_block(&block)?;
-    let agree = (root.owner, &root.name, root.version, root.id)
-        == (row.owner, &row.bucket, row.pointer.version, row.bucket_id);
+    let agree = (root.owner, &root.name) == (row.address.owner, &row.address.name)
+        && (root.version, root.id) == (row.pointer.version, row.bucket_id);
     if !agree {
         report.problems.push(Problem::RowDisagrees);
     }
@@ -146,7 +143,7 @@ async fn totals(nodes: &Nodes, tree: &Tree) -> Result<(u64, u64), StoreError> {
 /// [`StoreError::Unavailable`]. Blocks that cannot be read are passed over.
 pub async fn newest_roots(blocks: &dyn BlockStore) -> Result<Vec<RootRow>, StoreError> {
     // Of two roots with one version, the younger was tried after the other came to nothing.
-    let mut newest: BTreeMap<(OwnerId, BucketName), ((u64, TimeMs), RootRow)> = BTreeMap::new();
+    let mut newest: BTreeMap<BucketAddress, ((u64, TimeMs), RootRow)> = BTreeMap::new();
     let mut from = Some(Position::default());
     while let Some(position) = from {
         let listed = blocks.list(position).await?;
@@ -164,8 +161,7 @@ pub async fn newest_roots(blocks: &dyn BlockStore) -> Result<Vec<RootRow>, Store
             };
             let Ok(root) = BucketRoot::from_block(&block) else { continue };
             let row = RootRow {
-                owner: root.owner,
-                bucket: root.name.clone(),
+                address: BucketAddress::new(root.owner, root.name),
                 pointer: RootPointer { root: cid, version: root.version, generation: 0 },
                 bucket_id: root.id,
                 created: root.created,
@@ -173,10 +169,9 @@ pub async fn newest_roots(blocks: &dyn BlockStore) -> Result<Vec<RootRow>, Store
                 global_name: false,
                 claim: None,
             };
-            let key = (root.owner, root.name);
             let age = (root.version, root.time);
-            if newest.get(&key).is_none_or(|(known, _)| *known < age) {
-                newest.insert(key, (age, row));
+            if newest.get(&row.address).is_none_or(|(known, _)| *known < age) {
+                newest.insert(row.address.clone(), (age, row));
             }
         }
     }

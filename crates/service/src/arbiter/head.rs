@@ -1,9 +1,6 @@
-//! The nouns that everything above the arbiter shares: which bucket, and its newest known state.
+//! The newest known state of a bucket.
 
-use fula_core::{BucketName, OwnerId, bucket::BucketRoot, root::RootRow};
-
-/// A bucket by owner and name.
-pub(crate) type BucketAddress = (OwnerId, BucketName);
+use fula_core::{BucketAddress, bucket::BucketRoot, root::RootRow};
 
 /// A row and the root it points to, which agree.
 #[derive(Clone, Debug)]
@@ -15,8 +12,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// Returns whose bucket this is, and its name.
-    pub fn address(&self) -> BucketAddress {
-        (self.row.owner, self.row.bucket.clone())
+    /// Returns which bucket this is.
+    pub fn address(&self) -> &BucketAddress {
+        &self.row.address
     }
 }

@@ -1,16 +1,203 @@
-//! What this process knows of the arbiter: heads of buckets, coalesced reads of root pointers, and the
-//! guard that notices an arbiter that goes back in time.
+//! What this master asks of the arbiter, and what it knows of it.
+//!
+//! [`Arbiter`] is the only way to the root pointers: each answer is compared with what this master
+//! knows ([`RollbackGuard`], docs/adr/0008) before anybody sees it, and the arbiter's clock is carried
+//! on from it. [`recovery`] is how the masters come back from an arbiter that went back in time.
 
-mod head;
+mod clock;
+pub(crate) mod head;
+mod heads;
+mod merge;
+mod priority;
 mod reader;
+mod recovery;
 mod rollback;
+mod swap;
 
-pub(crate) use self::{
-    head::BucketAddress,
-    reader::{Heard, PointerReader},
-    rollback::{Asked, bucket_of, join_authors, name_of, parse_root},
+use std::sync::Arc;
+
+use fula_core::{
+    BucketAddress, BucketName, OwnerId, RootPointerStore, StoreError, WriterId,
+    root::{DeletedRow, RootCounts, RootRow, Stamped},
+    tree::Nodes,
 };
+use quick_cache::sync::Cache;
+
+pub(crate) use self::swap::{SwapAnswer, Unverified};
+use self::{clock::ArbiterClock, priority::PriorityClaims, reader::PointerReader};
 pub use self::{
     head::Head,
+    merge::Merged,
+    recovery::{Recovery, RecoveryClaim, Status},
     rollback::{Alarm, KnownState, RollbackGuard},
 };
+use crate::{
+    error::ServiceError, fault_injection::FaultInjection, limits::Limits, pins::PinRegistry,
+};
+
+/// The arbiter as one master sees it; cloned freely, shared by all requests.
+#[derive(Clone, Debug)]
+pub struct Arbiter(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    roots: Arc<dyn RootPointerStore>,
+    reader: PointerReader,
+    guard: Arc<RollbackGuard>,
+    nodes: Arc<Nodes>,
+    /// What the collector must leave alone.
+    pins: Arc<PinRegistry>,
+    writer: WriterId,
+    clock: Arc<ArbiterClock>,
+    /// Newest head seen of each bucket; its version only rises.
+    heads: Cache<BucketAddress, Arc<Head>>,
+    claims: PriorityClaims,
+    /// Whether a bucket may be read in its last state known while the arbiter cannot be asked.
+    stale_reads: bool,
+    faults: FaultInjection,
+}
+
+impl Arbiter {
+    /// Asks `roots` as `writer`, which no other process is; `guard` remembers how far the arbiter had
+    /// come, and roots are read through `nodes`.
+    pub fn new(
+        nodes: Arc<Nodes>,
+        roots: Arc<dyn RootPointerStore>,
+        writer: WriterId,
+        limits: &Limits,
+        guard: RollbackGuard,
+    ) -> Self {
+        let (guard, clock) = (Arc::new(guard), Arc::new(ArbiterClock::default()));
+        let reader = PointerReader::new(Arc::clone(&roots), Arc::clone(&guard), Arc::clone(&clock));
+        Self(Arc::new(Inner {
+            roots,
+            reader,
+            guard,
+            nodes,
+            pins: Arc::default(),
+            writer,
+            clock,
+            heads: Cache::new(limits.heads_max),
+            claims: PriorityClaims::default(),
+            stale_reads: limits.stale_reads,
+            faults: limits.faults,
+        }))
+    }
+
+    /// Returns the root pointers themselves, for checks and repair: nobody has compared the answers with
+    /// what this master knows, and swaps pass it by.
+    pub fn unchecked(&self) -> &Arc<dyn RootPointerStore> {
+        &self.0.roots
+    }
+
+    /// Returns what this master remembers of the arbiter.
+    pub fn guard(&self) -> &RollbackGuard {
+        &self.0.guard
+    }
+
+    /// Returns the tree nodes, and the block store behind them.
+    pub fn nodes(&self) -> &Arc<Nodes> {
+        &self.0.nodes
+    }
+
+    /// Returns what requests keep from the collector.
+    pub(crate) fn pins(&self) -> &Arc<PinRegistry> {
+        &self.0.pins
+    }
+
+    /// Returns who this master is as an author of commits.
+    pub(crate) fn writer(&self) -> WriterId {
+        self.0.writer
+    }
+
+    /// Returns the row that holds a global name.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]; [`ServiceError::Regressed`] while the arbiter is in doubt.
+    pub(crate) async fn find_bucket(
+        &self,
+        name: &BucketName,
+    ) -> Result<Option<RootRow>, ServiceError> {
+        self.checked(self.0.roots.find_bucket(name)).await
+    }
+
+    /// Returns rows of an owner after a name.
+    ///
+    /// # Errors
+    /// As [`Self::find_bucket`].
+    pub(crate) async fn list_buckets(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Vec<RootRow>, ServiceError> {
+        self.checked(self.0.roots.list_roots(owner, after, limit)).await
+    }
+
+    /// Returns rows of all owners after a bucket.
+    ///
+    /// # Errors
+    /// As [`Self::find_bucket`].
+    pub(crate) async fn scan_buckets(
+        &self,
+        after: Option<&BucketAddress>,
+        limit: usize,
+    ) -> Result<Vec<RootRow>, ServiceError> {
+        self.checked(self.0.roots.scan_roots(after, limit)).await
+    }
+
+    /// Returns how many buckets and global names an owner has.
+    ///
+    /// # Errors
+    /// As [`Self::find_bucket`].
+    pub(crate) async fn count_buckets(&self, owner: OwnerId) -> Result<RootCounts, ServiceError> {
+        self.checked(self.0.roots.count_roots(owner)).await
+    }
+
+    /// Returns the row of a bucket as the arbiter has it.
+    ///
+    /// # Errors
+    /// As [`Self::find_bucket`].
+    pub(crate) async fn bucket_row(
+        &self,
+        bucket: &BucketAddress,
+    ) -> Result<Option<RootRow>, ServiceError> {
+        let rows = self.checked(self.0.roots.get_roots(std::slice::from_ref(bucket))).await?;
+        Ok(rows.into_iter().next().flatten())
+    }
+
+    /// Returns whether the arbiter drops rows of deleted buckets.
+    pub(crate) fn can_drop_rows(&self) -> bool {
+        self.0.roots.can_drop_roots()
+    }
+
+    /// Drops rows of deleted buckets, and forgets what the guard knew of them; returns which were
+    /// dropped. Their heads are forgotten by [`Self::forget_head`].
+    ///
+    /// # Errors
+    /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some may be gone all the same.
+    pub(crate) async fn drop_rows(
+        &self,
+        rows: Vec<DeletedRow>,
+    ) -> Result<Vec<DeletedRow>, ServiceError> {
+        let _under_way = self.0.guard.begin_drop(&rows);
+        Ok(self.0.roots.drop_roots(rows.clone()).await?)
+    }
+
+    /// Asks the arbiter something that is about no bucket in particular.
+    async fn checked<T>(
+        &self,
+        asked: impl Future<Output = Result<Stamped<T>, StoreError>>,
+    ) -> Result<T, ServiceError> {
+        let floor = self.0.guard.floor();
+        let stamped = asked.await?;
+        self.0.guard.check_answer(&floor, &stamped.mark)?;
+        Ok(stamped.value)
+    }
+
+    /// Returns of how many buckets the guard knows something, and how many priority claims are kept.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn kept_buckets(&self) -> [usize; 2] {
+        [self.0.guard.known_count(), self.0.claims.len()]
+    }
+}

@@ -5,28 +5,15 @@
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
-use fula_core::{
-    RootPointerStore, StoreError,
-    root::{RootRow, Stamped},
-};
+use fula_core::{BucketAddress, RootPointerStore, StoreError};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{
-    head::BucketAddress,
-    rollback::{Asked, RollbackGuard},
-};
+use super::{clock::ArbiterClock, rollback::RollbackGuard, swap::Unverified};
 use crate::error::ServiceError;
 
-/// A row that was read, and what was known of its bucket when it was asked for.
-#[derive(Clone, Debug)]
-pub(crate) struct Heard {
-    pub(crate) stamped: Stamped<Option<RootRow>>,
-    pub(crate) asked: Asked,
-}
-
-type Answer = Result<Heard, ServiceError>;
+type Answer = Result<Unverified, ServiceError>;
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -36,23 +23,28 @@ struct Waiting {
 
 /// Coalesces reads of root pointers.
 #[derive(Clone, Debug)]
-pub(crate) struct PointerReader {
+pub(super) struct PointerReader {
     roots: Arc<dyn RootPointerStore>,
     waiting: Arc<Mutex<Waiting>>,
     guard: Arc<RollbackGuard>,
+    clock: Arc<ArbiterClock>,
 }
 
 impl PointerReader {
-    /// Reads from `roots`; marks are told to `guard`.
-    pub(crate) fn new(roots: Arc<dyn RootPointerStore>, guard: Arc<RollbackGuard>) -> Self {
-        Self { roots, waiting: Arc::default(), guard }
+    /// Reads from `roots`; `guard` is told of marks, and `clock` of times.
+    pub(super) fn new(
+        roots: Arc<dyn RootPointerStore>,
+        guard: Arc<RollbackGuard>,
+        clock: Arc<ArbiterClock>,
+    ) -> Self {
+        Self { roots, waiting: Arc::default(), guard, clock }
     }
 
     /// Returns the row as of some moment after the call.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`] when the arbiter does not answer.
-    pub(crate) async fn read(&self, bucket: &BucketAddress) -> Answer {
+    pub(super) async fn read(&self, bucket: &BucketAddress) -> Answer {
         let (answer, result) = oneshot::channel();
         {
             let mut waiting = self.waiting.lock();
@@ -92,13 +84,12 @@ impl PointerReader {
             };
             match read {
                 Ok(stamped) => {
-                    let (time, mark) = (stamped.time, stamped.mark);
-                    let heard = stamped.value.into_iter().zip(asked);
-                    for ((value, asked), waiters) in heard.zip(answers) {
+                    self.clock.observe(&stamped);
+                    let found = stamped.value.into_iter().zip(asked);
+                    for ((row, asked), waiters) in found.zip(answers) {
+                        let found = Unverified { row, asked };
                         for waiter in waiters {
-                            let (value, mark) = (value.clone(), mark.clone());
-                            let stamped = Stamped { value, time, mark };
-                            drop(waiter.send(Ok(Heard { stamped, asked: asked.clone() })));
+                            drop(waiter.send(Ok(found.clone())));
                         }
                     }
                 }

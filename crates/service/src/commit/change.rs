@@ -219,30 +219,10 @@ impl Change {
             Self::Delete { key, conditions } => {
                 let current = work.object(key).await?;
                 work.judge(conditions, current.as_ref())?;
-                if let Some(current) = current {
-                    work.displace(key.as_str(), &current);
-                    work.remove_object(key);
-                }
+                remove(work, key, current.as_ref());
                 Ok(Answer::Done)
             }
-            Self::DeleteMany(keys) => {
-                work.require_bucket()?;
-                let mut outcomes = Vec::with_capacity(keys.len());
-                let mut present = Vec::new();
-                for (key, conditions) in keys {
-                    let current = work.object(key).await?;
-                    let outcome = work.judge(conditions, current.as_ref());
-                    if let (Ok(()), Some(current)) = (&outcome, current) {
-                        present.push((key, current));
-                    }
-                    outcomes.push(outcome);
-                }
-                for (key, current) in present {
-                    work.displace(key.as_str(), &current);
-                    work.remove_object(key);
-                }
-                Ok(Answer::Each(outcomes))
-            }
+            Self::DeleteMany(keys) => delete_many(work, keys).await,
             Self::CreateUpload { key, id, record, blocks, expired } => {
                 create_upload(work, key, *id, record, blocks, expired).await
             }
@@ -263,6 +243,36 @@ impl Change {
             }
         }
     }
+}
+
+/// Removes an object, if it is there.
+fn remove(work: &mut Working<'_>, key: &ObjectKey, current: Option<&ObjectRecord>) {
+    if let Some(current) = current {
+        work.displace(key.as_str(), current);
+        work.remove_object(key);
+    }
+}
+
+/// Removes the objects whose conditions hold. All are judged before the first is removed.
+async fn delete_many(
+    work: &mut Working<'_>,
+    keys: &[(ObjectKey, WriteConditions)],
+) -> Result<Answer, ServiceError> {
+    work.require_bucket()?;
+    let mut outcomes = Vec::with_capacity(keys.len());
+    let mut allowed = Vec::new();
+    for (key, conditions) in keys {
+        let current = work.object(key).await?;
+        let outcome = work.judge(conditions, current.as_ref());
+        if outcome.is_ok() {
+            allowed.push((key, current));
+        }
+        outcomes.push(outcome);
+    }
+    for (key, current) in allowed {
+        remove(work, key, current.as_ref());
+    }
+    Ok(Answer::Each(outcomes))
 }
 
 /// Begins an upload, and forgets completed ones whose time is over.
@@ -387,10 +397,7 @@ impl Step {
             StepKind::Complete(complete) => drop(complete.apply(work).await?),
             StepKind::Completed(_) => {}
             StepKind::Delete => {
-                if let Some(current) = current {
-                    work.displace(self.key.as_str(), &current);
-                    work.remove_object(&self.key);
-                }
+                remove(work, &self.key, current.as_ref());
             }
         }
         Ok(())

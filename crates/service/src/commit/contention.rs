@@ -5,23 +5,19 @@
 //! A loser posts a claim beside the row, and `authors` shows who else commits; whoever won waits
 //! until somebody else has, or for about as long as a round takes. Advice only: the swap decides.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use fula_core::{bucket::Author, root::RootRow};
+use fula_core::{BucketAddress, bucket::Author};
 use tokio::time::Instant;
 
 use super::Inner;
-use crate::arbiter::{BucketAddress, Head};
-use crate::error::ServiceError;
+use crate::arbiter::Head;
 
 /// Commits of others this far back still count as a sign that they are at work.
 const RECENT_VERSIONS: u64 = 3;
 
 /// Longest wait for another master's commit.
 const WAIT_MAX: Duration = Duration::from_millis(150);
-
-/// Claims heard of before the old ones are thrown away.
-const CLAIMS_MAX: usize = 1024;
 
 /// Between looks at the pointer, at the least.
 const LOOK: Duration = Duration::from_micros(200);
@@ -37,42 +33,14 @@ pub(super) struct Contention {
 
 impl Inner {
     /// Returns the turn that `head` was won in; `None` when nobody else is at work.
-    pub(super) fn contention(
-        &self,
-        bucket: &BucketAddress,
-        head: &Head,
-        started: Instant,
-    ) -> Option<Contention> {
+    pub(super) fn contention(&self, head: &Head, started: Instant) -> Option<Contention> {
         let version = head.root.version;
         let is_at_work = |author: &Author| {
-            author.writer != self.writer && author.version + RECENT_VERSIONS > version
+            author.writer != self.arbiter.writer() && author.version + RECENT_VERSIONS > version
         };
-        let claimed = self.priority_claims.lock().remove(bucket);
-        let is_claimed = claimed.is_some_and(|heard| heard.elapsed() < WAIT_MAX);
+        let is_claimed = self.arbiter.take_priority_claim(head.address());
         let contended = is_claimed || head.root.authors.iter().any(is_at_work);
         contended.then(|| Contention { version, took: started.elapsed() })
-    }
-
-    /// Notes that another writer asks for its turn.
-    pub(super) fn note_priority_claim(&self, bucket: &BucketAddress, row: &RootRow) {
-        if row.claim.is_some_and(|writer| writer != self.writer) {
-            let mut claims = self.priority_claims.lock();
-            if claims.len() >= CLAIMS_MAX {
-                claims.retain(|_, heard| heard.elapsed() < WAIT_MAX);
-            }
-            claims.insert(bucket.clone(), Instant::now());
-        }
-    }
-
-    /// Asks whoever wins to let this master go first; nothing waits for it.
-    pub(super) fn post_priority_claim(&self, bucket: &BucketAddress) {
-        let (roots, writer) = (Arc::clone(&self.roots), self.writer);
-        let (owner, name) = bucket.clone();
-        tokio::spawn(async move {
-            if let Err(error) = roots.post_claim(owner, &name, writer).await {
-                tracing::debug!(%error, "cannot post a claim");
-            }
-        });
     }
 
     /// Waits until another master has had its turn, or does not seem to want one.
@@ -89,7 +57,7 @@ impl Inner {
             if left.is_zero() {
                 return;
             }
-            match self.beyond(bucket, contention.version, left).await {
+            match self.arbiter.wait_beyond(bucket, contention.version, left).await {
                 Ok(Some(head)) if head.row.pointer.version <= contention.version => {}
                 // Somebody went first, or nothing can be learnt.
                 _ => return,
@@ -99,21 +67,5 @@ impl Inner {
                 tokio::time::sleep(LOOK).await;
             }
         }
-    }
-
-    /// Returns the bucket's state once it is beyond a version, or as it is by then.
-    async fn beyond(
-        &self,
-        bucket: &BucketAddress,
-        version: u64,
-        patience: Duration,
-    ) -> Result<Option<Arc<Head>>, ServiceError> {
-        let (floor, asked) = (self.guard.floor(), self.guard.ask(bucket));
-        metrics::counter!("fula_pointer_reads_total").increment(1);
-        let waited = self.roots.wait_root(bucket.0, &bucket.1, version, patience);
-        let stamped = waited.await?;
-        self.guard.check_answer(&floor, &stamped.mark)?;
-        self.clock.hear(&stamped);
-        self.adopt_row(bucket, stamped.value, &asked).await
     }
 }

@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use fula_core::root::DeletedRow;
+use fula_core::{BucketAddress, root::DeletedRow};
 
 use super::{Committer, Inner};
-use crate::arbiter::BucketAddress;
 use crate::error::ServiceError;
 
 /// Rows read, or forgotten, at a time.
@@ -94,12 +93,16 @@ impl Committer {
     ///
     /// # Errors
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some may be gone all the same.
-    pub async fn drop_deleted(&self, retention: Duration, all: bool) -> Result<u64, ServiceError> {
+    pub(crate) async fn drop_deleted(
+        &self,
+        retention: Duration,
+        all: bool,
+    ) -> Result<u64, ServiceError> {
+        let arbiter = self.arbiter();
         // What an arbiter in doubt says is deleted may live.
-        if !self.roots().can_drop_roots() || self.guard().alarm().is_some() {
+        if !arbiter.can_drop_rows() || arbiter.guard().alarm().is_some() {
             return Ok(0);
         }
-        let _one_at_a_time = self.collecting().lock().await;
         let mut dropped = 0;
         loop {
             let found = self.0.find_deleted(retention).await?;
@@ -119,10 +122,9 @@ impl Committer {
     /// Returns how many buckets something is kept of in memory that grows with them.
     #[cfg(feature = "fault-injection")]
     pub fn kept_buckets(&self) -> [usize; 4] {
-        let inner = &self.0;
-        let sent = inner.sent.lock().by_bucket.len();
-        let (sweeps, claims) = (inner.sweeps.lock().len(), inner.priority_claims.lock().len());
-        [inner.guard.known_count(), sent, sweeps, claims]
+        let [known, claims] = self.0.arbiter.kept_buckets();
+        let (sent, sweeps) = (self.0.sent.lock().by_bucket.len(), self.0.sweeps.lock().len());
+        [known, sent, sweeps, claims]
     }
 }
 
@@ -131,12 +133,12 @@ impl Inner {
     /// dropped in one go.
     async fn find_deleted(&self, retention: Duration) -> Result<Found, ServiceError> {
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        let before = self.now().await?.saturating_sub(retention);
+        let before = self.arbiter.now().await?.saturating_sub(retention);
         let (mut found, mut after) = (Found::default(), None);
         loop {
-            let page = self.roots.scan_roots(after.as_ref(), PAGE).await?.value;
+            let page = self.arbiter.scan_buckets(after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { return Ok(found) };
-            after = Some((last.owner, last.bucket.clone()));
+            after = Some(last.address.clone());
             for row in page {
                 match row.deleted {
                     None => found.live += 1,
@@ -146,8 +148,8 @@ impl Inner {
                         if found.rows.len() as u64 >= found.most() {
                             continue;
                         }
-                        let (owner, bucket, pointer) = (row.owner, row.bucket, row.pointer);
-                        found.rows.push(DeletedRow { owner, bucket, pointer });
+                        let (address, pointer) = (row.address, row.pointer);
+                        found.rows.push(DeletedRow { address, pointer });
                     }
                 }
             }
@@ -159,22 +161,19 @@ impl Inner {
     async fn drop_rows(&self, mut rows: Vec<DeletedRow>) -> Result<u64, ServiceError> {
         // Whoever deletes has not learnt yet that it did. A writer that begins later finds the
         // tombstone, and can only make the bucket again.
-        rows.retain(|row| !self.queues.lock().contains_key(&(row.owner, row.bucket.clone())));
-        let under_way = self.guard.begin_drop(&rows);
-        let dropped = self.roots.drop_roots(rows.clone()).await;
-        drop(under_way);
-        let dropped = dropped?;
+        rows.retain(|row| !self.queues.lock().contains_key(&row.address));
+        let dropped = self.arbiter.drop_rows(rows).await?;
         for some in dropped.chunks(PAGE) {
             let queues = self.queues.lock();
             let (mut sent, mut sweeps) = (self.sent.lock(), self.sweeps.lock());
             for row in some {
-                let bucket = (row.owner, row.bucket.clone());
+                let bucket = &row.address;
                 sent.raise_floor(row.pointer.version);
                 // A writer at work may have sent more, and forgets it by itself.
-                if !queues.contains_key(&bucket) {
-                    sent.forget_dropped(&bucket, row.pointer.version);
-                    sweeps.remove(&bucket);
-                    self.heads.remove(&bucket);
+                if !queues.contains_key(bucket) {
+                    sent.forget_dropped(bucket, row.pointer.version);
+                    sweeps.remove(bucket);
+                    self.arbiter.forget_head(bucket);
                 }
             }
         }

@@ -2,19 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fula_core::{
-    RootPointer,
-    block::Placement,
-    error::SwapError,
-    root::{CasOutcome, RootRow},
-};
+use fula_core::{Block, BucketAddress, RootPointer, StoreError, block::Placement, root::RootRow};
 use tokio::time::Instant;
 
 use super::{Inner, Pending, answer_all, working};
-use crate::arbiter::{BucketAddress, Head};
 use crate::{
-    arbiter::Asked,
-    arbiter::Heard,
+    arbiter::{Head, SwapAnswer, Unverified},
     error::{Applied, ServiceError, chain},
     fault_injection::Fault,
 };
@@ -52,8 +45,7 @@ impl Head {
     ) -> Self {
         let kept = base.is_some_and(|head| head.row.global_name);
         let row = RootRow {
-            owner: address.0,
-            bucket: address.1.clone(),
+            address: address.clone(),
             pointer: sealed.row.pointer,
             bucket_id: sealed.row.bucket_id,
             created: sealed.row.created,
@@ -74,88 +66,72 @@ impl Inner {
         base: Option<&Head>,
         sealed: &working::Sealed,
         placement: Placement,
-        deadline: Instant,
         batch: &mut Vec<Pending>,
     ) -> Swapped {
         // Before anything is stored for it: nobody collects what a refused write leaves in shared blocks.
-        if let Err(error) = self.guard.permit_write(bucket) {
+        if let Err(error) = self.arbiter.permit_write(bucket) {
             return Swapped::Failed(error);
         }
-        let blocks = self.nodes.blocks();
-        let stored = async {
-            let mark = blocks.put(&sealed.blocks, placement).await?;
-            if self.limits.faults.has(Fault::PublishedBeforeDurable) {
-                return Ok(());
-            }
-            blocks.sync(mark.without(self.roots.covered_by_swap(mark))).await
-        };
-        if let Err(error) = stored.await {
+        if let Err(error) = self.store(&sealed.blocks, placement).await {
             return Swapped::Failed(error.into());
         }
-        let bytes: usize = sealed.blocks.iter().map(|block| block.bytes().len()).sum();
-        metrics::counter!("fula_commit_blocks_total").increment(sealed.blocks.len() as u64);
-        metrics::counter!("fula_commit_bytes_total").increment(bytes as u64);
 
         // Base or sent: it exceeds whatever was there.
         let sent_before = self.sent.lock().note(bucket, sealed.root.version);
         let expected = base.map(|head| head.row.pointer);
-        let give_up = Instant::now() + self.limits.resolve_for;
+        let now = Instant::now();
+        let deadline = batch.iter().map(|pending| pending.deadline).max().unwrap_or(now);
+        let give_up = now + self.limits.resolve_for;
         let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
         let mut is_unknown = false;
         // A lost swap tells of the root that it lost to.
-        let _look = self.pin_registry.begin_read();
+        let _reading = self.arbiter.pins().begin_read();
         loop {
-            // What was sent into the dark is resolved, whatever is thought of the arbiter by now.
-            if !is_unknown && let Err(error) = self.guard.permit_write(bucket) {
-                return Swapped::Failed(error);
-            }
-            let (floor, asked) = (self.guard.floor(), self.guard.ask(bucket));
-            let swap = self.roots.cas_root(bucket.0, &bucket.1, expected, &sealed.row).await;
-            let error = match swap {
-                Ok(stamped) => {
-                    self.clock.hear(&stamped);
-                    if !self.guard.observe_mark(&floor, &stamped.mark) {
-                        // Swapped in on an older state: it may not outlive the recovery.
-                        return Swapped::Failed(ServiceError::Busy(Applied::Unknown));
-                    }
-                    return match stamped.value {
-                        CasOutcome::Won => {
-                            let won =
-                                self.guard.check_won(bucket, self.writer, &sealed.row.pointer);
-                            won.map_or(
-                                Swapped::Failed(ServiceError::Busy(Applied::Unknown)),
-                                |()| Swapped::Won,
-                            )
-                        }
-                        CasOutcome::NameTaken if is_unknown => {
-                            Swapped::Failed(ServiceError::BucketNameTaken)
-                        }
-                        CasOutcome::NameTaken => {
-                            self.sent.lock().restore(bucket, sent_before);
-                            Swapped::Failed(ServiceError::BucketNameTaken)
-                        }
-                        CasOutcome::BelowFloor { floor } => {
-                            self.sent.lock().raise_floor(floor);
-                            never_there(is_unknown)
-                        }
-                        CasOutcome::Conflict { current } => {
-                            self.lost(bucket, current, &asked, sealed, is_unknown).await
-                        }
-                    };
+            let error = match self.arbiter.swap(bucket, expected, &sealed.row, is_unknown).await {
+                SwapAnswer::Won => return Swapped::Won,
+                SwapAnswer::InDoubt => {
+                    return Swapped::Failed(ServiceError::Busy(Applied::Unknown));
                 }
-                Err(SwapError::NotSent(error)) if !is_unknown => {
+                SwapAnswer::Conflict(current) => {
+                    return self.judge_conflict(bucket, current, sealed, is_unknown).await;
+                }
+                SwapAnswer::NameTaken => {
+                    if !is_unknown {
+                        self.sent.lock().restore(bucket, sent_before);
+                    }
+                    return Swapped::Failed(ServiceError::BucketNameTaken);
+                }
+                SwapAnswer::BelowFloor(floor) => {
+                    self.sent.lock().raise_floor(floor);
+                    return never_there(is_unknown);
+                }
+                SwapAnswer::NotPermitted(error) => return Swapped::Failed(error),
+                SwapAnswer::NotSent(error) if !is_unknown => {
                     return Swapped::Failed(error.into());
                 }
                 // Once one was sent into the dark, a later refusal says nothing about it.
-                Err(SwapError::NotSent(error) | SwapError::Unknown(error)) => error,
+                SwapAnswer::NotSent(error) | SwapAnswer::Unanswered(error) => error,
             };
             is_unknown = true;
-            tracing::warn!(bucket = %bucket.1, error = chain(&error), "swap not answered");
+            tracing::warn!(bucket = %bucket.name, error = chain(&error), "swap not answered");
             let resolved = self.resolve(bucket, expected, sealed, &mut unanswered, batch).await;
             if let Some(ended) = resolved {
                 return ended;
             }
         }
+    }
+
+    /// Makes the blocks of a round durable, except for those that the swap makes durable by itself.
+    async fn store(&self, made: &[Block], placement: Placement) -> Result<(), StoreError> {
+        let blocks = self.arbiter.nodes().blocks();
+        let mark = blocks.put(made, placement).await?;
+        if !self.limits.faults.has(Fault::PublishedBeforeDurable) {
+            blocks.sync(mark.without(self.arbiter.covered_by_swap(mark))).await?;
+        }
+        let bytes: usize = made.iter().map(|block| block.bytes().len()).sum();
+        metrics::counter!("fula_commit_blocks_total").increment(made.len() as u64);
+        metrics::counter!("fula_commit_bytes_total").increment(bytes as u64);
+        Ok(())
     }
 
     /// Finds out what became of a swap; `None` when it was not applied so far and the same root
@@ -178,21 +154,9 @@ impl Inner {
             }
             tokio::time::sleep(unanswered.wait).await;
             unanswered.wait = (unanswered.wait * 2).min(RESOLVE_WAIT_MAX);
-            match self.reader.read(bucket).await {
-                Ok(Heard { stamped, asked }) => {
-                    self.clock.hear(&stamped);
-                    let found = stamped.value;
-                    // Not to be sent to an arbiter that went back to where the swap would win.
-                    let believed = self.guard.check_row(bucket, &asked, found.as_ref());
-                    if let Err(error) = believed {
-                        tracing::warn!(%error, "cannot tell what became of a swap");
-                        return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
-                    }
-                    if found.as_ref().map(|row| row.pointer) == expected {
-                        return None;
-                    }
-                    return Some(self.lost(bucket, found, &asked, sealed, true).await);
-                }
+            match self.arbiter.look_up(bucket).await {
+                Ok(found) if found.pointer() == expected => return None,
+                Ok(found) => return Some(self.judge_conflict(bucket, found, sealed, true).await),
                 Err(error @ ServiceError::Regressed(_)) => {
                     tracing::warn!(%error, "cannot tell what became of a swap");
                     return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
@@ -203,23 +167,23 @@ impl Inner {
     }
 
     /// Tells a swap that was ours after all from one that was lost.
-    async fn lost(
+    async fn judge_conflict(
         &self,
         bucket: &BucketAddress,
-        current: Option<RootRow>,
-        asked: &Asked,
+        current: Unverified,
         sealed: &working::Sealed,
         is_unknown: bool,
     ) -> Swapped {
         let ours = sealed.row.pointer;
         let is_faulty = is_unknown && self.limits.faults.has(Fault::UnansweredTakenForLost);
-        if !is_faulty && current.as_ref().is_some_and(|row| row.pointer == ours) {
+        if !is_faulty && current.pointer() == Some(ours) {
             return Swapped::Won;
         }
-        match self.adopt_row(bucket, current, asked).await {
+        match self.arbiter.adopt(bucket, current).await {
             Ok(None) => never_there(is_unknown && !is_faulty),
             Ok(Some(head))
-                if !is_faulty && head.root.authored(self.writer) >= Some(sealed.root.version) =>
+                if !is_faulty
+                    && head.root.authored(self.arbiter.writer()) >= Some(sealed.root.version) =>
             {
                 Swapped::Won
             }

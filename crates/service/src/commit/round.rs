@@ -2,7 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use fula_core::{Block, Cid, block::Placement};
+use fula_core::{Block, BucketAddress, Cid, RootPointer, block::Placement};
 use futures::FutureExt;
 use tokio::time::Instant;
 
@@ -12,8 +12,8 @@ use super::{
     publish::Swapped,
     working::{Sealed, Working},
 };
-use crate::arbiter::{BucketAddress, Head};
 use crate::{
+    arbiter::Head,
     error::{Applied, ConditionName, ServiceError},
     fault_injection::{Fault, FaultInjection},
     limits::Limits,
@@ -41,7 +41,7 @@ pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
         };
         let replaced = last.map(|ended| ended.replaced);
         if batch.is_empty() {
-            inner.nodes.forget(&replaced.unwrap_or_default());
+            inner.arbiter.nodes().forget(&replaced.unwrap_or_default());
             return;
         }
         if let Some(replaced) = replaced {
@@ -49,7 +49,7 @@ pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
             // answered, but not the task that was woken last: this one takes its place
             // (docs/adr/0026).
             let inner = Arc::clone(&inner);
-            tokio::spawn(async move { inner.nodes.forget(&replaced) });
+            tokio::spawn(async move { inner.arbiter.nodes().forget(&replaced) });
         }
         if n.is_multiple_of(ROUNDS_MAX) {
             tokio::task::yield_now().await;
@@ -107,6 +107,18 @@ fn refuse(batch: Vec<Pending>, outcomes: &[Outcome], error: &ServiceError) -> Ve
     left
 }
 
+/// Answers the changes whose time is over; returns the others.
+fn without_expired(batch: Vec<Pending>) -> Vec<Pending> {
+    let now = Instant::now();
+    let (alive, expired) = batch.into_iter().partition(|pending| pending.deadline > now);
+    answer_all(expired, &ServiceError::Busy(Applied::None));
+    alive
+}
+
+fn pointer_of(head: Option<&Head>) -> Option<RootPointer> {
+    head.map(|head| head.row.pointer)
+}
+
 /// Returns whether the changes that a round is published for only take away.
 fn only_take_away(batch: &[Pending], outcomes: &[Outcome]) -> bool {
     let mut writes = batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.writes);
@@ -120,12 +132,12 @@ impl Inner {
         let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         metrics::histogram!("fula_commit_batch_changes").record(changes);
         // Of its own: the writers may be gone before the swap is known.
-        let _lease = self.pin_registry.begin_write();
+        let _lease = self.arbiter.pins().begin_write();
         // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
         let round = AssertUnwindSafe(self.round(bucket, batch)).catch_unwind();
         round.await.unwrap_or_else(|_| {
-            tracing::error!(bucket = %bucket.1, "a commit round panicked");
-            self.heads.remove(bucket);
+            tracing::error!(bucket = %bucket.name, "a commit round panicked");
+            self.arbiter.forget_head(bucket);
             Ended::default()
         })
     }
@@ -133,16 +145,9 @@ impl Inner {
     /// Judges, applies and publishes one batch, again and again until it is published or refused.
     async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) -> Ended {
         let started = Instant::now();
-        // The swap tells if this guess is stale, and so does the read before an empty answer. It is
-        // never older than what this master knows: an arbiter that went back to it would take the
-        // swap, and `authors` would say that it holds commits which it lacks.
-        let known = self.guard.known(bucket);
-        let mut base = self.heads.get(bucket).filter(|head| {
-            known.as_ref().is_none_or(|known| head.row.pointer.version >= known.pointer.version)
-        });
-        let mut is_current = false;
+        let (mut base, mut is_current) = (self.arbiter.swap_base(bucket), false);
         if base.is_none() {
-            match self.newest(bucket).await {
+            match self.arbiter.newest(bucket).await {
                 Ok(head) => (base, is_current) = (head, true),
                 Err(error) => {
                     answer_all(batch, &error);
@@ -151,15 +156,12 @@ impl Inner {
             }
         }
         for attempt in 0..self.limits.round_attempts_max {
-            let now = Instant::now();
-            let (alive, expired) = batch.into_iter().partition(|p: &Pending| p.deadline > now);
-            answer_all(expired, &ServiceError::Busy(Applied::None));
-            batch = alive;
+            batch = without_expired(batch);
             if batch.is_empty() {
                 return Ended::default();
             }
             let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
-            let (mut outcomes, sealed) = match judged {
+            let (outcomes, sealed) = match judged {
                 Ok(judged) => judged,
                 Err(error) => {
                     answer_all(batch, &error);
@@ -172,14 +174,12 @@ impl Inner {
                     self.answer_unpublished(bucket, batch, outcomes).await;
                     return Ended::default();
                 }
-                match self.newest(bucket).await {
+                match self.arbiter.newest(bucket).await {
+                    Ok(head) if pointer_of(head.as_deref()) == pointer_of(base.as_deref()) => {
+                        self.answer_unpublished(bucket, batch, outcomes).await;
+                        return Ended::default();
+                    }
                     Ok(head) => {
-                        let pointer =
-                            |head: &Option<Arc<Head>>| head.as_ref().map(|head| head.row.pointer);
-                        if pointer(&head) == pointer(&base) {
-                            self.answer_unpublished(bucket, batch, outcomes).await;
-                            return Ended::default();
-                        }
                         metrics::counter!("fula_commit_rebases_total").increment(1);
                         (base, is_current) = (head, true);
                     }
@@ -190,45 +190,51 @@ impl Inner {
                 }
                 continue;
             };
-            let deadline = batch.iter().map(|pending| pending.deadline).max().unwrap_or(now);
             let takes_away = only_take_away(&batch, &outcomes);
             let placement = if takes_away { Placement::Removal } else { Placement::Commit };
-            let head = base.as_deref();
-            let published = self.publish(bucket, head, &sealed, placement, deadline, &mut batch);
-            match published.await {
+            match self.publish(bucket, base.as_deref(), &sealed, placement, &mut batch).await {
                 Swapped::Won => {
-                    let head = Head::after(&sealed, bucket, base.as_deref());
-                    if self.guard.commit(bucket, &head).await.is_err() {
-                        withhold(&mut outcomes);
-                    }
-                    // No base is older than what is known, so this is known twice.
-                    self.sent.lock().forget(bucket);
-                    let contention = self.contention(bucket, &head, started);
-                    let head = Arc::new(head);
-                    self.pin_registry.register_head(&head);
-                    self.adopt(bucket, head);
-                    answer_each(batch, outcomes);
+                    let head = Arc::new(Head::after(&sealed, bucket, base.as_deref()));
+                    let contention = self.settle_won(&head, batch, outcomes, started).await;
                     return Ended { contention, replaced: sealed.replaced };
                 }
                 Swapped::Lost(current) => {
                     metrics::counter!("fula_commit_rebases_total").increment(1);
                     // Nobody will ask for what this attempt made.
                     let made: Vec<_> = sealed.blocks.iter().map(Block::cid).collect();
-                    self.nodes.forget(&made);
-                    self.post_priority_claim(bucket);
+                    self.arbiter.nodes().forget(&made);
+                    self.arbiter.post_priority_claim(bucket);
                     (base, is_current) = (current, true);
                 }
                 Swapped::Failed(error) => {
-                    let left = refuse(batch, &outcomes, &error);
-                    if left.is_empty() {
+                    batch = refuse(batch, &outcomes, &error);
+                    if batch.is_empty() {
                         return Ended::default();
                     }
-                    batch = left;
                 }
             }
         }
         answer_all(batch, &ServiceError::Busy(Applied::None));
         Ended::default()
+    }
+
+    /// Notes the head of a swap that was won, and gives the answers that it carries; returns whether
+    /// other masters are after the next round.
+    async fn settle_won(
+        &self,
+        head: &Arc<Head>,
+        batch: Vec<Pending>,
+        mut outcomes: Vec<Outcome>,
+        started: Instant,
+    ) -> Option<Contention> {
+        if self.arbiter.remember_won(head).await.is_err() {
+            withhold(&mut outcomes);
+        }
+        // No base is older than what is known, so this is known twice.
+        self.sent.lock().forget(head.address());
+        let contention = self.contention(head, started);
+        answer_each(batch, outcomes);
+        contention
     }
 
     /// Gives the answers of a round that has nothing to publish. A success may be that of an earlier
@@ -240,7 +246,7 @@ impl Inner {
         mut outcomes: Vec<Outcome>,
     ) {
         let has_success = outcomes.iter().any(|outcome| outcome.result.is_ok());
-        if has_success && self.guard.remember(bucket).await.is_err() {
+        if has_success && self.arbiter.guard().remember(bucket).await.is_err() {
             withhold(&mut outcomes);
         }
         answer_each(batch, outcomes);
@@ -254,9 +260,9 @@ impl Inner {
         batch: &[Pending],
         is_rebase: bool,
     ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
-        let now = self.now().await?;
+        let now = self.arbiter.now().await?;
         let sent = self.sent.lock().before(bucket, base.is_some());
-        let mut work = Working::new(&self.nodes, bucket, base, now, sent)?;
+        let mut work = Working::new(self.arbiter.nodes(), bucket, base, now, sent)?;
         let mut outcomes = Vec::with_capacity(batch.len());
         let faults = self.limits.faults;
         work.ignore_conditions(
@@ -285,7 +291,7 @@ impl Inner {
             sweeps.insert(bucket.clone(), next);
         }
         let generation = base.map_or(0, |head| head.row.pointer.generation);
-        let sealed = work.seal(self.writer, generation).await?;
+        let sealed = work.seal(self.arbiter.writer(), generation).await?;
         Ok((outcomes, Some(sealed)))
     }
 }

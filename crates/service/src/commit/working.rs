@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BucketId, Cid, StoreError, WriterId,
+    Block, BucketAddress, BucketId, Cid, StoreError, WriterId,
     block::require,
     bucket::{BucketRoot, ObjectRecord, PartRecord, Recent, Seq, Settings, UploadRecord, keys},
     id::{ObjectKey, UploadId},
@@ -12,7 +12,7 @@ use fula_core::{
     tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
 };
 
-use crate::arbiter::{BucketAddress, Head};
+use crate::arbiter::Head;
 use crate::{
     error::ServiceError,
     limits::{AUTHORS_KEPT_MS, RECENT_CARRIED_MAX},
@@ -234,7 +234,7 @@ impl<'a> Working<'a> {
         global_name: GlobalName,
         recent: Overlay,
     ) {
-        let (owner, name) = self.address.clone();
+        let BucketAddress { owner, name } = self.address.clone();
         let root = BucketRoot::new(owner, name, id, salt, self.version, self.time);
         self.open = Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
         self.recent = recent;
@@ -468,7 +468,7 @@ impl<'a> Working<'a> {
     }
 
     fn tombstone(&self) -> BucketRoot {
-        let (owner, name) = self.address.clone();
+        let BucketAddress { owner, name } = self.address.clone();
         let old = self.base.map(|head| &head.root);
         let id = old.map_or(BucketId([0; 16]), |root| root.id);
         let mut root = BucketRoot::new(owner, name, id, Salt([0; 32]), 0, self.time);

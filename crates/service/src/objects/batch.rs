@@ -80,7 +80,7 @@ impl Service {
             return Err(ServiceError::InvalidRequest(text));
         }
         for _ in 0..JOINS_MAX {
-            let newest = self.committer.current(&head.address()).await?;
+            let newest = self.arbiter().current(head.address()).await?;
             let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
             let mut steps = Vec::with_capacity(changes.len());
             let mut made_of = Vec::new();
@@ -117,7 +117,7 @@ impl Service {
             BatchAction::Delete => Action::DeleteObject,
             BatchAction::Put { .. } | BatchAction::Complete { .. } => Action::PutObject,
         };
-        let target = Target::Object(newest.row.bucket.as_str(), &change.key);
+        let target = Target::Object(newest.row.address.name.as_str(), &change.key);
         self.authorize(caller, Some(newest), action, target).await?;
         let key = parse_key(&change.key)?;
         self.may_compare(caller, newest, &key, &change.conditions).await?;

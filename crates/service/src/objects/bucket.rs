@@ -1,9 +1,11 @@
 //! Buckets: create, delete, look up, list.
 
-use fula_core::{Block, BucketId, BucketName, Codec, cbor::Writer, root::TimeMs, tree::Salt};
+use fula_core::{
+    Block, BucketAddress, BucketId, BucketName, Codec, cbor::Writer, root::TimeMs, tree::Salt,
+};
 
 use crate::{
-    arbiter::{BucketAddress, Head},
+    arbiter::Head,
     auth::access::{Action, Holder, Target, authorize},
     auth::bucket_policy::{POLICY, policy_text, public},
     auth::policy::PublicRead,
@@ -59,7 +61,7 @@ impl Service {
         let idempotency_key =
             caller.idempotency_key("create-bucket", "", &[name.as_str().as_bytes()]);
         let request = CommitRequest::of(caller, None, idempotency_key, change);
-        let address = (identity.owner, name);
+        let address = BucketAddress::new(identity.owner, name);
         self.before_write(caller, self.check_buckets(&address)).await?;
         self.submit(caller, &address, request).await.map(drop)
     }
@@ -68,8 +70,8 @@ impl Service {
     /// Requests at the same moment may exceed the limit by their number.
     async fn check_buckets(&self, address: &BucketAddress) -> Result<(), ServiceError> {
         let max = self.committer.limits().buckets_per_owner;
-        let has_room = self.committer.count_buckets(address.0).await?.buckets < max;
-        if has_room || self.committer.current(address).await?.is_some() {
+        let has_room = self.arbiter().count_buckets(address.owner).await?.buckets < max;
+        if has_room || self.arbiter().current(address).await?.is_some() {
             return Ok(());
         }
         Err(ServiceError::TooManyBuckets(max))
@@ -89,12 +91,12 @@ impl Service {
         match (found, self.own_of(caller, caller.bucket_owner)) {
             (Ok(head), _) => {
                 let request = request(Some(head.root.id));
-                self.submit(caller, &head.address(), request).await.map(drop)
+                self.submit(caller, head.address(), request).await.map(drop)
             }
             // It may be the first attempt of this very request that deleted it.
             (Err(ServiceError::NoSuchBucket), Some(own)) if caller.is_retry() => {
                 let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
-                self.submit(caller, &(own, name), request(None)).await.map(drop)
+                self.submit(caller, &BucketAddress::new(own, name), request(None)).await.map(drop)
             }
             (Err(error), _) => Err(error),
         }
@@ -120,7 +122,7 @@ impl Service {
     /// [`ServiceError::NoSuchPolicy`].
     pub async fn policy(&self, caller: &Caller, name: &str) -> Result<String, ServiceError> {
         let head = self.resolve(caller, name, Action::GetPolicy, Part::Whole).await?;
-        let blocks = self.committer.nodes().blocks().as_ref();
+        let blocks = self.arbiter().nodes().blocks().as_ref();
         policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)
     }
 
@@ -139,7 +141,7 @@ impl Service {
         let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
         let is_public = public.is_some_and(|public| !public.is_nothing());
         if is_public && self.names == NamePolicy::PerOwner {
-            self.before_write(caller, self.check_names(&head.address())).await?;
+            self.before_write(caller, self.check_names(head.address())).await?;
         }
         let value = text.map(|text| {
             let mut out = Writer::with_capacity(text.len() + 8);
@@ -157,11 +159,11 @@ impl Service {
     /// at the same moment may exceed the limit by their number.
     async fn check_names(&self, address: &BucketAddress) -> Result<(), ServiceError> {
         let max = self.committer.limits().public_buckets_per_owner;
-        if self.committer.count_buckets(address.0).await?.global_names < max {
+        if self.arbiter().count_buckets(address.owner).await?.global_names < max {
             return Ok(());
         }
         // Asked for anew: what a head says of the name may be outdated.
-        match self.committer.bucket_row(address).await? {
+        match self.arbiter().bucket_row(address).await? {
             Some(row) if row.global_name => Ok(()),
             _ => Err(ServiceError::TooManyPublicBuckets(max)),
         }
@@ -169,7 +171,7 @@ impl Service {
 
     /// Returns what anyone may read of a bucket.
     pub(crate) async fn public(&self, head: &Head) -> Result<PublicRead, ServiceError> {
-        public(self.committer.nodes().blocks().as_ref(), &head.root).await
+        public(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
     /// Returns a page of the caller's buckets whose name starts with `prefix`, after `after`; of a
@@ -194,14 +196,16 @@ impl Service {
         let mut page = BucketPage::default();
         loop {
             let rows =
-                self.committer.list_buckets(identity.owner, after.as_ref(), PAGE_MAX).await?;
+                self.arbiter().list_buckets(identity.owner, after.as_ref(), PAGE_MAX).await?;
             let Some(last) = rows.last() else { return Ok(page) };
-            after = Some(last.bucket.clone());
+            after = Some(last.address.name.clone());
             let live = rows
                 .iter()
-                .filter(|row| row.deleted.is_none() && row.bucket.as_str().starts_with(prefix))
                 .filter(|row| {
-                    let target = Target::Anything(row.bucket.as_str());
+                    row.deleted.is_none() && row.address.name.as_str().starts_with(prefix)
+                })
+                .filter(|row| {
+                    let target = Target::Anything(row.address.name.as_str());
                     identity.grant.allows(Action::HeadBucket.verb(), target)
                 });
             for row in live {
@@ -209,7 +213,7 @@ impl Service {
                     page.next = page.buckets.last().map(|(name, _)| name.clone());
                     return Ok(page);
                 }
-                page.buckets.push((row.bucket.to_string(), row.created));
+                page.buckets.push((row.address.name.to_string(), row.created));
             }
         }
     }

@@ -80,10 +80,10 @@ impl Service {
         if let (Some(after), Some(beyond)) = (&request.after, beyond)
             && after.as_bytes() >= beyond.as_ref()
         {
-            let (owner, lines) = (head.row.owner, Vec::new());
+            let (owner, lines) = (head.row.address.owner, Vec::new());
             return Ok(Listing { owner, lines, truncated: false });
         }
-        let page = list_page(self.committer.nodes(), &head.root.objects, &query).await?;
+        let page = list_page(self.arbiter().nodes(), &head.root.objects, &query).await?;
         let line = |item| match item {
             Listed::Key(key, entry) => {
                 let record = ObjectRecord::decode(&entry.value, entry.weight)?;
@@ -92,6 +92,6 @@ impl Service {
             Listed::Prefix(prefix) => Ok(ListingLine::Prefix(prefix)),
         };
         let lines = page.items.into_iter().map(line).collect::<Result<_, ServiceError>>()?;
-        Ok(Listing { owner: head.row.owner, lines, truncated: page.truncated })
+        Ok(Listing { owner: head.row.address.owner, lines, truncated: page.truncated })
     }
 }

@@ -179,7 +179,7 @@ impl Service {
         let intake = self.intake(caller, &permit);
         let taken = body::take(intake, request.body, request.body_facts).await?;
         // Rounds of a bucket come one after another: the next one finds in memory what it will need.
-        target.head.root.objects.read_ahead(self.committer.nodes(), key.as_bytes()).await;
+        target.head.root.objects.read_ahead(self.arbiter().nodes(), key.as_bytes()).await;
         let record = ObjectRecord {
             size: taken.size,
             etag: taken.etag(),
@@ -199,8 +199,7 @@ impl Service {
 
     /// Returns where a body of the caller's goes.
     pub(crate) fn intake<'a>(&'a self, caller: &'a Caller, permit: &'a MemoryPermit) -> Intake<'a> {
-        let (blocks, pin_registry) =
-            (self.committer.nodes().blocks(), self.committer.pin_registry());
+        let (blocks, pin_registry) = (self.arbiter().nodes().blocks(), self.arbiter().pins());
         Intake { blocks, pin_registry, pins: &caller.pins, permit }
     }
 
@@ -228,7 +227,7 @@ impl Service {
         if !compares {
             return Ok(());
         }
-        let target = Target::Object(head.row.bucket.as_str(), key.as_str());
+        let target = Target::Object(head.row.address.name.as_str(), key.as_str());
         self.authorize(caller, Some(head), Action::GetObject, target).await
     }
 
@@ -251,7 +250,7 @@ impl Service {
         head: &Head,
         key: &ObjectKey,
     ) -> Result<Option<ObjectRecord>, ServiceError> {
-        let found = head.root.objects.get(self.committer.nodes(), key.as_bytes()).await?;
+        let found = head.root.objects.get(self.arbiter().nodes(), key.as_bytes()).await?;
         Ok(found.map(|entry| ObjectRecord::decode(&entry.value, entry.weight)).transpose()?)
     }
 
@@ -280,7 +279,7 @@ impl Service {
         match map {
             Attached::Inline(map) => Ok(map.clone()),
             Attached::Linked(cid) => {
-                let block = require(self.committer.nodes().blocks().as_ref(), cid).await?;
+                let block = require(self.arbiter().nodes().blocks().as_ref(), cid).await?;
                 Ok(Attached::read_block(&block)?)
             }
         }
@@ -309,11 +308,11 @@ impl Service {
         range: Range<u64>,
         permit: Arc<MemoryPermit>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
-        let blocks = Arc::clone(self.committer.nodes().blocks());
+        let blocks = Arc::clone(self.arbiter().nodes().blocks());
         let content = content_of(record)?;
         let stream = content::stream(blocks, content, record.size, range);
         // What is being read is not collected, and nothing else is held back for it.
-        let mut kept = PinnedBlocks::new(self.committer.pin_registry());
+        let mut kept = PinnedBlocks::new(self.arbiter().pins());
         kept.add([content]);
         let framed = move |bytes: Result<Bytes, StoreError>| {
             let _kept = &kept;
@@ -335,7 +334,7 @@ impl Service {
     /// [`ServiceError::Unavailable`].
     pub async fn parts_of(&self, record: &ObjectRecord) -> Result<Vec<PartSpan>, ServiceError> {
         let Some(cid) = &record.parts else { return Ok(Vec::new()) };
-        let block = require(self.committer.nodes().blocks().as_ref(), cid).await?;
+        let block = require(self.arbiter().nodes().blocks().as_ref(), cid).await?;
         Ok(read_parts(&block)?)
     }
 

@@ -33,8 +33,9 @@ async fn what_was_replaced_goes_and_the_rest_stays() {
     assert_eq!(world.get(BUCKET, "kept").await.unwrap(), vec![1; LARGE]);
     assert_eq!(world.get(BUCKET, "replaced").await.unwrap(), vec![19; 100]);
     // The roots themselves tell the history.
-    let blocks = world.service.committer().nodes().blocks();
-    let row = world.rows().await.into_iter().find(|row| row.bucket.as_str() == BUCKET).unwrap();
+    let blocks = world.service.arbiter().nodes().blocks();
+    let row =
+        world.rows().await.into_iter().find(|row| row.address.name.as_str() == BUCKET).unwrap();
     assert_eq!(history::log(blocks.as_ref(), row.pointer.root, 100).await.unwrap().len(), 43);
     assert_eq!(world.collect().await.deleted, 0);
 }
@@ -45,9 +46,9 @@ async fn what_was_replaced_lately_stays_readable() {
     world.put(BUCKET, "k", whole(vec![1; LARGE])).await.unwrap();
     let old = world.rows().await.remove(0);
     world.put(BUCKET, "k", whole(vec![2; LARGE])).await.unwrap();
-    let retained = world.service.committer().collect(Duration::from_hours(1), &|| 4).await.unwrap();
+    let retained = world.service.collect(Duration::from_hours(1), &|| 4).await.unwrap();
     assert_eq!(retained.deleted, 0);
-    let nodes = world.service.committer().nodes();
+    let nodes = world.service.arbiter().nodes();
     let report = fsck::check_bucket(nodes, &old, &mut HashSet::new()).await.unwrap();
     assert_eq!(report.problems, []);
 }
@@ -172,7 +173,7 @@ async fn damage_ends_a_collection_with_nothing_deleted() {
     world.delete(BUCKET, "gone").await.unwrap();
     world.blocks.unreadable.store(true, Ordering::Relaxed);
     let before = world.count().await;
-    assert!(world.service.committer().collect(Duration::ZERO, &|| 4).await.is_err());
+    assert!(world.service.collect(Duration::ZERO, &|| 4).await.is_err());
     assert_eq!(world.count().await, before);
     world.blocks.unreadable.store(false, Ordering::Relaxed);
     assert!(world.collect().await.deleted > 0);
@@ -254,7 +255,7 @@ fn trial(seed: u64) -> Option<String> {
         let clients = join_all((0..5).map(|_| client(&world, rng.fork())));
         let collector = async {
             loop {
-                if let Err(error) = world.service.committer().collect(Duration::ZERO, &|| 4).await {
+                if let Err(error) = world.service.collect(Duration::ZERO, &|| 4).await {
                     return error;
                 }
             }
@@ -307,7 +308,7 @@ async fn a_node_that_is_lost_ends_every_collection() {
     let before = world.count().await;
     // Not only the first time: what is below it must not go with the second.
     for _ in 0..3 {
-        assert!(world.service.committer().collect(Duration::ZERO, &|| 4).await.is_err());
+        assert!(world.service.collect(Duration::ZERO, &|| 4).await.is_err());
         assert_eq!(world.count().await, before);
     }
 }
@@ -320,6 +321,6 @@ async fn a_longer_retention_than_before_is_no_damage() {
     }
     assert!(world.collect().await.deleted > 0);
     world.put(BUCKET, "k", whole(vec![9; LARGE])).await.unwrap();
-    world.service.committer().collect(Duration::from_hours(1), &|| 4).await.unwrap();
+    world.service.collect(Duration::from_hours(1), &|| 4).await.unwrap();
     assert_eq!(world.problems().await, []);
 }

@@ -3,6 +3,7 @@
 use fula_core::in_memory::MemoryBlocks;
 use fula_service::{
     BatchAction, BatchChange, CompletePart, ConditionName, CreateUploadRequest, Invocation,
+    PutPartRequest,
 };
 
 use super::*;
@@ -30,7 +31,9 @@ async fn begin(master: &Master, key: &str) -> (String, CompletePart) {
         CreateUploadRequest { key: key.to_owned(), facts: ObjectFacts::default(), checksum: None };
     let id = service.create_upload(user, BUCKET, create).await.unwrap().to_string();
     let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"uploaded"))]));
-    let taken = service.put_part(user, BUCKET, key, &id, 1, body, body_facts()).await.unwrap();
+    let (key, body_facts) = (key.to_owned(), body_facts());
+    let put = PutPartRequest { key, id: id.clone(), number: 1, body, body_facts };
+    let taken = service.put_part(user, BUCKET, put).await.unwrap();
     (id, CompletePart { number: 1, etag: taken.etag().to_string(), checksum: None })
 }
 

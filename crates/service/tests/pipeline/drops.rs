@@ -26,17 +26,17 @@ impl World {
     }
 
     async fn drop_all(&self, retention: Duration) -> u64 {
-        self.service.committer().drop_deleted(retention, true).await.unwrap()
+        self.service.drop_deleted(retention, true).await.unwrap()
     }
 
     async fn version_of(&self, bucket: &str) -> Option<u64> {
         let rows = self.rows().await;
-        let row = rows.iter().find(|row| row.bucket.as_str() == bucket);
+        let row = rows.iter().find(|row| row.address.name.as_str() == bucket);
         row.map(|row| row.pointer.version)
     }
 
     fn assert_no_alarm(&self) {
-        assert_eq!(self.service.committer().guard().alarm(), None);
+        assert_eq!(self.service.arbiter().guard().alarm(), None);
     }
 }
 
@@ -100,7 +100,7 @@ async fn a_master_that_never_heard_of_the_floor_begins_above_it() {
     let first = Master::new(&blocks, &roots, 1);
     first.create().await;
     first.service.delete_bucket(&first.user, BUCKET).await.unwrap();
-    assert_eq!(first.service.committer().drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
+    assert_eq!(first.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
     // As after a restart.
     let second = Master::new(&blocks, &roots, 2);
     second.create().await;
@@ -113,8 +113,7 @@ async fn few_deleted_buckets_are_left_until_dropping_them_is_worth_it() {
     for n in 0..6 {
         world.make(&format!("live{n}")).await.unwrap();
     }
-    let dropped =
-        async || world.service.committer().drop_deleted(Duration::ZERO, false).await.unwrap();
+    let dropped = async || world.service.drop_deleted(Duration::ZERO, false).await.unwrap();
     world.make("gone1").await.unwrap();
     world.end("gone1").await.unwrap();
     assert_eq!(dropped().await, 0);
@@ -218,7 +217,7 @@ async fn a_swap_that_arrives_after_the_drop_does_not_bring_the_bucket_back() {
     roots.plan([Fault::Late]);
     master.create().await;
     master.service.delete_bucket(&master.user, BUCKET).await.unwrap();
-    assert_eq!(master.service.committer().drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
+    assert_eq!(master.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
     assert_eq!(roots.deliver_late().await, [CasOutcome::BelowFloor { floor: 2 }]);
     let head = master.service.bucket(&master.user, BUCKET).await;
     assert!(matches!(head, Err(ServiceError::NoSuchBucket)), "{head:?}");
@@ -234,7 +233,7 @@ async fn nobody_knows_what_became_of_a_swap_whose_row_was_dropped() {
         roots.held.notified().await;
         // The bucket is there, though whoever made it does not know yet.
         two.service.delete_bucket(&two.user, BUCKET).await.unwrap();
-        assert_eq!(two.service.committer().drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
+        assert_eq!(two.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
         roots.go_on.notify_one();
     };
     let (made, ()) = tokio::join!(one.service.create_bucket(&one.user, BUCKET), others);
@@ -257,12 +256,12 @@ async fn a_row_that_vanishes_otherwise_is_a_fault() {
         master.service.create_bucket(&master.user, "gone").await.unwrap();
     }
     master.service.delete_bucket(&master.user, "gone").await.unwrap();
-    assert_eq!(master.service.committer().drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
+    assert_eq!(master.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
     roots.restore_quietly(empty);
     let read = master.get("k").await;
     assert!(matches!(read, Err(ServiceError::Regressed(_))), "{read:?}");
     // And nothing is dropped by an arbiter in doubt.
-    assert_eq!(master.service.committer().drop_deleted(Duration::ZERO, true).await.unwrap(), 0);
+    assert_eq!(master.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,10 +11,11 @@ use std::{
 
 use async_trait::async_trait;
 use fula_core::{
-    BucketName, OwnerId, RootPointer, RootPointerStore, StoreError,
+    BucketAddress, RootPointer, RootPointerStore, StoreError,
+    conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::{MemoryBlocks, MemoryRoots},
-    root::{CasOutcome, DeletedRow, NewRoot, RootCounts, RootRow, Stamped},
+    root::{CasOutcome, NewRoot, Stamped},
 };
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
@@ -65,8 +66,7 @@ impl Door {
 /// A swap on its way.
 #[derive(Debug)]
 struct Swap {
-    owner: OwnerId,
-    bucket: BucketName,
+    bucket: BucketAddress,
     expected: Option<RootPointer>,
     new: NewRoot,
 }
@@ -143,7 +143,7 @@ impl FaultyRoots {
         let late: Vec<Swap> = std::mem::take(&mut *self.late.lock());
         let mut outcomes = Vec::new();
         for swap in late {
-            let ended = self.inner.cas_root(swap.owner, &swap.bucket, swap.expected, &swap.new);
+            let ended = self.inner.cas_root(&swap.bucket, swap.expected, &swap.new);
             outcomes.push(ended.await.unwrap().value);
         }
         outcomes
@@ -159,19 +159,18 @@ fn lost() -> StoreError {
 }
 
 #[async_trait]
-impl RootPointerStore for FaultyRoots {
-    async fn get_roots(
-        &self,
-        names: &[(OwnerId, BucketName)],
-    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
-        self.reach()?;
-        self.inner.get_roots(names).await
+impl RootHooks for FaultyRoots {
+    fn inner(&self) -> &MemoryRoots {
+        &self.inner
     }
 
-    async fn cas_root(
+    async fn before(&self, _: RootRead) -> Result<(), StoreError> {
+        self.reach()
+    }
+
+    async fn swap(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
@@ -191,7 +190,7 @@ impl RootPointerStore for FaultyRoots {
                 assert_eq!(outcomes.first(), Some(&CasOutcome::Won), "nothing landed late");
             }
             Some(Fault::Late) => {
-                let swap = Swap { owner, bucket: bucket.clone(), expected, new: new.clone() };
+                let swap = Swap { bucket: bucket.clone(), expected, new: new.clone() };
                 self.late.lock().push(swap);
                 return Err(SwapError::Unknown(lost()));
             }
@@ -202,7 +201,7 @@ impl RootPointerStore for FaultyRoots {
             Some(Fault::AnswerLost | Fault::AnswerHeld | Fault::ThreadHeld) | None => {}
         }
         self.swaps.fetch_add(1, Ordering::SeqCst);
-        let outcome = self.inner.cas_root(owner, bucket, expected, new).await?;
+        let outcome = self.inner.cas_root(bucket, expected, new).await?;
         if matches!(outcome.value, CasOutcome::Conflict { .. }) {
             self.conflicts.fetch_add(1, Ordering::SeqCst);
         }
@@ -215,45 +214,5 @@ impl RootPointerStore for FaultyRoots {
             Some(Fault::LateFirst | Fault::Held | Fault::ThreadHeld) | None => Ok(outcome),
             Some(_) => Err(SwapError::Unknown(lost())),
         }
-    }
-
-    fn can_drop_roots(&self) -> bool {
-        true
-    }
-
-    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
-        self.inner.drop_roots(rows).await
-    }
-
-    async fn list_roots(
-        &self,
-        owner: OwnerId,
-        after: Option<&BucketName>,
-        limit: usize,
-    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        self.reach()?;
-        self.inner.list_roots(owner, after, limit).await
-    }
-
-    async fn scan_roots(
-        &self,
-        after: Option<&(OwnerId, BucketName)>,
-        limit: usize,
-    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        self.reach()?;
-        self.inner.scan_roots(after, limit).await
-    }
-
-    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
-        self.reach()?;
-        self.inner.count_roots(owner).await
-    }
-
-    async fn find_bucket(
-        &self,
-        bucket: &BucketName,
-    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
-        self.reach()?;
-        self.inner.find_bucket(bucket).await
     }
 }

@@ -22,13 +22,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fula_core::{
-    BlockStore, RootPointerStore, WriterId,
+    BlockStore, BucketAddress, BucketName, RootPointerStore, WriterId,
     bucket::{ChecksumAlgorithm, ObjectRecord},
     in_memory::MemoryBlocks,
     tree::Nodes,
 };
 use fula_service::{
-    Caller, Committer, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest,
+    Arbiter, Caller, DeleteKey, Identity, Limits, NamePolicy, ObjectFacts, PutRequest,
     RollbackGuard, Service, ServiceError,
     body::{BodyFacts, BodyStream},
     condition::{ReadConditions, Tags, WriteConditions},
@@ -60,15 +60,15 @@ impl Master {
         let blocks: Arc<dyn BlockStore> = Arc::clone(blocks) as _;
         let roots: Arc<dyn RootPointerStore> = Arc::clone(roots) as _;
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
-        let committer = Committer::new(
-            nodes,
-            roots,
-            WriterId([writer; 16]),
-            limits,
-            RollbackGuard::new(None, true),
-        );
-        let service = Service::new(committer, system_random(), NamePolicy::PerOwner);
+        let guard = RollbackGuard::new(None, true);
+        let arbiter = Arbiter::new(nodes, roots, WriterId([writer; 16]), &limits, guard);
+        let service = Service::new(arbiter, limits, system_random(), NamePolicy::PerOwner);
         Self { service, user: Caller::of(Identity::of_user("key:test")) }
+    }
+
+    /// Returns the address of the bucket that most tests use.
+    fn address(&self) -> BucketAddress {
+        BucketAddress::new(self.owner(), BucketName::parse(BUCKET).unwrap())
     }
 
     fn owner(&self) -> fula_core::OwnerId {
@@ -136,7 +136,8 @@ impl Master {
 
     async fn version(&self) -> u64 {
         let name = fula_core::BucketName::parse(BUCKET).unwrap();
-        let head = self.service.committer().current(&(self.owner(), name)).await.unwrap();
+        let head =
+            self.service.arbiter().current(&BucketAddress::new(self.owner(), name)).await.unwrap();
         head.unwrap().row.pointer.version
     }
 }

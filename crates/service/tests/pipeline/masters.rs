@@ -3,7 +3,9 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use fula_core::in_memory::MemoryBlocks;
-use fula_service::{CompletePart, CompleteRequest, ConditionName, CreateUploadRequest};
+use fula_service::{
+    CompletePart, CompleteRequest, ConditionName, CreateUploadRequest, PutPartRequest,
+};
 use futures::future::join_all;
 
 use fula_service::Applied;
@@ -336,8 +338,14 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
     for n in 0..20 {
         let (key, id) = (format!("k{n}"), begin(&format!("k{n}")).await.to_string());
         let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"part"))]));
-        let facts = body_facts();
-        let part = service.put_part(user, BUCKET, &key, &id, 1, body, facts).await.unwrap();
+        let put = PutPartRequest {
+            key: key.clone(),
+            id: id.clone(),
+            number: 1,
+            body,
+            body_facts: body_facts(),
+        };
+        let part = service.put_part(user, BUCKET, put).await.unwrap();
         let parts = vec![CompletePart { number: 1, etag: part.etag().to_string(), checksum: None }];
         let conditions = WriteConditions::default();
         let complete = CompleteRequest { key, id, parts, conditions, checksum: None, size: None };
@@ -345,8 +353,8 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
         completed.push(complete);
     }
     let headers = async || {
-        let address = (master.owner(), fula_core::BucketName::parse(BUCKET).unwrap());
-        let head = service.committer().current(&address).await.unwrap().unwrap();
+        let address = master.address();
+        let head = service.arbiter().current(&address).await.unwrap().unwrap();
         head.root.uploads.count
     };
     let again = service.complete_upload(user, BUCKET, &completed[3]).await;

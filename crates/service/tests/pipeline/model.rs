@@ -124,9 +124,9 @@ proptest! {
             blocks.crash();
             let fresh = Master::new(&blocks, &roots, 3);
             compare(&fresh, &model).await;
-            let names = [(fresh.owner(), fula_core::BucketName::parse(BUCKET).unwrap())];
+            let names = [fresh.address()];
             let row = roots.get_roots(&names).await.unwrap().value.remove(0).unwrap();
-            let nodes = fresh.service.committer().nodes();
+            let nodes = fresh.service.arbiter().nodes();
             let mut seen = std::collections::HashSet::new();
             let report = fsck::check_bucket(nodes, &row, &mut seen).await.unwrap();
             assert_eq!(report.problems, []);

@@ -8,8 +8,8 @@ use fula_core::{
     root::RootRow,
 };
 use fula_service::{
-    BatchAction, BatchChange, BucketOwner, CopyRequest, CopySourceRequest, CreateUploadRequest,
-    Invocation, ListRequest, Settled,
+    BatchAction, BatchChange, BucketOwner, CopyPartRequest, CopyRequest, CopySourceRequest,
+    CreateUploadRequest, Invocation, ListRequest, Settled,
 };
 
 use super::*;
@@ -37,8 +37,8 @@ impl Shop {
         let (blocks, roots) = (Arc::clone(&self.blocks) as _, Arc::clone(&self.roots) as _);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let guard = RollbackGuard::new(None, true);
-        let committer = Committer::new(nodes, roots, WriterId([writer; 16]), limits, guard);
-        Service::new(committer, system_random(), names)
+        let arbiter = Arbiter::new(nodes, roots, WriterId([writer; 16]), &limits, guard);
+        Service::new(arbiter, limits, system_random(), names)
     }
 
     pub(crate) fn owners(&self, writer: u8) -> Service {
@@ -51,11 +51,11 @@ impl Shop {
 
     pub(crate) async fn holder(&self, bucket: &str) -> Option<OwnerId> {
         let found = self.roots.find_bucket(&BucketName::parse(bucket).unwrap()).await.unwrap();
-        found.value.map(|row| row.owner)
+        found.value.map(|row| row.address.owner)
     }
 
     pub(crate) async fn row(&self, who: &Caller, bucket: &str) -> RootRow {
-        let name = (owner(who), BucketName::parse(bucket).unwrap());
+        let name = fula_core::BucketAddress::new(owner(who), BucketName::parse(bucket).unwrap());
         self.roots.get_roots(&[name]).await.unwrap().value.pop().unwrap().unwrap()
     }
 
@@ -138,8 +138,9 @@ async fn copy(
     let begin =
         CreateUploadRequest { key: "up".to_owned(), facts: ObjectFacts::default(), checksum: None };
     let id = service.create_upload(who, "mine", begin).await.unwrap().to_string();
-    let from = source(BUCKET, owner);
-    let part = service.copy_part(who, "mine", "up", &id, 1, from, None).await.map(drop);
+    let source = source(BUCKET, owner);
+    let copy = CopyPartRequest { key: "up".to_owned(), id, number: 1, source, range: None };
+    let part = service.copy_part(who, "mine", copy).await.map(drop);
     [whole, part]
 }
 

@@ -124,7 +124,7 @@ async fn no_write_is_acknowledged_that_would_not_be_remembered() {
         let refused = one.master.delete("before").await.unwrap_err();
         assert!(is_of(failure, &refused), "{refused:?}");
         assert_eq!(federation.roots.swaps.load(Ordering::SeqCst), swaps, "a swap was sent");
-        assert!(one.master.service.committer().guard().disk_failure().is_some());
+        assert!(one.master.service.arbiter().guard().disk_failure().is_some());
         // Reads go on; nobody was told that this is there.
         assert_eq!(one.master.get("first").await.unwrap(), b"2");
 
@@ -154,7 +154,7 @@ async fn a_disk_that_works_again_is_noticed_without_a_restart() {
     disk.set(None);
     let refused = disk.refused.load(Ordering::SeqCst);
     one.recovery.tick().await.unwrap();
-    let guard = one.master.service.committer().guard();
+    let guard = one.master.service.arbiter().guard();
     assert!(guard.disk_failure().is_none());
     let backup = federation.roots.backup();
     one.master.put("k", b"v2").await.unwrap();

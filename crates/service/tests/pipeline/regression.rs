@@ -1,7 +1,7 @@
 //! An arbiter that goes back in time is caught, healed, or reported as a fork.
 
 use fula_core::{
-    BucketName, MetadataStore,
+    BucketAddress, MetadataStore,
     in_memory::{MemoryBlocks, MemoryMetadata},
 };
 use fula_service::Recovery;
@@ -34,10 +34,11 @@ impl Federation {
         let nodes = Arc::new(Nodes::new(blocks, 1 << 20));
         let guard = RollbackGuard::open(Some(Arc::clone(memory))).await.unwrap();
         let writer = WriterId([writer; 16]);
-        let committer = Committer::new(nodes, roots, writer, Limits::default(), guard);
+        let limits = Limits::default();
+        let arbiter = Arbiter::new(nodes, roots, writer, &limits, guard);
         let random = system_random();
         let recovery = Recovery::open(
-            committer.clone(),
+            arbiter.clone(),
             Arc::clone(&self.metadata) as _,
             Arc::clone(memory),
             &random,
@@ -45,7 +46,7 @@ impl Federation {
             true,
         );
         let recovery = recovery.await.unwrap();
-        let service = Service::new(committer, random, NamePolicy::PerOwner);
+        let service = Service::new(arbiter, limits, random, NamePolicy::PerOwner);
         let user = Caller::of(Identity::of_user("key:test"));
         Member { master: Master { service, user }, recovery }
     }
@@ -55,8 +56,8 @@ pub(crate) fn memory() -> Arc<dyn MetadataStore> {
     Arc::new(MemoryMetadata::default())
 }
 
-pub(crate) fn address(member: &Member) -> (fula_core::OwnerId, BucketName) {
-    (member.master.owner(), BucketName::parse(BUCKET).unwrap())
+pub(crate) fn address(member: &Member) -> BucketAddress {
+    member.master.address()
 }
 
 pub(crate) fn is_refused<T: std::fmt::Debug>(result: &Result<T, ServiceError>) -> bool {

@@ -3,7 +3,7 @@
 use fula_core::in_memory::MemoryBlocks;
 use fula_service::{
     BucketOwner, CompletePart, CompleteRequest, ConditionName, CopyRequest, CopySourceRequest,
-    CreateUploadRequest, Invocation,
+    CreateUploadRequest, Invocation, PutPartRequest,
 };
 
 use super::*;
@@ -42,8 +42,8 @@ async fn delete(master: &Master, caller: &Caller) -> Result<(), ServiceError> {
 }
 
 async fn root(master: &Master) -> fula_core::bucket::BucketRoot {
-    let address = (master.owner(), fula_core::BucketName::parse(BUCKET).unwrap());
-    master.service.committer().current(&address).await.unwrap().unwrap().root.clone()
+    let address = master.address();
+    master.service.arbiter().current(&address).await.unwrap().unwrap().root.clone()
 }
 
 #[tokio::test]
@@ -233,8 +233,10 @@ async fn upload(master: &Master) -> (String, CompleteRequest) {
 
 async fn put_part(master: &Master, caller: &Caller, id: &str) -> Result<String, ServiceError> {
     let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"part"))]));
-    let put = master.service.put_part(caller, BUCKET, "k", id, 1, body, body_facts());
-    put.await.map(|taken| taken.etag().to_string())
+    let (key, id, body_facts) = ("k".to_owned(), id.to_owned(), body_facts());
+    let put = PutPartRequest { key, id, number: 1, body, body_facts };
+    let taken = master.service.put_part(caller, BUCKET, put).await?;
+    Ok(taken.etag().to_string())
 }
 
 #[tokio::test]

@@ -11,15 +11,16 @@ use std::{
 
 use async_trait::async_trait;
 use fula_core::{
-    Block, BucketName, Cid, OwnerId, RootPointer, StoreError,
+    Block, BucketAddress, Cid, RootPointer, StoreError,
     block::{Epoch, Listed, Placement, Position, Swept, SyncMark, list_all},
+    conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::MemoryRoots,
-    root::{CasOutcome, DeletedRow, NewRoot, RootCounts, RootRow, Stamped},
+    root::{CasOutcome, DeletedRow, NewRoot, RootRow, Stamped},
 };
 use fula_service::{
     BucketOwner, CompletePart, CompleteRequest, CopyRequest, CopySourceRequest,
-    CreateUploadRequest, RequestPins,
+    CreateUploadRequest, PutPartRequest, RequestPins,
     fault_injection::{Fault, FaultInjection},
     fsck,
 };
@@ -187,31 +188,44 @@ impl SlowRoots {
 }
 
 #[async_trait]
-impl RootPointerStore for SlowRoots {
-    async fn get_roots(
-        &self,
-        names: &[(OwnerId, BucketName)],
-    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
-        self.jitter.step().await;
-        self.tick();
-        let rows = self.inner.get_roots(names).await;
-        self.reads.pass_if_second().await;
-        rows
+impl RootHooks for SlowRoots {
+    fn inner(&self) -> &MemoryRoots {
+        &self.inner
     }
 
-    async fn cas_root(
+    async fn before(&self, read: RootRead) -> Result<(), StoreError> {
+        match read {
+            RootRead::Get => {
+                self.jitter.step().await;
+                self.tick();
+            }
+            RootRead::Scan => {
+                self.jitter.step().await;
+                self.scans.pass().await;
+            }
+            RootRead::List | RootRead::Count | RootRead::Find => {}
+        }
+        Ok(())
+    }
+
+    async fn after(&self, read: RootRead) {
+        if read == RootRead::Get {
+            self.reads.pass_if_second().await;
+        }
+    }
+
+    async fn swap(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
         self.jitter.step().await;
-        if bucket.as_str() == BUCKET {
+        if bucket.name.as_str() == BUCKET {
             self.swaps.pass().await;
         }
         self.tick();
-        let outcome = self.inner.cas_root(owner, bucket, expected, new).await;
+        let outcome = self.inner.cas_root(bucket, expected, new).await;
         let count = match outcome.as_ref().map(|stamped| &stamped.value) {
             Ok(CasOutcome::Conflict { current: None }) => Some(&self.vanished),
             Ok(CasOutcome::BelowFloor { .. }) => Some(&self.below),
@@ -222,11 +236,7 @@ impl RootPointerStore for SlowRoots {
         outcome
     }
 
-    fn can_drop_roots(&self) -> bool {
-        true
-    }
-
-    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+    async fn drop_rows(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
         let asked = rows.len();
         self.jitter.step().await;
         self.drops.pass().await;
@@ -234,40 +244,6 @@ impl RootPointerStore for SlowRoots {
         self.kept.fetch_add((asked - dropped.len()) as u64, Ordering::Relaxed);
         self.jitter.step().await;
         Ok(dropped)
-    }
-
-    fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {
-        self.inner.covered_by_swap(mark)
-    }
-
-    async fn list_roots(
-        &self,
-        owner: OwnerId,
-        after: Option<&BucketName>,
-        limit: usize,
-    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        self.inner.list_roots(owner, after, limit).await
-    }
-
-    async fn scan_roots(
-        &self,
-        after: Option<&(OwnerId, BucketName)>,
-        limit: usize,
-    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        self.jitter.step().await;
-        self.scans.pass().await;
-        self.inner.scan_roots(after, limit).await
-    }
-
-    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
-        self.inner.count_roots(owner).await
-    }
-
-    async fn find_bucket(
-        &self,
-        bucket: &BucketName,
-    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
-        self.inner.find_bucket(bucket).await
     }
 }
 
@@ -308,13 +284,13 @@ impl World {
         };
         let nodes = Arc::new(Nodes::new(Arc::clone(&blocks) as _, limits.cache_bytes));
         let guard = RollbackGuard::new(None, true);
-        let arbiter: Arc<dyn RootPointerStore> = Arc::clone(&roots) as _;
-        let committer = Committer::new(nodes, arbiter, WriterId([1; 16]), limits, guard);
+        let store: Arc<dyn RootPointerStore> = Arc::clone(&roots) as _;
+        let arbiter = Arbiter::new(nodes, store, WriterId([1; 16]), &limits, guard);
         let draws = Mutex::new(Rng::new(seed.unwrap_or(0)));
         let random: fula_service::Random = Arc::new(move |bytes| {
             bytes.fill_with(|| draws.lock().unwrap().below(256).to_le_bytes()[0]);
         });
-        let service = Service::new(committer, random, NamePolicy::PerOwner);
+        let service = Service::new(arbiter, limits, random, NamePolicy::PerOwner);
         let world = Self { blocks, roots, service };
         for bucket in [BUCKET, OTHER] {
             world.service.create_bucket(&caller(), bucket).await.unwrap();
@@ -370,10 +346,14 @@ impl World {
         let facts = ObjectFacts::default();
         let request = CreateUploadRequest { key: key.to_owned(), facts, checksum: None };
         let id = self.service.create_upload(&caller(), bucket, request).await?.to_string();
-        let part = self
-            .service
-            .put_part(&caller(), bucket, key, &id, 1, whole(vec![byte; LARGE]), body_facts())
-            .await?;
+        let put = PutPartRequest {
+            key: key.to_owned(),
+            id: id.clone(),
+            number: 1,
+            body: whole(vec![byte; LARGE]),
+            body_facts: body_facts(),
+        };
+        let part = self.service.put_part(&caller(), bucket, put).await?;
         let parts = vec![CompletePart { number: 1, etag: part.etag().to_string(), checksum: None }];
         let request = CompleteRequest {
             key: key.to_owned(),
@@ -396,7 +376,7 @@ impl World {
     }
 
     pub(super) async fn collect(&self) -> fula_service::Collection {
-        self.service.committer().collect(Duration::ZERO, &|| 4).await.unwrap()
+        self.service.collect(Duration::ZERO, &|| 4).await.unwrap()
     }
 
     pub(super) async fn rows(&self) -> Vec<RootRow> {
@@ -407,7 +387,7 @@ impl World {
     pub(super) async fn problems(&self) -> Vec<fsck::Problem> {
         let (mut problems, mut seen) = (Vec::new(), HashSet::new());
         for row in self.rows().await {
-            let nodes = self.service.committer().nodes();
+            let nodes = self.service.arbiter().nodes();
             problems.extend(fsck::check_bucket(nodes, &row, &mut seen).await.unwrap().problems);
         }
         problems

@@ -147,6 +147,58 @@ impl Protocol {
         Some(row.clone())
     }
 
+    /// Asks a master for its next operation.
+    fn begin(&self, state: &mut State, m: usize) -> Option<()> {
+        let master = &mut state.masters[m];
+        let op = u8::try_from(m).ok()? * OPERATIONS[0] + master.asked;
+        master.asked += 1;
+        let mut base = master.head.clone();
+        if self.has(Rule::KnownBase) && !base.includes(&master.known) {
+            let (row, timeline) = (state.row.clone(), state.timeline);
+            let Some(read) = self.adopt(&mut state.masters[m], &row, timeline) else {
+                return Some(());
+            };
+            base = read;
+        }
+        self.round(state, m, op, &base);
+        Some(())
+    }
+
+    /// Lets a row arrive that a master asked for.
+    fn hear_row(&self, state: &mut State, m: usize) -> Option<()> {
+        let row = state.masters[m].reading.take()?;
+        let timeline = state.timeline;
+        if timeline == 1 {
+            self.adopt(&mut state.masters[m], &row, timeline);
+        } else {
+            // Overtaken by newer ones, it may still become the base of the next round.
+            state.masters[m].head = row;
+        }
+        Some(())
+    }
+
+    /// Lets a master find out what became of a swap whose answer did not come.
+    fn resolve(&self, state: &mut State, m: usize) -> Option<()> {
+        let Phase::InDoubt { op, swap } = state.masters[m].phase.clone() else {
+            return None;
+        };
+        let (row, timeline) = (state.row.clone(), state.timeline);
+        if row != swap.expected || !self.has(Rule::Resolves) {
+            self.lost(state, m, op, &swap, &row, true);
+            return Some(());
+        }
+        if self.adopt(&mut state.masters[m], &row, timeline).is_none() {
+            state.masters[m].phase = Phase::Idle;
+            return Some(());
+        }
+        // Sent again as it is.
+        if !state.sent.contains(&swap) {
+            state.sent.push(swap.clone());
+        }
+        state.masters[m].phase = Phase::Waiting { op, swap };
+        Some(())
+    }
+
     /// Judges `op` on `base`: answers it, or sends a swap.
     fn round(&self, state: &mut State, m: usize, op: u8, base: &Root) {
         let master = &mut state.masters[m];
@@ -306,36 +358,14 @@ impl Model for Protocol {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         match action {
-            Action::Begin(m) => {
-                let master = &mut state.masters[m];
-                let op = u8::try_from(m).ok()? * OPERATIONS[0] + master.asked;
-                master.asked += 1;
-                let mut base = master.head.clone();
-                if self.has(Rule::KnownBase) && !base.includes(&master.known) {
-                    let (row, timeline) = (state.row.clone(), state.timeline);
-                    let Some(read) = self.adopt(&mut state.masters[m], &row, timeline) else {
-                        return Some(state);
-                    };
-                    base = read;
-                }
-                self.round(&mut state, m, op, &base);
-            }
+            Action::Begin(m) => self.begin(&mut state, m)?,
             Action::Read(m) => {
                 if state.masters[m].head == state.row && state.timeline == 0 {
                     return None;
                 }
                 state.masters[m].reading = Some(state.row.clone());
             }
-            Action::HearRow(m) => {
-                let row = state.masters[m].reading.take()?;
-                let timeline = state.timeline;
-                if timeline == 1 {
-                    self.adopt(&mut state.masters[m], &row, timeline);
-                } else {
-                    // Overtaken by newer ones, it may still become the base of the next round.
-                    state.masters[m].head = row;
-                }
-            }
+            Action::HearRow(m) => self.hear_row(&mut state, m)?,
             Action::Deliver(n) => self.deliver(&mut state, n)?,
             Action::TimeOut(m) => {
                 let Phase::Waiting { op, swap } = state.masters[m].phase.clone() else {
@@ -343,25 +373,7 @@ impl Model for Protocol {
                 };
                 state.masters[m].phase = Phase::InDoubt { op, swap };
             }
-            Action::Resolve(m) => {
-                let Phase::InDoubt { op, swap } = state.masters[m].phase.clone() else {
-                    return None;
-                };
-                let (row, timeline) = (state.row.clone(), state.timeline);
-                if row == swap.expected && self.has(Rule::Resolves) {
-                    if self.adopt(&mut state.masters[m], &row, timeline).is_none() {
-                        state.masters[m].phase = Phase::Idle;
-                        return Some(state);
-                    }
-                    // Sent again as it is.
-                    if !state.sent.contains(&swap) {
-                        state.sent.push(swap.clone());
-                    }
-                    state.masters[m].phase = Phase::Waiting { op, swap };
-                } else {
-                    self.lost(&mut state, m, op, &swap, &row, true);
-                }
-            }
+            Action::Resolve(m) => self.resolve(&mut state, m)?,
             Action::Crash(m) => {
                 state.crashes += 1;
                 let master = &mut state.masters[m];

@@ -101,28 +101,7 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
             created
         }
         Op::Delete if asked.key == FLEETING => service.delete_bucket(caller, FLEETING).await,
-        Op::Put => {
-            let body = Bytes::from(asked.body.clone());
-            let body: BodyStream = Box::pin(futures::stream::iter([Ok(body)]));
-            let body_facts = BodyFacts {
-                length: None,
-                length_max: 1 << 20,
-                md5: None,
-                keep: ChecksumAlgorithm::Crc32,
-                sent: ChecksumAlgorithm::Crc32,
-                checksum: None,
-                trailer: None,
-            };
-            let request = PutRequest {
-                key: asked.key.clone(),
-                facts: ObjectFacts::default(),
-                conditions: conditions(asked.condition.as_ref()),
-                body,
-                body_facts,
-            };
-            let put = service.put_object(caller, BUCKET, request).await;
-            put.map(|record| answered.etag = Some(record.etag.to_string()))
-        }
+        Op::Put => put(service, caller, asked).await.map(|etag| answered.etag = Some(etag)),
         Op::Delete => {
             let conditions = conditions(asked.condition.as_ref());
             let request = DeleteKey { key: asked.key.clone(), conditions };
@@ -152,28 +131,51 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
     };
     // The versions of another bucket are another order.
     answered.version = caller.seen.version().filter(|_| asked.key != FLEETING);
+    (answered.ending, answered.status) = ending_of(result, asked);
+    answered
+}
+
+/// Puts an object, and returns its entity tag.
+async fn put(service: &Service, caller: &Caller, asked: &Asked) -> Result<String, ServiceError> {
+    let body = Bytes::from(asked.body.clone());
+    let body: BodyStream = Box::pin(futures::stream::iter([Ok(body)]));
+    let body_facts = BodyFacts {
+        length: None,
+        length_max: 1 << 20,
+        md5: None,
+        keep: ChecksumAlgorithm::Crc32,
+        sent: ChecksumAlgorithm::Crc32,
+        checksum: None,
+        trailer: None,
+    };
+    let request = PutRequest {
+        key: asked.key.clone(),
+        facts: ObjectFacts::default(),
+        conditions: conditions(asked.condition.as_ref()),
+        body,
+        body_facts,
+    };
+    let record = service.put_object(caller, BUCKET, request).await?;
+    Ok(record.etag.to_string())
+}
+
+/// Returns how a request ended, and with which status.
+fn ending_of(result: Result<(), ServiceError>, asked: &Asked) -> (Ending, u16) {
     match result {
-        Ok(()) => {}
+        Ok(()) => (Ending::Done, 200),
         Err(ServiceError::PreconditionFailed(_) | ServiceError::BucketAlreadyOwned) => {
-            (answered.ending, answered.status) = (Ending::Refused, 412);
+            (Ending::Refused, 412)
         }
-        Err(ServiceError::NoSuchKey | ServiceError::NoSuchBucket) => {
-            (answered.ending, answered.status) = (Ending::Refused, 404);
-        }
+        Err(ServiceError::NoSuchKey | ServiceError::NoSuchBucket) => (Ending::Refused, 404),
         Err(
             ServiceError::Busy(Applied::None)
             | ServiceError::Unavailable(_)
             | ServiceError::Damaged(_)
             | ServiceError::Regressed(_),
-        ) => {
-            (answered.ending, answered.status) = (Ending::None, 503);
-        }
-        Err(ServiceError::Busy(Applied::Unknown)) => {
-            (answered.ending, answered.status) = (Ending::Unknown, 503);
-        }
+        ) => (Ending::None, 503),
+        Err(ServiceError::Busy(Applied::Unknown)) => (Ending::Unknown, 503),
         Err(error) => panic!("{:?} of {} was answered {error}", asked.op, asked.key),
     }
-    answered
 }
 
 /// Carries a request out as an SDK would, and returns what there is to say of it.

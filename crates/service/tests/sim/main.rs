@@ -133,7 +133,9 @@ fn all_hold(faults: &Faults, ordinary: u64) {
     }
     let seeds = number("FULA_SIM_SEEDS").unwrap_or(ordinary);
     if let Some((seed, outcome)) = first_failure(0..seeds, faults) {
-        panic!("seed {seed}: {:#?}\nreplay with: make sim SEED={seed}", outcome.violations);
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let replay = format!("replay with: make sim SEED={seed} TEST={test}");
+        panic!("seed {seed}: {:#?}\n{replay}", outcome.violations);
     }
 }
 

@@ -1,25 +1,29 @@
 //! The world of one run: arbiter, blocks, masters, and what goes wrong between them.
 
+mod link;
+
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fula_core::{
-    Block, BlockStore, BucketName, Cid, MetadataStore, OwnerId, RootPointer, RootPointerStore,
+    Block, BlockStore, BucketAddress, Cid, MetadataStore, RootPointer, RootPointerStore,
     StoreError, WriterId,
     block::{Epoch, Listed, Placement, Position, Swept, SyncMark},
     error::SwapError,
     in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
-    root::{CasOutcome, NewRoot, RootCounts, RootRow, Stamped},
+    root::{CasOutcome, NewRoot, RootRow, Stamped},
     tree::Nodes,
 };
 use fula_service::{
-    Committer, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service,
+    Arbiter, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service,
     fault_injection::{Fault, FaultInjection},
     fsck,
 };
 use fula_testkit::rng::Rng;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
+
+use self::link::Link;
 
 /// Masters of a run.
 pub(crate) const MASTERS: usize = 3;
@@ -240,11 +244,11 @@ impl World {
     /// Merges what forked, as an operator does who looks again afterwards.
     pub(crate) async fn merge(&self, service: &Service) {
         let metadata: Arc<dyn MetadataStore> = Arc::clone(&self.metadata) as _;
-        let committer = service.committer().clone();
+        let arbiter = service.arbiter().clone();
         let random: Random = Arc::new(|bytes: &mut [u8]| bytes.fill(77));
         let memory = Arc::clone(&self.memories[0]);
         let recovery =
-            Recovery::open(committer, metadata, memory, &random, NamePolicy::PerOwner, true)
+            Recovery::open(arbiter, metadata, memory, &random, NamePolicy::PerOwner, true)
                 .await
                 .unwrap();
         for _ in 0..5 {
@@ -253,9 +257,7 @@ impl World {
                 return;
             }
             for name in status.forks.keys() {
-                let (owner, bucket) = name.split_once('/').unwrap();
-                let bucket = (owner.parse().unwrap(), BucketName::parse(bucket).unwrap());
-                recovery.merge(&bucket, false).await.unwrap();
+                recovery.merge(&name.parse().unwrap(), false).await.unwrap();
                 self.state().forked = true;
                 self.note(&format!("merged {name}"));
             }
@@ -289,13 +291,8 @@ impl World {
         let nodes = Arc::new(Nodes::new(Arc::new(link.clone()), 1 << 20));
         let mut writer = [u8::try_from(me).unwrap(); 16];
         writer[..8].copy_from_slice(&link.life.to_be_bytes());
-        let committer = Committer::new(
-            nodes,
-            Arc::new(link.clone()),
-            WriterId(writer),
-            limits,
-            self.guard(me).await,
-        );
+        let (roots, guard) = (Arc::new(link.clone()), self.guard(me).await);
+        let arbiter = Arbiter::new(nodes, roots, WriterId(writer), &limits, guard);
         let random: Random = Arc::new(move |bytes: &mut [u8]| {
             for byte in bytes {
                 *byte = link.world.draw(256).to_le_bytes()[0];
@@ -305,7 +302,7 @@ impl World {
             let metadata: Arc<dyn MetadataStore> = Arc::clone(&self.metadata) as _;
             let memory = Arc::clone(&self.memories[me]);
             let recovery = Recovery::open(
-                committer.clone(),
+                arbiter.clone(),
                 metadata,
                 memory,
                 &random,
@@ -315,7 +312,7 @@ impl World {
             .await;
             tokio::spawn(recovery.unwrap().run());
         }
-        Service::new(committer, random, NamePolicy::PerOwner)
+        Service::new(arbiter, limits, random, NamePolicy::PerOwner)
     }
 
     async fn guard(&self, me: usize) -> RollbackGuard {
@@ -326,14 +323,17 @@ impl World {
         RollbackGuard::new(None, self.faults.compares && !is_faulty)
     }
 
+    async fn row(&self, bucket: &BucketAddress) -> Option<RootRow> {
+        self.roots.get_roots(std::slice::from_ref(bucket)).await.unwrap().value.remove(0)
+    }
+
     /// Carries out a swap and checks that what it publishes would survive a power cut.
     async fn swap(&self, swap: &Swap) -> Result<Stamped<CasOutcome>, SwapError> {
         self.tick();
         let mut expected = swap.expected;
         let mut new = swap.new.clone();
         if !self.faults.compares {
-            let name = [(swap.owner, swap.bucket.clone())];
-            let row = self.roots.get_roots(&name).await.unwrap().value.remove(0);
+            let row = self.row(&swap.bucket).await;
             expected = row.map(|row| row.pointer);
             if expected.is_some_and(|current| current.version >= new.pointer.version) {
                 // An earlier implementation took what came last.
@@ -341,10 +341,9 @@ impl World {
                 new.pointer.root = self.renumbered(&new).await;
             }
         }
-        let outcome = self.roots.cas_root(swap.owner, &swap.bucket, expected, &new).await?;
+        let outcome = self.roots.cas_root(&swap.bucket, expected, &new).await?;
         if outcome.value == CasOutcome::Won {
-            let name = [(swap.owner, swap.bucket.clone())];
-            let row = self.roots.get_roots(&name).await.unwrap().value.remove(0).unwrap();
+            let row = self.row(&swap.bucket).await.unwrap();
             self.check_durable(&row).await;
         }
         Ok(outcome)
@@ -380,215 +379,13 @@ impl World {
 /// A swap on its way.
 #[derive(Clone, Debug)]
 struct Swap {
-    owner: OwnerId,
-    bucket: BucketName,
+    bucket: BucketAddress,
     expected: Option<RootPointer>,
     new: NewRoot,
 }
 
-/// What one life of one master sees of the world.
-#[derive(Clone)]
-struct Link {
-    world: Arc<World>,
-    me: usize,
-    life: u64,
-}
-
-impl std::fmt::Debug for Link {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Link({}, {})", self.me, self.life)
-    }
-}
-
 fn cut() -> StoreError {
     StoreError::Unavailable { backend: "sim", action: "anything", source: "cut".into() }
-}
-
-impl Link {
-    /// Passes one step of the master: here it may be slow, sleep, or end for ever.
-    async fn step(&self, what: &str) {
-        let Self { world, me, life } = self;
-        if world.life(*me) == *life && world.strikes(world.faults.crash, "a crash") {
-            world.crash(*me);
-        }
-        if world.life(*me) == *life && world.strikes(world.faults.pause, "a pause") {
-            let until = Instant::now() + Duration::from_millis(500 + world.draw(8_000));
-            world.state().asleep_until[*me] = until;
-        }
-        let slow = world.strikes(world.faults.slow, "slow");
-        let wait = if slow { 1 + world.draw(400) } else { world.draw(4) };
-        sleep(Duration::from_millis(wait)).await;
-        loop {
-            if world.life(*me) != *life {
-                std::future::pending::<()>().await;
-            }
-            let until = world.state().asleep_until[*me];
-            if until <= Instant::now() {
-                break;
-            }
-            sleep_until(until.min(Instant::now() + Duration::from_millis(100))).await;
-        }
-        world.note(&format!("master {me}.{life} {what}"));
-    }
-
-    async fn reach(&self) -> Result<(), StoreError> {
-        let world = &self.world;
-        if world.strikes(world.faults.arbiter_away, "the arbiter goes away") {
-            let until = Instant::now() + Duration::from_millis(100 + world.draw(2_000));
-            world.state().arbiter_away_until = until;
-        }
-        if world.state().arbiter_away_until > Instant::now() {
-            sleep(Duration::from_millis(20)).await;
-            return Err(cut());
-        }
-        Ok(())
-    }
-
-    /// Carries a swap out some time later.
-    fn later(&self, swap: &Swap) {
-        let (world, swap) = (Arc::clone(&self.world), swap.clone());
-        let wait = Duration::from_millis(world.draw(15_000));
-        let server = world.state().server;
-        tokio::spawn(async move {
-            sleep(wait).await;
-            if world.state().server != server {
-                return;
-            }
-            let ended = world.swap(&swap).await;
-            let won = ended.is_ok_and(|stamped| stamped.value == CasOutcome::Won);
-            world.note(&format!("a late swap is carried out, won: {won}"));
-        });
-    }
-}
-
-#[async_trait]
-impl RootPointerStore for Link {
-    async fn get_roots(
-        &self,
-        names: &[(OwnerId, BucketName)],
-    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
-        self.step("asks for pointers").await;
-        self.reach().await?;
-        if self.world.strikes(self.world.faults.request_lost, "a read is lost") {
-            sleep(Duration::from_millis(200)).await;
-            return Err(cut());
-        }
-        self.world.tick();
-        let answer = self.world.roots.get_roots(names).await;
-        self.step("hears of pointers").await;
-        answer
-    }
-
-    async fn cas_root(
-        &self,
-        owner: OwnerId,
-        bucket: &BucketName,
-        expected: Option<RootPointer>,
-        new: &NewRoot,
-    ) -> Result<Stamped<CasOutcome>, SwapError> {
-        let swap = Swap { owner, bucket: bucket.clone(), expected, new: new.clone() };
-        let (world, faults) = (&self.world, &self.world.faults);
-        self.step(&format!("swaps to version {}", new.pointer.version)).await;
-        if world.strikes(faults.not_sent, "a swap is not sent") {
-            return Err(SwapError::NotSent(cut()));
-        }
-        self.reach().await.map_err(SwapError::Unknown)?;
-        if world.strikes(faults.request_lost, "a swap is lost") {
-            if world.strikes(500, "and will be late") {
-                self.later(&swap);
-            }
-            sleep(Duration::from_millis(200)).await;
-            return Err(SwapError::Unknown(cut()));
-        }
-        let outcome = world.swap(&swap).await?;
-        if world.strikes(faults.late, "a swap is doubled") {
-            self.later(&swap);
-        }
-        let lost = world.strikes(faults.answer_lost, "an answer is lost");
-        self.step("hears of its swap").await;
-        if lost {
-            sleep(Duration::from_millis(200)).await;
-            return Err(SwapError::Unknown(cut()));
-        }
-        Ok(outcome)
-    }
-
-    async fn list_roots(
-        &self,
-        owner: OwnerId,
-        after: Option<&BucketName>,
-        limit: usize,
-    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        self.step("lists buckets").await;
-        self.world.roots.list_roots(owner, after, limit).await
-    }
-
-    async fn scan_roots(
-        &self,
-        after: Option<&(OwnerId, BucketName)>,
-        limit: usize,
-    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        self.world.roots.scan_roots(after, limit).await
-    }
-
-    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
-        self.step("counts buckets").await;
-        self.reach().await?;
-        self.world.roots.count_roots(owner).await
-    }
-
-    async fn find_bucket(
-        &self,
-        bucket: &BucketName,
-    ) -> Result<Stamped<Option<RootRow>>, StoreError> {
-        self.step("looks for a name").await;
-        self.world.roots.find_bucket(bucket).await
-    }
-}
-
-#[async_trait]
-impl BlockStore for Link {
-    async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
-        self.step("puts blocks").await;
-        self.world.blocks.put(blocks, placement).await
-    }
-
-    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
-        self.step("syncs").await;
-        self.world.blocks.sync(mark).await
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        if self.world.life(self.me) != self.life {
-            std::future::pending::<()>().await;
-        }
-        self.world.blocks.get(cid).await
-    }
-
-    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
-        self.world.blocks.size(cid).await
-    }
-
-    fn advance_epoch(&self) -> Epoch {
-        self.world.blocks.advance_epoch()
-    }
-
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
-        self.world.blocks.mark(cids, cut)
-    }
-
-    async fn sweep(
-        &self,
-        from: Position,
-        cut: Epoch,
-        put_before: Epoch,
-    ) -> Result<Swept, StoreError> {
-        self.world.blocks.sweep(from, cut, put_before).await
-    }
-
-    async fn list(&self, from: Position) -> Result<Listed, StoreError> {
-        self.world.blocks.list(from).await
-    }
 }
 
 /// The blocks that a power cut would leave.

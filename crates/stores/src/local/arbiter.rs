@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
-    BucketName, MetadataStore, OwnerId, RootPointer, RootPointerStore, StoreError,
+    BucketAddress, BucketName, MetadataStore, OwnerId, RootPointer, RootPointerStore, StoreError,
     block::SyncMark,
     error::SwapError,
     in_memory::{Records, RowSet, SwapDecision},
@@ -40,8 +40,8 @@ impl std::fmt::Debug for LocalRoots {
 }
 
 /// Returns the key of a bucket's record.
-fn key_of(owner: OwnerId, bucket: &BucketName) -> Vec<u8> {
-    [&owner.0, bucket.as_str().as_bytes()].concat()
+fn key_of(bucket: &BucketAddress) -> Vec<u8> {
+    [&bucket.owner.0, bucket.name.as_str().as_bytes()].concat()
 }
 
 impl LocalRoots {
@@ -71,13 +71,13 @@ impl LocalRoots {
             let version = highest.max(state.rows.floor());
             Floor { position: state.position, version, void_before }
         };
-        let keys = rows.iter().map(|row| key_of(row.owner, &row.bucket)).collect();
+        let keys = rows.iter().map(|row| key_of(&row.address)).collect();
         let (log, value) = (Arc::clone(&self.log), write_floor(&floor));
         let voided = blocking(move || log.void_roots(void_before, keys, &value)).await;
         let voided = voided.map_err(|error| unavailable("drop", error))?;
         // Before the first is gone: whoever finds no row must begin above it.
         self.state.write().rows.raise_floor(floor.version);
-        rows.retain(|row| voided.contains(&key_of(row.owner, &row.bucket)));
+        rows.retain(|row| voided.contains(&key_of(&row.address)));
         Ok(rows)
     }
 
@@ -100,7 +100,7 @@ impl LocalRoots {
             state.position += 1;
             state.position
         };
-        let key = key_of(row.owner, &row.bucket);
+        let key = key_of(&row.address);
         let value = write_row(position, row);
         let record = Record { kind: Kind::Root, key: &key, value: &value };
         let appended = self.log.append(StreamName::Commit, &[record], Need::Removal);
@@ -122,22 +122,19 @@ impl LocalRoots {
 impl RootPointerStore for LocalRoots {
     async fn get_roots(
         &self,
-        names: &[(OwnerId, BucketName)],
+        names: &[BucketAddress],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
-        Ok(self.stamp(|rows| {
-            names.iter().map(|(owner, name)| rows.get(*owner, name).cloned()).collect()
-        }))
+        Ok(self.stamp(|rows| names.iter().map(|bucket| rows.get(bucket).cloned()).collect()))
     }
 
     async fn cas_root(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
-        let _turn = self.stripes.lock(bucket.as_str()).await;
-        let judged = self.state.read().rows.judge(owner, bucket, expected, new);
+        let _turn = self.stripes.lock(bucket.name.as_str()).await;
+        let judged = self.state.read().rows.judge(bucket, expected, new);
         let row = match judged {
             SwapDecision::Write(row) => row,
             SwapDecision::Refuse(outcome) => return Ok(self.stamp(|_| outcome)),
@@ -156,7 +153,7 @@ impl RootPointerStore for LocalRoots {
         let _one_at_a_time = self.dropping.lock().await;
         let mut by_stripe: BTreeMap<usize, Vec<DeletedRow>> = BTreeMap::new();
         for row in self.void(rows).await? {
-            let stripe = self.stripes.stripe_of(row.bucket.as_str());
+            let stripe = self.stripes.stripe_of(row.address.name.as_str());
             by_stripe.entry(stripe).or_default().push(row);
         }
         let mut dropped = Vec::new();
@@ -188,7 +185,7 @@ impl RootPointerStore for LocalRoots {
 
     async fn scan_roots(
         &self,
-        after: Option<&(OwnerId, BucketName)>,
+        after: Option<&BucketAddress>,
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
         Ok(self.stamp(|rows| rows.scan(after, limit)))

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BlockStore, BucketId, BucketName, Cid, Codec, MetadataStore as _, OwnerId, RootPointer,
-    RootPointerStore, StoreError,
+    Block, BlockStore, BucketAddress, BucketId, BucketName, Cid, Codec, MetadataStore as _,
+    OwnerId, RootPointer, RootPointerStore, StoreError,
     block::{Placement, sweep_all},
     error::SwapError,
     metadata::{Table, WriteOutcome},
@@ -59,8 +59,8 @@ fn open_sim(disk: &SimDisk) -> LocalStore {
     opened.unwrap()
 }
 
-fn name(text: &str) -> BucketName {
-    BucketName::parse(text).unwrap()
+fn address(owner: OwnerId, name: &str) -> BucketAddress {
+    BucketAddress::new(owner, BucketName::parse(name).unwrap())
 }
 
 impl Case {
@@ -153,7 +153,7 @@ impl Case {
         if is_deleted {
             self.model.tombstones.insert(pointer);
         }
-        match self.store.roots.cas_root(OWNER, &name(&bucket), expected, &new).await {
+        match self.store.roots.cas_root(&address(OWNER, &bucket), expected, &new).await {
             Ok(answer) => {
                 assert_eq!(answer.value, CasOutcome::Won);
                 *may = vec![Some(pointer)];
@@ -207,7 +207,7 @@ impl Case {
             assert_eq!(self.store.blocks.get(cid).await.unwrap().as_ref(), Some(block));
         }
         for (bucket, may) in &mut self.model.roots {
-            let rows = self.store.roots.get_roots(&[(OWNER, name(bucket))]).await.unwrap();
+            let rows = self.store.roots.get_roots(&[address(OWNER, bucket)]).await.unwrap();
             let found = rows.value[0].as_ref().map(|row| row.pointer);
             assert!(may.contains(&found), "{bucket} is at {found:?}, and may be at {may:?}");
             if let Some(pointer) = found {
@@ -235,7 +235,7 @@ impl Case {
     /// Holds what readers see before any power cut against what was acknowledged.
     async fn see_only_what_was_acknowledged(&mut self) {
         for (bucket, may) in &self.model.roots {
-            let rows = self.store.roots.get_roots(&[(OWNER, name(bucket))]).await.unwrap();
+            let rows = self.store.roots.get_roots(&[address(OWNER, bucket)]).await.unwrap();
             assert_eq!(rows.value[0].as_ref().map(|row| row.pointer), may[0], "{bucket}");
         }
         for (record, may) in &self.model.records {
@@ -367,7 +367,7 @@ async fn before_or_after(store: &LocalStore, before: &Model, after: &Model) {
         assert_eq!(store.blocks.get(cid).await.unwrap().as_ref(), Some(block));
     }
     for (bucket, may) in &after.roots {
-        let rows = store.roots.get_roots(&[(OWNER, name(bucket))]).await.unwrap();
+        let rows = store.roots.get_roots(&[address(OWNER, bucket)]).await.unwrap();
         let found = rows.value[0].as_ref().map(|row| row.pointer);
         let old = before.roots.get(bucket).and_then(|may| may[0]);
         assert!(found == old || found == may[0], "{bucket} is at {found:?}");

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use fula_core::{
-    Block, BlockStore, BucketId, BucketName, Cid, Codec, OwnerId, RootPointer, RootPointerStore,
-    StoreError,
+    Block, BlockStore, BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId, RootPointer,
+    RootPointerStore, StoreError,
     block::{BLOCK_BYTES_MAX, Placement, sweep_all},
     error::SwapError,
     root::{GlobalName, NewRoot},
@@ -100,8 +100,8 @@ impl Case {
             deleted: None,
             global_name: GlobalName::ClaimIfFree,
         };
-        let name = BucketName::parse("bucket").unwrap();
-        match self.store.roots.cas_root(OWNER, &name, expected, &new).await {
+        let bucket = BucketAddress::new(OWNER, BucketName::parse("bucket").unwrap());
+        match self.store.roots.cas_root(&bucket, expected, &new).await {
             Ok(_) => {}
             Err(SwapError::NotSent(error) | SwapError::Unknown(error)) => return Err(error),
         }

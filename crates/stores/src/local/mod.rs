@@ -18,7 +18,6 @@ mod tests;
 
 use std::{
     fs::{File, TryLockError},
-    hash::{BuildHasher, RandomState},
     io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -26,7 +25,7 @@ use std::{
 };
 
 use fula_core::{
-    StoreError,
+    KeyedLocks, StoreError,
     error::SwapError,
     root::{RootRow, TimeMs},
 };
@@ -311,32 +310,27 @@ fn unavailable(action: &'static str, error: io::Error) -> StoreError {
 /// Keeps writers of one name apart, and mostly only those.
 #[derive(Debug)]
 struct Stripes {
-    hasher: RandomState,
-    locks: [tokio::sync::Mutex<()>; STRIPES],
+    locks: KeyedLocks<tokio::sync::Mutex<()>>,
 }
 
 impl Default for Stripes {
     fn default() -> Self {
-        Self {
-            hasher: RandomState::new(),
-            locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
-        }
+        Self { locks: KeyedLocks::new(STRIPES) }
     }
 }
 
 impl Stripes {
     fn stripe_of(&self, name: &str) -> usize {
-        let [low, ..] = self.hasher.hash_one(name).to_le_bytes();
-        usize::from(low) % STRIPES
+        self.locks.index_of(name)
     }
 
     async fn lock(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
-        self.locks[self.stripe_of(name)].lock().await
+        self.locks.of(name).lock().await
     }
 
     /// Returns once every writer has ended that holds a lock when this is called.
     async fn ended(&self) {
-        for stripe in &self.locks {
+        for stripe in self.locks.all() {
             drop(stripe.lock().await);
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 use fula_core::{
-    BucketId, BucketName, OwnerId, RootPointer,
+    BucketAddress, BucketId, BucketName, OwnerId, RootPointer,
     cbor::{Invalid, Reader, Writer},
     in_memory::{Records, RowSet},
     metadata::{Entry, Table},
@@ -97,7 +97,7 @@ impl Rows {
 
 pub(super) fn write_row(position: u64, row: &RootRow) -> Bytes {
     let mut out = Writer::with_capacity(256);
-    out.array(10).uint(position).bytes(&row.owner.0).text(row.bucket.as_str());
+    out.array(10).uint(position).bytes(&row.address.owner.0).text(row.address.name.as_str());
     out.link(&row.pointer.root).uint(row.pointer.version).uint(row.pointer.generation);
     out.bytes(&row.bucket_id.0).uint(row.created);
     match row.deleted {
@@ -112,7 +112,8 @@ pub(super) fn read_row(reader: &mut Reader<'_>) -> Result<(u64, RootRow), Invali
     reader.tuple(10)?;
     let position = reader.uint()?;
     let owner = OwnerId(reader.array_of()?);
-    let bucket = BucketName::parse(reader.text()?).map_err(|_| Invalid("bad bucket name"))?;
+    let name = BucketName::parse(reader.text()?).map_err(|_| Invalid("bad bucket name"))?;
+    let address = BucketAddress::new(owner, name);
     let pointer =
         RootPointer { root: reader.link()?, version: reader.uint()?, generation: reader.uint()? };
     let bucket_id = BucketId(reader.array_of()?);
@@ -120,7 +121,7 @@ pub(super) fn read_row(reader: &mut Reader<'_>) -> Result<(u64, RootRow), Invali
     let deleted = if reader.null() { None } else { Some(reader.uint()?) };
     let global_name = reader.uint()? == 1;
     let claim = None;
-    let row = RootRow { owner, bucket, pointer, bucket_id, created, deleted, global_name, claim };
+    let row = RootRow { address, pointer, bucket_id, created, deleted, global_name, claim };
     Ok((position, row))
 }
 

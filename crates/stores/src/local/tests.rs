@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, os::unix::fs::FileExt};
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BlockStore, BucketId, BucketName, Cid, Codec, MetadataStore, OwnerId, RootPointer,
-    RootPointerStore,
+    Block, BlockStore, BucketAddress, BucketId, BucketName, Cid, Codec, MetadataStore, OwnerId,
+    RootPointer, RootPointerStore,
     block::{Placement, Position, sweep_all},
     conformance_suite,
     metadata::Table,
@@ -66,8 +66,8 @@ async fn put(store: &LocalStore, block: &Block, placement: Placement) {
     store.blocks.sync(mark).await.unwrap();
 }
 
-fn name(text: &str) -> BucketName {
-    BucketName::parse(text).unwrap()
+fn address(owner: OwnerId, name: &str) -> BucketAddress {
+    BucketAddress::new(owner, BucketName::parse(name).unwrap())
 }
 
 fn new_root(version: u64) -> NewRoot {
@@ -117,9 +117,9 @@ async fn everything_is_there_after_reopening() {
             put(&store, block, placement).await;
         }
         let expected = None;
-        store.roots.cas_root(owner, &name("one"), expected, &new_root(1)).await.unwrap();
+        store.roots.cas_root(&address(owner, "one"), expected, &new_root(1)).await.unwrap();
         let expected = Some(new_root(1).pointer);
-        store.roots.cas_root(owner, &name("one"), expected, &new_root(2)).await.unwrap();
+        store.roots.cas_root(&address(owner, "one"), expected, &new_root(2)).await.unwrap();
         let value = Some(Bytes::from_static(b"v"));
         store.metadata.write(Table::Keys, "k", 0, value).await.unwrap();
     }
@@ -128,7 +128,7 @@ async fn everything_is_there_after_reopening() {
     for block in &blocks {
         assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));
     }
-    let found = store.roots.find_bucket(&name("one")).await.unwrap();
+    let found = store.roots.find_bucket(&BucketName::parse("one").unwrap()).await.unwrap();
     assert_eq!(found.value.unwrap().pointer, new_root(2).pointer);
     assert_eq!(found.mark.position, 2);
     let entry = store.metadata.read(Table::Keys, "k").await.unwrap().unwrap();
@@ -288,7 +288,7 @@ async fn stored_bytes_cannot_pass_for_records() {
     {
         let store = open(&dir);
         let forged = new_root(7);
-        store.roots.cas_root(OwnerId([9; 16]), &name("forged"), None, &forged).await.unwrap();
+        store.roots.cas_root(&address(OwnerId([9; 16]), "forged"), None, &forged).await.unwrap();
         put(&store, &kept, Placement::Commit).await;
     }
     // A client stores a copy of a whole log, aligned as records are, and its head is torn.
@@ -372,7 +372,7 @@ async fn a_pointer_that_rots_in_a_sealed_segment_is_missed_at_the_start() {
     let owner = OwnerId([1; 16]);
     {
         let store = open(&dir);
-        store.roots.cas_root(owner, &name("one"), None, &new_root(1)).await.unwrap();
+        store.roots.cas_root(&address(owner, "one"), None, &new_root(1)).await.unwrap();
         for n in 0..30 {
             put(&store, &block(n, 4096), Placement::Commit).await;
         }
@@ -395,7 +395,7 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
         files.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
     };
     let store = open(&dir);
-    store.roots.cas_root(owner, &name("one"), None, &new_root(1)).await.unwrap();
+    store.roots.cas_root(&address(owner, "one"), None, &new_root(1)).await.unwrap();
     for block in &blocks {
         put(&store, block, Placement::Commit).await;
     }
@@ -424,7 +424,8 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     for block in (0..100).filter(lives).map(|n| &blocks[n]) {
         assert_eq!(store.blocks.get(&block.cid()).await.unwrap().as_ref(), Some(block));
     }
-    let found = store.roots.find_bucket(&name("one")).await.unwrap().value.unwrap();
+    let found =
+        store.roots.find_bucket(&BucketName::parse("one").unwrap()).await.unwrap().value.unwrap();
     assert_eq!(found.pointer, new_root(1).pointer);
 }
 

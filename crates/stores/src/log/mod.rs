@@ -12,7 +12,6 @@
 
 mod append;
 mod blocks;
-mod buffers;
 mod check;
 mod compact;
 mod disk;
@@ -43,19 +42,18 @@ use fula_core::{Block, Cid};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use self::{
-    buffers::Buffers,
-    footer::SegmentFooter,
-    record::{encode_into, encoded_len},
-    room::Allowance,
-    segment::{HEADER_BYTES, Segment},
-};
 pub(crate) use self::{
     disk::{Disk, FsDisk, is_lost},
     index::{Index, Key},
     record::{Kind, Record},
     room::{DISK_BYTES_MIN, Need},
     slot::{LogPlace, Slot},
+};
+use self::{
+    footer::SegmentFooter,
+    record::{encode_into, encoded_len},
+    room::Allowance,
+    segment::{HEADER_BYTES, Segment},
 };
 pub use self::{
     recover::{Damage, Recovery},
@@ -154,7 +152,6 @@ pub(crate) struct Log {
     streams: [Stream; 2],
     index: RwLock<Index>,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
-    buffers: Arc<Buffers>,
     /// Number of the next segment.
     next_id: AtomicU32,
     compacting: Mutex<()>,
@@ -219,7 +216,6 @@ impl Log {
             streams,
             index: RwLock::new(recovered.index),
             segments: RwLock::new(recovered.segments),
-            buffers: Arc::default(),
             next_id: AtomicU32::new(recovered.next_id),
             compacting: Mutex::new(()),
             allowance: Mutex::default(),
@@ -423,8 +419,9 @@ impl Log {
 
     fn read_value(&self, slot: &Slot, may_wait: bool) -> io::Result<Option<Bytes>> {
         let segment = self.segment(slot)?;
-        let fill = |value: &mut [u8]| segment.fill(value, slot.value_offset(), may_wait);
-        self.buffers.filled(slot.value_len as usize, fill)
+        let mut value = vec![0; slot.value_len as usize];
+        let is_filled = segment.fill(&mut value, slot.value_offset(), may_wait)?;
+        Ok(is_filled.then(|| value.into()))
     }
 
     fn segment(&self, slot: &Slot) -> io::Result<Arc<Segment>> {

@@ -4,7 +4,8 @@ use std::{str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use fula_core::{
-    BucketId, BucketName, Cid, OwnerId, RootPointer, RootPointerStore, StoreError, WriterId,
+    BucketAddress, BucketId, BucketName, Cid, OwnerId, RootPointer, RootPointerStore, StoreError,
+    WriterId,
     error::SwapError,
     root::{CasOutcome, GlobalName, NewRoot, RootCounts, RootRow, Stamped},
 };
@@ -137,8 +138,7 @@ pub struct PostgresRoots {
 /// A swap as it is sent.
 #[derive(Clone, Debug)]
 struct Swap {
-    owner: String,
-    bucket: String,
+    bucket: BucketAddress,
     expected: Option<RootPointer>,
     new: NewRoot,
     compares: bool,
@@ -169,15 +169,15 @@ impl PostgresRoots {
 
     async fn get(
         &self,
-        names: &[(OwnerId, BucketName)],
+        names: &[BucketAddress],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
         let (owners, buckets): (Vec<String>, Vec<String>) =
-            names.iter().map(|(owner, bucket)| (owner.to_string(), bucket.to_string())).unzip();
+            names.iter().map(|bucket| (bucket.owner.to_string(), bucket.name.to_string())).unzip();
         let statement = Statement::new(GET).texts(owners).texts(buckets);
         let found = rows_of(&self.reads.read("get_roots", &statement).await?)?;
-        let value = names.iter().map(|(owner, bucket)| {
-            found.value.iter().find(|row| row.owner == *owner && row.bucket == *bucket).cloned()
-        });
+        let value = names
+            .iter()
+            .map(|bucket| found.value.iter().find(|row| row.address == *bucket).cloned());
         Ok(Stamped { value: value.collect(), time: found.time, mark: found.mark })
     }
 
@@ -248,8 +248,8 @@ impl Swap {
         };
         let pointer = &self.new.pointer;
         let statement = Statement::new(statement)
-            .text(&self.owner)
-            .text(&self.bucket)
+            .text(self.bucket.owner.to_string())
+            .text(self.bucket.name.as_str())
             .text(pointer.root.to_string())
             .number(signed(pointer.version))
             .number(signed(pointer.generation))
@@ -295,21 +295,19 @@ fn signed(number: u64) -> i64 {
 impl RootPointerStore for PostgresRoots {
     async fn get_roots(
         &self,
-        names: &[(OwnerId, BucketName)],
+        names: &[BucketAddress],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
         self.get(names).await
     }
 
     async fn cas_root(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         expected: Option<RootPointer>,
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
         let swap = Swap {
-            owner: owner.to_string(),
-            bucket: bucket.to_string(),
+            bucket: bucket.clone(),
             expected,
             new: new.clone(),
             compares: self.compares,
@@ -334,7 +332,7 @@ impl RootPointerStore for PostgresRoots {
             }
         };
         // A statement of its own, begun after the swap was refused: it sees who won.
-        let current = self.get(&[(owner, bucket.clone())]).await.map_err(SwapError::NotSent)?;
+        let current = self.get(std::slice::from_ref(bucket)).await.map_err(SwapError::NotSent)?;
         let Stamped { mut value, time, mark } = current;
         let value = outcome.unwrap_or(CasOutcome::Conflict { current: value.pop().flatten() });
         Ok(Stamped { value, time, mark })
@@ -342,23 +340,21 @@ impl RootPointerStore for PostgresRoots {
 
     async fn wait_root(
         &self,
-        owner: OwnerId,
-        bucket: &BucketName,
+        bucket: &BucketAddress,
         beyond: u64,
         patience: Duration,
     ) -> Result<Stamped<Option<RootRow>>, StoreError> {
-        let names = [(owner, bucket.clone())];
         let found = if self.can_wait && !self.reads.server.is_shared() {
             let beyond = i64::try_from(beyond).map_err(|_| malformed("version out of range"))?;
             let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
             let statement = Statement::new(WAIT)
-                .text(owner.to_string())
-                .text(bucket.as_str())
+                .text(bucket.owner.to_string())
+                .text(bucket.name.as_str())
                 .number(beyond)
                 .number(i64::from(patience));
             rows_of(&self.reads.read("wait_root", &statement).await?)?
         } else {
-            let found = self.get(&names).await?;
+            let found = self.get(std::slice::from_ref(bucket)).await?;
             let value = found.value.into_iter().flatten().collect();
             Stamped { value, time: found.time, mark: found.mark }
         };
@@ -366,15 +362,10 @@ impl RootPointerStore for PostgresRoots {
         Ok(Stamped { value, time: found.time, mark: found.mark })
     }
 
-    async fn post_claim(
-        &self,
-        owner: OwnerId,
-        bucket: &BucketName,
-        writer: WriterId,
-    ) -> Result<(), StoreError> {
+    async fn post_claim(&self, bucket: &BucketAddress, writer: WriterId) -> Result<(), StoreError> {
         let statement = Statement::new(CLAIM)
-            .text(owner.to_string())
-            .text(bucket.as_str())
+            .text(bucket.owner.to_string())
+            .text(bucket.name.as_str())
             .text(writer.to_string());
         self.reads.read("post_claim", &statement).await.map(drop)
     }
@@ -390,21 +381,22 @@ impl RootPointerStore for PostgresRoots {
         let statement = Statement::new(LIST).text(owner.to_string()).text(after).number(limit);
         let mut found = rows_of(&self.reads.read("list_roots", &statement).await?)?;
         // The join need not keep the order.
-        found.value.sort_by(|a, b| a.bucket.cmp(&b.bucket));
+        found.value.sort_by(|a, b| a.address.cmp(&b.address));
         Ok(found)
     }
 
     async fn scan_roots(
         &self,
-        after: Option<&(OwnerId, BucketName)>,
+        after: Option<&BucketAddress>,
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
-        let (owner, bucket) =
-            after.map(|(owner, name)| (owner.to_string(), name.as_str())).unwrap_or_default();
+        let (owner, bucket) = after
+            .map(|bucket| (bucket.owner.to_string(), bucket.name.as_str()))
+            .unwrap_or_default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let statement = Statement::new(SCAN).text(owner).text(bucket).number(limit);
         let mut found = rows_of(&self.reads.read("scan_roots", &statement).await?)?;
-        found.value.sort_by(|a, b| (a.owner, &a.bucket).cmp(&(b.owner, &b.bucket)));
+        found.value.sort_by(|a, b| a.address.cmp(&b.address));
         Ok(found)
     }
 
@@ -455,8 +447,10 @@ fn row_of(row: &PgRow) -> Result<Option<RootRow>, StoreError> {
     let name = text("bucket")?.unwrap_or_default();
     let root = text("root_cid")?.unwrap_or_default();
     Ok(Some(RootRow {
-        owner: OwnerId::from_str(&owner).map_err(|_| malformed("bad owner_id"))?,
-        bucket: BucketName::parse(&name).map_err(|_| malformed("bad bucket name"))?,
+        address: BucketAddress {
+            owner: OwnerId::from_str(&owner).map_err(|_| malformed("bad owner_id"))?,
+            name: BucketName::parse(&name).map_err(|_| malformed("bad bucket name"))?,
+        },
         pointer: RootPointer {
             root: Cid::from_str(&root).map_err(|_| malformed("bad root_cid"))?,
             version: number("version")?.unwrap_or_default(),

@@ -1,22 +1,18 @@
 //! What a master keeps on its own disk of the arbiter's past, and what it does while that disk
 //! cannot be written (docs/adr/0032).
 
-use std::{collections::BTreeMap, hash::BuildHasher, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use fula_core::{
-    MetadataStore,
+    BucketAddress, MetadataStore,
     metadata::{Table, WriteOutcome},
     root::Mark,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{KnownState, RollbackGuard, STRIPES, State, bucket_of, name_of};
-use crate::{
-    arbiter::{BucketAddress, Head},
-    error::ServiceError,
-    limits::PAGE_MAX,
-};
+use super::{KnownState, RollbackGuard, State};
+use crate::{arbiter::head::Head, error::ServiceError, limits::PAGE_MAX};
 
 /// Record that holds the highest mark.
 const MARK: &str = "mark";
@@ -29,7 +25,7 @@ struct StoredMark {
 }
 
 /// Versions of records, by name.
-type Versions = BTreeMap<String, u64>;
+pub(super) type Versions = BTreeMap<String, u64>;
 
 impl RollbackGuard {
     /// Reads every record back.
@@ -44,24 +40,19 @@ impl RollbackGuard {
             after = Some(last.clone());
             for (name, entry) in page {
                 let Some(value) = entry.value else { continue };
-                self.stripe(&name).lock().await.insert(name.clone(), entry.version);
+                self.records.of(&name).lock().await.insert(name.clone(), entry.version);
                 let mut state = self.state();
                 if name == MARK {
                     let mark: Option<StoredMark> = serde_json::from_slice(&value).ok();
                     state.mark =
                         mark.map(|mark| Mark { arbiter: mark.arbiter, position: mark.position });
                 } else if let (Some(bucket), Some(known)) =
-                    (bucket_of(&name), KnownState::decode(&value))
+                    (name.parse().ok(), KnownState::decode(&value))
                 {
                     state.buckets.insert(bucket, Arc::new(known));
                 }
             }
         }
-    }
-
-    fn stripe(&self, name: &str) -> &tokio::sync::Mutex<Versions> {
-        let [low, ..] = self.hasher.hash_one(name).to_le_bytes();
-        &self.records[usize::from(low) % STRIPES]
     }
 
     /// Remembers a commit of our own. It stands whether that succeeds or not, but its writers may be
@@ -85,10 +76,10 @@ impl RollbackGuard {
     /// before [`Self::flush`] succeeds.
     pub(crate) async fn remember(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
         let Some(local_state) = &self.local_state else { return Ok(()) };
-        let name = name_of(bucket);
+        let name = bucket.to_string();
         // Whoever writes last has read last, so a record never goes back to an older state; and who
         // had to wait finds the work done.
-        let mut versions = self.stripe(&name).lock().await;
+        let mut versions = self.records.of(&name).lock().await;
         let value = {
             let mut state = self.state();
             if !state.dirty.remove(bucket) {
@@ -107,7 +98,7 @@ impl RollbackGuard {
 
     async fn remember_mark(&self) -> Result<(), ServiceError> {
         let Some(local_state) = &self.local_state else { return Ok(()) };
-        let mut versions = self.stripe(MARK).lock().await;
+        let mut versions = self.records.of(MARK).lock().await;
         let mark = {
             let mut state = self.state();
             if !std::mem::take(&mut state.mark_is_dirty) {

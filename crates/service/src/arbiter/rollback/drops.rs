@@ -3,16 +3,15 @@
 
 use std::sync::Arc;
 
-use fula_core::{BucketId, root::DeletedRow};
+use fula_core::{BucketAddress, BucketId, root::DeletedRow};
 
 use super::{KnownState, RollbackGuard, State};
-use crate::arbiter::BucketAddress;
 
 /// What is forgotten because of drops.
 #[derive(Debug, Default)]
 pub(super) struct Drops {
-    /// How many have ended.
-    ended: u64,
+    /// How many have begun, and how many have ended, together.
+    changes: u64,
     /// Whether one is under way.
     is_under_way: bool,
     /// The highest version of any row that was to be dropped.
@@ -23,7 +22,7 @@ pub(super) struct Drops {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
     pub(crate) known: Option<Arc<KnownState>>,
-    /// How many drops had ended.
+    /// [`Drops::changes`] then.
     drops: u64,
 }
 
@@ -32,7 +31,7 @@ impl State {
     /// a version away.
     fn may_be_dropped(&self, asked: &Asked, version: u64) -> bool {
         let drops = &self.drops;
-        (drops.is_under_way || drops.ended != asked.drops) && version <= drops.floor
+        (drops.is_under_way || drops.changes != asked.drops) && version <= drops.floor
     }
 
     /// Returns whether a row may be missing that was known when it was asked for.
@@ -55,21 +54,21 @@ impl State {
         })
     }
 
-    /// Returns whether a state that was found may have been dropped since it was asked for: it is not
-    /// to be remembered then.
+    /// Returns whether the row of a state may have been dropped, or be about to be, since it was asked
+    /// for: it is not to be remembered then. Learnt during a drop, a state of before the bucket was
+    /// deleted would make its missing row look like a fault.
     pub(super) fn is_outdated(&self, bucket: &BucketAddress, asked: &Asked, version: u64) -> bool {
-        let has_ended = self.drops.ended != asked.drops && version <= self.drops.floor;
-        has_ended && !self.buckets.contains_key(bucket)
+        let has_changed = self.drops.changes != asked.drops && version <= self.drops.floor;
+        has_changed && !self.buckets.contains_key(bucket)
     }
 
     fn forget(&mut self, rows: &[DeletedRow]) {
         for row in rows {
-            let bucket = (row.owner, row.bucket.clone());
             // A later state is of a bucket that was made again.
             let is_of_row = |known: &Arc<KnownState>| known.pointer.version <= row.pointer.version;
-            if self.buckets.get(&bucket).is_some_and(is_of_row) {
-                self.buckets.remove(&bucket);
-                self.dirty.remove(&bucket);
+            if self.buckets.get(&row.address).is_some_and(is_of_row) {
+                self.buckets.remove(&row.address);
+                self.dirty.remove(&row.address);
             }
         }
     }
@@ -93,7 +92,7 @@ impl Drop for DropUnderWay<'_> {
         }
         let mut state = self.guard.state();
         state.drops.is_under_way = false;
-        state.drops.ended += 1;
+        state.drops.changes += 1;
     }
 }
 
@@ -101,12 +100,12 @@ impl RollbackGuard {
     /// Returns what is known of a bucket, to be asked for before the arbiter is asked about it.
     pub(crate) fn ask(&self, bucket: &BucketAddress) -> Asked {
         let state = self.state();
-        Asked { known: state.buckets.get(bucket).cloned(), drops: state.drops.ended }
+        Asked { known: state.buckets.get(bucket).cloned(), drops: state.drops.changes }
     }
 
     /// Returns what was known of a bucket when something was asked of an arbiter that drops nothing.
     pub(crate) fn asked_with(&self, known: Arc<KnownState>) -> Asked {
-        Asked { known: Some(known), drops: self.state().drops.ended }
+        Asked { known: Some(known), drops: self.state().drops.changes }
     }
 
     /// Notes that these rows may be missing from now on, and forgets their buckets; the drop ends with
@@ -116,6 +115,7 @@ impl RollbackGuard {
         {
             let mut state = self.state();
             state.drops.is_under_way = true;
+            state.drops.changes += 1;
             state.drops.floor = state.drops.floor.max(highest);
         }
         for some in rows.chunks(ROWS_AT_ONCE) {

@@ -15,14 +15,13 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::RandomState,
     ops::Bound,
     sync::Arc,
 };
 
 use bytes::Bytes;
 use fula_core::{
-    BucketId, BucketName, Cid, MetadataStore, OwnerId, RootPointer, StoreError, WriterId,
+    BucketAddress, BucketId, KeyedLocks, MetadataStore, RootPointer, WriterId,
     bucket::{AUTHORS_MAX, Author, BucketRoot},
     root::{Mark, RootRow, TimeMs},
 };
@@ -30,11 +29,8 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::drops::Asked;
-use crate::{
-    arbiter::{BucketAddress, Head},
-    error::ServiceError,
-    limits::AUTHORS_KEPT_MS,
-};
+use super::head::Head;
+use crate::{error::ServiceError, limits::AUTHORS_KEPT_MS};
 
 /// Locks that keep writers of one remembered bucket apart.
 const STRIPES: usize = 16;
@@ -108,8 +104,7 @@ pub struct RollbackGuard {
     /// Where it is kept; `None` where the arbiter is this master's own.
     local_state: Option<Arc<dyn MetadataStore>>,
     /// Versions of the records in `local_state`, and their locks.
-    records: Vec<tokio::sync::Mutex<BTreeMap<String, u64>>>,
-    hasher: RandomState,
+    records: KeyedLocks<tokio::sync::Mutex<disk::Versions>>,
     /// Whether anything is compared at all.
     is_on: bool,
 }
@@ -186,17 +181,6 @@ impl KnownState {
     }
 }
 
-/// Returns the name that a bucket's records go under.
-pub(crate) fn name_of(bucket: &BucketAddress) -> String {
-    format!("{}/{}", bucket.0, bucket.1)
-}
-
-/// Reads back what [`name_of`] wrote.
-pub(crate) fn bucket_of(name: &str) -> Option<BucketAddress> {
-    let (owner, bucket) = name.split_once('/')?;
-    Some((owner.parse::<OwnerId>().ok()?, BucketName::parse(bucket).ok()?))
-}
-
 impl RollbackGuard {
     /// Remembers for as long as the process runs, or in `local_state`, whose records are read back.
     ///
@@ -212,9 +196,7 @@ impl RollbackGuard {
 
     /// Remembers for as long as the process runs; compares nothing unless `is_on`.
     pub fn new(local_state: Option<Arc<dyn MetadataStore>>, is_on: bool) -> Self {
-        let records = (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect();
-        let (state, hasher) = (Mutex::default(), RandomState::new());
-        Self { state, local_state, records, hasher, is_on }
+        Self { state: Mutex::default(), local_state, records: KeyedLocks::new(STRIPES), is_on }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -363,7 +345,7 @@ impl RollbackGuard {
 
     fn regress(&self, bucket: &BucketAddress, why: &str) -> ServiceError {
         metrics::counter!("fula_regressions_total").increment(1);
-        self.raise(format!("bucket {}: {why}", bucket.1));
+        self.raise(format!("bucket {}: {why}", bucket.name));
         regressed(why)
     }
 
@@ -462,10 +444,4 @@ pub(crate) fn join_authors(a: &[Author], b: &[Author]) -> Vec<Author> {
         }
     }
     joined.into_values().collect()
-}
-
-/// Returns the address that a claim names, for what reads claims.
-pub(crate) fn parse_root(text: &str) -> Result<Cid, ServiceError> {
-    let malformed = StoreError::Malformed { what: "claim", why: "bad root" };
-    text.parse().map_err(|_| malformed.into())
 }

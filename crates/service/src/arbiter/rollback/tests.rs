@@ -1,17 +1,18 @@
 //! What is believed of an arbiter, and what outlives a crash.
 
-use fula_core::{Codec, in_memory::MemoryMetadata, root::DeletedRow, tree::Salt};
+use fula_core::{
+    BucketName, Codec, OwnerId, in_memory::MemoryMetadata, root::DeletedRow, tree::Salt,
+};
 
 use super::*;
 
 fn bucket() -> BucketAddress {
-    (OwnerId([1; 16]), BucketName::parse("bucket").unwrap())
+    BucketAddress::new(OwnerId([1; 16]), BucketName::parse("bucket").unwrap())
 }
 
 fn head(version: u64, authors: &[(u8, u64)]) -> Head {
-    let (owner, name) = bucket();
-    let mut root =
-        BucketRoot::new(owner, name.clone(), BucketId([2; 16]), Salt([0; 32]), version, version);
+    let BucketAddress { owner, name } = bucket();
+    let mut root = BucketRoot::new(owner, name, BucketId([2; 16]), Salt([0; 32]), version, version);
     root.authors = authors
         .iter()
         .map(|(writer, version)| Author {
@@ -23,8 +24,7 @@ fn head(version: u64, authors: &[(u8, u64)]) -> Head {
     let block = root.to_block();
     assert_eq!(block.cid().codec(), Codec::DagCbor);
     let row = RootRow {
-        owner,
-        bucket: name,
+        address: bucket(),
         pointer: RootPointer { root: block.cid(), version, generation: 0 },
         bucket_id: root.id,
         created: 1,
@@ -131,13 +131,13 @@ fn later(version: u64) -> Head {
 }
 
 fn dropped(version: u64) -> Vec<DeletedRow> {
-    let (owner, bucket) = bucket();
-    vec![DeletedRow { owner, bucket, pointer: tombstone(version).row.pointer }]
+    vec![DeletedRow { address: bucket(), pointer: tombstone(version).row.pointer }]
 }
 
 fn other(version: u64) -> Vec<DeletedRow> {
-    let bucket = BucketName::parse("another").unwrap();
-    dropped(version).into_iter().map(|row| DeletedRow { bucket: bucket.clone(), ..row }).collect()
+    let name = BucketName::parse("another").unwrap();
+    let address = BucketAddress { name, ..bucket() };
+    dropped(version).into_iter().map(|row| DeletedRow { address: address.clone(), ..row }).collect()
 }
 
 #[test]
@@ -204,6 +204,24 @@ fn what_was_asked_before_a_drop_is_not_learnt_after_it() {
         guard.learn(&bucket(), &found, &guard.ask(&bucket()));
         assert!(guard.known(&bucket()).is_some());
     }
+}
+
+#[test]
+fn a_state_of_before_the_deletion_that_is_learnt_late_raises_no_alarm() {
+    let guard = RollbackGuard::new(None, true);
+    guard.learn(&bucket(), &head(5, &[(1, 5)]), &guard.ask(&bucket()));
+    // Its root takes so long to read that the bucket is deleted meanwhile, and its row being dropped.
+    let early = guard.ask(&bucket());
+    guard.learn(&bucket(), &tombstone(6), &guard.ask(&bucket()));
+    let rows = dropped(6);
+    let under_way = guard.begin_drop(&rows);
+    guard.learn(&bucket(), &head(5, &[(1, 5)]), &early);
+    // The arbiter has dropped the row, and the drop has not ended here.
+    let during = guard.ask(&bucket());
+    guard.check_row(&bucket(), &during, None).unwrap();
+    drop(under_way);
+    guard.check_row(&bucket(), &guard.ask(&bucket()), None).unwrap();
+    assert_eq!(guard.alarm(), None);
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Service {
             &[&id.0, &parts_hash(named), &request.conditions.to_bytes()],
         );
         for _ in 0..JOINS_MAX {
-            let newest = self.committer.current(&head.address()).await?;
+            let newest = self.arbiter().current(head.address()).await?;
             let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
             // A retry's first attempt may still be under way: it is refused where that is
             // remembered, in the commit.
@@ -153,7 +153,7 @@ impl Service {
         &self,
         joined: &[(u32, PartRecord)],
     ) -> Result<(Cid, u64, Option<Block>), ServiceError> {
-        let blocks = self.committer.nodes().blocks();
+        let blocks = self.arbiter().nodes().blocks();
         let mut reads = Vec::with_capacity(joined.len());
         for (_, part) in joined {
             reads.push(content::dag_bytes(blocks.as_ref(), part.content, part.size));

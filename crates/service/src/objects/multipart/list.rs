@@ -66,7 +66,7 @@ impl Service {
         if limit == 0 {
             return Ok(page);
         }
-        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
+        let mut cursor = Cursor::new(self.arbiter().nodes(), &head.root.uploads);
         let prefix = keys::upload_prefix(&request.prefix);
         let mut from = uploads_start(request)?.max(prefix);
         loop {

@@ -2,29 +2,26 @@
 
 mod complete;
 mod list;
-
-use std::sync::Arc;
+mod part;
 
 use bytes::Bytes;
 use fula_core::{
-    Block, StoreError,
-    bucket::{ChecksumAlgorithm, ETag, ObjectRecord, PartRecord, UploadRecord, keys},
+    StoreError,
+    bucket::{ChecksumAlgorithm, PartRecord, UploadRecord, keys},
     id::{ObjectKey, UploadId},
     root::TimeMs,
     tree::Cursor,
 };
-use futures::TryStreamExt;
 
 pub(crate) use self::complete::{JOINS_MAX, Joined, Named};
 use crate::{
     arbiter::Head,
     auth::access::Action,
-    budget,
     caller::Caller,
-    commit::{Answer, Change, content_of, decode_part, is_expired},
+    commit::{Answer, Change, decode_part, is_expired},
     error::ServiceError,
-    limits::{PARTS_MAX, PUT_BYTES_MAX, SWEEP_UPLOADS},
-    objects::body::{self, BodyFacts, BodyStream, Taken},
+    limits::SWEEP_UPLOADS,
+    objects::body::{BodyFacts, BodyStream},
     objects::condition::WriteConditions,
     objects::object::{CopySourceRequest, ObjectFacts, bare_record},
     service::{Part, Service, parse_key},
@@ -50,6 +47,35 @@ pub struct UploadInfo {
     pub composite: bool,
     /// Whether the client asked for them, or they are the default.
     pub asked: bool,
+}
+
+/// A part being put.
+pub struct PutPartRequest {
+    /// Key of the object.
+    pub key: String,
+    /// Which upload.
+    pub id: String,
+    /// Its number.
+    pub number: u32,
+    /// Its bytes.
+    pub body: BodyStream,
+    /// What the client says about them.
+    pub body_facts: BodyFacts,
+}
+
+/// A part copied from another object.
+#[derive(Clone, Debug)]
+pub struct CopyPartRequest {
+    /// Key of the object that the upload will make.
+    pub key: String,
+    /// Which upload.
+    pub id: String,
+    /// Its number.
+    pub number: u32,
+    /// Where from.
+    pub source: CopySourceRequest,
+    /// First and last byte of the source to copy, or `None` for all of it.
+    pub range: Option<(u64, u64)>,
 }
 
 /// A part as the client names it when completing.
@@ -166,14 +192,6 @@ fn parse_upload_key(encoded: &[u8]) -> Result<(ObjectKey, UploadId, u32), Servic
     Ok((key, id, number))
 }
 
-fn check_number(number: u32) -> Result<(), ServiceError> {
-    if (1..=PARTS_MAX).contains(&number) {
-        return Ok(());
-    }
-    let text = "Part number must be an integer between 1 and 10000, inclusive";
-    Err(ServiceError::InvalidArgument(text.to_owned()))
-}
-
 impl Service {
     /// Begins an upload and returns its id.
     ///
@@ -190,7 +208,7 @@ impl Service {
         let key = parse_key(&request.key)?;
         let acl = request.facts.acl.clone();
         let (headers, metadata, blocks) = request.facts.attach()?;
-        let now = self.committer.now().await?;
+        let now = self.arbiter().now().await?;
         let id = UploadId::new(now, self.random());
         let record = UploadRecord {
             initiated: now,
@@ -225,8 +243,8 @@ impl Service {
         now: TimeMs,
     ) -> Result<Vec<(ObjectKey, UploadId)>, ServiceError> {
         let lock = || self.sweeps.lock();
-        let mut from = lock().remove(&head.address()).unwrap_or_default();
-        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
+        let mut from = lock().remove(head.address()).unwrap_or_default();
+        let mut cursor = Cursor::new(self.arbiter().nodes(), &head.root.uploads);
         let mut expired = Vec::new();
         for _ in 0..SWEEP_UPLOADS {
             cursor.seek(&from).await?;
@@ -242,7 +260,7 @@ impl Service {
         if sweeps.len() >= self.committer.limits().heads_max {
             sweeps.clear();
         }
-        sweeps.insert(head.address(), from);
+        sweeps.insert(head.address().clone(), from);
         Ok(expired)
     }
 
@@ -253,7 +271,7 @@ impl Service {
         id: UploadId,
     ) -> Result<UploadRecord, ServiceError> {
         let header = keys::upload(key, id, 0);
-        let found = head.root.uploads.get(self.committer.nodes(), &header).await?;
+        let found = head.root.uploads.get(self.arbiter().nodes(), &header).await?;
         let entry = found.ok_or(ServiceError::NoSuchUpload)?;
         Ok(UploadRecord::decode(&entry.value)?)
     }
@@ -284,135 +302,6 @@ impl Service {
         Ok(info_of(&upload))
     }
 
-    /// Stores one part.
-    ///
-    /// # Errors
-    /// [`ServiceError::NoSuchUpload`], and what `body::take` finds.
-    #[expect(clippy::too_many_arguments, reason = "upload, part and body are named separately")]
-    pub async fn put_part(
-        &self,
-        caller: &Caller,
-        bucket: &str,
-        key: &str,
-        id: &str,
-        number: u32,
-        body: BodyStream,
-        facts: BodyFacts,
-    ) -> Result<Taken, ServiceError> {
-        check_number(number)?;
-        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
-        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
-        self.open_upload(&head, &key, id).await?;
-        let permit = self.share_in(caller, facts.length).await?;
-        let taken = body::take(self.intake(caller, &permit), body, facts).await?;
-        let (part, blocks) = taken_part(&taken);
-        self.commit_part(caller, &head, key, id, number, part, blocks).await?;
-        Ok(taken)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "upload and part are named separately")]
-    async fn commit_part(
-        &self,
-        caller: &Caller,
-        head: &Head,
-        key: ObjectKey,
-        id: UploadId,
-        number: u32,
-        part: PartRecord,
-        blocks: Vec<Block>,
-    ) -> Result<PartRecord, ServiceError> {
-        // Put again, a part is the same part; bound to a version, it is so only once.
-        let idempotency_key = caller.if_version.and_then(|_| {
-            let number = number.to_be_bytes();
-            caller.idempotency_key(
-                "put-part",
-                key.as_str(),
-                &[&id.0, &number, &part.content.to_bytes()],
-            )
-        });
-        let change = Change::PutPart { key, id, number, part: part.clone(), blocks };
-        self.change(caller, head, change, idempotency_key).await?;
-        Ok(part)
-    }
-
-    /// Stores a part made of another object's bytes. A whole object in one piece is linked, not
-    /// copied; a range is read and stored anew.
-    ///
-    /// # Errors
-    /// [`ServiceError::NoSuchUpload`], [`ServiceError::NoSuchKey`],
-    /// [`ServiceError::InvalidRange`] for a range beyond the source.
-    #[expect(clippy::too_many_arguments, reason = "upload, part and source are named separately")]
-    pub async fn copy_part(
-        &self,
-        caller: &Caller,
-        bucket: &str,
-        key: &str,
-        id: &str,
-        number: u32,
-        source: CopySourceRequest,
-        range: Option<(u64, u64)>,
-    ) -> Result<(PartRecord, TimeMs), ServiceError> {
-        check_number(number)?;
-        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
-        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
-        let info = info_of(&self.open_upload(&head, &key, id).await?);
-        let found = self.source(caller, &source).await?;
-        let (first, last) = range.unwrap_or((0, found.size.saturating_sub(1)));
-        if range.is_some() && (first > last || last >= found.size) {
-            return Err(ServiceError::InvalidRange { size: found.size });
-        }
-        let whole = range.is_none() || (first == 0 && last + 1 == found.size);
-        let same = found
-            .checksums
-            .iter()
-            .find(|checksum| checksum.algorithm == info.algorithm && checksum.composite_parts == 0);
-        let now = self.committer.now().await?;
-        if let (true, ETag::Md5(_), Some(checksum)) = (whole, found.etag, same) {
-            let part = PartRecord {
-                size: found.size,
-                etag: found.etag,
-                time: 0,
-                checksum: Some(checksum.clone()),
-                content: content_of(&found)?,
-            };
-            let part = self.commit_part(caller, &head, key, id, number, part, Vec::new()).await?;
-            return Ok((part, now));
-        }
-        let length = if found.size == 0 { 0 } else { last - first + 1 };
-        // One permit for both ways: to wait for the second with the first in hand could be for ever.
-        let range = first..first + length;
-        let bytes = budget::bytes_out(found.size, &range) + budget::bytes_in(Some(length));
-        let permit = Arc::new(self.body_budget.take(bytes, None).await?);
-        let bytes = self.stream(&found, range, Arc::clone(&permit))?;
-        let bytes = bytes.map_err(ServiceError::from);
-        let facts = BodyFacts {
-            length: Some(length),
-            length_max: PUT_BYTES_MAX,
-            md5: None,
-            keep: info.algorithm,
-            sent: info.algorithm,
-            checksum: None,
-            trailer: None,
-        };
-        let taken = body::take(self.intake(caller, &permit), Box::pin(bytes), facts).await?;
-        let (part, blocks) = taken_part(&taken);
-        let part = self.commit_part(caller, &head, key, id, number, part, blocks).await?;
-        Ok((part, now))
-    }
-
-    async fn source(
-        &self,
-        caller: &Caller,
-        source: &CopySourceRequest,
-    ) -> Result<ObjectRecord, ServiceError> {
-        let (part, action) = (Part::Key(&source.key), Action::GetObject);
-        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
-        let record = self.record(&from, &parse_key(&source.key)?).await?;
-        let record = record.ok_or(ServiceError::NoSuchKey)?;
-        source.conditions.judge_source(&record)?;
-        Ok(record)
-    }
-
     /// Returns up to `limit` parts from number `first` on.
     async fn parts(
         &self,
@@ -422,7 +311,7 @@ impl Service {
         first: u32,
         limit: usize,
     ) -> Result<Vec<(u32, PartRecord)>, ServiceError> {
-        let mut cursor = Cursor::new(self.committer.nodes(), &head.root.uploads);
+        let mut cursor = Cursor::new(self.arbiter().nodes(), &head.root.uploads);
         cursor.seek(&keys::upload(key, id, first)).await?;
         let end = keys::upload(key, id, u32::MAX);
         let mut parts = Vec::new();
@@ -451,16 +340,4 @@ impl Service {
         let idempotency_key = caller.idempotency_key("abort-upload", key.as_str(), &[&id.0]);
         self.change(caller, &head, Change::AbortUpload { key, id }, idempotency_key).await.map(drop)
     }
-}
-
-/// Returns the record of a part taken in, and the block that rides with its commit.
-fn taken_part(taken: &Taken) -> (PartRecord, Vec<Block>) {
-    let part = PartRecord {
-        size: taken.size,
-        etag: taken.etag(),
-        time: 0,
-        checksum: taken.checksums.first().cloned(),
-        content: taken.content,
-    };
-    (part, taken.riding.iter().cloned().collect())
 }

@@ -9,9 +9,10 @@ use std::{
 };
 
 use fula_core::{
-    BucketId, RootPointer, RootPointerStore,
+    BucketAddress, BucketId, RootPointer, RootPointerStore,
     root::{CasOutcome, DeletedRow, GlobalName, NewRoot},
 };
+use tokio::sync::watch;
 
 use super::*;
 
@@ -31,7 +32,7 @@ impl Case {
     /// Drops the rows of deleted buckets, and asks for that of those that live.
     pub(super) async fn drop_deleted(&mut self) -> bool {
         let certain = self.model.roots.iter().filter_map(|(bucket, may)| match may[..] {
-            [Some(pointer)] => Some(DeletedRow { owner: OWNER, bucket: name(bucket), pointer }),
+            [Some(pointer)] => Some(DeletedRow { address: address(OWNER, bucket), pointer }),
             _ => None,
         });
         let rows: Vec<DeletedRow> = certain.collect();
@@ -40,12 +41,12 @@ impl Case {
         let dropped = self.store.roots.drop_roots(rows).await;
         if let Ok(dropped) = &dropped {
             let names = |rows: &[DeletedRow]| -> BTreeSet<String> {
-                rows.iter().map(|row| row.bucket.to_string()).collect()
+                rows.iter().map(|row| row.address.name.to_string()).collect()
             };
             assert_eq!(names(dropped), names(&deleted));
         }
         for row in deleted {
-            let may = self.model.roots.get_mut(row.bucket.as_str()).unwrap();
+            let may = self.model.roots.get_mut(row.address.name.as_str()).unwrap();
             if dropped.is_ok() {
                 *may = vec![None];
                 self.model.floor = self.model.floor.max(row.pointer.version);
@@ -141,111 +142,150 @@ fn the_space_of_dropped_rows_comes_back() {
     });
 }
 
+/// Writers that make and delete buckets of their own while the rows of these are dropped.
+struct Race {
+    store: LocalStore,
+    is_over: AtomicBool,
+    /// How many rows were dropped, were kept because they had changed, and how many swaps were below
+    /// the version floor.
+    dropped: AtomicU64,
+    kept: AtomicU64,
+    below: AtomicU64,
+    /// How many drops have ended.
+    drops: watch::Sender<u64>,
+    /// Told after every change.
+    changed: watch::Sender<()>,
+}
+
+impl Race {
+    const RACES: u64 = 20;
+
+    fn counts(&self) -> [u64; 3] {
+        [&self.dropped, &self.kept, &self.below].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn is_won(&self) -> bool {
+        self.counts().iter().all(|count| *count >= Self::RACES)
+    }
+
+    /// Makes a bucket and deletes it until the race is over; returns its last pointer. Those of half of
+    /// the writers wait after every other deletion until a drop has seen it. The others never wait, so a
+    /// change always follows.
+    async fn write(&self, writer: u64) -> (BucketAddress, Option<RootPointer>) {
+        let bucket = address(OWNER, &format!("bucket{writer}"));
+        let (mut expected, mut floor, mut won) = (None::<RootPointer>, 0, Vec::new());
+        let mut drops = self.drops.subscribe();
+        while !self.is_over.load(Ordering::Relaxed) {
+            let next = drops.borrow_and_update().saturating_add(2);
+            self.changed.send_replace(());
+            if writer.is_multiple_of(2) && won.len() % 4 == 2 {
+                drop(drops.wait_for(|ended| *ended >= next).await);
+            }
+            let version = expected.map_or(floor, |old| old.version.max(floor)) + 1;
+            let root =
+                Block::new(Codec::Raw, [writer.to_be_bytes(), version.to_be_bytes()].concat());
+            let pointer = RootPointer { root: root.cid(), version, generation: 0 };
+            let new = NewRoot {
+                pointer,
+                bucket_id: BucketId([1; 16]),
+                created: 1,
+                deleted: (won.len() % 2 == 1).then_some(1),
+                global_name: GlobalName::Keep,
+            };
+            match self.store.roots.cas_root(&bucket, expected, &new).await.unwrap().value {
+                CasOutcome::Won => {
+                    won.push(version);
+                    expected = Some(pointer);
+                }
+                CasOutcome::BelowFloor { floor: found } => {
+                    assert!(expected.is_none() && found >= version);
+                    self.below.fetch_add(1, Ordering::Relaxed);
+                    floor = found;
+                }
+                // Only the row of a tombstone may be gone.
+                CasOutcome::Conflict { current: None } if won.len() % 2 == 0 => expected = None,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(won.is_sorted_by(|one, next| one < next), "a version was there twice");
+        (bucket, expected)
+    }
+
+    /// Drops the rows of deleted buckets after `changes` more changes: rows that changed meanwhile stay.
+    async fn drop_after(&self, changes: u64, changed: &mut watch::Receiver<()>) {
+        changed.changed().await.unwrap();
+        let rows = self.store.roots.scan_roots(None, 100).await.unwrap().value;
+        let deleted = rows.into_iter().filter(|row| row.deleted.is_some());
+        let deleted: Vec<_> =
+            deleted.map(|row| DeletedRow { address: row.address, pointer: row.pointer }).collect();
+        for _ in 0..changes {
+            changed.changed().await.unwrap();
+        }
+        let asked = deleted.len();
+        let gone = self.store.roots.drop_roots(deleted).await.unwrap().len();
+        self.dropped.fetch_add(gone as u64, Ordering::Relaxed);
+        self.kept.fetch_add((asked - gone) as u64, Ordering::Relaxed);
+        self.drops.send_modify(|ended| *ended += 1);
+    }
+}
+
 /// A bucket is made and deleted again and again while its row is dropped again and again, and the log
 /// is compacted: every swap that was won is there, and versions never repeat.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn drops_and_swaps_race_and_lose_nothing() {
     const SEGMENT: u64 = 16 << 10;
-    const RACES: u64 = 20;
     let dir = tempfile::tempdir().unwrap();
     let open = || LocalStore::open_with(dir.path(), system_clock(), false, Some(SEGMENT)).unwrap();
-    let store = Arc::new(open());
-    let (is_over, dropped, kept, below) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU64::new(0)),
-        Arc::new(AtomicU64::new(0)),
-        Arc::new(AtomicU64::new(0)),
-    );
-    let drops = tokio::sync::watch::Sender::new(0_u64);
-    let writers = (0..8_u64).map(|writer| {
-        let (store, is_over, below) =
-            (Arc::clone(&store), Arc::clone(&is_over), Arc::clone(&below));
-        let mut drops = drops.subscribe();
-        tokio::spawn(async move {
-            let bucket = name(&format!("bucket{writer}"));
-            let (mut expected, mut floor, mut won) = (None::<RootPointer>, 0, Vec::new());
-            while !is_over.load(Ordering::Relaxed) {
-                // After every other deletion, until a drop has seen it.
-                if won.len() % 4 == 2 {
-                    let next = drops.borrow_and_update().saturating_add(2);
-                    drop(drops.wait_for(|ended| *ended >= next).await);
-                }
-                let version = expected.map_or(floor, |old| old.version.max(floor)) + 1;
-                let deleted = (won.len() % 2 == 1).then_some(1);
-                let root =
-                    Block::new(Codec::Raw, [writer.to_be_bytes(), version.to_be_bytes()].concat());
-                let pointer = RootPointer { root: root.cid(), version, generation: 0 };
-                let new = NewRoot {
-                    pointer,
-                    bucket_id: BucketId([1; 16]),
-                    created: 1,
-                    deleted,
-                    global_name: GlobalName::Keep,
-                };
-                match store.roots.cas_root(OWNER, &bucket, expected, &new).await.unwrap().value {
-                    CasOutcome::Won => {
-                        won.push(version);
-                        expected = Some(pointer);
-                    }
-                    CasOutcome::BelowFloor { floor: found } => {
-                        assert!(expected.is_none() && found >= version);
-                        below.fetch_add(1, Ordering::Relaxed);
-                        floor = found;
-                    }
-                    // Only the row of a tombstone may be gone.
-                    CasOutcome::Conflict { current: None } if won.len() % 2 == 0 => expected = None,
-                    other => panic!("{other:?}"),
-                }
-            }
-            assert!(won.is_sorted_by(|one, next| one < next), "a version was there twice");
-            (bucket, expected)
-        })
+    let (changed, mut changes) = watch::channel(());
+    let race = Arc::new(Race {
+        store: open(),
+        is_over: AtomicBool::new(false),
+        dropped: AtomicU64::new(0),
+        kept: AtomicU64::new(0),
+        below: AtomicU64::new(0),
+        drops: watch::Sender::new(0),
+        changed,
     });
-    let writers: Vec<_> = writers.collect();
+    let writer = |writer| {
+        let race = Arc::clone(&race);
+        tokio::spawn(async move { race.write(writer).await })
+    };
+    let writers: Vec<_> = (0..8).map(writer).collect();
     let compact = || {
-        let store = Arc::clone(&store);
+        let race = Arc::clone(&race);
         tokio::task::spawn_blocking(move || {
-            store.compact(10, &|| {}).unwrap();
-            store.seal(30).unwrap();
+            race.store.compact(10, &|| {}).unwrap();
+            race.store.seal(30).unwrap();
         })
     };
     let mut compacting = compact();
-    let raced = || [&dropped, &kept, &below].map(|count| count.load(Ordering::Relaxed));
-    let mut rounds = 0..10_000;
-    while raced().iter().any(|count| *count < RACES) && rounds.next().is_some() {
-        let rows = store.roots.scan_roots(None, 100).await.unwrap().value;
-        let deleted = rows.into_iter().filter(|row| row.deleted.is_some());
-        let deleted: Vec<_> = deleted
-            .map(|row| DeletedRow { owner: OWNER, bucket: row.bucket, pointer: row.pointer })
-            .collect();
-        let asked = deleted.len();
-        let gone = store.roots.drop_roots(deleted).await.unwrap().len();
-        dropped.fetch_add(gone as u64, Ordering::Relaxed);
-        kept.fetch_add((asked - gone) as u64, Ordering::Relaxed);
-        drops.send_modify(|ended| *ended += 1);
+    for round in 0..10_000 {
+        if race.is_won() {
+            break;
+        }
+        race.drop_after(round % 2 * 8, &mut changes).await;
         // Now and then beside the next drops: all the time it would keep the log from the writers.
-        if rounds.start % 8 == 0 && compacting.is_finished() {
+        if round % 8 == 0 && compacting.is_finished() {
             compacting = compact();
         }
-        tokio::task::yield_now().await;
     }
-    is_over.store(true, Ordering::Relaxed);
-    drops.send_replace(u64::MAX);
+    race.is_over.store(true, Ordering::Relaxed);
+    race.drops.send_replace(u64::MAX);
     let mut last = Vec::new();
     for writer in writers {
         last.push(writer.await.unwrap());
     }
     compacting.await.unwrap();
-    assert!(raced().iter().all(|count| *count >= RACES), "{:?}", raced());
-    let floor = store.roots.floor();
-    let rows = store.roots.scan_roots(None, 100).await.unwrap().value;
-    drop(store);
+    assert!(race.is_won(), "{:?}", race.counts());
+    let floor = race.store.roots.floor();
+    let rows = race.store.roots.scan_roots(None, 100).await.unwrap().value;
+    drop(race);
     let store = open();
     assert!(store.recovery.damaged.is_empty() && store.roots.floor() == floor);
     let again = store.roots.scan_roots(None, 100).await.unwrap().value;
     assert_eq!(again, rows);
     for (bucket, expected) in last {
-        let found = store.roots.get_roots(&[(OWNER, bucket)]).await.unwrap().value.pop().unwrap();
+        let found = store.roots.get_roots(&[bucket]).await.unwrap().value.pop().unwrap();
         // The last drop may have come after the last swap.
         assert!(found.is_none() || found.map(|row| row.pointer) == expected);
     }

@@ -1,3 +1,6 @@
+mod repair;
+mod unreadable;
+
 use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
@@ -310,73 +313,6 @@ fn entries_that_do_not_fill_the_segment_are_not_believed() {
     assert_eq!(slots(1, &unnamed, end), None);
 }
 
-/// Neither its head nor the end of its segment says its name any more.
-#[test]
-fn a_block_without_a_name_is_forgotten_by_a_repair() {
-    let disk = SimDisk::default();
-    let log = open(&disk);
-    (0..40).for_each(|n| append(&log, n).unwrap());
-    let gone = slot_of(&log, &block(3).cid());
-    hit_head(&log, &gone);
-    let hit = Arc::clone(&log.segments.read()[&gone.segment]);
-    let len = hit.len().unwrap();
-    hit.write_at(&[0xff], len - 1).unwrap();
-    assert_eq!(log.set_damaged_aside().unwrap(), 1);
-    assert!(log.index().blocks.get(&block(3).cid()).is_none());
-    assert_eq!(log.index().live_in(gone.segment), 0);
-    for n in (0..40).filter(|n| *n != 3) {
-        let slot = slot_of(&log, &block(n).cid());
-        assert!(log.read_intact(&slot).unwrap().is_some(), "block {n}");
-    }
-}
-
-/// Its value is readable, but nothing says whose it is.
-#[test]
-fn a_row_without_a_name_is_forgotten_by_a_repair() {
-    let disk = SimDisk::default();
-    let log = open(&disk);
-    let row = Record { kind: Kind::Root, key: b"once", value: b"value" };
-    log.append(StreamName::Commit, &[row], Need::More).unwrap();
-    (0..40).for_each(|n| append(&log, n).unwrap());
-    let [gone, kept] = ["once", "row 0"].map(|row| Key::Row(Kind::Root, row.into()));
-    let slot = log.index().get(&gone).unwrap();
-    hit_head(&log, &slot);
-    let hit = Arc::clone(&log.segments.read()[&slot.segment]);
-    let len = hit.len().unwrap();
-    hit.write_at(&[0xff], len - 1).unwrap();
-    assert_eq!(log.set_damaged_aside().unwrap(), 1);
-    assert_eq!(log.index().get(&gone), None);
-    let slot = log.index().get(&kept).unwrap();
-    assert!(log.read_whole(&kept, &slot).unwrap().is_some());
-}
-
-/// The hash of a block says that it is whole; nothing says it of a row.
-#[test]
-fn a_block_whose_head_is_damaged_is_moved_and_a_row_is_not() {
-    let disk = SimDisk::default();
-    let log = open(&disk);
-    (0..40).for_each(|n| append(&log, n).unwrap());
-    let (hit, gone) = (block(3), block(4));
-    hit_head(&log, &slot_of(&log, &hit.cid()));
-    let slot = slot_of(&log, &gone.cid());
-    hit_head(&log, &slot);
-    log.segments.read()[&slot.segment].write_at(&[0xff], slot.value_offset() + 500).unwrap();
-    drop(log);
-    let log = open(&disk);
-    assert_eq!(log.set_damaged_aside().unwrap(), 1);
-    let moved = slot_of(&log, &hit.cid());
-    assert_eq!(log.read_intact(&moved).unwrap(), Some(Bytes::clone(hit.bytes())));
-    assert!(log.index().blocks.get(&gone.cid()).is_none());
-    for n in (0..40).filter(|n| *n != 4) {
-        let slot = slot_of(&log, &block(n).cid());
-        assert!(log.read_intact(&slot).unwrap().is_some(), "block {n}");
-    }
-    let row = Key::Row(Kind::Root, b"row 1".to_vec());
-    let slot = log.index().get(&row).unwrap();
-    hit_head(&log, &slot);
-    assert_eq!(log.read_whole(&row, &slot).unwrap(), None);
-}
-
 #[test]
 fn a_walk_lists_every_block_though_all_are_moved_after_each_step() {
     let disk = SimDisk::default();
@@ -392,122 +328,6 @@ fn a_walk_lists_every_block_though_all_are_moved_after_each_step() {
     }
     assert!(moved > 0);
     assert_eq!(found, (1..200).step_by(2).map(|n| block(n).cid()).collect());
-}
-
-fn size(segment: &Segment) -> usize {
-    usize::try_from(segment.len().unwrap()).unwrap()
-}
-
-/// Three segments, of which the second has a place that cannot be read; returns what may lie there.
-fn with_a_lost_place(disk: &SimDisk) -> (Log, Vec<Cid>) {
-    let log = open(disk);
-    (0..60).for_each(|n| append(&log, n).unwrap());
-    let segment = Arc::clone(&segments(&log)[2]);
-    let lost = disk.lose(segment.name(), size(&segment) / 2);
-    let lies_there = |slot: &Slot| {
-        let (from, to) = (slot.offset as usize, (slot.offset + slot.bytes()) as usize);
-        slot.segment == segment.id && from < lost.end && lost.start < to
-    };
-    let cids = (0..60).map(|n| block(n).cid());
-    let gone = cids.filter(|cid| lies_there(&slot_of(&log, cid))).collect();
-    (log, gone)
-}
-
-#[test]
-fn what_cannot_be_read_is_found_and_set_aside_with_nothing_else() {
-    let disk = SimDisk::default();
-    let (log, gone) = with_a_lost_place(&disk);
-    let (lost, found) = (Arc::clone(&segments(&log)[2]), log.verify().unwrap());
-    assert!(!found.is_empty() && found.iter().all(|damage| damage.segment == lost.name()));
-    assert_eq!(log.set_damaged_aside().unwrap(), 1);
-    assert_eq!(log.verify().unwrap(), []);
-    for log in [log, open(&disk)] {
-        let read = |cid: &Cid| log.index().blocks.get(cid).map(|slot| log.read(&slot).unwrap());
-        let left: Vec<Cid> =
-            (0..60).map(|n| block(n).cid()).filter(|cid| read(cid).is_none()).collect();
-        assert!(!left.is_empty() && left.iter().all(|cid| gone.contains(cid)), "{left:?}");
-    }
-}
-
-#[test]
-fn what_cannot_be_read_keeps_no_other_segment_from_being_compacted() {
-    let disk = SimDisk::default();
-    let (log, gone) = with_a_lost_place(&disk);
-    let lost = Arc::clone(&segments(&log)[2]);
-    // It has fewer living records than any other, so it comes first.
-    for n in 0..60 {
-        let cid = block(n).cid();
-        let is_there = slot_of(&log, &cid).segment == lost.id;
-        if if is_there { cid != gone[0] } else { n % 3 == 0 } {
-            log.index_mut().remove_block(&cid);
-        }
-    }
-    let mut count = 0;
-    while log.compact(20, &|| {}).unwrap() > 0 {
-        count += 1;
-    }
-    assert!(segments(&log).iter().any(|segment| segment.id == lost.id));
-    assert!(count > 1, "{count}");
-}
-
-#[test]
-fn a_place_that_cannot_be_read_in_a_sealed_segment_is_damage() {
-    let disk = SimDisk::default();
-    let (log, _) = with_a_lost_place(&disk);
-    let segment = Arc::clone(&segments(&log)[2]);
-    // Nor what it tells.
-    disk.lose(segment.name(), size(&segment) - 1);
-    drop(log);
-    let (log, recovery) = try_open(&disk);
-    assert!(!recovery.damaged.is_empty() && recovery.truncated.is_empty(), "{recovery:?}");
-    assert!(recovery.damaged.iter().all(|damage| damage.segment == segment.name()));
-    // Of sixty blocks and three rows.
-    let left = all(&log).len();
-    assert!((50..63).contains(&left), "{left}");
-}
-
-#[test]
-fn a_header_that_cannot_be_read_is_damage() {
-    let disk = SimDisk::default();
-    let log = open(&disk);
-    (0..60).for_each(|n| append(&log, n).unwrap());
-    let segment = Arc::clone(&segments(&log)[2]);
-    disk.lose(segment.name(), 0);
-    drop(log);
-    let (log, recovery) = try_open(&disk);
-    assert_eq!(recovery.damaged.len(), 1, "{recovery:?}");
-    assert_eq!(recovery.damaged[0].segment, segment.name());
-    assert_eq!(log.set_damaged_aside().unwrap(), 1);
-    drop(log);
-    open(&disk);
-}
-
-/// A real disk takes seconds to say that it cannot.
-#[test]
-fn what_cannot_be_read_is_asked_for_a_few_times() {
-    let disk = SimDisk::default();
-    let (log, _) = Log::open(Arc::new(disk.clone()), 1 << 20).unwrap();
-    (0..200).for_each(|n| append(&log, n).unwrap());
-    let segment = Arc::clone(&segments(&log)[0]);
-    disk.lose(segment.name(), 100_000);
-    disk.lose(segment.name(), 150_000);
-    let before = disk.lost_reads();
-    assert!(!log.verify().unwrap().is_empty());
-    let times = disk.lost_reads() - before;
-    assert!((2..8).contains(&times), "{times}");
-}
-
-/// It may have been acknowledged: only what is readable says how far all is durable.
-#[test]
-fn a_tail_that_cannot_be_read_is_not_cut_off() {
-    let disk = SimDisk::default();
-    let log = open(&disk);
-    (0..5).for_each(|n| append(&log, n).unwrap());
-    let tail = Arc::clone(&segments(&log)[0]);
-    disk.lose(tail.name(), size(&tail) - 9);
-    drop(log);
-    let error = Log::open(Arc::new(disk.clone()), SEGMENT).unwrap_err();
-    assert!(crate::log::is_lost(&error), "{error}");
 }
 
 /// A segment in which nothing lives goes, however much of it tells what lay there.

@@ -11,8 +11,8 @@ use std::sync::{
 };
 
 use fula_core::{
-    BucketId, BucketName, Cid, Codec, OwnerId, RootPointer, RootPointerStore, WriterId,
-    conformance_suite,
+    BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId, RootPointer, RootPointerStore,
+    WriterId, conformance_suite,
     root::{CasOutcome, GlobalName, NewRoot},
 };
 use fula_testkit::postgres::Postgres;
@@ -62,7 +62,8 @@ mod metadata {
 #[tokio::test]
 async fn a_wait_hears_of_a_swap_at_once() {
     let roots = arbiter().await.roots;
-    let (owner, bucket) = (OwnerId([1; 16]), BucketName::parse("bucket").unwrap());
+    let name = BucketName::parse("bucket").unwrap();
+    let bucket = BucketAddress::new(OwnerId([1; 16]), name);
     let new = NewRoot {
         pointer: RootPointer { root: Cid::of(Codec::DagCbor, &[1]), version: 1, generation: 0 },
         bucket_id: BucketId([2; 16]),
@@ -71,11 +72,11 @@ async fn a_wait_hears_of_a_swap_at_once() {
         global_name: GlobalName::Keep,
     };
     let patience = std::time::Duration::from_secs(4);
-    let waiting = roots.wait_root(owner, &bucket, 0, patience);
+    let waiting = roots.wait_root(&bucket, 0, patience);
     let swapping = async {
         // It waits by now, or will find the row there.
         roots.get_roots(&[]).await.unwrap();
-        roots.cas_root(owner, &bucket, None, &new).await.unwrap()
+        roots.cas_root(&bucket, None, &new).await.unwrap()
     };
     let started = tokio::time::Instant::now();
     let (found, _) = tokio::join!(waiting, swapping);
@@ -86,7 +87,8 @@ async fn a_wait_hears_of_a_swap_at_once() {
 #[tokio::test]
 async fn a_claim_is_seen_until_the_next_swap() {
     let roots = arbiter().await.roots;
-    let (owner, bucket) = (OwnerId([1; 16]), BucketName::parse("bucket").unwrap());
+    let name = BucketName::parse("bucket").unwrap();
+    let bucket = BucketAddress::new(OwnerId([1; 16]), name);
     let new = |version| NewRoot {
         pointer: RootPointer { root: Cid::of(Codec::DagCbor, &[1]), version, generation: 0 },
         bucket_id: BucketId([2; 16]),
@@ -94,13 +96,13 @@ async fn a_claim_is_seen_until_the_next_swap() {
         deleted: None,
         global_name: GlobalName::Keep,
     };
-    let names = [(owner, bucket.clone())];
+    let names = [bucket.clone()];
     let claim = async || roots.get_roots(&names).await.unwrap().value.remove(0).unwrap().claim;
-    roots.cas_root(owner, &bucket, None, &new(1)).await.unwrap();
-    roots.post_claim(owner, &bucket, WriterId([3; 16])).await.unwrap();
+    roots.cas_root(&bucket, None, &new(1)).await.unwrap();
+    roots.post_claim(&bucket, WriterId([3; 16])).await.unwrap();
     assert_eq!(claim().await, Some(WriterId([3; 16])));
     // A claim is no change of what a swap compares.
-    let swapped = roots.cas_root(owner, &bucket, Some(new(1).pointer), &new(2)).await;
+    let swapped = roots.cas_root(&bucket, Some(new(1).pointer), &new(2)).await;
     assert_eq!(swapped.unwrap().value, CasOutcome::Won);
     assert_eq!(claim().await, None);
 }
@@ -156,6 +158,7 @@ async fn names_are_claimed_and_released_where_swaps_do_not_compare() {
     let (one, two) = (OwnerId([1; 16]), OwnerId([2; 16]));
     let bucket = BucketName::parse("bucket").unwrap();
     let mut version = 0;
+    let address = |owner| BucketAddress::new(owner, bucket.clone());
     for (owner, global_name, holder) in [
         (one, GlobalName::Keep, None),
         (one, GlobalName::ClaimIfFree, Some(one)),
@@ -173,10 +176,10 @@ async fn names_are_claimed_and_released_where_swaps_do_not_compare() {
             deleted: None,
             global_name,
         };
-        let swapped = roots.cas_root(owner, &bucket, None, &new).await.unwrap().value;
+        let swapped = roots.cas_root(&address(owner), None, &new).await.unwrap().value;
         assert_eq!(swapped, CasOutcome::Won);
         let found = roots.find_bucket(&bucket).await.unwrap().value;
-        assert_eq!(found.map(|row| row.owner), holder, "version {version}");
+        assert_eq!(found.map(|row| row.address.owner), holder, "version {version}");
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 };
 
 use fula_core::{
-    BucketId, BucketName, Cid, Codec, OwnerId, RootPointer, RootPointerStore, conformance_suite,
+    BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId, RootPointer, RootPointerStore,
+    conformance_suite,
     root::{CasOutcome, GlobalName, NewRoot},
 };
 use fula_testkit::{multiplexer::Multiplexer, pgbouncer::PgBouncer, postgres::Postgres};
@@ -68,7 +69,11 @@ fn pointer(version: u64) -> RootPointer {
     RootPointer { root, version, generation: 0 }
 }
 
-async fn swap(arbiter: &PostgresArbiter, bucket: &BucketName, version: u64) -> bool {
+fn address(name: &str) -> BucketAddress {
+    BucketAddress::new(OwnerId([1; 16]), BucketName::parse(name).unwrap())
+}
+
+async fn swap(arbiter: &PostgresArbiter, bucket: &BucketAddress, version: u64) -> bool {
     let expected = version.checked_sub(1).filter(|before| *before > 0).map(pointer);
     let new = NewRoot {
         pointer: pointer(version),
@@ -77,7 +82,7 @@ async fn swap(arbiter: &PostgresArbiter, bucket: &BucketName, version: u64) -> b
         deleted: None,
         global_name: GlobalName::Keep,
     };
-    let swapped = arbiter.roots.cas_root(OwnerId([1; 16]), bucket, expected, &new).await;
+    let swapped = arbiter.roots.cas_root(bucket, expected, &new).await;
     swapped.is_ok_and(|stamped| stamped.value == CasOutcome::Won)
 }
 
@@ -108,7 +113,7 @@ async fn a_swap_is_durable_whatever_others_left_in_the_session() {
     let options = options.extra_float_digits(None);
     let mut others = [options.connect().await.unwrap(), options.connect().await.unwrap()];
     sqlx::raw_sql(NOTES).execute(&mut others[0]).await.unwrap();
-    let bucket = BucketName::parse("bucket").unwrap();
+    let bucket = address("bucket");
     for version in 1..=50 {
         // Each is a transaction of its own, and the sessions take turns.
         spoil(&mut others).await;
@@ -136,7 +141,7 @@ async fn a_swap_is_durable_whatever_others_left_in_the_session() {
 async fn a_pooler_that_leaves_sessions_to_their_clients_is_like_none() {
     let pooler = PgBouncer::start(SERVER.port(), "session", 20).unwrap();
     let arbiter = PostgresArbiter::open(&empty(&pooler.url()), true).await.unwrap();
-    assert!(swap(&arbiter, &BucketName::parse("bucket").unwrap(), 1).await);
+    assert!(swap(&arbiter, &address("bucket"), 1).await);
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration")]
@@ -152,7 +157,7 @@ async fn no_acknowledged_swap_is_lost_when_pooler_and_server_are_killed() {
     let mut pooler = PgBouncer::start(server.port(), "transaction", 4).unwrap();
     let (mut acknowledged, mut lost) = (0, 0);
     let mut newest = [0_u64; WRITERS];
-    let name = |n: usize| BucketName::parse(&format!("bucket-{n}")).unwrap();
+    let bucket = |n: usize| address(&format!("bucket-{n}"));
     for _ in 0..rounds() {
         let arbiter = PostgresArbiter::open(&pooler.url(), true).await.unwrap();
         let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
@@ -160,7 +165,7 @@ async fn no_acknowledged_swap_is_lost_when_pooler_and_server_are_killed() {
             .map(|n| {
                 let (arbiter, send, mut version) = (arbiter.clone(), send.clone(), newest[n]);
                 tokio::spawn(async move {
-                    while swap(&arbiter, &name(n), version + 1).await {
+                    while swap(&arbiter, &bucket(n), version + 1).await {
                         version += 1;
                         send.send((n, version)).expect("the test listens");
                     }
@@ -185,8 +190,7 @@ async fn no_acknowledged_swap_is_lost_when_pooler_and_server_are_killed() {
         pooler.launch().unwrap();
         let arbiter = PostgresArbiter::open(&pooler.url(), true).await.unwrap();
         for (n, version) in newest.iter_mut().enumerate() {
-            let names = [(OwnerId([1; 16]), name(n))];
-            let found = arbiter.roots.get_roots(&names).await.unwrap().value.pop().flatten();
+            let found = arbiter.roots.get_roots(&[bucket(n)]).await.unwrap().value.pop().flatten();
             let found = found.map_or(0, |row| row.pointer.version);
             acknowledged += *version;
             lost += version.saturating_sub(found);

@@ -26,6 +26,7 @@ use fula_testkit::{
     s3::Credentials,
 };
 use http::Method;
+use tokio::task::JoinHandle;
 
 use crate::client::{Board, Worker};
 
@@ -139,38 +140,14 @@ async fn run(
         length.as_secs(),
         !cas_off
     );
-    let mut env = vec![("FULA_COMMIT_DEADLINE", "4s")];
-    if cas_off {
-        env.push(("FULA_BUCKET_ROOT_CAS", "off"));
-    }
-    if wallets {
-        env.push(("FULA_EIP712_AUTH", "on"));
-    }
-    let mut cluster = Cluster::start(3, &env).await?;
-    if wallets {
-        cluster.credentials = Credentials::of_new_wallet()?;
-    }
+    let mut cluster = start_cluster(cas_off, wallets).await?;
     let mut rng = Rng::new(seed);
     let board = Arc::new(Board::new());
     let mut setup = Worker::new(&cluster, &board, 1000, rng.fork());
     setup.create_bucket().await?;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let mut running = Vec::new();
-    for n in 0..=CLIENTS {
-        let mut worker = Worker::new(&cluster, &board, n, rng.fork());
-        let stop = Arc::clone(&stop);
-        running.push(tokio::spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                if n == CLIENTS {
-                    worker.list().await;
-                } else {
-                    worker.work().await;
-                }
-            }
-            worker.finish()
-        }));
-    }
+    let running = start_clients(&cluster, &board, &mut rng, &stop);
     let faults = faults::inflict(&mut cluster, &mut rng, length, !cas_off).await?;
     stop.store(true, Ordering::Relaxed);
     let mut events = Vec::new();
@@ -188,15 +165,7 @@ async fn run(
     let mut verdict = check::check(&events);
     verdict.violations.append(&mut violations);
     verdict.violations.extend(board.violations());
-    let count = |op| events.iter().filter(|event| event.op == op).count();
-    println!(
-        "operations: {} writes, {} deletes, {} reads, {} listings; {} of unknown outcome",
-        count(history::Op::Put),
-        count(history::Op::Delete),
-        count(history::Op::Get),
-        count(history::Op::List),
-        events.iter().filter(|event| event.outcome == history::Ending::Unknown).count(),
-    );
+    tell_operations(&events);
     println!("faults: {faults}");
     println!("history: {}", history.display());
     tell(&verdict);
@@ -212,6 +181,59 @@ async fn run(
         println!("kept: {}", cluster.keep().display());
     }
     Ok(verdict.violations.is_empty())
+}
+
+/// Starts the masters and what they share.
+async fn start_cluster(cas_off: bool, wallets: bool) -> io::Result<Cluster> {
+    let mut env = vec![("FULA_COMMIT_DEADLINE", "4s")];
+    if cas_off {
+        env.push(("FULA_BUCKET_ROOT_CAS", "off"));
+    }
+    if wallets {
+        env.push(("FULA_EIP712_AUTH", "on"));
+    }
+    let mut cluster = Cluster::start(3, &env).await?;
+    if wallets {
+        cluster.credentials = Credentials::of_new_wallet()?;
+    }
+    Ok(cluster)
+}
+
+/// Starts the clients, which work until `stop` is set and then return their events.
+fn start_clients(
+    cluster: &Cluster,
+    board: &Arc<Board>,
+    rng: &mut Rng,
+    stop: &Arc<AtomicBool>,
+) -> Vec<JoinHandle<Vec<history::Event>>> {
+    let mut running = Vec::new();
+    for n in 0..=CLIENTS {
+        let mut worker = Worker::new(cluster, board, n, rng.fork());
+        let stop = Arc::clone(stop);
+        running.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                if n == CLIENTS {
+                    worker.list().await;
+                } else {
+                    worker.work().await;
+                }
+            }
+            worker.finish()
+        }));
+    }
+    running
+}
+
+fn tell_operations(events: &[history::Event]) {
+    let count = |op| events.iter().filter(|event| event.op == op).count();
+    println!(
+        "operations: {} writes, {} deletes, {} reads, {} listings; {} of unknown outcome",
+        count(history::Op::Put),
+        count(history::Op::Delete),
+        count(history::Op::Get),
+        count(history::Op::List),
+        events.iter().filter(|event| event.outcome == history::Ending::Unknown).count(),
+    );
 }
 
 /// Asks every master for everything, and compares counters with listings.

@@ -5,17 +5,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fula_core::{
-    Block, Cid,
+    Block, BucketAddress, Cid,
     block::{Placement, require},
     bucket::BucketRoot,
     tree::{Change, Edits, Entry, Salt, Tree, diff, edit},
 };
 
-use crate::{
-    arbiter::BucketAddress,
-    error::{Applied, ServiceError},
-    recovery::{Candidate, Recovery},
-};
+use super::recovery::{Candidate, Recovery};
+use crate::error::{Applied, ServiceError};
 
 /// Commits looked at on each side for the state that both began from.
 const ANCESTORS_MAX: usize = 100_000;
@@ -51,7 +48,7 @@ impl Recovery {
         dry_run: bool,
     ) -> Result<Merged, ServiceError> {
         let Some((version, claims)) = self.fork(bucket).await? else {
-            let text = format!("bucket {} is not forked", bucket.1);
+            let text = format!("bucket {} is not forked", bucket.name);
             return Err(ServiceError::InvalidRequest(text));
         };
         let (row, mut candidates) = self.candidates(bucket, &claims).await?;
@@ -117,7 +114,7 @@ impl Recovery {
     }
 
     async fn root(&self, cid: &Cid) -> Result<BucketRoot, ServiceError> {
-        let block = require(self.committer().nodes().blocks().as_ref(), cid).await?;
+        let block = require(self.arbiter().nodes().blocks().as_ref(), cid).await?;
         Ok(BucketRoot::from_block(&block)?)
     }
 
@@ -129,7 +126,7 @@ impl Recovery {
         edits: &Edits,
         blocks: &mut Vec<Block>,
     ) -> Result<(), ServiceError> {
-        let nodes = self.committer().nodes();
+        let nodes = self.arbiter().nodes();
         let edited = edit(nodes, salt, tree, edits).await?;
         let mark = nodes.blocks().put(&edited.blocks, Placement::Bulk).await?;
         nodes.blocks().sync(mark).await?;
@@ -140,7 +137,7 @@ impl Recovery {
 
     /// Returns what `theirs` changed since `base` and `ours` did not.
     async fn one_sided(&self, base: Tree, ours: Tree, theirs: Tree) -> Result<Edits, ServiceError> {
-        let nodes = self.committer().nodes();
+        let nodes = self.arbiter().nodes();
         let mine = changes(diff(nodes, &base, &ours).await?);
         let other = changes(diff(nodes, &base, &theirs).await?);
         let edit = |(key, entry): (Bytes, Option<Entry>)| {
@@ -158,7 +155,7 @@ impl Recovery {
         theirs: &BucketRoot,
         merged: &mut Merged,
     ) -> Result<Edits, ServiceError> {
-        let nodes = self.committer().nodes();
+        let nodes = self.arbiter().nodes();
         let base = base.map(|base| base.objects).unwrap_or_default();
         let mine = changes(diff(nodes, &base, &ours.objects).await?);
         let other = changes(diff(nodes, &base, &theirs.objects).await?);
@@ -197,7 +194,7 @@ impl Recovery {
         objects: &Tree,
     ) -> Result<String, ServiceError> {
         let mut key = format!("{name}.fork-{version}");
-        while objects.get(self.committer().nodes(), key.as_bytes()).await?.is_some() {
+        while objects.get(self.arbiter().nodes(), key.as_bytes()).await?.is_some() {
             key.push('~');
         }
         Ok(key)

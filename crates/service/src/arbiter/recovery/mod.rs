@@ -5,6 +5,9 @@
 //! masters have, or an operator says go, each bucket is healed: a new root on top of the claim
 //! that includes all others. Claims that exclude one another are a fork: kept, sealed, reported.
 
+mod heal;
+mod records;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -13,22 +16,19 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BlockStore, MetadataStore, RootPointer, WriterId,
-    block::{Placement, require},
-    bucket::BucketRoot,
+    BucketAddress, MetadataStore, WriterId,
     metadata::{Table, WriteOutcome},
-    root::{CasOutcome, GlobalName, NewRoot, RootRow},
 };
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub(super) use self::heal::Candidate;
+pub use self::records::RecoveryClaim;
+use self::records::{Current, json, parse, records};
+use super::Arbiter;
 use crate::{
     Random,
-    arbiter::BucketAddress,
-    arbiter::{KnownState, bucket_of, join_authors, name_of},
-    commit::Committer,
     error::{ServiceError, chain},
-    limits::{AUTHORS_KEPT_MS, PAGE_MAX},
     names::NamePolicy,
 };
 
@@ -41,34 +41,8 @@ const CURRENT: &str = "current";
 /// Record of this master's own name, in its memory.
 const SELF: &str = "self";
 
-/// Times healing a bucket is tried again because its pointer moved.
-const TRIES: usize = 8;
-
-/// Buckets compared with the arbiter at a time.
-const COMPARED: usize = 256;
-
 /// Buckets compared with the arbiter at each look while all seems well.
 const COMPARED_A_LOOK: usize = 64;
-
-/// A recovery as stored.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Current {
-    id: String,
-    reason: String,
-    /// Whether an operator says to go on without masters that do not answer.
-    forced: bool,
-    closed: bool,
-    healed: Vec<String>,
-}
-
-/// A state that a master remembers and the arbiter lacks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecoveryClaim {
-    /// Its root.
-    pub root: String,
-    /// Its version.
-    pub version: u64,
-}
 
 /// How things stand.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -86,7 +60,7 @@ pub struct Status {
 /// One master's part in recoveries.
 #[derive(Clone, Debug)]
 pub struct Recovery {
-    committer: Committer,
+    arbiter: Arbiter,
     metadata: Arc<dyn MetadataStore>,
     /// This master's own disk: the masters that it ever heard of, should the arbiter forget them.
     memory: Arc<dyn MetadataStore>,
@@ -101,53 +75,6 @@ pub struct Recovery {
     compared: Arc<Mutex<Option<BucketAddress>>>,
 }
 
-/// A state that a bucket might go on from.
-#[derive(Clone, Debug)]
-pub(crate) struct Candidate {
-    pub(crate) pointer: RootPointer,
-    pub(crate) root: BucketRoot,
-}
-
-impl Candidate {
-    fn known(&self) -> KnownState {
-        KnownState::of_root(self.pointer, &self.root)
-    }
-
-    pub(crate) fn includes(&self, other: &Self) -> bool {
-        other.known().is_included_in(&self.pointer, &self.root)
-    }
-}
-
-fn json<T: Serialize>(value: &T) -> Bytes {
-    serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-/// Returns the live records of a table whose names begin with `prefix`.
-async fn records(
-    metadata: &dyn MetadataStore,
-    table: Table,
-    prefix: &str,
-) -> Result<Vec<(String, Bytes)>, ServiceError> {
-    let mut found = Vec::new();
-    let mut after = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
-    loop {
-        let page = metadata.list(table, after.as_deref(), PAGE_MAX).await?;
-        let Some((last, _)) = page.last() else { return Ok(found) };
-        after = Some(last.clone());
-        for (name, entry) in page {
-            if !name.starts_with(prefix) {
-                return Ok(found);
-            }
-            found.extend(entry.value.map(|value| (name, value)));
-        }
-    }
-}
-
-fn parse<T: for<'a> Deserialize<'a>>(value: &Bytes) -> Result<T, ServiceError> {
-    serde_json::from_slice(value)
-        .map_err(|error| ServiceError::bug(format!("malformed recovery record: {error}")))
-}
-
 impl Recovery {
     /// Takes part under the name kept in `memory`, made up at the first start; recoveries wait for
     /// it if it `is_master`.
@@ -155,7 +82,7 @@ impl Recovery {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn open(
-        committer: Committer,
+        arbiter: Arbiter,
         metadata: Arc<dyn MetadataStore>,
         memory: Arc<dyn MetadataStore>,
         random: &Random,
@@ -177,7 +104,7 @@ impl Recovery {
         random(&mut writer);
         let writer = WriterId(writer);
         let recovery = Self {
-            committer,
+            arbiter,
             metadata,
             memory,
             name,
@@ -190,7 +117,7 @@ impl Recovery {
         // From here on this master knows how far the arbiter had come, and of what is under way. A disk
         // that cannot be written is told by the guard, and does not keep reads from being served.
         recovery.look().await?;
-        drop(recovery.committer.guard().flush().await);
+        drop(recovery.arbiter.guard().flush().await);
         Ok(recovery)
     }
 
@@ -242,7 +169,7 @@ impl Recovery {
     async fn note_master(&self, name: &str, version: u64, is_listed: bool) {
         let value = is_listed.then(|| Bytes::from_static(b"{}"));
         if let Err(error) = self.memory.write(Table::Masters, name, version, value).await {
-            self.committer.guard().note_disk_failure(error.into());
+            self.arbiter.guard().note_disk_failure(error.into());
         }
     }
 
@@ -286,26 +213,17 @@ impl Recovery {
     pub async fn tick(&self) -> Result<(), ServiceError> {
         let looked = self.look().await;
         // A disk that cannot be written must not keep this master from the others' recoveries.
-        let kept = self.committer.guard().flush().await;
+        let kept = self.arbiter.guard().flush().await;
         looked.and(kept)
     }
 
     async fn look(&self) -> Result<(), ServiceError> {
-        let guard = self.committer.guard();
+        let guard = self.arbiter.guard();
         // A few of the buckets known at a time: one that nobody asks for may have gone back, too.
         let after = self.compared.lock().clone();
         let page = guard.known_after(after.as_ref(), COMPARED_A_LOOK);
         *self.compared.lock() = page.last().map(|(bucket, _)| bucket.clone());
-        let names: Vec<BucketAddress> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
-        let floor = guard.floor();
-        let stamped = self.committer.roots().get_roots(&names).await?;
-        if guard.check_answer(&floor, &stamped.mark).is_ok() {
-            for ((bucket, known), row) in page.iter().zip(stamped.value) {
-                if let Err(error) = self.committer.adopt(bucket, row, known).await {
-                    tracing::debug!(bucket = name_of(bucket), %error, "a bucket is not as known");
-                }
-            }
-        }
+        let mark = self.arbiter.compare(&page).await?;
         let found = self.current().await?;
         let alarm = guard.alarm();
         match (found, alarm) {
@@ -318,7 +236,7 @@ impl Recovery {
                     alarm.recovery.as_ref().is_some_and(|joined| *joined == current.id)
                 };
                 if alarm.recovery.is_some() && found.as_ref().is_some_and(is_over) {
-                    guard.calm(stamped.mark, self.forked().await?);
+                    guard.calm(mark, self.forked().await?);
                     return self.register().await;
                 }
                 let version = found.map_or(0, |(version, _)| version);
@@ -347,7 +265,7 @@ impl Recovery {
 
     async fn begin(&self, version: u64, reason: &str) -> Result<(), ServiceError> {
         self.register().await?;
-        let now = self.committer.now().await?;
+        let now = self.arbiter.now().await?;
         let current = Current {
             id: format!("{now}-{}", self.name),
             reason: reason.to_owned(),
@@ -364,7 +282,7 @@ impl Recovery {
         if self.metadata.read(Table::Recovery, &ack).await?.is_none() {
             self.register().await?;
             for (bucket, known) in self.lacking().await? {
-                let name = format!("claim/{}/{}/{}", current.id, name_of(&bucket), self.name);
+                let name = format!("claim/{}/{bucket}/{}", current.id, self.name);
                 let claim = RecoveryClaim {
                     root: known.pointer.root.to_string(),
                     version: known.pointer.version,
@@ -396,201 +314,18 @@ impl Recovery {
         records(self.metadata.as_ref(), Table::Recovery, prefix).await
     }
 
-    /// Compares all that is remembered with the arbiter; returns what the arbiter lacks.
-    async fn lacking(&self) -> Result<Vec<(BucketAddress, Arc<KnownState>)>, ServiceError> {
-        let mut lacking = Vec::new();
-        for page in self.committer.guard().all_known().chunks(COMPARED) {
-            let names: Vec<BucketAddress> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
-            let rows = self.committer.roots().get_roots(&names).await?.value;
-            for ((bucket, known), row) in page.iter().zip(rows) {
-                let is_there = match row {
-                    Some(row) if row.pointer == known.pointer => true,
-                    Some(row) => match self.candidate(row.pointer).await {
-                        Ok(found) => known.is_included_in(&found.pointer, &found.root),
-                        // A root that cannot be read holds nothing that could be relied on.
-                        Err(error) => {
-                            let bucket = name_of(bucket);
-                            tracing::error!(bucket, error = chain(&error), "unreadable root");
-                            false
-                        }
-                    },
-                    None => false,
-                };
-                if !is_there {
-                    lacking.push((bucket.clone(), Arc::clone(known)));
-                }
-            }
-        }
-        Ok(lacking)
-    }
-
-    async fn candidate(&self, pointer: RootPointer) -> Result<Candidate, ServiceError> {
-        let block = require(self.blocks(), &pointer.root).await?;
-        Ok(Candidate { pointer, root: BucketRoot::from_block(&block)? })
-    }
-
-    fn blocks(&self) -> &dyn BlockStore {
-        self.committer.nodes().blocks().as_ref()
-    }
-
-    /// Heals every bucket that somebody claims, and ends the recovery.
-    async fn close(&self, version: u64, mut current: Current) -> Result<(), ServiceError> {
-        let prefix = format!("claim/{}/", current.id);
-        let mut claimed: BTreeMap<BucketAddress, Vec<RecoveryClaim>> = BTreeMap::new();
-        for (name, value) in self.records(&prefix).await? {
-            let rest = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/'));
-            let Some(bucket) = rest.and_then(|(bucket, _)| bucket_of(bucket)) else { continue };
-            claimed.entry(bucket).or_default().push(parse(&value)?);
-        }
-        let (mut healed, mut failed) = (Vec::new(), None);
-        for (bucket, claims) in claimed {
-            match self.heal(&bucket, &claims).await {
-                Ok(true) => healed.push(name_of(&bucket)),
-                Ok(false) => {}
-                // One bucket that cannot be healed now does not keep the others waiting; with an
-                // operator's word it does not keep the arbiter sealed either.
-                Err(error) => {
-                    let name = name_of(&bucket);
-                    tracing::error!(bucket = name, error = chain(&error), "cannot heal a bucket");
-                    if current.forced {
-                        self.seal(&bucket, &claims).await?;
-                    } else {
-                        failed = Some(error);
-                    }
-                }
-            }
-        }
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        (current.closed, current.healed) = (true, healed);
-        self.write_current(version, &current).await.map(drop)
-    }
-
-    /// Puts a bucket on top of the claim that includes all others; `false` for a fork.
-    async fn heal(
-        &self,
-        bucket: &BucketAddress,
-        claims: &[RecoveryClaim],
-    ) -> Result<bool, ServiceError> {
-        for _ in 0..TRIES {
-            let (row, candidates) = self.candidates(bucket, claims).await?;
-            let includes_all =
-                |best: &&Candidate| candidates.iter().all(|other| best.includes(other));
-            let Some(best) = candidates.iter().find(includes_all) else {
-                self.seal(bucket, claims).await?;
-                return Ok(false);
-            };
-            if row.as_ref().is_some_and(|row| row.pointer == best.pointer) {
-                return Ok(true);
-            }
-            if self.publish(bucket, row, best.root.clone(), &candidates, Vec::new()).await? {
-                return Ok(true);
-            }
-        }
-        Err(ServiceError::Busy(crate::error::Applied::None))
-    }
-
-    /// Keeps a bucket from being read or written until its claims are merged.
-    async fn seal(
-        &self,
-        bucket: &BucketAddress,
-        claims: &[RecoveryClaim],
-    ) -> Result<(), ServiceError> {
-        tracing::error!(bucket = name_of(bucket), "a fork: run fula roots merge");
-        let name = format!("fork/{}", name_of(bucket));
-        let entry = self.metadata.read(Table::Recovery, &name).await?;
-        let version = entry.map_or(0, |entry| entry.version);
-        let value = Some(json(&claims));
-        self.metadata.write(Table::Recovery, &name, version, value).await?;
-        Ok(())
-    }
-
-    /// Returns the arbiter's row, and every state that the bucket might go on from.
-    pub(crate) async fn candidates(
-        &self,
-        bucket: &BucketAddress,
-        claims: &[RecoveryClaim],
-    ) -> Result<(Option<RootRow>, Vec<Candidate>), ServiceError> {
-        let names = [bucket.clone()];
-        let row = self.committer.roots().get_roots(&names).await?.value.pop().flatten();
-        let mut candidates: Vec<Candidate> = Vec::new();
-        if let Some(row) = &row {
-            candidates.push(self.candidate(row.pointer).await?);
-        }
-        for claim in claims {
-            let root = crate::arbiter::parse_root(&claim.root)?;
-            if candidates.iter().all(|candidate| candidate.pointer.root != root) {
-                let pointer = RootPointer { root, version: claim.version, generation: 0 };
-                candidates.push(self.candidate(pointer).await?);
-            }
-        }
-        Ok((row, candidates))
-    }
-
-    /// Publishes `root` above every candidate, with the commits of all of them; `false` when the
-    /// pointer moved meanwhile.
-    pub(crate) async fn publish(
-        &self,
-        bucket: &BucketAddress,
-        row: Option<RootRow>,
-        mut root: BucketRoot,
-        candidates: &[Candidate],
-        mut blocks: Vec<Block>,
-    ) -> Result<bool, ServiceError> {
-        let newest = candidates.iter().max_by_key(|candidate| candidate.pointer.version);
-        root.parent = newest.map(|candidate| candidate.pointer.root);
-        root.version = newest.map_or(0, |candidate| candidate.pointer.version) + 1;
-        root.time = root.time.max(self.committer.now().await?);
-        for candidate in candidates {
-            root.authors = join_authors(&root.authors, &candidate.root.authors);
-        }
-        root.sign(self.writer, root.time.saturating_sub(AUTHORS_KEPT_MS));
-        let block = root.to_block();
-        let new = NewRoot {
-            pointer: RootPointer {
-                root: block.cid(),
-                version: root.version,
-                generation: row.as_ref().map_or(0, |row| row.pointer.generation),
-            },
-            bucket_id: root.id,
-            created: root.created,
-            deleted: root.deleted,
-            global_name: self.global_name(bucket, &root).await,
-        };
-        blocks.push(block);
-        let mark = self.blocks().put(&blocks, Placement::Commit).await?;
-        self.blocks().sync(mark).await?;
-        let expected = row.map(|row| row.pointer);
-        let swapped = self.committer.roots().cas_root(bucket.0, &bucket.1, expected, &new).await;
-        match swapped {
-            Ok(stamped) => Ok(stamped.value == CasOutcome::Won),
-            Err(error) => Err(ServiceError::unavailable(error)),
-        }
-    }
-
-    /// Returns what the root of a bucket that is healed or merged wants with its global name.
-    async fn global_name(&self, bucket: &BucketAddress, root: &BucketRoot) -> GlobalName {
-        self.names.of_root(self.blocks(), root).await.unwrap_or_else(|error| {
-            // No reason not to heal the rest of it: nobody reads a bucket whose policy cannot be read.
-            let bucket = name_of(bucket);
-            tracing::error!(bucket, error = chain(&error), "a policy cannot be read");
-            GlobalName::Keep
-        })
-    }
-
     /// Returns the buckets that are sealed as forks.
     async fn forked(&self) -> Result<BTreeSet<BucketAddress>, ServiceError> {
         let forks = self.records("fork/").await?;
-        Ok(forks.iter().filter_map(|(name, _)| bucket_of(name.strip_prefix("fork/")?)).collect())
+        Ok(forks.iter().filter_map(|(name, _)| name.strip_prefix("fork/")?.parse().ok()).collect())
     }
 
     /// Returns the claims on a forked bucket, and the version of their record.
-    pub(crate) async fn fork(
+    pub(super) async fn fork(
         &self,
         bucket: &BucketAddress,
     ) -> Result<Option<(u64, Vec<RecoveryClaim>)>, ServiceError> {
-        let name = format!("fork/{}", name_of(bucket));
+        let name = format!("fork/{bucket}");
         let Some(entry) = self.metadata.read(Table::Recovery, &name).await? else {
             return Ok(None);
         };
@@ -599,14 +334,14 @@ impl Recovery {
     }
 
     /// Unseals a bucket that was merged.
-    pub(crate) async fn end_fork(
+    pub(super) async fn end_fork(
         &self,
         bucket: &BucketAddress,
         version: u64,
     ) -> Result<(), ServiceError> {
-        let name = format!("fork/{}", name_of(bucket));
+        let name = format!("fork/{bucket}");
         self.metadata.write(Table::Recovery, &name, version, None).await?;
-        self.committer.guard().set_forked(self.forked().await?);
+        self.arbiter.guard().set_forked(self.forked().await?);
         Ok(())
     }
 
@@ -632,7 +367,7 @@ impl Recovery {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn status(&self) -> Result<Status, ServiceError> {
-        let alarm = self.committer.guard().alarm().map(|alarm| alarm.reason);
+        let alarm = self.arbiter.guard().alarm().map(|alarm| alarm.reason);
         let current = self.current().await?;
         let id = current.as_ref().map(|(_, current)| current.id.clone()).unwrap_or_default();
         let healed = current.map(|(_, current)| current.healed).unwrap_or_default();
@@ -644,8 +379,8 @@ impl Recovery {
         Ok(Status { alarm, masters: self.posted(&id).await?, forks, healed })
     }
 
-    /// Returns the commit pipeline this works beside.
-    pub(crate) fn committer(&self) -> &Committer {
-        &self.committer
+    /// Returns the arbiter whose past this is about.
+    pub(super) fn arbiter(&self) -> &Arbiter {
+        &self.arbiter
     }
 }

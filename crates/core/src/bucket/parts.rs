@@ -1,0 +1,79 @@
+//! The table of parts of an object that a multipart upload made.
+
+use super::checksum::Checksum;
+use crate::{
+    block::Block,
+    cbor::{Invalid, Reader, Writer},
+    error::StoreError,
+    id::Codec,
+};
+
+/// One part of a completed multipart object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartSpan {
+    /// Its number, 1 to 10 000.
+    pub number: u32,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its own checksum.
+    pub checksum: Option<Checksum>,
+}
+
+/// Encodes the table of parts as a block: `[[number, size, checksum or null], …]`.
+pub fn write_parts(parts: &[PartSpan]) -> Block {
+    let mut out = Writer::with_capacity(parts.len() * 24);
+    out.array(parts.len());
+    for part in parts {
+        out.array(3).uint(u64::from(part.number)).uint(part.size);
+        match &part.checksum {
+            Some(checksum) => checksum.write(&mut out),
+            None => drop(out.null()),
+        }
+    }
+    Block::new(Codec::DagCbor, out.finish())
+}
+
+/// Decodes a table of parts.
+///
+/// # Errors
+/// [`StoreError::Malformed`].
+pub fn read_parts(block: &Block) -> Result<Vec<PartSpan>, StoreError> {
+    let mut reader = Reader::new(block.bytes());
+    let mut read = || {
+        let parts = (0..reader.array()?)
+            .map(|_| {
+                reader.tuple(3)?;
+                let number = reader.uint()?.try_into().map_err(|_| Invalid("bad number"))?;
+                let size = reader.uint()?;
+                let checksum =
+                    if reader.null() { None } else { Some(Checksum::read(&mut reader)?) };
+                Ok(PartSpan { number, size, checksum })
+            })
+            .collect::<Result<_, Invalid>>()?;
+        reader.end()?;
+        Ok(parts)
+    };
+    read().map_err(|invalid: Invalid| invalid.of("table of parts"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::bucket::ChecksumAlgorithm;
+
+    #[test]
+    fn part_tables_round_trip() {
+        let checksum = Checksum {
+            algorithm: ChecksumAlgorithm::Crc64Nvme,
+            composite_parts: 0,
+            value: Bytes::from_static(&[1; 8]),
+        };
+        let parts = vec![
+            PartSpan { number: 1, size: 5 << 20, checksum: Some(checksum) },
+            PartSpan { number: 9, size: 1, checksum: None },
+        ];
+        assert_eq!(read_parts(&write_parts(&parts)).unwrap(), parts);
+    }
+}

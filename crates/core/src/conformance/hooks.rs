@@ -1,0 +1,165 @@
+//! The one test double for [`RootPointerStore`]: an arbiter in memory whose calls can be delayed,
+//! refused, counted or replaced.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::{
+    error::{StoreError, SwapError},
+    id::{BucketAddress, BucketName, OwnerId},
+    in_memory::MemoryRoots,
+    root::{
+        CasOutcome, DeletedRow, NewRoot, RootCounts, RootPointer, RootPointerStore, RootRow,
+        Stamped,
+    },
+};
+
+/// A call of a [`RootPointerStore`] that reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootRead {
+    /// [`RootPointerStore::get_roots`], and so [`RootPointerStore::wait_root`].
+    Get,
+    /// [`RootPointerStore::list_roots`].
+    List,
+    /// [`RootPointerStore::scan_roots`].
+    Scan,
+    /// [`RootPointerStore::count_roots`].
+    Count,
+    /// [`RootPointerStore::find_bucket`].
+    Find,
+}
+
+/// Hooks into an arbiter in memory. Whoever implements them is a [`RootPointerStore`] that does what
+/// [`Self::inner`] does, except where a hook says otherwise.
+#[async_trait]
+pub trait RootHooks: fmt::Debug + Send + Sync + 'static {
+    /// Returns the arbiter within.
+    fn inner(&self) -> &MemoryRoots;
+
+    /// Runs before a read reaches the arbiter.
+    ///
+    /// # Errors
+    /// What the read answers instead.
+    async fn before(&self, read: RootRead) -> Result<(), StoreError> {
+        let _ = read;
+        Ok(())
+    }
+
+    /// Runs after the arbiter has answered a read, and before the caller learns of it.
+    async fn after(&self, read: RootRead) {
+        let _ = read;
+    }
+
+    /// Replaces [`RootPointerStore::get_roots`].
+    ///
+    /// # Errors
+    /// As there.
+    async fn get(
+        &self,
+        buckets: &[BucketAddress],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        self.inner().get_roots(buckets).await
+    }
+
+    /// Replaces [`RootPointerStore::cas_root`].
+    ///
+    /// # Errors
+    /// As there.
+    async fn swap(
+        &self,
+        bucket: &BucketAddress,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        self.inner().cas_root(bucket, expected, new).await
+    }
+
+    /// Replaces [`RootPointerStore::count_roots`].
+    ///
+    /// # Errors
+    /// As there.
+    async fn count(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        self.inner().count_roots(owner).await
+    }
+
+    /// Replaces [`RootPointerStore::can_drop_roots`].
+    fn can_drop(&self) -> bool {
+        true
+    }
+
+    /// Replaces [`RootPointerStore::drop_roots`].
+    ///
+    /// # Errors
+    /// As there.
+    async fn drop_rows(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        self.inner().drop_roots(rows).await
+    }
+}
+
+#[async_trait]
+impl<H: RootHooks> RootPointerStore for H {
+    async fn get_roots(
+        &self,
+        buckets: &[BucketAddress],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        self.before(RootRead::Get).await?;
+        let answer = self.get(buckets).await;
+        self.after(RootRead::Get).await;
+        answer
+    }
+
+    async fn cas_root(
+        &self,
+        bucket: &BucketAddress,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        self.swap(bucket, expected, new).await
+    }
+
+    fn can_drop_roots(&self) -> bool {
+        self.can_drop()
+    }
+
+    async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
+        self.drop_rows(rows).await
+    }
+
+    async fn list_roots(
+        &self,
+        owner: OwnerId,
+        after: Option<&BucketName>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.before(RootRead::List).await?;
+        let answer = self.inner().list_roots(owner, after, limit).await;
+        self.after(RootRead::List).await;
+        answer
+    }
+
+    async fn scan_roots(
+        &self,
+        after: Option<&BucketAddress>,
+        limit: usize,
+    ) -> Result<Stamped<Vec<RootRow>>, StoreError> {
+        self.before(RootRead::Scan).await?;
+        let answer = self.inner().scan_roots(after, limit).await;
+        self.after(RootRead::Scan).await;
+        answer
+    }
+
+    async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
+        self.before(RootRead::Count).await?;
+        let answer = self.count(owner).await;
+        self.after(RootRead::Count).await;
+        answer
+    }
+
+    async fn find_bucket(&self, name: &BucketName) -> Result<Stamped<Option<RootRow>>, StoreError> {
+        self.before(RootRead::Find).await?;
+        let answer = self.inner().find_bucket(name).await;
+        self.after(RootRead::Find).await;
+        answer
+    }
+}

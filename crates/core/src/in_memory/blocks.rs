@@ -1,0 +1,143 @@
+//! Blocks in memory.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use crate::{
+    block::{
+        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark,
+    },
+    error::StoreError,
+    id::{Cid, Codec},
+};
+
+#[derive(Debug)]
+struct Held {
+    block: Block,
+    epoch: Epoch,
+    marked: Epoch,
+    position: u64,
+}
+
+#[derive(Debug, Default)]
+struct BlocksState {
+    held: BTreeMap<Cid, Held>,
+    epoch: Epoch,
+    position: u64,
+    synced: u64,
+}
+
+/// Blocks in memory.
+#[derive(Debug, Default)]
+pub struct MemoryBlocks {
+    state: Mutex<BlocksState>,
+}
+
+impl MemoryBlocks {
+    /// Forgets every block that was not synced.
+    pub fn crash(&self) {
+        let mut state = self.state.lock();
+        let synced = state.synced;
+        state.held.retain(|_, held| held.position <= synced);
+    }
+
+    /// Returns the block if a power cut would leave it.
+    pub fn get_durable(&self, cid: &Cid) -> Option<Block> {
+        let state = self.state.lock();
+        let held = state.held.get(cid).filter(|held| held.position <= state.synced);
+        held.map(|held| held.block.clone())
+    }
+
+    /// Returns how many blocks are held.
+    pub fn len(&self) -> usize {
+        self.state.lock().held.len()
+    }
+
+    /// Returns whether no block is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[async_trait]
+impl BlockStore for MemoryBlocks {
+    async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
+        let mut state = self.state.lock();
+        let mut last = 0;
+        for block in blocks {
+            let len = block.bytes().len();
+            if len > BLOCK_BYTES_MAX {
+                return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
+            }
+            state.position += 1;
+            let (epoch, position) = (state.epoch, state.position);
+            let held = state.held.entry(block.cid()).or_insert_with(|| Held {
+                block: block.clone(),
+                epoch,
+                marked: Epoch::default(),
+                position,
+            });
+            held.epoch = epoch;
+            last = last.max(held.position);
+        }
+        Ok(SyncMark { positions: [last, 0] })
+    }
+
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        state.synced = state.synced.max(mark.positions[0]);
+        Ok(())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        Ok(self.state.lock().held.get(cid).map(|held| held.block.clone()))
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.state.lock().held.get(cid).map(|held| held.block.bytes().len() as u64))
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        let mut state = self.state.lock();
+        state.epoch.0 += 1;
+        state.epoch
+    }
+
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        let mut state = self.state.lock();
+        let mut fresh = Vec::new();
+        for cid in cids {
+            match state.held.get_mut(cid) {
+                Some(held) if held.marked == cut => {}
+                Some(held) => {
+                    held.marked = cut;
+                    fresh.push(*cid);
+                }
+                None if cid.codec() == Codec::Raw => {}
+                None => fresh.push(*cid),
+            }
+        }
+        fresh
+    }
+
+    async fn sweep(&self, _: Position, cut: Epoch, put_before: Epoch) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        self.state.lock().held.retain(|_, held| {
+            let is_kept = held.marked == cut || held.epoch >= put_before;
+            if !is_kept {
+                swept.deleted += 1;
+                swept.bytes += held.block.bytes().len() as u64;
+            }
+            is_kept
+        });
+        Ok(swept)
+    }
+
+    async fn list(&self, _: Position) -> Result<Listed, StoreError> {
+        let state = self.state.lock();
+        let sizes = state.held.iter().map(|(cid, held)| (*cid, held.block.bytes().len() as u64));
+        Ok(Listed { blocks: sizes.collect(), next: None })
+    }
+}

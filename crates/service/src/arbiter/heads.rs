@@ -1,0 +1,215 @@
+//! Heads of buckets: reading the newest, and keeping those that were read.
+
+use std::{sync::Arc, time::Duration};
+
+use fula_core::{
+    BucketAddress, RootPointer, StoreError,
+    block::require,
+    bucket::BucketRoot,
+    root::{Mark, RootRow, TimeMs},
+};
+
+use super::{Arbiter, Head, KnownState, Unverified, rollback::Asked};
+use crate::{caller::Seen, error::ServiceError, fault_injection::Fault};
+
+impl Arbiter {
+    /// Returns the bucket's state as of some moment after the call; `None` when it does not
+    /// exist. Linearizable: a change acknowledged anywhere before the call is in it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]: the arbiter or the root block cannot be had.
+    pub async fn current(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
+        if self.0.faults.has(Fault::ReadFromCachedRoot)
+            && let Some(head) = self.0.heads.get(bucket)
+        {
+            return Ok(Some(head).filter(|head| head.row.deleted.is_none()));
+        }
+        let head = self.newest(bucket).await?;
+        Ok(head.filter(|head| head.row.deleted.is_none()))
+    }
+
+    /// The same, with the tombstone of a deleted bucket.
+    pub(crate) async fn newest(
+        &self,
+        bucket: &BucketAddress,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        let _reading = self.0.pins.begin_read();
+        let row = self.0.reader.read(bucket).await?;
+        self.adopt(bucket, row).await
+    }
+
+    /// Returns the newest state known of a bucket, which may have been replaced since.
+    pub(crate) fn last_known(&self, bucket: &BucketAddress) -> Option<Arc<Head>> {
+        self.0.heads.get(bucket).filter(|head| head.row.deleted.is_none())
+    }
+
+    /// Returns what a swap may start from without asking first: the swap tells if it is stale. It is
+    /// never older than what this master knows. An arbiter that went back to it would take the swap, and
+    /// `authors` would say that it holds commits which it lacks.
+    pub(crate) fn swap_base(&self, bucket: &BucketAddress) -> Option<Arc<Head>> {
+        let known = self.0.guard.known(bucket);
+        self.0.heads.get(bucket).filter(|head| {
+            known.as_ref().is_none_or(|known| head.row.pointer.version >= known.pointer.version)
+        })
+    }
+
+    /// Returns the bucket's state to read from: the current one, or with `FULA_STALE_READS` the
+    /// last one known while the arbiter cannot be asked, which is noted in `seen`.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub(crate) async fn readable(
+        &self,
+        bucket: &BucketAddress,
+        seen: &Seen,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        match self.current(bucket).await {
+            Err(
+                error @ (ServiceError::Unavailable(_)
+                | ServiceError::Damaged(_)
+                | ServiceError::Regressed(_)),
+            ) if self.0.stale_reads => {
+                let head = self.0.heads.get(bucket).ok_or(error)?;
+                seen.note_stale();
+                Ok(Some(head).filter(|head| head.row.deleted.is_none()))
+            }
+            current => current,
+        }
+    }
+
+    /// Returns the bucket's state once its version is beyond `version`, or as it is after `patience`.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
+    pub(crate) async fn wait_beyond(
+        &self,
+        bucket: &BucketAddress,
+        version: u64,
+        patience: Duration,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        let (floor, asked) = (self.0.guard.floor(), self.0.guard.ask(bucket));
+        metrics::counter!("fula_pointer_reads_total").increment(1);
+        let stamped = self.0.roots.wait_root(bucket, version, patience).await?;
+        self.0.guard.check_answer(&floor, &stamped.mark)?;
+        self.0.clock.observe(&stamped);
+        self.adopt(bucket, Unverified { row: stamped.value, asked }).await
+    }
+
+    /// Returns the arbiter's time. It is asked only if it has never answered before.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn now(&self) -> Result<TimeMs, ServiceError> {
+        if let Some(now) = self.0.clock.now() {
+            return Ok(now);
+        }
+        let stamped = self.0.roots.get_roots(&[]).await?;
+        self.0.clock.observe(&stamped);
+        Ok(stamped.time)
+    }
+
+    /// Compares the arbiter's rows with states that are known; what differs raises the alarm. Returns
+    /// how far the arbiter has come.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]: the arbiter does not answer.
+    pub(super) async fn compare(
+        &self,
+        known: &[(BucketAddress, Arc<KnownState>)],
+    ) -> Result<Mark, ServiceError> {
+        let buckets: Vec<_> = known.iter().map(|(bucket, _)| bucket.clone()).collect();
+        let floor = self.0.guard.floor();
+        let stamped = self.0.roots.get_roots(&buckets).await?;
+        if self.0.guard.check_answer(&floor, &stamped.mark).is_ok() {
+            for ((bucket, known), row) in known.iter().zip(stamped.value) {
+                // Only an arbiter that drops no rows is compared.
+                let asked = self.0.guard.asked_with(Arc::clone(known));
+                if let Err(error) = self.adopt(bucket, Unverified { row, asked }).await {
+                    tracing::debug!(%bucket, %error, "a bucket is not as known");
+                }
+            }
+        }
+        Ok(stamped.mark)
+    }
+
+    /// Returns the head of a row, unless the row is of the past.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`]; [`ServiceError::Unavailable`]: the root cannot be read.
+    pub(crate) async fn adopt(
+        &self,
+        bucket: &BucketAddress,
+        Unverified { row, asked }: Unverified,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        self.0.guard.check_row(bucket, &asked, row.as_ref())?;
+        let Some(row) = row else {
+            // Whoever read it before it was dropped may have noted it afterwards.
+            self.0.heads.remove(bucket);
+            return Ok(None);
+        };
+        self.0.claims.note(&row, self.0.writer);
+        self.load(bucket, row, &asked).await.map(Some)
+    }
+
+    /// Returns the head of a row, from memory when it is known.
+    async fn load(
+        &self,
+        bucket: &BucketAddress,
+        row: RootRow,
+        asked: &Asked,
+    ) -> Result<Arc<Head>, ServiceError> {
+        if let Some(head) = self.0.heads.get(bucket)
+            && head.row.pointer == row.pointer
+        {
+            return Ok(head);
+        }
+        let root = self.root(&row.pointer).await?;
+        let agree = root.owner == row.address.owner
+            && root.name == row.address.name
+            && root.version == row.pointer.version
+            && root.id == row.bucket_id;
+        if !agree {
+            let why = "root block and pointer disagree";
+            return Err(StoreError::Malformed { what: "bucket root", why }.into());
+        }
+        self.0.guard.check_root(bucket, asked, &row.pointer, &root)?;
+        let head = Arc::new(Head { row, root });
+        self.0.guard.learn(bucket, &head, asked);
+        self.keep(&head);
+        Ok(head)
+    }
+
+    /// Reads the root that a pointer names.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
+    pub(super) async fn root(&self, pointer: &RootPointer) -> Result<BucketRoot, ServiceError> {
+        let block = require(self.0.nodes.blocks().as_ref(), &pointer.root).await?;
+        Ok(BucketRoot::from_block(&block)?)
+    }
+
+    /// Notes the head that a swap of this master made.
+    ///
+    /// # Errors
+    /// [`ServiceError::Full`] or [`ServiceError::Unavailable`]: it stands, but this master's own disk
+    /// does not hold it, so nobody may be told of success.
+    pub(crate) async fn remember_won(&self, head: &Arc<Head>) -> Result<(), ServiceError> {
+        let remembered = self.0.guard.commit(head.address(), head).await;
+        self.keep(head);
+        remembered
+    }
+
+    /// Keeps a head unless a newer one is known, and its blocks as long as somebody holds it.
+    fn keep(&self, head: &Arc<Head>) {
+        self.0.pins.register_head(head);
+        let known = self.0.heads.get(head.address());
+        if known.is_none_or(|known| known.row.pointer.version < head.row.pointer.version) {
+            self.0.heads.insert(head.address().clone(), Arc::clone(head));
+        }
+    }
+
+    /// Forgets the head of a bucket: the next request reads it anew.
+    pub(crate) fn forget_head(&self, bucket: &BucketAddress) {
+        self.0.heads.remove(bucket);
+    }
+}

@@ -1,0 +1,240 @@
+//! Healing buckets: a new root on top of the claim that includes all others.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use fula_core::{
+    Block, BlockStore, BucketAddress, Cid, RootPointer, StoreError,
+    block::Placement,
+    bucket::BucketRoot,
+    metadata::Table,
+    root::{CasOutcome, GlobalName, NewRoot, RootRow},
+};
+
+use super::{
+    Recovery,
+    records::{Current, RecoveryClaim, json, parse},
+};
+use crate::{
+    arbiter::{KnownState, rollback::join_authors},
+    error::{Applied, ServiceError, chain},
+    limits::AUTHORS_KEPT_MS,
+};
+
+/// Times healing a bucket is tried again because its pointer moved.
+const TRIES: usize = 8;
+
+/// Buckets compared with the arbiter at a time.
+const COMPARED: usize = 256;
+
+/// A state that a bucket might go on from.
+#[derive(Clone, Debug)]
+pub(in crate::arbiter) struct Candidate {
+    pub(in crate::arbiter) pointer: RootPointer,
+    pub(in crate::arbiter) root: BucketRoot,
+}
+
+impl Candidate {
+    fn known(&self) -> KnownState {
+        KnownState::of_root(self.pointer, &self.root)
+    }
+
+    pub(in crate::arbiter) fn includes(&self, other: &Self) -> bool {
+        other.known().is_included_in(&self.pointer, &self.root)
+    }
+}
+
+/// Returns the address of the root that a claim names.
+fn root_of(claim: &RecoveryClaim) -> Result<Cid, ServiceError> {
+    let malformed = StoreError::Malformed { what: "claim", why: "bad root" };
+    claim.root.parse().map_err(|_| malformed.into())
+}
+
+impl Recovery {
+    /// Compares all that is remembered with the arbiter; returns what the arbiter lacks.
+    pub(super) async fn lacking(
+        &self,
+    ) -> Result<Vec<(BucketAddress, Arc<KnownState>)>, ServiceError> {
+        let mut lacking = Vec::new();
+        for page in self.arbiter.guard().all_known().chunks(COMPARED) {
+            let buckets: Vec<_> = page.iter().map(|(bucket, _)| bucket.clone()).collect();
+            let rows = self.arbiter.unchecked().get_roots(&buckets).await?.value;
+            for ((bucket, known), row) in page.iter().zip(rows) {
+                let is_there = match row {
+                    Some(row) if row.pointer == known.pointer => true,
+                    Some(row) => match self.candidate(row.pointer).await {
+                        Ok(found) => known.is_included_in(&found.pointer, &found.root),
+                        // A root that cannot be read holds nothing that could be relied on.
+                        Err(error) => {
+                            tracing::error!(%bucket, error = chain(&error), "unreadable root");
+                            false
+                        }
+                    },
+                    None => false,
+                };
+                if !is_there {
+                    lacking.push((bucket.clone(), Arc::clone(known)));
+                }
+            }
+        }
+        Ok(lacking)
+    }
+
+    async fn candidate(&self, pointer: RootPointer) -> Result<Candidate, ServiceError> {
+        Ok(Candidate { pointer, root: self.arbiter.root(&pointer).await? })
+    }
+
+    fn blocks(&self) -> &dyn BlockStore {
+        self.arbiter.nodes().blocks().as_ref()
+    }
+
+    /// Heals every bucket that somebody claims, and ends the recovery.
+    pub(super) async fn close(
+        &self,
+        version: u64,
+        mut current: Current,
+    ) -> Result<(), ServiceError> {
+        let prefix = format!("claim/{}/", current.id);
+        let mut claimed: BTreeMap<BucketAddress, Vec<RecoveryClaim>> = BTreeMap::new();
+        for (name, value) in self.records(&prefix).await? {
+            let rest = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/'));
+            let Some(bucket) = rest.and_then(|(bucket, _)| bucket.parse::<BucketAddress>().ok())
+            else {
+                continue;
+            };
+            claimed.entry(bucket).or_default().push(parse(&value)?);
+        }
+        let (mut healed, mut failed) = (Vec::new(), None);
+        for (bucket, claims) in claimed {
+            match self.heal(&bucket, &claims).await {
+                Ok(true) => healed.push(bucket.to_string()),
+                Ok(false) => {}
+                // One bucket that cannot be healed now does not keep the others waiting; with an
+                // operator's word it does not keep the arbiter sealed either.
+                Err(error) => {
+                    tracing::error!(%bucket, error = chain(&error), "cannot heal a bucket");
+                    if current.forced {
+                        self.seal(&bucket, &claims).await?;
+                    } else {
+                        failed = Some(error);
+                    }
+                }
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        (current.closed, current.healed) = (true, healed);
+        self.write_current(version, &current).await.map(drop)
+    }
+
+    /// Puts a bucket on top of the claim that includes all others; `false` for a fork.
+    async fn heal(
+        &self,
+        bucket: &BucketAddress,
+        claims: &[RecoveryClaim],
+    ) -> Result<bool, ServiceError> {
+        for _ in 0..TRIES {
+            let (row, candidates) = self.candidates(bucket, claims).await?;
+            let includes_all =
+                |best: &&Candidate| candidates.iter().all(|other| best.includes(other));
+            let Some(best) = candidates.iter().find(includes_all) else {
+                self.seal(bucket, claims).await?;
+                return Ok(false);
+            };
+            if row.as_ref().is_some_and(|row| row.pointer == best.pointer) {
+                return Ok(true);
+            }
+            if self.publish(bucket, row, best.root.clone(), &candidates, Vec::new()).await? {
+                return Ok(true);
+            }
+        }
+        Err(ServiceError::Busy(Applied::None))
+    }
+
+    /// Keeps a bucket from being read or written until its claims are merged.
+    async fn seal(
+        &self,
+        bucket: &BucketAddress,
+        claims: &[RecoveryClaim],
+    ) -> Result<(), ServiceError> {
+        tracing::error!(%bucket, "a fork: run fula roots merge");
+        let name = format!("fork/{bucket}");
+        let entry = self.metadata.read(Table::Recovery, &name).await?;
+        let version = entry.map_or(0, |entry| entry.version);
+        let value = Some(json(&claims));
+        self.metadata.write(Table::Recovery, &name, version, value).await?;
+        Ok(())
+    }
+
+    /// Returns the arbiter's row, and every state that the bucket might go on from.
+    pub(in crate::arbiter) async fn candidates(
+        &self,
+        bucket: &BucketAddress,
+        claims: &[RecoveryClaim],
+    ) -> Result<(Option<RootRow>, Vec<Candidate>), ServiceError> {
+        let found = self.arbiter.unchecked().get_roots(std::slice::from_ref(bucket)).await?;
+        let row = found.value.into_iter().next().flatten();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        if let Some(row) = &row {
+            candidates.push(self.candidate(row.pointer).await?);
+        }
+        for claim in claims {
+            let root = root_of(claim)?;
+            if candidates.iter().all(|candidate| candidate.pointer.root != root) {
+                let pointer = RootPointer { root, version: claim.version, generation: 0 };
+                candidates.push(self.candidate(pointer).await?);
+            }
+        }
+        Ok((row, candidates))
+    }
+
+    /// Publishes `root` above every candidate, with the commits of all of them; `false` when the
+    /// pointer moved meanwhile.
+    pub(in crate::arbiter) async fn publish(
+        &self,
+        bucket: &BucketAddress,
+        row: Option<RootRow>,
+        mut root: BucketRoot,
+        candidates: &[Candidate],
+        mut blocks: Vec<Block>,
+    ) -> Result<bool, ServiceError> {
+        let newest = candidates.iter().max_by_key(|candidate| candidate.pointer.version);
+        root.parent = newest.map(|candidate| candidate.pointer.root);
+        root.version = newest.map_or(0, |candidate| candidate.pointer.version) + 1;
+        root.time = root.time.max(self.arbiter.now().await?);
+        for candidate in candidates {
+            root.authors = join_authors(&root.authors, &candidate.root.authors);
+        }
+        root.sign(self.writer, root.time.saturating_sub(AUTHORS_KEPT_MS));
+        let block = root.to_block();
+        let new = NewRoot {
+            pointer: RootPointer {
+                root: block.cid(),
+                version: root.version,
+                generation: row.as_ref().map_or(0, |row| row.pointer.generation),
+            },
+            bucket_id: root.id,
+            created: root.created,
+            deleted: root.deleted,
+            global_name: self.global_name(bucket, &root).await,
+        };
+        blocks.push(block);
+        let mark = self.blocks().put(&blocks, Placement::Commit).await?;
+        self.blocks().sync(mark).await?;
+        let expected = row.map(|row| row.pointer);
+        let swapped = self.arbiter.unchecked().cas_root(bucket, expected, &new).await;
+        match swapped {
+            Ok(stamped) => Ok(stamped.value == CasOutcome::Won),
+            Err(error) => Err(ServiceError::unavailable(error)),
+        }
+    }
+
+    /// Returns what the root of a bucket that is healed or merged wants with its global name.
+    async fn global_name(&self, bucket: &BucketAddress, root: &BucketRoot) -> GlobalName {
+        self.names.of_root(self.blocks(), root).await.unwrap_or_else(|error| {
+            // No reason not to heal the rest of it: nobody reads a bucket whose policy cannot be read.
+            tracing::error!(%bucket, error = chain(&error), "a policy cannot be read");
+            GlobalName::Keep
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! Swapping a root pointer, and what the answer proves.
+
+use fula_core::{
+    BucketAddress, RootPointer, StoreError,
+    block::SyncMark,
+    error::SwapError,
+    root::{CasOutcome, NewRoot, RootRow},
+};
+
+use super::{Arbiter, rollback::Asked};
+use crate::error::ServiceError;
+
+/// A row that the arbiter answered with, and what was known of its bucket when it was asked. Only
+/// [`Arbiter::adopt`] makes a head of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Unverified {
+    pub(super) row: Option<RootRow>,
+    pub(super) asked: Asked,
+}
+
+impl Unverified {
+    /// Returns where the row points to.
+    pub(crate) fn pointer(&self) -> Option<RootPointer> {
+        self.row.as_ref().map(|row| row.pointer)
+    }
+}
+
+/// How the arbiter answered a swap.
+#[derive(Debug)]
+pub(crate) enum SwapAnswer {
+    /// It was carried out.
+    Won,
+    /// It was carried out or refused by an arbiter that went back in time: it may not outlive the recovery.
+    InDoubt,
+    /// It was refused: the row is another one.
+    Conflict(Unverified),
+    /// It was refused: another owner holds the global name that was required.
+    NameTaken,
+    /// It was refused: there is no row, and the version must be above this one.
+    BelowFloor(u64),
+    /// It was not sent: this master may not write now.
+    NotPermitted(ServiceError),
+    /// It was certainly not carried out.
+    NotSent(StoreError),
+    /// Nobody knows.
+    Unanswered(StoreError),
+}
+
+impl Arbiter {
+    /// Refuses while the arbiter is in doubt, and while this master's own disk cannot be written.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`]; [`ServiceError::Full`] or [`ServiceError::Unavailable`] of the disk.
+    pub(crate) fn permit_write(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
+        self.0.guard.permit_write(bucket)
+    }
+
+    /// Returns what of `mark` a swap makes durable by itself.
+    pub(crate) fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {
+        self.0.roots.covered_by_swap(mark)
+    }
+
+    /// Swaps a bucket's pointer if it is still `expected`; a swap that was sent before without an answer
+    /// `is_resent`, whatever is thought of the arbiter by now.
+    pub(crate) async fn swap(
+        &self,
+        bucket: &BucketAddress,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+        is_resent: bool,
+    ) -> SwapAnswer {
+        let guard = &self.0.guard;
+        if !is_resent && let Err(error) = guard.permit_write(bucket) {
+            return SwapAnswer::NotPermitted(error);
+        }
+        let (floor, asked) = (guard.floor(), guard.ask(bucket));
+        let stamped = match self.0.roots.cas_root(bucket, expected, new).await {
+            Ok(stamped) => stamped,
+            Err(SwapError::NotSent(error)) => return SwapAnswer::NotSent(error),
+            Err(SwapError::Unknown(error)) => return SwapAnswer::Unanswered(error),
+        };
+        self.0.clock.observe(&stamped);
+        if !guard.observe_mark(&floor, &stamped.mark) {
+            return SwapAnswer::InDoubt;
+        }
+        match stamped.value {
+            CasOutcome::Won => match guard.check_won(bucket, self.0.writer, &new.pointer) {
+                Ok(()) => SwapAnswer::Won,
+                Err(_) => SwapAnswer::InDoubt,
+            },
+            CasOutcome::Conflict { current } => {
+                SwapAnswer::Conflict(Unverified { row: current, asked })
+            }
+            CasOutcome::NameTaken => SwapAnswer::NameTaken,
+            CasOutcome::BelowFloor { floor } => SwapAnswer::BelowFloor(floor),
+        }
+    }
+
+    /// Reads the row of a bucket to find out what became of a swap. It is not of the past: an arbiter
+    /// that went back to where the swap would win must not be sent it again.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
+    pub(crate) async fn look_up(&self, bucket: &BucketAddress) -> Result<Unverified, ServiceError> {
+        let found = self.0.reader.read(bucket).await?;
+        self.0.guard.check_row(bucket, &found.asked, found.row.as_ref())?;
+        Ok(found)
+    }
+}

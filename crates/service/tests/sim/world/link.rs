@@ -1,0 +1,203 @@
+//! What one master sees of the world: its arbiter and its blocks, behind a network that fails.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use fula_core::{
+    Block, BlockStore, BucketAddress, Cid, RootPointer, StoreError,
+    block::{Epoch, Listed, Placement, Position, Swept, SyncMark},
+    conformance::hooks::{RootHooks, RootRead},
+    error::SwapError,
+    in_memory::MemoryRoots,
+    root::{CasOutcome, NewRoot, Stamped},
+};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Swap, World, cut};
+
+/// What one life of one master sees of the world.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) world: Arc<World>,
+    pub(super) me: usize,
+    pub(super) life: u64,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Link({}, {})", self.me, self.life)
+    }
+}
+
+impl Link {
+    /// Passes one step of the master: here it may be slow, sleep, or end for ever.
+    async fn step(&self, what: &str) {
+        let Self { world, me, life } = self;
+        if world.life(*me) == *life && world.strikes(world.faults.crash, "a crash") {
+            world.crash(*me);
+        }
+        if world.life(*me) == *life && world.strikes(world.faults.pause, "a pause") {
+            let until = Instant::now() + Duration::from_millis(500 + world.draw(8_000));
+            world.state().asleep_until[*me] = until;
+        }
+        let slow = world.strikes(world.faults.slow, "slow");
+        let wait = if slow { 1 + world.draw(400) } else { world.draw(4) };
+        sleep(Duration::from_millis(wait)).await;
+        loop {
+            if world.life(*me) != *life {
+                std::future::pending::<()>().await;
+            }
+            let until = world.state().asleep_until[*me];
+            if until <= Instant::now() {
+                break;
+            }
+            sleep_until(until.min(Instant::now() + Duration::from_millis(100))).await;
+        }
+        world.note(&format!("master {me}.{life} {what}"));
+    }
+
+    async fn reach(&self) -> Result<(), StoreError> {
+        let world = &self.world;
+        if world.strikes(world.faults.arbiter_away, "the arbiter goes away") {
+            let until = Instant::now() + Duration::from_millis(100 + world.draw(2_000));
+            world.state().arbiter_away_until = until;
+        }
+        if world.state().arbiter_away_until > Instant::now() {
+            sleep(Duration::from_millis(20)).await;
+            return Err(cut());
+        }
+        Ok(())
+    }
+
+    /// Carries a swap out some time later.
+    fn later(&self, swap: &Swap) {
+        let (world, swap) = (Arc::clone(&self.world), swap.clone());
+        let wait = Duration::from_millis(world.draw(15_000));
+        let server = world.state().server;
+        tokio::spawn(async move {
+            sleep(wait).await;
+            if world.state().server != server {
+                return;
+            }
+            let ended = world.swap(&swap).await;
+            let won = ended.is_ok_and(|stamped| stamped.value == CasOutcome::Won);
+            world.note(&format!("a late swap is carried out, won: {won}"));
+        });
+    }
+}
+
+#[async_trait]
+impl RootHooks for Link {
+    fn inner(&self) -> &MemoryRoots {
+        &self.world.roots
+    }
+
+    async fn before(&self, read: RootRead) -> Result<(), StoreError> {
+        match read {
+            RootRead::Get => self.step("asks for pointers").await,
+            RootRead::List => self.step("lists buckets").await,
+            RootRead::Count => self.step("counts buckets").await,
+            RootRead::Find => self.step("looks for a name").await,
+            RootRead::Scan => {}
+        }
+        if matches!(read, RootRead::Get | RootRead::Count) {
+            self.reach().await?;
+        }
+        if read == RootRead::Get {
+            if self.world.strikes(self.world.faults.request_lost, "a read is lost") {
+                sleep(Duration::from_millis(200)).await;
+                return Err(cut());
+            }
+            self.world.tick();
+        }
+        Ok(())
+    }
+
+    async fn after(&self, read: RootRead) {
+        if read == RootRead::Get {
+            self.step("hears of pointers").await;
+        }
+    }
+
+    async fn swap(
+        &self,
+        bucket: &BucketAddress,
+        expected: Option<RootPointer>,
+        new: &NewRoot,
+    ) -> Result<Stamped<CasOutcome>, SwapError> {
+        let swap = Swap { bucket: bucket.clone(), expected, new: new.clone() };
+        let (world, faults) = (&self.world, &self.world.faults);
+        self.step(&format!("swaps to version {}", new.pointer.version)).await;
+        if world.strikes(faults.not_sent, "a swap is not sent") {
+            return Err(SwapError::NotSent(cut()));
+        }
+        self.reach().await.map_err(SwapError::Unknown)?;
+        if world.strikes(faults.request_lost, "a swap is lost") {
+            if world.strikes(500, "and will be late") {
+                self.later(&swap);
+            }
+            sleep(Duration::from_millis(200)).await;
+            return Err(SwapError::Unknown(cut()));
+        }
+        let outcome = world.swap(&swap).await?;
+        if world.strikes(faults.late, "a swap is doubled") {
+            self.later(&swap);
+        }
+        let lost = world.strikes(faults.answer_lost, "an answer is lost");
+        self.step("hears of its swap").await;
+        if lost {
+            sleep(Duration::from_millis(200)).await;
+            return Err(SwapError::Unknown(cut()));
+        }
+        Ok(outcome)
+    }
+
+    fn can_drop(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait]
+impl BlockStore for Link {
+    async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
+        self.step("puts blocks").await;
+        self.world.blocks.put(blocks, placement).await
+    }
+
+    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+        self.step("syncs").await;
+        self.world.blocks.sync(mark).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        if self.world.life(self.me) != self.life {
+            std::future::pending::<()>().await;
+        }
+        self.world.blocks.get(cid).await
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        self.world.blocks.size(cid).await
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        self.world.blocks.advance_epoch()
+    }
+
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        self.world.blocks.mark(cids, cut)
+    }
+
+    async fn sweep(
+        &self,
+        from: Position,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<Swept, StoreError> {
+        self.world.blocks.sweep(from, cut, put_before).await
+    }
+
+    async fn list(&self, from: Position) -> Result<Listed, StoreError> {
+        self.world.blocks.list(from).await
+    }
+}
