@@ -116,13 +116,12 @@ def test_ranges(s3, bucket):
         s3.get_object(Bucket=bucket, Key="k", Range=f"bytes={4 * MIB}-")
     headers = refused.response["ResponseMetadata"]["HTTPHeaders"]
     assert headers["content-range"] == f"bytes */{len(body)}"
-    # What is not one range of bytes is answered with the whole object, unless it is signed.
+    # What is not one range of bytes is answered with the whole object.
     url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
     for odd in ["bytes=0-1,5-6", "lines=1-2", "bytes=9-3"]:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": odd}))
         assert (answer.status, len(answer.read())) == (200, len(body))
-        with Refused("InvalidArgument", 400):
-            s3.get_object(Bucket=bucket, Key="k", Range=odd)
+        assert s3.get_object(Bucket=bucket, Key="k", Range=odd)["ContentLength"] == len(body)
 
 
 def test_read_conditions(s3, bucket):
@@ -393,7 +392,9 @@ def test_presigned_urls(gateway, s3, bucket):
         "get_object", Params={"Bucket": bucket, "Key": "a b/ü"}, ExpiresIn=1
     )
     date = urllib.parse.parse_qs(urllib.parse.urlsplit(expired).query)["X-Amz-Date"][0]
-    assert status(expired.replace(date, "20200101T000000Z")) == 403
+    other_day = expired.replace(date, "20200101T000000Z")
+    assert status(other_day) == 400
+    assert status(other_day.replace(f"%2F{date[:8]}%2F", "%2F20200101%2F")) == 403
 
 
 def test_strangers_see_nothing(gateway, s3, bucket):

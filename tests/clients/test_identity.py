@@ -338,7 +338,8 @@ def test_every_operation_for_everyone(door):
     owner.create_bucket(Bucket=bucket)
     owner.put_object(Bucket=bucket, Key="k", Body=b"x")
     begin = lambda: owner.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
-    policy = json.dumps({"Version": "2012-10-17", "Statement": []})
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/none"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     words = {"bucket": bucket, "upload": begin(), "aborted": begin(), "policy": policy}
     unsigned = boto3.client("s3", endpoint_url=door.url, region_name="us-east-1",
                             config=botocore.config.Config(signature_version=botocore.UNSIGNED,

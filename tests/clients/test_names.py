@@ -138,7 +138,7 @@ def test_the_anonymous_reach_the_public_bucket_of_a_name(gateway):
     assert alice.get_bucket_policy_status(Bucket=name)["PolicyStatus"]["IsPublic"]
     assert read()[2] == b"of bob"
     assert read(alice_id)[2] == b"of alice" and read(bob_id)[2] == b"of bob"
-    bob.put_bucket_policy(Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": []}))
+    bob.delete_bucket_policy(Bucket=name)
     assert code(read()) == (403, "AccessDenied")
     alice.put_bucket_policy(Bucket=name, Policy=policy(name))
     assert read()[2] == b"of alice"

@@ -1,9 +1,15 @@
-"""The AWS CLI and rclone, as people use them."""
+"""The AWS CLI, rclone, s3cmd and minio-py, as people use them: configured with an address and a key."""
 
+import datetime
 import filecmp
+import io
 import json
 import pathlib
+import urllib.request
 
+import minio
+import minio.commonconfig
+import minio.deleteobjects
 import pytest
 
 from helpers import MIB, pattern
@@ -37,11 +43,7 @@ def same(a: pathlib.Path, b: pathlib.Path):
 
 def test_aws_cli(own_gateway, tree, tmp_path):
     gateway = own_gateway
-    # Version 1 of the CLI presigns with the retired SigV2 unless told otherwise.
-    config = tmp_path / "config"
-    config.write_text("[default]\ns3 =\n  signature_version = s3v4\n")
-    env = {"AWS_CONFIG_FILE": str(config)}
-    aws = lambda *args, **more: gateway.run("aws", *args, **env, **more)
+    aws = lambda *args, **more: gateway.run("aws", *args, **more)
     aws("s3", "mb", "s3://cli-bucket")
     aws("s3", "sync", str(tree), "s3://cli-bucket/tree/")
     gateway.kill()
@@ -112,3 +114,51 @@ def test_rclone(own_gateway, tree, tmp_path):
     assert "small.txt" not in rclone("lsf", "fula:rclone-bucket/tree").stdout
     rclone("purge", "fula:rclone-bucket")
     assert "rclone-bucket" not in rclone("lsd", "fula:").stdout
+
+
+def test_s3cmd(own_gateway, tree, tmp_path):
+    key_id, secret = own_gateway.credentials()
+    config, host = tmp_path / "s3cfg", own_gateway.listen
+    config.write_text(f"[default]\naccess_key = {key_id}\nsecret_key = {secret}\nhost_base = {host}\n"
+                      f"host_bucket = {host}\nuse_https = False\n")
+    s3cmd = lambda *args: own_gateway.run("s3cmd", "-c", str(config), "--no-progress", *args).stdout
+    s3cmd("mb", "s3://s3cmd-bucket")
+    for path in (tree / "many").iterdir():
+        if int(path.name) >= 100:
+            path.unlink()
+    s3cmd("sync", f"{tree}/", "s3://s3cmd-bucket/tree/")
+    s3cmd("sync", "s3://s3cmd-bucket/tree/", f"{tmp_path}/back/")
+    same(tree, tmp_path / "back")
+    s3cmd("mv", "s3://s3cmd-bucket/tree/large.bin", "s3://s3cmd-bucket/moved.bin")
+    assert "File size: 20971523" in s3cmd("info", "s3://s3cmd-bucket/moved.bin")
+    # Signature version 2.
+    url = s3cmd("signurl", "s3://s3cmd-bucket/moved.bin", "+600").strip()
+    assert urllib.request.urlopen(url).read() == (tree / "large.bin").read_bytes()
+    s3cmd("del", "--recursive", "--force", "s3://s3cmd-bucket")
+    s3cmd("rb", "s3://s3cmd-bucket")
+    assert "s3cmd-bucket" not in s3cmd("ls")
+
+
+def test_minio_py(own_gateway):
+    key_id, secret = own_gateway.credentials()
+    client = minio.Minio(own_gateway.listen, access_key=key_id, secret_key=secret, secure=False)
+    client.make_bucket("minio-bucket")
+    assert client.bucket_exists("minio-bucket") and not client.bucket_exists("no-such-bucket")
+    bodies = {"a b/ünïcode": b"x" * 100, "large": pattern(12 * MIB), "unknown": pattern(7 * MIB)}
+    for key, body in bodies.items():
+        length = -1 if key == "unknown" else len(body)
+        client.put_object("minio-bucket", key, io.BytesIO(body), length, part_size=5 * MIB)
+        assert client.get_object("minio-bucket", key).read() == body
+    assert client.stat_object("minio-bucket", "large").size == 12 * MIB
+    client.copy_object("minio-bucket", "copy", minio.commonconfig.CopySource("minio-bucket", "a b/ünïcode"))
+    client.compose_object("minio-bucket", "composed", [
+        minio.commonconfig.ComposeSource("minio-bucket", key) for key in ("large", "unknown")])
+    assert client.get_object("minio-bucket", "composed").read() == bodies["large"] + bodies["unknown"]
+    put = client.presigned_put_object("minio-bucket", "presigned", expires=datetime.timedelta(hours=1))
+    assert urllib.request.urlopen(urllib.request.Request(put, data=b"body", method="PUT")).status == 200
+    assert urllib.request.urlopen(client.presigned_get_object("minio-bucket", "presigned")).read() == b"body"
+    names = [found.object_name for found in client.list_objects("minio-bucket", recursive=True)]
+    assert names == sorted([*bodies, "copy", "composed", "presigned"])
+    deletes = [minio.deleteobjects.DeleteObject(name) for name in names]
+    assert list(client.remove_objects("minio-bucket", deletes)) == []
+    client.remove_bucket("minio-bucket")

@@ -3,28 +3,23 @@
 //!
 //! Every decision is written to the log under the target `fula::audit`, without the credential.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
-use fula_identity::{Seconds, TokenError};
+use fula_identity::TokenError;
 use fula_service::{
     Identity,
     auth::{AuthError, Authenticator, Proof, Signed, redacted, redacted_unknown},
 };
-use http::{Extensions, HeaderMap, HeaderValue, Request, Uri, header};
+use http::{Extensions, HeaderMap, HeaderValue};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
-use time::{Date, Month, PrimitiveDateTime, Time};
 
 use crate::{
-    credential::{bearer_of, covers_amz_headers},
+    credential::{Credential, bearer_of},
+    date::now,
     error::{busy, s3_error as to_s3},
     limit::RateLimits,
     request::{Peer, RequestId, is_chunked, query_value},
+    signature::{ChunkKey, FORGED, Presented, Received, Rules},
 };
 
 /// Decides who is let in, and how often.
@@ -32,93 +27,24 @@ use crate::{
 pub(crate) struct AuthLayer {
     authenticator: Authenticator,
     limits: Arc<RateLimits>,
+    rules: Arc<Rules>,
     /// Whether a proxy in front of this gateway ends TLS.
     tls_terminated: bool,
 }
 
-/// Whom a request says it is from, for the audit log should that prove wrong.
-pub(crate) struct Claim {
-    authorization: Option<HeaderValue>,
-    uri: Uri,
+/// Who signed a request.
+pub(crate) struct Signer {
+    /// What the chunks of the body are signed with.
+    pub(crate) chunk_key: Option<ChunkKey>,
+    /// The access key, as the log names it.
+    access_key: String,
     origin: Origin,
-    /// Whether the signature covers all headers that it must.
-    is_complete: bool,
-    /// Whether there is a secret for the key that it names, once that was looked for.
-    is_known: OnceLock<bool>,
-    /// Whether the signature was verified, or there is none.
-    is_verified: AtomicBool,
 }
 
-tokio::task_local! {
-    /// The claim of the request that is answered: `s3s` asks for a secret without saying for which.
-    static CLAIM: Arc<Claim>;
-}
-
-impl Claim {
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        Self {
-            authorization: request.headers().get(header::AUTHORIZATION).cloned(),
-            uri: request.uri().clone(),
-            origin: Origin::of(request.extensions()),
-            is_complete: covers_amz_headers(request.headers(), request.uri()),
-            is_known: OnceLock::new(),
-            is_verified: AtomicBool::new(false),
-        }
-    }
-
-    /// Answers the request of this claim.
-    pub(crate) async fn scope<T>(self: &Arc<Self>, answer: impl Future<Output = T>) -> T {
-        CLAIM.scope(Arc::clone(self), answer).await
-    }
-
-    /// Notes what came of looking for the secret of the key that the request in hand is signed with.
-    pub(crate) fn note_lookup(access_key: &str, found: Result<(), &AuthError>) {
-        let noted = CLAIM.try_with(|claim| {
-            claim.is_known.get_or_init(|| found.is_ok());
-            if let Err(error) = found {
-                claim.origin.refused(&redacted_unknown(access_key), error);
-            }
-        });
-        if noted.is_err() {
-            tracing::error!("a secret was looked for outside of a request");
-        }
-    }
-
-    /// Notes that nothing is wrong with the signature of the request in hand.
-    fn note_verified() {
-        let noted = CLAIM.try_with(|claim| claim.is_verified.store(true, Ordering::Relaxed));
-        if noted.is_err() {
-            tracing::error!("a signature was verified outside of a request");
-        }
-    }
-
-    /// Returns the access key id that the request says it is signed with.
-    fn key(&self) -> String {
-        let header = self.authorization.as_ref().and_then(|value| value.to_str().ok());
-        let header = header.unwrap_or_default();
-        let in_header = header.split_once("Credential=").map(|(_, rest)| rest.to_owned());
-        let scope = in_header.or_else(|| query_value(&self.uri, "x-amz-credential"));
-        let scope = scope.unwrap_or_default();
-        let key = scope.split('/').next().unwrap_or_default();
-        let is_known = self.is_known.get() == Some(&true);
-        if is_known { redacted(key) } else { redacted_unknown(key) }
-    }
-
-    /// Writes to the log why the signature of a request was refused that was answered with 403, if that
-    /// is why. `s3s` does not say, but it asks for the secret first, and then has [`AuthLayer::admit`] called
-    /// when the signature is right. Those of chunks come after that.
-    pub(crate) fn note_refused(&self, is_chunk_forged: bool) {
-        const FORGED: &str = "the signature is not that of the key";
-        let reason = match self.is_known.get() {
-            _ if is_chunk_forged => FORGED,
-            _ if self.is_verified.load(Ordering::Relaxed) => return,
-            None => "the form or the time of the signature is not accepted",
-            // Why is in the log already.
-            Some(false) => return,
-            Some(true) if !self.is_complete => "the signature leaves out a header",
-            Some(true) => FORGED,
-        };
-        self.origin.refused(&self.key(), reason);
+impl Signer {
+    /// Writes to the log that a chunk of the body has a signature that is not that of the key.
+    pub(crate) fn note_forged_chunk(&self) {
+        self.origin.refused(&self.access_key, FORGED);
     }
 }
 
@@ -166,45 +92,14 @@ impl Origin {
     }
 }
 
-/// Returns when a presigned URL expires; `None` for a URL without a signature.
-///
-/// # Errors
-/// Times that are missing or malformed.
-fn url_expires(uri: &Uri) -> S3Result<Option<Seconds>> {
-    if query_value(uri, "x-amz-signature").is_none() {
-        return Ok(None);
-    }
-    let signed = query_value(uri, "x-amz-date").and_then(|text| seconds_of(&text));
-    let life = query_value(uri, "x-amz-expires").and_then(|text| text.parse::<Seconds>().ok());
-    let expires = signed.zip(life).and_then(|(signed, life)| signed.checked_add(life));
-    match expires {
-        Some(expires) => Ok(Some(expires)),
-        None => Err(s3_error!(
-            AuthorizationQueryParametersError,
-            "X-Amz-Date and X-Amz-Expires are not a time and a number of seconds."
-        )),
-    }
-}
-
-/// Parses a time such as `20260131T235959Z`.
-fn seconds_of(text: &str) -> Option<Seconds> {
-    let digits = |range: std::ops::Range<usize>| text.get(range)?.parse::<u8>().ok();
-    let year = text.get(..4)?.parse().ok()?;
-    let month = Month::try_from(digits(4..6)?).ok()?;
-    let date = Date::from_calendar_date(year, month, digits(6..8)?).ok()?;
-    let time = Time::from_hms(digits(9..11)?, digits(11..13)?, digits(13..15)?).ok()?;
-    let is_form = text.len() == 16 && text.get(8..9) == Some("T") && text.ends_with('Z');
-    let seconds = PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp();
-    u64::try_from(seconds).ok().filter(|_| is_form)
-}
-
 impl AuthLayer {
     pub(crate) fn new(
         authenticator: Authenticator,
         limits: Arc<RateLimits>,
+        rules: Rules,
         tls_terminated: bool,
     ) -> Self {
-        Self { authenticator, limits, tls_terminated }
+        Self { authenticator, limits, rules: Arc::new(rules), tls_terminated }
     }
 
     pub(crate) fn authenticator(&self) -> &Authenticator {
@@ -242,15 +137,15 @@ impl AuthLayer {
         }
     }
 
-    /// Takes a bearer token out of the headers, for s3s knows nothing of it, and notes in the
-    /// extensions who it is from; says whether there was one.
+    /// Decides on the bearer token of a request, and notes in the extensions who it is from; says whether
+    /// there was one.
     pub(crate) fn authenticate_bearer(
         &self,
-        headers: &mut HeaderMap,
+        headers: &HeaderMap,
         extensions: &mut Extensions,
     ) -> S3Result<bool> {
         let Some(token) = bearer_of(headers)? else { return Ok(false) };
-        // s3s takes frames apart only where it verifies their signatures.
+        // Chunks are signed with the key of the request, and a bearer has none.
         if is_chunked(headers) {
             let text = "A body framed in chunks needs a signature: send it as it is with a bearer \
                         token (no aws-chunked, no x-amz-content-sha256: STREAMING-…).";
@@ -258,38 +153,51 @@ impl AuthLayer {
         }
         let proof = self.bearer(extensions, &token);
         let proof = self.decide(extensions, "bearer", proof)?;
-        headers.remove(header::AUTHORIZATION);
         extensions.insert(proof);
         Ok(true)
     }
 
-    /// Says who a request is from whose signature was verified, or whose token was; `None` is
-    /// anonymous.
-    pub(crate) async fn admit(
+    /// Says who a signed request is from, and notes it in the extensions: verifies the signature over the
+    /// request as it was received.
+    ///
+    /// # Errors
+    /// What AWS answers to a signature that is malformed, too old, or not that of the key; a credential that
+    /// is not accepted.
+    pub(crate) async fn authenticate_signature(
         &self,
-        access_key: Option<&str>,
-        headers: &HeaderMap,
-        uri: &Uri,
+        received: Received<'_>,
+        credential: Credential,
         extensions: &mut Extensions,
-    ) -> S3Result<()> {
-        Claim::note_verified();
-        let Some(access_key) = access_key else { return Ok(()) };
-        if extensions.get::<Proof>().is_some() {
-            return Err(s3_error!(InvalidArgument, "Only one way to authenticate is allowed."));
-        }
+    ) -> S3Result<Signer> {
+        let origin = Origin::of(extensions);
+        let presented = Presented::of(&received, credential, &self.rules, now());
+        let presented = presented.map_err(|refusal| {
+            origin.refused(&redacted_unknown(&received.claimed_key()), refusal.reason);
+            refusal.error
+        })?;
+        let access_key = presented.access_key();
+        let secret = self.authenticator.secret_of(access_key).await.map_err(|error| {
+            origin.refused(&redacted_unknown(access_key), &error);
+            auth_error(error)
+        })?;
+        let access_key = redacted(access_key);
+        let Some(verified) = presented.verify(&received, secret.expose()) else {
+            origin.refused(&access_key, FORGED);
+            return Err(S3Error::new(S3ErrorCode::SignatureDoesNotMatch));
+        };
         let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let in_header = headers.get("x-amz-security-token").map(text);
-        let in_query = query_value(uri, "x-amz-security-token");
+        let in_header = received.headers.get("x-amz-security-token").map(text);
+        let in_query = query_value(received.uri, "x-amz-security-token");
         let signed = Signed {
-            access_key,
+            access_key: presented.access_key(),
             session_token: in_header.as_deref().or(in_query.as_deref()),
-            url_expires: url_expires(uri)?,
+            url_expires: presented.url_expires(),
             is_private: self.is_private(extensions),
         };
         let proof = self.authenticator.admit(signed).await;
-        let proof = self.decide(extensions, &redacted(access_key), proof)?;
+        let proof = self.decide(extensions, &access_key, proof)?;
         extensions.insert(proof);
-        Ok(())
+        Ok(Signer { chunk_key: verified.0, access_key, origin })
     }
 
     /// Writes a decision to the log, and holds whoever is let in to their rate.
@@ -349,32 +257,4 @@ pub(crate) fn auth_error(error: AuthError) -> S3Error {
         }
     };
     S3Error::with_message(code, format!("{error}."))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_presigned_url_says_when_it_expires() {
-        let expires = |query: &str| {
-            let uri = format!("/b/k?{query}").parse::<Uri>().expect("a URL");
-            url_expires(&uri).map_err(|error| error.code().as_str().to_owned())
-        };
-        assert_eq!(expires("X-Amz-Date=20260131T235959Z&X-Amz-Expires=1"), Ok(None));
-        let signed = |rest: &str| expires(&format!("X-Amz-Signature=00&{rest}"));
-        assert_eq!(signed("X-Amz-Date=20260131T235959Z&X-Amz-Expires=1"), Ok(Some(1_769_904_000)));
-        for wrong in [
-            "",
-            "X-Amz-Date=20260131T235959Z",
-            "X-Amz-Expires=1",
-            "X-Amz-Date=20260231T000000Z&X-Amz-Expires=1",
-            "X-Amz-Date=2026-01-31T23:59&X-Amz-Expires=1",
-            "X-Amz-Date=20260131T235959Z&X-Amz-Expires=-1",
-            "X-Amz-Date=20260131T235959Z&X-Amz-Expires=18446744073709551615",
-            "X-Amz-Date=%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9&X-Amz-Expires=1",
-        ] {
-            assert_eq!(signed(wrong), Err("AuthorizationQueryParametersError".into()), "{wrong}");
-        }
-    }
 }

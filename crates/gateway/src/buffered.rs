@@ -1,23 +1,15 @@
 //! Bodies and answers that are held whole: their memory is counted, so that clients which do not send
 //! or read them cannot take all of it (docs/adr/0021, docs/adr/0034).
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fula_service::{ConnectionCloser, MemoryBudget, MemoryPermit, Service};
-use futures::future::BoxFuture;
 use http::{Extensions, Response, request::Parts};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::{Mutex, MutexGuard};
-use s3s::{Body, S3Result, StdError, s3_error};
+use s3s::{Body, S3Result, s3_error};
 
 use crate::{
     error::{busy, respond, s3_error, too_large},
@@ -56,45 +48,28 @@ impl BufferedBodies {
         Self { bodies, unauthenticated, addresses, timeout }
     }
 
-    /// Returns a body that is read whole, and checked against the digests in its headers, when the
-    /// operation asks for it: after the sender was authenticated.
-    pub(crate) fn checked(
+    /// Reads a body whole, whose sender was authenticated, and checks it against the digests in its headers.
+    /// Its memory is counted until the request is answered.
+    pub(crate) async fn checked(
         &self,
         parts: &Parts,
         body: Body,
         kind: Kind,
         bytes_max: usize,
         lent: &Lent,
-    ) -> Body {
+    ) -> S3Result<Bytes> {
         if body.is_end_stream() {
-            return Body::empty();
+            guard::check_hash(&parts.headers, &Bytes::new())?;
+            return Ok(Bytes::new());
         }
-        let (buffered, lent) = (self.clone(), lent.clone());
-        let closer = parts.extensions.get::<ConnectionCloser>().cloned();
-        let headers = parts.headers.clone();
-        let length = body.size_hint();
-        let read = async move {
-            let read =
-                collect(&buffered.bodies, body, bytes_max, closer.as_ref(), buffered.timeout);
-            let (bytes, share) = read.await?;
-            if !is_chunked(&headers) {
-                guard::check_whole(&headers, &bytes, kind)?;
-            }
-            Ok((bytes, share))
-        };
-        let read = async move {
-            match read.await {
-                Ok((bytes, share)) => {
-                    lent.keep(share);
-                    Ok(bytes)
-                }
-                Err(error) => {
-                    lent.note_fault(error);
-                    Err("the body cannot be used".into())
-                }
-            }
-        };
-        Body::http_body_unsync(OneFrame { read: Some(Box::pin(read)), length })
+        let closer = parts.extensions.get::<ConnectionCloser>();
+        let read = collect(&self.bodies, body, bytes_max, closer, self.timeout);
+        let (bytes, share) = read.await?;
+        if !is_chunked(&parts.headers) {
+            guard::check_whole(&parts.headers, &bytes, kind)?;
+        }
+        lent.keep(share);
+        Ok(bytes)
     }
 
     /// Reads a body whole, up to `bytes_max`, whose sender is not known yet. All such bodies share some
@@ -154,32 +129,6 @@ async fn collect(
     };
     let read = tokio::time::timeout(timeout, read).await;
     read.unwrap_or_else(|_| Err(s3_error!(RequestTimeout)))
-}
-
-/// A body of one frame, read when it is asked for, that says how long it will be.
-struct OneFrame {
-    /// None once the frame was handed over.
-    read: Option<BoxFuture<'static, Result<Bytes, StdError>>>,
-    length: SizeHint,
-}
-
-impl http_body::Body for OneFrame {
-    type Data = Bytes;
-    type Error = StdError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        let Some(read) = &mut self.read else { return Poll::Ready(None) };
-        let read = ready!(read.as_mut().poll(context));
-        self.read = None;
-        Poll::Ready(Some(read.map(Frame::data)))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.length
-    }
 }
 
 /// What each address holds of the memory for unauthenticated bodies.

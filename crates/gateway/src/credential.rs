@@ -1,6 +1,6 @@
 //! Which credential a request carries, and what must be true of it before anything is verified.
 
-use http::{HeaderMap, HeaderName, Uri, header, request::Parts};
+use http::{HeaderMap, Uri, header, request::Parts};
 use s3s::{S3Result, s3_error};
 
 use crate::request::query_value;
@@ -36,7 +36,7 @@ impl Credential {
                 return Err(s3_error!(InvalidArgument, "{text}"));
             }
         };
-        // What cannot be read is refused by s3s, with the error that says why.
+        // What cannot be read is refused where it is taken apart, with the error that says why.
         match signed_headers(&parts.headers, &parts.uri, found) {
             Some(names) if !names_header(&names, "host") => {
                 Err(s3_error!(AccessDenied, "The host header must be signed."))
@@ -61,23 +61,6 @@ fn signed_headers(headers: &HeaderMap, uri: &Uri, credential: Credential) -> Opt
 
 fn names_header(names: &str, wanted: &str) -> bool {
     names.split(';').any(|name| name.eq_ignore_ascii_case(wanted))
-}
-
-/// Returns whether the signature of a request covers a header.
-pub(crate) fn is_signed(headers: &HeaderMap, uri: &Uri, name: &str) -> bool {
-    let credentials = [Credential::Header, Credential::Presigned];
-    let mut lists = credentials.iter().filter_map(|kind| signed_headers(headers, uri, *kind));
-    lists.any(|names| names_header(&names, name))
-}
-
-/// Returns whether the signature of a request covers the headers that begin with `x-amz-`: all but the
-/// hash of the body, which it covers by itself.
-pub(crate) fn covers_amz_headers(headers: &HeaderMap, uri: &Uri) -> bool {
-    let credentials = [Credential::Header, Credential::Presigned];
-    let lists = credentials.map(|kind| signed_headers(headers, uri, kind).unwrap_or_default());
-    let names = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("x-amz-"));
-    let mut names = names.filter(|name| *name != "x-amz-content-sha256");
-    names.all(|name| lists.iter().any(|list| names_header(list, name)))
 }
 
 fn has_query(uri: &Uri, name: &str) -> bool {

@@ -5,9 +5,12 @@ use bytes::Bytes;
 use fula_core::bucket::ChecksumAlgorithm as Algorithm;
 use fula_service::{ServiceError, body::Trailer};
 use http::{HeaderMap, HeaderValue};
-use s3s::{S3Result, TrailingHeaders, s3_error};
+use s3s::{S3Error, S3Result, dto::ChecksumAlgorithm, s3_error};
 
-use crate::error;
+use crate::{
+    error,
+    signature::{chunks::Trailers, shown},
+};
 
 /// Returns the algorithm of a name such as `CRC32C`, in any case.
 pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
@@ -19,6 +22,23 @@ pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
         "SHA256" => Some(Algorithm::Sha256),
         _ => None,
     }
+}
+
+/// Reads the algorithm that a request asks for.
+///
+/// # Errors
+/// 400 `InvalidRequest` for one that is not offered.
+pub(crate) fn asked_algorithm(name: Option<&ChecksumAlgorithm>) -> S3Result<Option<Algorithm>> {
+    let Some(name) = name.map(ChecksumAlgorithm::as_str) else { return Ok(None) };
+    algorithm(name).ok_or_else(|| not_offered(name)).map(Some)
+}
+
+fn not_offered(name: &str) -> S3Error {
+    let name = shown(name);
+    s3_error!(
+        InvalidRequest,
+        "{name} is not offered: the checksum algorithms are CRC32, CRC32C, CRC64NVME, SHA1 and SHA256."
+    )
 }
 
 /// Returns the name of an algorithm, in capitals.
@@ -80,7 +100,7 @@ impl Digests {
                 continue;
             }
             let Some(algorithm) = algorithm_of_header(name.as_str()) else {
-                return Err(error::not_implemented(&format!("The header {name}")));
+                return Err(not_offered(name.as_str()));
             };
             if digests.checksum.is_some() {
                 return Err(s3_error!(
@@ -97,16 +117,21 @@ impl Digests {
             let trailer = trailer.to_ascii_lowercase();
             let found = algorithm_of_header(trailer.trim());
             if found.is_none() && trailer.starts_with("x-amz-checksum-") {
-                return Err(error::not_implemented(&format!("The trailer {trailer}")));
+                return Err(not_offered(&trailer));
             }
             digests.trailer = found;
         }
         if let Some(name) = text("x-amz-sdk-checksum-algorithm") {
             let found = algorithm(name);
             if found.is_none() {
-                return Err(error::not_implemented(&format!("The checksum algorithm {name}")));
+                return Err(not_offered(name));
             }
             digests.named = found;
+            let sent = digests.checksum.as_ref().map(|(algorithm, _)| *algorithm);
+            if sent.or(digests.trailer).is_some_and(|sent| Some(sent) != found) {
+                let text = "Value for x-amz-sdk-checksum-algorithm header is invalid.";
+                return Err(s3_error!(InvalidRequest, "{text}"));
+            }
         }
         Ok(digests)
     }
@@ -124,10 +149,9 @@ fn is_checksum_setting(name: &str) -> bool {
 }
 
 /// Returns a reader of the checksum that follows the body.
-pub(crate) fn trailer(algorithm: Algorithm, trailers: Option<TrailingHeaders>) -> Trailer {
+pub(crate) fn trailer(algorithm: Algorithm, trailers: Option<Trailers>) -> Trailer {
     Box::new(move || {
-        let found = trailers.and_then(|trailers| trailers.take());
-        let value = found.as_ref().and_then(|found| found.get(header_name(algorithm)));
+        let value = trailers.and_then(|trailers| trailers.get(header_name(algorithm)));
         match value {
             Some(value) => decode_checksum(algorithm, value.as_bytes()).map(Some),
             None => Err(ServiceError::InvalidRequest(format!(

@@ -20,6 +20,9 @@ pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-
 /// Tells the outermost layer that the signature of a chunk is not that of the key; never sent.
 pub(crate) const FORGED_HEADER: HeaderName = HeaderName::from_static("x-fula-forged");
 
+/// Tells the outermost layer of an element that an error has besides; never sent.
+pub(crate) const DETAIL_HEADER: HeaderName = HeaderName::from_static("x-fula-detail");
+
 /// Maps an error to what the client sees; what only the log may see is logged here, once.
 pub(crate) fn s3_error(error: ServiceError) -> S3Error {
     log(&error);
@@ -80,7 +83,7 @@ fn row(error: &ServiceError) -> S3Error {
         E::TooManyBuckets(max) => too_many_buckets(*max),
         E::TooManyPublicBuckets(max) => too_many_public(*max),
         E::BucketNotEmpty => Code::BucketNotEmpty.into(),
-        E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "The policy cannot be used: {why}."),
+        E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
         E::NoSuchPolicy => Code::NoSuchBucketPolicy.into(),
         E::NoSuchKey => Code::NoSuchKey.into(),
         E::NoSuchUpload => Code::NoSuchUpload.into(),

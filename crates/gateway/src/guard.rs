@@ -29,18 +29,22 @@ pub(crate) fn check_form(parts: &Parts) -> S3Result<()> {
     Ok(())
 }
 
-/// Refuses an object or a part of unknown length: without chunks it would be empty.
+/// Refuses an object or a part of unknown length.
 pub(crate) fn check_length(parts: &Parts) -> S3Result<()> {
     let headers = &parts.headers;
     let is_known = headers.contains_key(header::CONTENT_LENGTH)
-        || headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.contains_key("x-amz-decoded-content-length")
         || headers.contains_key("x-amz-copy-source");
     if is_known { Ok(()) } else { Err(s3_error!(MissingContentLength)) }
 }
 
-/// Refuses chunks around a body that is read whole: `s3s` compares what it takes out of them with the
-/// length of all.
-pub(crate) fn check_framing(headers: &HeaderMap) -> S3Result<()> {
+/// Refuses chunks around a body that is read whole, and XML of unknown length.
+pub(crate) fn check_framing(headers: &HeaderMap, kind: Kind) -> S3Result<()> {
+    let is_unknown = headers.contains_key(header::TRANSFER_ENCODING)
+        && !headers.contains_key(header::CONTENT_LENGTH);
+    if is_unknown && kind != Kind::Commit {
+        return Err(s3_error!(MissingContentLength));
+    }
     let length = headers.get("x-amz-decoded-content-length");
     if is_chunked(headers) && length.is_none_or(|length| length.as_bytes() != b"0") {
         return Err(not_implemented("An aws-chunked body of anything but an object or a part"));
@@ -48,13 +52,16 @@ pub(crate) fn check_framing(headers: &HeaderMap) -> S3Result<()> {
     Ok(())
 }
 
+/// Checks a whole body against the hash in `x-amz-content-sha256`, which a signature covers.
+pub(crate) fn check_hash(headers: &HeaderMap, body: &Bytes) -> S3Result<()> {
+    let expected = headers.get("x-amz-content-sha256").and_then(hex_digest);
+    let differs = expected.is_some_and(|expected| expected != sha256(body));
+    if differs { Err(payload_mismatch()) } else { Ok(()) }
+}
+
 /// Checks a whole body against the digests that its headers name.
 pub(crate) fn check_whole(headers: &HeaderMap, body: &Bytes, kind: Kind) -> S3Result<()> {
-    if let Some(expected) = headers.get("x-amz-content-sha256").and_then(hex_digest)
-        && expected != sha256(body)
-    {
-        return Err(payload_mismatch());
-    }
+    check_hash(headers, body)?;
     // s3s would pass over the text in a CDATA section, and a key would be another one.
     // In JSON it is text like any other.
     if kind != Kind::Commit && body.windows(9).any(|window| window == b"<![CDATA[") {

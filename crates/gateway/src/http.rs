@@ -14,22 +14,25 @@ use std::{
 use bytes::Bytes;
 use fula_service::Seen;
 use futures::FutureExt;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+};
 use http_body::Body as _;
 use s3s::{S3Result, s3_error, service::S3Service};
 use tokio::time::Instant;
 
 use crate::{
     WireConfig,
-    auth::{AuthLayer, Claim},
+    auth::{AuthLayer, Signer},
     buffered::{self, BufferedBodies},
-    credential::{Credential, bearer_of, is_signed},
-    error::{CONDITION_HEADER, FORGED_HEADER, escape, respond},
-    guard,
-    payload::held_to_hash,
+    credential::{Credential, bearer_of},
+    error::{CONDITION_HEADER, DETAIL_HEADER, FORGED_HEADER, escape, respond},
+    guard, normalise,
+    payload::streamed,
     query::{self, Payload, Route},
     request::{HostBucket, Operation, RequestId},
     request_body::{self, Lent, MinimumPace},
+    signature::{ChunkKey, Received},
     sts,
 };
 
@@ -170,18 +173,18 @@ impl Gateway {
                 Err(error) => respond(error),
             };
         }
-        let admitted = self.admit(Request::from_parts(parts, body), host_bucket, lent);
-        let (request, route) = match admitted {
+        let admitted = self.admit(parts, body, host_bucket, lent).await;
+        let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(error) => return respond(error),
         };
-        if !route.is_page {
-            return self.s3(request).await;
+        if !admitted.route.is_page {
+            return self.s3(admitted).await;
         }
         // What a change has done is told at any rate.
-        let is_change = request.method() == Method::POST;
-        match self.buffered.page(request.extensions()).await {
-            Ok(share) => buffered::send(self.s3(request).await, share, is_change),
+        let is_change = admitted.request.method() == Method::POST;
+        match self.buffered.page(admitted.request.extensions()).await {
+            Ok(share) => buffered::send(self.s3(admitted).await, share, is_change),
             Err(error) => respond(error),
         }
     }
@@ -193,52 +196,80 @@ impl Gateway {
         domain.bucket_of(host?).map(HostBucket)
     }
 
-    /// Decides all that can be decided from the headers alone, before s3s verifies the signature. No
-    /// byte of the body is read here.
-    fn admit(
+    /// Refuses what can be refused: first by the headers alone, then by the signature. Then takes the body in
+    /// hand, and leaves of the request what `s3s` must see.
+    async fn admit(
         &self,
-        request: Request<s3s::Body>,
+        mut parts: Parts,
+        body: s3s::Body,
         host_bucket: Option<HostBucket>,
         lent: &Lent,
-    ) -> S3Result<(Request<s3s::Body>, &'static Route)> {
-        let (mut parts, mut body) = request.into_parts();
+    ) -> S3Result<Admitted> {
         let credential = Credential::of(&parts)?;
         let has_token =
-            self.auth_layer.authenticate_bearer(&mut parts.headers, &mut parts.extensions)?;
+            self.auth_layer.authenticate_bearer(&parts.headers, &mut parts.extensions)?;
         guard::check_form(&parts)?;
+        let mut received = None;
+        if credential == Credential::Presigned {
+            received = Some((parts.uri.clone(), parts.headers.clone()));
+            normalise::take_presigned(&mut parts)?;
+        }
         let route = query::route(&parts, host_bucket.is_some())?;
         if credential == Credential::None && !route.is_for_anyone {
             return Err(s3_error!(AccessDenied));
         }
-        match route.payload {
-            Payload::None => {}
-            Payload::Streamed => {
-                guard::check_length(&parts)?;
-                if has_token {
-                    body = held_to_hash(&parts.headers, body);
-                }
-            }
-            Payload::BufferedBodies(kind) => {
-                guard::check_framing(&parts.headers)?;
-                let bytes_max = self.config.limits.xml_bytes_max;
-                body = self.buffered.checked(&parts, body, kind, bytes_max, lent);
-            }
+        let mut signer = None;
+        if credential != Credential::None && !has_token {
+            let as_sent = received.as_ref().map(|(uri, headers)| (uri, headers));
+            let (uri, headers) = as_sent.unwrap_or((&parts.uri, &parts.headers));
+            let host_bucket = host_bucket.as_ref().map(|bucket| bucket.0.as_str());
+            let received = Received { method: &parts.method, uri, headers, host_bucket };
+            let extensions = &mut parts.extensions;
+            let verified = self.auth_layer.authenticate_signature(received, credential, extensions);
+            signer = Some(verified.await?);
         }
+        normalise::join_repeated(&mut parts.headers)?;
+        let key = signer.as_mut().and_then(|signer| signer.chunk_key.take());
+        let body = self.body(&mut parts, body, route.payload, key, lent).await?;
         if let Some(bucket) = host_bucket {
             parts.extensions.insert(bucket);
         }
-        Ok((Request::from_parts(parts, body), route))
+        normalise::hide(&mut parts);
+        Ok(Admitted { request: Request::from_parts(parts, body), route, signer })
     }
 
-    async fn s3(&self, mut request: Request<s3s::Body>) -> Response<s3s::Body> {
-        ignore_odd_range(&mut request);
-        let claim = Arc::new(Claim::of(&request));
+    /// Returns the body as the operation takes it: without its framing, and held to its digests.
+    async fn body(
+        &self,
+        parts: &mut Parts,
+        body: s3s::Body,
+        payload: Payload,
+        key: Option<ChunkKey>,
+        lent: &Lent,
+    ) -> S3Result<s3s::Body> {
+        match payload {
+            Payload::None => Ok(body),
+            Payload::Streamed => {
+                guard::check_length(parts)?;
+                streamed(parts, body, key, lent)
+            }
+            Payload::BufferedBodies(kind) => {
+                guard::check_framing(&parts.headers, kind)?;
+                let bytes_max = self.config.limits.xml_bytes_max;
+                let read = self.buffered.checked(parts, body, kind, bytes_max, lent);
+                Ok(s3s::Body::from(normalise::expand_references(read.await?)))
+            }
+        }
+    }
+
+    async fn s3(&self, admitted: Admitted) -> Response<s3s::Body> {
+        let Admitted { request, signer, .. } = admitted;
         // A bug in one request must not look like a broken network to its client.
-        match AssertUnwindSafe(claim.scope(self.s3.call(request))).catch_unwind().await {
+        match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
             Ok(Ok(mut response)) => {
                 let is_forged = response.headers_mut().remove(FORGED_HEADER).is_some();
-                if is_forged || response.status() == StatusCode::FORBIDDEN {
-                    claim.note_refused(is_forged);
+                if let Some(signer) = signer.filter(|_| is_forged) {
+                    signer.note_forged_chunk();
                 }
                 return response;
             }
@@ -247,6 +278,14 @@ impl Gateway {
         }
         respond(s3s::S3Error::new(s3s::S3ErrorCode::InternalError))
     }
+}
+
+/// A request that is let through to `s3s`.
+struct Admitted {
+    request: Request<s3s::Body>,
+    route: &'static Route,
+    /// Who signed it, if anybody did.
+    signer: Option<Signer>,
 }
 
 impl Gateway {
@@ -320,29 +359,6 @@ fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<s3s::
     response
 }
 
-/// Drops a `Range` that is not one plain range of bytes: S3 answers it with the whole object.
-/// A signed header cannot be dropped.
-fn ignore_odd_range<B>(request: &mut Request<B>) {
-    let Some(range) = request.headers().get(header::RANGE) else { return };
-    let signed = is_signed(request.headers(), request.uri(), "range");
-    let plain = range.to_str().is_ok_and(|text| {
-        text.strip_prefix("bytes=").and_then(|range| range.split_once('-')).is_some_and(
-            |(first, last)| {
-                let number = |text: &str| text.parse::<u64>().ok();
-                match (number(first), number(last)) {
-                    (Some(first), Some(last)) => first <= last,
-                    (Some(_), None) => last.is_empty(),
-                    (None, Some(_)) => first.is_empty(),
-                    (None, None) => false,
-                }
-            },
-        )
-    });
-    if !plain && !signed {
-        request.headers_mut().remove(header::RANGE);
-    }
-}
-
 /// Says which state of the bucket an answer rests on, and whether it may be outdated.
 fn tell_version(response: &mut Response<s3s::Body>, seen: &Seen) {
     let Some(version) = seen.version() else { return };
@@ -361,11 +377,16 @@ fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     let condition = response.headers_mut().remove(CONDITION_HEADER);
+    let detail = response.headers_mut().remove(DETAIL_HEADER);
     let status = response.status();
     if (status.is_client_error() || status.is_server_error())
         && let Some(body) = response.body_mut().take_bytes()
     {
-        let mended = mend_xml(&body, condition.as_ref(), id, path).map_or(body, Bytes::from);
+        let condition = text_of(condition.as_ref());
+        let condition = condition.map(|name| format!("<Condition>{name}</Condition>"));
+        let elements = [condition.as_deref(), text_of(detail.as_ref())];
+        let elements: String = elements.into_iter().flatten().collect();
+        let mended = mend_xml(&body, &elements, id, path).map_or(body, Bytes::from);
         if response.headers().contains_key(header::CONTENT_LENGTH) {
             let length = HeaderValue::from(mended.len());
             response.headers_mut().insert(header::CONTENT_LENGTH, length);
@@ -383,17 +404,17 @@ fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
     headers.insert(header::SERVER, HeaderValue::from_static("Fula"));
 }
 
+fn text_of(value: Option<&HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
+}
+
 /// Puts the elements that `s3s` leaves out before the end of an error.
-fn mend_xml(body: &Bytes, condition: Option<&HeaderValue>, id: &str, path: &str) -> Option<String> {
+fn mend_xml(body: &Bytes, elements: &str, id: &str, path: &str) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let head = text.strip_suffix("</Error>")?;
-    let condition = condition
-        .and_then(|name| name.to_str().ok())
-        .map(|name| format!("<Condition>{name}</Condition>"))
-        .unwrap_or_default();
     let resource = escape(path);
     Some(format!(
-        "{head}{condition}<Resource>{resource}</Resource><RequestId>{id}</RequestId></Error>"
+        "{head}{elements}<Resource>{resource}</Resource><RequestId>{id}</RequestId></Error>"
     ))
 }
 
@@ -402,36 +423,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_plain_range_is_kept() {
-        let kept = |range: &str, authorization: Option<&str>| {
-            let mut request = Request::builder().header(header::RANGE, range);
-            if let Some(text) = authorization {
-                request = request.header(header::AUTHORIZATION, text);
-            }
-            let mut request = request.body(()).unwrap();
-            ignore_odd_range(&mut request);
-            request.headers().contains_key(header::RANGE)
-        };
-        for plain in ["bytes=0-0", "bytes=5-", "bytes=-5"] {
-            assert!(kept(plain, None), "{plain}");
-        }
-        for odd in ["bytes=0-1,3-4", "bytes=5-2", "bytes=-", "lines=1-2", "bytes=a-b", "x"] {
-            assert!(!kept(odd, None), "{odd}");
-        }
-        let signed = "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host;range, Signature=c";
-        assert!(kept("bytes=5-2", Some(signed)));
-    }
-
-    #[test]
     fn errors_name_the_resource_and_the_request() {
         let body = Bytes::from_static(b"<?xml?><Error><Code>NoSuchKey</Code></Error>");
-        let mended = mend_xml(&body, None, "ID", "/b/<&>").unwrap();
+        let mended = mend_xml(&body, "<Region>r</Region>", "ID", "/b/<&>").unwrap();
         assert_eq!(
             mended,
-            "<?xml?><Error><Code>NoSuchKey</Code><Resource>/b/&lt;&amp;&gt;</Resource>\
-             <RequestId>ID</RequestId></Error>"
+            "<?xml?><Error><Code>NoSuchKey</Code><Region>r</Region>\
+             <Resource>/b/&lt;&amp;&gt;</Resource><RequestId>ID</RequestId></Error>"
         );
-        assert!(mend_xml(&Bytes::from_static(b"not xml"), None, "ID", "/").is_none());
+        assert!(mend_xml(&Bytes::from_static(b"not xml"), "", "ID", "/").is_none());
     }
 
     #[test]

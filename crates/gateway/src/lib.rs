@@ -1,8 +1,8 @@
 //! The wire: S3 over HTTP, the routes of our own, errors to S3 codes, metrics.
 //!
 //! `http` is the outermost layer: request ids, logs, metrics, limits. Inside it, requests go
-//! either to a route of our own or through `s3s` (signatures, XML, headers) to `s3`, which
-//! translates to and from the service. Nothing below this crate knows of HTTP.
+//! either to a route of our own or, once `signature` has verified them, through `s3s` (XML and headers) to
+//! `s3`, which translates to and from the service. Nothing below this crate knows of HTTP.
 
 pub mod admin;
 mod auth;
@@ -20,14 +20,18 @@ mod host;
 mod http;
 mod limit;
 pub mod metrics;
+mod normalise;
 mod payload;
 mod query;
+mod range;
 mod request;
 mod request_body;
 mod s3;
 pub mod server;
+mod signature;
 mod sts;
 pub mod tls;
+mod xml;
 
 use fula_service::{Service, auth::Authenticator};
 use s3s::service::S3Service;
@@ -44,8 +48,6 @@ pub use self::{
 pub struct WireLimits {
     /// Largest XML body of a request, in bytes.
     pub xml_bytes_max: usize,
-    /// Largest chunk of an `aws-chunked` body, in bytes; one is whole whole to verify it.
-    pub chunk_bytes_max: usize,
     /// How long a client may take to send its headers.
     pub header_timeout: std::time::Duration,
     /// How long a body may stand still.
@@ -59,7 +61,6 @@ impl Default for WireLimits {
     fn default() -> Self {
         Self {
             xml_bytes_max: 4 << 20,
-            chunk_bytes_max: 1 << 20,
             header_timeout: std::time::Duration::from_secs(30),
             body_idle_timeout: std::time::Duration::from_mins(1),
             body_bytes_per_second_min: 1 << 10,
@@ -72,6 +73,10 @@ impl Default for WireLimits {
 pub struct WireConfig {
     /// Region that `GetBucketLocation` and `HeadBucket` report.
     pub region: String,
+    /// Whether a signature for another region is refused.
+    pub region_strict: bool,
+    /// Whether presigned URLs of signature version 2 are accepted.
+    pub presigned_v2: bool,
     /// Domain whose subdomains are bucket names, for virtual-host style.
     pub domain: Option<Domain>,
     /// Whether a proxy in front of the gateway ends TLS, so that tokens that come over plain HTTP were
@@ -88,23 +93,24 @@ pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfi
     let limits = &config.limits;
     let mut s3_config = s3s::config::S3Config::default();
     s3_config.xml_max_body_size = limits.xml_bytes_max;
-    s3_config.aws_chunked_stream_max_chunk_size = limits.chunk_bytes_max;
     s3_config.put_object_max_size = None; // The service bounds bodies, with S3's own error.
     s3_config.operation_id_routing = false;
-    // A signature for another service is none for this one; s3s would take `sts` as well.
-    s3_config.sig_v4_allowed_services = vec!["s3".to_owned()];
     s3_config.custom_route_max_body_size = Some(limits.xml_bytes_max as u64);
     let provider = s3s::config::StaticConfigProvider::new(std::sync::Arc::new(s3_config));
 
     let limited = std::sync::Arc::new(limit::RateLimits::new(config.rates));
-    let auth_layer = auth::AuthLayer::new(authenticator.clone(), limited, config.tls_terminated);
-    let commit = s3::CommitRoute::new(service.clone(), auth_layer.clone(), limits.xml_bytes_max);
+    let rules = signature::Rules {
+        region: config.region_strict.then(|| config.region.clone()),
+        presigned_v2: config.presigned_v2,
+    };
+    let auth_layer = auth::AuthLayer::new(authenticator, limited, rules, config.tls_terminated);
+    let commit = s3::CommitRoute::new(service.clone(), limits.xml_bytes_max);
     let buffered = buffered::BufferedBodies::new(&service, limits.body_idle_timeout);
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
     builder.set_route(commit);
     builder.set_config(std::sync::Arc::new(provider));
-    builder.set_auth(s3::Auth::new(authenticator));
-    builder.set_access(s3::Access::new(auth_layer.clone()));
+    builder.set_auth(s3::NoSecrets);
+    builder.set_access(s3::Access);
     if let Some(domain) = &config.domain {
         builder.set_host(domain.clone());
     }

@@ -235,7 +235,8 @@ fn names_in(query: &str) -> impl Iterator<Item = Cow<'_, str>> {
 ///
 /// # Errors
 /// 405 `MethodNotAllowed` for parameters that are offered, but not with this method on this level;
-/// 501 `NotImplemented` for any other; 400 `InvalidRequest` for one that is there twice.
+/// 501 `NotImplemented` for any other; 400 `InvalidRequest` for one that is there twice, or that names
+/// another level; 404 for a torrent.
 pub(crate) fn route(parts: &Parts, host_is_bucket: bool) -> S3Result<&'static Route> {
     let level = level_of(parts.uri.path(), host_is_bucket);
     find(&parts.method, level, parts.uri.query().unwrap_or_default())
@@ -266,6 +267,18 @@ fn refusal(method: &Method, level: Level, names: &[Cow<'_, str>]) -> S3Error {
             |route: &Route| route.required.contains(&name) || route.optional.contains(&name);
         is_common(name) || ROUTES.iter().any(knows)
     };
+    let has = |name: &str| names.iter().any(|found| found == name);
+    match (method.as_str(), level) {
+        ("GET", Level::Object) if has("torrent") => return S3Error::new(S3ErrorCode::NoSuchKey),
+        ("GET", Level::Object) if has("uploads") => {
+            let text = "Key is not expected for the GET method ?uploads subresource";
+            return s3_error!(InvalidRequest, "{text}");
+        }
+        ("GET", Level::Bucket) if has("uploadId") => {
+            return s3_error!(InvalidRequest, "A key must be specified");
+        }
+        _ => {}
+    }
     if let Some(name) = names.iter().find(|name| !is_offered(name)) {
         return not_implemented(&format!("The query parameter {}", shown(name)));
     }

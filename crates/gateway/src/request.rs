@@ -50,7 +50,7 @@ pub(crate) fn query_value(uri: &Uri, name: &str) -> Option<String> {
     found.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.into_owned())
 }
 
-/// Returns whether the body of a request is framed in chunks, which only `s3s` can take apart.
+/// Returns whether a request says that its body is framed in chunks.
 pub(crate) fn is_chunked(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     text("x-amz-content-sha256").is_some_and(|hash| hash.starts_with("STREAMING-"))

@@ -38,6 +38,8 @@ async fn gateway(tls_terminated: bool) -> Gateway {
     authenticator.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
     let config = WireConfig {
         region: "us-east-1".to_owned(),
+        region_strict: false,
+        presigned_v2: true,
         domain: None,
         tls_terminated,
         rates: Rates::default(),

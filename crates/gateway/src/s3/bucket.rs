@@ -2,14 +2,21 @@
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use fula_core::OwnerId;
-use fula_service::{Identity, ListRequest, Listing, ListingLine, limits::PAGE_MAX};
-use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
+use fula_service::{BucketPage, Identity, ListRequest, Listing, ListingLine, limits::PAGE_MAX};
+use http::HeaderValue;
+use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
     Api, caller,
     convert::{checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
 };
-use crate::{auth::identity, date::timestamp, digest::algorithm_name, error::s3_error as to_s3};
+use crate::{
+    auth::identity,
+    date::timestamp,
+    digest::algorithm_name,
+    error::{not_implemented, s3_error as to_s3},
+    xml::printable,
+};
 
 /// Returns a page size; `None` is the most, below zero is an error.
 pub(super) fn page_size(asked: Option<i32>, name: &str) -> S3Result<usize> {
@@ -35,11 +42,12 @@ impl Names {
     }
 
     pub(super) fn encode(&self, name: &str) -> String {
-        if self.encoding.is_some() { url_encode(name) } else { name.to_owned() }
+        if self.encoding.is_some() { url_encode(name) } else { printable(name) }
     }
 
+    /// Encodes a name that answers leave out when it is empty.
     pub(super) fn encode_opt(&self, name: Option<&String>) -> Option<String> {
-        name.map(|name| self.encode(name))
+        name.filter(|name| !name.is_empty()).map(|name| self.encode(name))
     }
 }
 
@@ -97,12 +105,17 @@ fn token_of(name: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(name)
 }
 
-fn name_of(token: &str) -> S3Result<String> {
+/// Reads a continuation token; a blank one is none.
+fn name_of(token: &str) -> S3Result<Option<String>> {
+    if token.is_empty() {
+        return Ok(None);
+    }
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     bytes
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .filter(|name| !name.is_empty())
         .ok_or_else(|| s3_error!(InvalidArgument, "The continuation token provided is incorrect"))
+        .map(Some)
 }
 
 impl Api {
@@ -113,18 +126,30 @@ impl Api {
         let input = &request.input;
         let limit = match input.max_buckets {
             Some(most) if !(1..=10_000).contains(&most) => {
-                return Err(s3_error!(InvalidArgument, "max-buckets must be 1 to 10000"));
+                let text = "Argument max-buckets must be an integer between 1 and 10000";
+                return Err(s3_error!(InvalidArgument, "{text}"));
             }
             most => usize::try_from(most.unwrap_or(10_000)).unwrap_or(10_000),
         };
-        let after = input.continuation_token.as_deref().map(name_of).transpose()?;
+        let after = input.continuation_token.as_deref().map(name_of).transpose()?.flatten();
         let prefix = input.prefix.clone().unwrap_or_default();
         let caller = &caller(&request)?;
-        let page =
+        let mut page =
             self.service.buckets(caller, &prefix, after.as_deref(), limit).await.map_err(to_s3)?;
+        // All buckets are in our region.
+        if input.bucket_region.as_ref().is_some_and(|region| *region != self.config.region) {
+            page = BucketPage::default();
+        }
+        // AWS names the region where a parameter was sent.
+        let says_region = input.max_buckets.is_some()
+            || input.prefix.is_some()
+            || input.bucket_region.is_some()
+            || input.continuation_token.is_some();
+        let region = Some(self.config.region.clone()).filter(|_| says_region);
         let buckets = page.buckets.into_iter().map(|(name, created)| Bucket {
             name: Some(name),
             creation_date: Some(timestamp(created)),
+            bucket_region: region.clone(),
             ..Bucket::default()
         });
         Ok(S3Response::new(ListBucketsOutput {
@@ -132,7 +157,7 @@ impl Api {
             continuation_token: page.next.as_deref().map(token_of),
             owner: identity(&request.extensions)
                 .map(|identity| owner_of(&request.extensions, identity.owner)),
-            prefix: request.input.prefix,
+            prefix: request.input.prefix.as_deref().map(printable),
         }))
     }
 
@@ -146,10 +171,46 @@ impl Api {
         if fula_core::BucketName::parse(name).is_err() {
             return Err(s3_error!(InvalidBucketName));
         }
+        if let Some(configuration) = &request.input.create_bucket_configuration {
+            self.check_configuration(configuration)?;
+        }
         let caller = &caller(&request)?;
         self.service.create_bucket(caller, name).await.map_err(to_s3)?;
-        let location = Some(format!("/{name}"));
-        Ok(S3Response::new(CreateBucketOutput { location, ..CreateBucketOutput::default() }))
+        Ok(S3Response::new(CreateBucketOutput {
+            location: Some(format!("/{name}")),
+            bucket_arn: Some(format!("arn:aws:s3:::{name}")),
+        }))
+    }
+
+    /// Refuses what a new bucket cannot be, rather than ignore it.
+    fn check_configuration(&self, configuration: &CreateBucketConfiguration) -> S3Result<()> {
+        let CreateBucketConfiguration { bucket, location, location_constraint, tags, .. } =
+            configuration;
+        if bucket.is_some() || location.is_some() {
+            return Err(not_implemented("A directory bucket"));
+        }
+        if tags.as_ref().is_some_and(|tags| !tags.is_empty()) {
+            return Err(not_implemented("Tags of a bucket"));
+        }
+        let Some(region) = location_constraint.as_ref().map(BucketLocationConstraint::as_str)
+        else {
+            return Ok(());
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        if region == self.config.region || region.is_empty() {
+            return Ok(());
+        }
+        if region.len() > 64 || !region.chars().all(is_name) {
+            return Err(s3_error!(InvalidLocationConstraint));
+        }
+        if self.config.region_strict {
+            return Err(s3_error!(
+                IllegalLocationConstraintException,
+                "The {region} location constraint is incompatible for the region specific endpoint \
+                 this request was sent to."
+            ));
+        }
+        Ok(())
     }
 
     pub(super) async fn head_bucket(
@@ -157,9 +218,20 @@ impl Api {
         request: S3Request<HeadBucketInput>,
     ) -> S3Result<S3Response<HeadBucketOutput>> {
         let caller = &caller(&request)?;
-        self.service.bucket(caller, &request.input.bucket).await.map_err(to_s3)?;
+        let found = self.service.bucket(caller, &request.input.bucket).await;
+        found.map_err(|error| self.with_region(to_s3(error)))?;
         let bucket_region = Some(self.config.region.clone());
         Ok(S3Response::new(HeadBucketOutput { bucket_region, ..HeadBucketOutput::default() }))
+    }
+
+    /// Adds our region to a refusal: clients that look for a bucket learn it from there.
+    fn with_region(&self, mut error: S3Error) -> S3Error {
+        if let Ok(region) = HeaderValue::from_str(&self.config.region) {
+            let mut headers = error.headers().cloned().unwrap_or_default();
+            headers.insert("x-amz-bucket-region", region);
+            error.set_headers(headers);
+        }
+        error
     }
 
     pub(super) async fn delete_bucket(
@@ -232,8 +304,8 @@ impl Api {
         let names = Names::new(input.encoding_type.clone())?;
         let limit = page_size(input.max_keys, "max-keys")?;
         let after = match &input.continuation_token {
-            Some(token) => Some(name_of(token)?),
-            None => input.start_after.clone().filter(|after| !after.is_empty()),
+            Some(token) if !token.is_empty() => name_of(token)?,
+            _ => input.start_after.clone().filter(|after| !after.is_empty()),
         };
         let query = ListRequest {
             prefix: input.prefix.clone().unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! Values between the wire and the service: conditions, tags, headers, bodies.
 
+use std::borrow::Cow;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fula_core::bucket::{self, TextMap};
 use fula_service::{
@@ -11,11 +13,11 @@ use futures::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use s3s::{
     S3Result,
-    dto::{self, StreamingBlob, Timestamp},
+    dto::{self, StreamingBlob},
     s3_error,
 };
 
-use crate::{date::millis, error};
+use crate::{date::parse_http_date, error};
 
 /// Prefix of user metadata headers.
 const META_PREFIX: &str = "x-amz-meta-";
@@ -39,7 +41,9 @@ pub(super) fn etag(tag: &bucket::ETag) -> dto::ETag {
 
 /// Reads a condition header: `*`, or tags separated by commas, with or without quotes.
 fn tags(headers: &HeaderMap, name: &str) -> S3Result<Option<Tags>> {
-    let Some(value) = joined(headers, name)? else { return Ok(None) };
+    let Some(value) = value_of(headers, name) else { return Ok(None) };
+    // Reads compare weakly, and no tag of ours is weak (RFC 9110 13.1.2).
+    let weak = if name.ends_with("if-none-match") { "W/" } else { "" };
     let value = value.trim();
     if value == "*" {
         return Ok(Some(Tags::Any));
@@ -47,7 +51,8 @@ fn tags(headers: &HeaderMap, name: &str) -> S3Result<Option<Tags>> {
     // A weak tag keeps its prefix: by strong comparison it matches nothing.
     let tags: Vec<String> = value
         .split(',')
-        .map(|tag| tag.trim().trim_matches('"').to_owned())
+        .map(str::trim)
+        .map(|tag| tag.strip_prefix(weak).unwrap_or(tag).trim_matches('"').to_owned())
         .filter(|tag| !tag.is_empty())
         .collect();
     if tags.is_empty() {
@@ -78,18 +83,18 @@ pub(super) fn write_conditions(headers: &HeaderMap) -> S3Result<WriteConditions>
     })
 }
 
-/// Reads the conditions of a read, or with the prefix `x-amz-copy-source-` of a copy's source.
-pub(super) fn read_conditions(
-    headers: &HeaderMap,
-    prefix: &str,
-    if_modified_since: Option<Timestamp>,
-    if_unmodified_since: Option<Timestamp>,
-) -> S3Result<ReadConditions> {
+/// Reads the conditions of a read, or with the prefix `x-amz-copy-source-` of a copy's source. A date that
+/// cannot be read is no condition.
+pub(super) fn read_conditions(headers: &HeaderMap, prefix: &str) -> S3Result<ReadConditions> {
+    let since = |name: &str| {
+        let value = headers.get(format!("{prefix}{name}")).and_then(|value| value.to_str().ok());
+        value.and_then(parse_http_date).map(|seconds| seconds.saturating_mul(1000))
+    };
     Ok(ReadConditions {
         if_match: tags(headers, &format!("{prefix}if-match"))?,
         if_none_match: tags(headers, &format!("{prefix}if-none-match"))?,
-        if_modified_since: if_modified_since.map(millis),
-        if_unmodified_since: if_unmodified_since.map(millis),
+        if_modified_since: since("if-modified-since"),
+        if_unmodified_since: since("if-unmodified-since"),
     })
 }
 
@@ -128,10 +133,10 @@ pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
 }
 
 /// Reads the headers an object keeps, byte for byte, from the request as it was sent.
-pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
+pub(super) fn object_facts(headers: &HeaderMap) -> ObjectFacts {
     let mut facts = ObjectFacts::default();
     for name in KEPT_HEADERS {
-        if let Some(value) = joined(headers, name)? {
+        if let Some(value) = value_of(headers, name) {
             let value = if name == "content-encoding" { without_chunking(&value) } else { value };
             if !value.is_empty() {
                 facts.headers.insert(name.to_owned(), value);
@@ -140,37 +145,59 @@ pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
     }
     for name in headers.keys() {
         if let Some(short) = name.as_str().strip_prefix(META_PREFIX)
-            && let Some(value) = joined(headers, name.as_str())?
+            && let Some(value) = value_of(headers, name.as_str())
         {
             facts.metadata.insert(short.to_owned(), value);
         }
     }
-    facts.acl = joined(headers, "x-amz-acl")?;
-    Ok(facts)
+    facts.acl = value_of(headers, "x-amz-acl");
+    facts
 }
 
-/// Returns a header's value; several of one name are joined by commas, as S3 does.
-fn joined(headers: &HeaderMap, name: &str) -> S3Result<Option<String>> {
-    let mut all: Option<String> = None;
-    for value in headers.get_all(name) {
-        let Ok(text) = std::str::from_utf8(value.as_bytes()) else {
-            return Err(s3_error!(InvalidArgument, "The header {name} is not UTF-8."));
-        };
-        match &mut all {
-            Some(all) => {
-                all.push(',');
-                all.push_str(text);
-            }
-            None => all = Some(text.to_owned()),
+/// Returns a header's value as it is kept.
+fn value_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| kept(value.as_bytes()))
+}
+
+/// Where the bytes lie that are no UTF-8: each as the character so far above it.
+const BYTES: u32 = 0xf700;
+
+fn is_byte(c: char) -> bool {
+    (BYTES + 0x80..=BYTES + 0xff).contains(&u32::from(c))
+}
+
+/// Returns the bytes of a header as text. Bytes that are no UTF-8 (Latin-1) become characters for private
+/// use, as does text that has such characters itself.
+fn kept(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(is_byte) => text.to_owned(),
+        _ => {
+            let character = |byte: &u8| match byte {
+                0..=0x7f => char::from(*byte),
+                _ => char::from_u32(BYTES + u32::from(*byte)).unwrap_or_default(),
+            };
+            bytes.iter().map(character).collect()
         }
     }
-    Ok(all)
 }
 
-/// Removes `aws-chunked`, which describes the transfer and not the object.
+/// Returns the bytes that a text was kept for.
+fn sent(text: &str) -> Cow<'_, [u8]> {
+    if !text.chars().any(is_byte) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let byte = |c: char| u8::try_from(u32::from(c).checked_sub(BYTES).unwrap_or(u32::from(c)));
+    Cow::Owned(text.chars().filter_map(|c| byte(c).ok()).collect())
+}
+
+/// Removes `aws-chunked`, which describes the transfer and not the object; the rest stays as it is spelled.
 fn without_chunking(value: &str) -> String {
-    let codings = value.split(',').map(str::trim);
-    codings.filter(|coding| *coding != "aws-chunked").collect::<Vec<_>>().join(",")
+    let is_framing = |coding: &str| coding.trim().eq_ignore_ascii_case("aws-chunked");
+    if !value.split(',').any(is_framing) {
+        return value.to_owned();
+    }
+    let codings: Vec<&str> = value.split(',').filter(|coding| !is_framing(coding)).collect();
+    codings.join(",").trim().to_owned()
 }
 
 /// Sets an object's headers and metadata on a response, byte for byte as they came.
@@ -179,7 +206,7 @@ pub(super) fn write_facts(headers: &TextMap, metadata: &TextMap, out: &mut Heade
     let kept = headers.iter().map(|(name, value)| (name.clone(), value));
     for (name, value) in kept.chain(prefixed) {
         let name = HeaderName::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&sent(value))) {
             out.insert(name, value);
         }
     }
@@ -266,29 +293,32 @@ mod tests {
     fn transfer_codings_are_not_kept() {
         assert_eq!(without_chunking("aws-chunked"), "");
         assert_eq!(without_chunking("aws-chunked,gzip"), "gzip");
-        assert_eq!(without_chunking("gzip, aws-chunked"), "gzip");
-        assert_eq!(without_chunking("gzip"), "gzip");
+        assert_eq!(without_chunking("gzip, AWS-chunked"), "gzip");
+        assert_eq!(without_chunking("aws-chunked, deflate, gzip"), "deflate, gzip");
+        for same in ["gzip", "deflate, gzip", "deflate ,gzip", ""] {
+            assert_eq!(without_chunking(same), same);
+        }
     }
 
     #[test]
     fn metadata_is_kept_as_sent() {
         let mut headers = HeaderMap::new();
-        headers.append("x-amz-meta-plain", HeaderValue::from_static("a  b"));
-        headers.append("x-amz-meta-twice", HeaderValue::from_static("1"));
-        headers.append("x-amz-meta-twice", HeaderValue::from_static("2"));
-        let utf8 = HeaderValue::from_bytes("grün".as_bytes()).unwrap();
-        headers.append("x-amz-meta-utf8", utf8);
-        let encoded = HeaderValue::from_static("=?UTF-8?B?Z3LDvG4=?=");
-        headers.append("x-amz-meta-encoded", encoded);
-        let facts = object_facts(&headers).unwrap();
+        let private = "\u{f780}\u{f7ff}é";
+        let values: [&[u8]; 5] =
+            [b"a  b", "grün".as_bytes(), b"=?UTF-8?B?Z3LDvG4=?=", b"gr\xfcn", private.as_bytes()];
+        for (n, value) in values.iter().enumerate() {
+            let name = HeaderName::from_bytes(format!("x-amz-meta-{n}").as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        headers.append("cache-control", HeaderValue::from_bytes(b"a\xff").unwrap());
+        let facts = object_facts(&headers);
+        assert_eq!(facts.metadata["1"], "grün");
         let mut out = HeaderMap::new();
         write_facts(&facts.headers, &facts.metadata, &mut out);
-        assert_eq!(out.get("x-amz-meta-plain").unwrap(), "a  b");
-        assert_eq!(out.get("x-amz-meta-twice").unwrap(), "1,2");
-        assert_eq!(out.get("x-amz-meta-utf8").unwrap().as_bytes(), "grün".as_bytes());
-        assert_eq!(out.get("x-amz-meta-encoded").unwrap(), "=?UTF-8?B?Z3LDvG4=?=");
-        headers.append("x-amz-meta-bad", HeaderValue::from_bytes(&[0xff]).unwrap());
-        assert!(object_facts(&headers).is_err());
+        for (n, value) in values.iter().enumerate() {
+            assert_eq!(out.get(format!("x-amz-meta-{n}")).unwrap().as_bytes(), *value);
+        }
+        assert_eq!(out.get("cache-control").unwrap().as_bytes(), b"a\xff");
     }
 
     #[test]

@@ -10,10 +10,7 @@ mod policy;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fula_service::{
-    BucketOwner, Caller, Invocation, RequestPins, Seen, Service,
-    auth::{Authenticator, Proof},
-};
+use fula_service::{BucketOwner, Caller, Invocation, RequestPins, Seen, Service, auth::Proof};
 use http::{HeaderMap, Method};
 use s3s::{
     S3, S3Request, S3Response, S3Result,
@@ -26,54 +23,37 @@ use s3s::{
 pub(crate) use self::commit::CommitRoute;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::commit::parse as parse_commit;
-use crate::{
-    WireConfig,
-    auth::{AuthLayer, Claim, auth_error, identity},
-    error,
-    request::Operation,
-};
+use crate::{WireConfig, auth::identity, error, normalise, request::Operation};
 
-/// Finds secrets for signature checks.
-pub(crate) struct Auth {
-    authenticator: Authenticator,
-}
-
-impl Auth {
-    pub(crate) fn new(authenticator: Authenticator) -> Self {
-        Self { authenticator }
-    }
-}
+/// Knows no secret: no request that reaches `s3s` has a signature left. `s3s` asks [`Access`] only if there is
+/// a source of secrets.
+pub(crate) struct NoSecrets;
 
 #[async_trait]
-impl S3Auth for Auth {
-    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        let found = self.authenticator.secret_of(access_key).await;
-        Claim::note_lookup(access_key, found.as_ref().map(|_| ()));
-        found.map(|secret| SecretKey::from(secret.expose())).map_err(auth_error)
+impl S3Auth for NoSecrets {
+    async fn get_secret_key(&self, _: &str) -> S3Result<SecretKey> {
+        tracing::error!("a signature was left for s3s to verify");
+        Err(s3_error!(AccessDenied))
     }
 }
 
-/// Says who a verified request is from; what they may do is the service's business.
-pub(crate) struct Access {
-    auth_layer: AuthLayer,
-}
-
-impl Access {
-    pub(crate) fn new(auth_layer: AuthLayer) -> Self {
-        Self { auth_layer }
-    }
-}
+/// Lets in what the layer before `s3s` let through; what they may do is the service's business.
+pub(crate) struct Access;
 
 #[async_trait]
 impl S3Access for Access {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
         let operation = cx.s3_op().name().to_owned();
-        if let Some(slot) = cx.extensions_mut().get::<Arc<Operation>>() {
+        let has_credentials = cx.credentials().is_some();
+        let extensions = cx.extensions_mut();
+        if has_credentials || !normalise::is_hidden(extensions) {
+            tracing::error!(operation, "a request reached s3s that was not let through");
+            return Err(s3_error!(AccessDenied));
+        }
+        if let Some(slot) = extensions.get::<Arc<Operation>>() {
             slot.set(operation);
         }
-        let access_key = cx.credentials().map(|credentials| credentials.access_key.clone());
-        let (headers, uri) = (cx.headers().clone(), cx.uri().clone());
-        self.auth_layer.admit(access_key.as_deref(), &headers, &uri, cx.extensions_mut()).await
+        Ok(())
     }
 }
 
@@ -140,7 +120,11 @@ macro_rules! operations {
     ($($name:ident: $input:ty => $output:ty),+ $(,)?) => {
         #[async_trait]
         impl S3 for Api {
-            $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+            $(async fn $name(
+                &self,
+                mut request: S3Request<$input>,
+            ) -> S3Result<S3Response<$output>> {
+                normalise::restore(&mut request);
                 self.$name(request).await
             })+
 

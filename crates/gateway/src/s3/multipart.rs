@@ -6,6 +6,7 @@ use fula_service::{
     CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest, ListUploadsRequest,
     PutPartRequest, ServiceError, UploadInfo, UploadLine,
 };
+use http::{Extensions, HeaderMap, HeaderValue};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
@@ -14,14 +15,16 @@ use super::{
     caller,
     convert::{
         self, etag, object_facts, read_conditions, refuse_conditions, refuse_unoffered,
-        set_checksums, write_conditions,
+        set_checksums, url_encode, write_conditions,
     },
-    object::{cid_header, copy_source},
+    object::{copy_source, written_headers},
 };
 use crate::{
     date::timestamp,
-    digest::{Digests, algorithm, algorithm_name, decode_checksum},
+    digest::{Digests, algorithm_name, asked_algorithm, decode_checksum},
     error::{not_implemented, s3_error as to_s3},
+    request::{HostBucket, Peer},
+    xml::printable,
 };
 
 fn kind_name(info: UploadInfo) -> ChecksumType {
@@ -38,7 +41,7 @@ fn asked_checksum(
     name: Option<&ChecksumAlgorithm>,
     kind: Option<&ChecksumType>,
 ) -> S3Result<Option<(Algorithm, bool)>> {
-    let Some(name) = name else {
+    let (Some(name), Some(algorithm)) = (name, asked_algorithm(name)?) else {
         return match kind {
             None => Ok(None),
             Some(_) => Err(s3_error!(
@@ -47,9 +50,6 @@ fn asked_checksum(
                  header."
             )),
         };
-    };
-    let Some(algorithm) = algorithm(name.as_str()) else {
-        return Err(not_implemented(&format!("The checksum algorithm {}", name.as_str())));
     };
     let composite = match kind.map(ChecksumType::as_str) {
         None => algorithm != Algorithm::Crc64Nvme,
@@ -79,8 +79,12 @@ fn part_number(number: i32) -> u32 {
 /// Reads `bytes=first-last`, the only form of a copy range.
 fn copy_range(text: &str) -> S3Result<(u64, u64)> {
     let parsed = text.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
-    let parsed = parsed.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
-    parsed.ok_or_else(|| {
+    let number = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+        is_number.then(|| text.parse().unwrap_or(u64::MAX))
+    };
+    let parsed = parsed.and_then(|(first, last)| Some((number(first)?, number(last)?)));
+    parsed.filter(|(first, last)| first <= last).ok_or_else(|| {
         s3_error!(
             InvalidArgument,
             "The x-amz-copy-source-range value must be of the form bytes=first-last"
@@ -104,6 +108,9 @@ fn complete_part(part: CompletedPart) -> S3Result<CompletePart> {
         }
     }
     let number = part.part_number.ok_or_else(|| s3_error!(MalformedXML))?;
+    if !(1..=10_000).contains(&number) {
+        return Err(s3_error!(InvalidArgument, "PartNumber must be 1 to 10000"));
+    }
     let etag = part.e_tag.ok_or_else(|| s3_error!(MalformedXML))?;
     Ok(CompletePart { number: part_number(number), etag: etag.value().to_owned(), checksum })
 }
@@ -120,7 +127,7 @@ impl Api {
             asked_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
         let create = CreateUploadRequest {
             key: input.key.clone(),
-            facts: object_facts(&request.headers)?,
+            facts: object_facts(&request.headers),
             checksum,
         };
         let caller = &caller(&request)?;
@@ -151,16 +158,8 @@ impl Api {
         let (id, number) = (input.upload_id.clone(), part_number(input.part_number));
         let info = self.service.upload_info(&caller, &bucket, &key, &id);
         let info = info.await.map_err(to_s3)?;
+        check_algorithm(Digests::of(&request.headers)?.algorithm(), info)?;
         let body_facts = Self::body_facts(&mut request, length, Some(info.algorithm))?;
-        if info.asked && body_facts.sent != info.algorithm {
-            return Err(s3_error!(
-                InvalidRequest,
-                "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum \
-                 Type: {}",
-                algorithm_name(info.algorithm).to_lowercase(),
-                algorithm_name(body_facts.sent).to_lowercase()
-            ));
-        }
         let put = PutPartRequest { key, id, number, body, body_facts };
         let part = self.service.put_part(&caller, &bucket, put).await.map_err(to_s3)?;
         let mut output =
@@ -176,12 +175,7 @@ impl Api {
         refuse_unoffered(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
-        let conditions = read_conditions(
-            &request.headers,
-            "x-amz-copy-source-",
-            input.copy_source_if_modified_since.clone(),
-            input.copy_source_if_unmodified_since.clone(),
-        )?;
+        let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;
         let source = copy_source(&request.headers, &input.copy_source, conditions)?;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
         let caller = &caller(&request)?;
@@ -262,8 +256,8 @@ impl Api {
         let query = ListUploadsRequest {
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone().unwrap_or_default(),
-            key_marker: input.key_marker.clone(),
-            id_marker: input.upload_id_marker.clone(),
+            key_marker: input.key_marker.clone().filter(|marker| !marker.is_empty()),
+            id_marker: input.upload_id_marker.clone().filter(|marker| !marker.is_empty()),
             limit,
         };
         let caller = &caller(&request)?;
@@ -274,7 +268,7 @@ impl Api {
                 UploadLine::Upload { key, id, .. } => {
                     (Some(names.encode(key)), Some(id.to_string()))
                 }
-                UploadLine::Prefix(prefix) => (Some(names.encode(prefix)), None),
+                UploadLine::Prefix(prefix) => (Some(names.encode(prefix)), Some(String::new())),
             };
         }
         let (mut uploads, mut prefixes) = (Vec::new(), Vec::new());
@@ -303,10 +297,12 @@ impl Api {
         }
         Ok(S3Response::new(ListMultipartUploadsOutput {
             bucket: Some(input.bucket.clone()),
-            prefix: names.encode_opt(input.prefix.as_ref()),
+            prefix: Some(names.encode(&query.prefix)),
             delimiter: names.encode_opt(input.delimiter.as_ref()),
-            key_marker: names.encode_opt(input.key_marker.as_ref()),
-            upload_id_marker: input.upload_id_marker.clone(),
+            key_marker: Some(names.encode(input.key_marker.as_deref().unwrap_or_default())),
+            upload_id_marker: Some(printable(
+                input.upload_id_marker.as_deref().unwrap_or_default(),
+            )),
             next_key_marker: next_key,
             next_upload_id_marker: next_id,
             max_uploads: i32::try_from(limit).ok(),
@@ -325,8 +321,21 @@ impl Api {
         let conditions = write_conditions(&request.headers)?;
         let checksum = whole_checksum(&request.headers)?;
         let caller = &caller(&request)?;
-        let input = request.input;
+        let S3Request { input, headers, extensions, .. } = request;
         let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
+        if parts.is_empty() {
+            return Err(s3_error!(MalformedXML));
+        }
+        if let Some(kind) = headers.get("x-amz-checksum-type") {
+            let info =
+                self.service.upload_info(caller, &input.bucket, &input.key, &input.upload_id);
+            match info.await {
+                Ok(info) => check_kind(kind, info)?,
+                // It may be completed already, and is answered again then.
+                Err(ServiceError::NoSuchUpload) => {}
+                Err(error) => return Err(to_s3(error)),
+            }
+        }
         let size = input.mpu_object_size.map(u64::try_from).transpose();
         let complete = CompleteRequest {
             key: input.key.clone(),
@@ -337,10 +346,11 @@ impl Api {
             size: size
                 .map_err(|_| s3_error!(InvalidRequest, "x-amz-mp-object-size is negative"))?,
         };
+        let location = self.location(&headers, &extensions, &input.bucket, &input.key);
         let completed = self.service.complete_upload(caller, &input.bucket, &complete).await;
         let record = completed.map_err(to_s3)?;
         let mut output = CompleteMultipartUploadOutput {
-            location: Some(format!("/{}/{}", input.bucket, input.key)),
+            location: Some(location),
             bucket: Some(input.bucket),
             key: Some(input.key),
             e_tag: Some(etag(&record.etag)),
@@ -349,8 +359,26 @@ impl Api {
         };
         set_checksums!(output, &record.checksums);
         let mut response = S3Response::new(output);
-        response.headers = cid_header(&record);
+        response.headers = written_headers(&record);
         Ok(response)
+    }
+
+    /// Returns the URL of an object, by the host that the request names.
+    fn location(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        bucket: &str,
+        key: &str,
+    ) -> String {
+        let is_tls = extensions.get::<Peer>().is_some_and(|peer| peer.is_tls);
+        let scheme = if is_tls || self.config.tls_terminated { "https" } else { "http" };
+        let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let (host, key) = (host.unwrap_or_default(), url_encode(key));
+        if extensions.get::<HostBucket>().is_some() {
+            return format!("{scheme}://{host}/{key}");
+        }
+        format!("{scheme}://{host}/{bucket}/{key}")
     }
 
     pub(super) async fn abort_multipart_upload(
@@ -370,8 +398,42 @@ impl Api {
     }
 }
 
+/// Refuses a part with another checksum than its upload was begun with; without any where the checksum of the
+/// whole is made of those that clients sent.
+fn check_algorithm(sent: Option<Algorithm>, info: UploadInfo) -> S3Result<()> {
+    let is_right = match sent {
+        Some(sent) => sent == info.algorithm,
+        None => !info.composite,
+    };
+    if is_right || !info.asked {
+        return Ok(());
+    }
+    let name = |algorithm| algorithm_name(algorithm).to_lowercase();
+    Err(s3_error!(
+        InvalidRequest,
+        "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+        name(info.algorithm),
+        sent.map_or_else(|| "null".to_owned(), name)
+    ))
+}
+
+/// Refuses a completion for another kind of checksum than the upload was begun with.
+fn check_kind(kind: &HeaderValue, info: UploadInfo) -> S3Result<()> {
+    let asked = kind_name(info);
+    let is_same = kind.as_bytes().eq_ignore_ascii_case(asked.as_str().as_bytes());
+    if is_same || !info.asked {
+        return Ok(());
+    }
+    Err(s3_error!(
+        InvalidRequest,
+        "The upload was created using the {} checksum mode. The complete request must use the same \
+         checksum mode.",
+        asked.as_str()
+    ))
+}
+
 /// Reads the checksum of a whole completed object; composite ones end in their part count.
-fn whole_checksum(headers: &http::HeaderMap) -> S3Result<Option<(Algorithm, bytes::Bytes)>> {
+fn whole_checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, bytes::Bytes)>> {
     let mut plain = http::HeaderMap::new();
     for (name, value) in headers {
         if !name.as_str().starts_with("x-amz-checksum-") {

@@ -6,8 +6,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use fula_core::bucket::{
-    ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
+use fula_core::{
+    ObjectKey,
+    bucket::{ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan},
 };
 use fula_service::{
     Caller, CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
@@ -28,9 +29,12 @@ use super::{
     },
 };
 use crate::{
-    date::{http_date, timestamp},
-    digest::{self, Digests},
+    date::{parse_http_date, timestamp},
+    digest::{self, Digests, asked_algorithm},
     error::{not_implemented, s3_error as to_s3},
+    range::ByteRange,
+    signature::chunks::Trailers,
+    xml::printable,
 };
 
 /// Only the null version exists until versioning does.
@@ -48,6 +52,13 @@ pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
     {
         headers.insert("x-fula-cid", value);
     }
+    headers
+}
+
+/// Headers of an answer to a write.
+pub(super) fn written_headers(record: &ObjectRecord) -> HeaderMap {
+    let mut headers = cid_header(record);
+    headers.insert("x-amz-object-size", HeaderValue::from(record.size));
     headers
 }
 
@@ -78,7 +89,7 @@ impl Api {
         let digests = Digests::of(&request.headers)?;
         let sent = digests.algorithm().or(keep).unwrap_or(Algorithm::Crc64Nvme);
         let length = length.map(u64::try_from).transpose();
-        let trailers = request.trailing_headers.take();
+        let trailers = request.extensions.remove::<Trailers>();
         Ok(BodyFacts {
             length: length.map_err(|_| s3_error!(InvalidArgument, "Content-Length is negative"))?,
             length_max: PUT_BYTES_MAX,
@@ -98,7 +109,7 @@ impl Api {
         let body = request.input.body.take();
         let body = convert::body(body);
         refuse_unoffered(&request.headers)?;
-        let facts = object_facts(&request.headers)?;
+        let facts = object_facts(&request.headers);
         let conditions = write_conditions(&request.headers)?;
         let caller = caller(&request)?;
         let body_facts = Self::body_facts(&mut request, length, None)?;
@@ -113,7 +124,7 @@ impl Api {
         };
         set_checksums!(output, &record.checksums);
         let mut response = S3Response::new(output);
-        response.headers = cid_header(&record);
+        response.headers = written_headers(&record);
         Ok(response)
     }
 
@@ -123,17 +134,13 @@ impl Api {
     ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = &request.input;
         refuse_version(input.version_id.as_ref())?;
-        let conditions = read_conditions(
-            &request.headers,
-            "",
-            input.if_modified_since.clone(),
-            input.if_unmodified_since.clone(),
-        )?;
+        let conditions = read_conditions(&request.headers, "")?;
         let caller = &caller(&request)?;
         check_overrides(caller, &request.uri)?;
         let found = self.service.get_object(caller, &input.bucket, &input.key, &conditions);
         let object = found.await.map_err(to_s3)?;
-        let part = self.select(&object, input.range, input.part_number).await?;
+        let range = range_of(&request.headers, &object.record);
+        let part = self.select(&object, range, input.part_number).await?;
         let range = part.range.clone();
         let length = range.end - range.start;
         let bytes = self.service.read(caller, &object.record, range).await.map_err(to_s3)?;
@@ -154,15 +161,7 @@ impl Api {
         let mut response = S3Response::new(output);
         response.status = part.is_partial.then_some(StatusCode::PARTIAL_CONTENT);
         response.headers = object_headers(&object);
-        for (name, value) in response_overrides(input) {
-            let value = HeaderValue::from_str(value)
-                .map_err(|_| s3_error!(InvalidArgument, "A response- parameter is no header"))?;
-            response.headers.insert(name, value);
-        }
-        if let Some(expires) = input.response_expires.clone() {
-            let date = http_date(expires);
-            response.headers.extend(date.map(|date| (http::header::EXPIRES, date)));
-        }
+        response.headers.extend(response_overrides(&request.uri)?);
         Ok(response)
     }
 
@@ -172,17 +171,13 @@ impl Api {
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = &request.input;
         refuse_version(input.version_id.as_ref())?;
-        let conditions = read_conditions(
-            &request.headers,
-            "",
-            input.if_modified_since.clone(),
-            input.if_unmodified_since.clone(),
-        )?;
+        let conditions = read_conditions(&request.headers, "")?;
         let caller = &caller(&request)?;
         check_overrides(caller, &request.uri)?;
         let found = self.service.get_object(caller, &input.bucket, &input.key, &conditions);
         let object = found.await.map_err(to_s3)?;
-        let part = self.select(&object, input.range, input.part_number).await?;
+        let range = range_of(&request.headers, &object.record);
+        let part = self.select(&object, range, input.part_number).await?;
         let mut output = HeadObjectOutput {
             content_length: i64::try_from(part.range.end - part.range.start).ok(),
             content_range: part.content_range(object.record.size),
@@ -206,21 +201,19 @@ impl Api {
     async fn select(
         &self,
         object: &Object,
-        range: Option<s3s::dto::Range>,
+        range: Option<ByteRange>,
         part_number: Option<i32>,
     ) -> S3Result<Selected> {
         let size = object.record.size;
         let whole = Selected { range: 0..size, is_partial: false, count: None };
         match (range, part_number) {
-            // No byte of an empty object can be asked for, not even by a suffix.
-            (Some(_), None) if size == 0 => Err(to_s3(ServiceError::InvalidRange { size })),
             (None, None) => Ok(whole),
             (Some(_), Some(_)) => {
                 Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber"))
             }
             (Some(range), None) => {
-                let range =
-                    range.check(size).map_err(|_| to_s3(ServiceError::InvalidRange { size }))?;
+                let range = range.within(size);
+                let range = range.ok_or_else(|| to_s3(ServiceError::InvalidRange { size }))?;
                 Ok(Selected { range, is_partial: true, count: None })
             }
             (None, Some(number)) => {
@@ -235,7 +228,7 @@ impl Api {
         request: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
         let input = &request.input;
-        let conditional = input.if_match.is_some();
+        let conditional = request.headers.contains_key(http::header::IF_MATCH);
         if conditional && input.version_id.is_some() {
             return Err(not_implemented("If-Match together with versionId"));
         }
@@ -281,12 +274,15 @@ impl Api {
         let (mut deleted, mut failed) = (Vec::new(), Vec::new());
         for (object, outcome) in objects.into_iter().zip(outcomes) {
             match outcome {
-                Ok(()) => deleted
-                    .push(DeletedObject { key: Some(object.key), ..DeletedObject::default() }),
+                Ok(()) => deleted.push(DeletedObject {
+                    key: Some(printable(&object.key)),
+                    ..DeletedObject::default()
+                }),
                 Err(error) => {
-                    let error = to_s3(error);
+                    let is_long = object.key.len() > ObjectKey::BYTES_MAX;
+                    let error = if is_long { s3_error!(KeyTooLongError) } else { to_s3(error) };
                     failed.push(Error {
-                        key: Some(object.key),
+                        key: Some(printable(&object.key)),
                         code: Some(error.code().as_str().to_owned()),
                         message: error.message().map(ToOwned::to_owned),
                         ..Error::default()
@@ -308,21 +304,22 @@ impl Api {
     ) -> S3Result<S3Response<CopyObjectOutput>> {
         refuse_unoffered(&request.headers)?;
         let input = &request.input;
-        let conditions = read_conditions(
-            &request.headers,
-            "x-amz-copy-source-",
-            input.copy_source_if_modified_since.clone(),
-            input.copy_source_if_unmodified_since.clone(),
-        )?;
+        let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;
         let replaces = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
             None | Some(MetadataDirective::COPY) => false,
             Some(MetadataDirective::REPLACE) => true,
             Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
         };
+        if let Some(value) = request.headers.get("x-amz-tagging-directive")
+            && ![b"COPY".as_slice(), b"REPLACE"].contains(&value.as_bytes())
+        {
+            return Err(s3_error!(InvalidArgument, "Unknown tagging directive."));
+        }
         let copy = CopyRequest {
             source: copy_source(&request.headers, &input.copy_source, conditions)?,
             key: input.key.clone(),
-            replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
+            replace: if replaces { Some(object_facts(&request.headers)) } else { None },
+            checksum: asked_algorithm(input.checksum_algorithm.as_ref())?,
             conditions: write_conditions(&request.headers)?,
         };
         let caller = &caller(&request)?;
@@ -408,17 +405,41 @@ fn check_overrides(caller: &Caller, uri: &Uri) -> S3Result<()> {
     Ok(())
 }
 
-fn response_overrides(input: &GetObjectInput) -> impl Iterator<Item = (http::HeaderName, &str)> {
+/// Returns the headers that `response-` parameters replace; their values are free text.
+fn response_overrides(uri: &Uri) -> S3Result<HeaderMap> {
     use http::header;
-    [
-        (header::CACHE_CONTROL, input.response_cache_control.as_deref()),
-        (header::CONTENT_DISPOSITION, input.response_content_disposition.as_deref()),
-        (header::CONTENT_ENCODING, input.response_content_encoding.as_deref()),
-        (header::CONTENT_LANGUAGE, input.response_content_language.as_deref()),
-        (header::CONTENT_TYPE, input.response_content_type.as_deref()),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| Some((name, value?)))
+    let names = [
+        ("response-cache-control", header::CACHE_CONTROL),
+        ("response-content-disposition", header::CONTENT_DISPOSITION),
+        ("response-content-encoding", header::CONTENT_ENCODING),
+        ("response-content-language", header::CONTENT_LANGUAGE),
+        ("response-content-type", header::CONTENT_TYPE),
+        ("response-expires", header::EXPIRES),
+    ];
+    let mut headers = HeaderMap::new();
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        let Some((_, header)) = names.iter().find(|(parameter, _)| *parameter == name) else {
+            continue;
+        };
+        let value = HeaderValue::from_bytes(value.as_bytes())
+            .map_err(|_| s3_error!(InvalidArgument, "A response- parameter is no header"))?;
+        headers.insert(header, value);
+    }
+    Ok(headers)
+}
+
+/// Returns the range that a read asks for, unless it is about another state of the object (RFC 9110
+/// 13.1.5): a download that is resumed must not join two objects.
+fn range_of(headers: &HeaderMap, record: &ObjectRecord) -> Option<ByteRange> {
+    let range = ByteRange::of(headers)?;
+    let Some(condition) = headers.get(http::header::IF_RANGE) else { return Some(range) };
+    let condition = condition.to_str().unwrap_or_default().trim();
+    let is_same = match condition.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) {
+        Some(tag) => tag == record.etag.to_string(),
+        // Exactly that date: what is older may have had another content at the same length.
+        None => parse_http_date(condition) == Some(record.time / 1000),
+    };
+    is_same.then_some(range)
 }
 
 /// Makes a stream shareable between threads, as a response body must be; it is never locked.

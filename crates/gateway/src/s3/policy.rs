@@ -1,6 +1,6 @@
 //! Bucket policies: what an owner makes public.
 
-use s3s::{S3Request, S3Response, S3Result, dto::*};
+use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{Api, caller};
 use crate::error::s3_error as to_s3;
@@ -12,6 +12,13 @@ impl Api {
     ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
         let caller = &caller(&request)?;
         let input = &request.input;
+        // One that was kept before is still read.
+        let policy: Option<serde_json::Value> = serde_json::from_str(&input.policy).ok();
+        let statement = policy.as_ref().and_then(|policy| policy.get("Statement"));
+        if statement.and_then(|statement| statement.as_array()).is_some_and(Vec::is_empty) {
+            let text = "Could not parse the policy: Statement is empty!";
+            return Err(s3_error!(MalformedPolicy, "{text}"));
+        }
         let put = self.service.set_policy(caller, &input.bucket, Some(&input.policy));
         put.await.map_err(to_s3)?;
         Ok(S3Response::new(PutBucketPolicyOutput::default()))

@@ -21,7 +21,7 @@ pub(crate) use self::{
     file::SettingsFileError,
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
-        LogFormat, SharedArgs,
+        LogFormat, SharedArgs, SignatureV2,
     },
     token::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
     value::Time,

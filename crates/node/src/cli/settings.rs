@@ -52,6 +52,14 @@ pub(crate) struct GatewaySettings {
     /// Region to report to clients
     #[arg(long, env = "FULA_REGION", default_value = "us-east-1")]
     pub(crate) region: String,
+    /// Refuse signatures for another region than --region, with an error from which clients learn the
+    /// right one; otherwise any region is accepted
+    #[arg(long, env = "FULA_REGION_STRICT", value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "off")]
+    pub(crate) region_strict: bool,
+    /// Which signatures of version 2 are accepted; s3cmd, s3fs and boto3 presign with them by default
+    #[arg(long, env = "FULA_SIGV2", default_value = "presigned")]
+    pub(crate) sigv2: SignatureV2,
     /// Domain whose subdomains are bucket names, for virtual-host style; without a port. Case, port
     /// and a trailing dot of the Host header do not matter [default: none]
     #[arg(long, env = "FULA_DOMAIN")]
@@ -277,6 +285,15 @@ pub(crate) enum BucketNames {
     Owner,
     /// A name that anyone has taken is taken, as on AWS
     Global,
+}
+
+/// `FULA_SIGV2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SignatureV2 {
+    /// Those of presigned URLs that read or write one object, for at most a week
+    Presigned,
+    /// None
+    Off,
 }
 
 /// `FULA_LOG`.

@@ -13,7 +13,9 @@ use fula_gateway::{Domain, InvalidDomain, WireConfig, WireLimits};
 use fula_identity::Policy;
 use fula_service::{Limits, NamePolicy, auth::Secret};
 
-use crate::cli::{BucketNames, CasMode, DataDirArgs, GatewaySettings, LogFormat, SharedArgs};
+use crate::cli::{
+    BucketNames, CasMode, DataDirArgs, GatewaySettings, LogFormat, SharedArgs, SignatureV2,
+};
 
 pub(crate) use self::{
     auth::{Jwks, JwksSource},
@@ -263,10 +265,11 @@ fn wire(settings: &GatewaySettings) -> Result<WireConfig, ConfigError> {
         header_timeout: settings.header_timeout.0,
         body_idle_timeout: settings.body_idle_timeout.0,
         body_bytes_per_second_min: settings.body_pace.0,
-        ..WireLimits::default()
     };
     Ok(WireConfig {
         region: settings.region.clone(),
+        region_strict: settings.region_strict,
+        presigned_v2: settings.sigv2 == SignatureV2::Presigned,
         domain: settings.domain.as_deref().map(Domain::parse).transpose()?,
         tls_terminated: settings.tls_terminated,
         rates: auth::rates(&settings.auth),

@@ -82,16 +82,19 @@ impl PublicRead {
     /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for what is not offered.
     pub fn parse(text: &str, bucket: &str) -> Result<Self, ServiceError> {
         if text.len() > POLICY_BYTES_MAX {
-            return Err(malformed("the policy is longer than 20 KiB"));
+            return Err(malformed("The policy is longer than 20 KiB."));
         }
-        let value: Value = serde_json::from_str(text).map_err(|_| malformed("it is not JSON"))?;
+        let value: Value = serde_json::from_str(text)
+            .map_err(|_| malformed("This policy contains invalid Json"))?;
         if value.get("Statement").is_none() {
-            return Err(malformed("it has no Statement"));
+            return Err(malformed("Missing required field Statement"));
         }
         let document: Document = serde_json::from_value(value).map_err(|_| not_offered())?;
         let version = document.version.as_deref();
         if !matches!(version, None | Some("2012-10-17" | "2008-10-17")) {
-            return Err(malformed("its Version is neither 2012-10-17 nor 2008-10-17"));
+            return Err(malformed(
+                "The policy must contain a valid version string: 2012-10-17 or 2008-10-17.",
+            ));
         }
         let mut public = Self::default();
         for statement in document.statement.as_slice() {
@@ -110,7 +113,9 @@ impl PublicRead {
                 "s3:ListBucket" => {
                     let bucket_arn = format!("arn:aws:s3:::{bucket}");
                     if !statement.resource.as_slice().contains(&bucket_arn) {
-                        return Err(malformed("s3:ListBucket is about the bucket itself"));
+                        return Err(malformed(
+                            "Action does not apply to any resource(s) in statement: s3:ListBucket is about the bucket itself.",
+                        ));
                     }
                     self.lists = true;
                 }
@@ -130,7 +135,7 @@ impl PublicRead {
                 continue;
             }
             let Some(key) = resource.strip_prefix(&below) else {
-                return Err(malformed("a Resource is not of this bucket"));
+                return Err(malformed("Policy has invalid resource: it is not of this bucket."));
             };
             is_about_objects = true;
             let (key, is_prefix) = key.strip_suffix('*').map_or((key, false), |key| (key, true));
@@ -140,7 +145,13 @@ impl PublicRead {
             let key = key.to_owned();
             self.objects.push(if is_prefix { Pattern::Prefix(key) } else { Pattern::Key(key) });
         }
-        if is_about_objects { Ok(()) } else { Err(malformed("s3:GetObject is about objects")) }
+        if is_about_objects {
+            Ok(())
+        } else {
+            Err(malformed(
+                "Action does not apply to any resource(s) in statement: s3:GetObject is about objects.",
+            ))
+        }
     }
 
     /// Returns whether nothing is public.

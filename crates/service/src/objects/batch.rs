@@ -17,7 +17,7 @@ use crate::{
     limits::{COMMIT_BODY_BYTES_MAX, COMMIT_CHANGES_MAX},
     objects::body::digests_of,
     objects::condition::WriteConditions,
-    objects::multipart::{CompletePart, CompleteRequest, JOINS_MAX, Joined},
+    objects::multipart::{CompletePart, CompleteRequest, JOINS_MAX, Joined, Named},
     objects::object::{ObjectFacts, bare_record},
     service::{Part, Service, parse_key},
 };
@@ -159,7 +159,7 @@ impl Service {
             size: None,
         };
         let id = id.parse().map_err(|_| ServiceError::NoSuchUpload)?;
-        match self.join(newest, key, id, &request).await? {
+        match self.join(newest, key, id, &request, Named::ByTag).await? {
             Joined::Ready(complete) => Ok(StepKind::Complete(complete)),
             // The first attempt of this commit did it, or somebody else: the commit will tell.
             Joined::Already(record) if caller.is_retry() => {

@@ -5,6 +5,7 @@ pub mod body;
 pub(crate) mod bucket;
 pub(crate) mod checksum;
 pub mod condition;
+mod copy;
 pub(crate) mod list;
 pub(crate) mod multipart;
 pub(crate) mod object;

@@ -1,4 +1,4 @@
-//! Objects: put, get, delete, copy.
+//! Objects: put, get, delete.
 
 use std::{ops::Range, sync::Arc};
 
@@ -6,7 +6,10 @@ use bytes::Bytes;
 use fula_core::{
     Block, StoreError,
     block::require,
-    bucket::{Attached, ETag, ObjectKind, ObjectRecord, PartSpan, Seq, TextMap, read_parts},
+    bucket::{
+        Attached, ChecksumAlgorithm, ETag, ObjectKind, ObjectRecord, PartSpan, Seq, TextMap,
+        read_parts,
+    },
     content,
     id::ObjectKey,
 };
@@ -21,7 +24,7 @@ use crate::{
     caller::{BucketOwner, Caller},
     commit::{Answer, Change, Source, content_of},
     error::ServiceError,
-    limits::{METADATA_BYTES_MAX, PUT_BYTES_MAX},
+    limits::METADATA_BYTES_MAX,
     objects::body::{self, BodyFacts, BodyStream, Intake},
     objects::condition::{ReadConditions, Tags, WriteConditions},
     pins::PinnedBlocks,
@@ -86,6 +89,8 @@ pub struct CopyRequest {
     pub key: String,
     /// New headers and metadata, or `None` to keep the source's.
     pub replace: Option<ObjectFacts>,
+    /// Checksum that the copy is to have, or `None` to keep those of the source.
+    pub checksum: Option<ChecksumAlgorithm>,
     /// Conditions on what it replaces.
     pub conditions: WriteConditions,
 }
@@ -226,7 +231,7 @@ impl Service {
         self.authorize(caller, Some(head), Action::GetObject, target).await
     }
 
-    async fn write(
+    pub(super) async fn write(
         &self,
         caller: &Caller,
         target: &WriteTarget,
@@ -395,94 +400,5 @@ impl Service {
             Err(error) => Err(error),
         };
         Ok(parsed.into_iter().map(outcome).collect())
-    }
-
-    /// Copies an object; no byte is copied, the record links the same content.
-    ///
-    /// # Errors
-    /// [`ServiceError::NoSuchKey`], [`ServiceError::PreconditionFailed`],
-    /// [`ServiceError::InvalidRequest`] for a copy onto itself that changes nothing.
-    pub async fn copy_object(
-        &self,
-        caller: &Caller,
-        bucket: &str,
-        request: CopyRequest,
-    ) -> Result<ObjectRecord, ServiceError> {
-        let part = Part::Key(&request.key);
-        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
-        let (replace, blocks) = match &request.replace {
-            Some(facts) => {
-                let (headers, metadata, blocks) = facts.clone().attach()?;
-                (Some(Box::new((headers, metadata))), blocks)
-            }
-            None => (None, Vec::new()),
-        };
-        let mut copied_from =
-            [request.source.bucket.as_bytes(), b"/", source_key.as_bytes()].concat();
-        if let Some((headers, metadata)) = replace.as_deref() {
-            copied_from.extend(bare_record(headers.clone(), metadata.clone(), None).encode());
-        }
-        let found = self.copied(caller, &head, &key, &request, source_key, replace).await;
-        let source = match found {
-            Ok(source) => source,
-            // The first attempt may have been carried out: only the commit can tell.
-            Err(error) if caller.is_retry() => Source::Refused(error),
-            Err(error) => return Err(error),
-        };
-        let conditions = request.conditions;
-        let idempotency_key =
-            caller.idempotency_key("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
-        let change = Change::Write { key, source, conditions, blocks };
-        self.write(caller, &WriteTarget { head, is_guess: false }, change, idempotency_key).await
-    }
-
-    /// Finds what a copy is made of.
-    async fn copied(
-        &self,
-        caller: &Caller,
-        head: &Head,
-        key: &ObjectKey,
-        request: &CopyRequest,
-        source_key: ObjectKey,
-        replace: Option<Box<(Attached, Attached)>>,
-    ) -> Result<Source, ServiceError> {
-        let CopyRequest { source, conditions, .. } = request;
-        self.may_compare(caller, head, key, conditions).await?;
-        let (part, action) = (Part::Key(&source.key), Action::GetObject);
-        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
-        let is_same = from.root.id == head.root.id;
-        if is_same && source_key == *key && replace.is_none() {
-            return Err(ServiceError::InvalidRequest(
-                "This copy request is illegal because it is trying to copy an object to itself \
-                 without changing the object's metadata, storage class, website redirect location \
-                 or encryption attributes."
-                    .to_owned(),
-            ));
-        }
-        let found = self.record(&from, &source_key).await?;
-        if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
-            return Err(ServiceError::InvalidRequest(
-                "The specified copy source is larger than the maximum allowable size for a copy \
-                 source: 5368709120"
-                    .to_owned(),
-            ));
-        }
-        let conditions = source.conditions.clone();
-        if is_same {
-            return Ok(Source::SameBucket { key: source_key, conditions, replace });
-        }
-        let record = found.ok_or(ServiceError::NoSuchKey)?;
-        conditions.judge_source(&record)?;
-        let (headers, metadata) = match replace {
-            Some(replace) => *replace,
-            None => (record.headers.clone(), record.metadata.clone()),
-        };
-        Ok(Source::Record(Box::new(ObjectRecord {
-            headers,
-            metadata,
-            fingerprint: None,
-            ..record
-        })))
     }
 }

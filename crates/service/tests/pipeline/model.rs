@@ -74,6 +74,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
                 source,
                 key: to.clone(),
                 replace: Some(ObjectFacts::default()),
+                checksum: None,
                 conditions: WriteConditions::default(),
             };
             let copied = master.service.copy_object(&master.user, BUCKET, request).await;

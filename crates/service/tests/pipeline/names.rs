@@ -131,6 +131,7 @@ async fn copy(
         source: source(BUCKET, owner),
         key: "copy".to_owned(),
         replace: None,
+        checksum: None,
         conditions: WriteConditions::default(),
     };
     let whole = service.copy_object(who, "mine", request).await.map(drop);

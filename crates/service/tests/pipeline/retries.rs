@@ -196,7 +196,8 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
             conditions: ReadConditions::default(),
         };
         let conditions = WriteConditions::default();
-        let request = CopyRequest { source, key: "k".into(), replace: None, conditions };
+        let request =
+            CopyRequest { source, key: "k".into(), replace: None, checksum: None, conditions };
         master.service.copy_object(caller, BUCKET, request).await
     };
     let first = copy(&one, &attempt(&one, "c", 1)).await.unwrap();

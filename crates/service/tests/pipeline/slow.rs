@@ -335,7 +335,8 @@ impl World {
             conditions: ReadConditions::default(),
         };
         let conditions = WriteConditions::default();
-        let request = CopyRequest { source, key: to.1.to_owned(), replace: None, conditions };
+        let request =
+            CopyRequest { source, key: to.1.to_owned(), replace: None, checksum: None, conditions };
         self.service.copy_object(&caller(), to.0, request).await.map(drop)
     }
 

@@ -64,7 +64,7 @@ impl Service {
                     request.conditions.judge(current.as_ref())?;
                 }
             }
-            let complete = match self.join(&newest, &key, id, request).await? {
+            let complete = match self.join(&newest, &key, id, request, Named::ByChecksum).await? {
                 Joined::Already(record) => {
                     caller.seen.note(record.seq.version);
                     return Ok(*record);
@@ -90,6 +90,7 @@ impl Service {
         key: &ObjectKey,
         id: UploadId,
         request: &CompleteRequest,
+        named_by: Named,
     ) -> Result<Joined, ServiceError> {
         let named = request.parts.iter().map(|part| (part.number, part.etag.as_str()));
         let parts_hash = parts_hash(named);
@@ -103,6 +104,9 @@ impl Service {
         }
         let info = info_of(&upload);
         let stored = self.parts(head, key, id, 1, PARTS_MAX as usize).await?;
+        if named_by == Named::ByChecksum && info.composite && info.asked {
+            check_named(&request.parts)?;
+        }
         let joined = select(&request.parts, &stored, info)?;
         let (content, size, block) = self.join_content(&joined).await?;
         if request.size.is_some_and(|expected| expected != size) {
@@ -168,6 +172,25 @@ impl Service {
             }
         }
     }
+}
+
+/// How a completion names the parts of an upload that was begun with checksums of its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// By their entity tags.
+    ByTag,
+    /// By their checksums as well, as S3 requires.
+    ByChecksum,
+}
+
+/// Refuses a completion that leaves out the checksum of a part.
+fn check_named(parts: &[CompletePart]) -> Result<(), ServiceError> {
+    let Some(part) = parts.iter().find(|part| part.checksum.is_none()) else { return Ok(()) };
+    Err(ServiceError::InvalidRequest(format!(
+        "The upload was created using a checksum for each part. The complete request must include the \
+         checksum for each part. It was missing for part {} in the request.",
+        part.number
+    )))
 }
 
 /// What joining an upload's parts came to.

@@ -13,7 +13,7 @@ use fula_core::{
     tree::Cursor,
 };
 
-pub(crate) use self::complete::{JOINS_MAX, Joined};
+pub(crate) use self::complete::{JOINS_MAX, Joined, Named};
 use crate::{
     arbiter::Head,
     auth::access::Action,

@@ -84,7 +84,7 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NoSuchUpload`], [`ServiceError::NoSuchKey`],
-    /// [`ServiceError::InvalidArgument`] for a range beyond the source.
+    /// [`ServiceError::InvalidRange`] for a range beyond the source.
     pub async fn copy_part(
         &self,
         caller: &Caller,
@@ -100,11 +100,7 @@ impl Service {
         let found = self.source(caller, &request.source).await?;
         let (first, last) = range.unwrap_or((0, found.size.saturating_sub(1)));
         if range.is_some() && (first > last || last >= found.size) {
-            return Err(ServiceError::InvalidArgument(format!(
-                "The x-amz-copy-source-range {first}-{last} is not satisfiable for a source of {} \
-                 bytes",
-                found.size
-            )));
+            return Err(ServiceError::InvalidRange { size: found.size });
         }
         let whole = range.is_none() || (first == 0 && last + 1 == found.size);
         let same = found

@@ -1,0 +1,495 @@
+//! Signatures of version 4, in the `Authorization` header or in the query of a presigned URL.
+
+use std::borrow::Cow;
+
+use fula_identity::Seconds;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use s3s_sigv4::{
+    AmzDate, Payload, calculate_signature_with_key, create_canonical_request,
+    create_canonical_request_with_raw_uri_path, create_string_to_sign, derive_signing_key,
+};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::{
+    LIFE_MAX, Received, Refusal, Rules, SCHEME, SKEW_MAX,
+    fault::{Place, no_date, not_signed, query_fault, too_skewed},
+    readings,
+    scope::{Components, Scope},
+};
+use crate::{
+    credential::Credential,
+    date::{parse_basic, parse_http_date},
+    error::not_implemented,
+};
+
+/// What signatures of presigned URLs say of the body, unless the URL says something else.
+const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
+
+const CONTENT_HASH: &str = "x-amz-content-sha256";
+
+/// Most headers that a signature may cover.
+const SIGNED_HEADERS_MAX: usize = 100;
+
+/// A signature as it was sent.
+pub(crate) struct Presented {
+    place: Place,
+    pub(super) scope: Scope,
+    /// When the request was signed.
+    date: AmzDate,
+    signed_headers: Vec<String>,
+    /// What was signed of the body: a hash, or the word for none.
+    payload: String,
+    /// The signature; `None` when it is none.
+    signature: Option<[u8; 32]>,
+    pub(super) url_expires: Option<Seconds>,
+}
+
+/// What the chunks of a body are signed with.
+pub(crate) struct ChunkKey {
+    pub(super) key: Zeroizing<[u8; 32]>,
+    pub(super) date: AmzDate,
+    pub(super) region: String,
+    pub(super) service: String,
+    /// Signature of the request, in hex.
+    pub(super) seed: String,
+}
+
+impl Presented {
+    /// Reads a signature and checks everything of it that needs no secret.
+    pub(super) fn of(
+        received: &Received<'_>,
+        credential: Credential,
+        rules: &Rules,
+        now: Seconds,
+    ) -> Result<Self, Refusal> {
+        let presented = if credential == Credential::Header {
+            Self::of_header(received.headers, rules, now)?
+        } else {
+            Self::of_query(received, rules, now)?
+        };
+        presented.check_coverage(received)?;
+        Ok(presented)
+    }
+
+    fn of_header(headers: &HeaderMap, rules: &Rules, now: Seconds) -> S3Result<Self> {
+        let text = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+        let text = String::from_utf8_lossy(text.unwrap_or_default());
+        if text.trim().is_empty() {
+            return Err(S3Error::new(S3ErrorCode::AccessDenied));
+        }
+        let components = Components::parse(&text)?;
+        let scope = Scope::parse(components.credential, Place::Header, rules)?;
+        let (date, seconds) = date_of(headers)?;
+        scope.check_day(&date.fmt_iso8601(), Place::Header)?;
+        if seconds.abs_diff(now) > SKEW_MAX {
+            return Err(too_skewed());
+        }
+        Ok(Self {
+            place: Place::Header,
+            scope,
+            date,
+            signed_headers: names_of(components.signed_headers, Place::Header)?,
+            payload: payload_of(headers)?,
+            signature: signature_of(components.signature),
+            url_expires: None,
+        })
+    }
+
+    fn of_query(received: &Received<'_>, rules: &Rules, now: Seconds) -> S3Result<Self> {
+        let parameters = received.parameters();
+        let one = |name: &str| {
+            let mut all = parameters.iter().filter(|(found, _)| found == name);
+            let (Some((_, value)), None) = (all.next(), all.next()) else {
+                return Err(query_fault(
+                    "Query-string authentication version 4 requires the X-Amz-Algorithm, \
+                     X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and \
+                     X-Amz-Expires parameters.",
+                ));
+            };
+            Ok(value.as_str())
+        };
+        let (algorithm, credential) = (one("X-Amz-Algorithm")?, one("X-Amz-Credential")?);
+        let (date, expires) = (one("X-Amz-Date")?, one("X-Amz-Expires")?);
+        let (names, signature) = (one("X-Amz-SignedHeaders")?, one("X-Amz-Signature")?);
+        if algorithm != SCHEME {
+            return Err(query_fault(&format!("X-Amz-Algorithm only supports \"{SCHEME}\"")));
+        }
+        let scope = Scope::parse(credential, Place::Query, rules)?;
+        let life = life_of(expires)?;
+        let (Some(signed_at), Ok(date)) = (parse_basic(date), AmzDate::parse(date)) else {
+            return Err(query_fault(
+                "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"",
+            ));
+        };
+        scope.check_day(&date.fmt_iso8601(), Place::Query)?;
+        if signed_at > now.saturating_add(SKEW_MAX) {
+            return Err(s3_error!(AccessDenied, "Request is not valid yet"));
+        }
+        let expires = signed_at.saturating_add(life);
+        if now > expires {
+            return Err(s3_error!(AccessDenied, "Request has expired"));
+        }
+        let payload = parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_HASH));
+        let in_header = received.headers.get_all(CONTENT_HASH).iter().map(HeaderValue::as_bytes);
+        let mut hashes = in_header.chain(payload.map(|(_, value)| value.as_bytes()));
+        // A URL is signed before there is a body whose chunks could be.
+        if hashes.any(|hash| hash.starts_with(b"STREAMING-")) {
+            return Err(not_implemented("A body in chunks with a presigned URL"));
+        }
+        Ok(Self {
+            place: Place::Query,
+            scope,
+            date,
+            signed_headers: names_of(names, Place::Query)?,
+            payload: payload.map_or_else(|| UNSIGNED.to_owned(), |(_, value)| value.clone()),
+            signature: signature_of(signature),
+            url_expires: Some(expires),
+        })
+    }
+
+    /// Refuses a request with a header that counts for S3 and is not signed: whoever got a signed request
+    /// could change with it what the request does. The hash of the body is signed by itself. A header that
+    /// a parameter of the URL says, too, is signed there.
+    fn check_coverage(&self, received: &Received<'_>) -> Result<(), Refusal> {
+        let is_signed = |name: &str| self.signed_headers.iter().any(|signed| signed == name);
+        let parameters =
+            if self.place == Place::Query { received.parameters() } else { Vec::new() };
+        let is_parameter = |name: &HeaderName| {
+            let mut values = received.headers.get_all(name).iter();
+            let (Some(value), None) = (values.next(), values.next()) else { return false };
+            let mut all = parameters.iter();
+            all.any(|(found, text)| {
+                found.eq_ignore_ascii_case(name.as_str()) && text.as_bytes() == value.as_bytes()
+            })
+        };
+        let counts = |name: &&HeaderName| {
+            name.as_str().starts_with("x-amz-") && name.as_str() != CONTENT_HASH
+        };
+        let unsigned: Vec<&str> = received
+            .headers
+            .keys()
+            .filter(counts)
+            .filter(|name| !is_signed(name.as_str()) && !is_parameter(name))
+            .map(HeaderName::as_str)
+            .collect();
+        if unsigned.is_empty() { Ok(()) } else { Err(not_signed(&unsigned)) }
+    }
+
+    /// Compares the signature with what it must be.
+    pub(super) fn verify(&self, received: &Received<'_>, secret: &str) -> Option<ChunkKey> {
+        let expected = self.signature?;
+        let raw_path = received.uri.path();
+        let path = decoded(raw_path)?;
+        let Scope { region, service, .. } = &self.scope;
+        let key = Zeroizing::new(derive_signing_key(secret, &self.date, region, service));
+        let parameters = received.parameters();
+        for headers in readings(received.headers, &self.signed_headers)? {
+            let headers: Vec<(&str, &str)> =
+                headers.iter().map(|(name, value)| (*name, value.as_ref())).collect();
+            // Some clients sign the path as they send it, with characters that AWS's rules would escape.
+            for is_raw in [false, true] {
+                if is_raw && !has_unescaped(raw_path) {
+                    continue;
+                }
+                let path = if is_raw { raw_path } else { path.as_ref() };
+                let request = self.canonical(received, path, is_raw, &parameters, &headers);
+                let text = create_string_to_sign(&request, &self.date, region, service);
+                let found = calculate_signature_with_key(&text, &key);
+                if bool::from(found.ct_eq(&expected)) {
+                    return Some(ChunkKey {
+                        key,
+                        date: self.date.clone(),
+                        region: region.clone(),
+                        service: service.clone(),
+                        seed: hex::encode(expected),
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// Returns the canonical request.
+    fn canonical(
+        &self,
+        received: &Received<'_>,
+        path: &str,
+        is_raw: bool,
+        parameters: &[(String, String)],
+        headers: &[(&str, &str)],
+    ) -> String {
+        let method = received.method.as_str();
+        let payload = Payload::SingleChunk(&self.payload);
+        let is_query = self.place == Place::Query;
+        let signed = parameters.iter().filter(|(name, _)| !is_query || name != "X-Amz-Signature");
+        let signed: Vec<(&str, &str)> =
+            signed.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        if is_raw {
+            create_canonical_request_with_raw_uri_path(method, path, &signed, headers, payload)
+        } else {
+            create_canonical_request(method, path, &signed, headers, payload)
+        }
+    }
+}
+
+/// Returns the time of a request that is signed in its headers.
+fn date_of(headers: &HeaderMap) -> S3Result<(AmzDate, Seconds)> {
+    let mut values = headers.get_all("x-amz-date").iter();
+    let value = values.next().or_else(|| headers.get(header::DATE));
+    let text = value.and_then(|value| value.to_str().ok()).ok_or_else(no_date)?;
+    let seconds = parse_basic(text).or_else(|| parse_http_date(text)).ok_or_else(no_date)?;
+    let date = amz_date(seconds).filter(|_| values.next().is_none()).ok_or_else(no_date)?;
+    Ok((date, seconds))
+}
+
+/// Returns a time as signatures have it.
+fn amz_date(seconds: Seconds) -> Option<AmzDate> {
+    let time = time::OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()?;
+    let ((year, month, day), (hour, minute, second)) = (time.to_calendar_date(), time.to_hms());
+    let month = u8::from(month);
+    AmzDate::parse(&format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")).ok()
+}
+
+/// Returns what `x-amz-content-sha256` says.
+fn payload_of(headers: &HeaderMap) -> S3Result<String> {
+    let mut values = headers.get_all(CONTENT_HASH).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Missing required header for this request: x-amz-content-sha256"
+        ));
+    };
+    let text = value.to_str().unwrap_or_default();
+    let is_hash = text.len() == 64 && text.bytes().all(|c| c.is_ascii_hexdigit());
+    let is_word = text == UNSIGNED || text.starts_with("STREAMING-");
+    if is_hash || is_word { Ok(text.to_owned()) } else { Err(no_hash()) }
+}
+
+/// `x-amz-content-sha256` says nothing that can be meant.
+pub(super) fn no_hash() -> S3Error {
+    let text = "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, \
+                STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER or a \
+                valid sha256 value.";
+    s3_error!(InvalidArgument, "{text}")
+}
+
+fn life_of(text: &str) -> S3Result<Seconds> {
+    let Ok(life) = text.parse::<i64>() else {
+        return Err(query_fault("X-Amz-Expires should be a number"));
+    };
+    let Ok(life) = Seconds::try_from(life) else {
+        return Err(query_fault("X-Amz-Expires must be non-negative"));
+    };
+    if life > LIFE_MAX {
+        return Err(query_fault(
+            "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires \
+             must be less than 604800 seconds",
+        ));
+    }
+    Ok(life)
+}
+
+/// Reads the list of signed headers. Each is named once: the text that is signed would grow with every
+/// repetition.
+fn names_of(list: &str, place: Place) -> S3Result<Vec<String>> {
+    let names = list.split(';').take(SIGNED_HEADERS_MAX + 1).map(str::to_ascii_lowercase);
+    let names: Vec<String> = names.collect();
+    let is_repeated = |(n, name): (usize, &String)| names[..n].contains(name);
+    if names.len() > SIGNED_HEADERS_MAX || names.iter().enumerate().any(is_repeated) {
+        return Err(place.signed_headers());
+    }
+    Ok(names)
+}
+
+fn signature_of(text: &str) -> Option<[u8; 32]> {
+    let is_lower = text.bytes().all(|c| !c.is_ascii_uppercase());
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text, &mut bytes).ok().filter(|()| is_lower)?;
+    Some(bytes)
+}
+
+/// Returns whether a path has characters that AWS's rules would escape.
+fn has_unescaped(path: &str) -> bool {
+    path.bytes().any(|c| !c.is_ascii_alphanumeric() && !b"-_.~/%".contains(&c))
+}
+
+/// Decodes `%XX` in a path; `None` when that makes no UTF-8.
+fn decoded(path: &str) -> Option<Cow<'_, str>> {
+    if !path.contains('%') {
+        return Some(Cow::Borrowed(path));
+    }
+    let (mut out, mut rest) = (Vec::with_capacity(path.len()), path.as_bytes());
+    while let Some((&first, after)) = rest.split_first() {
+        let mut byte = [0];
+        let escaped = after.get(..2).filter(|_| first == b'%');
+        if escaped.is_some_and(|digits| hex::decode_to_slice(digits, &mut byte).is_ok()) {
+            out.push(byte[0]);
+            rest = &after[2..];
+        } else {
+            out.push(first);
+            rest = after;
+        }
+    }
+    String::from_utf8(out).ok().map(Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Uri};
+
+    use super::*;
+
+    const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+    /// 24 May 2013, midnight: the time of AWS's examples.
+    const NOW: Seconds = 1_369_353_600;
+    const ANY: Rules = Rules { region: None, presigned_v2: true };
+    const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        map
+    }
+
+    fn checked(
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        credential: Credential,
+        now: Seconds,
+    ) -> Result<bool, String> {
+        let received = Received { method, uri, headers, host_bucket: None };
+        let presented = Presented::of(&received, credential, &ANY, now).map_err(|refusal| {
+            let text = refusal.error.message().unwrap_or_default().to_owned();
+            format!("{}: {text}", refusal.error.code().as_str())
+        })?;
+        Ok(presented.verify(&received, SECRET).is_some())
+    }
+
+    const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,\
+        SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,\
+        Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41";
+
+    fn example<'a>() -> Vec<(&'static str, &'a str)> {
+        vec![
+            ("host", "examplebucket.s3.amazonaws.com"),
+            ("range", "bytes=0-9"),
+            ("x-amz-content-sha256", EMPTY),
+            ("x-amz-date", "20130524T000000Z"),
+            ("authorization", AUTHORIZATION),
+        ]
+    }
+
+    fn header_auth(pairs: &[(&'static str, &str)], now: Seconds) -> Result<bool, String> {
+        let uri = Uri::from_static("/test.txt");
+        checked(&Method::GET, &uri, &headers(pairs), Credential::Header, now)
+    }
+
+    #[test]
+    fn the_examples_of_aws_are_accepted() {
+        assert_eq!(header_auth(&example(), NOW), Ok(true));
+        let mut changed = example();
+        changed[1].1 = "bytes=0-8";
+        assert_eq!(header_auth(&changed, NOW), Ok(false));
+        let uri = "/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524\
+            %2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=\
+            host&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404";
+        let host = headers(&[("host", "examplebucket.s3.amazonaws.com")]);
+        let presigned = |uri: &str, now| {
+            checked(&Method::GET, &uri.parse().unwrap(), &host, Credential::Presigned, now)
+        };
+        assert_eq!(presigned(uri, NOW + 86_400), Ok(true));
+        assert_eq!(presigned(&uri.replace("test.txt", "test.tx"), NOW), Ok(false));
+        assert!(presigned(uri, NOW + 86_401).unwrap_err().contains("Request has expired"));
+        assert!(presigned(uri, NOW - 901).unwrap_err().contains("Request is not valid yet"));
+        for (from, to, expected) in [
+            ("86400", "x", "X-Amz-Expires should be a number"),
+            ("86400", "-1", "X-Amz-Expires must be non-negative"),
+            ("86400", "604801", "less than a week"),
+            ("X-Amz-Expires=86400&", "", "requires the X-Amz-Algorithm"),
+            (
+                "X-Amz-Expires=86400&",
+                "X-Amz-Expires=1&X-Amz-Expires=2&",
+                "requires the X-Amz-Algorithm",
+            ),
+            ("AWS4-HMAC-SHA256", "AWS4-HMAC-SHA512", "X-Amz-Algorithm only supports"),
+            ("20130524T000000Z", "20130524", "X-Amz-Date must be in the ISO8601"),
+            ("20130524T000000Z", "20130525T000000Z", "Invalid credential date \"20130524\""),
+            ("%2F20130524", "%2F201305", "incorrect date format"),
+            ("%2Fs3", "%2Fsts", "incorrect service \"sts\""),
+        ] {
+            let refused = presigned(&uri.replacen(from, to, 1), NOW).unwrap_err();
+            assert!(refused.starts_with("AuthorizationQueryParametersError: "), "{refused}");
+            assert!(refused.contains(expected), "{from} {to}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_in_either_header() {
+        let without = |name: &str| {
+            let mut all = example();
+            all.retain(|(found, _)| *found != name);
+            all
+        };
+        let denied = "AccessDenied: AWS authentication requires a valid Date or x-amz-date header";
+        assert_eq!(header_auth(&without("x-amz-date"), NOW), Err(denied.to_owned()));
+        let with_date = |date: &'static str| {
+            let mut all = without("x-amz-date");
+            all.push(("date", date));
+            header_auth(&all, NOW)
+        };
+        assert_eq!(with_date("yesterday"), Err(denied.to_owned()));
+        // x-amz-date is in the list of signed headers, so the signature cannot be right.
+        for date in ["Fri, 24 May 2013 00:00:00 GMT", "20130524T000000Z"] {
+            assert_eq!(with_date(date), Ok(false), "{date}");
+        }
+        let mut both = example();
+        both.push(("date", "Fri, 01 Jan 1999 00:00:00 GMT"));
+        assert_eq!(header_auth(&both, NOW), Ok(true));
+        for now in [NOW - 901, NOW + 901] {
+            assert!(header_auth(&example(), now).unwrap_err().starts_with("RequestTimeTooSkewed"));
+        }
+    }
+
+    #[test]
+    fn headers_that_count_are_signed() {
+        let mut more = example();
+        more.push(("x-amz-meta-a", "b"));
+        assert!(
+            header_auth(&more, NOW).unwrap_err().starts_with("AccessDenied: There were headers")
+        );
+        let mut more = example();
+        more.push(("x-other", "b"));
+        assert_eq!(header_auth(&more, NOW), Ok(true));
+        let repeated = AUTHORIZATION.replace("host;", &"host;".repeat(2));
+        let many: Vec<String> = (0..=SIGNED_HEADERS_MAX).map(|n| format!("h{n}")).collect();
+        let many = AUTHORIZATION.replace("host;", &format!("{};host;", many.join(";")));
+        for authorization in [&repeated, &many] {
+            let mut wrong = example();
+            wrong[4].1 = authorization;
+            let told = header_auth(&wrong, NOW).unwrap_err();
+            assert!(told.contains("the authorization component \"SignedHeaders\""), "{told}");
+        }
+        let mut wrong = example();
+        wrong[2].1 = "short";
+        assert!(
+            header_auth(&wrong, NOW).unwrap_err().starts_with("InvalidArgument: x-amz-content")
+        );
+        for empty in ["", "  "] {
+            let mut wrong = example();
+            wrong[4].1 = empty;
+            assert!(header_auth(&wrong, NOW).unwrap_err().starts_with("AccessDenied"));
+        }
+    }
+
+    #[test]
+    fn paths_are_decoded() {
+        assert_eq!(decoded("/a b/%41%zz%4").as_deref(), Some("/a b/A%zz%4"));
+        assert_eq!(decoded("/%C3%A9").as_deref(), Some("/é"));
+        assert_eq!(decoded("/%ff"), None);
+    }
+}

@@ -1,0 +1,23 @@
+//! Text in XML answers.
+
+/// Returns whether XML 1.0 can carry a character.
+fn is_printable(c: char) -> bool {
+    !matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
+}
+
+/// Returns a text as an answer can say it: characters that XML cannot carry are replaced. What a client
+/// sent must not make its answer fail.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if is_printable(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_xml_cannot_carry_is_replaced() {
+        assert_eq!(printable("a\tb\u{e9}\u{1F600}<"), "a\tb\u{e9}\u{1F600}<");
+        assert_eq!(printable("a\u{1}b\u{0}\u{ffff}"), "a\u{fffd}b\u{fffd}\u{fffd}");
+    }
+}

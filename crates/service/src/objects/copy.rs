@@ -1,0 +1,151 @@
+//! Copying objects.
+
+use std::sync::Arc;
+
+use fula_core::{
+    bucket::{Attached, Checksum, ChecksumAlgorithm, ObjectRecord},
+    id::ObjectKey,
+};
+use futures::StreamExt;
+
+use crate::{
+    arbiter::Head,
+    auth::access::Action,
+    budget,
+    caller::Caller,
+    commit::{Change, Source},
+    error::ServiceError,
+    limits::PUT_BYTES_MAX,
+    objects::checksum::Digests,
+    objects::object::{CopyRequest, bare_record},
+    service::{Part, Service, WriteTarget, parse_key},
+};
+
+/// Returns whether an object has a checksum of all its bytes.
+fn has_whole(record: &ObjectRecord, algorithm: ChecksumAlgorithm) -> bool {
+    let mut all = record.checksums.iter();
+    all.any(|checksum| checksum.algorithm == algorithm && checksum.composite_parts == 0)
+}
+
+impl Service {
+    /// Copies an object; no byte is copied, the record links the same content. It is read when the copy is to
+    /// have another checksum.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::PreconditionFailed`],
+    /// [`ServiceError::InvalidRequest`] for a copy onto itself that changes nothing.
+    pub async fn copy_object(
+        &self,
+        caller: &Caller,
+        bucket: &str,
+        request: CopyRequest,
+    ) -> Result<ObjectRecord, ServiceError> {
+        let part = Part::Key(&request.key);
+        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
+        let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
+        let (replace, blocks) = match &request.replace {
+            Some(facts) => {
+                let (headers, metadata, blocks) = facts.clone().attach()?;
+                (Some(Box::new((headers, metadata))), blocks)
+            }
+            None => (None, Vec::new()),
+        };
+        let mut copied_from =
+            [request.source.bucket.as_bytes(), b"/", source_key.as_bytes()].concat();
+        if let Some((headers, metadata)) = replace.as_deref() {
+            copied_from.extend(bare_record(headers.clone(), metadata.clone(), None).encode());
+        }
+        if let Some(algorithm) = request.checksum {
+            copied_from.extend([b'/', algorithm as u8]);
+        }
+        let found = self.copied(caller, &head, &key, &request, source_key, replace).await;
+        let source = match found {
+            Ok(source) => source,
+            // The first attempt may have been carried out: only the commit can tell.
+            Err(error) if caller.is_retry() => Source::Refused(error),
+            Err(error) => return Err(error),
+        };
+        let conditions = request.conditions;
+        let idempotency_key =
+            caller.idempotency_key("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
+        let change = Change::Write { key, source, conditions, blocks };
+        self.write(caller, &WriteTarget { head, is_guess: false }, change, idempotency_key).await
+    }
+
+    /// Finds what a copy is made of.
+    async fn copied(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        request: &CopyRequest,
+        source_key: ObjectKey,
+        replace: Option<Box<(Attached, Attached)>>,
+    ) -> Result<Source, ServiceError> {
+        let CopyRequest { source, conditions, .. } = request;
+        self.may_compare(caller, head, key, conditions).await?;
+        let (part, action) = (Part::Key(&source.key), Action::GetObject);
+        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
+        let is_same = from.root.id == head.root.id;
+        let changes_nothing = replace.is_none() && request.checksum.is_none();
+        if is_same && source_key == *key && changes_nothing {
+            return Err(ServiceError::InvalidRequest(
+                "This copy request is illegal because it is trying to copy an object to itself \
+                 without changing the object's metadata, storage class, website redirect location \
+                 or encryption attributes."
+                    .to_owned(),
+            ));
+        }
+        let found = self.record(&from, &source_key).await?;
+        if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
+            return Err(ServiceError::InvalidRequest(
+                "The specified copy source is larger than the maximum allowable size for a copy \
+                 source: 5368709120"
+                    .to_owned(),
+            ));
+        }
+        let conditions = source.conditions.clone();
+        let is_read = match (&found, request.checksum) {
+            (Some(record), Some(algorithm)) => !has_whole(record, algorithm),
+            _ => false,
+        };
+        if is_same && !is_read {
+            return Ok(Source::SameBucket { key: source_key, conditions, replace });
+        }
+        let record = found.ok_or(ServiceError::NoSuchKey)?;
+        conditions.judge_source(&record)?;
+        let checksums = match request.checksum.filter(|_| is_read) {
+            Some(algorithm) => vec![self.checksum_of(&record, algorithm).await?],
+            None => record.checksums.clone(),
+        };
+        let (headers, metadata) = match replace {
+            Some(replace) => *replace,
+            None => (record.headers.clone(), record.metadata.clone()),
+        };
+        Ok(Source::Record(Box::new(ObjectRecord {
+            headers,
+            metadata,
+            checksums,
+            fingerprint: None,
+            ..record
+        })))
+    }
+
+    /// Reads an object and returns its checksum.
+    async fn checksum_of(
+        &self,
+        record: &ObjectRecord,
+        algorithm: ChecksumAlgorithm,
+    ) -> Result<Checksum, ServiceError> {
+        let range = 0..record.size;
+        let bytes = budget::bytes_out(record.size, &range);
+        let permit = Arc::new(self.body_budget.take(bytes, None).await?);
+        let mut stream = self.stream(record, range, permit)?;
+        let mut digests = Digests::new([algorithm]);
+        while let Some(bytes) = stream.next().await {
+            digests.update(&bytes?);
+        }
+        let (_, checksums) = digests.finish();
+        checksums.into_iter().next().ok_or_else(|| ServiceError::bug("no checksum was computed"))
+    }
+}
