@@ -43,7 +43,7 @@ pub struct Damage {
 pub(super) const REPAIRING: &str = "repairing";
 
 /// What opening a log found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// Whether a repair has begun and not ended: pointers may be lost though nothing is damaged.
     pub is_unrepaired: bool,
