@@ -53,7 +53,8 @@ def signed_headers(key, host, method, target, body=b"", headers=None, *, signed=
     return headers
 
 
-def presigned(key, host, method, target, *, headers=None, date=None, expires="300", service="s3", **changed):
+def presigned(key, host, method, target, *, headers=None, date=None, expires="300", service="s3",
+              payload="UNSIGNED-PAYLOAD", **changed):
     """Returns the target of a presigned URL; `changed` replaces parameters before they are signed, and
     one that is None is left out."""
     key_id, secret = key
@@ -70,5 +71,5 @@ def presigned(key, host, method, target, *, headers=None, date=None, expires="30
     parameters.update({f"X-Amz-{name}": value for name, value in changed.items()})
     query = "&".join(f"{name}={quote(value)}" for name, value in parameters.items() if value is not None)
     target = f"{target}{'&' if '?' in target else '?'}{query}"
-    value = signature(secret, method, target, headers, names, "UNSIGNED-PAYLOAD", date, service)
+    value = signature(secret, method, target, headers, names, payload, date, service)
     return f"{target}&X-Amz-Signature={value}"

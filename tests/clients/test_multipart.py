@@ -160,8 +160,10 @@ def test_parts_copied_from_objects(s3, bucket):
         return {"PartNumber": number, "ETag": part["CopyPartResult"]["ETag"]}
 
     parts = [copy(1), copy(2, f"bytes=0-{6 * MIB - 1}"), copy(3, f"bytes={6 * MIB}-{len(body) - 1}")]
-    with Refused("InvalidRange", 416):
+    with Refused("InvalidArgument", 400) as refused:
         copy(4, f"bytes=0-{len(body)}")
+    expected = f"Range specified is not valid for source object of size: {len(body)}"
+    assert refused.response["Error"]["Message"] == expected
     with Refused("InvalidArgument", 400):
         copy(4, "bytes=-5")
     with Refused("PreconditionFailed", 412):

@@ -6,6 +6,7 @@ import hmac
 import http.client
 import re
 import time
+import urllib.parse
 import zlib
 
 import boto3
@@ -153,7 +154,68 @@ def test_what_is_wrong_with_a_header_is_told(gateway):
     status, _, body = exchange(gateway, "GET", "/", {**good, "x-amz-meta-a": "1", "x-amz-acl": "private"})
     assert status == 403 and b"<HeadersNotSigned>" in body
     assert set(re.search(rb"<HeadersNotSigned>(.*?)<", body)[1].split(b", ")) == {b"x-amz-meta-a", b"x-amz-acl"}
+    assert b"<HeadersNotSigned>x-amz-a&amp;b<" in exchange(gateway, "GET", "/", {**good, "x-amz-a&b": "1"})[2]
+    assert told(exchange(gateway, "GET", "/", {**good, "host": "bü".encode()}))[:2] == (400, "InvalidArgument")
+    # Whatever the order of the fields.
+    fields = signed_headers(key, host, "GET", "/", signed=["x-amz-date"])["authorization"].split(" ", 1)[1].split(", ")
+    for some in [fields, fields[::-1], [fields[1], fields[0], fields[2]]]:
+        expected = (403, "AccessDenied", "The host header must be signed.")
+        assert answer(authorization=f"AWS4-HMAC-SHA256 {', '.join(some)}") == expected, some
     assert exchange(gateway, "GET", "/", good)[0] == 200
+
+
+def test_a_presigned_url_is_good_in_a_url_alone(gateway, s3, bucket):
+    """In a header, its signature would outlive it."""
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    url = presigned(gateway.credentials(), gateway.listen, "GET", f"/{bucket}/k")
+    assert exchange(gateway, "GET", url, {})[0] == 200
+    url, _, value = url.partition("&X-Amz-Signature=")
+    scope, date = (urllib.parse.unquote(re.search(f"X-Amz-{name}=([^&]*)", url)[1]) for name in ["Credential", "Date"])
+    authorization = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature={value}"
+    headers = {"authorization": authorization, "date": date, "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+    assert told(exchange(gateway, "GET", url, headers))[:2] == (400, "InvalidArgument")
+    assert told(exchange(gateway, "GET", url, {}))[:2] == (400, "AuthorizationQueryParametersError")
+
+
+def test_a_url_may_pin_its_body(gateway, bucket):
+    key, host, name = gateway.credentials(), gateway.listen, "x-amz-content-sha256"
+    pinned, other = (hashlib.sha256(body).hexdigest() for body in [b"body", b"other"])
+    url = presigned(key, host, "PUT", f"/{bucket}/k?X-Amz-Content-Sha256={pinned}", payload=pinned)
+    for headers, body, expected in [
+        ({}, b"body", (200, None)),
+        ({name: pinned}, b"body", (200, None)),
+        ({}, b"other", (400, "XAmzContentSHA256Mismatch")),
+        ({name: "UNSIGNED-PAYLOAD"}, b"other", (400, "InvalidRequest")),
+        ({name: other}, b"other", (400, "InvalidRequest")),
+    ]:
+        assert told(exchange(gateway, "PUT", url, headers, body))[:2] == expected, (headers, body)
+    # One that leaves it open leaves the hash to who sends the body.
+    for query in ["", "?X-Amz-Content-Sha256=UNSIGNED-PAYLOAD"]:
+        url = presigned(key, host, "PUT", f"/{bucket}/k{query}")
+        for value, expected in [
+            (other, (200, None)),
+            (pinned, (400, "XAmzContentSHA256Mismatch")),
+            (other[1:], (400, "InvalidArgument")),
+            ("unsigned-payload", (400, "InvalidArgument")),
+        ]:
+            assert told(exchange(gateway, "PUT", url, {name: value}, b"other"))[:2] == expected, (query, value)
+
+
+def test_xml_in_chunks_that_hold_nothing(gateway, s3, bucket):
+    """The chunks are verified; nothing else is taken for the XML."""
+    key, host, target = gateway.credentials(), gateway.listen, f"/{bucket}?delete"
+    s3.put_object(Bucket=bucket, Key="k", Body=b"kept")
+    xml = b"<Delete><Object><Key>k</Key></Object></Delete>"
+    framing = {"content-encoding": "aws-chunked", "x-amz-decoded-content-length": "0"}
+    for payload, body, expected in [
+        ("STREAMING-AWS4-HMAC-SHA256-PAYLOAD", xml, (400, "IncompleteBody")),
+        ("STREAMING-AWS4-HMAC-SHA256-PAYLOAD", b"0;chunk-signature=%s\r\n\r\n" % (b"0" * 64), (403, "SignatureDoesNotMatch")),
+        ("STREAMING-UNSIGNED-PAYLOAD-TRAILER", xml, (400, "IncompleteBody")),
+        (hashlib.sha256(b"").hexdigest(), xml, (400, "XAmzContentSHA256Mismatch")),
+    ]:
+        headers = signed_headers(key, host, "POST", target, headers=framing, payload=payload)
+        assert told(exchange(gateway, "POST", target, headers, body))[:2] == expected, (payload, body)
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"kept"
 
 
 def test_what_is_wrong_with_a_presigned_url_is_told(gateway):
@@ -215,6 +277,7 @@ def test_the_default_presigned_url_of_boto3(gateway, s3, bucket, region):
         ("DELETE", get, (400, "InvalidRequest")),
         ("GET", get.replace("a%20key", "another"), (403, "SignatureDoesNotMatch")),
         ("GET", get + "&partNumber=1", (403, "SignatureDoesNotMatch")),
+        ("GET", url("get_object", ResponseCacheControl="a&response-expires=b"), (403, "AccessDenied")),
         ("GET", get + "&uploadId=x&max-parts=1", (403, "AccessDenied")),
         ("GET", re.sub("Expires=[0-9]+", "Expires=1", get), (403, "AccessDenied")),
         ("GET", re.sub("Expires=[0-9]+", "Expires=99999999999", get), (403, "AccessDenied")),
@@ -311,6 +374,9 @@ def test_trailers(gateway, s3, bucket):
         (framed % trailer, 4, {"x_amz_trailer": "x-amz-checksum-crc32", "x_amz_sdk_checksum_algorithm": "SHA1"},
          (400, "InvalidRequest")),
         (framed % b"x-amz-checksum-crc32:AAAAAA==\r\n", 4, {"x_amz_trailer": "x-amz-checksum-crc32"}, (400, "BadDigest")),
+        (framed % b"x-amz-note:1\r\nx-amz-checksum-crc32:AAAAAA==\r\n", 4,
+         {"x_amz_trailer": "x-amz-note,x-amz-checksum-crc32"}, (400, "BadDigest")),
+        (framed % trailer, 4, {"x_amz_trailer": "x-amz-checksum-crc32,x-amz-checksum-sha1"}, (400, "InvalidRequest")),
         (framed % b"", 5, {}, (400, "IncompleteBody")),
         (b"4\r\nbod", 4, {}, (400, "IncompleteBody")),
         (framed % b"", "four", {}, (400, "InvalidArgument")),

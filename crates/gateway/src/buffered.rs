@@ -16,8 +16,9 @@ use crate::{
     guard,
     limit::network,
     query::Kind,
-    request::{Peer, is_chunked},
+    request::Peer,
     request_body::Lent,
+    signature::chunks::is_forged,
 };
 
 /// Memory that is taken for a page of names before it is made, in bytes: a thousand names take a third
@@ -65,9 +66,7 @@ impl BufferedBodies {
         let closer = parts.extensions.get::<ConnectionCloser>();
         let read = collect(&self.bodies, body, bytes_max, closer, self.timeout);
         let (bytes, share) = read.await?;
-        if !is_chunked(&parts.headers) {
-            guard::check_whole(&parts.headers, &bytes, kind)?;
-        }
+        guard::check_whole(&parts.headers, &bytes, kind, parts.extensions.get())?;
         lent.keep(share);
         Ok(bytes)
     }
@@ -110,7 +109,10 @@ async fn collect(
         let mut share = memory.take(0, closer).await.map_err(s3_error)?;
         let mut all = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| s3_error!(IncompleteBody))?;
+            let frame = frame.map_err(|error| {
+                let is_forged = is_forged(&error);
+                if is_forged { s3_error!(SignatureDoesNotMatch) } else { s3_error!(IncompleteBody) }
+            })?;
             let Ok(data) = frame.into_data() else { continue };
             let length = all.len() + data.len();
             if length > bytes_max {

@@ -103,23 +103,14 @@ impl Digests {
                 return Err(not_offered(name.as_str()));
             };
             if digests.checksum.is_some() {
-                return Err(s3_error!(
-                    InvalidRequest,
-                    "Expecting a single x-amz-checksum- header. Multiple checksum Types are not \
-                     allowed."
-                ));
+                return Err(several());
             }
             let value = decode_checksum(algorithm, value.as_bytes()).map_err(error::s3_error)?;
             digests.checksum = Some((algorithm, value));
         }
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        if let Some(trailer) = text("x-amz-trailer") {
-            let trailer = trailer.to_ascii_lowercase();
-            let found = algorithm_of_header(trailer.trim());
-            if found.is_none() && trailer.starts_with("x-amz-checksum-") {
-                return Err(not_offered(&trailer));
-            }
-            digests.trailer = found;
+        if let Some(names) = text("x-amz-trailer") {
+            digests.trailer = checksum_among(names)?;
         }
         if let Some(name) = text("x-amz-sdk-checksum-algorithm") {
             let found = algorithm(name);
@@ -141,6 +132,27 @@ impl Digests {
         let sent = self.checksum.as_ref().map(|(algorithm, _)| *algorithm);
         sent.or(self.trailer).or(self.named)
     }
+}
+
+/// Returns the algorithm of the checksum among the names of trailers.
+fn checksum_among(names: &str) -> S3Result<Option<Algorithm>> {
+    let mut found = None;
+    for name in names.split(',').map(|name| name.trim().to_ascii_lowercase()) {
+        if !name.starts_with("x-amz-checksum-") {
+            continue;
+        }
+        let algorithm = algorithm_of_header(&name).ok_or_else(|| not_offered(&name))?;
+        if found.replace(algorithm).is_some() {
+            return Err(several());
+        }
+    }
+    Ok(found)
+}
+
+fn several() -> S3Error {
+    let text =
+        "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.";
+    s3_error!(InvalidRequest, "{text}")
 }
 
 /// Headers that begin like checksums but carry none.
@@ -165,4 +177,34 @@ pub(crate) fn trailer(algorithm: Algorithm, trailers: Option<Trailers>) -> Trail
 /// Decodes a SHA-256 in hex; `None` for anything else.
 pub(crate) fn hex_digest(value: &HeaderValue) -> Option<Vec<u8>> {
     hex::decode(value.as_bytes()).ok().filter(|digest| digest.len() == 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_checksum_is_found_among_the_trailers() {
+        let trailer = |names: &'static str| {
+            let header = ("x-amz-trailer", HeaderValue::from_static(names));
+            let headers = [header].map(|(name, value)| (name.parse().unwrap(), value));
+            let digests = Digests::of(&HeaderMap::from_iter(headers));
+            digests.map(|digests| digests.trailer).map_err(|error| error.code().as_str().to_owned())
+        };
+        for names in [
+            "x-amz-checksum-crc32",
+            "x-amz-note,X-Amz-Checksum-CRC32",
+            " x-amz-checksum-crc32 , x-amz-note",
+        ] {
+            assert_eq!(trailer(names), Ok(Some(Algorithm::Crc32)), "{names}");
+        }
+        assert_eq!(trailer("x-amz-note"), Ok(None));
+        for names in [
+            "x-amz-checksum-crc32,x-amz-checksum-sha1",
+            "x-amz-checksum-crc32,x-amz-checksum-crc32",
+            "x-amz-note,x-amz-checksum-md5",
+        ] {
+            assert_eq!(trailer(names), Err("InvalidRequest".to_owned()), "{names}");
+        }
+    }
 }

@@ -9,10 +9,12 @@ use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use s3s::{S3Result, s3_error};
 
 use crate::{
-    digest::{Digests, hex_digest},
+    digest::{Digests, trailer},
     error::{not_implemented, payload_mismatch, s3_error as to_s3},
+    payload::announced_hash,
     query::Kind,
     request::is_chunked,
+    signature::chunks::Trailers,
 };
 
 /// Refuses forms that browsers post: s3s would take their file in before anybody is asked who
@@ -27,6 +29,15 @@ pub(crate) fn check_form(parts: &Parts) -> S3Result<()> {
         return Err(not_implemented("Browser-based upload (POST object)"));
     }
     Ok(())
+}
+
+/// Refuses a host with bytes beyond ASCII: a name has none, and every reader would make another one of it.
+pub(crate) fn check_host(parts: &Parts) -> S3Result<()> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    if hosts.all(|host| host.as_bytes().is_ascii()) {
+        return Ok(());
+    }
+    Err(s3_error!(InvalidArgument, "The Host header has bytes beyond ASCII."))
 }
 
 /// Refuses an object or a part of unknown length.
@@ -54,13 +65,18 @@ pub(crate) fn check_framing(headers: &HeaderMap, kind: Kind) -> S3Result<()> {
 
 /// Checks a whole body against the hash in `x-amz-content-sha256`, which a signature covers.
 pub(crate) fn check_hash(headers: &HeaderMap, body: &Bytes) -> S3Result<()> {
-    let expected = headers.get("x-amz-content-sha256").and_then(hex_digest);
+    let expected = announced_hash(headers)?;
     let differs = expected.is_some_and(|expected| expected != sha256(body));
     if differs { Err(payload_mismatch()) } else { Ok(()) }
 }
 
-/// Checks a whole body against the digests that its headers name.
-pub(crate) fn check_whole(headers: &HeaderMap, body: &Bytes, kind: Kind) -> S3Result<()> {
+/// Checks a whole body against the digests that its headers name, or that followed it.
+pub(crate) fn check_whole(
+    headers: &HeaderMap,
+    body: &Bytes,
+    kind: Kind,
+    trailers: Option<&Trailers>,
+) -> S3Result<()> {
     check_hash(headers, body)?;
     // s3s would pass over the text in a CDATA section, and a key would be another one.
     // In JSON it is text like any other.
@@ -73,12 +89,19 @@ pub(crate) fn check_whole(headers: &HeaderMap, body: &Bytes, kind: Kind) -> S3Re
     check_md5(headers, body)?;
     let digests = Digests::of(headers)?;
     if let Some((algorithm, expected)) = &digests.checksum {
-        let (_, checksums) = digests_of(body, *algorithm);
-        if checksums.first().is_none_or(|ours| ours.value != *expected) {
-            return Err(to_s3(ServiceError::BadDigest("checksum")));
-        }
+        check_checksum(body, *algorithm, expected)?;
+    }
+    if let (Some(algorithm), Some(trailers)) = (digests.trailer, trailers) {
+        let expected = trailer(algorithm, Some(trailers.clone()))().map_err(to_s3)?;
+        check_checksum(body, algorithm, &expected.unwrap_or_default())?;
     }
     Ok(())
+}
+
+fn check_checksum(body: &Bytes, algorithm: Algorithm, expected: &Bytes) -> S3Result<()> {
+    let (_, checksums) = digests_of(body, algorithm);
+    let is_right = checksums.first().is_some_and(|ours| ours.value == *expected);
+    if is_right { Ok(()) } else { Err(to_s3(ServiceError::BadDigest("checksum"))) }
 }
 
 fn check_md5(headers: &HeaderMap, body: &Bytes) -> S3Result<()> {
@@ -106,7 +129,7 @@ mod tests {
         let check = |name: &'static str, value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_str(value).unwrap());
-            check_whole(&headers, &body, Kind::Document)
+            check_whole(&headers, &body, Kind::Document, None)
                 .map_err(|error| error.code().as_str().to_owned())
         };
         assert_eq!(check("content-md5", "AAAA").unwrap_err(), "InvalidDigest");
@@ -120,14 +143,28 @@ mod tests {
             "XAmzContentSHA256Mismatch"
         );
         assert_eq!(check("x-amz-content-sha256", "UNSIGNED-PAYLOAD"), Ok(()));
+        assert_eq!(check("x-amz-content-sha256", &"0".repeat(63)).unwrap_err(), "InvalidArgument");
         let (md5, checksums) = digests_of(&body, Algorithm::Crc32);
         assert_eq!(check("content-md5", &BASE64_STANDARD.encode(md5)), Ok(()));
         let value = BASE64_STANDARD.encode(&checksums[0].value);
         assert_eq!(check("x-amz-checksum-crc32", &value), Ok(()));
         for cdata in ["<Key><![CDATA[a]]></Key>", "{<Key><![CDATA[a]]></Key>"] {
-            let check = |kind| check_whole(&HeaderMap::new(), &Bytes::from(cdata), kind);
+            let check = |kind| check_whole(&HeaderMap::new(), &Bytes::from(cdata), kind, None);
             assert!(check(Kind::Document).is_err() && check(Kind::Completion).is_err(), "{cdata}");
             assert!(check(Kind::Commit).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_host_is_ascii() {
+        let check = |host: &[u8]| {
+            let mut request = http::Request::new(());
+            request.headers_mut().insert(header::HOST, HeaderValue::from_bytes(host).unwrap());
+            check_host(&request.into_parts().0)
+        };
+        assert!(check(b"localhost:9000").is_ok());
+        for other in ["bücket.localhost".as_bytes(), b"b\xfccket.localhost"] {
+            assert_eq!(check(other).unwrap_err().code().as_str(), "InvalidArgument");
         }
     }
 }

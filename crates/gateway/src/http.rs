@@ -18,7 +18,7 @@ use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
 use http_body::Body as _;
-use s3s::{S3Result, s3_error, service::S3Service};
+use s3s::{S3ErrorCode, S3Result, s3_error, service::S3Service};
 use tokio::time::Instant;
 
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     credential::{Credential, bearer_of},
     error::{CONDITION_HEADER, DETAIL_HEADER, FORGED_HEADER, escape, respond},
     guard, normalise,
-    payload::streamed,
+    payload::{streamed, unframed},
     query::{self, Payload, Route},
     request::{HostBucket, Operation, RequestId},
     request_body::{self, Lent, MinimumPace},
@@ -205,6 +205,7 @@ impl Gateway {
         host_bucket: Option<HostBucket>,
         lent: &Lent,
     ) -> S3Result<Admitted> {
+        guard::check_host(&parts)?;
         let credential = Credential::of(&parts)?;
         let has_token =
             self.auth_layer.authenticate_bearer(&parts.headers, &mut parts.extensions)?;
@@ -230,7 +231,13 @@ impl Gateway {
         }
         normalise::join_repeated(&mut parts.headers)?;
         let key = signer.as_mut().and_then(|signer| signer.chunk_key.take());
-        let body = self.body(&mut parts, body, route.payload, key, lent).await?;
+        let body = self.body(&mut parts, body, route.payload, key, lent).await;
+        let body = body.inspect_err(|error| {
+            let is_forged = *error.code() == S3ErrorCode::SignatureDoesNotMatch;
+            if let Some(signer) = signer.as_ref().filter(|_| is_forged) {
+                signer.note_forged_chunk();
+            }
+        })?;
         if let Some(bucket) = host_bucket {
             parts.extensions.insert(bucket);
         }
@@ -255,6 +262,7 @@ impl Gateway {
             }
             Payload::BufferedBodies(kind) => {
                 guard::check_framing(&parts.headers, kind)?;
+                let body = unframed(parts, body, key, lent)?;
                 let bytes_max = self.config.limits.xml_bytes_max;
                 let read = self.buffered.checked(parts, body, kind, bytes_max, lent);
                 Ok(s3s::Body::from(normalise::expand_references(read.await?)))
@@ -276,7 +284,7 @@ impl Gateway {
             Ok(Err(error)) => tracing::error!(%error, "request could not be answered"),
             Err(_) => tracing::error!("request panicked"),
         }
-        respond(s3s::S3Error::new(s3s::S3ErrorCode::InternalError))
+        respond(s3s::S3Error::new(S3ErrorCode::InternalError))
     }
 }
 

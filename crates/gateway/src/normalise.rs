@@ -14,7 +14,7 @@ use http::{
 };
 use s3s::{S3Request, S3Result, s3_error};
 
-use crate::signature::shown;
+use crate::signature::{CONTENT_HASH, UNSIGNED, shown};
 
 /// Headers that `s3s` parses for us. It sees no others, so no others can change what it does.
 const PARSED: [HeaderName; 12] = [
@@ -61,7 +61,9 @@ pub(crate) fn hide(parts: &mut Parts) {
     let mut seen = HeaderMap::with_capacity(PARSED.len());
     for name in &PARSED {
         if let Some(value) = parts.headers.get(name) {
-            seen.insert(name, ascii(value));
+            // A key in the source of a copy may be sent as it is.
+            let is_source = name == "x-amz-copy-source";
+            seen.insert(name, if is_source { ascii(value) } else { value.clone() });
         }
     }
     let uri = without_parameters(&parts.uri, |name| name == "response-expires");
@@ -72,7 +74,7 @@ pub(crate) fn hide(parts: &mut Parts) {
     parts.extensions.insert(sent);
 }
 
-/// Returns a header with its bytes beyond ASCII escaped: a key in the source of a copy may be sent as it is.
+/// Returns a header with its bytes beyond ASCII escaped.
 fn ascii(value: &HeaderValue) -> HeaderValue {
     if value.as_bytes().is_ascii() {
         return value.clone();
@@ -125,7 +127,17 @@ fn parameter(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
 
 /// Returns whether a parameter carries the signature of a presigned URL.
 fn is_signature(name: &str) -> bool {
-    let is_v4 = matches!(
+    v4_parameter(name) || v2_parameter(name)
+}
+
+/// Returns whether a URL has any parameter of a signature of version 4.
+pub(crate) fn is_v4_url(uri: &Uri) -> bool {
+    uri.query().unwrap_or_default().split('&').any(|pair| v4_parameter(&parameter(pair).0))
+}
+
+/// Returns whether a parameter carries a signature of version 4, or says what it covers.
+fn v4_parameter(name: &str) -> bool {
+    matches!(
         name,
         "X-Amz-Algorithm"
             | "X-Amz-Credential"
@@ -133,8 +145,7 @@ fn is_signature(name: &str) -> bool {
             | "X-Amz-Expires"
             | "X-Amz-Signature"
             | "X-Amz-SignedHeaders"
-    );
-    is_v4 || v2_parameter(name)
+    )
 }
 
 /// Returns whether a parameter carries a signature of version 2.
@@ -157,7 +168,7 @@ pub(crate) fn stands_for_header(name: &str, is_v2: bool) -> bool {
 /// 400 for a parameter that is there twice, that no header can say, or that a header contradicts.
 pub(crate) fn take_presigned(parts: &mut Parts) -> S3Result<()> {
     let query = parts.uri.query().unwrap_or_default();
-    let is_v2 = !query.split('&').any(|pair| parameter(pair).0 == "X-Amz-Signature");
+    let is_v2 = !is_v4_url(&parts.uri);
     let mut taken = HeaderMap::new();
     for pair in query.split('&') {
         let (name, value) = parameter(pair);
@@ -169,9 +180,9 @@ pub(crate) fn take_presigned(parts: &mut Parts) -> S3Result<()> {
         let (Some(header), Ok(value)) = (header, HeaderValue::from_bytes(value.as_bytes())) else {
             return Err(s3_error!(InvalidArgument, "The parameter {told} cannot be a header."));
         };
-        // The hash of a body may be known only to who sends it.
-        let is_hash = header == "x-amz-content-sha256";
-        let sent = parts.headers.get(&header).filter(|_| !is_hash);
+        // A URL that leaves the body open lets whoever sends one say its hash.
+        let is_open = header == CONTENT_HASH && value == UNSIGNED;
+        let sent = parts.headers.get(&header).filter(|_| !is_open);
         let differs = sent.is_some_and(|sent| *sent != value);
         if differs || taken.insert(header, value).is_some() {
             return Err(s3_error!(
@@ -312,6 +323,14 @@ mod tests {
             let mut found = parts(&format!("/b/k?{V4}&{query}"), headers);
             assert!(take_presigned(&mut found).is_err(), "{query}");
         }
+        // A body that was pinned is held to its hash.
+        for (pinned, sent) in [("00", UNSIGNED), ("00", "01"), ("STREAMING-", UNSIGNED)] {
+            let uri = format!("/b/k?{V4}&X-Amz-Content-Sha256={pinned}");
+            let mut found = parts(&uri, &[(CONTENT_HASH, sent)]);
+            assert!(take_presigned(&mut found).is_err(), "{pinned} {sent}");
+            let mut found = parts(&uri, &[(CONTENT_HASH, pinned)]);
+            take_presigned(&mut found).unwrap();
+        }
         // The hash that is sent stays.
         let mut found = parts(
             &format!("/b/k?{V4}&X-Amz-Content-Sha256=UNSIGNED-PAYLOAD"),
@@ -356,6 +375,10 @@ mod tests {
         hide(&mut found);
         assert!(is_hidden(&found.extensions));
         assert_eq!((found.uri.to_string().as_str(), found.headers.len()), ("/b/k?partNumber=1", 1));
+        let mut copy = parts("/b/k", &[("x-amz-copy-source", "/b/é"), ("host", "é")]);
+        hide(&mut copy);
+        assert_eq!(copy.headers.get("x-amz-copy-source").unwrap(), "/b/%C3%A9");
+        assert_eq!(copy.headers.get("host").unwrap().as_bytes(), "é".as_bytes());
         let sent = found.extensions.get::<Sent>().unwrap();
         assert_eq!(
             (sent.uri.query(), sent.headers.len()),

@@ -16,8 +16,9 @@ use crate::{
     digest::hex_digest,
     request_body::Lent,
     signature::{
-        ChunkKey,
+        CONTENT_HASH, ChunkKey, UNSIGNED,
         chunks::{Decoded, Framing},
+        no_hash,
     },
 };
 
@@ -39,7 +40,7 @@ pub(crate) fn streamed(
         {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
-        return Ok(held_to_hash(&parts.headers, body));
+        return held_to_hash(&parts.headers, body);
     };
     let length = announced.ok_or_else(|| s3_error!(MissingContentLength))?;
     let (body, trailers) =
@@ -47,6 +48,33 @@ pub(crate) fn streamed(
     parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     parts.extensions.insert(trailers);
     Ok(body)
+}
+
+/// Returns the content of a body that will be read whole. An empty one has no framing.
+///
+/// # Errors
+/// Those of [`streamed`].
+pub(crate) fn unframed(
+    parts: &mut Parts,
+    body: s3s::Body,
+    key: Option<ChunkKey>,
+    lent: &Lent,
+) -> S3Result<s3s::Body> {
+    let is_framed = Framing::of(&parts.headers)?.is_some() && !body.is_end_stream();
+    if is_framed { streamed(parts, body, key, lent) } else { Ok(body) }
+}
+
+/// Returns the hash that `x-amz-content-sha256` announces of the body as it is sent, if it announces one.
+///
+/// # Errors
+/// 400 for a value that is neither a hash nor one of the words that stand for none; 501 for a word that is not
+/// offered.
+pub(crate) fn announced_hash(headers: &HeaderMap) -> S3Result<Option<Vec<u8>>> {
+    let Some(value) = headers.get(CONTENT_HASH) else { return Ok(None) };
+    if value == UNSIGNED || Framing::of(headers)?.is_some() {
+        return Ok(None);
+    }
+    hex_digest(value).map(Some).ok_or_else(no_hash)
 }
 
 /// Returns the length of the content that is framed.
@@ -69,12 +97,10 @@ struct Announced {
 }
 
 /// Returns a body that is held to the hash in the headers, if one is there.
-fn held_to_hash(headers: &HeaderMap, body: s3s::Body) -> s3s::Body {
-    let Some(expected) = headers.get("x-amz-content-sha256").and_then(hex_digest) else {
-        return body;
-    };
-    let hasher = Sha256::new();
-    s3s::Body::http_body_unsync(Announced { inner: body, hasher, expected, is_done: false })
+fn held_to_hash(headers: &HeaderMap, body: s3s::Body) -> S3Result<s3s::Body> {
+    let Some(expected) = announced_hash(headers)? else { return Ok(body) };
+    let announced = Announced { inner: body, hasher: Sha256::new(), expected, is_done: false };
+    Ok(s3s::Body::http_body_unsync(announced))
 }
 
 impl Body for Announced {
@@ -110,5 +136,62 @@ impl Body for Announced {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http_body_util::{BodyExt, Collected};
+
+    use super::*;
+
+    fn parts(headers: &[(&'static str, &str)]) -> Parts {
+        let mut request = Request::builder();
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_hash_is_one_or_a_word_for_none() {
+        let announced = |value: &str| {
+            let hash = announced_hash(&parts(&[(CONTENT_HASH, value)]).headers);
+            hash.map_err(|error| error.code().as_str().to_owned())
+        };
+        assert_eq!(announced(&"0a".repeat(32)), Ok(Some(vec![10; 32])));
+        for word in [UNSIGNED, "STREAMING-UNSIGNED-PAYLOAD-TRAILER"] {
+            assert_eq!(announced(word), Ok(None), "{word}");
+        }
+        assert!(matches!(announced_hash(&HeaderMap::new()), Ok(None)));
+        let short = "0".repeat(63);
+        for none in ["", &short, "unsigned-payload", "UNSIGNED", "STREAMING-", "é"] {
+            assert_eq!(announced(none), Err("InvalidArgument".to_owned()), "{none}");
+        }
+        let wrong = parts(&[(CONTENT_HASH, &short), ("content-length", "1")]);
+        let body = s3s::Body::from(Bytes::from_static(b"x"));
+        assert!(streamed(&mut wrong.clone(), body, None, &Lent::default()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_framed_body_that_is_read_whole_is_taken_apart() {
+        let framed = [
+            (CONTENT_HASH, "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
+            ("x-amz-decoded-content-length", "0"),
+        ];
+        let read = async |text: &'static str| {
+            let (mut parts, lent) = (parts(&framed), Lent::default());
+            let body = s3s::Body::from(Bytes::from_static(text.as_bytes()));
+            let body = unframed(&mut parts, body, None, &lent).unwrap();
+            let content = body.collect().await.map(Collected::to_bytes);
+            content.map_err(|_| lent.take_fault().unwrap().code().as_str().to_owned())
+        };
+        for empty in ["", "0\r\n\r\n"] {
+            assert_eq!(read(empty).await, Ok(Bytes::new()), "{empty}");
+        }
+        for other in ["<Delete/>", "9\r\n<Delete/>\r\n0\r\n\r\n", "0\r\n<Delete/>\r\n"] {
+            assert!(read(other).await.is_err(), "{other}");
+        }
     }
 }

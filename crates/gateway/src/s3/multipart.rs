@@ -7,7 +7,7 @@ use fula_service::{
     PutPartRequest, ServiceError, UploadInfo, UploadLine,
 };
 use http::{Extensions, HeaderMap, HeaderValue};
-use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
+use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
     Api,
@@ -90,6 +90,17 @@ fn copy_range(text: &str) -> S3Result<(u64, u64)> {
             "The x-amz-copy-source-range value must be of the form bytes=first-last"
         )
     })
+}
+
+/// Maps an error of a copy: a range that its source does not have is a wrong argument.
+fn copy_fault(error: ServiceError) -> S3Error {
+    match error {
+        ServiceError::InvalidRange { size } => s3_error!(
+            InvalidArgument,
+            "Range specified is not valid for source object of size: {size}"
+        ),
+        error => to_s3(error),
+    }
 }
 
 fn complete_part(part: CompletedPart) -> S3Result<CompletePart> {
@@ -187,7 +198,7 @@ impl Api {
             range,
         };
         let copied = self.service.copy_part(caller, &input.bucket, copy).await;
-        let (part, time) = copied.map_err(to_s3)?;
+        let (part, time) = copied.map_err(copy_fault)?;
         let mut result = CopyPartResult {
             e_tag: Some(etag(&part.etag)),
             last_modified: Some(timestamp(time)),
@@ -446,4 +457,18 @@ fn whole_checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, bytes::Byt
         plain.insert(name, digest);
     }
     Ok(Digests::of(&plain)?.checksum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_beyond_the_source_is_a_wrong_argument() {
+        let fault = copy_fault(ServiceError::InvalidRange { size: 5 });
+        assert_eq!(fault.code().as_str(), "InvalidArgument");
+        let text = "Range specified is not valid for source object of size: 5";
+        assert_eq!(fault.message(), Some(text));
+        assert_eq!(copy_fault(ServiceError::NoSuchKey).code().as_str(), "NoSuchKey");
+    }
 }

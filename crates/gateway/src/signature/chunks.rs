@@ -106,6 +106,11 @@ impl Fault {
     }
 }
 
+/// Returns whether a body failed because a chunk or the trailer is not signed with the key.
+pub(crate) fn is_forged(error: &StdError) -> bool {
+    matches!(error.downcast_ref(), Some(Fault::Signature))
+}
+
 /// What is read next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {

@@ -97,10 +97,17 @@ pub(super) fn too_skewed() -> S3Error {
     s3_error!(RequestTimeTooSkewed, "{text}")
 }
 
+/// The signature does not cover the host.
+pub(super) fn host_not_signed() -> Refusal {
+    let error = s3_error!(AccessDenied, "The host header must be signed.");
+    Refusal { error, reason: LEAVES_OUT }
+}
+
 /// Headers that count for S3 were sent and not signed.
 pub(super) fn not_signed(names: &[&str]) -> Refusal {
     let text = "There were headers present in the request which were not signed";
-    let names = names.join(", ");
+    // A name may have characters that mean something in XML.
+    let names = escape(&names.join(", "));
     let error = with_detail(
         s3_error!(AccessDenied, "{text}"),
         &format!("<HeadersNotSigned>{names}</HeadersNotSigned>"),
@@ -114,4 +121,16 @@ fn with_detail(mut error: S3Error, element: &str) -> S3Error {
         error.set_headers(HeaderMap::from_iter([(DETAIL_HEADER, value)]));
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_headers_are_escaped() {
+        let refusal = not_signed(&["x-amz-a&b", "x-amz-c"]);
+        let detail = refusal.error.headers().unwrap().get(DETAIL_HEADER).unwrap();
+        assert_eq!(detail, "<HeadersNotSigned>x-amz-a&amp;b, x-amz-c</HeadersNotSigned>");
+    }
 }

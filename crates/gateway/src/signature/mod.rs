@@ -17,9 +17,9 @@ use http::{HeaderMap, Method, Uri};
 
 pub(crate) use self::{
     fault::{FORGED, Refusal, shown},
-    v4::ChunkKey,
+    v4::{CONTENT_HASH, ChunkKey, UNSIGNED, no_hash},
 };
-use crate::{credential::Credential, request::query_value};
+use crate::{credential::Credential, normalise::is_v4_url, request::query_value};
 
 /// The scheme of version 4.
 const SCHEME: &str = "AWS4-HMAC-SHA256";
@@ -90,10 +90,7 @@ impl Presented {
         rules: &Rules,
         now: Seconds,
     ) -> Result<Self, Refusal> {
-        let is_v4 = credential == Credential::Header
-            || form_urlencoded::parse(received.uri.query().unwrap_or_default().as_bytes())
-                .any(|(name, _)| name == "X-Amz-Signature");
-        if is_v4 {
+        if credential == Credential::Header || is_v4_url(received.uri) {
             return v4::Presented::of(received, credential, rules, now).map(Self::V4);
         }
         if !rules.presigned_v2 {

@@ -50,6 +50,13 @@ impl Presented {
             let text = format!("The parameter {name} is not signed by version 2 of signatures.");
             return Err(s3_error!(AccessDenied, "{text}"));
         }
+        // Values are signed as they are, joined by `&`: one with an `&` would be signed like two parameters.
+        let is_ambiguous = |name: &str, value: &str| value.contains('&') && is_in_resource(name);
+        if let Some((name, _)) = parameters.iter().find(|(name, value)| is_ambiguous(name, value)) {
+            let name = super::shown(name);
+            let text = format!("The parameter {name} cannot have an & in version 2 of signatures.");
+            return Err(s3_error!(AccessDenied, "{text}"));
+        }
         let Ok(expires) = expires.parse::<Seconds>() else {
             return Err(s3_error!(AccessDenied, "Invalid date (should be seconds since epoch)"));
         };
@@ -99,11 +106,13 @@ impl Presented {
 
 /// Returns whether a signature covers a parameter, or the parameter changes nothing.
 fn is_covered(name: &str) -> bool {
-    let is_signed = ["partNumber", "uploadId", "versionId"].contains(&name)
-        || name.starts_with("response-")
-        || v2_parameter(name)
-        || stands_for_header(name, true);
+    let is_signed = is_in_resource(name) || v2_parameter(name) || stands_for_header(name, true);
     is_signed || name == "x-id"
+}
+
+/// Returns whether a parameter is signed with the path.
+fn is_in_resource(name: &str) -> bool {
+    ["partNumber", "uploadId", "versionId"].contains(&name) || name.starts_with("response-")
 }
 
 #[cfg(test)]
@@ -151,6 +160,12 @@ mod tests {
         denied(&EXAMPLE.replace("&Expires=1175139620", ""), "requires the Signature");
         denied(&format!("{EXAMPLE}&Expires=1175139620"), "requires the Signature");
         denied(&format!("{EXAMPLE}&max-parts=1"), "max-parts is not signed");
+        for value in ["no-store%26response-content-disposition%3Dattachment", "%26"] {
+            let more = format!("{EXAMPLE}&response-cache-control={value}");
+            denied(&more, "response-cache-control cannot have an &");
+        }
+        // Headers are signed on lines of their own.
+        assert_eq!(get(&format!("{EXAMPLE}&x-amz-meta-a=b%26c")), Ok(false));
         for method in [Method::DELETE, Method::POST] {
             assert!(
                 checked(&method, EXAMPLE, &none, now).unwrap_err().contains("AWS4-HMAC-SHA256")

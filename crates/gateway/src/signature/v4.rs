@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{
     LIFE_MAX, Received, Refusal, Rules, SCHEME, SKEW_MAX,
-    fault::{Place, no_date, not_signed, query_fault, too_skewed},
+    fault::{Place, host_not_signed, no_date, not_signed, query_fault, too_skewed},
     readings,
     scope::{Components, Scope},
 };
@@ -24,10 +24,10 @@ use crate::{
     error::not_implemented,
 };
 
-/// What signatures of presigned URLs say of the body, unless the URL says something else.
-const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
+/// What a signature says of a body that it does not cover. Presigned URLs say it, unless one names a hash.
+pub(crate) const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
-const CONTENT_HASH: &str = "x-amz-content-sha256";
+pub(crate) const CONTENT_HASH: &str = "x-amz-content-sha256";
 
 /// Most headers that a signature may cover.
 const SIGNED_HEADERS_MAX: usize = 100;
@@ -149,11 +149,15 @@ impl Presented {
         })
     }
 
-    /// Refuses a request with a header that counts for S3 and is not signed: whoever got a signed request
-    /// could change with it what the request does. The hash of the body is signed by itself. A header that
-    /// a parameter of the URL says, too, is signed there.
+    /// Refuses a signature that does not cover `host`: it could be replayed against another server, or against
+    /// another virtual host of this one. Refuses a request with a header that counts for S3 and is not signed:
+    /// whoever got a signed request could change with it what the request does. The hash of the body is signed
+    /// by itself. A header that a parameter of the URL says, too, is signed there.
     fn check_coverage(&self, received: &Received<'_>) -> Result<(), Refusal> {
         let is_signed = |name: &str| self.signed_headers.iter().any(|signed| signed == name);
+        if !is_signed("host") {
+            return Err(host_not_signed());
+        }
         let parameters =
             if self.place == Place::Query { received.parameters() } else { Vec::new() };
         let is_parameter = |name: &HeaderName| {
@@ -268,7 +272,7 @@ fn payload_of(headers: &HeaderMap) -> S3Result<String> {
 }
 
 /// `x-amz-content-sha256` says nothing that can be meant.
-pub(super) fn no_hash() -> S3Error {
+pub(crate) fn no_hash() -> S3Error {
     let text = "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, \
                 STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER or a \
                 valid sha256 value.";
@@ -336,160 +340,4 @@ fn decoded(path: &str) -> Option<Cow<'_, str>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::{Method, Uri};
-
-    use super::*;
-
-    const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
-    /// 24 May 2013, midnight: the time of AWS's examples.
-    const NOW: Seconds = 1_369_353_600;
-    const ANY: Rules = Rules { region: None, presigned_v2: true };
-    const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in pairs {
-            map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-        }
-        map
-    }
-
-    fn checked(
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        credential: Credential,
-        now: Seconds,
-    ) -> Result<bool, String> {
-        let received = Received { method, uri, headers, host_bucket: None };
-        let presented = Presented::of(&received, credential, &ANY, now).map_err(|refusal| {
-            let text = refusal.error.message().unwrap_or_default().to_owned();
-            format!("{}: {text}", refusal.error.code().as_str())
-        })?;
-        Ok(presented.verify(&received, SECRET).is_some())
-    }
-
-    const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,\
-        SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,\
-        Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41";
-
-    fn example<'a>() -> Vec<(&'static str, &'a str)> {
-        vec![
-            ("host", "examplebucket.s3.amazonaws.com"),
-            ("range", "bytes=0-9"),
-            ("x-amz-content-sha256", EMPTY),
-            ("x-amz-date", "20130524T000000Z"),
-            ("authorization", AUTHORIZATION),
-        ]
-    }
-
-    fn header_auth(pairs: &[(&'static str, &str)], now: Seconds) -> Result<bool, String> {
-        let uri = Uri::from_static("/test.txt");
-        checked(&Method::GET, &uri, &headers(pairs), Credential::Header, now)
-    }
-
-    #[test]
-    fn the_examples_of_aws_are_accepted() {
-        assert_eq!(header_auth(&example(), NOW), Ok(true));
-        let mut changed = example();
-        changed[1].1 = "bytes=0-8";
-        assert_eq!(header_auth(&changed, NOW), Ok(false));
-        let uri = "/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524\
-            %2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=\
-            host&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404";
-        let host = headers(&[("host", "examplebucket.s3.amazonaws.com")]);
-        let presigned = |uri: &str, now| {
-            checked(&Method::GET, &uri.parse().unwrap(), &host, Credential::Presigned, now)
-        };
-        assert_eq!(presigned(uri, NOW + 86_400), Ok(true));
-        assert_eq!(presigned(&uri.replace("test.txt", "test.tx"), NOW), Ok(false));
-        assert!(presigned(uri, NOW + 86_401).unwrap_err().contains("Request has expired"));
-        assert!(presigned(uri, NOW - 901).unwrap_err().contains("Request is not valid yet"));
-        for (from, to, expected) in [
-            ("86400", "x", "X-Amz-Expires should be a number"),
-            ("86400", "-1", "X-Amz-Expires must be non-negative"),
-            ("86400", "604801", "less than a week"),
-            ("X-Amz-Expires=86400&", "", "requires the X-Amz-Algorithm"),
-            (
-                "X-Amz-Expires=86400&",
-                "X-Amz-Expires=1&X-Amz-Expires=2&",
-                "requires the X-Amz-Algorithm",
-            ),
-            ("AWS4-HMAC-SHA256", "AWS4-HMAC-SHA512", "X-Amz-Algorithm only supports"),
-            ("20130524T000000Z", "20130524", "X-Amz-Date must be in the ISO8601"),
-            ("20130524T000000Z", "20130525T000000Z", "Invalid credential date \"20130524\""),
-            ("%2F20130524", "%2F201305", "incorrect date format"),
-            ("%2Fs3", "%2Fsts", "incorrect service \"sts\""),
-        ] {
-            let refused = presigned(&uri.replacen(from, to, 1), NOW).unwrap_err();
-            assert!(refused.starts_with("AuthorizationQueryParametersError: "), "{refused}");
-            assert!(refused.contains(expected), "{from} {to}: {refused}");
-        }
-    }
-
-    #[test]
-    fn a_time_is_in_either_header() {
-        let without = |name: &str| {
-            let mut all = example();
-            all.retain(|(found, _)| *found != name);
-            all
-        };
-        let denied = "AccessDenied: AWS authentication requires a valid Date or x-amz-date header";
-        assert_eq!(header_auth(&without("x-amz-date"), NOW), Err(denied.to_owned()));
-        let with_date = |date: &'static str| {
-            let mut all = without("x-amz-date");
-            all.push(("date", date));
-            header_auth(&all, NOW)
-        };
-        assert_eq!(with_date("yesterday"), Err(denied.to_owned()));
-        // x-amz-date is in the list of signed headers, so the signature cannot be right.
-        for date in ["Fri, 24 May 2013 00:00:00 GMT", "20130524T000000Z"] {
-            assert_eq!(with_date(date), Ok(false), "{date}");
-        }
-        let mut both = example();
-        both.push(("date", "Fri, 01 Jan 1999 00:00:00 GMT"));
-        assert_eq!(header_auth(&both, NOW), Ok(true));
-        for now in [NOW - 901, NOW + 901] {
-            assert!(header_auth(&example(), now).unwrap_err().starts_with("RequestTimeTooSkewed"));
-        }
-    }
-
-    #[test]
-    fn headers_that_count_are_signed() {
-        let mut more = example();
-        more.push(("x-amz-meta-a", "b"));
-        assert!(
-            header_auth(&more, NOW).unwrap_err().starts_with("AccessDenied: There were headers")
-        );
-        let mut more = example();
-        more.push(("x-other", "b"));
-        assert_eq!(header_auth(&more, NOW), Ok(true));
-        let repeated = AUTHORIZATION.replace("host;", &"host;".repeat(2));
-        let many: Vec<String> = (0..=SIGNED_HEADERS_MAX).map(|n| format!("h{n}")).collect();
-        let many = AUTHORIZATION.replace("host;", &format!("{};host;", many.join(";")));
-        for authorization in [&repeated, &many] {
-            let mut wrong = example();
-            wrong[4].1 = authorization;
-            let told = header_auth(&wrong, NOW).unwrap_err();
-            assert!(told.contains("the authorization component \"SignedHeaders\""), "{told}");
-        }
-        let mut wrong = example();
-        wrong[2].1 = "short";
-        assert!(
-            header_auth(&wrong, NOW).unwrap_err().starts_with("InvalidArgument: x-amz-content")
-        );
-        for empty in ["", "  "] {
-            let mut wrong = example();
-            wrong[4].1 = empty;
-            assert!(header_auth(&wrong, NOW).unwrap_err().starts_with("AccessDenied"));
-        }
-    }
-
-    #[test]
-    fn paths_are_decoded() {
-        assert_eq!(decoded("/a b/%41%zz%4").as_deref(), Some("/a b/A%zz%4"));
-        assert_eq!(decoded("/%C3%A9").as_deref(), Some("/é"));
-        assert_eq!(decoded("/%ff"), None);
-    }
-}
+mod tests;

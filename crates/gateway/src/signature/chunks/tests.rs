@@ -31,6 +31,7 @@ async fn decode(
         Ok(collected) => Ok((collected.to_bytes().to_vec(), trailers)),
         Err(error) => {
             let told = lent.take_fault().map(|fault| fault.code().as_str().to_owned());
+            assert_eq!(is_forged(&error), told.is_none());
             Err(told.unwrap_or_else(|| error.to_string()))
         }
     }
