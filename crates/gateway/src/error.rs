@@ -1,5 +1,5 @@
 //! Service errors to S3 errors. [`row`] is the table: one row for every error, without a catch-all.
-//! What all errors of a kind have in common is decided in [`s3_error`] and [`log`], once per
+//! What all errors of a kind have in common is decided in [`s3_error()`] and [`log`], once per
 //! [`ErrorKind`].
 
 use fula_service::{Applied, ConditionName, ErrorKind, ServiceError, error::chain};

@@ -1,5 +1,5 @@
 //! The commit pipeline: the only place where requests change a bucket. A lost swap is retried in
-//! [`round`], an unanswered one in [`publish`]. Recovery and import swap past it.
+//! `round`, an unanswered one in `publish`. Recovery and import swap past it.
 //!
 //! Per bucket there is at most one writer task, existing only while there is work. Requests
 //! queue; each round takes all that queued while the last one was in flight, judges and applies
