@@ -8,7 +8,7 @@ use std::{hint::black_box, path::Path, sync::Arc};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fula_core::{
-    Block, BlockStore, Codec, RootPointerStore, WriterId,
+    Block, BlockStore, BucketName, Codec, ObjectKey, RootPointerStore, WriterId,
     block::Placement,
     bucket::ChecksumAlgorithm,
     cbor::Writer,
@@ -117,8 +117,12 @@ async fn service(blocks: Arc<dyn BlockStore>, roots: Arc<dyn RootPointerStore>) 
     let guard = RollbackGuard::new(None, true);
     let arbiter = Arbiter::new(nodes, roots, WriterId([1; 16]), &limits, guard);
     let service = Service::new(arbiter, limits, system_random(), NamePolicy::PerOwner);
-    service.create_bucket(&user(), "bucket").await.unwrap();
+    service.create_bucket(&user(), &bucket()).await.unwrap();
     service
+}
+
+fn bucket() -> BucketName {
+    BucketName::parse("bucket").unwrap()
 }
 
 fn user() -> Caller {
@@ -128,7 +132,7 @@ fn user() -> Caller {
 async fn put(service: &Service, n: u64) {
     let body = bytes::Bytes::from([n.to_le_bytes().to_vec(), vec![0; BODY_BYTES - 8]].concat());
     let request = PutRequest {
-        key: key(n % 1000),
+        key: ObjectKey::parse(key(n % 1000)).unwrap(),
         facts: ObjectFacts::default(),
         conditions: WriteConditions::default(),
         body: Box::pin(futures::stream::iter([Ok(body)])),
@@ -142,7 +146,7 @@ async fn put(service: &Service, n: u64) {
             trailer: None,
         },
     };
-    service.put_object(&user(), "bucket", request).await.unwrap();
+    service.put_object(&user(), &bucket(), request).await.unwrap();
 }
 
 fn commit_round(criterion: &mut Criterion) {

@@ -1,16 +1,16 @@
 //! Any text as a bucket policy: what is public is said in it, and only reads are.
 #![no_main]
 
-use fula_gateway::fuzzing::{Action, PublicRead, Target};
+use fula_gateway::fuzzing::{Action, BucketName, PublicRead, Target};
 use libfuzzer_sys::fuzz_target;
 
-const BUCKET: &str = "b";
+const BUCKET: &str = "bucket";
 
 const SAMPLES: [&str; 2] = [
     r#"{"Version":"2012-10-17","Statement":[{"Sid":"s","Effect":"Allow","Principal":{"AWS":["*"]},
-        "Action":["s3:GetObject"],"Resource":["arn:aws:s3:::b/k*","arn:aws:s3:::b/l"]}]}"#,
+        "Action":["s3:GetObject"],"Resource":["arn:aws:s3:::bucket/k*","arn:aws:s3:::bucket/l"]}]}"#,
     r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":["s3:ListBucket","s3:GetBucketLocation"],
-        "Resource":"arn:aws:s3:::b"}}"#,
+        "Resource":"arn:aws:s3:::bucket"}}"#,
 ];
 
 /// Returns all texts of a JSON value.
@@ -26,11 +26,11 @@ fn texts<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
 fuzz_target!(|data: &[u8]| {
     let data = fula_fuzz::input(data, &SAMPLES.map(Vec::from));
     let Ok(text) = std::str::from_utf8(&data) else { return };
-    let Ok(public) = PublicRead::parse(text, BUCKET) else { return };
+    let Ok(public) = PublicRead::parse(text, &BucketName::parse(BUCKET).expect("a good name")) else { return };
     let value = serde_json::from_str(text).expect("it was read as JSON");
     let mut said = Vec::new();
     texts(&value, &mut said);
-    let patterns = || said.iter().filter_map(|text| text.strip_prefix("arn:aws:s3:::b/"));
+    let patterns = || said.iter().filter_map(|text| text.strip_prefix("arn:aws:s3:::bucket/"));
     // As the resources say it, and a little beside.
     let near = patterns().flat_map(|pattern| {
         let key = pattern.trim_end_matches('*');
@@ -55,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     // Of another bucket, the same text gives nothing away.
-    if let Ok(other) = PublicRead::parse(text, "c") {
-        assert!(said.iter().any(|text| text.starts_with("arn:aws:s3:::c")) || other.is_nothing());
+    if let Ok(other) = PublicRead::parse(text, &BucketName::parse("other").expect("a good name")) {
+        assert!(said.iter().any(|text| text.starts_with("arn:aws:s3:::other")) || other.is_nothing());
     }
 });

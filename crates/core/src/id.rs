@@ -108,6 +108,13 @@ impl FromStr for Cid {
     }
 }
 
+/// Writes 16 bytes as 32 lowercase hex digits, without memory from the heap: a listing has a thousand.
+pub(crate) fn write_hex16(f: &mut fmt::Formatter<'_>, bytes: &[u8; 16]) -> fmt::Result {
+    let mut digits = [0; 32];
+    hex::encode_to_slice(bytes, &mut digits).map_err(|_| fmt::Error)?;
+    f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
+}
+
 /// Declares an opaque 16-byte identifier shown as 32 lowercase hex digits.
 macro_rules! id16 {
     ($(#[$doc:meta])* $name:ident) => {
@@ -117,7 +124,7 @@ macro_rules! id16 {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
+                write_hex16(f, &self.0)
             }
         }
 
@@ -272,11 +279,11 @@ impl FromStr for BucketAddress {
     }
 }
 
-/// An object key: 1 to 1024 bytes of UTF-8.
+/// An object key: 1 to 1024 bytes of UTF-8 that XML 1.0 can carry, so that every listing can name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
 
-/// A key that is empty or over 1024 bytes.
+/// Text that is no object key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidObjectKey {
     /// No bytes at all.
@@ -285,19 +292,24 @@ pub enum InvalidObjectKey {
     /// More than [`ObjectKey::BYTES_MAX`] bytes.
     #[error("object key is {0} bytes, limit is 1024")]
     TooLong(usize),
+    /// A character that XML 1.0 has no way to write.
+    #[error("object keys must not contain control characters other than tab and line ends")]
+    Character,
 }
 
 impl ObjectKey {
     /// Longest key in bytes.
     pub const BYTES_MAX: usize = 1024;
 
-    /// Checks the length.
+    /// Checks the length and the characters.
     ///
     /// # Errors
-    /// [`InvalidObjectKey`] for an empty or an over-long key.
+    /// [`InvalidObjectKey`], which names the rule that the text breaks.
     pub fn parse(key: String) -> Result<Self, InvalidObjectKey> {
+        let is_forbidden = |c: char| matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
         match key.len() {
             0 => Err(InvalidObjectKey::Empty),
+            1..=Self::BYTES_MAX if key.contains(is_forbidden) => Err(InvalidObjectKey::Character),
             1..=Self::BYTES_MAX => Ok(Self(key)),
             len => Err(InvalidObjectKey::TooLong(len)),
         }
@@ -367,6 +379,19 @@ mod tests {
             assert!(BucketName::parse(bad).is_err(), "{bad}");
         }
         assert!(BucketName::parse(&"x".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn object_keys_are_what_a_listing_can_name() {
+        for good in ["k", "a/b c", "\ttab\r\n", "\u{7f}\u{fffd}é", &"x".repeat(1024)] {
+            assert!(ObjectKey::parse(good.to_owned()).is_ok(), "{good:?}");
+        }
+        let parse = |key: &str| ObjectKey::parse(key.to_owned());
+        assert_eq!(parse(""), Err(InvalidObjectKey::Empty));
+        assert_eq!(parse(&"x".repeat(1025)), Err(InvalidObjectKey::TooLong(1025)));
+        for bad in ["a\0", "\u{1}", "\u{8}", "\u{b}", "\u{c}", "\u{1f}", "\u{fffe}", "\u{ffff}"] {
+            assert_eq!(parse(bad), Err(InvalidObjectKey::Character), "{bad:?}");
+        }
     }
 
     #[test]

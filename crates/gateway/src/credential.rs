@@ -53,10 +53,13 @@ pub(crate) fn bearer_of(headers: &HeaderMap) -> S3Result<Option<String>> {
     if all.next().is_some() {
         return Err(s3_error!(InvalidArgument, "There is more than one Authorization header."));
     }
+    let text = first.as_bytes();
+    let scheme = text.split(|&byte| byte == b' ').next().unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Ok(None);
+    }
     // Bytes that are no text make the token wrong, not the header.
-    let text = String::from_utf8_lossy(first.as_bytes());
-    let (scheme, token) = text.split_once(' ').unwrap_or((&text, ""));
-    Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()))
+    Ok(Some(String::from_utf8_lossy(&text[scheme.len()..]).trim().to_owned()))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::{
     sts::Asked,
 };
 
+pub use fula_core::BucketName;
 pub use fula_service::{
     BatchAction, BatchChange,
     access::{Action, Target},

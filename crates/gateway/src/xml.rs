@@ -8,6 +8,10 @@ fn is_printable(c: char) -> bool {
 /// Returns a text as an answer can say it: characters that XML cannot carry are replaced. What a client
 /// sent must not make its answer fail.
 pub(crate) fn printable(text: &str) -> String {
+    // Nearly every name is: listings have a thousand.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     text.chars().map(|c| if is_printable(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 

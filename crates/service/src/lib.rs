@@ -46,6 +46,6 @@ pub use self::{
     objects::object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
     objects::{body, condition},
     pins::RequestPins,
-    service::{Random, Service, parse_key, system_random},
+    service::{Random, Service, system_random},
     settle::{Settled, unsettle_names},
 };

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use fula_core::{BucketAddress, BucketName, OwnerId, id::ObjectKey};
+use fula_core::{BucketAddress, BucketName, ObjectKey, OwnerId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -39,16 +39,17 @@ pub(crate) enum Part<'a> {
     /// Keys by prefix.
     Prefix(&'a str),
     /// One key.
-    Key(&'a str),
+    Key(&'a ObjectKey),
 }
 
 impl<'a> Part<'a> {
-    pub(crate) fn target(self, bucket: &'a str) -> Target<'a> {
+    pub(crate) fn target(self, bucket: &'a BucketName) -> Target<'a> {
+        let bucket = bucket.as_str();
         match self {
             Self::Whole => Target::Bucket(bucket),
             Self::Anything => Target::Anything(bucket),
             Self::Prefix(prefix) => Target::Prefix(bucket, prefix),
-            Self::Key(key) => Target::Object(bucket, key),
+            Self::Key(key) => Target::Object(bucket, key.as_str()),
         }
     }
 }
@@ -138,7 +139,7 @@ impl Service {
     pub(crate) async fn resolve(
         &self,
         caller: &Caller,
-        name: &str,
+        name: &BucketName,
         action: Action,
         part: Part<'_>,
     ) -> Result<Arc<Head>, ServiceError> {
@@ -150,17 +151,14 @@ impl Service {
         &self,
         caller: &Caller,
         owner: BucketOwner,
-        name: &str,
+        name: &BucketName,
         action: Action,
         part: Part<'_>,
     ) -> Result<Arc<Head>, ServiceError> {
         if action.verb() != Verb::Read {
             caller.pins.begin_write(self.arbiter().pins());
         }
-        let found = match BucketName::parse(name) {
-            Ok(name) => self.find(caller, owner, &name, action).await?,
-            Err(_) => None,
-        };
+        let found = self.find(caller, owner, name, action).await?;
         let decided = self.authorize(caller, found.as_deref(), action, part.target(name)).await;
         match (decided, found) {
             (Ok(()), Some(head)) => {
@@ -187,13 +185,12 @@ impl Service {
     pub(crate) async fn resolve_for_write(
         &self,
         caller: &Caller,
-        name: &str,
+        name: &BucketName,
         action: Action,
         part: Part<'_>,
     ) -> Result<WriteTarget, ServiceError> {
         let own = self.own_of(caller, caller.bucket_owner);
-        let address = own.zip(BucketName::parse(name).ok());
-        let address = address.map(|(owner, name)| BucketAddress { owner, name });
+        let address = own.map(|owner| BucketAddress::new(owner, name.clone()));
         if let Some(head) = address.and_then(|address| self.arbiter().last_known(&address)) {
             self.authorize(caller, Some(&head), action, part.target(name)).await?;
             self.arbiter().guard().require_disk()?;
@@ -324,19 +321,4 @@ impl Service {
         caller.check_credential(self.committer.limits().commit_deadline)?;
         self.committer.submit(bucket, request, &caller.seen).await
     }
-}
-
-/// Parses an object key. Keys with characters that XML 1.0 cannot carry are refused: no listing
-/// could name them.
-///
-/// # Errors
-/// [`ServiceError::InvalidArgument`] for one that is empty or too long.
-pub fn parse_key(key: &str) -> Result<ObjectKey, ServiceError> {
-    let unspeakable = |c: char| matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
-    if key.contains(unspeakable) {
-        let text = "object keys must not contain control characters other than tab and line ends";
-        return Err(ServiceError::InvalidArgument(text.to_owned()));
-    }
-    ObjectKey::parse(key.to_owned())
-        .map_err(|error| ServiceError::InvalidArgument(error.to_string()))
 }

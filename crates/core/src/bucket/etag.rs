@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     cbor::{Invalid, Reader, Writer},
-    id::Cid,
+    id::{Cid, write_hex16},
 };
 
 /// The entity tag S3 tools expect.
@@ -21,8 +21,11 @@ pub enum ETag {
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Md5(md5) => f.write_str(&hex::encode(md5)),
-            Self::Multipart(md5, parts) => write!(f, "{}-{parts}", hex::encode(md5)),
+            Self::Md5(md5) => write_hex16(f, md5),
+            Self::Multipart(md5, parts) => {
+                write_hex16(f, md5)?;
+                write!(f, "-{parts}")
+            }
             Self::Cid(cid) => cid.fmt(f),
         }
     }

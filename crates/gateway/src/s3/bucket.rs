@@ -1,14 +1,14 @@
 //! Buckets and listings.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use fula_core::OwnerId;
+use fula_core::{BucketName, OwnerId};
 use fula_service::{BucketPage, Identity, ListRequest, Listing, ListingLine, limits::PAGE_MAX};
 use http::HeaderValue;
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
     Api, caller,
-    convert::{checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
+    convert::{bucket_name, checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
 };
 use crate::{
     auth::identity,
@@ -114,8 +114,12 @@ fn name_of(token: &str) -> S3Result<Option<String>> {
     bytes
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .filter(|name| !name.is_empty())
-        .ok_or_else(|| s3_error!(InvalidArgument, "The continuation token provided is incorrect"))
+        .ok_or_else(foreign_token)
         .map(Some)
+}
+
+fn foreign_token() -> S3Error {
+    s3_error!(InvalidArgument, "The continuation token provided is incorrect")
 }
 
 impl Api {
@@ -132,10 +136,11 @@ impl Api {
             most => usize::try_from(most.unwrap_or(10_000)).unwrap_or(10_000),
         };
         let after = input.continuation_token.as_deref().map(name_of).transpose()?.flatten();
+        let after = after.map(|name| BucketName::parse(&name)).transpose();
+        let after = after.map_err(|_| foreign_token())?;
         let prefix = input.prefix.clone().unwrap_or_default();
         let caller = &caller(&request)?;
-        let mut page =
-            self.service.buckets(caller, &prefix, after.as_deref(), limit).await.map_err(to_s3)?;
+        let mut page = self.service.buckets(caller, &prefix, after, limit).await.map_err(to_s3)?;
         // All buckets are in our region.
         if input.bucket_region.as_ref().is_some_and(|region| *region != self.config.region) {
             page = BucketPage::default();
@@ -147,14 +152,14 @@ impl Api {
             || input.continuation_token.is_some();
         let region = Some(self.config.region.clone()).filter(|_| says_region);
         let buckets = page.buckets.into_iter().map(|(name, created)| Bucket {
-            name: Some(name),
+            name: Some(name.to_string()),
             creation_date: Some(timestamp(created)),
             bucket_region: region.clone(),
             ..Bucket::default()
         });
         Ok(S3Response::new(ListBucketsOutput {
             buckets: Some(buckets.collect()),
-            continuation_token: page.next.as_deref().map(token_of),
+            continuation_token: page.next.map(|name| token_of(name.as_str())),
             owner: identity(&request.extensions)
                 .map(|identity| owner_of(&request.extensions, identity.owner)),
             prefix: request.input.prefix.as_deref().map(printable),
@@ -167,10 +172,7 @@ impl Api {
     ) -> S3Result<S3Response<CreateBucketOutput>> {
         refuse_unoffered(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
-        let name = &request.input.bucket;
-        if fula_core::BucketName::parse(name).is_err() {
-            return Err(s3_error!(InvalidBucketName));
-        }
+        let name = &bucket_name(&request.input.bucket)?;
         if let Some(configuration) = &request.input.create_bucket_configuration {
             self.check_configuration(configuration)?;
         }
@@ -218,7 +220,8 @@ impl Api {
         request: S3Request<HeadBucketInput>,
     ) -> S3Result<S3Response<HeadBucketOutput>> {
         let caller = &caller(&request)?;
-        let found = self.service.bucket(caller, &request.input.bucket).await;
+        let name = bucket_name(&request.input.bucket)?;
+        let found = self.service.bucket(caller, &name).await;
         found.map_err(|error| self.with_region(to_s3(error)))?;
         let bucket_region = Some(self.config.region.clone());
         Ok(S3Response::new(HeadBucketOutput { bucket_region, ..HeadBucketOutput::default() }))
@@ -240,7 +243,8 @@ impl Api {
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
         refuse_conditions(&request.headers, &[])?;
         let caller = &caller(&request)?;
-        self.service.delete_bucket(caller, &request.input.bucket).await.map_err(to_s3)?;
+        let name = bucket_name(&request.input.bucket)?;
+        self.service.delete_bucket(caller, &name).await.map_err(to_s3)?;
         Ok(S3Response::new(DeleteBucketOutput::default()))
     }
 
@@ -249,7 +253,8 @@ impl Api {
         request: S3Request<GetBucketLocationInput>,
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
         let caller = &caller(&request)?;
-        self.service.bucket(caller, &request.input.bucket).await.map_err(to_s3)?;
+        let name = bucket_name(&request.input.bucket)?;
+        self.service.bucket(caller, &name).await.map_err(to_s3)?;
         // us-east-1 has no name here, as on AWS.
         let region = Some(self.config.region.clone()).filter(|region| region != "us-east-1");
         Ok(S3Response::new(GetBucketLocationOutput {
@@ -271,8 +276,8 @@ impl Api {
             limit,
         };
         let caller = &caller(&request)?;
-        let listing =
-            self.service.list_objects(caller, &input.bucket, &query).await.map_err(to_s3)?;
+        let bucket = bucket_name(&input.bucket)?;
+        let listing = self.service.list_objects(caller, &bucket, &query).await.map_err(to_s3)?;
         let owner = owner_of(&request.extensions, listing.owner);
         let (contents, common_prefixes) = split(&listing, &names, Some(&owner));
         // AWS names the next marker only when there is a delimiter; else it is the last key.
@@ -314,8 +319,8 @@ impl Api {
             limit,
         };
         let caller = &caller(&request)?;
-        let listing =
-            self.service.list_objects(caller, &input.bucket, &query).await.map_err(to_s3)?;
+        let bucket = bucket_name(&input.bucket)?;
+        let listing = self.service.list_objects(caller, &bucket, &query).await.map_err(to_s3)?;
         let owner = owner_of(&request.extensions, listing.owner);
         let owner = Some(owner).filter(|_| input.fetch_owner.unwrap_or_default());
         let (contents, common_prefixes) = split(&listing, &names, owner.as_ref());

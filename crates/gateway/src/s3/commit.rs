@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use fula_core::BucketName;
 use fula_service::{
     BatchAction, BatchChange, CompletePart, ObjectFacts, Service,
     condition::{Tags, WriteConditions},
@@ -14,7 +15,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
 use serde::Deserialize;
 
-use super::caller;
+use super::{
+    caller,
+    convert::{bucket_name, object_key},
+};
 use crate::{
     auth::identity,
     error::{s3_error as to_s3, too_large},
@@ -140,14 +144,14 @@ impl Change {
         match self {
             Self::Put(mut put) => Ok(BatchChange {
                 action: put.action()?,
-                key: put.key,
+                key: object_key(&put.key)?,
                 conditions: WriteConditions {
                     if_match: tags(put.if_match),
                     if_none_match: tags(put.if_none_match),
                 },
             }),
             Self::Delete(delete) => Ok(BatchChange {
-                key: delete.key,
+                key: object_key(&delete.key)?,
                 conditions: WriteConditions {
                     if_match: tags(delete.if_match),
                     if_none_match: None,
@@ -182,12 +186,12 @@ impl CommitRoute {
 }
 
 /// Returns the bucket of a path, or of the host that stands for it.
-fn bucket_of(uri: &Uri, extensions: &Extensions) -> S3Result<String> {
+fn bucket_of(uri: &Uri, extensions: &Extensions) -> S3Result<BucketName> {
     let path = uri.path().trim_matches('/');
     let host = extensions.get::<HostBucket>().map(|bucket| bucket.0.as_str());
     match (path, host) {
-        ("", Some(bucket)) => Ok(bucket.to_owned()),
-        (bucket, None) if !bucket.is_empty() && !bucket.contains('/') => Ok(bucket.to_owned()),
+        ("", Some(bucket)) => bucket_name(bucket),
+        (bucket, None) if !bucket.is_empty() && !bucket.contains('/') => bucket_name(bucket),
         _ => Err(s3_error!(InvalidRequest, "A commit is about a bucket: POST /bucket?{QUERY}")),
     }
 }
@@ -226,7 +230,7 @@ impl S3Route for CommitRoute {
         let results: Vec<serde_json::Value> = results
             .into_iter()
             .map(|(key, etag)| {
-                serde_json::json!({"key": key, "etag": etag.map(|etag| format!("\"{etag}\""))})
+                serde_json::json!({"key": key.as_str(), "etag": etag.map(|etag| format!("\"{etag}\""))})
             })
             .collect();
         let answer =

@@ -3,7 +3,11 @@
 use std::borrow::Cow;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use fula_core::bucket::{self, TextMap};
+use fula_core::{
+    BucketName, ObjectKey,
+    bucket::{self, TextMap},
+    id::InvalidObjectKey,
+};
 use fula_service::{
     ObjectFacts, ServiceError,
     body::BodyStream,
@@ -34,6 +38,19 @@ const KEPT_HEADERS: [&str; 6] = [
 
 /// Content type of objects put without one.
 pub(super) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
+
+/// Reads the bucket that a request names.
+pub(super) fn bucket_name(text: &str) -> S3Result<BucketName> {
+    BucketName::parse(text).map_err(|_| s3_error!(InvalidBucketName))
+}
+
+/// Reads the key that a request names.
+pub(super) fn object_key(text: &str) -> S3Result<ObjectKey> {
+    ObjectKey::parse(text.to_owned()).map_err(|error| match error {
+        InvalidObjectKey::TooLong(_) => s3_error!(KeyTooLongError),
+        error => s3_error!(InvalidArgument, "{error}"),
+    })
+}
 
 pub(super) fn etag(tag: &bucket::ETag) -> dto::ETag {
     dto::ETag::Strong(tag.to_string())

@@ -14,8 +14,8 @@ use super::{
     bucket::{Names, page_size},
     caller,
     convert::{
-        self, etag, object_facts, read_conditions, refuse_conditions, refuse_unoffered,
-        set_checksums, url_encode, write_conditions,
+        self, bucket_name, etag, object_facts, object_key, read_conditions, refuse_conditions,
+        refuse_unoffered, set_checksums, url_encode, write_conditions,
     },
     object::{copy_source, written_headers},
 };
@@ -136,13 +136,14 @@ impl Api {
         let input = &request.input;
         let checksum =
             asked_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
+        let bucket = bucket_name(&input.bucket)?;
         let create = CreateUploadRequest {
-            key: input.key.clone(),
+            key: object_key(&input.key)?,
             facts: object_facts(&request.headers),
             checksum,
         };
         let caller = &caller(&request)?;
-        let id = self.service.create_upload(caller, &input.bucket, create).await.map_err(to_s3)?;
+        let id = self.service.create_upload(caller, &bucket, create).await.map_err(to_s3)?;
         let info =
             checksum.map(|(algorithm, composite)| UploadInfo { algorithm, composite, asked: true });
         Ok(S3Response::new(CreateMultipartUploadOutput {
@@ -165,7 +166,7 @@ impl Api {
         let body = convert::body(request.input.body.take());
         let caller = caller(&request)?;
         let input = &request.input;
-        let (bucket, key) = (input.bucket.clone(), input.key.clone());
+        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
         let (id, number) = (input.upload_id.clone(), part_number(input.part_number));
         let info = self.service.upload_info(&caller, &bucket, &key, &id);
         let info = info.await.map_err(to_s3)?;
@@ -190,14 +191,15 @@ impl Api {
         let source = copy_source(&request.headers, &input.copy_source, conditions)?;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
         let caller = &caller(&request)?;
+        let bucket = bucket_name(&input.bucket)?;
         let copy = CopyPartRequest {
-            key: input.key.clone(),
+            key: object_key(&input.key)?,
             id: input.upload_id.clone(),
             number: part_number(input.part_number),
             source,
             range,
         };
-        let copied = self.service.copy_part(caller, &input.bucket, copy).await;
+        let copied = self.service.copy_part(caller, &bucket, copy).await;
         let (part, time) = copied.map_err(copy_fault)?;
         let mut result = CopyPartResult {
             e_tag: Some(etag(&part.etag)),
@@ -219,11 +221,9 @@ impl Api {
         let limit = page_size(input.max_parts, "max-parts")?;
         let after = part_number(input.part_number_marker.unwrap_or(0));
         let caller = &caller(&request)?;
-        let page = self
-            .service
-            .list_parts(caller, &input.bucket, &input.key, &input.upload_id, after, limit)
-            .await
-            .map_err(to_s3)?;
+        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
+        let page = self.service.list_parts(caller, &bucket, &key, &input.upload_id, after, limit);
+        let page = page.await.map_err(to_s3)?;
         let last = page.parts.last().map(|part| part.number);
         let parts = page.parts.iter().map(|part| {
             let mut out = Part {
@@ -272,7 +272,8 @@ impl Api {
             limit,
         };
         let caller = &caller(&request)?;
-        let page = self.service.list_uploads(caller, &input.bucket, &query).await.map_err(to_s3)?;
+        let bucket = bucket_name(&input.bucket)?;
+        let page = self.service.list_uploads(caller, &bucket, &query).await.map_err(to_s3)?;
         let (mut next_key, mut next_id) = (None, None);
         if let Some(last) = page.lines.last().filter(|_| page.truncated) {
             (next_key, next_id) = match last {
@@ -337,9 +338,9 @@ impl Api {
         if parts.is_empty() {
             return Err(s3_error!(MalformedXML));
         }
+        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
         if let Some(kind) = headers.get("x-amz-checksum-type") {
-            let info =
-                self.service.upload_info(caller, &input.bucket, &input.key, &input.upload_id);
+            let info = self.service.upload_info(caller, &bucket, &key, &input.upload_id);
             match info.await {
                 Ok(info) => check_kind(kind, info)?,
                 // It may be completed already, and is answered again then.
@@ -349,7 +350,7 @@ impl Api {
         }
         let size = input.mpu_object_size.map(u64::try_from).transpose();
         let complete = CompleteRequest {
-            key: input.key.clone(),
+            key,
             id: input.upload_id,
             parts: parts.into_iter().map(complete_part).collect::<S3Result<_>>()?,
             conditions,
@@ -358,7 +359,7 @@ impl Api {
                 .map_err(|_| s3_error!(InvalidRequest, "x-amz-mp-object-size is negative"))?,
         };
         let location = self.location(&headers, &extensions, &input.bucket, &input.key);
-        let completed = self.service.complete_upload(caller, &input.bucket, &complete).await;
+        let completed = self.service.complete_upload(caller, &bucket, &complete).await;
         let record = completed.map_err(to_s3)?;
         let mut output = CompleteMultipartUploadOutput {
             location: Some(location),
@@ -402,8 +403,8 @@ impl Api {
             return Err(not_implemented("The header x-amz-if-match-initiated-time"));
         }
         let caller = &caller(&request)?;
-        let aborted =
-            self.service.abort_upload(caller, &input.bucket, &input.key, &input.upload_id);
+        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
+        let aborted = self.service.abort_upload(caller, &bucket, &key, &input.upload_id);
         aborted.await.map_err(to_s3)?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }

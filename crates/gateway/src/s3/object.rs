@@ -6,9 +6,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use fula_core::{
-    ObjectKey,
-    bucket::{ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan},
+use fula_core::bucket::{
+    ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
 };
 use fula_service::{
     Caller, CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
@@ -24,8 +23,9 @@ use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     Api, bucket_owner, caller,
     convert::{
-        self, DEFAULT_CONTENT_TYPE, checksum_type, etag, object_facts, read_conditions,
-        refuse_conditions, refuse_unoffered, set_checksums, write_conditions, write_facts,
+        self, DEFAULT_CONTENT_TYPE, bucket_name, checksum_type, etag, object_facts, object_key,
+        read_conditions, refuse_conditions, refuse_unoffered, set_checksums, write_conditions,
+        write_facts,
     },
 };
 use crate::{
@@ -71,7 +71,7 @@ pub(super) fn copy_source(
         CopySource::Bucket { bucket, key, version_id } => {
             refuse_version(version_id.as_ref().map(ToString::to_string).as_ref())?;
             let owner = bucket_owner(headers, "x-amz-source-expected-bucket-owner");
-            let (bucket, key) = (bucket.to_string(), key.to_string());
+            let (bucket, key) = (bucket_name(bucket)?, object_key(key)?);
             Ok(CopySourceRequest { owner, bucket, key, conditions })
         }
         _ => Err(not_implemented("A copy source given as an ARN")),
@@ -114,8 +114,9 @@ impl Api {
         let caller = caller(&request)?;
         let body_facts = Self::body_facts(&mut request, length, None)?;
         let input = request.input;
-        let put = PutRequest { key: input.key, facts, conditions, body, body_facts };
-        let put = self.service.put_object(&caller, &input.bucket, put).await;
+        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
+        let put = PutRequest { key, facts, conditions, body, body_facts };
+        let put = self.service.put_object(&caller, &bucket, put).await;
         let record = put.map_err(to_s3)?;
         let mut output = PutObjectOutput {
             e_tag: Some(etag(&record.etag)),
@@ -137,7 +138,8 @@ impl Api {
         let conditions = read_conditions(&request.headers, "")?;
         let caller = &caller(&request)?;
         check_overrides(caller, &request.uri)?;
-        let found = self.service.get_object(caller, &input.bucket, &input.key, &conditions);
+        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
+        let found = self.service.get_object(caller, &bucket, &key, &conditions);
         let object = found.await.map_err(to_s3)?;
         let range = range_of(&request.headers, &object.record);
         let part = self.select(&object, range, input.part_number).await?;
@@ -174,7 +176,8 @@ impl Api {
         let conditions = read_conditions(&request.headers, "")?;
         let caller = &caller(&request)?;
         check_overrides(caller, &request.uri)?;
-        let found = self.service.get_object(caller, &input.bucket, &input.key, &conditions);
+        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
+        let found = self.service.get_object(caller, &bucket, &key, &conditions);
         let object = found.await.map_err(to_s3)?;
         let range = range_of(&request.headers, &object.record);
         let part = self.select(&object, range, input.part_number).await?;
@@ -238,9 +241,10 @@ impl Api {
         refuse_version(input.version_id.as_ref())?;
         refuse_conditions(&request.headers, &["if-match"])?;
         let conditions = write_conditions(&request.headers)?;
-        let delete = DeleteKey { key: input.key.clone(), conditions };
+        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
+        let delete = DeleteKey { key, conditions };
         let caller = &caller(&request)?;
-        self.service.delete_object(caller, &input.bucket, delete).await.map_err(to_s3)?;
+        self.service.delete_object(caller, &bucket, delete).await.map_err(to_s3)?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -261,26 +265,31 @@ impl Api {
                 return Err(not_implemented("A condition on size or time of a key to delete"));
             }
         }
-        let deletes = objects.iter().map(|object| {
+        let bucket = bucket_name(&input.bucket)?;
+        let keys: Vec<_> = objects.iter().map(|object| object_key(&object.key)).collect();
+        let parsed = objects
+            .iter()
+            .zip(&keys)
+            .filter_map(|(object, key)| Some((object, key.as_ref().ok()?)));
+        let deletes = parsed.map(|(object, key)| {
             let if_match = object.e_tag.as_ref().map(|tag| match tag.value() {
                 "*" => Tags::Any,
                 value => Tags::Of(vec![value.to_owned()]),
             });
             let conditions = WriteConditions { if_match, if_none_match: None };
-            DeleteKey { key: object.key.clone(), conditions }
+            DeleteKey { key: key.clone(), conditions }
         });
-        let outcomes = self.service.delete_objects(caller, &input.bucket, deletes.collect());
-        let outcomes = outcomes.await.map_err(to_s3)?;
+        let outcomes = self.service.delete_objects(caller, &bucket, deletes.collect());
+        let mut outcomes = outcomes.await.map_err(to_s3)?.into_iter();
         let (mut deleted, mut failed) = (Vec::new(), Vec::new());
-        for (object, outcome) in objects.into_iter().zip(outcomes) {
+        for (object, key) in objects.into_iter().zip(keys) {
+            let outcome = key.and_then(|_| outcomes.next().unwrap_or(Ok(())).map_err(to_s3));
             match outcome {
                 Ok(()) => deleted.push(DeletedObject {
                     key: Some(printable(&object.key)),
                     ..DeletedObject::default()
                 }),
                 Err(error) => {
-                    let is_long = object.key.len() > ObjectKey::BYTES_MAX;
-                    let error = if is_long { s3_error!(KeyTooLongError) } else { to_s3(error) };
                     failed.push(Error {
                         key: Some(printable(&object.key)),
                         code: Some(error.code().as_str().to_owned()),
@@ -317,13 +326,14 @@ impl Api {
         }
         let copy = CopyRequest {
             source: copy_source(&request.headers, &input.copy_source, conditions)?,
-            key: input.key.clone(),
+            key: object_key(&input.key)?,
             replace: if replaces { Some(object_facts(&request.headers)) } else { None },
             checksum: asked_algorithm(input.checksum_algorithm.as_ref())?,
             conditions: write_conditions(&request.headers)?,
         };
         let caller = &caller(&request)?;
-        let copied = self.service.copy_object(caller, &input.bucket, copy).await;
+        let bucket = bucket_name(&input.bucket)?;
+        let copied = self.service.copy_object(caller, &bucket, copy).await;
         let record = copied.map_err(to_s3)?;
         let mut result = CopyObjectResult {
             e_tag: Some(etag(&record.etag)),

@@ -2,7 +2,7 @@
 
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
-use super::{Api, caller};
+use super::{Api, caller, convert::bucket_name};
 use crate::error::s3_error as to_s3;
 
 impl Api {
@@ -19,7 +19,8 @@ impl Api {
             let text = "Could not parse the policy: Statement is empty!";
             return Err(s3_error!(MalformedPolicy, "{text}"));
         }
-        let put = self.service.set_policy(caller, &input.bucket, Some(&input.policy));
+        let bucket = bucket_name(&input.bucket)?;
+        let put = self.service.set_policy(caller, &bucket, Some(&input.policy));
         put.await.map_err(to_s3)?;
         Ok(S3Response::new(PutBucketPolicyOutput::default()))
     }
@@ -29,7 +30,8 @@ impl Api {
         request: S3Request<GetBucketPolicyInput>,
     ) -> S3Result<S3Response<GetBucketPolicyOutput>> {
         let caller = &caller(&request)?;
-        let policy = self.service.policy(caller, &request.input.bucket).await.map_err(to_s3)?;
+        let bucket = bucket_name(&request.input.bucket)?;
+        let policy = self.service.policy(caller, &bucket).await.map_err(to_s3)?;
         Ok(S3Response::new(GetBucketPolicyOutput { policy: Some(policy) }))
     }
 
@@ -37,9 +39,9 @@ impl Api {
         &self,
         request: S3Request<GetBucketPolicyStatusInput>,
     ) -> S3Result<S3Response<GetBucketPolicyStatusOutput>> {
-        let (caller, bucket) = (&caller(&request)?, &request.input.bucket);
-        let policy = self.service.policy(caller, bucket).await.map_err(to_s3)?;
-        let public = fula_service::policy::PublicRead::parse(&policy, bucket).map_err(to_s3)?;
+        let (caller, bucket) = (&caller(&request)?, bucket_name(&request.input.bucket)?);
+        let policy = self.service.policy(caller, &bucket).await.map_err(to_s3)?;
+        let public = fula_service::policy::PublicRead::parse(&policy, &bucket).map_err(to_s3)?;
         let status = PolicyStatus { is_public: Some(!public.is_nothing()) };
         Ok(S3Response::new(GetBucketPolicyStatusOutput { policy_status: Some(status) }))
     }
@@ -49,7 +51,8 @@ impl Api {
         request: S3Request<DeleteBucketPolicyInput>,
     ) -> S3Result<S3Response<DeleteBucketPolicyOutput>> {
         let caller = &caller(&request)?;
-        self.service.set_policy(caller, &request.input.bucket, None).await.map_err(to_s3)?;
+        let bucket = bucket_name(&request.input.bucket)?;
+        self.service.set_policy(caller, &bucket, None).await.map_err(to_s3)?;
         Ok(S3Response::new(DeleteBucketPolicyOutput::default()))
     }
 }

@@ -140,7 +140,7 @@ impl Chain {
     /// Compares the signature of the chunk that was read, and goes on to the next one.
     fn check_chunk(&mut self) -> Result<(), Fault> {
         let ChunkKey { date, region, service, seed, .. } = &self.key;
-        let (time, day) = (date.fmt_iso8601(), date.fmt_date());
+        let (time, day, seed) = (date.fmt_iso8601(), date.fmt_date(), hex::encode(seed));
         let hash = hex::encode(self.hasher.finalize_reset());
         let text = format!(
             "AWS4-HMAC-SHA256-PAYLOAD\n{time}\n{day}/{region}/{service}/aws4_request\n{seed}\n\
@@ -151,7 +151,8 @@ impl Chain {
 
     fn check_trailer(&mut self, canonical: &[u8], signature: &[u8]) -> Result<(), Fault> {
         let ChunkKey { date, region, service, seed, .. } = &self.key;
-        let text = create_trailer_string_to_sign(date, region, service, seed, canonical);
+        let text =
+            create_trailer_string_to_sign(date, region, service, &hex::encode(seed), canonical);
         let expected = signature_of(signature).ok_or(Fault::Signature)?;
         self.check(&text, expected)
     }
@@ -161,7 +162,7 @@ impl Chain {
         if !bool::from(found.ct_eq(&expected)) {
             return Err(Fault::Signature);
         }
-        self.key.seed = hex::encode(found);
+        self.key.seed = found;
         Ok(())
     }
 }

@@ -52,8 +52,8 @@ pub(crate) struct ChunkKey {
     pub(super) date: AmzDate,
     pub(super) region: String,
     pub(super) service: String,
-    /// Signature of the request, in hex.
-    pub(super) seed: String,
+    /// Signature of the request, or of the chunk before.
+    pub(super) seed: [u8; 32],
 }
 
 impl Presented {
@@ -75,7 +75,9 @@ impl Presented {
 
     fn of_header(headers: &HeaderMap, rules: &Rules, now: Seconds) -> S3Result<Self> {
         let text = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-        let text = String::from_utf8_lossy(text.unwrap_or_default());
+        let text = text.unwrap_or_default();
+        let text =
+            std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
         if text.trim().is_empty() {
             return Err(S3Error::new(S3ErrorCode::AccessDenied));
         }
@@ -207,7 +209,7 @@ impl Presented {
                         date: self.date.clone(),
                         region: region.clone(),
                         service: service.clone(),
-                        seed: hex::encode(expected),
+                        seed: expected,
                     });
                 }
             }

@@ -48,6 +48,8 @@ pub fn authorize(
 
 #[cfg(test)]
 mod tests {
+    use fula_core::BucketName;
+
     use super::*;
 
     const BUCKET: &str = "bucket";
@@ -93,7 +95,7 @@ mod tests {
         let nothing = PublicRead::default();
         let policy = r#"{"Version": "2012-10-17", "Statement": {"Effect": "Allow",
             "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::bucket/in/*"}}"#;
-        let some = PublicRead::parse(policy, BUCKET).unwrap();
+        let some = PublicRead::parse(policy, &BucketName::parse(BUCKET).unwrap()).unwrap();
         let private = Some(Holder { owner: owner.owner, public: &nothing });
         let public = Some(Holder { owner: owner.owner, public: &some });
         // head list get put delete uploads create delete policy policy

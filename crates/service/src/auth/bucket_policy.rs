@@ -19,7 +19,7 @@ pub(crate) async fn public(
     root: &BucketRoot,
 ) -> Result<PublicRead, ServiceError> {
     match policy_text(blocks, root).await? {
-        Some(text) => PublicRead::parse(&text, root.name.as_str()),
+        Some(text) => PublicRead::parse(&text, &root.name),
         None => Ok(PublicRead::default()),
     }
 }

@@ -4,6 +4,7 @@
 //! allow everyone `s3:GetObject` on objects by prefix, and `s3:ListBucket`. Anything else is
 //! refused when the policy is put: what cannot be enforced is not taken in.
 
+use fula_core::BucketName;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -80,7 +81,7 @@ impl PublicRead {
     ///
     /// # Errors
     /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for what is not offered.
-    pub fn parse(text: &str, bucket: &str) -> Result<Self, ServiceError> {
+    pub fn parse(text: &str, bucket: &BucketName) -> Result<Self, ServiceError> {
         if text.len() > POLICY_BYTES_MAX {
             return Err(malformed("The policy is longer than 20 KiB."));
         }
@@ -103,7 +104,7 @@ impl PublicRead {
         Ok(public)
     }
 
-    fn add(&mut self, statement: &Statement, bucket: &str) -> Result<(), ServiceError> {
+    fn add(&mut self, statement: &Statement, bucket: &BucketName) -> Result<(), ServiceError> {
         if statement.effect != "Allow" || !is_everyone(&statement.principal) {
             return Err(not_offered());
         }
@@ -127,7 +128,11 @@ impl PublicRead {
         Ok(())
     }
 
-    fn add_objects(&mut self, resources: &[String], bucket: &str) -> Result<(), ServiceError> {
+    fn add_objects(
+        &mut self,
+        resources: &[String],
+        bucket: &BucketName,
+    ) -> Result<(), ServiceError> {
         let below = format!("arn:aws:s3:::{bucket}/");
         let mut is_about_objects = false;
         for resource in resources {
@@ -187,9 +192,13 @@ mod tests {
 
     use super::*;
 
+    fn bucket() -> BucketName {
+        BucketName::parse("bucket").unwrap()
+    }
+
     fn parse(statement: Value) -> Result<PublicRead, String> {
         let text = json!({"Version": "2012-10-17", "Statement": statement}).to_string();
-        PublicRead::parse(&text, "bucket").map_err(|error| match error {
+        PublicRead::parse(&text, &bucket()).map_err(|error| match error {
             ServiceError::NotImplemented(_) => "not offered".to_owned(),
             other => other.to_string(),
         })
@@ -258,7 +267,7 @@ mod tests {
             assert!(parse(statement.clone()).unwrap_err().contains("policy"), "{statement}");
         }
         for text in ["", "{}", "[]", "{\"Statement\": "] {
-            assert!(PublicRead::parse(text, "bucket").is_err());
+            assert!(PublicRead::parse(text, &bucket()).is_err());
         }
         assert!(parse(json!([])).unwrap().is_nothing());
     }

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use fula_core::{
-    Block, Codec,
+    Block, BucketName, Codec, ObjectKey,
     bucket::{ChecksumAlgorithm, ETag, ObjectRecord},
-    id::ObjectKey,
 };
 
 use crate::{
-    auth::access::{Action, Target},
+    auth::access::Action,
     caller::Caller,
     commit::{Answer, Change, Step, StepKind},
     error::{Applied, ServiceError, in_commit},
@@ -19,7 +18,7 @@ use crate::{
     objects::condition::WriteConditions,
     objects::multipart::{CompletePart, CompleteRequest, JOINS_MAX, Joined, Named},
     objects::object::{ObjectFacts, bare_record},
-    service::{Part, Service, parse_key},
+    service::{Part, Service},
 };
 
 /// What becomes of one key.
@@ -47,7 +46,7 @@ pub enum BatchAction {
 #[derive(Clone, Debug)]
 pub struct BatchChange {
     /// The key; no other change of the commit has it.
-    pub key: String,
+    pub key: ObjectKey,
     /// Conditions on what is there before the commit.
     pub conditions: WriteConditions,
     /// What to do.
@@ -55,7 +54,7 @@ pub struct BatchChange {
 }
 
 /// What was made of one key; no tag for a deletion.
-pub type BatchResult = (String, Option<ETag>);
+pub type BatchResult = (ObjectKey, Option<ETag>);
 
 impl Service {
     /// Carries out all `changes` as one step of the bucket, or none of them.
@@ -66,7 +65,7 @@ impl Service {
     pub async fn commit(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         changes: &[BatchChange],
     ) -> Result<Vec<BatchResult>, ServiceError> {
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Anything).await?;
@@ -76,7 +75,8 @@ impl Service {
         }
         let mut keys = BTreeSet::new();
         if let Some(twice) = changes.iter().find(|change| !keys.insert(&change.key)) {
-            let text = format!("a commit changes each key once; {:?} is there twice", twice.key);
+            let key = twice.key.as_str();
+            let text = format!("a commit changes each key once; {key:?} is there twice");
             return Err(ServiceError::InvalidRequest(text));
         }
         for _ in 0..JOINS_MAX {
@@ -85,13 +85,12 @@ impl Service {
             let mut steps = Vec::with_capacity(changes.len());
             let mut made_of = Vec::new();
             for change in changes {
-                let within = |error| in_commit(&change.key, error);
+                let within = |error| in_commit(change.key.as_str(), error);
                 let step =
                     self.step(caller, &newest, change, &mut made_of).await.map_err(within)?;
                 steps.push(step);
             }
-            let results =
-                steps.iter().map(|step| (step.key.as_str().to_owned(), step.etag())).collect();
+            let results = steps.iter().map(|step| (step.key.clone(), step.etag())).collect();
             let parts: Vec<&[u8]> = made_of.iter().map(Vec::as_slice).collect();
             let idempotency_key = caller.idempotency_key("commit", "", &parts);
             match self.change(caller, &head, Change::Commit(steps), idempotency_key).await? {
@@ -117,10 +116,10 @@ impl Service {
             BatchAction::Delete => Action::DeleteObject,
             BatchAction::Put { .. } | BatchAction::Complete { .. } => Action::PutObject,
         };
-        let target = Target::Object(newest.row.address.name.as_str(), &change.key);
+        let key = &change.key;
+        let target = Part::Key(key).target(&newest.row.address.name);
         self.authorize(caller, Some(newest), action, target).await?;
-        let key = parse_key(&change.key)?;
-        self.may_compare(caller, newest, &key, &change.conditions).await?;
+        self.may_compare(caller, newest, key, &change.conditions).await?;
         made_of.push(key.as_bytes().to_vec());
         made_of.push(change.conditions.to_bytes());
         let kind = match &change.action {
@@ -136,10 +135,10 @@ impl Service {
             BatchAction::Complete { id, parts } => {
                 made_of.push(id.as_bytes().to_vec());
                 made_of.extend(parts.iter().map(|part| part.etag.clone().into_bytes()));
-                self.completion(caller, newest, &key, id, parts).await?
+                self.completion(caller, newest, key, id, parts).await?
             }
         };
-        Ok(Step { key, conditions: change.conditions.clone(), kind })
+        Ok(Step { key: key.clone(), conditions: change.conditions.clone(), kind })
     }
 
     async fn completion(
@@ -151,7 +150,7 @@ impl Service {
         parts: &[CompletePart],
     ) -> Result<StepKind, ServiceError> {
         let request = CompleteRequest {
-            key: key.as_str().to_owned(),
+            key: key.clone(),
             id: id.to_owned(),
             parts: parts.to_vec(),
             conditions: WriteConditions::default(),
@@ -159,7 +158,7 @@ impl Service {
             size: None,
         };
         let id = id.parse().map_err(|_| ServiceError::NoSuchUpload)?;
-        match self.join(newest, key, id, &request, Named::ByTag).await? {
+        match self.join(newest, id, &request, Named::ByTag).await? {
             Joined::Ready(complete) => Ok(StepKind::Complete(complete)),
             // The first attempt of this commit did it, or somebody else: the commit will tell.
             Joined::Already(record) if caller.is_retry() => {

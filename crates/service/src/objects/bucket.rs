@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketInfo {
     /// Its name.
-    pub name: String,
+    pub name: BucketName,
     /// When it was created, milliseconds since 1970.
     pub created: TimeMs,
     /// Number of objects; exact.
@@ -34,9 +34,9 @@ pub struct BucketInfo {
 #[derive(Clone, Debug, Default)]
 pub struct BucketPage {
     /// Names and creation times, in order of name.
-    pub buckets: Vec<(String, TimeMs)>,
+    pub buckets: Vec<(BucketName, TimeMs)>,
     /// Name to go on after, when there are more.
-    pub next: Option<String>,
+    pub next: Option<BucketName>,
 }
 
 impl Service {
@@ -45,14 +45,16 @@ impl Service {
     /// # Errors
     /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`],
     /// [`ServiceError::TooManyBuckets`].
-    pub async fn create_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
+    pub async fn create_bucket(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
         let nothing = PublicRead::default();
         let own = Holder { owner: identity.owner, public: &nothing };
-        let target = Target::Bucket(name);
+        let target = Target::Bucket(name.as_str());
         authorize(Some(identity), Action::CreateBucket, target, Some(own))?;
-        let name = BucketName::parse(name)
-            .map_err(|error| ServiceError::InvalidArgument(error.to_string()))?;
         let change = Change::CreateBucket {
             id: BucketId(self.random()),
             salt: Salt(self.random()),
@@ -61,7 +63,7 @@ impl Service {
         let idempotency_key =
             caller.idempotency_key("create-bucket", "", &[name.as_str().as_bytes()]);
         let request = CommitRequest::of(caller, None, idempotency_key, change);
-        let address = BucketAddress::new(identity.owner, name);
+        let address = BucketAddress::new(identity.owner, name.clone());
         self.before_write(caller, self.check_buckets(&address)).await?;
         self.submit(caller, &address, request).await.map(drop)
     }
@@ -81,8 +83,13 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NoSuchBucket`], [`ServiceError::BucketNotEmpty`].
-    pub async fn delete_bucket(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
-        let idempotency_key = caller.idempotency_key("delete-bucket", "", &[name.as_bytes()]);
+    pub async fn delete_bucket(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<(), ServiceError> {
+        let idempotency_key =
+            caller.idempotency_key("delete-bucket", "", &[name.as_str().as_bytes()]);
         let found = self.resolve(caller, name, Action::DeleteBucket, Part::Whole).await;
         let request = |bucket| {
             let change = Change::DeleteBucket;
@@ -95,8 +102,8 @@ impl Service {
             }
             // It may be the first attempt of this very request that deleted it.
             (Err(ServiceError::NoSuchBucket), Some(own)) if caller.is_retry() => {
-                let name = BucketName::parse(name).map_err(|_| ServiceError::NoSuchBucket)?;
-                self.submit(caller, &BucketAddress::new(own, name), request(None)).await.map(drop)
+                let address = BucketAddress::new(own, name.clone());
+                self.submit(caller, &address, request(None)).await.map(drop)
             }
             (Err(error), _) => Err(error),
         }
@@ -106,10 +113,14 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NoSuchBucket`].
-    pub async fn bucket(&self, caller: &Caller, name: &str) -> Result<BucketInfo, ServiceError> {
+    pub async fn bucket(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<BucketInfo, ServiceError> {
         let head = self.resolve(caller, name, Action::HeadBucket, Part::Anything).await?;
         Ok(BucketInfo {
-            name: head.root.name.to_string(),
+            name: head.root.name.clone(),
             created: head.root.created,
             objects: head.root.objects.count,
             bytes: head.root.objects.bytes,
@@ -120,7 +131,7 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NoSuchPolicy`].
-    pub async fn policy(&self, caller: &Caller, name: &str) -> Result<String, ServiceError> {
+    pub async fn policy(&self, caller: &Caller, name: &BucketName) -> Result<String, ServiceError> {
         let head = self.resolve(caller, name, Action::GetPolicy, Part::Whole).await?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)
@@ -134,7 +145,7 @@ impl Service {
     pub async fn set_policy(
         &self,
         caller: &Caller,
-        name: &str,
+        name: &BucketName,
         text: Option<&str>,
     ) -> Result<(), ServiceError> {
         let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
@@ -183,16 +194,11 @@ impl Service {
         &self,
         caller: &Caller,
         prefix: &str,
-        after: Option<&str>,
+        after: Option<BucketName>,
         limit: usize,
     ) -> Result<BucketPage, ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
-        let mut after = match after {
-            Some(after) => Some(BucketName::parse(after).map_err(|_| {
-                ServiceError::InvalidArgument("the continuation token is not one of ours".into())
-            })?),
-            None => None,
-        };
+        let mut after = after;
         let mut page = BucketPage::default();
         loop {
             let rows =
@@ -213,7 +219,7 @@ impl Service {
                     page.next = page.buckets.last().map(|(name, _)| name.clone());
                     return Ok(page);
                 }
-                page.buckets.push((row.address.name.to_string(), row.created));
+                page.buckets.push((row.address.name.clone(), row.created));
             }
         }
     }

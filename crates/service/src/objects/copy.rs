@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fula_core::{
+    BucketName,
     bucket::{Attached, Checksum, ChecksumAlgorithm, ObjectRecord},
-    id::ObjectKey,
 };
 use futures::StreamExt;
 
@@ -17,8 +17,8 @@ use crate::{
     error::ServiceError,
     limits::PUT_BYTES_MAX,
     objects::checksum::Digests,
-    objects::object::{CopyRequest, bare_record},
-    service::{Part, Service, WriteTarget, parse_key},
+    objects::object::{CopyRequest, CopySourceRequest, bare_record},
+    service::{Part, Service, WriteTarget},
 };
 
 /// Returns whether an object has a checksum of all its bytes.
@@ -37,12 +37,11 @@ impl Service {
     pub async fn copy_object(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: CopyRequest,
     ) -> Result<ObjectRecord, ServiceError> {
         let part = Part::Key(&request.key);
         let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let (key, source_key) = (parse_key(&request.key)?, parse_key(&request.source.key)?);
         let (replace, blocks) = match &request.replace {
             Some(facts) => {
                 let (headers, metadata, blocks) = facts.clone().attach()?;
@@ -50,22 +49,23 @@ impl Service {
             }
             None => (None, Vec::new()),
         };
+        let CopySourceRequest { bucket: source_bucket, key: source_key, .. } = &request.source;
         let mut copied_from =
-            [request.source.bucket.as_bytes(), b"/", source_key.as_bytes()].concat();
+            [source_bucket.as_str().as_bytes(), b"/", source_key.as_bytes()].concat();
         if let Some((headers, metadata)) = replace.as_deref() {
             copied_from.extend(bare_record(headers.clone(), metadata.clone(), None).encode());
         }
         if let Some(algorithm) = request.checksum {
             copied_from.extend([b'/', algorithm as u8]);
         }
-        let found = self.copied(caller, &head, &key, &request, source_key, replace).await;
+        let found = self.copied(caller, &head, &request, replace).await;
         let source = match found {
             Ok(source) => source,
             // The first attempt may have been carried out: only the commit can tell.
             Err(error) if caller.is_retry() => Source::Refused(error),
             Err(error) => return Err(error),
         };
-        let conditions = request.conditions;
+        let CopyRequest { key, conditions, .. } = request;
         let idempotency_key =
             caller.idempotency_key("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
         let change = Change::Write { key, source, conditions, blocks };
@@ -77,18 +77,16 @@ impl Service {
         &self,
         caller: &Caller,
         head: &Head,
-        key: &ObjectKey,
         request: &CopyRequest,
-        source_key: ObjectKey,
         replace: Option<Box<(Attached, Attached)>>,
     ) -> Result<Source, ServiceError> {
-        let CopyRequest { source, conditions, .. } = request;
+        let CopyRequest { source, key, conditions, .. } = request;
         self.may_compare(caller, head, key, conditions).await?;
         let (part, action) = (Part::Key(&source.key), Action::GetObject);
         let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
         let is_same = from.root.id == head.root.id;
         let changes_nothing = replace.is_none() && request.checksum.is_none();
-        if is_same && source_key == *key && changes_nothing {
+        if is_same && source.key == *key && changes_nothing {
             return Err(ServiceError::InvalidRequest(
                 "This copy request is illegal because it is trying to copy an object to itself \
                  without changing the object's metadata, storage class, website redirect location \
@@ -96,7 +94,7 @@ impl Service {
                     .to_owned(),
             ));
         }
-        let found = self.record(&from, &source_key).await?;
+        let found = self.record(&from, &source.key).await?;
         if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
             return Err(ServiceError::InvalidRequest(
                 "The specified copy source is larger than the maximum allowable size for a copy \
@@ -110,7 +108,8 @@ impl Service {
             _ => false,
         };
         if is_same && !is_read {
-            return Ok(Source::SameBucket { key: source_key, conditions, replace });
+            let key = source.key.clone();
+            return Ok(Source::SameBucket { key, conditions, replace });
         }
         let record = found.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_source(&record)?;

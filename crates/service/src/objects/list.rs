@@ -1,7 +1,7 @@
 //! Listing objects: one LIST reads one root.
 
 use fula_core::{
-    OwnerId,
+    BucketName, OwnerId,
     bucket::{ListQuery, Listed, ObjectRecord, list_page},
     tree::after_prefix,
 };
@@ -64,7 +64,7 @@ impl Service {
     pub async fn list_objects(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: &ListRequest,
     ) -> Result<Listing, ServiceError> {
         let part = Part::Prefix(&request.prefix);

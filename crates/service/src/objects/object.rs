@@ -4,14 +4,13 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use fula_core::{
-    Block, StoreError,
+    Block, BucketName, ObjectKey, StoreError,
     block::require,
     bucket::{
         Attached, ChecksumAlgorithm, ETag, ObjectKind, ObjectRecord, PartSpan, Seq, TextMap,
         read_parts,
     },
     content,
-    id::ObjectKey,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -28,7 +27,7 @@ use crate::{
     objects::body::{self, BodyFacts, BodyStream, Intake},
     objects::condition::{ReadConditions, Tags, WriteConditions},
     pins::PinnedBlocks,
-    service::{Part, Service, WriteTarget, parse_key},
+    service::{Part, Service, WriteTarget},
 };
 
 /// Headers and metadata that an object keeps.
@@ -45,7 +44,7 @@ pub struct ObjectFacts {
 /// An object being put.
 pub struct PutRequest {
     /// Its key.
-    pub key: String,
+    pub key: ObjectKey,
     /// What it keeps besides its bytes.
     pub facts: ObjectFacts,
     /// Conditions on what it replaces.
@@ -73,9 +72,9 @@ pub struct CopySourceRequest {
     /// Whose bucket.
     pub owner: BucketOwner,
     /// Its bucket.
-    pub bucket: String,
+    pub bucket: BucketName,
     /// Its key.
-    pub key: String,
+    pub key: ObjectKey,
     /// Conditions on it.
     pub conditions: ReadConditions,
 }
@@ -86,7 +85,7 @@ pub struct CopyRequest {
     /// Where from.
     pub source: CopySourceRequest,
     /// Where to.
-    pub key: String,
+    pub key: ObjectKey,
     /// New headers and metadata, or `None` to keep the source's.
     pub replace: Option<ObjectFacts>,
     /// Checksum that the copy is to have, or `None` to keep those of the source.
@@ -99,7 +98,7 @@ pub struct CopyRequest {
 #[derive(Clone, Debug)]
 pub struct DeleteKey {
     /// The key.
-    pub key: String,
+    pub key: ObjectKey,
     /// Conditions on it.
     pub conditions: WriteConditions,
 }
@@ -152,20 +151,20 @@ impl Service {
     pub async fn put_object(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: PutRequest,
     ) -> Result<ObjectRecord, ServiceError> {
         let part = Part::Key(&request.key);
         let mut target = self.resolve_for_write(caller, bucket, Action::PutObject, part).await?;
-        let key = parse_key(&request.key)?;
-        self.may_compare(caller, &target.head, &key, &request.conditions).await?;
+        let key = &request.key;
+        self.may_compare(caller, &target.head, key, &request.conditions).await?;
         // A retry may find its own first attempt: only the commit can tell.
         if !request.conditions.is_empty() && !caller.is_retry() {
-            let current = self.record(&target.head, &key).await?;
+            let current = self.record(&target.head, key).await?;
             let judged = request.conditions.judge(current.as_ref());
             if judged.is_err() && target.is_guess {
                 let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-                let current = self.record(&head, &key).await?;
+                let current = self.record(&head, key).await?;
                 target = WriteTarget { head, is_guess: false };
                 request.conditions.judge(current.as_ref())?;
             } else {
@@ -193,7 +192,7 @@ impl Service {
         let idempotency_key =
             caller.idempotency_key("put", key.as_str(), &[&made_of[0], &made_of[1]]);
         let source = Source::Record(Box::new(record));
-        let change = Change::Write { key, source, conditions, blocks };
+        let change = Change::Write { key: request.key, source, conditions, blocks };
         self.write(caller, &target, change, idempotency_key).await
     }
 
@@ -262,12 +261,12 @@ impl Service {
     pub async fn get_object(
         &self,
         caller: &Caller,
-        bucket: &str,
-        key: &str,
+        bucket: &BucketName,
+        key: &ObjectKey,
         conditions: &ReadConditions,
     ) -> Result<Object, ServiceError> {
         let head = self.resolve(caller, bucket, Action::GetObject, Part::Key(key)).await?;
-        let record = self.record(&head, &parse_key(key)?).await?;
+        let record = self.record(&head, key).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_read(&record)?;
         let headers = self.attached(&record.headers).await?;
@@ -346,13 +345,12 @@ impl Service {
     pub async fn delete_object(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: DeleteKey,
     ) -> Result<(), ServiceError> {
         let part = Part::Key(&request.key);
         let target = self.resolve_for_write(caller, bucket, Action::DeleteObject, part).await?;
-        let key = parse_key(&request.key)?;
-        let conditions = request.conditions;
+        let DeleteKey { key, conditions } = request;
         self.may_compare(caller, &target.head, &key, &conditions).await?;
         let idempotency_key =
             caller.idempotency_key("delete", key.as_str(), &[&conditions.to_bytes()]);
@@ -367,22 +365,21 @@ impl Service {
     pub async fn delete_objects(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         requests: Vec<DeleteKey>,
     ) -> Result<Vec<Result<(), ServiceError>>, ServiceError> {
         let head = self.resolve(caller, bucket, Action::DeleteObject, Part::Anything).await?;
-        let mut parsed = Vec::with_capacity(requests.len());
-        for request in requests {
-            let target = Target::Object(bucket, &request.key);
+        let mut allowed = Vec::with_capacity(requests.len());
+        for DeleteKey { key, conditions } in requests {
+            let target = Part::Key(&key).target(bucket);
             let may = self.authorize(caller, Some(&head), Action::DeleteObject, target).await;
-            let key = may.and_then(|()| parse_key(&request.key));
-            let checked = match &key {
-                Ok(key) => self.may_compare(caller, &head, key, &request.conditions).await,
-                Err(_) => Ok(()),
+            let may = match may {
+                Ok(()) => self.may_compare(caller, &head, &key, &conditions).await,
+                Err(error) => Err(error),
             };
-            parsed.push(key.and_then(|key| checked.map(|()| (key, request.conditions))));
+            allowed.push(may.map(|()| (key, conditions)));
         }
-        let good: Vec<_> = parsed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
+        let good: Vec<_> = allowed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
         let named: Vec<Vec<u8>> = good
             .iter()
             .flat_map(|(key, conditions)| [key.as_bytes().to_vec(), conditions.to_bytes()])
@@ -399,6 +396,6 @@ impl Service {
             Ok(_) => outcomes.next().unwrap_or(Ok(())),
             Err(error) => Err(error),
         };
-        Ok(parsed.into_iter().map(outcome).collect())
+        Ok(allowed.into_iter().map(outcome).collect())
     }
 }

@@ -61,7 +61,12 @@ fn read_while_collected(fault: Option<Fault>) -> Result<Vec<u8>, StoreError> {
         world.put(BUCKET, "k", whole(body.clone())).await.unwrap();
         let reader = caller();
         let none = ReadConditions::default();
-        let record = world.service.get_object(&reader, BUCKET, "k", &none).await.unwrap().record;
+        let record = world
+            .service
+            .get_object(&reader, &BUCKET, &object_key("k"), &none)
+            .await
+            .unwrap()
+            .record;
         let mut stream = world.service.read(&reader, &record, 0..record.size).await.unwrap();
         drop(reader);
         let mut read = stream.next().await.unwrap()?.to_vec();

@@ -57,13 +57,13 @@ async fn answers_that_need_no_space_are_given_on_a_full_disk() {
     let attempt = |n| Caller { invocation: Invocation::new("i", n), ..caller() };
     let put = async |caller: &Caller, key: &str, conditions: WriteConditions| {
         let request = PutRequest {
-            key: key.to_owned(),
+            key: object_key(key),
             facts: ObjectFacts::default(),
             conditions,
             body: whole(vec![1; 100]),
             body_facts: body_facts(),
         };
-        world.service.put_object(caller, BUCKET, request).await
+        world.service.put_object(caller, &BUCKET, request).await
     };
     let first = put(&attempt(1), "a", if_absent()).await.unwrap();
     world.put(BUCKET, "b", whole(vec![1; 100])).await.unwrap();

@@ -18,11 +18,11 @@ mod rounds;
 mod settle;
 mod slow;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use fula_core::{
-    BlockStore, BucketAddress, BucketName, RootPointerStore, WriterId,
+    BlockStore, BucketAddress, BucketName, ObjectKey, RootPointerStore, WriterId,
     bucket::{ChecksumAlgorithm, ObjectRecord},
     in_memory::MemoryBlocks,
     tree::Nodes,
@@ -44,7 +44,16 @@ struct Master {
     user: Caller,
 }
 
-const BUCKET: &str = "bucket";
+/// The bucket that most tests use.
+static BUCKET: LazyLock<BucketName> = LazyLock::new(|| bucket_name("bucket"));
+
+fn bucket_name(text: &str) -> BucketName {
+    BucketName::parse(text).unwrap()
+}
+
+fn object_key(text: &str) -> ObjectKey {
+    ObjectKey::parse(text.to_owned()).unwrap()
+}
 
 impl Master {
     fn new(blocks: &Arc<MemoryBlocks>, roots: &Arc<FaultyRoots>, writer: u8) -> Self {
@@ -68,7 +77,7 @@ impl Master {
 
     /// Returns the address of the bucket that most tests use.
     fn address(&self) -> BucketAddress {
-        BucketAddress::new(self.owner(), BucketName::parse(BUCKET).unwrap())
+        BucketAddress::new(self.owner(), BUCKET.clone())
     }
 
     fn owner(&self) -> fula_core::OwnerId {
@@ -76,7 +85,7 @@ impl Master {
     }
 
     async fn create(&self) {
-        self.service.create_bucket(&self.user, BUCKET).await.unwrap();
+        self.service.create_bucket(&self.user, &BUCKET).await.unwrap();
     }
 
     async fn put(&self, key: &str, body: &[u8]) -> Result<ObjectRecord, ServiceError> {
@@ -111,31 +120,31 @@ impl Master {
         conditions: WriteConditions,
     ) -> Result<ObjectRecord, ServiceError> {
         let request = PutRequest {
-            key: key.to_owned(),
+            key: object_key(key),
             facts: ObjectFacts::default(),
             conditions,
             body,
             body_facts: body_facts(),
         };
-        self.service.put_object(caller, BUCKET, request).await
+        self.service.put_object(caller, &BUCKET, request).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ServiceError> {
-        let request = DeleteKey { key: key.to_owned(), conditions: WriteConditions::default() };
-        self.service.delete_object(&self.user, BUCKET, request).await
+        let request = DeleteKey { key: object_key(key), conditions: WriteConditions::default() };
+        self.service.delete_object(&self.user, &BUCKET, request).await
     }
 
     async fn get(&self, key: &str) -> Result<Vec<u8>, ServiceError> {
         let user = &self.user;
         let none = ReadConditions::default();
-        let record = self.service.get_object(user, BUCKET, key, &none).await?.record;
+        let record = self.service.get_object(user, &BUCKET, &object_key(key), &none).await?.record;
         let parts: Vec<Bytes> =
             self.service.read(user, &record, 0..record.size).await?.try_collect().await?;
         Ok(parts.concat())
     }
 
     async fn version(&self) -> u64 {
-        let name = fula_core::BucketName::parse(BUCKET).unwrap();
+        let name = BUCKET.clone();
         let head =
             self.service.arbiter().current(&BucketAddress::new(self.owner(), name)).await.unwrap();
         head.unwrap().row.pointer.version

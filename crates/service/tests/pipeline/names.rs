@@ -101,24 +101,27 @@ async fn put_key(
     body: &'static str,
 ) -> Result<(), ServiceError> {
     let request = PutRequest {
-        key: key.to_owned(),
+        key: object_key(key),
         facts: ObjectFacts::default(),
         conditions: WriteConditions::default(),
         body: Box::pin(futures::stream::iter([Ok(Bytes::from_static(body.as_bytes()))])),
         body_facts: body_facts(),
     };
-    service.put_object(who, BUCKET, request).await.map(drop)
+    service.put_object(who, &BUCKET, request).await.map(drop)
 }
 
 async fn get(service: &Service, who: &Caller) -> Result<Vec<u8>, ServiceError> {
-    let record = service.get_object(who, BUCKET, "k", &ReadConditions::default()).await?.record;
+    let record = service
+        .get_object(who, &BUCKET, &object_key("k"), &ReadConditions::default())
+        .await?
+        .record;
     let parts: Vec<Bytes> = service.read(who, &record, 0..record.size).await?.try_collect().await?;
     Ok(parts.concat())
 }
 
 fn source(bucket: &str, owner: BucketOwner) -> CopySourceRequest {
     let conditions = ReadConditions::default();
-    CopySourceRequest { owner, bucket: bucket.to_owned(), key: "k".to_owned(), conditions }
+    CopySourceRequest { owner, bucket: bucket_name(bucket), key: object_key("k"), conditions }
 }
 
 /// Copies `k` of a bucket into the caller's bucket `mine`, as a whole and as a part.
@@ -129,18 +132,21 @@ async fn copy(
 ) -> [Result<(), ServiceError>; 2] {
     let request = CopyRequest {
         source: source(BUCKET, owner),
-        key: "copy".to_owned(),
+        key: object_key("copy"),
         replace: None,
         checksum: None,
         conditions: WriteConditions::default(),
     };
-    let whole = service.copy_object(who, "mine", request).await.map(drop);
-    let begin =
-        CreateUploadRequest { key: "up".to_owned(), facts: ObjectFacts::default(), checksum: None };
-    let id = service.create_upload(who, "mine", begin).await.unwrap().to_string();
+    let whole = service.copy_object(who, &bucket_name("mine"), request).await.map(drop);
+    let begin = CreateUploadRequest {
+        key: object_key("up"),
+        facts: ObjectFacts::default(),
+        checksum: None,
+    };
+    let id = service.create_upload(who, &bucket_name("mine"), begin).await.unwrap().to_string();
     let source = source(BUCKET, owner);
-    let copy = CopyPartRequest { key: "up".to_owned(), id, number: 1, source, range: None };
-    let part = service.copy_part(who, "mine", copy).await.map(drop);
+    let copy = CopyPartRequest { key: object_key("up"), id, number: 1, source, range: None };
+    let part = service.copy_part(who, &bucket_name("mine"), copy).await.map(drop);
     [whole, part]
 }
 
@@ -149,40 +155,40 @@ async fn in_every_way(
     service: &Service,
     who: &Caller,
 ) -> Vec<(&'static str, Result<(), ServiceError>)> {
-    let delete = || DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
+    let delete = || DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
     let action = BatchAction::Delete;
     let conditions = WriteConditions::default();
-    let change = BatchChange { key: "k".to_owned(), conditions, action };
+    let change = BatchChange { key: object_key("k"), conditions, action };
     let begin =
-        CreateUploadRequest { key: "k".to_owned(), facts: ObjectFacts::default(), checksum: None };
+        CreateUploadRequest { key: object_key("k"), facts: ObjectFacts::default(), checksum: None };
     let retry = Caller { invocation: Invocation::new("call", 2), ..who.clone() };
     let list = ListRequest { limit: 1, ..ListRequest::default() };
     let [whole, part] = copy(service, who, BucketOwner::Unsaid).await;
     vec![
-        ("head", service.bucket(who, BUCKET).await.map(drop)),
+        ("head", service.bucket(who, &BUCKET).await.map(drop)),
         ("get", get(service, who).await.map(drop)),
         ("put", put(service, who, "x").await),
-        ("delete", service.delete_object(who, BUCKET, delete()).await),
-        ("delete many", service.delete_objects(who, BUCKET, vec![delete()]).await.map(drop)),
-        ("list", service.list_objects(who, BUCKET, &list).await.map(drop)),
-        ("commit", service.commit(who, BUCKET, &[change]).await.map(drop)),
-        ("upload", service.create_upload(who, BUCKET, begin).await.map(drop)),
+        ("delete", service.delete_object(who, &BUCKET, delete()).await),
+        ("delete many", service.delete_objects(who, &BUCKET, vec![delete()]).await.map(drop)),
+        ("list", service.list_objects(who, &BUCKET, &list).await.map(drop)),
+        ("commit", service.commit(who, &BUCKET, &[change]).await.map(drop)),
+        ("upload", service.create_upload(who, &BUCKET, begin).await.map(drop)),
         ("copy from", whole),
         ("copy a part from", part),
-        ("get policy", service.policy(who, BUCKET).await.map(drop)),
-        ("set policy", service.set_policy(who, BUCKET, None).await),
-        ("delete bucket", service.delete_bucket(who, BUCKET).await),
-        ("delete bucket again", service.delete_bucket(&retry, BUCKET).await),
+        ("get policy", service.policy(who, &BUCKET).await.map(drop)),
+        ("set policy", service.set_policy(who, &BUCKET, None).await),
+        ("delete bucket", service.delete_bucket(who, &BUCKET).await),
+        ("delete bucket again", service.delete_bucket(&retry, &BUCKET).await),
     ]
 }
 
 /// A public bucket of Alice's, and Bob with a bucket `mine`.
 async fn alice_is_public(service: &Service) -> (Caller, Caller) {
     let (alice, bob) = (user("key:alice"), user("key:bob"));
-    service.create_bucket(&alice, BUCKET).await.unwrap();
+    service.create_bucket(&alice, &BUCKET).await.unwrap();
     put(service, &alice, "of alice").await.unwrap();
-    service.set_policy(&alice, BUCKET, Some(&public(BUCKET))).await.unwrap();
-    service.create_bucket(&bob, "mine").await.unwrap();
+    service.set_policy(&alice, &BUCKET, Some(&public(BUCKET))).await.unwrap();
+    service.create_bucket(&bob, &bucket_name("mine")).await.unwrap();
     (alice, bob)
 }
 
@@ -201,15 +207,15 @@ async fn a_signed_request_without_an_owner_reaches_the_callers_own_buckets_alone
         }
     };
     expect_none("bob never had one").await;
-    service.create_bucket(&bob, BUCKET).await.unwrap();
+    service.create_bucket(&bob, &BUCKET).await.unwrap();
     put(&service, &bob, "of bob").await.unwrap();
     assert_eq!(get(&service, &bob).await.unwrap(), b"of bob");
     for copied in copy(&service, &bob, BucketOwner::Unsaid).await {
         copied.unwrap();
     }
-    let key = DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
-    service.delete_object(&bob, BUCKET, key).await.unwrap();
-    service.delete_bucket(&bob, BUCKET).await.unwrap();
+    let key = DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
+    service.delete_object(&bob, &BUCKET, key).await.unwrap();
+    service.delete_bucket(&bob, &BUCKET).await.unwrap();
     expect_none("bob deleted his own").await;
     // Another master has never seen Bob's bucket.
     let service = shop.owners(2);
@@ -234,16 +240,16 @@ async fn with_global_names_a_bare_name_reaches_its_holder() {
     for copied in copy(&service, &bob, BucketOwner::Unsaid).await {
         copied.unwrap();
     }
-    let taken = service.create_bucket(&bob, BUCKET).await;
+    let taken = service.create_bucket(&bob, &BUCKET).await;
     assert!(matches!(taken, Err(ServiceError::BucketNameTaken)), "{taken:?}");
     // Kept until the bucket is deleted, whatever is public.
-    service.set_policy(&alice, BUCKET, None).await.unwrap();
+    service.set_policy(&alice, &BUCKET, None).await.unwrap();
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));
     assert!(matches!(get(&service, &bob).await, Err(ServiceError::NoSuchBucket)));
-    let key = DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
-    service.delete_object(&alice, BUCKET, key).await.unwrap();
-    service.delete_bucket(&alice, BUCKET).await.unwrap();
-    service.create_bucket(&bob, BUCKET).await.unwrap();
+    let key = DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
+    service.delete_object(&alice, &BUCKET, key).await.unwrap();
+    service.delete_bucket(&alice, &BUCKET).await.unwrap();
+    service.create_bucket(&bob, &BUCKET).await.unwrap();
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&bob)));
 }
 
@@ -254,11 +260,11 @@ async fn a_bucket_holds_its_name_while_something_of_it_is_public() {
     let (alice, bob, anyone) = (user("key:alice"), user("key:bob"), Caller::default());
     let read = async || get(&service, &anyone).await.map_err(|error| error.to_string());
     let set = async |who: &Caller, policy: Option<&str>| {
-        service.set_policy(who, BUCKET, policy).await.unwrap();
+        service.set_policy(who, &BUCKET, policy).await.unwrap();
     };
     let all = public(BUCKET);
     for (who, body) in [(&alice, "of alice"), (&bob, "of bob")] {
-        service.create_bucket(who, BUCKET).await.unwrap();
+        service.create_bucket(who, &BUCKET).await.unwrap();
         put(&service, who, body).await.unwrap();
     }
     assert_eq!(shop.holder(BUCKET).await, None, "a private bucket holds its name");
@@ -279,9 +285,9 @@ async fn a_bucket_holds_its_name_while_something_of_it_is_public() {
     set(&alice, None).await;
     assert_eq!(shop.holder(BUCKET).await, None);
     set(&bob, Some(&all)).await;
-    let key = DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
-    service.delete_object(&bob, BUCKET, key).await.unwrap();
-    service.delete_bucket(&bob, BUCKET).await.unwrap();
+    let key = DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
+    service.delete_object(&bob, &BUCKET, key).await.unwrap();
+    service.delete_bucket(&bob, &BUCKET).await.unwrap();
     assert_eq!(shop.holder(BUCKET).await, None, "a deleted bucket holds its name");
 }
 
@@ -317,9 +323,9 @@ async fn of_a_round_the_last_that_says_anything_of_the_name_counts() {
     let shop = Shop::new();
     let service = shop.owners(1);
     let (alice, all) = (user("key:alice"), public(BUCKET));
-    let set = |policy| -> Change<'_> { Box::pin(service.set_policy(&alice, BUCKET, policy)) };
+    let set = |policy| -> Change<'_> { Box::pin(service.set_policy(&alice, &BUCKET, policy)) };
     let other = |key| -> Change<'_> { Box::pin(put_key(&service, &alice, key, "x")) };
-    service.create_bucket(&alice, BUCKET).await.unwrap();
+    service.create_bucket(&alice, &BUCKET).await.unwrap();
     in_one_round(&shop, &service, &alice, vec![set(None), set(Some(&all)), other("a")]).await;
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));
     let changes = vec![set(Some(&all)), other("b"), set(Some(PRIVATE)), other("c")];
@@ -332,16 +338,16 @@ async fn a_name_goes_with_a_bucket_that_is_made_again_in_the_same_round() {
     let shop = Shop::new();
     let service = shop.owners(1);
     let (alice, all) = (user("key:alice"), public(BUCKET));
-    service.create_bucket(&alice, BUCKET).await.unwrap();
-    service.set_policy(&alice, BUCKET, Some(&all)).await.unwrap();
-    let key = DeleteKey { key: "first".to_owned(), conditions: WriteConditions::default() };
+    service.create_bucket(&alice, &BUCKET).await.unwrap();
+    service.set_policy(&alice, &BUCKET, Some(&all)).await.unwrap();
+    let key = DeleteKey { key: object_key("first"), conditions: WriteConditions::default() };
     let changes: Vec<Change<'_>> = vec![
-        Box::pin(service.delete_object(&alice, BUCKET, key)),
-        Box::pin(service.delete_bucket(&alice, BUCKET)),
-        Box::pin(service.create_bucket(&alice, BUCKET)),
+        Box::pin(service.delete_object(&alice, &BUCKET, key)),
+        Box::pin(service.delete_bucket(&alice, &BUCKET)),
+        Box::pin(service.create_bucket(&alice, &BUCKET)),
     ];
     in_one_round(&shop, &service, &alice, changes).await;
-    assert!(service.policy(&alice, BUCKET).await.is_err());
+    assert!(service.policy(&alice, &BUCKET).await.is_err());
     assert_eq!(shop.holder(BUCKET).await, None, "the new bucket has nothing public");
 }
 
@@ -350,9 +356,9 @@ async fn a_policy_that_lost_its_swap_still_claims_the_name() {
     let shop = Shop::new();
     let (one, two) = (shop.owners(1), shop.owners(2));
     let (alice, all) = (user("key:alice"), public(BUCKET));
-    one.create_bucket(&alice, BUCKET).await.unwrap();
+    one.create_bucket(&alice, &BUCKET).await.unwrap();
     shop.roots.plan([Fault::Held]);
-    let set = one.set_policy(&alice, BUCKET, Some(&all));
+    let set = one.set_policy(&alice, &BUCKET, Some(&all));
     let write = async {
         shop.roots.held.notified().await;
         put(&two, &alice, "between").await.unwrap();
@@ -372,15 +378,15 @@ async fn an_owner_may_have_so_many_buckets() {
     for name in ["one", "two"] {
         service.create_bucket(&alice, name).await.unwrap();
     }
-    let refused = service.create_bucket(&alice, "three").await;
+    let refused = service.create_bucket(&alice, &bucket_name("three")).await;
     assert!(matches!(refused, Err(ServiceError::TooManyBuckets(2))), "{refused:?}");
-    let again = service.create_bucket(&alice, "two").await;
+    let again = service.create_bucket(&alice, &bucket_name("two")).await;
     assert!(matches!(again, Err(ServiceError::BucketAlreadyOwned)), "{again:?}");
-    service.create_bucket(&bob, "three").await.unwrap();
+    service.create_bucket(&bob, &bucket_name("three")).await.unwrap();
     // Those that were deleted do not count.
-    service.delete_bucket(&alice, "one").await.unwrap();
-    service.create_bucket(&alice, "three").await.unwrap();
-    let again = service.create_bucket(&alice, "one").await;
+    service.delete_bucket(&alice, &bucket_name("one")).await.unwrap();
+    service.create_bucket(&alice, &bucket_name("three")).await.unwrap();
+    let again = service.create_bucket(&alice, &bucket_name("one")).await;
     assert!(matches!(again, Err(ServiceError::TooManyBuckets(2))), "{again:?}");
 }
 
@@ -392,7 +398,7 @@ async fn a_retried_creation_gets_its_first_answer_at_the_limit() {
     for attempt in 1..=2 {
         let invocation = Invocation::new("call", attempt);
         let alice = Caller { invocation, ..user("key:alice") };
-        service.create_bucket(&alice, BUCKET).await.unwrap();
+        service.create_bucket(&alice, &BUCKET).await.unwrap();
     }
 }
 
@@ -416,10 +422,10 @@ async fn an_owner_may_hold_so_many_names() {
     assert!(!set(&alice, "two").await);
     // Another policy for the bucket that holds its name, and one that makes nothing public.
     assert!(set(&alice, "one").await);
-    service.set_policy(&alice, "two", Some(PRIVATE)).await.unwrap();
+    service.set_policy(&alice, &bucket_name("two"), Some(PRIVATE)).await.unwrap();
     assert!(set(&bob, "two").await);
-    service.set_policy(&alice, "one", None).await.unwrap();
-    service.set_policy(&bob, "two", None).await.unwrap();
+    service.set_policy(&alice, &bucket_name("one"), None).await.unwrap();
+    service.set_policy(&bob, &bucket_name("two"), None).await.unwrap();
     assert!(set(&alice, "two").await);
     assert_eq!(shop.holder("two").await, Some(owner(&alice)));
     // Where names are global, every bucket holds one.
@@ -437,11 +443,11 @@ async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
         let one = federation.join(1, &memory()).await;
         one.master.create().await;
         let (service, user) = (&one.master.service, &one.master.user);
-        service.set_policy(user, BUCKET, Some(&public(BUCKET))).await.unwrap();
+        service.set_policy(user, &BUCKET, Some(&public(BUCKET))).await.unwrap();
         let backup = federation.roots.backup();
         let policy = public(BUCKET);
         let policy = if is_public { policy.as_str() } else { PRIVATE };
-        service.set_policy(user, BUCKET, Some(policy)).await.unwrap();
+        service.set_policy(user, &BUCKET, Some(policy)).await.unwrap();
         // The arbiter goes back to when it was public.
         federation.roots.restore(backup);
         assert!(one.master.get("k").await.is_err());
@@ -449,7 +455,7 @@ async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
             one.recovery.tick().await.unwrap();
         }
         assert!(matches!(one.master.get("k").await, Err(ServiceError::NoSuchKey)));
-        let name = BucketName::parse(BUCKET).unwrap();
+        let name = BUCKET.clone();
         let holder = federation.roots.find_bucket(&name).await.unwrap().value;
         assert_eq!(holder.is_some(), is_public);
     }

@@ -37,8 +37,8 @@ async fn put(
 }
 
 async fn delete(master: &Master, caller: &Caller) -> Result<(), ServiceError> {
-    let request = DeleteKey { key: "k".to_owned(), conditions: WriteConditions::default() };
-    master.service.delete_object(caller, BUCKET, request).await
+    let request = DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
+    master.service.delete_object(caller, &BUCKET, request).await
 }
 
 async fn root(master: &Master) -> fula_core::bucket::BucketRoot {
@@ -107,26 +107,26 @@ async fn retries_about_buckets_and_uploads_get_their_first_answer() {
     let (_, [one, two]) = two_masters().await;
     let begin = async |master: &Master, caller: &Caller| {
         let facts = ObjectFacts::default();
-        let create = CreateUploadRequest { key: "up".to_owned(), facts, checksum: None };
-        master.service.create_upload(caller, BUCKET, create).await.unwrap()
+        let create = CreateUploadRequest { key: object_key("up"), facts, checksum: None };
+        master.service.create_upload(caller, &BUCKET, create).await.unwrap()
     };
     let id = begin(&one, &attempt(&one, "u", 1)).await;
     assert_eq!(begin(&two, &attempt(&two, "u", 2)).await, id);
     let id = id.to_string();
     for (master, n) in [(&one, 1), (&two, 2)] {
         let caller = attempt(master, "a", n);
-        master.service.abort_upload(&caller, BUCKET, "up", &id).await.unwrap();
+        master.service.abort_upload(&caller, &BUCKET, "up", &id).await.unwrap();
     }
-    one.service.delete_bucket(&attempt(&one, "db", 1), BUCKET).await.unwrap();
-    two.service.delete_bucket(&attempt(&two, "db", 2), BUCKET).await.unwrap();
-    let gone = two.service.delete_bucket(&attempt(&two, "dc", 2), BUCKET).await;
+    one.service.delete_bucket(&attempt(&one, "db", 1), &BUCKET).await.unwrap();
+    two.service.delete_bucket(&attempt(&two, "db", 2), &BUCKET).await.unwrap();
+    let gone = two.service.delete_bucket(&attempt(&two, "dc", 2), &BUCKET).await;
     assert!(matches!(gone, Err(ServiceError::NoSuchBucket)));
-    one.service.create_bucket(&attempt(&one, "cb", 1), BUCKET).await.unwrap();
-    two.service.create_bucket(&attempt(&two, "cb", 2), BUCKET).await.unwrap();
-    let taken = two.service.create_bucket(&attempt(&two, "cc", 2), BUCKET).await;
+    one.service.create_bucket(&attempt(&one, "cb", 1), &BUCKET).await.unwrap();
+    two.service.create_bucket(&attempt(&two, "cb", 2), &BUCKET).await.unwrap();
+    let taken = two.service.create_bucket(&attempt(&two, "cc", 2), &BUCKET).await;
     assert!(matches!(taken, Err(ServiceError::BucketAlreadyOwned)));
     // The deletion of the former life is not this one's.
-    one.service.delete_bucket(&attempt(&one, "db", 2), BUCKET).await.unwrap();
+    one.service.delete_bucket(&attempt(&one, "db", 2), &BUCKET).await.unwrap();
 }
 
 #[tokio::test]
@@ -183,28 +183,29 @@ async fn a_write_can_be_bound_to_a_version_of_the_bucket() {
 #[tokio::test]
 async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
     let (_, [one, two]) = two_masters().await;
-    one.service.create_bucket(&one.user, "source").await.unwrap();
+    one.service.create_bucket(&one.user, &bucket_name("source")).await.unwrap();
     let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"x"))]));
     let (facts, conditions) = (ObjectFacts::default(), WriteConditions::default());
-    let source = PutRequest { key: "s".into(), facts, conditions, body, body_facts: body_facts() };
-    one.service.put_object(&one.user, "source", source).await.unwrap();
+    let source =
+        PutRequest { key: object_key("s"), facts, conditions, body, body_facts: body_facts() };
+    one.service.put_object(&one.user, &bucket_name("source"), source).await.unwrap();
     let copy = async |master: &Master, caller: &Caller| {
         let source = CopySourceRequest {
             owner: BucketOwner::default(),
-            bucket: "source".into(),
-            key: "s".into(),
+            bucket: bucket_name("source"),
+            key: object_key("s"),
             conditions: ReadConditions::default(),
         };
         let conditions = WriteConditions::default();
         let request =
-            CopyRequest { source, key: "k".into(), replace: None, checksum: None, conditions };
-        master.service.copy_object(caller, BUCKET, request).await
+            CopyRequest { source, key: object_key("k"), replace: None, checksum: None, conditions };
+        master.service.copy_object(caller, &BUCKET, request).await
     };
     let first = copy(&one, &attempt(&one, "c", 1)).await.unwrap();
-    let gone = DeleteKey { key: "s".into(), conditions: WriteConditions::default() };
-    two.service.delete_object(&two.user, "source", gone).await.unwrap();
+    let gone = DeleteKey { key: object_key("s"), conditions: WriteConditions::default() };
+    two.service.delete_object(&two.user, &bucket_name("source"), gone).await.unwrap();
     assert_eq!(copy(&two, &attempt(&two, "c", 2)).await.unwrap(), first);
-    two.service.delete_bucket(&two.user, "source").await.unwrap();
+    two.service.delete_bucket(&two.user, &bucket_name("source")).await.unwrap();
     assert_eq!(copy(&two, &attempt(&two, "c", 3)).await.unwrap(), first);
     // One that never was carried out is refused for good.
     let refused = copy(&two, &attempt(&two, "d", 2)).await;
@@ -216,12 +217,12 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
 /// Begins an upload of `k` with one part; returns its id and the completion of it.
 async fn upload(master: &Master) -> (String, CompleteRequest) {
     let facts = ObjectFacts::default();
-    let create = CreateUploadRequest { key: "k".to_owned(), facts, checksum: None };
-    let id = master.service.create_upload(&master.user, BUCKET, create).await.unwrap().to_string();
+    let create = CreateUploadRequest { key: object_key("k"), facts, checksum: None };
+    let id = master.service.create_upload(&master.user, &BUCKET, create).await.unwrap().to_string();
     let etag = put_part(master, &master.user, &id).await.unwrap();
     let part = CompletePart { number: 1, etag, checksum: None };
     let request = CompleteRequest {
-        key: "k".to_owned(),
+        key: object_key("k"),
         id: id.clone(),
         parts: vec![part],
         conditions: if_absent(),
@@ -235,7 +236,7 @@ async fn put_part(master: &Master, caller: &Caller, id: &str) -> Result<String, 
     let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"part"))]));
     let (key, id, body_facts) = ("k".to_owned(), id.to_owned(), body_facts());
     let put = PutPartRequest { key, id, number: 1, body, body_facts };
-    let taken = master.service.put_part(caller, BUCKET, put).await?;
+    let taken = master.service.put_part(caller, &BUCKET, put).await?;
     Ok(taken.etag().to_string())
 }
 
@@ -246,7 +247,7 @@ async fn a_refused_completion_stays_refused() {
     two.put("k", b"there").await.unwrap();
     let complete = async |master: &Master, n| {
         let caller = attempt(master, "i", n);
-        master.service.complete_upload(&caller, BUCKET, &request).await
+        master.service.complete_upload(&caller, &BUCKET, &request).await
     };
     assert!(matches!(complete(&two, 2).await, Err(ServiceError::PreconditionFailed(_))));
     two.delete("k").await.unwrap();
@@ -254,9 +255,9 @@ async fn a_refused_completion_stays_refused() {
     assert!(matches!(complete(&one, 1).await, Err(ServiceError::PreconditionFailed(_))));
     // Another call may complete it, and its retry gets its answer.
     let caller = attempt(&one, "j", 1);
-    let done = one.service.complete_upload(&caller, BUCKET, &request).await.unwrap();
+    let done = one.service.complete_upload(&caller, &BUCKET, &request).await.unwrap();
     let caller = attempt(&two, "j", 2);
-    assert_eq!(two.service.complete_upload(&caller, BUCKET, &request).await.unwrap(), done);
+    assert_eq!(two.service.complete_upload(&caller, &BUCKET, &request).await.unwrap(), done);
 }
 
 #[tokio::test]

@@ -18,10 +18,10 @@ async fn as_before(shop: &Shop) -> (Caller, Caller) {
     for name in ["open", "shut", "shut-too"] {
         older.create_bucket(&alice, name).await.unwrap();
     }
-    older.set_policy(&alice, "open", Some(&public("open"))).await.unwrap();
-    older.set_policy(&alice, "shut-too", Some(PRIVATE)).await.unwrap();
-    older.create_bucket(&bob, "gone").await.unwrap();
-    older.delete_bucket(&bob, "gone").await.unwrap();
+    older.set_policy(&alice, &bucket_name("open"), Some(&public("open"))).await.unwrap();
+    older.set_policy(&alice, &bucket_name("shut-too"), Some(PRIVATE)).await.unwrap();
+    older.create_bucket(&bob, &bucket_name("gone")).await.unwrap();
+    older.delete_bucket(&bob, &bucket_name("gone")).await.unwrap();
     (alice, bob)
 }
 
@@ -32,9 +32,9 @@ async fn names_that_private_buckets_hold_are_released_once() {
     let service = shop.owners(1);
     assert_eq!(shop.holder("shut").await, Some(owner(&alice)));
     // Until then they do no harm: nothing of them is told.
-    let anonymous = service.bucket(&Caller::default(), "shut").await;
+    let anonymous = service.bucket(&Caller::default(), &bucket_name("shut")).await;
     assert!(matches!(anonymous, Err(ServiceError::AccessDenied)), "{anonymous:?}");
-    let signed = service.bucket(&bob, "shut").await;
+    let signed = service.bucket(&bob, &bucket_name("shut")).await;
     assert!(matches!(signed, Err(ServiceError::NoSuchBucket)), "{signed:?}");
 
     let untouched = [shop.row(&alice, "open").await, shop.row(&bob, "gone").await];
@@ -43,11 +43,11 @@ async fn names_that_private_buckets_hold_are_released_once() {
     assert_eq!(shop.holder("shut-too").await, None);
     assert_eq!(shop.holder("open").await, Some(owner(&alice)));
     assert_eq!(untouched, [shop.row(&alice, "open").await, shop.row(&bob, "gone").await]);
-    assert_eq!(service.policy(&alice, "shut-too").await.unwrap(), PRIVATE);
+    assert_eq!(service.policy(&alice, &bucket_name("shut-too")).await.unwrap(), PRIVATE);
     // Once: a master that starts later looks at nothing.
     let swaps = shop.roots.swaps.load(Ordering::SeqCst);
     let later = shop.owners(2);
-    later.create_bucket(&alice, "new").await.unwrap();
+    later.create_bucket(&alice, &bucket_name("new")).await.unwrap();
     assert_eq!(shop.settle(&later).await, None);
     assert_eq!(shop.roots.swaps.load(Ordering::SeqCst), swaps + 1);
 }
@@ -107,7 +107,7 @@ async fn a_bucket_that_is_made_public_while_names_are_settled_keeps_its_name() {
         let held = tokio::time::timeout(Duration::from_secs(10), shop.roots.held.notified()).await;
         held.expect("no name was settled");
         // Master one has judged `shut` private; its swap is on its way.
-        two.set_policy(&alice, "shut", Some(&public("shut"))).await.unwrap();
+        two.set_policy(&alice, &bucket_name("shut"), Some(&public("shut"))).await.unwrap();
         shop.roots.go_on.notify_one();
     };
     tokio::join!(shop.settle(&one), publish);

@@ -309,7 +309,7 @@ impl World {
         body: BodyStream,
     ) -> Result<(), ServiceError> {
         let request = PutRequest {
-            key: key.to_owned(),
+            key: object_key(key),
             facts: ObjectFacts::default(),
             conditions: WriteConditions::default(),
             body,
@@ -319,7 +319,7 @@ impl World {
     }
 
     pub(super) async fn delete(&self, bucket: &str, key: &str) -> Result<(), ServiceError> {
-        let request = DeleteKey { key: key.to_owned(), conditions: WriteConditions::default() };
+        let request = DeleteKey { key: object_key(key), conditions: WriteConditions::default() };
         self.service.delete_object(&caller(), bucket, request).await
     }
 
@@ -330,13 +330,18 @@ impl World {
     ) -> Result<(), ServiceError> {
         let source = CopySourceRequest {
             owner: BucketOwner::Unsaid,
-            bucket: from.0.to_owned(),
-            key: from.1.to_owned(),
+            bucket: bucket_name(from.0),
+            key: object_key(from.1),
             conditions: ReadConditions::default(),
         };
         let conditions = WriteConditions::default();
-        let request =
-            CopyRequest { source, key: to.1.to_owned(), replace: None, checksum: None, conditions };
+        let request = CopyRequest {
+            source,
+            key: object_key(to.1),
+            replace: None,
+            checksum: None,
+            conditions,
+        };
         self.service.copy_object(&caller(), to.0, request).await.map(drop)
     }
 
@@ -348,10 +353,10 @@ impl World {
         byte: u8,
     ) -> Result<(), ServiceError> {
         let facts = ObjectFacts::default();
-        let request = CreateUploadRequest { key: key.to_owned(), facts, checksum: None };
+        let request = CreateUploadRequest { key: object_key(key), facts, checksum: None };
         let id = self.service.create_upload(&caller(), bucket, request).await?.to_string();
         let put = PutPartRequest {
-            key: key.to_owned(),
+            key: object_key(key),
             id: id.clone(),
             number: 1,
             body: whole(vec![byte; LARGE]),
@@ -360,7 +365,7 @@ impl World {
         let part = self.service.put_part(&caller(), bucket, put).await?;
         let parts = vec![CompletePart { number: 1, etag: part.etag().to_string(), checksum: None }];
         let request = CompleteRequest {
-            key: key.to_owned(),
+            key: object_key(key),
             id,
             parts,
             conditions: WriteConditions::default(),

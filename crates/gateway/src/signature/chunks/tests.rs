@@ -107,7 +107,8 @@ fn example() -> (ChunkKey, [&'static str; 3]) {
         date,
         region: "us-east-1".to_owned(),
         service: "s3".to_owned(),
-        seed: "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9".to_owned(),
+        seed: signature_of(b"4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9")
+            .unwrap(),
     };
     let signatures = [
         "ad80c730a21e5b8d04586a2213dd63b9a0e99e0e2307b0ade35a65485a288648",

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use fula_core::{
-    Block, Cid,
+    Block, BucketName, Cid,
     block::Placement,
     bucket::{Checksum, ETag, ObjectRecord, PartRecord, PartSpan, write_parts},
     content::{self, FileLink},
-    id::{ObjectKey, UploadId},
+    id::UploadId,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -19,7 +19,7 @@ use crate::{
     error::{Applied, ServiceError},
     limits::{PART_BYTES_MIN, PARTS_MAX},
     objects::checksum,
-    service::{Part, Service, parse_key},
+    service::{Part, Service},
 };
 
 /// Times a completion is joined again because a part changed under it.
@@ -39,13 +39,13 @@ impl Service {
     pub async fn complete_upload(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: &CompleteRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let part = Part::Key(&request.key);
-        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
-        self.may_compare(caller, &head, &key, &request.conditions).await?;
+        let key = &request.key;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
+        let id = parse_upload_id(&request.id)?;
+        self.may_compare(caller, &head, key, &request.conditions).await?;
         let named = request.parts.iter().map(|part| (part.number, part.etag.as_str()));
         let idempotency_key = caller.idempotency_key(
             "complete-upload",
@@ -58,13 +58,13 @@ impl Service {
             // A retry's first attempt may still be under way: it is refused where that is
             // remembered, in the commit.
             if !caller.is_retry() && !request.conditions.is_empty() {
-                let current = self.record(&newest, &key).await?;
-                let upload = self.upload(&newest, &key, id).await?;
+                let current = self.record(&newest, key).await?;
+                let upload = self.upload(&newest, key, id).await?;
                 if upload.completed.is_none() {
                     request.conditions.judge(current.as_ref())?;
                 }
             }
-            let complete = match self.join(&newest, &key, id, request, Named::ByChecksum).await? {
+            let complete = match self.join(&newest, id, request, Named::ByChecksum).await? {
                 Joined::Already(record) => {
                     caller.seen.note(record.seq.version);
                     return Ok(*record);
@@ -87,11 +87,11 @@ impl Service {
     pub(crate) async fn join(
         &self,
         head: &Head,
-        key: &ObjectKey,
         id: UploadId,
         request: &CompleteRequest,
         named_by: Named,
     ) -> Result<Joined, ServiceError> {
+        let key = &request.key;
         let named = request.parts.iter().map(|part| (part.number, part.etag.as_str()));
         let parts_hash = parts_hash(named);
         let upload = self.upload(head, key, id).await?;

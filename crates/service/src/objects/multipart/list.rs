@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use fula_core::{
+    BucketName, ObjectKey,
     bucket::{UploadRecord, keys},
     tree::{Cursor, after_prefix},
 };
@@ -15,7 +16,7 @@ use crate::{
     caller::Caller,
     error::ServiceError,
     limits::PAGE_MAX,
-    service::{Part, Service, parse_key},
+    service::{Part, Service},
 };
 
 impl Service {
@@ -26,18 +27,18 @@ impl Service {
     pub async fn list_parts(
         &self,
         caller: &Caller,
-        bucket: &str,
-        key: &str,
+        bucket: &BucketName,
+        key: &ObjectKey,
         id: &str,
         after: u32,
         limit: usize,
     ) -> Result<PartsPage, ServiceError> {
         let head = self.resolve(caller, bucket, Action::ListUploads, Part::Key(key)).await?;
-        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
-        let upload = self.open_upload(&head, &key, id).await?;
+        let id = parse_upload_id(id)?;
+        let upload = self.open_upload(&head, key, id).await?;
         let limit = limit.min(PAGE_MAX);
         let first = after.saturating_add(1);
-        let mut parts = self.parts(&head, &key, id, first, limit.saturating_add(1)).await?;
+        let mut parts = self.parts(&head, key, id, first, limit.saturating_add(1)).await?;
         let truncated = limit > 0 && parts.len() > limit;
         parts.truncate(limit);
         let parts = parts.into_iter().map(|(number, record)| PartInfo { number, record });
@@ -56,7 +57,7 @@ impl Service {
     pub async fn list_uploads(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: &ListUploadsRequest,
     ) -> Result<UploadsPage, ServiceError> {
         let part = Part::Prefix(&request.prefix);
@@ -131,7 +132,8 @@ fn uploads_start(request: &ListUploadsRequest) -> Result<Bytes, ServiceError> {
             let id = id.parse().map_err(|_| {
                 ServiceError::InvalidArgument("The upload-id-marker is not an upload id".into())
             })?;
-            let key = parse_key(marker)?;
+            let key = ObjectKey::parse(marker.clone())
+                .map_err(|error| ServiceError::InvalidArgument(error.to_string()))?;
             Ok(keys::upload(&key, id, u32::MAX))
         }
         _ => Ok(keys::after_uploads_of(marker)),

@@ -6,9 +6,9 @@ mod part;
 
 use bytes::Bytes;
 use fula_core::{
-    StoreError,
+    BucketName, ObjectKey, StoreError,
     bucket::{ChecksumAlgorithm, PartRecord, UploadRecord, keys},
-    id::{ObjectKey, UploadId},
+    id::UploadId,
     root::TimeMs,
     tree::Cursor,
 };
@@ -24,14 +24,14 @@ use crate::{
     objects::body::{BodyFacts, BodyStream},
     objects::condition::WriteConditions,
     objects::object::{CopySourceRequest, ObjectFacts, bare_record},
-    service::{Part, Service, parse_key},
+    service::{Part, Service},
 };
 
 /// An upload to begin.
 #[derive(Clone, Debug)]
 pub struct CreateUploadRequest {
     /// Key of the object it will make.
-    pub key: String,
+    pub key: ObjectKey,
     /// What the object will keep.
     pub facts: ObjectFacts,
     /// Checksum asked for, and whether composite.
@@ -52,7 +52,7 @@ pub struct UploadInfo {
 /// A part being put.
 pub struct PutPartRequest {
     /// Key of the object.
-    pub key: String,
+    pub key: ObjectKey,
     /// Which upload.
     pub id: String,
     /// Its number.
@@ -67,7 +67,7 @@ pub struct PutPartRequest {
 #[derive(Clone, Debug)]
 pub struct CopyPartRequest {
     /// Key of the object that the upload will make.
-    pub key: String,
+    pub key: ObjectKey,
     /// Which upload.
     pub id: String,
     /// Its number.
@@ -93,7 +93,7 @@ pub struct CompletePart {
 #[derive(Clone, Debug)]
 pub struct CompleteRequest {
     /// Key of the object.
-    pub key: String,
+    pub key: ObjectKey,
     /// Which upload.
     pub id: String,
     /// The parts, in order.
@@ -200,14 +200,13 @@ impl Service {
     pub async fn create_upload(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: CreateUploadRequest,
     ) -> Result<UploadId, ServiceError> {
-        let part = Part::Key(&request.key);
-        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let key = parse_key(&request.key)?;
-        let acl = request.facts.acl.clone();
-        let (headers, metadata, blocks) = request.facts.attach()?;
+        let CreateUploadRequest { key, facts, checksum } = request;
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
+        let acl = facts.acl.clone();
+        let (headers, metadata, blocks) = facts.attach()?;
         let now = self.arbiter().now().await?;
         let id = UploadId::new(now, self.random());
         let record = UploadRecord {
@@ -218,7 +217,7 @@ impl Service {
                 .map(|identity| identity.user.clone())
                 .unwrap_or_default(),
             template: bare_record(headers, metadata, acl),
-            checksum: request.checksum.map(|(algorithm, composite)| (algorithm as u8, composite)),
+            checksum: checksum.map(|(algorithm, composite)| (algorithm as u8, composite)),
             completed: None,
         };
         let asked = record.checksum.map_or([0; 3], |(code, whole)| [1, code, u8::from(whole)]);
@@ -293,12 +292,12 @@ impl Service {
     pub async fn upload_info(
         &self,
         caller: &Caller,
-        bucket: &str,
-        key: &str,
+        bucket: &BucketName,
+        key: &ObjectKey,
         id: &str,
     ) -> Result<UploadInfo, ServiceError> {
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
-        let upload = self.open_upload(&head, &parse_key(key)?, parse_upload_id(id)?).await?;
+        let upload = self.open_upload(&head, key, parse_upload_id(id)?).await?;
         Ok(info_of(&upload))
     }
 
@@ -331,12 +330,12 @@ impl Service {
     pub async fn abort_upload(
         &self,
         caller: &Caller,
-        bucket: &str,
-        key: &str,
+        bucket: &BucketName,
+        key: &ObjectKey,
         id: &str,
     ) -> Result<(), ServiceError> {
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
-        let (key, id) = (parse_key(key)?, parse_upload_id(id)?);
+        let (key, id) = (key.clone(), parse_upload_id(id)?);
         let idempotency_key = caller.idempotency_key("abort-upload", key.as_str(), &[&id.0]);
         self.change(caller, &head, Change::AbortUpload { key, id }, idempotency_key).await.map(drop)
     }

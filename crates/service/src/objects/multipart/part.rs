@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use fula_core::{
-    Block,
+    Block, BucketName, ObjectKey,
     bucket::{ETag, ObjectRecord, PartRecord},
-    id::{ObjectKey, UploadId},
+    id::UploadId,
     root::TimeMs,
 };
 use futures::TryStreamExt;
@@ -21,7 +21,7 @@ use crate::{
     limits::{PARTS_MAX, PUT_BYTES_MAX},
     objects::body::{self, BodyFacts, Taken},
     objects::object::CopySourceRequest,
-    service::{Part, Service, parse_key},
+    service::{Part, Service},
 };
 
 /// A part whose content was taken in, for the commit.
@@ -42,14 +42,13 @@ impl Service {
     pub async fn put_part(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: PutPartRequest,
     ) -> Result<Taken, ServiceError> {
-        let PutPartRequest { number, body, body_facts, .. } = request;
+        let PutPartRequest { key, id, number, body, body_facts } = request;
         check_number(number)?;
-        let part = Part::Key(&request.key);
-        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
+        let id = parse_upload_id(&id)?;
         self.open_upload(&head, &key, id).await?;
         let permit = self.share_in(caller, body_facts.length).await?;
         let taken = body::take(self.intake(caller, &permit), body, body_facts).await?;
@@ -88,16 +87,15 @@ impl Service {
     pub async fn copy_part(
         &self,
         caller: &Caller,
-        bucket: &str,
+        bucket: &BucketName,
         request: CopyPartRequest,
     ) -> Result<(PartRecord, TimeMs), ServiceError> {
-        let CopyPartRequest { number, range, .. } = request;
+        let CopyPartRequest { key, id, number, source, range } = request;
         check_number(number)?;
-        let part = Part::Key(&request.key);
-        let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let (key, id) = (parse_key(&request.key)?, parse_upload_id(&request.id)?);
+        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
+        let id = parse_upload_id(&id)?;
         let info = info_of(&self.open_upload(&head, &key, id).await?);
-        let found = self.source(caller, &request.source).await?;
+        let found = self.source(caller, &source).await?;
         let (first, last) = range.unwrap_or((0, found.size.saturating_sub(1)));
         if range.is_some() && (first > last || last >= found.size) {
             return Err(ServiceError::InvalidRange { size: found.size });
@@ -148,7 +146,7 @@ impl Service {
     ) -> Result<ObjectRecord, ServiceError> {
         let (part, action) = (Part::Key(&source.key), Action::GetObject);
         let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
-        let record = self.record(&from, &parse_key(&source.key)?).await?;
+        let record = self.record(&from, &source.key).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         source.conditions.judge_source(&record)?;
         Ok(record)
