@@ -40,7 +40,7 @@ servers: tools ## Rust tests on Postgres and PgBouncer
 deny: tools ## Dependency rules
 	cargo deny check bans licenses sources
 
-scripts: ## Tests of the scripts in tools/
+scripts: circles ## Circles of files, and tests of the scripts in tools/
 	python3 -m unittest tools/test_circles.py
 
 circles: ## Lists circles of files, and fails when there are any

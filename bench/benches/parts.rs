@@ -117,7 +117,7 @@ async fn service(blocks: Arc<dyn BlockStore>, roots: Arc<dyn RootPointerStore>) 
     let guard = RollbackGuard::new(None, true);
     let arbiter = Arbiter::new(nodes, roots, WriterId([1; 16]), &limits, guard);
     let service = Service::new(arbiter, limits, system_random(), NamePolicy::PerOwner);
-    service.create_bucket(&user(), &bucket()).await.unwrap();
+    service.create_bucket(&user(), &bucket(), None).await.unwrap();
     service
 }
 

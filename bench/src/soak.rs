@@ -1,6 +1,7 @@
-//! Many connections at once for a long time: small and large bodies, clients that stall while they
-//! send, send a little now and then, or do not read what they asked for, and strangers who do. Memory stays bounded, what is
-//! read is as long as it is to be, and nobody is told anything but success or to slow down.
+//! Many connections at once for a long time: small and large bodies, clients that stall while they send,
+//! send a little now and then, or do not read what they asked for, and strangers who do. Memory stays
+//! bounded, what is read is as long as it is to be, and nobody is told anything but success or to slow
+//! down.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Any bytes as the credential and the query of a request: nothing is let in that nobody signed, and XML is read the
-//! same however often its references were expanded.
+//! Any bytes as the credential and the query of a request: nothing is let in that nobody signed, and XML
+//! is read the same however often its references were expanded.
 #![no_main]
 
 use fula_gateway::fuzzing::{expanded, signed};

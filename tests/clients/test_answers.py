@@ -150,13 +150,21 @@ def test_listing_buckets(gateway, s3, bucket):
     assert signed(gateway, "GET", "/?continuation-token=")[0] == 200
 
 
-def test_a_new_bucket_is_what_was_asked_for_or_is_refused(gateway, bucket):
+def test_a_new_bucket_is_what_was_asked_for_or_is_refused(gateway, s3, bucket):
     xml = '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{}</CreateBucketConfiguration>'
     create = lambda inner: told(signed(gateway, "PUT", f"/{bucket}-new", xml.format(inner).encode()))[:2]
     assert create("<LocationConstraint>not a region!</LocationConstraint>") == (400, "InvalidLocationConstraint")
     tags = "<Tags><Tag><Key>a</Key><Value>b</Value></Tag></Tags>"
     assert create(tags) == (501, "NotImplemented")
     assert create("<LocationConstraint>us-east-1</LocationConstraint>") == (200, None)
+    assert s3.get_bucket_location(Bucket=f"{bucket}-new")["LocationConstraint"] is None
+    other = f"{bucket}-other"
+    s3.create_bucket(Bucket=other, CreateBucketConfiguration={"LocationConstraint": "eu-central-2"})
+    assert s3.get_bucket_location(Bucket=other)["LocationConstraint"] == "eu-central-2"
+    # A policy beside it takes nothing away.
+    policy = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{other}/*"}
+    s3.put_bucket_policy(Bucket=other, Policy=json.dumps({"Version": "2012-10-17", "Statement": [policy]}))
+    assert s3.get_bucket_location(Bucket=other)["LocationConstraint"] == "eu-central-2"
 
 
 def test_a_bucket_that_is_not_there_is_in_our_region(gateway, s3, bucket):
@@ -326,3 +334,12 @@ def test_keys_that_are_too_long(gateway, bucket):
         answer = signed(gateway, method, target + query, b"x" if method == "PUT" else b"")
         assert told(answer)[:2] == (400, "KeyTooLongError"), (method, query)
     assert signed(gateway, "HEAD", target)[0] == 400
+    commit = {"changes": [{"put": {"key": "k" * 1025, "text": "x"}}]}
+    answer = signed(gateway, "POST", f"/{bucket}?fula-commit", json.dumps(commit).encode())
+    assert told(answer)[:2] == (400, "KeyTooLongError")
+
+
+def test_names_that_no_bucket_has(gateway):
+    for method, target in [("GET", "/Upper_Case"), ("GET", "/a..b?location"), ("PUT", "/1.2.3.4"), ("DELETE", "/-ab")]:
+        assert told(signed(gateway, method, target))[:2] == (400, "InvalidBucketName"), (method, target)
+    assert signed(gateway, "HEAD", "/Upper_Case")[0] == 400

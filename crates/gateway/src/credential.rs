@@ -3,7 +3,7 @@
 use http::{HeaderMap, Uri, header, request::Parts};
 use s3s::{S3Result, s3_error};
 
-use crate::normalise::is_v4_url;
+use crate::presigned::is_v4_url;
 
 /// The kind of credential that a request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +17,9 @@ pub(crate) enum Credential {
 }
 
 impl Credential {
-    /// Finds the credential of a request. A URL with any parameter of a signature of version 4 is presigned, also
-    /// without the signature: else that could be moved into a header, where it does not end when the URL does.
+    /// Finds the credential of a request. A URL with any parameter of a signature of version 4 is
+    /// presigned, also without the signature: else that could be moved into a header, where it does not
+    /// end when the URL does.
     ///
     /// # Errors
     /// 400 `InvalidArgument` for two credentials.

@@ -47,8 +47,8 @@ pub fn operation(method: &Method, uri: &str, host_is_bucket: bool) -> Result<Str
     }
 }
 
-/// Takes the signature of a request apart and compares it with the one of a secret. Returns what the operation
-/// would see of the request: its query, and the names of its headers.
+/// Takes the signature of a request apart and compares it with the one of a secret. Returns what the
+/// operation would see of the request: its query, and the names of its headers.
 ///
 /// # Errors
 /// The code of the S3 error that the request is answered with, or nothing when it is no request.

@@ -22,6 +22,7 @@ mod limit;
 pub mod metrics;
 mod normalise;
 mod payload;
+mod presigned;
 mod query;
 mod range;
 mod request;

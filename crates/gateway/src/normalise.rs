@@ -14,7 +14,10 @@ use http::{
 };
 use s3s::{S3Request, S3Result, s3_error};
 
-use crate::signature::{CONTENT_HASH, UNSIGNED, shown};
+use crate::{
+    presigned::{is_signature, is_v4_url, parameter, stands_for_header},
+    signature::{CONTENT_HASH, UNSIGNED, shown},
+};
 
 /// Headers that `s3s` parses for us. It sees no others, so no others can change what it does.
 const PARSED: [HeaderName; 12] = [
@@ -118,47 +121,6 @@ fn without_parameters(uri: &Uri, drops: impl Fn(&str) -> bool) -> Uri {
     // A part of a valid query is valid.
     parts.path_and_query = text.parse::<PathAndQuery>().ok().or(parts.path_and_query);
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
-}
-
-/// Returns a parameter of a query, decoded.
-fn parameter(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
-    form_urlencoded::parse(pair.as_bytes()).next().unwrap_or_default()
-}
-
-/// Returns whether a parameter carries the signature of a presigned URL.
-fn is_signature(name: &str) -> bool {
-    v4_parameter(name) || v2_parameter(name)
-}
-
-/// Returns whether a URL has any parameter of a signature of version 4.
-pub(crate) fn is_v4_url(uri: &Uri) -> bool {
-    uri.query().unwrap_or_default().split('&').any(|pair| v4_parameter(&parameter(pair).0))
-}
-
-/// Returns whether a parameter carries a signature of version 4, or says what it covers.
-fn v4_parameter(name: &str) -> bool {
-    matches!(
-        name,
-        "X-Amz-Algorithm"
-            | "X-Amz-Credential"
-            | "X-Amz-Date"
-            | "X-Amz-Expires"
-            | "X-Amz-Signature"
-            | "X-Amz-SignedHeaders"
-    )
-}
-
-/// Returns whether a parameter carries a signature of version 2.
-pub(crate) fn v2_parameter(name: &str) -> bool {
-    ["AWSAccessKeyId", "Expires", "Signature"].contains(&name)
-}
-
-/// Returns whether a parameter of a presigned URL stands for the header of that name: whoever presigns a request
-/// moves headers there.
-pub(crate) fn stands_for_header(name: &str, is_v2: bool) -> bool {
-    let lower = name.to_ascii_lowercase();
-    let is_v2_header = is_v2 && ["content-md5", "content-type"].contains(&lower.as_str());
-    (lower.starts_with("x-amz-") && !is_signature(name)) || is_v2_header
 }
 
 /// Takes out of the query of a presigned URL what is no parameter of the operation: the signature, and what

@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// Returns the content of a body, and puts its length in place of that of the framing. Trailers are put in the
-/// extensions.
+/// Returns the content of a body, and puts its length in place of that of the framing. Trailers are put
+/// in the extensions.
 ///
 /// # Errors
 /// 400 for a framing or a length that is none, 411 for one that is not there.
@@ -67,8 +67,8 @@ pub(crate) fn unframed(
 /// Returns the hash that `x-amz-content-sha256` announces of the body as it is sent, if it announces one.
 ///
 /// # Errors
-/// 400 for a value that is neither a hash nor one of the words that stand for none; 501 for a word that is not
-/// offered.
+/// 400 for a value that is neither a hash nor one of the words that stand for none; 501 for a word that
+/// is not offered.
 pub(crate) fn announced_hash(headers: &HeaderMap) -> S3Result<Option<Vec<u8>>> {
     let Some(value) = headers.get(CONTENT_HASH) else { return Ok(None) };
     if value == UNSIGNED || Framing::of(headers)?.is_some() {

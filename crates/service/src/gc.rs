@@ -1,9 +1,9 @@
 //! Collection: finding the blocks that nothing needs any more, and deleting them.
 //!
-//! Mark and sweep while serving, docs/adr/0014. What is needed: everything reachable from the
-//! current root of every bucket, from roots replaced within the retention, from roots that a request
-//! still holds, and from content on its way in or out; and whatever a change in flight may have put. Marks lie in the store's own
-//! index, so that memory does not grow with what is marked.
+//! Mark and sweep while serving, docs/adr/0014. What is needed: everything reachable from the current
+//! root of every bucket, from roots replaced within the retention, from roots that a request still
+//! holds, and from content on its way in or out; and whatever a change in flight may have put. Marks lie
+//! in the store's own index, so that memory does not grow with what is marked.
 //!
 //! # Invariants
 //! - A block is deleted only if it was not marked, and was last put before the cut and before the

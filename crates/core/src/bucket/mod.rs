@@ -14,7 +14,7 @@ mod object;
 mod parts;
 mod recent;
 mod root;
-mod settings;
+pub mod settings;
 mod upload;
 
 pub use self::{

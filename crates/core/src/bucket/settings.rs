@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    block::Block,
+    block::{Block, BlockStore, require},
     cbor::{Invalid, Reader, Writer},
     error::StoreError,
     id::{Cid, Codec},
@@ -47,6 +47,35 @@ impl Settings {
         };
         read().map_err(|invalid: Invalid| invalid.of("settings block"))
     }
+}
+
+/// Returns the block of a setting whose value is a text.
+pub fn text_block(text: &str) -> Block {
+    let mut out = Writer::with_capacity(text.len() + 8);
+    out.text(text);
+    Block::new(Codec::DagCbor, out.finish())
+}
+
+/// Reads the setting `name`, whose value is a text, of a bucket whose root links `settings`.
+///
+/// # Errors
+/// [`StoreError`] when a block cannot be read, or is no text.
+pub async fn read_text(
+    blocks: &dyn BlockStore,
+    settings: Option<&Cid>,
+    name: &'static str,
+) -> Result<Option<String>, StoreError> {
+    let Some(cid) = settings else { return Ok(None) };
+    let settings = Settings::from_block(&require(blocks, cid).await?)?;
+    let Some(cid) = settings.blocks.get(name) else { return Ok(None) };
+    let block = require(blocks, cid).await?;
+    let mut reader = Reader::new(block.bytes());
+    let mut read = || {
+        let text = reader.text()?.to_owned();
+        reader.end()?;
+        Ok(Some(text))
+    };
+    read().map_err(|invalid: Invalid| invalid.of(name))
 }
 
 #[cfg(test)]

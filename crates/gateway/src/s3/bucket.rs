@@ -173,19 +173,23 @@ impl Api {
         refuse_unoffered(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let name = &bucket_name(&request.input.bucket)?;
-        if let Some(configuration) = &request.input.create_bucket_configuration {
-            self.check_configuration(configuration)?;
-        }
+        let location = match &request.input.create_bucket_configuration {
+            Some(configuration) => self.location_of(configuration)?,
+            None => None,
+        };
         let caller = &caller(&request)?;
-        self.service.create_bucket(caller, name).await.map_err(to_s3)?;
+        self.service.create_bucket(caller, name, location).await.map_err(to_s3)?;
         Ok(S3Response::new(CreateBucketOutput {
             location: Some(format!("/{name}")),
             bucket_arn: Some(format!("arn:aws:s3:::{name}")),
         }))
     }
 
-    /// Refuses what a new bucket cannot be, rather than ignore it.
-    fn check_configuration(&self, configuration: &CreateBucketConfiguration) -> S3Result<()> {
+    /// Returns where a new bucket is asked to be. Refuses what it cannot be, rather than ignore it.
+    fn location_of<'a>(
+        &self,
+        configuration: &'a CreateBucketConfiguration,
+    ) -> S3Result<Option<&'a str>> {
         let CreateBucketConfiguration { bucket, location, location_constraint, tags, .. } =
             configuration;
         if bucket.is_some() || location.is_some() {
@@ -194,13 +198,11 @@ impl Api {
         if tags.as_ref().is_some_and(|tags| !tags.is_empty()) {
             return Err(not_implemented("Tags of a bucket"));
         }
-        let Some(region) = location_constraint.as_ref().map(BucketLocationConstraint::as_str)
-        else {
-            return Ok(());
-        };
+        let region = location_constraint.as_ref().map(BucketLocationConstraint::as_str);
+        let Some(region) = region.filter(|region| !region.is_empty()) else { return Ok(None) };
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-        if region == self.config.region || region.is_empty() {
-            return Ok(());
+        if region == self.config.region {
+            return Ok(Some(region));
         }
         if region.len() > 64 || !region.chars().all(is_name) {
             return Err(s3_error!(InvalidLocationConstraint));
@@ -212,7 +214,7 @@ impl Api {
                  this request was sent to."
             ));
         }
-        Ok(())
+        Ok(Some(region))
     }
 
     pub(super) async fn head_bucket(
@@ -254,9 +256,10 @@ impl Api {
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
         let caller = &caller(&request)?;
         let name = bucket_name(&request.input.bucket)?;
-        self.service.bucket(caller, &name).await.map_err(to_s3)?;
+        let kept = self.service.location(caller, &name).await.map_err(to_s3)?;
+        let region = kept.unwrap_or_else(|| self.config.region.clone());
         // us-east-1 has no name here, as on AWS.
-        let region = Some(self.config.region.clone()).filter(|region| region != "us-east-1");
+        let region = Some(region).filter(|region| region != "us-east-1");
         Ok(S3Response::new(GetBucketLocationOutput {
             location_constraint: region.map(BucketLocationConstraint::from),
         }))

@@ -25,8 +25,8 @@ pub(crate) use self::commit::CommitRoute;
 pub(crate) use self::commit::parse as parse_commit;
 use crate::{WireConfig, auth::identity, error, normalise, request::Operation};
 
-/// Knows no secret: no request that reaches `s3s` has a signature left. `s3s` asks [`Access`] only if there is
-/// a source of secrets.
+/// Knows no secret: no request that reaches `s3s` has a signature left. `s3s` asks [`Access`] only if
+/// there is a source of secrets.
 pub(crate) struct NoSecrets;
 
 #[async_trait]

@@ -1,8 +1,8 @@
 //! Bodies framed in chunks (`aws-chunked`), taken apart as they come. Each chunk may be signed with the
 //! signature before it, the first with that of the request; checksums may follow as trailers.
 //!
-//! Bytes are handed on before the signature of their chunk is verified. A body with a wrong one fails before its
-//! end, and nothing of a body that fails is ever part of an object.
+//! Bytes are handed on before the signature of their chunk is verified. A body with a wrong one fails
+//! before its end, and nothing of a body that fails is ever part of an object.
 
 use std::{
     collections::HashSet,

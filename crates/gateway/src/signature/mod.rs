@@ -19,7 +19,7 @@ pub(crate) use self::{
     fault::{FORGED, Refusal, shown},
     v4::{CONTENT_HASH, ChunkKey, UNSIGNED, no_hash},
 };
-use crate::{credential::Credential, normalise::is_v4_url, request::query_value};
+use crate::{credential::Credential, presigned::is_v4_url, request::query_value};
 
 /// The scheme of version 4.
 const SCHEME: &str = "AWS4-HMAC-SHA256";
@@ -130,8 +130,8 @@ pub(crate) struct Verified(pub(crate) Option<ChunkKey>);
 /// Names and values of headers, as text.
 type Reading<'a> = Vec<(&'a str, Cow<'a, str>)>;
 
-/// Returns the values of headers as text, in both ways in which clients sign bytes beyond ASCII: as UTF-8, and
-/// as Latin-1 that was signed as UTF-8 (so does Python). `None` when a header is not there.
+/// Returns the values of headers as text, in both ways in which clients sign bytes beyond ASCII: as
+/// UTF-8, and as Latin-1 that was signed as UTF-8 (so does Python). `None` when a header is not there.
 fn readings<'a>(headers: &'a HeaderMap, names: &'a [String]) -> Option<Vec<Reading<'a>>> {
     let mut values: Vec<(&str, &[u8])> = Vec::with_capacity(names.len());
     for name in names {

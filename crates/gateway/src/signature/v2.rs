@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 use super::{LIFE_MAX, Received, SKEW_MAX, fault::unsupported, readings};
 use crate::{
-    normalise::{stands_for_header, v2_parameter},
+    presigned::{stands_for_header, v2_parameter},
     query::{Level, level_of},
 };
 

@@ -151,10 +151,10 @@ impl Presented {
         })
     }
 
-    /// Refuses a signature that does not cover `host`: it could be replayed against another server, or against
-    /// another virtual host of this one. Refuses a request with a header that counts for S3 and is not signed:
-    /// whoever got a signed request could change with it what the request does. The hash of the body is signed
-    /// by itself. A header that a parameter of the URL says, too, is signed there.
+    /// Refuses a signature that does not cover `host`: it could be replayed against another server, or
+    /// against another virtual host of this one. Refuses a request with a header that counts for S3 and
+    /// is not signed: whoever got a signed request could change with it what the request does. The hash
+    /// of the body is signed by itself. A header that a parameter of the URL says, too, is signed there.
     fn check_coverage(&self, received: &Received<'_>) -> Result<(), Refusal> {
         let is_signed = |name: &str| self.signed_headers.iter().any(|signed| signed == name);
         if !is_signed("host") {

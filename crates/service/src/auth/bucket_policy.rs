@@ -2,9 +2,7 @@
 
 use fula_core::{
     BlockStore,
-    block::require,
-    bucket::{BucketRoot, Settings},
-    cbor::Reader,
+    bucket::{BucketRoot, settings},
 };
 
 use super::policy::PublicRead;
@@ -39,10 +37,5 @@ pub(crate) async fn policy_text(
     blocks: &dyn BlockStore,
     root: &BucketRoot,
 ) -> Result<Option<String>, ServiceError> {
-    let Some(cid) = &root.settings else { return Ok(None) };
-    let settings = Settings::from_block(&require(blocks, cid).await?)?;
-    let Some(cid) = settings.blocks.get(POLICY) else { return Ok(None) };
-    let block = require(blocks, cid).await?;
-    let text = Reader::new(block.bytes()).text().map(ToOwned::to_owned);
-    Ok(Some(text.map_err(|invalid| invalid.of("policy"))?))
+    Ok(settings::read_text(blocks, root.settings.as_ref(), POLICY).await?)
 }

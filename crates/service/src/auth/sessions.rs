@@ -1,9 +1,9 @@
 //! Sessions: temporary keys that stock tools get for a token, kept in the arbiter.
 //!
-//! A user has up to [`SESSIONS_MAX`] slots, each a record that a new session takes over once the
-//! one in it has ended or was revoked. So what is kept is bounded by what lives at the same time, and nothing has
-//! to be swept. A key id names its slot; the rest of it, the secret and the session token are
-//! drawn anew for each session.
+//! A user has up to [`SESSIONS_MAX`] slots, each a record that a new session takes over once the one in
+//! it has ended or was revoked. So what is kept is bounded by what lives at the same time, and nothing
+//! has to be swept. A key id names its slot; the rest of it, the secret and the session token are drawn
+//! anew for each session.
 
 use std::collections::BTreeSet;
 

@@ -36,12 +36,17 @@ pub(crate) enum Source {
     },
 }
 
+/// Name of the setting that holds where a bucket was asked to be: a text, as it was sent.
+pub(crate) const LOCATION: &str = "location";
+
 /// A change to one bucket.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     CreateBucket {
         id: BucketId,
         salt: Salt,
+        /// Value of the setting [`LOCATION`].
+        location: Option<Block>,
         global_name: GlobalName,
     },
     DeleteBucket,
@@ -158,9 +163,10 @@ impl Change {
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
             Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
-            Self::Set { value, .. } => value.as_slice(),
-            Self::CreateBucket { .. }
-            | Self::DeleteBucket
+            Self::Set { value, .. } | Self::CreateBucket { location: value, .. } => {
+                value.as_slice()
+            }
+            Self::DeleteBucket
             | Self::SettleName(_)
             | Self::Delete { .. }
             | Self::DeleteMany(_)
@@ -178,12 +184,15 @@ impl Change {
         fingerprint: Option<Fingerprint>,
     ) -> Result<Answer, ServiceError> {
         match self {
-            Self::CreateBucket { id, salt, global_name } => {
+            Self::CreateBucket { id, salt, location, global_name } => {
                 if work.require_bucket().is_ok() {
                     return Err(ServiceError::BucketAlreadyOwned);
                 }
                 let recent = work.recent_anew().await?;
                 work.create(*id, *salt, *global_name, recent);
+                if location.is_some() {
+                    set(work, LOCATION, location.as_ref(), GlobalName::Keep).await?;
+                }
                 Ok(Answer::Done)
             }
             Self::DeleteBucket => {
@@ -195,15 +204,7 @@ impl Change {
                 Ok(Answer::Done)
             }
             Self::Set { name, value, global_name } => {
-                let mut settings = work.settings().await?;
-                match value {
-                    Some(block) => {
-                        work.carry(std::slice::from_ref(block));
-                        settings.blocks.insert((*name).to_owned(), block.cid());
-                    }
-                    None => drop(settings.blocks.remove(*name)),
-                }
-                work.set_settings(&settings, *global_name);
+                set(work, name, value.as_ref(), *global_name).await?;
                 Ok(Answer::Done)
             }
             Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
@@ -251,6 +252,25 @@ fn remove(work: &mut Working<'_>, key: &ObjectKey, current: Option<&ObjectRecord
         work.displace(key.as_str(), current);
         work.remove_object(key);
     }
+}
+
+/// Sets or removes a setting.
+async fn set(
+    work: &mut Working<'_>,
+    name: &str,
+    value: Option<&Block>,
+    global_name: GlobalName,
+) -> Result<(), ServiceError> {
+    let mut settings = work.settings().await?;
+    match value {
+        Some(block) => {
+            work.carry(std::slice::from_ref(block));
+            settings.blocks.insert(name.to_owned(), block.cid());
+        }
+        None => drop(settings.blocks.remove(name)),
+    }
+    work.set_settings(&settings, global_name);
+    Ok(())
 }
 
 /// Removes the objects whose conditions hold. All are judged before the first is removed.

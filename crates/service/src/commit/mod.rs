@@ -36,7 +36,7 @@ use tokio::{
 
 pub(crate) use self::{
     change::{
-        Answer, Change, CompleteUpload, Source, Step, StepKind, content_of, empty_block,
+        Answer, Change, CompleteUpload, LOCATION, Source, Step, StepKind, content_of, empty_block,
         is_expired, parts_hash,
     },
     working::decode_part,

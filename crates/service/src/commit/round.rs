@@ -169,24 +169,10 @@ impl Inner {
                 }
             };
             let Some(sealed) = sealed else {
-                // Nothing to publish: the answers hold only for a base known to be current.
-                if is_current || self.limits.faults.has(Fault::AnswerFromStaleBase) {
-                    self.answer_unpublished(bucket, batch, outcomes).await;
-                    return Ended::default();
-                }
-                match self.arbiter.newest(bucket).await {
-                    Ok(head) if pointer_of(head.as_deref()) == pointer_of(base.as_deref()) => {
-                        self.answer_unpublished(bucket, batch, outcomes).await;
-                        return Ended::default();
-                    }
-                    Ok(head) => {
-                        metrics::counter!("fula_commit_rebases_total").increment(1);
-                        (base, is_current) = (head, true);
-                    }
-                    Err(error) => {
-                        answer_all(batch, &error);
-                        return Ended::default();
-                    }
+                let known = (base.as_deref(), is_current);
+                match self.settle_unpublished(bucket, known, batch, outcomes).await {
+                    Some((left, head)) => (batch, base, is_current) = (left, head, true),
+                    None => return Ended::default(),
                 }
                 continue;
             };
@@ -216,6 +202,32 @@ impl Inner {
         }
         answer_all(batch, &ServiceError::Busy(Applied::None));
         Ended::default()
+    }
+
+    /// Answers a batch that has nothing to publish, judged on a base and whether that is known to be current:
+    /// only then do the answers hold. Returns the batch and the newest state if that is another one.
+    async fn settle_unpublished(
+        &self,
+        bucket: &BucketAddress,
+        (base, is_current): (Option<&Head>, bool),
+        batch: Vec<Pending>,
+        outcomes: Vec<Outcome>,
+    ) -> Option<(Vec<Pending>, Option<Arc<Head>>)> {
+        if !is_current && !self.limits.faults.has(Fault::AnswerFromStaleBase) {
+            match self.arbiter.newest(bucket).await {
+                Ok(head) if pointer_of(head.as_deref()) == pointer_of(base) => {}
+                Ok(head) => {
+                    metrics::counter!("fula_commit_rebases_total").increment(1);
+                    return Some((batch, head));
+                }
+                Err(error) => {
+                    answer_all(batch, &error);
+                    return None;
+                }
+            }
+        }
+        self.answer_unpublished(bucket, batch, outcomes).await;
+        None
     }
 
     /// Notes the head of a swap that was won, and gives the answers that it carries; returns whether

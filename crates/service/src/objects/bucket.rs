@@ -1,8 +1,6 @@
 //! Buckets: create, delete, look up, list.
 
-use fula_core::{
-    Block, BucketAddress, BucketId, BucketName, Codec, cbor::Writer, root::TimeMs, tree::Salt,
-};
+use fula_core::{BucketAddress, BucketId, BucketName, bucket::settings, root::TimeMs, tree::Salt};
 
 use crate::{
     arbiter::Head,
@@ -10,7 +8,7 @@ use crate::{
     auth::bucket_policy::{POLICY, policy_text, public},
     auth::policy::PublicRead,
     caller::Caller,
-    commit::{Change, CommitRequest},
+    commit::{Change, CommitRequest, LOCATION},
     error::ServiceError,
     limits::PAGE_MAX,
     names::NamePolicy,
@@ -40,7 +38,8 @@ pub struct BucketPage {
 }
 
 impl Service {
-    /// Creates a bucket of the caller's.
+    /// Creates a bucket of the caller's. `location` is where it was asked to be, which is kept and means
+    /// nothing.
     ///
     /// # Errors
     /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`],
@@ -49,6 +48,7 @@ impl Service {
         &self,
         caller: &Caller,
         name: &BucketName,
+        location: Option<&str>,
     ) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
         let nothing = PublicRead::default();
@@ -58,10 +58,11 @@ impl Service {
         let change = Change::CreateBucket {
             id: BucketId(self.random()),
             salt: Salt(self.random()),
+            location: location.map(settings::text_block),
             global_name: self.names.at_creation(),
         };
-        let idempotency_key =
-            caller.idempotency_key("create-bucket", "", &[name.as_str().as_bytes()]);
+        let made_of = [name.as_str().as_bytes(), location.unwrap_or_default().as_bytes()];
+        let idempotency_key = caller.idempotency_key("create-bucket", "", &made_of);
         let request = CommitRequest::of(caller, None, idempotency_key, change);
         let address = BucketAddress::new(identity.owner, name.clone());
         self.before_write(caller, self.check_buckets(&address)).await?;
@@ -127,6 +128,20 @@ impl Service {
         })
     }
 
+    /// Returns where a bucket was asked to be when it was created.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`].
+    pub async fn location(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<Option<String>, ServiceError> {
+        let head = self.resolve(caller, name, Action::HeadBucket, Part::Anything).await?;
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        Ok(settings::read_text(blocks, head.root.settings.as_ref(), LOCATION).await?)
+    }
+
     /// Returns the policy of a bucket as it was put.
     ///
     /// # Errors
@@ -154,11 +169,7 @@ impl Service {
         if is_public && self.names == NamePolicy::PerOwner {
             self.before_write(caller, self.check_names(head.address())).await?;
         }
-        let value = text.map(|text| {
-            let mut out = Writer::with_capacity(text.len() + 8);
-            out.text(text);
-            Block::new(Codec::DagCbor, out.finish())
-        });
+        let value = text.map(settings::text_block);
         let idempotency_key =
             caller.idempotency_key("policy", "", &[text.unwrap_or_default().as_bytes()]);
         let change =

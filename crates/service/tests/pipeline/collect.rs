@@ -63,7 +63,7 @@ fn read_while_collected(fault: Option<Fault>) -> Result<Vec<u8>, StoreError> {
         let none = ReadConditions::default();
         let record = world
             .service
-            .get_object(&reader, &BUCKET, &object_key("k"), &none)
+            .get_object(&reader, &bucket(), &object_key("k"), &none)
             .await
             .unwrap()
             .record;

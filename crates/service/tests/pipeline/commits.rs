@@ -29,11 +29,11 @@ async fn begin(master: &Master, key: &str) -> (String, CompletePart) {
     let (service, user) = (&master.service, &master.user);
     let create =
         CreateUploadRequest { key: object_key(key), facts: ObjectFacts::default(), checksum: None };
-    let id = service.create_upload(user, &BUCKET, create).await.unwrap().to_string();
+    let id = service.create_upload(user, &bucket(), create).await.unwrap().to_string();
     let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"uploaded"))]));
-    let (key, body_facts) = (key.to_owned(), body_facts());
+    let (key, body_facts) = (object_key(key), body_facts());
     let put = PutPartRequest { key, id: id.clone(), number: 1, body, body_facts };
-    let taken = service.put_part(user, &BUCKET, put).await.unwrap();
+    let taken = service.put_part(user, &bucket(), put).await.unwrap();
     (id, CompletePart { number: 1, etag: taken.etag().to_string(), checksum: None })
 }
 
@@ -53,7 +53,7 @@ async fn a_commit_is_one_step_of_the_bucket() {
         delete("old"),
         delete("never-there"),
     ];
-    let results = one.service.commit(&one.user, &BUCKET, &changes).await.unwrap();
+    let results = one.service.commit(&one.user, &bucket(), &changes).await.unwrap();
     assert_eq!(one.version().await, before + 1);
     assert_eq!(one.user.seen.version(), Some(before + 1));
     assert_eq!(results.iter().filter(|(_, etag)| etag.is_some()).count(), 3);
@@ -61,7 +61,7 @@ async fn a_commit_is_one_step_of_the_bucket() {
     assert_eq!(two.get("up").await.unwrap(), b"uploaded");
     assert!(matches!(two.get("old").await, Err(ServiceError::NoSuchKey)));
     // The upload is done with.
-    let again = one.service.commit(&one.user, &BUCKET, &changes[2..3]).await;
+    let again = one.service.commit(&one.user, &bucket(), &changes[2..3]).await;
     assert!(matches!(again, Err(ServiceError::InCommit { .. })), "{again:?}");
 }
 
@@ -73,14 +73,14 @@ async fn one_condition_that_fails_undoes_all() {
     let before = one.version().await;
     let changes =
         [put("a", "1", WriteConditions::default()), put("there", "2", if_absent()), delete("a")];
-    let refused = two.service.commit(&two.user, &BUCKET, &changes[..2]).await;
+    let refused = two.service.commit(&two.user, &bucket(), &changes[..2]).await;
     let Err(ServiceError::InCommit { key, error }) = refused else { panic!("{refused:?}") };
     assert_eq!(key, "there");
     let expected = ServiceError::PreconditionFailed(ConditionName::IfNoneMatch);
     assert_eq!(error.to_string(), expected.to_string());
     assert!(matches!(one.get("a").await, Err(ServiceError::NoSuchKey)));
     assert_eq!(one.version().await, before);
-    let twice = one.service.commit(&one.user, &BUCKET, &[changes[0].clone(), delete("a")]).await;
+    let twice = one.service.commit(&one.user, &bucket(), &[changes[0].clone(), delete("a")]).await;
     assert!(matches!(twice, Err(ServiceError::InvalidRequest(_))), "{twice:?}");
 }
 
@@ -97,10 +97,10 @@ async fn a_retried_commit_gets_its_first_answer() {
         invocation: Invocation::new("commit", n),
         ..Caller::of(Identity::of_user("key:test"))
     };
-    let first = one.service.commit(&attempt(1), &BUCKET, &changes).await.unwrap();
+    let first = one.service.commit(&attempt(1), &bucket(), &changes).await.unwrap();
     let version = one.version().await;
     let caller = attempt(2);
-    let again = two.service.commit(&caller, &BUCKET, &changes).await.unwrap();
+    let again = two.service.commit(&caller, &bucket(), &changes).await.unwrap();
     assert_eq!(again, first);
     assert_eq!(caller.seen.version(), Some(version));
     assert_eq!(two.version().await, version);
@@ -116,12 +116,12 @@ async fn racing_commits_are_never_mixed() {
         let changes: Vec<_> =
             (0..8).map(|n| put(&format!("k{n}"), body, WriteConditions::default())).collect();
         let (service, user) = (master.service.clone(), master.user.clone());
-        async move { service.commit(&user, &BUCKET, &changes).await.unwrap() }
+        async move { service.commit(&user, &bucket(), &changes).await.unwrap() }
     };
     for _ in 0..20 {
         tokio::join!(write(&one, "one"), write(&two, "two"));
         let all = fula_service::ListRequest { limit: 100, ..Default::default() };
-        let listing = one.service.list_objects(&one.user, &BUCKET, &all).await.unwrap();
+        let listing = one.service.list_objects(&one.user, &bucket(), &all).await.unwrap();
         let tags: std::collections::BTreeSet<String> = listing
             .lines
             .into_iter()

@@ -66,8 +66,8 @@ async fn a_body_that_outlives_its_credential_is_not_committed() {
     // What has no body is held to it as well.
     for refused in [
         master.delete("k").await,
-        master.service.create_bucket(&master.user, &bucket_name("other")).await,
-        master.service.delete_bucket(&master.user, &BUCKET).await,
+        master.service.create_bucket(&master.user, &bucket_name("other"), None).await,
+        master.service.delete_bucket(&master.user, &bucket()).await,
     ] {
         assert!(matches!(refused, Err(ServiceError::CredentialExpired)), "{refused:?}");
     }

@@ -18,11 +18,11 @@ const HOUR: Duration = Duration::from_hours(1);
 
 impl World {
     async fn make(&self, bucket: &str) -> Result<(), ServiceError> {
-        self.service.create_bucket(&caller(), bucket).await
+        self.service.create_bucket(&caller(), &bucket_name(bucket), None).await
     }
 
     async fn end(&self, bucket: &str) -> Result<(), ServiceError> {
-        self.service.delete_bucket(&caller(), bucket).await
+        self.service.delete_bucket(&caller(), &bucket_name(bucket)).await
     }
 
     async fn drop_all(&self, retention: Duration) -> u64 {
@@ -99,7 +99,7 @@ async fn a_master_that_never_heard_of_the_floor_begins_above_it() {
     let roots = FaultyRoots::new(&blocks);
     let first = Master::new(&blocks, &roots, 1);
     first.create().await;
-    first.service.delete_bucket(&first.user, &BUCKET).await.unwrap();
+    first.service.delete_bucket(&first.user, &bucket()).await.unwrap();
     assert_eq!(first.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
     // As after a restart.
     let second = Master::new(&blocks, &roots, 2);
@@ -250,10 +250,10 @@ async fn a_swap_that_arrives_after_the_drop_does_not_bring_the_bucket_back() {
     // The first swap is lost for now, and its master sends it again.
     roots.plan([Fault::Late]);
     master.create().await;
-    master.service.delete_bucket(&master.user, &BUCKET).await.unwrap();
+    master.service.delete_bucket(&master.user, &bucket()).await.unwrap();
     assert_eq!(master.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
     assert_eq!(roots.deliver_late().await, [CasOutcome::BelowFloor { floor: 2 }]);
-    let head = master.service.bucket(&master.user, &BUCKET).await;
+    let head = master.service.bucket(&master.user, &bucket()).await;
     assert!(matches!(head, Err(ServiceError::NoSuchBucket)), "{head:?}");
 }
 
@@ -266,13 +266,14 @@ async fn nobody_knows_what_became_of_a_swap_whose_row_was_dropped() {
     let others = async {
         roots.held.notified().await;
         // The bucket is there, though whoever made it does not know yet.
-        two.service.delete_bucket(&two.user, &BUCKET).await.unwrap();
+        two.service.delete_bucket(&two.user, &bucket()).await.unwrap();
         assert_eq!(two.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
         roots.go_on.notify_one();
     };
-    let (made, ()) = tokio::join!(one.service.create_bucket(&one.user, &BUCKET), others);
+    let bucket = bucket();
+    let (made, ()) = tokio::join!(one.service.create_bucket(&one.user, &bucket, None), others);
     assert!(matches!(made, Err(ServiceError::Busy(Applied::Unknown))), "{made:?}");
-    let head = one.service.bucket(&one.user, &BUCKET).await;
+    let head = one.service.bucket(&one.user, &bucket).await;
     assert!(matches!(head, Err(ServiceError::NoSuchBucket)), "{head:?}");
 }
 
@@ -284,10 +285,10 @@ async fn a_row_that_vanishes_otherwise_is_a_fault() {
     let empty = roots.backup();
     master.create().await;
     // A floor above the bucket's version excuses nothing.
-    master.service.create_bucket(&master.user, &bucket_name("gone")).await.unwrap();
+    master.service.create_bucket(&master.user, &bucket_name("gone"), None).await.unwrap();
     for _ in 0..3 {
         master.service.delete_bucket(&master.user, &bucket_name("gone")).await.unwrap();
-        master.service.create_bucket(&master.user, &bucket_name("gone")).await.unwrap();
+        master.service.create_bucket(&master.user, &bucket_name("gone"), None).await.unwrap();
     }
     master.service.delete_bucket(&master.user, &bucket_name("gone")).await.unwrap();
     assert_eq!(master.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);

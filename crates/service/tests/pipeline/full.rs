@@ -63,7 +63,7 @@ async fn answers_that_need_no_space_are_given_on_a_full_disk() {
             body: whole(vec![1; 100]),
             body_facts: body_facts(),
         };
-        world.service.put_object(caller, &BUCKET, request).await
+        world.service.put_object(caller, &bucket(), request).await
     };
     let first = put(&attempt(1), "a", if_absent()).await.unwrap();
     world.put(BUCKET, "b", whole(vec![1; 100])).await.unwrap();

@@ -18,7 +18,7 @@ mod rounds;
 mod settle;
 mod slow;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fula_core::{
@@ -44,8 +44,12 @@ struct Master {
     user: Caller,
 }
 
-/// The bucket that most tests use.
-static BUCKET: LazyLock<BucketName> = LazyLock::new(|| bucket_name("bucket"));
+const BUCKET: &str = "bucket";
+
+/// Returns the bucket that most tests use.
+fn bucket() -> BucketName {
+    bucket_name(BUCKET)
+}
 
 fn bucket_name(text: &str) -> BucketName {
     BucketName::parse(text).unwrap()
@@ -77,7 +81,7 @@ impl Master {
 
     /// Returns the address of the bucket that most tests use.
     fn address(&self) -> BucketAddress {
-        BucketAddress::new(self.owner(), BUCKET.clone())
+        BucketAddress::new(self.owner(), bucket())
     }
 
     fn owner(&self) -> fula_core::OwnerId {
@@ -85,7 +89,7 @@ impl Master {
     }
 
     async fn create(&self) {
-        self.service.create_bucket(&self.user, &BUCKET).await.unwrap();
+        self.service.create_bucket(&self.user, &bucket(), None).await.unwrap();
     }
 
     async fn put(&self, key: &str, body: &[u8]) -> Result<ObjectRecord, ServiceError> {
@@ -126,25 +130,26 @@ impl Master {
             body,
             body_facts: body_facts(),
         };
-        self.service.put_object(caller, &BUCKET, request).await
+        self.service.put_object(caller, &bucket(), request).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ServiceError> {
         let request = DeleteKey { key: object_key(key), conditions: WriteConditions::default() };
-        self.service.delete_object(&self.user, &BUCKET, request).await
+        self.service.delete_object(&self.user, &bucket(), request).await
     }
 
     async fn get(&self, key: &str) -> Result<Vec<u8>, ServiceError> {
         let user = &self.user;
         let none = ReadConditions::default();
-        let record = self.service.get_object(user, &BUCKET, &object_key(key), &none).await?.record;
+        let record =
+            self.service.get_object(user, &bucket(), &object_key(key), &none).await?.record;
         let parts: Vec<Bytes> =
             self.service.read(user, &record, 0..record.size).await?.try_collect().await?;
         Ok(parts.concat())
     }
 
     async fn version(&self) -> u64 {
-        let name = BUCKET.clone();
+        let name = bucket();
         let head =
             self.service.arbiter().current(&BucketAddress::new(self.owner(), name)).await.unwrap();
         head.unwrap().row.pointer.version

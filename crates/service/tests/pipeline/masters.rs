@@ -74,7 +74,7 @@ async fn increments_by_etag_lose_nothing_across_masters() {
                 let user = &master.user;
                 let seen = master
                     .service
-                    .get_object(user, &BUCKET, &object_key("counter"), &none)
+                    .get_object(user, &bucket(), &object_key("counter"), &none)
                     .await
                     .unwrap();
                 let bytes: Vec<Bytes> = master
@@ -112,7 +112,7 @@ async fn unconditional_writers_on_two_masters_never_fail() {
         }
     });
     join_all(writers).await;
-    let info = masters[1].service.bucket(&masters[1].user, &BUCKET).await.unwrap();
+    let info = masters[1].service.bucket(&masters[1].user, &bucket()).await.unwrap();
     assert_eq!((info.objects, info.bytes), (161, 161));
     assert!(roots.conflicts.load(Ordering::SeqCst) > 0, "the masters never met");
 }
@@ -132,9 +132,9 @@ async fn a_refusal_is_judged_on_the_newest_root() {
     one.delete("k").await.unwrap();
     assert!(matches!(two.get("k").await, Err(ServiceError::NoSuchKey)));
     // Creating asks nobody first: the remembered bucket must not be taken for the present one.
-    two.service.delete_bucket(&two.user, &BUCKET).await.unwrap();
+    two.service.delete_bucket(&two.user, &bucket()).await.unwrap();
     one.create().await;
-    one.service.delete_bucket(&one.user, &BUCKET).await.unwrap();
+    one.service.delete_bucket(&one.user, &bucket()).await.unwrap();
     assert!(matches!(two.put("k", b"x").await, Err(ServiceError::NoSuchBucket)));
 }
 
@@ -272,7 +272,7 @@ async fn a_change_meant_for_one_life_of_a_name_does_not_land_in_the_next() {
         while !send.is_empty() {
             tokio::task::yield_now().await;
         }
-        two.service.delete_bucket(&two.user, &BUCKET).await.unwrap();
+        two.service.delete_bucket(&two.user, &bucket()).await.unwrap();
         two.create().await;
         send.close_channel();
     });
@@ -294,12 +294,12 @@ async fn what_a_write_is_aimed_at_by_memory_is_found_out_at_commit() {
     assert!(matches!(refused, Err(ServiceError::PreconditionFailed(_))), "{refused:?}");
     // Another life of the name, and none.
     two.delete("k").await.unwrap();
-    two.service.delete_bucket(&two.user, &BUCKET).await.unwrap();
+    two.service.delete_bucket(&two.user, &bucket()).await.unwrap();
     two.create().await;
     one.put("k", b"in the next").await.unwrap();
     assert_eq!(two.get("k").await.unwrap(), b"in the next");
     two.delete("k").await.unwrap();
-    two.service.delete_bucket(&two.user, &BUCKET).await.unwrap();
+    two.service.delete_bucket(&two.user, &bucket()).await.unwrap();
     let gone = one.put("k", b"x").await;
     assert!(matches!(gone, Err(ServiceError::NoSuchBucket)), "{gone:?}");
     assert!(matches!(one.delete("k").await, Err(ServiceError::NoSuchBucket)));
@@ -336,11 +336,12 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
     let begin = async |key: &str| {
         let facts = ObjectFacts::default();
         let create = CreateUploadRequest { key: object_key(key), facts, checksum: None };
-        service.create_upload(user, &BUCKET, create).await.unwrap()
+        service.create_upload(user, &bucket(), create).await.unwrap()
     };
     let mut completed = Vec::new();
     for n in 0..20 {
-        let (key, id) = (format!("k{n}"), begin(&format!("k{n}")).await.to_string());
+        let name = format!("k{n}");
+        let (key, id) = (object_key(&name), begin(&name).await.to_string());
         let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"part"))]));
         let put = PutPartRequest {
             key: key.clone(),
@@ -349,11 +350,11 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
             body,
             body_facts: body_facts(),
         };
-        let part = service.put_part(user, &BUCKET, put).await.unwrap();
+        let part = service.put_part(user, &bucket(), put).await.unwrap();
         let parts = vec![CompletePart { number: 1, etag: part.etag().to_string(), checksum: None }];
         let conditions = WriteConditions::default();
         let complete = CompleteRequest { key, id, parts, conditions, checksum: None, size: None };
-        service.complete_upload(user, &BUCKET, &complete).await.unwrap();
+        service.complete_upload(user, &bucket(), &complete).await.unwrap();
         completed.push(complete);
     }
     let headers = async || {
@@ -361,7 +362,7 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
         let head = service.arbiter().current(&address).await.unwrap().unwrap();
         head.root.uploads.count
     };
-    let again = service.complete_upload(user, &BUCKET, &completed[3]).await;
+    let again = service.complete_upload(user, &bucket(), &completed[3]).await;
     assert!(again.is_ok());
     begin("still-open").await;
     assert_eq!(headers().await, 21);
@@ -370,7 +371,7 @@ async fn answers_of_completed_uploads_are_forgotten_in_time() {
         begin(&format!("later{n}")).await;
     }
     assert_eq!(headers().await, 5, "completed uploads stayed, or open ones went");
-    let forgotten = service.complete_upload(user, &BUCKET, &completed[3]).await;
+    let forgotten = service.complete_upload(user, &bucket(), &completed[3]).await;
     assert!(matches!(forgotten, Err(ServiceError::NoSuchUpload)));
     assert_eq!(master.get("k3").await.unwrap(), b"part");
 }
@@ -387,9 +388,9 @@ async fn a_name_lives_again_and_versions_go_on() {
         let version = master.version().await;
         assert!(version > last);
         last = version;
-        let refused = master.service.delete_bucket(&master.user, &BUCKET).await;
+        let refused = master.service.delete_bucket(&master.user, &bucket()).await;
         assert!(matches!(refused, Err(ServiceError::BucketNotEmpty)));
         master.delete("k").await.unwrap();
-        master.service.delete_bucket(&master.user, &BUCKET).await.unwrap();
+        master.service.delete_bucket(&master.user, &bucket()).await.unwrap();
     }
 }

@@ -55,9 +55,9 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
         Op::DeleteMany(keys) => {
             let conditions = WriteConditions::default;
             let requests =
-                keys.iter().map(|key| DeleteKey { key: key.clone(), conditions: conditions() });
+                keys.iter().map(|key| DeleteKey { key: object_key(key), conditions: conditions() });
             let outcomes =
-                master.service.delete_objects(&master.user, &BUCKET, requests.collect()).await;
+                master.service.delete_objects(&master.user, &bucket(), requests.collect()).await;
             assert!(outcomes.unwrap().iter().all(Result::is_ok));
             for key in keys {
                 model.remove(&key);
@@ -66,18 +66,18 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
         Op::Copy(from, to) => {
             let source = CopySourceRequest {
                 owner: BucketOwner::default(),
-                bucket: BUCKET.clone(),
-                key: from.clone(),
+                bucket: bucket(),
+                key: object_key(&from),
                 conditions: ReadConditions::default(),
             };
             let request = CopyRequest {
                 source,
-                key: to.clone(),
+                key: object_key(&to),
                 replace: Some(ObjectFacts::default()),
                 checksum: None,
                 conditions: WriteConditions::default(),
             };
-            let copied = master.service.copy_object(&master.user, &BUCKET, request).await;
+            let copied = master.service.copy_object(&master.user, &bucket(), request).await;
             match model.get(&from).cloned() {
                 Some(body) => {
                     copied.unwrap();
@@ -91,13 +91,13 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
 
 async fn compare(master: &Master, model: &Model) {
     let request = ListRequest { limit: 1000, ..ListRequest::default() };
-    let listing = master.service.list_objects(&master.user, &BUCKET, &request).await.unwrap();
+    let listing = master.service.list_objects(&master.user, &bucket(), &request).await.unwrap();
     let names: Vec<_> = listing.lines.iter().map(ListingLine::name).collect();
     assert_eq!(names, model.keys().collect::<Vec<_>>());
     for (key, body) in model {
         assert_eq!(master.get(key).await.unwrap(), *body);
     }
-    let info = master.service.bucket(&master.user, &BUCKET).await.unwrap();
+    let info = master.service.bucket(&master.user, &bucket()).await.unwrap();
     let bytes: usize = model.values().map(Vec::len).sum();
     assert_eq!((info.objects, info.bytes), (model.len() as u64, bytes as u64));
 }

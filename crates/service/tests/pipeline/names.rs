@@ -107,12 +107,12 @@ async fn put_key(
         body: Box::pin(futures::stream::iter([Ok(Bytes::from_static(body.as_bytes()))])),
         body_facts: body_facts(),
     };
-    service.put_object(who, &BUCKET, request).await.map(drop)
+    service.put_object(who, &bucket(), request).await.map(drop)
 }
 
 async fn get(service: &Service, who: &Caller) -> Result<Vec<u8>, ServiceError> {
     let record = service
-        .get_object(who, &BUCKET, &object_key("k"), &ReadConditions::default())
+        .get_object(who, &bucket(), &object_key("k"), &ReadConditions::default())
         .await?
         .record;
     let parts: Vec<Bytes> = service.read(who, &record, 0..record.size).await?.try_collect().await?;
@@ -165,30 +165,30 @@ async fn in_every_way(
     let list = ListRequest { limit: 1, ..ListRequest::default() };
     let [whole, part] = copy(service, who, BucketOwner::Unsaid).await;
     vec![
-        ("head", service.bucket(who, &BUCKET).await.map(drop)),
+        ("head", service.bucket(who, &bucket()).await.map(drop)),
         ("get", get(service, who).await.map(drop)),
         ("put", put(service, who, "x").await),
-        ("delete", service.delete_object(who, &BUCKET, delete()).await),
-        ("delete many", service.delete_objects(who, &BUCKET, vec![delete()]).await.map(drop)),
-        ("list", service.list_objects(who, &BUCKET, &list).await.map(drop)),
-        ("commit", service.commit(who, &BUCKET, &[change]).await.map(drop)),
-        ("upload", service.create_upload(who, &BUCKET, begin).await.map(drop)),
+        ("delete", service.delete_object(who, &bucket(), delete()).await),
+        ("delete many", service.delete_objects(who, &bucket(), vec![delete()]).await.map(drop)),
+        ("list", service.list_objects(who, &bucket(), &list).await.map(drop)),
+        ("commit", service.commit(who, &bucket(), &[change]).await.map(drop)),
+        ("upload", service.create_upload(who, &bucket(), begin).await.map(drop)),
         ("copy from", whole),
         ("copy a part from", part),
-        ("get policy", service.policy(who, &BUCKET).await.map(drop)),
-        ("set policy", service.set_policy(who, &BUCKET, None).await),
-        ("delete bucket", service.delete_bucket(who, &BUCKET).await),
-        ("delete bucket again", service.delete_bucket(&retry, &BUCKET).await),
+        ("get policy", service.policy(who, &bucket()).await.map(drop)),
+        ("set policy", service.set_policy(who, &bucket(), None).await),
+        ("delete bucket", service.delete_bucket(who, &bucket()).await),
+        ("delete bucket again", service.delete_bucket(&retry, &bucket()).await),
     ]
 }
 
 /// A public bucket of Alice's, and Bob with a bucket `mine`.
 async fn alice_is_public(service: &Service) -> (Caller, Caller) {
     let (alice, bob) = (user("key:alice"), user("key:bob"));
-    service.create_bucket(&alice, &BUCKET).await.unwrap();
+    service.create_bucket(&alice, &bucket(), None).await.unwrap();
     put(service, &alice, "of alice").await.unwrap();
-    service.set_policy(&alice, &BUCKET, Some(&public(BUCKET))).await.unwrap();
-    service.create_bucket(&bob, &bucket_name("mine")).await.unwrap();
+    service.set_policy(&alice, &bucket(), Some(&public(BUCKET))).await.unwrap();
+    service.create_bucket(&bob, &bucket_name("mine"), None).await.unwrap();
     (alice, bob)
 }
 
@@ -207,15 +207,15 @@ async fn a_signed_request_without_an_owner_reaches_the_callers_own_buckets_alone
         }
     };
     expect_none("bob never had one").await;
-    service.create_bucket(&bob, &BUCKET).await.unwrap();
+    service.create_bucket(&bob, &bucket(), None).await.unwrap();
     put(&service, &bob, "of bob").await.unwrap();
     assert_eq!(get(&service, &bob).await.unwrap(), b"of bob");
     for copied in copy(&service, &bob, BucketOwner::Unsaid).await {
         copied.unwrap();
     }
     let key = DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
-    service.delete_object(&bob, &BUCKET, key).await.unwrap();
-    service.delete_bucket(&bob, &BUCKET).await.unwrap();
+    service.delete_object(&bob, &bucket(), key).await.unwrap();
+    service.delete_bucket(&bob, &bucket()).await.unwrap();
     expect_none("bob deleted his own").await;
     // Another master has never seen Bob's bucket.
     let service = shop.owners(2);
@@ -240,16 +240,16 @@ async fn with_global_names_a_bare_name_reaches_its_holder() {
     for copied in copy(&service, &bob, BucketOwner::Unsaid).await {
         copied.unwrap();
     }
-    let taken = service.create_bucket(&bob, &BUCKET).await;
+    let taken = service.create_bucket(&bob, &bucket(), None).await;
     assert!(matches!(taken, Err(ServiceError::BucketNameTaken)), "{taken:?}");
     // Kept until the bucket is deleted, whatever is public.
-    service.set_policy(&alice, &BUCKET, None).await.unwrap();
+    service.set_policy(&alice, &bucket(), None).await.unwrap();
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));
     assert!(matches!(get(&service, &bob).await, Err(ServiceError::NoSuchBucket)));
     let key = DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
-    service.delete_object(&alice, &BUCKET, key).await.unwrap();
-    service.delete_bucket(&alice, &BUCKET).await.unwrap();
-    service.create_bucket(&bob, &BUCKET).await.unwrap();
+    service.delete_object(&alice, &bucket(), key).await.unwrap();
+    service.delete_bucket(&alice, &bucket()).await.unwrap();
+    service.create_bucket(&bob, &bucket(), None).await.unwrap();
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&bob)));
 }
 
@@ -260,11 +260,11 @@ async fn a_bucket_holds_its_name_while_something_of_it_is_public() {
     let (alice, bob, anyone) = (user("key:alice"), user("key:bob"), Caller::default());
     let read = async || get(&service, &anyone).await.map_err(|error| error.to_string());
     let set = async |who: &Caller, policy: Option<&str>| {
-        service.set_policy(who, &BUCKET, policy).await.unwrap();
+        service.set_policy(who, &bucket(), policy).await.unwrap();
     };
     let all = public(BUCKET);
     for (who, body) in [(&alice, "of alice"), (&bob, "of bob")] {
-        service.create_bucket(who, &BUCKET).await.unwrap();
+        service.create_bucket(who, &bucket(), None).await.unwrap();
         put(&service, who, body).await.unwrap();
     }
     assert_eq!(shop.holder(BUCKET).await, None, "a private bucket holds its name");
@@ -286,8 +286,8 @@ async fn a_bucket_holds_its_name_while_something_of_it_is_public() {
     assert_eq!(shop.holder(BUCKET).await, None);
     set(&bob, Some(&all)).await;
     let key = DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
-    service.delete_object(&bob, &BUCKET, key).await.unwrap();
-    service.delete_bucket(&bob, &BUCKET).await.unwrap();
+    service.delete_object(&bob, &bucket(), key).await.unwrap();
+    service.delete_bucket(&bob, &bucket()).await.unwrap();
     assert_eq!(shop.holder(BUCKET).await, None, "a deleted bucket holds its name");
 }
 
@@ -322,10 +322,10 @@ async fn in_one_round(shop: &Shop, service: &Service, who: &Caller, mut changes:
 async fn of_a_round_the_last_that_says_anything_of_the_name_counts() {
     let shop = Shop::new();
     let service = shop.owners(1);
-    let (alice, all) = (user("key:alice"), public(BUCKET));
-    let set = |policy| -> Change<'_> { Box::pin(service.set_policy(&alice, &BUCKET, policy)) };
+    let (alice, bucket, all) = (user("key:alice"), bucket(), public(BUCKET));
+    let set = |policy| -> Change<'_> { Box::pin(service.set_policy(&alice, &bucket, policy)) };
     let other = |key| -> Change<'_> { Box::pin(put_key(&service, &alice, key, "x")) };
-    service.create_bucket(&alice, &BUCKET).await.unwrap();
+    service.create_bucket(&alice, &bucket, None).await.unwrap();
     in_one_round(&shop, &service, &alice, vec![set(None), set(Some(&all)), other("a")]).await;
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));
     let changes = vec![set(Some(&all)), other("b"), set(Some(PRIVATE)), other("c")];
@@ -337,17 +337,17 @@ async fn of_a_round_the_last_that_says_anything_of_the_name_counts() {
 async fn a_name_goes_with_a_bucket_that_is_made_again_in_the_same_round() {
     let shop = Shop::new();
     let service = shop.owners(1);
-    let (alice, all) = (user("key:alice"), public(BUCKET));
-    service.create_bucket(&alice, &BUCKET).await.unwrap();
-    service.set_policy(&alice, &BUCKET, Some(&all)).await.unwrap();
+    let (alice, bucket, all) = (user("key:alice"), bucket(), public(BUCKET));
+    service.create_bucket(&alice, &bucket, None).await.unwrap();
+    service.set_policy(&alice, &bucket, Some(&all)).await.unwrap();
     let key = DeleteKey { key: object_key("first"), conditions: WriteConditions::default() };
     let changes: Vec<Change<'_>> = vec![
-        Box::pin(service.delete_object(&alice, &BUCKET, key)),
-        Box::pin(service.delete_bucket(&alice, &BUCKET)),
-        Box::pin(service.create_bucket(&alice, &BUCKET)),
+        Box::pin(service.delete_object(&alice, &bucket, key)),
+        Box::pin(service.delete_bucket(&alice, &bucket)),
+        Box::pin(service.create_bucket(&alice, &bucket, None)),
     ];
     in_one_round(&shop, &service, &alice, changes).await;
-    assert!(service.policy(&alice, &BUCKET).await.is_err());
+    assert!(service.policy(&alice, &bucket).await.is_err());
     assert_eq!(shop.holder(BUCKET).await, None, "the new bucket has nothing public");
 }
 
@@ -355,10 +355,10 @@ async fn a_name_goes_with_a_bucket_that_is_made_again_in_the_same_round() {
 async fn a_policy_that_lost_its_swap_still_claims_the_name() {
     let shop = Shop::new();
     let (one, two) = (shop.owners(1), shop.owners(2));
-    let (alice, all) = (user("key:alice"), public(BUCKET));
-    one.create_bucket(&alice, &BUCKET).await.unwrap();
+    let (alice, bucket, all) = (user("key:alice"), bucket(), public(BUCKET));
+    one.create_bucket(&alice, &bucket, None).await.unwrap();
     shop.roots.plan([Fault::Held]);
-    let set = one.set_policy(&alice, &BUCKET, Some(&all));
+    let set = one.set_policy(&alice, &bucket, Some(&all));
     let write = async {
         shop.roots.held.notified().await;
         put(&two, &alice, "between").await.unwrap();
@@ -376,17 +376,17 @@ async fn an_owner_may_have_so_many_buckets() {
     let service = shop.service(1, NamePolicy::PerOwner, limits);
     let (alice, bob) = (user("key:alice"), user("key:bob"));
     for name in ["one", "two"] {
-        service.create_bucket(&alice, name).await.unwrap();
+        service.create_bucket(&alice, &bucket_name(name), None).await.unwrap();
     }
-    let refused = service.create_bucket(&alice, &bucket_name("three")).await;
+    let refused = service.create_bucket(&alice, &bucket_name("three"), None).await;
     assert!(matches!(refused, Err(ServiceError::TooManyBuckets(2))), "{refused:?}");
-    let again = service.create_bucket(&alice, &bucket_name("two")).await;
+    let again = service.create_bucket(&alice, &bucket_name("two"), None).await;
     assert!(matches!(again, Err(ServiceError::BucketAlreadyOwned)), "{again:?}");
-    service.create_bucket(&bob, &bucket_name("three")).await.unwrap();
+    service.create_bucket(&bob, &bucket_name("three"), None).await.unwrap();
     // Those that were deleted do not count.
     service.delete_bucket(&alice, &bucket_name("one")).await.unwrap();
-    service.create_bucket(&alice, &bucket_name("three")).await.unwrap();
-    let again = service.create_bucket(&alice, &bucket_name("one")).await;
+    service.create_bucket(&alice, &bucket_name("three"), None).await.unwrap();
+    let again = service.create_bucket(&alice, &bucket_name("one"), None).await;
     assert!(matches!(again, Err(ServiceError::TooManyBuckets(2))), "{again:?}");
 }
 
@@ -398,7 +398,7 @@ async fn a_retried_creation_gets_its_first_answer_at_the_limit() {
     for attempt in 1..=2 {
         let invocation = Invocation::new("call", attempt);
         let alice = Caller { invocation, ..user("key:alice") };
-        service.create_bucket(&alice, &BUCKET).await.unwrap();
+        service.create_bucket(&alice, &bucket(), None).await.unwrap();
     }
 }
 
@@ -409,11 +409,11 @@ async fn an_owner_may_hold_so_many_names() {
     let service = shop.service(1, NamePolicy::PerOwner, limits.clone());
     let (alice, bob) = (user("key:alice"), user("key:bob"));
     for name in ["one", "two"] {
-        service.create_bucket(&alice, name).await.unwrap();
-        service.create_bucket(&bob, name).await.unwrap();
+        service.create_bucket(&alice, &bucket_name(name), None).await.unwrap();
+        service.create_bucket(&bob, &bucket_name(name), None).await.unwrap();
     }
     let set = async |who: &Caller, name: &str| {
-        let result = service.set_policy(who, name, Some(&public(name))).await;
+        let result = service.set_policy(who, &bucket_name(name), Some(&public(name))).await;
         let is_refused = matches!(result, Err(ServiceError::TooManyPublicBuckets(1)));
         assert!(is_refused || result.is_ok(), "{result:?}");
         !is_refused
@@ -431,8 +431,8 @@ async fn an_owner_may_hold_so_many_names() {
     // Where names are global, every bucket holds one.
     let service = shop.service(2, NamePolicy::Global, limits);
     for name in ["four", "five"] {
-        service.create_bucket(&alice, name).await.unwrap();
-        service.set_policy(&alice, name, Some(&public(name))).await.unwrap();
+        service.create_bucket(&alice, &bucket_name(name), None).await.unwrap();
+        service.set_policy(&alice, &bucket_name(name), Some(&public(name))).await.unwrap();
     }
 }
 
@@ -443,11 +443,11 @@ async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
         let one = federation.join(1, &memory()).await;
         one.master.create().await;
         let (service, user) = (&one.master.service, &one.master.user);
-        service.set_policy(user, &BUCKET, Some(&public(BUCKET))).await.unwrap();
+        service.set_policy(user, &bucket(), Some(&public(BUCKET))).await.unwrap();
         let backup = federation.roots.backup();
         let policy = public(BUCKET);
         let policy = if is_public { policy.as_str() } else { PRIVATE };
-        service.set_policy(user, &BUCKET, Some(policy)).await.unwrap();
+        service.set_policy(user, &bucket(), Some(policy)).await.unwrap();
         // The arbiter goes back to when it was public.
         federation.roots.restore(backup);
         assert!(one.master.get("k").await.is_err());
@@ -455,7 +455,7 @@ async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
             one.recovery.tick().await.unwrap();
         }
         assert!(matches!(one.master.get("k").await, Err(ServiceError::NoSuchKey)));
-        let name = BUCKET.clone();
+        let name = bucket();
         let holder = federation.roots.find_bucket(&name).await.unwrap().value;
         assert_eq!(holder.is_some(), is_public);
     }

@@ -163,7 +163,7 @@ async fn states_that_exclude_one_another_are_kept_and_merged() {
         assert!(is_refused(&member.master.get("both").await), "a fork was read");
     }
     // Other buckets go on.
-    one.master.service.create_bucket(&one.master.user, &bucket_name("other")).await.unwrap();
+    one.master.service.create_bucket(&one.master.user, &bucket_name("other"), None).await.unwrap();
 
     let bucket = address(&one);
     let planned = two.recovery.merge(&bucket, true).await.unwrap();
@@ -229,10 +229,10 @@ async fn buckets_are_not_listed_from_an_arbiter_in_doubt() {
 
 async fn begin_upload(member: &Member) -> String {
     let facts = fula_service::ObjectFacts::default();
-    let key = "upload".to_owned();
+    let key = object_key("upload");
     let begun = fula_service::CreateUploadRequest { key, facts, checksum: None };
     let Master { service, user } = &member.master;
-    service.create_upload(user, &BUCKET, begun).await.unwrap().to_string()
+    service.create_upload(user, &bucket(), begun).await.unwrap().to_string()
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn a_side_that_deleted_the_bucket_hides_nothing() {
     federation.roots.restore(backup);
     federation.roots.set_time(9_000);
     let two = federation.join(2, &memory()).await;
-    two.master.service.delete_bucket(&two.master.user, &BUCKET).await.unwrap();
+    two.master.service.delete_bucket(&two.master.user, &bucket()).await.unwrap();
     assert!(is_refused(&one.master.get("kept").await));
     for member in [&one, &two, &one, &two, &one] {
         member.recovery.tick().await.unwrap();
@@ -258,7 +258,7 @@ async fn a_side_that_deleted_the_bucket_hides_nothing() {
     for member in [&one, &two] {
         assert_eq!(member.master.get("kept").await.unwrap(), b"one");
         let (service, user) = (&member.master.service, &member.master.user);
-        assert!(service.upload_info(user, &BUCKET, &object_key("upload"), &id).await.is_ok());
+        assert!(service.upload_info(user, &bucket(), &object_key("upload"), &id).await.is_ok());
     }
 }
 
@@ -279,7 +279,7 @@ async fn uploads_of_the_older_side_are_merged() {
     let done = two.recovery.merge(&address(&one), false).await.unwrap();
     assert_eq!(done.uploads, 1);
     let (service, user) = (&two.master.service, &two.master.user);
-    assert!(service.upload_info(user, &BUCKET, &object_key("upload"), &id).await.is_ok());
+    assert!(service.upload_info(user, &bucket(), &object_key("upload"), &id).await.is_ok());
     assert_eq!(two.master.get("newer").await.unwrap(), b"two");
 }
 

@@ -38,7 +38,7 @@ async fn put(
 
 async fn delete(master: &Master, caller: &Caller) -> Result<(), ServiceError> {
     let request = DeleteKey { key: object_key("k"), conditions: WriteConditions::default() };
-    master.service.delete_object(caller, &BUCKET, request).await
+    master.service.delete_object(caller, &bucket(), request).await
 }
 
 async fn root(master: &Master) -> fula_core::bucket::BucketRoot {
@@ -108,25 +108,25 @@ async fn retries_about_buckets_and_uploads_get_their_first_answer() {
     let begin = async |master: &Master, caller: &Caller| {
         let facts = ObjectFacts::default();
         let create = CreateUploadRequest { key: object_key("up"), facts, checksum: None };
-        master.service.create_upload(caller, &BUCKET, create).await.unwrap()
+        master.service.create_upload(caller, &bucket(), create).await.unwrap()
     };
     let id = begin(&one, &attempt(&one, "u", 1)).await;
     assert_eq!(begin(&two, &attempt(&two, "u", 2)).await, id);
     let id = id.to_string();
     for (master, n) in [(&one, 1), (&two, 2)] {
         let caller = attempt(master, "a", n);
-        master.service.abort_upload(&caller, &BUCKET, "up", &id).await.unwrap();
+        master.service.abort_upload(&caller, &bucket(), &object_key("up"), &id).await.unwrap();
     }
-    one.service.delete_bucket(&attempt(&one, "db", 1), &BUCKET).await.unwrap();
-    two.service.delete_bucket(&attempt(&two, "db", 2), &BUCKET).await.unwrap();
-    let gone = two.service.delete_bucket(&attempt(&two, "dc", 2), &BUCKET).await;
+    one.service.delete_bucket(&attempt(&one, "db", 1), &bucket()).await.unwrap();
+    two.service.delete_bucket(&attempt(&two, "db", 2), &bucket()).await.unwrap();
+    let gone = two.service.delete_bucket(&attempt(&two, "dc", 2), &bucket()).await;
     assert!(matches!(gone, Err(ServiceError::NoSuchBucket)));
-    one.service.create_bucket(&attempt(&one, "cb", 1), &BUCKET).await.unwrap();
-    two.service.create_bucket(&attempt(&two, "cb", 2), &BUCKET).await.unwrap();
-    let taken = two.service.create_bucket(&attempt(&two, "cc", 2), &BUCKET).await;
+    one.service.create_bucket(&attempt(&one, "cb", 1), &bucket(), None).await.unwrap();
+    two.service.create_bucket(&attempt(&two, "cb", 2), &bucket(), None).await.unwrap();
+    let taken = two.service.create_bucket(&attempt(&two, "cc", 2), &bucket(), None).await;
     assert!(matches!(taken, Err(ServiceError::BucketAlreadyOwned)));
     // The deletion of the former life is not this one's.
-    one.service.delete_bucket(&attempt(&one, "db", 2), &BUCKET).await.unwrap();
+    one.service.delete_bucket(&attempt(&one, "db", 2), &bucket()).await.unwrap();
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_write_can_be_bound_to_a_version_of_the_bucket() {
 #[tokio::test]
 async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
     let (_, [one, two]) = two_masters().await;
-    one.service.create_bucket(&one.user, &bucket_name("source")).await.unwrap();
+    one.service.create_bucket(&one.user, &bucket_name("source"), None).await.unwrap();
     let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"x"))]));
     let (facts, conditions) = (ObjectFacts::default(), WriteConditions::default());
     let source =
@@ -199,7 +199,7 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
         let conditions = WriteConditions::default();
         let request =
             CopyRequest { source, key: object_key("k"), replace: None, checksum: None, conditions };
-        master.service.copy_object(caller, &BUCKET, request).await
+        master.service.copy_object(caller, &bucket(), request).await
     };
     let first = copy(&one, &attempt(&one, "c", 1)).await.unwrap();
     let gone = DeleteKey { key: object_key("s"), conditions: WriteConditions::default() };
@@ -218,7 +218,8 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
 async fn upload(master: &Master) -> (String, CompleteRequest) {
     let facts = ObjectFacts::default();
     let create = CreateUploadRequest { key: object_key("k"), facts, checksum: None };
-    let id = master.service.create_upload(&master.user, &BUCKET, create).await.unwrap().to_string();
+    let id =
+        master.service.create_upload(&master.user, &bucket(), create).await.unwrap().to_string();
     let etag = put_part(master, &master.user, &id).await.unwrap();
     let part = CompletePart { number: 1, etag, checksum: None };
     let request = CompleteRequest {
@@ -234,9 +235,9 @@ async fn upload(master: &Master) -> (String, CompleteRequest) {
 
 async fn put_part(master: &Master, caller: &Caller, id: &str) -> Result<String, ServiceError> {
     let body: BodyStream = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"part"))]));
-    let (key, id, body_facts) = ("k".to_owned(), id.to_owned(), body_facts());
+    let (key, id, body_facts) = (object_key("k"), id.to_owned(), body_facts());
     let put = PutPartRequest { key, id, number: 1, body, body_facts };
-    let taken = master.service.put_part(caller, &BUCKET, put).await?;
+    let taken = master.service.put_part(caller, &bucket(), put).await?;
     Ok(taken.etag().to_string())
 }
 
@@ -247,7 +248,7 @@ async fn a_refused_completion_stays_refused() {
     two.put("k", b"there").await.unwrap();
     let complete = async |master: &Master, n| {
         let caller = attempt(master, "i", n);
-        master.service.complete_upload(&caller, &BUCKET, &request).await
+        master.service.complete_upload(&caller, &bucket(), &request).await
     };
     assert!(matches!(complete(&two, 2).await, Err(ServiceError::PreconditionFailed(_))));
     two.delete("k").await.unwrap();
@@ -255,9 +256,9 @@ async fn a_refused_completion_stays_refused() {
     assert!(matches!(complete(&one, 1).await, Err(ServiceError::PreconditionFailed(_))));
     // Another call may complete it, and its retry gets its answer.
     let caller = attempt(&one, "j", 1);
-    let done = one.service.complete_upload(&caller, &BUCKET, &request).await.unwrap();
+    let done = one.service.complete_upload(&caller, &bucket(), &request).await.unwrap();
     let caller = attempt(&two, "j", 2);
-    assert_eq!(two.service.complete_upload(&caller, &BUCKET, &request).await.unwrap(), done);
+    assert_eq!(two.service.complete_upload(&caller, &bucket(), &request).await.unwrap(), done);
 }
 
 #[tokio::test]

@@ -16,11 +16,11 @@ async fn as_before(shop: &Shop) -> (Caller, Caller) {
     let older = shop.global(9);
     let (alice, bob) = (user("key:alice"), user("key:bob"));
     for name in ["open", "shut", "shut-too"] {
-        older.create_bucket(&alice, name).await.unwrap();
+        older.create_bucket(&alice, &bucket_name(name), None).await.unwrap();
     }
     older.set_policy(&alice, &bucket_name("open"), Some(&public("open"))).await.unwrap();
     older.set_policy(&alice, &bucket_name("shut-too"), Some(PRIVATE)).await.unwrap();
-    older.create_bucket(&bob, &bucket_name("gone")).await.unwrap();
+    older.create_bucket(&bob, &bucket_name("gone"), None).await.unwrap();
     older.delete_bucket(&bob, &bucket_name("gone")).await.unwrap();
     (alice, bob)
 }
@@ -47,7 +47,7 @@ async fn names_that_private_buckets_hold_are_released_once() {
     // Once: a master that starts later looks at nothing.
     let swaps = shop.roots.swaps.load(Ordering::SeqCst);
     let later = shop.owners(2);
-    later.create_bucket(&alice, &bucket_name("new")).await.unwrap();
+    later.create_bucket(&alice, &bucket_name("new"), None).await.unwrap();
     assert_eq!(shop.settle(&later).await, None);
     assert_eq!(shop.roots.swaps.load(Ordering::SeqCst), swaps + 1);
 }

@@ -297,7 +297,7 @@ impl World {
         let service = Service::new(arbiter, limits, random, NamePolicy::PerOwner);
         let world = Self { blocks, roots, service };
         for bucket in [BUCKET, OTHER] {
-            world.service.create_bucket(&caller(), bucket).await.unwrap();
+            world.service.create_bucket(&caller(), &bucket_name(bucket), None).await.unwrap();
         }
         world
     }
@@ -315,12 +315,12 @@ impl World {
             body,
             body_facts: body_facts(),
         };
-        self.service.put_object(&caller(), bucket, request).await.map(drop)
+        self.service.put_object(&caller(), &bucket_name(bucket), request).await.map(drop)
     }
 
     pub(super) async fn delete(&self, bucket: &str, key: &str) -> Result<(), ServiceError> {
         let request = DeleteKey { key: object_key(key), conditions: WriteConditions::default() };
-        self.service.delete_object(&caller(), bucket, request).await
+        self.service.delete_object(&caller(), &bucket_name(bucket), request).await
     }
 
     pub(super) async fn copy(
@@ -342,7 +342,7 @@ impl World {
             checksum: None,
             conditions,
         };
-        self.service.copy_object(&caller(), to.0, request).await.map(drop)
+        self.service.copy_object(&caller(), &bucket_name(to.0), request).await.map(drop)
     }
 
     /// Uploads one part, of a block and some, and completes the upload.
@@ -354,7 +354,8 @@ impl World {
     ) -> Result<(), ServiceError> {
         let facts = ObjectFacts::default();
         let request = CreateUploadRequest { key: object_key(key), facts, checksum: None };
-        let id = self.service.create_upload(&caller(), bucket, request).await?.to_string();
+        let id =
+            self.service.create_upload(&caller(), &bucket_name(bucket), request).await?.to_string();
         let put = PutPartRequest {
             key: object_key(key),
             id: id.clone(),
@@ -362,7 +363,7 @@ impl World {
             body: whole(vec![byte; LARGE]),
             body_facts: body_facts(),
         };
-        let part = self.service.put_part(&caller(), bucket, put).await?;
+        let part = self.service.put_part(&caller(), &bucket_name(bucket), put).await?;
         let parts = vec![CompletePart { number: 1, etag: part.etag().to_string(), checksum: None }];
         let request = CompleteRequest {
             key: object_key(key),
@@ -372,13 +373,14 @@ impl World {
             checksum: None,
             size: None,
         };
-        self.service.complete_upload(&caller(), bucket, &request).await.map(drop)
+        self.service.complete_upload(&caller(), &bucket_name(bucket), &request).await.map(drop)
     }
 
     pub(super) async fn get(&self, bucket: &str, key: &str) -> Result<Vec<u8>, ServiceError> {
         let caller = caller();
         let none = ReadConditions::default();
-        let record = self.service.get_object(&caller, bucket, key, &none).await?.record;
+        let (bucket, key) = (bucket_name(bucket), object_key(key));
+        let record = self.service.get_object(&caller, &bucket, &key, &none).await?.record;
         let parts: Vec<Bytes> =
             self.service.read(&caller, &record, 0..record.size).await?.try_collect().await?;
         Ok(parts.concat())

@@ -1,9 +1,9 @@
 //! A model of the commit protocol, searched in full for small bounds: two masters, lost, late and
 //! doubled messages, a crash, an arbiter that goes back in time.
 //!
-//! A root is the list of operations it holds, its version, and each writer's last commit. Swaps
-//! that were sent stay on their way for as long as the server runs: one that is never delivered was lost, one delivered
-//! later was late, one delivered twice was doubled. Invariants by name: docs/semantics.md.
+//! A root is the list of operations it holds, its version, and each writer's last commit. Swaps that
+//! were sent stay on their way for as long as the server runs: one that is never delivered was lost, one
+//! delivered later was late, one delivered twice was doubled. Invariants by name: docs/semantics.md.
 
 use stateright::{Checker, Model, Property};
 

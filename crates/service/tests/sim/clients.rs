@@ -1,12 +1,9 @@
 //! Clients of a run: SDKs that try again on another master, and keep a history.
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fula_core::{BucketName, bucket::ChecksumAlgorithm};
+use fula_core::{BucketName, ObjectKey, bucket::ChecksumAlgorithm};
 use fula_service::{
     Applied, Caller, DeleteKey, Identity, Invocation, ListRequest, ListingLine, ObjectFacts,
     PutRequest, Service, ServiceError,
@@ -18,10 +15,19 @@ use tokio::time::{sleep, timeout};
 
 use crate::world::{MASTERS, World};
 
-static BUCKET: LazyLock<BucketName> = LazyLock::new(|| BucketName::parse("bucket").unwrap());
+const BUCKET: &str = "bucket";
 
 /// A bucket that comes and goes: created and deleted, never written to.
-static FLEETING: LazyLock<BucketName> = LazyLock::new(|| BucketName::parse("fleeting").unwrap());
+const FLEETING: &str = "fleeting";
+
+fn bucket_name(text: &str) -> BucketName {
+    BucketName::parse(text).unwrap()
+}
+
+fn object_key(text: &str) -> ObjectKey {
+    ObjectKey::parse(text.to_owned()).unwrap()
+}
+
 const CLIENTS: usize = 6;
 
 /// From this one on, clients do not number their calls, and do not try again.
@@ -99,20 +105,25 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
     };
     let result = match asked.op {
         Op::Put if asked.key == FLEETING => {
-            let created = service.create_bucket(caller, &FLEETING).await;
+            let created = service.create_bucket(caller, &bucket_name(FLEETING), None).await;
             answered.etag = Some(FLEETING.to_owned());
             created
         }
-        Op::Delete if asked.key == FLEETING => service.delete_bucket(caller, &FLEETING).await,
+        Op::Delete if asked.key == FLEETING => {
+            service.delete_bucket(caller, &bucket_name(FLEETING)).await
+        }
         Op::Put => put(service, caller, asked).await.map(|etag| answered.etag = Some(etag)),
         Op::Delete => {
             let conditions = conditions(asked.condition.as_ref());
-            let request = DeleteKey { key: asked.key.clone(), conditions };
-            service.delete_object(caller, &BUCKET, request).await
+            let request = DeleteKey { key: object_key(&asked.key), conditions };
+            service.delete_object(caller, &bucket_name(BUCKET), request).await
         }
         Op::Get => {
             let none = ReadConditions::default();
-            match service.get_object(caller, &BUCKET, &asked.key, &none).await {
+            match service
+                .get_object(caller, &bucket_name(BUCKET), &object_key(&asked.key), &none)
+                .await
+            {
                 Ok(object) => {
                     answered.etag = Some(object.record.etag.to_string());
                     Ok(())
@@ -123,7 +134,7 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
         }
         Op::List => {
             let request = ListRequest { limit: 1000, ..ListRequest::default() };
-            service.list_objects(caller, &BUCKET, &request).await.map(|listing| {
+            service.list_objects(caller, &bucket_name(BUCKET), &request).await.map(|listing| {
                 for line in listing.lines {
                     if let ListingLine::Object(key, record) = line {
                         answered.listing.push((key, record.etag.to_string()));
@@ -133,7 +144,7 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
         }
     };
     // The versions of another bucket are another order.
-    answered.version = caller.seen.version().filter(|_| asked.key != &FLEETING);
+    answered.version = caller.seen.version().filter(|_| asked.key != FLEETING);
     (answered.ending, answered.status) = ending_of(result, asked);
     answered
 }
@@ -152,13 +163,13 @@ async fn put(service: &Service, caller: &Caller, asked: &Asked) -> Result<String
         trailer: None,
     };
     let request = PutRequest {
-        key: asked.key.clone(),
+        key: object_key(&asked.key),
         facts: ObjectFacts::default(),
         conditions: conditions(asked.condition.as_ref()),
         body,
         body_facts,
     };
-    let record = service.put_object(caller, &BUCKET, request).await?;
+    let record = service.put_object(caller, &bucket_name(BUCKET), request).await?;
     Ok(record.etag.to_string())
 }
 
@@ -275,7 +286,7 @@ async fn client(masters: &Masters, client: usize) -> Vec<Event> {
 pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
     let masters = Masters::new(world).await;
     let first = masters.get(0).await;
-    first.create_bucket(&Caller::of(identity()), &BUCKET).await.unwrap();
+    first.create_bucket(&Caller::of(identity()), &bucket_name(BUCKET), None).await.unwrap();
     world.set_calm(false);
     let clients = (0..CLIENTS).map(|n| client(&masters, n));
     let clients = futures::future::join_all(clients);
@@ -301,7 +312,12 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
         let asked =
             Asked { op: Op::List, key: String::new(), body: String::new(), condition: None };
         let listing = call(&masters, number, 99, asked).await;
-        let info = masters.get(me).await.bucket(&Caller::of(identity()), &BUCKET).await.unwrap();
+        let info = masters
+            .get(me)
+            .await
+            .bucket(&Caller::of(identity()), &bucket_name(BUCKET))
+            .await
+            .unwrap();
         counts.push((info.objects, info.bytes, listing.version, listing.listing.clone()));
         if listing.outcome != Ending::Done || info.objects != listing.listing.len() as u64 {
             world.violate(format!("master {me} counts {} objects: {listing:?}", info.objects));
