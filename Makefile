@@ -111,8 +111,8 @@ tools: $(VENV)/installed
 $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ls /usr/sbin/pgbouncer >/dev/null 2>&1 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }
-	command -v curl >/dev/null && command -v openssl >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
-	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl python3 python3-venv; }
+	command -v curl >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl iproute2 python3 python3-venv; }
 	/usr/bin/aws --version 2>/dev/null | grep -q ^aws-cli/2 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy awscli; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt

@@ -172,6 +172,20 @@ def test_the_first_commands_work_with_the_cli_of_debian(tmp_path):
     assert "README.md" in session(beginning("docs/operations.md"), tmp_path, tmp_path / "tools")
 
 
+@pytest.mark.parametrize("aws", [TOOLS / "aws", "/usr/bin/aws"], ids=["1", "2 of Debian"])
+def test_what_a_gateway_prints_can_be_pasted(own_gateway, tmp_path, aws):
+    lines = own_gateway.banner.split("Paste this to use it:\n")[1]
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/aws").symlink_to(aws)
+    (tmp_path / "README.md").write_text("what it says\n")
+    path = f"{tmp_path}/tools:{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-e"], input=lines, cwd=tmp_path, env={"PATH": path, "HOME": str(tmp_path)},
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    got = own_gateway.client().get_object(Bucket="my-bucket", Key="README.md")
+    assert got["Body"].read() == b"what it says\n"
+
+
 def test_the_commands_within_sentences_exist():
     """`fula ... --help` refuses subcommands and options that are not there."""
     found = {command for document in BLOCKS if not document.startswith(("docs/adr/", "CHANGELOG"))

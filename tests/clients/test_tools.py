@@ -162,7 +162,7 @@ def go_tests(tmp_path_factory):
     """The program that go/ is compiled to, with a toolchain that is here or that `make tools` brings."""
     program = tmp_path_factory.mktemp("go") / "clients.test"
     done = subprocess.run(["go", "test", "-c", "-o", program], cwd=CLIENTS / "go", capture_output=True, text=True,
-                          env={**os.environ, "PATH": f"{os.environ['PATH']}:{TOOLS}"}, timeout=600)
+                          env={**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}"}, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return program
 
