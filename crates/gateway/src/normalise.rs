@@ -3,8 +3,6 @@
 //! `s3s` gets no credential, and of the headers and parameters only what it must parse. The request as it was
 //! sent waits in the extensions, and takes the place of the other one before an operation runs.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Uri,
