@@ -21,7 +21,7 @@ use s3s::{
     s3_error,
 };
 
-use crate::{date::parse_http_date, error};
+use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
 const META_PREFIX: &str = "x-amz-meta-";
@@ -44,8 +44,13 @@ pub(super) fn bucket_name(text: &str) -> S3Result<BucketName> {
     BucketName::parse(text).map_err(|_| s3_error!(InvalidBucketName))
 }
 
-/// Reads the key that a request names.
+/// Reads the key that a request names. A key with a character that XML 1.0 cannot carry is refused: no
+/// listing could name it.
 pub(super) fn object_key(text: &str) -> S3Result<ObjectKey> {
+    if !text.chars().all(is_printable) {
+        let text = "object keys must not contain control characters other than tab and line ends";
+        return Err(s3_error!(InvalidArgument, "{text}"));
+    }
     ObjectKey::parse(text.to_owned()).map_err(|error| match error {
         InvalidObjectKey::TooLong(_) => s3_error!(KeyTooLongError),
         error => s3_error!(InvalidArgument, "{error}"),
@@ -336,6 +341,19 @@ mod tests {
             assert_eq!(out.get(format!("x-amz-meta-{n}")).unwrap().as_bytes(), *value);
         }
         assert_eq!(out.get("cache-control").unwrap().as_bytes(), b"a\xff");
+    }
+
+    #[test]
+    fn object_keys_are_what_a_listing_can_name() {
+        for good in ["k", "a/b c", "\ttab\r\n", "\u{7f}\u{fffd}é", &"x".repeat(1024)] {
+            assert_eq!(object_key(good).unwrap().as_str(), good);
+        }
+        let code = |text: &str| object_key(text).unwrap_err().code().as_str().to_owned();
+        assert_eq!(code(&"x".repeat(1025)), "KeyTooLongError");
+        for bad in ["", "a\0", "\u{1}", "\u{8}", "\u{b}", "\u{c}", "\u{1f}", "\u{fffe}", "\u{ffff}"]
+        {
+            assert_eq!(code(bad), "InvalidArgument", "{bad:?}");
+        }
     }
 
     #[test]
