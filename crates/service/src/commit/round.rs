@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     Answer, CommitRequest, Inner, Outcome, Pending, Queue, answer_all,
     contention::Contention,
+    latest_deadline,
     publish::Swapped,
     working::{Sealed, Working},
 };
@@ -115,6 +116,16 @@ fn without_expired(batch: Vec<Pending>) -> Vec<Pending> {
     alive
 }
 
+/// Waits for a store before anything of a batch was published, until its last change must be answered.
+async fn in_time<T>(
+    batch: &[Pending],
+    backend: &'static str,
+    answer: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, ServiceError> {
+    let answered = tokio::time::timeout_at(latest_deadline(batch), answer).await;
+    answered.unwrap_or_else(|_| Err(ServiceError::late(backend, "commit")))
+}
+
 fn pointer_of(head: Option<&Head>) -> Option<RootPointer> {
     head.map(|head| head.row.pointer)
 }
@@ -147,7 +158,7 @@ impl Inner {
         let started = Instant::now();
         let (mut base, mut is_current) = (self.arbiter.swap_base(bucket), false);
         if base.is_none() {
-            match self.arbiter.newest(bucket).await {
+            match in_time(&batch, "arbiter", self.arbiter.newest(bucket)).await {
                 Ok(head) => (base, is_current) = (head, true),
                 Err(error) => {
                     answer_all(batch, &error);
@@ -160,7 +171,8 @@ impl Inner {
             if batch.is_empty() {
                 return Ended::default();
             }
-            let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
+            let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0);
+            let judged = in_time(&batch, "block store", judged).await;
             let (outcomes, sealed) = match judged {
                 Ok(judged) => judged,
                 Err(error) => {
@@ -174,7 +186,7 @@ impl Inner {
                     self.answer_unpublished(bucket, batch, outcomes).await;
                     return Ended::default();
                 }
-                match self.arbiter.newest(bucket).await {
+                match in_time(&batch, "arbiter", self.arbiter.newest(bucket)).await {
                     Ok(head) if pointer_of(head.as_deref()) == pointer_of(base.as_deref()) => {
                         self.answer_unpublished(bucket, batch, outcomes).await;
                         return Ended::default();
