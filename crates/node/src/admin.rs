@@ -233,7 +233,8 @@ async fn revoke(node: &Node, revoked: Revoked) -> Result<(), Refused> {
 }
 
 fn shared(node: &Node) -> Result<&Recovery, Refused> {
-    let none = "this master's arbiter is its own: there are no other masters";
+    let none = "this master's arbiter is its own: there are no other masters (FULA_DATABASE_URL names the \
+                database of masters that share one)";
     node.recovery.as_ref().ok_or_else(|| Refused(none.to_owned()))
 }
 

@@ -33,10 +33,22 @@ async fn perform_within(
 ) -> Result<Value, String> {
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
-    let backends = backends.map_err(|error| error.to_string())?;
+    let mut backends = backends.map_err(|error| error.to_string())?;
     let dir = backends.data_dir.clone();
+    // Everything that a command needs of a shared arbiter is in the database.
+    let mut scratch = None;
     if !dir.is_dir() {
-        return Err(format!("there is no data directory {}", dir.display()));
+        if backends.shared.is_none() {
+            return Err(format!(
+                "there is no data directory {}; name it with --data-dir or FULA_DATA_DIR, or name the \
+                 database that masters share with FULA_DATABASE_URL",
+                dir.display()
+            ));
+        }
+        let made = files::ScratchDir::make(&fula_service::system_random());
+        let made = made.map_err(|error| error.to_string())?;
+        backends.data_dir = made.path().to_owned();
+        scratch = Some(made);
     }
     let answer = if let Some(answer) = admin::ask(&dir, &request).await {
         answer.map_err(|error| format!("the gateway did not answer: {error}"))?
@@ -47,6 +59,7 @@ async fn perform_within(
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
         admin::execute(&Arc::new(node), request).await
     };
+    drop(scratch);
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text),
@@ -265,13 +278,18 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
         }
         RootsCommand::Import(args) => {
             let imported = super::import::run(&args).await;
-            finish(args.json, imported, |report| {
+            let is_left_out =
+                |report: &Value| report["taken"].as_array().is_some_and(|names| !names.is_empty());
+            let is_whole = !imported.as_ref().is_ok_and(is_left_out);
+            let shown = finish(args.json, imported, |report| {
                 for (what, names) in report.as_object().into_iter().flatten() {
                     for name in names.as_array().into_iter().flatten() {
-                        println!("{what:<10} {}", name.as_str().unwrap_or("-"));
+                        let what = what.replace('_', " ");
+                        println!("{what:<11} {}", name.as_str().unwrap_or("-"));
                     }
                 }
-            })
+            });
+            if is_whole { shown } else { ExitCode::FAILURE }
         }
         RootsCommand::Log { bucket, user, limit, common } => {
             let log = perform(&common, Request::RootsLog { bucket, user, limit }).await;
@@ -330,9 +348,13 @@ pub(crate) fn secrets(args: SecretsArgs) -> ExitCode {
 
 /// Runs `fula migrate`.
 pub(crate) async fn migrate(args: MigrateArgs) -> ExitCode {
-    match PostgresArbiter::migrate(&args.database_url).await {
-        Ok(()) => {
-            println!("the arbiter's tables are up to date");
+    match PostgresArbiter::migrate(&args.database_url, &args.roles).await {
+        Ok(grants) => {
+            // Apart, so that what is printed can be sent to the database as it is.
+            eprintln!("The arbiter's tables are up to date.");
+            for grant in grants {
+                println!("{grant}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => super::fail(&error),
