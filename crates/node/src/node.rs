@@ -125,14 +125,7 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let random: Random = system_random();
         let data_dir = &backends.data_dir;
-        let store = if purpose == Purpose::Read {
-            tokio::task::block_in_place(|| LocalStore::open_read_only(data_dir, system_clock()))?
-        } else {
-            files::make_data_dir(data_dir)?;
-            tokio::task::block_in_place(|| {
-                LocalStore::open(data_dir, system_clock(), despite_damage)
-            })?
-        };
+        let store = open_store(data_dir, purpose, despite_damage)?;
         check_purpose_of(data_dir, &store, backends).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
         let shared_blocks = match &backends.blocks_url {
@@ -203,6 +196,21 @@ impl Node {
     pub(crate) fn roots(&self) -> &Arc<dyn RootPointerStore> {
         self.service.arbiter().unchecked()
     }
+}
+
+/// Opens a data directory. Blocks the thread while the log is read back.
+fn open_store(
+    data_dir: &Path,
+    purpose: Purpose,
+    despite_damage: bool,
+) -> Result<LocalStore, NodeError> {
+    let clock = system_clock();
+    if purpose == Purpose::Read {
+        let opened = tokio::task::block_in_place(|| LocalStore::open_read_only(data_dir, clock));
+        return Ok(opened?);
+    }
+    files::make_data_dir(data_dir)?;
+    Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
 
 /// Returns the clock that credentials are judged by where masters share an arbiter: the arbiter's, which

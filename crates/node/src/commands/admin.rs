@@ -4,14 +4,14 @@ use std::{io::Read, process::ExitCode, sync::Arc};
 
 use fula_identity::{Address, TOKEN_BYTES_MAX, TokenDigest, token_digest};
 use fula_service::{Limits, auth::Revoked};
-use fula_stores::{PostgresArbiter, local::system_clock};
-use serde_json::Value;
+use fula_stores::PostgresArbiter;
+use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     admin::{self, Answer, Request},
     cli::{
-        AdminArgs, CasMode, GcArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
+        AdminArgs, CasMode, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
         MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs,
         SecretsCommand, Time,
     },
@@ -155,13 +155,14 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
 
 /// Runs `fula revoke`.
 pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
-    let mut is_certain = false;
+    let (mut is_certain, mut before_now) = (false, false);
     let (revoked, common) = match args.command {
         RevokeCommand::Wallet { address, issued_before, common } => {
             is_certain = true;
             let wallet = Address::parse(&address).map(|wallet| wallet.to_string());
             let wallet = wallet.ok_or_else(|| "a wallet is 0x and 40 hex digits".to_owned());
-            (wallet.and_then(|wallet| of_user(wallet, issued_before)), common)
+            before_now = is_now(issued_before.as_deref());
+            (wallet.and_then(|wallet| of_user(wallet, issued_before.as_deref())), common)
         }
         RevokeCommand::User { user, jwt, issuer, issued_before, yes, common } => {
             is_certain = yes;
@@ -171,7 +172,8 @@ pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
                 None if jwt => user,
                 None => admin::user_id(&user),
             };
-            (of_user(user, issued_before), common)
+            before_now = is_now(issued_before.as_deref());
+            (of_user(user, issued_before.as_deref()), common)
         }
         RevokeCommand::Token { token, common } => (read_token(&token), common),
         RevokeCommand::Key { id, common } => (Ok(Revoked::Key(id)), common),
@@ -185,16 +187,21 @@ pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
         }
     };
     let revoked = match revoked {
-        Ok(revoked) => perform(&common, Request::Revoke { revoked, is_certain }).await,
+        Ok(revoked) => perform(&common, Request::Revoke { revoked, is_certain, before_now }).await,
         Err(text) => Err(text),
     };
     finish(common.json, revoked, |done| println!("revoked {}", done["revoked"]))
 }
 
-fn of_user(user: String, issued_before: Option<String>) -> Result<Revoked, String> {
-    let before = match issued_before.as_deref() {
+/// Whether only what was issued before now is revoked: the gateway says when that is.
+fn is_now(issued_before: Option<&str>) -> bool {
+    issued_before == Some("now")
+}
+
+fn of_user(user: String, issued_before: Option<&str>) -> Result<Revoked, String> {
+    let before = match issued_before {
         None => return Ok(Revoked::User(user)),
-        Some("now") => system_clock()() / 1000 + 1,
+        Some("now") => 0,
         Some(text) => {
             text.parse().map_err(|_| "--issued-before is seconds since 1970, or now".to_owned())?
         }
@@ -276,21 +283,7 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
                 }
             })
         }
-        RootsCommand::Import(args) => {
-            let imported = super::import::run(&args).await;
-            let is_left_out =
-                |report: &Value| report["taken"].as_array().is_some_and(|names| !names.is_empty());
-            let is_whole = !imported.as_ref().is_ok_and(is_left_out);
-            let shown = finish(args.json, imported, |report| {
-                for (what, names) in report.as_object().into_iter().flatten() {
-                    for name in names.as_array().into_iter().flatten() {
-                        let what = what.replace('_', " ");
-                        println!("{what:<11} {}", name.as_str().unwrap_or("-"));
-                    }
-                }
-            });
-            if is_whole { shown } else { ExitCode::FAILURE }
-        }
+        RootsCommand::Import(args) => import(args).await,
         RootsCommand::Log { bucket, user, limit, common } => {
             let log = perform(&common, Request::RootsLog { bucket, user, limit }).await;
             finish(common.json, log, |commits| {
@@ -309,6 +302,22 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
             })
         }
     }
+}
+
+/// Runs `fula roots import`; fails where a bucket was not brought.
+async fn import(args: ImportArgs) -> ExitCode {
+    let imported = super::import::run(&args).await;
+    let is_left_out = |report: &Value| report["taken"] != json!([]);
+    let is_whole = !imported.as_ref().is_ok_and(is_left_out);
+    let shown = finish(args.json, imported, |report| {
+        for (what, names) in report.as_object().into_iter().flatten() {
+            let what = what.replace('_', " ");
+            for name in names.as_array().into_iter().flatten() {
+                println!("{what:<11} {}", name.as_str().unwrap_or("-"));
+            }
+        }
+    });
+    if is_whole { shown } else { ExitCode::FAILURE }
 }
 
 /// Prints how a recovery stands; nothing for an arbiter of one master.

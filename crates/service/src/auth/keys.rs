@@ -257,7 +257,9 @@ impl KeyRing {
         }
         let Some(entry) = self.records.read(Table::Keys, id).await? else {
             if let Some(memory) = &self.memory {
-                memory.check_unknown(id).await?;
+                let checked = memory.check_unknown(id).await;
+                // The next request looks again.
+                checked.inspect_err(|_| self.records.forget(Table::Keys, id))?;
             }
             return Ok(None);
         };

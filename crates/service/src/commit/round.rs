@@ -158,7 +158,7 @@ impl Inner {
         let started = Instant::now();
         let (mut base, mut is_current) = (self.arbiter.swap_base(bucket), false);
         if base.is_none() {
-            match in_time(&batch, "arbiter", self.arbiter.newest(bucket)).await {
+            match self.newest_for(&batch, bucket).await {
                 Ok(head) => (base, is_current) = (head, true),
                 Err(error) => {
                     answer_all(batch, &error);
@@ -171,8 +171,7 @@ impl Inner {
             if batch.is_empty() {
                 return Ended::default();
             }
-            let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0);
-            let judged = in_time(&batch, "block store", judged).await;
+            let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
             let (outcomes, sealed) = match judged {
                 Ok(judged) => judged,
                 Err(error) => {
@@ -186,7 +185,7 @@ impl Inner {
                     self.answer_unpublished(bucket, batch, outcomes).await;
                     return Ended::default();
                 }
-                match in_time(&batch, "arbiter", self.arbiter.newest(bucket)).await {
+                match self.newest_for(&batch, bucket).await {
                     Ok(head) if pointer_of(head.as_deref()) == pointer_of(base.as_deref()) => {
                         self.answer_unpublished(bucket, batch, outcomes).await;
                         return Ended::default();
@@ -264,8 +263,28 @@ impl Inner {
         answer_each(batch, outcomes);
     }
 
-    /// Judges and applies every change in order; returns their answers and what to publish.
+    /// Reads the newest state of a bucket for changes that wait for it, as long as the last may.
+    async fn newest_for(
+        &self,
+        batch: &[Pending],
+        bucket: &BucketAddress,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        in_time(batch, "arbiter", self.arbiter.newest(bucket)).await
+    }
+
+    /// Judges and applies every change in order, as long as the last may wait; returns their answers and
+    /// what to publish.
     async fn judge(
+        &self,
+        bucket: &BucketAddress,
+        base: Option<&Head>,
+        batch: &[Pending],
+        is_rebase: bool,
+    ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
+        in_time(batch, "block store", self.judge_all(bucket, base, batch, is_rebase)).await
+    }
+
+    async fn judge_all(
         &self,
         bucket: &BucketAddress,
         base: Option<&Head>,

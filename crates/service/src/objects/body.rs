@@ -382,7 +382,9 @@ mod tests {
         };
         let permit = &MemoryBudget::new(4 << 20).take(0, None).await.unwrap();
         let pins = &RequestPins::default();
-        let intake = Intake { blocks: &blocks, pin_registry: &pin_registry, pins, permit };
+        let (seen, deadline) = (&Seen::default(), Duration::from_secs(10));
+        let intake =
+            Intake { blocks: &blocks, pin_registry: &pin_registry, pins, permit, seen, deadline };
         let facts = BodyFacts { length_max: u64::MAX, ..facts() };
         let taken = take(intake, Box::pin(frames), facts).await.unwrap();
 
