@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// The same for writing one: up to [`CONCURRENCY`] share what the network carries. Commits and uploads have
 /// deadlines of their own.
-const WRITTEN: Duration = Duration::from_secs(60);
+const WRITTEN: Duration = Duration::from_mins(1);
 
 /// How long a request to an S3 server is tried again.
 const RETRY: Duration = Duration::from_secs(5);

@@ -47,7 +47,7 @@ async fn perform_within(
         }
         let made = files::ScratchDir::make(&fula_service::system_random());
         let made = made.map_err(|error| error.to_string())?;
-        backends.data_dir = made.path().to_owned();
+        made.path().clone_into(&mut backends.data_dir);
         scratch = Some(made);
     }
     let answer = if let Some(answer) = admin::ask(&dir, &request).await {

@@ -42,7 +42,7 @@ pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
     }
     // The arbiter is opened from a directory that is gone afterwards.
     let scratch = ScratchDir::make(&system_random()).map_err(|error| text(&error))?;
-    shared.data_dir = scratch.path().to_owned();
+    scratch.path().clone_into(&mut shared.data_dir);
     let open = async |backends, purpose| {
         let opened = Node::open(backends, Limits::default(), purpose, false).await;
         opened.map_err(|error| text(&error))

@@ -179,9 +179,11 @@ impl Service {
         let intake = self.intake(caller, &permit);
         let taken = body::take(intake, request.body, request.body_facts).await?;
         // Rounds of a bucket come one after another: the next one finds in memory what it will need.
-        let read_ahead =
-            target.head.root.objects.read_ahead(self.arbiter().nodes(), key.as_bytes());
-        self.before_write(caller, "block store", async { Ok(read_ahead.await) }).await?;
+        let read_ahead = async {
+            target.head.root.objects.read_ahead(self.arbiter().nodes(), key.as_bytes()).await;
+            Ok(())
+        };
+        self.before_write(caller, "block store", read_ahead).await?;
         let record = ObjectRecord {
             size: taken.size,
             etag: taken.etag(),

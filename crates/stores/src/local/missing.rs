@@ -26,7 +26,7 @@ fn segments(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(dir.join("log")).unwrap().map(|file| file.unwrap().path());
     let is_one = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap();
-        name.starts_with(prefix) && name.ends_with(".log")
+        name.starts_with(prefix) && path.extension().is_some_and(|extension| extension == "log")
     };
     let mut found: Vec<PathBuf> = files.filter(is_one).collect();
     found.sort();
