@@ -65,6 +65,12 @@ pub struct Mark {
     pub position: u64,
 }
 
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "position {} of {}", self.position, self.arbiter)
+    }
+}
+
 /// An answer together with the arbiter's time and mark when it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamped<T> {

@@ -15,7 +15,6 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
 use crate::{
     credential::{Credential, bearer_of},
-    date::now,
     error::{busy, s3_error as to_s3},
     limit::RateLimits,
     request::{Peer, RequestId, is_chunked, query_value},
@@ -170,7 +169,7 @@ impl AuthLayer {
         extensions: &mut Extensions,
     ) -> S3Result<Signer> {
         let origin = Origin::of(extensions);
-        let presented = Presented::of(&received, credential, &self.rules, now());
+        let presented = Presented::of(&received, credential, &self.rules, self.authenticator.now());
         let presented = presented.map_err(|refusal| {
             origin.refused(&redacted_unknown(&received.claimed_key()), refusal.reason);
             refusal.error
@@ -229,8 +228,11 @@ pub(crate) fn identity(extensions: &Extensions) -> Option<&Identity> {
     extensions.get::<Proof>().map(|proof| &proof.identity)
 }
 
+/// Asks for a lower rate, as AWS does; the operator sets how high it may be.
 fn slow_down() -> S3Error {
-    busy(fula_service::Applied::None)
+    let mut error = busy(fula_service::Applied::None);
+    error.set_message("Please reduce your request rate.");
+    error
 }
 
 /// Maps a refusal to what S3 answers.

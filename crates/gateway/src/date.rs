@@ -1,6 +1,6 @@
 //! Times on the wire.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use fula_identity::Seconds;
 use http::HeaderValue;
@@ -11,12 +11,6 @@ use time::{Date, Month, PrimitiveDateTime, Time};
 /// headers of HTTP.
 pub(crate) fn timestamp(time_ms: u64) -> Timestamp {
     Timestamp::from(UNIX_EPOCH + Duration::from_secs(time_ms / 1000))
-}
-
-/// Returns the time of day in seconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "signatures carry the time of day")]
-pub(crate) fn now() -> Seconds {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Returns a timestamp as an HTTP date.

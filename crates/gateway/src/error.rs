@@ -2,7 +2,7 @@
 //! What all errors of a kind have in common is decided in [`s3_error()`] and [`log`], once per
 //! [`ErrorKind`].
 
-use fula_service::{Applied, ConditionName, ErrorKind, ServiceError, error::chain};
+use fula_service::{Applied, ConditionName, ErrorKind, Outage, ServiceError, error::chain};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode, s3_error};
 
@@ -109,10 +109,76 @@ fn row(error: &ServiceError) -> S3Error {
         E::InvalidArgument(text) => s3_error!(InvalidArgument, "{text}"),
         E::InvalidRequest(text) => s3_error!(InvalidRequest, "{text}"),
         E::NotImplemented(what) => not_implemented(what),
-        E::Busy(_) | E::Regressed(_) | E::Unavailable(_) | E::Damaged(_) => Code::SlowDown.into(),
+        E::Busy(outcome) => s3_error!(SlowDown, "{}", busy_text(*outcome)),
+        E::Regressed(_) | E::Unavailable(_) | E::Damaged(_) => {
+            s3_error!(SlowDown, "{}", outage_text(error.outage().unwrap_or(Outage::Other)))
+        }
         E::Full => full(),
         E::NewerFormat => newer_format(),
         E::Internal(_) => Code::InternalError.into(),
+    }
+}
+
+fn busy_text(outcome: Applied) -> &'static str {
+    match outcome {
+        Applied::None => {
+            "The gateway has more to do than it can finish in time. Nothing was changed. Please reduce your \
+             request rate, and send the request again later."
+        }
+        Applied::Unknown => {
+            "No answer came in time, so it is not known whether the request was carried out. Send the same \
+             request again, or look first whether it was."
+        }
+    }
+}
+
+/// Says what is wrong and what to do. Nothing of it tells of other buckets, of addresses or of names of
+/// machines: the log does.
+fn outage_text(outage: Outage) -> &'static str {
+    match outage {
+        Outage::Arbiter { is_late: false } => {
+            "The database that orders changes (the arbiter) cannot be reached. Send the request again later. \
+             The operator checks the database of FULA_DATABASE_URL, and /readyz."
+        }
+        Outage::Arbiter { is_late: true } => {
+            "The database that orders changes (the arbiter) does not answer in time. Send the request again \
+             later. The operator checks the database of FULA_DATABASE_URL, and /readyz."
+        }
+        Outage::Blocks { is_late: false } => {
+            "The block store cannot be used. Send the request again later. The operator checks the store of \
+             FULA_BLOCKS, and /readyz."
+        }
+        Outage::Blocks { is_late: true } => {
+            "The block store does not answer in time. Send the request again later. The operator checks the \
+             store of FULA_BLOCKS, and /readyz."
+        }
+        Outage::OwnDisk => {
+            "The disk of this gateway cannot be read or written. Send the request again later. The operator \
+             checks the disk of FULA_DATA_DIR, and /readyz."
+        }
+        Outage::InDoubt => {
+            "The database that orders changes (the arbiter) went back in time, as after a restore, and is in \
+             doubt until the gateways agree. Send the request again later. The operator sees with `fula \
+             roots show` what is waited for."
+        }
+        Outage::Forked => {
+            "This bucket is sealed: after the database (the arbiter) went back in time, gateways remember \
+             states of it that exclude one another. Sending the request again does not help. The operator \
+             runs `fula roots merge`."
+        }
+        Outage::BlockMissing => {
+            "A block that the answer needs is missing from the block store. Sending the request again does \
+             not help. The operator finds what is missing with `fula fsck`, and restores it; or put the \
+             object again."
+        }
+        Outage::BlockDamaged => {
+            "A block that the answer needs is damaged. Sending the request again does not help. The operator \
+             finds what is damaged with `fula fsck`, and restores it; or put the object again."
+        }
+        Outage::Other => {
+            "The gateway cannot answer now. Send the request again later. The operator finds the reason in \
+             the log of the gateway."
+        }
     }
 }
 
@@ -195,17 +261,11 @@ fn forged_chunk() -> S3Error {
 }
 
 fn precondition_failed(name: ConditionName) -> S3Error {
-    let condition = match name {
-        ConditionName::IfMatch => "If-Match",
-        ConditionName::IfNoneMatch => "If-None-Match",
-        ConditionName::IfUnmodifiedSince => "If-Unmodified-Since",
-        ConditionName::IfModifiedSince => "If-Modified-Since",
-        ConditionName::BucketVersion => "x-fula-if-version",
-    };
     let text = "At least one of the pre-conditions you specified did not hold";
     let error = S3Error::with_message(S3ErrorCode::PreconditionFailed, text);
     // The outer layer turns this into the <Condition> element and removes it.
-    with_headers(error, [(CONDITION_HEADER, HeaderValue::from_static(condition))])
+    let condition = HeaderValue::from_str(&name.to_string()).ok();
+    with_headers(error, condition.map(|condition| (CONDITION_HEADER, condition)))
 }
 
 /// Says which change of a commit an error is about.
@@ -240,7 +300,10 @@ fn full() -> S3Error {
 
 /// A body over the limit.
 pub(crate) fn too_large(bytes_max: usize) -> S3Error {
-    s3_error!(MaxMessageLengthExceeded, "XML bodies are at most {bytes_max} bytes.")
+    s3_error!(
+        MaxMessageLengthExceeded,
+        "XML and JSON bodies are at most {bytes_max} bytes here; the operator can raise FULA_XML_BYTES."
+    )
 }
 
 /// Returns the answer that an error is.

@@ -225,9 +225,12 @@ impl Gateway {
             let (uri, headers) = as_sent.unwrap_or((&parts.uri, &parts.headers));
             let host_bucket = host_bucket.as_ref().map(|bucket| bucket.0.as_str());
             let received = Received { method: &parts.method, uri, headers, host_bucket };
-            let extensions = &mut parts.extensions;
+            let (extensions, began) = (&mut parts.extensions, Instant::now());
             let verified = self.auth_layer.authenticate_signature(received, credential, extensions);
             signer = Some(verified.await?);
+            if let Some(seen) = parts.extensions.get::<Arc<Seen>>() {
+                seen.note_waited(began.elapsed());
+            }
         }
         normalise::join_repeated(&mut parts.headers)?;
         let key = signer.as_mut().and_then(|signer| signer.chunk_key.take());

@@ -62,6 +62,8 @@ pub(crate) enum Request {
         revoked: Revoked,
         /// Whether a user is revoked of whom nothing was ever seen.
         is_certain: bool,
+        /// Whether what was issued before now is meant, by the clock that credentials are judged by.
+        before_now: bool,
     },
     /// List what was revoked.
     RevokeList,
@@ -155,7 +157,8 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, Refused>
             revoke(node, Revoked::Key(id.clone())).await?;
             Ok(json!({"revoked": id}))
         }
-        Request::Revoke { revoked, is_certain } => {
+        Request::Revoke { revoked, is_certain, before_now } => {
+            let revoked = if before_now { until_now(node, revoked) } else { revoked };
             if !is_certain {
                 users::check_seen(node, &revoked).await?;
             }
@@ -218,6 +221,14 @@ async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Value, Refused>
     Ok(json!({"buckets": buckets, "recovery": status}))
 }
 
+/// Has a revocation of what was issued before a time be about all that was issued before now.
+fn until_now(node: &Node, revoked: Revoked) -> Revoked {
+    match revoked {
+        Revoked::IssuedBefore(user, _) => Revoked::IssuedBefore(user, node.authenticator.now() + 1),
+        revoked => revoked,
+    }
+}
+
 /// Revokes something. Of a key the record is deleted as well, last: an arbiter restored from a
 /// backup would bring it back, and what fails on the way can be tried again.
 async fn revoke(node: &Node, revoked: Revoked) -> Result<(), Refused> {
@@ -233,7 +244,8 @@ async fn revoke(node: &Node, revoked: Revoked) -> Result<(), Refused> {
 }
 
 fn shared(node: &Node) -> Result<&Recovery, Refused> {
-    let none = "this master's arbiter is its own: there are no other masters";
+    let none = "this master's arbiter is its own: there are no other masters (FULA_DATABASE_URL names the \
+                database of masters that share one)";
     node.recovery.as_ref().ok_or_else(|| Refused(none.to_owned()))
 }
 

@@ -76,6 +76,33 @@ pub(crate) fn make_data_dir(dir: &Path) -> Result<(), FileError> {
     made.map_err(|error| FileError::Io(dir.to_owned(), error))
 }
 
+/// A directory of this process alone, which goes with it: for a command that needs none of its own.
+#[derive(Debug)]
+pub(crate) struct ScratchDir(PathBuf);
+
+impl ScratchDir {
+    /// Makes one where the system keeps temporary files.
+    pub(crate) fn make(random: &Random) -> Result<Self, FileError> {
+        let mut bytes = [0; 8];
+        random(&mut bytes);
+        let dir = std::env::temp_dir().join(format!("fula-{}", hex::encode(bytes)));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&dir);
+        made.map_err(|error| FileError::Io(dir.clone(), error))?;
+        Ok(Self(dir))
+    }
+
+    /// Returns where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
 /// Writes a file for its owner alone, in one step: a reader sees the old one or the new one.
 fn write_private(path: &Path, text: &str) -> Result<(), FileError> {
     let failed = |error| FileError::Io(path.to_owned(), error);

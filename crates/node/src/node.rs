@@ -94,6 +94,8 @@ pub(crate) enum Purpose {
     Serve(NamePolicy),
     /// A command: it takes what the masters agreed on.
     Administer,
+    /// A command that changes nothing in the data directory of a single master.
+    Read,
 }
 
 /// An open data directory with everything that works on it.
@@ -123,10 +125,7 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let random: Random = system_random();
         let data_dir = &backends.data_dir;
-        files::make_data_dir(data_dir)?;
-        let store = tokio::task::block_in_place(|| {
-            LocalStore::open(data_dir, system_clock(), despite_damage)
-        })?;
+        let store = open_store(data_dir, purpose, despite_damage)?;
         check_purpose_of(data_dir, &store, backends).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
         let shared_blocks = match &backends.blocks_url {
@@ -162,18 +161,21 @@ impl Node {
             Some(blocks) => blocks,
             None => Arc::clone(&store.blocks) as _,
         };
-        let keys = KeyRing::new(Arc::clone(&metadata), sealing, Arc::clone(&random), fresh_for);
-        // What a master that shares its arbiter read once, it keeps on its own disk as well.
-        let disk = backends.shared.is_some().then(|| Arc::clone(&memory));
-        let revocations = Revocations::open(Arc::clone(&metadata), disk).await?;
-        let clock: Clock = system_clock();
-        let authenticator = Authenticator::new(keys, revocations, clock);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
         let mut writer = [0; 16];
         random(&mut writer);
         let arbiter = Arbiter::new(Arc::clone(&nodes), roots, WriterId(writer), &limits, guard);
+        let mut keys = KeyRing::new(Arc::clone(&metadata), sealing, Arc::clone(&random), fresh_for);
+        // What a master that shares its arbiter read once, it keeps on its own disk as well.
+        let disk = backends.shared.is_some().then(|| Arc::clone(&memory));
+        if let Some(disk) = &disk {
+            keys = keys.remembered_on(Arc::clone(disk), arbiter.clone());
+        }
+        let revocations = Revocations::open(Arc::clone(&metadata), disk).await?;
+        let clock = if is_watched { clock_of(&arbiter) } else { system_clock() };
+        let authenticator = Authenticator::new(keys, revocations, clock);
         let recovery = if is_watched {
-            let is_master = purpose != Purpose::Administer;
+            let is_master = matches!(purpose, Purpose::Serve(_));
             let arbiter = arbiter.clone();
             let metadata = Arc::clone(&metadata);
             Some(Recovery::open(arbiter, metadata, memory, &random, names, is_master).await?)
@@ -194,6 +196,29 @@ impl Node {
     pub(crate) fn roots(&self) -> &Arc<dyn RootPointerStore> {
         self.service.arbiter().unchecked()
     }
+}
+
+/// Opens a data directory. Blocks the thread while the log is read back.
+fn open_store(
+    data_dir: &Path,
+    purpose: Purpose,
+    despite_damage: bool,
+) -> Result<LocalStore, NodeError> {
+    let clock = system_clock();
+    if purpose == Purpose::Read {
+        let opened = tokio::task::block_in_place(|| LocalStore::open_read_only(data_dir, clock));
+        return Ok(opened?);
+    }
+    files::make_data_dir(data_dir)?;
+    Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
+}
+
+/// Returns the clock that credentials are judged by where masters share an arbiter: the arbiter's, which
+/// the recovery asks every second. A master whose own clock is wrong accepts and refuses the same requests
+/// as all others.
+fn clock_of(arbiter: &Arbiter) -> Clock {
+    let (arbiter, own) = (arbiter.clone(), system_clock());
+    Arc::new(move || arbiter.time().unwrap_or_else(|| own()))
 }
 
 /// Refuses a data directory that was used differently: with a shared arbiter, or with a sealing key that
@@ -257,7 +282,7 @@ async fn open_shared(
             }
             (shared.compares, names)
         }
-        Purpose::Administer => {
+        Purpose::Administer | Purpose::Read => {
             let mode = async |mode| read_text(metadata.as_ref(), Table::Modes, mode).await;
             let compares = mode(CAS).await?.as_deref() != Some("off");
             let is_global = mode(NAMES).await?.as_deref() == Some("global");

@@ -91,7 +91,7 @@ pub struct Caller {
 pub struct Seen {
     version: AtomicU64,
     stale: AtomicBool,
-    /// Milliseconds that a write has waited for the arbiter before it was queued.
+    /// Milliseconds that a write has waited for stores before it was queued.
     waited_ms: AtomicU64,
 }
 
@@ -101,8 +101,8 @@ impl Seen {
         self.version.store(version, Ordering::Relaxed);
     }
 
-    /// Notes time spent waiting for the arbiter, which a write's deadline includes.
-    pub(crate) fn note_waited(&self, waited: Duration) {
+    /// Notes time spent waiting for a store, which a write's deadline includes.
+    pub fn note_waited(&self, waited: Duration) {
         let waited = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
         self.waited_ms.fetch_add(waited, Ordering::Relaxed);
     }

@@ -30,6 +30,18 @@ pub enum ConditionName {
     BucketVersion,
 }
 
+impl fmt::Display for ConditionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IfMatch => "If-Match",
+            Self::IfNoneMatch => "If-None-Match",
+            Self::IfUnmodifiedSince => "If-Unmodified-Since",
+            Self::IfModifiedSince => "If-Modified-Since",
+            Self::BucketVersion => "x-fula-if-version",
+        })
+    }
+}
+
 /// A request that was not carried out.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -73,7 +85,7 @@ pub enum ServiceError {
     #[error("part {0} is smaller than the minimum of 5 MiB")]
     PartTooSmall(u32),
     /// A condition is false now.
-    #[error("{0:?} does not hold")]
+    #[error("the condition {0} does not hold")]
     PreconditionFailed(ConditionName),
     /// The caller's copy is current.
     #[error("not modified")]
@@ -142,7 +154,10 @@ pub enum ServiceError {
     #[error("{0} is not implemented")]
     NotImplemented(&'static str),
     /// Retry later: too much at once, or out of time.
-    #[error("busy; outcome {0:?}")]
+    #[error("{}", match .0 {
+        Applied::None => "too much at once, or out of time: nothing was changed; try again later",
+        Applied::Unknown => "no answer came in time: look whether it was carried out before trying again",
+    })]
     Busy(Applied),
     /// The medium is full.
     #[error("out of space")]
@@ -163,6 +178,36 @@ pub enum ServiceError {
     #[error(transparent)]
     Damaged(Source),
 }
+
+/// What keeps a request from being answered now, as far as its sender may know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// The arbiter cannot be used.
+    Arbiter {
+        /// Whether it can be reached and does not answer in time.
+        is_late: bool,
+    },
+    /// The block store cannot be used.
+    Blocks {
+        /// Whether it can be reached and does not answer in time.
+        is_late: bool,
+    },
+    /// The disk of this gateway cannot be used.
+    OwnDisk,
+    /// The arbiter went back in time, and its masters have not agreed yet.
+    InDoubt,
+    /// The bucket is sealed: its masters remember states that exclude one another.
+    Forked,
+    /// A block is nowhere to be found.
+    BlockMissing,
+    /// A block is damaged.
+    BlockDamaged,
+    /// The log says what.
+    Other,
+}
+
+/// Why a forked bucket is refused.
+pub(crate) const FORKED: &str = "the masters remember states that exclude one another";
 
 /// What the caller does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +242,41 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Returns the error of a store that this is, or that is below it.
+    fn store_error(&self) -> Option<&StoreError> {
+        let mut error: &(dyn Error + 'static) = &*self.0;
+        loop {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            error = error.source()?;
+        }
+    }
+}
+
+impl Outage {
+    fn of(error: &StoreError) -> Self {
+        match error {
+            StoreError::Missing { .. } => Self::BlockMissing,
+            StoreError::Damaged { .. } => Self::BlockDamaged,
+            StoreError::Unavailable { backend, source, .. } => {
+                let text = source.to_string();
+                // The last two are of Tokio and of the pool of connections.
+                let late = ["no answer", "deadline has elapsed", "timed out"];
+                let is_late = late.iter().any(|late| text.contains(late));
+                match *backend {
+                    "postgres" | "arbiter" => Self::Arbiter { is_late },
+                    "object store" | "block store" => Self::Blocks { is_late },
+                    "log" => Self::OwnDisk,
+                    _ => Self::Other,
+                }
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -224,6 +304,24 @@ impl ServiceError {
     /// Returns the error for a store that does not answer.
     pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Source::new(source))
+    }
+
+    /// Returns the error for a store that has not answered in time.
+    pub(crate) fn late(backend: &'static str, action: &'static str) -> Self {
+        StoreError::Unavailable { backend, action, source: "no answer in time".into() }.into()
+    }
+
+    /// Returns what keeps the request from being answered, for errors that are about that.
+    pub fn outage(&self) -> Option<Outage> {
+        match self {
+            Self::Regressed(why) if why == FORKED => Some(Outage::Forked),
+            Self::Regressed(_) => Some(Outage::InDoubt),
+            Self::Unavailable(source) | Self::Damaged(source) => {
+                Some(source.store_error().map_or(Outage::Other, Outage::of))
+            }
+            Self::InCommit { error, .. } => error.outage(),
+            _ => None,
+        }
     }
 
     /// Returns what the caller does next.
@@ -294,14 +392,70 @@ pub(crate) fn in_commit(key: &str, error: ServiceError) -> ServiceError {
     }
 }
 
-/// Joins an error and its sources, for the log.
+/// Joins an error and its sources, for the log and for whoever runs a command. What an error says of its
+/// source already is not said again.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    #[test]
+    fn what_an_error_says_of_its_source_is_said_once() {
+        let layer = |text, source: Option<Layer>| Layer { text, source: source.map(Box::new) };
+        let server = layer("permission denied for table t", None);
+        let driver = layer("error of the database: permission denied for table t", Some(server));
+        let error = layer("cannot migrate", Some(driver));
+        let text = "cannot migrate: error of the database: permission denied for table t";
+        assert_eq!(chain(&error), text);
+    }
+
+    #[test]
+    fn an_outage_says_which_part_is_away() {
+        let unavailable = |backend, source: &str| {
+            let source = source.to_owned().into();
+            ServiceError::from(StoreError::Unavailable { backend, action: "read", source })
+        };
+        let below = fula_core::error::SwapError::NotSent(StoreError::Unavailable {
+            backend: "postgres",
+            action: "cas_root",
+            source: "refused".into(),
+        });
+        let cid = fula_core::Cid::of(fula_core::Codec::Raw, b"x");
+        for (error, outage) in [
+            (unavailable("postgres", "refused"), Outage::Arbiter { is_late: false }),
+            (unavailable("postgres", "deadline has elapsed"), Outage::Arbiter { is_late: true }),
+            (ServiceError::unavailable(below), Outage::Arbiter { is_late: false }),
+            (ServiceError::late("block store", "get"), Outage::Blocks { is_late: true }),
+            (unavailable("object store", "403 Forbidden"), Outage::Blocks { is_late: false }),
+            (unavailable("log", "input/output error"), Outage::OwnDisk),
+            (ServiceError::Regressed("its pointer went back".into()), Outage::InDoubt),
+            (ServiceError::Regressed(FORKED.into()), Outage::Forked),
+            (StoreError::Missing { cid }.into(), Outage::BlockMissing),
+            (StoreError::Damaged { cid }.into(), Outage::BlockDamaged),
+            (ServiceError::unavailable("stopped"), Outage::Other),
+        ] {
+            assert_eq!(error.outage(), Some(outage), "{error}");
+        }
+        assert_eq!(ServiceError::NoSuchKey.outage(), None);
+    }
 }

@@ -32,7 +32,7 @@ pub use self::{
     budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
     caller::{BucketOwner, Caller, Invocation, Seen},
     commit::Committer,
-    error::{Applied, ConditionName, ErrorKind, ServiceError},
+    error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,
     limits::Limits,
     names::NamePolicy,

@@ -17,7 +17,7 @@ use crate::{
     budget::MemoryBudget,
     caller::{BucketOwner, Caller, IdempotencyKey},
     commit::{Answer, Change, CommitRequest, Committer},
-    error::{Applied, ServiceError},
+    error::ServiceError,
     limits::Limits,
     names::{NameMeaning, NamePolicy},
 };
@@ -268,19 +268,23 @@ impl Service {
         if action.verb() == Verb::Read {
             return self.arbiter().readable(address, &caller.seen).await;
         }
-        self.before_write(caller, self.arbiter().current(address)).await
+        self.before_write(caller, "arbiter", self.arbiter().current(address)).await
     }
 
-    /// Asks the arbiter something before a write, within the write's deadline.
+    /// Asks a store something before a write, within the write's deadline.
+    ///
+    /// # Errors
+    /// What is answered; [`ServiceError::Unavailable`] when it is late.
     pub(crate) async fn before_write<T>(
         &self,
         caller: &Caller,
+        backend: &'static str,
         asked: impl Future<Output = Result<T, ServiceError>>,
     ) -> Result<T, ServiceError> {
         let (started, deadline) = (Instant::now(), self.committer.limits().commit_deadline);
         let answer = tokio::time::timeout(caller.seen.left_of(deadline), asked).await;
         caller.seen.note_waited(started.elapsed());
-        answer.unwrap_or(Err(ServiceError::Busy(Applied::None)))
+        answer.unwrap_or_else(|_| Err(ServiceError::late(backend, "read")))
     }
 
     /// Commits a change to the life of the bucket that `head` is of.

@@ -3,7 +3,7 @@
 //! One object a block, named by its address, written whole and durable before `put` returns, so
 //! that `sync` has nothing left to do. Decision: docs/adr/0007.
 
-use std::{collections::HashMap, fmt, io, sync::Arc};
+use std::{collections::HashMap, fmt, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fula_core::{
@@ -12,7 +12,7 @@ use fula_core::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     local::LocalFileSystem,
     path::Path,
@@ -20,6 +20,16 @@ use object_store::{
 };
 use parking_lot::{Mutex, MutexGuard};
 use reqwest::Url;
+
+/// Time after which a store counts as hung that has not read, found or deleted an object.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The same for writing one: up to [`CONCURRENCY`] share what the network carries. Commits and uploads have
+/// deadlines of their own.
+const WRITTEN: Duration = Duration::from_mins(1);
+
+/// How long a request to an S3 server is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Objects written or read at a time by one call.
 const CONCURRENCY: usize = 16;
@@ -99,8 +109,11 @@ impl ObjectBlocks {
             if !is_bucket_name(bucket) {
                 return Err(wrong());
             }
-            let builder =
-                AmazonS3Builder::from_env().with_bucket_name(bucket).with_allow_http(true);
+            let retry = RetryConfig { retry_timeout: RETRY, ..RetryConfig::default() };
+            let builder = AmazonS3Builder::from_env()
+                .with_bucket_name(bucket)
+                .with_allow_http(true)
+                .with_retry(retry);
             check_endpoints(&builder)?;
             let s3 = builder.build().map_err(ObjectStoreError::Store)?;
             Arc::new(PrefixStore::new(s3, prefix))
@@ -121,13 +134,14 @@ impl ObjectBlocks {
     pub async fn identify(&self, fresh: &str) -> Result<String, StoreError> {
         let name = Path::from(NAME);
         let payload = PutPayload::from(fresh.to_owned());
-        match self.store.put_opts(&name, payload, PutMode::Create.into()).await {
+        let put = self.store.put_opts(&name, payload, PutMode::Create.into());
+        match within(ANSWER, "put", put).await? {
             Ok(_) => return Ok(fresh.to_owned()),
             Err(object_store::Error::AlreadyExists { .. }) => {}
             Err(error) => return Err(failed("put", error)),
         }
-        let found = self.store.get(&name).await.map_err(|error| failed("get", error))?;
-        let bytes = found.bytes().await.map_err(|error| failed("get", error))?;
+        let read = async { self.store.get(&name).await?.bytes().await };
+        let bytes = within(ANSWER, "get", read).await?.map_err(|error| failed("get", error))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -146,7 +160,7 @@ impl ObjectBlocks {
             }
         }
         let payload = PutPayload::from_bytes(block.bytes().clone());
-        let put = self.store.put(&path(&cid), payload).await;
+        let put = within(WRITTEN, "put", self.store.put(&path(&cid), payload)).await?;
         put.map(drop).map_err(|error| failed("put", error))
     }
 
@@ -164,7 +178,8 @@ impl ObjectBlocks {
         if marked == Some(cut) || put.unwrap_or_default() >= put_before {
             return Ok(false);
         }
-        self.store.delete(&path(cid)).await.map_err(|error| failed("delete", error))?;
+        let deleted = within(ANSWER, "delete", self.store.delete(&path(cid))).await?;
+        deleted.map_err(|error| failed("delete", error))?;
         self.epochs().put.remove(cid);
         Ok(true)
     }
@@ -184,6 +199,18 @@ fn cid_at(codec: Codec, shard: u8, path: &Path) -> Option<Cid> {
     let mut digest = [shard; 32];
     hex::decode_to_slice(path.filename()?, &mut digest[1..]).ok()?;
     Some(Cid::from_digest(codec, digest))
+}
+
+/// Waits for a call as long as a store may take that does not hang.
+async fn within<T>(
+    time: Duration,
+    action: &'static str,
+    call: impl Future<Output = object_store::Result<T>>,
+) -> Result<object_store::Result<T>, StoreError> {
+    tokio::time::timeout(time, call).await.map_err(|_| {
+        let source = format!("no answer within {} s", time.as_secs()).into();
+        StoreError::Unavailable { backend: "object store", action, source }
+    })
 }
 
 fn failed(action: &'static str, error: object_store::Error) -> StoreError {
@@ -217,7 +244,8 @@ impl BlockStore for ObjectBlocks {
     }
 
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        let found = match self.store.get(&path(cid)).await {
+        let path = path(cid);
+        let found = match within(ANSWER, "get", self.store.get(&path)).await? {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             found => found.map_err(|error| failed("get", error))?,
         };
@@ -225,12 +253,13 @@ impl BlockStore for ObjectBlocks {
         if found.meta.size > BLOCK_BYTES_MAX as u64 {
             return Err(StoreError::Damaged { cid: *cid });
         }
-        let bytes = found.bytes().await.map_err(|error| failed("get", error))?;
+        let bytes = within(ANSWER, "get", found.bytes()).await?;
+        let bytes = bytes.map_err(|error| failed("get", error))?;
         Block::verify(*cid, bytes).map(Some)
     }
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
-        match self.store.head(&path(cid)).await {
+        match within(ANSWER, "size", self.store.head(&path(cid))).await? {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(failed("size", error)),

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long the server may take to start.
@@ -212,15 +213,54 @@ impl Postgres {
     /// When it is not running.
     pub fn crash(&mut self, immediate: bool) -> io::Result<()> {
         let Some((mut child, stdin)) = self.running.take() else { return Ok(()) };
-        let pid_file = fs::read_to_string(self.data().join("postmaster.pid"))?;
-        let pid = pid_file.lines().next().and_then(|line| line.parse().ok());
-        let pid = pid.and_then(rustix::process::Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("postmaster.pid names no process"))?;
-        let signal =
-            if immediate { rustix::process::Signal::QUIT } else { rustix::process::Signal::KILL };
-        rustix::process::kill_process(pid, signal)?;
+        let pid = self.pid()?;
+        kill_process(pid, if immediate { Signal::QUIT } else { Signal::KILL })?;
         drop(stdin);
         child.wait()?;
+        Ok(())
+    }
+
+    fn pid(&self) -> io::Result<Pid> {
+        let pid_file = fs::read_to_string(self.data().join("postmaster.pid"))?;
+        let pid = pid_file.lines().next().and_then(|line| line.parse().ok());
+        pid.and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::other("postmaster.pid names no process"))
+    }
+
+    /// Stops every process of the server where it is: connections stay, and nothing is answered any more.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn freeze(&self) -> io::Result<()> {
+        self.signal_all(Signal::STOP)
+    }
+
+    /// Lets a server go on that was frozen.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.signal_all(Signal::CONT)
+    }
+
+    /// Signals the server, then the processes that it has started: it starts no more while it is stopped.
+    fn signal_all(&self, signal: Signal) -> io::Result<()> {
+        let server = self.pid()?;
+        kill_process(server, signal)?;
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            let Some(pid) = pid else { continue };
+            // What has ended meanwhile has no parent.
+            let stat = fs::read_to_string(Path::new("/proc").join(&name).join("stat"));
+            let parent = stat.ok().and_then(|stat| {
+                let (_, rest) = stat.rsplit_once(')')?;
+                rest.split_ascii_whitespace().nth(1)?.parse().ok()
+            });
+            if parent.and_then(Pid::from_raw) == Some(server) {
+                let _gone = kill_process(pid, signal);
+            }
+        }
         Ok(())
     }
 
@@ -249,6 +289,8 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        // One that is frozen would not end.
+        drop(self.thaw());
         if let Some((mut child, stdin)) = self.running.take() {
             drop(stdin);
             drop(child.wait());

@@ -135,6 +135,10 @@ pub(crate) struct MigrateArgs {
     /// The arbiter, with a role that may create tables
     #[arg(long, env = "FULA_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub(crate) database_url: String,
+    /// Print the grants that this role needs to work on the tables, for a gateway whose role may not create
+    /// tables; give it again for another role
+    #[arg(long = "role", value_name = "NAME")]
+    pub(crate) roles: Vec<String>,
 }
 
 /// Options of `fula masters`.

@@ -4,14 +4,14 @@ use std::{io::Read, process::ExitCode, sync::Arc};
 
 use fula_identity::{Address, TOKEN_BYTES_MAX, TokenDigest, token_digest};
 use fula_service::{Limits, auth::Revoked};
-use fula_stores::{PostgresArbiter, local::system_clock};
-use serde_json::Value;
+use fula_stores::PostgresArbiter;
+use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     admin::{self, Answer, Request},
     cli::{
-        AdminArgs, CasMode, GcArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
+        AdminArgs, CasMode, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
         MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs,
         SecretsCommand, Time,
     },
@@ -33,10 +33,22 @@ async fn perform_within(
 ) -> Result<Value, String> {
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
-    let backends = backends.map_err(|error| error.to_string())?;
+    let mut backends = backends.map_err(|error| error.to_string())?;
     let dir = backends.data_dir.clone();
+    // Everything that a command needs of a shared arbiter is in the database.
+    let mut scratch = None;
     if !dir.is_dir() {
-        return Err(format!("there is no data directory {}", dir.display()));
+        if backends.shared.is_none() {
+            return Err(format!(
+                "there is no data directory {}; name it with --data-dir or FULA_DATA_DIR, or name the \
+                 database that masters share with FULA_DATABASE_URL",
+                dir.display()
+            ));
+        }
+        let made = files::ScratchDir::make(&fula_service::system_random());
+        let made = made.map_err(|error| error.to_string())?;
+        made.path().clone_into(&mut backends.data_dir);
+        scratch = Some(made);
     }
     let answer = if let Some(answer) = admin::ask(&dir, &request).await {
         answer.map_err(|error| format!("the gateway did not answer: {error}"))?
@@ -47,6 +59,7 @@ async fn perform_within(
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
         admin::execute(&Arc::new(node), request).await
     };
+    drop(scratch);
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text),
@@ -142,13 +155,14 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
 
 /// Runs `fula revoke`.
 pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
-    let mut is_certain = false;
+    let (mut is_certain, mut before_now) = (false, false);
     let (revoked, common) = match args.command {
         RevokeCommand::Wallet { address, issued_before, common } => {
             is_certain = true;
             let wallet = Address::parse(&address).map(|wallet| wallet.to_string());
             let wallet = wallet.ok_or_else(|| "a wallet is 0x and 40 hex digits".to_owned());
-            (wallet.and_then(|wallet| of_user(wallet, issued_before)), common)
+            before_now = is_now(issued_before.as_deref());
+            (wallet.and_then(|wallet| of_user(wallet, issued_before.as_deref())), common)
         }
         RevokeCommand::User { user, jwt, issuer, issued_before, yes, common } => {
             is_certain = yes;
@@ -158,7 +172,8 @@ pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
                 None if jwt => user,
                 None => admin::user_id(&user),
             };
-            (of_user(user, issued_before), common)
+            before_now = is_now(issued_before.as_deref());
+            (of_user(user, issued_before.as_deref()), common)
         }
         RevokeCommand::Token { token, common } => (read_token(&token), common),
         RevokeCommand::Key { id, common } => (Ok(Revoked::Key(id)), common),
@@ -172,16 +187,21 @@ pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
         }
     };
     let revoked = match revoked {
-        Ok(revoked) => perform(&common, Request::Revoke { revoked, is_certain }).await,
+        Ok(revoked) => perform(&common, Request::Revoke { revoked, is_certain, before_now }).await,
         Err(text) => Err(text),
     };
     finish(common.json, revoked, |done| println!("revoked {}", done["revoked"]))
 }
 
-fn of_user(user: String, issued_before: Option<String>) -> Result<Revoked, String> {
-    let before = match issued_before.as_deref() {
+/// Whether only what was issued before now is revoked: the gateway says when that is.
+fn is_now(issued_before: Option<&str>) -> bool {
+    issued_before == Some("now")
+}
+
+fn of_user(user: String, issued_before: Option<&str>) -> Result<Revoked, String> {
+    let before = match issued_before {
         None => return Ok(Revoked::User(user)),
-        Some("now") => system_clock()() / 1000 + 1,
+        Some("now") => 0,
         Some(text) => {
             text.parse().map_err(|_| "--issued-before is seconds since 1970, or now".to_owned())?
         }
@@ -263,16 +283,7 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
                 }
             })
         }
-        RootsCommand::Import(args) => {
-            let imported = super::import::run(&args).await;
-            finish(args.json, imported, |report| {
-                for (what, names) in report.as_object().into_iter().flatten() {
-                    for name in names.as_array().into_iter().flatten() {
-                        println!("{what:<10} {}", name.as_str().unwrap_or("-"));
-                    }
-                }
-            })
-        }
+        RootsCommand::Import(args) => import(args).await,
         RootsCommand::Log { bucket, user, limit, common } => {
             let log = perform(&common, Request::RootsLog { bucket, user, limit }).await;
             finish(common.json, log, |commits| {
@@ -291,6 +302,22 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
             })
         }
     }
+}
+
+/// Runs `fula roots import`; fails where a bucket was not brought.
+async fn import(args: ImportArgs) -> ExitCode {
+    let imported = super::import::run(&args).await;
+    let is_left_out = |report: &Value| report["taken"] != json!([]);
+    let is_whole = !imported.as_ref().is_ok_and(is_left_out);
+    let shown = finish(args.json, imported, |report| {
+        for (what, names) in report.as_object().into_iter().flatten() {
+            let what = what.replace('_', " ");
+            for name in names.as_array().into_iter().flatten() {
+                println!("{what:<11} {}", name.as_str().unwrap_or("-"));
+            }
+        }
+    });
+    if is_whole { shown } else { ExitCode::FAILURE }
 }
 
 /// Prints how a recovery stands; nothing for an arbiter of one master.
@@ -330,9 +357,13 @@ pub(crate) fn secrets(args: SecretsArgs) -> ExitCode {
 
 /// Runs `fula migrate`.
 pub(crate) async fn migrate(args: MigrateArgs) -> ExitCode {
-    match PostgresArbiter::migrate(&args.database_url).await {
-        Ok(()) => {
-            println!("the arbiter's tables are up to date");
+    match PostgresArbiter::migrate(&args.database_url, &args.roles).await {
+        Ok(grants) => {
+            // Apart, so that what is printed can be sent to the database as it is.
+            eprintln!("The arbiter's tables are up to date.");
+            for grant in grants {
+                println!("{grant}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => super::fail(&error),

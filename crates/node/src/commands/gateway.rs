@@ -33,8 +33,8 @@ enum StartError {
     Node(#[from] NodeError),
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("cannot listen on {0}")]
-    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    #[error("cannot listen on {0}; end what uses that address, or choose another one with {1}")]
+    Listen(std::net::SocketAddr, &'static str, #[source] std::io::Error),
     #[error("cannot set up the first access key")]
     FirstKey(#[source] ServiceError),
     #[error("FULA_JWKS: {0}")]
@@ -75,11 +75,13 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         }
         None => None,
     };
-    let bind = async |address| {
-        TcpListener::bind(address).await.map_err(|error| StartError::Listen(address, error))
+    let bind = async |address, setting| {
+        let bound = TcpListener::bind(address).await;
+        bound.map_err(|error| StartError::Listen(address, setting, error))
     };
-    let listener = bind(config.listen).await?;
-    let admin_listener = bind(config.admin_listen).await?;
+    let listener = bind(config.listen, "--listen (FULA_LISTEN)").await?;
+    let admin_setting = "--admin-listen (FULA_ADMIN_LISTEN)";
+    let admin_listener = bind(config.admin_listen, admin_setting).await?;
     let socket = admin::listen(&config.backends.data_dir)?;
     let stop = stop_signal()?;
     greet(&config, &listener, &admin_listener);
@@ -139,6 +141,8 @@ async fn open_node(config: &GatewayConfig) -> Result<Node, StartError> {
 fn start_background_work(node: &Arc<Node>) {
     let authenticator = node.authenticator.clone();
     tokio::spawn(async move { authenticator.revocations().run().await });
+    let authenticator = node.authenticator.clone();
+    tokio::spawn(async move { authenticator.keep_keys().await });
     if let Some(recovery) = &node.recovery {
         tokio::spawn(recovery.clone().run());
     }

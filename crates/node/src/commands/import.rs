@@ -4,12 +4,14 @@ use fula_core::{
     block::{Placement, Position, require},
     root::{CasOutcome, GlobalName, NewRoot, RootRow},
 };
-use fula_service::{Limits, error::chain};
+use fula_service::{Limits, error::chain, system_random};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     cli::{CasMode, DataDirArgs, ImportArgs, SharedArgs},
     config::Backends,
+    files::ScratchDir,
     node::{Node, Purpose},
 };
 
@@ -39,24 +41,47 @@ pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
             .to_owned());
     }
     // The arbiter is opened from a directory that is gone afterwards.
-    let scratch = own.data_dir.join("import.tmp");
-    drop(std::fs::remove_dir_all(&scratch));
-    shared.data_dir.clone_from(&scratch);
-    let open = async |backends| {
-        let opened = Node::open(backends, Limits::default(), Purpose::Administer, false).await;
+    let scratch = ScratchDir::make(&system_random()).map_err(|error| text(&error))?;
+    scratch.path().clone_into(&mut shared.data_dir);
+    let open = async |backends, purpose| {
+        let opened = Node::open(backends, Limits::default(), purpose, false).await;
         opened.map_err(|error| text(&error))
     };
-    let from = open(&own).await?;
-    let to = open(&shared).await?;
-    let report = import(&from, &to).await;
+    let from = open(&own, Purpose::Read).await?;
+    let to = open(&shared, Purpose::Administer).await?;
+    let mut report = import(&from, &to).await?;
+    report.not_brought.extend(unfinished(&from));
     drop(to);
-    drop(std::fs::remove_dir_all(&scratch));
-    report
+    Ok(json!(report))
 }
 
-async fn import(from: &Node, to: &Node) -> Result<Value, String> {
+/// What an import has done.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    /// Buckets that are in the arbiter now.
+    imported: Vec<String>,
+    /// Buckets that an earlier import has brought as they are.
+    already: Vec<String>,
+    /// Buckets whose name has another state in the arbiter.
+    taken: Vec<String>,
+    /// Access keys.
+    key: Vec<String>,
+    /// Writes that are not in the arbiter, and why.
+    not_brought: Vec<String>,
+}
+
+/// Returns what a log ends with that nobody was told of.
+fn unfinished(from: &Node) -> Vec<String> {
+    let cut = from.store.recovery.truncated.iter();
+    let text = |cut: &fula_stores::Damage| {
+        format!("{} bytes of unfinished writes at the end of {}", cut.bytes, cut.segment)
+    };
+    cut.map(text).collect()
+}
+
+async fn import(from: &Node, to: &Node) -> Result<Report, String> {
     copy_blocks(from, to).await?;
-    let (mut imported, mut already, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+    let mut report = Report::default();
     let mut after = None;
     loop {
         let page = from.roots().scan_roots(after.as_ref(), PAGE).await;
@@ -64,19 +89,37 @@ async fn import(from: &Node, to: &Node) -> Result<Value, String> {
         let Some(last) = page.last() else { break };
         after = Some(last.address.clone());
         for row in page {
-            let name = row.address.name.to_string();
-            let pointer = row.pointer;
-            let root = require(to.nodes.blocks().as_ref(), &pointer.root).await;
-            root.map_err(|error| {
-                format!("bucket {name}: its blocks are elsewhere, see --source-blocks: {error}")
-            })?;
-            match publish(to, row).await? {
-                None => imported.push(name),
-                Some(current) if current.pointer == pointer => already.push(name),
-                Some(_) => taken.push(name),
-            }
+            import_row(to, row, &mut report).await?;
         }
     }
+    report.key = import_keys(from, to).await?;
+    import_revocations(from, to).await?;
+    Ok(report)
+}
+
+async fn import_row(to: &Node, row: RootRow, report: &mut Report) -> Result<(), String> {
+    let (name, pointer) = (row.address.name.to_string(), row.pointer);
+    let root = require(to.nodes.blocks().as_ref(), &pointer.root).await;
+    root.map_err(|error| {
+        let error = chain(&error);
+        format!("bucket {name}: its blocks are elsewhere, see --source-blocks: {error}")
+    })?;
+    match publish(to, row).await? {
+        None => report.imported.push(name),
+        Some(current) if current.pointer == pointer => report.already.push(name),
+        Some(current) => {
+            report.not_brought.push(format!(
+                "bucket {name} as it is here, at version {}: the arbiter has another state of it, at version \
+                 {}; delete or rename one of them",
+                pointer.version, current.pointer.version
+            ));
+            report.taken.push(name);
+        }
+    }
+    Ok(())
+}
+
+async fn import_keys(from: &Node, to: &Node) -> Result<Vec<String>, String> {
     let keys = from.authenticator.keys().list(None).await.map_err(|error| chain(&error))?;
     for key in &keys {
         let found = from.authenticator.keys().find(&key.id).await.map_err(|error| chain(&error))?;
@@ -86,7 +129,11 @@ async fn import(from: &Node, to: &Node) -> Result<Value, String> {
             to.authenticator.keys().import(name, &key.id, &found.secret, key.created).await;
         copied.map_err(|error| format!("access key {}: {}", key.id, chain(&error)))?;
     }
-    // What was revoked stays revoked.
+    Ok(keys.into_iter().map(|key| key.id).collect())
+}
+
+/// What was revoked stays revoked.
+async fn import_revocations(from: &Node, to: &Node) -> Result<(), String> {
     let known = to.authenticator.revocations().all();
     let known: Vec<_> = known.iter().map(|found| &found.revoked).collect();
     for revocation in from.authenticator.revocations().all() {
@@ -96,8 +143,7 @@ async fn import(from: &Node, to: &Node) -> Result<Value, String> {
         let copied = to.authenticator.revocations().revoke(revocation.revoked, revocation.at).await;
         copied.map_err(|error| chain(&error))?;
     }
-    let keys: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
-    Ok(json!({"imported": imported, "already": already, "taken": taken, "key": keys}))
+    Ok(())
 }
 
 /// Copies every block, and makes them durable before any root names them.

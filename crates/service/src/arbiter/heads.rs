@@ -9,8 +9,13 @@ use fula_core::{
     root::{Mark, RootRow, TimeMs},
 };
 
+use tokio::time::timeout;
+
 use super::{Arbiter, Head, KnownState, Unverified, rollback::Asked};
 use crate::{caller::Seen, error::ServiceError, fault_injection::Fault};
+
+/// How long a reader waits that may be answered from the last state known.
+const STALE_AFTER: Duration = Duration::from_secs(2);
 
 impl Arbiter {
     /// Returns the bucket's state as of some moment after the call; `None` when it does not
@@ -53,7 +58,8 @@ impl Arbiter {
     }
 
     /// Returns the bucket's state to read from: the current one, or with `FULA_STALE_READS` the
-    /// last one known while the arbiter cannot be asked, which is noted in `seen`.
+    /// last one known while the arbiter cannot be asked, which is noted in `seen`. Then only the first
+    /// readers wait for the arbiter, until it answers again.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -62,18 +68,25 @@ impl Arbiter {
         bucket: &BucketAddress,
         seen: &Seen,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        match self.current(bucket).await {
-            Err(
-                error @ (ServiceError::Unavailable(_)
-                | ServiceError::Damaged(_)
-                | ServiceError::Regressed(_)),
-            ) if self.0.stale_reads => {
-                let head = self.0.heads.get(bucket).ok_or(error)?;
-                seen.note_stale();
-                Ok(Some(head).filter(|head| head.row.deleted.is_none()))
+        let known = self.0.heads.get(bucket).filter(|_| self.0.stale_reads);
+        let Some(known) = known else { return self.current(bucket).await };
+        if self.0.reader.is_away() {
+            self.0.reader.probe(bucket);
+        } else {
+            match timeout(STALE_AFTER, self.current(bucket)).await {
+                Ok(Err(
+                    ServiceError::Unavailable(_)
+                    | ServiceError::Damaged(_)
+                    | ServiceError::Regressed(_),
+                )) => {}
+                Ok(current) => return current,
+                Err(_) => self.0.reader.note_away(),
             }
-            current => current,
         }
+        // What was read meanwhile is newer.
+        let known = self.0.heads.get(bucket).unwrap_or(known);
+        seen.note_stale();
+        Ok(Some(known).filter(|head| head.row.deleted.is_none()))
     }
 
     /// Returns the bucket's state once its version is beyond `version`, or as it is after `patience`.
@@ -107,6 +120,12 @@ impl Arbiter {
         Ok(stamped.time)
     }
 
+    /// Returns the arbiter's time without asking it: its last answer's, carried on. `None` before the first
+    /// answer.
+    pub fn time(&self) -> Option<TimeMs> {
+        self.0.clock.now()
+    }
+
     /// Compares the arbiter's rows with states that are known; what differs raises the alarm. Returns
     /// how far the arbiter has come.
     ///
@@ -119,6 +138,7 @@ impl Arbiter {
         let buckets: Vec<_> = known.iter().map(|(bucket, _)| bucket.clone()).collect();
         let floor = self.0.guard.floor();
         let stamped = self.0.roots.get_roots(&buckets).await?;
+        self.0.clock.observe(&stamped);
         if self.0.guard.check_answer(&floor, &stamped.mark).is_ok() {
             for ((bucket, known), row) in known.iter().zip(stamped.value) {
                 // Only an arbiter that drops no rows is compared.

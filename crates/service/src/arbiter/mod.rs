@@ -184,6 +184,14 @@ impl Arbiter {
         Ok(self.0.roots.drop_roots(rows.clone()).await?)
     }
 
+    /// Asks the arbiter how far it has come.
+    ///
+    /// # Errors
+    /// As [`Self::find_bucket`].
+    pub(crate) async fn check(&self) -> Result<(), ServiceError> {
+        self.checked(self.0.roots.get_roots(&[])).await.map(drop)
+    }
+
     /// Asks the arbiter something that is about no bucket in particular.
     async fn checked<T>(
         &self,

@@ -3,15 +3,29 @@
 //! However many requests wait, one statement is in flight at a time and answers all that were
 //! waiting when it began, so reads stay linearizable at one round trip for thousands of them.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use fula_core::{BucketAddress, RootPointerStore, StoreError};
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{clock::ArbiterClock, rollback::RollbackGuard, swap::Unverified};
 use crate::error::ServiceError;
+
+/// Longest time that a reader waits: one that comes while a read is in flight waits for that one first.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Time between two looks at an arbiter that is away, for readers that do not wait for it.
+const PROBE: Duration = Duration::from_millis(500);
 
 type Answer = Result<Unverified, ServiceError>;
 
@@ -19,6 +33,8 @@ type Answer = Result<Unverified, ServiceError>;
 struct Waiting {
     readers: BTreeMap<BucketAddress, Vec<oneshot::Sender<Answer>>>,
     running: bool,
+    /// When an arbiter that was away was last looked at for nobody in particular.
+    probed: Option<Instant>,
 }
 
 /// Coalesces reads of root pointers.
@@ -28,6 +44,8 @@ pub(super) struct PointerReader {
     waiting: Arc<Mutex<Waiting>>,
     guard: Arc<RollbackGuard>,
     clock: Arc<ArbiterClock>,
+    /// Whether the last read failed, or somebody gave up waiting for it.
+    is_away: Arc<AtomicBool>,
 }
 
 impl PointerReader {
@@ -37,13 +55,35 @@ impl PointerReader {
         guard: Arc<RollbackGuard>,
         clock: Arc<ArbiterClock>,
     ) -> Self {
-        Self { roots, waiting: Arc::default(), guard, clock }
+        Self { roots, waiting: Arc::default(), guard, clock, is_away: Arc::default() }
+    }
+
+    /// Returns whether the arbiter did not answer when it was last asked.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// Notes that somebody did not wait for the arbiter any longer; its next answer ends that.
+    pub(super) fn note_away(&self) {
+        self.is_away.store(true, Ordering::Relaxed);
+    }
+
+    /// Has an arbiter that is away looked at, now and then; nobody waits for it.
+    pub(super) fn probe(&self, bucket: &BucketAddress) {
+        let mut waiting = self.waiting.lock();
+        if waiting.running || waiting.probed.is_some_and(|probed| probed.elapsed() < PROBE) {
+            return;
+        }
+        waiting.probed = Some(Instant::now());
+        waiting.readers.entry(bucket.clone()).or_default();
+        waiting.running = true;
+        tokio::spawn(self.clone().serve());
     }
 
     /// Returns the row as of some moment after the call.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`] when the arbiter does not answer.
+    /// [`ServiceError::Unavailable`] when the arbiter does not answer within `PATIENCE`.
     pub(super) async fn read(&self, bucket: &BucketAddress) -> Answer {
         let (answer, result) = oneshot::channel();
         {
@@ -55,7 +95,10 @@ impl PointerReader {
             }
         }
         let gone = || ServiceError::unavailable("pointer reader stopped");
-        result.await.unwrap_or_else(|_| Err(gone()))
+        match tokio::time::timeout(PATIENCE, result).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(gone())),
+            Err(_) => Err(ServiceError::late("arbiter", "read")),
+        }
     }
 
     /// Reads for whoever waits, until nobody does.
@@ -79,8 +122,14 @@ impl PointerReader {
                 Err(StoreError::Unavailable { backend: "arbiter", action: "read", source })
             });
             let read = match read {
-                Ok(stamped) => self.guard.check_answer(&floor, &stamped.mark).map(|()| stamped),
-                Err(error) => Err(ServiceError::unavailable(error)),
+                Ok(stamped) => {
+                    self.is_away.store(false, Ordering::Relaxed);
+                    self.guard.check_answer(&floor, &stamped.mark).map(|()| stamped)
+                }
+                Err(error) => {
+                    self.note_away();
+                    Err(ServiceError::unavailable(error))
+                }
             };
             match read {
                 Ok(stamped) => {

@@ -19,11 +19,13 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    key_memory::KeyMemory,
     records::Records,
     sealing::{SealingKey, Secret},
 };
 use crate::{
     Random,
+    arbiter::Arbiter,
     auth::access::Identity,
     error::ServiceError,
     limits::{KEYS_PER_USER, PAGE_MAX},
@@ -86,6 +88,8 @@ pub struct KeyRing {
     keys_max: Arc<AtomicUsize>,
     /// Keys of late, and the records they were opened from.
     opened: Arc<Cache<String, (Entry, AccessKey)>>,
+    /// What this master remembers of a shared arbiter's keys.
+    memory: Option<Arc<KeyMemory>>,
 }
 
 /// Keys that stay opened: each is wanted twice a request.
@@ -112,7 +116,31 @@ impl KeyRing {
         let opened = Arc::new(Cache::new(OPENED_MAX));
         let records = Records::new(metadata, fresh_for);
         let keys_max = Arc::new(AtomicUsize::new(KEYS_PER_USER));
-        Self { records, sealing, random, keys_max, opened }
+        Self { records, sealing, random, keys_max, opened, memory: None }
+    }
+
+    /// Also remembers the keys on this master's own `disk`, because `arbiter` is shared and may be restored
+    /// from a backup.
+    #[must_use]
+    pub fn remembered_on(self, disk: Arc<dyn MetadataStore>, arbiter: Arbiter) -> Self {
+        let metadata = Arc::clone(&self.records.metadata);
+        Self { memory: Some(Arc::new(KeyMemory::new(arbiter, metadata, disk))), ..self }
+    }
+
+    /// Returns what this master remembers of a shared arbiter's keys.
+    pub(super) fn memory(&self) -> Option<&KeyMemory> {
+        self.memory.as_deref()
+    }
+
+    /// Asks a shared arbiter how far it has come, before something is called unknown that it lacks.
+    ///
+    /// # Errors
+    /// [`ServiceError::Regressed`]; [`ServiceError::Unavailable`].
+    pub(super) async fn check_arbiter(&self) -> Result<(), ServiceError> {
+        match &self.memory {
+            Some(memory) => memory.check_arbiter().await,
+            None => Ok(()),
+        }
     }
 
     /// Sets how many keys one user may have.
@@ -201,10 +229,18 @@ impl KeyRing {
         (self.random)(&mut nonce);
         let sealed = self.sealing.seal(nonce, id, secret)?;
         let stored = Stored { user: user.clone(), created, sealed };
-        let value = serde_json::to_vec(&stored).map_err(ServiceError::bug)?;
+        let value = Bytes::from(serde_json::to_vec(&stored).map_err(ServiceError::bug)?);
         self.records.forget(Table::Keys, id);
-        match self.records.metadata.write(Table::Keys, id, version, Some(value.into())).await? {
-            WriteOutcome::Done(_) => Ok(KeyInfo { id: id.to_owned(), user, created }),
+        let written = self.records.metadata.write(Table::Keys, id, version, Some(value.clone()));
+        match written.await? {
+            WriteOutcome::Done(version) => {
+                if let Some(memory) = &self.memory
+                    && let Err(error) = memory.note(id, version, &value).await
+                {
+                    tracing::warn!(%error, "an access key is remembered by other masters alone");
+                }
+                Ok(KeyInfo { id: id.to_owned(), user, created })
+            }
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
     }
@@ -212,13 +248,21 @@ impl KeyRing {
     /// Returns the secret and the user of a key, or `None` when there is no such key.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`].
+    /// [`ServiceError::Unavailable`]; [`ServiceError::Regressed`] when a shared arbiter has lost the key, or
+    /// may have.
     pub async fn find(&self, id: &str) -> Result<Option<AccessKey>, ServiceError> {
         // What cannot be a key is not looked for, nor remembered.
         if !is_key_id(id) {
             return Ok(None);
         }
-        let Some(entry) = self.records.read(Table::Keys, id).await? else { return Ok(None) };
+        let Some(entry) = self.records.read(Table::Keys, id).await? else {
+            if let Some(memory) = &self.memory {
+                let checked = memory.check_unknown(id).await;
+                // The next request looks again.
+                checked.inspect_err(|_| self.records.forget(Table::Keys, id))?;
+            }
+            return Ok(None);
+        };
         let Some(value) = &entry.value else { return Ok(None) };
         if let Some((opened, found)) = self.opened.get(id)
             && opened == entry
@@ -308,6 +352,11 @@ impl KeyRing {
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
     }
+}
+
+/// Returns whose key a record is of, and when that was made, in milliseconds since 1970.
+pub(super) fn facts_of(record: &Bytes) -> Result<(String, TimeMs), ServiceError> {
+    parse(record).map(|stored| (stored.user, stored.created))
 }
 
 fn parse(value: &Bytes) -> Result<Stored, ServiceError> {

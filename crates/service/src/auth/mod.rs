@@ -6,6 +6,7 @@
 pub mod access;
 mod action;
 pub(crate) mod bucket_policy;
+mod key_memory;
 mod keys;
 pub mod policy;
 mod proof;
@@ -24,7 +25,7 @@ use std::{
     },
 };
 
-use fula_core::root::TimeMs;
+use fula_core::{metadata::Table, root::TimeMs};
 use fula_identity::{Policy, Seconds, TokenError, Verified, jwt::KeySet};
 use parking_lot::RwLock;
 use quick_cache::sync::Cache;
@@ -38,7 +39,7 @@ pub use self::{
     sealing::{InvalidSealingKey, SealingKey, Secret},
     sessions::{SESSIONS_MAX, SessionKeys},
 };
-use crate::error::ServiceError;
+use crate::error::{ServiceError, chain};
 
 /// The time of day, milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
@@ -222,7 +223,8 @@ impl Authenticator {
         self.0.keys_wanted.notified().await;
     }
 
-    fn now(&self) -> Seconds {
+    /// Returns the time that credentials and signatures are judged by, in seconds since 1970.
+    pub fn now(&self) -> Seconds {
         (self.0.clock)() / 1000
     }
 
@@ -303,6 +305,9 @@ impl Authenticator {
         }
         if access_key.starts_with(sessions::PREFIX) {
             let session = self.0.keys.session(access_key).await?;
+            if session.is_none() {
+                self.0.keys.check_arbiter().await?;
+            }
             return session.map(|session| session.secret).ok_or(AuthError::UnknownKey);
         }
         let found = self.0.keys.find(access_key).await?;
@@ -407,6 +412,48 @@ impl Authenticator {
             revocations: &self.0.revocations,
         };
         self.0.keys.begin_session(verified, life, slots).await
+    }
+
+    /// Keeps the keys of a shared arbiter on this master's own disk, for ever: those that the arbiter has
+    /// lost are written again. Does nothing where the arbiter is this master's own.
+    pub async fn keep_keys(&self) {
+        let Some(memory) = self.0.keys.memory() else { return };
+        let mut was_well = true;
+        loop {
+            memory.next_look().await;
+            let looked = self.look_at_keys().await;
+            if let Err(error) = &looked
+                && was_well
+            {
+                let error = chain(error);
+                tracing::warn!(
+                    error,
+                    "the arbiter's access keys cannot be compared with those known"
+                );
+            }
+            was_well = looked.is_ok();
+        }
+    }
+
+    /// Compares a page of the arbiter's keys with those that this master remembers.
+    async fn look_at_keys(&self) -> Result<(), ServiceError> {
+        let Some(memory) = self.0.keys.memory() else { return Ok(()) };
+        for lost in memory.look().await? {
+            let id = lost.id.clone();
+            let (user, created) = keys::facts_of(&lost.record)?;
+            if self.0.revocations.refuses_key(&user, created, Some(&id)) {
+                memory.forget(&id).await?;
+                continue;
+            }
+            tracing::warn!(
+                key = id,
+                user,
+                "the arbiter has lost an access key: it is written again"
+            );
+            memory.write_back(lost).await?;
+            self.0.keys.records().forget(Table::Keys, &id);
+        }
+        Ok(())
     }
 
     /// Revokes something on every master; an access key is deleted as well.

@@ -1,13 +1,19 @@
 //! Reading records of the directory that are looked at with every request.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use fula_core::{
     MetadataStore, StoreError,
     metadata::{Entry, Table},
 };
 use quick_cache::sync::Cache;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::error::ServiceError;
 
@@ -16,6 +22,9 @@ pub(crate) const OUTAGE_MAX: Duration = Duration::from_mins(15);
 
 /// Between tries to read a directory that does not answer.
 const OUTAGE_RETRY: Duration = Duration::from_secs(1);
+
+/// How long a request waits for a record that it knows from before: then that counts.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Records that are remembered.
 const CACHED: usize = 4096;
@@ -37,16 +46,21 @@ pub(super) struct Records {
     /// How long a record that was read counts as the current one.
     fresh_for: Duration,
     cache: Arc<Cache<(Table, String), Cached>>,
+    /// Whether the directory did not answer when it was last asked.
+    is_away: Arc<AtomicBool>,
 }
 
 impl Records {
     /// Reads `directory`; what another master changes counts after `fresh_for`, zero for a
     /// directory that nobody else writes.
     pub(super) fn new(metadata: Arc<dyn MetadataStore>, fresh_for: Duration) -> Self {
-        Self { metadata, fresh_for, cache: Arc::new(Cache::new(CACHED)) }
+        let cache = Arc::new(Cache::new(CACHED));
+        Self { metadata, fresh_for, cache, is_away: Arc::default() }
     }
 
-    /// Returns a record, not older than `fresh_for`.
+    /// Returns a record, not older than `fresh_for`. While the directory does not answer, one that was read
+    /// in the last [`OUTAGE_MAX`] counts, and only the first request waits; that there was none does not
+    /// count.
     pub(super) async fn read(
         &self,
         table: Table,
@@ -62,21 +76,125 @@ impl Records {
         if let Some(cached) = cached.as_ref().filter(|cached| read < cached.again) {
             return Ok(cached.entry.clone());
         }
-        let found = match (self.metadata.read(table, name).await, cached) {
-            (Ok(entry), _) => Cached { read, again: read + self.fresh_for, entry },
-            (Err(StoreError::Unavailable { .. }), Some(known))
-                if read.duration_since(known.read) < OUTAGE_MAX =>
-            {
-                Cached { again: Instant::now() + OUTAGE_RETRY, ..known }
-            }
-            (Err(error), _) => return Err(error.into()),
+        let counts = |known: &Cached| {
+            let is_there = known.entry.as_ref().is_some_and(|entry| entry.value.is_some());
+            is_there && read.duration_since(known.read) < OUTAGE_MAX
         };
-        self.cache.insert(key, found.clone());
-        Ok(found.entry)
+        let Some(known) = cached.filter(counts) else { return Ok(self.refresh(key, read).await?) };
+        // Whoever comes before the answer need not ask as well.
+        self.cache.insert(key.clone(), Cached { again: read + OUTAGE_RETRY, ..known.clone() });
+        let is_waited_for = !self.is_away.load(Ordering::Relaxed);
+        let records = self.clone();
+        let refreshed = tokio::spawn(async move { records.refresh(key, read).await });
+        if !is_waited_for {
+            return Ok(known.entry);
+        }
+        match timeout(PATIENCE, refreshed).await {
+            Ok(Ok(Err(StoreError::Unavailable { .. }))) => Ok(known.entry),
+            Ok(Ok(read)) => Ok(read?),
+            Ok(Err(stopped)) => Err(ServiceError::bug(stopped)),
+            Err(_) => {
+                self.is_away.store(true, Ordering::Relaxed);
+                Ok(known.entry)
+            }
+        }
+    }
+
+    /// Reads a record and remembers it; `read` is when that began.
+    async fn refresh(
+        &self,
+        key: (Table, String),
+        read: Instant,
+    ) -> Result<Option<Entry>, StoreError> {
+        let found = self.metadata.read(key.0, &key.1).await;
+        self.is_away.store(found.is_err(), Ordering::Relaxed);
+        let entry = found?;
+        let again = read + self.fresh_for;
+        self.cache.insert(key, Cached { read, again, entry: entry.clone() });
+        Ok(entry)
     }
 
     /// Forgets what was read: it is about to be changed here.
     pub(super) fn forget(&self, table: Table, name: &str) {
         self.cache.remove(&(table, name.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use fula_core::{in_memory::MemoryMetadata, metadata::WriteOutcome};
+
+    use super::*;
+
+    /// A directory that takes its time.
+    #[derive(Debug, Default)]
+    struct Slow(MemoryMetadata, AtomicU64);
+
+    impl Slow {
+        fn takes(&self, seconds: u64) {
+            self.1.store(seconds, Ordering::SeqCst);
+        }
+    }
+
+    #[async_trait]
+    impl MetadataStore for Slow {
+        async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
+            tokio::time::sleep(Duration::from_secs(self.1.load(Ordering::SeqCst))).await;
+            self.0.read(table, name).await
+        }
+
+        async fn write(
+            &self,
+            table: Table,
+            name: &str,
+            expected: u64,
+            value: Option<Bytes>,
+        ) -> Result<WriteOutcome, StoreError> {
+            self.0.write(table, name, expected, value).await
+        }
+
+        async fn list(
+            &self,
+            table: Table,
+            after: Option<&str>,
+            limit: usize,
+        ) -> Result<Vec<(String, Entry)>, StoreError> {
+            self.0.list(table, after, limit).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_request_waits_for_a_directory_that_hangs() {
+        let slow = Arc::new(Slow::default());
+        let records = Records::new(Arc::clone(&slow) as _, Duration::from_secs(2));
+        slow.write(Table::Keys, "k", 0, Some("v".into())).await.unwrap();
+        let read = async |name: &str| {
+            let began = Instant::now();
+            let found = records.read(Table::Keys, name).await.unwrap();
+            (found.map(|entry| entry.version), began.elapsed())
+        };
+        assert_eq!(read("k").await.0, Some(1));
+        assert_eq!(read("none").await.0, None);
+        slow.takes(100);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(read("k").await, (Some(1), PATIENCE));
+        for _ in 0..5 {
+            tokio::time::advance(Duration::from_secs(2)).await;
+            assert_eq!(read("k").await, (Some(1), Duration::ZERO));
+        }
+        // That there was none says nothing any more.
+        assert_eq!(read("none").await, (None, Duration::from_secs(100)));
+        slow.takes(0);
+        slow.write(Table::Keys, "k", 1, None).await.unwrap();
+        tokio::time::advance(Duration::from_secs(200)).await;
+        read("k").await;
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let found = records.read(Table::Keys, "k").await.unwrap();
+        assert!(found.is_some_and(|entry| entry.value.is_none()), "it is trusted for ever");
     }
 }

@@ -332,8 +332,9 @@ impl Revocations {
             return Ok(true);
         }
         if read.elapsed() > OUTAGE_MAX {
-            let text = "revocations could not be read for too long";
-            return Err(ServiceError::unavailable(text));
+            let source = "revocations could not be read for too long".into();
+            let late = StoreError::Unavailable { backend: "arbiter", action: "list", source };
+            return Err(late.into());
         }
         Ok(false)
     }

@@ -105,6 +105,11 @@ fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
     }
 }
 
+/// Returns when the last change of a batch must be answered.
+fn latest_deadline(batch: &[Pending]) -> Instant {
+    batch.iter().map(|pending| pending.deadline).max().unwrap_or_else(Instant::now)
+}
+
 /// Publishes changes to buckets; cloned freely, shared by all requests.
 #[derive(Clone, Debug)]
 pub struct Committer(Arc<Inner>);

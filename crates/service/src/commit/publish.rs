@@ -1,11 +1,15 @@
 //! Publishing a round: blocks first, then the swap, and finding out about one without an answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use fula_core::{Block, BucketAddress, RootPointer, StoreError, block::Placement, root::RootRow};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::{Inner, Pending, answer_all, working};
+use super::{Inner, Pending, answer_all, latest_deadline, working};
 use crate::{
     arbiter::{Head, SwapAnswer, Unverified},
     error::{Applied, ServiceError, chain},
@@ -72,22 +76,25 @@ impl Inner {
         if let Err(error) = self.arbiter.permit_write(bucket) {
             return Swapped::Failed(error);
         }
-        if let Err(error) = self.store(&sealed.blocks, placement).await {
-            return Swapped::Failed(error.into());
+        let deadline = latest_deadline(batch);
+        match timeout_at(deadline, self.store(&sealed.blocks, placement)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Swapped::Failed(error.into()),
+            Err(_) => return Swapped::Failed(ServiceError::late("block store", "put")),
         }
 
         // Base or sent: it exceeds whatever was there.
         let sent_before = self.sent.lock().note(bucket, sealed.root.version);
         let expected = base.map(|head| head.row.pointer);
         let now = Instant::now();
-        let deadline = batch.iter().map(|pending| pending.deadline).max().unwrap_or(now);
         let give_up = now + self.limits.resolve_for;
         let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
         let mut is_unknown = false;
         // A lost swap tells of the root that it lost to.
         let _reading = self.arbiter.pins().begin_read();
         loop {
-            let error = match self.arbiter.swap(bucket, expected, &sealed.row, is_unknown).await {
+            let swap = pin!(self.arbiter.swap(bucket, expected, &sealed.row, is_unknown));
+            let error = match answer_in_time(swap, deadline, batch).await {
                 SwapAnswer::Won => return Swapped::Won,
                 SwapAnswer::InDoubt => {
                     return Swapped::Failed(ServiceError::Busy(Applied::Unknown));
@@ -154,7 +161,15 @@ impl Inner {
             }
             tokio::time::sleep(unanswered.wait).await;
             unanswered.wait = (unanswered.wait * 2).min(RESOLVE_WAIT_MAX);
-            match self.arbiter.look_up(bucket).await {
+            let look_up = self.arbiter.look_up(bucket);
+            let found = if batch.is_empty() {
+                look_up.await
+            } else if let Ok(found) = timeout_at(unanswered.deadline, look_up).await {
+                found
+            } else {
+                continue;
+            };
+            match found {
                 Ok(found) if found.pointer() == expected => return None,
                 Ok(found) => return Some(self.judge_conflict(bucket, found, sealed, true).await),
                 Err(error @ ServiceError::Regressed(_)) => {
@@ -197,6 +212,21 @@ impl Inner {
             Err(error) => Swapped::Failed(error),
         }
     }
+}
+
+/// Waits for a swap to its end. Its writers are told when their time is over.
+async fn answer_in_time(
+    mut swap: Pin<&mut impl Future<Output = SwapAnswer>>,
+    deadline: Instant,
+    batch: &mut Vec<Pending>,
+) -> SwapAnswer {
+    if !batch.is_empty() {
+        if let Ok(answer) = timeout_at(deadline, &mut swap).await {
+            return answer;
+        }
+        answer_all(std::mem::take(batch), &ServiceError::Busy(Applied::Unknown));
+    }
+    swap.await
 }
 
 /// Says how a swap ended whose bucket has no row: it was lost. If it was sent before without an answer,

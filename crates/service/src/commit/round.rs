@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     Answer, CommitRequest, Inner, Outcome, Pending, Queue, answer_all,
     contention::Contention,
+    latest_deadline,
     publish::Swapped,
     working::{Sealed, Working},
 };
@@ -115,6 +116,16 @@ fn without_expired(batch: Vec<Pending>) -> Vec<Pending> {
     alive
 }
 
+/// Waits for a store before anything of a batch was published, until its last change must be answered.
+async fn in_time<T>(
+    batch: &[Pending],
+    backend: &'static str,
+    answer: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, ServiceError> {
+    let answered = tokio::time::timeout_at(latest_deadline(batch), answer).await;
+    answered.unwrap_or_else(|_| Err(ServiceError::late(backend, "commit")))
+}
+
 fn pointer_of(head: Option<&Head>) -> Option<RootPointer> {
     head.map(|head| head.row.pointer)
 }
@@ -147,7 +158,7 @@ impl Inner {
         let started = Instant::now();
         let (mut base, mut is_current) = (self.arbiter.swap_base(bucket), false);
         if base.is_none() {
-            match self.arbiter.newest(bucket).await {
+            match self.newest_for(&batch, bucket).await {
                 Ok(head) => (base, is_current) = (head, true),
                 Err(error) => {
                     answer_all(batch, &error);
@@ -214,7 +225,7 @@ impl Inner {
         outcomes: Vec<Outcome>,
     ) -> Option<(Vec<Pending>, Option<Arc<Head>>)> {
         if !is_current && !self.limits.faults.has(Fault::AnswerFromStaleBase) {
-            match self.arbiter.newest(bucket).await {
+            match self.newest_for(&batch, bucket).await {
                 Ok(head) if pointer_of(head.as_deref()) == pointer_of(base) => {}
                 Ok(head) => {
                     metrics::counter!("fula_commit_rebases_total").increment(1);
@@ -264,8 +275,28 @@ impl Inner {
         answer_each(batch, outcomes);
     }
 
-    /// Judges and applies every change in order; returns their answers and what to publish.
+    /// Reads the newest state of a bucket for changes that wait for it, as long as the last may.
+    async fn newest_for(
+        &self,
+        batch: &[Pending],
+        bucket: &BucketAddress,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        in_time(batch, "arbiter", self.arbiter.newest(bucket)).await
+    }
+
+    /// Judges and applies every change in order, as long as the last may wait; returns their answers and
+    /// what to publish.
     async fn judge(
+        &self,
+        bucket: &BucketAddress,
+        base: Option<&Head>,
+        batch: &[Pending],
+        is_rebase: bool,
+    ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
+        in_time(batch, "block store", self.judge_all(bucket, base, batch, is_rebase)).await
+    }
+
+    async fn judge_all(
         &self,
         bucket: &BucketAddress,
         base: Option<&Head>,

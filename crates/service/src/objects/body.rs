@@ -4,7 +4,7 @@
 //! that are hashed and stored while the next one arrives, and made durable before the change is
 //! queued, so that rounds stay short. A body that breaks off leaves only unreferenced blocks.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use fula_core::{
@@ -15,9 +15,11 @@ use fula_core::{
 };
 use futures::{Stream, StreamExt};
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 
 use crate::{
     budget::MemoryPermit,
+    caller::Seen,
     error::ServiceError,
     objects::checksum::Digests,
     pins::{PinRegistry, PinnedBlocks, RequestPins},
@@ -87,6 +89,19 @@ pub(crate) struct Intake<'a> {
     pub(crate) pins: &'a RequestPins,
     /// Memory for it.
     pub(crate) permit: &'a MemoryPermit,
+    /// Is told how long the store took after the last byte.
+    pub(crate) seen: &'a Seen,
+    /// How long the store may take for a leaf, and for the rest once the last byte is there.
+    pub(crate) deadline: Duration,
+}
+
+/// Waits for the block store as long as a write may.
+async fn in_time<T>(
+    deadline: Duration,
+    stored: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, ServiceError> {
+    let stored = tokio::time::timeout(deadline, stored).await;
+    stored.unwrap_or_else(|_| Err(ServiceError::late("block store", "put")))
 }
 
 /// Reads the whole body and checks it against `facts`; holds no more memory than its permit was taken
@@ -94,7 +109,7 @@ pub(crate) struct Intake<'a> {
 ///
 /// # Errors
 /// [`ServiceError::EntityTooLarge`], [`ServiceError::IncompleteBody`],
-/// [`ServiceError::BadDigest`], and what the stream and the store fail with.
+/// [`ServiceError::BadDigest`], [`ServiceError::Unavailable`] for a store that takes too long, and what the stream and the store fail with.
 pub(crate) async fn take(
     intake: Intake<'_>,
     mut body: BodyStream,
@@ -103,7 +118,7 @@ pub(crate) async fn take(
     if facts.length.is_some_and(|length| length > facts.length_max) {
         return Err(ServiceError::EntityTooLarge(facts.length_max));
     }
-    let Intake { blocks, pin_registry, pins, permit } = intake;
+    let Intake { blocks, pin_registry, pins, permit, seen, deadline } = intake;
     pins.end_write();
     let announced = facts.length.and_then(|length| usize::try_from(length).ok());
     let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(LEAF_BYTES));
@@ -121,7 +136,7 @@ pub(crate) async fn take(
             if leaf.len() == LEAF_BYTES {
                 let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(LEAF_BYTES));
                 permit.pause_stall_timer();
-                leaves.push(full.freeze()).await?;
+                in_time(deadline, leaves.push(full.freeze())).await?;
                 permit.resume_stall_timer();
             }
             let room = LEAF_BYTES - leaf.len();
@@ -134,7 +149,9 @@ pub(crate) async fn take(
     {
         return Err(ServiceError::IncompleteBody { announced, received: size });
     }
-    let (taken, kept) = leaves.finish(leaf.freeze(), size).await?;
+    let arrived = Instant::now();
+    let (taken, kept) = in_time(seen.left_of(deadline), leaves.finish(leaf.freeze(), size)).await?;
+    seen.note_waited(arrived.elapsed());
     check(facts, &taken)?;
     pins.begin_write(pin_registry);
     pins.pin_blocks(kept);
@@ -310,7 +327,8 @@ mod tests {
     ) -> Result<Taken, ServiceError> {
         let permit = &MemoryBudget::new(4 << 20).take(0, None).await.unwrap();
         let (pin_registry, pins) = (&Arc::default(), &RequestPins::default());
-        take(Intake { blocks, pin_registry, pins, permit }, body, facts).await
+        let (seen, deadline) = (&Seen::default(), Duration::from_secs(10));
+        take(Intake { blocks, pin_registry, pins, permit, seen, deadline }, body, facts).await
     }
 
     fn body(bytes: &[u8], frame: usize) -> BodyStream {
@@ -364,7 +382,9 @@ mod tests {
         };
         let permit = &MemoryBudget::new(4 << 20).take(0, None).await.unwrap();
         let pins = &RequestPins::default();
-        let intake = Intake { blocks: &blocks, pin_registry: &pin_registry, pins, permit };
+        let (seen, deadline) = (&Seen::default(), Duration::from_secs(10));
+        let intake =
+            Intake { blocks: &blocks, pin_registry: &pin_registry, pins, permit, seen, deadline };
         let facts = BodyFacts { length_max: u64::MAX, ..facts() };
         let taken = take(intake, Box::pin(frames), facts).await.unwrap();
 

@@ -65,7 +65,7 @@ impl Service {
         let idempotency_key = caller.idempotency_key("create-bucket", "", &made_of);
         let request = CommitRequest::of(caller, None, idempotency_key, change);
         let address = BucketAddress::new(identity.owner, name.clone());
-        self.before_write(caller, self.check_buckets(&address)).await?;
+        self.before_write(caller, "arbiter", self.check_buckets(&address)).await?;
         self.submit(caller, &address, request).await.map(drop)
     }
 
@@ -167,7 +167,7 @@ impl Service {
         let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
         let is_public = public.is_some_and(|public| !public.is_nothing());
         if is_public && self.names == NamePolicy::PerOwner {
-            self.before_write(caller, self.check_names(head.address())).await?;
+            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
         }
         let value = text.map(settings::text_block);
         let idempotency_key =

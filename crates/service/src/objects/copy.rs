@@ -94,7 +94,7 @@ impl Service {
                     .to_owned(),
             ));
         }
-        let found = self.record(&from, &source.key).await?;
+        let found = self.record_for_write(caller, &from, &source.key).await?;
         if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
             return Err(ServiceError::InvalidRequest(
                 "The specified copy source is larger than the maximum allowable size for a copy \

@@ -160,11 +160,11 @@ impl Service {
         self.may_compare(caller, &target.head, key, &request.conditions).await?;
         // A retry may find its own first attempt: only the commit can tell.
         if !request.conditions.is_empty() && !caller.is_retry() {
-            let current = self.record(&target.head, key).await?;
+            let current = self.record_for_write(caller, &target.head, key).await?;
             let judged = request.conditions.judge(current.as_ref());
             if judged.is_err() && target.is_guess {
                 let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-                let current = self.record(&head, key).await?;
+                let current = self.record_for_write(caller, &head, key).await?;
                 target = WriteTarget { head, is_guess: false };
                 request.conditions.judge(current.as_ref())?;
             } else {
@@ -178,7 +178,11 @@ impl Service {
         let intake = self.intake(caller, &permit);
         let taken = body::take(intake, request.body, request.body_facts).await?;
         // Rounds of a bucket come one after another: the next one finds in memory what it will need.
-        target.head.root.objects.read_ahead(self.arbiter().nodes(), key.as_bytes()).await;
+        let read_ahead = async {
+            target.head.root.objects.read_ahead(self.arbiter().nodes(), key.as_bytes()).await;
+            Ok(())
+        };
+        self.before_write(caller, "block store", read_ahead).await?;
         let record = ObjectRecord {
             size: taken.size,
             etag: taken.etag(),
@@ -199,7 +203,8 @@ impl Service {
     /// Returns where a body of the caller's goes.
     pub(crate) fn intake<'a>(&'a self, caller: &'a Caller, permit: &'a MemoryPermit) -> Intake<'a> {
         let (blocks, pin_registry) = (self.arbiter().nodes().blocks(), self.arbiter().pins());
-        Intake { blocks, pin_registry, pins: &caller.pins, permit }
+        let deadline = self.committer.limits().commit_deadline;
+        Intake { blocks, pin_registry, pins: &caller.pins, permit, seen: &caller.seen, deadline }
     }
 
     /// Takes memory for a body on its way in.
@@ -253,6 +258,16 @@ impl Service {
         Ok(found.map(|entry| ObjectRecord::decode(&entry.value, entry.weight)).transpose()?)
     }
 
+    /// The same for a write, within its deadline.
+    pub(crate) async fn record_for_write(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, ServiceError> {
+        self.before_write(caller, "block store", self.record(head, key)).await
+    }
+
     /// Finds an object whose conditions hold.
     ///
     /// # Errors
@@ -284,11 +299,13 @@ impl Service {
         }
     }
 
-    /// Streams bytes of an object that was found; reads only the blocks the range needs.
+    /// Streams bytes of an object that was found; reads only the blocks the range needs. The first of
+    /// them is read when this returns, so that a block store that is away is told with a status.
     ///
     /// # Errors
     /// [`ServiceError::Internal`] for a record without content; [`ServiceError::Busy`] when other
-    /// bodies take all the memory.
+    /// bodies take all the memory; [`ServiceError::Unavailable`] and [`ServiceError::Damaged`] of the first
+    /// block.
     pub async fn read(
         &self,
         caller: &Caller,
@@ -297,7 +314,11 @@ impl Service {
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
         let bytes = budget::bytes_out(record.size, &range);
         let permit = self.body_budget.take(bytes, caller.closer.as_ref()).await?;
-        self.stream(record, range, Arc::new(permit))
+        let mut stream = self.stream(record, range, Arc::new(permit))?;
+        match stream.next().await.transpose()? {
+            Some(first) => Ok(futures::stream::iter([Ok(first)]).chain(stream).boxed()),
+            None => Ok(stream),
+        }
     }
 
     /// The same with memory that was taken before; the caller holds the root it is read from.

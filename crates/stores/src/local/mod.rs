@@ -11,6 +11,8 @@ mod crashes;
 #[cfg(test)]
 mod full_disks;
 #[cfg(test)]
+mod missing;
+#[cfg(test)]
 mod races;
 mod rows;
 #[cfg(test)]
@@ -36,7 +38,9 @@ pub use self::{
     arbiter::{LocalMetadata, LocalRoots},
     blocks::LocalBlocks,
 };
-use crate::log::{DISK_BYTES_MIN, Damage, Disk, FsDisk, Log, Recovery, Room, StreamName};
+use crate::log::{
+    DISK_BYTES_MIN, Damage, Disk, FsDisk, Log, ReadOnlyDisk, Recovery, Room, StreamName,
+};
 
 /// Locks that keep swaps of one bucket name apart.
 const STRIPES: usize = 64;
@@ -45,10 +49,16 @@ const STRIPES: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Stop the other process, or choose another directory.
-    #[error("{0} is in use by another fula process")]
+    #[error(
+        "{0} is in use by another fula process; end that one, or name another directory with --data-dir \
+         (FULA_DATA_DIR)"
+    )]
     InUse(PathBuf),
     /// Look at the disk and the permissions.
-    #[error("cannot open the data directory {0}")]
+    #[error(
+        "cannot open the data directory {0}; look at its disk and its permissions, or name another one with \
+         --data-dir (FULA_DATA_DIR)"
+    )]
     Io(PathBuf, #[source] io::Error),
     /// Run `fula fsck --repair`: pointers may have been lost to damage.
     #[error(
@@ -56,6 +66,13 @@ pub enum OpenError {
          run `fula fsck --repair` before serving from it"
     )]
     Damaged(PathBuf, usize),
+    /// Copy the segments back, or run `fula fsck --repair`: what was in them is given up.
+    #[error(
+        "the log in {0} lacks {1}, which neither compaction nor collection removed; copy it back from a backup \
+         of the directory, or run `fula fsck --repair` to go on without what was in it (`fula fsck` then says \
+         which objects lack blocks)"
+    )]
+    Missing(PathBuf, String),
     /// Use a larger disk.
     #[error(
         "the disk of {dir} is too small: it has {} KiB, and the smallest that can be used has {} KiB",
@@ -149,6 +166,25 @@ impl LocalStore {
         Ok(store)
     }
 
+    /// Opens `dir` for reading alone, and leaves everything in it as it is. What was being written when the
+    /// last process ended is left out, as a start would cut it off.
+    ///
+    /// # Errors
+    /// [`OpenError`], also for a directory that is none.
+    pub fn open_read_only(dir: &Path, clock: Clock) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io(dir.to_owned(), error);
+        let lock = File::open(dir.join("lock")).map_err(failed)?;
+        match lock.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let disk = Arc::new(ReadOnlyDisk::open(&dir.join("log")).map_err(failed)?);
+        let mut store = Self::open_on(dir, disk, clock, false, None)?;
+        store.lock = Some(lock);
+        Ok(store)
+    }
+
     /// Opens what lies on a disk, which stands for `dir` in errors. Segments are of a size that suits the
     /// disk, unless it is given.
     fn open_on(
@@ -171,6 +207,9 @@ impl LocalStore {
         })?;
         let log = Arc::new(log);
         let rows = Rows::load(&log, &mut recovery).map_err(failed)?;
+        if !recovery.missing.is_empty() && !despite_damage {
+            return Err(OpenError::Missing(dir.to_owned(), recovery.missing.join(", ")));
+        }
         match recovery.pointers_at_risk() {
             0 => {}
             places if !despite_damage => return Err(OpenError::Damaged(dir.to_owned(), places)),

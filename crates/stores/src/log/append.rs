@@ -1,6 +1,7 @@
 //! Appending: room for it, what an append leaves behind, and one segment after the other.
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{Arc, atomic::Ordering},
 };
@@ -82,6 +83,11 @@ impl Log {
 
     /// Writes records at the end of a stream; on an error nothing of them is there.
     fn write(&self, stream: &Stream, tail: &mut Tail, records: &[u8]) -> io::Result<()> {
+        if !tail.is_named {
+            let name = BTreeSet::from([tail.segment.name().to_owned()]);
+            self.manifest.lock().add(self.disk.as_ref(), &name)?;
+            tail.is_named = true;
+        }
         if let Err(error) = tail.segment.write_at(records, tail.offset) {
             // Remains of a failed write could pass for records later on: cut them off.
             if tail.segment.truncate(tail.offset).is_err() {
@@ -140,7 +146,7 @@ impl Log {
         // not find this one without being told that it is.
         *stream.place.lock() = Place { segment: id, base: tail.appended };
         self.segments.write().insert(id, Arc::clone(&segment));
-        tail.segment = segment;
+        (tail.segment, tail.is_named) = (segment, false);
         tail.footer = SegmentFooter::empty();
         tail.offset = HEADER_BYTES;
         tail.appended += HEADER_BYTES;

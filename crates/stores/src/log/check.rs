@@ -1,6 +1,6 @@
 //! Finding damage, and setting it aside.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use fula_core::{
     Cid,
@@ -29,7 +29,17 @@ impl Log {
         for (name, bytes) in self.unreadable()? {
             damage.push(Damage { segment: name, offset: 0, bytes, cid: None });
         }
+        for name in self.manifest.lock().missing() {
+            damage.push(Damage { segment: name.clone(), offset: 0, bytes: 0, cid: None });
+        }
         Ok(damage)
+    }
+
+    /// Sets a segment aside that nothing is left in.
+    fn set_aside(&self, name: &str) -> io::Result<()> {
+        let disk = self.disk.as_ref();
+        self.manifest.lock().remove(disk, &BTreeSet::from([name.to_owned()]))?;
+        segment::set_aside(disk, name)
     }
 
     /// Returns files that are named like segments and were not readable as such.
@@ -104,8 +114,9 @@ impl Log {
         self.disk.sync()
     }
 
-    /// Notes that nothing is left to be repaired.
+    /// Notes that nothing is left to be repaired: segments that are missing are given up.
     pub(crate) fn end_repair(&self) -> io::Result<()> {
+        self.manifest.lock().give_up(self.disk.as_ref())?;
         match self.disk.remove(recover::REPAIRING) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
@@ -125,7 +136,9 @@ impl Log {
             let found = segments.values().find(|segment| segment.name() == name).cloned();
             drop(segments);
             let Some(segment) = found else {
-                segment::set_aside(self.disk.as_ref(), name)?;
+                if !self.manifest.lock().missing().contains(name) {
+                    self.set_aside(name)?;
+                }
                 continue;
             };
             for stream in &self.streams {
@@ -145,7 +158,7 @@ impl Log {
             // What is still said to lie there is not readable.
             self.index_mut().forget_segment(segment.id);
             self.segments.write().remove(&segment.id);
-            segment::set_aside(self.disk.as_ref(), name)?;
+            self.set_aside(name)?;
         }
         Ok(names.len())
     }

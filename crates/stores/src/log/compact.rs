@@ -1,6 +1,7 @@
 //! Giving space back: live records move to the end of the log, and their segment goes.
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{Arc, atomic::Ordering},
 };
@@ -89,6 +90,8 @@ impl Log {
                 tracing::warn!(segment = segment.name(), "a damaged segment is not compacted");
                 continue;
             }
+            let name = BTreeSet::from([segment.name().to_owned()]);
+            self.manifest.lock().remove(self.disk.as_ref(), &name)?;
             segment.delete(self.disk.as_ref())?;
             self.segments.write().remove(&segment.id);
             return Ok(size);

@@ -76,7 +76,12 @@ impl FsDisk {
     /// Opens a directory, and creates it if need be.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self::at(path))
+    }
+
+    /// Takes a directory that is there.
+    pub(super) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
     }
 }
 

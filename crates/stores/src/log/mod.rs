@@ -18,6 +18,8 @@ mod disk;
 mod entry;
 mod footer;
 mod index;
+mod manifest;
+mod read_only;
 mod record;
 mod recover;
 mod room;
@@ -45,12 +47,14 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 pub(crate) use self::{
     disk::{Disk, FsDisk, is_lost},
     index::{Index, Key},
+    read_only::ReadOnlyDisk,
     record::{Kind, Record},
     room::{DISK_BYTES_MIN, Need},
     slot::{LogPlace, Slot},
 };
 use self::{
     footer::SegmentFooter,
+    manifest::Manifest,
     record::{encode_into, encoded_len},
     room::Allowance,
     segment::{HEADER_BYTES, Segment},
@@ -99,6 +103,8 @@ struct Tail {
     footer: SegmentFooter,
     /// Where the segment was ended, if it was.
     ended: u64,
+    /// Whether the manifest names the segment.
+    is_named: bool,
 }
 
 /// Which segment a stream is at, and the position of its first byte.
@@ -154,6 +160,8 @@ pub(crate) struct Log {
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// Number of the next segment.
     next_id: AtomicU32,
+    /// Which segments there must be.
+    manifest: Mutex<Manifest>,
     compacting: Mutex<()>,
     allowance: Mutex<Allowance>,
     /// Segments that compaction found damaged, and leaves alone.
@@ -202,7 +210,15 @@ impl Log {
                 name,
                 place: Mutex::new(Place { segment: segment.id, base: 0 }),
                 poisoned: AtomicBool::new(false),
-                tail: Mutex::new(Tail { segment, offset, appended, buffer, footer, ended: 0 }),
+                tail: Mutex::new(Tail {
+                    is_named: recovered.manifest.names(segment.name()),
+                    segment,
+                    offset,
+                    appended,
+                    buffer,
+                    footer,
+                    ended: 0,
+                }),
                 turn: tokio::sync::Mutex::new(()),
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
@@ -217,6 +233,7 @@ impl Log {
             index: RwLock::new(recovered.index),
             segments: RwLock::new(recovered.segments),
             next_id: AtomicU32::new(recovered.next_id),
+            manifest: Mutex::new(recovered.manifest),
             compacting: Mutex::new(()),
             allowance: Mutex::default(),
             damaged: Mutex::default(),

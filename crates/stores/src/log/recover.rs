@@ -1,7 +1,7 @@
 //! Reading a log back: finding the records, telling a torn tail from damage.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::Arc,
 };
@@ -12,6 +12,7 @@ use super::{
     disk::{Disk, is_lost},
     footer::{self, SegmentFooter},
     index::{Index, Key},
+    manifest::Manifest,
     record::{ALIGN, HEAD_BYTES, Head, Kind, Record, crc32c, encode_into},
     segment::{HEADER_BYTES, Opened, Segment, parse_name},
     slot::Slot,
@@ -51,15 +52,18 @@ pub struct Recovery {
     pub truncated: Vec<Damage>,
     /// Damage before the end.
     pub damaged: Vec<Damage>,
+    /// Segments that must be there and are not: neither compaction nor a repair has removed them.
+    pub missing: Vec<String>,
 }
 
 impl Recovery {
-    /// Returns how many damaged places may have held root pointers or directory records; a repair
-    /// that did not end is one more.
+    /// Returns how many damaged places and missing segments may have held root pointers or directory
+    /// records; a repair that did not end is one more.
     pub fn pointers_at_risk(&self) -> usize {
         let nameless = self.damaged.iter().filter(|damage| damage.cid.is_none());
         let damaged = nameless.filter(|damage| damage.segment.starts_with("commit")).count();
-        damaged + usize::from(self.is_unrepaired)
+        let missing = self.missing.iter().filter(|segment| segment.starts_with("commit")).count();
+        damaged + missing + usize::from(self.is_unrepaired)
     }
 }
 
@@ -71,6 +75,7 @@ pub(super) struct Recovered {
     pub(super) report: Recovery,
     /// Above the number of every segment there is or was, readable or not.
     pub(super) next_id: u32,
+    pub(super) manifest: Manifest,
 }
 
 /// A stretch of a segment.
@@ -104,27 +109,44 @@ const SECTOR_BYTES: u64 = 4096;
 /// Reads all segments on `disk` in order.
 pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
     let (mut files, mut next_id) = (BTreeMap::new(), 1);
-    let mut report = Recovery::default();
+    let (mut report, mut manifest) = (Recovery::default(), Manifest::read(disk)?);
+    let (mut there, mut empty) = (BTreeSet::new(), BTreeSet::new());
     for (name, len) in disk.list()? {
         report.is_unrepaired |= name == REPAIRING;
         let Some((prefix, id)) = parse_name(&name) else { continue };
         next_id = next_id.max(id + 1);
         if len > HEADER_BYTES {
             files.insert(id, prefix.to_owned());
+            there.insert(name);
         } else {
             // Without a record it is no segment yet: it may be left from a beginning that failed,
             // and then the one before it was not sealed, and its number given to another.
-            disk.remove(&name)?;
+            empty.insert(name);
         }
+    }
+    manifest.remove(disk, &empty)?;
+    for name in &empty {
+        disk.remove(name)?;
+    }
+    report.missing = manifest.compare(&there);
+    for name in &report.missing {
+        // No other segment is taken for it.
+        next_id = next_id.max(parse_name(name).map_or(0, |(_, id)| id + 1));
     }
     // What is listed may not be durable, nor what is not be gone for good, if a sync failed before.
     disk.sync()?;
+    match manifest.add(disk, &there) {
+        // They are named with the next append, which needs space as well.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        named => named?,
+    }
     let mut recovered = Recovered {
         index: Index::default(),
         segments: BTreeMap::new(),
         tails: HashMap::new(),
         report,
         next_id,
+        manifest,
     };
     let newest: HashMap<&str, u32> =
         files.iter().map(|(id, prefix)| (prefix.as_str(), *id)).collect();

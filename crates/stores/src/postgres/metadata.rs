@@ -1,5 +1,10 @@
 //! Metadata records in the table `fula_directory`.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
@@ -15,19 +20,37 @@ use super::{
     unavailable,
 };
 
-/// Values travel as hex digits, which the settings of a session do not change.
-const READ: &str = "SELECT name, version, encode(value, 'hex') AS value FROM fula_directory
-    WHERE kind = $1 AND name = $2";
+/// Whether the record is there that every arbiter in use has: the fingerprint of the sealing key. Where it
+/// was and is not any more, tables were emptied, as a restore does before it fills them again.
+macro_rules! in_use {
+    () => {
+        "EXISTS (SELECT 1 FROM fula_directory WHERE kind = 'modes' AND name = 'secrets-key')"
+    };
+}
 
-const LIST: &str = "SELECT name, version, encode(value, 'hex') AS value FROM fula_directory
+/// Values travel as hex digits, which the settings of a session do not change. One row always comes.
+const READ: &str = concat!(
+    "SELECT in_use, name, version, encode(value, 'hex') AS value FROM (SELECT ",
+    in_use!(),
+    " AS in_use) AS arbiter LEFT JOIN fula_directory ON kind = $1 AND name = $2"
+);
+
+const LIST: &str = concat!(
+    "SELECT in_use, name, version, encode(value, 'hex') AS value FROM (SELECT ",
+    in_use!(),
+    " AS in_use) AS arbiter LEFT JOIN (SELECT * FROM fula_directory
     WHERE kind = $1 AND convert_to(name, 'UTF8') > convert_to($2, 'UTF8') AND value IS NOT NULL
-    ORDER BY convert_to(name, 'UTF8') LIMIT $3";
+    ORDER BY convert_to(name, 'UTF8') LIMIT $3) AS found ON true"
+);
 
+/// With 1 for `$5`, nothing is written into tables that were emptied.
 const FIRST: &str = concat!(
     "WITH written AS (
     INSERT INTO fula_directory (kind, name, version, value) SELECT $1, $2, 1, $3 WHERE ",
     durable!("$4"),
-    " ON CONFLICT (kind, name) DO NOTHING RETURNING 1)
+    " AND ($5 = 0 OR ",
+    in_use!(),
+    ") ON CONFLICT (kind, name) DO NOTHING RETURNING 1)
     SELECT (SELECT count(*) FROM written) AS written, ",
     durable!("$4"),
     " AS is_durable"
@@ -44,16 +67,41 @@ const NEXT: &str = concat!(
     " AS is_durable"
 );
 
+/// Why nothing is read from tables that were emptied.
+const EMPTIED: &str = "the arbiter's tables were emptied: a restore may be under way";
+
 /// A metadata store that several masters share.
 #[derive(Clone, Debug)]
 pub struct PostgresMetadata {
     reads: Connections,
     writes: Connections,
+    /// Whether the arbiter was ever found in use: then its tables are never taken for those of a new one.
+    was_in_use: Arc<AtomicBool>,
 }
 
 impl PostgresMetadata {
     pub(super) fn new(reads: Connections, writes: Connections) -> Self {
-        Self { reads, writes }
+        Self { reads, writes, was_in_use: Arc::default() }
+    }
+
+    /// Returns the records in the rows of a read, unless tables were emptied meanwhile.
+    fn entries(
+        &self,
+        action: &'static str,
+        rows: &[PgRow],
+    ) -> Result<Vec<(String, Entry)>, StoreError> {
+        let wrong = |_| malformed("a column of the directory is missing");
+        for row in rows {
+            if row.try_get("in_use").map_err(wrong)? {
+                self.was_in_use.store(true, Ordering::Relaxed);
+            } else if self.was_in_use.load(Ordering::Relaxed) {
+                return Err(unavailable(action, EMPTIED));
+            }
+        }
+        let is_there = |row: &&PgRow| {
+            row.try_get::<Option<String>, _>("name").is_ok_and(|name| name.is_some())
+        };
+        rows.iter().filter(is_there).map(entry).collect()
     }
 }
 
@@ -73,7 +121,7 @@ impl MetadataStore for PostgresMetadata {
     async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError> {
         let statement = Statement::new(READ).text(table.name()).text(name);
         let rows = self.reads.read("read", &statement).await?;
-        Ok(rows.first().map(entry).transpose()?.map(|(_, entry)| entry))
+        Ok(self.entries("read", &rows)?.into_iter().next().map(|(_, entry)| entry))
     }
 
     async fn write(
@@ -98,7 +146,8 @@ impl MetadataStore for PostgresMetadata {
             .text(name)
             .bytes(value.as_deref())
             .text(self.writes.server.commit);
-        let statement = if expected == 0 { statement } else { statement.number(next) };
+        let guarded = i64::from(self.was_in_use.load(Ordering::Relaxed));
+        let statement = statement.number(if expected == 0 { guarded } else { next });
         let sent = statement.fetch(&mut connection, self.writes.settings());
         let rows = match tokio::time::timeout(ANSWER, sent).await {
             Ok(rows) => rows.map_err(|error| {
@@ -133,6 +182,9 @@ impl MetadataStore for PostgresMetadata {
         let after = after.unwrap_or_default();
         let statement = Statement::new(LIST).text(table.name()).text(after).number(limit);
         let rows = self.reads.read("list", &statement).await?;
-        rows.iter().map(entry).collect()
+        let mut found = self.entries("list", &rows)?;
+        // The join need not keep the order.
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
     }
 }

@@ -6,6 +6,7 @@
 //! durable relies on no setting of a session either: a pooler may stand in between.
 //! Decisions: docs/adr/0007, docs/adr/0031.
 
+mod grants;
 mod metadata;
 #[cfg(test)]
 mod on_a_server;
@@ -54,7 +55,9 @@ pub enum PostgresError {
     )]
     Parameter,
     /// Start the server, or mend the URL.
-    #[error("the arbiter cannot be reached")]
+    #[error(
+        "the arbiter cannot be reached; check that its database runs, and that FULA_DATABASE_URL leads to it"
+    )]
     Connect(#[source] sqlx::Error),
     /// Turn the setting on: a crash of the server would lose what was acknowledged.
     #[error("the arbiter runs with {0}=off and would lose acknowledged writes; turn it on")]
@@ -80,6 +83,36 @@ pub enum PostgresError {
         "the arbiter's tables cannot be brought up to date; run `fula migrate` with a role that may"
     )]
     Migrate(#[source] sqlx::Error),
+    /// Migrate with a role that may, and grant this one what it needs.
+    #[error(
+        "the arbiter's tables are missing or out of date, and role {role} of FULA_DATABASE_URL may not \
+         change that; run `fula migrate --role {role}` with a role that owns them or may create them (CREATE \
+         ON SCHEMA {schema}), then the grants that it prints"
+    )]
+    MayNotCreate {
+        /// Who is connected.
+        role: String,
+        /// Where tables are made.
+        schema: String,
+        /// What the server said.
+        source: sqlx::Error,
+    },
+    /// Grant what is missing.
+    #[error(
+        "role {role} of FULA_DATABASE_URL lacks rights; run as the owner of the tables: {lacking}"
+    )]
+    NotGranted {
+        /// Who is connected.
+        role: String,
+        /// Statements that grant what is missing.
+        lacking: String,
+    },
+    /// Let the role use a schema.
+    #[error(
+        "role {0} of FULA_DATABASE_URL may use no schema of its search path; grant it USAGE ON SCHEMA public, \
+         or set its search_path"
+    )]
+    NoSchema(String),
 }
 
 /// Shared root pointers and directory.
@@ -107,21 +140,24 @@ impl PostgresArbiter {
             Some(source) => source,
             None => schema::migrate(&writes, None).await?,
         };
+        grants::check(&reads).await?;
         schema::index_live(&writes).await;
         let can_wait = schema::can_wait(&writes).await;
         Ok(Self::on(reads, writes, compares, mark_source, can_wait))
     }
 
-    /// Brings the tables up to date and does nothing else.
+    /// Brings the tables up to date and does nothing else. Returns the statements that let each of `roles`
+    /// work on them.
     ///
     /// # Errors
     /// [`PostgresError`].
-    pub async fn migrate(url: &str) -> Result<(), PostgresError> {
+    pub async fn migrate(url: &str, roles: &[String]) -> Result<Vec<String>, PostgresError> {
         let server = sessions::wait_for(url).await?;
         let writes = Connections::new(url, Session::Swap, &server)?;
         schema::migrate(&writes, None).await?;
         schema::can_wait(&writes).await;
-        Ok(())
+        let schema = grants::schema_of(&writes).await?;
+        Ok(roles.iter().flat_map(|role| grants::statements(&schema, role)).collect())
     }
 
     fn on(

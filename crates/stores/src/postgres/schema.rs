@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use super::{PostgresError, sessions::Connections, statement::Statement};
+use super::{PostgresError, grants, sessions::Connections, statement::Statement};
 
 /// Statements that bring any earlier state up to date; each may run again and again.
 ///
@@ -87,7 +87,9 @@ const WAIT: &str = "CREATE OR REPLACE FUNCTION fula_wait_root(
 ///
 /// Where sessions are shared nothing waits: whoever waits for a swap might keep it from a session.
 pub(super) async fn can_wait(connections: &Connections) -> bool {
-    let there = "SELECT to_regproc('fula_wait_root') IS NOT NULL AS there";
+    let there =
+        "SELECT coalesce(has_function_privilege(to_regproc('fula_wait_root'), 'EXECUTE'), false)
+        AS there";
     let found = connections.fetch(&Statement::new(there)).await;
     let is_there = |rows: Vec<_>| rows.first().is_some_and(is_true);
     if found.is_ok_and(is_there) {
@@ -154,6 +156,9 @@ async fn run(connections: &Connections, statement: &'static str) -> Result<(), P
             Err(error) if is_collision(&error) && tries < TRIES => {
                 tokio::time::sleep(std::time::Duration::from_millis(20 << tries.min(5))).await;
             }
+            Err(error) if grants::is_refused(&error) => {
+                return Err(grants::explain(connections, error).await);
+            }
             Err(error) => return Err(PostgresError::Migrate(error)),
         }
     }
@@ -180,6 +185,7 @@ pub(super) async fn probe(connections: &Connections) -> Result<Option<MarkSource
         {
             Ok(None)
         }
+        Err(error) if grants::is_refused(&error) => Err(grants::explain(connections, error).await),
         Err(error) => Err(PostgresError::Connect(error)),
     }
 }

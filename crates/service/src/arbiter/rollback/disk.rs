@@ -5,14 +5,18 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use fula_core::{
-    BucketAddress, MetadataStore,
+    BucketAddress, MetadataStore, StoreError,
     metadata::{Table, WriteOutcome},
     root::Mark,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{KnownState, RollbackGuard, State};
-use crate::{arbiter::head::Head, error::ServiceError, limits::PAGE_MAX};
+use crate::{
+    arbiter::head::Head,
+    error::{ServiceError, chain},
+    limits::PAGE_MAX,
+};
 
 /// Record that holds the highest mark.
 const MARK: &str = "mark";
@@ -161,7 +165,12 @@ impl RollbackGuard {
 fn fail(state: &mut State, error: ServiceError) -> ServiceError {
     let error = match error {
         ServiceError::Full => error,
-        error => ServiceError::unavailable(format!("this master's own data directory: {error}")),
+        error => StoreError::Unavailable {
+            backend: "log",
+            action: "write to this master's own data directory",
+            source: chain(&error).into(),
+        }
+        .into(),
     };
     if state.disk_failure.is_none() {
         tracing::error!(

@@ -30,7 +30,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::drops::Asked;
 use super::head::Head;
-use crate::{error::ServiceError, limits::AUTHORS_KEPT_MS};
+use crate::{
+    error::{FORKED, ServiceError},
+    limits::AUTHORS_KEPT_MS,
+};
 
 /// Locks that keep writers of one remembered bucket apart.
 const STRIPES: usize = 16;
@@ -251,7 +254,7 @@ impl RollbackGuard {
         }
         if let Some(mark) = floor.mark.as_ref().filter(|mark| is_behind(mark)) {
             drop(state);
-            self.raise(format!("the arbiter's mark is {heard:?}, and was {mark:?}"));
+            self.raise(format!("the arbiter is at {heard}, and was at {mark}"));
             return false;
         }
         let is_newer = state
@@ -283,7 +286,7 @@ impl RollbackGuard {
             (state.forked.contains(bucket), state.alarm.is_some(), may_be_missing)
         };
         if is_forked {
-            return Err(regressed("the masters remember states that exclude one another"));
+            return Err(regressed(FORKED));
         }
         // Another master may know of commits that this one never heard of.
         if is_alarmed {
@@ -385,7 +388,7 @@ impl RollbackGuard {
             return Err(regressed(&alarm.reason));
         }
         if state.forked.contains(bucket) {
-            return Err(regressed("the masters remember states that exclude one another"));
+            return Err(regressed(FORKED));
         }
         Ok(())
     }

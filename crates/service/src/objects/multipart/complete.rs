@@ -53,12 +53,13 @@ impl Service {
             &[&id.0, &parts_hash(named), &request.conditions.to_bytes()],
         );
         for _ in 0..JOINS_MAX {
-            let newest = self.arbiter().current(head.address()).await?;
+            let current = self.arbiter().current(head.address());
+            let newest = self.before_write(caller, "arbiter", current).await?;
             let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
             // A retry's first attempt may still be under way: it is refused where that is
             // remembered, in the commit.
             if !caller.is_retry() && !request.conditions.is_empty() {
-                let current = self.record(&newest, key).await?;
+                let current = self.record_for_write(caller, &newest, key).await?;
                 let upload = self.upload(&newest, key, id).await?;
                 if upload.completed.is_none() {
                     request.conditions.judge(current.as_ref())?;

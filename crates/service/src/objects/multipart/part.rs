@@ -146,7 +146,7 @@ impl Service {
     ) -> Result<ObjectRecord, ServiceError> {
         let (part, action) = (Part::Key(&source.key), Action::GetObject);
         let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
-        let record = self.record(&from, &source.key).await?;
+        let record = self.record_for_write(caller, &from, &source.key).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         source.conditions.judge_source(&record)?;
         Ok(record)

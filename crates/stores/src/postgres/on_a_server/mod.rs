@@ -114,7 +114,7 @@ async fn masters_that_start_together_migrate_together() {
     for opened in futures::future::join_all(opened).await {
         assert_eq!(opened.unwrap().mark_source, MarkSource::Log);
     }
-    PostgresArbiter::migrate(&url).await.unwrap();
+    PostgresArbiter::migrate(&url, &[]).await.unwrap();
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ fn say(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// A Postgres that is told on its input to crash, start, be backed up and restored.
+/// A Postgres that is told on its input to crash, start, hang, be backed up and restored.
 pub(crate) fn postgres() -> io::Result<()> {
     let mut server = Postgres::start(&[])?;
     say(&server.url())?;
@@ -25,10 +25,12 @@ pub(crate) fn postgres() -> io::Result<()> {
         let answer = match command {
             "crash" => server.crash(true),
             "launch" => server.launch(),
+            "freeze" => server.freeze(),
+            "thaw" => server.thaw(),
             "backup" => server.backup(Path::new(rest)),
             "restore" => server.restore(Path::new(rest)),
             "execute" => server.execute(rest).map(drop),
-            _ => Err(io::Error::other("crash, launch, backup, restore or execute")),
+            _ => Err(io::Error::other("crash, launch, freeze, thaw, backup, restore or execute")),
         };
         say(&answer.map_or_else(|error| format!("error: {error}"), |()| "ok".to_owned()))?;
     }

@@ -1,0 +1,170 @@
+//! The manifest: a file beside the segments that names those there must be (docs/adr/0039).
+//!
+//! # Invariants
+//! - A segment is named before anything in it counts, and is not named any more before it is removed. So a
+//!   named one that is missing was lost, whenever the power was cut.
+
+use std::{collections::BTreeSet, io};
+
+use super::disk::{Disk, is_lost};
+
+/// Name of the file, and of the one that takes its place.
+const NAME: &str = "manifest";
+const NEW: &str = "manifest.new";
+
+/// First line of the file.
+const HEAD: &str = "fula log manifest 1";
+
+/// Longest file that is read, in bytes: a million segments of 128 MiB are 24 MB.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// Which segments there must be.
+#[derive(Debug, Default)]
+pub(super) struct Manifest {
+    named: BTreeSet<String>,
+    /// Of these, those that are missing. They stay named until they are given up.
+    missing: BTreeSet<String>,
+}
+
+impl Manifest {
+    /// Reads the manifest. It names nothing in a log of an earlier build, or where it is damaged.
+    pub(super) fn read(disk: &dyn Disk) -> io::Result<Self> {
+        let file = match disk.open(NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            opened => opened?,
+        };
+        let len = usize::try_from(file.len()?.min(BYTES_MAX)).map_err(io::Error::other)?;
+        let mut text = vec![0; len];
+        let named = match file.read_at(&mut text, 0) {
+            Err(error) if is_lost(&error) => None,
+            read => read.map(|()| parse(&text))?,
+        };
+        if named.is_none() {
+            tracing::error!(
+                "the log's manifest is damaged: segments that are missing are not noticed"
+            );
+        }
+        Ok(Self { named: named.unwrap_or_default(), missing: BTreeSet::new() })
+    }
+
+    /// Notes which segments there are; returns the names of those that are missing.
+    pub(super) fn compare(&mut self, there: &BTreeSet<String>) -> Vec<String> {
+        self.missing = self.named.difference(there).cloned().collect();
+        self.missing.iter().cloned().collect()
+    }
+
+    pub(super) fn missing(&self) -> &BTreeSet<String> {
+        &self.missing
+    }
+
+    pub(super) fn names(&self, segment: &str) -> bool {
+        self.named.contains(segment)
+    }
+
+    /// Names segments, durably.
+    pub(super) fn add(&mut self, disk: &dyn Disk, segments: &BTreeSet<String>) -> io::Result<()> {
+        self.change(disk, self.named.union(segments).cloned().collect())
+    }
+
+    /// Names segments no more, durably: they may be removed.
+    pub(super) fn remove(
+        &mut self,
+        disk: &dyn Disk,
+        segments: &BTreeSet<String>,
+    ) -> io::Result<()> {
+        self.change(disk, self.named.difference(segments).cloned().collect())
+    }
+
+    /// Gives those up that are missing.
+    pub(super) fn give_up(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        self.change(disk, self.named.difference(&self.missing).cloned().collect())?;
+        self.missing.clear();
+        Ok(())
+    }
+
+    fn change(&mut self, disk: &dyn Disk, named: BTreeSet<String>) -> io::Result<()> {
+        if named == self.named {
+            return Ok(());
+        }
+        match disk.remove(NEW) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = disk.create(NEW)?;
+        file.write_at(render(&named).as_bytes(), 0)?;
+        file.sync()?;
+        disk.rename(NEW, NAME)?;
+        disk.sync()?;
+        self.named = named;
+        Ok(())
+    }
+}
+
+fn check(lines: &str) -> String {
+    hex::encode(&blake3::hash(lines.as_bytes()).as_bytes()[..16])
+}
+
+/// Returns the file: a head, a name a line, and a check over all that.
+fn render(named: &BTreeSet<String>) -> String {
+    let mut lines = format!("{HEAD}\n");
+    for name in named {
+        lines.push_str(name);
+        lines.push('\n');
+    }
+    let check = check(&lines);
+    format!("{lines}check {check}\n")
+}
+
+/// Returns the names in a file that is whole.
+fn parse(text: &[u8]) -> Option<BTreeSet<String>> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (lines, found) = text.strip_suffix('\n')?.rsplit_once("check ")?;
+    if found != check(lines) {
+        return None;
+    }
+    let mut lines = lines.lines();
+    (lines.next()? == HEAD).then(|| lines.map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::sim_disk::{Fault, SimDisk};
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else_is_believed() {
+        let names = set(&["bulk-00000002.log", "commit-00000001.log"]);
+        let text = render(&names);
+        assert_eq!(parse(text.as_bytes()), Some(names));
+        assert_eq!(parse(render(&set(&[])).as_bytes()), Some(set(&[])));
+        for at in 0..text.len() {
+            let mut damaged = text.clone().into_bytes();
+            damaged[at] ^= 1;
+            assert_eq!(parse(&damaged), None, "at {at}");
+            assert_eq!(parse(&text.as_bytes()[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_change_that_fails_changes_nothing_and_can_be_made_again() {
+        let disk = SimDisk::default();
+        let mut manifest = Manifest::read(&disk).unwrap();
+        manifest.add(&disk, &set(&["a"])).unwrap();
+        for after in 0..6 {
+            disk.fail(after, Fault::Io, false);
+            let failed = manifest.add(&disk, &set(&["b"])).is_err();
+            disk.mend();
+            assert_eq!(manifest.names("b"), !failed, "after {after} calls");
+            let read = Manifest::read(&disk).unwrap();
+            assert!(read.names("a"));
+            manifest.add(&disk, &set(&["b"])).unwrap();
+            assert!(Manifest::read(&disk).unwrap().names("b"));
+            manifest.remove(&disk, &set(&["b"])).unwrap();
+            assert!(!Manifest::read(&disk).unwrap().names("b"));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+"""What commands need, what they refuse and why, and what they leave alone."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+
+from conftest import FULA, Gateway
+from helpers import pattern
+from masters import admin, federation, signed
+
+
+def fula(*args, env, **options):
+    return subprocess.run([FULA, *args], env={**os.environ, **env}, capture_output=True, text=True,
+                          timeout=120, **options)
+
+
+def contents(directory):
+    """Every file of a directory: its bytes, its mode and when it was changed."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    facts = lambda path: (path.stat().st_mode, path.stat().st_mtime_ns)
+    return {path: (hashlib.sha256(path.read_bytes()).hexdigest(), *facts(path)) for path in files}
+
+
+def test_tools_need_no_data_directory_where_there_is_a_database(federation, tmp_path):
+    master = federation.gateway("master")
+    master.client().create_bucket(Bucket="bucket")
+    away = tmp_path / "away"
+    for command in (["keys", "list"], ["masters", "list"], ["roots", "show"], ["roots", "log", "bucket"]):
+        done = fula(*command, "--data-dir", away, env=federation.env())
+        assert done.returncode == 0 and done.stdout, done.stderr
+    assert not away.exists()
+    without = fula("keys", "list", "--data-dir", away, env={})
+    assert without.returncode == 1
+    assert "--data-dir" in without.stderr and "FULA_DATABASE_URL" in without.stderr
+
+
+def test_errors_name_the_setting_and_say_things_once(federation, own_gateway):
+    url = federation.postgres.address.rsplit("/", 1)[0] + "/nowhere"
+    refused = federation.refusal(FULA_DATABASE_URL=url)
+    assert "FULA_DATABASE_URL" in refused and refused.count('database "nowhere" does not exist') == 1
+    taken = subprocess.run([FULA, "gateway", "--data-dir", federation.tmp / "other",
+                            "--listen", own_gateway.listen], capture_output=True, text=True, timeout=60)
+    assert taken.returncode == 1 and "--listen" in taken.stderr and own_gateway.listen in taken.stderr
+
+
+def test_a_role_that_may_not_create_tables(federation):
+    tell = federation.postgres.tell
+    tell("execute CREATE ROLE app LOGIN")
+    tell("execute REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    owner = federation.postgres.address
+    app = owner.replace("fula@", "app@")
+    refused = federation.refusal(FULA_DATABASE_URL=app)
+    assert "fula migrate --role app" in refused and "CREATE ON SCHEMA public" in refused
+    migrated = fula("migrate", "--role", "app", env={"FULA_DATABASE_URL": owner})
+    assert migrated.returncode == 0 and "up to date" in migrated.stderr
+    refused = federation.refusal(FULA_DATABASE_URL=app)
+    assert "GRANT INSERT, SELECT, UPDATE ON bucket_roots TO app" in refused, refused
+    for grant in migrated.stdout.splitlines():
+        tell(f"execute {grant}")
+    master = federation.gateway("master", FULA_DATABASE_URL=app)
+    master.client().create_bucket(Bucket="bucket")
+    assert signed(master, "PUT", "/bucket/k", b"x")[0] == 200
+    assert signed(master, "GET", "/bucket/k")[2] == b"x"
+    assert fula("migrate", env={"FULA_DATABASE_URL": app}).returncode == 1
+    tell("execute REVOKE UPDATE ON bucket_roots FROM app")
+    refused = federation.refusal(FULA_DATABASE_URL=app)
+    assert "GRANT UPDATE ON bucket_roots TO app" in refused and "fula_directory" not in refused
+
+
+def test_an_import_leaves_its_source_alone(federation, tmp_path):
+    alone = Gateway(tmp_path / "alone").start()
+    s3 = alone.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="k", Body=pattern(2_000_000))
+    key = alone.credentials()
+    # As after a power cut: the last write is not whole.
+    alone.kill()
+    log = max((alone.data_dir / "log").glob("commit-*.log"))
+    with open(log, "ab") as file:
+        file.write(b"\1" * 1000)
+    before = contents(alone.data_dir)
+    for directory in (alone.data_dir, alone.data_dir / "log"):
+        directory.chmod(0o500)
+    imported = fula("roots", "import", "--data-dir", alone.data_dir, "--json", env=federation.env())
+    assert imported.returncode == 0, imported.stderr
+    report = json.loads(imported.stdout)
+    assert report["imported"] == ["bucket"]
+    assert [text for text in report["not_brought"] if f"unfinished writes at the end of {log.name}" in text]
+    assert contents(alone.data_dir) == before
+    for directory in (alone.data_dir, alone.data_dir / "log"):
+        directory.chmod(0o700)
+    master = federation.gateway("master")
+    assert master.client(key=key).get_object(Bucket="bucket", Key="k")["Body"].read() == pattern(2_000_000)
+    # What was written at both ends since then is said, and is no success.
+    alone.start()
+    alone.client().put_object(Bucket="bucket", Key="alone", Body=b"x")
+    alone.client().put_object(Bucket="bucket", Key="more", Body=b"x")
+    alone.stop()
+    master.client(key=key).put_object(Bucket="bucket", Key="shared", Body=b"x")
+    again = fula("roots", "import", "--data-dir", alone.data_dir, env=federation.env())
+    assert again.returncode == 1 and "taken       bucket" in again.stdout
+    assert "not brought bucket bucket as it is here, at version" in again.stdout
+    busy = Gateway(tmp_path / "busy").start()
+    refused = fula("roots", "import", "--data-dir", busy.data_dir, env=federation.env())
+    assert refused.returncode == 1 and "in use by another fula process" in refused.stderr
+    busy.stop()
+
+
+def test_a_segment_that_is_missing_is_not_passed_over(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="k", Body=pattern(3_000_000))
+    s3.put_object(Bucket="bucket", Key="small", Body=b"x")
+    own_gateway.stop()
+    (segment,) = (own_gateway.data_dir / "log").glob("bulk-*.log")
+    aside = own_gateway.data_dir.parent / "aside"
+    shutil.move(segment, aside)
+    start = subprocess.run([FULA, "gateway", "--data-dir", own_gateway.data_dir, "--listen", "127.0.0.1:0",
+                            "--admin-listen", "127.0.0.1:0"], capture_output=True, text=True, timeout=60)
+    assert start.returncode == 1 and segment.name in start.stderr and "backup" in start.stderr
+    shutil.move(aside, segment)
+    own_gateway.start()
+    assert own_gateway.client().get_object(Bucket="bucket", Key="k")["Body"].read() == pattern(3_000_000)
+    own_gateway.stop()
+    segment.unlink()
+    found = own_gateway.fula("fsck", check=False)
+    assert found.returncode == 1 and segment.name in found.stdout, found.stderr
+    own_gateway.fula("fsck", "--repair", check=False)
+    own_gateway.start()
+    assert own_gateway.client().get_object(Bucket="bucket", Key="small")["Body"].read() == b"x"
+    status = own_gateway.client(retries={"max_attempts": 1})
+    own_gateway.client().put_object(Bucket="bucket", Key="k", Body=pattern(3_000_000))
+    assert status.get_object(Bucket="bucket", Key="k")["Body"].read() == pattern(3_000_000)
+
+
+def test_what_compaction_removes_is_not_missing(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    for n in range(3):
+        s3.put_object(Bucket="bucket", Key="k", Body=pattern(3_000_000, n))
+        own_gateway.fula("gc", "--now", "--retention", "0s")
+    own_gateway.kill()
+    own_gateway.start()
+    assert own_gateway.client().get_object(Bucket="bucket", Key="k")["Body"].read() == pattern(3_000_000, 2)

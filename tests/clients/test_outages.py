@@ -1,0 +1,193 @@
+"""Stores that hang, an arbiter whose clock is another one, and one that loses what it had: what requests are
+answered meanwhile, and when."""
+
+import json
+import re
+import signal
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from conftest import Gateway
+from helpers import pattern
+from masters import admin, federation, signed
+from signing import now, signed_headers
+
+HOURS = 5 * 3600
+
+
+def timed(*args, **options):
+    """A signed request, and how long it took."""
+    began = time.monotonic()
+    status, headers, body = signed(*args, **options)
+    return time.monotonic() - began, status, headers, body.decode()
+
+
+def key_of(gateway, user):
+    # The first try may meet a connection that died with the server.
+    deadline = time.monotonic() + 30
+    while (made := admin(gateway, "keys", "create", "--user", user, "--json")).returncode != 0:
+        assert time.monotonic() < deadline, made.stderr
+    made = json.loads(made.stdout)
+    return made["id"], made["secret"]
+
+
+def head(gateway, key, seconds=0):
+    """Lists buckets, signed as if the clock were so much ahead; returns the status and the code of an error."""
+    target = "/"
+    headers = signed_headers(key, gateway.listen, "GET", target, date=now(seconds))
+    request = urllib.request.Request(gateway.url + target, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, ""
+    except urllib.error.HTTPError as error:
+        return error.code, re.search("<Code>(.*?)</Code>", error.read().decode())[1]
+
+
+def until(wanted, look, seconds=30):
+    """Waits until a look comes to what is wanted; returns everything that was seen on the way."""
+    deadline, seen = time.monotonic() + seconds, []
+    while not seen or seen[-1] != wanted:
+        assert time.monotonic() < deadline, seen[-1]
+        seen.append(look())
+    return seen
+
+
+def test_a_hung_database_is_told_in_time(federation):
+    strict = federation.gateway("strict", FULA_COMMIT_DEADLINE="3s")
+    lax = federation.gateway("lax", FULA_STALE_READS="on", FULA_COMMIT_DEADLINE="3s")
+    lax.shared_key = strict.credentials()
+    strict.client().create_bucket(Bucket="bucket")
+    strict.client().put_object(Bucket="bucket", Key="k", Body=b"x")
+    assert signed(lax, "GET", "/bucket/k")[0] == 200
+    federation.postgres.tell("freeze")
+    for path in ("/bucket/k", "/never-seen/k"):
+        took, status, headers, _ = timed(strict, "PUT", path, b"y")
+        assert status == 503 and headers["x-fula-outcome"] in ("none", "unknown")
+        assert took < 3.8, f"{path}: {took}"
+    took, status, _, body = timed(strict, "GET", "/bucket/k")
+    assert status == 503 and took < 10
+    assert "(the arbiter) does not answer in time" in body and "FULA_DATABASE_URL" in body
+    # Only the first stale read waits.
+    took, status, headers, body = timed(lax, "GET", "/bucket/k")
+    assert (status, body) == (200, "x") and "x-fula-stale" in headers and took < 5
+    for _ in range(10):
+        took, status, headers, body = timed(lax, "GET", "/bucket/k")
+        assert (status, body) == (200, "x") and "x-fula-stale" in headers
+        assert took < 1, took
+    federation.postgres.tell("thaw")
+    until(200, lambda: signed(strict, "PUT", "/bucket/k", b"z")[0])
+    until(False, lambda: "x-fula-stale" in signed(lax, "GET", "/bucket/k")[1])
+    assert signed(lax, "GET", "/bucket/k")[2] == b"z"
+
+
+def test_a_hung_block_store_is_told_in_time(federation, tmp_path):
+    store = Gateway(tmp_path / "store").start()
+    store.client().create_bucket(Bucket="blocks")
+    id, secret = store.credentials()
+    env = {"FULA_BLOCKS": "s3://blocks", "AWS_ENDPOINT": store.url, "AWS_REGION": "us-east-1",
+           "AWS_ACCESS_KEY_ID": id, "AWS_SECRET_ACCESS_KEY": secret, "FULA_COMMIT_DEADLINE": "3s"}
+    master = federation.gateway("master", **env)
+    master.client().create_bucket(Bucket="bucket")
+    master.client().put_object(Bucket="bucket", Key="large", Body=pattern(2_500_000))
+    store.process.send_signal(signal.SIGSTOP)
+    try:
+        for body in (b"y", pattern(3_500_000)):
+            took, status, headers, text = timed(master, "PUT", "/bucket/k", body)
+            assert status == 503 and headers["x-fula-outcome"] == "none", text
+            assert "The block store does not answer in time" in text
+            assert took < 3.8, f"{len(body)} bytes: {took}"
+        # The listing is in memory, the content is not.
+        assert signed(master, "GET", "/bucket?list-type=2")[0] == 200
+        master.kill()
+        store.process.send_signal(signal.SIGCONT)
+        master.start(env=master.shared)
+        store.process.send_signal(signal.SIGSTOP)
+        took, status, _, text = timed(master, "GET", "/bucket/large")
+        assert status == 503 and took < 15, took
+        assert "The block store does not answer in time" in text and "FULA_BLOCKS" in text
+    finally:
+        store.process.send_signal(signal.SIGCONT)
+    until(200, lambda: signed(master, "PUT", "/bucket/k", b"y")[0])
+    assert signed(master, "GET", "/bucket/large")[2] == pattern(2_500_000)
+    store.stop()
+
+
+def test_texts_of_503_say_what_is_wrong(federation):
+    master = federation.gateway("master")
+    s3 = master.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="large", Body=pattern(2_500_000))
+    leaves = [path for path in (federation.tmp / "blocks/blocks/55").rglob("*") if path.is_file()]
+    damaged = leaves[0].read_bytes()[:-1] + b"\0"
+    for leaf in leaves:
+        leaf.write_bytes(damaged)
+    status, _, body = signed(master, "GET", "/bucket/large")
+    assert status == 503 and b"is damaged" in body and b"fula fsck" in body
+    for leaf in leaves:
+        leaf.unlink()
+    status, _, body = signed(master, "GET", "/bucket/large")
+    assert status == 503 and b"is missing from the block store" in body and b"fula fsck" in body
+    federation.postgres.tell("crash")
+    status, _, body = signed(master, "GET", "/bucket/large")
+    assert status == 503 and b"(the arbiter)" in body and b"FULA_DATABASE_URL" in body
+    assert b"<Code>SlowDown</Code>" in body
+
+
+def test_signatures_are_judged_by_the_clock_of_the_arbiter(federation):
+    master = federation.gateway("master")
+    key = master.credentials()
+    assert head(master, key) == (200, "")
+    # As if the master's own clock were five hours behind.
+    federation.postgres.tell(
+        "execute BEGIN; ALTER VIEW fula_mark RENAME TO fula_mark_before; CREATE VIEW fula_mark AS "
+        f"SELECT arbiter, position, now_ms + {HOURS}000 AS now_ms FROM fula_mark_before; COMMIT"
+    )
+    until((200, ""), lambda: head(master, key, HOURS))
+    assert head(master, key) == (403, "RequestTimeTooSkewed")
+
+
+def test_keys_made_after_a_backup_come_back(federation):
+    masters = [federation.gateway(f"master{n}") for n in range(2)]
+    backup = federation.tmp / "backup"
+    federation.postgres.tell("crash")
+    federation.postgres.tell(f"backup {backup}")
+    federation.postgres.tell("launch")
+    until((200, ""), lambda: head(masters[0], masters[0].credentials()))
+    late, revoked = key_of(masters[0], "late"), key_of(masters[0], "revoked")
+    for master in masters:
+        until((200, ""), lambda: head(master, late))
+    assert admin(masters[0], "keys", "revoke", revoked[0]).returncode == 0
+    federation.postgres.tell("crash")
+    federation.postgres.tell(f"restore {backup}")
+    federation.postgres.tell("launch")
+    # Refused for the time being, and never as a key that nobody has.
+    for master in masters:
+        assert {status for status, _ in until((200, ""), lambda: head(master, late))} <= {200, 503}
+    until((403, "InvalidAccessKeyId"), lambda: head(masters[0], revoked))
+    listed = json.loads(admin(masters[1], "keys", "list", "--json").stdout)
+    assert late[0] in [key["id"] for key in listed]
+    assert revoked[0] not in [key["id"] for key in listed]
+    # A master that comes later knows the key, too.
+    assert head(federation.gateway("master2"), late) == (200, "")
+
+
+def test_no_key_is_unknown_while_a_restore_empties_tables(federation):
+    masters = [federation.gateway(f"master{n}") for n in range(2)]
+    key, late = key_of(masters[0], "early"), masters[1].credentials()
+    until((200, ""), lambda: head(masters[0], key))
+    federation.postgres.tell("execute CREATE TABLE aside AS SELECT * FROM fula_directory")
+    federation.postgres.tell("execute DELETE FROM fula_directory")
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        for master in masters:
+            for access_key in (key, late):
+                # A record that was read just before counts for two seconds.
+                assert head(master, access_key)[0] in (200, 503)
+    assert head(masters[1], key)[0] == 503
+    # Nothing is written meanwhile that the restore would stumble over.
+    federation.postgres.tell("execute INSERT INTO fula_directory SELECT * FROM aside")
+    for master in masters:
+        until((200, ""), lambda: head(master, key))
