@@ -439,7 +439,7 @@ def test_space_comes_back(tmp_path, monkeypatch):
     done = json.loads(gateway.fula("gc", "--now", "--retention", "0s", "--json").stdout)
     assert done["collection"]["deleted"] > 100 and done["rewritten_bytes"] > 70 * MIB
     assert done["log_bytes"] < 8 * MIB and done["live_bytes"] < 4 * MIB
-    on_disk = sum(f.stat().st_size for f in (tmp_path / "data" / "log").iterdir())
+    on_disk = sum(f.stat().st_size for f in (tmp_path / "data" / "log").glob("*.log"))
     assert on_disk == sizes()["log_bytes"]
 
     def check():

@@ -147,6 +147,12 @@ def test_signatures_are_judged_by_the_clock_of_the_arbiter(federation):
     )
     until((200, ""), lambda: head(master, key, HOURS))
     assert head(master, key) == (403, "RequestTimeTooSkewed")
+    # So is what was issued before now.
+    eve = key_of(master, "eve")
+    assert head(master, eve, HOURS) == (200, "")
+    revoked = admin(master, "revoke", "user", "eve", "--issued-before", "now")
+    assert revoked.returncode == 0, revoked.stderr
+    assert head(master, eve, HOURS) == (403, "InvalidAccessKeyId")
 
 
 def test_keys_made_after_a_backup_come_back(federation):
