@@ -1,5 +1,6 @@
 """What is missing or damaged is named, and what clears it does."""
 
+import base64
 import json
 import re
 
@@ -91,7 +92,6 @@ def newest_root(gateway, federation):
 
 def cid_of(path):
     """The address of a block of the codec dag-cbor, by where it lies."""
-    import base64
     digest = bytes.fromhex(path.parent.name + path.name)
     return "b" + base64.b32encode(bytes([1, 0x71, 0x1e, 32]) + digest).decode().lower().rstrip("=")
 
@@ -161,3 +161,30 @@ def test_a_bucket_goes_back_to_the_newest_root_that_can_be_read(federation):
     assert admin(one, "fsck").returncode == 0
     history = json.loads(admin(one, "roots", "log", "bucket", "--json").stdout)
     assert [commit["version"] for commit in history] == [8, 7, 6, 5, 3, 2, 1]
+
+
+def test_a_bucket_of_a_single_gateway_goes_back_too(own_gateway):
+    s3 = own_gateway.client()
+    for bucket in ("bucket", "other"):
+        s3.create_bucket(Bucket=bucket)
+    for n in range(3):
+        s3.put_object(Bucket="bucket", Key=f"k{n}", Body=b"%d" % n)
+    rows = json.loads(own_gateway.fula("roots", "show", "--json").stdout)["buckets"]
+    root = next(row["root"] for row in rows if row["bucket"] == "bucket")
+    # More of the log follows, so that the damage is no torn end.
+    for n in range(5):
+        s3.put_object(Bucket="other", Key=f"k{n}", Body=b"x")
+    own_gateway.stop()
+    commit = next((own_gateway.data_dir / "log").glob("commit-*.log"))
+    key = base64.b32decode(root[1:].upper() + "=" * (-len(root[1:]) % 8))
+    flip(commit, commit.read_bytes().index(key) + len(key) + 100)
+    looked = own_gateway.fula("fsck", check=False)
+    assert looked.returncode == 1 and f"the whole bucket: block {root} is damaged" in looked.stdout
+    offered = own_gateway.fula("fsck", "--repair", check=False)
+    assert offered.returncode == 1 and "the commits after version 3 up to 4" in offered.stderr
+    done = own_gateway.fula("fsck", "--repair", "--apply")
+    assert "can be read again, at version 5" in done.stderr and done.stdout.endswith("0 problems\n")
+    own_gateway.start()
+    keys = [found["Key"] for found in s3.list_objects_v2(Bucket="bucket")["Contents"]]
+    assert keys == ["k0", "k1"]
+    s3.put_object(Bucket="bucket", Key="k2", Body=b"again")
