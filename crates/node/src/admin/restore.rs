@@ -1,4 +1,4 @@
-//! Offering buckets whose newest root cannot be read the newest one that can (docs/adr/0038).
+//! Offering buckets whose newest root cannot be read the newest one that can (docs/adr/0040).
 
 use fula_core::root::RootRow;
 use fula_service::{

@@ -1,4 +1,4 @@
-//! Finding the newest root of a bucket that can be read, when the current one cannot (docs/adr/0038).
+//! Finding the newest root of a bucket that can be read, when the current one cannot (docs/adr/0040).
 
 use std::collections::{BTreeMap, BTreeSet};
 

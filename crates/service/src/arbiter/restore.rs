@@ -1,4 +1,4 @@
-//! Having a bucket go back to an older root, because the newest cannot be read (docs/adr/0038).
+//! Having a bucket go back to an older root, because the newest cannot be read (docs/adr/0040).
 
 use fula_core::{
     Block, BucketAddress, Cid, RootPointer, StoreError, WriterId,
