@@ -181,6 +181,13 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// into one of these must hear that it is missing. Raw ones that are not held may be left out.
     fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid>;
 
+    /// Returns how many bytes the store uses for those of `cids` that it holds, as far as it knows without
+    /// asking anybody; by default it knows nothing, and returns 0.
+    fn used_bytes(&self, cids: &[Cid]) -> u64 {
+        let _ = cids;
+        0
+    }
+
     /// Deletes blocks that were not marked in the collection of `cut` and were last put before
     /// `put_before`: some at a time, from `from` on. A walk from the first position to the last passes
     /// every block that is there all the while.

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,8 @@ pub(crate) struct Connections {
     limits: ConnectionLimits,
     began: Instant,
     open: Mutex<Open>,
+    /// How many are open, for whoever wants to know.
+    count: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -76,9 +81,16 @@ pub(crate) struct Connection {
 }
 
 impl Connections {
-    pub(crate) fn new(listener: &'static str, limits: ConnectionLimits) -> Arc<Self> {
+    /// Keeps `count` at the number of open connections.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge of far fewer than 2^52 connections")]
+    pub(crate) fn new(
+        listener: &'static str,
+        limits: ConnectionLimits,
+        count: Arc<AtomicUsize>,
+    ) -> Arc<Self> {
         let (began, open) = (Instant::now(), Mutex::default());
-        Arc::new(Self { listener, limits, began, open })
+        metrics::gauge!("fula_connections_max", "listener" => listener).set(limits.total as f64);
+        Arc::new(Self { listener, limits, began, open, count })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -135,6 +147,7 @@ impl Connections {
 
     #[expect(clippy::cast_precision_loss, reason = "a gauge of far fewer than 2^52 connections")]
     fn report(&self, open: &Open) {
+        self.count.store(open.total, Ordering::Relaxed);
         metrics::gauge!("fula_connections", "listener" => self.listener).set(open.total as f64);
     }
 }
@@ -186,7 +199,7 @@ mod tests {
     }
 
     fn connections(total: usize, per_address: usize) -> Arc<Connections> {
-        Connections::new("test", ConnectionLimits { total, per_address })
+        Connections::new("test", ConnectionLimits { total, per_address }, Arc::default())
     }
 
     fn is_ended(connection: &Connection) -> bool {

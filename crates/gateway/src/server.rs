@@ -1,6 +1,11 @@
 //! Accepting connections and ending them well.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1::Builder, service::service_fn};
@@ -42,6 +47,8 @@ pub struct Listening {
     pub grace: Duration,
     /// How many connections may be open.
     pub connections: ConnectionLimits,
+    /// Set to how many are open.
+    pub open: Arc<AtomicUsize>,
 }
 
 /// Serves `answer` on `listener` until `stop` resolves, then lets requests in flight finish for
@@ -65,7 +72,7 @@ where
     builder.timer(TokioTimer::new()).header_read_timeout(how.header_timeout);
     builder.max_buf_size(CONNECTION_BYTES);
     let graceful = GracefulShutdown::new();
-    let connections = Connections::new(how.name, how.connections);
+    let connections = Connections::new(how.name, how.connections, Arc::clone(&how.open));
     let mut is_failing = false;
     tokio::pin!(stop);
     loop {

@@ -2,12 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        self, ServerConfig,
-        pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-    },
+pub use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::{
+    self, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
 
 /// A certificate or key that cannot be used.

@@ -3,24 +3,30 @@
 //!
 //! One JSON object a line each way. Whoever can open the socket (mode 0600) owns the data anyway.
 
+mod fsck;
+mod progress;
+mod restore;
 mod users;
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use fula_core::{OwnerId, root::RootRow};
-use fula_service::{Recovery, auth::Revoked, error::chain, fsck, history};
+use fula_service::{Forgotten, Recovery, auth::Revoked, error::chain, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
 };
 
-pub(crate) use self::users::user_id;
+use self::progress::{Progress, Watched};
+pub(crate) use self::{progress::Step, users::user_id};
 use crate::{
     files::{self, FileError},
     gc,
     node::Node,
+    space::{self, Sizes},
+    status,
 };
 
 /// Longest request or answer line in bytes.
@@ -73,6 +79,9 @@ pub(crate) enum Request {
     MastersForget {
         /// Its name.
         name: String,
+        /// Also one that was just seen.
+        #[serde(default)]
+        force: bool,
     },
     /// Show a bucket's history.
     RootsLog {
@@ -102,8 +111,19 @@ pub(crate) enum Request {
         /// Not only say what would be done.
         apply: bool,
     },
+    /// Say how everything is.
+    Status,
     /// Check everything.
-    Fsck,
+    Fsck {
+        /// Whether whoever asked wants to hear how far it has come.
+        #[serde(default)]
+        progress: bool,
+    },
+    /// Offer buckets whose root cannot be read the newest one that can.
+    RestoreRoots {
+        /// Have them go back to it, not only say so.
+        apply: bool,
+    },
     /// Give space back, or only say how much is in use.
     Gc {
         /// Collect.
@@ -121,6 +141,8 @@ pub(crate) enum Answer {
     Ok(Value),
     /// Why there is none.
     Error(String),
+    /// How far the work has come; an answer follows.
+    Progress(String),
 }
 
 /// Why a request was not carried out, for whoever asked.
@@ -133,14 +155,18 @@ impl<E: std::error::Error> From<E> for Refused {
 }
 
 /// Carries out one request.
-pub(crate) async fn execute(node: &Arc<Node>, request: Request) -> Answer {
-    match carry_out(node, request).await {
+async fn execute(node: &Arc<Node>, request: Request, progress: &Progress) -> Answer {
+    match carry_out(node, request, progress).await {
         Ok(value) => Answer::Ok(value),
         Err(Refused(text)) => Answer::Error(text),
     }
 }
 
-async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, Refused> {
+async fn carry_out(
+    node: &Arc<Node>,
+    request: Request,
+    progress: &Progress,
+) -> Result<Value, Refused> {
     let keys = node.authenticator.keys();
     match request {
         Request::KeysCreate { user, keys_per_user } => {
@@ -166,14 +192,8 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, Refused>
             Ok(json!({"revoked": revoked}))
         }
         Request::RevokeList => Ok(json!(node.authenticator.revocations().all())),
-        Request::MastersList => Ok(shared(node)?.status().await?.masters.into_keys().collect()),
-        Request::MastersForget { name } => {
-            if !shared(node)?.forget_master(&name).await? {
-                let text = format!("there is no master {name}; see fula masters list");
-                return Err(Refused(text));
-            }
-            Ok(json!({"forgotten": name}))
-        }
+        Request::MastersList => Ok(json!(shared(node)?.list_masters().await?)),
+        Request::MastersForget { name, force } => forget_master(node, &name, force).await,
         Request::RootsLog { bucket, user, limit } => {
             let row = find_row(node, &bucket, user.as_deref()).await?;
             let blocks = node.nodes.blocks().as_ref();
@@ -195,17 +215,42 @@ async fn carry_out(node: &Arc<Node>, request: Request) -> Result<Value, Refused>
             let merged = shared(node)?.merge(&row.address, !apply).await;
             Ok(json!(merged?))
         }
-        Request::Fsck => check(node).await,
-        Request::Gc { now: false, .. } => {
-            let (log_bytes, live_bytes) = node.store.sizes()?;
-            Ok(json!({"log_bytes": log_bytes, "live_bytes": live_bytes}))
-        }
+        Request::Status => Ok(json!(status::page(node).await)),
+        Request::Fsck { .. } => fsck::check(node, progress).await,
+        Request::RestoreRoots { apply } => restore::roots(node, apply, progress).await,
+        Request::Gc { now: false, .. } => look_at_space(node).await,
         Request::Gc { retention_ms, .. } => {
             let own = node.service.committer().limits().retention;
             let retention = retention_ms.map_or(own, std::time::Duration::from_millis);
             Ok(json!(gc::now(node, retention).await.map_err(Refused)?))
         }
     }
+}
+
+async fn forget_master(node: &Node, name: &str, force: bool) -> Result<Value, Refused> {
+    match shared(node)?.forget_master(name, force).await? {
+        Forgotten::Done => Ok(json!({"forgotten": name})),
+        Forgotten::Unknown => {
+            Err(Refused(format!("there is no master {name}; see fula masters list")))
+        }
+        Forgotten::Alive(age_ms) => Err(Refused(format!(
+            "master {name} was seen {} s ago, and would be on the list again: stop it first, or add --force",
+            age_ms / 1000
+        ))),
+    }
+}
+
+/// Returns what the bytes of the log are for, and what waits for the retention.
+async fn look_at_space(node: &Node) -> Result<Value, Refused> {
+    let retention = node.service.committer().limits().retention;
+    let why = match space::look(node, retention).await {
+        Ok(Some(outlook)) => return Ok(json!(outlook)),
+        Ok(None) => "where arbiter or blocks are shared, nothing is collected".to_owned(),
+        Err(error) => error,
+    };
+    let mut sizes = json!(Sizes::of(node, None)?);
+    sizes["unknown"] = json!(why);
+    Ok(sizes)
 }
 
 /// Returns pointers, of one bucket name if given, and the recovery.
@@ -305,68 +350,6 @@ async fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootR
     }
 }
 
-/// Reads every byte of the log and everything reachable from the roots.
-async fn check(node: &Node) -> Result<Value, Refused> {
-    let damaged = tokio::task::block_in_place(|| node.store.verify());
-    let damaged = damaged.map_err(|error| Refused(format!("cannot read the log: {error}")))?;
-    let mut seen = HashSet::new();
-    let mut buckets = Vec::new();
-    let is_unrepaired = node.store.recovery.is_unrepaired;
-    let mut problems = damaged.len() + usize::from(is_unrepaired);
-    for row in all_rows(node).await? {
-        // The row may move on while we look: check the newest.
-        let newest = node.roots().get_roots(std::slice::from_ref(&row.address)).await?;
-        let row = newest.value.into_iter().next().flatten().unwrap_or(row);
-        // Held, so that nothing of it is collected while we look.
-        let held = node.service.arbiter().current(&row.address).await.ok().flatten();
-        let row = held.as_ref().map_or(row, |head| head.row.clone());
-        let report = fsck::check_bucket(&node.nodes, &row, &mut seen).await?;
-        drop(held);
-        problems += report.problems.len();
-        buckets.push(json!({
-            "owner": report.bucket.owner.to_string(),
-            "bucket": report.bucket.name.as_str(),
-            "blocks": report.blocks,
-            "problems": report.problems.iter().map(problem_text).collect::<Vec<_>>(),
-        }));
-    }
-    let places: Vec<Value> = damaged
-        .iter()
-        .map(|damage| {
-            json!({
-                "segment": damage.segment,
-                "offset": damage.offset,
-                "bytes": damage.bytes,
-                "cid": damage.cid.map(|cid| cid.to_string()),
-            })
-        })
-        .collect();
-    let cut: u64 = node.store.recovery.truncated.iter().map(|cut| cut.bytes).sum();
-    Ok(json!({
-        "problems": problems,
-        "damaged": places,
-        "buckets": buckets,
-        "unfinished_bytes_cut": cut,
-        "unfinished_repair": is_unrepaired,
-    }))
-}
-
-fn problem_text(problem: &fsck::Problem) -> String {
-    match problem {
-        fsck::Problem::Missing(cid) => format!("block {cid} is missing"),
-        fsck::Problem::Damaged(cid) => format!("block {cid} is damaged"),
-        fsck::Problem::Malformed(cid, why) => format!("block {cid} is malformed: {why}"),
-        fsck::Problem::RowDisagrees => "root block and root pointer disagree".to_owned(),
-        fsck::Problem::Counters { tree, said, found } => {
-            let ((said, said_bytes), (found, found_bytes)) = (said, found);
-            format!(
-                "tree {tree} says {said} entries of {said_bytes} bytes and has {found} of \
-                 {found_bytes}"
-            )
-        }
-    }
-}
-
 /// Opens the socket of a data directory whose lock is held.
 pub(crate) fn listen(data_dir: &Path) -> Result<UnixListener, FileError> {
     let path = files::socket_path(data_dir);
@@ -407,26 +390,63 @@ async fn answer(stream: UnixStream, node: &Arc<Node>) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     BufReader::new(read.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => execute(node, request).await,
+        Ok(request) => {
+            let wants_progress =
+                matches!(request, Request::Fsck { progress: true } | Request::RestoreRoots { .. });
+            let mut work = begin(node, request);
+            loop {
+                match work.next().await {
+                    Step::Report(text) if wants_progress => {
+                        send(&mut write, &Answer::Progress(text)).await?;
+                    }
+                    Step::Report(_) => {}
+                    Step::Done(answer) => break answer,
+                }
+            }
+        }
         Err(error) => Answer::Error(format!("not a request: {error}")),
     };
-    let mut text = serde_json::to_vec(&answer)?;
+    send(&mut write, &answer).await
+}
+
+/// Begins to carry out one request.
+pub(crate) fn begin(node: &Arc<Node>, request: Request) -> Watched<Answer> {
+    let (progress, node) = (Progress::default(), Arc::clone(node));
+    let of_work = progress.clone();
+    progress.watch(async move { execute(&node, request, &of_work).await })
+}
+
+async fn send(write: &mut OwnedWriteHalf, value: &impl Serialize) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');
     write.write_all(&text).await
 }
 
-/// Asks the gateway that runs on a data directory; `None` when none does.
-pub(crate) async fn ask(data_dir: &Path, request: &Request) -> Option<std::io::Result<Answer>> {
+/// Asks the gateway that runs on a data directory; `None` when none does. Calls `report` with how far it
+/// has come.
+pub(crate) async fn ask(
+    data_dir: &Path,
+    request: &Request,
+    report: impl Fn(&str),
+) -> Option<std::io::Result<Answer>> {
     let stream = UnixStream::connect(files::socket_path(data_dir)).await.ok()?;
-    Some(exchange(stream, request).await)
+    Some(exchange(stream, request, report).await)
 }
 
-async fn exchange(stream: UnixStream, request: &Request) -> std::io::Result<Answer> {
+async fn exchange(
+    stream: UnixStream,
+    request: &Request,
+    report: impl Fn(&str),
+) -> std::io::Result<Answer> {
     let (read, mut write) = stream.into_split();
-    let mut text = serde_json::to_vec(request)?;
-    text.push(b'\n');
-    write.write_all(&text).await?;
-    let mut line = String::new();
-    BufReader::new(read.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
-    Ok(serde_json::from_str(&line)?)
+    send(&mut write, request).await?;
+    let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
+    loop {
+        let mut line = String::new();
+        read.read_line(&mut line).await?;
+        match serde_json::from_str(&line)? {
+            Answer::Progress(text) => report(&text),
+            answer => return Ok(answer),
+        }
+    }
 }

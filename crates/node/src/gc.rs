@@ -9,9 +9,9 @@ use std::{
 
 use fula_service::{Collection, error::chain};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::node::Node;
+use crate::{gauges::f64_of, node::Node, space::Sizes};
 
 /// Between looks at whether something is to be done.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ const REST: u32 = 8;
 const MOVE_REST: Duration = Duration::from_micros(500);
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Done {
     /// What was collected; none where arbiter or blocks are shared.
     pub(crate) collection: Option<Collection>,
@@ -57,10 +57,9 @@ pub(crate) struct Done {
     pub(crate) dropped_buckets: u64,
     /// Bytes of segments that were rewritten.
     pub(crate) rewritten_bytes: u64,
-    /// Bytes of the log now.
-    pub(crate) log_bytes: u64,
-    /// How many of them are in use.
-    pub(crate) live_bytes: u64,
+    /// What the bytes of the log are for now.
+    #[serde(flatten)]
+    pub(crate) sizes: Sizes,
     /// How long it took.
     pub(crate) millis: u64,
 }
@@ -75,9 +74,9 @@ pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, S
     let dropped_buckets = drop_deleted(node, retention, true).await;
     let collection = collect(node, retention, &rest).await?;
     let rewritten_bytes = rewrite(node, worth, true, rest).await?;
-    let (log_bytes, live_bytes) = node.store.sizes().map_err(|error| chain(&error))?;
+    let sizes = Sizes::of(node, collection.as_ref()).map_err(|error| chain(&error))?;
     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Done { collection, dropped_buckets, rewritten_bytes, log_bytes, live_bytes, millis })
+    Ok(Done { collection, dropped_buckets, rewritten_bytes, sizes, millis })
 }
 
 /// Drops the rows of buckets that were deleted longer ago than `retention`, as the first part of a
@@ -106,22 +105,16 @@ async fn collect(
         return Ok(None);
     }
     let began = Instant::now();
-    let collected = node.service.collect(retention, rest).await;
-    let collected = collected.map_err(|error| {
-        metrics::counter!("fula_gc_failures_total").increment(1);
-        chain(&error)
-    })?;
+    let collected = node.service.collect(retention, rest).await.map_err(|error| chain(&error));
+    node.collections.note(&collected);
+    let collected =
+        collected.inspect_err(|_| metrics::counter!("fula_gc_failures_total").increment(1))?;
     metrics::counter!("fula_gc_runs_total").increment(1);
     metrics::counter!("fula_gc_deleted_blocks_total").increment(collected.deleted);
     metrics::counter!("fula_gc_deleted_bytes_total").increment(collected.deleted_bytes);
     metrics::gauge!("fula_gc_marked_blocks").set(f64_of(collected.marked));
     metrics::histogram!("fula_gc_seconds").record(began.elapsed().as_secs_f64());
     Ok(Some(collected))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "metrics are f64")]
-fn f64_of(count: u64) -> f64 {
-    count as f64
 }
 
 /// Rewrites segments until none is worth it, by the dead share of one in percent; returns the bytes
@@ -288,18 +281,10 @@ pub(crate) async fn tend(node: Arc<Node>) {
         if !is_behind {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let Ok((log_bytes, live_bytes)) = node.store.sizes() else {
+        let Ok((_, live_bytes)) = node.store.sizes() else {
             is_behind = false;
             continue;
         };
-        metrics::gauge!("fula_log_bytes").set(f64_of(log_bytes));
-        metrics::gauge!("fula_log_live_bytes").set(f64_of(live_bytes));
-        if node.roots().can_drop_roots() {
-            // The arbiter is this master's own.
-            let (live, deleted) = node.store.roots.counts();
-            metrics::gauge!("fula_buckets").set(f64_of(live as u64));
-            metrics::gauge!("fula_buckets_deleted").set(f64_of(deleted as u64));
-        }
         let is_short = node.store.room().is_ok_and(|room| room.is_short());
         let after = if is_short { COLLECT_AFTER_SHORT } else { COLLECT_AFTER };
         let is_late = collected.elapsed() >= after;

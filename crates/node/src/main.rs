@@ -6,11 +6,15 @@ mod cli;
 mod commands;
 mod config;
 mod files;
+mod gauges;
 mod gc;
 mod jwks;
 mod keystore;
 mod node;
 mod readiness;
+mod space;
+mod state;
+mod status;
 
 use std::process::ExitCode;
 
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
             Command::Migrate(args) => commands::admin::migrate(args).await,
             Command::Gc(args) => commands::admin::gc(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
+            Command::Status(args) => commands::status::run(args).await,
         }
     });
     // A blocking read of the disk that nobody waits for any more must not hold up the exit.

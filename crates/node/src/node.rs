@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -25,6 +25,7 @@ use fula_stores::{
 use crate::{
     config::{Backends, SharedArbiter},
     files::{self, FileError},
+    state::{Account, Running},
 };
 
 /// How long a key's record may be outdated on a master that did not change it.
@@ -112,6 +113,12 @@ pub(crate) struct Node {
     pub(crate) recovery: Option<Recovery>,
     /// What bucket names are unique within.
     pub(crate) names: NamePolicy,
+    /// Where everything is kept.
+    pub(crate) backends: Backends,
+    /// What is known of collections.
+    pub(crate) collections: Account,
+    /// What the gateway says that runs on it; nothing where a command opened it.
+    pub(crate) running: OnceLock<Running>,
     owns_blocks: bool,
 }
 
@@ -183,7 +190,21 @@ impl Node {
             None
         };
         let service = Service::new(arbiter, limits, random, names);
-        Ok(Self { store, nodes, metadata, authenticator, service, recovery, names, owns_blocks })
+        let (backends, collections) = (backends.clone(), Account::default());
+        let running = OnceLock::new();
+        Ok(Self {
+            store,
+            nodes,
+            metadata,
+            authenticator,
+            service,
+            recovery,
+            names,
+            backends,
+            collections,
+            running,
+            owns_blocks,
+        })
     }
 
     /// Returns whether nobody else puts blocks into the store, or needs those in it: then what this

@@ -267,6 +267,11 @@ impl MemoryBudget {
         self.0.units as usize * UNIT
     }
 
+    /// Returns how much bodies hold of it just now, in bytes.
+    pub fn used_bytes(&self) -> usize {
+        self.bytes().saturating_sub(self.0.free.available_permits() * UNIT)
+    }
+
     fn bodies(&self) -> MutexGuard<'_, Bodies> {
         self.0.bodies.lock()
     }

@@ -67,6 +67,14 @@ pub struct Collection {
     pub deleted_bytes: u64,
     /// Whether writes took so long that what was put since they began was left alone.
     pub held_back: bool,
+    /// Bytes that the store uses for blocks of current roots, and of requests.
+    pub live_bytes: u64,
+    /// Bytes of blocks that only roots within the retention need.
+    pub retained_bytes: u64,
+    /// Bytes of root blocks that are kept for the history alone.
+    pub history_bytes: u64,
+    /// When the first and the last of the retained blocks are no longer retained.
+    pub released: Option<(TimeMs, TimeMs)>,
 }
 
 impl Service {
@@ -91,6 +99,23 @@ impl Service {
         Ok(collector.done)
     }
 
+    /// Finds out what a collection would find in use, and deletes nothing. It reads as much as a
+    /// collection, and runs like one.
+    ///
+    /// # Errors
+    /// As [`Self::collect`].
+    pub async fn survey(
+        &self,
+        retention: Duration,
+        rest: &(dyn Fn() -> u32 + Sync),
+    ) -> Result<Collection, ServiceError> {
+        let _one_at_a_time = self.collecting.lock().await;
+        let faults = self.committer.limits().faults;
+        let mut collector = Collector::begin(self.arbiter(), faults, retention, rest).await?;
+        collector.mark_all().await?;
+        Ok(collector.done)
+    }
+
     /// Drops the rows of buckets that were deleted longer ago than `retention`, where the arbiter can do
     /// that; unless `all` is set, only if they are enough to be worth the work. Returns how many it
     /// dropped.
@@ -103,6 +128,17 @@ impl Service {
     }
 }
 
+/// What keeps the blocks that are being marked.
+#[derive(Clone, Copy, Debug)]
+enum Keeper {
+    /// A current root, or a request.
+    Live,
+    /// A root that was replaced within the retention, until this time.
+    Retention(TimeMs),
+    /// The history of a bucket.
+    History,
+}
+
 struct Collector<'a> {
     arbiter: &'a Arbiter,
     blocks: &'a Arc<dyn BlockStore>,
@@ -113,6 +149,9 @@ struct Collector<'a> {
     put_before: Epoch,
     /// Roots that were current at this time or later are marked in full.
     since: TimeMs,
+    /// How long a root is kept after it was replaced, in milliseconds.
+    retention: TimeMs,
+    keeper: Keeper,
     /// When marking began.
     now: TimeMs,
     /// Heads that somebody held when marking began.
@@ -167,6 +206,8 @@ impl<'a> Collector<'a> {
             cut,
             put_before: oldest.map_or(cut, |oldest| oldest.min(cut)),
             since: since.saturating_sub(retention),
+            retention,
+            keeper: Keeper::Live,
             now,
             held,
             kept,
@@ -217,6 +258,11 @@ impl<'a> Collector<'a> {
             };
             let root = BucketRoot::from_block(&block)?;
             let is_read = replaced.is_none_or(|time| time >= self.since);
+            self.keeper = match replaced {
+                None => Keeper::Live,
+                Some(time) if is_read => Keeper::Retention(time.saturating_add(self.retention)),
+                Some(_) => Keeper::History,
+            };
             if is_read {
                 match self.mark_tree(cid).await {
                     // Of a root that was replaced, an earlier collection with a shorter retention
@@ -255,8 +301,25 @@ impl<'a> Collector<'a> {
     fn mark(&mut self, cids: &[Cid]) -> Vec<Cid> {
         let mut fresh = self.blocks.mark(cids, self.cut);
         self.done.marked += fresh.len() as u64;
+        self.account(self.blocks.used_bytes(&fresh));
         fresh.retain(|cid| cid.codec() != Codec::Raw);
         fresh
+    }
+
+    /// Counts bytes for what keeps them. Blocks that several roots need count for the first that is marked:
+    /// of one bucket that is the newest.
+    fn account(&mut self, bytes: u64) {
+        let done = &mut self.done;
+        match self.keeper {
+            Keeper::Live => done.live_bytes += bytes,
+            Keeper::History => done.history_bytes += bytes,
+            Keeper::Retention(_) if bytes == 0 => {}
+            Keeper::Retention(until) => {
+                done.retained_bytes += bytes;
+                let (first, last) = done.released.unwrap_or((until, until));
+                done.released = Some((first.min(until), last.max(until)));
+            }
+        }
     }
 
     /// Deletes what is not marked.

@@ -20,9 +20,10 @@ mod service;
 mod settle;
 
 pub use self::{
-    admin::{fsck, history},
+    admin::{fsck, history, restore},
     arbiter::{
-        Alarm, Arbiter, Head, KnownState, Merged, Recovery, RecoveryClaim, RollbackGuard, Status,
+        Alarm, Arbiter, Forgotten, Head, KnownState, Master, MasterInfo, Merged, Recovery,
+        RecoveryClaim, RollbackGuard, Status,
     },
     auth::{
         access,

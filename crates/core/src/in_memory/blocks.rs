@@ -55,6 +55,11 @@ impl MemoryBlocks {
         self.state.lock().held.len()
     }
 
+    /// Loses a block, as a store does that fails; false when it is not held.
+    pub fn lose(&self, cid: &Cid) -> bool {
+        self.state.lock().held.remove(cid).is_some()
+    }
+
     /// Returns whether no block is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -176,6 +176,11 @@ impl Nodes {
         self.reads.load(Ordering::Relaxed)
     }
 
+    /// Returns how many bytes the decoded nodes in memory take.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
     /// Returns a node that must exist.
     ///
     /// # Errors

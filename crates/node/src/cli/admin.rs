@@ -151,7 +151,7 @@ pub(crate) struct MastersArgs {
 /// What to do about the masters of a shared arbiter.
 #[derive(Debug, Subcommand)]
 pub(crate) enum MastersCommand {
-    /// List those that a recovery waits for
+    /// List those that a recovery waits for, with host, address, version and when each was last seen
     List {
         #[command(flatten)]
         common: AdminArgs,
@@ -160,6 +160,10 @@ pub(crate) enum MastersCommand {
     Forget {
         /// Its name, as listed
         name: String,
+        /// Also one that was seen within the last minute; if it lives, it is on the list again within
+        /// 15 seconds
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         common: AdminArgs,
     },
@@ -247,13 +251,27 @@ pub(crate) struct ImportArgs {
     pub(crate) json: bool,
 }
 
+/// Options of `fula status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
 /// Options of `fula fsck`.
 #[derive(Debug, Args)]
 pub(crate) struct FsckArgs {
-    /// Mend what can be mended: set damaged segments aside and rebuild lost root pointers from
-    /// root blocks; the gateway must not be running
+    /// Mend what can be mended
+    ///
+    /// Of a data directory that holds blocks and root pointers: set damaged segments aside, and rebuild
+    /// lost root pointers from root blocks; the gateway must not be running. Of every bucket whose
+    /// newest root cannot be read: find the newest one that can, and say what would be lost; with
+    /// --apply, have the bucket go back to it.
     #[arg(long)]
     pub(crate) repair: bool,
+    /// Have buckets whose newest root is lost go back to the one that --repair offers
+    #[arg(long, requires = "repair")]
+    pub(crate) apply: bool,
     #[command(flatten)]
     pub(crate) common: AdminArgs,
 }
@@ -261,7 +279,8 @@ pub(crate) struct FsckArgs {
 /// Options of `fula gc`.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
-    /// Collect now, and drop deleted buckets; without this, only say how large the log is
+    /// Collect now, and drop deleted buckets; without this, only say what the bytes of the log are for,
+    /// and what waits for the retention until when
     #[arg(long)]
     pub(crate) now: bool,
     /// Keep what was replaced or deleted within this time, e.g. 0s or 1h [default: that of the

@@ -16,7 +16,7 @@ pub(crate) use self::{
     admin::{
         AdminArgs, FsckArgs, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs,
         MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand,
-        SecretsArgs, SecretsCommand,
+        SecretsArgs, SecretsCommand, StatusArgs,
     },
     file::SettingsFileError,
     settings::{
@@ -57,6 +57,11 @@ pub(crate) enum Command {
     Secrets(SecretsArgs),
     /// Bring the tables of a shared arbiter up to date
     Migrate(MigrateArgs),
+    /// Say how this gateway is, on one page: readiness, masters, space, collections, and what is wrong
+    ///
+    /// Exits with 0 when a gateway runs and nothing is wrong, 1 when something needs attention, 2 when
+    /// it could not look.
+    Status(StatusArgs),
     /// Check that everything stored is there and intact
     ///
     /// Exits with 0 when all is well, 1 when something is damaged or missing, 2 when it could not

@@ -6,10 +6,10 @@ use fula_identity::{Address, TOKEN_BYTES_MAX, TokenDigest, token_digest};
 use fula_service::{Limits, auth::Revoked};
 use fula_stores::PostgresArbiter;
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use super::text::{ago, text, when};
 use crate::{
-    admin::{self, Answer, Request},
+    admin::{self, Answer, Request, Step},
     cli::{
         AdminArgs, CasMode, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
         MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs,
@@ -50,19 +50,30 @@ async fn perform_within(
         made.path().clone_into(&mut backends.data_dir);
         scratch = Some(made);
     }
-    let answer = if let Some(answer) = admin::ask(&dir, &request).await {
+    let report = |text: &str| eprintln!("fula: {text}");
+    let answer = if let Some(answer) = admin::ask(&dir, &request, report).await {
         answer.map_err(|error| format!("the gateway did not answer: {error}"))?
     } else {
         // A check is there to look at damage, not to be stopped by it.
-        let despite_damage = matches!(request, Request::Fsck);
+        let despite_damage = matches!(
+            request,
+            Request::Fsck { .. } | Request::RestoreRoots { .. } | Request::Status
+        );
         let node = Node::open(&backends, limits, Purpose::Administer, despite_damage).await;
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
-        admin::execute(&Arc::new(node), request).await
+        let mut work = admin::begin(&Arc::new(node), request);
+        loop {
+            match work.next().await {
+                Step::Report(text) => report(&text),
+                Step::Done(answer) => break answer,
+            }
+        }
     };
     drop(scratch);
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text),
+        Answer::Progress(_) => Err("the gateway ended its answer too early".to_owned()),
     }
 }
 
@@ -74,30 +85,71 @@ pub(crate) async fn gc(args: GcArgs) -> ExitCode {
     limits.retention = args.usual_retention.map_or(limits.retention, |time| time.0);
     let request = Request::Gc { now: args.now, retention_ms };
     let result = perform_within(&args.common, request, limits).await;
-    finish(args.common.json, result, |done| {
-        match (done.get("collection"), args.now) {
-            (Some(Value::Null), _) => println!(
-                "Nothing was collected: where arbiter or blocks are shared, what others need is not \
-                 known here."
-            ),
-            (Some(found), _) => println!(
-                "{} blocks of {} bytes deleted, {} in use{}",
-                found["deleted"],
-                found["deleted_bytes"],
-                found["marked"],
-                if found["held_back"] == true {
-                    "; writes in flight held some back, try again later"
-                } else {
-                    ""
-                }
-            ),
-            (None, _) => {}
-        }
-        if let Some(dropped) = done["dropped_buckets"].as_u64().filter(|dropped| *dropped > 0) {
-            println!("{dropped} deleted buckets dropped");
-        }
-        println!("{} bytes of log, {} in use", done["log_bytes"], done["live_bytes"]);
-    })
+    let show = if args.now { show_collected } else { show_outlook };
+    finish(args.common.json, result, show)
+}
+
+const NOT_COLLECTED: &str =
+    "where arbiter or blocks are shared, what others need is not known here";
+
+/// Prints what a collection did.
+fn show_collected(done: &Value) {
+    let found = &done["collection"];
+    if found.is_null() {
+        println!("Nothing was collected: {NOT_COLLECTED}.");
+    } else {
+        println!(
+            "{} blocks of {} bytes deleted, {} in use{}",
+            found["deleted"],
+            found["deleted_bytes"],
+            found["marked"],
+            if found["held_back"] == true {
+                "; writes in flight held some back, try again later"
+            } else {
+                ""
+            }
+        );
+    }
+    if let Some(dropped) = done["dropped_buckets"].as_u64().filter(|dropped| *dropped > 0) {
+        println!("{dropped} deleted buckets dropped");
+    }
+    let number = |field: &str| done[field].as_u64().unwrap_or(0);
+    let in_use = number("live_bytes") + number("retained_bytes");
+    println!("{} bytes of log, {in_use} in use", number("log_bytes"));
+    show_retained(done, found["released"].as_array().map(Vec::as_slice));
+}
+
+/// Prints what the bytes of the log are for.
+fn show_outlook(found: &Value) {
+    let row = |name: &str, field: &str, what: &str| {
+        println!("{name:<12}{:>16} bytes  {what}", found[field].as_u64().unwrap_or(0));
+    };
+    row("log", "log_bytes", "in all");
+    row("live", "live_bytes", "buckets as they are now");
+    row("retained", "retained_bytes", "replaced or deleted within the retention");
+    if let Some(why) = found["unknown"].as_str() {
+        println!("What of it is retained or can be collected is not known: {why}.");
+    } else {
+        row(
+            "collectable",
+            "collectable_bytes",
+            "needed by nothing: the next collection deletes it",
+        );
+    }
+    row("dead", "dead_bytes", "not in use: most comes back as segments of the log are rewritten");
+    show_retained(found, found["released_ms"].as_array().map(Vec::as_slice));
+}
+
+/// Prints until when something is retained.
+fn show_retained(found: &Value, released: Option<&[Value]>) {
+    if let Some([first, last]) = released {
+        println!(
+            "{} bytes wait for the retention: the first until {}, the last until {}",
+            found["retained_bytes"],
+            when(first),
+            when(last)
+        );
+    }
 }
 
 /// Prints a result as JSON or by `show`, or the error.
@@ -113,17 +165,6 @@ fn finish(json: bool, result: Result<Value, String>, show: impl FnOnce(&Value)) 
     ExitCode::SUCCESS
 }
 
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or("-")
-}
-
-fn when(value: &Value, field: &str) -> String {
-    let millis = i128::from(value[field].as_u64().unwrap_or(0));
-    let time = OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).ok();
-    let time = time.and_then(|time| time.replace_millisecond(0).ok());
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| "-".to_owned())
-}
-
 /// Runs `fula keys`.
 pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
     match args.command {
@@ -131,24 +172,24 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
             let keys_per_user = keys_per_user.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
             let made = perform(&common, Request::KeysCreate { user, keys_per_user }).await;
             finish(common.json, made, |key| {
-                println!("aws_access_key_id = {}", text(key, "id"));
-                println!("aws_secret_access_key = {}", text(key, "secret"));
-                eprintln!("Made for {}. The secret is not shown again.", text(key, "user"));
+                println!("aws_access_key_id = {}", text(&key["id"]));
+                println!("aws_secret_access_key = {}", text(&key["secret"]));
+                eprintln!("Made for {}. The secret is not shown again.", text(&key["user"]));
             })
         }
         KeysCommand::List { user, common } => {
             let keys = perform(&common, Request::KeysList { user }).await;
             finish(common.json, keys, |keys| {
                 for key in keys.as_array().into_iter().flatten() {
-                    let (id, user) = (text(key, "id"), text(key, "user"));
+                    let (id, user) = (text(&key["id"]), text(&key["user"]));
                     let revoked = if key["revoked"] == true { "  revoked" } else { "" };
-                    println!("{id:<24} {user:<24} {}{revoked}", when(key, "created"));
+                    println!("{id:<24} {user:<24} {}{revoked}", when(&key["created"]));
                 }
             })
         }
         KeysCommand::Revoke { id, user, common } => {
             let revoked = perform(&common, Request::KeysRevoke { id, user }).await;
-            finish(common.json, revoked, |key| println!("revoked {}", text(key, "revoked")))
+            finish(common.json, revoked, |key| println!("revoked {}", text(&key["revoked"])))
         }
     }
 }
@@ -181,7 +222,7 @@ pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
             let listed = perform(&common, Request::RevokeList).await;
             return finish(common.json, listed, |listed| {
                 for found in listed.as_array().into_iter().flatten() {
-                    println!("{}  {}", when(found, "at"), found["revoked"]);
+                    println!("{}  {}", when(&found["at"]), found["revoked"]);
                 }
             });
         }
@@ -229,16 +270,29 @@ pub(crate) async fn masters(args: MastersArgs) -> ExitCode {
     match args.command {
         MastersCommand::List { common } => {
             let masters = perform(&common, Request::MastersList).await;
-            finish(common.json, masters, |masters| {
-                for name in masters.as_array().into_iter().flatten() {
-                    println!("{}", name.as_str().unwrap_or("-"));
-                }
-            })
+            finish(common.json, masters, show_masters)
         }
-        MastersCommand::Forget { name, common } => {
-            let forgotten = perform(&common, Request::MastersForget { name }).await;
-            finish(common.json, forgotten, |it| println!("forgot {}", text(it, "forgotten")))
+        MastersCommand::Forget { name, force, common } => {
+            let forgotten = perform(&common, Request::MastersForget { name, force }).await;
+            finish(common.json, forgotten, |it| println!("forgot {}", text(&it["forgotten"])))
         }
+    }
+}
+
+fn show_masters(masters: &Value) {
+    let row = |name: &str, host: &str, address: &str, version: &str, seen: &str| {
+        println!("{name:<18}{host:<24} {address:<22} {version:<10} {seen}");
+    };
+    row("NAME", "HOST", "ADDRESS", "VERSION", "LAST SEEN");
+    for master in masters.as_array().into_iter().flatten() {
+        let field = |name: &str| text(&master[name]);
+        let this = if master["is_self"] == true { "  (this one)" } else { "" };
+        let seen = if master["seen_ms"].is_null() {
+            "never".to_owned()
+        } else {
+            format!("{}  {}{this}", when(&master["seen_ms"]), ago(&master["age_ms"]))
+        };
+        row(field("name"), field("host"), field("address"), field("version"), &seen);
     }
 }
 
@@ -253,9 +307,9 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
                     println!(
                         "{:>8}  {}  {}  {}{gone}",
                         row["version"],
-                        text(row, "root"),
-                        text(row, "owner"),
-                        text(row, "bucket"),
+                        text(&row["root"]),
+                        text(&row["owner"]),
+                        text(&row["bucket"]),
                     );
                 }
                 show_recovery(&shown["recovery"]);
@@ -293,10 +347,10 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
                     println!(
                         "{:>8}  {}  {:>10} objects  {:>16} bytes  {}{gone}",
                         number("version"),
-                        when(commit, "time_ms"),
+                        when(&commit["time_ms"]),
                         number("objects"),
                         number("bytes"),
-                        text(commit, "root"),
+                        text(&commit["root"]),
                     );
                 }
             })

@@ -7,7 +7,10 @@ use fula_core::RootPointerStore;
 use fula_service::{Limits, error::chain, fsck};
 use serde_json::Value;
 
-use super::admin::perform;
+use super::{
+    admin::perform,
+    text::{text, when},
+};
 use crate::{
     admin::Request,
     cli::{AdminArgs, CasMode, FsckArgs},
@@ -21,13 +24,18 @@ const COULD_NOT_LOOK: u8 = 2;
 
 /// Runs `fula fsck`.
 pub(crate) async fn run(args: FsckArgs) -> ExitCode {
-    if args.repair
-        && let Err(text) = repair(&args.common).await
-    {
-        eprintln!("fula: {text}");
-        return ExitCode::from(COULD_NOT_LOOK);
+    if args.repair {
+        let mut repaired = repair(&args.common).await;
+        if repaired.is_ok() {
+            let request = Request::RestoreRoots { apply: args.apply };
+            repaired = perform(&args.common, request).await.map(|offers| show_offers(&offers));
+        }
+        if let Err(text) = repaired {
+            eprintln!("fula: {text}");
+            return ExitCode::from(COULD_NOT_LOOK);
+        }
     }
-    match perform(&args.common, Request::Fsck).await {
+    match perform(&args.common, Request::Fsck { progress: true }).await {
         Ok(report) => {
             if args.common.json {
                 println!("{report:#}");
@@ -46,15 +54,25 @@ pub(crate) async fn run(args: FsckArgs) -> ExitCode {
 fn show(report: &Value) {
     for damage in report["damaged"].as_array().into_iter().flatten() {
         let what = damage["cid"].as_str().unwrap_or("records whose names are lost");
-        println!("damaged: {what} ({} at {})", damage["segment"], damage["offset"]);
+        let (segment, meaning) = (text(&damage["segment"]), text(&damage["meaning"]));
+        println!("damaged: {what} ({segment} at {}): {meaning}", damage["offset"]);
     }
     for bucket in report["buckets"].as_array().into_iter().flatten() {
-        let name = bucket["bucket"].as_str().unwrap_or("-");
-        let problems = bucket["problems"].as_array().map_or(0, Vec::len);
-        println!("{name}: {} blocks, {problems} problems", bucket["blocks"]);
+        let owner = text(&bucket["owner"]);
+        let user = bucket["user"].as_str().map(|user| format!("{user}, ")).unwrap_or_default();
+        println!(
+            "bucket {} of {user}owner {owner}: {} blocks, {} problems",
+            text(&bucket["bucket"]),
+            bucket["blocks"],
+            bucket["count"]
+        );
         for problem in bucket["problems"].as_array().into_iter().flatten() {
-            println!("  {}", problem.as_str().unwrap_or("-"));
+            let (place, what) = (text(&problem["where"]), text(&problem["what"]));
+            println!("  {place}: {what}. To clear it, {}.", text(&problem["cleared_by"]));
         }
+    }
+    if let Some(more) = report["left_off"].as_u64().filter(|more| *more > 0) {
+        println!("{more} more problems are not named");
     }
     if let Some(cut) = report["unfinished_bytes_cut"].as_u64().filter(|cut| *cut > 0) {
         println!("{cut} bytes of unfinished writes were cut off the log when it was opened");
@@ -65,14 +83,46 @@ fn show(report: &Value) {
     println!("{} problems", report["problems"]);
 }
 
+/// Says on standard error which buckets can go back to an older root, or have.
+fn show_offers(offers: &Value) {
+    for offer in offers.as_array().into_iter().flatten() {
+        let (bucket, owner) = (text(&offer["bucket"]), text(&offer["owner"]));
+        eprintln!("fula: the newest root of bucket {bucket} of owner {owner} cannot be read");
+        if offer["from_memory"] == true {
+            eprintln!("  this gateway has it in memory: nothing of it is lost");
+        }
+        show_loss(offer);
+        match (offer["restored_version"].as_u64(), offer["why_not"].as_str()) {
+            (Some(now), _) => eprintln!("  the bucket can be read again, at version {now}"),
+            (None, Some(why)) => eprintln!("  nothing was changed: {why}"),
+            (None, None) => eprintln!("  nothing was changed; run again with --apply"),
+        }
+    }
+}
+
+/// Says what an older root lacks.
+fn show_loss(offer: &Value) {
+    let Some(version) = offer["version"].as_u64() else { return };
+    let (lost, time) = (&offer["lost_version"], when(&offer["time_ms"]));
+    eprintln!("  the newest that can be read is {}", text(&offer["root"]));
+    eprintln!("  of {time}, at version {version}, with {} objects", offer["objects"]);
+    eprintln!("  lost: the commits after version {version} up to {lost}");
+    if let Some(objects) = offer["lost_objects"].as_u64() {
+        eprintln!("  lost: a state with {objects} objects");
+    }
+    for problem in offer["problems"].as_array().into_iter().flatten() {
+        eprintln!("  lost: {}: {}", text(&problem["where"]), text(&problem["what"]));
+    }
+}
+
 /// Sets damaged segments aside and gives every bucket the newest root that its blocks tell of.
 async fn repair(args: &AdminArgs) -> Result<(), String> {
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let backends = backends.map_err(|error| error.to_string())?;
     if backends.shared.is_some() || backends.blocks_url.is_some() {
-        let text = "only a data directory that keeps blocks and root pointers can be repaired";
-        return Err(text.to_owned());
+        // There is no log that holds blocks and root pointers.
+        return Ok(());
     }
     let dir = &backends.data_dir;
     if tokio::net::UnixStream::connect(files::socket_path(dir)).await.is_ok() {

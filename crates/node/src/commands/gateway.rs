@@ -1,12 +1,20 @@
 //! `fula gateway`: serves S3 until it is told to stop.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 use fula_gateway::{
     admin as wire_admin, metrics,
-    server::{self, Listening},
+    server::{self, ConnectionLimits, Listening},
+    tls::TlsAcceptor,
 };
-use fula_service::{ServiceError, auth::Revoked};
+use fula_service::{MasterInfo, Recovery, ServiceError, auth::Revoked, error::chain};
+use fula_stores::local::system_clock;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
 
@@ -16,9 +24,10 @@ use crate::{
     cli::{GatewaySettings, LogFormat},
     config::{ConfigError, GatewayConfig, admin_limits, raise_descriptors},
     files::{self, FileError},
-    gc, jwks,
+    gauges, gc, jwks,
     node::{Node, NodeError, Purpose},
     readiness,
+    state::Running,
 };
 
 /// User that the first key belongs to.
@@ -34,7 +43,7 @@ enum StartError {
     #[error(transparent)]
     File(#[from] FileError),
     #[error("cannot listen on {0}; end what uses that address, or choose another one with {1}")]
-    Listen(std::net::SocketAddr, &'static str, #[source] std::io::Error),
+    Listen(SocketAddr, &'static str, #[source] std::io::Error),
     #[error("cannot set up the first access key")]
     FirstKey(#[source] ServiceError),
     #[error("FULA_JWKS: {0}")]
@@ -64,17 +73,12 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     }
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
+    gauges::begin();
     let node = Arc::new(open_node(&config).await?);
     let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
 
-    let tls = match &config.tls {
-        Some((cert, key)) => {
-            files::check_private(key)?;
-            Some(fula_gateway::tls::acceptor(cert, key)?)
-        }
-        None => None,
-    };
+    let tls = tls(&config)?;
     let bind = async |address, setting| {
         let bound = TcpListener::bind(address).await;
         bound.map_err(|error| StartError::Listen(address, setting, error))
@@ -84,7 +88,8 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let admin_listener = bind(config.admin_listen, admin_setting).await?;
     let socket = admin::listen(&config.backends.data_dir)?;
     let stop = stop_signal()?;
-    greet(&config, &listener, &admin_listener);
+    let open = note_running(&node, &listener, connections).await;
+    greet(&config, &node, &listener, &admin_listener);
 
     let limits = config.wire.limits.clone();
     let admin_node = Arc::clone(&node);
@@ -92,13 +97,19 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         let (node, recorder) = (Arc::clone(&admin_node), recorder.clone());
         async move {
             let readiness = readiness::check(&node);
-            wire_admin::answer(&request, &recorder, readiness, || count_work(&node)).await
+            wire_admin::answer(&request, &recorder, readiness, || gauges::refresh(&node)).await
         }
     };
     let grace = config.shutdown_grace;
     let header_timeout = limits.header_timeout;
-    let how = Listening { name: "s3", tls, header_timeout, grace, connections };
-    let admin = Listening { name: "admin", tls: None, connections: admin_limits(), ..how.clone() };
+    let how = Listening { name: "s3", tls, header_timeout, grace, connections, open };
+    let admin = Listening {
+        name: "admin",
+        tls: None,
+        connections: admin_limits(),
+        open: Arc::default(),
+        ..how.clone()
+    };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     start_background_work(&node);
@@ -119,6 +130,32 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     drop(std::fs::remove_file(files::socket_path(&config.backends.data_dir)));
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Reads the certificate of the S3 listener, if it has one.
+fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
+    let Some((cert, key)) = &config.tls else { return Ok(None) };
+    files::check_private(key)?;
+    Ok(Some(fula_gateway::tls::acceptor(cert, key)?))
+}
+
+/// Notes what this gateway says of itself, and tells the other masters. Returns what counts its open
+/// connections.
+async fn note_running(
+    node: &Node,
+    listener: &TcpListener,
+    connections: ConnectionLimits,
+) -> Arc<AtomicUsize> {
+    let running = Running {
+        started: system_clock()(),
+        listen: listener.local_addr().ok(),
+        connections: Arc::default(),
+        connections_max: connections.total,
+    };
+    let open = Arc::clone(&running.connections);
+    introduce(node, running.listen).await;
+    node.running.set(running).expect("nobody else sets it");
+    open
 }
 
 /// Opens the node, and sets up who may use it.
@@ -147,6 +184,7 @@ fn start_background_work(node: &Arc<Node>) {
         tokio::spawn(recovery.clone().run());
     }
     tokio::spawn(gc::tend(Arc::clone(node)));
+    tokio::spawn(gauges::watch_disk(Arc::clone(node)));
     tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
 }
 
@@ -197,7 +235,23 @@ async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartE
     Ok(files::write_credentials(&config.backends.data_dir, &made.0.id, &made.1)?)
 }
 
-fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
+/// Tells the other masters of a shared arbiter who this one is, and says its name in the log.
+async fn introduce(node: &Node, listen: Option<SocketAddr>) {
+    let Some(recovery) = &node.recovery else { return };
+    let master = recovery.name();
+    tracing::info!(master, "this master's name, by which fula masters list and forget know it");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let info = MasterInfo {
+        host: host.trim().to_owned(),
+        address: listen.map(|address| address.to_string()).unwrap_or_default(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    if let Err(error) = recovery.introduce(info).await {
+        tracing::warn!(error = chain(&error), "cannot tell the other masters who this one is yet");
+    }
+}
+
+fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &TcpListener) {
     let address = |listener: &TcpListener| {
         listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
     };
@@ -205,9 +259,11 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
     let data_dir = data_dir.as_deref().unwrap_or(Path::new("?"));
     let credentials = files::credentials_path(data_dir);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let name = node.recovery.as_ref().map(Recovery::name);
     println!(
         "Fula {version} serves S3 on {scheme}://{s3}\n\n\
          \x20 data         {data}\n\
+         {master}\
          \x20 arbiter      {arbiter}\n\
          \x20 blocks       {blocks}\n\
          \x20 credentials  {credentials}\n\
@@ -221,21 +277,12 @@ fn greet(config: &GatewayConfig, listener: &TcpListener, admin: &TcpListener) {
         s3 = address(listener),
         admin = address(admin),
         data = data_dir.display(),
+        master = name.map(|name| format!("  master       {name}\n")).unwrap_or_default(),
         arbiter = config.backends.arbiter_name(),
         blocks = config.backends.blocks_name(),
         credentials = credentials.display(),
         region = config.wire.region,
     );
-}
-
-/// Brings the counts of the log and of the tree into the metrics.
-fn count_work(node: &Node) {
-    let work = node.store.work();
-    ::metrics::counter!("fula_log_fsyncs_total").absolute(work.fsyncs);
-    ::metrics::counter!("fula_log_appended_bytes_total").absolute(work.appended_bytes);
-    let nodes = node.service.arbiter().nodes();
-    ::metrics::counter!("fula_node_reads_total").absolute(nodes.reads());
-    ::metrics::gauge!("fula_log_failed").set(u8::from(node.store.has_failed()));
 }
 
 /// Returns what turns true at SIGTERM or SIGINT; a second signal ends the process at once.

@@ -1,23 +1,33 @@
 //! Checking a store: is everything a root needs there and intact, and do the counters hold?
 
+mod walk;
+
 use std::{
-    collections::{BTreeMap, HashSet},
-    hash::BuildHasher,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use fula_core::{
     BlockStore, BucketAddress, Cid, Codec, RootPointer, StoreError,
     block::Position,
-    bucket::BucketRoot,
+    bucket::{BucketRoot, keys},
     cbor::Reader,
     content::FileNode,
     root::{RootRow, TimeMs},
     tree::{Cursor, Nodes, Tree},
 };
 
-/// Something wrong with a bucket.
+use self::walk::Walk;
+
+/// Most problems that are named: of more than that, only the number is told.
+pub const NAMED_MAX: usize = 20_000;
+
+/// What is wrong with a block, or with what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
+pub enum Fault {
     /// A block is needed but not there.
     Missing(Cid),
     /// A block's bytes are not what its address says.
@@ -28,8 +38,6 @@ pub enum Problem {
     RowDisagrees,
     /// A tree's counters are not those of its entries.
     Counters {
-        /// Which tree.
-        tree: &'static str,
         /// Count and bytes that the root says.
         said: (u64, u64),
         /// Count and bytes found.
@@ -37,52 +45,151 @@ pub enum Problem {
     },
 }
 
+impl Fault {
+    /// Returns the block that is missing or damaged, or not what it should be.
+    pub fn cid(&self) -> Option<Cid> {
+        match self {
+            Self::Missing(cid) | Self::Damaged(cid) | Self::Malformed(cid, _) => Some(*cid),
+            Self::RowDisagrees | Self::Counters { .. } => None,
+        }
+    }
+}
+
+/// Which tree of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TreeName {
+    /// Objects by key.
+    Objects,
+    /// Older versions.
+    Versions,
+    /// Uploads in progress and their parts.
+    Uploads,
+    /// Answers that are remembered for retries.
+    Recent,
+}
+
+impl TreeName {
+    /// Returns the object key that an entry of the tree is about.
+    fn object_key(self, key: &[u8]) -> String {
+        let upload = match self {
+            Self::Uploads => keys::parse_upload(key).map(|(key, _, _)| key),
+            Self::Objects | Self::Versions | Self::Recent => None,
+        };
+        upload.unwrap_or_else(|| String::from_utf8_lossy(key).into_owned())
+    }
+}
+
+/// What of a bucket a problem concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// All of it.
+    Bucket,
+    /// A tree as a whole.
+    Tree(TreeName),
+    /// Content or attributes of one entry.
+    Key(TreeName, String),
+    /// All entries after one key and up to another; none is the beginning, or the end.
+    Keys(TreeName, Option<String>, Option<String>),
+}
+
+/// Something wrong with a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What it concerns.
+    pub place: Place,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
 /// What checking one bucket came to.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Which bucket.
     pub bucket: BucketAddress,
-    /// Blocks read.
+    /// Blocks that were read for it.
     pub blocks: u64,
-    /// Everything wrong.
+    /// What is wrong, up to [`NAMED_MAX`].
     pub problems: Vec<Problem>,
+    /// Number of all problems.
+    pub count: u64,
 }
 
-/// Checks everything reachable from a row. `seen` holds blocks found good before.
+/// What was checked before: what buckets share is read once.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Blocks that are good, with everything below them.
+    good: HashSet<Cid>,
+    /// Faults in and below blocks of content.
+    content: HashMap<Cid, Found<Fault>>,
+    /// Problems in and below tree nodes.
+    trees: HashMap<(TreeName, Cid), Found<Problem>>,
+    /// Blocks read so far.
+    blocks: Arc<AtomicU64>,
+}
+
+impl Checked {
+    /// Counts the blocks that are read in `blocks` as well, for whoever watches.
+    pub fn counting(blocks: Arc<AtomicU64>) -> Self {
+        Self { blocks, ..Self::default() }
+    }
+
+    /// Returns whether a block was found good, with everything below it.
+    pub fn is_good(&self, cid: &Cid) -> bool {
+        self.good.contains(cid)
+    }
+}
+
+/// Things that were found, the first of them by name.
+#[derive(Clone, Debug)]
+struct Found<T> {
+    named: Vec<T>,
+    count: u64,
+}
+
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Self { named: Vec::new(), count: 0 }
+    }
+}
+
+impl<T> Found<T> {
+    fn one(found: T) -> Self {
+        Self { named: vec![found], count: 1 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn add(&mut self, more: Self) {
+        let room = NAMED_MAX.saturating_sub(self.named.len());
+        self.named.extend(more.named.into_iter().take(room));
+        self.count += more.count;
+    }
+
+    fn map<U>(self, with: impl FnMut(T) -> U) -> Found<U> {
+        Found { named: self.named.into_iter().map(with).collect(), count: self.count }
+    }
+}
+
+/// Checks everything reachable from a row. `checked` holds what was checked before.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`]: the check could not be made.
 pub async fn check_bucket(
     nodes: &Nodes,
     row: &RootRow,
-    seen: &mut HashSet<Cid, impl BuildHasher>,
+    checked: &mut Checked,
 ) -> Result<Report, StoreError> {
-    let blocks = nodes.blocks().as_ref();
-    let mut report = Report { bucket: row.address.clone(), blocks: 0, problems: Vec::new() };
-    let mut stack = vec![row.pointer.root];
-    while let Some(cid) = stack.pop() {
-        if !seen.insert(cid) {
-            continue;
-        }
-        report.blocks += 1;
-        let problem = match blocks.get(&cid).await {
-            Ok(Some(block)) => match links(&cid, &block) {
-                Ok(found) => {
-                    stack.extend(found);
-                    continue;
-                }
-                Err(why) => Problem::Malformed(cid, why),
-            },
-            Ok(None) => Problem::Missing(cid),
-            Err(StoreError::Damaged { .. }) => Problem::Damaged(cid),
-            Err(error) => return Err(error),
-        };
-        report.problems.push(problem);
+    let before = checked.blocks.load(Ordering::Relaxed);
+    let mut walk = Walk::new(nodes.blocks().as_ref(), checked);
+    let mut found = walk.root(row.pointer.root).await?;
+    if found.is_empty() {
+        found.add(check_root(nodes, row).await?);
     }
-    if report.problems.is_empty() {
-        check_root(nodes, row, &mut report).await?;
-    }
-    Ok(report)
+    let blocks = checked.blocks.load(Ordering::Relaxed) - before;
+    let Found { named: problems, count } = found;
+    Ok(Report { bucket: row.address.clone(), blocks, problems, count })
 }
 
 /// Returns what a block links to.
@@ -101,28 +208,36 @@ pub(crate) fn links(cid: &Cid, block: &fula_core::Block) -> Result<Vec<Cid>, &'s
     Ok(found)
 }
 
-async fn check_root(nodes: &Nodes, row: &RootRow, report: &mut Report) -> Result<(), StoreError> {
-    let Some(block) = nodes.blocks().get(&row.pointer.root).await? else { return Ok(()) };
+/// Returns the trees of a root, by name.
+pub(crate) fn trees(root: &BucketRoot) -> [(TreeName, Tree); 4] {
+    [
+        (TreeName::Objects, root.objects),
+        (TreeName::Versions, root.versions),
+        (TreeName::Uploads, root.uploads),
+        (TreeName::Recent, root.recent),
+    ]
+}
+
+/// Compares a root of which everything is there with its row, and its counters with its entries.
+async fn check_root(nodes: &Nodes, row: &RootRow) -> Result<Found<Problem>, StoreError> {
+    let mut found = Found::default();
+    let Some(block) = nodes.blocks().get(&row.pointer.root).await? else { return Ok(found) };
     let root = BucketRoot::from_block(&block)?;
     let agree = (root.owner, &root.name) == (row.address.owner, &row.address.name)
         && (root.version, root.id) == (row.pointer.version, row.bucket_id);
     if !agree {
-        report.problems.push(Problem::RowDisagrees);
+        let fault = Fault::RowDisagrees;
+        found.add(Found::one(Problem { place: Place::Bucket, fault }));
     }
-    let trees = [
-        ("objects", root.objects),
-        ("versions", root.versions),
-        ("uploads", root.uploads),
-        ("recent", root.recent),
-    ];
-    for (name, tree) in trees {
-        let found = totals(nodes, &tree).await?;
+    for (name, tree) in trees(&root) {
+        let counted = totals(nodes, &tree).await?;
         let said = (tree.count, tree.bytes);
-        if said != found {
-            report.problems.push(Problem::Counters { tree: name, said, found });
+        if said != counted {
+            let fault = Fault::Counters { said, found: counted };
+            found.add(Found::one(Problem { place: Place::Tree(name), fault }));
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Counts a tree's entries one by one.

@@ -11,6 +11,7 @@ mod merge;
 mod priority;
 mod reader;
 mod recovery;
+mod restore;
 mod rollback;
 mod swap;
 
@@ -28,7 +29,7 @@ use self::{clock::ArbiterClock, priority::PriorityClaims, reader::PointerReader}
 pub use self::{
     head::Head,
     merge::Merged,
-    recovery::{Recovery, RecoveryClaim, Status},
+    recovery::{Forgotten, Master, MasterInfo, Recovery, RecoveryClaim, Status},
     rollback::{Alarm, KnownState, RollbackGuard},
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! Collection while serving: what is needed stays, what is not goes, and each rule is missed when
 //! it is left out.
 
-use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use fula_core::{
     StoreError,
@@ -49,7 +49,7 @@ async fn what_was_replaced_lately_stays_readable() {
     let retained = world.service.collect(Duration::from_hours(1), &|| 4).await.unwrap();
     assert_eq!(retained.deleted, 0);
     let nodes = world.service.arbiter().nodes();
-    let report = fsck::check_bucket(nodes, &old, &mut HashSet::new()).await.unwrap();
+    let report = fsck::check_bucket(nodes, &old, &mut fsck::Checked::default()).await.unwrap();
     assert_eq!(report.problems, []);
 }
 

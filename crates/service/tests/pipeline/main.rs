@@ -7,6 +7,7 @@ mod credentials;
 mod drops;
 mod faults;
 mod full;
+mod lost;
 mod masters;
 mod model;
 mod names;

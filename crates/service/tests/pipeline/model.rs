@@ -127,7 +127,7 @@ proptest! {
             let names = [fresh.address()];
             let row = roots.get_roots(&names).await.unwrap().value.remove(0).unwrap();
             let nodes = fresh.service.arbiter().nodes();
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = fsck::Checked::default();
             let report = fsck::check_bucket(nodes, &row, &mut seen).await.unwrap();
             assert_eq!(report.problems, []);
         });

@@ -4,13 +4,13 @@ use fula_core::{
     BucketAddress, MetadataStore,
     in_memory::{MemoryBlocks, MemoryMetadata},
 };
-use fula_service::Recovery;
+use fula_service::{Forgotten, MasterInfo, Recovery};
 
 use super::*;
 
 /// Masters with memories of their own on one arbiter that can be restored.
 pub(crate) struct Federation {
-    blocks: Arc<MemoryBlocks>,
+    pub(crate) blocks: Arc<MemoryBlocks>,
     pub(crate) roots: Arc<FaultyRoots>,
     metadata: Arc<MemoryMetadata>,
 }
@@ -303,8 +303,9 @@ async fn masters_of_before_the_backup_are_waited_for_until_they_are_struck_off()
     assert!(is_refused(&one.master.get("k").await), "it did not wait for master two");
     let masters = one.recovery.status().await.unwrap().masters;
     let gone = masters.iter().find(|(_, posted)| !**posted).unwrap().0.clone();
-    assert!(!one.recovery.forget_master("nobody").await.unwrap());
-    assert!(one.recovery.forget_master(&gone).await.unwrap());
+    let forget = async |name: &str| one.recovery.forget_master(name, false).await.unwrap();
+    assert_eq!(forget("nobody").await, Forgotten::Unknown);
+    assert_eq!(forget(&gone).await, Forgotten::Done);
     for _ in 0..3 {
         one.recovery.tick().await.unwrap();
     }
@@ -313,4 +314,36 @@ async fn masters_of_before_the_backup_are_waited_for_until_they_are_struck_off()
     assert_eq!(one.recovery.status().await.unwrap().masters.len(), 1);
     two.recovery.tick().await.unwrap();
     assert_eq!(one.recovery.status().await.unwrap().masters.len(), 2);
+}
+
+#[tokio::test]
+async fn a_master_that_lives_is_forgotten_by_force_alone_and_enrols_again() {
+    let federation = Federation::new();
+    let one = federation.join(1, &memory()).await;
+    let two = federation.join(2, &memory()).await;
+    let name = two.recovery.name().to_owned();
+    let info = MasterInfo {
+        host: "two.example".to_owned(),
+        address: "192.0.2.2:9000".to_owned(),
+        version: "9.9.9".to_owned(),
+    };
+    let found = async || {
+        let masters = one.recovery.list_masters().await.unwrap();
+        masters.into_iter().find(|master| master.name == name)
+    };
+    // One that never said that it lives may be of an earlier version.
+    assert!(found().await.is_some_and(|master| !master.is_alive && master.seen_ms.is_none()));
+    two.recovery.introduce(info.clone()).await.unwrap();
+    let master = found().await.unwrap();
+    assert_eq!((master.info, master.is_alive, master.is_self), (info.clone(), true, false));
+    let forget = async |force| one.recovery.forget_master(&name, force).await.unwrap();
+    assert!(matches!(forget(false).await, Forgotten::Alive(age) if age < 60_000));
+    assert_eq!(forget(true).await, Forgotten::Done);
+    assert_eq!(found().await, None);
+    two.recovery.beat().await.unwrap();
+    assert!(found().await.is_some_and(|master| master.is_alive && master.info == info));
+    // One that says nothing for a minute is not alive.
+    federation.roots.set_time(120_000);
+    assert!(found().await.is_some_and(|master| !master.is_alive));
+    assert_eq!(forget(false).await, Forgotten::Done);
 }

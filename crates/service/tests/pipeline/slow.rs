@@ -1,7 +1,6 @@
 //! Stores that take their time, fill up, and can be held at a point.
 
 use std::{
-    collections::HashSet,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -396,7 +395,7 @@ impl World {
 
     /// Returns what is wrong with any bucket.
     pub(super) async fn problems(&self) -> Vec<fsck::Problem> {
-        let (mut problems, mut seen) = (Vec::new(), HashSet::new());
+        let (mut problems, mut seen) = (Vec::new(), fsck::Checked::default());
         for row in self.rows().await {
             let nodes = self.service.arbiter().nodes();
             problems.extend(fsck::check_bucket(nodes, &row, &mut seen).await.unwrap().problems);

@@ -2,7 +2,7 @@
 
 mod link;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fula_core::{
@@ -97,7 +97,7 @@ pub(crate) struct World {
     memories: [Arc<dyn MetadataStore>; MASTERS],
     pub(crate) blocks: Arc<MemoryBlocks>,
     /// Blocks known to be durable together with all that they link to.
-    durable: tokio::sync::Mutex<HashSet<Cid>>,
+    durable: tokio::sync::Mutex<fsck::Checked>,
     start: Instant,
     tell: bool,
 }

@@ -166,6 +166,14 @@ impl BlockStore for LocalBlocks {
         fresh
     }
 
+    fn used_bytes(&self, cids: &[Cid]) -> u64 {
+        let index = self.log.index();
+        cids.iter()
+            .filter_map(|cid| index.blocks.get(cid))
+            .map(|slot| u64::from(slot.bytes()))
+            .sum()
+    }
+
     async fn sweep(
         &self,
         from: Position,

@@ -27,7 +27,7 @@ use std::{
 };
 
 use fula_core::{
-    KeyedLocks, StoreError,
+    Cid, KeyedLocks, StoreError,
     error::SwapError,
     root::{RootRow, TimeMs},
 };
@@ -244,6 +244,23 @@ impl LocalStore {
         self.log.verify()
     }
 
+    /// The same as [`Self::verify`]; calls `report` with how many of all segments it has read.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn verify_reporting(&self, report: &dyn Fn(usize, usize)) -> io::Result<Vec<Damage>> {
+        self.log.verify_reporting(report)
+    }
+
+    /// Notes which blocks [`Self::verify`] found damaged, here and for later starts, so that a put stores
+    /// them anew. Blocks the thread.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn note_suspects(&self, cids: &[Cid]) -> io::Result<()> {
+        self.log.note_suspects(cids)
+    }
+
     /// Notes that a repair begins, which will rebuild root pointers: until [`Self::end_repair`], they
     /// count as lost. Blocks the thread.
     ///
@@ -312,6 +329,11 @@ impl LocalStore {
     /// The disk's.
     pub fn sizes(&self) -> io::Result<(u64, u64)> {
         self.log.sizes()
+    }
+
+    /// Returns how many bytes of the log root pointers and metadata use. Takes time with their number.
+    pub fn row_bytes(&self) -> u64 {
+        self.log.row_bytes()
     }
 
     /// Returns whether a write or fsync failed in a way that lets nothing be written until a restart.

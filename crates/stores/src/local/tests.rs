@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod suspects;
+
 /// A store with its directory, which goes with it.
 struct Temp<T> {
     part: Arc<T>,

@@ -8,16 +8,29 @@ use fula_core::{
 };
 
 use super::{
-    Damage, Key, Log, Slot, footer, recover,
+    Damage, Key, Log, SUSPECTS_MAX, Slot, footer, recover,
     segment::{self, HEADER_BYTES, Segment},
 };
+
+/// File of the addresses of blocks that a check found damaged, one after another.
+const SUSPECTS: &str = "suspects";
 
 impl Log {
     /// Checks every record's checksum, and every block's hash; returns what fails.
     pub(crate) fn verify(&self) -> io::Result<Vec<Damage>> {
+        self.verify_reporting(&|_, _| {})
+    }
+
+    /// The same; calls `report` with how many of all segments it has read.
+    pub(crate) fn verify_reporting(
+        &self,
+        report: &dyn Fn(usize, usize),
+    ) -> io::Result<Vec<Damage>> {
         let segments: Vec<_> = self.segments.read().values().cloned().collect();
+        let count = segments.len();
         let mut damage = Vec::new();
-        for segment in segments {
+        for (n, segment) in segments.into_iter().enumerate() {
+            report(n, count);
             let found =
                 until_uncut(&segment, || recover::verify(&segment, self.end_of(&segment)?))?;
             for (found, key) in found {
@@ -102,6 +115,39 @@ impl Log {
             Some((Cid::from_bytes(&cid).ok()?, u64::from(slot.value_len)))
         });
         Ok(Listed { blocks: blocks.collect(), next })
+    }
+
+    /// Notes which blocks were found damaged, here and for later starts, so that a put stores them anew:
+    /// the index does not know that their bytes are lost.
+    pub(crate) fn note_suspects(&self, cids: &[Cid]) -> io::Result<()> {
+        match self.disk.remove(SUSPECTS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        let cids = &cids[..cids.len().min(SUSPECTS_MAX)];
+        if cids.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::with_capacity(cids.len() * Cid::BYTES);
+        for cid in cids {
+            self.suspect(cid);
+            bytes.extend(cid.to_bytes());
+        }
+        let file = self.disk.create(SUSPECTS)?;
+        file.write_at(&bytes, 0)?;
+        file.sync()?;
+        self.disk.sync()
+    }
+
+    /// Reads back what [`Self::note_suspects`] noted. What cannot be read is not suspected.
+    pub(super) fn read_suspects(&self) {
+        let Ok(file) = self.disk.open(SUSPECTS) else { return };
+        let len = file.len().ok().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
+        let mut bytes = vec![0; len.min(SUSPECTS_MAX * Cid::BYTES)];
+        if file.read_at(&mut bytes, 0).is_ok() {
+            let cids = bytes.chunks_exact(Cid::BYTES).filter_map(|cid| Cid::from_bytes(cid).ok());
+            cids.for_each(|cid| self.suspect(&cid));
+        }
     }
 
     /// Notes that a repair begins, until it [ends](Self::end_repair): what it has done by then does not

@@ -133,6 +133,11 @@ impl Log {
         Ok((all, self.index().live()))
     }
 
+    /// Returns the bytes of records in use that are no blocks.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        self.index().row_bytes()
+    }
+
     /// Copies the records in use to the end of the log; false when one of them is damaged or cannot be
     /// read. On return they are durable, and so is whatever has replaced the others. Where the disk has no
     /// space for copies of all, copies the last ones first and cuts the segment off behind the others.

@@ -116,6 +116,11 @@ impl Index {
         self.live.values().sum()
     }
 
+    /// Returns the bytes of all rows in use: root pointers, metadata and the like. Looks at each.
+    pub(super) fn row_bytes(&self) -> u64 {
+        self.rows.values().map(|slot| u64::from(slot.bytes())).sum()
+    }
+
     /// Begins a new epoch.
     pub(crate) fn advance_epoch(&mut self) -> Epoch {
         self.epoch.0 += 1;

@@ -241,6 +241,7 @@ impl Log {
             suspicions: AtomicUsize::new(0),
             counters: Counters::default(),
         };
+        log.read_suspects();
         Ok((log, recovered.report))
     }
 

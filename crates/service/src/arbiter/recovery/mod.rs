@@ -6,6 +6,7 @@
 //! that includes all others. Claims that exclude one another are a fork: kept, sealed, reported.
 
 mod heal;
+mod masters;
 mod records;
 
 use std::{
@@ -21,10 +22,17 @@ use fula_core::{
 };
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::time::Instant;
 
 pub(super) use self::heal::Candidate;
-pub use self::records::RecoveryClaim;
-use self::records::{Current, json, parse, records};
+use self::{
+    masters::BEAT,
+    records::{Current, json, parse, records},
+};
+pub use self::{
+    masters::{Forgotten, Master, MasterInfo},
+    records::RecoveryClaim,
+};
 use super::Arbiter;
 use crate::{
     Random,
@@ -65,6 +73,8 @@ pub struct Recovery {
     /// This master's own disk: the masters that it ever heard of, should the arbiter forget them.
     memory: Arc<dyn MetadataStore>,
     name: String,
+    /// What it says of itself.
+    info: Arc<Mutex<MasterInfo>>,
     /// Whether recoveries wait for this one; an administrative command only looks.
     is_master: bool,
     /// Which buckets hold their global name.
@@ -108,6 +118,7 @@ impl Recovery {
             metadata,
             memory,
             name,
+            info: Arc::default(),
             is_master,
             names,
             writer,
@@ -121,80 +132,18 @@ impl Recovery {
         Ok(recovery)
     }
 
-    /// Makes this master one of those that a recovery waits for, again if it was forgotten.
-    async fn register(&self) -> Result<(), ServiceError> {
-        if !self.is_master {
-            return Ok(());
-        }
-        let entry = self.metadata.read(Table::Masters, &self.name).await?;
-        let version = entry.as_ref().map_or(0, |entry| entry.version);
-        if entry.is_none_or(|entry| entry.value.is_none()) {
-            let value = Some(Bytes::from_static(b"{}"));
-            self.metadata.write(Table::Masters, &self.name, version, value).await?;
-        }
-        Ok(())
-    }
-
-    /// Returns the masters that a recovery waits for: those in the arbiter's list, and those that
-    /// this master knows of from before the arbiter went back.
-    async fn masters(&self) -> Result<BTreeSet<String>, ServiceError> {
-        let mut masters: BTreeSet<String> = BTreeSet::new();
-        for (name, _) in records(self.metadata.as_ref(), Table::Masters, "").await? {
-            let known = self.memory.read(Table::Masters, &name).await?;
-            if known.as_ref().is_none_or(|known| known.value.is_none()) {
-                let version = known.map_or(0, |known| known.version);
-                self.note_master(&name, version, true).await;
-            }
-            masters.insert(name);
-        }
-        for (name, _) in records(self.memory.as_ref(), Table::Masters, "").await? {
-            if masters.contains(&name) {
-                continue;
-            }
-            match self.metadata.read(Table::Masters, &name).await? {
-                // Struck off the list by an operator.
-                Some(_) => {
-                    let known = self.memory.read(Table::Masters, &name).await?;
-                    let version = known.map_or(0, |known| known.version);
-                    self.note_master(&name, version, false).await;
-                }
-                None => drop(masters.insert(name)),
-            }
-        }
-        Ok(masters)
-    }
-
-    /// Notes on this master's own disk whether a master is on the arbiter's list. A disk that cannot be
-    /// written must not keep this master from the others' recoveries; it writes no bucket meanwhile.
-    async fn note_master(&self, name: &str, version: u64, is_listed: bool) {
-        let value = is_listed.then(|| Bytes::from_static(b"{}"));
-        if let Err(error) = self.memory.write(Table::Masters, name, version, value).await {
-            self.arbiter.guard().note_disk_failure(error.into());
-        }
-    }
-
-    /// Strikes a master that will not come back off the list; says whether it was there.
-    ///
-    /// # Errors
-    /// [`ServiceError::Unavailable`].
-    pub async fn forget_master(&self, name: &str) -> Result<bool, ServiceError> {
-        if !self.masters().await?.contains(name) {
-            return Ok(false);
-        }
-        // What the arbiter does not list is written first, so that its deletion is on record.
-        self.metadata.write(Table::Masters, name, 0, Some(Bytes::from_static(b"{}"))).await?;
-        let entry = self.metadata.read(Table::Masters, name).await?;
-        let version = entry.map_or(0, |entry| entry.version);
-        let written = self.metadata.write(Table::Masters, name, version, None).await?;
-        self.masters().await?;
-        Ok(matches!(written, WriteOutcome::Done(_)))
-    }
-
-    /// Looks at the arbiter every second, for ever.
+    /// Looks at the arbiter every second, for ever, and notes there now and then that this master lives.
     pub async fn run(self) {
         let mut was_well = true;
+        let mut beaten = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
+            if beaten.elapsed() >= BEAT {
+                beaten = Instant::now();
+                if let Err(error) = self.beat().await {
+                    tracing::debug!(error = chain(&error), "cannot note that this master lives");
+                }
+            }
             let looked = self.tick().await;
             if let Err(error) = &looked
                 && was_well
@@ -244,7 +193,7 @@ impl Recovery {
             }
             (_, None) => {
                 guard.set_forked(self.forked().await?);
-                self.masters().await.map(drop)
+                self.look_at_masters().await
             }
         }
     }

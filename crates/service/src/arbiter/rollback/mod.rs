@@ -133,6 +133,11 @@ impl KnownState {
         }
     }
 
+    /// Returns who had committed to it, and when last.
+    pub(crate) fn authors(&self) -> &[Author] {
+        &self.authors
+    }
+
     /// Says whether a root of another pointer includes all that is known here.
     pub(crate) fn is_included_in(&self, pointer: &RootPointer, root: &BucketRoot) -> bool {
         if pointer.root == self.pointer.root {

@@ -1,0 +1,232 @@
+//! Checking everything: every byte of the log, and everything that buckets need.
+
+use std::collections::{HashMap, HashSet};
+
+use fula_core::{Cid, OwnerId};
+use fula_service::{
+    error::chain,
+    fsck::{self, Checked, Fault, Place, Problem, TreeName},
+};
+use fula_stores::Damage;
+use serde_json::{Value, json};
+
+use super::{Progress, Refused, all_rows};
+use crate::{config::Backends, node::Node};
+
+/// Most bytes of an answer that name problems; more are only counted.
+const NAMED_BYTES_MAX: usize = 8 << 20;
+
+const COPY_BACK: &str = "copy the block back from a backup of the block store, or look at what fula fsck \
+                         --repair offers";
+
+/// What buckets need, as far as it was found out.
+#[derive(Default)]
+struct Needed {
+    checked: Checked,
+    /// Blocks whose records in the log are damaged: they are not missing without a trace.
+    damaged: HashSet<Cid>,
+    /// Blocks that some bucket needs and that are missing or damaged.
+    faulty: HashSet<Cid>,
+    /// What to do where rows of the log may be lost.
+    lost_rows: &'static str,
+    problems: u64,
+    /// Problems that are not named.
+    left_off: u64,
+    named_bytes: usize,
+}
+
+/// Reads every byte of the log and everything reachable from the roots.
+pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Refused> {
+    let report = |n, of| progress.say(format!("segment {} of {of} of the log", n + 1));
+    let damaged = tokio::task::block_in_place(|| node.store.verify_reporting(&report));
+    let damaged = damaged.map_err(|error| Refused(format!("cannot read the log: {error}")))?;
+    let checked = Checked::counting(progress.blocks());
+    let mut needed = Needed {
+        checked,
+        lost_rows: lost_rows(node),
+        damaged: damaged.iter().filter_map(|damage| damage.cid).collect(),
+        ..Needed::default()
+    };
+    let users = users(node).await;
+    let mut buckets = Vec::new();
+    let rows = all_rows(node).await?;
+    let count = rows.len();
+    for (n, row) in rows.into_iter().enumerate() {
+        progress.say(format!("bucket {} of {count}, {}", n + 1, row.address.name));
+        // The row may move on while we look: check the newest.
+        let newest = node.roots().get_roots(std::slice::from_ref(&row.address)).await?;
+        let row = newest.value.into_iter().next().flatten().unwrap_or(row);
+        // Held, so that nothing of it is collected while we look.
+        let held = node.service.arbiter().current(&row.address).await.ok().flatten();
+        let row = held.as_ref().map_or(row, |head| head.row.clone());
+        let report = fsck::check_bucket(&node.nodes, &row, &mut needed.checked).await?;
+        drop(held);
+        buckets.push(json!({
+            "owner": report.bucket.owner.to_string(),
+            "user": users.get(&report.bucket.owner),
+            "bucket": report.bucket.name.as_str(),
+            "blocks": report.blocks,
+            "count": report.count,
+            "problems": needed.name(&report),
+        }));
+    }
+    note_suspects(node, &damaged);
+    let places: Vec<Value> = damaged.iter().map(|damage| needed.place(damage)).collect();
+    let is_unrepaired = node.store.recovery.is_unrepaired;
+    let cut: u64 = node.store.recovery.truncated.iter().map(|cut| cut.bytes).sum();
+    Ok(json!({
+        "problems": needed.problems + u64::from(is_unrepaired),
+        "left_off": needed.left_off,
+        "damaged": places,
+        "buckets": buckets,
+        "unfinished_bytes_cut": cut,
+        "unfinished_repair": is_unrepaired,
+    }))
+}
+
+/// Says what to do where rows of the log may be lost.
+fn lost_rows(node: &Node) -> &'static str {
+    let Backends { shared, blocks_url, .. } = &node.backends;
+    if shared.is_some() {
+        "it may have held what this master remembers of the arbiter: stop it, and start it with an empty data \
+         directory while all other masters run"
+    } else if blocks_url.is_some() {
+        "it may have held root pointers: copy the data directory back from a backup"
+    } else {
+        "it may have held root pointers: stop the gateway and run fula fsck --repair"
+    }
+}
+
+/// Returns the users that have access keys, by owner id.
+async fn users(node: &Node) -> HashMap<OwnerId, String> {
+    let keys = node.authenticator.keys().list(None).await.unwrap_or_default();
+    keys.into_iter().map(|key| (OwnerId::of_user(&key.user), key.user)).collect()
+}
+
+/// Has damaged blocks stored anew when they are put again.
+fn note_suspects(node: &Node, damaged: &[Damage]) {
+    let cids: Vec<Cid> = damaged.iter().filter_map(|damage| damage.cid).collect();
+    let noted = tokio::task::block_in_place(|| node.store.note_suspects(&cids));
+    if let Err(error) = noted {
+        tracing::warn!(error = chain(&error), "cannot note which blocks are damaged");
+    }
+}
+
+impl Needed {
+    /// Counts what is wrong with a bucket, and names it while that is not too much.
+    fn name(&mut self, report: &fsck::Report) -> Vec<Value> {
+        self.problems += report.count;
+        self.faulty.extend(report.problems.iter().filter_map(|problem| problem.fault.cid()));
+        let mut named = Vec::new();
+        for problem in &report.problems {
+            let mut problem = problem.clone();
+            if let Fault::Missing(cid) = problem.fault
+                && self.damaged.contains(&cid)
+            {
+                problem.fault = Fault::Damaged(cid);
+            }
+            let value = problem_json(&problem);
+            let bytes = value.to_string().len();
+            if self.named_bytes + bytes > NAMED_BYTES_MAX {
+                break;
+            }
+            self.named_bytes += bytes;
+            named.push(value);
+        }
+        self.left_off += report.count - named.len() as u64;
+        named
+    }
+
+    /// Says what a damaged place of the log means, and counts it unless no bucket needs what was there, or
+    /// it is named with the bucket.
+    fn place(&mut self, damage: &Damage) -> Value {
+        let meaning = match damage.cid {
+            Some(cid) if self.faulty.contains(&cid) => "named with the buckets that need it",
+            Some(cid) if self.checked.is_good(&cid) => {
+                self.problems += 1;
+                "its bytes are whole, but not its record: stop the gateway and run fula fsck --repair"
+            }
+            Some(_) => "no bucket needs it any more",
+            None if damage.segment.starts_with("commit") => {
+                self.problems += 1;
+                self.lost_rows
+            }
+            None => "if a bucket needs what was there, that is named as missing",
+        };
+        json!({
+            "segment": damage.segment,
+            "offset": damage.offset,
+            "bytes": damage.bytes,
+            "cid": damage.cid.map(|cid| cid.to_string()),
+            "meaning": meaning,
+        })
+    }
+}
+
+pub(super) fn problem_json(problem: &Problem) -> Value {
+    let Problem { place, fault } = problem;
+    let key = match place {
+        Place::Key(_, key) => Some(key),
+        Place::Bucket | Place::Tree(_) | Place::Keys(..) => None,
+    };
+    json!({
+        "cid": fault.cid().map(|cid| cid.to_string()),
+        "key": key,
+        "where": place_text(place),
+        "what": fault_text(fault),
+        "cleared_by": remedy(place, fault),
+    })
+}
+
+fn tree_text(tree: TreeName) -> &'static str {
+    match tree {
+        TreeName::Objects => "objects",
+        TreeName::Versions => "older versions",
+        TreeName::Uploads => "uploads in progress",
+        TreeName::Recent => "remembered answers",
+    }
+}
+
+fn place_text(place: &Place) -> String {
+    match place {
+        Place::Bucket => "the whole bucket".to_owned(),
+        Place::Tree(tree) => tree_text(*tree).to_owned(),
+        Place::Key(TreeName::Objects, key) => format!("object {key}"),
+        Place::Key(TreeName::Uploads, key) => format!("upload of {key}"),
+        Place::Key(tree, key) => format!("{} of {key}", tree_text(*tree)),
+        Place::Keys(tree, after, last) => {
+            let what = tree_text(*tree);
+            match (after, last) {
+                (None, None) => format!("all {what}"),
+                (Some(after), None) => format!("all {what} after {after}"),
+                (None, Some(last)) => format!("all {what} up to {last}"),
+                (Some(after), Some(last)) => format!("all {what} after {after} up to {last}"),
+            }
+        }
+    }
+}
+
+fn fault_text(fault: &Fault) -> String {
+    match fault {
+        Fault::Missing(cid) => format!("block {cid} is missing"),
+        Fault::Damaged(cid) => format!("block {cid} is damaged"),
+        Fault::Malformed(cid, why) => format!("block {cid} is malformed: {why}"),
+        Fault::RowDisagrees => "root block and root pointer disagree".to_owned(),
+        Fault::Counters { said, found } => {
+            let ((said, said_bytes), (found, found_bytes)) = (said, found);
+            format!(
+                "{said} entries of {said_bytes} bytes are counted, and {found} of {found_bytes} found"
+            )
+        }
+    }
+}
+
+/// Says what ends a problem.
+fn remedy(place: &Place, fault: &Fault) -> &'static str {
+    match (place, fault) {
+        (Place::Key(TreeName::Objects, _), _) => "put the object again, or delete it",
+        (Place::Key(TreeName::Uploads, _), _) => "abort the upload",
+        (_, Fault::Missing(_) | Fault::Damaged(_)) => COPY_BACK,
+        _ => "keep a copy of everything and report it: this is a fault of the software",
+    }
+}

@@ -1,0 +1,100 @@
+//! `fula status`: exits with 0 when all is well, 1 when something needs attention, 2 when it could not
+//! look.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::{
+    admin::perform,
+    text::{ago, bytes, text, when},
+};
+use crate::{admin::Request, cli::StatusArgs};
+
+const NEEDS_ATTENTION: u8 = 1;
+const COULD_NOT_LOOK: u8 = 2;
+
+/// Runs `fula status`.
+pub(crate) async fn run(args: StatusArgs) -> ExitCode {
+    match perform(&args.common, Request::Status).await {
+        Ok(page) => {
+            if args.common.json {
+                println!("{page:#}");
+            } else {
+                show(&page);
+            }
+            let is_well = page["problems"].as_array().is_some_and(Vec::is_empty);
+            if is_well { ExitCode::SUCCESS } else { ExitCode::from(NEEDS_ATTENTION) }
+        }
+        Err(text) => {
+            eprintln!("fula: {text}");
+            ExitCode::from(COULD_NOT_LOOK)
+        }
+    }
+}
+
+fn line(name: &str, value: &str) {
+    println!("{name:<13}{value}");
+}
+
+fn show(page: &Value) {
+    let gateway = &page["gateway"];
+    let serves = if gateway.is_null() {
+        "does not run".to_owned()
+    } else {
+        format!("serves S3 on {} since {}", text(&gateway["listen"]), when(&gateway["started_ms"]))
+    };
+    line("fula", &format!("{}, {serves}", text(&page["version"])));
+    line("ready", page["not_ready"].as_str().map_or("yes", |_| "no"));
+    for (name, field) in [("data", "data_dir"), ("arbiter", "arbiter"), ("blocks", "blocks")] {
+        line(name, text(&page[field]));
+    }
+    for master in page["masters"].as_array().into_iter().flatten() {
+        let this = if master["is_self"] == true { "  (this one)" } else { "" };
+        let (name, host, seen) =
+            (text(&master["name"]), text(&master["host"]), ago(&master["age_ms"]));
+        line("master", &format!("{name}  {host}  {}  {seen}{this}", text(&master["address"])));
+    }
+    if let Some([live, deleted]) = page["buckets"].as_array().map(Vec::as_slice) {
+        line("buckets", &format!("{live}, and {deleted} deleted"));
+    }
+    show_space(page);
+    if !gateway.is_null() {
+        let (open, max) = (&gateway["connections"], &gateway["connections_max"]);
+        line("connections", &format!("{open} of {max}"));
+        let memory = format!(
+            "{} in RAM; bodies {} of {}; tree nodes {}",
+            bytes(&gateway["resident_bytes"]),
+            bytes(&gateway["body_bytes"]),
+            bytes(&gateway["body_bytes_max"]),
+            bytes(&gateway["cache_bytes"]),
+        );
+        line("memory", &memory);
+    }
+    for problem in page["problems"].as_array().into_iter().flatten() {
+        line("problem", problem.as_str().unwrap_or("-"));
+    }
+}
+
+fn show_space(page: &Value) {
+    let (disk, log) = (&page["disk"], &page["log"]);
+    if !disk.is_null() {
+        let (free, size) = (bytes(&disk["free"]), bytes(&disk["size"]));
+        let reserved = bytes(&disk["reserved"]);
+        line("disk", &format!("{free} of {size} free; writes are refused below {reserved}"));
+    }
+    if !log.is_null() {
+        let (all, live) = (bytes(&log["log_bytes"]), bytes(&log["live_bytes"]));
+        let (retained, dead) = (bytes(&log["retained_bytes"]), bytes(&log["dead_bytes"]));
+        line("log", &format!("{all}: {live} live, {retained} retained, {dead} dead"));
+    }
+    let collections = &page["collections"];
+    match collections["ended"].as_array().map(Vec::as_slice) {
+        Some([_, found]) => {
+            let (deleted, freed) = (&found["deleted"], bytes(&found["deleted_bytes"]));
+            let at = when(&collections["ended"][0]);
+            line("collection", &format!("{at}: {deleted} blocks of {freed} deleted"));
+        }
+        _ => line("collection", "none since the start"),
+    }
+}

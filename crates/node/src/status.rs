@@ -1,0 +1,162 @@
+//! How a gateway is: what `fula status` prints on one page.
+
+use std::sync::atomic::Ordering;
+
+use fula_core::root::TimeMs;
+use fula_service::{Master, Status, error::chain};
+use serde::Serialize;
+
+use crate::{gauges, node::Node, readiness, space::Sizes, state::Ledger};
+
+/// Everything that matters, at one time.
+#[derive(Debug, Serialize)]
+pub(crate) struct Page {
+    version: &'static str,
+    gateway: Option<Gateway>,
+    /// Why requests cannot be served, if so.
+    not_ready: Option<String>,
+    data_dir: String,
+    arbiter: String,
+    blocks: String,
+    /// Those of a shared arbiter.
+    masters: Vec<Master>,
+    /// Of the embedded arbiter: live, and deleted with a row that is still kept.
+    buckets: Option<(usize, usize)>,
+    disk: Option<Disk>,
+    log: Option<Sizes>,
+    collections: Ledger,
+    /// What needs attention, and what to do about it.
+    problems: Vec<String>,
+}
+
+/// The process that serves.
+#[derive(Debug, Serialize)]
+struct Gateway {
+    started_ms: TimeMs,
+    listen: Option<String>,
+    connections: usize,
+    connections_max: usize,
+    resident_bytes: Option<u64>,
+    body_bytes: usize,
+    body_bytes_max: usize,
+    cache_bytes: u64,
+}
+
+/// The disk of the data directory, in bytes.
+#[derive(Debug, Serialize)]
+struct Disk {
+    free: u64,
+    size: u64,
+    /// Free space below which writes are refused.
+    reserved: u64,
+}
+
+/// Looks at everything. What cannot be found out is a problem of its own.
+pub(crate) async fn page(node: &Node) -> Page {
+    let mut problems = Vec::new();
+    let gateway = gateway(node);
+    if gateway.is_none() {
+        problems.push("no gateway runs on this data directory: start `fula gateway`".to_owned());
+    }
+    let not_ready = readiness::check(node).await.err();
+    problems.extend(not_ready.iter().cloned());
+    let masters = masters(node, &mut problems).await;
+    let collections = node.collections.ledger();
+    if let Some(failure) = &collections.failure {
+        problems.push(format!("the last collection deleted nothing: {failure}; see fula fsck"));
+    }
+    damage(node, &mut problems);
+    let disk = disk(node, &mut problems);
+    let found = collections.ended.map(|(_, found)| found);
+    let log = Sizes::of(node, found.as_ref());
+    let log = log.map_err(|error| problems.push(format!("the log: {}", chain(&error)))).ok();
+    Page {
+        version: env!("CARGO_PKG_VERSION"),
+        gateway,
+        not_ready,
+        data_dir: node.backends.data_dir.display().to_string(),
+        arbiter: node.backends.arbiter_name(),
+        blocks: node.backends.blocks_name().to_owned(),
+        masters,
+        buckets: node.roots().can_drop_roots().then(|| node.store.roots.counts()),
+        disk,
+        log,
+        collections,
+        problems,
+    }
+}
+
+fn gateway(node: &Node) -> Option<Gateway> {
+    let running = node.running.get()?;
+    let budget = node.service.body_budget();
+    Some(Gateway {
+        started_ms: running.started,
+        listen: running.listen.map(|address| address.to_string()),
+        connections: running.connections.load(Ordering::Relaxed),
+        connections_max: running.connections_max,
+        resident_bytes: gauges::resident_bytes(),
+        body_bytes: budget.used_bytes(),
+        body_bytes_max: budget.bytes(),
+        cache_bytes: node.nodes.cache_bytes(),
+    })
+}
+
+/// Returns the masters of a shared arbiter.
+async fn masters(node: &Node, problems: &mut Vec<String>) -> Vec<Master> {
+    let Some(recovery) = &node.recovery else { return Vec::new() };
+    match recovery.status().await {
+        Ok(Status { forks, .. }) => {
+            let texts = forks.keys().map(|bucket| {
+                format!("bucket {bucket} is sealed by a fork: look at it with fula roots merge")
+            });
+            problems.extend(texts);
+        }
+        Err(error) => problems.push(format!("forks cannot be listed: {}", chain(&error))),
+    }
+    let masters = recovery.list_masters().await.unwrap_or_else(|error| {
+        problems.push(format!("masters cannot be listed: {}", chain(&error)));
+        Vec::new()
+    });
+    let away = masters.iter().filter(|master| !master.is_alive).map(|Master { name, .. }| {
+        format!(
+            "master {name} was not seen in the last minute: start it, or fula masters forget {name}"
+        )
+    });
+    problems.extend(away);
+    masters
+}
+
+/// Names what opening the log found.
+fn damage(node: &Node, problems: &mut Vec<String>) {
+    let recovery = &node.store.recovery;
+    if recovery.is_unrepaired {
+        problems.push("a repair did not end: run fula fsck --repair again".to_owned());
+    }
+    if !recovery.damaged.is_empty() {
+        let places = recovery.damaged.len();
+        problems
+            .push(format!("the log was damaged in {places} places at the start: run fula fsck"));
+    }
+}
+
+fn disk(node: &Node, problems: &mut Vec<String>) -> Option<Disk> {
+    let room = match node.store.room() {
+        Ok(room) => room,
+        Err(error) => {
+            problems.push(format!("the disk of the data directory: {}", chain(&error)));
+            return None;
+        }
+    };
+    let (free, reserved) = (room.free, room.kept());
+    if free <= reserved {
+        problems.push(format!(
+            "the disk is full: {free} bytes are free, and writes are refused up to {reserved}; delete \
+             objects, then run fula gc --now --retention 0s"
+        ));
+    } else if room.is_short() {
+        problems.push(format!(
+            "the disk is nearly full: {free} bytes are free, and writes are refused from {reserved} on"
+        ));
+    }
+    Some(Disk { free, size: room.size, reserved })
+}

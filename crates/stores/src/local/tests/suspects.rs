@@ -1,0 +1,34 @@
+//! Blocks that a check found damaged.
+
+use super::*;
+
+#[tokio::test]
+async fn what_a_check_found_damaged_is_stored_anew_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let rotten = block(0, 4096);
+    {
+        let store = open(&dir);
+        for n in 0..60 {
+            put(&store, &block(n, 4096), Placement::Commit).await;
+        }
+    }
+    // In a segment of which a start reads the footer alone.
+    let oldest = dir.path().join("log/commit-00000001.log");
+    assert_ne!(segment(&dir, "commit"), oldest, "never rolled");
+    let head = block_heads(&oldest)[0];
+    let file = std::fs::OpenOptions::new().write(true).open(&oldest).unwrap();
+    file.write_all_at(&[0xff], head + 32 + Cid::BYTES as u64 + 500).unwrap();
+    let store = open(&dir);
+    assert_eq!(store.recovery.damaged, []);
+    let found: Vec<Cid> = store.verify().unwrap().iter().filter_map(|damage| damage.cid).collect();
+    assert_eq!(found, [rotten.cid()]);
+    store.note_suspects(&found).unwrap();
+    drop(store);
+    // Nobody has read it since the start, so the index takes it for whole.
+    let store = open(&dir);
+    put(&store, &rotten, Placement::Commit).await;
+    assert_eq!(store.blocks.get(&rotten.cid()).await.unwrap(), Some(rotten));
+    assert_eq!(store.verify().unwrap(), []);
+    store.note_suspects(&[]).unwrap();
+    assert!(!dir.path().join("log/suspects").exists());
+}

@@ -1,0 +1,190 @@
+"""What is missing or damaged is named, and what clears it does."""
+
+import base64
+import json
+import re
+
+import pytest
+
+from helpers import MIB, pattern
+from masters import admin, federation, signed
+from test_operations import flip
+
+
+def leaf_path(blocks, content):
+    """Where a block lies that has this content."""
+    for path in blocks.rglob("*"):
+        if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+            return path
+    raise AssertionError("no such block")
+
+
+def damage_first(gateway):
+    """Damages the first leaf that was put while nothing runs."""
+    gateway.stop()
+    flip(next((gateway.data_dir / "log").glob("bulk-*.log")), 1_000_000)
+    looked = gateway.fula("fsck", check=False)
+    gateway.start()
+    return looked
+
+
+@pytest.mark.parametrize("cure", ["delete", "put"])
+def test_damage_is_named_and_goes_with_the_object(own_gateway, cure):
+    s3 = own_gateway.client()
+    for bucket in ("bucket", "other"):
+        s3.create_bucket(Bucket=bucket)
+    body = pattern(2 * MIB, 1)
+    s3.put_object(Bucket="bucket", Key="photos/lost.jpg", Body=body)
+    s3.put_object(Bucket="bucket", Key="kept", Body=pattern(2 * MIB, 2))
+    s3.copy_object(Bucket="other", Key="copy", CopySource="bucket/photos/lost.jpg")
+    looked = damage_first(own_gateway)
+    owner = s3.list_buckets()["Owner"]["ID"]
+    assert looked.returncode == 1
+    # Both objects that need the block are named, with bucket, user, owner and what to do.
+    for bucket, key in [("bucket", "photos/lost.jpg"), ("other", "copy")]:
+        found = re.search(rf"^bucket {bucket} of key:admin, owner {owner}: .* 1 problems\n(.*)$", looked.stdout, re.M)
+        assert re.fullmatch(
+            rf"  object {key}: block baf\w+ is damaged\. To clear it, put the object again, or delete it\.", found[1])
+    assert looked.stdout.endswith("2 problems\n")
+    # Nobody has read it since the start: to put it again must store it again all the same.
+    for bucket, key in [("bucket", "photos/lost.jpg"), ("other", "copy")]:
+        if cure == "delete":
+            s3.delete_object(Bucket=bucket, Key=key)
+        else:
+            s3.put_object(Bucket=bucket, Key=key, Body=body)
+    cleared = own_gateway.fula("fsck")
+    assert cleared.stdout.endswith("0 problems\n")
+    if cure == "put":
+        assert s3.get_object(Bucket="other", Key="copy")["Body"].read() == body
+    else:
+        assert "no bucket needs it any more" in cleared.stdout
+    own_gateway.stop()
+    assert own_gateway.fula("fsck").returncode == 0
+
+
+def test_a_block_lost_from_a_shared_store_is_named(federation):
+    gateway = federation.gateway("one")
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    body = pattern(100_000, 1)
+    s3.put_object(Bucket="bucket", Key="lost", Body=body)
+    s3.put_object(Bucket="bucket", Key="kept", Body=pattern(100_000, 2))
+    leaf_path(federation.tmp / "blocks", body).unlink()
+    looked = admin(gateway, "fsck")
+    assert looked.returncode == 1, looked.stderr
+    assert re.search(r"^  object lost: block baf\w+ is missing\. To clear it, put the object again", looked.stdout, re.M)
+    assert looked.stdout.endswith("1 problems\n")
+    # There is nothing to repair: other keys work.
+    repaired = admin(gateway, "fsck", "--repair")
+    assert repaired.returncode == 1 and repaired.stderr == ""
+    s3.put_object(Bucket="bucket", Key="lost", Body=body)
+    assert admin(gateway, "fsck").returncode == 0
+
+
+def newest_root(gateway, federation):
+    """Where the newest root block of the only bucket lies."""
+    row = json.loads(admin(gateway, "roots", "show", "--json").stdout)["buckets"][0]
+    for path in (federation.tmp / "blocks/blocks/71").rglob("*"):
+        if path.is_file() and row["root"] == cid_of(path):
+            return row, path
+    raise AssertionError("no such block")
+
+
+def cid_of(path):
+    """The address of a block of the codec dag-cbor, by where it lies."""
+    digest = bytes.fromhex(path.parent.name + path.name)
+    return "b" + base64.b32encode(bytes([1, 0x71, 0x1e, 32]) + digest).decode().lower().rstrip("=")
+
+
+def bucket_with_three_objects(federation):
+    one, two = federation.gateway("one"), federation.gateway("two")
+    two.shared_key = one.credentials()
+    s3 = one.client()
+    s3.create_bucket(Bucket="bucket")
+    for n in range(3):
+        s3.put_object(Bucket="bucket", Key=f"k{n}", Body=b"%d" % n)
+    # Both masters know the newest state.
+    assert signed(two, "GET", "/bucket/k2")[2] == b"2"
+    return one, two
+
+
+def test_a_root_that_a_gateway_has_in_memory_is_stored_again(federation):
+    one, two = bucket_with_three_objects(federation)
+    row, path = newest_root(one, federation)
+    path.unlink()
+    offered = admin(one, "fsck", "--repair")
+    assert offered.returncode == 1 and not path.exists()
+    assert "in memory: nothing of it is lost" in offered.stderr and "--apply" in offered.stderr
+    done = admin(one, "fsck", "--repair", "--apply")
+    assert done.returncode == 0, done.stderr
+    assert newest_root(one, federation)[0] == row
+    two.kill()
+    two.start(env=two.shared)
+    assert signed(two, "GET", "/bucket/k2")[2] == b"2"
+
+
+def test_a_bucket_goes_back_to_the_newest_root_that_can_be_read(federation):
+    one, two = bucket_with_three_objects(federation)
+    row, path = newest_root(one, federation)
+    for gateway in (one, two):
+        gateway.stop()
+    path.unlink()
+    for gateway in (one, two):
+        gateway.start(env=gateway.shared)
+    status, _, _ = signed(one, "GET", "/bucket/k0")
+    assert status in (500, 503)
+    looked = admin(one, "fsck")
+    assert looked.returncode == 1
+    assert f"the whole bucket: block {row['root']} is missing. To clear it, copy the block back" in looked.stdout
+    # Only said, at first.
+    offered = admin(one, "fsck", "--repair")
+    assert offered.returncode == 1
+    assert "at version 3, with 2 objects" in offered.stderr
+    assert "the commits after version 3 up to 4" in offered.stderr and "run again with --apply" in offered.stderr
+    assert json.loads(admin(one, "roots", "show", "--json").stdout)["buckets"][0] == row
+    # A master that never knew the lost state cannot tell the others apart from one that went back.
+    third = federation.gateway("three")
+    refused = admin(third, "fsck", "--repair", "--apply")
+    assert refused.returncode == 1
+    assert "run the command on the master that wrote to the bucket last" in refused.stderr
+    assert json.loads(admin(one, "roots", "show", "--json").stdout)["buckets"][0] == row
+    done = admin(one, "fsck", "--repair", "--apply")
+    assert done.returncode == 0, done.stderr
+    assert "at version 5" in done.stderr and done.stdout.endswith("0 problems\n")
+    # Every master goes on from there, and none takes it for an arbiter that went back.
+    for gateway in (one, two, third):
+        gateway.shared_key = one.credentials()
+        assert signed(gateway, "GET", "/bucket/k1")[2] == b"1"
+        assert signed(gateway, "GET", "/bucket/k2")[0] == 404
+        assert signed(gateway, "PUT", f"/bucket/of-{gateway.data_dir.name}", b"new")[0] == 200
+        assert "the arbiter is trusted" in admin(gateway, "roots", "heal").stdout
+    assert admin(one, "fsck").returncode == 0
+    history = json.loads(admin(one, "roots", "log", "bucket", "--json").stdout)
+    assert [commit["version"] for commit in history] == [8, 7, 6, 5, 3, 2, 1]
+
+
+def test_a_bucket_of_a_single_gateway_goes_back_too(own_gateway):
+    s3 = own_gateway.client()
+    for bucket in ("bucket", "other"):
+        s3.create_bucket(Bucket=bucket)
+    for n in range(3):
+        s3.put_object(Bucket="bucket", Key=f"k{n}", Body=b"%d" % n)
+    rows = json.loads(own_gateway.fula("roots", "show", "--json").stdout)["buckets"]
+    root = next(row["root"] for row in rows if row["bucket"] == "bucket")
+    # More of the log follows, so that the damage is no torn end.
+    for n in range(5):
+        s3.put_object(Bucket="other", Key=f"k{n}", Body=b"x")
+    own_gateway.stop()
+    commit = next((own_gateway.data_dir / "log").glob("commit-*.log"))
+    key = base64.b32decode(root[1:].upper() + "=" * (-len(root[1:]) % 8))
+    flip(commit, commit.read_bytes().index(key) + len(key) + 100)
+    looked = own_gateway.fula("fsck", check=False)
+    assert looked.returncode == 1 and f"the whole bucket: block {root} is damaged" in looked.stdout
+    offered = own_gateway.fula("fsck", "--repair", check=False)
+    assert offered.returncode == 1 and "the commits after version 3 up to 4" in offered.stderr
+    done = own_gateway.fula("fsck", "--repair", "--apply")
+    assert "can be read again, at version 5" in done.stderr and done.stdout.endswith("0 problems\n")
+    own_gateway.start()
+    keys = [found["Key"] for found in s3.list_objects_v2(Bucket="bucket")["Contents"]]
+    assert keys == ["k0", "k1"]
+    s3.put_object(Bucket="bucket", Key="k2", Body=b"again")
