@@ -36,6 +36,7 @@ ELSEWHERE = {
     ("CONTRIBUTING.md", "make check"): "CI runs `make test`, of which this test and `make check` are parts",
     ("CONTRIBUTING.md", "cargo t"): "they are parts of `make test`, or run as long as a developer wants",
     ("CONTRIBUTING.md", "FULA_WRITE_DOCS"): "`make check` runs the same test, which compares the table",
+    ("examples/README.md", "cargo run"): "`cargo test` runs it: crates/core/tests/examples.rs",
 }
 COMMAND = re.compile(r"\s*(\$ |# |fula |aws |curl |make |cargo |export |psql |docker )")
 
@@ -50,7 +51,7 @@ class Block:
 
 
 def documents():
-    found = [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md")]
+    found = [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md"), *REPO.glob("examples/*.md")]
     assert len(found) > 10
     return sorted(str(path.relative_to(REPO)) for path in found)
 
