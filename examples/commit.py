@@ -1,8 +1,8 @@
 """Moves an amount between two accounts as one step: two objects change together or not at all.
 
-boto3 has no call for a commit of many keys, so this signs the request itself, with the credentials that boto3
-found. Each change carries the ETag that its balance was read with. If either balance changed meanwhile, nothing
-is done, and the transfer begins again.
+boto3 has no call for a commit of many keys, so this signs the request itself, with the credentials that
+boto3 found. Each change carries the ETag that its balance was read with. If either balance changed
+meanwhile, nothing is done, and the transfer begins again.
 
 Usage: python3 examples/commit.py BUCKET
 

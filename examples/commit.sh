@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Changes several keys as one step with curl: an article and the index that lists it. A reader never sees one
-# without the other. The second commit is refused as a whole, because its condition does not hold.
+# Changes several keys as one step with curl: an article and the index that lists it. A reader never sees
+# one without the other. The second commit is refused as a whole, because its condition does not hold.
 #
 # Usage: examples/commit.sh BUCKET
 #
@@ -9,9 +9,9 @@
 set -euo pipefail
 bucket=${1:?usage: examples/commit.sh BUCKET}
 
-# Sends a commit and prints the answer; fails unless all of it was carried out. The key is not on the command
-# line, where other users of the machine could read it. `fula-commit=` has an equals sign because curl before 8
-# signs parameters without one in its own way.
+# Sends a commit and prints the answer; fails unless all of it was carried out. The key is not on the
+# command line, where other users of the machine could read it. `fula-commit=` has an equals sign because
+# curl 7 signs parameters without one in its own way.
 commit() {
   curl --silent --show-error --fail-with-body --aws-sigv4 "aws:amz:${AWS_REGION:-us-east-1}:s3" \
     --config <(printf 'user = "%s:%s"\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY") \

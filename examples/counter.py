@@ -1,8 +1,8 @@
 """Raises a counter from several threads with conditional writes, and loses no update.
 
-An object holds the counter. Each writer reads it with its ETag, and writes the next value with `If-Match`: the
-gateway refuses with 412 if another writer was faster, and then the writer begins again. With several gateways,
-each thread may use another one: conditions hold across them.
+An object holds the counter. Each writer reads it with its ETag, and writes the next value with `If-Match`.
+If another writer was faster, the gateway answers 412, and the writer begins again. With several gateways,
+each writer may use another one: conditions hold across them.
 
 Usage: python3 examples/counter.py BUCKET
 
@@ -66,7 +66,7 @@ def main(bucket):
     with concurrent.futures.ThreadPoolExecutor(WRITERS) as threads:
         refused = sum(threads.map(lambda _: writer(s3, bucket), range(WRITERS)))
     after, _ = read(s3, bucket)
-    print(f"raised from {before} to {after} by {WRITERS} writers; {refused} writes were refused and made again")
+    print(f"raised from {before} to {after} by {WRITERS} writers; {refused} refused writes were made again")
     # Other programs may raise it at the same time.
     if after - before < WRITERS * RAISES:
         sys.exit("updates were lost")
