@@ -33,7 +33,10 @@ from conftest import FULA, REPO, TOOLS
 PARTS = pathlib.Path(__file__).with_name("documents")
 # Blocks that this test does not run: where they stand, how they begin, and why.
 ELSEWHERE = {
-    ("README.md", "make check"): "CI runs `make test` itself, of which this test and `make check` are parts",
+    ("CONTRIBUTING.md", "make check"): "CI runs `make test`, of which this test and `make check` are parts",
+    ("CONTRIBUTING.md", "cargo t"): "they are parts of `make test`, or run as long as a developer wants",
+    ("CONTRIBUTING.md", "FULA_WRITE_DOCS"): "`make check` runs the same test, which compares the table",
+    ("examples/README.md", "cargo run"): "`cargo test` builds the program and runs its test",
 }
 COMMAND = re.compile(r"\s*(\$ |# |fula |aws |curl |make |cargo |export |psql |docker )")
 
@@ -48,7 +51,7 @@ class Block:
 
 
 def documents():
-    found = [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md")]
+    found = [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md"), *REPO.glob("examples/*.md")]
     assert len(found) > 10
     return sorted(str(path.relative_to(REPO)) for path in found)
 
@@ -194,6 +197,34 @@ def test_the_commands_within_sentences_exist():
     wrong = {command for command in found if subprocess.run(
         [FULA, *shlex.split(command)[1:], "--help"], capture_output=True, timeout=60).returncode != 0}
     assert wrong == set()
+
+
+def anchors(path):
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere():
+    wrong, links = [], 0
+    for document in BLOCKS:
+        for target in re.findall(r"\]\(([^)\s]+)\)", (REPO / document).read_text()):
+            if re.match(r"[a-z]+:", target):
+                continue
+            links += 1
+            path, _, anchor = target.partition("#")
+            page = (REPO / document).parent / path if path else REPO / document
+            if not page.exists() or (anchor and anchor not in anchors(page)):
+                wrong.append(f"{document}: {target}")
+    assert links > 50 and wrong == []
+
+
+def test_the_targets_of_make_exist():
+    targets = set(re.findall(r"^([a-z-]+):.*##", (REPO / "Makefile").read_text(), re.M)) | {"bins", "tools"}
+    named = {(document, target) for document in BLOCKS if not document.startswith("docs/adr/")
+             for target in re.findall(r"`make ([a-z-]+)", (REPO / document).read_text())}
+    named |= {(block.document, target) for block in ALL for target in re.findall(r"^make ([a-z-]+)", block.text, re.M)}
+    assert len(named) > 5 and {each for each in named if each[1] not in targets} == set()
 
 
 def pins():

@@ -28,7 +28,7 @@ start_postgres() {
   chmod 1777 /mnt
   as_postgres "$programs/initdb" -D /mnt/database --username=postgres --no-sync --encoding=UTF8 > /dev/null
   as_postgres tee /mnt/database/pg_hba.conf > /dev/null << END
-host all postgres 127.0.0.1/32 trust
+host all,replication postgres 127.0.0.1/32 trust
 host all all 127.0.0.1/32 scram-sha-256
 END
   as_postgres "$programs/pg_ctl" -D /mnt/database -w -l /mnt/database/log \
