@@ -66,6 +66,13 @@ pub(crate) fn refresh(node: &Node) {
         metrics::gauge!("fula_buckets").set(f64_of(live as u64));
         metrics::gauge!("fula_buckets_deleted").set(f64_of(deleted as u64));
     }
+    if node.recovery.is_some()
+        && let Some(time) = node.service.arbiter().time()
+    {
+        let own = system_clock()();
+        let ahead = f64_of(time.saturating_sub(own)) - f64_of(own.saturating_sub(time));
+        metrics::gauge!("fula_clock_skew_seconds").set(ahead / 1000.0);
+    }
     if node.recovery.is_none() {
         // Else the recovery counts them.
         for name in ["fula_masters", "fula_masters_seen"] {

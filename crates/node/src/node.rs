@@ -14,7 +14,7 @@ use fula_core::{
 };
 use fula_service::{
     Arbiter, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
-    auth::{Authenticator, Clock, KeyRing, Revocations, SealingKey},
+    auth::{Authenticator, Clock, CredentialClock, KeyRing, Revocations, SealingKey},
     system_random,
 };
 use fula_stores::{
@@ -179,7 +179,12 @@ impl Node {
             keys = keys.remembered_on(Arc::clone(disk), arbiter.clone());
         }
         let revocations = Revocations::open(Arc::clone(&metadata), disk).await?;
-        let clock = if is_watched { clock_of(&arbiter) } else { system_clock() };
+        let clock: Clock = if is_watched {
+            let clock = CredentialClock::new(arbiter.clone(), system_clock());
+            Arc::new(move || clock.now())
+        } else {
+            system_clock()
+        };
         let authenticator = Authenticator::new(keys, revocations, clock);
         let recovery = if is_watched {
             let is_master = matches!(purpose, Purpose::Serve(_));
@@ -232,14 +237,6 @@ fn open_store(
     }
     files::make_data_dir(data_dir)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
-}
-
-/// Returns the clock that credentials are judged by where masters share an arbiter: the arbiter's, which
-/// the recovery asks every second. A master whose own clock is wrong accepts and refuses the same requests
-/// as all others.
-fn clock_of(arbiter: &Arbiter) -> Clock {
-    let (arbiter, own) = (arbiter.clone(), system_clock());
-    Arc::new(move || arbiter.time().unwrap_or_else(|| own()))
 }
 
 /// Refuses a data directory that was used differently: with a shared arbiter, or with a sealing key that

@@ -20,6 +20,7 @@ use crate::{
     error::ServiceError,
     limits::Limits,
     names::{NameMeaning, NamePolicy},
+    objects::object::CopySourceRequest,
 };
 
 /// The bucket that a write is about.
@@ -27,6 +28,21 @@ pub(crate) struct WriteTarget {
     pub(crate) head: Arc<Head>,
     /// Whether that is the last state known, and perhaps not the newest.
     pub(crate) is_guess: bool,
+}
+
+/// Which state of a bucket a request can do with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// The last one known, where reads may be stale and the arbiter is away.
+    MayBeStale,
+    /// The newest: something is written that is made of it.
+    Newest,
+}
+
+impl Freshness {
+    fn of(action: Action) -> Self {
+        if action.verb() == Verb::Read { Self::MayBeStale } else { Self::Newest }
+    }
 }
 
 /// What of a bucket an action is about.
@@ -143,23 +159,37 @@ impl Service {
         action: Action,
         part: Part<'_>,
     ) -> Result<Arc<Head>, ServiceError> {
-        self.resolve_of(caller, caller.bucket_owner, name, action, part).await
-    }
-
-    /// The same with an owner of its own, as the source of a copy has.
-    pub(crate) async fn resolve_of(
-        &self,
-        caller: &Caller,
-        owner: BucketOwner,
-        name: &BucketName,
-        action: Action,
-        part: Part<'_>,
-    ) -> Result<Arc<Head>, ServiceError> {
         if action.verb() != Verb::Read {
             caller.pins.begin_write(self.arbiter().pins());
         }
-        let found = self.find(caller, owner, name, action).await?;
-        let decided = self.authorize(caller, found.as_deref(), action, part.target(name)).await;
+        let owner = caller.bucket_owner;
+        let found = self.find(caller, owner, name, Freshness::of(action)).await?;
+        self.decide(caller, owner, found, action, part.target(name)).await
+    }
+
+    /// Finds the bucket that the source of a copy lies in, and checks that the object may be read. Its state
+    /// is the newest: what a copy writes is as good as what was just put.
+    pub(crate) async fn resolve_source(
+        &self,
+        caller: &Caller,
+        source: &CopySourceRequest,
+    ) -> Result<Arc<Head>, ServiceError> {
+        let CopySourceRequest { owner, bucket, key, .. } = source;
+        let found = self.find(caller, *owner, bucket, Freshness::Newest).await?;
+        let target = Part::Key(key).target(bucket);
+        self.decide(caller, *owner, found, Action::GetObject, target).await
+    }
+
+    /// Checks that the caller may do `action` to `target` in the bucket that was found.
+    async fn decide(
+        &self,
+        caller: &Caller,
+        owner: BucketOwner,
+        found: Option<Arc<Head>>,
+        action: Action,
+        target: Target<'_>,
+    ) -> Result<Arc<Head>, ServiceError> {
+        let decided = self.authorize(caller, found.as_deref(), action, target).await;
         match (decided, found) {
             (Ok(()), Some(head)) => {
                 if action.verb() != Verb::Read {
@@ -220,21 +250,25 @@ impl Service {
         caller: &Caller,
         owner: BucketOwner,
         name: &BucketName,
-        action: Action,
+        freshness: Freshness,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
         let meaning = self.meaning(caller, owner);
         if let Some(owner) = meaning.owner()
             && let Some(head) =
-                self.state(caller, &BucketAddress::new(owner, name.clone()), action).await?
+                self.state(caller, &BucketAddress::new(owner, name.clone()), freshness).await?
         {
             return Ok(Some(head));
         }
         if !meaning.is_global() {
             return Ok(None);
         }
-        let row = self.arbiter().find_bucket(name).await?;
+        let asked = self.arbiter().find_bucket(name);
+        let row = match freshness {
+            Freshness::MayBeStale => asked.await?,
+            Freshness::Newest => self.before_write(caller, "arbiter", asked).await?,
+        };
         let Some(row) = row.filter(|row| row.deleted.is_none()) else { return Ok(None) };
-        self.state(caller, &row.address, action).await
+        self.state(caller, &row.address, freshness).await
     }
 
     /// Decides whether the caller may do `action` to `target`, in the bucket that `head` is of.
@@ -263,9 +297,9 @@ impl Service {
         &self,
         caller: &Caller,
         address: &BucketAddress,
-        action: Action,
+        freshness: Freshness,
     ) -> Result<Option<Arc<Head>>, ServiceError> {
-        if action.verb() == Verb::Read {
+        if freshness == Freshness::MayBeStale {
             return self.arbiter().readable(address, &caller.seen).await;
         }
         self.before_write(caller, "arbiter", self.arbiter().current(address)).await

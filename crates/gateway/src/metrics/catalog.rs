@@ -179,6 +179,11 @@ pub const ALL: &[Metric] = &[
     ),
     gauge("fula_masters", "masters", "Masters that a recovery waits for, this one included."),
     gauge("fula_masters_seen", "masters", "Those of them that were seen in the last minute."),
+    gauge(
+        "fula_clock_skew_seconds",
+        "seconds",
+        "How far the shared arbiter's clock is ahead of this master's; 0 without one.",
+    ),
     gauge("fula_buckets", "buckets", "Buckets that are not deleted; 0 with a shared arbiter."),
     gauge(
         "fula_buckets_deleted",

@@ -73,20 +73,35 @@ impl Arbiter {
         if self.0.reader.is_away() {
             self.0.reader.probe(bucket);
         } else {
-            match timeout(STALE_AFTER, self.current(bucket)).await {
-                Ok(Err(
+            match self.current_soon(bucket).await {
+                Err(
                     ServiceError::Unavailable(_)
                     | ServiceError::Damaged(_)
                     | ServiceError::Regressed(_),
-                )) => {}
-                Ok(current) => return current,
-                Err(_) => self.0.reader.note_away(),
+                ) => {}
+                current => return current,
             }
         }
         // What was read meanwhile is newer.
         let known = self.0.heads.get(bucket).unwrap_or(known);
         seen.note_stale();
         Ok(Some(known).filter(|head| head.row.deleted.is_none()))
+    }
+
+    /// Returns the bucket's current state. An arbiter that does not answer soon is taken to be away; a block
+    /// store that is slow is not.
+    async fn current_soon(
+        &self,
+        bucket: &BucketAddress,
+    ) -> Result<Option<Arc<Head>>, ServiceError> {
+        let _reading = self.0.pins.begin_read();
+        let Ok(row) = timeout(STALE_AFTER, self.0.reader.read(bucket)).await else {
+            self.0.reader.note_away();
+            return Err(ServiceError::late("arbiter", "read"));
+        };
+        let head = timeout(STALE_AFTER, self.adopt(bucket, row?)).await;
+        let head = head.map_err(|_| ServiceError::late("block store", "read"))??;
+        Ok(head.filter(|head| head.row.deleted.is_none()))
     }
 
     /// Returns the bucket's state once its version is beyond `version`, or as it is after `patience`.

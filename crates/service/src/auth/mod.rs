@@ -6,6 +6,7 @@
 pub mod access;
 mod action;
 pub(crate) mod bucket_policy;
+mod clock;
 mod key_memory;
 mod keys;
 pub mod policy;
@@ -33,6 +34,7 @@ use tokio::sync::Notify;
 
 use self::sessions::Slots;
 pub use self::{
+    clock::CredentialClock,
     keys::{AccessKey, KeyInfo, KeyRing, user_of},
     proof::{AuthMethod, COMMIT_ALLOWANCE, CredentialCheck, Proof},
     revocations::{Revocation, Revocations, Revoked},

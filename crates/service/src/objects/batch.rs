@@ -80,7 +80,8 @@ impl Service {
             return Err(ServiceError::InvalidRequest(text));
         }
         for _ in 0..JOINS_MAX {
-            let newest = self.arbiter().current(head.address()).await?;
+            let newest = self.arbiter().current(head.address());
+            let newest = self.before_write(caller, "arbiter", newest).await?;
             let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
             let mut steps = Vec::with_capacity(changes.len());
             let mut made_of = Vec::new();

@@ -82,8 +82,7 @@ impl Service {
     ) -> Result<Source, ServiceError> {
         let CopyRequest { source, key, conditions, .. } = request;
         self.may_compare(caller, head, key, conditions).await?;
-        let (part, action) = (Part::Key(&source.key), Action::GetObject);
-        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
+        let from = self.resolve_source(caller, source).await?;
         let is_same = from.root.id == head.root.id;
         let changes_nothing = replace.is_none() && request.checksum.is_none();
         if is_same && source.key == *key && changes_nothing {

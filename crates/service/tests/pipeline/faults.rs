@@ -11,11 +11,11 @@ use std::{
 
 use async_trait::async_trait;
 use fula_core::{
-    BucketAddress, RootPointer, RootPointerStore, StoreError,
+    BucketAddress, BucketName, RootPointer, RootPointerStore, StoreError,
     conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::{MemoryBlocks, MemoryRoots},
-    root::{CasOutcome, NewRoot, Stamped},
+    root::{CasOutcome, NewRoot, RootRow, Stamped},
 };
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
@@ -79,6 +79,8 @@ pub(crate) struct FaultyRoots {
     blocks: Arc<MemoryBlocks>,
     faults: Mutex<VecDeque<Fault>>,
     unreachable: AtomicBool,
+    /// A bucket whose row cannot be read, though those of others can.
+    lost: Mutex<Option<BucketName>>,
     late: Mutex<Vec<Swap>>,
     pub(crate) held: Notify,
     pub(crate) go_on: Notify,
@@ -94,6 +96,7 @@ impl FaultyRoots {
             blocks: Arc::clone(blocks),
             faults: Mutex::default(),
             unreachable: AtomicBool::new(false),
+            lost: Mutex::default(),
             late: Mutex::default(),
             held: Notify::new(),
             go_on: Notify::new(),
@@ -138,6 +141,11 @@ impl FaultyRoots {
         self.unreachable.store(unreachable, Ordering::SeqCst);
     }
 
+    /// Lets reads of one bucket's row fail.
+    pub(crate) fn lose(&self, bucket: BucketName) {
+        *self.lost.lock() = Some(bucket);
+    }
+
     /// Applies the swaps that were held back; returns how they ended.
     pub(crate) async fn deliver_late(&self) -> Vec<CasOutcome> {
         let late: Vec<Swap> = std::mem::take(&mut *self.late.lock());
@@ -166,6 +174,17 @@ impl RootHooks for FaultyRoots {
 
     async fn before(&self, _: RootRead) -> Result<(), StoreError> {
         self.reach()
+    }
+
+    async fn get(
+        &self,
+        buckets: &[BucketAddress],
+    ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError> {
+        let is_lost = |bucket: &BucketAddress| self.lost.lock().as_ref() == Some(&bucket.name);
+        if buckets.iter().any(is_lost) {
+            return Err(lost());
+        }
+        self.inner.get_roots(buckets).await
     }
 
     async fn swap(

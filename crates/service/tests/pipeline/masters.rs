@@ -4,7 +4,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use fula_core::in_memory::MemoryBlocks;
 use fula_service::{
-    CompletePart, CompleteRequest, ConditionName, CreateUploadRequest, PutPartRequest,
+    BucketOwner, CompletePart, CompleteRequest, ConditionName, CopyRequest, CopySourceRequest,
+    CreateUploadRequest, PutPartRequest,
 };
 use futures::future::join_all;
 
@@ -232,6 +233,42 @@ async fn reads_without_the_arbiter_are_refused_or_marked() {
     assert!(lax.user.seen.is_stale());
     assert_eq!(lax.user.seen.version(), Some(version));
     assert!(lax.put("k", b"x").await.is_err(), "a write was answered without the arbiter");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_not_made_of_a_stale_source() {
+    let (blocks, roots) = stores();
+    let limits = Limits { stale_reads: true, ..Limits::default() };
+    let [strict, lax] =
+        [Master::new(&blocks, &roots, 1), Master::with_limits(&blocks, &roots, 2, limits)];
+    strict.create().await;
+    let target = bucket_name("target");
+    strict.service.create_bucket(&strict.user, &target, None).await.unwrap();
+    strict.put("k", b"old").await.unwrap();
+    assert_eq!(lax.get("k").await.unwrap(), b"old");
+    strict.put("k", b"new").await.unwrap();
+    roots.lose(bucket());
+    let copy = async || {
+        let source = CopySourceRequest {
+            owner: BucketOwner::default(),
+            bucket: bucket(),
+            key: object_key("k"),
+            conditions: ReadConditions::default(),
+        };
+        let request = CopyRequest {
+            source,
+            key: object_key("copy"),
+            replace: None,
+            checksum: None,
+            conditions: WriteConditions::default(),
+        };
+        lax.service.copy_object(&lax.user, &target, request).await
+    };
+    let copied = copy().await;
+    assert!(matches!(copied, Err(ServiceError::Unavailable(_))), "{copied:?}");
+    // A read may be stale, and is marked.
+    assert_eq!(lax.get("k").await.unwrap(), b"old");
+    assert!(lax.user.seen.is_stale());
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,8 +144,7 @@ impl Service {
         caller: &Caller,
         source: &CopySourceRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let (part, action) = (Part::Key(&source.key), Action::GetObject);
-        let from = self.resolve_of(caller, source.owner, &source.bucket, action, part).await?;
+        let from = self.resolve_source(caller, source).await?;
         let record = self.record_for_write(caller, &from, &source.key).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         source.conditions.judge_source(&record)?;

@@ -1,0 +1,70 @@
+//! The clock that credentials are judged by where masters share an arbiter.
+
+use std::{fmt, time::Instant};
+
+use fula_core::root::TimeMs;
+use parking_lot::Mutex;
+
+use super::Clock;
+use crate::arbiter::Arbiter;
+
+/// The time of the shared arbiter, so that a master whose own clock is wrong accepts and refuses the same
+/// requests as all others; unless the arbiter's clock jumps. It is the median of three: what the arbiter
+/// says, what this clock said before, carried on, and what this master's own clock says. So one of them
+/// that is wrong alone lets no credential in that has ended, and shuts nobody out.
+pub struct CredentialClock {
+    arbiter: Arbiter,
+    own: Clock,
+    /// What was said last, and when.
+    last: Mutex<Option<(TimeMs, Instant)>>,
+}
+
+impl fmt::Debug for CredentialClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialClock").finish_non_exhaustive()
+    }
+}
+
+impl CredentialClock {
+    /// Follows the clock of `arbiter`; before its first answer, `own`.
+    pub fn new(arbiter: Arbiter, own: Clock) -> Self {
+        Self { arbiter, own, last: Mutex::new(None) }
+    }
+
+    /// Returns the time, in milliseconds since 1970.
+    pub fn now(&self) -> TimeMs {
+        let own = (self.own)();
+        let Some(said) = self.arbiter.time() else { return own };
+        let now = Instant::now();
+        let mut last = self.last.lock();
+        let carried = last.map_or(said, |(time, at)| {
+            let elapsed = now.saturating_duration_since(at).as_millis();
+            time.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
+        });
+        let time = median(said, carried, own);
+        *last = Some((time, now));
+        time
+    }
+}
+
+fn median(a: TimeMs, b: TimeMs, c: TimeMs) -> TimeMs {
+    a.max(b).min(a.min(b).max(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_clock_that_is_wrong_alone_does_not_count() {
+        const TRUE: TimeMs = 1_000_000_000;
+        const HOURS: TimeMs = 5 * 3600 * 1000;
+        for wrong in [TRUE - HOURS, TRUE + HOURS, 0, u64::MAX] {
+            for (a, b, c) in [(wrong, TRUE, TRUE), (TRUE, wrong, TRUE), (TRUE, TRUE, wrong)] {
+                assert_eq!(median(a, b, c), TRUE, "{a} {b} {c}");
+            }
+        }
+        // This master's own clock is behind, and the arbiter's jumps: what was said before counts.
+        assert_eq!(median(TRUE + HOURS, TRUE, TRUE - HOURS), TRUE);
+    }
+}
