@@ -53,10 +53,12 @@ def test_a_role_that_may_not_create_tables(federation):
     app = owner.replace("fula@", "app@")
     refused = federation.refusal(FULA_DATABASE_URL=app)
     assert "fula migrate --role app" in refused and "CREATE ON SCHEMA public" in refused
+    everybody = fula("migrate", "--role", "public", env={"FULA_DATABASE_URL": owner})
+    assert everybody.returncode == 2 and "everybody" in everybody.stderr
     migrated = fula("migrate", "--role", "app", env={"FULA_DATABASE_URL": owner})
     assert migrated.returncode == 0 and "up to date" in migrated.stderr
     refused = federation.refusal(FULA_DATABASE_URL=app)
-    assert "GRANT INSERT, SELECT, UPDATE ON bucket_roots TO app" in refused, refused
+    assert 'GRANT INSERT, SELECT, UPDATE ON bucket_roots TO "app"' in refused, refused
     for grant in migrated.stdout.splitlines():
         tell(f"execute {grant}")
     master = federation.gateway("master", FULA_DATABASE_URL=app)
@@ -66,7 +68,7 @@ def test_a_role_that_may_not_create_tables(federation):
     assert fula("migrate", env={"FULA_DATABASE_URL": app}).returncode == 1
     tell("execute REVOKE UPDATE ON bucket_roots FROM app")
     refused = federation.refusal(FULA_DATABASE_URL=app)
-    assert "GRANT UPDATE ON bucket_roots TO app" in refused and "fula_directory" not in refused
+    assert 'GRANT UPDATE ON bucket_roots TO "app"' in refused and "fula_directory" not in refused
 
 
 def test_an_import_leaves_its_source_alone(federation, tmp_path):

@@ -137,7 +137,7 @@ pub(crate) struct MigrateArgs {
     pub(crate) database_url: String,
     /// Print the grants that this role needs to work on the tables, for a gateway whose role may not create
     /// tables; give it again for another role
-    #[arg(long = "role", value_name = "NAME")]
+    #[arg(long = "role", value_name = "NAME", value_parser = role)]
     pub(crate) roles: Vec<String>,
 }
 
@@ -307,4 +307,14 @@ pub(crate) struct AdminArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Reads the name of a database role. `public` is none to Postgres, even in quotes, but everybody.
+fn role(text: &str) -> Result<String, String> {
+    match text {
+        "" | "public" | "none" => {
+            Err("not the name of a role: it would mean everybody, or nobody".to_owned())
+        }
+        name => Ok(name.to_owned()),
+    }
 }

@@ -25,12 +25,8 @@ const LACKING: &str = "SELECT current_user::TEXT AS role, current_schema()::TEXT
         WHERE NOT coalesce(has_table_privilege(to_regclass(name), privilege), true)
         GROUP BY name) AS lacking ON true ORDER BY lacking.name";
 
-/// Returns a name as SQL takes it, whatever characters it has.
+/// Returns a name as SQL takes it, whatever characters it has. Always quoted: `user` is a word of SQL.
 fn quoted(name: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if name.chars().all(is_plain) && name.starts_with(|c: char| !c.is_ascii_digit()) {
-        return name.to_owned();
-    }
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -119,10 +115,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_quoted_where_they_must_be() {
+    fn names_are_quoted() {
         let all = statements("public", "fula_app").join("\n");
-        assert!(all.starts_with("GRANT USAGE ON SCHEMA public TO fula_app;\n"));
-        assert!(all.contains("GRANT SELECT, INSERT, UPDATE ON public.bucket_roots TO fula_app;"));
+        assert!(all.starts_with("GRANT USAGE ON SCHEMA \"public\" TO \"fula_app\";\n"));
+        let grant = "GRANT SELECT, INSERT, UPDATE ON \"public\".bucket_roots TO \"fula_app\";";
+        assert!(all.contains(grant), "{all}");
+        assert!(statements("public", "user").join("\n").contains("TO \"user\";"));
         let all = statements("My Schema", "a\"; DROP TABLE x; --").join("\n");
         assert!(
             all.contains("ON \"My Schema\".fula_mark TO \"a\"\"; DROP TABLE x; --\";"),
