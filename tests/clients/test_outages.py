@@ -2,15 +2,17 @@
 answered meanwhile, and when."""
 
 import json
+import os
 import re
 import signal
+import subprocess
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from conftest import Gateway
+from conftest import FULA, Gateway
 from helpers import pattern
 from masters import admin, federation, signed
 from signing import now, signed_headers
@@ -193,7 +195,10 @@ def test_no_key_is_unknown_while_a_restore_empties_tables(federation):
                 # A record that was read just before counts for two seconds.
                 assert head(master, access_key)[0] in (200, 503)
     assert head(masters[1], key)[0] == 503
-    # Nothing is written meanwhile that the restore would stumble over.
+    # Nothing is written meanwhile that the restore would stumble over, nor by a command.
+    refused = subprocess.run([FULA, "keys", "list"], env={**os.environ, **federation.env()},
+                             cwd=federation.tmp, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1 and "tables are being restored" in refused.stderr
     federation.postgres.tell("execute INSERT INTO fula_directory SELECT * FROM aside")
     for master in masters:
         until((200, ""), lambda: head(master, key))

@@ -27,11 +27,13 @@ pub enum Table {
     Recovery,
     /// What one master remembers of its arbiter, kept by that master alone.
     Remembered,
+    /// The arbiter's access keys as one master remembers them, kept by that master alone.
+    RememberedKeys,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Keys,
         Self::Sessions,
         Self::Revocations,
@@ -39,6 +41,7 @@ impl Table {
         Self::Masters,
         Self::Recovery,
         Self::Remembered,
+        Self::RememberedKeys,
     ];
 
     /// Returns the stored name.
@@ -51,6 +54,7 @@ impl Table {
             Self::Masters => "masters",
             Self::Recovery => "recovery",
             Self::Remembered => "remembered",
+            Self::RememberedKeys => "remembered-keys",
         }
     }
 }

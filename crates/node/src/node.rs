@@ -64,6 +64,13 @@ pub(crate) enum NodeError {
          from a backup, or name its file with FULA_SECRETS_KEY_FILE"
     )]
     NoSealingKey(PathBuf),
+    /// Wait for the restore, or start a gateway.
+    #[error(
+        "the arbiter lacks the record of the key that its secrets are sealed under: its tables are being \
+         restored, or no gateway was ever started on it; wait until the restore has ended, or start a \
+         gateway, and run the command again"
+    )]
+    NobodyDecided,
     /// Use the key that the other masters use.
     #[error(
         "{0} is not the key that this arbiter's secrets are sealed under; copy the key file of \
@@ -93,8 +100,12 @@ pub(crate) enum NodeError {
 pub(crate) enum Purpose {
     /// A master: it decides what nobody has decided yet, and recoveries wait for it.
     Serve(NamePolicy),
-    /// A command: it takes what the masters agreed on.
+    /// A command: it takes what the masters agreed on, and never decides: it may run while the arbiter's
+    /// tables are being restored.
     Administer,
+    /// A command that moves a single master into a shared arbiter: into an empty one it brings the sealing
+    /// key and the blocks, and takes the rest as other commands do.
+    MoveIn,
     /// A command that changes nothing in the data directory of a single master.
     Read,
 }
@@ -153,7 +164,7 @@ impl Node {
             let opened = open_shared(backends, shared, &sealing, purpose).await?;
             (roots, metadata, names) = (opened.roots, opened.metadata, opened.names);
             if let Some(blocks) = &shared_blocks {
-                same_blocks(blocks, metadata.as_ref(), &random).await?;
+                same_blocks(blocks, metadata.as_ref(), purpose, &random).await?;
             }
             fresh_for = KEYS_FRESH_FOR;
             is_watched = opened.compares;
@@ -273,6 +284,12 @@ const CAS: &str = "bucket-root-cas";
 /// Record of what bucket names are unique within, `owner` or `global`.
 const NAMES: &str = "bucket-names";
 
+/// Record of the fingerprint of the sealing key; every arbiter in use has it (ADR 0038).
+const SEALING_KEY: &str = "secrets-key";
+
+/// Record of which block store the blocks are in.
+const BLOCKS: &str = "blocks";
+
 /// Opens a shared arbiter, and refuses to disagree with its other masters.
 async fn open_shared(
     backends: &Backends,
@@ -282,10 +299,17 @@ async fn open_shared(
 ) -> Result<OpenedArbiter, NodeError> {
     let mut arbiter = PostgresArbiter::open(&shared.database_url, shared.compares).await?;
     let metadata: Arc<dyn MetadataStore> = Arc::clone(&arbiter.metadata) as _;
+    if purpose == Purpose::MoveIn {
+        check_whole(arbiter.roots.as_ref(), metadata.as_ref()).await?;
+    }
     let fingerprint = sealing.fingerprint();
-    if agree(metadata.as_ref(), "secrets-key", &fingerprint).await? != fingerprint {
-        let file = backends.secrets_key_file.clone();
-        return Err(NodeError::OtherKey(file.unwrap_or_default()));
+    match agreed(metadata.as_ref(), SEALING_KEY, purpose, &fingerprint).await? {
+        Some(theirs) if theirs == fingerprint => {}
+        Some(_) => {
+            let file = backends.secrets_key_file.clone();
+            return Err(NodeError::OtherKey(file.unwrap_or_default()));
+        }
+        None => return Err(NodeError::NobodyDecided),
     }
     let (compares, names) = match purpose {
         Purpose::Serve(names) => {
@@ -300,7 +324,7 @@ async fn open_shared(
             }
             (shared.compares, names)
         }
-        Purpose::Administer | Purpose::Read => {
+        Purpose::Administer | Purpose::MoveIn | Purpose::Read => {
             let mode = async |mode| read_text(metadata.as_ref(), Table::Modes, mode).await;
             let compares = mode(CAS).await?.as_deref() != Some("off");
             let is_global = mode(NAMES).await?.as_deref() == Some("global");
@@ -316,20 +340,50 @@ async fn open_shared(
     Ok(OpenedArbiter { roots: arbiter.roots, metadata, compares, names })
 }
 
+/// Refuses an arbiter that holds something and lacks the record that every arbiter in use has: its tables are
+/// being restored.
+async fn check_whole(
+    roots: &dyn RootPointerStore,
+    metadata: &dyn MetadataStore,
+) -> Result<(), NodeError> {
+    let mut is_empty = roots.scan_roots(None, 1).await?.value.is_empty();
+    for table in [Table::Keys, Table::Sessions, Table::Revocations, Table::Masters] {
+        is_empty &= metadata.list(table, None, 1).await?.is_empty();
+    }
+    if !is_empty && read_text(metadata, Table::Modes, SEALING_KEY).await?.is_none() {
+        return Err(NodeError::NobodyDecided);
+    }
+    Ok(())
+}
+
 /// Refuses blocks that are not those of the other masters: what one of them publishes, each must
 /// be able to read.
 async fn same_blocks(
     blocks: &ObjectBlocks,
     metadata: &dyn MetadataStore,
+    purpose: Purpose,
     random: &Random,
 ) -> Result<(), NodeError> {
     let mut fresh = [0; 16];
     random(&mut fresh);
     let ours = blocks.identify(&hex::encode(fresh)).await?;
-    if agree(metadata, "blocks", &ours).await? == ours {
-        return Ok(());
+    // A command goes on where no master has said it yet.
+    let theirs = agreed(metadata, BLOCKS, purpose, &ours).await?;
+    if theirs.is_none_or(|theirs| theirs == ours) { Ok(()) } else { Err(NodeError::OtherBlocks) }
+}
+
+/// Returns what the masters agreed on, or `None` where nobody has decided yet: then a gateway that starts
+/// decides, and a command does not.
+async fn agreed(
+    metadata: &dyn MetadataStore,
+    mode: &str,
+    purpose: Purpose,
+    ours: &str,
+) -> Result<Option<String>, StoreError> {
+    match purpose {
+        Purpose::Serve(_) | Purpose::MoveIn => agree(metadata, mode, ours).await.map(Some),
+        Purpose::Administer | Purpose::Read => read_text(metadata, Table::Modes, mode).await,
     }
-    Err(NodeError::OtherBlocks)
 }
 
 /// Returns what the masters agreed on; the first to ask decides.
@@ -350,4 +404,41 @@ async fn read_text(
 ) -> Result<Option<String>, StoreError> {
     let value = metadata.read(table, name).await?.and_then(|entry| entry.value);
     Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use fula_core::in_memory::{MemoryMetadata, MemoryRoots};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn commands_take_what_masters_agreed_on_and_decide_nothing() {
+        let metadata = MemoryMetadata::default();
+        let serve = Purpose::Serve(NamePolicy::PerOwner);
+        for mode in [SEALING_KEY, BLOCKS] {
+            for command in [Purpose::Administer, Purpose::Read] {
+                assert_eq!(agreed(&metadata, mode, command, "theirs").await.unwrap(), None);
+                // Also a deletion would be a row that a restore stumbles over.
+                assert_eq!(metadata.read(Table::Modes, mode).await.unwrap(), None);
+            }
+            for purpose in [serve, Purpose::Administer, Purpose::Read, Purpose::MoveIn] {
+                let found = agreed(&metadata, mode, purpose, "ours").await.unwrap();
+                assert_eq!(found.as_deref(), Some("ours"));
+            }
+            let found = agreed(&metadata, mode, Purpose::Administer, "others").await.unwrap();
+            assert_eq!(found.as_deref(), Some("ours"));
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_moves_into_an_arbiter_that_is_being_restored() {
+        let (roots, metadata) = (MemoryRoots::default(), MemoryMetadata::default());
+        check_whole(&roots, &metadata).await.unwrap();
+        metadata.write(Table::Masters, "one", 0, Some("{}".into())).await.unwrap();
+        let refused = check_whole(&roots, &metadata).await.unwrap_err();
+        assert!(matches!(refused, NodeError::NobodyDecided), "{refused}");
+        metadata.write(Table::Modes, SEALING_KEY, 0, Some("00".into())).await.unwrap();
+        check_whole(&roots, &metadata).await.unwrap();
+    }
 }

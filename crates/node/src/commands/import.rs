@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
         opened.map_err(|error| text(&error))
     };
     let from = open(&own, Purpose::Read).await?;
-    let to = open(&shared, Purpose::Administer).await?;
+    let to = open(&shared, Purpose::MoveIn).await?;
     let mut report = import(&from, &to).await?;
     report.not_brought.extend(unfinished(&from));
     drop(to);

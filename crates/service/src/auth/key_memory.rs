@@ -1,9 +1,13 @@
 //! Access keys as a master remembers them on its own disk: an arbiter that is restored from a backup cannot
 //! make them unknown (docs/adr/0038).
 //!
-//! Every master copies the records of all keys, sealed as they are, from the arbiter to its own disk, a page
-//! a second. A record that the arbiter lacks without having deleted it is written again, and meanwhile the
-//! key is no unknown one.
+//! Every master copies the records of keys that were made here, sealed as they are, from the arbiter to its
+//! own disk, a page a second. A record that the arbiter lacks without having deleted it is written again, and
+//! meanwhile the key is no unknown one.
+//!
+//! # Invariants
+//! - Only keys whose ids are bound to their secrets are remembered: no copy can hold an older secret.
+//! - A record that the arbiter has, or has deleted, is never written over from memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,36 +18,49 @@ use std::{
 use bytes::Bytes;
 use fula_core::{
     MetadataStore,
-    metadata::{Entry, Table, WriteOutcome},
+    metadata::{Entry, Table},
+    root::TimeMs,
 };
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::{arbiter::Arbiter, error::ServiceError};
+use super::{
+    key_record::{Stored, is_bound},
+    sealing::SealingKey,
+};
+use crate::{
+    arbiter::Arbiter,
+    error::{ServiceError, chain},
+};
 
 /// Between two looks at the arbiter's keys.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Keys compared at each look.
 const PAGE: usize = 256;
 
-/// A record as a master remembers it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Remembered {
-    /// Its version in the arbiter.
-    version: u64,
-    /// The record itself, as it lies there.
-    record: String,
-}
+/// Most keys that wait to be compared because somebody asked for them; the others wait for their page.
+const WANTED_MAX: usize = 256;
+
+/// Most keys whose failures are remembered as logged.
+const TOLD_MAX: usize = 256;
 
 /// A key that the arbiter has lost.
 pub(super) struct Lost {
-    pub(super) id: String,
-    /// The record.
+    /// Whose it is.
+    pub(super) user: String,
+    /// When it was made, milliseconds since 1970.
+    pub(super) created: TimeMs,
+    /// Its record.
     pub(super) record: Bytes,
-    /// The version that the arbiter has it at, 0 for none.
-    at: u64,
+}
+
+/// Keys that are compared together.
+pub(super) struct Page {
+    /// Each with the arbiter's record, if that was listed.
+    pub(super) keys: Vec<(String, Option<Entry>)>,
+    /// After which the next page begins; `None` for the beginning.
+    pub(super) end: Option<String>,
 }
 
 /// The keys that one master remembers.
@@ -54,10 +71,15 @@ pub(super) struct KeyMemory {
     metadata: Arc<dyn MetadataStore>,
     /// This master's own.
     disk: Arc<dyn MetadataStore>,
+    sealing: SealingKey,
     /// Where the next look begins.
     after: Mutex<Option<String>>,
-    /// Told when somebody asks for a key that the arbiter has lost.
+    /// Keys that somebody asked for and that the arbiter has lost.
+    wanted: Mutex<BTreeSet<String>>,
+    /// Told when there is one.
     missed: Notify,
+    /// Keys whose failures were logged.
+    told: Mutex<BTreeSet<String>>,
 }
 
 impl KeyMemory {
@@ -65,15 +87,49 @@ impl KeyMemory {
         arbiter: Arbiter,
         metadata: Arc<dyn MetadataStore>,
         disk: Arc<dyn MetadataStore>,
+        sealing: SealingKey,
     ) -> Self {
-        Self { arbiter, metadata, disk, after: Mutex::default(), missed: Notify::new() }
+        Self {
+            arbiter,
+            metadata,
+            disk,
+            sealing,
+            after: Mutex::default(),
+            wanted: Mutex::default(),
+            missed: Notify::new(),
+            told: Mutex::default(),
+        }
     }
 
-    /// Waits until it is time to look again.
-    pub(super) async fn next_look(&self) {
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            () = self.missed.notified() => *self.after.lock() = None,
+    /// Waits for a key that somebody asked for and that the arbiter has lost. May be given up at any time.
+    pub(super) async fn next_wanted(&self) -> String {
+        loop {
+            let next = self.wanted.lock().pop_first();
+            match next {
+                Some(id) => return id,
+                None => self.missed.notified().await,
+            }
+        }
+    }
+
+    fn want(&self, id: &str) {
+        let mut wanted = self.wanted.lock();
+        if wanted.len() < WANTED_MAX {
+            wanted.insert(id.to_owned());
+            self.missed.notify_one();
+        }
+    }
+
+    /// Logs that a key cannot be compared, the first time.
+    pub(super) fn tell_once(&self, id: &str, error: &ServiceError) {
+        let mut told = self.told.lock();
+        if told.len() < TOLD_MAX && told.insert(id.to_owned()) {
+            let error = chain(error);
+            tracing::warn!(
+                key = id,
+                error,
+                "an access key cannot be remembered: it is passed over"
+            );
         }
     }
 
@@ -84,7 +140,7 @@ impl KeyMemory {
     /// [`ServiceError::Regressed`]; [`ServiceError::Unavailable`].
     pub(super) async fn check_unknown(&self, id: &str) -> Result<(), ServiceError> {
         if self.known(id).await?.is_some() {
-            self.missed.notify_one();
+            self.want(id);
             let text = "it lacks access keys that this master remembers and writes again";
             return Err(ServiceError::Regressed(text.to_owned()));
         }
@@ -99,90 +155,98 @@ impl KeyMemory {
         self.arbiter.check().await
     }
 
-    /// Copies a page of the arbiter's records; returns those that the arbiter has lost.
+    /// Returns the keys whose turn it is.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
-    pub(super) async fn look(&self) -> Result<Vec<Lost>, ServiceError> {
+    pub(super) async fn page(&self) -> Result<Page, ServiceError> {
         let after = self.after.lock().clone();
-        let page = |store: &Arc<dyn MetadataStore>| {
-            let (store, after) = (Arc::clone(store), after.clone());
-            async move { store.list(Table::Keys, after.as_deref(), PAGE).await }
-        };
+        let ours = self.disk.list(Table::RememberedKeys, after.as_deref(), PAGE).await?;
         // The arbiter's last: a key that is made meanwhile is not missed there.
-        let (ours, theirs) = (page(&self.disk).await?, page(&self.metadata).await?);
+        let theirs = self.metadata.list(Table::Keys, after.as_deref(), PAGE).await?;
         let end_of = |page: &[(String, Entry)]| {
             (page.len() >= PAGE).then(|| page.last().map(|(id, _)| id.clone())).flatten()
         };
         let end = [end_of(&ours), end_of(&theirs)].into_iter().flatten().min();
-        let in_page = |(id, _): &(String, Entry)| end.as_ref().is_none_or(|end| id <= end);
-        let theirs: BTreeMap<String, Entry> = theirs.into_iter().filter(in_page).collect();
-        let ids: BTreeSet<String> = ours.into_iter().filter(in_page).map(|(id, _)| id).collect();
-        let mut lost = Vec::new();
-        for id in ids.iter().chain(theirs.keys().filter(|id| !ids.contains(*id))) {
-            let found = match theirs.get(id) {
-                Some(found) => Some(found.clone()),
-                None => self.metadata.read(Table::Keys, id).await?,
-            };
-            lost.extend(self.compare(id, found).await?);
-        }
-        *self.after.lock() = end;
-        Ok(lost)
+        let in_page = |id: &String| end.as_ref().is_none_or(|end| id <= end);
+        let ours = ours.into_iter().map(|(id, _)| (id, None));
+        let theirs = theirs.into_iter().map(|(id, entry)| (id, Some(entry)));
+        let keys: BTreeMap<String, Option<Entry>> =
+            ours.chain(theirs).filter(|(id, _)| in_page(id)).collect();
+        Ok(Page { keys: keys.into_iter().collect(), end })
     }
 
-    /// Brings what is remembered of a key in line with the arbiter's record, unless that is older.
-    async fn compare(&self, id: &str, found: Option<Entry>) -> Result<Option<Lost>, ServiceError> {
-        let known = self.known(id).await?;
-        let at = found.as_ref().map_or(0, |entry| entry.version);
-        let record = found.and_then(|entry| entry.value);
-        match (known, record) {
-            (Some(known), Some(record)) if known.record.as_bytes() == record => {
-                if known.version != at {
-                    self.note(id, at, &record).await?;
-                }
-            }
-            (Some(known), _) if known.version > at => {
-                return Ok(Some(Lost { id: id.to_owned(), record: known.record.into(), at }));
-            }
-            (_, Some(record)) => self.note(id, at, &record).await?,
-            (_, None) => self.forget(id).await?,
+    /// Says after which key the next look begins.
+    pub(super) fn turn_to(&self, after: Option<String>) {
+        *self.after.lock() = after;
+    }
+
+    /// Brings what is remembered of a key in line with the arbiter's record, which is read if it was not
+    /// `found`; returns the key if the arbiter has lost it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]; as [`Self::note`].
+    pub(super) async fn compare(
+        &self,
+        id: &str,
+        found: Option<Entry>,
+    ) -> Result<Option<Lost>, ServiceError> {
+        let found = match found {
+            Some(found) => Some(found),
+            None => self.metadata.read(Table::Keys, id).await?,
+        };
+        match found.map(|entry| entry.value) {
+            None => return self.known(id).await,
+            Some(None) => self.forget(id).await?,
+            Some(Some(record)) => self.note(id, &record).await?,
         }
         Ok(None)
     }
 
-    /// Writes a key again that the arbiter has lost.
+    /// Writes a key again that the arbiter has lost, unless it has one again, or deleted it: then the next
+    /// look tells.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
-    pub(super) async fn write_back(&self, lost: Lost) -> Result<(), ServiceError> {
-        let Lost { id, record, at } = lost;
-        let written = self.metadata.write(Table::Keys, &id, at, Some(record.clone())).await?;
-        match written {
-            WriteOutcome::Done(version) => self.note(&id, version, &record).await,
-            // Another master was first; the next look tells.
-            WriteOutcome::Conflict(_) => self.forget(&id).await,
+    pub(super) async fn write_back(&self, id: &str, record: Bytes) -> Result<(), ServiceError> {
+        self.metadata.write(Table::Keys, id, 0, Some(record)).await?;
+        Ok(())
+    }
+
+    /// Returns what is remembered of a key; a record that cannot be used is none.
+    async fn known(&self, id: &str) -> Result<Option<Lost>, ServiceError> {
+        if !is_bound(id) {
+            return Ok(None);
         }
+        let entry = self.disk.read(Table::RememberedKeys, id).await?;
+        let Some(record) = entry.and_then(|entry| entry.value) else { return Ok(None) };
+        Ok(self.check(id, &record).map(|Stored { user, created, .. }| Lost {
+            user,
+            created,
+            record,
+        }))
     }
 
-    async fn known(&self, id: &str) -> Result<Option<Remembered>, ServiceError> {
-        let value = self.disk.read(Table::Keys, id).await?.and_then(|entry| entry.value);
-        let parsed = value.map(|value| serde_json::from_slice(&value)).transpose();
-        parsed.map_err(|error| ServiceError::bug(format!("malformed remembered key: {error}")))
+    /// Returns a record if it is that of a key which was made here.
+    fn check(&self, id: &str, record: &Bytes) -> Option<Stored> {
+        let parsed = Stored::parse_bound(id, record, &self.sealing);
+        parsed.inspect_err(|error| self.tell_once(id, error)).ok()
     }
 
-    /// Remembers a record that is at `version` in the arbiter.
+    /// Remembers a record of the arbiter, unless the secret is one that may change.
     ///
     /// # Errors
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`] of this master's own disk.
-    pub(super) async fn note(
-        &self,
-        id: &str,
-        version: u64,
-        record: &Bytes,
-    ) -> Result<(), ServiceError> {
-        let record = String::from_utf8_lossy(record).into_owned();
-        let value = serde_json::to_vec(&Remembered { version, record });
-        self.write(id, Some(value.map_err(ServiceError::bug)?.into())).await
+    pub(super) async fn note(&self, id: &str, record: &Bytes) -> Result<(), ServiceError> {
+        if !is_bound(id) {
+            return Ok(());
+        }
+        let current = self.disk.read(Table::RememberedKeys, id).await?;
+        let is_same = current.as_ref().is_some_and(|entry| entry.value.as_ref() == Some(record));
+        if is_same || self.check(id, record).is_none() {
+            return Ok(());
+        }
+        self.write(id, current, Some(record.clone())).await
     }
 
     /// Forgets a key that is deleted.
@@ -190,113 +254,25 @@ impl KeyMemory {
     /// # Errors
     /// As [`Self::note`].
     pub(super) async fn forget(&self, id: &str) -> Result<(), ServiceError> {
-        self.write(id, None).await
-    }
-
-    async fn write(&self, id: &str, value: Option<Bytes>) -> Result<(), ServiceError> {
-        let current = self.disk.read(Table::Keys, id).await?;
-        let is_there = current.as_ref().is_some_and(|entry| entry.value.is_some());
-        if value.is_none() && !is_there {
+        let current = self.disk.read(Table::RememberedKeys, id).await?;
+        if current.as_ref().is_none_or(|entry| entry.value.is_none()) {
             return Ok(());
         }
+        self.write(id, current, None).await
+    }
+
+    async fn write(
+        &self,
+        id: &str,
+        current: Option<Entry>,
+        value: Option<Bytes>,
+    ) -> Result<(), ServiceError> {
         let version = current.map_or(0, |entry| entry.version);
         // Only this process writes here; what meets another write is looked at again.
-        self.disk.write(Table::Keys, id, version, value).await?;
+        self.disk.write(Table::RememberedKeys, id, version, value).await?;
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use fula_core::{
-        WriterId,
-        in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
-        tree::Nodes,
-    };
-    use fula_identity::Policy;
-
-    use super::*;
-    use crate::{
-        arbiter::RollbackGuard,
-        auth::{AuthError, Authenticator, KeyRing, Revocations, Revoked, SealingKey},
-        limits::Limits,
-    };
-
-    /// A master on an arbiter's metadata, with a disk of its own.
-    async fn master(log: &Arc<MemoryMetadata>, disk: &Arc<MemoryMetadata>) -> Authenticator {
-        let (metadata, disk): (Arc<dyn MetadataStore>, Arc<dyn MetadataStore>) =
-            (Arc::clone(log) as _, Arc::clone(disk) as _);
-        let nodes = Arc::new(Nodes::new(Arc::new(MemoryBlocks::default()), 1 << 20));
-        let (guard, writer) = (RollbackGuard::new(None, true), WriterId([1; 16]));
-        let roots = Arc::new(MemoryRoots::default());
-        let arbiter = Arbiter::new(nodes, roots, writer, &Limits::default(), guard);
-        let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-        let fresh = Duration::from_secs(2);
-        let keys = KeyRing::new(Arc::clone(&metadata), sealing, crate::system_random(), fresh);
-        let keys = keys.remembered_on(Arc::clone(&disk), arbiter);
-        let revocations = Revocations::open(metadata, Some(disk)).await.unwrap();
-        let master = Authenticator::new(keys, revocations, Arc::new(|| 1_000_000));
-        master.set_policy(Policy::default());
-        master
-    }
-
-    fn is_doubtful<T>(found: &Result<T, AuthError>) -> bool {
-        matches!(found, Err(AuthError::Service(ServiceError::Regressed(_))))
-    }
-
-    #[tokio::test]
-    async fn what_a_restored_arbiter_lacks_is_in_doubt_and_written_again() {
-        let log = Arc::new(MemoryMetadata::default());
-        let disks = [(); 2].map(|()| Arc::new(MemoryMetadata::default()));
-        let [one, two] = [master(&log, &disks[0]).await, master(&log, &disks[1]).await];
-        let (early, _) = one.keys().create("early", 1).await.unwrap();
-        two.look_at_keys().await.unwrap();
-        let backup = log.backup();
-        let (late, secret) = one.keys().create("late", 2).await.unwrap();
-        let (revoked, _) = one.keys().create("revoked", 2).await.unwrap();
-        let (deleted, _) = one.keys().create("deleted", 2).await.unwrap();
-        one.keys().revoke(&deleted.id, None).await.unwrap();
-        two.look_at_keys().await.unwrap();
-        one.revoke(Revoked::Key(revoked.id.clone())).await.unwrap();
-        log.restore(backup);
-        // On the master that made it and on one that only heard of it, also after a restart.
-        for master in [&one, &two, &master(&log, &disks[1]).await] {
-            assert!(is_doubtful(&master.secret_of(&late.id).await));
-            let unknown = master.secret_of(&deleted.id).await;
-            assert!(is_doubtful(&unknown) || matches!(unknown, Err(AuthError::UnknownKey)));
-            assert!(matches!(master.secret_of("FULANOBODY").await, Err(AuthError::UnknownKey)));
-        }
-        two.revocations().look().await.unwrap();
-        one.revocations().look().await.unwrap();
-        two.revocations().look().await.unwrap();
-        two.look_at_keys().await.unwrap();
-        let again = master(&log, &Arc::default()).await;
-        for master in [&one, &two, &again] {
-            assert_eq!(master.secret_of(&late.id).await.unwrap().expose(), secret.expose());
-            master.secret_of(&early.id).await.unwrap();
-        }
-        one.look_at_keys().await.unwrap();
-        let listed = one.keys().list(None).await.unwrap();
-        assert!(listed.iter().all(|key| key.id != revoked.id), "a revoked key is back");
-    }
-
-    #[tokio::test]
-    async fn pages_of_keys_are_compared_in_turns() {
-        let log = Arc::new(MemoryMetadata::default());
-        let one = master(&log, &Arc::default()).await;
-        one.keys().set_keys_max(usize::MAX);
-        let backup = log.backup();
-        for n in 0..2 * PAGE + 3 {
-            one.keys().create(&format!("user{}", n % 7), 1).await.unwrap();
-        }
-        let two = master(&log, &Arc::default()).await;
-        for _ in 0..3 {
-            two.look_at_keys().await.unwrap();
-        }
-        log.restore(backup);
-        for _ in 0..3 {
-            two.look_at_keys().await.unwrap();
-        }
-        assert_eq!(two.keys().list(None).await.unwrap().len(), 2 * PAGE + 3);
-    }
-}
+mod tests;

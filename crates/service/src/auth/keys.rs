@@ -9,17 +9,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use fula_core::{
     MetadataStore,
     metadata::{Entry, Table, WriteOutcome},
     root::TimeMs,
 };
 use quick_cache::sync::Cache;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     key_memory::KeyMemory,
+    key_record::{ID_CHARACTERS, Stored, id_of, is_bound},
     records::Records,
     sealing::{SealingKey, Secret},
 };
@@ -44,9 +44,6 @@ fn name_in(user: &str) -> &str {
     user.strip_prefix(USER_PREFIX).unwrap_or(user)
 }
 
-/// Characters of generated ids, and of secrets: no look-alikes, nothing to escape.
-const ID_CHARACTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-
 /// An access key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyInfo {
@@ -67,15 +64,6 @@ pub struct AccessKey {
     pub identity: Identity,
     /// When it was made, milliseconds since 1970.
     pub created: TimeMs,
-}
-
-/// A key as stored.
-#[derive(Debug, Serialize, Deserialize)]
-struct Stored {
-    user: String,
-    created: TimeMs,
-    /// Hex of nonce and sealed secret.
-    sealed: String,
 }
 
 /// Makes, finds and revokes access keys.
@@ -123,8 +111,8 @@ impl KeyRing {
     /// from a backup.
     #[must_use]
     pub fn remembered_on(self, disk: Arc<dyn MetadataStore>, arbiter: Arbiter) -> Self {
-        let metadata = Arc::clone(&self.records.metadata);
-        Self { memory: Some(Arc::new(KeyMemory::new(arbiter, metadata, disk))), ..self }
+        let (metadata, sealing) = (Arc::clone(&self.records.metadata), self.sealing.clone());
+        Self { memory: Some(Arc::new(KeyMemory::new(arbiter, metadata, disk, sealing))), ..self }
     }
 
     /// Returns what this master remembers of a shared arbiter's keys.
@@ -171,18 +159,18 @@ impl KeyRing {
                  FULA_KEYS_PER_USER"
             )));
         }
-        let id = format!("FULA{}", self.draw(16));
         let secret = Secret::new(self.draw(40));
+        let id = id_of(&secret);
         let info = self.import(name, &id, &secret, now).await?;
         Ok((info, secret))
     }
 
     /// Stores a key whose id and secret were chosen elsewhere. Storing it again with another
-    /// secret replaces the secret.
+    /// secret replaces the secret; an id that [`Self::create`] made has one secret for ever.
     ///
     /// # Errors
-    /// [`ServiceError::InvalidArgument`] for a bad name, id or secret, and for an id that belongs
-    /// to another user; [`ServiceError::Unavailable`].
+    /// [`ServiceError::InvalidArgument`] for a bad name, id or secret, for an id that was made with another
+    /// secret, and for one that belongs to another user; [`ServiceError::Unavailable`].
     pub async fn import(
         &self,
         name: &str,
@@ -215,7 +203,7 @@ impl KeyRing {
         let version = current.as_ref().map_or(0, |entry| entry.version);
         let mut created = now;
         if let Some(value) = current.and_then(|entry| entry.value) {
-            let stored = parse(&value)?;
+            let stored = Stored::parse(&value)?;
             if stored.user != user {
                 let text = format!("access key {id} belongs to {}", stored.user);
                 return Err(ServiceError::InvalidArgument(text));
@@ -229,13 +217,13 @@ impl KeyRing {
         (self.random)(&mut nonce);
         let sealed = self.sealing.seal(nonce, id, secret)?;
         let stored = Stored { user: user.clone(), created, sealed };
-        let value = Bytes::from(serde_json::to_vec(&stored).map_err(ServiceError::bug)?);
+        let value = stored.encode()?;
         self.records.forget(Table::Keys, id);
         let written = self.records.metadata.write(Table::Keys, id, version, Some(value.clone()));
         match written.await? {
-            WriteOutcome::Done(version) => {
+            WriteOutcome::Done(_) => {
                 if let Some(memory) = &self.memory
-                    && let Err(error) = memory.note(id, version, &value).await
+                    && let Err(error) = memory.note(id, &value).await
                 {
                     tracing::warn!(%error, "an access key is remembered by other masters alone");
                 }
@@ -269,7 +257,7 @@ impl KeyRing {
         {
             return Ok(Some(found));
         }
-        let stored = parse(value)?;
+        let stored = Stored::parse(value)?;
         let secret = self.sealing.open(id, &stored.sealed)?;
         let identity = Identity::of_user(&stored.user);
         let found = AccessKey { secret, identity, created: stored.created };
@@ -308,7 +296,7 @@ impl KeyRing {
             after = Some(last.clone());
             for (id, entry) in page {
                 let Some(value) = entry.value else { continue };
-                let stored = parse(&value)?;
+                let stored = Stored::parse(&value)?;
                 if user.as_ref().is_none_or(|user| *user == stored.user) {
                     keys.push(KeyInfo { id, user: stored.user, created: stored.created });
                 }
@@ -331,7 +319,7 @@ impl KeyRing {
             return Ok(None);
         };
         let Some(value) = entry.value else { return Ok(None) };
-        let user = parse(&value)?.user;
+        let user = Stored::parse(&value)?.user;
         if name.is_some_and(|name| user_of(name) != user) {
             let text = format!("access key {id} belongs to {user}");
             return Err(ServiceError::InvalidArgument(text));
@@ -354,16 +342,6 @@ impl KeyRing {
     }
 }
 
-/// Returns whose key a record is of, and when that was made, in milliseconds since 1970.
-pub(super) fn facts_of(record: &Bytes) -> Result<(String, TimeMs), ServiceError> {
-    parse(record).map(|stored| (stored.user, stored.created))
-}
-
-fn parse(value: &Bytes) -> Result<Stored, ServiceError> {
-    serde_json::from_slice(value)
-        .map_err(|error| ServiceError::bug(format!("malformed key record: {error}")))
-}
-
 fn check_name(name: &str) -> Result<(), ServiceError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
     if (1..=64).contains(&name.len()) && name.chars().all(allowed) {
@@ -381,6 +359,12 @@ fn check_key(id: &str, secret: &Secret) -> Result<(), ServiceError> {
     let id_ok = is_key_id(id);
     let secret_ok = (8..=256).contains(&secret.expose().len())
         && secret.expose().chars().all(|c| c.is_ascii_graphic());
+    if id_ok && secret_ok && is_bound(id) && id_of(secret) != id {
+        return Err(ServiceError::InvalidArgument(format!(
+            "access key {id} was made by Fula with another secret, which never changes; use that secret, or \
+             choose another id"
+        )));
+    }
     if id_ok && secret_ok {
         return Ok(());
     }
@@ -493,5 +477,19 @@ mod tests {
         assert_eq!(found.secret.expose(), "other-secret");
         let other = ring.import("you", "AKIDEXAMPLE", &secret("third-secret"), 3).await;
         assert!(matches!(other, Err(ServiceError::InvalidArgument(_))));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_made_here_never_gets_another_secret() {
+        let [(_, one), (_, two)] = [ring(), ring()];
+        let (info, secret) = one.create("alice", 1).await.unwrap();
+        let other = Secret::new("other-secret".into());
+        // Nor where the key is not known, or was deleted.
+        assert!(one.import("alice", &info.id, &other, 2).await.is_err());
+        assert!(two.import("alice", &info.id, &other, 2).await.is_err());
+        two.import("alice", &info.id, &secret, 2).await.unwrap();
+        two.revoke(&info.id, None).await.unwrap();
+        let refused = two.import("alice", &info.id, &other, 3).await.unwrap_err();
+        assert!(refused.to_string().contains("choose another id"), "{refused}");
     }
 }

@@ -8,6 +8,7 @@ mod action;
 pub(crate) mod bucket_policy;
 mod clock;
 mod key_memory;
+mod key_record;
 mod keys;
 pub mod policy;
 mod proof;
@@ -26,13 +27,16 @@ use std::{
     },
 };
 
-use fula_core::{metadata::Table, root::TimeMs};
+use fula_core::{
+    metadata::{Entry, Table},
+    root::TimeMs,
+};
 use fula_identity::{Policy, Seconds, TokenError, Verified, jwt::KeySet};
 use parking_lot::RwLock;
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
-use self::sessions::Slots;
+use self::{key_memory::KeyMemory, sessions::Slots};
 pub use self::{
     clock::CredentialClock,
     keys::{AccessKey, KeyInfo, KeyRing, user_of},
@@ -420,9 +424,20 @@ impl Authenticator {
     /// lost are written again. Does nothing where the arbiter is this master's own.
     pub async fn keep_keys(&self) {
         let Some(memory) = self.0.keys.memory() else { return };
+        let mut looks = tokio::time::interval(key_memory::LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut was_well = true;
         loop {
-            memory.next_look().await;
+            let wanted = tokio::select! {
+                _ = looks.tick() => None,
+                id = memory.next_wanted() => Some(id),
+            };
+            if let Some(id) = wanted {
+                if let Err(error) = self.compare_key(memory, &id, None).await {
+                    memory.tell_once(&id, &error);
+                }
+                continue;
+            }
             let looked = self.look_at_keys().await;
             if let Err(error) = &looked
                 && was_well
@@ -437,24 +452,37 @@ impl Authenticator {
         }
     }
 
-    /// Compares a page of the arbiter's keys with those that this master remembers.
+    /// Compares a page of the arbiter's keys with those that this master remembers. A key that fails ends
+    /// the look, and the next look begins after it.
     async fn look_at_keys(&self) -> Result<(), ServiceError> {
         let Some(memory) = self.0.keys.memory() else { return Ok(()) };
-        for lost in memory.look().await? {
-            let id = lost.id.clone();
-            let (user, created) = keys::facts_of(&lost.record)?;
-            if self.0.revocations.refuses_key(&user, created, Some(&id)) {
-                memory.forget(&id).await?;
-                continue;
+        let page = memory.page().await?;
+        for (id, found) in page.keys {
+            memory.turn_to(Some(id.clone()));
+            if let Err(error) = self.compare_key(memory, &id, found).await {
+                memory.tell_once(&id, &error);
+                return Ok(());
             }
-            tracing::warn!(
-                key = id,
-                user,
-                "the arbiter has lost an access key: it is written again"
-            );
-            memory.write_back(lost).await?;
-            self.0.keys.records().forget(Table::Keys, &id);
         }
+        memory.turn_to(page.end);
+        Ok(())
+    }
+
+    /// Compares a key with what this master remembers of it; writes it again if the arbiter lost it.
+    async fn compare_key(
+        &self,
+        memory: &KeyMemory,
+        id: &str,
+        found: Option<Entry>,
+    ) -> Result<(), ServiceError> {
+        let Some(lost) = memory.compare(id, found).await? else { return Ok(()) };
+        if self.0.revocations.refuses_key(&lost.user, lost.created, Some(id)) {
+            return memory.forget(id).await;
+        }
+        let user = &lost.user;
+        tracing::warn!(key = id, user, "the arbiter has lost an access key: it is written again");
+        memory.write_back(id, lost.record).await?;
+        self.0.keys.records().forget(Table::Keys, id);
         Ok(())
     }
 
