@@ -74,6 +74,66 @@ async fn a_segment_that_nobody_removed_is_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_was_emptied_is_missed() {
+    let dir = filled().await;
+    let path = dir.path();
+    let manifest = path.join("log/manifest");
+    for prefix in ["commit", "bulk"] {
+        let all = segments(path, prefix);
+        for (segment, len) in [(&all[0], 0), (&all[0], 80), (&all[all.len() / 2], 80)] {
+            let content = fs::read(segment).unwrap();
+            fs::write(segment, &content[..len]).unwrap();
+            let name = segment.file_name().unwrap().to_str().unwrap();
+            let named = fs::read_to_string(&manifest).unwrap();
+            assert!(named.contains(name));
+            let only_read = LocalStore::open_read_only(path, Arc::new(|| 1)).unwrap_err();
+            for refused in [only_read, open(path, false).unwrap_err()] {
+                assert!(matches!(refused, OpenError::Missing(..)), "{refused}");
+                assert!(refused.to_string().contains(name), "{refused}");
+            }
+            let looked = open(path, true).unwrap();
+            assert_eq!(looked.recovery.missing, [name]);
+            assert_eq!(looked.recovery.pointers_at_risk(), usize::from(prefix == "commit"));
+            assert!(looked.verify().unwrap().iter().any(|damage| damage.segment == name));
+            looked.set_damaged_aside().unwrap();
+            drop(looked);
+            // File and name stay until it is given up.
+            assert_eq!(fs::metadata(segment).unwrap().len(), len as u64);
+            assert_eq!(fs::read_to_string(&manifest).unwrap(), named);
+            fs::write(segment, content).unwrap();
+            assert_eq!(open(path, false).unwrap().recovery.missing, [""; 0]);
+        }
+    }
+    let emptied = &segments(path, "bulk")[0];
+    fs::write(emptied, "").unwrap();
+    open(path, true).unwrap().end_repair().unwrap();
+    let store = open(path, false).unwrap();
+    assert!(store.verify().unwrap().is_empty() && !emptied.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_segment_may_be_named_before_it_holds_a_record() {
+    let dir = filled().await;
+    let path = dir.path();
+    for prefix in ["commit", "bulk"] {
+        let newest = segments(path, prefix).pop().unwrap();
+        let content = fs::read(&newest).unwrap();
+        // As a first record that was not durable leaves it. It is gone on with.
+        fs::write(&newest, &content[..80]).unwrap();
+        let store = open(path, false).unwrap();
+        assert!(store.recovery.missing.is_empty() && newest.exists());
+        put(&store, 200, Placement::Commit).await;
+        put(&store, 201, Placement::Bulk).await;
+        drop(store);
+        assert!(fs::metadata(&newest).unwrap().len() > 80);
+        // But its header was durable before it was named.
+        fs::write(&newest, "").unwrap();
+        assert!(matches!(open(path, false), Err(OpenError::Missing(..))));
+        fs::write(&newest, content).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repair_gives_up_what_is_missing() {
     let dir = filled().await;
     let path = dir.path();

@@ -14,7 +14,7 @@ use super::{
     index::{Index, Key},
     manifest::Manifest,
     record::{ALIGN, HEAD_BYTES, Head, Kind, Record, crc32c, encode_into},
-    segment::{HEADER_BYTES, Opened, Segment, parse_name},
+    segment::{HEADER_BYTES, Opened, Segment, name_of, parse_name},
     slot::Slot,
 };
 
@@ -52,7 +52,8 @@ pub struct Recovery {
     pub truncated: Vec<Damage>,
     /// Damage before the end.
     pub damaged: Vec<Damage>,
-    /// Segments that must be there and are not: neither compaction nor a repair has removed them.
+    /// Segments that must be there and are not, or are empty: neither compaction nor a repair has removed
+    /// them.
     pub missing: Vec<String>,
 }
 
@@ -106,40 +107,75 @@ impl Stretch {
 /// Bytes of a disk that become unreadable together, at the least.
 const SECTOR_BYTES: u64 = 4096;
 
+/// Files that are named like segments.
+struct Listed {
+    /// Stream and length in bytes, by number.
+    files: BTreeMap<u32, (String, u64)>,
+    is_unrepaired: bool,
+}
+
+impl Listed {
+    fn read(disk: &dyn Disk) -> io::Result<Self> {
+        let mut listed = Self { files: BTreeMap::new(), is_unrepaired: false };
+        for (name, len) in disk.list()? {
+            listed.is_unrepaired |= name == REPAIRING;
+            if let Some((prefix, id)) = parse_name(&name) {
+                listed.files.insert(id, (prefix.to_owned(), len));
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Leaves those that are segments: that hold a record, or are named and may hold none yet. Others that
+    /// are empty and not named are removed: such a one may be left from a beginning that failed, and then
+    /// the one before it was not sealed, and its number given to another.
+    fn leave_segments(&mut self, disk: &dyn Disk, manifest: &Manifest) -> io::Result<()> {
+        let all = self.files.iter().map(|(id, (prefix, _))| (prefix.clone(), *id));
+        let named = manifest.named().iter().filter_map(|name| parse_name(name));
+        let mut newest: HashMap<String, u32> = HashMap::new();
+        for (prefix, id) in all.chain(named.map(|(prefix, id)| (prefix.to_owned(), id))) {
+            let newest = newest.entry(prefix).or_default();
+            *newest = id.max(*newest);
+        }
+        let mut left = BTreeMap::new();
+        for (id, (prefix, len)) in std::mem::take(&mut self.files) {
+            let name = name_of(&prefix, id);
+            let is_segment = if len > HEADER_BYTES {
+                true
+            } else if manifest.names(&name) {
+                // Its header was durable before it was named, and a record before the next was begun.
+                newest[&prefix] == id
+                    && matches!(Segment::open(disk, &prefix, id)?, Opened::Segment(_))
+            } else {
+                disk.remove(&name)?;
+                false
+            };
+            if is_segment {
+                left.insert(id, (prefix, len));
+            }
+        }
+        self.files = left;
+        Ok(())
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        self.files.iter().map(|(id, (prefix, _))| name_of(prefix, *id)).collect()
+    }
+}
+
 /// Reads all segments on `disk` in order.
 pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
-    let (mut files, mut next_id) = (BTreeMap::new(), 1);
-    let (mut report, mut manifest) = (Recovery::default(), Manifest::read(disk)?);
-    let (mut there, mut empty) = (BTreeSet::new(), BTreeSet::new());
-    for (name, len) in disk.list()? {
-        report.is_unrepaired |= name == REPAIRING;
-        let Some((prefix, id)) = parse_name(&name) else { continue };
-        next_id = next_id.max(id + 1);
-        if len > HEADER_BYTES {
-            files.insert(id, prefix.to_owned());
-            there.insert(name);
-        } else {
-            // Without a record it is no segment yet: it may be left from a beginning that failed,
-            // and then the one before it was not sealed, and its number given to another.
-            empty.insert(name);
-        }
-    }
-    manifest.remove(disk, &empty)?;
-    for name in &empty {
-        disk.remove(name)?;
-    }
-    report.missing = manifest.compare(&there);
-    for name in &report.missing {
-        // No other segment is taken for it.
-        next_id = next_id.max(parse_name(name).map_or(0, |(_, id)| id + 1));
-    }
+    let (mut listed, mut manifest) = (Listed::read(disk)?, Manifest::read(disk)?);
+    let numbers = manifest.named().iter().filter_map(|name| parse_name(name).map(|(_, id)| id));
+    // No other segment is taken for one that is missing.
+    let next_id = listed.files.keys().copied().chain(numbers).max().map_or(1, |id| id + 1);
+    listed.leave_segments(disk, &manifest)?;
+    let (there, is_unrepaired) = (listed.names(), listed.is_unrepaired);
+    let missing = manifest.compare(&there);
+    let report = Recovery { is_unrepaired, missing, ..Recovery::default() };
     // What is listed may not be durable, nor what is not be gone for good, if a sync failed before.
     disk.sync()?;
-    match manifest.add(disk, &there) {
-        // They are named with the next append, which needs space as well.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
-        named => named?,
-    }
+    manifest.add_or_wait(disk, &there)?;
     let mut recovered = Recovered {
         index: Index::default(),
         segments: BTreeMap::new(),
@@ -148,14 +184,15 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
         next_id,
         manifest,
     };
+    let files = &listed.files;
     let newest: HashMap<&str, u32> =
-        files.iter().map(|(id, prefix)| (prefix.as_str(), *id)).collect();
-    for (id, prefix) in &files {
+        files.iter().map(|(id, (prefix, _))| (prefix.as_str(), *id)).collect();
+    for (id, (prefix, _)) in files {
         let is_tail = newest.get(prefix.as_str()) == Some(id);
         let segment = match Segment::open(disk, prefix, *id)? {
             Opened::Segment(segment) => Arc::new(segment),
             Opened::Unreadable(bytes) => {
-                let segment = format!("{prefix}-{id:08}.log");
+                let segment = name_of(prefix, *id);
                 recovered.report.damaged.push(Damage { segment, offset: 0, bytes, cid: None });
                 continue;
             }
