@@ -178,6 +178,51 @@ async fn what_compaction_and_repairs_remove_is_not_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_build_removed_is_not_missed() {
+    let dir = filled().await;
+    let path = dir.path();
+    let manifest = fs::read(path.join("log/manifest")).unwrap();
+    let before = segments(path, "");
+    let store = open(path, false).unwrap();
+    for n in 10..20 {
+        put(&store, n, Placement::Commit).await;
+    }
+    let cut = store.blocks.advance_epoch();
+    store.blocks.mark(&[block(19).cid()], cut);
+    fula_core::block::sweep_all(&*store.blocks, cut, cut).await.unwrap();
+    assert!(store.rewrite(&|| 1, true, &|| {}).unwrap() > 0);
+    drop(store);
+    // As an earlier build leaves it, which does not keep the manifest.
+    fs::write(path.join("log/manifest"), manifest).unwrap();
+    let store = open(path, false).unwrap();
+    assert!(store.recovery.forgotten.len() > 3 && store.recovery.missing.is_empty());
+    assert!(store.blocks.get(&block(19).cid()).await.unwrap().is_some());
+    drop(store);
+    let after = segments(path, "");
+    assert!(after.iter().all(|segment| !before[..3].contains(segment)), "{after:?}");
+    // From then on what is missing is missed, and so is what was emptied.
+    assert!(open(path, false).unwrap().recovery.forgotten.is_empty());
+    fs::remove_file(segments(path, "commit").pop().unwrap()).unwrap();
+    let refused = open(path, false).unwrap_err().to_string();
+    assert!(refused.contains("an earlier build of fula has run"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_says_what_is_lost_and_how_to_go_on() {
+    for (prefix, lost, command) in [
+        ("bulk", "content of objects over 1 MiB", "run `fula fsck --repair` to"),
+        ("commit", "root pointers", "`fula fsck --repair --roots keep`"),
+    ] {
+        let dir = filled().await;
+        fs::remove_file(&segments(dir.path(), prefix)[0]).unwrap();
+        let refused = open(dir.path(), false).unwrap_err().to_string();
+        assert!(refused.contains(lost) && refused.contains(command), "{refused}");
+        open(dir.path(), true).unwrap().give_up_missing().unwrap();
+        open(dir.path(), false).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_is_only_read_stays_as_it_is() {
     let dir = filled().await;
     let path = dir.path();

@@ -113,6 +113,12 @@ impl Manifest {
         }
     }
 
+    /// Names segments no more, from the next change on.
+    pub(super) fn forget(&mut self, segments: &BTreeSet<String>) {
+        self.named.retain(|name| !segments.contains(name));
+        self.is_behind = true;
+    }
+
     /// Writes what the file does not say yet, if there is space.
     pub(super) fn catch_up(&mut self, disk: &dyn Disk) {
         if let Err(error) = self.change(disk, self.named.clone()) {

@@ -12,6 +12,7 @@ use super::{
     disk::{Disk, is_lost},
     footer::{self, SegmentFooter},
     index::{Index, Key},
+    listed::{Listed, forget_removed},
     manifest::Manifest,
     record::{ALIGN, HEAD_BYTES, Head, Kind, Record, crc32c, encode_into},
     segment::{HEADER_BYTES, Opened, Segment, name_of, parse_name},
@@ -40,9 +41,6 @@ pub struct Damage {
     pub cid: Option<Cid>,
 }
 
-/// A file that is there while a repair is under way.
-pub(super) const REPAIRING: &str = "repairing";
-
 /// What opening a log found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
@@ -55,9 +53,16 @@ pub struct Recovery {
     /// Segments that must be there and are not, or are empty: neither compaction nor a repair has removed
     /// them.
     pub missing: Vec<String>,
+    /// Segments that the manifest named and that an earlier build has removed, which keeps no manifest.
+    pub forgotten: Vec<String>,
 }
 
 impl Recovery {
+    /// Returns whether a segment of root pointers and records is missing.
+    pub fn lacks_rows(&self) -> bool {
+        self.missing.iter().any(|segment| segment.starts_with("commit"))
+    }
+
     /// Returns how many damaged places and missing segments may have held root pointers or directory
     /// records; a repair that did not end is one more.
     pub fn pointers_at_risk(&self) -> usize {
@@ -107,62 +112,6 @@ impl Stretch {
 /// Bytes of a disk that become unreadable together, at the least.
 const SECTOR_BYTES: u64 = 4096;
 
-/// Files that are named like segments.
-struct Listed {
-    /// Stream and length in bytes, by number.
-    files: BTreeMap<u32, (String, u64)>,
-    is_unrepaired: bool,
-}
-
-impl Listed {
-    fn read(disk: &dyn Disk) -> io::Result<Self> {
-        let mut listed = Self { files: BTreeMap::new(), is_unrepaired: false };
-        for (name, len) in disk.list()? {
-            listed.is_unrepaired |= name == REPAIRING;
-            if let Some((prefix, id)) = parse_name(&name) {
-                listed.files.insert(id, (prefix.to_owned(), len));
-            }
-        }
-        Ok(listed)
-    }
-
-    /// Leaves those that are segments: that hold a record, or are named and may hold none yet. Others that
-    /// are empty and not named are removed: such a one may be left from a beginning that failed, and then
-    /// the one before it was not sealed, and its number given to another.
-    fn leave_segments(&mut self, disk: &dyn Disk, manifest: &Manifest) -> io::Result<()> {
-        let all = self.files.iter().map(|(id, (prefix, _))| (prefix.clone(), *id));
-        let named = manifest.named().iter().filter_map(|name| parse_name(name));
-        let mut newest: HashMap<String, u32> = HashMap::new();
-        for (prefix, id) in all.chain(named.map(|(prefix, id)| (prefix.to_owned(), id))) {
-            let newest = newest.entry(prefix).or_default();
-            *newest = id.max(*newest);
-        }
-        let mut left = BTreeMap::new();
-        for (id, (prefix, len)) in std::mem::take(&mut self.files) {
-            let name = name_of(&prefix, id);
-            let is_segment = if len > HEADER_BYTES {
-                true
-            } else if manifest.names(&name) {
-                // Its header was durable before it was named, and a record before the next was begun.
-                newest[&prefix] == id
-                    && matches!(Segment::open(disk, &prefix, id)?, Opened::Segment(_))
-            } else {
-                disk.remove(&name)?;
-                false
-            };
-            if is_segment {
-                left.insert(id, (prefix, len));
-            }
-        }
-        self.files = left;
-        Ok(())
-    }
-
-    fn names(&self) -> BTreeSet<String> {
-        self.files.iter().map(|(id, (prefix, _))| name_of(prefix, *id)).collect()
-    }
-}
-
 /// Reads all segments on `disk` in order.
 pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
     let (mut listed, mut manifest) = (Listed::read(disk)?, Manifest::read(disk)?);
@@ -171,8 +120,11 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
     let next_id = listed.files.keys().copied().chain(numbers).max().map_or(1, |id| id + 1);
     listed.leave_segments(disk, &manifest)?;
     let (there, is_unrepaired) = (listed.names(), listed.is_unrepaired);
+    // No build empties a segment.
+    let known: BTreeSet<String> = there.union(&listed.emptied).cloned().collect();
+    let forgotten = forget_removed(&mut manifest, &known);
     let missing = manifest.compare(&there);
-    let report = Recovery { is_unrepaired, missing, ..Recovery::default() };
+    let report = Recovery { is_unrepaired, missing, forgotten, ..Recovery::default() };
     // What is listed may not be durable, nor what is not be gone for good, if a sync failed before.
     disk.sync()?;
     manifest.add_or_wait(disk, &there)?;
