@@ -63,7 +63,7 @@ pub enum OpenError {
     /// Run `fula fsck --repair`: pointers may have been lost to damage.
     #[error(
         "the log in {0} is damaged where root pointers are kept ({1} places); \
-         run `fula fsck --repair` before serving from it"
+         run `fula fsck --repair` before serving from it, with `--roots keep` where FULA_BLOCKS is set"
     )]
     Damaged(PathBuf, usize),
     /// Copy the segments back, or run `fula fsck --repair`: what was in them is given up.
