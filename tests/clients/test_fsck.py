@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from conftest import Gateway
 from helpers import MIB, pattern
 from masters import admin, federation, signed
 from test_operations import flip
@@ -188,3 +189,84 @@ def test_a_bucket_of_a_single_gateway_goes_back_too(own_gateway):
     keys = [found["Key"] for found in s3.list_objects_v2(Bucket="bucket")["Contents"]]
     assert keys == ["k0", "k1"]
     s3.put_object(Bucket="bucket", Key="k2", Body=b"again")
+
+
+def lose(gateway, stream):
+    """Removes the only segment of a stream while nothing runs; returns its name."""
+    segment, = (gateway.data_dir / "log").glob(f"{stream}-*.log")
+    segment.unlink()
+    return segment.name
+
+
+def refusal_of(gateway, **env):
+    """What the gateway says when it does not start."""
+    with pytest.raises(AssertionError, match="did not start"):
+        gateway.start(env=env)
+    gateway.process.wait(timeout=30)
+    gateway.process.stdout.close()
+    return gateway.data_dir.with_suffix(".log").read_text()
+
+
+def test_a_missing_segment_of_content_is_given_up(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="large", Body=pattern(2 * MIB, 1))
+    s3.put_object(Bucket="bucket", Key="small", Body=b"1")
+    own_gateway.stop()
+    name = lose(own_gateway, "bulk")
+    said = refusal_of(own_gateway)
+    assert name in said and "content of objects over 1 MiB" in said and "`fula fsck --repair`" in said
+    repaired = own_gateway.fula("fsck", "--repair", check=False)
+    assert repaired.returncode == 1 and "object large: block" in repaired.stdout
+    own_gateway.start()
+    assert s3.get_object(Bucket="bucket", Key="small")["Body"].read() == b"1"
+
+
+@pytest.mark.parametrize("how", ["keep", "rebuild"])
+def test_a_missing_segment_of_root_pointers_needs_a_word(own_gateway, how):
+    own_gateway.client().create_bucket(Bucket="bucket")
+    own_gateway.stop()
+    name = lose(own_gateway, "commit")
+    said = refusal_of(own_gateway)
+    assert name in said and "root pointers" in said and f"`fula fsck --repair --roots {how}`" in said
+    asked = own_gateway.fula("fsck", "--repair", check=False)
+    assert asked.returncode == 2 and "nothing was changed" in asked.stderr
+    assert "--roots keep" in asked.stderr and "--roots rebuild" in asked.stderr
+    assert name in own_gateway.fula("fsck", check=False).stdout
+    own_gateway.fula("fsck", "--repair", "--roots", how)
+    own_gateway.start()
+
+
+def test_a_missing_segment_is_given_up_where_blocks_lie_elsewhere(tmp_path):
+    gateway = Gateway(tmp_path / "one")
+    gateway.shared = {"FULA_BLOCKS": f"file://{tmp_path}/blocks"}
+    with gateway.start(env=gateway.shared):
+        gateway.client().create_bucket(Bucket="bucket")
+        gateway.stop()
+        name = lose(gateway, "commit")
+        assert name in refusal_of(gateway, **gateway.shared)
+        for refused in (["--repair"], ["--repair", "--roots", "rebuild"]):
+            asked = admin(gateway, "fsck", *refused)
+            assert asked.returncode == 2, asked.stdout
+            assert "nothing was changed" in asked.stderr and "--roots keep" in asked.stderr
+        kept = admin(gateway, "fsck", "--repair", "--roots", "keep")
+        assert kept.returncode == 0, kept.stderr
+        assert f"gave up what was in {name}" in kept.stderr
+        gateway.start(env=gateway.shared)
+
+
+def test_a_missing_segment_of_a_master_is_given_up(federation):
+    one = federation.gateway("one")
+    s3 = one.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="k", Body=b"1")
+    one.stop()
+    name = lose(one, "commit")
+    said = refusal_of(one, **one.shared)
+    assert name in said and "what it remembers" in said
+    repaired = admin(one, "fsck", "--repair")
+    assert repaired.returncode == 0, repaired.stderr
+    assert f"gave up what was in {name}" in repaired.stderr
+    one.start(env=one.shared)
+    # Its root pointers are in the arbiter.
+    assert signed(one, "GET", "/bucket/k")[2] == b"1"

@@ -89,9 +89,10 @@ fn lost_rows(node: &Node) -> &'static str {
     let Backends { shared, blocks_url, .. } = &node.backends;
     if shared.is_some() {
         "it may have held what this master remembers of the arbiter: stop it, and start it with an empty data \
-         directory while all other masters run"
+         directory while all other masters run, or run fula fsck --repair --roots keep to go on without that"
     } else if blocks_url.is_some() {
-        "it may have held root pointers: copy the data directory back from a backup"
+        "it may have held root pointers: copy the data directory back from a backup, or stop the gateway and run \
+         fula fsck --repair --roots keep to go on without them"
     } else {
         "it may have held root pointers: stop the gateway and run fula fsck --repair"
     }

@@ -258,17 +258,30 @@ pub(crate) struct StatusArgs {
     pub(crate) common: AdminArgs,
 }
 
+/// What a repair does with root pointers where some may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RootsLeft {
+    /// Leave those that are there as they are, and set damaged segments aside in any data directory
+    Keep,
+    /// Take the newest root of each bucket that is found among the blocks. It may be that of a change
+    /// which was refused, or never answered
+    Rebuild,
+}
+
 /// Options of `fula fsck`.
 #[derive(Debug, Args)]
 pub(crate) struct FsckArgs {
     /// Mend what can be mended
     ///
     /// Of a data directory that holds blocks and root pointers: set damaged segments aside, and rebuild
-    /// lost root pointers from root blocks; the gateway must not be running. Of every bucket whose
-    /// newest root cannot be read: find the newest one that can, and say what would be lost; with
-    /// --apply, have the bucket go back to it.
+    /// lost root pointers from root blocks; the gateway must not be running. Of any data directory: give
+    /// up segments of the log that are missing. Of every bucket whose newest root cannot be read: find
+    /// the newest one that can, and say what would be lost; with --apply, have the bucket go back to it.
     #[arg(long)]
     pub(crate) repair: bool,
+    /// What to do where a segment is missing that held root pointers or other records
+    #[arg(long, requires = "repair", value_name = "HOW")]
+    pub(crate) roots: Option<RootsLeft>,
     /// Have buckets whose newest root is lost go back to the one that --repair offers
     #[arg(long, requires = "repair")]
     pub(crate) apply: bool,

@@ -15,7 +15,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub(crate) use self::{
     admin::{
         AdminArgs, FsckArgs, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs,
-        MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand,
+        MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, RootsLeft,
         SecretsArgs, SecretsCommand, StatusArgs,
     },
     file::SettingsFileError,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use fula_core::RootPointerStore;
 use fula_service::{Limits, error::chain, fsck};
+use fula_stores::{LocalStore, OpenError, local::system_clock};
 use serde_json::Value;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     admin::Request,
-    cli::{AdminArgs, CasMode, FsckArgs},
+    cli::{AdminArgs, CasMode, FsckArgs, RootsLeft},
     config::Backends,
     files,
     node::{Node, Purpose},
@@ -25,7 +26,7 @@ const COULD_NOT_LOOK: u8 = 2;
 /// Runs `fula fsck`.
 pub(crate) async fn run(args: FsckArgs) -> ExitCode {
     if args.repair {
-        let mut repaired = repair(&args.common).await;
+        let mut repaired = repair(&args.common, args.roots).await;
         if repaired.is_ok() {
             let request = Request::RestoreRoots { apply: args.apply };
             repaired = perform(&args.common, request).await.map(|offers| show_offers(&offers));
@@ -115,21 +116,86 @@ fn show_loss(offer: &Value) {
     }
 }
 
-/// Sets damaged segments aside and gives every bucket the newest root that its blocks tell of.
-async fn repair(args: &AdminArgs) -> Result<(), String> {
+/// What to do where root pointers are missing and nobody has said how to go on.
+const SAY_HOW: &str = "a segment of the log is missing that held root pointers, and nothing was changed; run again \
+                       with --roots keep to leave the root pointers that are there as they are, or with \
+                       --roots rebuild to take the newest root of each bucket that is found among the \
+                       blocks: that may be one of a change that was refused, or never answered";
+
+/// The same, where the blocks are not in the data directory.
+const SAY_KEEP: &str = "a segment of the log is missing that held root pointers, and nothing was changed; copy the \
+                        data directory back from a backup, or run again with --roots keep to go on with \
+                        the root pointers that are there: they cannot be rebuilt from a block store \
+                        outside the data directory, which may hold the roots of others";
+
+/// Mends the log of a data directory.
+async fn repair(args: &AdminArgs, roots: Option<RootsLeft>) -> Result<(), String> {
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let backends = backends.map_err(|error| error.to_string())?;
+    let socket = files::socket_path(&backends.data_dir);
+    let is_running = tokio::net::UnixStream::connect(socket).await.is_ok();
     if backends.shared.is_some() || backends.blocks_url.is_some() {
-        // There is no log that holds blocks and root pointers.
-        return Ok(());
+        if is_running {
+            // It would not have started with a log that lacks anything.
+            return Ok(());
+        }
+        return tokio::task::block_in_place(|| repair_log(&backends, roots));
     }
-    let dir = &backends.data_dir;
-    if tokio::net::UnixStream::connect(files::socket_path(dir)).await.is_ok() {
+    if is_running {
         return Err("stop the gateway before repairing".to_owned());
     }
-    let node = Node::open(&backends, Limits::default(), Purpose::Administer, true).await;
+    repair_all(&backends, roots).await
+}
+
+/// Gives up the missing segments of a log that does not hold both blocks and root pointers.
+fn repair_log(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), String> {
+    if !backends.data_dir.join("log").is_dir() {
+        return Ok(());
+    }
+    let store = match LocalStore::open(&backends.data_dir, system_clock(), true) {
+        // What holds it says so when the next step opens it.
+        Err(OpenError::InUse(_)) => return Ok(()),
+        store => store.map_err(|error| chain(&error))?,
+    };
+    let has_roots = backends.shared.is_none();
+    let must_say = has_roots && store.recovery.lacks_rows() && roots.is_none();
+    if must_say || (has_roots && roots == Some(RootsLeft::Rebuild)) {
+        return Err(SAY_KEEP.to_owned());
+    }
+    let missing = store.recovery.missing.join(", ");
+    let given_up = store.give_up_missing();
+    given_up.map_err(|error| format!("cannot give up {missing}: {error}"))?;
+    if !missing.is_empty() {
+        eprintln!("fula: gave up what was in {missing}");
+    }
+    if roots == Some(RootsLeft::Keep) {
+        set_aside_and_end(&store)?;
+    }
+    Ok(())
+}
+
+/// Sets damaged segments aside, and leaves root pointers as they are.
+fn set_aside_and_end(store: &LocalStore) -> Result<(), String> {
+    let aside = store.set_damaged_aside();
+    let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
+    let ended = store.end_repair();
+    ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
+    eprintln!("fula: set {aside} damaged segments aside, left root pointers as they are");
+    Ok(())
+}
+
+/// Sets damaged segments aside and gives every bucket the newest root that its blocks tell of.
+async fn repair_all(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), String> {
+    let node = Node::open(backends, Limits::default(), Purpose::Administer, true).await;
     let node = node.map_err(|error| chain(&error))?;
+    match roots {
+        None if node.store.recovery.lacks_rows() => return Err(SAY_HOW.to_owned()),
+        Some(RootsLeft::Keep) => {
+            return tokio::task::block_in_place(|| set_aside_and_end(&node.store));
+        }
+        None | Some(RootsLeft::Rebuild) => {}
+    }
     let pointers_lost = node.store.recovery.pointers_at_risk() > 0;
     let aside = tokio::task::block_in_place(|| {
         // What is set aside is not found damaged again, if this is cut short.
@@ -139,6 +205,15 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
         node.store.set_damaged_aside()
     });
     let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
+    let rebuilt = rebuild_roots(&node, pointers_lost).await?;
+    let ended = tokio::task::block_in_place(|| node.store.end_repair());
+    ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
+    eprintln!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");
+    Ok(())
+}
+
+/// Gives every bucket the newest root that its blocks tell of; returns of how many the pointer was lost.
+async fn rebuild_roots(node: &Node, pointers_lost: bool) -> Result<u64, String> {
     let blocks = node.nodes.blocks().as_ref();
     let newest = fsck::newest_roots(blocks).await.map_err(|error| chain(&error))?;
     let mut rebuilt = 0;
@@ -170,8 +245,5 @@ async fn repair(args: &AdminArgs) -> Result<(), String> {
         let unsettled = fula_service::unsettle_names(node.metadata.as_ref()).await;
         unsettled.map_err(|error| chain(&error))?;
     }
-    let ended = tokio::task::block_in_place(|| node.store.end_repair());
-    ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
-    eprintln!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");
-    Ok(())
+    Ok(rebuilt)
 }

@@ -251,6 +251,7 @@ impl Case {
         self.disk = self.disk.crash(&mut self.rng);
         self.store = open_sim(&self.disk);
         assert!(self.store.recovery.damaged.is_empty(), "{:?}", self.store.recovery);
+        assert!(self.store.recovery.forgotten.is_empty(), "{:?}", self.store.recovery);
         self.look().await;
         self.told += self.store.log.hold_footers_against_scans();
     }
@@ -259,6 +260,7 @@ impl Case {
     async fn restart(&mut self) {
         self.store = open_sim(&self.disk);
         assert!(self.store.recovery.damaged.is_empty(), "{:?}", self.store.recovery);
+        assert!(self.store.recovery.forgotten.is_empty(), "{:?}", self.store.recovery);
         self.look().await;
     }
 

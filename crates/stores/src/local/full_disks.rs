@@ -276,3 +276,76 @@ fn a_full_disk_gives_back_what_is_deleted() {
         case.unwrap_or_else(|_| panic!("replay with FULA_FULL_SEED={seed}"));
     }
 }
+
+/// Lets the disk have so much free space.
+fn leave(disk: &SimDisk, free: u64) {
+    disk.set_room(Room { free, size: 1 << 30 });
+}
+
+/// The names of a disk's files.
+fn names(disk: &SimDisk) -> Vec<String> {
+    disk.list().unwrap().into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn a_disk_without_any_space_starts_and_gives_back_what_needs_no_copy() {
+    block_on(async {
+        let disk = SimDisk::default();
+        leave(&disk, 1 << 30);
+        let store = open_sim(&disk, Some(4096));
+        let blocks: Vec<Block> = (0..8).map(|n| Block::new(Codec::Raw, vec![n; 4000])).collect();
+        for block in &blocks {
+            let mark = store.blocks.put(std::slice::from_ref(block), Placement::Bulk).await;
+            store.blocks.sync(mark.unwrap()).await.unwrap();
+        }
+        // Nothing but the newest is needed.
+        let cut = store.blocks.advance_epoch();
+        store.blocks.mark(&[blocks[7].cid()], cut);
+        sweep_all(&*store.blocks, cut, cut).await.unwrap();
+        let before = names(&disk);
+        leave(&disk, 0);
+        assert!(store.compact(1, &|| {}).unwrap() > 0, "a segment is removed without any space");
+        drop(store);
+        let after = names(&disk);
+        assert!(after.len() < before.len(), "{after:?}");
+        // Whatever the manifest says now, nothing is missed.
+        leave(&disk, 0);
+        let store = open_sim(&disk, Some(4096));
+        assert_eq!(store.blocks.get(&blocks[7].cid()).await.unwrap().as_ref(), Some(&blocks[7]));
+        // With space it names all again, so that a loss is noticed.
+        leave(&disk, 1 << 20);
+        let mark = store.blocks.put(&[Block::new(Codec::Raw, vec![9; 10])], Placement::Bulk).await;
+        drop((mark, store));
+        leave(&disk, 1 << 29);
+        drop(open_sim(&disk, Some(4096)));
+        assert!(names(&disk).iter().any(|name| name == "manifest"));
+    });
+}
+
+#[test]
+fn a_segment_that_is_named_and_not_begun_needs_no_space_at_a_start() {
+    block_on(async {
+        let disk = SimDisk::default();
+        leave(&disk, 1 << 30);
+        let store = open_sim(&disk, Some(4096));
+        let blocks: Vec<Block> = (0..4).map(|n| Block::new(Codec::Raw, vec![n; 5000])).collect();
+        for block in &blocks[..3] {
+            let mark = store.blocks.put(std::slice::from_ref(block), Placement::Bulk).await;
+            store.blocks.sync(mark.unwrap()).await.unwrap();
+        }
+        drop(store);
+        // As a first record leaves it that found no space.
+        let newest = names(&disk).into_iter().filter(|name| name.starts_with("bulk")).max();
+        disk.open(&newest.unwrap()).unwrap().truncate(80).unwrap();
+        leave(&disk, 0);
+        let store = open_sim(&disk, Some(4096));
+        leave(&disk, 1 << 29);
+        store.blocks.put(&blocks[3..], Placement::Bulk).await.unwrap();
+        drop(store);
+        let store = open_sim(&disk, Some(4096));
+        for n in [0, 1, 3] {
+            let found = store.blocks.get(&blocks[n].cid()).await.unwrap();
+            assert_eq!(found.as_ref(), Some(&blocks[n]));
+        }
+    });
+}

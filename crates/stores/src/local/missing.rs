@@ -74,6 +74,66 @@ async fn a_segment_that_nobody_removed_is_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_was_emptied_is_missed() {
+    let dir = filled().await;
+    let path = dir.path();
+    let manifest = path.join("log/manifest");
+    for prefix in ["commit", "bulk"] {
+        let all = segments(path, prefix);
+        for (segment, len) in [(&all[0], 0), (&all[0], 80), (&all[all.len() / 2], 80)] {
+            let content = fs::read(segment).unwrap();
+            fs::write(segment, &content[..len]).unwrap();
+            let name = segment.file_name().unwrap().to_str().unwrap();
+            let named = fs::read_to_string(&manifest).unwrap();
+            assert!(named.contains(name));
+            let only_read = LocalStore::open_read_only(path, Arc::new(|| 1)).unwrap_err();
+            for refused in [only_read, open(path, false).unwrap_err()] {
+                assert!(matches!(refused, OpenError::Missing(..)), "{refused}");
+                assert!(refused.to_string().contains(name), "{refused}");
+            }
+            let looked = open(path, true).unwrap();
+            assert_eq!(looked.recovery.missing, [name]);
+            assert_eq!(looked.recovery.pointers_at_risk(), usize::from(prefix == "commit"));
+            assert!(looked.verify().unwrap().iter().any(|damage| damage.segment == name));
+            looked.set_damaged_aside().unwrap();
+            drop(looked);
+            // File and name stay until it is given up.
+            assert_eq!(fs::metadata(segment).unwrap().len(), len as u64);
+            assert_eq!(fs::read_to_string(&manifest).unwrap(), named);
+            fs::write(segment, content).unwrap();
+            assert_eq!(open(path, false).unwrap().recovery.missing, [""; 0]);
+        }
+    }
+    let emptied = &segments(path, "bulk")[0];
+    fs::write(emptied, "").unwrap();
+    open(path, true).unwrap().end_repair().unwrap();
+    let store = open(path, false).unwrap();
+    assert!(store.verify().unwrap().is_empty() && !emptied.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_segment_may_be_named_before_it_holds_a_record() {
+    let dir = filled().await;
+    let path = dir.path();
+    for prefix in ["commit", "bulk"] {
+        let newest = segments(path, prefix).pop().unwrap();
+        let content = fs::read(&newest).unwrap();
+        // As a first record that was not durable leaves it. It is gone on with.
+        fs::write(&newest, &content[..80]).unwrap();
+        let store = open(path, false).unwrap();
+        assert!(store.recovery.missing.is_empty() && newest.exists());
+        put(&store, 200, Placement::Commit).await;
+        put(&store, 201, Placement::Bulk).await;
+        drop(store);
+        assert!(fs::metadata(&newest).unwrap().len() > 80);
+        // But its header was durable before it was named.
+        fs::write(&newest, "").unwrap();
+        assert!(matches!(open(path, false), Err(OpenError::Missing(..))));
+        fs::write(&newest, content).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repair_gives_up_what_is_missing() {
     let dir = filled().await;
     let path = dir.path();
@@ -115,6 +175,51 @@ async fn what_compaction_and_repairs_remove_is_not_missed() {
     open(path, false).unwrap();
     fs::remove_file(last).unwrap();
     assert!(matches!(open(path, false), Err(OpenError::Missing(..))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_build_removed_is_not_missed() {
+    let dir = filled().await;
+    let path = dir.path();
+    let manifest = fs::read(path.join("log/manifest")).unwrap();
+    let before = segments(path, "");
+    let store = open(path, false).unwrap();
+    for n in 10..20 {
+        put(&store, n, Placement::Commit).await;
+    }
+    let cut = store.blocks.advance_epoch();
+    store.blocks.mark(&[block(19).cid()], cut);
+    fula_core::block::sweep_all(&*store.blocks, cut, cut).await.unwrap();
+    assert!(store.rewrite(&|| 1, true, &|| {}).unwrap() > 0);
+    drop(store);
+    // As an earlier build leaves it, which does not keep the manifest.
+    fs::write(path.join("log/manifest"), manifest).unwrap();
+    let store = open(path, false).unwrap();
+    assert!(store.recovery.forgotten.len() > 3 && store.recovery.missing.is_empty());
+    assert!(store.blocks.get(&block(19).cid()).await.unwrap().is_some());
+    drop(store);
+    let after = segments(path, "");
+    assert!(after.iter().all(|segment| !before[..3].contains(segment)), "{after:?}");
+    // From then on what is missing is missed, and so is what was emptied.
+    assert!(open(path, false).unwrap().recovery.forgotten.is_empty());
+    fs::remove_file(segments(path, "commit").pop().unwrap()).unwrap();
+    let refused = open(path, false).unwrap_err().to_string();
+    assert!(refused.contains("an earlier build of fula has run"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_says_what_is_lost_and_how_to_go_on() {
+    for (prefix, lost, command) in [
+        ("bulk", "content of objects over 1 MiB", "run `fula fsck --repair` to"),
+        ("commit", "root pointers", "`fula fsck --repair --roots keep`"),
+    ] {
+        let dir = filled().await;
+        fs::remove_file(&segments(dir.path(), prefix)[0]).unwrap();
+        let refused = open(dir.path(), false).unwrap_err().to_string();
+        assert!(refused.contains(lost) && refused.contains(command), "{refused}");
+        open(dir.path(), true).unwrap().give_up_missing().unwrap();
+        open(dir.path(), false).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,16 +63,18 @@ pub enum OpenError {
     /// Run `fula fsck --repair`: pointers may have been lost to damage.
     #[error(
         "the log in {0} is damaged where root pointers are kept ({1} places); \
-         run `fula fsck --repair` before serving from it"
+         run `fula fsck --repair` before serving from it, with `--roots keep` where FULA_BLOCKS is set"
     )]
     Damaged(PathBuf, usize),
     /// Copy the segments back, or run `fula fsck --repair`: what was in them is given up.
     #[error(
-        "the log in {0} lacks {1}, which neither compaction nor collection removed; copy it back from a backup \
-         of the directory, or run `fula fsck --repair` to go on without what was in it (`fula fsck` then says \
-         which objects lack blocks)"
+        "the log in {0} lacks {segments}, or what was in it, and this build did not remove it; it held \
+         {held}; copy it back from a backup of the directory, or run {way_out} to go on without what was in it \
+         (`fula fsck` then says which objects lack blocks); if an earlier build of fula has run on the \
+         directory since, that may have removed it rightly, and nothing is lost",
+        segments = .1.join(", "), held = held_by(.1), way_out = way_out(.1)
     )]
-    Missing(PathBuf, String),
+    Missing(PathBuf, Vec<String>),
     /// Use a larger disk.
     #[error(
         "the disk of {dir} is too small: it has {} KiB, and the smallest that can be used has {} KiB",
@@ -95,6 +97,31 @@ pub enum OpenError {
         /// What is free, in bytes.
         free: u64,
     },
+}
+
+/// Returns whether a segment of the commit stream is among some.
+fn has_commit(segments: &[String]) -> bool {
+    segments.iter().any(|name| name.starts_with(StreamName::Commit.prefix()))
+}
+
+/// Says what segments are for, to a person.
+fn held_by(segments: &[String]) -> &'static str {
+    if has_commit(segments) {
+        "root pointers and nodes of buckets, small objects, and records such as access keys; on a master that \
+         shares its arbiter, what it remembers of that"
+    } else {
+        "content of objects over 1 MiB"
+    }
+}
+
+/// Says which command gives segments up.
+fn way_out(segments: &[String]) -> &'static str {
+    if has_commit(segments) {
+        "`fula fsck --repair --roots keep` or, to take the newest root of each bucket that is found among the \
+         blocks and may never have been published, `fula fsck --repair --roots rebuild`"
+    } else {
+        "`fula fsck --repair`"
+    }
 }
 
 /// Makes the time of day a parameter of whatever needs it.
@@ -208,7 +235,7 @@ impl LocalStore {
         let log = Arc::new(log);
         let rows = Rows::load(&log, &mut recovery).map_err(failed)?;
         if !recovery.missing.is_empty() && !despite_damage {
-            return Err(OpenError::Missing(dir.to_owned(), recovery.missing.join(", ")));
+            return Err(OpenError::Missing(dir.to_owned(), recovery.missing));
         }
         match recovery.pointers_at_risk() {
             0 => {}
@@ -268,6 +295,14 @@ impl LocalStore {
     /// The disk's.
     pub fn begin_repair(&self) -> io::Result<()> {
         self.log.begin_repair()
+    }
+
+    /// Gives up the segments that are missing: they are not missed any more. Blocks the thread.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn give_up_missing(&self) -> io::Result<()> {
+        self.log.give_up_missing()
     }
 
     /// Notes that everything is repaired. Blocks the thread.

@@ -8,7 +8,9 @@ use fula_core::{
 };
 
 use super::{
-    Damage, Key, Log, SUSPECTS_MAX, Slot, footer, recover,
+    Damage, Key, Log, SUSPECTS_MAX, Slot, footer,
+    listed::REPAIRING,
+    recover,
     segment::{self, HEADER_BYTES, Segment},
 };
 
@@ -153,17 +155,22 @@ impl Log {
     /// Notes that a repair begins, until it [ends](Self::end_repair): what it has done by then does not
     /// hide what is still to be done.
     pub(crate) fn begin_repair(&self) -> io::Result<()> {
-        match self.disk.create(recover::REPAIRING) {
+        match self.disk.create(REPAIRING) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             created => drop(created?),
         }
         self.disk.sync()
     }
 
+    /// Gives up the segments that are missing.
+    pub(crate) fn give_up_missing(&self) -> io::Result<()> {
+        self.manifest.lock().give_up(self.disk.as_ref())
+    }
+
     /// Notes that nothing is left to be repaired: segments that are missing are given up.
     pub(crate) fn end_repair(&self) -> io::Result<()> {
-        self.manifest.lock().give_up(self.disk.as_ref())?;
-        match self.disk.remove(recover::REPAIRING) {
+        self.give_up_missing()?;
+        match self.disk.remove(REPAIRING) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
         }

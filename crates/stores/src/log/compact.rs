@@ -94,6 +94,7 @@ impl Log {
             self.manifest.lock().remove(self.disk.as_ref(), &name)?;
             segment.delete(self.disk.as_ref())?;
             self.segments.write().remove(&segment.id);
+            self.manifest.lock().catch_up(self.disk.as_ref());
             return Ok(size);
         }
         full.map_or(Ok(0), |error| Err(self.explain(error)))

@@ -3,6 +3,8 @@
 //! # Invariants
 //! - A segment is named before anything in it counts, and is not named any more before it is removed. So a
 //!   named one that is missing was lost, whenever the power was cut.
+//! - Where the disk is full, nothing is removed for the sake of the manifest, and the manifest keeps nothing
+//!   from being removed: it goes itself, and is written again when there is space.
 
 use std::{collections::BTreeSet, io};
 
@@ -24,6 +26,8 @@ pub(super) struct Manifest {
     named: BTreeSet<String>,
     /// Of these, those that are missing. They stay named until they are given up.
     missing: BTreeSet<String>,
+    /// Whether the file may say something else.
+    is_behind: bool,
 }
 
 impl Manifest {
@@ -44,7 +48,8 @@ impl Manifest {
                 "the log's manifest is damaged: segments that are missing are not noticed"
             );
         }
-        Ok(Self { named: named.unwrap_or_default(), missing: BTreeSet::new() })
+        let is_behind = named.is_none();
+        Ok(Self { named: named.unwrap_or_default(), is_behind, ..Self::default() })
     }
 
     /// Notes which segments there are; returns the names of those that are missing.
@@ -57,8 +62,14 @@ impl Manifest {
         &self.missing
     }
 
+    /// Returns whether the file names a segment.
     pub(super) fn names(&self, segment: &str) -> bool {
-        self.named.contains(segment)
+        !self.is_behind && self.named.contains(segment)
+    }
+
+    /// Returns the names of all segments that there must be.
+    pub(super) fn named(&self) -> &BTreeSet<String> {
+        &self.named
     }
 
     /// Names segments, durably.
@@ -66,37 +77,88 @@ impl Manifest {
         self.change(disk, self.named.union(segments).cloned().collect())
     }
 
-    /// Names segments no more, durably: they may be removed.
+    /// Names segments that there are, when there is space for that, or else with the next change.
+    pub(super) fn add_or_wait(
+        &mut self,
+        disk: &dyn Disk,
+        segments: &BTreeSet<String>,
+    ) -> io::Result<()> {
+        match self.add(disk, segments) {
+            Err(error) if is_full(&error) => {
+                self.named.extend(segments.iter().cloned());
+                Ok(())
+            }
+            named => named,
+        }
+    }
+
+    /// Names segments no more, durably: they may be removed. On a full disk no segment is named until
+    /// [`Self::catch_up`].
     pub(super) fn remove(
         &mut self,
         disk: &dyn Disk,
         segments: &BTreeSet<String>,
     ) -> io::Result<()> {
-        self.change(disk, self.named.difference(segments).cloned().collect())
+        let left: BTreeSet<String> = self.named.difference(segments).cloned().collect();
+        match self.change(disk, left.clone()) {
+            // To remove a file takes no space. But what is missing would be forgotten.
+            Err(error) if is_full(&error) && self.missing.is_subset(segments) => {
+                remove_file(disk, NEW)?;
+                remove_file(disk, NAME)?;
+                disk.sync()?;
+                self.named = left;
+                Ok(())
+            }
+            changed => changed,
+        }
+    }
+
+    /// Names segments no more, from the next change on.
+    pub(super) fn forget(&mut self, segments: &BTreeSet<String>) {
+        self.named.retain(|name| !segments.contains(name));
+        self.is_behind = true;
+    }
+
+    /// Writes what the file does not say yet, if there is space.
+    pub(super) fn catch_up(&mut self, disk: &dyn Disk) {
+        if let Err(error) = self.change(disk, self.named.clone()) {
+            tracing::debug!(%error, "cannot write the log's manifest");
+        }
     }
 
     /// Gives those up that are missing.
     pub(super) fn give_up(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        self.change(disk, self.named.difference(&self.missing).cloned().collect())?;
+        self.remove(disk, &self.missing.clone())?;
         self.missing.clear();
         Ok(())
     }
 
     fn change(&mut self, disk: &dyn Disk, named: BTreeSet<String>) -> io::Result<()> {
-        if named == self.named {
+        if named == self.named && !self.is_behind {
             return Ok(());
         }
-        match disk.remove(NEW) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.is_behind = true;
+        remove_file(disk, NEW)?;
         let file = disk.create(NEW)?;
         file.write_at(render(&named).as_bytes(), 0)?;
         file.sync()?;
         disk.rename(NEW, NAME)?;
         disk.sync()?;
-        self.named = named;
+        (self.named, self.is_behind) = (named, false);
         Ok(())
+    }
+}
+
+/// Returns whether an error says that there is no space.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Removes a file that may be there.
+fn remove_file(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.remove(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ mod disk;
 mod entry;
 mod footer;
 mod index;
+mod listed;
 mod manifest;
 mod read_only;
 mod record;
@@ -76,7 +77,7 @@ pub(crate) enum StreamName {
 impl StreamName {
     pub(crate) const ALL: [Self; 2] = [Self::Commit, Self::Bulk];
 
-    fn prefix(self) -> &'static str {
+    pub(crate) fn prefix(self) -> &'static str {
         match self {
             Self::Commit => "commit",
             Self::Bulk => "bulk",

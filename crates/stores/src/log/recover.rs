@@ -12,9 +12,10 @@ use super::{
     disk::{Disk, is_lost},
     footer::{self, SegmentFooter},
     index::{Index, Key},
+    listed::{Listed, forget_removed},
     manifest::Manifest,
     record::{ALIGN, HEAD_BYTES, Head, Kind, Record, crc32c, encode_into},
-    segment::{HEADER_BYTES, Opened, Segment, parse_name},
+    segment::{HEADER_BYTES, Opened, Segment, name_of, parse_name},
     slot::Slot,
 };
 
@@ -40,9 +41,6 @@ pub struct Damage {
     pub cid: Option<Cid>,
 }
 
-/// A file that is there while a repair is under way.
-pub(super) const REPAIRING: &str = "repairing";
-
 /// What opening a log found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
@@ -52,11 +50,19 @@ pub struct Recovery {
     pub truncated: Vec<Damage>,
     /// Damage before the end.
     pub damaged: Vec<Damage>,
-    /// Segments that must be there and are not: neither compaction nor a repair has removed them.
+    /// Segments that must be there and are not, or are empty: neither compaction nor a repair has removed
+    /// them.
     pub missing: Vec<String>,
+    /// Segments that the manifest named and that an earlier build has removed, which keeps no manifest.
+    pub forgotten: Vec<String>,
 }
 
 impl Recovery {
+    /// Returns whether a segment of root pointers and records is missing.
+    pub fn lacks_rows(&self) -> bool {
+        self.missing.iter().any(|segment| segment.starts_with("commit"))
+    }
+
     /// Returns how many damaged places and missing segments may have held root pointers or directory
     /// records; a repair that did not end is one more.
     pub fn pointers_at_risk(&self) -> usize {
@@ -108,38 +114,20 @@ const SECTOR_BYTES: u64 = 4096;
 
 /// Reads all segments on `disk` in order.
 pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
-    let (mut files, mut next_id) = (BTreeMap::new(), 1);
-    let (mut report, mut manifest) = (Recovery::default(), Manifest::read(disk)?);
-    let (mut there, mut empty) = (BTreeSet::new(), BTreeSet::new());
-    for (name, len) in disk.list()? {
-        report.is_unrepaired |= name == REPAIRING;
-        let Some((prefix, id)) = parse_name(&name) else { continue };
-        next_id = next_id.max(id + 1);
-        if len > HEADER_BYTES {
-            files.insert(id, prefix.to_owned());
-            there.insert(name);
-        } else {
-            // Without a record it is no segment yet: it may be left from a beginning that failed,
-            // and then the one before it was not sealed, and its number given to another.
-            empty.insert(name);
-        }
-    }
-    manifest.remove(disk, &empty)?;
-    for name in &empty {
-        disk.remove(name)?;
-    }
-    report.missing = manifest.compare(&there);
-    for name in &report.missing {
-        // No other segment is taken for it.
-        next_id = next_id.max(parse_name(name).map_or(0, |(_, id)| id + 1));
-    }
+    let (mut listed, mut manifest) = (Listed::read(disk)?, Manifest::read(disk)?);
+    let numbers = manifest.named().iter().filter_map(|name| parse_name(name).map(|(_, id)| id));
+    // No other segment is taken for one that is missing.
+    let next_id = listed.files.keys().copied().chain(numbers).max().map_or(1, |id| id + 1);
+    listed.leave_segments(disk, &manifest)?;
+    let (there, is_unrepaired) = (listed.names(), listed.is_unrepaired);
+    // No build empties a segment.
+    let known: BTreeSet<String> = there.union(&listed.emptied).cloned().collect();
+    let forgotten = forget_removed(&mut manifest, &known);
+    let missing = manifest.compare(&there);
+    let report = Recovery { is_unrepaired, missing, forgotten, ..Recovery::default() };
     // What is listed may not be durable, nor what is not be gone for good, if a sync failed before.
     disk.sync()?;
-    match manifest.add(disk, &there) {
-        // They are named with the next append, which needs space as well.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
-        named => named?,
-    }
+    manifest.add_or_wait(disk, &there)?;
     let mut recovered = Recovered {
         index: Index::default(),
         segments: BTreeMap::new(),
@@ -148,14 +136,15 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
         next_id,
         manifest,
     };
+    let files = &listed.files;
     let newest: HashMap<&str, u32> =
-        files.iter().map(|(id, prefix)| (prefix.as_str(), *id)).collect();
-    for (id, prefix) in &files {
+        files.iter().map(|(id, (prefix, _))| (prefix.as_str(), *id)).collect();
+    for (id, (prefix, _)) in files {
         let is_tail = newest.get(prefix.as_str()) == Some(id);
         let segment = match Segment::open(disk, prefix, *id)? {
             Opened::Segment(segment) => Arc::new(segment),
             Opened::Unreadable(bytes) => {
-                let segment = format!("{prefix}-{id:08}.log");
+                let segment = name_of(prefix, *id);
                 recovered.report.damaged.push(Damage { segment, offset: 0, bytes, cid: None });
                 continue;
             }

@@ -58,6 +58,11 @@ pub(super) fn parse_name(name: &str) -> Option<(&str, u32)> {
     is_stream.then_some((prefix, id))
 }
 
+/// Returns the file name of a segment.
+pub(super) fn name_of(prefix: &str, id: u32) -> String {
+    format!("{prefix}-{id:08}.log")
+}
+
 /// Returns one copy of a header.
 fn header_copy(prefix: &str, id: u32, seed: Seed) -> [u8; HEADER_COPY_BYTES] {
     let mut copy = [0; HEADER_COPY_BYTES];
@@ -85,7 +90,7 @@ impl Segment {
 
     /// Creates a segment whose existence is durable when this returns.
     pub(super) fn create(disk: &dyn Disk, prefix: &str, id: u32) -> io::Result<Self> {
-        let name = format!("{prefix}-{id:08}.log");
+        let name = name_of(prefix, id);
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let file = disk.create(&name)?;
@@ -102,7 +107,7 @@ impl Segment {
 
     /// Opens a segment.
     pub(super) fn open(disk: &dyn Disk, prefix: &str, id: u32) -> io::Result<Opened> {
-        let name = format!("{prefix}-{id:08}.log");
+        let name = name_of(prefix, id);
         let file = disk.open(&name)?;
         let mut found = [0; HEADER_BYTES as usize];
         let len = file.len()?;
