@@ -53,7 +53,7 @@ pub(super) fn object_key(text: &str) -> S3Result<ObjectKey> {
     }
     ObjectKey::parse(text.to_owned()).map_err(|error| match error {
         InvalidObjectKey::TooLong(_) => s3_error!(KeyTooLongError),
-        error => s3_error!(InvalidArgument, "{error}"),
+        error @ InvalidObjectKey::Empty => s3_error!(InvalidArgument, "{error}"),
     })
 }
 

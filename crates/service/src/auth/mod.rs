@@ -36,7 +36,6 @@ use parking_lot::RwLock;
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
-use self::{key_memory::KeyMemory, sessions::Slots};
 pub use self::{
     clock::CredentialClock,
     keys::{AccessKey, KeyInfo, KeyRing, user_of},
@@ -45,6 +44,7 @@ pub use self::{
     sealing::{InvalidSealingKey, SealingKey, Secret},
     sessions::{SESSIONS_MAX, SessionKeys},
 };
+use self::{key_memory::KeyMemory, sessions::Slots};
 use crate::error::{ServiceError, chain};
 
 /// The time of day, milliseconds since 1970.
