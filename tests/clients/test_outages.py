@@ -16,6 +16,7 @@ from conftest import FULA, Gateway
 from helpers import pattern
 from masters import admin, federation, signed
 from signing import now, signed_headers
+from test_status import metrics
 
 HOURS = 5 * 3600
 
@@ -139,16 +140,22 @@ def test_texts_of_503_say_what_is_wrong(federation):
 
 
 def test_signatures_are_judged_by_the_clock_of_the_arbiter(federation):
-    master = federation.gateway("master")
-    key = master.credentials()
-    assert head(master, key) == (200, "")
-    # As if the master's own clock were five hours behind.
+    before = federation.gateway("before")
+    key = before.credentials()
+    assert head(before, key) == (200, "")
     federation.postgres.tell(
         "execute BEGIN; ALTER VIEW fula_mark RENAME TO fula_mark_before; CREATE VIEW fula_mark AS "
         f"SELECT arbiter, position, now_ms + {HOURS}000 AS now_ms FROM fula_mark_before; COMMIT"
     )
+    # To a master that starts now, its own clock is five hours behind the arbiter's: that counts.
+    master = federation.gateway("master")
     until((200, ""), lambda: head(master, key, HOURS))
     assert head(master, key) == (403, "RequestTimeTooSkewed")
+    # To one that knew the time before, the arbiter's clock has jumped, and its own one does not agree.
+    skew = lambda: float(re.search(r"^fula_clock_skew_seconds (\S+)$", metrics(before), re.M)[1])
+    until(True, lambda: skew() > HOURS - 60)
+    assert head(before, key) == (200, "")
+    assert head(before, key, HOURS) == (403, "RequestTimeTooSkewed")
     # So is what was issued before now.
     eve = key_of(master, "eve")
     assert head(master, eve, HOURS) == (200, "")

@@ -79,8 +79,8 @@ pub(crate) enum NodeError {
     OtherKey(PathBuf),
     /// Use the blocks that the other masters use.
     #[error(
-        "the blocks that FULA_BLOCKS names are not those of this arbiter's other masters; it must \
-         lead every master to the same store"
+        "the blocks that FULA_BLOCKS names are not those that this arbiter's masters have used; it must \
+         lead every master, at every start, to the same store (to move one, copy it with its object fula-store)"
     )]
     OtherBlocks,
     /// Use the setting that the other masters use.
@@ -173,6 +173,11 @@ impl Node {
             } else {
                 RollbackGuard::new(None, false)
             };
+        }
+        if let (None, Some(blocks), false) =
+            (&backends.shared, &shared_blocks, purpose == Purpose::Read)
+        {
+            same_blocks(blocks, metadata.as_ref(), purpose, &random).await?;
         }
         let owns_blocks = backends.shared.is_none() && shared_blocks.is_none();
         let blocks: Arc<dyn BlockStore> = match shared_blocks {
@@ -356,8 +361,8 @@ async fn check_whole(
     Ok(())
 }
 
-/// Refuses blocks that are not those of the other masters: what one of them publishes, each must
-/// be able to read.
+/// Refuses blocks that are not those of the other masters, or of the starts before: what one of them
+/// publishes, each must be able to read.
 async fn same_blocks(
     blocks: &ObjectBlocks,
     metadata: &dyn MetadataStore,

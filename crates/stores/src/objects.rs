@@ -3,7 +3,15 @@
 //! One object a block, named by its address, written whole and durable before `put` returns, so
 //! that `sync` has nothing left to do. Decision: docs/adr/0007.
 
-use std::{collections::HashMap, fmt, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use fula_core::{
@@ -76,6 +84,10 @@ struct Epochs {
 /// Blocks as objects.
 pub struct ObjectBlocks {
     store: Arc<dyn ObjectStore>,
+    /// Whether the blocks are files below a directory, which may be of a file system that is unmounted.
+    is_directory: bool,
+    /// Whether the store has its name ([`Self::identify`]).
+    is_named: AtomicBool,
     epochs: Mutex<Epochs>,
     /// Held shared by puts, exclusively by a deletion.
     locks: KeyedLocks<tokio::sync::RwLock<()>>,
@@ -95,6 +107,7 @@ impl ObjectBlocks {
     pub fn open(url: &str) -> Result<Self, ObjectStoreError> {
         // The URL is not repeated: one that was mistyped may hold a password.
         let wrong = || ObjectStoreError::Url;
+        let is_directory = url.starts_with("file:");
         let store: Arc<dyn ObjectStore> = if let Some(dir) = url.strip_prefix("file:") {
             let dir = dir.strip_prefix("//").unwrap_or(dir);
             if !dir.starts_with('/') {
@@ -120,11 +133,35 @@ impl ObjectBlocks {
         } else {
             return Err(wrong());
         };
-        Ok(Self::on(store))
+        Ok(Self { is_directory, ..Self::on(store) })
     }
 
     fn on(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, epochs: Mutex::default(), locks: KeyedLocks::new(STRIPES) }
+        Self {
+            store,
+            is_directory: false,
+            is_named: AtomicBool::new(false),
+            epochs: Mutex::default(),
+            locks: KeyedLocks::new(STRIPES),
+        }
+    }
+
+    /// Refuses a directory that has lost the store's name: its file system is not mounted, and what is put
+    /// there would be hidden as soon as it is.
+    async fn check_mounted(&self) -> Result<(), StoreError> {
+        if !self.is_directory || !self.is_named.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match within(ANSWER, "head", self.store.head(&Path::from(NAME))).await? {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => {
+                let text = "the directory that FULA_BLOCKS names has no file fula-store any more: is its \
+                            file system mounted?";
+                let source = text.into();
+                Err(StoreError::Unavailable { backend: "block store", action: "use", source })
+            }
+            Err(error) => Err(failed("head", error)),
+        }
     }
 
     /// Returns what tells this store from any other: `fresh`, unless it was named before.
@@ -135,10 +172,14 @@ impl ObjectBlocks {
         let name = Path::from(NAME);
         let payload = PutPayload::from(fresh.to_owned());
         let put = self.store.put_opts(&name, payload, PutMode::Create.into());
-        match within(ANSWER, "put", put).await? {
-            Ok(_) => return Ok(fresh.to_owned()),
-            Err(object_store::Error::AlreadyExists { .. }) => {}
+        let put = within(ANSWER, "put", put).await?;
+        match put {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
             Err(error) => return Err(failed("put", error)),
+        }
+        self.is_named.store(true, Ordering::Relaxed);
+        if put.is_ok() {
+            return Ok(fresh.to_owned());
         }
         let read = async { self.store.get(&name).await?.bytes().await };
         let bytes = within(ANSWER, "get", read).await?.map_err(|error| failed("get", error))?;
@@ -234,6 +275,7 @@ impl BlockStore for ObjectBlocks {
             let len = block.bytes().len();
             return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
         }
+        self.check_mounted().await?;
         let puts: Vec<_> = blocks.iter().map(|block| self.put_one(block)).collect();
         stream::iter(puts).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         Ok(SyncMark::default())
@@ -261,7 +303,7 @@ impl BlockStore for ObjectBlocks {
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
         match within(ANSWER, "size", self.store.head(&path(cid))).await? {
             Ok(meta) => Ok(Some(meta.size)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(object_store::Error::NotFound { .. }) => self.check_mounted().await.map(|()| None),
             Err(error) => Err(failed("size", error)),
         }
     }
@@ -390,6 +432,30 @@ mod tests {
         // Putting it again mends it.
         store.put(std::slice::from_ref(&block), Placement::Bulk).await.unwrap();
         assert_eq!(store.get(&block.cid()).await.unwrap().as_ref(), Some(&block));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_put_into_a_directory_that_is_not_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mounted, away) = (dir.path().join("mounted"), dir.path().join("away"));
+        let url = format!("file://{}", mounted.display());
+        let store = ObjectBlocks::open(&url).unwrap();
+        store.identify("name").await.unwrap();
+        let block = Block::new(Codec::Raw, b"block".to_vec());
+        let put = async || store.put(std::slice::from_ref(&block), Placement::Commit).await;
+        put().await.unwrap();
+        std::fs::rename(&mounted, &away).unwrap();
+        for is_there in [false, true] {
+            if is_there {
+                std::fs::create_dir(&mounted).unwrap();
+            }
+            let refused = put().await.unwrap_err();
+            assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
+            assert!(!mounted.join("blocks").exists(), "{is_there}");
+        }
+        std::fs::remove_dir(&mounted).unwrap();
+        std::fs::rename(&away, &mounted).unwrap();
+        put().await.unwrap();
     }
 
     #[test]
