@@ -20,7 +20,6 @@ use crate::{
     error::ServiceError,
     limits::Limits,
     names::{NameMeaning, NamePolicy},
-    objects::object::CopySourceRequest,
 };
 
 /// The bucket that a write is about.
@@ -172,12 +171,13 @@ impl Service {
     pub(crate) async fn resolve_source(
         &self,
         caller: &Caller,
-        source: &CopySourceRequest,
+        owner: BucketOwner,
+        bucket: &BucketName,
+        key: &ObjectKey,
     ) -> Result<Arc<Head>, ServiceError> {
-        let CopySourceRequest { owner, bucket, key, .. } = source;
-        let found = self.find(caller, *owner, bucket, Freshness::Newest).await?;
+        let found = self.find(caller, owner, bucket, Freshness::Newest).await?;
         let target = Part::Key(key).target(bucket);
-        self.decide(caller, *owner, found, Action::GetObject, target).await
+        self.decide(caller, owner, found, Action::GetObject, target).await
     }
 
     /// Checks that the caller may do `action` to `target` in the bucket that was found.

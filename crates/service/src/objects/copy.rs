@@ -82,7 +82,7 @@ impl Service {
     ) -> Result<Source, ServiceError> {
         let CopyRequest { source, key, conditions, .. } = request;
         self.may_compare(caller, head, key, conditions).await?;
-        let from = self.resolve_source(caller, source).await?;
+        let from = self.resolve_source(caller, source.owner, &source.bucket, &source.key).await?;
         let is_same = from.root.id == head.root.id;
         let changes_nothing = replace.is_none() && request.checksum.is_none();
         if is_same && source.key == *key && changes_nothing {

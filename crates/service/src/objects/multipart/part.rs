@@ -144,7 +144,7 @@ impl Service {
         caller: &Caller,
         source: &CopySourceRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let from = self.resolve_source(caller, source).await?;
+        let from = self.resolve_source(caller, source.owner, &source.bucket, &source.key).await?;
         let record = self.record_for_write(caller, &from, &source.key).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         source.conditions.judge_source(&record)?;
