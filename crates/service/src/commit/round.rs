@@ -145,7 +145,8 @@ impl Inner {
         // Of its own: the writers may be gone before the swap is known.
         let _lease = self.arbiter.pins().begin_write();
         // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
-        let round = AssertUnwindSafe(self.round(bucket, batch)).catch_unwind();
+        // In a box: the task that runs it is moved several times when it is spawned.
+        let round = AssertUnwindSafe(Box::pin(self.round(bucket, batch))).catch_unwind();
         round.await.unwrap_or_else(|_| {
             tracing::error!(bucket = %bucket.name, "a commit round panicked");
             self.arbiter.forget_head(bucket);
