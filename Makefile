@@ -12,7 +12,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test check lint doc unit deny scripts circles servers bins clients sim drill control crash fuzz bench soak tools
+.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -43,10 +43,13 @@ deny: tools ## Dependency rules
 	cargo deny check bans licenses sources
 
 scripts: circles ## Circles of files, and tests of the scripts in tools/
-	python3 -m unittest tools/test_circles.py
+	python3 -m unittest tools/test_circles.py tools/test_prose.py
 
 circles: ## Lists circles of files, and fails when there are any
 	tools/circles
+
+prose: ## Lists what breaks docs/style.md in documents, and fails when there is any
+	tools/prose
 
 # All binaries in one build: for fewer packages, cargo chooses other features and builds dependencies
 # once more.
