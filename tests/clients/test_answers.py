@@ -42,6 +42,12 @@ def test_a_range_is_one_or_the_whole_object(gateway, object, method):
         assert signed(gateway, method, object, headers={"range": range})[0] == 416, range
 
 
+def test_browsers_do_not_guess_the_type_of_an_object(gateway, s3, bucket, object):
+    presigned = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"}).split(gateway.listen)[1]
+    for found in [signed(gateway, "GET", object), signed(gateway, "HEAD", object), exchange(gateway, "GET", presigned, {})]:
+        assert (found[0], found[1].get_all("x-content-type-options")) == (200, ["nosniff"])
+
+
 def test_a_resumed_download_does_not_join_two_objects(gateway, s3, bucket, object):
     head = s3.head_object(Bucket=bucket, Key="k")
     etag = head["ETag"]
