@@ -14,7 +14,7 @@ from masters import admin, federation
 
 def documented():
     """The names of all metrics in the documentation."""
-    page = (REPO / "docs/operations.md").read_text()
+    page = (REPO / "docs/operations/monitor.md").read_text()
     table = page.split("| metric | meaning | unit | normal value | what to do |\n")[1].split("\n\n")[0]
     return [re.match(r"\| (\w+)", row)[1] for row in table.splitlines()[1:]]
 

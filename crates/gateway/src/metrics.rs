@@ -65,7 +65,7 @@ mod tests {
 
     const CRATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations/monitor.md");
 
     #[test]
     fn every_metric_is_rendered_from_the_start() {

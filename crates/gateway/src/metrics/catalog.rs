@@ -1,5 +1,5 @@
-//! Every metric, declared once. docs/operations.md has one row for each, in this order; a test compares
-//! the two.
+//! Every metric, declared once. docs/operations/monitor.md has one row for each, in this order; a test
+//! compares the two.
 
 /// What a metric does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ pub const ALL: &[Metric] = &[
     // Commits.
     counter("fula_commit_rounds_total", "rounds", "Commit rounds begun."),
     histogram("fula_commit_batch_changes", "changes", "Changes in one commit round."),
-    counter("fula_commit_rebases_total", "rounds", "Rounds judged again on a newer root."),
+    counter("fula_commit_rebases_total", "rounds", "Rounds that started again on a newer root."),
     counter("fula_commit_blocks_total", "blocks", "Blocks written by commit rounds."),
     counter("fula_commit_bytes_total", "bytes", "Bytes written by commit rounds."),
     counter("fula_commit_turns_total", "waits", "Waits for other masters that go first."),
