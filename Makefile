@@ -43,7 +43,7 @@ deny: tools ## Dependency rules
 	cargo deny check bans licenses sources
 
 scripts: circles ## Circles of files, and tests of the scripts in tools/
-	python3 -m unittest tools/test_circles.py tools/test_prose.py
+	python3 -m unittest tools/test_circles.py tools/test_prose.py tools/test_plot.py
 
 circles: ## Lists circles of files, and fails when there are any
 	tools/circles
