@@ -42,7 +42,7 @@ servers: tools ## Rust tests on Postgres and PgBouncer
 deny: tools ## Dependency rules
 	cargo deny check bans licenses sources
 
-scripts: circles ## Circles of files, and tests of the scripts in tools/
+scripts: circles prose ## Circles of files, rules of docs/style.md, and tests of the scripts in tools/
 	python3 -m unittest tools/test_circles.py tools/test_prose.py tools/test_plot.py
 
 circles: ## Lists circles of files, and fails when there are any

@@ -219,6 +219,19 @@ def test_links_lead_somewhere():
     assert links > 50 and wrong == []
 
 
+def test_the_map_of_the_code_names_what_exists():
+    base, wrong, rows = None, [], 0
+    for line in (REPO / "ARCHITECTURE.md").read_text().split("## Map of the code")[1].split("\n## ")[0].splitlines():
+        if line.startswith("### "):
+            crate = re.fullmatch(r"### `(crates/\w+)`", line)
+            base = REPO / crate[1] / "src" if crate else REPO
+        for name in re.findall(r"`([\w/]+)`", line.split(" | ")[0]) if line.startswith("| `") else []:
+            rows += 1
+            if not (base / name).is_dir() and not (base / f"{name}.rs").is_file():
+                wrong.append(f"{base.relative_to(REPO)}: {name}")
+    assert rows > 50 and wrong == []
+
+
 def test_the_targets_of_make_exist():
     targets = set(re.findall(r"^([a-z-]+):.*##", (REPO / "Makefile").read_text(), re.M)) | {"bins", "tools"}
     named = {(document, target) for document in BLOCKS if not document.startswith("docs/adr/")
