@@ -124,7 +124,7 @@ pub const ALL: &[Metric] = &[
     counter("fula_unavailable_total", "requests", "Requests that found a store failing."),
     by(
         OUTCOMES,
-        counter("fula_auth_total", "credentials", "Credentials that were let in or refused."),
+        counter("fula_auth_total", "credentials", "Credentials that were accepted or refused."),
     ),
     gauge("fula_jwks_keys", "keys", "Keys of the key set of FULA_JWKS that are in use."),
     // Connections and memory.
@@ -153,7 +153,11 @@ pub const ALL: &[Metric] = &[
         "Most memory that bodies may hold: FULA_BODY_BYTES.",
     ),
     counter("fula_memory_waits_total", "bodies", "Bodies that waited for memory."),
-    counter("fula_memory_hangups_total", "connections", "Connections ended for being slow."),
+    counter(
+        "fula_memory_hangups_total",
+        "connections",
+        "Connections that were closed because they were slow.",
+    ),
     gauge("fula_node_cache_bytes", "bytes", "Memory that decoded tree nodes take."),
     counter("fula_node_reads_total", "nodes", "Tree nodes that were not in memory."),
     // Commits.
@@ -163,7 +167,11 @@ pub const ALL: &[Metric] = &[
     counter("fula_commit_blocks_total", "blocks", "Blocks written by commit rounds."),
     counter("fula_commit_bytes_total", "bytes", "Bytes written by commit rounds."),
     counter("fula_commit_turns_total", "waits", "Waits for other masters that go first."),
-    counter("fula_commit_remembered_total", "retries", "Retries that were answered from memory."),
+    counter(
+        "fula_commit_remembered_total",
+        "retries",
+        "Retries that got the answer of the first attempt.",
+    ),
     // The arbiter.
     counter("fula_pointer_reads_total", "reads", "Reads of root pointers."),
     gauge(
@@ -201,7 +209,7 @@ pub const ALL: &[Metric] = &[
     gauge(
         "fula_log_live_bytes",
         "bytes",
-        "Bytes of the log that are in use, and what the next collection will find unused.",
+        "Bytes of the log in use, including what the next collection will find unused.",
     ),
     gauge(
         "fula_log_retained_bytes",
@@ -214,8 +222,12 @@ pub const ALL: &[Metric] = &[
         "Bytes of the log that are not in use; rewriting segments gives most of them back.",
     ),
     // Collections.
-    counter("fula_gc_runs_total", "collections", "Collections that came to their end."),
-    counter("fula_gc_failures_total", "collections", "Collections that deleted nothing."),
+    counter("fula_gc_runs_total", "collections", "Collections that finished."),
+    counter(
+        "fula_gc_failures_total",
+        "collections",
+        "Collections that failed; nothing was deleted.",
+    ),
     histogram("fula_gc_seconds", "seconds", "Time of a collection, with its pauses."),
     gauge("fula_gc_marked_blocks", "blocks", "Blocks in use at the last collection."),
     counter("fula_gc_deleted_blocks_total", "blocks", "Blocks deleted by collections."),
