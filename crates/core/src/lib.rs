@@ -6,6 +6,36 @@
 //! no clock and draws no randomness: stores, time and salts are handed in.
 //!
 //! Start with [`root`] (the pointer and the invariants), then [`tree`], [`bucket`], [`content`].
+//!
+//! # Example
+//!
+//! An edit makes a new tree, and the old one stays readable. `examples/tree.rs` does more.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use fula_core::{
+//!     block::Placement,
+//!     cbor,
+//!     in_memory::MemoryBlocks,
+//!     tree::{Edits, Nodes, Salt, Tree, edit},
+//! };
+//!
+//! # futures::executor::block_on(async {
+//! let nodes = Nodes::new(Arc::new(MemoryBlocks::default()), 1 << 20);
+//! let mut record = cbor::Writer::default();
+//! record.text("hello");
+//! let edits = Edits::from([("greeting".into(), Some((5, record.finish())))]);
+//!
+//! let old = Tree::default();
+//! let edited = edit(&nodes, &Salt([7; 32]), &old, &edits).await?;
+//! nodes.blocks().put(&edited.blocks, Placement::Commit).await?;
+//!
+//! assert!(edited.tree.get(&nodes, b"greeting").await?.is_some());
+//! assert!(old.get(&nodes, b"greeting").await?.is_none());
+//! # Ok::<(), fula_core::StoreError>(())
+//! # })
+//! # .unwrap();
+//! ```
 
 pub mod block;
 pub mod bucket;

@@ -10,6 +10,17 @@
 //! - Everything that comes in is bounded before it is looked at, and refused unless it is exactly
 //!   of the form: no unknown or repeated members, no signature that could be flipped.
 //!
+//! # Example
+//!
+//! ```
+//! use fula_identity::{Grant, Target, Verb};
+//!
+//! let grant = Grant::parse(Some(&["read:photos/2026/"])).unwrap();
+//! assert!(grant.allows(Verb::Read, Target::Object("photos", "2026/a.jpg")));
+//! assert!(!grant.allows(Verb::Write, Target::Object("photos", "2026/a.jpg")));
+//! assert!(!grant.allows(Verb::Read, Target::Object("photos", "2025/a.jpg")));
+//! ```
+//!
 //! # Deliberately absent
 //! Revocation lists, sessions and access keys (`fula-service`), deciding on buckets (there too).
 
