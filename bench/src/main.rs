@@ -11,6 +11,7 @@ mod process;
 mod report;
 mod restart;
 mod server;
+mod shared;
 mod soak;
 
 use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -179,6 +180,28 @@ enum Command {
         #[arg(long, default_value_t = 64)]
         connections: usize,
     },
+    /// PUT rates of masters on a shared block store, and files and bytes that each PUT leaves there
+    Shared {
+        #[arg(long, value_enum, default_value = "file")]
+        store: shared::Store,
+        /// One has the embedded arbiter, several share a Postgres
+        #[arg(long, default_value_t = 1)]
+        masters: usize,
+        /// Milliseconds added to each request to the block store, each way; not for a directory
+        #[arg(long, default_value_t = 0)]
+        delay: u64,
+        /// Connections of all masters together
+        #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+        connections: Vec<usize>,
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Of each kind of work in each round
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Another build of `fula`, for the same in turns
+        #[arg(long)]
+        baseline: Option<PathBuf>,
+    },
     /// Many connections, mixed sizes, stalled clients: memory, errors and latency
     Soak {
         #[arg(long, default_value_t = 1000)]
@@ -266,6 +289,13 @@ async fn run(cli: Cli) -> io::Result<()> {
             buckets::run(count, rounds, connections).await
         }
         Command::Space { rounds } => figures::space(rounds).await,
+        Command::Shared { store, masters, delay, connections, rounds, seconds, baseline } => {
+            let ours = [Kind::Fula].into_iter().chain(baseline.map(Kind::Baseline));
+            let (delay, length) = (Duration::from_millis(delay), Duration::from_secs(seconds));
+            let kinds = ours.collect();
+            shared::run(&shared::Plan { kinds, store, masters, delay, connections, rounds, length })
+                .await
+        }
         Command::Soak { connections, seconds } => {
             soak::run(connections, Duration::from_secs(seconds)).await
         }

@@ -173,13 +173,19 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError>;
 
     /// Starts a new epoch and returns it; later puts belong to it. A collection of an epoch before may
-    /// from now on keep what it would have deleted.
-    fn advance_epoch(&self) -> Epoch;
+    /// from now on keep what it would have deleted. Does nothing where a store is not collected by marks.
+    fn advance_epoch(&self) -> Epoch {
+        Epoch::default()
+    }
 
     /// Marks blocks as in use in the collection that began with the cut `cut`; returns those that
     /// were not marked in it before, and any that are not held and may link to others: whoever looks
     /// into one of these must hear that it is missing. Raw ones that are not held may be left out.
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid>;
+    /// Returns all of them where a store is not collected by marks.
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        let _ = cut;
+        cids.to_vec()
+    }
 
     /// Returns how many bytes the store uses for those of `cids` that it holds, as far as it knows without
     /// asking anybody; by default it knows nothing, and returns 0.
@@ -190,7 +196,7 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
 
     /// Deletes blocks that were not marked in the collection of `cut` and were last put before
     /// `put_before`: some at a time, from `from` on. A walk from the first position to the last passes
-    /// every block that is there all the while.
+    /// every block that is there all the while. Deletes nothing where a store is not collected by marks.
     ///
     /// Each is tested and deleted in one step against [`Self::put`], which renews the epoch.
     ///
@@ -201,7 +207,10 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
         from: Position,
         cut: Epoch,
         put_before: Epoch,
-    ) -> Result<Swept, StoreError>;
+    ) -> Result<Swept, StoreError> {
+        let _ = (from, cut, put_before);
+        Ok(Swept::default())
+    }
 
     /// Returns blocks from `from` on, as many as are at hand, in an order of the store's own. A walk
     /// from the first position to the last lists every block that is there all the while, and one that
@@ -210,6 +219,23 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn list(&self, from: Position) -> Result<Listed, StoreError>;
+
+    /// Finds again what the store holds and its directory does not list, after an arbiter was restored from a
+    /// backup. Returns how many packs that were. Does nothing where a store has no such directory.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn recover(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    /// Asks whether the store can be used, where that is not certain.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// Reads a block that must be there.

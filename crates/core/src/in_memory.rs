@@ -6,6 +6,7 @@
 mod blocks;
 mod drops;
 mod metadata;
+mod packs;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 pub use self::{
     blocks::MemoryBlocks,
     metadata::{MemoryMetadata, Records},
+    packs::{MemoryPacks, check_index},
 };
 use crate::{
     error::{StoreError, SwapError},

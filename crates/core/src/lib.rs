@@ -48,6 +48,7 @@ pub mod id;
 pub mod in_memory;
 pub mod keyed_locks;
 pub mod metadata;
+pub mod packs;
 pub mod root;
 pub mod tree;
 
@@ -58,4 +59,5 @@ pub use id::{
 };
 pub use keyed_locks::KeyedLocks;
 pub use metadata::MetadataStore;
+pub use packs::PackDirectory;
 pub use root::{RootPointer, RootPointerStore};

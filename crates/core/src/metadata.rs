@@ -29,11 +29,13 @@ pub enum Table {
     Remembered,
     /// The arbiter's access keys as one master remembers them, kept by that master alone.
     RememberedKeys,
+    /// The list of packs of a master that shares no arbiter, kept by that master alone.
+    Packs,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Keys,
         Self::Sessions,
         Self::Revocations,
@@ -42,6 +44,7 @@ impl Table {
         Self::Recovery,
         Self::Remembered,
         Self::RememberedKeys,
+        Self::Packs,
     ];
 
     /// Returns the stored name.
@@ -55,6 +58,7 @@ impl Table {
             Self::Recovery => "recovery",
             Self::Remembered => "remembered",
             Self::RememberedKeys => "remembered-keys",
+            Self::Packs => "packs",
         }
     }
 }

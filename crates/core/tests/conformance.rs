@@ -6,10 +6,11 @@ use fula_core::{
     conformance::{
         block_store,
         broken::{BlockFault, BrokenBlocks, BrokenMetadata, BrokenRoots, MetadataFault, RootFault},
-        metadata, root_store,
+        broken_packs::{BrokenPacks, PacksFault},
+        metadata, pack_directory, root_store,
     },
     conformance_suite,
-    in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
+    in_memory::{MemoryBlocks, MemoryMetadata, MemoryPacks, MemoryRoots},
 };
 use futures::FutureExt;
 
@@ -26,6 +27,11 @@ mod memory_roots {
 mod memory_directory {
     use super::*;
     conformance_suite!(metadata, async { Arc::new(MemoryMetadata::default()) });
+}
+
+mod memory_packs {
+    use super::*;
+    conformance_suite!(pack_directory, async { Arc::new(MemoryPacks::default()) });
 }
 
 /// Asserts that a clause panics.
@@ -83,5 +89,17 @@ async fn the_directory_suite_refuses_broken_stores() {
     refuses!(
         metadata::deleted_keeps_its_version,
         BrokenMetadata::new(MetadataFault::ForgetsDeleted)
+    );
+}
+
+#[tokio::test]
+async fn the_pack_suite_refuses_broken_directories() {
+    let ignores = || BrokenPacks::new(PacksFault::IgnoresExpected);
+    refuses!(pack_directory::a_stale_manifest_changes_nothing, ignores());
+    refuses!(pack_directory::racing_manifests_have_one_winner, ignores());
+    refuses!(pack_directory::a_manifest_replaces_entries, BrokenPacks::new(PacksFault::RemovesAll));
+    refuses!(
+        pack_directory::a_reader_that_follows_misses_nothing,
+        BrokenPacks::new(PacksFault::ShowsLate)
     );
 }

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{
-    BlockStore, MetadataStore, RootPointerStore, StoreError, WriterId,
+    BlockStore, MetadataStore, PackDirectory, RootPointerStore, StoreError, WriterId,
     metadata::{Table, WriteOutcome},
     tree::Nodes,
 };
@@ -18,8 +18,8 @@ use fula_service::{
     system_random,
 };
 use fula_stores::{
-    LocalStore, ObjectBlocks, ObjectStoreError, OpenError, PostgresArbiter, PostgresError,
-    local::system_clock,
+    LocalStore, ObjectStoreError, Objects, OpenError, PackedBlocks, PostgresArbiter, PostgresError,
+    RecordDirectory, local::system_clock,
 };
 
 use crate::{
@@ -146,10 +146,7 @@ impl Node {
         let store = open_store(data_dir, purpose, despite_damage)?;
         check_purpose_of(data_dir, &store, backends).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
-        let shared_blocks = match &backends.blocks_url {
-            Some(url) => Some(Arc::new(ObjectBlocks::open(url)?)),
-            None => None,
-        };
+        let objects = backends.blocks_url.as_deref().map(Objects::open).transpose()?;
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
@@ -160,12 +157,11 @@ impl Node {
             names = ours;
         }
         let mut is_watched = false;
+        let mut packs: Option<Arc<dyn PackDirectory>> = None;
         if let Some(shared) = &backends.shared {
             let opened = open_shared(backends, shared, &sealing, purpose).await?;
             (roots, metadata, names) = (opened.roots, opened.metadata, opened.names);
-            if let Some(blocks) = &shared_blocks {
-                same_blocks(blocks, metadata.as_ref(), purpose, &random).await?;
-            }
+            packs = Some(opened.packs);
             fresh_for = KEYS_FRESH_FOR;
             is_watched = opened.compares;
             guard = if is_watched {
@@ -174,20 +170,23 @@ impl Node {
                 RollbackGuard::new(None, false)
             };
         }
-        if let (None, Some(blocks), false) =
-            (&backends.shared, &shared_blocks, purpose == Purpose::Read)
-        {
-            same_blocks(blocks, metadata.as_ref(), purpose, &random).await?;
-        }
-        let owns_blocks = backends.shared.is_none() && shared_blocks.is_none();
-        let blocks: Arc<dyn BlockStore> = match shared_blocks {
-            Some(blocks) => blocks,
+        let owns_blocks = backends.shared.is_none() && objects.is_none();
+        let blocks: Arc<dyn BlockStore> = match objects {
+            Some(objects) => {
+                let name = same_blocks(&objects, metadata.as_ref(), purpose, &random).await?;
+                let packs = match packs {
+                    Some(packs) => packs,
+                    None => Arc::new(RecordDirectory::open(Arc::clone(&memory)).await?),
+                };
+                let random = Arc::clone(&random);
+                let fresh_id = Arc::new(move || fresh_id(&random));
+                Arc::new(PackedBlocks::open(objects, &name, packs, fresh_id).await?)
+            }
             None => Arc::clone(&store.blocks) as _,
         };
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
-        let mut writer = [0; 16];
-        random(&mut writer);
-        let arbiter = Arbiter::new(Arc::clone(&nodes), roots, WriterId(writer), &limits, guard);
+        let writer = WriterId(fresh_id(&random));
+        let arbiter = Arbiter::new(Arc::clone(&nodes), roots, writer, &limits, guard);
         let mut keys = KeyRing::new(Arc::clone(&metadata), sealing, Arc::clone(&random), fresh_for);
         // What a master that shares its arbiter read once, it keeps on its own disk as well.
         let disk = backends.shared.is_some().then(|| Arc::clone(&memory));
@@ -275,10 +274,18 @@ async fn check_purpose_of(
     Ok(())
 }
 
+/// Returns 16 random bytes.
+fn fresh_id(random: &Random) -> [u8; 16] {
+    let mut id = [0; 16];
+    random(&mut id);
+    id
+}
+
 /// A shared arbiter, and what its masters agreed on.
 struct OpenedArbiter {
     roots: Arc<dyn RootPointerStore>,
     metadata: Arc<dyn MetadataStore>,
+    packs: Arc<dyn PackDirectory>,
     compares: bool,
     names: NamePolicy,
 }
@@ -342,7 +349,7 @@ async fn open_shared(
             arbiter = PostgresArbiter::open(&shared.database_url, false).await?;
         }
     }
-    Ok(OpenedArbiter { roots: arbiter.roots, metadata, compares, names })
+    Ok(OpenedArbiter { roots: arbiter.roots, metadata, packs: arbiter.packs, compares, names })
 }
 
 /// Refuses an arbiter that holds something and lacks the record that every arbiter in use has: its tables are
@@ -361,20 +368,23 @@ async fn check_whole(
     Ok(())
 }
 
-/// Refuses blocks that are not those of the other masters, or of the starts before: what one of them
-/// publishes, each must be able to read.
+/// Returns the name of a block store, and refuses blocks that are not those of the other masters, or of the
+/// starts before: what one of them publishes, each must be able to read.
 async fn same_blocks(
-    blocks: &ObjectBlocks,
+    objects: &Objects,
     metadata: &dyn MetadataStore,
     purpose: Purpose,
     random: &Random,
-) -> Result<(), NodeError> {
-    let mut fresh = [0; 16];
-    random(&mut fresh);
-    let ours = blocks.identify(&hex::encode(fresh)).await?;
+) -> Result<String, NodeError> {
+    let ours = match purpose {
+        // A store without a name has no packs.
+        Purpose::Read => objects.name().await?.unwrap_or_default(),
+        _ => objects.identify(&hex::encode(fresh_id(random))).await?,
+    };
     // A command goes on where no master has said it yet.
     let theirs = agreed(metadata, BLOCKS, purpose, &ours).await?;
-    if theirs.is_none_or(|theirs| theirs == ours) { Ok(()) } else { Err(NodeError::OtherBlocks) }
+    let is_same = theirs.is_none_or(|theirs| theirs == ours);
+    if is_same { Ok(ours) } else { Err(NodeError::OtherBlocks) }
 }
 
 /// Returns what the masters agreed on, or `None` where nobody has decided yet: then a gateway that starts

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use fula_core::{Cid, Codec};
 use fula_service::error::chain;
 use tokio::time::timeout;
 
@@ -34,10 +33,8 @@ pub(crate) async fn check(node: &Node) -> Result<(), String> {
         Ok(Err(error)) => return Err(format!("the arbiter does not answer: {}", chain(&error))),
         Err(_) => return Err(format!("the arbiter does not answer within {PATIENCE:?}")),
     }
-    // Whether it is there does not matter: the store has to say.
-    let nothing = Cid::of(Codec::Raw, b"");
-    match timeout(PATIENCE, node.nodes.blocks().size(&nothing)).await {
-        Ok(Ok(_)) => Ok(()),
+    match timeout(PATIENCE, node.nodes.blocks().probe()).await {
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(format!("the block store does not answer: {}", chain(&error))),
         Err(_) => Err(format!("the block store does not answer within {PATIENCE:?}")),
     }

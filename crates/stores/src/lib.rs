@@ -2,18 +2,21 @@
 //!
 //! [`local`] opens a data directory: one append-only log that holds blocks, root pointers and
 //! metadata records, so that a commit is one fsync (docs/adr/0003). [`postgres`] is an arbiter
-//! that several masters share, [`objects`] are blocks that they all read (docs/adr/0007).
+//! that several masters share (docs/adr/0007), [`packs`] are the blocks that they all read, in the object
+//! store that [`objects`] opens (docs/adr/0041).
 
 pub mod local;
 mod log;
 pub mod objects;
+pub mod packs;
 pub mod postgres;
 
 use std::{os::unix::fs::MetadataExt, path::Path};
 
 pub use local::{LocalBlocks, LocalMetadata, LocalRoots, LocalStore, OpenError};
 pub use log::{Damage, Recovery, Room};
-pub use objects::{ObjectBlocks, ObjectStoreError};
+pub use objects::{ObjectStoreError, Objects};
+pub use packs::{PackedBlocks, RecordDirectory};
 pub use postgres::{PostgresArbiter, PostgresError, place_of};
 
 /// Warns of a directory of data that is open to others than its owner.

@@ -1,11 +1,10 @@
-//! Blocks in an object store that several masters share: a directory, or an S3 bucket.
+//! The object store that the masters share: a directory, or an S3 bucket.
 //!
-//! One object a block, named by its address, written whole and durable before `put` returns, so
-//! that `sync` has nothing left to do. Decision: docs/adr/0007.
+//! Every call has a time bound, and an error says what the caller can do next.
 
 use std::{
-    collections::HashMap,
     fmt, io,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,40 +12,34 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use fula_core::{
-    Block, BlockStore, Cid, Codec, KeyedLocks, StoreError,
-    block::{BLOCK_BYTES_MAX, Epoch, Listed, Placement, Position, Swept, SyncMark},
-};
-use futures::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use fula_core::StoreError;
+use futures::TryStreamExt;
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
+    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    buffered::BufWriter,
     local::LocalFileSystem,
     path::Path,
     prefix::PrefixStore,
 };
-use parking_lot::{Mutex, MutexGuard};
 use reqwest::Url;
 
 /// Time after which a store counts as hung that has not read, found or deleted an object.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// The same for writing one: up to [`CONCURRENCY`] share what the network carries. Commits and uploads have
-/// deadlines of their own.
+/// The same for writing one. Commits and uploads have deadlines of their own.
 const WRITTEN: Duration = Duration::from_mins(1);
+
+/// The same for listing objects, which may take many requests.
+const LISTED: Duration = Duration::from_mins(10);
 
 /// How long a request to an S3 server is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Objects written or read at a time by one call.
-const CONCURRENCY: usize = 16;
-
 /// Object that holds the store's own name.
 const NAME: &str = "fula-store";
-
-/// Locks that keep a put and a deletion of the same block apart.
-const STRIPES: usize = 256;
 
 /// An object store that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,35 +64,23 @@ pub enum ObjectStoreError {
     Store(#[source] object_store::Error),
 }
 
-/// Which puts are newer than a cut.
-#[derive(Debug, Default)]
-struct Epochs {
-    now: Epoch,
-    /// When each block was last put, for those put since an epoch was first advanced.
-    put: HashMap<Cid, Epoch>,
-    /// The collection each block was last marked in.
-    marked: HashMap<Cid, Epoch>,
-}
-
-/// Blocks as objects.
-pub struct ObjectBlocks {
+/// Objects of a store that several masters share.
+#[derive(Clone)]
+pub struct Objects {
     store: Arc<dyn ObjectStore>,
-    /// Whether the blocks are files below a directory, which may be of a file system that is unmounted.
+    /// Whether the objects are files below a directory, which may be of a file system that is unmounted.
     is_directory: bool,
     /// Whether the store has its name ([`Self::identify`]).
-    is_named: AtomicBool,
-    epochs: Mutex<Epochs>,
-    /// Held shared by puts, exclusively by a deletion.
-    locks: KeyedLocks<tokio::sync::RwLock<()>>,
+    is_named: Arc<AtomicBool>,
 }
 
-impl fmt::Debug for ObjectBlocks {
+impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ObjectBlocks({})", self.store)
+        write!(f, "Objects({})", self.store)
     }
 }
 
-impl ObjectBlocks {
+impl Objects {
     /// Opens the store that `url` names. S3 is set up by the usual `AWS_` variables.
     ///
     /// # Errors
@@ -136,19 +117,13 @@ impl ObjectBlocks {
         Ok(Self { is_directory, ..Self::on(store) })
     }
 
-    fn on(store: Arc<dyn ObjectStore>) -> Self {
-        Self {
-            store,
-            is_directory: false,
-            is_named: AtomicBool::new(false),
-            epochs: Mutex::default(),
-            locks: KeyedLocks::new(STRIPES),
-        }
+    pub(crate) fn on(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, is_directory: false, is_named: Arc::default() }
     }
 
     /// Refuses a directory that has lost the store's name: its file system is not mounted, and what is put
     /// there would be hidden as soon as it is.
-    async fn check_mounted(&self) -> Result<(), StoreError> {
+    pub(crate) async fn check_mounted(&self) -> Result<(), StoreError> {
         if !self.is_directory || !self.is_named.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -186,60 +161,117 @@ impl ObjectBlocks {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn epochs(&self) -> MutexGuard<'_, Epochs> {
-        self.epochs.lock()
-    }
-
-    async fn put_one(&self, block: &Block) -> Result<(), StoreError> {
-        let cid = block.cid();
-        let _held = self.locks.of(&cid).read().await;
-        {
-            let mut epochs = self.epochs();
-            let now = epochs.now;
-            if now > Epoch(0) {
-                epochs.put.insert(cid, now);
-            }
+    /// Returns the store's own name, unless it has none yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn name(&self) -> Result<Option<String>, StoreError> {
+        match self.get(&Path::from(NAME), 1024).await? {
+            Found::Whole(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Found::None | Found::TooLong => Ok(None),
         }
-        let payload = PutPayload::from_bytes(block.bytes().clone());
-        let put = within(WRITTEN, "put", self.store.put(&path(&cid), payload)).await?;
-        put.map(drop).map_err(|error| failed("put", error))
     }
 
-    async fn delete_if(
+    /// Asks whether the store can be used.
+    pub(crate) async fn probe(&self) -> Result<(), StoreError> {
+        self.check_mounted().await?;
+        self.size(&Path::from(NAME)).await.map(drop)
+    }
+
+    /// Writes a new object, and returns once it is durable; `false` where there is one of that name.
+    pub(crate) async fn create(
         &self,
-        cid: &Cid,
-        cut: Epoch,
-        put_before: Epoch,
+        path: &Path,
+        payload: PutPayload,
     ) -> Result<bool, StoreError> {
-        let _held = self.locks.of(cid).write().await;
-        let (put, marked) = {
-            let epochs = self.epochs();
-            (epochs.put.get(cid).copied(), epochs.marked.get(cid).copied())
-        };
-        if marked == Some(cut) || put.unwrap_or_default() >= put_before {
-            return Ok(false);
+        self.check_mounted().await?;
+        let put = self.store.put_opts(path, payload, PutMode::Create.into());
+        match within(WRITTEN, "put", put).await? {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(failed("put", error)),
         }
-        let deleted = within(ANSWER, "delete", self.store.delete(&path(cid))).await?;
-        deleted.map_err(|error| failed("delete", error))?;
-        self.epochs().put.remove(cid);
-        Ok(true)
+    }
+
+    /// Returns a writer of a new object of any length, which is durable once the writer is shut down.
+    pub(crate) fn writer(&self, path: Path) -> BufWriter {
+        BufWriter::new(Arc::clone(&self.store), path)
+    }
+
+    /// Returns a range of an object, or less where the object ends before; `None` where there is no such
+    /// object.
+    pub(crate) async fn get_range(
+        &self,
+        path: &Path,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.get_part(path, GetRange::Bounded(range)).await
+    }
+
+    /// Returns the last bytes of an object, or all of a shorter one.
+    pub(crate) async fn get_end(&self, path: &Path, len: u64) -> Result<Option<Bytes>, StoreError> {
+        self.get_part(path, GetRange::Suffix(len)).await
+    }
+
+    async fn get_part(&self, path: &Path, range: GetRange) -> Result<Option<Bytes>, StoreError> {
+        let options = GetOptions { range: Some(range), ..GetOptions::default() };
+        let read = async { self.store.get_opts(path, options).await?.bytes().await };
+        match within(ANSWER, "get", read).await? {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("get", error)),
+        }
+    }
+
+    /// Returns a whole object, unless it is longer than `max` bytes.
+    pub(crate) async fn get(&self, path: &Path, max: u64) -> Result<Found, StoreError> {
+        let found = match within(ANSWER, "get", self.store.get(path)).await? {
+            Err(object_store::Error::NotFound { .. }) => return Ok(Found::None),
+            found => found.map_err(|error| failed("get", error))?,
+        };
+        if found.meta.size > max {
+            return Ok(Found::TooLong);
+        }
+        let bytes = within(ANSWER, "get", found.bytes()).await?;
+        bytes.map(Found::Whole).map_err(|error| failed("get", error))
+    }
+
+    /// Returns the length of an object in bytes, or `None` where there is no such object.
+    pub(crate) async fn size(&self, path: &Path) -> Result<Option<u64>, StoreError> {
+        match within(ANSWER, "size", self.store.head(path)).await? {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("size", error)),
+        }
+    }
+
+    /// Removes an object, if it is there.
+    pub(crate) async fn delete(&self, path: &Path) -> Result<(), StoreError> {
+        match within(ANSWER, "delete", self.store.delete(path)).await? {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed("delete", error)),
+        }
+    }
+
+    /// Returns the objects below a prefix.
+    pub(crate) async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>, StoreError> {
+        let listed = self.store.list(Some(prefix)).try_collect();
+        within(LISTED, "list", listed).await?.map_err(|error| failed("list", error))
+    }
+
+    /// Returns whether there is any object below a prefix.
+    pub(crate) async fn has_any(&self, prefix: &Path) -> Result<bool, StoreError> {
+        let mut listed = self.store.list(Some(prefix));
+        let first = within(ANSWER, "list", listed.try_next()).await?;
+        Ok(first.map_err(|error| failed("list", error))?.is_some())
     }
 }
 
-/// The codecs that blocks are listed by.
-const CODECS: [Codec; 3] = [Codec::Raw, Codec::DagPb, Codec::DagCbor];
-
-/// Returns where a block lies.
-fn path(cid: &Cid) -> Path {
-    let digest = hex::encode(cid.digest());
-    Path::from(format!("blocks/{:02x}/{}/{}", cid.codec() as u8, &digest[..2], &digest[2..]))
-}
-
-/// Reads an address back from where a block lies.
-fn cid_at(codec: Codec, shard: u8, path: &Path) -> Option<Cid> {
-    let mut digest = [shard; 32];
-    hex::decode_to_slice(path.filename()?, &mut digest[1..]).ok()?;
-    Some(Cid::from_digest(codec, digest))
+/// What [`Objects::get`] found.
+pub(crate) enum Found {
+    None,
+    TooLong,
+    Whole(Bytes),
 }
 
 /// Waits for a call as long as a store may take that does not hang.
@@ -254,7 +286,7 @@ async fn within<T>(
     })
 }
 
-fn failed(action: &'static str, error: object_store::Error) -> StoreError {
+pub(crate) fn failed(action: &'static str, error: object_store::Error) -> StoreError {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = source {
         let full = cause.downcast_ref::<io::Error>().is_some_and(|error| {
@@ -266,92 +298,6 @@ fn failed(action: &'static str, error: object_store::Error) -> StoreError {
         source = cause.source();
     }
     StoreError::Unavailable { backend: "object store", action, source: error.into() }
-}
-
-#[async_trait]
-impl BlockStore for ObjectBlocks {
-    async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
-        if let Some(block) = blocks.iter().find(|block| block.bytes().len() > BLOCK_BYTES_MAX) {
-            let len = block.bytes().len();
-            return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
-        }
-        self.check_mounted().await?;
-        let puts: Vec<_> = blocks.iter().map(|block| self.put_one(block)).collect();
-        stream::iter(puts).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
-        Ok(SyncMark::default())
-    }
-
-    async fn sync(&self, _: SyncMark) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        let path = path(cid);
-        let found = match within(ANSWER, "get", self.store.get(&path)).await? {
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            found => found.map_err(|error| failed("get", error))?,
-        };
-        // What is larger than a block is not one; it need not be read to know.
-        if found.meta.size > BLOCK_BYTES_MAX as u64 {
-            return Err(StoreError::Damaged { cid: *cid });
-        }
-        let bytes = within(ANSWER, "get", found.bytes()).await?;
-        let bytes = bytes.map_err(|error| failed("get", error))?;
-        Block::verify(*cid, bytes).map(Some)
-    }
-
-    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
-        match within(ANSWER, "size", self.store.head(&path(cid))).await? {
-            Ok(meta) => Ok(Some(meta.size)),
-            Err(object_store::Error::NotFound { .. }) => self.check_mounted().await.map(|()| None),
-            Err(error) => Err(failed("size", error)),
-        }
-    }
-
-    fn advance_epoch(&self) -> Epoch {
-        let mut epochs = self.epochs();
-        epochs.now.0 += 1;
-        epochs.now
-    }
-
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
-        let mut epochs = self.epochs();
-        let fresh = cids.iter().filter(|cid| epochs.marked.insert(**cid, cut) != Some(cut));
-        fresh.copied().collect()
-    }
-
-    async fn sweep(
-        &self,
-        from: Position,
-        cut: Epoch,
-        put_before: Epoch,
-    ) -> Result<Swept, StoreError> {
-        let Listed { blocks, next } = self.list(from).await?;
-        let mut swept = Swept { next, ..Swept::default() };
-        for (cid, bytes) in blocks {
-            if self.delete_if(&cid, cut, put_before).await? {
-                swept.deleted += 1;
-                swept.bytes += bytes;
-            }
-        }
-        Ok(swept)
-    }
-
-    /// A position is that of a codec among them, and the first byte of a digest behind it.
-    async fn list(&self, Position(from): Position) -> Result<Listed, StoreError> {
-        let [.., codec, shard] = from.to_be_bytes();
-        let Some(codec) = CODECS.get(usize::from(codec)).copied() else {
-            return Ok(Listed::default());
-        };
-        let prefix = Path::from(format!("blocks/{:02x}/{shard:02x}", codec as u8));
-        let found = self.store.list(Some(&prefix)).map_err(|error| failed("list", error));
-        let blocks = found.try_filter_map(async |meta| {
-            Ok(cid_at(codec, shard, &meta.location).map(|cid| (cid, meta.size)))
-        });
-        let next = (from + 1) >> 8 < CODECS.len() as u64;
-        let next = next.then_some(Position(from + 1));
-        Ok(Listed { blocks: blocks.try_collect().await?, next })
-    }
 }
 
 /// Returns whether a text can name a bucket; credentials in front of one cannot.
@@ -384,84 +330,12 @@ fn is_endpoint(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use fula_core::conformance_suite;
-    use object_store::memory::InMemory;
-    use tempfile::TempDir;
-
     use super::*;
-
-    /// A store with its directory, which goes with it.
-    struct Temp(ObjectBlocks, TempDir);
-
-    impl std::ops::Deref for Temp {
-        type Target = ObjectBlocks;
-
-        fn deref(&self) -> &ObjectBlocks {
-            &self.0
-        }
-    }
-
-    fn files() -> Temp {
-        let dir = tempfile::tempdir().unwrap();
-        Temp(ObjectBlocks::open(&format!("file://{}", dir.path().display())).unwrap(), dir)
-    }
-
-    mod on_files {
-        use super::*;
-        conformance_suite!(block_store, async { files() });
-    }
-
-    mod in_memory {
-        use super::*;
-        conformance_suite!(block_store, async {
-            Arc::new(ObjectBlocks::on(Arc::new(InMemory::new())))
-        });
-    }
-
-    #[tokio::test]
-    async fn what_was_changed_on_disk_is_not_returned() {
-        let store = files();
-        let block = Block::new(Codec::Raw, "as it was");
-        store.put(std::slice::from_ref(&block), Placement::Bulk).await.unwrap();
-        let place = store.1.path().join(path(&block.cid()).as_ref());
-        for bytes in [b"as it is!".to_vec(), vec![0; BLOCK_BYTES_MAX + 1]] {
-            std::fs::write(&place, bytes).unwrap();
-            let read = store.get(&block.cid()).await;
-            assert!(matches!(read, Err(StoreError::Damaged { .. })), "{read:?}");
-        }
-        // Putting it again mends it.
-        store.put(std::slice::from_ref(&block), Placement::Bulk).await.unwrap();
-        assert_eq!(store.get(&block.cid()).await.unwrap().as_ref(), Some(&block));
-    }
-
-    #[tokio::test]
-    async fn nothing_is_put_into_a_directory_that_is_not_mounted() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mounted, away) = (dir.path().join("mounted"), dir.path().join("away"));
-        let url = format!("file://{}", mounted.display());
-        let store = ObjectBlocks::open(&url).unwrap();
-        store.identify("name").await.unwrap();
-        let block = Block::new(Codec::Raw, b"block".to_vec());
-        let put = async || store.put(std::slice::from_ref(&block), Placement::Commit).await;
-        put().await.unwrap();
-        std::fs::rename(&mounted, &away).unwrap();
-        for is_there in [false, true] {
-            if is_there {
-                std::fs::create_dir(&mounted).unwrap();
-            }
-            let refused = put().await.unwrap_err();
-            assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
-            assert!(!mounted.join("blocks").exists(), "{is_there}");
-        }
-        std::fs::remove_dir(&mounted).unwrap();
-        std::fs::rename(&away, &mounted).unwrap();
-        put().await.unwrap();
-    }
 
     #[test]
     fn urls_that_are_none_say_what_is_expected() {
         for url in ["peers", "file:relative", "s3://", "ftp://x"] {
-            let refused = ObjectBlocks::open(url).unwrap_err().to_string();
+            let refused = Objects::open(url).unwrap_err().to_string();
             assert!(refused.contains("s3://bucket/prefix"), "{refused}");
         }
     }

@@ -6,8 +6,10 @@
 
 pub mod block_store;
 pub mod broken;
+pub mod broken_packs;
 pub mod hooks;
 pub mod metadata;
+pub mod pack_directory;
 pub mod root_store;
 
 /// Writes one named test per clause of a suite.
@@ -21,6 +23,12 @@ macro_rules! conformance_suite {
             sync_covers_what_was_already_there, old_blocks_are_deleted,
             a_new_put_saves_from_deletion, marked_blocks_stay, blocks_of_writes_in_flight_stay,
             lists_what_is_held, concurrent_puts_all_hold);
+    };
+    // Of stores that are not collected by marks.
+    (shared_block_store, $new:expr) => {
+        $crate::conformance_suite!(@each block_store, $new,
+            returns_what_was_put, absent_is_none, putting_twice_is_once, refuses_oversized_blocks,
+            sync_covers_what_was_already_there, lists_what_is_held, concurrent_puts_all_hold);
     };
     (root_store, $new:expr) => {
         $crate::conformance_suite!(@each root_store, $new,
@@ -37,6 +45,12 @@ macro_rules! conformance_suite {
             absent_is_none, versions_rise_by_one, stale_write_changes_nothing,
             deleted_keeps_its_version, lists_live_records_in_order, refuses_oversized_records,
             tables_are_kept_apart, racing_writers_lose_nothing);
+    };
+    (pack_directory, $new:expr) => {
+        $crate::conformance_suite!(@each pack_directory, $new,
+            absent_is_none, lists_in_order, a_manifest_replaces_entries,
+            a_stale_manifest_changes_nothing, racing_manifests_have_one_winner,
+            refuses_oversized_records, a_reader_that_follows_misses_nothing);
     };
     (@each $suite:ident, $new:expr, $($clause:ident),+ $(,)?) => {$(
         #[tokio::test]

@@ -26,6 +26,11 @@ const NOTHING_FOUND: &str =
 /// Finds the buckets whose newest root cannot be read, and an older root for each; with `apply`, has them go
 /// back to it.
 pub(super) async fn roots(node: &Node, apply: bool, progress: &Progress) -> Result<Value, Refused> {
+    progress.say("looking for packs that are not listed".to_owned());
+    let packs = node.nodes.blocks().recover().await?;
+    if packs > 0 {
+        progress.say(format!("listed {packs} packs of blocks that were not listed"));
+    }
     let mut checked = Checked::counting(progress.blocks());
     let mut unreadable: Vec<RootRow> = Vec::new();
     let mut answers = Vec::new();

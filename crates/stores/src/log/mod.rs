@@ -49,7 +49,7 @@ pub(crate) use self::{
     disk::{Disk, FsDisk, is_lost},
     index::{Index, Key},
     read_only::ReadOnlyDisk,
-    record::{Kind, Record},
+    record::{Kind, Record, crc32c},
     room::{DISK_BYTES_MIN, Need},
     slot::{LogPlace, Slot},
 };

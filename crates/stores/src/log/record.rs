@@ -109,7 +109,7 @@ pub(super) struct Head {
     pub(super) durable_to: u64,
 }
 
-pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     // The algorithm yields 32 bits in a u64.
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }

@@ -4,12 +4,15 @@ use sqlx::Row;
 
 use super::{PostgresError, sessions::Connections, statement::Statement};
 
-/// What the gateway does with each table and view. It deletes nothing.
-const NEEDED: [(&str, &str); 4] = [
+/// What the gateway does with each table and view. It deletes nothing but entries of the list of packs, once
+/// they are in an index run.
+const NEEDED: [(&str, &str); 6] = [
     ("bucket_roots", "SELECT, INSERT, UPDATE"),
     ("fula_directory", "SELECT, INSERT, UPDATE"),
     ("fula_arbiter", "SELECT, UPDATE"),
     ("fula_mark", "SELECT"),
+    ("fula_pack_list", "SELECT, UPDATE"),
+    ("fula_packs", "SELECT, INSERT, DELETE"),
 ];
 
 /// Privileges that the role lacks on tables that are there, as `table`, `privileges`; those of a table are
@@ -20,7 +23,9 @@ const LACKING: &str = "SELECT current_user::TEXT AS role, current_schema()::TEXT
         SELECT name, string_agg(privilege, ', ' ORDER BY privilege) AS privileges
         FROM (VALUES ('bucket_roots', 'SELECT'), ('bucket_roots', 'INSERT'), ('bucket_roots', 'UPDATE'),
             ('fula_directory', 'SELECT'), ('fula_directory', 'INSERT'), ('fula_directory', 'UPDATE'),
-            ('fula_arbiter', 'SELECT'), ('fula_arbiter', 'UPDATE'), ('fula_mark', 'SELECT')
+            ('fula_arbiter', 'SELECT'), ('fula_arbiter', 'UPDATE'), ('fula_mark', 'SELECT'),
+            ('fula_pack_list', 'SELECT'), ('fula_pack_list', 'UPDATE'), ('fula_packs', 'SELECT'),
+            ('fula_packs', 'INSERT'), ('fula_packs', 'DELETE')
         ) AS needed (name, privilege)
         WHERE NOT coalesce(has_table_privilege(to_regclass(name), privilege), true)
         GROUP BY name) AS lacking ON true ORDER BY lacking.name";

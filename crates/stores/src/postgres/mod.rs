@@ -10,6 +10,7 @@ mod grants;
 mod metadata;
 #[cfg(test)]
 mod on_a_server;
+mod packs;
 mod roots;
 mod schema;
 mod sessions;
@@ -25,7 +26,8 @@ use fula_core::{
 use sqlx::{Row, postgres::PgRow};
 
 pub use self::{
-    metadata::PostgresMetadata, roots::PostgresRoots, schema::MarkSource, url::place_of,
+    metadata::PostgresMetadata, packs::PostgresPacks, roots::PostgresRoots, schema::MarkSource,
+    url::place_of,
 };
 use self::{
     sessions::{Connections, Session},
@@ -122,6 +124,8 @@ pub struct PostgresArbiter {
     pub roots: Arc<PostgresRoots>,
     /// The metadata store.
     pub metadata: Arc<PostgresMetadata>,
+    /// The list of packs.
+    pub packs: Arc<PostgresPacks>,
     /// How it tells its place in time.
     pub mark_source: MarkSource,
 }
@@ -171,8 +175,10 @@ impl PostgresArbiter {
             tokio::spawn(raise_counter(writes.clone()));
         }
         let roots = PostgresRoots::new(reads.clone(), writes.clone(), compares, can_wait);
+        let packs = PostgresPacks::new(reads.clone(), writes.clone());
         let metadata = PostgresMetadata::new(reads, writes);
-        Self { roots: Arc::new(roots), metadata: Arc::new(metadata), mark_source }
+        let (roots, metadata, packs) = (Arc::new(roots), Arc::new(metadata), Arc::new(packs));
+        Self { roots, metadata, packs, mark_source }
     }
 }
 

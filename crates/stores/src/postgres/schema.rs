@@ -7,7 +7,7 @@ use super::{PostgresError, grants, sessions::Connections, statement::Statement};
 /// Statements that bring any earlier state up to date; each may run again and again.
 ///
 /// `bucket_roots` begins as an earlier implementation made it; every other column is added.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 10] = [
     "CREATE TABLE IF NOT EXISTS bucket_roots (
         owner_id TEXT NOT NULL, bucket TEXT NOT NULL, root_cid TEXT NOT NULL,
         version BIGINT NOT NULL DEFAULT 1, updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -28,6 +28,13 @@ const MIGRATIONS: [&str; 7] = [
         id INT PRIMARY KEY, name TEXT NOT NULL, counter BIGINT NOT NULL)",
     "INSERT INTO fula_arbiter (id, name, counter)
         VALUES (1, md5(random()::TEXT || clock_timestamp()::TEXT), 0) ON CONFLICT (id) DO NOTHING",
+    "CREATE TABLE IF NOT EXISTS fula_pack_list (
+        id INT PRIMARY KEY, last BIGINT NOT NULL, manifest_version BIGINT NOT NULL, manifest BYTEA)",
+    "INSERT INTO fula_pack_list (id, last, manifest_version) VALUES (1, 0, 0)
+        ON CONFLICT (id) DO NOTHING",
+    "CREATE TABLE IF NOT EXISTS fula_packs (
+        seq BIGINT PRIMARY KEY, pack TEXT NOT NULL, generation BIGINT NOT NULL, bytes BIGINT NOT NULL,
+        blocks BYTEA NOT NULL)",
 ];
 
 /// Index of the buckets that an owner has. Without it, counting them reads those that were deleted, too.
@@ -112,6 +119,8 @@ fn is_true(row: &sqlx::postgres::PgRow) -> bool {
 const PROBE: &str = "SELECT (SELECT count(*) FROM (SELECT generation, global_name, bucket_id,
     created_ms, deleted_ms, claim FROM bucket_roots LIMIT 1) AS roots), (SELECT count(*)
     FROM (SELECT kind, name, version, value FROM fula_directory LIMIT 1) AS directory),
+    (SELECT count(*) FROM (SELECT last, manifest_version, manifest FROM fula_pack_list LIMIT 1) AS list),
+    (SELECT count(*) FROM (SELECT seq, pack, generation, bytes, blocks FROM fula_packs LIMIT 1) AS packs),
     (SELECT arbiter FROM fula_mark) AS arbiter";
 
 /// Times a statement is tried when masters migrate at the same moment.

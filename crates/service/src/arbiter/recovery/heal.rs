@@ -93,6 +93,14 @@ impl Recovery {
         version: u64,
         mut current: Current,
     ) -> Result<(), ServiceError> {
+        // The roots that masters claim lie in packs that the arbiter may have forgotten.
+        let packs = self.blocks().recover().await?;
+        if packs > 0 {
+            tracing::warn!(
+                packs,
+                "the arbiter had forgotten packs of blocks: they are listed again"
+            );
+        }
         let prefix = format!("claim/{}/", current.id);
         let mut claimed: BTreeMap<BucketAddress, Vec<RecoveryClaim>> = BTreeMap::new();
         for (name, value) in self.records(&prefix).await? {

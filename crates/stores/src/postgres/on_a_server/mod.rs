@@ -59,6 +59,11 @@ mod metadata {
     conformance_suite!(metadata, async { arbiter().await.metadata });
 }
 
+mod packs {
+    use super::*;
+    conformance_suite!(pack_directory, async { arbiter().await.packs });
+}
+
 #[tokio::test]
 async fn a_wait_hears_of_a_swap_at_once() {
     let roots = arbiter().await.roots;

@@ -62,6 +62,11 @@ mod behind_a_multiplexer {
         use super::*;
         conformance_suite!(metadata, async { arbiter().await.metadata });
     }
+
+    mod packs {
+        use super::*;
+        conformance_suite!(pack_directory, async { arbiter().await.packs });
+    }
 }
 
 fn pointer(version: u64) -> RootPointer {

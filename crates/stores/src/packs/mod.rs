@@ -1,0 +1,449 @@
+//! Blocks that several masters share, in packs.
+//!
+//! The blocks of one put are one object, which is durable before `put` returns, so that `sync` has nothing
+//! left to do. A pack is listed in the directory of the arbiter after it was written and before a root needs
+//! it, so whoever knows the arbiter finds every block (`places`). Builds before packs wrote each block as an
+//! object of its own; those are read as before. Decision: docs/adr/0041.
+//!
+//! # Deliberately absent
+//! Deleting: nothing is collected where masters share blocks.
+
+mod format;
+mod place;
+mod places;
+mod records;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fula_core::{
+    Block, BlockStore, Cid, Codec, PackDirectory, StoreError,
+    block::{BLOCK_BYTES_MAX, Listed, Placement, Position, SyncMark},
+    packs::{PackEntry, PackId},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use quick_cache::{Weighter, sync::Cache};
+
+pub use self::records::RecordDirectory;
+use self::{
+    format::{BLOCKS_MAX, END_BYTES, Encoded, HEAD_BYTES, PackIndex, generation_of},
+    place::{Place, Tag, TagKey, encode_index},
+    places::Places,
+};
+use crate::objects::{Found, Objects};
+
+/// Most bytes of one pack, besides those of its last block.
+const PACK_BYTES: usize = 16 << 20;
+
+/// Packs written at a time by one put.
+const CONCURRENCY: usize = 4;
+
+/// Longest pack that is read whole for one of its blocks: others of them are likely to be wanted next.
+const WHOLE_BYTES: u64 = 256 << 10;
+
+/// Memory for packs that were read whole, in bytes.
+const WHOLE_CACHE_BYTES: u64 = 16 << 20;
+
+/// Prefix of blocks that are objects of their own.
+const SINGLE: &str = "blocks";
+
+/// Makes random names.
+pub type FreshId = Arc<dyn Fn() -> [u8; 16] + Send + Sync>;
+
+#[derive(Clone, Debug)]
+struct ByLength;
+
+impl Weighter<PackId, Bytes> for ByLength {
+    fn weight(&self, _: &PackId, pack: &Bytes) -> u64 {
+        pack.len() as u64 + 64
+    }
+}
+
+/// Blocks in packs.
+pub struct PackedBlocks {
+    objects: Objects,
+    places: Arc<Places>,
+    key: TagKey,
+    fresh_id: FreshId,
+    whole: Cache<PackId, Bytes, ByLength>,
+    /// Whether there are blocks that are objects of their own.
+    has_single_blocks: AtomicBool,
+}
+
+impl std::fmt::Debug for PackedBlocks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedBlocks({:?})", self.objects)
+    }
+}
+
+impl PackedBlocks {
+    /// Opens the blocks of a store whose own name is `name`, with the directory that lists its packs.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn open(
+        objects: Objects,
+        name: &str,
+        directory: Arc<dyn PackDirectory>,
+        fresh_id: FreshId,
+    ) -> Result<Self, StoreError> {
+        let has_single_blocks = AtomicBool::new(objects.has_any(&Path::from(SINGLE)).await?);
+        Ok(Self {
+            places: Arc::new(Places::new(objects.clone(), directory)),
+            objects,
+            key: TagKey::of_store(name),
+            fresh_id,
+            whole: Cache::with_weighter(256, WHOLE_CACHE_BYTES, ByLength),
+            has_single_blocks,
+        })
+    }
+
+    /// Writes one pack and lists it.
+    async fn put_pack(&self, blocks: &[&Block]) -> Result<(), StoreError> {
+        if self.places.is_overfull() {
+            self.places.merge(|| (self.fresh_id)()).await?;
+        }
+        let id = PackId((self.fresh_id)());
+        // Collections will tell packs of before from later ones by it.
+        let generation = 0;
+        let pack = Encoded::new(generation, &self.key, blocks);
+        self.store_pack(&id, &pack).await?;
+        let index = encode_index(&pack.index);
+        let entry = PackEntry { id, generation, bytes: pack.bytes, index };
+        if self.places.add(&entry).await? {
+            self.begin_merge();
+        }
+        Ok(())
+    }
+
+    /// Writes the object of a pack.
+    async fn store_pack(&self, id: &PackId, pack: &Encoded) -> Result<(), StoreError> {
+        let path = path_of(id);
+        if self.objects.create(&path, pack.payload()).await? {
+            return Ok(());
+        }
+        // A request to the store is sent again when its answer is lost: then the object is ours.
+        let end = pack.pieces.last().map_or(&[][..], |end| end);
+        if self.objects.get_end(&path, end.len() as u64).await?.is_some_and(|found| found == end) {
+            return Ok(());
+        }
+        let source = format!("there is another pack of the name {id}").into();
+        Err(StoreError::Unavailable { backend: "object store", action: "put", source })
+    }
+
+    /// Merges in the background.
+    fn begin_merge(&self) {
+        let (places, fresh_id) = (Arc::clone(&self.places), Arc::clone(&self.fresh_id));
+        tokio::spawn(async move {
+            match places.merge(|| fresh_id()).await {
+                Ok(blocks) => tracing::debug!(blocks, "merged the list of packs into an index run"),
+                // The next turn tries again; puts wait once the list is too long.
+                Err(error) => tracing::warn!(%error, "cannot merge the list of packs"),
+            }
+        });
+    }
+
+    /// Reads a block where it should lie; `None` when the pack is gone.
+    async fn read_at(&self, cid: &Cid, place: Place) -> Result<Option<Block>, StoreError> {
+        if place.len == 0 {
+            return Block::verify(*cid, Bytes::new()).map(Some);
+        }
+        let path = path_of(&place.pack);
+        let listed = self.places.listed_bytes(&place.pack);
+        let bytes = if listed.is_some_and(|bytes| bytes <= WHOLE_BYTES) {
+            let read = async {
+                match self.objects.get(&path, WHOLE_BYTES).await {
+                    Ok(Found::Whole(pack)) => Ok(pack),
+                    Ok(Found::TooLong) => Err(Some(StoreError::Damaged { cid: *cid })),
+                    Ok(Found::None) => Err(None),
+                    Err(error) => Err(Some(error)),
+                }
+            };
+            let range = usize::try_from(place.offset).unwrap_or(usize::MAX)..;
+            match self.whole.get_or_insert_async(&place.pack, read).await {
+                Ok(pack) => pack.get(range).and_then(|rest| {
+                    let len = usize::try_from(place.len).ok()?;
+                    rest.get(..len).map(|block| pack.slice_ref(block))
+                }),
+                Err(None) => return Ok(None),
+                Err(Some(error)) => return Err(error),
+            }
+        } else {
+            match self.objects.get_range(&path, place.range()).await? {
+                Some(bytes) => Some(bytes),
+                None => return Ok(None),
+            }
+        };
+        let bytes = bytes.ok_or(StoreError::Damaged { cid: *cid })?;
+        Block::verify(*cid, bytes).map(Some)
+    }
+
+    async fn get_packed(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        let tag = Tag::new(&self.key, cid);
+        if let Some(place) = self.places.locate(&tag).await?
+            && let Some(block) = self.read_at(cid, place).await?
+        {
+            return Ok(Some(block));
+        }
+        Ok(None)
+    }
+
+    /// Reads a block that is an object of its own.
+    async fn get_single(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        if !self.has_single_blocks.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match self.objects.get(&single_path(cid), BLOCK_BYTES_MAX as u64).await? {
+            Found::None => Ok(None),
+            Found::TooLong => Err(StoreError::Damaged { cid: *cid }),
+            Found::Whole(bytes) => Block::verify(*cid, bytes).map(Some),
+        }
+    }
+
+    /// Lists every pack that the directory does not know, and returns how many there were. Reads the index of
+    /// every pack.
+    async fn list_anew(&self) -> Result<u64, StoreError> {
+        self.places.forget_lost_runs().await?;
+        let mut found = 0;
+        for shard in 0..=u8::MAX {
+            for meta in self.objects.list(&shard_path(shard)).await? {
+                let Some(id) = id_at(shard, &meta.location) else { continue };
+                let Some(index) = self.pack_index(&meta.location).await? else { continue };
+                if !self.is_known(&id, &index).await? {
+                    self.add_again(id, meta.size, &index).await?;
+                    found += 1;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns whether every block of a pack is found, in this pack or in another.
+    async fn is_known(&self, id: &PackId, index: &PackIndex) -> Result<bool, StoreError> {
+        if self.places.listed_bytes(id).is_some() {
+            return Ok(true);
+        }
+        for (cid, ..) in &index.blocks {
+            if self.places.locate(&Tag::new(&self.key, cid)).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn add_again(&self, id: PackId, bytes: u64, index: &PackIndex) -> Result<(), StoreError> {
+        let head = self.objects.get_range(&path_of(&id), 0..HEAD_BYTES as u64).await?;
+        let generation = generation_of(&head.unwrap_or_default())?;
+        let entry = |(cid, offset, len): &(Cid, u32, u32)| {
+            let tag = Tag::new(&self.key, cid);
+            place::IndexEntry { tag, offset: *offset, len: *len }
+        };
+        let index: Vec<_> = index.blocks.iter().map(entry).collect();
+        let entry = PackEntry { id, generation, bytes, index: encode_index(&index) };
+        if self.places.add(&entry).await? || self.places.is_overfull() {
+            self.places.merge(|| (self.fresh_id)()).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the index in a pack; `None` for a pack that is gone, or that is no pack.
+    async fn pack_index(&self, path: &Path) -> Result<Option<PackIndex>, StoreError> {
+        let Some(end) = self.objects.get_end(path, END_BYTES as u64).await? else {
+            return Ok(None);
+        };
+        let Some(len) = PackIndex::len_by(&end) else {
+            tracing::warn!(pack = %path, "an object among the packs is no pack, or is cut off");
+            return Ok(None);
+        };
+        let Some(bytes) = self.objects.get_end(path, len).await? else { return Ok(None) };
+        match PackIndex::parse(&bytes) {
+            Ok(index) => Ok(Some(index)),
+            Err(error) => {
+                tracing::warn!(pack = %path, %error, "the index of a pack cannot be read");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Lists the packs whose names begin with one byte, and the blocks in them that are found there.
+    async fn list_packed(&self, shard: u8) -> Result<Vec<(Cid, u64)>, StoreError> {
+        let mut blocks = Vec::new();
+        for meta in self.objects.list(&shard_path(shard)).await? {
+            let Some(id) = id_at(shard, &meta.location) else { continue };
+            let Some(index) = self.pack_index(&meta.location).await? else { continue };
+            for (cid, offset, len) in index.blocks {
+                // A block that was put again is listed once, where it is read from.
+                let place = self.places.locate(&Tag::new(&self.key, &cid)).await?;
+                if place == Some(Place { pack: id, offset, len }) {
+                    blocks.push((cid, u64::from(len)));
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    async fn list_single(&self, codec: Codec, shard: u8) -> Result<Vec<(Cid, u64)>, StoreError> {
+        let prefix = Path::from(format!("blocks/{:02x}/{shard:02x}", codec as u8));
+        let found = self.objects.list(&prefix).await?.into_iter();
+        let blocks =
+            found.filter_map(|meta| Some((single_at(codec, shard, &meta.location)?, meta.size)));
+        let mut left = Vec::new();
+        for (cid, size) in blocks {
+            if self.places.locate(&Tag::new(&self.key, &cid)).await?.is_none() {
+                left.push((cid, size));
+            }
+        }
+        Ok(left)
+    }
+}
+
+/// Returns where a pack lies.
+fn path_of(id: &PackId) -> Path {
+    let name = id.to_string();
+    Path::from(format!("packs/{}/{}", &name[..2], &name[2..]))
+}
+
+fn shard_path(shard: u8) -> Path {
+    Path::from(format!("packs/{shard:02x}"))
+}
+
+/// Reads the name of a pack back from where it lies.
+fn id_at(shard: u8, path: &Path) -> Option<PackId> {
+    let mut id = [shard; 16];
+    hex::decode_to_slice(path.filename()?, &mut id[1..]).ok()?;
+    Some(PackId(id))
+}
+
+/// The codecs by which blocks are listed that are objects of their own.
+const CODECS: [Codec; 3] = [Codec::Raw, Codec::DagPb, Codec::DagCbor];
+
+/// Returns where a block lies that is an object of its own.
+fn single_path(cid: &Cid) -> Path {
+    let digest = hex::encode(cid.digest());
+    Path::from(format!("blocks/{:02x}/{}/{}", cid.codec() as u8, &digest[..2], &digest[2..]))
+}
+
+/// Reads an address back from where such a block lies.
+fn single_at(codec: Codec, shard: u8, path: &Path) -> Option<Cid> {
+    let mut digest = [shard; 32];
+    hex::decode_to_slice(path.filename()?, &mut digest[1..]).ok()?;
+    Some(Cid::from_digest(codec, digest))
+}
+
+/// Divides blocks among packs.
+fn split<'a>(blocks: &[&'a Block]) -> Vec<Vec<&'a Block>> {
+    let (mut packs, mut bytes) = (vec![Vec::<&Block>::new()], 0);
+    for block in blocks.iter().copied() {
+        let is_full = packs.last().is_some_and(|pack| pack.len() == BLOCKS_MAX);
+        if is_full || bytes >= PACK_BYTES {
+            packs.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += block.bytes().len();
+        packs.last_mut().expect("there is always one").push(block);
+    }
+    packs
+}
+
+#[async_trait]
+impl BlockStore for PackedBlocks {
+    async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
+        if let Some(block) = blocks.iter().find(|block| block.bytes().len() > BLOCK_BYTES_MAX) {
+            let len = block.bytes().len();
+            return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
+        }
+        let mut seen = HashSet::with_capacity(blocks.len());
+        let blocks: Vec<_> = blocks.iter().filter(|block| seen.insert(block.cid())).collect();
+        if blocks.is_empty() {
+            return Ok(SyncMark::default());
+        }
+        let packs = split(&blocks);
+        let puts = packs.iter().map(|pack| self.put_pack(pack));
+        stream::iter(puts.collect::<Vec<_>>())
+            .buffer_unordered(CONCURRENCY)
+            .try_collect::<()>()
+            .await?;
+        Ok(SyncMark::default())
+    }
+
+    async fn sync(&self, _: SyncMark) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        if let Some(block) = self.get_packed(cid).await? {
+            return Ok(Some(block));
+        }
+        if let Some(block) = self.get_single(cid).await? {
+            return Ok(Some(block));
+        }
+        // A master of an earlier build may have begun to write since this one started.
+        if !self.has_single_blocks.load(Ordering::Relaxed)
+            && self.objects.has_any(&Path::from(SINGLE)).await?
+        {
+            self.has_single_blocks.store(true, Ordering::Relaxed);
+            if let Some(block) = self.get_single(cid).await? {
+                return Ok(Some(block));
+            }
+        }
+        // Where it was found first may be out of date.
+        let place = self.places.locate_anew(&Tag::new(&self.key, cid)).await?;
+        let block = match place {
+            Some(place) => self.read_at(cid, place).await?,
+            None => None,
+        };
+        if block.is_none() {
+            self.objects.check_mounted().await?;
+        }
+        Ok(block)
+    }
+
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        if let Some(place) = self.places.locate(&Tag::new(&self.key, cid)).await? {
+            return Ok(Some(u64::from(place.len)));
+        }
+        let size = if self.has_single_blocks.load(Ordering::Relaxed) {
+            self.objects.size(&single_path(cid)).await?
+        } else {
+            None
+        };
+        if size.is_none() {
+            self.objects.check_mounted().await?;
+        }
+        Ok(size)
+    }
+
+    /// A position is that of a codec of blocks that are objects of their own, or of the packs, and the first
+    /// byte of a name behind it.
+    async fn list(&self, Position(from): Position) -> Result<Listed, StoreError> {
+        let [.., kind, shard] = from.to_be_bytes();
+        let blocks = match CODECS.get(usize::from(kind)) {
+            Some(codec) if self.has_single_blocks.load(Ordering::Relaxed) => {
+                self.list_single(*codec, shard).await?
+            }
+            Some(_) => Vec::new(),
+            None => self.list_packed(shard).await?,
+        };
+        let next = (from + 1) >> 8 <= CODECS.len() as u64;
+        Ok(Listed { blocks, next: next.then_some(Position(from + 1)) })
+    }
+
+    async fn recover(&self) -> Result<u64, StoreError> {
+        self.list_anew().await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.objects.probe().await
+    }
+}

@@ -1,0 +1,436 @@
+//! Index runs: where many blocks lie, as one object that is read a page at a time.
+//!
+//! ```text
+//! page = records u32 | CRC-32C of the records u32 | records | zeros to 4096 bytes
+//! record = tag 16 | pack 16 | offset u32 | length u32        (little endian, by tag)
+//! ```
+//! A tag says which page it is on ([`Tag::page`]), so that a look-up reads one page, and nothing of a run is
+//! kept in memory. Pages follow one another by tag, and so do the records of a page: a run is sorted, and
+//! runs are merged from beginning to end with a page of each at a time.
+
+use bytes::{Bytes, BytesMut};
+use fula_core::{
+    StoreError,
+    cbor::{Invalid, Reader, Writer},
+};
+use object_store::{buffered::BufWriter, path::Path};
+use tokio::io::AsyncWriteExt;
+
+use super::place::{Located, Place, Tag, u32_at};
+use crate::{log::crc32c, objects::Objects};
+
+/// Length of a page.
+const PAGE_BYTES: usize = 4096;
+
+/// Bytes of a page before its records.
+const HEAD_BYTES: usize = 8;
+
+/// Most records of a page.
+const RECORDS_MAX: usize = (PAGE_BYTES - HEAD_BYTES) / Located::BYTES;
+
+/// Records of a page on average. The number of records of a page varies by about its root; a run in which a
+/// page would overflow is written again with more pages.
+const RECORDS_MEAN: u64 = 64;
+
+/// Times a run is written with more pages before the merge fails.
+const TRIES: usize = 20;
+
+/// Pages that a merge reads at a time.
+const READ_PAGES: u64 = 256;
+
+/// An index run, as the manifest names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Its name: 16 random bytes.
+    pub(super) id: [u8; 16],
+    /// Number of its pages.
+    pub(super) pages: u64,
+    /// Number of its records.
+    pub(super) records: u64,
+}
+
+impl Run {
+    /// Returns the path of the object.
+    pub(super) fn path(&self) -> Path {
+        path_of(&self.id)
+    }
+
+    pub(super) fn write(&self, out: &mut Writer) {
+        out.array(3).bytes(&self.id).uint(self.pages).uint(self.records);
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
+        reader.tuple(3)?;
+        Ok(Self { id: reader.array_of()?, pages: reader.uint()?, records: reader.uint()? })
+    }
+
+    /// Reads one page.
+    ///
+    /// # Errors
+    /// [`StoreError`], also where the run is gone.
+    pub(super) async fn page(&self, objects: &Objects, page: u64) -> Result<Page, StoreError> {
+        let mut pages = self.pages(objects, page, 1).await?;
+        pages.pop().ok_or_else(|| self.missing())
+    }
+
+    /// Reads the whole run, and returns whether all of it is there and intact.
+    ///
+    /// # Errors
+    /// [`StoreError`] where that cannot be told.
+    pub(super) async fn is_whole(&self, objects: &Objects) -> Result<bool, StoreError> {
+        if objects.size(&self.path()).await? != Some(self.pages * PAGE_BYTES as u64) {
+            return Ok(false);
+        }
+        let mut records = Records::new(objects, *self);
+        loop {
+            match records.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(true),
+                Err(StoreError::Malformed { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn pages(
+        &self,
+        objects: &Objects,
+        from: u64,
+        count: u64,
+    ) -> Result<Vec<Page>, StoreError> {
+        let range = from * PAGE_BYTES as u64..(from + count) * PAGE_BYTES as u64;
+        let len = range.end - range.start;
+        let bytes = objects.get_range(&self.path(), range).await?.ok_or_else(|| self.missing())?;
+        if bytes.len() as u64 != len {
+            return Err(malformed("it is cut off"));
+        }
+        (0..bytes.len())
+            .step_by(PAGE_BYTES)
+            .map(|at| Page::parse(bytes.slice(at..at + PAGE_BYTES)))
+            .collect()
+    }
+
+    fn missing(&self) -> StoreError {
+        let source = format!(
+            "the index run {} is missing from the block store; run `fula fsck --repair` to index the packs anew",
+            self.path()
+        );
+        StoreError::Unavailable { backend: "block store", action: "look up", source: source.into() }
+    }
+}
+
+/// Returns where the run of this name lies.
+fn path_of(id: &[u8; 16]) -> Path {
+    Path::from(format!("index/{}", hex::encode(id)))
+}
+
+fn malformed(why: &'static str) -> StoreError {
+    StoreError::Malformed { what: "index run", why }
+}
+
+/// A page of a run whose checksum is right.
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    records: Bytes,
+}
+
+impl Page {
+    fn parse(bytes: Bytes) -> Result<Self, StoreError> {
+        let count = u32_at(&bytes, 0) as usize;
+        if count > RECORDS_MAX {
+            return Err(malformed("a page has too many records"));
+        }
+        let records = bytes.slice(HEAD_BYTES..HEAD_BYTES + count * Located::BYTES);
+        if crc32c(&records) != u32_at(&bytes, 4) {
+            return Err(malformed("the checksum of a page is wrong"));
+        }
+        Ok(Self { records })
+    }
+
+    fn records(&self) -> &[[u8; Located::BYTES]] {
+        self.records.as_chunks().0
+    }
+
+    /// Returns where a block lies, if the page knows it.
+    pub(super) fn find(&self, tag: &Tag) -> Option<Place> {
+        let records = self.records();
+        let at = records.binary_search_by(|record| record[..16].cmp(&tag.0)).ok()?;
+        Some(Located::read(&records[at]).place)
+    }
+
+    /// Returns the length in bytes, for the cache.
+    pub(super) fn weight(&self) -> u64 {
+        (self.records.len() + 64) as u64
+    }
+}
+
+/// The records of a run, one after another.
+struct Records<'a> {
+    objects: &'a Objects,
+    run: Run,
+    next_page: u64,
+    pages: std::vec::IntoIter<Page>,
+    page: Option<Page>,
+    at: usize,
+}
+
+impl<'a> Records<'a> {
+    fn new(objects: &'a Objects, run: Run) -> Self {
+        Self { objects, run, next_page: 0, pages: Vec::new().into_iter(), page: None, at: 0 }
+    }
+
+    async fn next(&mut self) -> Result<Option<Located>, StoreError> {
+        loop {
+            if let Some(page) = &self.page
+                && let Some(record) = page.records().get(self.at)
+            {
+                self.at += 1;
+                return Ok(Some(Located::read(record)));
+            }
+            self.page = self.pages.next();
+            self.at = 0;
+            if self.page.is_some() {
+                continue;
+            }
+            let count = READ_PAGES.min(self.run.pages - self.next_page);
+            if count == 0 {
+                return Ok(None);
+            }
+            self.pages = self.run.pages(self.objects, self.next_page, count).await?.into_iter();
+            self.next_page += count;
+        }
+    }
+}
+
+/// Writes a run page by page.
+struct RunWriter {
+    out: BufWriter,
+    pages: u64,
+    /// The page that `records` belong to.
+    page: u64,
+    records: BytesMut,
+    count: u64,
+}
+
+/// Why a run was not written.
+enum Failed {
+    /// Too many records belong to one page.
+    Overflow,
+    Store(StoreError),
+}
+
+impl RunWriter {
+    async fn push(&mut self, located: &Located) -> Result<(), Failed> {
+        let page = located.tag.page(self.pages);
+        while self.page < page {
+            self.end_page().await?;
+        }
+        if self.records.len() == RECORDS_MAX * Located::BYTES {
+            return Err(Failed::Overflow);
+        }
+        located.write(&mut self.records);
+        self.count += 1;
+        Ok(())
+    }
+
+    async fn end_page(&mut self) -> Result<(), Failed> {
+        let records = self.records.split();
+        let count = u32::try_from(records.len() / Located::BYTES).unwrap_or(u32::MAX);
+        let mut page = BytesMut::with_capacity(PAGE_BYTES);
+        page.extend_from_slice(&count.to_le_bytes());
+        page.extend_from_slice(&crc32c(&records).to_le_bytes());
+        page.extend_from_slice(&records);
+        page.resize(PAGE_BYTES, 0);
+        self.page += 1;
+        self.out.write_all(&page).await.map_err(|error| Failed::Store(unwritten(error)))
+    }
+}
+
+fn unwritten(error: std::io::Error) -> StoreError {
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        return StoreError::Full { backend: "object store" };
+    }
+    StoreError::Unavailable { backend: "object store", action: "put", source: error.into() }
+}
+
+/// Writes a run of `newest`, sorted by tag, and of older runs, the newest of them first. Of several records
+/// of a tag, the newest stays.
+///
+/// # Errors
+/// [`StoreError`]; part of an object may be left that no manifest names.
+pub(super) async fn merge(
+    objects: &Objects,
+    newest: &[Located],
+    older: &[Run],
+    mut fresh_id: impl FnMut() -> [u8; 16],
+) -> Result<Run, StoreError> {
+    let records = newest.len() as u64 + older.iter().map(|run| run.records).sum::<u64>();
+    let mut pages = records.div_ceil(RECORDS_MEAN).max(1);
+    for _ in 0..TRIES {
+        let id = fresh_id();
+        let mut out = RunWriter {
+            out: objects.writer(path_of(&id)),
+            pages,
+            page: 0,
+            records: BytesMut::new(),
+            count: 0,
+        };
+        match merge_into(&mut out, objects, newest, older).await {
+            Ok(()) => {
+                let written = out.out.shutdown().await;
+                written.map_err(unwritten)?;
+                return Ok(Run { id, pages, records: out.count });
+            }
+            Err(failed) => {
+                drop(out.out.abort().await);
+                match failed {
+                    Failed::Overflow => pages += pages.div_ceil(4),
+                    Failed::Store(error) => return Err(error),
+                }
+            }
+        }
+    }
+    Err(malformed("its tags are not spread evenly"))
+}
+
+async fn merge_into(
+    out: &mut RunWriter,
+    objects: &Objects,
+    newest: &[Located],
+    older: &[Run],
+) -> Result<(), Failed> {
+    let mut newest = newest.iter().copied();
+    let mut sources: Vec<_> = older.iter().map(|run| Records::new(objects, *run)).collect();
+    // The next record of each source, the newest source first.
+    let mut heads = vec![newest.next()];
+    for source in &mut sources {
+        heads.push(source.next().await.map_err(Failed::Store)?);
+    }
+    while let Some(tag) = heads.iter().flatten().map(|head| head.tag).min() {
+        let mut is_written = false;
+        for (n, head) in heads.iter_mut().enumerate() {
+            while let Some(record) = head.filter(|record| record.tag == tag) {
+                if !is_written {
+                    out.push(&record).await?;
+                    is_written = true;
+                }
+                *head = match n.checked_sub(1) {
+                    None => newest.next(),
+                    Some(n) => sources[n].next().await.map_err(Failed::Store)?,
+                };
+            }
+        }
+    }
+    while out.page < out.pages {
+        out.end_page().await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use fula_core::{Cid, Codec, packs::PackId};
+    use object_store::memory::InMemory;
+
+    use super::{super::place::TagKey, *};
+
+    fn objects() -> Objects {
+        Objects::on(Arc::new(InMemory::new()))
+    }
+
+    fn located(n: u32, pack: u8) -> Located {
+        let cid = Cid::of(Codec::Raw, &n.to_le_bytes());
+        let tag = Tag::new(&TagKey::of_store("a store"), &cid);
+        Located { tag, place: Place { pack: PackId([pack; 16]), offset: n, len: 1 } }
+    }
+
+    fn sorted(numbers: impl Iterator<Item = u32>, pack: u8) -> Vec<Located> {
+        let mut records: Vec<_> = numbers.map(|n| located(n, pack)).collect();
+        records.sort_by_key(|record| record.tag);
+        records
+    }
+
+    fn ids() -> impl FnMut() -> [u8; 16] {
+        let mut n = 0;
+        move || {
+            n += 1;
+            [n; 16]
+        }
+    }
+
+    async fn find(objects: &Objects, run: Run, tag: &Tag) -> Option<Place> {
+        run.page(objects, tag.page(run.pages)).await.unwrap().find(tag)
+    }
+
+    #[tokio::test]
+    async fn merged_runs_hold_the_newest_place_of_every_block() {
+        let objects = objects();
+        let mut ids = ids();
+        let mut expected = BTreeMap::new();
+        let (mut runs, mut made) = (Vec::new(), 0);
+        for (pack, numbers) in [(1, 0..5000), (2, 2500..2600), (3, 90..20_000)] {
+            let newest = sorted(numbers, pack);
+            expected.extend(newest.iter().map(|record| (record.tag, record.place)));
+            let run = merge(&objects, &newest, &runs, &mut ids).await.unwrap();
+            made += 1;
+            // The first two stay apart, and the last merge takes both.
+            if made == 1 {
+                let apart = sorted(4990..5010, 9);
+                expected.extend(apart.iter().map(|record| (record.tag, record.place)));
+                let apart = merge(&objects, &apart, &[], &mut ids).await.unwrap();
+                runs = vec![apart, run];
+            } else {
+                runs = vec![run];
+            }
+        }
+        assert_eq!(runs[0].records, expected.len() as u64);
+        for (tag, place) in &expected {
+            assert_eq!(find(&objects, runs[0], tag).await, Some(*place));
+        }
+        assert_eq!(find(&objects, runs[0], &located(30_000, 0).tag).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_run_whose_pages_overflow_gets_more_of_them() {
+        let objects = objects();
+        // Tags that are not spread evenly: all are in the first twentieth.
+        let records: Vec<_> = (0..200_u32)
+            .map(|n| {
+                let mut tag = [0; 16];
+                tag[..2].copy_from_slice(&u16::try_from(16 * n).unwrap().to_be_bytes());
+                Located { tag: Tag(tag), ..located(n, 1) }
+            })
+            .collect();
+        let run = merge(&objects, &records, &[], ids()).await.unwrap();
+        assert!(run.pages > 4, "{run:?}");
+        for record in &records {
+            assert_eq!(find(&objects, run, &record.tag).await, Some(record.place));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_changed_in_a_run_is_not_believed() {
+        let objects = objects();
+        let records = sorted(0..10, 1);
+        let run = merge(&objects, &records, &[], ids()).await.unwrap();
+        let whole = objects.get_range(&run.path(), 0..PAGE_BYTES as u64).await.unwrap().unwrap();
+        for at in [0, 4, HEAD_BYTES, HEAD_BYTES + 10 * Located::BYTES - 1] {
+            let mut changed = whole.to_vec();
+            changed[at] ^= 0xff;
+            assert!(Page::parse(changed.into()).is_err(), "byte {at}");
+        }
+        let other = Run { id: [99; 16], ..run };
+        let missing = other.page(&objects, 0).await.unwrap_err();
+        assert!(matches!(missing, StoreError::Unavailable { .. }), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn an_empty_run_is_one_empty_page() {
+        let objects = objects();
+        let run = merge(&objects, &[], &[], ids()).await.unwrap();
+        assert_eq!((run.pages, run.records), (1, 0));
+        assert_eq!(find(&objects, run, &located(1, 1).tag).await, None);
+    }
+}
