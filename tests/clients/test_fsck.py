@@ -9,15 +9,14 @@ import pytest
 from conftest import Gateway
 from helpers import MIB, pattern
 from masters import admin, federation, signed
+from packs import all_packs, damage
 from test_operations import flip
 
 
-def leaf_path(blocks, content):
-    """Where a block lies that has this content."""
-    for path in blocks.rglob("*"):
-        if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
-            return path
-    raise AssertionError("no such block")
+def pack_with(blocks, content):
+    """The only pack that holds this content."""
+    (found,) = (path for path in all_packs(blocks) if content in path.read_bytes())
+    return found
 
 
 def damage_first(gateway):
@@ -70,7 +69,7 @@ def test_a_block_lost_from_a_shared_store_is_named(federation):
     body = pattern(100_000, 1)
     s3.put_object(Bucket="bucket", Key="lost", Body=body)
     s3.put_object(Bucket="bucket", Key="kept", Body=pattern(100_000, 2))
-    leaf_path(federation.tmp / "blocks", body).unlink()
+    pack_with(federation.tmp / "blocks", body).unlink()
     looked = admin(gateway, "fsck")
     assert looked.returncode == 1, looked.stderr
     assert re.search(r"^  object lost: block baf\w+ is missing\. To clear it, put the object again", looked.stdout, re.M)
@@ -82,19 +81,9 @@ def test_a_block_lost_from_a_shared_store_is_named(federation):
     assert admin(gateway, "fsck").returncode == 0
 
 
-def newest_root(gateway, federation):
-    """Where the newest root block of the only bucket lies."""
-    row = json.loads(admin(gateway, "roots", "show", "--json").stdout)["buckets"][0]
-    for path in (federation.tmp / "blocks/blocks/71").rglob("*"):
-        if path.is_file() and row["root"] == cid_of(path):
-            return row, path
-    raise AssertionError("no such block")
-
-
-def cid_of(path):
-    """The address of a block of the codec dag-cbor, by where it lies."""
-    digest = bytes.fromhex(path.parent.name + path.name)
-    return "b" + base64.b32encode(bytes([1, 0x71, 0x1e, 32]) + digest).decode().lower().rstrip("=")
+def newest_row(gateway):
+    """The row of the only bucket."""
+    return json.loads(admin(gateway, "roots", "show", "--json").stdout)["buckets"][0]
 
 
 def bucket_with_three_objects(federation):
@@ -111,14 +100,15 @@ def bucket_with_three_objects(federation):
 
 def test_a_root_that_a_gateway_has_in_memory_is_stored_again(federation):
     one, two = bucket_with_three_objects(federation)
-    row, path = newest_root(one, federation)
-    path.unlink()
+    blocks, root = federation.tmp / "blocks", newest_row(one)["root"]
+    damage(blocks, root)
+    before = len(all_packs(blocks))
     offered = admin(one, "fsck", "--repair")
-    assert offered.returncode == 1 and not path.exists()
-    assert "in memory: nothing of it is lost" in offered.stderr and "--apply" in offered.stderr
+    assert offered.returncode == 1 and len(all_packs(blocks)) == before
+    assert "has it in memory" in offered.stderr and "--apply" in offered.stderr
     done = admin(one, "fsck", "--repair", "--apply")
     assert done.returncode == 0, done.stderr
-    assert newest_root(one, federation)[0] == row
+    assert newest_row(one)["root"] == root
     two.kill()
     two.start(env=two.shared)
     assert signed(two, "GET", "/bucket/k2")[2] == b"2"
@@ -126,17 +116,17 @@ def test_a_root_that_a_gateway_has_in_memory_is_stored_again(federation):
 
 def test_a_bucket_goes_back_to_the_newest_root_that_can_be_read(federation):
     one, two = bucket_with_three_objects(federation)
-    row, path = newest_root(one, federation)
+    row = newest_row(one)
     for gateway in (one, two):
         gateway.stop()
-    path.unlink()
+    damage(federation.tmp / "blocks", row["root"])
     for gateway in (one, two):
         gateway.start(env=gateway.shared)
     status, _, _ = signed(one, "GET", "/bucket/k0")
     assert status in (500, 503)
     looked = admin(one, "fsck")
     assert looked.returncode == 1
-    assert f"the whole bucket: block {row['root']} is missing. To clear it, copy the block back" in looked.stdout
+    assert f"the whole bucket: block {row['root']} is damaged. To clear it, copy the block back" in looked.stdout
     # Only said, at first.
     offered = admin(one, "fsck", "--repair")
     assert offered.returncode == 1

@@ -379,8 +379,9 @@ def test_blocks_in_an_s3_bucket(federation, tmp_path):
     body = pattern(2_500_000)
     s3.put_object(Bucket="bucket", Key="k", Body=body)
     assert two.client(key=one.credentials()).get_object(Bucket="bucket", Key="k")["Body"].read() == body
-    listed = store.client().list_objects_v2(Bucket="blocks", Prefix="fula/blocks/")
-    assert listed["KeyCount"] > 3
+    listed = store.client().list_objects_v2(Bucket="blocks", Prefix="fula/packs/")
+    # The bucket, three leaves, their node, and the object.
+    assert listed["KeyCount"] == 6
     store.kill()
     status, headers, _ = signed(one, "PUT", "/bucket/k", b"x")
     assert status == 503 and headers["x-fula-outcome"] == "none"

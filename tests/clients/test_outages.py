@@ -15,6 +15,7 @@ import pytest
 from conftest import FULA, Gateway
 from helpers import pattern
 from masters import admin, federation, signed
+from packs import all_packs, damage, index_of
 from signing import now, signed_headers
 from test_status import metrics
 
@@ -123,14 +124,15 @@ def test_texts_of_503_say_what_is_wrong(federation):
     s3 = master.client()
     s3.create_bucket(Bucket="bucket")
     s3.put_object(Bucket="bucket", Key="large", Body=pattern(2_500_000))
-    leaves = [path for path in (federation.tmp / "blocks/blocks/55").rglob("*") if path.is_file()]
-    damaged = leaves[0].read_bytes()[:-1] + b"\0"
+    blocks = federation.tmp / "blocks"
+    raw = lambda path: [cid for cid, _, length in index_of(path) if length > 100_000]
+    leaves = {cid: path for path in all_packs(blocks) for cid in raw(path)}
     for leaf in leaves:
-        leaf.write_bytes(damaged)
+        damage(blocks, leaf)
     status, _, body = signed(master, "GET", "/bucket/large")
     assert status == 503 and b"is damaged" in body and b"fula fsck" in body
-    for leaf in leaves:
-        leaf.unlink()
+    for pack in leaves.values():
+        pack.unlink()
     status, _, body = signed(master, "GET", "/bucket/large")
     assert status == 503 and b"is missing from the block store" in body and b"fula fsck" in body
     federation.postgres.tell("crash")

@@ -9,21 +9,11 @@ pub mod local;
 mod log;
 pub mod objects;
 pub mod packs;
+mod permissions;
 pub mod postgres;
-
-use std::{os::unix::fs::MetadataExt, path::Path};
 
 pub use local::{LocalBlocks, LocalMetadata, LocalRoots, LocalStore, OpenError};
 pub use log::{Damage, Recovery, Room};
 pub use objects::{ObjectStoreError, Objects};
 pub use packs::{PackedBlocks, RecordDirectory};
 pub use postgres::{PostgresArbiter, PostgresError, place_of};
-
-/// Warns of a directory of data that is open to others than its owner.
-fn warn_if_open(dir: &Path) {
-    let mode = std::fs::metadata(dir).map_or(0, |metadata| metadata.mode());
-    if mode & 0o077 != 0 {
-        let dir = dir.display();
-        tracing::warn!("{dir} is open to other users; unless that is meant, run: chmod 700 {dir}");
-    }
-}

@@ -1,6 +1,8 @@
-//! The object store that the masters share: a directory, or an S3 bucket.
+//! The object store that the masters share: a directory, or a bucket of S3, Google Cloud or Azure.
 //!
 //! Every call has a time bound, and an error says what the caller can do next.
+
+mod open;
 
 use std::{
     fmt, io,
@@ -17,14 +19,10 @@ use fula_core::StoreError;
 use futures::TryStreamExt;
 use object_store::{
     GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
-    RetryConfig,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    buffered::BufWriter,
-    local::LocalFileSystem,
-    path::Path,
-    prefix::PrefixStore,
+    buffered::BufWriter, path::Path,
 };
-use reqwest::Url;
+
+pub use self::open::ObjectStoreError;
 
 /// Time after which a store counts as hung that has not read, found or deleted an object.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -35,34 +33,8 @@ const WRITTEN: Duration = Duration::from_mins(1);
 /// The same for listing objects, which may take many requests.
 const LISTED: Duration = Duration::from_mins(10);
 
-/// How long a request to an S3 server is tried again.
-const RETRY: Duration = Duration::from_secs(5);
-
 /// Object that holds the store's own name.
 const NAME: &str = "fula-store";
-
-/// An object store that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ObjectStoreError {
-    /// Mend the setting.
-    #[error(
-        "FULA_BLOCKS names no place for blocks; it is `local`, or a URL: file:///directory or \
-         s3://bucket/prefix (credentials of S3 are given in the usual AWS_ variables)"
-    )]
-    Url,
-    /// The directory cannot be used.
-    #[error("the directory of FULA_BLOCKS cannot be used")]
-    Directory(#[source] io::Error),
-    /// Mend the endpoint; it is not repeated here, it may hold a password.
-    #[error(
-        "{0} is not an endpoint that can be used; it is an http or https URL without user, password, \
-         query and fragment (credentials are given in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
-    )]
-    Endpoint(&'static str),
-    /// The store's own settings are wrong or missing.
-    #[error("the object store of FULA_BLOCKS cannot be used")]
-    Store(#[source] object_store::Error),
-}
 
 /// Objects of a store that several masters share.
 #[derive(Clone)]
@@ -81,42 +53,6 @@ impl fmt::Debug for Objects {
 }
 
 impl Objects {
-    /// Opens the store that `url` names. S3 is set up by the usual `AWS_` variables.
-    ///
-    /// # Errors
-    /// [`ObjectStoreError`].
-    pub fn open(url: &str) -> Result<Self, ObjectStoreError> {
-        // The URL is not repeated: one that was mistyped may hold a password.
-        let wrong = || ObjectStoreError::Url;
-        let is_directory = url.starts_with("file:");
-        let store: Arc<dyn ObjectStore> = if let Some(dir) = url.strip_prefix("file:") {
-            let dir = dir.strip_prefix("//").unwrap_or(dir);
-            if !dir.starts_with('/') {
-                return Err(wrong());
-            }
-            std::fs::create_dir_all(dir).map_err(ObjectStoreError::Directory)?;
-            crate::warn_if_open(std::path::Path::new(dir));
-            let files = LocalFileSystem::new_with_prefix(dir).map_err(ObjectStoreError::Store)?;
-            Arc::new(files.with_fsync(true))
-        } else if let Some(rest) = url.strip_prefix("s3://") {
-            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            if !is_bucket_name(bucket) {
-                return Err(wrong());
-            }
-            let retry = RetryConfig { retry_timeout: RETRY, ..RetryConfig::default() };
-            let builder = AmazonS3Builder::from_env()
-                .with_bucket_name(bucket)
-                .with_allow_http(true)
-                .with_retry(retry);
-            check_endpoints(&builder)?;
-            let s3 = builder.build().map_err(ObjectStoreError::Store)?;
-            Arc::new(PrefixStore::new(s3, prefix))
-        } else {
-            return Err(wrong());
-        };
-        Ok(Self { is_directory, ..Self::on(store) })
-    }
-
     pub(crate) fn on(store: Arc<dyn ObjectStore>) -> Self {
         Self { store, is_directory: false, is_named: Arc::default() }
     }
@@ -298,79 +234,4 @@ pub(crate) fn failed(action: &'static str, error: object_store::Error) -> StoreE
         source = cause.source();
     }
     StoreError::Unavailable { backend: "object store", action, source: error.into() }
-}
-
-/// Returns whether a text can name a bucket; credentials in front of one cannot.
-fn is_bucket_name(text: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    !text.is_empty() && text.chars().all(is_allowed)
-}
-
-/// Checks the URLs of servers that were set by `AWS_` variables: errors of the store repeat them with
-/// all that is in them, and one that is malformed makes a request panic.
-fn check_endpoints(builder: &AmazonS3Builder) -> Result<(), ObjectStoreError> {
-    for (key, name) in [
-        (AmazonS3ConfigKey::Endpoint, "AWS_ENDPOINT"),
-        (AmazonS3ConfigKey::S3Endpoint, "AWS_ENDPOINT_URL_S3"),
-        (AmazonS3ConfigKey::StsEndpoint, "AWS_ENDPOINT_URL_STS"),
-        (AmazonS3ConfigKey::MetadataEndpoint, "AWS_METADATA_ENDPOINT"),
-    ] {
-        if builder.get_config_value(&key).is_some_and(|text| !is_endpoint(&text)) {
-            return Err(ObjectStoreError::Endpoint(name));
-        }
-    }
-    Ok(())
-}
-
-/// Returns whether a text is the URL of a server, and no part of it can be a password.
-fn is_endpoint(text: &str) -> bool {
-    let is_url = Url::parse(text).is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
-    is_url && text.contains("://") && !text.contains(['@', '?', '#'])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_that_are_none_say_what_is_expected() {
-        for url in ["peers", "file:relative", "s3://", "ftp://x"] {
-            let refused = Objects::open(url).unwrap_err().to_string();
-            assert!(refused.contains("s3://bucket/prefix"), "{refused}");
-        }
-    }
-
-    #[test]
-    fn endpoints_that_may_show_a_password_are_refused() {
-        use AmazonS3ConfigKey::{Endpoint, MetadataEndpoint, S3Endpoint, StsEndpoint};
-        let check = |key, text: &str| {
-            check_endpoints(&AmazonS3Builder::new().with_config(key, text))
-                .map_err(|error| error.to_string())
-        };
-        for (key, name) in [
-            (Endpoint, "AWS_ENDPOINT "),
-            (S3Endpoint, "AWS_ENDPOINT_URL_S3 "),
-            (StsEndpoint, "AWS_ENDPOINT_URL_STS "),
-            (MetadataEndpoint, "AWS_METADATA_ENDPOINT "),
-        ] {
-            for wrong in [
-                "http://user:hush@127.0.0.1:9000",
-                "http://hush@127.0.0.1",
-                "http://user:12/hush@127.0.0.1",
-                "http://127.0.0.1:hush",
-                "https://s3.example?hush",
-                "https://s3.example#hush",
-                "http:/hush/x",
-                "hush:9000",
-                "ftp://hush",
-            ] {
-                let refused = check(key, wrong).unwrap_err();
-                assert!(refused.starts_with(name) && !refused.contains("hush"), "{refused}");
-            }
-            for good in ["http://127.0.0.1:9000", "https://s3.example/path/", "http://[::1]:80"] {
-                assert_eq!(check(key, good), Ok(()), "{good}");
-            }
-        }
-        assert!(check_endpoints(&AmazonS3Builder::new()).is_ok());
-    }
 }

@@ -82,7 +82,7 @@ fn without_offer(row: &RootRow, why: &str) -> Value {
 }
 
 /// Describes a root block that is lost and that this gateway has in memory, and stores it again if `apply` is
-/// set: then nothing is lost.
+/// set. Other blocks of the bucket may be lost as well: that shows once the root can be read.
 async fn from_memory(node: &Node, row: &RootRow, apply: bool) -> Value {
     let (mut restored, mut why_not) = (None, None);
     if apply {

@@ -254,9 +254,10 @@ pub(crate) struct SharedArgs {
         hide_default_value = true
     )]
     pub(crate) database_url: Option<String>,
-    /// Where blocks are kept: `local`, or what all masters can reach: <file:///directory> or
-    /// <s3://bucket/prefix> with the usual `AWS_` variables (`AWS_ENDPOINT` for other servers: an http
-    /// or https URL without a user or a password) [default: local]
+    /// Block store: `local` (the data directory), or a place that all masters reach: <file:///directory>,
+    /// <s3://bucket/prefix>, <gs://bucket/prefix> or <az://container/prefix>. Credentials are given in the
+    /// usual variables, which begin with `AWS_`, `GOOGLE_` or `AZURE_`; `AWS_ENDPOINT` names a server other
+    /// than AWS, by a URL without a user or a password [default: local]
     #[arg(
         long,
         env = "FULA_BLOCKS",

@@ -90,7 +90,7 @@ fn show_offers(offers: &Value) {
         let (bucket, owner) = (text(&offer["bucket"]), text(&offer["owner"]));
         eprintln!("fula: the newest root of bucket {bucket} of owner {owner} cannot be read");
         if offer["from_memory"] == true {
-            eprintln!("  this gateway has it in memory: nothing of it is lost");
+            eprintln!("  this gateway has it in memory, and can store it again");
         }
         show_loss(offer);
         match (offer["restored_version"].as_u64(), offer["why_not"].as_str()) {

@@ -180,7 +180,7 @@ impl LocalStore {
     ) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io(dir.to_owned(), error);
         std::fs::create_dir_all(dir).map_err(failed)?;
-        crate::warn_if_open(dir);
+        crate::permissions::warn_if_open(dir);
         let lock = File::create(dir.join("lock")).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
