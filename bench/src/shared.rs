@@ -61,9 +61,8 @@ struct Federation {
     store_dir: PathBuf,
     /// SeaweedFS, where it is the store.
     peer: Option<Peer>,
-    _postgres: Option<Postgres>,
-    _link: Option<Link>,
-    _dir: TempDir,
+    /// What goes with it.
+    _kept: (Option<Postgres>, Option<Link>, TempDir),
 }
 
 /// One measurement.
@@ -125,9 +124,9 @@ impl Federation {
             gateways.push(gateway);
         }
         let credentials = gateways[0].credentials()?;
-        let (name, _postgres, _link, _dir) = (kind.name(), postgres, link, dir);
-        let federation =
-            Self { name, gateways, credentials, store_dir, peer, _postgres, _link, _dir };
+        let name = kind.name();
+        let kept = (postgres, link, dir);
+        let federation = Self { name, gateways, credentials, store_dir, peer, _kept: kept };
         federation.make_bucket("bucket").await?;
         Ok(federation)
     }
