@@ -65,8 +65,7 @@ pub struct DirectoryPage {
 /// # Invariants
 /// - Sequence numbers rise by the order in which entries become visible: who has read everything up to a
 ///   number never finds a new entry below it.
-/// - An entry is durable no later than a swap of a root pointer of the same arbiter that began after
-///   [`Self::add`] returned.
+/// - An entry is durable when [`Self::add`] returns. A root may need its pack from then on.
 #[async_trait]
 pub trait PackDirectory: fmt::Debug + Send + Sync + 'static {
     /// Adds a pack that is durable in the block store, and returns its sequence number, from 1 on.

@@ -12,6 +12,7 @@ mod jwks;
 mod keystore;
 mod node;
 mod readiness;
+mod scrub;
 mod space;
 mod state;
 mod status;

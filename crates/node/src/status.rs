@@ -6,7 +6,14 @@ use fula_core::root::TimeMs;
 use fula_service::{Master, Status, error::chain};
 use serde::Serialize;
 
-use crate::{gauges, node::Node, readiness, space::Sizes, state::Ledger};
+use crate::{
+    gauges,
+    node::Node,
+    readiness,
+    scrub::{self, Progress},
+    space::Sizes,
+    state::Ledger,
+};
 
 /// Everything that matters, at one time.
 #[derive(Debug, Serialize)]
@@ -25,6 +32,7 @@ pub(crate) struct Page {
     disk: Option<Disk>,
     log: Option<Sizes>,
     collections: Ledger,
+    scrub: Option<Progress>,
     /// What needs attention, and what to do about it.
     problems: Vec<String>,
 }
@@ -66,6 +74,7 @@ pub(crate) async fn page(node: &Node) -> Page {
         problems.push(format!("the last collection deleted nothing: {failure}; see fula fsck"));
     }
     damage(node, &mut problems);
+    let scrub = scrub(node, &mut problems).await;
     let disk = disk(node, &mut problems);
     let found = collections.ended.map(|(_, found)| found);
     let log = Sizes::of(node, found.as_ref());
@@ -82,7 +91,29 @@ pub(crate) async fn page(node: &Node) -> Page {
         disk,
         log,
         collections,
+        scrub,
         problems,
+    }
+}
+
+/// Returns how far the scrub has come.
+async fn scrub(node: &Node, problems: &mut Vec<String>) -> Option<Progress> {
+    match scrub::progress(node.metadata.as_ref()).await {
+        Ok(progress) => {
+            let found = [&progress.last, &progress.current];
+            let damaged = found.into_iter().flatten().map(|pass| pass.damaged).max();
+            if let Some(damaged @ 1..) = damaged {
+                problems.push(format!(
+                    "the scrub found {damaged} damaged blocks: run fula fsck, which names the objects that \
+                     need them"
+                ));
+            }
+            Some(progress)
+        }
+        Err(error) => {
+            problems.push(format!("the state of the scrub cannot be read: {}", chain(&error)));
+            None
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub use self::open::ObjectStoreError;
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// The same for writing one. Commits and uploads have deadlines of their own.
-const WRITTEN: Duration = Duration::from_mins(1);
+pub(crate) const WRITTEN: Duration = Duration::from_mins(1);
 
 /// The same for listing objects, which may take many requests.
 const LISTED: Duration = Duration::from_mins(10);
@@ -114,6 +114,18 @@ impl Objects {
         self.size(&Path::from(NAME)).await.map(drop)
     }
 
+    /// Refuses a store in which not even its own name is found: then what is not found there need not be lost.
+    pub(crate) async fn check_named(&self) -> Result<(), StoreError> {
+        self.check_mounted().await?;
+        if !self.is_named.load(Ordering::Relaxed) || self.size(&Path::from(NAME)).await?.is_some() {
+            return Ok(());
+        }
+        let source =
+            "the block store has no object fula-store any more: is it the right one, and whole?"
+                .into();
+        Err(StoreError::Unavailable { backend: "block store", action: "use", source })
+    }
+
     /// Writes a new object, and returns once it is durable; `false` where there is one of that name.
     pub(crate) async fn create(
         &self,
@@ -141,16 +153,8 @@ impl Objects {
         path: &Path,
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
-        self.get_part(path, GetRange::Bounded(range)).await
-    }
-
-    /// Returns the last bytes of an object, or all of a shorter one.
-    pub(crate) async fn get_end(&self, path: &Path, len: u64) -> Result<Option<Bytes>, StoreError> {
-        self.get_part(path, GetRange::Suffix(len)).await
-    }
-
-    async fn get_part(&self, path: &Path, range: GetRange) -> Result<Option<Bytes>, StoreError> {
-        let options = GetOptions { range: Some(range), ..GetOptions::default() };
+        let range = Some(GetRange::Bounded(range));
+        let options = GetOptions { range, ..GetOptions::default() };
         let read = async { self.store.get_opts(path, options).await?.bytes().await };
         match within(ANSWER, "get", read).await? {
             Ok(bytes) => Ok(Some(bytes)),

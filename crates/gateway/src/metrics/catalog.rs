@@ -230,6 +230,13 @@ pub const ALL: &[Metric] = &[
     ),
     histogram("fula_gc_seconds", "seconds", "Time of a collection, with its pauses."),
     gauge("fula_gc_marked_blocks", "blocks", "Blocks in use at the last collection."),
+    counter("fula_scrub_blocks_total", "blocks", "Blocks that the scrub has read."),
+    gauge("fula_scrub_damaged_blocks", "blocks", "Damaged blocks that the scrub has found."),
+    gauge(
+        "fula_scrub_ended_timestamp_seconds",
+        "seconds since 1970",
+        "End of the last scrub; 0 before the first.",
+    ),
     counter("fula_gc_deleted_blocks_total", "blocks", "Blocks deleted by collections."),
     counter("fula_gc_deleted_bytes_total", "bytes", "Bytes of blocks deleted by collections."),
     counter(

@@ -10,6 +10,7 @@ use fula_gateway::WireLimits;
 use fula_service::{Limits, auth::SESSIONS_MAX, limits::KEYS_PER_USER};
 
 use super::value::{Size, Time, above_zero, from_one, listen_address, switch};
+use crate::scrub::PERIOD;
 
 /// Settings of `fula gateway`. Each can also be set in the environment, or in the TOML file under
 /// the same name in lower case without FULA_; a flag wins over the environment, which wins over
@@ -97,6 +98,10 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_RETENTION", value_name = "TIME",
         default_value_t = Time(Limits::default().retention))]
     pub(crate) retention: Time,
+    /// Time in which every block of the block store is read once, to find damage before somebody needs the
+    /// block; masters that share a store take turns. 0s reads nothing
+    #[arg(long, env = "FULA_SCRUB", value_name = "TIME", default_value_t = Time(PERIOD))]
+    pub(crate) scrub: Time,
     /// Memory for request and response bodies. A request that waits longer than 10 s for it is
     /// answered 503 `SlowDown`; connections that move less than 256 KiB in 5 s are closed first
     #[arg(long, env = "FULA_BODY_BYTES", value_name = "SIZE",

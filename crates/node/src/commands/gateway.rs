@@ -6,6 +6,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use fula_gateway::{
@@ -26,7 +27,7 @@ use crate::{
     files::{self, FileError},
     gauges, gc, jwks,
     node::{Node, NodeError, Purpose},
-    readiness,
+    readiness, scrub,
     state::Running,
 };
 
@@ -112,7 +113,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
-    start_background_work(&node);
+    start_background_work(&node, config.scrub);
 
     let answer = move |request: http::Request<_>| {
         let gateway = gateway.clone();
@@ -174,8 +175,8 @@ async fn open_node(config: &GatewayConfig) -> Result<Node, StartError> {
     Ok(node)
 }
 
-/// Starts what a gateway does besides answering requests.
-fn start_background_work(node: &Arc<Node>) {
+/// Starts what a gateway does besides answering requests; it scrubs the blocks in the time `scrubbed_in`.
+fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
     let authenticator = node.authenticator.clone();
     tokio::spawn(async move { authenticator.revocations().run().await });
     let authenticator = node.authenticator.clone();
@@ -185,6 +186,7 @@ fn start_background_work(node: &Arc<Node>) {
     }
     tokio::spawn(gc::tend(Arc::clone(node)));
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
+    tokio::spawn(scrub::run(Arc::clone(node), scrubbed_in));
     tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
 }
 

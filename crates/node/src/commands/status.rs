@@ -76,6 +76,21 @@ fn show(page: &Value) {
     }
 }
 
+fn show_scrub(scrub: &Value) {
+    let (last, current) = (&scrub["last"], &scrub["current"]);
+    let count =
+        |pass: &Value| format!("{} blocks read, {} damaged", pass["blocks"], pass["damaged"]);
+    if !last.is_null() {
+        line("scrub", &format!("ended {}: {}", when(&last["ended_ms"]), count(last)));
+    }
+    if !current.is_null() {
+        line("scrub", &format!("since {}: {} so far", when(&current["begun_ms"]), count(current)));
+    }
+    if last.is_null() && current.is_null() {
+        line("scrub", "none yet");
+    }
+}
+
 fn show_space(page: &Value) {
     let (disk, log) = (&page["disk"], &page["log"]);
     if !disk.is_null() {
@@ -97,4 +112,5 @@ fn show_space(page: &Value) {
         }
         _ => line("collection", "none since the start"),
     }
+    show_scrub(&page["scrub"]);
 }

@@ -154,6 +154,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) limits: Limits,
     pub(crate) connections: ConnectionConfig,
     pub(crate) shutdown_grace: Duration,
+    /// Time in which every block is read once; zero turns that off.
+    pub(crate) scrub: Duration,
     pub(crate) log: LogFormat,
     pub(crate) first_key: Option<(String, Secret)>,
     /// Which tokens are accepted; without the key set.
@@ -215,6 +217,7 @@ impl GatewayConfig {
             limits,
             connections: ConnectionConfig::check(settings.connections)?,
             shutdown_grace: settings.shutdown_grace.0,
+            scrub: settings.scrub.0,
             log: settings.log,
             first_key: both(
                 settings.access_key_id,

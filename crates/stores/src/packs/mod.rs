@@ -32,7 +32,7 @@ use fula_core::{
     packs::{PackEntry, PackId},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::path::Path;
+use object_store::{ObjectMeta, path::Path};
 use quick_cache::{Weighter, sync::Cache};
 
 pub use self::records::RecordDirectory;
@@ -40,6 +40,7 @@ use self::{
     format::{BLOCKS_MAX, END_BYTES, Encoded, HEAD_BYTES, PackIndex, generation_of},
     place::{Place, Tag, TagKey, encode_index},
     places::Places,
+    run::Run,
 };
 use crate::objects::{Found, Objects};
 
@@ -48,6 +49,9 @@ const PACK_BYTES: usize = 16 << 20;
 
 /// Packs written at a time by one put.
 const CONCURRENCY: usize = 4;
+
+/// Packs whose indexes are read at a time when they are listed anew.
+const LISTED_AT_ONCE: usize = 32;
 
 /// Longest pack that is read whole for one of its blocks: others of them are likely to be wanted next.
 const WHOLE_BYTES: u64 = 256 << 10;
@@ -112,7 +116,12 @@ impl PackedBlocks {
     /// Writes one pack and lists it.
     async fn put_pack(&self, blocks: &[&Block]) -> Result<(), StoreError> {
         if self.places.is_overfull() {
-            self.places.merge(|| (self.fresh_id)()).await?;
+            // A task of its own: it goes on when this put is given up.
+            self.merge().await.map_err(|stopped| StoreError::Unavailable {
+                backend: "block store",
+                action: "merge the list of packs",
+                source: stopped.into(),
+            })??;
         }
         let id = PackId((self.fresh_id)());
         // Collections will tell packs of before from later ones by it.
@@ -122,7 +131,7 @@ impl PackedBlocks {
         let index = encode_index(&pack.index);
         let entry = PackEntry { id, generation, bytes: pack.bytes, index };
         if self.places.add(&entry).await? {
-            self.begin_merge();
+            drop(self.merge());
         }
         Ok(())
     }
@@ -135,23 +144,31 @@ impl PackedBlocks {
         }
         // A request to the store is sent again when its answer is lost: then the object is ours.
         let end = pack.pieces.last().map_or(&[][..], |end| end);
-        if self.objects.get_end(&path, end.len() as u64).await?.is_some_and(|found| found == end) {
+        let from = pack.bytes - end.len() as u64;
+        let found = self.objects.get_range(&path, from..pack.bytes).await?;
+        if found.is_some_and(|found| found == end) {
             return Ok(());
         }
         let source = format!("there is another pack of the name {id}").into();
         Err(StoreError::Unavailable { backend: "object store", action: "put", source })
     }
 
-    /// Merges in the background.
-    fn begin_merge(&self) {
+    /// Merges the list of packs into an index run, unless there is too little in it by then.
+    fn merge(&self) -> tokio::task::JoinHandle<Result<(), StoreError>> {
         let (places, fresh_id) = (Arc::clone(&self.places), Arc::clone(&self.fresh_id));
         tokio::spawn(async move {
-            match places.merge(|| fresh_id()).await {
-                Ok(blocks) => tracing::debug!(blocks, "merged the list of packs into an index run"),
-                // The next turn tries again; puts wait once the list is too long.
-                Err(error) => tracing::warn!(%error, "cannot merge the list of packs"),
+            match places.merge(false, || fresh_id()).await {
+                Ok(blocks) => {
+                    tracing::debug!(blocks, "merged the list of packs into an index run");
+                    Ok(())
+                }
+                Err(error) => {
+                    // The next turn tries again; puts wait once the list is too long.
+                    tracing::warn!(%error, "cannot merge the list of packs");
+                    Err(error)
+                }
             }
-        });
+        })
     }
 
     /// Reads a block where it should lie; `None` when the pack is gone.
@@ -185,18 +202,21 @@ impl PackedBlocks {
                 None => return Ok(None),
             }
         };
-        let bytes = bytes.ok_or(StoreError::Damaged { cid: *cid })?;
-        Block::verify(*cid, bytes).map(Some)
+        let verified = bytes
+            .ok_or(StoreError::Damaged { cid: *cid })
+            .and_then(|bytes| Block::verify(*cid, bytes));
+        if verified.is_err() {
+            // What is read next is read from the store.
+            self.whole.remove(&place.pack);
+        }
+        verified.map(Some)
     }
 
     async fn get_packed(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        let tag = Tag::new(&self.key, cid);
-        if let Some(place) = self.places.locate(&tag).await?
-            && let Some(block) = self.read_at(cid, place).await?
-        {
-            return Ok(Some(block));
+        match self.places.locate(&Tag::new(&self.key, cid)).await? {
+            Some(place) => self.read_at(cid, place).await,
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// Reads a block that is an object of its own.
@@ -212,61 +232,75 @@ impl PackedBlocks {
     }
 
     /// Lists every pack that the directory does not know, and returns how many there were. Reads the index of
-    /// every pack.
+    /// every pack that is in no entry of the list.
     async fn list_anew(&self) -> Result<u64, StoreError> {
-        self.places.forget_lost_runs().await?;
+        let runs = self.places.whole_runs().await?;
         let mut found = 0;
         for shard in 0..=u8::MAX {
-            for meta in self.objects.list(&shard_path(shard)).await? {
-                let Some(id) = id_at(shard, &meta.location) else { continue };
-                let Some(index) = self.pack_index(&meta.location).await? else { continue };
-                if !self.is_known(&id, &index).await? {
-                    self.add_again(id, meta.size, &index).await?;
-                    found += 1;
-                }
+            let metas = self.objects.list(&shard_path(shard)).await?;
+            let looks = metas.into_iter().map(|meta| self.add_unlisted(&runs, shard, meta));
+            let mut looks =
+                stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(LISTED_AT_ONCE);
+            while let Some(is_added) = looks.try_next().await? {
+                found += u64::from(is_added);
             }
         }
+        self.places.forget_lost_runs().await?;
         Ok(found)
     }
 
-    /// Returns whether every block of a pack is found, in this pack or in another.
-    async fn is_known(&self, id: &PackId, index: &PackIndex) -> Result<bool, StoreError> {
-        if self.places.listed_bytes(id).is_some() {
-            return Ok(true);
+    /// Lists a pack that has a block which is found nowhere else. Returns whether it did.
+    async fn add_unlisted(
+        &self,
+        runs: &[Run],
+        shard: u8,
+        meta: ObjectMeta,
+    ) -> Result<bool, StoreError> {
+        let Some(id) = id_at(shard, &meta.location) else { return Ok(false) };
+        if self.places.listed_bytes(&id).is_some() {
+            return Ok(false);
         }
-        for (cid, ..) in &index.blocks {
-            if self.places.locate(&Tag::new(&self.key, cid)).await?.is_none() {
-                return Ok(false);
-            }
+        let Some(index) = self.pack_index(&meta).await? else { return Ok(false) };
+        let mut is_known = true;
+        for (cid, offset, len) in &index.blocks {
+            let place = self.places.locate_in(runs, &Tag::new(&self.key, cid)).await?;
+            // A copy elsewhere may be damaged; an entry too many does no harm.
+            is_known &= place == Some(Place { pack: id, offset: *offset, len: *len });
         }
-        Ok(true)
-    }
-
-    async fn add_again(&self, id: PackId, bytes: u64, index: &PackIndex) -> Result<(), StoreError> {
+        if is_known {
+            return Ok(false);
+        }
         let head = self.objects.get_range(&path_of(&id), 0..HEAD_BYTES as u64).await?;
-        let generation = generation_of(&head.unwrap_or_default())?;
+        let generation = generation_of(&head.unwrap_or_default()).unwrap_or_else(|error| {
+            tracing::warn!(pack = %id, %error, "the beginning of a pack cannot be read");
+            0
+        });
         let entry = |(cid, offset, len): &(Cid, u32, u32)| {
             let tag = Tag::new(&self.key, cid);
             place::IndexEntry { tag, offset: *offset, len: *len }
         };
         let index: Vec<_> = index.blocks.iter().map(entry).collect();
-        let entry = PackEntry { id, generation, bytes, index: encode_index(&index) };
+        let entry = PackEntry { id, generation, bytes: meta.size, index: encode_index(&index) };
         if self.places.add(&entry).await? || self.places.is_overfull() {
-            self.places.merge(|| (self.fresh_id)()).await?;
+            // It may fail as long as a run is lost, and is tried again later.
+            drop(self.merge().await);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Reads the index in a pack; `None` for a pack that is gone, or that is no pack.
-    async fn pack_index(&self, path: &Path) -> Result<Option<PackIndex>, StoreError> {
-        let Some(end) = self.objects.get_end(path, END_BYTES as u64).await? else {
+    async fn pack_index(&self, meta: &ObjectMeta) -> Result<Option<PackIndex>, StoreError> {
+        let (path, size) = (&meta.location, meta.size);
+        let Some(from) = size.checked_sub(END_BYTES as u64) else {
+            tracing::warn!(pack = %path, "an object among the packs is too short to be one");
             return Ok(None);
         };
-        let Some(len) = PackIndex::len_by(&end) else {
+        let Some(end) = self.objects.get_range(path, from..size).await? else { return Ok(None) };
+        let Some(from) = PackIndex::len_by(&end).and_then(|len| size.checked_sub(len)) else {
             tracing::warn!(pack = %path, "an object among the packs is no pack, or is cut off");
             return Ok(None);
         };
-        let Some(bytes) = self.objects.get_end(path, len).await? else { return Ok(None) };
+        let Some(bytes) = self.objects.get_range(path, from..size).await? else { return Ok(None) };
         match PackIndex::parse(&bytes) {
             Ok(index) => Ok(Some(index)),
             Err(error) => {
@@ -281,7 +315,7 @@ impl PackedBlocks {
         let mut blocks = Vec::new();
         for meta in self.objects.list(&shard_path(shard)).await? {
             let Some(id) = id_at(shard, &meta.location) else { continue };
-            let Some(index) = self.pack_index(&meta.location).await? else { continue };
+            let Some(index) = self.pack_index(&meta).await? else { continue };
             for (cid, offset, len) in index.blocks {
                 // A block that was put again is listed once, where it is read from.
                 let place = self.places.locate(&Tag::new(&self.key, &cid)).await?;
@@ -382,9 +416,13 @@ impl BlockStore for PackedBlocks {
     }
 
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        if let Some(block) = self.get_packed(cid).await? {
-            return Ok(Some(block));
-        }
+        let first = match self.get_packed(cid).await {
+            Ok(Some(block)) => return Ok(Some(block)),
+            // There may be another copy.
+            Err(StoreError::Damaged { .. }) => Some(StoreError::Damaged { cid: *cid }),
+            Ok(None) => None,
+            Err(error) => return Err(error),
+        };
         if let Some(block) = self.get_single(cid).await? {
             return Ok(Some(block));
         }
@@ -405,6 +443,7 @@ impl BlockStore for PackedBlocks {
         };
         if block.is_none() {
             self.objects.check_mounted().await?;
+            return first.map_or(Ok(None), Err);
         }
         Ok(block)
     }

@@ -23,14 +23,14 @@ impl fmt::Debug for TagKey {
     }
 }
 
-/// A keyed hash of a block's digest, by which the index knows the block. What is read is checked against the
+/// A keyed hash of a block's address, by which the index knows the block. What is read is checked against the
 /// whole address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Tag(pub(super) [u8; 16]);
 
 impl Tag {
     pub(super) fn new(key: &TagKey, cid: &Cid) -> Self {
-        let hash = blake3::keyed_hash(&key.0, cid.digest());
+        let hash = blake3::keyed_hash(&key.0, &cid.to_bytes());
         let mut tag = [0; 16];
         tag.copy_from_slice(&hash.as_bytes()[..16]);
         Self(tag)

@@ -19,8 +19,7 @@ use fula_core::{
     cbor::{Invalid, Reader, Writer},
     packs::{DirectoryPage, PackEntry, PackId},
 };
-use futures::future::{Either, select, try_join_all};
-use object_store::path::Path;
+use futures::future::{Either, join_all, select};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::{Weighter, sync::Cache};
 use tokio::time::Instant;
@@ -32,19 +31,22 @@ use super::{
 use crate::objects::Objects;
 
 /// Entries of the directory that are merged into an index run.
-const MERGE_AT: usize = 2048;
+const MERGE_AT: u64 = 2048;
+
+/// Blocks of the entries that are merged, even if the entries are fewer.
+const MERGE_BLOCKS: usize = 128 << 10;
 
 /// One master of several begins the merge: the one whose entry gets a number that this divides.
 const MERGE_TURN: u64 = 256;
 
-/// Entries at which a put waits for a merge: then something keeps merges from being done.
-const ENTRIES_MAX: usize = 16 * MERGE_AT;
+/// Times the entries or blocks of a merge at which a put waits for one: something keeps merges from being done.
+const OVERFULL: u64 = 8;
 
 /// A run is merged with a newer one unless it has more than so many times its records.
 const RUN_RATIO: u64 = 3;
 
 /// Entries read from the directory at a time.
-const READ_ENTRIES: usize = 1024;
+const READ_ENTRIES: usize = 256;
 
 /// While the directory was read within this time, a look-up asks the index runs first.
 const FRESH: Duration = Duration::from_millis(50);
@@ -52,8 +54,8 @@ const FRESH: Duration = Duration::from_millis(50);
 /// Memory for pages of index runs, in bytes.
 const PAGES_BYTES: u64 = 16 << 20;
 
-/// How long runs that no manifest names any more stay, for an arbiter that is restored from a backup.
-const RUNS_KEPT: Duration = Duration::from_hours(7 * 24);
+/// Shortest time between two readings of the whole directory for blocks that were not found.
+const REREAD_EVERY: Duration = Duration::from_secs(1);
 
 /// An entry of the directory.
 #[derive(Debug)]
@@ -66,8 +68,11 @@ struct Listed {
 struct State {
     /// Every entry up to this number is known, or in a run.
     through: u64,
+    /// The highest number of any entry that is known of.
+    last: u64,
     manifest_version: u64,
     manifest: Manifest,
+    manifest_bytes: Bytes,
     entries: BTreeMap<u64, Listed>,
     /// Blocks of the entries, with the number of the newest entry that has each.
     places: HashMap<Tag, (u64, Place)>,
@@ -80,14 +85,21 @@ struct State {
 struct Manifest {
     through: u64,
     runs: Arc<[Run]>,
+    /// Names of runs that the last merge replaced. The next one deletes them: by then every master that looks
+    /// has the newer ones.
+    retired: Vec<[u8; 16]>,
 }
 
 impl Manifest {
     fn encode(&self) -> Bytes {
         let mut out = Writer::with_capacity(256);
-        out.array(3).uint(1).uint(self.through).array(self.runs.len());
+        out.array(4).uint(1).uint(self.through).array(self.runs.len());
         for run in self.runs.iter() {
             run.write(&mut out);
+        }
+        out.array(self.retired.len());
+        for id in &self.retired {
+            out.bytes(id);
         }
         out.finish()
     }
@@ -96,7 +108,7 @@ impl Manifest {
         let wrong = |Invalid(why)| StoreError::Malformed { what: "manifest of the packs", why };
         let mut reader = Reader::new(bytes);
         let mut read = || {
-            reader.tuple(3)?;
+            reader.tuple(4)?;
             if reader.uint()? != 1 {
                 return Err(Invalid("it was written by a later build"));
             }
@@ -106,7 +118,12 @@ impl Manifest {
             for _ in 0..count {
                 runs.push(Run::read(&mut reader)?);
             }
-            Ok(Self { through, runs: runs.into() })
+            let count = reader.array()?;
+            let mut retired = Vec::new();
+            for _ in 0..count {
+                retired.push(reader.array_of()?);
+            }
+            Ok(Self { through, runs: runs.into(), retired })
         };
         let manifest = read().map_err(wrong)?;
         reader.end().map_err(wrong)?;
@@ -136,6 +153,8 @@ pub(super) struct Places {
     refreshes: AtomicU64,
     /// When the last one began.
     refreshed: Mutex<Option<Instant>>,
+    /// When the whole directory was last read for a block that was not found.
+    reread: Mutex<Option<Instant>>,
     merging: tokio::sync::Mutex<()>,
 }
 
@@ -150,6 +169,7 @@ impl Places {
             refreshing: tokio::sync::Mutex::default(),
             refreshes: AtomicU64::new(0),
             refreshed: Mutex::new(None),
+            reread: Mutex::new(None),
             merging: tokio::sync::Mutex::default(),
         }
     }
@@ -162,12 +182,13 @@ impl Places {
         let seq = self.directory.add(pack).await?;
         let mut state = self.state.write();
         state.insert(seq, pack)?;
-        Ok(seq.is_multiple_of(MERGE_TURN) && state.entries.len() >= MERGE_AT)
+        let is_turn = seq.is_multiple_of(MERGE_TURN) || pack.index.len() > MERGE_BLOCKS / 32;
+        Ok(is_turn && state.fill() >= 1)
     }
 
     /// Returns whether there are so many entries that no more may be added before a merge.
     pub(super) fn is_overfull(&self) -> bool {
-        self.state.read().entries.len() >= ENTRIES_MAX
+        self.state.read().fill() >= OVERFULL
     }
 
     /// Returns where a block lies, if this store has it.
@@ -180,50 +201,49 @@ impl Places {
         }
         let runs = self.runs();
         let is_fresh = self.refreshed.lock().is_some_and(|at| at.elapsed() < FRESH);
-        if is_fresh && let Some(place) = self.find_in(&runs, tag).await? {
+        let mut refreshing = pin!(self.refresh());
+        let found = if is_fresh {
+            self.find_in(&runs, tag).await
+        } else {
+            // Runs and directory are asked at the same time: so a block that another master has just written
+            // costs no round trip to runs that cannot have it, and one in a run does not wait for the
+            // directory.
+            match select(pin!(self.find_in(&runs, tag)), &mut refreshing).await {
+                Either::Left((found, _)) => found,
+                Either::Right((refreshed, finding)) => {
+                    refreshed?;
+                    let known = self.state.read().places.get(tag).copied();
+                    if let Some((_, place)) = known {
+                        return Ok(Some(place));
+                    }
+                    let found = finding.await;
+                    if !matches!(found, Ok(None) | Err(_)) {
+                        return found;
+                    }
+                    return self.look_again(tag, &runs, found).await;
+                }
+            }
+        };
+        if let Ok(Some(place)) = found {
             return Ok(Some(place));
         }
-        if is_fresh {
-            self.refresh().await?;
-            return self.look_again(tag, &runs).await;
-        }
-        // Runs and directory are asked at the same time: so a block that another master has just written
-        // costs no round trip to runs that cannot have it, and one in a run does not wait for the directory.
-        match select(pin!(self.find_in(&runs, tag)), pin!(self.refresh())).await {
-            Either::Left((found, refreshing)) => {
-                if let Some(place) = found? {
-                    return Ok(Some(place));
-                }
-                refreshing.await?;
-            }
-            Either::Right((refreshed, finding)) => {
-                let known = self.state.read().places.get(tag).copied();
-                if let Some((_, place)) = known {
-                    return Ok(Some(place));
-                }
-                if let Some(place) = finding.await? {
-                    return Ok(Some(place));
-                }
-                refreshed?;
-            }
-        }
-        self.look_again(tag, &runs).await
+        refreshing.await?;
+        self.look_again(tag, &runs, found).await
     }
 
-    /// Looks once more where something new may be found after a refresh.
+    /// Looks once more after a refresh, where it brought something new; else `before` is what was found in the
+    /// runs `asked`. A run that is gone was perhaps merged into another one.
     async fn look_again(
         &self,
         tag: &Tag,
-        before: &Arc<[Run]>,
+        asked: &Arc<[Run]>,
+        before: Result<Option<Place>, StoreError>,
     ) -> Result<Option<Place>, StoreError> {
         if let Some((_, place)) = self.state.read().places.get(tag) {
             return Ok(Some(*place));
         }
         let runs = self.runs();
-        if Arc::ptr_eq(&runs, before) {
-            return Ok(None);
-        }
-        self.find_in(&runs, tag).await
+        if Arc::ptr_eq(&runs, asked) { before } else { self.find_in(&runs, tag).await }
     }
 
     /// Returns where a block lies by everything that there is to know, read anew: for a block that was not
@@ -232,7 +252,19 @@ impl Places {
     /// # Errors
     /// As [`Self::locate`].
     pub(super) async fn locate_anew(&self, tag: &Tag) -> Result<Option<Place>, StoreError> {
-        self.reread_all().await?;
+        let is_due = {
+            let mut reread = self.reread.lock();
+            let is_due = reread.is_none_or(|at| at.elapsed() >= REREAD_EVERY);
+            if is_due {
+                *reread = Some(Instant::now());
+            }
+            is_due
+        };
+        if is_due {
+            self.reread_all().await?;
+        } else {
+            self.refresh().await?;
+        }
         if let Some((_, place)) = self.state.read().places.get(tag) {
             return Ok(Some(*place));
         }
@@ -248,10 +280,18 @@ impl Places {
         Arc::clone(&self.state.read().manifest.runs)
     }
 
-    /// Asks all runs at the same time; the newest that knows the block is right.
+    /// Asks all runs at the same time; the newest that knows the block is right. A run that cannot be read
+    /// matters only if no other one knows the block.
     async fn find_in(&self, runs: &[Run], tag: &Tag) -> Result<Option<Place>, StoreError> {
-        let found = try_join_all(runs.iter().map(|run| self.find_in_one(run, tag))).await?;
-        Ok(found.into_iter().flatten().next())
+        let mut failure = None;
+        for found in join_all(runs.iter().map(|run| self.find_in_one(run, tag))).await {
+            match found {
+                Ok(Some(place)) => return Ok(Some(place)),
+                Ok(None) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(None), Err)
     }
 
     async fn find_in_one(&self, run: &Run, tag: &Tag) -> Result<Option<Place>, StoreError> {
@@ -272,13 +312,13 @@ impl Places {
             return Ok(());
         }
         let number = self.refreshes.fetch_add(1, Ordering::AcqRel) + 1;
-        *self.refreshed.lock() = Some(Instant::now());
+        let now = Instant::now();
         loop {
-            let after = self.state.read().through;
+            // With the last entry that is known: it shows whether numbers were given twice.
+            let after = self.state.read().through.saturating_sub(1);
             let page = self.directory.read(after, READ_ENTRIES).await?;
-            let went_back = page.manifest_version < self.state.read().manifest_version;
-            if went_back || page.last < after {
-                // The arbiter was restored from a backup.
+            if self.state.read().is_contradicted_by(&page) {
+                tracing::warn!("the list of packs went back in time: it is read anew");
                 self.reread().await?;
                 break;
             }
@@ -286,6 +326,7 @@ impl Places {
                 break;
             }
         }
+        *self.refreshed.lock() = Some(now);
         *succeeded = number;
         Ok(())
     }
@@ -304,11 +345,12 @@ impl Places {
 
     fn apply(&self, page: DirectoryPage) -> Result<usize, StoreError> {
         let mut state = self.state.write();
+        state.last = state.last.max(page.last);
         if page.manifest_version != state.manifest_version {
             let manifest = Manifest::decode(&page.manifest)?;
             state.remove_through(manifest.through)?;
             state.through = state.through.max(manifest.through);
-            state.manifest = manifest;
+            (state.manifest, state.manifest_bytes) = (manifest, page.manifest);
             state.manifest_version = page.manifest_version;
         }
         let count = page.entries.len();
@@ -320,74 +362,123 @@ impl Places {
     }
 
     /// Moves the entries of the directory into an index run, together with runs that are not much larger.
-    /// Returns how many blocks the new run knows; `None` where another master was faster.
+    /// Returns how many blocks the new run knows; `None` where there is not enough to do unless `is_asked`, or
+    /// where another master was faster.
     ///
     /// # Errors
     /// [`StoreError`]; nothing changed then, or all of it.
     pub(super) async fn merge(
         &self,
+        is_asked: bool,
         fresh_id: impl FnMut() -> [u8; 16],
     ) -> Result<Option<u64>, StoreError> {
-        let _one = self.merging.lock().await;
-        self.refresh().await?;
-        let (through, version, newest, runs) = {
+        let _one_at_a_time = self.merging.lock().await;
+        if !is_asked && self.state.read().fill() < 1 {
+            return Ok(None);
+        }
+        // What is removed from the list must be what goes into the run.
+        self.reread_all().await?;
+        let (version, newest, before) = {
             let state = self.state.read();
+            let through = state.through;
             let of_entries = |(tag, (seq, place)): (&Tag, &(u64, Place))| {
-                (*seq <= state.through).then_some(Located { tag: *tag, place: *place })
+                (*seq <= through).then_some(Located { tag: *tag, place: *place })
             };
             let mut newest: Vec<_> = state.places.iter().filter_map(of_entries).collect();
             newest.sort_unstable_by_key(|located| located.tag);
-            let runs = Arc::clone(&state.manifest.runs);
-            (state.through, state.manifest_version, newest, runs)
+            (state.manifest_version, newest, Manifest { through, ..state.manifest.clone() })
         };
-        let mut records = newest.len() as u64;
-        let is_small = |run: &&Run| {
-            let is_small = run.records <= RUN_RATIO * records;
-            records += run.records;
-            is_small
-        };
-        let (taken, left) = runs.split_at(runs.iter().take_while(is_small).count());
+        let taken = self.mergeable(newest.len() as u64, &before.runs).await?;
+        let (taken, left) = before.runs.split_at(taken);
         let run = run::merge(&self.objects, &newest, taken, fresh_id).await?;
-        let runs: Arc<[Run]> = std::iter::once(run).chain(left.iter().copied()).collect();
-        let manifest = Manifest { through, runs };
-        let replaced = self.directory.replace_manifest(version, manifest.encode(), through).await?;
-        self.refresh().await?;
-        if !replaced {
-            self.objects.delete(&run.path()).await?;
-            return Ok(None);
+        let manifest = Manifest {
+            through: before.through,
+            runs: std::iter::once(run).chain(left.iter().copied()).collect(),
+            retired: taken.iter().map(|run| run.id).collect(),
+        };
+        let (through, encoded) = (manifest.through, manifest.encode());
+        let replaced = self.directory.replace_manifest(version, encoded, through).await?;
+        // Deletions may fail: what they leave behind is only garbage.
+        let garbage = if replaced { before.retired } else { vec![run.id] };
+        for id in garbage {
+            if let Err(error) = self.objects.delete(&run::path_of(&id)).await {
+                tracing::warn!(%error, "cannot delete an index run that is not used any more");
+            }
         }
-        self.delete_old_runs().await?;
-        Ok(Some(run.records))
+        self.refresh().await?;
+        Ok(replaced.then_some(run.records))
     }
 
-    /// Leaves runs out of the manifest that are gone or damaged: what they knew is to be listed anew. Reads
-    /// every run.
+    /// Returns how many of the newest runs are to be merged with so many records: those that are not much
+    /// larger, up to the first that cannot be read.
+    async fn mergeable(&self, mut records: u64, runs: &[Run]) -> Result<usize, StoreError> {
+        let mut count = 0;
+        for run in runs {
+            if run.records > RUN_RATIO * records || !run.is_whole(&self.objects).await? {
+                break;
+            }
+            (records, count) = (records + run.records, count + 1);
+        }
+        Ok(count)
+    }
+
+    /// Reads the directory anew, and returns the runs that are whole. Reads every run.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub(super) async fn forget_lost_runs(&self) -> Result<(), StoreError> {
-        let _one_at_a_time = self.merging.lock().await;
+    /// [`StoreError`], also where the store itself seems to be another one.
+    pub(super) async fn whole_runs(&self) -> Result<Vec<Run>, StoreError> {
+        self.objects.check_named().await?;
         // What was known before may be listed no more.
         self.reread_all().await?;
-        let (version, manifest) = {
-            let state = self.state.read();
-            (state.manifest_version, state.manifest.clone())
-        };
         let mut whole = Vec::new();
-        for run in manifest.runs.iter() {
+        for run in self.runs().iter() {
             if run.is_whole(&self.objects).await? {
                 whole.push(*run);
             } else {
                 tracing::warn!(run = %run.path(), "an index run is missing or damaged");
             }
         }
+        Ok(whole)
+    }
+
+    /// Returns where a block lies by the list and by some of the runs.
+    ///
+    /// # Errors
+    /// As [`Self::locate`].
+    pub(super) async fn locate_in(
+        &self,
+        runs: &[Run],
+        tag: &Tag,
+    ) -> Result<Option<Place>, StoreError> {
+        if let Some((_, place)) = self.state.read().places.get(tag) {
+            return Ok(Some(*place));
+        }
+        self.find_in(runs, tag).await
+    }
+
+    /// Leaves runs out of the manifest that are not whole, after everything that they knew was listed again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) async fn forget_lost_runs(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.merging.lock().await;
+        let whole = self.whole_runs().await?;
+        let (version, manifest) = {
+            let state = self.state.read();
+            (state.manifest_version, state.manifest.clone())
+        };
         if whole.len() < manifest.runs.len() {
             let through = manifest.through;
-            let manifest = Manifest { runs: whole.into(), through };
+            let manifest = Manifest { runs: whole.into(), ..manifest };
             self.directory.replace_manifest(version, manifest.encode(), through).await?;
             self.refresh().await?;
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn directory(&self) -> Arc<dyn PackDirectory> {
+        Arc::clone(&self.directory)
     }
 
     /// Returns the numbers of records of the runs.
@@ -395,25 +486,31 @@ impl Places {
     pub(super) fn run_records(&self) -> Vec<u64> {
         self.runs().iter().map(|run| run.records).collect()
     }
-
-    /// Deletes runs that have been out of use for [`RUNS_KEPT`]. The store's own clock says how old they are.
-    async fn delete_old_runs(&self) -> Result<(), StoreError> {
-        let found = self.objects.list(&Path::from("index")).await?;
-        let Some(now) = found.iter().map(|meta| meta.last_modified).max() else { return Ok(()) };
-        let runs = self.runs();
-        for meta in found {
-            let age = (now - meta.last_modified).to_std().unwrap_or_default();
-            let is_used = runs.iter().any(|run| run.path() == meta.location);
-            if !is_used && age > RUNS_KEPT {
-                self.objects.delete(&meta.location).await?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl State {
+    /// Returns how often what is listed would be enough for a merge.
+    fn fill(&self) -> u64 {
+        let entries = self.last.saturating_sub(self.manifest.through) / MERGE_AT;
+        entries.max((self.places.len() / MERGE_BLOCKS) as u64)
+    }
+
+    /// Returns whether a page of the directory, read from the last known entry on, shows that the directory is
+    /// not what it was.
+    fn is_contradicted_by(&self, page: &DirectoryPage) -> bool {
+        if page.manifest_version < self.manifest_version || page.last < self.through {
+            return true;
+        }
+        if page.manifest_version > self.manifest_version {
+            return false;
+        }
+        let first = page.entries.first().map(|(seq, pack)| (*seq, pack.id));
+        let known = self.entries.get(&self.through).map(|listed| (self.through, listed.id));
+        page.manifest != self.manifest_bytes || (known.is_some() && first != known)
+    }
+
     fn insert(&mut self, seq: u64, pack: &PackEntry) -> Result<(), StoreError> {
+        self.last = self.last.max(seq);
         if seq <= self.manifest.through {
             return Ok(());
         }

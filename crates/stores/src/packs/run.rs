@@ -1,9 +1,12 @@
 //! Index runs: where many blocks lie, as one object that is read a page at a time.
 //!
 //! ```text
-//! page = records u32 | CRC-32C of the records u32 | records | zeros to 4096 bytes
+//! page = records u32 | checksum u32 | records | zeros to 4096 bytes
 //! record = tag 16 | pack 16 | offset u32 | length u32        (little endian, by tag)
 //! ```
+//! The checksum is CRC-32C over the name of the run, the number of the page (u64) and the records, so that
+//! neither zeros nor another page pass for a page.
+//!
 //! A tag says which page it is on ([`Tag::page`]), so that a look-up reads one page, and nothing of a run is
 //! kept in memory. Pages follow one another by tag, and so do the records of a page: a run is sorted, and
 //! runs are merged from beginning to end with a page of each at a time.
@@ -17,7 +20,10 @@ use object_store::{buffered::BufWriter, path::Path};
 use tokio::io::AsyncWriteExt;
 
 use super::place::{Located, Place, Tag, u32_at};
-use crate::{log::crc32c, objects::Objects};
+use crate::{
+    log::crc32c,
+    objects::{Objects, WRITTEN},
+};
 
 /// Length of a page.
 const PAGE_BYTES: usize = 4096;
@@ -106,8 +112,21 @@ impl Run {
         }
         (0..bytes.len())
             .step_by(PAGE_BYTES)
-            .map(|at| Page::parse(bytes.slice(at..at + PAGE_BYTES)))
+            .zip(from..)
+            .map(|(at, page)| self.parse(page, &bytes.slice(at..at + PAGE_BYTES)))
             .collect()
+    }
+
+    fn parse(&self, page: u64, bytes: &Bytes) -> Result<Page, StoreError> {
+        let count = u32_at(bytes, 0) as usize;
+        if count > RECORDS_MAX {
+            return Err(malformed("a page has too many records"));
+        }
+        let records = bytes.slice(HEAD_BYTES..HEAD_BYTES + count * Located::BYTES);
+        if checksum(&self.id, page, &records) != u32_at(bytes, 4) {
+            return Err(malformed("the checksum of a page is wrong"));
+        }
+        Ok(Page { records })
     }
 
     fn missing(&self) -> StoreError {
@@ -120,8 +139,12 @@ impl Run {
 }
 
 /// Returns where the run of this name lies.
-fn path_of(id: &[u8; 16]) -> Path {
+pub(super) fn path_of(id: &[u8; 16]) -> Path {
     Path::from(format!("index/{}", hex::encode(id)))
+}
+
+fn checksum(run: &[u8; 16], page: u64, records: &[u8]) -> u32 {
+    crc32c(&[&run[..], &page.to_le_bytes(), records].concat())
 }
 
 fn malformed(why: &'static str) -> StoreError {
@@ -135,18 +158,6 @@ pub(super) struct Page {
 }
 
 impl Page {
-    fn parse(bytes: Bytes) -> Result<Self, StoreError> {
-        let count = u32_at(&bytes, 0) as usize;
-        if count > RECORDS_MAX {
-            return Err(malformed("a page has too many records"));
-        }
-        let records = bytes.slice(HEAD_BYTES..HEAD_BYTES + count * Located::BYTES);
-        if crc32c(&records) != u32_at(&bytes, 4) {
-            return Err(malformed("the checksum of a page is wrong"));
-        }
-        Ok(Self { records })
-    }
-
     fn records(&self) -> &[[u8; Located::BYTES]] {
         self.records.as_chunks().0
     }
@@ -172,11 +183,14 @@ struct Records<'a> {
     pages: std::vec::IntoIter<Page>,
     page: Option<Page>,
     at: usize,
+    /// Number of records so far.
+    count: u64,
 }
 
 impl<'a> Records<'a> {
     fn new(objects: &'a Objects, run: Run) -> Self {
-        Self { objects, run, next_page: 0, pages: Vec::new().into_iter(), page: None, at: 0 }
+        let pages = Vec::new().into_iter();
+        Self { objects, run, next_page: 0, pages, page: None, at: 0, count: 0 }
     }
 
     async fn next(&mut self) -> Result<Option<Located>, StoreError> {
@@ -184,7 +198,7 @@ impl<'a> Records<'a> {
             if let Some(page) = &self.page
                 && let Some(record) = page.records().get(self.at)
             {
-                self.at += 1;
+                (self.at, self.count) = (self.at + 1, self.count + 1);
                 return Ok(Some(Located::read(record)));
             }
             self.page = self.pages.next();
@@ -193,6 +207,9 @@ impl<'a> Records<'a> {
                 continue;
             }
             let count = READ_PAGES.min(self.run.pages - self.next_page);
+            if count == 0 && self.count != self.run.records {
+                return Err(malformed("it has not as many records as the manifest says"));
+            }
             if count == 0 {
                 return Ok(None);
             }
@@ -204,6 +221,7 @@ impl<'a> Records<'a> {
 
 /// Writes a run page by page.
 struct RunWriter {
+    id: [u8; 16],
     out: BufWriter,
     pages: u64,
     /// The page that `records` belong to.
@@ -238,11 +256,20 @@ impl RunWriter {
         let count = u32::try_from(records.len() / Located::BYTES).unwrap_or(u32::MAX);
         let mut page = BytesMut::with_capacity(PAGE_BYTES);
         page.extend_from_slice(&count.to_le_bytes());
-        page.extend_from_slice(&crc32c(&records).to_le_bytes());
+        let check = checksum(&self.id, self.page, &records);
+        page.extend_from_slice(&check.to_le_bytes());
         page.extend_from_slice(&records);
         page.resize(PAGE_BYTES, 0);
         self.page += 1;
-        self.out.write_all(&page).await.map_err(|error| Failed::Store(unwritten(error)))
+        in_time(self.out.write_all(&page)).await.map_err(Failed::Store)
+    }
+}
+
+/// Waits for a write as long as a store may take that does not hang.
+async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> Result<(), StoreError> {
+    match tokio::time::timeout(WRITTEN, write).await {
+        Ok(written) => written.map_err(unwritten),
+        Err(late) => Err(unwritten(std::io::Error::new(std::io::ErrorKind::TimedOut, late))),
     }
 }
 
@@ -269,6 +296,7 @@ pub(super) async fn merge(
     for _ in 0..TRIES {
         let id = fresh_id();
         let mut out = RunWriter {
+            id,
             out: objects.writer(path_of(&id)),
             pages,
             page: 0,
@@ -277,8 +305,7 @@ pub(super) async fn merge(
         };
         match merge_into(&mut out, objects, newest, older).await {
             Ok(()) => {
-                let written = out.out.shutdown().await;
-                written.map_err(unwritten)?;
+                in_time(out.out.shutdown()).await?;
                 return Ok(Run { id, pages, records: out.count });
             }
             Err(failed) => {
@@ -419,8 +446,15 @@ mod tests {
         for at in [0, 4, HEAD_BYTES, HEAD_BYTES + 10 * Located::BYTES - 1] {
             let mut changed = whole.to_vec();
             changed[at] ^= 0xff;
-            assert!(Page::parse(changed.into()).is_err(), "byte {at}");
+            assert!(run.parse(0, &changed.into()).is_err(), "byte {at}");
         }
+        // Neither zeros, nor another page, nor that of another run.
+        assert!(run.parse(0, &Bytes::from(vec![0; PAGE_BYTES])).is_err());
+        assert!(run.parse(0, &whole).is_ok() && run.parse(1, &whole).is_err());
+        assert!(Run { id: [98; 16], ..run }.parse(0, &whole).is_err());
+        // Nor a run that lacks records.
+        assert!(run.is_whole(&objects).await.unwrap());
+        assert!(!Run { records: 11, ..run }.is_whole(&objects).await.unwrap());
         let other = Run { id: [99; 16], ..run };
         let missing = other.page(&objects, 0).await.unwrap_err();
         assert!(matches!(missing, StoreError::Unavailable { .. }), "{missing}");

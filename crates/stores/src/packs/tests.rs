@@ -122,7 +122,7 @@ async fn blocks_are_found_through_merges_by_every_master() {
         // The other has seen some of it before, and some not.
         other.get(&block(n - 60).cid()).await.unwrap().unwrap();
         put(&other, &[block(0), block(1_000_000 + round)]).await;
-        one.places.merge(|| (one.fresh_id)()).await.unwrap().unwrap();
+        one.places.merge(true, || (one.fresh_id)()).await.unwrap().unwrap();
         assert_eq!(read_all(directory.as_ref()).await.unwrap().entries, []);
         let newcomer = open(&objects, Arc::clone(&directory) as _).await;
         for store in [&one, &other, &newcomer] {
@@ -145,7 +145,7 @@ async fn of_masters_that_merge_at_the_same_time_one_does() {
         put(&stores[0], &[block(2 * n)]).await;
         put(&stores[1], &[block(2 * n + 1)]).await;
     }
-    let merges = stores.iter().map(|store| store.places.merge(|| (store.fresh_id)()));
+    let merges = stores.iter().map(|store| store.places.merge(true, || (store.fresh_id)()));
     let merged = futures::future::join_all(merges).await;
     // The second finds nothing new, or loses.
     assert!(merged.iter().all(Result::is_ok), "{merged:?}");
@@ -165,7 +165,7 @@ async fn the_list_is_merged_before_it_grows_long() {
         put(&store, &[block(n)]).await;
     }
     // A merge runs in the background: wait for the one that the last turn began.
-    store.places.merge(|| (store.fresh_id)()).await.unwrap();
+    store.places.merge(true, || (store.fresh_id)()).await.unwrap();
     let page = read_all(directory.as_ref()).await.unwrap();
     assert!(page.manifest_version >= 2, "merged {} times", page.manifest_version);
     for n in 0..count {
@@ -205,21 +205,128 @@ async fn an_arbiter_that_went_back_is_noticed_and_its_packs_are_listed_anew() {
 }
 
 #[tokio::test]
+async fn a_master_that_missed_that_the_arbiter_went_back_merges_nothing_away() {
+    let (_, objects, directory) = in_memory();
+    let switch = Arc::new(Switch::new(Arc::clone(&directory) as _));
+    let unaware = open(&objects, Arc::clone(&switch) as _).await;
+    for n in 0..30 {
+        put(&unaware, &[block(n)]).await;
+    }
+    unaware.get(&block(1000).cid()).await.unwrap();
+    // After the restore the others go beyond what it knows, before it looks again.
+    let restored = Arc::new(MemoryPacks::default());
+    for (_, pack) in &read_all(directory.as_ref()).await.unwrap().entries[..10] {
+        restored.add(pack).await.unwrap();
+    }
+    let other = open(&objects, Arc::clone(&restored) as _).await;
+    for n in 100..130 {
+        put(&other, &[block(n)]).await;
+    }
+    other.list_anew().await.unwrap();
+    switch.to(Arc::clone(&restored) as _);
+    unaware.places.merge(true, || (unaware.fresh_id)()).await.unwrap().unwrap();
+    let newcomer = open(&objects, restored).await;
+    for store in [&unaware, &other, &newcomer] {
+        for n in (0..30).chain(100..130) {
+            assert_eq!(store.get(&block(n).cid()).await.unwrap(), Some(block(n)), "{n}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_master_with_an_old_manifest_finds_what_is_in_newer_runs() {
+    let (_, objects, directory) = in_memory();
+    let one = open(&objects, Arc::clone(&directory) as _).await;
+    let merge = async || one.places.merge(true, || (one.fresh_id)()).await.unwrap().unwrap();
+    for n in 0..20 {
+        put(&one, &[block(n)]).await;
+    }
+    merge().await;
+    let outdated = open(&objects, directory).await;
+    outdated.get(&block(0).cid()).await.unwrap().unwrap();
+    for n in 20..60 {
+        put(&one, &[block(n)]).await;
+        if n % 10 == 0 {
+            merge().await;
+        }
+    }
+    // The run that it knows is gone: it was replaced more than one merge ago.
+    assert!(names(&objects, "index").await.len() <= 3);
+    for n in 1..60 {
+        assert_eq!(outdated.get(&block(n).cid()).await.unwrap(), Some(block(n)), "{n}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_mounted_is_not_taken_for_one_without_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mounted, away) = (dir.path().join("mounted"), dir.path().join("away"));
+    let objects = Objects::open(&format!("file://{}", mounted.display())).unwrap();
+    objects.identify("name").await.unwrap();
+    let directory = Arc::new(MemoryPacks::default());
+    let store = open(&objects, Arc::clone(&directory) as _).await;
+    put(&store, &[block(1)]).await;
+    store.places.merge(true, || (store.fresh_id)()).await.unwrap().unwrap();
+    let before = directory.read(0, 1).await.unwrap();
+    std::fs::rename(&mounted, &away).unwrap();
+    std::fs::create_dir(&mounted).unwrap();
+    let refused = store.list_anew().await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
+    assert_eq!(directory.read(0, 1).await.unwrap(), before);
+    std::fs::remove_dir(&mounted).unwrap();
+    std::fs::rename(&away, &mounted).unwrap();
+    assert_eq!(store.get(&block(1).cid()).await.unwrap(), Some(block(1)));
+}
+
+#[tokio::test]
+async fn of_two_copies_of_a_block_the_good_one_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = files(&dir);
+    let directory = Arc::new(MemoryPacks::default());
+    let one = open(&objects, Arc::clone(&directory) as _).await;
+    let other = open(&objects, directory).await;
+    let twice = block(1);
+    put(&one, std::slice::from_ref(&twice)).await;
+    assert_eq!(other.get(&twice.cid()).await.unwrap().as_ref(), Some(&twice));
+    let place = one.places.locate(&Tag::new(&one.key, &twice.cid())).await.unwrap().unwrap();
+    let file = dir.path().join(path_of(&place.pack).as_ref());
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[HEAD_BYTES] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    put(&one, std::slice::from_ref(&twice)).await;
+    // To a master that started since, and to one that knew the first copy before.
+    let newcomer = open(&objects, Arc::clone(&one.places.directory()) as _).await;
+    for store in [&newcomer, &other] {
+        store.whole.remove(&place.pack);
+        assert_eq!(store.get(&twice.cid()).await.unwrap().as_ref(), Some(&twice));
+    }
+}
+
+#[tokio::test]
 async fn a_lost_index_run_is_named_and_made_anew() {
     let (_, objects, directory) = in_memory();
     let store = open(&objects, Arc::clone(&directory) as _).await;
-    for n in 0..30 {
+    for n in 0..100 {
         put(&store, &[block(n)]).await;
     }
-    store.places.merge(|| (store.fresh_id)()).await.unwrap();
+    store.places.merge(true, || (store.fresh_id)()).await.unwrap().unwrap();
     let run = names(&objects, "index").await.remove(0);
+    for n in 100..110 {
+        put(&store, &[block(n)]).await;
+    }
+    store.places.merge(true, || (store.fresh_id)()).await.unwrap().unwrap();
+    assert_eq!(store.places.run_records(), [10, 100]);
     objects.delete(&Path::from(run.as_str())).await.unwrap();
     let store = open(&objects, Arc::clone(&directory) as _).await;
+    // What other runs know is found all the same, and merges go on.
+    assert_eq!(store.get(&block(105).cid()).await.unwrap(), Some(block(105)));
+    put(&store, &[block(200)]).await;
+    store.places.merge(true, || (store.fresh_id)()).await.unwrap().unwrap();
     let lost = store.get(&block(1).cid()).await.unwrap_err();
     let StoreError::Unavailable { source, .. } = lost else { panic!("{lost:?}") };
     assert!(source.to_string().contains(&run), "{source}");
-    assert_eq!(store.list_anew().await.unwrap(), 30);
-    for n in 0..30 {
+    assert_eq!(store.list_anew().await.unwrap(), 100);
+    for n in (0..110).chain([200]) {
         assert_eq!(store.get(&block(n).cid()).await.unwrap(), Some(block(n)));
     }
 }

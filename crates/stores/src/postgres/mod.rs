@@ -147,7 +147,8 @@ impl PostgresArbiter {
         grants::check(&reads).await?;
         schema::index_live(&writes).await;
         let can_wait = schema::can_wait(&writes).await;
-        Ok(Self::on(reads, writes, compares, mark_source, can_wait))
+        let packs = Connections::new(url, Session::Read, &server)?;
+        Ok(Self::on([reads, writes, packs], compares, mark_source, can_wait))
     }
 
     /// Brings the tables up to date and does nothing else. Returns the statements that let each of `roles`
@@ -164,18 +165,19 @@ impl PostgresArbiter {
         Ok(roles.iter().flat_map(|role| grants::statements(&schema, role)).collect())
     }
 
+    /// `connections` are those for reads, for writes and for the list of packs.
     fn on(
-        reads: Connections,
-        writes: Connections,
+        connections: [Connections; 3],
         compares: bool,
         mark_source: MarkSource,
         can_wait: bool,
     ) -> Self {
+        let [reads, writes, packs] = connections;
         if mark_source == MarkSource::Counter {
             tokio::spawn(raise_counter(writes.clone()));
         }
         let roots = PostgresRoots::new(reads.clone(), writes.clone(), compares, can_wait);
-        let packs = PostgresPacks::new(reads.clone(), writes.clone());
+        let packs = PostgresPacks::new(reads.clone(), packs);
         let metadata = PostgresMetadata::new(reads, writes);
         let (roots, metadata, packs) = (Arc::new(roots), Arc::new(metadata), Arc::new(packs));
         Self { roots, metadata, packs, mark_source }

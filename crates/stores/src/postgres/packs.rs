@@ -17,14 +17,27 @@ use super::{
 };
 
 /// Adds an entry. The row of the counter is locked until the entry is visible, so entries become visible in
-/// the order of their numbers. The commit does not wait for the disk: the log of the server is written in
-/// order, and a swap that needs the entry comes later and waits.
+/// the order of their numbers. This commit does not wait for the disk, so that the lock is short; [`KEEP`] does.
 const ADD: &str = "WITH counted AS (
     UPDATE fula_pack_list SET last = last + 1
     WHERE id = 1 AND set_config('synchronous_commit', 'off', true) = 'off' RETURNING last),
     added AS (INSERT INTO fula_packs (seq, pack, generation, bytes, blocks)
     SELECT last, $1, $2, $3, $4 FROM counted RETURNING seq)
     SELECT seq FROM added";
+
+/// Makes an entry durable, and says whether it is there: a crash of the server may have taken it away since it
+/// was added. It changes nothing but has to write, because only a transaction that writes waits for the disk.
+const KEEP: &str = concat!(
+    "WITH kept AS (UPDATE fula_packs SET bytes = bytes WHERE seq = $1 AND pack = $2 AND ",
+    durable!("$3"),
+    " RETURNING 1)
+    SELECT (SELECT count(*) FROM kept) AS kept, ",
+    durable!("$3"),
+    " AS is_durable"
+);
+
+/// Times an entry is added again that is gone before it was durable, or was merged meanwhile.
+const TRIES: usize = 4;
 
 /// Entries after a number, with the manifest in each row. One row always comes.
 const READ: &str = "SELECT last, manifest_version, encode(manifest, 'hex') AS manifest, seq, pack,
@@ -51,12 +64,53 @@ const EMPTIED: &str = "the list of packs was emptied: a restore may be under way
 #[derive(Clone, Debug)]
 pub struct PostgresPacks {
     reads: Connections,
+    /// Of its own: entries that wait for a synchronous replica keep neither reads nor swaps from theirs.
     writes: Connections,
 }
 
 impl PostgresPacks {
     pub(super) fn new(reads: Connections, writes: Connections) -> Self {
         Self { reads, writes }
+    }
+
+    /// Sends a statement that writes, and returns its row.
+    async fn write(
+        &self,
+        action: &'static str,
+        statement: &Statement,
+    ) -> Result<Option<PgRow>, StoreError> {
+        let failed = |error| unavailable(action, error);
+        let mut connection = self.writes.acquire().await.map_err(failed)?;
+        let sent = statement.fetch(&mut connection, self.writes.settings());
+        match tokio::time::timeout(ANSWER, sent).await {
+            Ok(rows) => {
+                let rows = rows.map_err(|error| {
+                    self.writes.server.notice(&error);
+                    unavailable(action, error)
+                })?;
+                Ok(rows.into_iter().next())
+            }
+            Err(late) => {
+                abandon(connection);
+                Err(unavailable(action, late))
+            }
+        }
+    }
+
+    /// Sends a statement with a condition that it is durable; returns whether it changed a row.
+    async fn write_durably(
+        &self,
+        action: &'static str,
+        statement: Statement,
+        changed: &'static str,
+    ) -> Result<bool, StoreError> {
+        let statement = statement.text(self.writes.server.commit);
+        let unanswered = || malformed("a write was not answered");
+        let row = self.write(action, &statement).await?.ok_or_else(unanswered)?;
+        if !row.try_get::<bool, _>("is_durable").map_err(|_| unanswered())? {
+            return Err(unavailable(action, PostgresError::SettingsNotKept));
+        }
+        Ok(number(&row, changed)? == 1)
     }
 }
 
@@ -97,14 +151,20 @@ fn entry(row: &PgRow) -> Result<Option<(u64, PackEntry)>, StoreError> {
 impl PackDirectory for PostgresPacks {
     async fn add(&self, pack: &PackEntry) -> Result<u64, StoreError> {
         check_index(&pack.index)?;
-        let statement = Statement::new(ADD)
+        let add = Statement::new(ADD)
             .text(pack.id.to_string())
             .number(signed(pack.generation)?)
             .number(signed(pack.bytes)?)
             .bytes(Some(&pack.index));
-        let rows = self.reads.read("add_pack", &statement).await?;
-        let row = rows.first().ok_or_else(|| unavailable("add_pack", EMPTIED))?;
-        number(row, "seq")
+        for _ in 0..TRIES {
+            let row = self.write("add_pack", &add).await?;
+            let seq = number(&row.ok_or_else(|| unavailable("add_pack", EMPTIED))?, "seq")?;
+            let keep = Statement::new(KEEP).number(signed(seq)?).text(pack.id.to_string());
+            if self.write_durably("add_pack", keep, "kept").await? {
+                return Ok(seq);
+            }
+        }
+        Err(unavailable("add_pack", "the entry was removed again and again"))
     }
 
     async fn read(&self, after: u64, limit: usize) -> Result<DirectoryPage, StoreError> {
@@ -131,31 +191,10 @@ impl PackDirectory for PostgresPacks {
         through: u64,
     ) -> Result<bool, StoreError> {
         check_index(&manifest)?;
-        let failed = |error| unavailable("replace_manifest", error);
-        let mut connection = self.writes.acquire().await.map_err(failed)?;
-        let statement = Statement::new(REPLACE)
+        let replace = Statement::new(REPLACE)
             .number(signed(expected)?)
             .bytes(Some(&manifest))
-            .number(signed(through)?)
-            .text(self.writes.server.commit);
-        let sent = statement.fetch(&mut connection, self.writes.settings());
-        let rows = match tokio::time::timeout(ANSWER, sent).await {
-            Ok(rows) => rows.map_err(|error| {
-                self.writes.server.notice(&error);
-                unavailable("replace_manifest", error)
-            })?,
-            Err(late) => {
-                abandon(connection);
-                return Err(unavailable("replace_manifest", late));
-            }
-        };
-        drop(connection);
-        let row = rows.first().ok_or_else(|| malformed("a write was not answered"))?;
-        let is_durable: bool =
-            row.try_get("is_durable").map_err(|_| malformed("a write was not answered"))?;
-        if !is_durable {
-            return Err(unavailable("replace_manifest", PostgresError::SettingsNotKept));
-        }
-        Ok(number(row, "replaced")? == 1)
+            .number(signed(through)?);
+        self.write_durably("replace_manifest", replace, "replaced").await
     }
 }

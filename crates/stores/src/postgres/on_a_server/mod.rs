@@ -11,8 +11,9 @@ use std::sync::{
 };
 
 use fula_core::{
-    BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId, RootPointer, RootPointerStore,
-    WriterId, conformance_suite,
+    BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId, PackDirectory, RootPointer,
+    RootPointerStore, WriterId, conformance_suite,
+    packs::{PackEntry, PackId},
     root::{CasOutcome, GlobalName, NewRoot},
 };
 use fula_testkit::postgres::Postgres;
@@ -48,7 +49,7 @@ mod roots_with_a_counter {
         let (reads, writes) = (connections(Session::Read), connections(Session::Swap));
         let source = schema::migrate(&writes, Some(MarkSource::Counter)).await.unwrap();
         // And asked over and over, as where the server cannot wait.
-        PostgresArbiter::on(reads, writes, true, source, false)
+        PostgresArbiter::on([reads.clone(), writes, reads], true, source, false)
     }
 
     conformance_suite!(root_store, async { counting().await.roots });
@@ -62,6 +63,20 @@ mod metadata {
 mod packs {
     use super::*;
     conformance_suite!(pack_directory, async { arbiter().await.packs });
+}
+
+#[tokio::test]
+async fn a_pack_that_was_listed_is_listed_after_a_crash() {
+    // The log of the server is written late: what does not wait for it is lost.
+    let mut server = Postgres::start(&["wal_writer_delay=10s"]).unwrap();
+    let packs = PostgresArbiter::open(&server.url(), true).await.unwrap().packs;
+    let pack =
+        PackEntry { id: PackId([7; 16]), generation: 0, bytes: 100, index: vec![1; 24].into() };
+    let seq = packs.add(&pack).await.unwrap();
+    server.crash(true).unwrap();
+    server.launch().unwrap();
+    let packs = PostgresArbiter::open(&server.url(), true).await.unwrap().packs;
+    assert_eq!(packs.read(0, 10).await.unwrap().entries, [(seq, pack)]);
 }
 
 #[tokio::test]

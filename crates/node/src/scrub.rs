@@ -1,0 +1,391 @@
+//! The scrub: reads every block of the block store in the background, and reports those that are damaged.
+//!
+//! A pass goes through the store from its first position to its last. How far it has come is a record in the
+//! metadata store, so a restart goes on where it was. Masters that share a block store share the record: one
+//! of them reads, and another one takes over when it has not been heard of for [`TAKEN_OVER_AFTER`].
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use fula_core::{
+    BlockStore, Cid, MetadataStore, StoreError,
+    block::Position,
+    metadata::{Table, WriteOutcome},
+    root::TimeMs,
+};
+use fula_service::{ServiceError, error::chain};
+use serde::{Deserialize, Serialize};
+
+use crate::{gauges::f64_of, node::Node};
+
+/// Name of the record.
+const NAME: &str = "scrub";
+
+/// Time in which every block is read once, unless it is set.
+pub(crate) const PERIOD: Duration = Duration::from_hours(30 * 24);
+
+/// Bytes a second that a pass reads at least, if there is so much.
+const RATE_MIN: u64 = 4 << 20;
+
+/// Bytes between two looks at the rate.
+const PACED_BYTES: u64 = 1 << 20;
+
+/// Longest wait before the record is looked at again.
+const LOOK_EVERY: Duration = Duration::from_mins(10);
+
+/// Wait after a failure.
+const RETRY_AFTER: Duration = Duration::from_mins(1);
+
+/// How often the record says that a pass goes on.
+const TOUCH_EVERY: Duration = Duration::from_mins(1);
+
+/// Time after which another master takes over a pass that nobody goes on with.
+const TAKEN_OVER_AFTER: Duration = Duration::from_mins(10);
+
+/// Most damaged blocks that the record names.
+const NAMED_MAX: usize = 100;
+
+/// A pass through the block store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pass {
+    /// When it began, in milliseconds since 1970 by the arbiter's clock.
+    pub(crate) begun_ms: TimeMs,
+    /// When it ended; 0 while it runs.
+    pub(crate) ended_ms: TimeMs,
+    /// Number of blocks that it has read.
+    pub(crate) blocks: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Number of damaged blocks that it has found.
+    pub(crate) damaged: u64,
+    /// Addresses of the first of them.
+    pub(crate) named: Vec<String>,
+}
+
+/// The record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// The last pass that ended.
+    pub(crate) last: Option<Pass>,
+    /// The pass that runs.
+    pub(crate) current: Option<Pass>,
+    /// Where it goes on.
+    position: u64,
+    /// Who reads.
+    reader: String,
+    /// When the reader was last heard of.
+    touched_ms: TimeMs,
+}
+
+/// Reads the record.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn progress(metadata: &dyn MetadataStore) -> Result<Progress, StoreError> {
+    Ok(read(metadata).await?.1)
+}
+
+async fn read(metadata: &dyn MetadataStore) -> Result<(u64, Progress), StoreError> {
+    let Some(entry) = metadata.read(Table::Modes, NAME).await? else {
+        return Ok((0, Progress::default()));
+    };
+    let wrong =
+        |_| StoreError::Malformed { what: "record of the scrub", why: "it is no JSON of ours" };
+    let progress = entry.value.map(|value| serde_json::from_slice(&value)).transpose();
+    Ok((entry.version, progress.map_err(wrong)?.unwrap_or_default()))
+}
+
+/// Scrubs for as long as the gateway runs; `period` is the time in which every block is read once, and zero
+/// turns the scrub off.
+pub(crate) async fn run(node: Arc<Node>, period: Duration) {
+    if period.is_zero() {
+        return;
+    }
+    let arbiter = node.service.arbiter();
+    let scrub = Scrub {
+        blocks: node.nodes.blocks().as_ref(),
+        metadata: node.metadata.as_ref(),
+        reader: arbiter.writer().to_string(),
+        period,
+    };
+    let mut was_well = true;
+    loop {
+        let step = async { scrub.step(arbiter.now().await?).await.map_err(ServiceError::from) };
+        let wait = match step.await {
+            Ok(wait) => {
+                was_well = true;
+                wait
+            }
+            Err(error) => {
+                if std::mem::take(&mut was_well) {
+                    tracing::warn!(error = chain(&error), "the scrub cannot go on for now");
+                }
+                RETRY_AFTER
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// One reader of a block store.
+struct Scrub<'a> {
+    blocks: &'a dyn BlockStore,
+    metadata: &'a dyn MetadataStore,
+    reader: String,
+    period: Duration,
+}
+
+fn millis(time: Duration) -> TimeMs {
+    TimeMs::try_from(time.as_millis()).unwrap_or(TimeMs::MAX)
+}
+
+impl Scrub<'_> {
+    /// Reads the blocks of one position, if it is this master's turn. Returns how long to wait for the next.
+    async fn step(&self, now: TimeMs) -> Result<Duration, StoreError> {
+        let (mut version, mut progress) = read(self.metadata).await?;
+        publish(&progress);
+        let is_ours = progress.reader == self.reader;
+        let silent = now.saturating_sub(progress.touched_ms);
+        if progress.current.is_some() && !is_ours && silent < millis(TAKEN_OVER_AFTER) {
+            return Ok(TOUCH_EVERY);
+        }
+        if progress.current.is_none() {
+            let due = progress.last.as_ref().map_or(0, |last| last.begun_ms + millis(self.period));
+            if now < due {
+                return Ok(LOOK_EVERY.min(Duration::from_millis(due - now)));
+            }
+            progress.position = 0;
+            progress.current = Some(Pass { begun_ms: now, ..Pass::default() });
+        }
+        // The others hear who reads before anything is read.
+        (progress.reader, progress.touched_ms) = (self.reader.clone(), now);
+        if !self.write(&mut version, &progress).await? {
+            return Ok(TOUCH_EVERY);
+        }
+        let listed = self.blocks.list(Position(progress.position)).await?;
+        let cids = listed.blocks.into_iter().map(|(cid, _)| cid);
+        if !self.read_all(cids, &mut version, &mut progress, now).await? {
+            return Ok(TOUCH_EVERY);
+        }
+        match listed.next {
+            Some(Position(next)) => progress.position = next,
+            None => {
+                if let Some(mut pass) = progress.current.take() {
+                    pass.ended_ms = now.max(progress.touched_ms);
+                    let (blocks, damaged) = (pass.blocks, pass.damaged);
+                    tracing::info!(blocks, damaged, "every block of the block store was read");
+                    progress.last = Some(pass);
+                }
+            }
+        }
+        publish(&progress);
+        self.write(&mut version, &progress).await?;
+        Ok(Duration::ZERO)
+    }
+
+    /// Reads blocks, and notes those that are damaged. Returns whether this master is still the reader.
+    async fn read_all(
+        &self,
+        cids: impl Iterator<Item = Cid>,
+        version: &mut u64,
+        progress: &mut Progress,
+        now: TimeMs,
+    ) -> Result<bool, StoreError> {
+        let rate = self.rate(progress);
+        let (begun, mut touched, mut read, mut paced) = (Instant::now(), Instant::now(), 0, 0);
+        for cid in cids {
+            let pass = progress.current.get_or_insert_default();
+            match self.blocks.get(&cid).await {
+                Ok(Some(block)) => {
+                    let bytes = block.bytes().len() as u64;
+                    (pass.blocks, pass.bytes, read) =
+                        (pass.blocks + 1, pass.bytes + bytes, read + bytes);
+                    metrics::counter!("fula_scrub_blocks_total").increment(1);
+                }
+                // It was collected since it was listed.
+                Ok(None) => {}
+                Err(StoreError::Damaged { cid }) => pass.note(&cid),
+                Err(error) => return Err(error),
+            }
+            if read - paced >= PACED_BYTES {
+                paced = read;
+                let due = Duration::from_secs_f64(f64_of(read) / f64_of(rate));
+                tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+            }
+            if touched.elapsed() >= TOUCH_EVERY {
+                touched = Instant::now();
+                progress.touched_ms = now + millis(begun.elapsed());
+                if !self.write(version, progress).await? {
+                    return Ok(false);
+                }
+            }
+        }
+        progress.touched_ms = now + millis(begun.elapsed());
+        Ok(true)
+    }
+
+    /// Returns how many bytes a second are to be read, so that a pass over as much as the last one had ends
+    /// well within the period.
+    fn rate(&self, progress: &Progress) -> u64 {
+        let bytes = progress.last.as_ref().map_or(0, |last| last.bytes);
+        (bytes + bytes / 4).checked_div(self.period.as_secs()).unwrap_or_default().max(RATE_MIN)
+    }
+
+    /// Writes the record; false when another master has written it meanwhile.
+    async fn write(&self, version: &mut u64, progress: &Progress) -> Result<bool, StoreError> {
+        let value = Bytes::from(serde_json::to_vec(progress).unwrap_or_default());
+        match self.metadata.write(Table::Modes, NAME, *version, Some(value)).await? {
+            WriteOutcome::Done(now) => {
+                *version = now;
+                Ok(true)
+            }
+            WriteOutcome::Conflict(_) => Ok(false),
+        }
+    }
+}
+
+impl Pass {
+    fn note(&mut self, cid: &Cid) {
+        tracing::error!(%cid, "the scrub found a damaged block: run `fula fsck` to see which objects need it");
+        self.damaged += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(cid.to_string());
+        }
+    }
+}
+
+/// Sets the metrics.
+fn publish(progress: &Progress) {
+    let passes = [&progress.last, &progress.current];
+    let damaged = passes.into_iter().flatten().map(|pass| pass.damaged).max().unwrap_or_default();
+    metrics::gauge!("fula_scrub_damaged_blocks").set(f64_of(damaged));
+    let ended = progress.last.as_ref().map_or(0, |last| last.ended_ms);
+    metrics::gauge!("fula_scrub_ended_timestamp_seconds").set(f64_of(ended) / 1000.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use fula_core::{
+        Block, Codec,
+        block::{Listed, Placement, SyncMark},
+        in_memory::{MemoryBlocks, MemoryMetadata},
+    };
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    /// A store that lists one block a position, and in which one block may be damaged.
+    #[derive(Debug, Default)]
+    struct Steps {
+        inner: MemoryBlocks,
+        all: Vec<Cid>,
+        damaged: Option<Cid>,
+    }
+
+    impl Steps {
+        async fn new(count: u8) -> Self {
+            let inner = MemoryBlocks::default();
+            let blocks: Vec<_> = (0..count).map(|n| Block::new(Codec::Raw, vec![n; 10])).collect();
+            inner.put(&blocks, Placement::Commit).await.unwrap();
+            Self { inner, all: blocks.iter().map(Block::cid).collect(), damaged: None }
+        }
+    }
+
+    #[async_trait]
+    impl BlockStore for Steps {
+        async fn put(&self, blocks: &[Block], to: Placement) -> Result<SyncMark, StoreError> {
+            self.inner.put(blocks, to).await
+        }
+
+        async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
+            self.inner.sync(mark).await
+        }
+
+        async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+            if self.damaged == Some(*cid) {
+                return Err(StoreError::Damaged { cid: *cid });
+            }
+            self.inner.get(cid).await
+        }
+
+        async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+            self.inner.size(cid).await
+        }
+
+        async fn list(&self, Position(from): Position) -> Result<Listed, StoreError> {
+            let blocks = self.all.get(usize::try_from(from).unwrap()).map(|cid| (*cid, 10));
+            let next = (from + 1 < self.all.len() as u64).then_some(Position(from + 1));
+            Ok(Listed { blocks: blocks.into_iter().collect(), next })
+        }
+    }
+
+    fn scrub<'a>(blocks: &'a Steps, metadata: &'a MemoryMetadata, reader: &str) -> Scrub<'a> {
+        Scrub { blocks, metadata, reader: reader.to_owned(), period: DAY }
+    }
+
+    #[tokio::test]
+    async fn a_pass_reads_every_block_goes_on_after_a_restart_and_begins_again_after_the_period() {
+        let mut blocks = Steps::new(5).await;
+        let metadata = MemoryMetadata::default();
+        for n in 0..3 {
+            scrub(&blocks, &metadata, "before").step(1000 + n).await.unwrap();
+        }
+        // Another process: the first one may still be there, until it was not heard of for a while.
+        let later = scrub(&blocks, &metadata, "after");
+        later.step(2000).await.unwrap();
+        assert_eq!(progress(&metadata).await.unwrap().current.unwrap().blocks, 3);
+        let now = 2000 + millis(TAKEN_OVER_AFTER);
+        for n in 0..2 {
+            later.step(now + n).await.unwrap();
+        }
+        let done = progress(&metadata).await.unwrap();
+        let last = done.last.unwrap();
+        assert_eq!((last.begun_ms, last.blocks, last.bytes, last.damaged), (1000, 5, 50, 0));
+        assert_eq!(done.current, None);
+        // The next pass is due a day after this one began.
+        assert!(later.step(now + 10).await.unwrap() > Duration::ZERO);
+        assert_eq!(progress(&metadata).await.unwrap().current, None);
+        blocks.damaged = Some(blocks.all[1]);
+        let again = scrub(&blocks, &metadata, "after");
+        for n in 0..5 {
+            again.step(1000 + millis(DAY) + n).await.unwrap();
+        }
+        let last = progress(&metadata).await.unwrap().last.unwrap();
+        assert_eq!((last.blocks, last.damaged), (4, 1));
+        assert_eq!(last.named, [blocks.all[1].to_string()]);
+    }
+
+    #[tokio::test]
+    async fn of_two_readers_one_reads() {
+        let blocks = Steps::new(4).await;
+        let metadata = MemoryMetadata::default();
+        let (one, other) = (scrub(&blocks, &metadata, "one"), scrub(&blocks, &metadata, "other"));
+        one.step(1000).await.unwrap();
+        for n in 0..10 {
+            assert_eq!(other.step(1001 + n).await.unwrap(), TOUCH_EVERY);
+        }
+        for n in 0..3 {
+            one.step(1020 + n).await.unwrap();
+        }
+        assert_eq!(progress(&metadata).await.unwrap().last.unwrap().blocks, 4);
+    }
+
+    #[tokio::test]
+    async fn a_large_store_is_read_as_fast_as_the_period_wants_it() {
+        let (blocks, metadata) = (Steps::new(1).await, MemoryMetadata::default());
+        let scrub = scrub(&blocks, &metadata, "one");
+        let last = |bytes| Progress {
+            last: Some(Pass { bytes, ..Pass::default() }),
+            ..Progress::default()
+        };
+        assert_eq!(scrub.rate(&Progress::default()), RATE_MIN);
+        assert_eq!(scrub.rate(&last(1 << 30)), RATE_MIN);
+        let terabyte = 1 << 40;
+        assert_eq!(scrub.rate(&last(terabyte)), (terabyte + terabyte / 4) / DAY.as_secs());
+    }
+}
