@@ -16,7 +16,7 @@ pub use log::{Damage, Recovery, Room};
 pub use objects::{ObjectBlocks, ObjectStoreError};
 pub use postgres::{PostgresArbiter, PostgresError, place_of};
 
-/// Warns of a directory of data that is open to others than its owner.
+/// Logs a warning if other users can read or enter a data directory.
 fn warn_if_open(dir: &Path) {
     let mode = std::fs::metadata(dir).map_or(0, |metadata| metadata.mode());
     if mode & 0o077 != 0 {
