@@ -14,7 +14,7 @@ pub struct Identity {
     pub user: String,
     /// The owner id that is derived from the user id.
     pub owner: OwnerId,
-    /// What the credential may be used for.
+    /// Permitted use of the credential.
     pub grant: Grant,
 }
 

@@ -35,6 +35,7 @@ pub const SECRET_BYTES_MIN: usize = 32;
 
 /// Largest key set in bytes.
 pub const KEY_SET_BYTES_MAX: usize = 256 << 10;
+/// Largest number of keys in a key set.
 const KEYS_MAX: usize = 64;
 
 /// The public keys that verify JWTs.
@@ -187,6 +188,7 @@ struct Jwk {
     alg: Option<String>,
     #[serde(rename = "use")]
     used_for: Option<String>,
+    key_ops: Option<Vec<String>>,
     crv: Option<String>,
     n: Option<String>,
     e: Option<String>,
@@ -211,14 +213,16 @@ impl Jwk {
             _ => return None,
         };
         let fits = self.alg.as_deref().is_none_or(|alg| alg == key.algorithm())
-            && self.used_for.as_deref().is_none_or(|used_for| used_for == "sig");
+            && self.used_for.as_deref().is_none_or(|used_for| used_for == "sig")
+            && self.key_ops.as_ref().is_none_or(|names| names.iter().any(|name| name == "verify"));
         fits.then_some(key)
     }
 }
 
 impl KeySet {
-    /// Parses a key set. Keys of other kinds or for other uses are left out, and so are malformed keys
-    /// (RFC 7517 §5). The result may have no keys, and then verifies no token.
+    /// Parses a key set. Keys of other kinds are left out, and so are malformed keys and keys that `use` or
+    /// `key_ops` restrict to other uses than verifying signatures (RFC 7517 §4 and §5). The result may have
+    /// no keys, and then verifies no token.
     ///
     /// # Errors
     /// [`InvalidKeySet`] for a text that is not a key set, is too large, or has too many keys.

@@ -154,7 +154,7 @@ impl Scope {
     }
 }
 
-/// What a credential may be used for.
+/// The permitted use of a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grant {
     /// Everything that the owner may do.

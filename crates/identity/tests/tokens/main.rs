@@ -4,6 +4,7 @@
 mod abuse;
 mod jwt;
 mod wallet;
+mod wycheproof;
 
 use fula_identity::{
     Policy, TokenError, Verified,
