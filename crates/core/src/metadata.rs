@@ -23,9 +23,9 @@ pub enum Table {
     Modes,
     /// Masters that have ever used the arbiter.
     Masters,
-    /// What masters report in the recovery of an arbiter that went back in time.
+    /// Reports of masters in the recovery of an arbiter that went back in time.
     Recovery,
-    /// What one master remembers of its arbiter. Only that master keeps it.
+    /// The state of the arbiter as one master remembers it. Only that master keeps it.
     Remembered,
     /// The arbiter's access keys as one master remembers them. Only that master keeps them.
     RememberedKeys,

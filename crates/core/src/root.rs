@@ -46,9 +46,10 @@ pub struct RootRow {
     pub pointer: RootPointer,
     /// Id of this life of the name.
     pub bucket_id: BucketId,
-    /// When the bucket was created.
+    /// Time at which the bucket was created.
     pub created: TimeMs,
-    /// When the bucket was deleted. Such a row points to a tombstone root and is hidden from listings.
+    /// Time at which the bucket was deleted. Such a row points to a tombstone root and is hidden from
+    /// listings.
     pub deleted: Option<TimeMs>,
     /// Whether this row holds the global name, which leads to it from requests that name no owner.
     pub global_name: bool,
@@ -56,8 +57,8 @@ pub struct RootRow {
     pub claim: Option<WriterId>,
 }
 
-/// How far the arbiter has come. A mark that goes back shows that the arbiter was restored from a
-/// backup.
+/// The position of an arbiter in its own history. A mark that goes back shows that the arbiter was
+/// restored from a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Identity of the arbiter, e.g. a system id and a timeline.
@@ -83,7 +84,7 @@ pub struct Stamped<T> {
     pub mark: Mark,
 }
 
-/// What a swap does with the global name.
+/// The effect of a swap on the global name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GlobalName {
     /// Leaves it as it is.
@@ -103,11 +104,11 @@ pub struct NewRoot {
     pub pointer: RootPointer,
     /// Id of the life of the name.
     pub bucket_id: BucketId,
-    /// When the bucket was created.
+    /// Time at which the bucket was created.
     pub created: TimeMs,
-    /// When the bucket was deleted, if it was.
+    /// Time at which the bucket was deleted, if it was.
     pub deleted: Option<TimeMs>,
-    /// What the swap does with the global name.
+    /// Effect of the swap on the global name.
     pub global_name: GlobalName,
 }
 

@@ -33,7 +33,7 @@ pub enum RecentOutcome {
 /// The remembered outcome of one write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recent {
-    /// When the write was committed. The entry is removed when it has become old.
+    /// Time at which the write was committed. The entry is removed when it has become old.
     pub time: TimeMs,
     /// Version of the root that the write was published with.
     pub version: u64,

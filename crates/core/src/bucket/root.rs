@@ -48,11 +48,11 @@ pub struct BucketRoot {
     /// The root that this one replaced. It is stored as bytes and not as a link, so that an IPFS pin of
     /// this root does not hold all of the history.
     pub parent: Option<Cid>,
-    /// When this root was committed, by the arbiter's clock.
+    /// Time at which this root was committed, by the arbiter's clock.
     pub time: TimeMs,
-    /// When the bucket was created.
+    /// Time at which the bucket was created.
     pub created: TimeMs,
-    /// When the bucket was deleted; only a tombstone has it.
+    /// Time at which the bucket was deleted; only a tombstone has it.
     pub deleted: Option<TimeMs>,
     /// Salt of the boundaries of all trees; drawn at random when the bucket is created.
     pub salt: Salt,

@@ -13,7 +13,7 @@ use crate::{
 /// The answer of a completed upload. It is kept for a day, so that completing again gives it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completed {
-    /// When it was completed.
+    /// Time at which it was completed.
     pub time: TimeMs,
     /// Hash of the list of parts that it was completed with.
     pub parts_hash: [u8; 32],
@@ -24,7 +24,7 @@ pub struct Completed {
 /// The header of an upload, which holds everything about its object that is known beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadRecord {
-    /// When the upload began.
+    /// Time at which the upload began.
     pub initiated: TimeMs,
     /// Id of the user that began it.
     pub initiator: String,
@@ -109,7 +109,7 @@ pub struct PartRecord {
     pub size: u64,
     /// MD5 of the part.
     pub etag: ETag,
-    /// When it was uploaded.
+    /// Time at which it was uploaded.
     pub time: TimeMs,
     /// Checksum of the part, by the algorithm of the upload.
     pub checksum: Option<Checksum>,
