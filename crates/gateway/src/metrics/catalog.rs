@@ -1,19 +1,19 @@
-//! Every metric, declared once. docs/operations.md has one row for each, in this order; a test compares
-//! the two.
+//! The catalog of metrics, each of which is declared once. docs/operations.md has one row for each, in this
+//! order; a test compares the two.
 
-/// What a metric does.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only rises, from 0 at the start of the process.
+    /// A value that only rises, from 0 at the start of the process.
     Counter,
-    /// Is set.
+    /// A value that is set.
     Gauge,
-    /// Counts values in buckets.
+    /// Counts of values in buckets.
     Histogram,
 }
 
 impl Kind {
-    /// Returns its name in the text format of Prometheus.
+    /// Returns the name of the type in the text format of Prometheus.
     pub fn name(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -29,15 +29,15 @@ pub type Series = &'static [(&'static str, &'static str)];
 /// One metric of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// Its name, with its unit where that is one.
+    /// Name of the metric, with its unit where it has one.
     pub name: &'static str,
-    /// What it does.
+    /// Type of the metric.
     pub kind: Kind,
-    /// What its values are in.
+    /// Unit of its values.
     pub unit: &'static str,
-    /// What it says, for the `HELP` line and the documentation.
+    /// Description, for the `HELP` line and the documentation.
     pub help: &'static str,
-    /// The series that are there from the start. Others of the same labels may follow.
+    /// Series that exist from the start. Others with the same labels may follow.
     pub series: &'static [Series],
 }
 
@@ -78,7 +78,7 @@ const fn by(series: &'static [Series], metric: Metric) -> Metric {
     Metric { series, ..metric }
 }
 
-/// No labels.
+/// A single series without labels.
 const ONE: &[Series] = &[&[]];
 
 const BUILD: &[Series] = &[&[("version", env!("CARGO_PKG_VERSION"))]];
@@ -87,7 +87,7 @@ const LISTENERS: &[Series] = &[&[("listener", "s3")], &[("listener", "admin")]];
 
 const OUTCOMES: &[Series] = &[&[("outcome", "let in")], &[("outcome", "refused")]];
 
-/// What every client asks for; the others follow with their first request.
+/// The operations that every client uses. Series of others start with their first request.
 const OPERATIONS: &[Series] = &[
     &[("operation", "GetObject")],
     &[("operation", "HeadObject")],
@@ -106,7 +106,7 @@ const ANSWERS: &[Series] = &[
 
 /// Every metric of a gateway.
 pub const ALL: &[Metric] = &[
-    // The process.
+    // Process.
     by(
         BUILD,
         gauge("fula_build_info", "1", "Version of this gateway, as a label; the value is 1."),
@@ -164,7 +164,7 @@ pub const ALL: &[Metric] = &[
     counter("fula_commit_bytes_total", "bytes", "Bytes written by commit rounds."),
     counter("fula_commit_turns_total", "waits", "Waits for other masters that go first."),
     counter("fula_commit_remembered_total", "retries", "Retries that were answered from memory."),
-    // The arbiter.
+    // Arbiter.
     counter("fula_pointer_reads_total", "reads", "Reads of root pointers."),
     gauge(
         "fula_arbiter_in_doubt",
@@ -190,7 +190,7 @@ pub const ALL: &[Metric] = &[
         "buckets",
         "Deleted buckets whose rows are still kept; 0 with a shared arbiter.",
     ),
-    // The disk.
+    // Disk.
     gauge("fula_disk_free_bytes", "bytes", "Free space of the disk of the data directory."),
     gauge("fula_disk_size_bytes", "bytes", "Size of the disk of the data directory."),
     gauge("fula_disk_reserved_bytes", "bytes", "Free space below which writes are refused."),
