@@ -209,7 +209,7 @@ pub enum Outage {
 /// The reason why requests for a forked bucket are refused.
 pub(crate) const FORKED: &str = "the masters remember states that exclude one another";
 
-/// What the caller can do about an error.
+/// The kind of an error, by what the caller can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// Use another credential, or ask the owner.

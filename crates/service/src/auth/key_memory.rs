@@ -49,7 +49,7 @@ const TOLD_MAX: usize = 256;
 pub(super) struct Lost {
     /// User of the key.
     pub(super) user: String,
-    /// When it was made, in milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub(super) created: TimeMs,
     /// Its record.
     pub(super) record: Bytes,
@@ -142,7 +142,7 @@ impl KeyMemory {
     pub(super) async fn check_unknown(&self, id: &str) -> Result<(), ServiceError> {
         if self.known(id).await?.is_some() {
             self.want(id);
-            let text = "it lacks access keys that this master remembers and writes again";
+            let text = "it has lost access keys, which this master writes back";
             return Err(ServiceError::Regressed(text.to_owned()));
         }
         self.check_arbiter().await

@@ -20,7 +20,7 @@ const DIGITS: usize = 16;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Stored {
     pub(super) user: String,
-    /// When it was made, in milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub(super) created: TimeMs,
     /// Nonce and encrypted secret in hex.
     pub(super) sealed: String,

@@ -51,7 +51,7 @@ pub struct KeyInfo {
     pub id: String,
     /// User whose requests it signs.
     pub user: String,
-    /// When it was made, in milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub created: TimeMs,
 }
 
@@ -62,7 +62,7 @@ pub struct AccessKey {
     pub secret: Secret,
     /// Identity of its user.
     pub identity: Identity,
-    /// When it was made, in milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub created: TimeMs,
 }
 
@@ -107,8 +107,8 @@ impl KeyRing {
         Self { records, sealing, random, keys_max, opened, memory: None }
     }
 
-    /// Also keeps copies of the keys on this master's own `disk`, because `arbiter` is shared and may be
-    /// restored from a backup.
+    /// Returns a key ring that also keeps copies of the keys on this master's own `disk`, because `arbiter`
+    /// is shared and may be restored from a backup.
     #[must_use]
     pub fn remembered_on(self, disk: Arc<dyn MetadataStore>, arbiter: Arbiter) -> Self {
         let (metadata, sealing) = (Arc::clone(&self.records.metadata), self.sealing.clone());

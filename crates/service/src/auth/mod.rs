@@ -85,7 +85,7 @@ pub enum AuthError {
     #[error("the session has ended")]
     SessionExpired,
     /// The session token is missing or wrong, or there must not be one.
-    #[error("the session token does not go with the access key")]
+    #[error("the session token does not belong to the access key")]
     SessionToken,
     /// A token may only be sent over TLS, or from the same machine.
     #[error(
@@ -103,7 +103,7 @@ pub enum AuthError {
          (fula revoke session ID), or let the operator raise FULA_SESSIONS_PER_OWNER"
     )]
     TooManySessions {
-        /// What has the sessions: the owner, or one token.
+        /// Holder of the sessions: the owner, or one token.
         of: &'static str,
         /// The limit.
         max: usize,

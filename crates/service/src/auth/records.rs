@@ -33,9 +33,9 @@ const CACHED: usize = 4096;
 /// A cached record.
 #[derive(Clone, Debug)]
 struct Cached {
-    /// When the read began.
+    /// Time at which the read began.
     read: Instant,
-    /// When to read it again.
+    /// Time at which to read it again.
     again: Instant,
     entry: Option<Entry>,
 }

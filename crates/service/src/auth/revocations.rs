@@ -35,7 +35,7 @@ use crate::{
 /// Interval between two looks at the arbiter's log.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What a revocation refuses.
+/// The subject of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Revoked {
@@ -52,9 +52,9 @@ pub enum Revoked {
 /// A revocation as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Revocation {
-    /// What is refused.
+    /// Subject of the revocation.
     pub revoked: Revoked,
-    /// When it was made, in milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub at: TimeMs,
 }
 
@@ -72,7 +72,7 @@ struct Set {
     all: BTreeSet<Revocation>,
     /// Revocations in the set that are not on this master's disk yet.
     unsaved: BTreeSet<Revocation>,
-    /// For each user, the time before which issued credentials are refused.
+    /// Time before which issued credentials are refused, by user.
     users: BTreeMap<String, Seconds>,
     tokens: HashSet<TokenDigest>,
     keys: HashSet<String>,
@@ -116,7 +116,7 @@ pub struct Revocations {
     set: RwLock<Set>,
     /// End of the log. Its lock lets one task at a time read or write the log.
     end: tokio::sync::Mutex<End>,
-    /// When the last successful read of the log began.
+    /// Time at which the last successful read of the log began.
     read: Mutex<Instant>,
 }
 

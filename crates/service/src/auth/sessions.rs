@@ -48,7 +48,7 @@ pub struct SessionKeys {
     pub secret: Secret,
     /// Session token, which must be sent with every request.
     pub token: Secret,
-    /// When it ends, in seconds since 1970.
+    /// Time at which it ends, in seconds since 1970.
     pub expires: Seconds,
 }
 

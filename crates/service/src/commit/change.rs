@@ -58,7 +58,7 @@ pub(crate) enum Change {
     Set {
         name: &'static str,
         value: Option<Block>,
-        /// What the setting does with the global name.
+        /// Effect of the setting on the global name.
         global_name: GlobalName,
     },
     /// Brings the global name in line with the name policy.

@@ -10,12 +10,12 @@ use crate::error::ServiceError;
 /// Number of rows that are read, or removed, at a time.
 const PAGE: usize = 512;
 
-/// A collection drops rows once there are this fraction (one in so many) of the live rows, because a drop
+/// A collection drops rows once their number reaches that of the live rows divided by this, because a drop
 /// writes the live rows again.
 const WORTH_PART: u64 = 4;
 
-/// Smallest number of rows that one drop collects in memory, if there are that many. With many live rows it
-/// collects the fraction of [`WORTH_PART`], because each drop writes the live rows again.
+/// Number of rows that one drop handles, which are in memory until then. If the live rows divided by
+/// [`WORTH_PART`] are more, it handles that number, because each drop writes the live rows again.
 const DROPPED_AT_ONCE: u64 = 1 << 14;
 
 /// Highest versions for which this process has sent swaps, by bucket. Two roots of one writer must never

@@ -32,9 +32,9 @@ pub(super) enum Swapped {
 
 /// The time limits for resolving an unanswered swap.
 struct Unanswered {
-    /// When its writers are told that the outcome is unknown.
+    /// Time at which its writers are told that the outcome is unknown.
     deadline: Instant,
-    /// When the attempts to resolve it end.
+    /// Time at which the attempts to resolve it end.
     give_up: Instant,
     /// Wait before the next look-up.
     wait: Duration,
@@ -179,7 +179,7 @@ impl Inner {
                     return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot look up the outcome of a swap yet; trying again")
+                    tracing::warn!(%error, "cannot look up the outcome of a swap yet; trying again");
                 }
             }
         }

@@ -62,7 +62,7 @@ pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
 /// The outcome of a round.
 #[derive(Default)]
 struct Ended {
-    /// The contention in which it was won, if other masters want to commit.
+    /// The contention in which it was won, if other masters commit too.
     contention: Option<Contention>,
     /// Nodes that only readers of older roots may still need.
     replaced: Vec<Cid>,

@@ -107,7 +107,7 @@ pub(super) struct Working<'a> {
     /// Version of the root that this round would publish.
     version: u64,
     open: Option<Open>,
-    /// What the last change that concerned the global name does with it.
+    /// Effect of the last change that concerned the global name.
     global_name: GlobalName,
     blocks: Vec<Block>,
     /// Remembered outcomes of writes. They continue from one life of the name to the next.

@@ -42,7 +42,7 @@ pub fn digests_of(body: &[u8], algorithm: ChecksumAlgorithm) -> ([u8; 16], Vec<C
 /// Returns the checksum that a client sends after the body, once the body was read.
 pub type Trailer = Box<dyn FnOnce() -> Result<Option<Bytes>, ServiceError> + Send>;
 
-/// What the client announces about a body.
+/// The facts that a client announces about a body.
 pub struct BodyFacts {
     /// Announced length in bytes.
     pub length: Option<u64>,

@@ -20,7 +20,7 @@ use crate::{
 pub struct BucketInfo {
     /// Name of the bucket.
     pub name: BucketName,
-    /// When it was created, in milliseconds since 1970.
+    /// Time at which it was created, in milliseconds since 1970.
     pub created: TimeMs,
     /// Exact number of objects.
     pub objects: u64,

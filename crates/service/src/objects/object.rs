@@ -51,7 +51,7 @@ pub struct PutRequest {
     pub conditions: WriteConditions,
     /// Content of the object.
     pub body: BodyStream,
-    /// What the client announces about the content.
+    /// Facts that the client announces about the content.
     pub body_facts: BodyFacts,
 }
 

@@ -464,7 +464,7 @@ fn without(rules: &'static [Rule]) -> Protocol {
     Protocol { without: rules, ..Protocol::default() }
 }
 
-/// Each rule that is left out breaks an invariant.
+/// Checks that a protocol without one of its rules breaks `invariant`.
 fn breaks(protocol: Protocol, invariant: &'static str) {
     search(protocol).assert_any_discovery(invariant);
 }

@@ -145,8 +145,8 @@ fn no_seed_breaks_a_promise() {
     all_hold(&Faults::default(), SEEDS);
 }
 
-/// Nothing acknowledged is lost when the arbiter goes back. Masters do not crash here, because a crash may
-/// lose what a master learnt from others in the last second.
+/// Returns the faults of runs in which the arbiter goes back and nothing acknowledged may be lost. Masters
+/// do not crash here, because a crash may lose what a master learnt from others in the last second.
 fn regressing() -> Faults {
     Faults { regresses: true, crash: 0, pause: 2, ..Faults::default() }
 }
@@ -171,7 +171,7 @@ fn a_seed_gives_the_same_run_every_time() {
     }
 }
 
-/// The simulation notices each rule that is left out.
+/// Checks that the simulation notices a rule that is left out.
 fn is_found(name: &str, faults: &Faults) {
     let Some((seed, outcome)) = first_failure(0..SEEDS_TO_FIND_A_FLAW, faults) else {
         panic!("{name} was not found in {SEEDS_TO_FIND_A_FLAW} seeds");

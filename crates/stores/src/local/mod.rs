@@ -70,8 +70,8 @@ pub enum OpenError {
     #[error(
         "segments of the log in {0} are missing or empty, and this build did not remove them: {segments}. They \
          held {held}. Copy them back from a backup of the directory, or run {way_out} to continue without them; \
-         `fula fsck` then lists the objects that lack blocks. If an earlier build of fula has used the \
-         directory since, it may have removed them correctly, and nothing is lost",
+         `fula fsck` then lists the objects that lack blocks. If an earlier build of fula has run on \
+         the directory since, it may have removed them correctly, and nothing is lost",
         segments = .1.join(", "), held = held_by(.1), way_out = way_out(.1)
     )]
     Missing(PathBuf, Vec<String>),
@@ -145,7 +145,7 @@ pub struct LocalStore {
     pub roots: Arc<LocalRoots>,
     /// The embedded metadata store.
     pub metadata: Arc<LocalMetadata>,
-    /// What was found when the log was opened.
+    /// Findings of the recovery when the log was opened.
     pub recovery: Recovery,
     log: Arc<Log>,
     /// Lock on the directory; `None` where the disk is not a directory.

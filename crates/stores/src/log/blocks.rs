@@ -31,7 +31,7 @@ const SLAB_ENTRIES: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At(u32);
 
-/// What a table stores about an entry.
+/// The reference that a table keeps to an entry.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     number: u32,

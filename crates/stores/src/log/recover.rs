@@ -76,7 +76,7 @@ impl Recovery {
 pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) segments: BTreeMap<u32, Arc<Segment>>,
-    /// For each stream the segment that it continues in, the position, and the footer so far.
+    /// Segment, position and footer so far with which each stream continues.
     pub(super) tails: HashMap<String, (Arc<Segment>, u64, SegmentFooter)>,
     pub(super) report: Recovery,
     /// A number above that of every segment that exists or existed, readable or not.

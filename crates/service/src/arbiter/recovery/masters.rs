@@ -123,7 +123,7 @@ impl Recovery {
             let master = &self.name;
             tracing::warn!(
                 master,
-                "this master was removed from the list and is on it again, because it is running"
+                "this master was removed, but is running: it is on the list again"
             );
         }
         let record = MasterRecord { info: self.info.lock().clone(), seen: Some(now) };

@@ -18,7 +18,7 @@ pub(super) struct Drops {
     floor: u64,
 }
 
-/// What was known of a bucket when the arbiter was asked about it.
+/// The state of a bucket that was known when the arbiter was asked about it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
     pub(crate) known: Option<Arc<KnownState>>,

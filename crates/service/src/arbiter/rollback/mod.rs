@@ -45,9 +45,9 @@ pub struct KnownState {
     pub pointer: RootPointer,
     /// Id of the life of the name.
     pub bucket_id: BucketId,
-    /// When the bucket was created.
+    /// Time at which the bucket was created.
     pub created: TimeMs,
-    /// When the bucket was deleted, if it was.
+    /// Time at which the bucket was deleted, if it was.
     pub deleted: Option<TimeMs>,
     authors: Vec<Author>,
 }
@@ -67,7 +67,7 @@ struct Stored {
 /// The reason why no pointer is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alarm {
-    /// What was noticed, as text.
+    /// Text that tells what was noticed.
     pub reason: String,
     /// Id of the recovery that was joined because of it.
     pub recovery: Option<String>,
@@ -101,11 +101,11 @@ pub(crate) struct Watermark {
     epoch: u64,
 }
 
-/// What one master knows of the arbiter. Each answer is compared with it.
+/// The state of the arbiter as one master knows it. Each answer is compared with it.
 #[derive(Debug)]
 pub struct RollbackGuard {
     state: Mutex<State>,
-    /// Where it is stored; `None` where the arbiter is this master's own.
+    /// Store of the local state; `None` where the arbiter is this master's own.
     local_state: Option<Arc<dyn MetadataStore>>,
     /// Versions of the records in `local_state`, and their locks.
     records: KeyedLocks<tokio::sync::Mutex<disk::Versions>>,

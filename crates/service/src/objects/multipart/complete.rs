@@ -175,12 +175,12 @@ impl Service {
     }
 }
 
-/// How a completion names the parts of an upload that computes checksums of its parts.
+/// The way in which a completion names the parts of an upload that computes checksums of its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
-    /// By their entity tags.
+    /// The parts are named by their entity tags.
     ByTag,
-    /// By their checksums too, as S3 requires.
+    /// The parts are named by their checksums too, as S3 requires.
     ByChecksum,
 }
 

@@ -59,7 +59,7 @@ pub struct PutPartRequest {
     pub number: u32,
     /// Content of the part.
     pub body: BodyStream,
-    /// What the client announces about the content.
+    /// Facts that the client announces about the content.
     pub body_facts: BodyFacts,
 }
 
@@ -137,7 +137,7 @@ pub struct ListUploadsRequest {
     pub delimiter: String,
     /// Lists only uploads of keys after this one.
     pub key_marker: Option<String>,
-    /// With a key marker, also lists uploads of that key after this id.
+    /// Id after which uploads of the key `key_marker` are listed too.
     pub id_marker: Option<String>,
     /// Largest number of lines, at most [`PAGE_MAX`](crate::limits::PAGE_MAX).
     pub limit: usize,
@@ -152,7 +152,7 @@ pub enum UploadLine {
         key: String,
         /// Id of the upload.
         id: UploadId,
-        /// When it began.
+        /// Time at which it began.
         initiated: TimeMs,
         /// Id of the user that began it.
         initiator: String,
