@@ -4,6 +4,7 @@
 //! `ipfs add --cid-version=1 --raw-leaves --hash=blake3 --chunker=size-1048576 --max-file-links=1024` gives.
 //! The CID and the JSON of a block are those of `ipfs dag put --input-codec=dag-cbor --store-codec=dag-cbor
 //! --hash=blake3` and `ipfs dag get`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
