@@ -1,10 +1,11 @@
 //! Garbage collection: finds the blocks that nothing needs any more, and deletes them.
 //!
-//! It is a mark and sweep that runs while the gateway serves (docs/adr/0014). Needed are all blocks that
-//! are reachable from the current root of any bucket, from a root that was replaced within the retention,
-//! from a root that a request still holds, or from content on its way in or out; and all blocks that a
-//! change in flight may have put. Marks are kept in the store's own index, so memory does not grow with
-//! their number.
+//! It is a mark and sweep that runs while the gateway serves (docs/adr/0014). A block is needed if
+//! - it is reachable from the current root of a bucket, or from a root replaced within the retention;
+//! - it is reachable from a root that a request holds, or from content on its way in or out; or
+//! - a change in flight may have put it.
+//!
+//! Marks are kept in the store's own index, so memory does not grow with their number.
 //!
 //! # Invariants
 //! - A block is deleted only if it was not marked, and was last put before the cut and before the oldest

@@ -46,8 +46,7 @@ fn follow(last: &mut Option<(TimeMs, Instant)>, said: TimeMs, own: TimeMs, now: 
         time.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
     });
     let time = carried.map_or(said, |carried| median(said, carried, own));
-    // The extrapolation starts from the stored time, so that fractions of a millisecond are not lost at
-    // each call.
+    // An extrapolated time is not stored: fractions of a millisecond would be lost at each call.
     if carried != Some(time) {
         *last = Some((time, now));
     }

@@ -93,7 +93,7 @@ impl Server {
         }
         if !self.is_shared.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "a pooler now shares the arbiter's sessions between clients; statements carry their settings from now on"
+                "a pooler now shares the arbiter's sessions: statements carry their settings"
             );
         }
         true
