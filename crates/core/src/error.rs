@@ -9,7 +9,7 @@ pub type Source = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The block is longer than [`crate::block::BLOCK_BYTES_MAX`]. Do not retry.
-    #[error("block is {len} bytes, limit is {max}")]
+    #[error("the block has {len} bytes, and the limit is {max}")]
     TooLarge {
         /// Length of the block in bytes.
         len: usize,
@@ -43,7 +43,7 @@ pub enum StoreError {
         backend: &'static str,
     },
     /// The backend refused or did not answer, and nothing was changed. Retry with backoff.
-    #[error("{backend} unavailable during {action}")]
+    #[error("{backend} is unavailable during {action}")]
     Unavailable {
         /// Name of the implementation, e.g. `"postgres"`.
         backend: &'static str,
@@ -58,9 +58,9 @@ pub enum StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum SwapError {
     /// The swap was certainly not applied. Retry.
-    #[error("swap was not applied")]
+    #[error("the swap was not applied")]
     NotSent(#[source] StoreError),
     /// The swap may have been applied. Read the pointer before you decide anything.
-    #[error("outcome of the swap is unknown")]
+    #[error("the outcome of the swap is unknown")]
     Unknown(#[source] StoreError),
 }

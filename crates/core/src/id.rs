@@ -288,10 +288,10 @@ pub struct ObjectKey(String);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidObjectKey {
     /// The key has no bytes.
-    #[error("object key is empty")]
+    #[error("the object key is empty")]
     Empty,
     /// The key has more than [`ObjectKey::BYTES_MAX`] bytes.
-    #[error("object key is {0} bytes, limit is 1024")]
+    #[error("the object key has {0} bytes, and the limit is 1024")]
     TooLong(usize),
 }
 

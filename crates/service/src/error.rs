@@ -46,13 +46,13 @@ impl fmt::Display for ConditionName {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServiceError {
     /// The bucket does not exist, or the caller may not know of it.
-    #[error("bucket does not exist")]
+    #[error("the bucket does not exist")]
     NoSuchBucket,
     /// The caller already has a bucket of this name.
     #[error("you already own this bucket")]
     BucketAlreadyOwned,
     /// Another owner holds the name, and bucket names are global here.
-    #[error("bucket name is taken")]
+    #[error("another owner holds the bucket name")]
     BucketNameTaken,
     /// The owner has the largest allowed number of buckets. Delete one, or raise the limit.
     #[error("the owner has {0} buckets, and may not have more")]
@@ -61,7 +61,7 @@ pub enum ServiceError {
     #[error("the owner has {0} public buckets, and may not have more")]
     TooManyPublicBuckets(u64),
     /// The bucket is not empty. Delete its objects first.
-    #[error("bucket is not empty")]
+    #[error("the bucket is not empty")]
     BucketNotEmpty,
     /// The policy is malformed.
     #[error("the policy is malformed: {0}")]
@@ -70,16 +70,16 @@ pub enum ServiceError {
     #[error("the bucket has no policy")]
     NoSuchPolicy,
     /// The object does not exist.
-    #[error("object does not exist")]
+    #[error("the object does not exist")]
     NoSuchKey,
     /// The upload does not exist, or it was completed or aborted.
-    #[error("upload does not exist")]
+    #[error("the upload does not exist, or has ended")]
     NoSuchUpload,
     /// A part is missing, or is not the one that the caller named.
     #[error("part {0} was not found, or its ETag or checksum differs")]
     InvalidPart(u32),
     /// The part numbers do not ascend.
-    #[error("parts are not in ascending order")]
+    #[error("the part numbers do not ascend")]
     InvalidPartOrder,
     /// A part other than the last is smaller than the minimum.
     #[error("part {0} is smaller than the minimum of 5 MiB")]
@@ -88,7 +88,7 @@ pub enum ServiceError {
     #[error("the condition {0} does not hold")]
     PreconditionFailed(ConditionName),
     /// The caller's copy of the object is current.
-    #[error("not modified")]
+    #[error("the object was not modified")]
     NotModified {
         /// Current entity tag.
         etag: fula_core::bucket::ETag,
@@ -104,7 +104,7 @@ pub enum ServiceError {
         error: Box<ServiceError>,
     },
     /// The range lies outside the object.
-    #[error("range lies beyond the object's {size} bytes")]
+    #[error("the range lies outside the object, which has {size} bytes")]
     InvalidRange {
         /// Length of the object in bytes.
         size: u64,
@@ -122,13 +122,13 @@ pub enum ServiceError {
     #[error("{0} is malformed")]
     InvalidDigest(&'static str),
     /// The received bytes do not match the signed hash.
-    #[error("content does not match x-amz-content-sha256")]
+    #[error("the content does not match x-amz-content-sha256")]
     PayloadMismatch,
     /// A chunk or a trailer of the body has a wrong signature.
     #[error("signature of a chunk does not match")]
     ChunkSignatureMismatch,
     /// The body is shorter or longer than announced.
-    #[error("body ended after {received} of {announced} bytes")]
+    #[error("the body ended after {received} of {announced} bytes")]
     IncompleteBody {
         /// Announced length in bytes.
         announced: u64,
@@ -136,13 +136,13 @@ pub enum ServiceError {
         received: u64,
     },
     /// The body could not be read, because the client went away or sent malformed data.
-    #[error("body could not be read: {0}")]
+    #[error("the body could not be read: {0}")]
     BodyFailed(String),
     /// The body is longer than this kind of request allows.
     #[error("the request is larger than {0} bytes")]
     EntityTooLarge(u64),
     /// The user metadata is longer than the limit.
-    #[error("user metadata exceeds {0} bytes")]
+    #[error("the user metadata is longer than {0} bytes")]
     MetadataTooLarge(usize),
     /// An argument is not valid.
     #[error("{0}")]
