@@ -72,7 +72,7 @@ impl Service {
         self.write(caller, &WriteTarget { head, is_guess: false }, change, idempotency_key).await
     }
 
-    /// Returns the source of a copy, which is checked.
+    /// Checks the source of a copy, and returns it.
     async fn copied(
         &self,
         caller: &Caller,

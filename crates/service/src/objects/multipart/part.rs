@@ -64,7 +64,7 @@ impl Service {
         part: TakenPart,
     ) -> Result<PartRecord, ServiceError> {
         let TakenPart { key, id, number, record, blocks } = part;
-        // Putting a part again changes nothing, so a retry needs no key, unless it is bound to a version.
+        // A retry stores the same part again, so it needs no key, unless it is bound to a version.
         let idempotency_key = caller.if_version.and_then(|_| {
             let number = number.to_be_bytes();
             caller.idempotency_key(
