@@ -285,7 +285,7 @@ impl MemoryBudget {
     /// memory.
     ///
     /// # Errors
-    /// [`ServiceError::Busy`] after [`WAIT`].
+    /// [`ServiceError::Busy`] when there is too little memory for ten seconds.
     pub async fn take(
         &self,
         bytes: usize,
@@ -315,7 +315,7 @@ impl MemoryBudget {
     /// there is too little memory; this time is not counted against the client.
     ///
     /// # Errors
-    /// [`ServiceError::Busy`] after [`WAIT`].
+    /// [`ServiceError::Busy`] when there is too little memory for ten seconds.
     pub async fn grow(
         &self,
         permit: &mut MemoryPermit,
