@@ -1,7 +1,7 @@
-//! What the parts of a write cost by themselves: tree edit, node codec, commit round, block log.
+//! Measures the parts of a write separately: tree edit, node codec, commit round, block log.
 //!
-//! `cargo bench -p fula-bench`, or `-- NAME` for some of them. The log lies in the system's directory
-//! for temporary files; its figures are those of that disk.
+//! `cargo bench -p fula-bench` runs all of them, and `-- NAME` some. The log is in the system's directory
+//! for temporary files, and its figures are those of that disk.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::{hint::black_box, path::Path, sync::Arc};
@@ -23,10 +23,10 @@ use fula_stores::local::{LocalStore, system_clock};
 use futures::future::join_all;
 use tokio::runtime::{Builder, Runtime};
 
-/// Entries of the tree that is edited.
+/// Number of entries of the tree that is edited.
 const ENTRIES: u64 = 100_000;
 
-/// Bytes of a record of one object, about.
+/// Approximate length of a record of one object, in bytes.
 const RECORD_BYTES: usize = 120;
 
 const BODY_BYTES: usize = 4096;
@@ -38,7 +38,7 @@ fn runtime() -> Runtime {
 }
 
 fn key(n: u64) -> String {
-    // Neighbours are far apart, as with most names that clients choose.
+    // Keys with successive numbers are far apart, as most names that clients choose.
     format!("{:016x}/object", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
@@ -49,7 +49,7 @@ fn edits(keys: impl Iterator<Item = u64>, version: u8) -> Edits {
     keys.map(|n| (key(n).into(), Some((BODY_BYTES as u64, record.clone())))).collect()
 }
 
-/// Returns a tree of [`ENTRIES`] and a store of its nodes.
+/// Returns a tree of [`ENTRIES`] entries, and a store with its nodes.
 async fn large_tree() -> (Nodes, Tree) {
     let blocks: Arc<dyn BlockStore> = Arc::new(MemoryBlocks::default());
     let nodes = Nodes::new(Arc::clone(&blocks), 256 << 20);
@@ -110,7 +110,7 @@ fn node_codec(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One gateway's service on stores of any kind, with a bucket.
+/// Returns a service on any stores, with a bucket.
 async fn service(blocks: Arc<dyn BlockStore>, roots: Arc<dyn RootPointerStore>) -> Service {
     let limits = Limits::default();
     let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));

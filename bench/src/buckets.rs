@@ -1,4 +1,4 @@
-//! What is left of buckets that were made and deleted: memory and disk before them, after a
+//! Measures what is left of buckets that were created and deleted: memory and disk before, after a
 //! collection, and after a restart.
 
 use std::{
@@ -21,30 +21,33 @@ use http::{Method, StatusCode};
 
 use crate::server::{Kind, Server};
 
-/// Buckets that stay, objects in each, and the bytes of one.
+/// Number of buckets that stay.
 const LIVE: u64 = 1000;
+/// Number of objects in each of them.
 const OBJECTS: u64 = 20;
+/// Length of an object in bytes.
 const OBJECT_BYTES: usize = 4096;
 
-/// One of so many buckets that are deleted again gets an object first.
+/// One of this many deleted buckets gets an object first.
 const FILLED_OF: u64 = 4;
 
-/// How long one request may take.
+/// Longest time of one request.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Memory counts as settled once it has not changed by a hundredth for so many looks, one a second, and
-/// after so many looks in any case.
+/// Number of successive measurements, one a second, within which memory must change by less than a
+/// hundredth to count as settled.
 const SETTLED_LOOKS: u32 = 5;
+/// Largest number of measurements until then.
 const LOOKS_MAX: u32 = 60;
 
-/// What a gateway takes.
+/// The memory and disk space of a gateway.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     resident: u64,
     disk: u64,
 }
 
-/// Makes and deletes buckets beside others that stay, again and again, and prints what is left of them.
+/// Creates and deletes buckets beside others that stay, in rounds. Prints what is left of them.
 pub(crate) async fn run(count: u64, rounds: u64, connections: usize) -> io::Result<()> {
     let mut server = Server::start(&Kind::Fula, &[]).await?;
     each(&server, connections, 0..LIVE, |client, n| Box::pin(make_live(client, n))).await?;
@@ -81,7 +84,7 @@ fn taken(server: &Server) -> io::Result<Taken> {
     Ok(Taken { resident: server.usage()?.resident, disk: server.disk_bytes()? })
 }
 
-/// Returns what is taken once it does not change any more: an allocator gives memory back later.
+/// Returns memory and disk space once they have settled: an allocator gives memory back later.
 async fn settled(server: &Server) -> io::Result<Taken> {
     let (mut last, mut same) = (taken(server)?, 0);
     for _ in 0..LOOKS_MAX {
@@ -112,7 +115,7 @@ fn print(when: &str, taken: Taken, before: Taken) {
 
 type Work<'a> = futures::future::BoxFuture<'a, io::Result<()>>;
 
-/// Does work with each number, over so many connections.
+/// Runs work for each number, on this many connections.
 async fn each(
     server: &Server,
     connections: usize,
@@ -137,7 +140,7 @@ async fn each(
     ended.into_iter().collect()
 }
 
-/// Sends a request until the answer is not to slow down.
+/// Sends a request until the answer is not `SlowDown`.
 async fn send(client: &mut Client, call: &Call) -> io::Result<()> {
     loop {
         let reply = client.send(call, PATIENCE).await?;

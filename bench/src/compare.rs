@@ -1,4 +1,4 @@
-//! The same work on each server in turns, and a table of what came out.
+//! Runs the same work on each server in turns, and prints a table of the results.
 
 use std::{io, time::Duration};
 
@@ -11,13 +11,13 @@ use crate::{
     server::{Kind, Server},
 };
 
-/// Bytes of a small object.
+/// Length of a small object in bytes.
 const SMALL: usize = 4 << 10;
 
-/// Bytes of a big object.
+/// Length of a big object in bytes.
 const BIG: usize = 64 << 20;
 
-/// Small objects that are read.
+/// Number of small objects that are read.
 const READ_KEYS: u64 = 4096;
 
 /// One kind of work.
@@ -28,7 +28,7 @@ struct Cell {
     bytes: usize,
     connections: usize,
     measure: Measure,
-    /// What our share of the peer's is to be.
+    /// Target for the ratio of Fula's figure to the peer's.
     aim: &'static str,
 }
 
@@ -44,7 +44,7 @@ impl Cell {
     }
 }
 
-/// Listings, and how many keys are in their buckets.
+/// The listings, with the number of keys in their buckets.
 const LISTED: [(&str, u64); 3] =
     [("listed-1k", 1_000), ("listed-10k", 10_000), ("listed-100k", 100_000)];
 
@@ -81,20 +81,20 @@ fn big_cells() -> Vec<Cell> {
     vec![put, get]
 }
 
-/// How the comparison is made.
+/// The settings of a comparison.
 pub(crate) struct Plan {
     pub(crate) servers: Vec<Kind>,
     pub(crate) rounds: usize,
-    /// Of each cell in each round.
+    /// Duration of each cell in each round.
     pub(crate) length: Duration,
     pub(crate) payload: Payload,
     /// Whether free memory is used once before each kind of work.
     pub(crate) settle: bool,
-    /// Only cells whose name contains this.
+    /// Runs only cells whose name contains this.
     pub(crate) only: Option<String>,
 }
 
-/// Runs the small work, then the big one on fresh servers.
+/// Runs the work with small objects, then that with big ones on fresh servers.
 pub(crate) async fn run(plan: &Plan) -> io::Result<()> {
     let wanted = |cells: Vec<Cell>| {
         let is_wanted =
@@ -124,7 +124,7 @@ async fn phase(plan: &Plan, work: &str, cells: &[Cell], bytes: usize, keys: u64)
     for round in 0..plan.rounds {
         for (cell, rows) in cells.iter().zip(&mut rows) {
             eprintln!("round {} of {}: {}", round + 1, plan.rounds, cell.name);
-            // Each is first as often as the other.
+            // Each server is the first equally often.
             let mut measured = vec![None; servers.len()];
             for turn in 0..servers.len() {
                 let n = (turn + round) % servers.len();
@@ -147,7 +147,7 @@ async fn phase(plan: &Plan, work: &str, cells: &[Cell], bytes: usize, keys: u64)
     Ok(())
 }
 
-/// Makes the buckets, and fills those that are read.
+/// Creates the buckets, and fills those that are read.
 async fn prepare(server: &Server, cells: &[Cell], bytes: usize, keys: u64) -> io::Result<()> {
     let mut made: Vec<&str> = Vec::new();
     for cell in cells {
@@ -167,7 +167,7 @@ async fn prepare(server: &Server, cells: &[Cell], bytes: usize, keys: u64) -> io
     Ok(())
 }
 
-/// Puts objects of a range of numbers.
+/// Puts objects with a range of numbers.
 pub(crate) async fn fill(
     server: &Server,
     bucket: &str,
@@ -194,7 +194,7 @@ async fn measure(plan: &Plan, server: &Server, cell: &Cell, first: u64) -> io::R
         connections: cell.connections,
         limit: Limit::Time(plan.length),
         payload: plan.payload,
-        // Each cell has keys of its own.
+        // Each cell has its own keys.
         first: first + cell.connections as u64 * 10_000_000,
     };
     sample(server, &load, cell.measure).await

@@ -1,4 +1,4 @@
-//! Figures of Fula alone: how flat it is, what it writes, and how space comes back.
+//! Figures of Fula alone: rates by size of the bucket, bytes written, and freeing of space.
 
 use std::{io, time::Duration};
 
@@ -13,11 +13,13 @@ use crate::{
 
 const SMALL: usize = 4 << 10;
 
-/// Load that is not counted, before each turn of a bucket: the cache still holds the one before.
+/// Duration of a load that is not counted, before each turn of a bucket, because the cache still holds the
+/// one before.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Objects of the space figure, and how often one of them is put.
+/// Number of objects of the space figure.
 const SPACE_KEYS: u64 = 20_000;
+/// Number of puts of these objects.
 const SPACE_PUTS: u64 = 200_000;
 
 fn put(bucket: &str, operation: Operation, connections: usize, limit: Limit, first: u64) -> Load {
@@ -25,7 +27,7 @@ fn put(bucket: &str, operation: Operation, connections: usize, limit: Limit, fir
     Load { operation, bucket, bytes: SMALL, connections, limit, payload, first }
 }
 
-/// Overwrites in buckets of one size each, on each server, in turns: the rate is to be the same.
+/// Measures overwrites in buckets of one size each, on each server, in turns. The rates should be equal.
 pub(crate) async fn flat(
     kinds: &[Kind],
     rounds: usize,
@@ -83,8 +85,8 @@ pub(crate) async fn flat(
     Ok(())
 }
 
-/// Returns how many nodes a gateway read because they were not in memory: 0 of a build that does not
-/// count them, not a number of other servers.
+/// Returns how many nodes a gateway read because they were not cached. The result is 0 for a build that
+/// does not count them, and not a number for other servers.
 async fn nodes_read(server: &Server) -> f64 {
     server.metric("fula_node_reads_total").await.unwrap_or(f64::NAN)
 }
@@ -117,8 +119,8 @@ fn print_flat(server: &Server, sizes: &[u64], rows: &[Vec<Row>], reads: &[Vec<f6
     println!();
 }
 
-/// Most memory that servers take, each begun anew, for as many requests each: a faster one has more to
-/// keep after the same time.
+/// Measures the peak memory of servers, each started anew, for an equal number of requests, because a
+/// faster server would have more to keep after an equal time.
 pub(crate) async fn memory(kinds: &[Kind], rounds: usize, requests: u64) -> io::Result<()> {
     let mut peaks = vec![Vec::new(); kinds.len()];
     for round in 0..rounds {
@@ -156,7 +158,7 @@ pub(crate) async fn memory(kinds: &[Kind], rounds: usize, requests: u64) -> io::
     Ok(())
 }
 
-/// Bytes that the kernel wrote for the gateway, a byte that was put.
+/// Measures the bytes that the kernel wrote for the gateway for each byte that was put.
 pub(crate) async fn written(rounds: usize) -> io::Result<()> {
     let server = Server::start(&Kind::Fula, &[]).await?;
     server.make_bucket("written").await?;
@@ -177,7 +179,7 @@ pub(crate) async fn written(rounds: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// What is left on disk of overwritten objects, and what giving it back costs writers.
+/// Measures the disk space of overwritten objects, and what freeing it costs writers.
 pub(crate) async fn space(rounds: usize) -> io::Result<()> {
     let server = Server::start(&Kind::Fula, &[("FULA_RETENTION", "0s")]).await?;
     server.make_bucket("space").await?;
@@ -219,7 +221,7 @@ pub(crate) async fn space(rounds: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a load while one collection follows another.
+/// Runs a load during successive collections.
 async fn beside_collections(server: &Server, load: &Load) -> io::Result<Row> {
     let command = server.command(&["gc", "--now", "--retention", "0s", "--json"])?;
     let collections = tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The load: connections that each send one request after another.
+//! Load generation: connections that each send one request after another.
 
 use std::{
     io,
@@ -19,18 +19,19 @@ use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use http::{Method, StatusCode};
 
-/// Keys of a LIST page.
+/// Number of keys of a LIST page.
 const PAGE: u64 = 1000;
 
-/// Bytes that are stamped apart, so that no two blocks are alike and nothing is stored only once.
+/// Number of bytes between two stamps, which make every block different, so that no block is stored only
+/// once.
 const STAMP_EVERY: usize = 1 << 20;
 
-/// What each connection does.
+/// The operation that each connection repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// Puts objects under new keys, in an order that is random to the server.
+    /// Puts objects with new keys, in an order that looks random to the server.
     Put,
-    /// Puts objects under keys drawn from this many.
+    /// Puts objects with keys drawn from this many.
     Overwrite(u64),
     /// Gets objects drawn from this many.
     Get(u64),
@@ -38,21 +39,21 @@ pub(crate) enum Operation {
     List(u64),
 }
 
-/// When the load ends.
+/// The end of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
-    /// After this long.
+    /// The load ends after this time.
     Time(Duration),
-    /// After this many requests.
+    /// The load ends after this many requests.
     Requests(u64),
 }
 
-/// A load.
+/// The settings of a load.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) operation: Operation,
     pub(crate) bucket: String,
-    /// Of each object.
+    /// Length of each object in bytes.
     pub(crate) bytes: usize,
     pub(crate) connections: usize,
     pub(crate) limit: Limit,
@@ -61,16 +62,16 @@ pub(crate) struct Load {
     pub(crate) first: u64,
 }
 
-/// What a load came to.
+/// The result of a load.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) requests: u64,
-    /// Answers 503 `SlowDown`, which are tried again.
+    /// Number of answers 503 `SlowDown`, after which the request is repeated.
     pub(crate) slow_downs: u64,
     /// Bytes of bodies, sent or received.
     pub(crate) bytes: u64,
     pub(crate) elapsed: Duration,
-    /// Microseconds of each request.
+    /// Duration of each request in microseconds.
     pub(crate) micros: Histogram<u64>,
 }
 
@@ -80,7 +81,7 @@ impl Tally {
         Self { requests: 0, slow_downs: 0, bytes: 0, elapsed: Duration::ZERO, micros }
     }
 
-    /// Requests a second.
+    /// Returns the number of requests per second.
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     pub(crate) fn rate(&self) -> f64 {
         self.requests as f64 / self.elapsed.as_secs_f64()
@@ -94,12 +95,12 @@ impl Tally {
     }
 }
 
-/// Returns the key of a number: in no order that a server could make use of.
+/// Returns the key of a number. Successive numbers give keys in no particular order.
 pub(crate) fn key(number: u64) -> String {
     format!("{:016x}", Rng::new(number).below(u64::MAX))
 }
 
-/// Bodies of one length, each different from the others in every block.
+/// Bodies of one length that differ in every block.
 #[derive(Clone, Debug)]
 struct Bodies {
     pattern: Bytes,
@@ -111,7 +112,7 @@ impl Bodies {
         let mut rng = Rng::new(0x5eed);
         let words = std::iter::repeat_with(|| rng.below(u64::MAX).to_le_bytes());
         let pattern: Vec<u8> = words.take(bytes.div_ceil(8)).flatten().take(bytes).collect();
-        // Runs of one server must not meet blocks of an earlier run.
+        // Runs on one server must not put blocks of an earlier run.
         let salt = u64::from(std::process::id()) << 40;
         Self { pattern: pattern.into(), salt }
     }
@@ -130,7 +131,7 @@ impl Bodies {
 /// Runs a load until its limit.
 ///
 /// # Errors
-/// Any answer but success or `SlowDown`, and any broken connection.
+/// The first answer other than success or `SlowDown`, or a broken connection.
 pub(crate) async fn run(
     address: SocketAddr,
     credentials: &Credentials,
@@ -214,7 +215,7 @@ impl Worker {
                 Call::new(Method::GET, format!("/{bucket}/{}", key(self.rng.below(keys))))
             }
             Operation::List(keys) => {
-                // Keys are spread evenly: a share of the key space holds that share of the keys.
+                // Keys are spread evenly, so a part of the key space holds an equal part of the keys.
                 let begins = self.rng.below(keys.saturating_sub(PAGE).max(1));
                 let after = u64::MAX / keys * begins;
                 let query = format!("list-type=2&max-keys={PAGE}&start-after={after:016x}");

@@ -1,5 +1,5 @@
-//! Measures S3 endpoints. `make bench` compares Fula with its peers; `fula-bench --help` for the
-//! rest.
+//! Measures S3 endpoints. `make bench` compares Fula with its peers; `fula-bench --help` lists the other
+//! commands.
 
 mod buckets;
 mod compare;
@@ -27,15 +27,15 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(about = "Measures S3 endpoints")]
 struct Cli {
-    /// Do not use the free memory once before measuring: in a virtual machine the first use of memory
-    /// may cost more than what is measured
+    /// Do not use the free memory once before measuring: in a virtual machine the first use of memory may
+    /// cost more than what is measured
     #[arg(long, global = true)]
     unsettled: bool,
     #[command(subcommand)]
     command: Command,
 }
 
-/// What signatures say of bodies.
+/// The form in which signatures cover bodies.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Body {
     Unsigned,
@@ -51,12 +51,12 @@ impl From<Body> for Payload {
     }
 }
 
-/// What a load does.
+/// The work of a load.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Work {
-    /// Puts objects under new keys
+    /// Puts objects with new keys
     Put,
-    /// Puts objects over one another
+    /// Overwrites objects
     Overwrite,
     /// Gets objects that `put --first 0` made
     Get,
@@ -66,30 +66,30 @@ enum Work {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Put load on any S3 endpoint, and print rate and latency
+    /// Put a load on any S3 endpoint, and print rate and latency
     Load {
-        /// Where it serves
+        /// Address of the endpoint
         #[arg(long)]
         endpoint: SocketAddr,
         /// Access key id
         #[arg(long)]
         key: String,
-        /// Its secret
+        /// Secret access key
         #[arg(long)]
         secret: String,
-        /// A bucket that is there
+        /// Name of a bucket that exists
         #[arg(long)]
         bucket: String,
         #[arg(long, value_enum, default_value = "put")]
         work: Work,
-        /// Of each object
+        /// Length of each object in bytes
         #[arg(long, default_value_t = 4096)]
         bytes: usize,
         #[arg(long, default_value_t = 16)]
         connections: usize,
         #[arg(long, default_value_t = 10)]
         seconds: u64,
-        /// Keys that are overwritten, got or listed
+        /// Number of keys that are overwritten, got or listed
         #[arg(long, default_value_t = 1000)]
         keys: u64,
         /// Number of the first new key
@@ -98,111 +98,113 @@ enum Command {
         #[arg(long, value_enum, default_value = "unsigned")]
         payload: Body,
     },
-    /// Uses the free memory, and keeps a page of every MiB until standard input ends
+    /// Use the free memory, and keep a page of every MiB until standard input ends
     #[command(hide = true)]
     HoldMemory,
-    /// The same work on each server, in turns
+    /// Run the same work on each server, in turns
     Compare {
-        /// Servers besides ours
+        /// Servers to compare with
         #[arg(long, value_enum, value_delimiter = ',')]
         peers: Vec<Kind>,
-        /// Another build of `fula`, to be compared with the one beside this program
+        /// Another build of `fula` to compare with the one beside this program
         #[arg(long)]
         baseline: Option<PathBuf>,
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Of each kind of work in each round
+        /// Duration of each kind of work in each round, in seconds
         #[arg(long, default_value_t = 4)]
         seconds: u64,
-        /// Only work whose name contains this
+        /// Run only work whose name contains this
         #[arg(long)]
         only: Option<String>,
         #[arg(long, value_enum, default_value = "unsigned")]
         payload: Body,
     },
-    /// PUT rates of buckets of 1 000 to 1 000 000 keys, in turns
+    /// Measure PUT rates of buckets of 1 000 to 1 000 000 keys, in turns
     Flat {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Of each bucket in each round
+        /// Duration of each bucket in each round, in seconds
         #[arg(long, default_value_t = 4)]
         seconds: u64,
-        /// Largest bucket
+        /// Number of keys of the largest bucket
         #[arg(long, default_value_t = 1_000_000)]
         keys: u64,
-        /// Another build of `fula`, for the same in turns
+        /// Another build of `fula` to measure in turns
         #[arg(long)]
         baseline: Option<PathBuf>,
-        /// Servers besides ours, for the same in turns
+        /// Other servers to measure in turns
         #[arg(long, value_enum, value_delimiter = ',')]
         peers: Vec<Kind>,
     },
-    /// Peak memory after as many requests on each server, begun anew in each round
+    /// Measure peak memory for an equal number of requests on each server, started anew in each round
     Memory {
-        /// Servers besides ours
+        /// Servers to compare with
         #[arg(long, value_enum, value_delimiter = ',')]
         peers: Vec<Kind>,
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// PUTs, and GETs
+        /// Number of PUTs, and of GETs
         #[arg(long, default_value_t = 50_000)]
         requests: u64,
     },
-    /// Time from the start of a killed gateway until it serves, by what it had stored
+    /// Measure the time from the start of a killed gateway until it serves, by the number of stored objects
     Restart {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Objects of 4 KiB
+        /// Number of objects of 4 KiB
         #[arg(long, default_value_t = 500_000)]
         keys: u64,
-        /// Another build of `fula`, for the same in turns
+        /// Another build of `fula` to measure in turns
         #[arg(long)]
         baseline: Option<PathBuf>,
     },
-    /// Bytes written to disk a byte put: random keys, 100 000 in the bucket
+    /// Measure the bytes written to disk for each byte put, with random keys and 100 000 in the bucket
     Written {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
-    /// Space after overwriting, and the PUT rate while it is given back
+    /// Measure the space after overwriting, and the PUT rate while it is freed
     Space {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
-    /// Memory and disk after making and deleting buckets, and collecting
+    /// Measure memory and disk after creating and deleting buckets, and collecting
     Buckets {
-        /// Buckets that are made and deleted
+        /// Number of buckets that are created and deleted
         #[arg(long, default_value_t = 200_000)]
         count: u64,
-        /// How often, with a collection after each time
+        /// Number of rounds, with a collection after each
         #[arg(long, default_value_t = 2)]
         rounds: u64,
         #[arg(long, default_value_t = 64)]
         connections: usize,
     },
-    /// PUT rates of masters on a shared block store, and files and bytes that each PUT leaves there
+    /// Measure PUT rates of masters on a shared block store, and the files and bytes that each PUT leaves there
     Shared {
+        /// Block store that the masters share
         #[arg(long, value_enum, default_value = "file")]
         store: shared::Store,
-        /// One has the embedded arbiter, several share a Postgres
+        /// Number of masters; one has the embedded arbiter, several share a Postgres
         #[arg(long, default_value_t = 1)]
         masters: usize,
-        /// Milliseconds added to each request to the block store, each way; not for a directory
+        /// Milliseconds to add to each request to the block store, each way; not for a directory
         #[arg(long, default_value_t = 0)]
         delay: u64,
         /// Connections of all masters together
         #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
         connections: Vec<usize>,
+        /// Number of rounds
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Of each kind of work in each round
+        /// Seconds of each kind of work in each round
         #[arg(long, default_value_t = 4)]
         seconds: u64,
         /// Another build of `fula`, for the same in turns
         #[arg(long)]
         baseline: Option<PathBuf>,
     },
-    /// Many connections, mixed sizes, stalled clients: memory, errors and latency
+    /// Run many connections, mixed sizes and stalled clients, and check memory, errors and latency
     Soak {
         #[arg(long, default_value_t = 1000)]
         connections: usize,
@@ -222,7 +224,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Prints what a load came to.
+/// Prints the result of a load.
 fn print_tally(tally: &load::Tally) {
     let at = |share| tally.micros.value_at_quantile(share);
     println!(
@@ -238,7 +240,7 @@ fn print_tally(tally: &load::Tally) {
 }
 
 async fn run(cli: Cli) -> io::Result<()> {
-    // A comparison does it by itself, for each kind of work; a load is put on a server that is there.
+    // A comparison does this itself, for each kind of work; a load is put on a server that runs already.
     let does_alone =
         matches!(cli.command, Command::Load { .. } | Command::Compare { .. } | Command::HoldMemory);
     let settle = !cli.unsettled;

@@ -1,9 +1,9 @@
-//! A machine that has run for a while has no memory that was never used.
+//! Makes a machine behave like one that has run for a while, whose memory was all used before.
 //!
-//! A virtual machine gives free memory back to its host, and pays up to 2 us a KiB to get it again: ten
-//! times what copying takes. Servers that write fresh pages pay it for every byte, so that a
-//! figure depends on what the machine did before. Here free memory is used once, and all but a page in
-//! every [`HOLE_BYTES`] freed again: hosts take back no pieces that small (2 MiB with Linux).
+//! A virtual machine returns free memory to its host, and pays up to 2 us a KiB to get it back, which is
+//! ten times the cost of copying. Servers that write fresh pages pay that for every byte, so a figure
+//! depends on what the machine did before. Here free memory is used once, and freed again except one page
+//! in every [`HOLE_BYTES`], because hosts do not take back such small pieces (2 MiB with Linux).
 
 use std::{
     fs,
@@ -11,16 +11,16 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Bytes between two pages that stay in use.
+/// Number of bytes between two pages that stay in use.
 const HOLE_BYTES: usize = 1 << 20;
 
-/// Bytes of a page that stays in use.
+/// Length of a page that stays in use, in bytes.
 const PAGE_BYTES: usize = 4096;
 
-/// Bytes left alone, for whatever needs large pieces.
+/// Number of bytes that are left alone, for programs that need large pieces.
 const LEFT_BYTES: u64 = 512 << 20;
 
-/// The process whose pages stay in use; it ends with this.
+/// The process whose pages stay in use. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Settled {
     holder: Child,
@@ -34,9 +34,9 @@ impl Drop for Settled {
     }
 }
 
-/// Uses the memory that is free once.
+/// Uses the free memory once.
 pub(crate) fn settle() -> io::Result<Settled> {
-    // In a process of its own: with it, all of the memory goes back.
+    // It is a process of its own, so that all of the memory is freed with it.
     let mut command = Command::new(std::env::current_exe()?);
     let command = command.arg("hold-memory");
     let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -48,14 +48,14 @@ pub(crate) fn settle() -> io::Result<Settled> {
     }
 }
 
-/// Uses the free memory, says so, and keeps some of it until standard input ends.
+/// Uses the free memory, prints a line, and keeps some of it until standard input ends.
 pub(crate) fn hold() -> io::Result<()> {
     let bytes = available()?.saturating_sub(LEFT_BYTES);
     eprintln!(
         "using {} MiB of free memory once, as on a machine that has run for a while",
         bytes >> 20
     );
-    // One page, then a hole: what is touched in turns lies side by side.
+    // One page follows on one hole, so that memory is used in the order in which it lies.
     let steps = bytes / (HOLE_BYTES + PAGE_BYTES) as u64;
     let used = |bytes: usize| vec![1_u8; bytes].into_boxed_slice();
     let (pages, holes): (Vec<_>, Vec<_>) =
@@ -67,13 +67,13 @@ pub(crate) fn hold() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the bytes that the kernel would hand out without writing anything to disk.
+/// Returns the number of bytes that the kernel would give out without writing anything to disk.
 fn available() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     let free = kib.ok_or_else(|| io::Error::other("no MemAvailable in /proc/meminfo"))? << 10;
-    // A container may be allowed less.
+    // A container may have a lower limit.
     let limit = fs::read_to_string("/sys/fs/cgroup/memory.max");
     let limit = limit.ok().and_then(|text| text.trim().parse().ok());
     Ok(limit.map_or(free, |limit: u64| free.min(limit)))

@@ -1,4 +1,4 @@
-//! Servers of others, each one process on loopback that syncs every write before it answers.
+//! Peers: other S3 servers, each as one process on loopback that syncs every write before it answers.
 
 use std::{
     env, fs, io,
@@ -12,7 +12,7 @@ use std::{
 
 use fula_testkit::{postgres::free_port, s3::Credentials};
 
-/// A process that ends with this.
+/// A process that is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Theirs(pub(crate) Child);
 
@@ -23,10 +23,10 @@ impl Drop for Theirs {
     }
 }
 
-/// How long a server may take to serve.
+/// Longest time that a server may take to start.
 pub(crate) const START: Duration = Duration::from_mins(1);
 
-/// Between two tries of what a server that is starting may refuse.
+/// Interval between two attempts of something that a starting server may refuse.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// A running peer.
@@ -36,20 +36,20 @@ pub(crate) struct Peer {
     pub(crate) process: Theirs,
 }
 
-/// Returns where a program is.
+/// Returns the path of a program.
 fn installed(program: &str, how: &str) -> io::Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
     found.ok_or_else(|| io::Error::other(format!("no `{program}` in PATH: {how}")))
 }
 
-/// Starts a server whose words go to a file in `dir`.
+/// Starts a server whose output goes to a file in `dir`.
 fn spawn(command: &mut Command, dir: &Path) -> io::Result<Theirs> {
     let log = fs::File::create(dir.join("log"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().map(Theirs)
 }
 
-/// Repeats what a server that is starting may refuse.
+/// Repeats an operation that a starting server may refuse.
 fn until<T>(what: &str, mut attempt: impl FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
     let deadline = Instant::now() + START;
     loop {
@@ -77,7 +77,7 @@ pub(crate) fn seaweedfs(dir: &Path) -> io::Result<Peer> {
     fs::write(&config, identities.to_string())?;
     let data = dir.join("data");
     fs::create_dir(&data)?;
-    // Its gRPC ports lie 10 000 above the others.
+    // Its gRPC ports are 10 000 above the others.
     let port = || loop {
         let port = free_port()?;
         if port < 50_000 {
@@ -96,7 +96,7 @@ pub(crate) fn seaweedfs(dir: &Path) -> io::Result<Peer> {
         .arg(format!("-s3.port={s3}"))
         .arg(format!("-s3.config={}", config.display()));
     let process = spawn(&mut server, dir)?;
-    // What is written to buckets is synced once it says so itself.
+    // Writes to buckets are synced once this setting is stored.
     until("told SeaweedFS to sync", || {
         let mut shell = Command::new(&weed)
             .args(["shell", &format!("-master=127.0.0.1:{master}")])
@@ -115,7 +115,7 @@ pub(crate) fn seaweedfs(dir: &Path) -> io::Result<Peer> {
     Ok(Peer { address, credentials, process })
 }
 
-/// Starts Garage as a cluster of one.
+/// Starts Garage as a cluster of one node.
 pub(crate) fn garage(dir: &Path) -> io::Result<Peer> {
     let garage = installed("garage", "cargo install garage --locked")?;
     let (rpc, s3) = (free_port()?, free_port()?);

@@ -1,28 +1,28 @@
-//! What a process used, as the kernel counts it.
+//! The resources that a process has used, as the kernel counts them.
 
 use std::{fs, io};
 
-/// Ticks of a second in `/proc/PID/stat`; fixed in the interface to programs.
+/// Number of ticks per second in `/proc/PID/stat`. It is fixed in the interface to programs.
 const TICKS: f64 = 100.0;
 
-/// What a process used since it began.
+/// The resources that a process has used since it began.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
-    /// Seconds of all its threads.
+    /// Processor time of all its threads in seconds.
     pub(crate) cpu: f64,
-    /// Bytes it made the kernel write to disk, in whole pages.
+    /// Bytes that the kernel wrote to disk for it, in whole pages.
     pub(crate) written: u64,
-    /// Most memory it ever had, in bytes.
+    /// Peak memory in bytes.
     pub(crate) peak: u64,
-    /// Memory that it has, in bytes.
+    /// Current memory in bytes.
     pub(crate) resident: u64,
 }
 
-/// Returns what a process used so far.
+/// Returns the resources that a process has used so far.
 pub(crate) fn usage(pid: u32) -> io::Result<Usage> {
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
     let stat = read("stat")?;
-    // The name of the program, in parentheses, may hold anything.
+    // The name of the program is in parentheses, and may contain anything.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok());
     let number = |text: &str, name: &str| {
@@ -38,8 +38,8 @@ pub(crate) fn usage(pid: u32) -> io::Result<Usage> {
 }
 
 impl Usage {
-    /// Returns what was used since an earlier look; the peak is that of all times, and what is resident
-    /// that of now.
+    /// Returns the resources used since an earlier measurement. Peak and current memory are those of this
+    /// one.
     pub(crate) fn since(self, before: Self) -> Self {
         let written = self.written - before.written;
         Self { cpu: self.cpu - before.cpu, written, ..self }

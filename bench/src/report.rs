@@ -1,13 +1,13 @@
-//! Tables of medians, with the spread beside them.
+//! Tables of medians, with their spread.
 
 use crate::{load::Tally, process::Usage};
 
-/// What is measured of a load.
+/// The figure of a load that a table shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Measure {
-    /// Requests a second.
+    /// Requests per second.
     Rate,
-    /// Bytes a second, in MiB.
+    /// MiB per second.
     Throughput,
     /// Median time of a request, in milliseconds.
     Time,
@@ -21,12 +21,12 @@ pub(crate) struct Row {
     pub(crate) usage: Usage,
 }
 
-/// Returns the median of a figure over rows.
+/// Returns the median of a figure of several rows.
 pub(crate) fn median_of(rows: &[Row], figure: impl Fn(&Row) -> f64) -> f64 {
     median(rows.iter().map(figure).collect())
 }
 
-/// Returns the median; of nothing, not a number.
+/// Returns the median. For no values it is not a number.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -37,12 +37,12 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Returns the rows of one server: they were measured in turns.
+/// Returns the rows of one server. The servers were measured in turns.
 fn rows_of(rows: &[Row], server: usize, servers: usize) -> Vec<Row> {
     rows.iter().skip(server).step_by(servers).cloned().collect()
 }
 
-/// Prints a table of what each server came to; the ratio is ours to theirs, in the same round.
+/// Prints a table of the results of each server. The ratio is that of Fula to the peer in the same round.
 pub(crate) fn print_rates(
     work: &str,
     servers: &[&str],
@@ -87,7 +87,7 @@ pub(crate) fn print_rates(
     println!();
 }
 
-/// Returns the median of a figure, and the least and the most of it.
+/// Returns the median of a figure, with the smallest and the largest value.
 fn spread(rows: &[Row], digits: usize, figure: impl Fn(&Row) -> f64) -> String {
     let values: Vec<f64> = rows.iter().map(figure).collect();
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -96,7 +96,7 @@ fn spread(rows: &[Row], digits: usize, figure: impl Fn(&Row) -> f64) -> String {
     format!("{middle:.digits$} ({least:.digits$} - {most:.digits$})")
 }
 
-/// Prints what each server used for it.
+/// Prints the resources that each server has used.
 #[expect(clippy::cast_precision_loss, reason = "figures to look at")]
 pub(crate) fn print_usage(servers: &[&str], cells: &[(&str, Measure, &str)], rows: &[Vec<Row>]) {
     println!("| medians | server | CPU a request | written a byte put | p50 | p99 | SlowDown |");

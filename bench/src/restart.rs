@@ -1,4 +1,4 @@
-//! How long a gateway takes to serve again.
+//! Measures how long a gateway takes to serve again.
 
 use std::{io, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
 
 const OBJECT_BYTES: usize = 4 << 10;
 
-/// Kills and starts gateways that hold as much, in turns.
+/// Kills and starts gateways with an equal number of objects, in turns.
 pub(crate) async fn run(kinds: &[Kind], rounds: usize, keys: u64) -> io::Result<()> {
     let mut servers = Vec::new();
     for kind in kinds {

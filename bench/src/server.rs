@@ -1,4 +1,4 @@
-//! The servers that are measured: Fula, and the peers that are installed.
+//! The servers that are measured: Fula, and installed peers.
 
 use std::{
     fs, io,
@@ -21,17 +21,17 @@ use crate::{
     process::{Usage, usage},
 };
 
-/// Which server.
+/// The kind of a server.
 #[derive(Clone, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
-    /// Ours, with embedded defaults.
+    /// Fula with default settings.
     Fula,
-    /// Another build of ours.
+    /// Another build of Fula.
     #[value(skip)]
     Baseline(PathBuf),
-    /// SeaweedFS in one process, made to sync every write.
+    /// SeaweedFS in one process, configured to sync every write.
     Seaweedfs,
-    /// Garage in one process, made to sync every write.
+    /// Garage in one process, configured to sync every write.
     Garage,
 }
 
@@ -46,7 +46,7 @@ impl Kind {
     }
 }
 
-/// A running server on a directory of its own, both gone when this is dropped.
+/// A running server with its own directory. Both end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) kind: Kind,
@@ -76,17 +76,17 @@ impl Server {
         Ok(server)
     }
 
-    /// Returns a client of it.
+    /// Returns a client of the server.
     pub(crate) fn client(&self) -> Client {
         Client::new(self.address, self.credentials.clone())
     }
 
-    /// Returns what its process used so far.
+    /// Returns the resources that its process has used so far.
     pub(crate) fn usage(&self) -> io::Result<Usage> {
         usage(self.pid()?)
     }
 
-    /// Returns what makes an administrative command of ours.
+    /// Returns a factory of an administrative command of Fula.
     pub(crate) fn command(&self, args: &[&str]) -> io::Result<impl Fn() -> Command + use<>> {
         match &self.process {
             Process::Ours(gateway) => Ok(gateway.command(args)),
@@ -94,7 +94,7 @@ impl Server {
         }
     }
 
-    /// Runs an administrative command of ours, and returns what it prints as JSON.
+    /// Runs an administrative command of Fula, and returns its output as JSON.
     pub(crate) fn fula(&self, args: &[&str]) -> io::Result<serde_json::Value> {
         let Process::Ours(gateway) = &self.process else {
             return Err(io::Error::other("not a Fula gateway"));
@@ -102,7 +102,7 @@ impl Server {
         Ok(serde_json::from_str(&gateway.fula(args)?)?)
     }
 
-    /// Returns the sum of a metric of ours over its labels.
+    /// Returns the sum of a metric of Fula over its labels.
     pub(crate) async fn metric(&self, name: &str) -> io::Result<f64> {
         match &self.process {
             Process::Ours(gateway) => gateway.metric(name).await,
@@ -110,8 +110,8 @@ impl Server {
         }
     }
 
-    /// Kills the server, forgets what the kernel has of its files if that is to be `cold`, and returns
-    /// how long it takes from its start until it serves.
+    /// Kills the server, and with `cold` drops its files from the cache of the kernel. Returns the time
+    /// from its start until it serves.
     pub(crate) async fn restart(&mut self, cold: bool) -> io::Result<Duration> {
         let Process::Ours(gateway) = &mut self.process else {
             return Err(io::Error::other("not a Fula gateway"));
@@ -128,7 +128,7 @@ impl Server {
         Ok(begun.elapsed())
     }
 
-    /// Returns the bytes of all files that it has.
+    /// Returns the bytes of all its files.
     pub(crate) fn disk_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for path in files(self.dir.path())? {
@@ -150,7 +150,7 @@ impl Server {
         pid.ok_or_else(|| io::Error::other("the server is not running"))
     }
 
-    /// Makes a bucket.
+    /// Creates a bucket.
     pub(crate) async fn make_bucket(&self, name: &str) -> io::Result<()> {
         let call = Call::new(Method::PUT, format!("/{name}"));
         let reply = self.client().send(&call, START).await?;
@@ -160,7 +160,7 @@ impl Server {
         Err(io::Error::other(format!("{}: {:?}", reply.status, reply.body)))
     }
 
-    /// Waits until it answers requests, and answers them well.
+    /// Waits until it answers requests successfully.
     async fn serving(&self) -> io::Result<()> {
         let deadline = Instant::now() + START;
         loop {

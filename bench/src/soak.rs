@@ -1,7 +1,7 @@
-//! Many connections at once for a long time: small and large bodies, clients that stall while they send,
-//! send a little now and then, or do not read what they asked for, and strangers who do. Memory stays
-//! bounded, what is read is as long as it is to be, and nobody is told anything but success or to slow
-//! down.
+//! A soak test of many connections for a long time. There are small and large bodies, clients that stall
+//! while they send, that send very slowly, or that do not read their answer, and unauthenticated ones that
+//! do the same. It checks that memory is bounded, that bodies have the right length, and that every answer
+//! is a success or `SlowDown`.
 
 use std::{
     collections::BTreeMap,
@@ -32,42 +32,44 @@ use crate::{
     server::{Kind, Server},
 };
 
-/// Sizes of bodies, and how many of 100 have them.
+/// Sizes of bodies, and the percentage of requests that have them.
 const SIZES: [(usize, u64); 4] = [(4 << 10, 60), (64 << 10, 25), (1 << 20, 12), (8 << 20, 3)];
 
-/// Keys of each size that are read and overwritten, and how many of them are there from the start.
+/// Number of keys of each size that are read and overwritten.
 const KEYS: u64 = 200;
+/// Number of these keys that exist from the start.
 const FILLED: u64 = 20;
 
-/// Most memory the server may ever take, in bytes: bodies, caches, and a connection's buffers a
-/// thousand times, each twice over.
+/// Largest memory that the server may ever use, in bytes: bodies, caches, and the buffers of a thousand
+/// connections, all twice over.
 const PEAK_MAX: u64 = 2 << 30;
 
-/// Between the bytes that a slow client sends, and how many it sends at a time.
+/// Interval between the bytes of a slow client.
 const TRICKLE: Duration = Duration::from_millis(500);
+/// Number of bytes that a slow client sends at a time.
 const TRICKLE_BYTES: usize = 1024;
 
-/// As much XML as a server reads.
+/// Largest XML that a server reads, in bytes.
 const XML_BYTES: usize = 4 << 20;
 
-/// One connection in this many stalls.
+/// One of this many connections stalls.
 const STALLED_OF: usize = 10;
 
-/// The soak ends when the server takes more of the disk than this: ten times what can be read.
+/// Disk space of the server beyond which the soak ends, in bytes: ten times what can be read.
 const DISK_BYTES_MAX: u64 = 20 << 30;
 
-/// Between looks at memory and disk.
+/// Interval between measurements of memory and disk.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a stalled client waits before it tries again.
+/// Time that a stalled client waits before it tries again.
 const STALL: Duration = Duration::from_secs(20);
 
-/// What came of the requests of one kind.
+/// The results of requests of one kind.
 #[derive(Debug)]
 struct Kinds {
     micros: BTreeMap<String, Histogram<u64>>,
     slow_downs: u64,
-    /// Other answers, and how often.
+    /// Other answers, and their numbers.
     errors: BTreeMap<String, u64>,
 }
 
@@ -76,14 +78,14 @@ struct Soak {
     server: Server,
     ends: Instant,
     stalls: AtomicU64,
-    /// Most bytes that were on disk at any look.
+    /// Largest disk space at any measurement, in bytes.
     disk_most: AtomicU64,
     kinds: Mutex<Kinds>,
 }
 
-/// Runs the soak and prints what came of it; an error other than `SlowDown` fails it.
+/// Runs the soak, and prints the results. Any error other than `SlowDown` makes it fail.
 pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> {
-    // Else what is replaced in ten minutes would have to fit on the disk.
+    // Otherwise everything that is replaced in ten minutes would have to fit on the disk.
     let server = Server::start(&Kind::Fula, &[("FULA_RETENTION", "0s")]).await?;
     server.make_bucket("soak").await?;
     let kinds = Kinds { micros: BTreeMap::new(), slow_downs: 0, errors: BTreeMap::new() };
@@ -105,7 +107,7 @@ pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> 
     let ended = tokio::select! {
         ended = join_all(clients) => ended,
         Err(error) = soak.watch(length) => {
-            // Clients end with the process: what they are told from here on means nothing.
+            // Clients end with the process, so answers after this do not count.
             if let Err(also) = soak.report(connections).await {
                 eprintln!("{also}");
             }
@@ -121,7 +123,7 @@ pub(crate) async fn run(connections: usize, length: Duration) -> io::Result<()> 
 fn body(seed: u64, len: usize) -> Bytes {
     let mut rng = Rng::new(seed);
     let mut bytes = vec![0; len];
-    // Blocks differ; to fill them whole would cost more than the server does.
+    // Blocks must differ. To fill them whole would cost more than the server uses.
     for chunk in bytes.chunks_mut(4096) {
         let len = chunk.len().min(8);
         chunk[..len].copy_from_slice(&rng.below(u64::MAX).to_le_bytes()[..len]);
@@ -142,7 +144,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Looks at memory and disk as long as it lasts; an error when the disk is too full.
+    /// Watches memory and disk as long as the soak lasts. Fails when the disk is too full.
     async fn watch(&self, length: Duration) -> io::Result<()> {
         for look in 1.. {
             if Instant::now() >= self.ends {
@@ -169,7 +171,7 @@ impl Soak {
                 let new = || Histogram::new(3).expect("three digits are allowed");
                 let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                 let histogram = kinds.micros.entry(kind.to_owned()).or_insert_with(new);
-                // It grows by itself, as long as microseconds fit 64 bits.
+                // The histogram grows as long as microseconds fit 64 bits.
                 histogram.record(micros).expect("it grows");
             }
             Ok(status) => *kinds.errors.entry(format!("{kind}: {status}")).or_default() += 1,
@@ -214,8 +216,8 @@ impl Soak {
         Ok(())
     }
 
-    /// Sends half a body and stops, sends one bit by bit, does not read what it asked for, or does the
-    /// first without saying who it is.
+    /// Stalls in one of several ways: sends half a body, sends byte by byte, does not read the answer, or
+    /// sends half a body without credentials.
     async fn stall(&self, n: u64) -> io::Result<()> {
         let client = self.server.client();
         let mut rng = Rng::new(n);
@@ -242,7 +244,7 @@ impl Soak {
                 ),
                 _ => (stranger(&path, len), put().body.slice(..len / 2), false),
             };
-            // The server may hang up on it: that is what it is for.
+            // The server may close the connection, which is what this tests.
             drop(stream.write_all(head.as_bytes()).await);
             for bytes in sent.chunks(if is_slow { TRICKLE_BYTES } else { len }) {
                 let is_over = Instant::now() >= self.ends;
@@ -285,7 +287,7 @@ impl Soak {
             self.disk_most.load(Ordering::Relaxed) >> 20,
             kinds.errors
         );
-        // A store that fails is answered with SlowDown as well.
+        // The failure of a store is answered with `SlowDown` too.
         if !kinds.errors.is_empty() || unavailable > 0.0 {
             return Err(io::Error::other("there were errors"));
         }

@@ -1,4 +1,5 @@
-//! Any bytes as a body in chunks: it does not matter in which pieces it comes.
+//! Decodes any bytes as a body in chunks. The result must not depend on the pieces in which the body
+//! arrives.
 #![no_main]
 
 use fula_gateway::fuzzing::content_of_chunks;

@@ -1,4 +1,5 @@
-//! Any bytes as the body of a multi-key commit: what is read can be stored and answered as it came.
+//! Parses any bytes as the body of a multi-key commit. Everything that is accepted can be stored and
+//! returned unchanged.
 #![no_main]
 
 use fula_gateway::fuzzing::{BatchAction, commit};
@@ -17,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
     let Some(changes) = commit(data) else { return };
     for change in changes {
         let BatchAction::Put { body, facts } = change.action else { continue };
-        // Text of JSON and base64 are no shorter than what they stand for.
+        // Text in JSON and base64 is not shorter than what it stands for.
         assert!(body.len() <= data.len());
         for name in facts.metadata.keys() {
             let header = HeaderName::from_bytes(format!("x-amz-meta-{name}").as_bytes());

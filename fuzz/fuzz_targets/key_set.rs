@@ -1,4 +1,4 @@
-//! Any bytes as a key set: no panic.
+//! Parses any bytes as a key set. There must be no panic.
 #![no_main]
 
 use fula_identity::jwt::KeySet;

@@ -1,8 +1,8 @@
-//! Segments of records that are sound, nonsensical or damaged: recovery ends, gives back only what was
-//! written, and finds the same again.
+//! Recovers logs of valid, nonsensical and damaged records. Recovery must end, return only what was
+//! written, and return the same again.
 //!
-//! The segments are encoded here a second time, as docs/format.md describes them: a fuzzer cannot guess
-//! the keyed hash over a head.
+//! The segments are encoded here independently, as docs/format.md describes them, because a fuzzer cannot
+//! guess the keyed hash over a head.
 #![no_main]
 
 use std::{fs, path::Path, sync::Arc};
@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 
 const SEED: [u8; 16] = [7; 16];
 
-/// Takes bytes off the input; zeros when it is used up.
+/// Takes bytes from the input, and zeros when it is used up.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -30,7 +30,7 @@ impl Input<'_> {
     }
 }
 
-/// CRC-32C, bit by bit.
+/// Computes the CRC-32C bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ ((crc & 1) * 0x82f6_3b78))
@@ -64,7 +64,7 @@ fn append_record(kind: u8, key: &[u8], value: &[u8], durable_to: u64, out: &mut 
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
-/// Writes a segment: records, and then damage to some bytes of them.
+/// Writes a segment: records, and then damage to some of their bytes.
 fn segment(prefix: &str, id: u32, input: &mut Input<'_>) -> Vec<u8> {
     let mut out = header(prefix, id);
     for _ in 0..input.byte() % 8 {
@@ -79,7 +79,7 @@ fn segment(prefix: &str, id: u32, input: &mut Input<'_>) -> Vec<u8> {
         let key = match (kind, shape / 4 % 4) {
             (1, 0) => Cid::of(Codec::Raw, &value).to_bytes().to_vec(),
             (1, 1) => Cid::of(Codec::DagCbor, &value).to_bytes().to_vec(),
-            // Of other content.
+            // The address of other content.
             (1, _) => Cid::of(Codec::Raw, &[shape]).to_bytes().to_vec(),
             _ => input.take(usize::from(shape / 16)),
         };
@@ -100,10 +100,10 @@ fn segment(prefix: &str, id: u32, input: &mut Input<'_>) -> Vec<u8> {
     out
 }
 
-/// What a log gives back.
+/// The content that a log returns.
 #[derive(Debug, PartialEq)]
 struct Found {
-    /// All blocks it knows, and whether they are as they were.
+    /// All blocks that it has, and whether they are intact.
     blocks: Vec<(Cid, bool)>,
     rows: Vec<RootRow>,
     recovery: Recovery,

@@ -1,4 +1,4 @@
-//! Any bytes as a tree node: one that is read is the same block when written, and its keys are found.
+//! Decodes any bytes as a tree node. An accepted node encodes to the same block, and its keys are found.
 #![no_main]
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use fula_core::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// A leaf, and a node above it.
+/// Returns a leaf, and an inner node above it.
 fn samples() -> [Vec<u8>; 2] {
     let (mut leaf, mut inner) = (Writer::default(), Writer::default());
     leaf.array(2).uint(0).array(3);
@@ -43,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_eq!(node.last_key(), node.key(node.len() - 1));
     let _ = (node.sum(), node.memory_bytes());
-    // A collector finds every child that a reader would follow.
+    // A collector must find every child that a reader would follow.
     let mut links = Vec::new();
     Reader::links(&bytes, &mut |cid| links.push(cid)).expect("a node is one value");
     if node.level() > 0 {

@@ -1,4 +1,5 @@
-//! Any text as a bucket policy: what is public is said in it, and only reads are.
+//! Parses any text as a bucket policy. Everything public must be stated in it, and only reads may be
+//! public.
 #![no_main]
 
 use fula_gateway::fuzzing::{Action, BucketName, PublicRead, Target};
@@ -31,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
     let mut said = Vec::new();
     texts(&value, &mut said);
     let patterns = || said.iter().filter_map(|text| text.strip_prefix("arn:aws:s3:::bucket/"));
-    // As the resources say it, and a little beside.
+    // The texts of the resources, and some that are close to them.
     let near = patterns().flat_map(|pattern| {
         let key = pattern.trim_end_matches('*');
         [key.to_owned(), format!("{key}x"), key.chars().skip(1).collect()]
@@ -54,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
             assert!(!is_allowed || !public.is_nothing());
         }
     }
-    // Of another bucket, the same text gives nothing away.
+    // For another bucket the same text must make nothing public.
     if let Ok(other) = PublicRead::parse(text, &BucketName::parse("other").expect("a good name")) {
         assert!(said.iter().any(|text| text.starts_with("arn:aws:s3:::other")) || other.is_nothing());
     }

@@ -1,4 +1,4 @@
-//! Any method, path and query: a request that is let through has one meaning, however it is written.
+//! Routes any method, path and query. An accepted request must have one meaning, however it is written.
 #![no_main]
 
 use fula_gateway::fuzzing::{operation, parameters};
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&choice, query)) = data.split_first() else { return };
     let query = fula_fuzz::input(query, &SAMPLES.map(Vec::from));
     let Ok(query) = std::str::from_utf8(&query) else { return };
-    // What follows `#` is a fragment, which no query has.
+    // The part after `#` is a fragment, which a query does not have.
     if query.contains('#') {
         return;
     }
@@ -41,14 +41,14 @@ fuzz_target!(|data: &[u8]| {
     let is_ignored = |name: &str| is_read && name.starts_with("x-") && !name.starts_with("x-amz-");
     let twice = names.len() - sorted.len();
     assert!(twice == 0 || names.iter().any(|name| is_ignored(name)), "{names:?}");
-    // In another order, in another spelling, and with other values.
+    // The same parameters in another order, in another spelling, and with other values.
     let mut other = form_urlencoded::Serializer::new(String::new());
     for name in names.iter().rev() {
         other.append_pair(name, "other");
     }
     let other = other.finish();
     assert_eq!(operation(method, &format!("{path}?{other}"), host_is_bucket), found, "{other}");
-    // One more parameter that nobody knows is one too many.
+    // An additional unknown parameter must be refused.
     let more = operation(method, &format!("{path}?{query}&unknown"), host_is_bucket);
     assert!(more.is_err(), "{query}");
 });

@@ -1,4 +1,4 @@
-//! Any bytes as what trees hold and objects link to: what is read is written as it was.
+//! Decodes any bytes as records of trees and linked tables. An accepted record encodes to the same bytes.
 #![no_main]
 
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use fula_core::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// Checks that all was written as it was read, but for the last field: it is for what later formats
-/// add, and is not kept.
+/// Checks that everything was encoded as it was read, except the last field: it is for later formats, and
+/// is not kept.
 fn assert_kept(sent: &Bytes, again: &Bytes) {
     let (_, kept) = again.split_last().expect("not empty");
     assert!(sent.starts_with(kept), "another record: {again:02x?}");
@@ -49,7 +49,7 @@ fn checksum() -> Checksum {
     Checksum { algorithm: ChecksumAlgorithm::Crc64Nvme, composite_parts: 0, value }
 }
 
-/// Returns sound bytes of a kind.
+/// Returns valid bytes of a kind.
 fn samples(kind: u8) -> Vec<Vec<u8>> {
     let (record, content) = (record(), Cid::of(Codec::Raw, b"part"));
     let samples = match kind % 7 {
@@ -103,7 +103,7 @@ fuzz_target!(|data: &[u8]| {
         0 => {
             let Ok(record) = ObjectRecord::decode(&bytes, size) else { return };
             assert_kept(&bytes, &record.encode());
-            // A collector finds every block that a reader would follow.
+            // A collector must find every block that a reader would follow.
             let mut links = Vec::new();
             Reader::links(&bytes, &mut |cid| links.push(cid)).expect("a record is one value");
             for linked in [record.content, record.parts].into_iter().flatten() {

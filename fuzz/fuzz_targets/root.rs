@@ -1,4 +1,4 @@
-//! Any bytes as a bucket root: one of our format that is read is written byte for byte as it was.
+//! Decodes any bytes as a bucket root. An accepted root of the current format encodes to the same bytes.
 #![no_main]
 
 use bytes::Bytes;
@@ -28,11 +28,11 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(root) = BucketRoot::from_block(&block) {
         let again = root.to_block();
         if root.format == fula_core::bucket::FORMAT {
-            // The last field is for what later formats add, and is not kept.
+            // The last field is for later formats, and is not kept.
             let (_, kept) = again.bytes().split_last().expect("not empty");
             assert!(block.bytes().starts_with(kept), "another root");
         }
-        // A collector finds every tree that a reader would follow.
+        // A collector must find every tree that a reader would follow.
         let mut links = Vec::new();
         Reader::links(block.bytes(), &mut |cid| links.push(cid)).expect("a root is one value");
         for tree in [&root.objects, &root.versions, &root.uploads, &root.recent] {

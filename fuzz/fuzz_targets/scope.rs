@@ -1,4 +1,5 @@
-//! Any text as a scope: what is read is written the same way, and reaches no further than it says.
+//! Parses any text as a scope. An accepted scope is displayed in the same way, and covers only what it
+//! states.
 #![no_main]
 
 use fula_identity::{Grant, Scope, Target, Verb};

@@ -1,4 +1,5 @@
-//! Any bytes as the form of STS: all that is in it is understood, and there once.
+//! Parses any bytes as the form of STS. Every parameter of an accepted form must be known, and there only
+//! once.
 #![no_main]
 
 use fula_gateway::fuzzing::{form, session_form};

@@ -1,12 +1,12 @@
-//! Any bytes as the credential and the query of a request: nothing is let in that nobody signed, and XML
-//! is read the same however often its references were expanded.
+//! Verifies any bytes as the credential and the query of a request. Nothing unsigned may be accepted, and
+//! XML must read the same however often its references were expanded.
 #![no_main]
 
 use fula_gateway::fuzzing::{expanded, signed};
 use http::Method;
 use libfuzzer_sys::fuzz_target;
 
-/// 24 May 2013, midnight.
+/// The time of the requests: 24 May 2013, midnight.
 const NOW: u64 = 1_369_353_600;
 
 const SAMPLES: [&str; 3] = [

@@ -1,4 +1,4 @@
-//! Any JSON in a token of the right form, under a signature of some wallet: if it is let in, its
+//! Verifies any JSON in a token of the right form with the signature of a wallet. If it is accepted, its
 //! claims are those that were signed.
 #![no_main]
 

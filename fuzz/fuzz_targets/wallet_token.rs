@@ -1,4 +1,4 @@
-//! Any text as a wallet token: no panic, and nothing that was not signed is let in.
+//! Verifies any text as a wallet token. There must be no panic, and nothing unsigned may be accepted.
 #![no_main]
 
 use fula_identity::{Policy, wallet_token};
@@ -8,7 +8,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let policy = Policy { eip712: true, v1: true, ..Policy::default() };
     for token in [text.to_owned(), format!("{}{text}", wallet_token::PREFIX)] {
-        // Whoever finds a good one has broken secp256k1.
+        // An input that is accepted would break secp256k1.
         assert!(policy.verify(&token, 1_800_000_000).is_err());
         let _ = fula_identity::token_digest(&token);
     }

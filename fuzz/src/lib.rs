@@ -1,9 +1,9 @@
-//! What fuzz targets share.
+//! Helpers that fuzz targets share.
 
 use std::borrow::Cow;
 
-/// Returns the input as it is or, when it begins with `0xff`, one of `samples` with changes that the
-/// rest of the input describes: a fuzzer that starts from nothing hardly finds a whole document.
+/// Returns the input or, when it begins with `0xff`, one of `samples` with changes that the rest of the
+/// input describes. A fuzzer that starts from nothing hardly ever finds a whole document.
 pub fn input<'a>(data: &'a [u8], samples: &[Vec<u8>]) -> Cow<'a, [u8]> {
     let [0xff, choice, changes @ ..] = data else { return Cow::Borrowed(data) };
     let mut out = samples[usize::from(*choice) % samples.len()].clone();
@@ -14,7 +14,7 @@ pub fn input<'a>(data: &'a [u8], samples: &[Vec<u8>]) -> Cow<'a, [u8]> {
             1 if at < out.len() => out[at] = change[3],
             2 if at < out.len() => drop(out.remove(at)),
             3 => {
-                // Once more what stands there.
+                // Repeats a part of the document.
                 let end = (at + usize::from(change[3])).min(out.len());
                 let again = out[at..end].to_vec();
                 out.splice(at..at, again);

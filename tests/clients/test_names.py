@@ -197,7 +197,7 @@ def test_names_that_private_buckets_hold_are_released_at_the_start(tmp_path):
     assert rows(gateway)[shut]["version"] == version
     gateway.stop()
     log = gateway.data_dir.with_suffix(".log").read_text()
-    assert log.count("global bucket names are in line with the mode") == 2, "once for each mode"
+    assert log.count("global bucket names are in line with FULA_BUCKET_NAMES") == 2, "once for each mode"
 
 
 def test_one_owner_may_have_so_much(tmp_path):

@@ -21,7 +21,7 @@ use futures::executor::block_on;
 /// Bytes of decoded nodes that are kept in memory.
 const CACHE_BYTES: u64 = 1 << 20;
 
-/// Where the boundaries of nodes fall depends on this number, which each bucket draws for itself.
+/// Salt of the tree, on which the boundaries of nodes depend. Each bucket draws one at random.
 const SALT: Salt = Salt([7; 32]);
 
 /// Entries of the first version.
@@ -34,7 +34,7 @@ fn main() -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Returns what the program says: a line about each version, and one for each difference.
+/// Returns the output of the program: a line about each version, and one for each difference.
 async fn compare() -> Result<Vec<String>, StoreError> {
     let nodes = Nodes::new(Arc::new(MemoryBlocks::default()), CACHE_BYTES);
 

@@ -1,12 +1,12 @@
 //! Blocks, and the storage trait that keeps them.
 //!
 //! A block is at most 1 MiB of bytes named by its hash, so it never changes and can be cached,
-//! copied and verified anywhere. A [`Block`] in hand has been hashed by us: it is the only thing
-//! a store accepts, and what a store returns has been checked against its address.
+//! copied and verified anywhere. Every [`Block`] value was hashed by this code. A store accepts
+//! nothing else, and checks what it returns against its address.
 //!
 //! # Deliberately absent
-//! Meaning (see [`crate::tree`], [`crate::content`]) and deciding what is garbage
-//! (a collector marks; the store only offers [`BlockStore::sweep`]).
+//! What blocks mean (see [`crate::tree`], [`crate::content`]), and which of them are garbage: a
+//! collector decides that, the store only offers [`BlockStore::mark`] and [`BlockStore::sweep`].
 
 use std::fmt;
 
@@ -18,10 +18,10 @@ use crate::{
     id::{Cid, Codec},
 };
 
-/// Largest block in bytes: what IPFS peers exchange without asking.
+/// Largest block in bytes. IPFS peers exchange blocks up to this size.
 pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes together with the address they hash to.
+/// Bytes and the address that they hash to.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Block {
     cid: Cid,
@@ -29,7 +29,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// Hashes `bytes`.
+    /// Makes a block of `bytes` by hashing them.
     pub fn new(codec: Codec, bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self { cid: Cid::of(codec, &bytes), bytes }
@@ -64,29 +64,29 @@ impl fmt::Debug for Block {
     }
 }
 
-/// What a block is for, so that a store can keep a small commit from flushing a large upload.
+/// What a block is for. With it a store keeps a small commit from waiting for a large upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// Tree nodes, roots, and bodies that ride with a commit.
+    /// Tree nodes, roots, and small bodies that are stored with a commit.
     Commit,
-    /// The same, of changes that only take away: on a disk that is nearly full they may use what is
-    /// kept back for them, for nobody could make room otherwise.
+    /// Tree nodes and roots of changes that only delete. On a disk that is nearly full they may use
+    /// the reserved space, so that deleting stays possible.
     Removal,
-    /// Leaves and nodes of content over one block.
+    /// Leaves and nodes of content that does not fit one block.
     Bulk,
 }
 
-/// What a [`BlockStore::sync`] has to cover: returned by puts, merged by the caller.
+/// What a [`BlockStore::sync`] has to make durable. Puts return marks, and the caller merges them.
 ///
 /// Positions mean something only to the store that returned them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SyncMark {
-    /// Positions to be made durable: of commits, and of [`Placement::Bulk`].
+    /// Positions up to which to make durable: of commits, and of [`Placement::Bulk`].
     pub positions: [u64; 2],
 }
 
 impl SyncMark {
-    /// Returns what is left to do once `done` is durable.
+    /// Returns the part of the mark that is still to be synced once `done` is durable.
     #[must_use]
     pub fn without(self, done: Self) -> Self {
         let mut left = self;
@@ -107,32 +107,32 @@ impl SyncMark {
     }
 }
 
-/// A point in the life of a store, by which a collector tells old puts from new ones.
+/// A period of a store between two collections. A collector tells old puts from new ones by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u32);
 
-/// Where a walk over a store goes on: the default is its beginning, others mean something only to the
-/// store that returned them, in a walk of the same kind.
+/// Where a walk over a store continues. The default is the beginning; any other value is valid only
+/// for the store that returned it, in a walk of the same kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position(pub u64);
 
-/// Some of the blocks of a store.
+/// One page of the blocks of a store.
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
     /// Addresses, with lengths in bytes.
     pub blocks: Vec<(Cid, u64)>,
-    /// Where the others are; none when there are no others.
+    /// Where the next page begins; `None` after the last one.
     pub next: Option<Position>,
 }
 
-/// What a step of [`BlockStore::sweep`] did.
+/// What one call of [`BlockStore::sweep`] did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Swept {
-    /// Blocks deleted.
+    /// Number of blocks deleted.
     pub deleted: u64,
-    /// Their bytes.
+    /// Bytes of the deleted blocks.
     pub bytes: u64,
-    /// Where it goes on; none when everything was passed.
+    /// Where the next call continues; `None` after the last one.
     pub next: Option<Position>,
 }
 
@@ -144,20 +144,19 @@ pub struct Swept {
 pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// Stores `blocks` and renews the epoch of those already there.
     ///
-    /// They are readable at once, and durable once [`Self::sync`] has returned for the mark.
+    /// The blocks are readable at once. They are durable once [`Self::sync`] has returned for the mark.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::Full`], [`StoreError::Unavailable`]; some of the
     /// blocks may then be stored.
     async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError>;
 
-    /// Returns once everything `mark` covers is on stable storage, new or already there.
+    /// Returns once everything that `mark` covers is on stable storage, new or already there.
     ///
-    /// Concurrent calls share the work.
+    /// Concurrent calls share one flush where they can.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Full`]: nothing may be published on the blocks
-    /// concerned.
+    /// [`StoreError::Unavailable`], [`StoreError::Full`]: no root may be published that needs the blocks.
     async fn sync(&self, mark: SyncMark) -> Result<(), StoreError>;
 
     /// Returns the verified block, or `None` when the store does not hold it.
@@ -172,33 +171,37 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError>;
 
-    /// Starts a new epoch and returns it; later puts belong to it. A collection of an epoch before may
-    /// from now on keep what it would have deleted. Does nothing where a store is not collected by marks.
+    /// Starts a new epoch and returns it. Later puts belong to it. A collection of an earlier epoch
+    /// that still runs may from now on keep blocks that it would have deleted.
+    ///
+    /// Does nothing in a store that is not collected by marks.
     fn advance_epoch(&self) -> Epoch {
         Epoch::default()
     }
 
-    /// Marks blocks as in use in the collection that began with the cut `cut`; returns those that
-    /// were not marked in it before, and any that are not held and may link to others: whoever looks
-    /// into one of these must hear that it is missing. Raw ones that are not held may be left out.
-    /// Returns all of them where a store is not collected by marks.
+    /// Marks blocks as in use in the collection that began with epoch `cut`. Returns those that were
+    /// not marked in it before; all of them in a store that is not collected by marks.
+    ///
+    /// Blocks that the store lacks are returned too, so that the traversal fails on them instead of
+    /// skipping their subtree. Raw blocks link to nothing and may be left out when they are missing.
     fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
         let _ = cut;
         cids.to_vec()
     }
 
-    /// Returns how many bytes the store uses for those of `cids` that it holds, as far as it knows without
-    /// asking anybody; by default it knows nothing, and returns 0.
+    /// Returns how many bytes the store uses for those of `cids` that it holds, as far as it knows
+    /// without I/O. The default implementation knows nothing and returns 0.
     fn used_bytes(&self, cids: &[Cid]) -> u64 {
         let _ = cids;
         0
     }
 
     /// Deletes blocks that were not marked in the collection of `cut` and were last put before
-    /// `put_before`: some at a time, from `from` on. A walk from the first position to the last passes
-    /// every block that is there all the while. Deletes nothing where a store is not collected by marks.
+    /// `put_before`. One call handles some blocks, beginning at `from`. A walk from the first position
+    /// to the last visits every block that is stored during the whole walk.
+    /// Deletes nothing in a store that is not collected by marks.
     ///
-    /// Each is tested and deleted in one step against [`Self::put`], which renews the epoch.
+    /// Testing a block and deleting it is atomic with respect to [`Self::put`], which renews the epoch.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -212,9 +215,9 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
         Ok(Swept::default())
     }
 
-    /// Returns blocks from `from` on, as many as are at hand, in an order of the store's own. A walk
-    /// from the first position to the last lists every block that is there all the while, and one that
-    /// is moved meanwhile perhaps twice.
+    /// Returns one page of blocks, beginning at `from`, in an order that the store chooses. A walk from
+    /// the first position to the last lists every block that is stored during the whole walk. A block
+    /// that is moved meanwhile may be listed twice.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -238,10 +241,10 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Reads a block that must be there.
+/// Reads a block that must exist.
 ///
 /// # Errors
-/// [`StoreError::Missing`] when it is not, and what [`BlockStore::get`] returns.
+/// [`StoreError::Missing`] when the store lacks it, and the errors of [`BlockStore::get`].
 pub async fn require(blocks: &dyn BlockStore, cid: &Cid) -> Result<Block, StoreError> {
     blocks.get(cid).await?.ok_or(StoreError::Missing { cid: *cid })
 }
@@ -249,7 +252,7 @@ pub async fn require(blocks: &dyn BlockStore, cid: &Cid) -> Result<Block, StoreE
 /// Returns all blocks of a store, with lengths in bytes.
 ///
 /// # Errors
-/// What [`BlockStore::list`] returns.
+/// The errors of [`BlockStore::list`].
 pub async fn list_all(blocks: &dyn BlockStore) -> Result<Vec<(Cid, u64)>, StoreError> {
     let (mut all, mut from) = (Vec::new(), Some(Position::default()));
     while let Some(position) = from {
@@ -263,7 +266,7 @@ pub async fn list_all(blocks: &dyn BlockStore) -> Result<Vec<(Cid, u64)>, StoreE
 /// Sweeps a whole store; see [`BlockStore::sweep`].
 ///
 /// # Errors
-/// What [`BlockStore::sweep`] returns.
+/// The errors of [`BlockStore::sweep`].
 pub async fn sweep_all(
     blocks: &dyn BlockStore,
     cut: Epoch,

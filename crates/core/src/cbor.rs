@@ -1,10 +1,9 @@
-//! Strict dag-cbor, written to be spliced.
+//! A strict reader and writer of dag-cbor that can copy encoded values.
 //!
-//! Tree nodes carry records they need not understand: editing one entry copies its neighbours'
-//! bytes untouched, and a lookup decodes one record of a node, not all. General CBOR libraries
-//! decode whole values, so the few forms we use are read and written here. Both directions are
-//! tested against `serde_ipld_dagcbor`; the rules are those of the IPLD dag-cbor specification:
-//! definite lengths, shortest heads, one tag (42), no floats of other widths.
+//! A tree node carries records without decoding them: an edit of one entry copies the bytes of its
+//! neighbours, and a lookup decodes one record, not all. Both directions are tested against
+//! `serde_ipld_dagcbor`. The rules are those of the IPLD dag-cbor specification: definite lengths,
+//! shortest heads, one tag (42), no floats of other widths.
 //!
 //! Maps are written with keys in dag-cbor order (shorter first, then bytewise).
 
@@ -28,13 +27,13 @@ const TAG: u8 = 6;
 const NULL: u8 = 0xf6;
 const LINK_TAG: u64 = 42;
 
-/// Bytes that are not the dag-cbor they should be.
+/// Bytes that are not the dag-cbor that was expected; the text says which rule they break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub &'static str);
 
 impl Invalid {
-    /// Names what was being read, for the error of a whole block.
+    /// Returns the error of the whole block, where `what` names the kind of thing that was read.
     pub fn of(self, what: &'static str) -> StoreError {
         StoreError::Malformed { what, why: self.0 }
     }

@@ -1,66 +1,66 @@
-//! What can go wrong below the service, named by what the caller can do next.
+//! Errors of the storage traits, told apart by what the caller can do next.
 
 use crate::id::Cid;
 
-/// The error a store hit; for the log only, clients never see it.
+/// The underlying error of a store. It goes to the log only; clients never see it.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// A failed block, directory or pointer operation.
+/// A failed operation on blocks, metadata or root pointers.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Do not retry: the block is over [`crate::block::BLOCK_BYTES_MAX`].
-    #[error("block is {len} bytes, limit is {max}")]
+    /// The block is longer than [`crate::block::BLOCK_BYTES_MAX`]. Do not retry.
+    #[error("the block has {len} bytes, and the limit is {max}")]
     TooLarge {
-        /// Bytes offered.
+        /// Length of the block in bytes.
         len: usize,
-        /// Bytes allowed.
+        /// Largest length allowed, in bytes.
         max: usize,
     },
-    /// Do not retry, page someone: stored bytes no longer match their address.
+    /// Stored bytes no longer match their address. Do not retry; alert an operator.
     #[error("block {cid} is damaged")]
     Damaged {
-        /// Address that was asked for.
+        /// Address that was read.
         cid: Cid,
     },
-    /// Do not retry, page someone: a block that the state needs is nowhere to be found.
+    /// A block that the state needs is not stored. Do not retry; alert an operator.
     #[error("block {cid} is missing")]
     Missing {
-        /// Address that was asked for.
+        /// Address that was read.
         cid: Cid,
     },
-    /// Do not retry, page someone: stored bytes are intact but are not what they should be.
+    /// Stored bytes match their address but break a rule of their format. Do not retry; alert an operator.
     #[error("{what} is malformed: {why}")]
     Malformed {
-        /// Kind of thing that was read.
+        /// Kind of thing that was read, e.g. `"tree node"`.
         what: &'static str,
-        /// Which rule it breaks.
+        /// The rule that it breaks.
         why: &'static str,
     },
-    /// Free space, then retry: the medium is full.
+    /// The medium is full. Free space, then retry.
     #[error("{backend} is out of space")]
     Full {
-        /// Which implementation, e.g. `"log"`.
+        /// Name of the implementation, e.g. `"log"`.
         backend: &'static str,
     },
-    /// Retry with backoff: the backend refused or did not answer; nothing was changed.
-    #[error("{backend} unavailable during {action}")]
+    /// The backend refused or did not answer, and nothing was changed. Retry with backoff.
+    #[error("{backend} is unavailable during {action}")]
     Unavailable {
-        /// Which implementation, e.g. `"postgres"`.
+        /// Name of the implementation, e.g. `"postgres"`.
         backend: &'static str,
-        /// Which method, e.g. `"sync"`.
+        /// Name of the method, e.g. `"sync"`.
         action: &'static str,
-        /// For the log.
+        /// The underlying error, for the log.
         source: Source,
     },
 }
 
-/// A swap that ended without a definite answer, or was never sent.
+/// A swap that has no definite outcome, or was never sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SwapError {
-    /// Retry: the swap was certainly not applied.
-    #[error("swap was not applied")]
+    /// The swap was certainly not applied. Retry.
+    #[error("the swap was not applied")]
     NotSent(#[source] StoreError),
-    /// Read the pointer before deciding anything: the swap may have been applied.
-    #[error("outcome of the swap is unknown")]
+    /// The swap may have been applied. Read the pointer before you decide anything.
+    #[error("the outcome of the swap is unknown")]
     Unknown(#[source] StoreError),
 }

@@ -1,10 +1,10 @@
-//! Identifiers: one type each, fixed size where possible, parsed once at the edge.
+//! Identifiers. Each kind has a type of its own, which is of fixed size where possible.
 //!
-//! Formats: docs/format.md. Nothing here allocates except names and keys.
+//! Formats: docs/format.md. Only names and keys allocate memory.
 
 use std::{fmt, str::FromStr};
 
-/// How the bytes behind a [`Cid`] are to be read (multicodec table).
+/// The format of the bytes that a [`Cid`] addresses (multicodec table).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Codec {
@@ -12,7 +12,7 @@ pub enum Codec {
     Raw = 0x55,
     /// dag-pb (0x70): inner nodes of `UnixFS` files.
     DagPb = 0x70,
-    /// dag-cbor (0x71): bucket roots, tree nodes, linked tables.
+    /// dag-cbor (0x71): bucket roots, tree nodes, linked tables and maps.
     DagCbor = 0x71,
 }
 
@@ -30,14 +30,14 @@ impl Codec {
 /// Multihash code of BLAKE3 with its default length.
 const BLAKE3_256: u8 = 0x1e;
 
-/// Content address: `CIDv1`, BLAKE3-256, one of three codecs.
+/// A content address: a `CIDv1` with BLAKE3-256 and one of three codecs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cid {
     codec: Codec,
     digest: [u8; 32],
 }
 
-/// A CID that is malformed or of a kind this system does not use.
+/// A CID that is malformed, or of a kind that this system does not use.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a CIDv1 with BLAKE3-256 and codec raw, dag-pb or dag-cbor")]
 pub struct InvalidCid;
@@ -46,17 +46,17 @@ impl Cid {
     /// Length of the binary form in bytes.
     pub const BYTES: usize = 36;
 
-    /// Returns the address of `bytes` read as `codec`. Hashes all of `bytes`.
+    /// Returns the address of `bytes` in the format `codec`. Hashes all of `bytes`.
     pub fn of(codec: Codec, bytes: &[u8]) -> Self {
         Self { codec, digest: *blake3::hash(bytes).as_bytes() }
     }
 
-    /// Returns the address with a digest computed elsewhere.
+    /// Returns the address that has a digest which was computed elsewhere.
     pub fn from_digest(codec: Codec, digest: [u8; 32]) -> Self {
         Self { codec, digest }
     }
 
-    /// Returns how the addressed bytes are to be read.
+    /// Returns the format of the addressed bytes.
     pub fn codec(&self) -> Codec {
         self.codec
     }
@@ -108,14 +108,15 @@ impl FromStr for Cid {
     }
 }
 
-/// Writes 16 bytes as 32 lowercase hex digits, without memory from the heap: a listing has a thousand.
+/// Writes 16 bytes as 32 lowercase hex digits. It allocates nothing, because a listing needs it a
+/// thousand times.
 pub(crate) fn write_hex16(f: &mut fmt::Formatter<'_>, bytes: &[u8; 16]) -> fmt::Result {
     let mut digits = [0; 32];
     hex::encode_to_slice(bytes, &mut digits).map_err(|_| fmt::Error)?;
     f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
 }
 
-/// Declares an opaque 16-byte identifier shown as 32 lowercase hex digits.
+/// Declares an opaque 16-byte identifier, which is shown as 32 lowercase hex digits.
 macro_rules! id16 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -146,26 +147,26 @@ macro_rules! id16 {
     };
 }
 
-/// Text that is not 32 hex digits.
+/// Text that is not an identifier of 32 hex digits.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected 32 hex digits")]
 pub struct InvalidId;
 
 id16! {
-    /// Whom a bucket belongs to: the first half of a hash of the user id.
+    /// The owner of a bucket: the first half of a hash of the user id.
     OwnerId
 }
 id16! {
-    /// A bucket from its creation to its deletion; drawn at random when it is created.
+    /// One life of a bucket name, from creation to deletion. It is drawn at random on creation.
     BucketId
 }
 id16! {
-    /// One process of one master; drawn at random at every start.
+    /// A process that commits. It is drawn at random at every start of a master.
     WriterId
 }
 id16! {
-    /// A multipart upload: big-endian milliseconds since 1970 in the first 6 bytes, then random
-    /// bytes, so that ids of one key sort by initiation.
+    /// A multipart upload: milliseconds since 1970 in the first 6 bytes, big-endian, then random bytes.
+    /// The ids of one key therefore sort by the time at which the uploads began.
     UploadId
 }
 
@@ -190,18 +191,18 @@ impl UploadId {
     }
 }
 
-/// A bucket name that follows the S3 rules and is not reserved.
+/// A bucket name that follows the rules of S3 and is not reserved.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BucketName(String);
 
-/// A name S3 would refuse, or one reserved for routes of our own.
+/// A bucket name that breaks the rules of S3, or is reserved for routes of the gateway.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "bucket names are 3 to 63 lowercase letters, digits, dots and hyphens, not an IP address, and not reserved"
 )]
 pub struct InvalidBucketName;
 
-/// Names that are routes of the gateway, never buckets.
+/// Reserved names: they are routes of the gateway and never buckets.
 const RESERVED: [&str; 2] = ["fula", "ipfs"];
 
 impl BucketName {
@@ -224,7 +225,7 @@ impl BucketName {
         if ok { Ok(Self(name.to_owned())) } else { Err(InvalidBucketName) }
     }
 
-    /// Returns what sorts before every name.
+    /// Returns a value that sorts before every bucket name.
     pub(crate) fn first() -> Self {
         Self(String::new())
     }
@@ -241,12 +242,12 @@ impl fmt::Display for BucketName {
     }
 }
 
-/// A bucket by owner and name; written `owner/name`.
+/// The address of a bucket, by owner and name; written `owner/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BucketAddress {
-    /// Whose bucket.
+    /// Owner of the bucket.
     pub owner: OwnerId,
-    /// Its name, unique per owner.
+    /// Name of the bucket, unique per owner.
     pub name: BucketName,
 }
 
@@ -283,14 +284,14 @@ impl FromStr for BucketAddress {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
 
-/// A key that is empty or over 1024 bytes.
+/// An object key that is empty or longer than 1024 bytes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidObjectKey {
-    /// No bytes at all.
-    #[error("object key is empty")]
+    /// The key has no bytes.
+    #[error("the object key is empty")]
     Empty,
-    /// More than [`ObjectKey::BYTES_MAX`] bytes.
-    #[error("object key is {0} bytes, limit is 1024")]
+    /// The key has more than [`ObjectKey::BYTES_MAX`] bytes.
+    #[error("the object key has {0} bytes, and the limit is 1024")]
     TooLong(usize),
 }
 
@@ -298,7 +299,7 @@ impl ObjectKey {
     /// Longest key in bytes.
     pub const BYTES_MAX: usize = 1024;
 
-    /// Checks the length.
+    /// Checks the length of a key.
     ///
     /// # Errors
     /// [`InvalidObjectKey`] for an empty or an over-long key.
@@ -344,7 +345,7 @@ mod tests {
             assert_eq!(cid.to_string().parse(), Ok(cid));
             assert_eq!(Cid::from_bytes(&cid.to_bytes()), Ok(cid));
         }
-        // The same text every IPFS tool prints for these five bytes.
+        // Every IPFS tool prints this text for these five bytes.
         assert_eq!(
             Cid::of(Codec::Raw, b"hello").to_string(),
             "bafkr4ihkr4ld3m4gqkjf4reryxsy2s5tkbxprqkow6fin2iiyvreuzzab4"

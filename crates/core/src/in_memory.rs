@@ -1,7 +1,6 @@
-//! Strict reference implementations of the storage traits, for tests and simulation.
+//! Reference implementations of the storage traits in memory, for tests and simulation.
 //!
-//! Stricter than production: a block that was put but not synced can be dropped on demand, as a
-//! power cut would.
+//! A test can drop all blocks that were put but not synced, as a power cut would.
 
 mod blocks;
 mod drops;
@@ -27,30 +26,30 @@ use crate::{
     },
 };
 
-/// Rows by bucket and the rules of a swap; shared by every in-process arbiter.
+/// The rows of all buckets, and the rules of a swap. Every in-process arbiter is built on it.
 #[derive(Clone, Debug, Default)]
 pub struct RowSet {
     rows: BTreeMap<BucketAddress, RootRow>,
     global: BTreeMap<BucketName, OwnerId>,
-    /// Of each owner that has buckets.
+    /// Counts of each owner that has buckets.
     counts: BTreeMap<OwnerId, RootCounts>,
-    /// How many rows are of deleted buckets.
+    /// Number of rows of deleted buckets.
     deleted: usize,
-    /// Names without a row begin above this version.
+    /// Version floor: the version of a name without a row begins above it.
     floor: u64,
 }
 
-/// What a swap would do.
+/// The decision about a swap.
 #[derive(Debug)]
 pub enum SwapDecision {
-    /// It would write this row.
+    /// The swap writes this row.
     Write(RootRow),
-    /// It would not be applied.
+    /// The swap is not applied; this is its outcome.
     Refuse(CasOutcome),
 }
 
 impl RowSet {
-    /// Judges a swap without applying it.
+    /// Decides about a swap without applying it.
     pub fn judge(
         &self,
         bucket: &BucketAddress,
@@ -87,7 +86,7 @@ impl RowSet {
         })
     }
 
-    /// Writes a row that [`Self::judge`] allowed, or one read back from disk.
+    /// Writes a row that [`Self::judge`] allowed, or one that was read back from disk.
     pub fn apply(&mut self, row: RootRow) {
         if row.global_name {
             self.global.insert(row.address.name.clone(), row.address.owner);
@@ -107,7 +106,7 @@ impl RowSet {
         }
     }
 
-    /// Returns how many live rows an owner has, and how many of them hold their name.
+    /// Returns how many live rows an owner has, and how many of them hold their global name.
     pub fn count(&self, owner: OwnerId) -> RootCounts {
         self.counts.get(&owner).copied().unwrap_or_default()
     }
@@ -117,7 +116,7 @@ impl RowSet {
         self.rows.get(bucket)
     }
 
-    /// Returns rows of one owner after a name.
+    /// Returns up to `limit` rows of one owner whose name is after `after`.
     pub fn list(&self, owner: OwnerId, after: Option<&BucketName>, limit: usize) -> Vec<RootRow> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let from = match after {
@@ -129,7 +128,7 @@ impl RowSet {
         mine.take(limit).map(|(_, row)| row.clone()).collect()
     }
 
-    /// Returns rows of all owners after a place.
+    /// Returns up to `limit` rows of all owners whose address is after `after`.
     pub fn scan(&self, after: Option<&BucketAddress>, limit: usize) -> Vec<RootRow> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.cloned().map_or(Unbounded, Excluded);
@@ -153,7 +152,7 @@ struct RootsState {
     rows: RowSet,
     time: TimeMs,
     position: u64,
-    /// How often it was restored; a part of its mark.
+    /// Number of times that it was restored; a part of its mark.
     timeline: u64,
 }
 
@@ -164,27 +163,27 @@ pub struct MemoryBackup {
     position: u64,
 }
 
-/// Root pointers in memory; its clock is set by hand.
+/// An arbiter in memory, whose clock the test sets.
 #[derive(Debug, Default)]
 pub struct MemoryRoots {
     state: Mutex<RootsState>,
 }
 
 impl MemoryRoots {
-    /// Returns the state there is, for [`Self::restore`].
+    /// Returns the current state, for [`Self::restore`].
     pub fn backup(&self) -> MemoryBackup {
         let state = self.state.lock();
         MemoryBackup { rows: state.rows.clone(), position: state.position }
     }
 
-    /// Goes back to an earlier state, as an arbiter does that is restored from a backup.
+    /// Goes back to an earlier state, as an arbiter does when it is restored from a backup.
     pub fn restore(&self, backup: MemoryBackup) {
         let mut state = self.state.lock();
         (state.rows, state.position) = (backup.rows, backup.position);
         state.timeline += 1;
     }
 
-    /// Goes back to an earlier state and tells nobody: the mark goes on as if nothing were wrong.
+    /// Goes back to an earlier state in silence: the mark continues as if nothing had happened.
     pub fn restore_quietly(&self, backup: MemoryBackup) {
         let mut state = self.state.lock();
         state.rows = backup.rows;

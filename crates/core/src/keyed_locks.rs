@@ -1,16 +1,16 @@
-//! Locks by key.
+//! Locks by key: a fixed number of locks that all keys share.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
     ops::Index,
 };
 
-/// A fixed number of locks for any number of keys. One key always has the same lock, and two keys
-/// seldom have the same.
+/// A fixed number of locks for any number of keys. A key always has the same lock; two keys may
+/// share one.
 ///
-/// `L` is the lock, together with what it guards for all keys that share it. A task that holds the
-/// lock of one key must not wait for that of another: it may be the same. Which keys share a lock
-/// differs from process to process, so that nobody can choose such keys; nothing else depends on it.
+/// `L` is the lock together with what it guards for all keys that share it. A task that holds the
+/// lock of one key must not wait for the lock of another key: it may be the same lock. Which keys
+/// share a lock differs from process to process, so that an attacker cannot choose such keys.
 #[derive(Debug)]
 pub struct KeyedLocks<L> {
     hasher: RandomState,
@@ -18,7 +18,7 @@ pub struct KeyedLocks<L> {
 }
 
 impl<L> KeyedLocks<L> {
-    /// Makes `count` locks, but at least one. More than 65 536 are never used.
+    /// Makes `count` locks, but at least 1. Locks beyond 65 536 would never be used.
     pub fn new(count: usize) -> Self
     where
         L: Default,
@@ -44,7 +44,7 @@ impl<L> KeyedLocks<L> {
     }
 }
 
-/// By what [`KeyedLocks::index_of`] returns.
+/// Indexes the locks by the result of [`KeyedLocks::index_of`].
 impl<L> Index<usize> for KeyedLocks<L> {
     type Output = L;
 

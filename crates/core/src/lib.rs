@@ -1,9 +1,9 @@
-//! The heart of Fula: what a bucket is, as bytes.
+//! The data model of Fula: identifiers, blocks, trees, bucket records, file content, and the storage
+//! traits.
 //!
-//! A bucket is an immutable tree of content-addressed blocks under one root block. This crate
-//! knows how ids, blocks, trees, records and file content are shaped, how a tree is edited, and
-//! what a store of blocks and a store of root pointers promise. It does no I/O of its own, reads
-//! no clock and draws no randomness: stores, time and salts are handed in.
+//! A bucket is an immutable tree of content-addressed blocks under one root block. This crate defines
+//! the formats, edits trees, and states what a block store, an arbiter and a metadata store promise.
+//! It does no I/O, reads no clock and draws no randomness: the caller passes stores, times and salts.
 //!
 //! Start with [`root`] (the pointer and the invariants), then [`tree`], [`bucket`], [`content`].
 //!

@@ -1,7 +1,7 @@
-//! The metadata store: what must be the same on every master besides root pointers.
+//! The metadata store: records other than root pointers that all masters must agree on.
 //!
-//! Users, sealed keys, sessions, revocations, peers and modes are small records that change
-//! seldom. One trait serves them all: versioned values by table and name, read in pages.
+//! Access keys, sessions, revocations, modes and masters are small records that seldom change. One
+//! trait serves them all: versioned values by table and name, which are listed in pages.
 
 use std::fmt;
 
@@ -10,24 +10,24 @@ use bytes::Bytes;
 
 use crate::error::StoreError;
 
-/// Which kind of record; each implementation stores the name.
+/// The kind of a record. Each implementation stores the name of the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// Access keys by access key id, secrets sealed.
+    /// Access keys by access key id. Their secrets are encrypted.
     Keys,
     /// Temporary keys by user and slot.
     Sessions,
-    /// What is refused, in the order in which it was said.
+    /// Revocations, in the order in which they were made.
     Revocations,
     /// Settings that all masters must agree on.
     Modes,
-    /// Masters that ever worked on an arbiter.
+    /// Masters that have ever used the arbiter.
     Masters,
-    /// What masters say of an arbiter that went back in time.
+    /// Reports of masters in the recovery of an arbiter that went back in time.
     Recovery,
-    /// What one master remembers of its arbiter, kept by that master alone.
+    /// The state of the arbiter as one master remembers it. Only that master keeps it.
     Remembered,
-    /// The arbiter's access keys as one master remembers them, kept by that master alone.
+    /// The arbiter's access keys as one master remembers them. Only that master keeps them.
     RememberedKeys,
     /// The list of packs of a master that shares no arbiter, kept by that master alone.
     Packs,
@@ -47,7 +47,7 @@ impl Table {
         Self::Packs,
     ];
 
-    /// Returns the stored name.
+    /// Returns the name under which it is stored.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
@@ -63,21 +63,21 @@ impl Table {
     }
 }
 
-/// A record and how often it was written.
+/// A record and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// 1 when first written; rises by one with each write, deletion included.
+    /// Number of writes so far, including deletions.
     pub version: u64,
     /// The record, or `None` once it was deleted.
     pub value: Option<Bytes>,
 }
 
-/// How a write ended.
+/// The outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// The record is durable under this version.
+    /// The record was written, is durable, and has this version.
     Done(u64),
-    /// Nothing changed: the record is at another version.
+    /// Nothing was changed, because the record is at another version. It is returned, if there is one.
     Conflict(Option<Entry>),
 }
 
@@ -89,23 +89,22 @@ pub const NAME_BYTES_MAX: usize = 512;
 
 /// Keeps versioned records by table and name.
 ///
-/// Linearizable per record. Shared as `Arc<dyn MetadataStore>`. Implemented by
-/// [`crate::in_memory::MemoryMetadata`] and the embedded store; each passes
-/// `conformance::directory`. Source: docs/adr/0003.
+/// Linearizable per record. Shared as `Arc<dyn MetadataStore>`. Every implementation passes
+/// `conformance::metadata`, as [`crate::in_memory::MemoryMetadata`] does. Source: docs/adr/0003.
 #[async_trait]
 pub trait MetadataStore: fmt::Debug + Send + Sync + 'static {
-    /// Returns the record; a deleted one has no value, one never written is `None`.
+    /// Returns the record, or `None` if it was never written. A deleted record has no value.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn read(&self, table: Table, name: &str) -> Result<Option<Entry>, StoreError>;
 
-    /// Writes (or with `None` deletes) the record if it is at version `expected`; 0 expects one
-    /// never written. Durable when it returns.
+    /// Writes the record, or deletes it with `None`, if it is at version `expected`. 0 expects a record
+    /// that was never written. The write is durable when the call returns.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`] over [`VALUE_BYTES_MAX`] or [`NAME_BYTES_MAX`];
-    /// [`StoreError::Unavailable`]: read before deciding.
+    /// [`StoreError::TooLarge`] above [`VALUE_BYTES_MAX`] or [`NAME_BYTES_MAX`].
+    /// [`StoreError::Unavailable`]: the write may have been applied; read before you decide anything.
     async fn write(
         &self,
         table: Table,
@@ -114,7 +113,7 @@ pub trait MetadataStore: fmt::Debug + Send + Sync + 'static {
         value: Option<Bytes>,
     ) -> Result<WriteOutcome, StoreError>;
 
-    /// Returns up to `limit` records after `after`, in order of name, deleted ones left out.
+    /// Returns up to `limit` records whose name is after `after`, in order of name, without deleted ones.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

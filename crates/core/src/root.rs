@@ -1,14 +1,14 @@
-//! Root pointers: which tree is the current state of each bucket.
+//! Root pointers, and the arbiter that keeps them: which root is the current state of each bucket.
 //!
-//! A bucket is an immutable tree of blocks. The only mutable fact about it is one row naming its
-//! root, so this is the only place where writers can collide.
+//! A bucket is an immutable tree of blocks. The only mutable fact about it is one row that names its
+//! root, so writers can collide only here.
 //!
 //! # Invariants
 //! - Blocks first, root last: no root is published before every block under it is durable.
-//! - The version rises with every swap and goes on through deletion and re-creation, so an old
-//!   row can be told from a new one. Where an arbiter drops rows of deleted buckets, its version
-//!   floor sees to that (docs/adr/0035); any other row that vanishes means a fault.
-//! - A swap compares root, version and generation: a writer that saw anything else loses.
+//! - The version rises with every swap. It continues through deletion and re-creation, so an old row
+//!   can be told from a new one. Where an arbiter drops rows of deleted buckets, its version floor
+//!   ensures that (docs/adr/0035). Any other row that vanishes means a fault.
+//! - A swap compares root, version and generation: a writer that saw another value of one loses.
 //!
 //! # Deliberately absent
 //! Retrying and rebasing (the service's commit pipeline), authorisation, clocks.
@@ -31,37 +31,39 @@ pub type TimeMs = u64;
 pub struct RootPointer {
     /// Address of the root block.
     pub root: Cid,
-    /// Count of swaps so far, starting at 1 when the name is first used.
+    /// Number of swaps so far; 1 when the name is first used.
     pub version: u64,
-    /// Collection generation: raised by a collector to refuse writers that began before it.
+    /// Generation, which a collector can raise to refuse writers that began earlier.
     pub generation: u64,
 }
 
 /// Everything the arbiter knows about one bucket name of one owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootRow {
-    /// Which bucket.
+    /// Address of the bucket.
     pub address: BucketAddress,
-    /// Where its state is.
+    /// Current root pointer.
     pub pointer: RootPointer,
-    /// Which life of the name this is.
+    /// Id of this life of the name.
     pub bucket_id: BucketId,
-    /// When this life began.
+    /// Time at which the bucket was created.
     pub created: TimeMs,
-    /// When it ended; such rows point at a tombstone root and are hidden from listings.
+    /// Time at which the bucket was deleted. Such a row points to a tombstone root and is hidden from
+    /// listings.
     pub deleted: Option<TimeMs>,
-    /// Whether this row holds the name for requests that name no owner.
+    /// Whether this row holds the global name, which leads to it from requests that name no owner.
     pub global_name: bool,
-    /// A writer that lost a swap and asks to go first; the next swap removes it.
+    /// A writer that lost a swap and asks to go first. The next swap removes it.
     pub claim: Option<WriterId>,
 }
 
-/// How far the arbiter has come: a mark that went back means it was restored from the past.
+/// The position of an arbiter in its own history. A mark that goes back shows that the arbiter was
+/// restored from a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Which arbiter this is, e.g. a system id and timeline.
+    /// Identity of the arbiter, e.g. a system id and a timeline.
     pub arbiter: String,
-    /// Its position; never falls while `arbiter` stays the same.
+    /// Position of the arbiter. It never falls while `arbiter` stays the same.
     pub position: u64,
 }
 
@@ -71,92 +73,92 @@ impl fmt::Display for Mark {
     }
 }
 
-/// An answer together with the arbiter's time and mark when it was given.
+/// An answer of the arbiter, with the time and the mark of the arbiter when it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamped<T> {
     /// The answer.
     pub value: T,
     /// The arbiter's clock, which all masters share.
     pub time: TimeMs,
-    /// How far the arbiter had come.
+    /// The mark of the arbiter.
     pub mark: Mark,
 }
 
-/// What a swap wants with the global name.
+/// The effect of a swap on the global name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GlobalName {
-    /// Leave it as it is.
+    /// Leaves it as it is.
     Keep,
-    /// Take it if nobody holds it.
+    /// Takes it if no other owner holds it.
     ClaimIfFree,
-    /// Take it, or refuse the swap with [`CasOutcome::NameTaken`].
+    /// Takes it. If another owner holds it, the swap is refused with [`CasOutcome::NameTaken`].
     Require,
-    /// Give it up.
+    /// Gives it up.
     Release,
 }
 
-/// The row a swap would write.
+/// The new values of the row that a swap writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewRoot {
-    /// The new pointer; its version exceeds the expected one's.
+    /// The new pointer. Its version is higher than the expected one.
     pub pointer: RootPointer,
-    /// Which life of the name it belongs to.
+    /// Id of the life of the name.
     pub bucket_id: BucketId,
-    /// When that life began.
+    /// Time at which the bucket was created.
     pub created: TimeMs,
-    /// When it ended, if it did.
+    /// Time at which the bucket was deleted, if it was.
     pub deleted: Option<TimeMs>,
-    /// What to do about the global name.
+    /// Effect of the swap on the global name.
     pub global_name: GlobalName,
 }
 
-/// How a swap ended, when it ended definitely.
+/// The definite outcome of a swap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CasOutcome {
-    /// The row is as asked, on stable storage.
+    /// The row was written and is durable.
     Won,
-    /// Nothing changed: the row was not as expected. Rebase onto `current`.
+    /// Nothing was changed, because the row was not as expected. Rebase onto `current`.
     Conflict {
-        /// The row, read after the swap was refused; never what was expected.
+        /// The row as it was read after the swap was refused. It is never the expected one.
         current: Option<RootRow>,
     },
-    /// Nothing changed: another owner holds the global name that was required.
+    /// Nothing was changed, because another owner holds the global name that was required.
     NameTaken,
-    /// Nothing changed: there is no row, as expected, but rows of deleted buckets were dropped, and a
-    /// name without a row begins above their versions.
+    /// Nothing was changed. There is no row, as expected, but the version of the new pointer is not
+    /// above the version floor.
     BelowFloor {
-        /// The highest version of any row that was ever dropped.
+        /// The version floor: the highest version of any row that was ever dropped.
         floor: u64,
     },
 }
 
-/// The row of a deleted bucket as it was when somebody decided to drop it.
+/// The row of a deleted bucket as it was when it was chosen to be dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeletedRow {
-    /// Which bucket.
+    /// Address of the bucket.
     pub address: BucketAddress,
-    /// Where its tombstone is.
+    /// Pointer to its tombstone.
     pub pointer: RootPointer,
 }
 
-/// How much of an arbiter one owner takes up; deleted buckets do not count.
+/// Number of buckets and names of one owner, without deleted buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootCounts {
     /// Number of the owner's buckets.
     pub buckets: u64,
-    /// Number of those that hold their name globally.
+    /// Number of buckets that hold their global name.
     pub global_names: u64,
 }
 
-/// Names the current root of every bucket, and replaces it atomically.
+/// The arbiter: keeps the root pointer of every bucket, and replaces it atomically.
 ///
-/// Linearizable per (owner, bucket); nothing is promised across buckets. Shared as
-/// `Arc<dyn RootPointerStore>`. Implemented by [`crate::in_memory::MemoryRoots`] and the embedded
-/// store; each passes `conformance::root_store`. Source: docs/adr/0003.
+/// Linearizable per bucket of an owner; nothing is promised across buckets. Shared as
+/// `Arc<dyn RootPointerStore>`. Every implementation passes `conformance::root_store`, as
+/// [`crate::in_memory::MemoryRoots`] does. Source: docs/adr/0003.
 #[async_trait]
 pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
-    /// Returns the rows of `names`, in their order; `None` for a name that was never used, or whose row
-    /// was [dropped](Self::drop_roots).
+    /// Returns the rows of `names`, in the same order. A name that was never used has `None`, and so has
+    /// one whose row was [dropped](Self::drop_roots).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -165,13 +167,15 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         names: &[BucketAddress],
     ) -> Result<Stamped<Vec<Option<RootRow>>>, StoreError>;
 
-    /// Publishes `new` if the row is still `expected`; `None` expects a name without a row, and
-    /// then the version must be above that of every row that was ever [dropped](Self::drop_roots).
+    /// Publishes `new` if the row is still `expected`. `None` expects a name without a row; then the
+    /// version must be above that of every row that was ever [dropped](Self::drop_roots).
     ///
-    /// Every block under `new` is already durable. The answer is given after the row is.
+    /// The caller has made every block under `new` durable, or [`Self::covered_by_swap`] says that the
+    /// swap does it. The row is durable before the call returns.
     ///
     /// # Errors
-    /// [`SwapError::NotSent`]: certainly not applied. [`SwapError::Unknown`]: read before deciding.
+    /// [`SwapError::NotSent`]: the swap was certainly not applied. [`SwapError::Unknown`]: it may have
+    /// been applied; read before you decide anything.
     async fn cas_root(
         &self,
         bucket: &BucketAddress,
@@ -179,8 +183,8 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError>;
 
-    /// Notes beside the row that `writer` lost a swap and asks to go first. Advice only: it is not
-    /// durable, and an arbiter of one process has no use for it.
+    /// Stores beside the row that `writer` lost a swap and asks to go first. It is only advice and need
+    /// not be durable. The default implementation does nothing: one process alone has no contention.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -189,8 +193,8 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Returns the row as of some moment after the call: as soon as its version is beyond `beyond`
-    /// where the arbiter can wait for that, else at once; after `patience` at the latest.
+    /// Returns the row as of some moment after the call. An arbiter that can wait returns as soon as the
+    /// version is greater than `beyond`, or when `patience` has passed. Others return at once.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -206,31 +210,30 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         Ok(Stamped { value, time: found.time, mark: found.mark })
     }
 
-    /// Returns whether [`Self::drop_roots`] drops anything.
+    /// Returns whether this arbiter supports [`Self::drop_roots`].
     fn can_drop_roots(&self) -> bool {
         false
     }
 
-    /// Removes those of `rows` that are still as given and are of deleted buckets, for ever: on
-    /// return that is durable. Returns which were removed. Does nothing where the arbiter keeps
-    /// such rows.
+    /// Removes those of `rows` that are of deleted buckets and still as given, and returns them. The
+    /// removal is durable when the call returns. The default implementation removes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Full`], [`StoreError::Unavailable`]: some may be gone after a restart.
+    /// [`StoreError::Full`], [`StoreError::Unavailable`]: some rows may be gone after a restart.
     async fn drop_roots(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
         drop(rows);
         Ok(Vec::new())
     }
 
-    /// Returns what of `mark` a swap makes durable by itself, before its answer: blocks in the
-    /// arbiter's own log need no sync of their own. Nothing, unless the arbiter says otherwise.
+    /// Returns the part of `mark` that a swap makes durable itself before it returns. Blocks in the same
+    /// log as the arbiter need no separate sync. The default implementation covers nothing.
     fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {
         let _ = mark;
         SyncMark::default()
     }
 
-    /// Returns up to `limit` rows of `owner` whose name is after `after`, in order of name,
-    /// deleted ones included.
+    /// Returns up to `limit` rows of `owner` whose name is after `after`, in order of name, including
+    /// deleted ones.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -241,8 +244,8 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError>;
 
-    /// Returns up to `limit` rows after `after`, in order of owner and name, deleted ones
-    /// included: for checks and repair.
+    /// Returns up to `limit` rows after `after`, in order of owner and name, including deleted ones. It
+    /// serves checks and repair.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -252,14 +255,14 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Stamped<Vec<RootRow>>, StoreError>;
 
-    /// Returns how many buckets `owner` has, and how many of them hold their name globally. Deleted
-    /// buckets do not count.
+    /// Returns how many buckets `owner` has, and how many of them hold their global name. Deleted buckets
+    /// are not counted.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn count_roots(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError>;
 
-    /// Returns the row that holds `bucket` as a global name.
+    /// Returns the row that holds `bucket` as its global name.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

@@ -1,4 +1,4 @@
-//! The suites on the reference stores, and the suites themselves on broken ones.
+//! Runs the suites on the reference stores, and checks that they refuse broken ones.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 

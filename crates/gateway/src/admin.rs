@@ -1,11 +1,11 @@
-//! The admin listener: health, readiness, metrics. No secrets, no changes.
+//! The admin listener: health, readiness and metrics. It serves no secrets and changes nothing.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-/// Answers one request of the admin listener. `readiness` says why S3 requests cannot be served, if so;
-/// `refresh` brings gauges and absolute counters up to date before they are rendered.
+/// Answers one request of the admin listener. `readiness` is the reason why S3 requests cannot be served,
+/// if there is one. `refresh` updates gauges and absolute counters before they are rendered.
 pub async fn answer<B>(
     request: &Request<B>,
     metrics: &PrometheusHandle,

@@ -1,7 +1,7 @@
-//! Who a request is from: its credential taken out of headers and URL, and decided on by the
-//! service's authenticator.
+//! Authentication and authorization: takes the credential out of headers and URL, and lets the service's
+//! authenticator decide on it.
 //!
-//! Every decision is written to the log under the target `fula::audit`, without the credential.
+//! Every decision is logged under the target `fula::audit`, without the credential.
 
 use std::{fmt, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::{
     signature::{ChunkKey, FORGED, Presented, Received, Rules},
 };
 
-/// Decides who is let in, and how often.
+/// Authenticates requests, and limits their rate.
 #[derive(Clone, Debug)]
 pub(crate) struct AuthLayer {
     authenticator: Authenticator,
@@ -31,23 +31,23 @@ pub(crate) struct AuthLayer {
     tls_terminated: bool,
 }
 
-/// Who signed a request.
+/// The signer of a request.
 pub(crate) struct Signer {
-    /// What the chunks of the body are signed with.
+    /// Key with which the chunks of the body are signed.
     pub(crate) chunk_key: Option<ChunkKey>,
-    /// The access key, as the log names it.
+    /// The access key, in the form for the log.
     access_key: String,
     origin: Origin,
 }
 
 impl Signer {
-    /// Writes to the log that a chunk of the body has a signature that is not that of the key.
+    /// Logs that a chunk of the body has a wrong signature.
     pub(crate) fn note_forged_chunk(&self) {
         self.origin.refused(&self.access_key, FORGED);
     }
 }
 
-/// What every line of the audit log names of a request.
+/// The facts about a request that every line of the audit log contains.
 pub(crate) struct Origin {
     request_id: String,
     address: String,
@@ -73,7 +73,7 @@ impl Origin {
         metrics::counter!("fula_auth_total", "outcome" => "refused").increment(1);
     }
 
-    /// Writes to the log who was let in.
+    /// Logs that a request was authenticated.
     fn let_in(&self, proof: &Proof) {
         let Self { request_id, address } = self;
         let (user, via, credential) = (proof.identity.display(), proof.method, &proof.credential);
@@ -84,7 +84,7 @@ impl Origin {
         metrics::counter!("fula_auth_total", "outcome" => "let in").increment(1);
     }
 
-    /// Writes to the log that a session was begun.
+    /// Logs that a session was begun.
     pub(crate) fn begun(&self, user: &str, key: &str) {
         let Self { request_id, address } = self;
         tracing::info!(target: "fula::audit", request_id, address, user, key, "session begun");
@@ -105,30 +105,30 @@ impl AuthLayer {
         &self.authenticator
     }
 
-    /// Returns whether nobody can have read the request along the way.
+    /// Returns whether nobody can have read the request on its way.
     fn is_private(&self, extensions: &Extensions) -> bool {
         self.tls_terminated || extensions.get::<Peer>().is_some_and(|peer| peer.is_private())
     }
 
-    /// Refuses a token that others can have read along the way: whoever has it can use it. The one rule
-    /// for bearers, for STS, and for tokens as access keys.
+    /// Refuses a token that others can have read on its way, because anyone who has it can use it. This is
+    /// the one rule for bearers, for STS, and for tokens as access keys.
     ///
     /// # Errors
-    /// [`AuthError::NotPrivate`].
+    /// [`AuthError::NotPrivate`] for such a token.
     pub(crate) fn check_private(&self, extensions: &Extensions) -> Result<(), AuthError> {
         if self.is_private(extensions) { Ok(()) } else { Err(AuthError::NotPrivate) }
     }
 
-    /// Says who shows a bearer token.
+    /// Authenticates the bearer of a token.
     ///
     /// # Errors
-    /// [`AuthError`].
+    /// [`AuthError`] when the token is refused.
     pub(crate) fn bearer(&self, extensions: &Extensions, token: &str) -> Result<Proof, AuthError> {
         self.check_private(extensions)?;
         self.authenticator.bearer(token)
     }
 
-    /// Refuses an address that asks too often, before anything is verified for it.
+    /// Refuses an address that sends too many requests, before anything is verified for it.
     pub(crate) fn check_address(&self, extensions: &Extensions) -> S3Result<()> {
         match extensions.get::<Peer>() {
             Some(peer) if self.limits.refuses_address(peer.address) => Err(slow_down()),
@@ -136,15 +136,15 @@ impl AuthLayer {
         }
     }
 
-    /// Decides on the bearer token of a request, and notes in the extensions who it is from; says whether
-    /// there was one.
+    /// Authenticates the bearer token of a request, and puts its identity into the extensions. Returns
+    /// whether there was one.
     pub(crate) fn authenticate_bearer(
         &self,
         headers: &HeaderMap,
         extensions: &mut Extensions,
     ) -> S3Result<bool> {
         let Some(token) = bearer_of(headers)? else { return Ok(false) };
-        // Chunks are signed with the key of the request, and a bearer has none.
+        // Chunks are signed with the key of the request, and a bearer token has none.
         if is_chunked(headers) {
             let text = "A body framed in chunks needs a signature: send it as it is with a bearer \
                         token (no aws-chunked, no x-amz-content-sha256: STREAMING-…).";
@@ -156,12 +156,12 @@ impl AuthLayer {
         Ok(true)
     }
 
-    /// Says who a signed request is from, and notes it in the extensions: verifies the signature over the
-    /// request as it was received.
+    /// Authenticates a signed request, and puts its identity into the extensions. Verifies the signature
+    /// over the request as it was received.
     ///
     /// # Errors
-    /// What AWS answers to a signature that is malformed, too old, or not that of the key; a credential that
-    /// is not accepted.
+    /// The errors of AWS for a signature that is malformed, too old, or wrong, and for a credential that is
+    /// not accepted.
     pub(crate) async fn authenticate_signature(
         &self,
         received: Received<'_>,
@@ -199,7 +199,7 @@ impl AuthLayer {
         Ok(Signer { chunk_key: verified.0, access_key, origin })
     }
 
-    /// Writes a decision to the log, and holds whoever is let in to their rate.
+    /// Logs a decision, and applies the rate limit of an authenticated user.
     pub(crate) fn decide(
         &self,
         extensions: &Extensions,
@@ -223,19 +223,19 @@ impl AuthLayer {
     }
 }
 
-/// Returns who a request is from; `None` is anonymous.
+/// Returns the identity of a request; `None` is anonymous.
 pub(crate) fn identity(extensions: &Extensions) -> Option<&Identity> {
     extensions.get::<Proof>().map(|proof| &proof.identity)
 }
 
-/// Asks for a lower rate, as AWS does; the operator sets how high it may be.
+/// Returns the error that asks for a lower rate, as AWS does. The operator sets the limit.
 fn slow_down() -> S3Error {
     let mut error = busy(fula_service::Applied::None);
     error.set_message("Please reduce your request rate.");
     error
 }
 
-/// Maps a refusal to what S3 answers.
+/// Maps a refusal to the S3 error.
 pub(crate) fn auth_error(error: AuthError) -> S3Error {
     let code = match &error {
         AuthError::Token(TokenError::Invalid(_) | TokenError::NotAccepted(_))
@@ -247,7 +247,7 @@ pub(crate) fn auth_error(error: AuthError) -> S3Error {
         | AuthError::Revoked
         | AuthError::NotPrivate
         | AuthError::Presigned
-        // Sessions are begun with STS alone, which has a code of its own for it.
+        // Sessions are begun only with STS, which has an error code of its own for this.
         | AuthError::TooManySessions { .. } => S3ErrorCode::AccessDenied,
         AuthError::Token(TokenError::KeysUnavailable) => S3ErrorCode::ServiceUnavailable,
         AuthError::UnknownKey => S3ErrorCode::InvalidAccessKeyId,

@@ -1,5 +1,5 @@
-//! Bodies and answers that are held whole: their memory is counted, so that clients which do not send
-//! or read them cannot take all of it (docs/adr/0021, docs/adr/0034).
+//! Buffered bodies: request bodies and answers that are held in memory as a whole. Their memory is counted,
+//! so that clients which do not send or read them cannot use all of it (docs/adr/0021, docs/adr/0034).
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -21,22 +21,22 @@ use crate::{
     signature::chunks::is_forged,
 };
 
-/// Memory that is taken for a page of names before it is made, in bytes: a thousand names take a third
+/// Memory that is reserved for a page of names before it is made, in bytes. A thousand names need a third
 /// of it, unless they are long.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// The part of the memory for unauthenticated bodies that one address can take.
+/// One address may use the memory for unauthenticated bodies divided by this.
 const ADDRESS_PART: usize = 16;
 
-/// Counts what is held whole; cloned freely.
+/// Counts buffered bodies. Clones share one state.
 #[derive(Clone, Debug)]
 pub(crate) struct BufferedBodies {
-    /// For requests whose sender is known.
+    /// Budget for requests whose sender is authenticated.
     bodies: MemoryBudget,
-    /// For requests that are read before their sender is known.
+    /// Budget for requests whose body is read before the sender is authenticated.
     unauthenticated: MemoryBudget,
     addresses: Arc<AddressShares>,
-    /// How long a body may take in all.
+    /// Longest time that receiving a body may take in all.
     timeout: Duration,
 }
 
@@ -49,7 +49,7 @@ impl BufferedBodies {
         Self { bodies, unauthenticated, addresses, timeout }
     }
 
-    /// Reads a body whole, whose sender was authenticated, and checks it against the digests in its headers.
+    /// Reads the whole body of an authenticated sender, and checks it against the digests in its headers.
     /// Its memory is counted until the request is answered.
     pub(crate) async fn checked(
         &self,
@@ -71,8 +71,8 @@ impl BufferedBodies {
         Ok(bytes)
     }
 
-    /// Reads a body whole, up to `bytes_max`, whose sender is not known yet. All such bodies share some
-    /// memory, of which each address gets a part.
+    /// Reads a whole body of up to `bytes_max` bytes whose sender is not authenticated yet. All such bodies
+    /// share a budget, of which each address may use a part.
     pub(crate) async fn unauthenticated(
         &self,
         parts: &Parts,
@@ -88,7 +88,7 @@ impl BufferedBodies {
         Ok((bytes, memory, share))
     }
 
-    /// Takes memory for a page of names.
+    /// Reserves memory for a page of names.
     pub(crate) async fn page(&self, extensions: &Extensions) -> S3Result<MemoryPermit> {
         let share = self.bodies.take(PAGE_BYTES, extensions.get::<ConnectionCloser>()).await;
         let share = share.map_err(s3_error)?;
@@ -97,7 +97,7 @@ impl BufferedBodies {
     }
 }
 
-/// Reads a body whole; memory is taken as the bytes come.
+/// Reads a whole body, and reserves memory as the bytes arrive.
 async fn collect(
     memory: &MemoryBudget,
     mut body: Body,
@@ -133,7 +133,7 @@ async fn collect(
     read.unwrap_or_else(|_| Err(s3_error!(RequestTimeout)))
 }
 
-/// What each address holds of the memory for unauthenticated bodies.
+/// The memory that each address uses of the budget for unauthenticated bodies.
 #[derive(Debug)]
 struct AddressShares {
     held: Mutex<HashMap<IpAddr, usize>>,
@@ -145,12 +145,12 @@ impl AddressShares {
         self.held.lock()
     }
 
-    /// Returns a share of so many bytes, unless the address holds too much already.
+    /// Returns a share of `bytes` bytes; `None` when the address uses too much already.
     fn take(shares: &Arc<Self>, address: Option<IpAddr>, bytes: usize) -> Option<AddressShare> {
         let Some(address) = address else { return Some(AddressShare(None)) };
         let mut held = shares.held();
         let of_address = held.entry(address).or_default();
-        // One always fits.
+        // The first one always fits.
         if *of_address > 0 && *of_address + bytes > shares.bytes_max {
             return None;
         }
@@ -159,7 +159,7 @@ impl AddressShares {
     }
 }
 
-/// What one request of an address holds; given back when this is dropped.
+/// The share of one request of an address. It is released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AddressShare(Option<(Arc<AddressShares>, IpAddr, usize)>);
 
@@ -176,8 +176,8 @@ impl Drop for AddressShare {
     }
 }
 
-/// Counts an answer until it is sent, if it is held whole. One that takes too much is replaced by an error,
-/// unless it tells what a change has done.
+/// Counts a buffered answer until it is sent. One that needs too much memory is replaced by an error,
+/// unless it reports what a change has done.
 pub(crate) fn send(
     mut response: Response<Body>,
     share: MemoryPermit,

@@ -1,4 +1,5 @@
-//! The byte stream of one connection: notes when it last moved, and ends without losing an answer.
+//! The byte stream of one connection. It records when bytes last moved, and closes without losing an
+//! answer.
 
 use std::{
     future::Future,
@@ -19,19 +20,19 @@ use tokio::{
 
 use crate::request_body::Linger;
 
-/// Longest time that a connection is read after its last answer.
+/// Longest time for which a connection is read after its last answer.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Longest time without a byte while it is.
 const LINGER_IDLE: Duration = Duration::from_secs(5);
 
-/// Most bytes that are read and discarded then.
+/// Largest number of bytes that are read and discarded then.
 const LINGER_BYTES_MAX: u64 = 64 << 20;
 
-/// Bytes that are discarded at a time.
+/// Number of bytes that are discarded at a time.
 const DISCARDED: usize = 16 << 10;
 
-/// When a connection last did something; shared with the list of connections.
+/// The last activity of a connection, shared with the list of connections.
 #[derive(Debug)]
 pub(crate) struct Activity {
     began: Instant,
@@ -73,7 +74,7 @@ pub(crate) struct ConnectionIo<S> {
     ending: Option<Ending>,
 }
 
-/// A connection that has sent its last byte, and still reads.
+/// A connection that has sent its last byte, and is still read.
 struct Ending {
     deadline: Instant,
     timer: Pin<Box<Sleep>>,
@@ -87,8 +88,8 @@ impl<S> ConnectionIo<S> {
 }
 
 impl<S: AsyncRead + Unpin> ConnectionIo<S> {
-    /// Discards what the client still sends: closing with unread bytes would reset the connection, and
-    /// the client could lose the answer.
+    /// Discards what the client still sends. Closing with unread bytes would reset the connection, and the
+    /// client could lose the answer.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let ending = self.ending.get_or_insert_with(|| {
             let now = Instant::now();
@@ -187,7 +188,7 @@ mod tests {
         let (mut client, mut server) = pair(true);
         server.write_all(b"answer").await.unwrap();
         let ending = tokio::spawn(async move { server.shutdown().await });
-        // More than fits into the pipe: it is read.
+        // This does not fit into the pipe, so it is read.
         client.write_all(&vec![0; 1 << 20]).await.unwrap();
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();

@@ -1,4 +1,5 @@
-//! The open connections of a listener, and which of them make room for others (docs/adr/0034).
+//! The open connections of a listener, and the choice of those that are closed to make room for others
+//! (docs/adr/0034).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,19 +17,19 @@ use tokio::time::Instant;
 
 use crate::{connection_io::Activity, limit::network};
 
-/// How long a connection is idle before it can be closed for another one.
+/// Time after which an idle connection may be closed for another one.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 
-/// One in so many is closed when the limit of all is reached, so that the list is not searched for
-/// each new connection.
+/// One of this many connections is closed at once when the total limit is reached, so that the list is not
+/// searched for each new connection.
 const CLOSED_PART: usize = 32;
 
-/// Most connections of one listener.
+/// The connection limits of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// In all.
+    /// Largest number of connections in all.
     pub total: usize,
-    /// From one address; from one /64 network with IPv6.
+    /// Largest number of connections from one address, or from one /64 network with IPv6.
     pub per_address: usize,
 }
 
@@ -39,17 +40,17 @@ pub(crate) struct Connections {
     limits: ConnectionLimits,
     began: Instant,
     open: Mutex<Open>,
-    /// How many are open, for whoever wants to know.
+    /// Number of open connections, for readers of the metric.
     count: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    /// Connections that were not told to end.
+    /// Number of connections that were not told to close.
     total: usize,
     by_address: HashMap<IpAddr, BTreeMap<u64, Entry>>,
-    /// Whether a limit was reached since there was last plenty of room; said once.
+    /// Whether a limit was reached since there was last plenty of room. It is logged once.
     is_crowded: bool,
 }
 
@@ -61,7 +62,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Returns since when the connection is idle, if it can be closed.
+    /// Returns since when the connection is idle, if it may be closed.
     fn idle_since(&self, now: u64) -> Option<u64> {
         let since = self.activity.idle_since().filter(|_| !self.is_ending)?;
         let idle_min = u64::try_from(IDLE_MIN.as_millis()).unwrap_or(u64::MAX);
@@ -69,19 +70,19 @@ impl Entry {
     }
 }
 
-/// One open connection; dropping it makes room.
+/// One open connection. Dropping it makes room for another.
 #[derive(Debug)]
 pub(crate) struct Connection {
     connections: Arc<Connections>,
     address: IpAddr,
     id: u64,
     pub(crate) activity: Arc<Activity>,
-    /// Called when the connection is to end.
+    /// Tells the connection to close.
     pub(crate) closer: ConnectionCloser,
 }
 
 impl Connections {
-    /// Keeps `count` at the number of open connections.
+    /// Returns an empty list that keeps `count` at the number of open connections.
     #[expect(clippy::cast_precision_loss, reason = "a gauge of far fewer than 2^52 connections")]
     pub(crate) fn new(
         listener: &'static str,
@@ -97,8 +98,8 @@ impl Connections {
         self.open.lock()
     }
 
-    /// Takes in a connection. When a limit is reached, the connections that are idle longest end: of the
-    /// address, or of all. `None` when none of them is idle.
+    /// Admits a connection. When a limit is reached, the connections that have been idle longest are
+    /// closed, of this address or of all. Returns `None` when none of them is idle.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Connection> {
         let address = network(address);
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -139,8 +140,8 @@ impl Connections {
             tracing::warn!(
                 listener,
                 ?limits,
-                "the limit of connections of {whose} is reached: idle ones are closed, and new ones \
-                 refused when none is idle (FULA_CONNECTIONS, FULA_CONNECTIONS_PER_ADDRESS)"
+                "the limit of connections of {whose} is reached: idle connections are closed, and new ones \
+                 are refused when none is idle (FULA_CONNECTIONS, FULA_CONNECTIONS_PER_ADDRESS)"
             );
         }
     }
@@ -153,7 +154,7 @@ impl Connections {
 }
 
 impl Open {
-    /// Ends up to `wanted` connections that are idle, the longest first; returns how many.
+    /// Closes up to `wanted` idle connections, the longest idle first. Returns their number.
     fn end_idle(&mut self, of: Option<IpAddr>, wanted: usize, now: u64) -> usize {
         let lists =
             self.by_address.iter_mut().filter(|(address, _)| of.is_none_or(|of| of == **address));
@@ -218,7 +219,7 @@ mod tests {
         tokio::time::advance(IDLE_MIN).await;
         let third = all.admit(address(1)).unwrap();
         assert!(is_ended(&first) && !is_ended(&second) && !is_ended(&other));
-        // What answers a request stays.
+        // A connection that answers a request is not closed.
         tokio::time::advance(IDLE_MIN).await;
         second.activity.set_answering(true);
         let fourth = all.admit(address(1)).unwrap();

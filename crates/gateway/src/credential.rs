@@ -1,14 +1,14 @@
-//! Which credential a request carries.
+//! The kinds of credentials, and how a request carries them.
 
 use http::{HeaderMap, Uri, header, request::Parts};
 use s3s::{S3Result, s3_error};
 
 use crate::presigned::is_v4_url;
 
-/// The kind of credential that a request carries.
+/// The kind of credential of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Credential {
-    /// None: the request is anonymous.
+    /// There is none: the request is anonymous.
     None,
     /// An `Authorization` header.
     Header,
@@ -17,9 +17,9 @@ pub(crate) enum Credential {
 }
 
 impl Credential {
-    /// Finds the credential of a request. A URL with any parameter of a signature of version 4 is
-    /// presigned, also without the signature: else that could be moved into a header, where it does not
-    /// end when the URL does.
+    /// Determines the credential of a request. A URL with any parameter of a signature of version 4 counts
+    /// as presigned, even without the signature. Otherwise the signature could be moved into a header,
+    /// where it does not expire with the URL.
     ///
     /// # Errors
     /// 400 `InvalidArgument` for two credentials.
@@ -59,7 +59,7 @@ pub(crate) fn bearer_of(headers: &HeaderMap) -> S3Result<Option<String>> {
     if !scheme.eq_ignore_ascii_case(b"bearer") {
         return Ok(None);
     }
-    // Bytes that are no text make the token wrong, not the header.
+    // Bytes that are not text make the token invalid, not the header.
     Ok(Some(String::from_utf8_lossy(&text[scheme.len()..]).trim().to_owned()))
 }
 

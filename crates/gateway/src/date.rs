@@ -1,4 +1,4 @@
-//! Times on the wire.
+//! Dates and times in requests and answers.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,8 +7,8 @@ use http::HeaderValue;
 use s3s::dto::{Timestamp, TimestampFormat};
 use time::{Date, Month, PrimitiveDateTime, Time};
 
-/// Returns a time in milliseconds since 1970 as `s3s` has it, in whole seconds: so do AWS and the
-/// headers of HTTP.
+/// Converts a time in milliseconds since 1970 to a timestamp of `s3s`, in whole seconds as in AWS and in
+/// HTTP headers.
 pub(crate) fn timestamp(time_ms: u64) -> Timestamp {
     Timestamp::from(UNIX_EPOCH + Duration::from_secs(time_ms / 1000))
 }
@@ -37,8 +37,8 @@ pub(crate) fn parse_basic(text: &str) -> Option<Seconds> {
     seconds(date, time, 0)
 }
 
-/// Parses the forms of a date that RFC 9110 5.6.7 names (IMF-fixdate, RFC 850, asctime), and those of mail:
-/// a day of one digit, and a zone such as `UTC` or `-0000`. Returns seconds since 1970.
+/// Parses a date in the forms of RFC 9110 5.6.7 (IMF-fixdate, RFC 850, asctime) and of mail, with a day of
+/// one digit or a zone such as `UTC` or `-0000`. Returns seconds since 1970.
 pub(crate) fn parse_http_date(text: &str) -> Option<Seconds> {
     let rest = text.split_once(',').map_or(text, |(_weekday, rest)| rest);
     let words: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -66,7 +66,7 @@ pub(crate) fn parse_http_date(text: &str) -> Option<Seconds> {
     seconds(date.ok()?, time, offset_of(zone)?)
 }
 
-/// Returns a time of day, so many minutes east of Greenwich, in seconds since 1970.
+/// Returns a date and time in a zone that is `minutes_east` of Greenwich, in seconds since 1970.
 fn seconds(date: Date, time: Time, minutes_east: i64) -> Option<Seconds> {
     let local = PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp();
     u64::try_from(local - minutes_east * 60).ok()
@@ -84,7 +84,7 @@ fn month_of(text: &str) -> Option<Month> {
     Month::try_from(u8::try_from(index + 1).ok()?).ok()
 }
 
-/// Reads a year of four digits, or of two: from 70 on they are of the last century.
+/// Parses a year of four digits, or of two, which from 70 on belong to the last century.
 fn year_of(text: &str) -> Option<i32> {
     let is_number = text.bytes().all(|c| c.is_ascii_digit());
     let year: i32 = text.parse().ok().filter(|_| is_number)?;
@@ -96,7 +96,7 @@ fn year_of(text: &str) -> Option<i32> {
     }
 }
 
-/// Reads a zone; returns minutes east of Greenwich.
+/// Parses a zone. Returns minutes east of Greenwich.
 fn offset_of(zone: &str) -> Option<i64> {
     if ["GMT", "UTC", "UT", "Z"].iter().any(|name| zone.eq_ignore_ascii_case(name)) {
         return Some(0);

@@ -1,4 +1,4 @@
-//! Digests of bodies: MD5 and checksums as headers and trailers carry them.
+//! Digests of bodies: MD5 and checksums in headers and trailers.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use crate::{
     signature::{chunks::Trailers, shown},
 };
 
-/// Returns the algorithm of a name such as `CRC32C`, in any case.
+/// Returns the algorithm of a name such as `CRC32C`, in upper or lower case.
 pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
     match name.to_ascii_uppercase().as_str() {
         "CRC32" => Some(Algorithm::Crc32),
@@ -24,10 +24,10 @@ pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
     }
 }
 
-/// Reads the algorithm that a request asks for.
+/// Parses the algorithm that a request asks for.
 ///
 /// # Errors
-/// 400 `InvalidRequest` for one that is not offered.
+/// 400 `InvalidRequest` for an algorithm that is not supported.
 pub(crate) fn asked_algorithm(name: Option<&ChecksumAlgorithm>) -> S3Result<Option<Algorithm>> {
     let Some(name) = name.map(ChecksumAlgorithm::as_str) else { return Ok(None) };
     algorithm(name).ok_or_else(|| not_offered(name)).map(Some)
@@ -41,7 +41,7 @@ fn not_offered(name: &str) -> S3Error {
     )
 }
 
-/// Returns the name of an algorithm, in capitals.
+/// Returns the name of an algorithm in capitals.
 pub(crate) fn algorithm_name(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Crc32 => "CRC32",
@@ -76,13 +76,13 @@ pub(crate) fn decode_checksum(algorithm: Algorithm, text: &[u8]) -> Result<Bytes
         .ok_or(ServiceError::InvalidDigest(header_name(algorithm)))
 }
 
-/// What the headers of a request say about the digests of its body.
+/// The digests of a body that the headers of its request announce.
 #[derive(Default)]
 pub(crate) struct Digests {
     pub(crate) md5: Option<[u8; 16]>,
     pub(crate) checksum: Option<(Algorithm, Bytes)>,
     pub(crate) trailer: Option<Algorithm>,
-    /// Named by `x-amz-sdk-checksum-algorithm`.
+    /// Algorithm named by `x-amz-sdk-checksum-algorithm`.
     pub(crate) named: Option<Algorithm>,
 }
 
@@ -127,7 +127,7 @@ impl Digests {
         Ok(digests)
     }
 
-    /// Returns the algorithm that was sent or named.
+    /// Returns the algorithm whose checksum was sent or named.
     pub(crate) fn algorithm(&self) -> Option<Algorithm> {
         let sent = self.checksum.as_ref().map(|(algorithm, _)| *algorithm);
         sent.or(self.trailer).or(self.named)
@@ -155,7 +155,7 @@ fn several() -> S3Error {
     s3_error!(InvalidRequest, "{text}")
 }
 
-/// Headers that begin like checksums but carry none.
+/// Returns whether a header begins like a checksum but carries none.
 fn is_checksum_setting(name: &str) -> bool {
     ["x-amz-checksum-algorithm", "x-amz-checksum-type", "x-amz-checksum-mode"].contains(&name)
 }

@@ -1,5 +1,5 @@
-//! Service errors to S3 errors. [`row`] is the table: one row for every error, without a catch-all.
-//! What all errors of a kind have in common is decided in [`s3_error()`] and [`log`], once per
+//! Maps service errors to S3 errors. [`row`] is the table, with one row for each error and no catch-all.
+//! What all errors of a kind have in common is decided in [`s3_error()`] and [`log`], once for each
 //! [`ErrorKind`].
 
 use fula_service::{Applied, ConditionName, ErrorKind, Outage, ServiceError, error::chain};
@@ -8,22 +8,22 @@ use s3s::{Body, S3Error, S3ErrorCode, s3_error};
 
 use crate::date::{http_date, timestamp};
 
-/// Seconds a client is asked to wait before it tries again.
+/// Number of seconds that a client is asked to wait before it tries again.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// Tells the client whether a write that failed may have been applied.
+/// Header that tells the client whether a failed write may have been applied.
 const OUTCOME_HEADER: HeaderName = HeaderName::from_static("x-fula-outcome");
 
-/// Tells the outermost layer which condition failed; never sent.
+/// Header that tells the outermost layer which condition failed. It is never sent.
 pub(crate) const CONDITION_HEADER: HeaderName = HeaderName::from_static("x-fula-condition");
 
-/// Tells the outermost layer that the signature of a chunk is not that of the key; never sent.
+/// Header that tells the outermost layer that the signature of a chunk is wrong. It is never sent.
 pub(crate) const FORGED_HEADER: HeaderName = HeaderName::from_static("x-fula-forged");
 
-/// Tells the outermost layer of an element that an error has besides; never sent.
+/// Header that carries an additional element of an error to the outermost layer. It is never sent.
 pub(crate) const DETAIL_HEADER: HeaderName = HeaderName::from_static("x-fula-detail");
 
-/// Maps an error to what the client sees; what only the log may see is logged here, once.
+/// Maps an error to the error for the client, and logs once what only the log may contain.
 pub(crate) fn s3_error(error: ServiceError) -> S3Error {
     log(&error);
     let answer = row(&error);
@@ -40,27 +40,27 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
     }
 }
 
-/// Logs what the operator needs to know of an error. A new error of a kind that is logged is logged,
-/// too, unless it is named here.
+/// Logs what the operator needs to know of an error. An error of a kind that is logged is logged unless it
+/// is named here.
 fn log(error: &ServiceError) {
     if let ServiceError::InCommit { error, .. } = error {
         return log(error);
     }
     match error.kind() {
-        ErrorKind::Bug => tracing::error!(why = chain(error), "internal error"),
+        ErrorKind::Bug => tracing::error!(why = chain(error), "internal error: please report it"),
         ErrorKind::Retry(_) | ErrorKind::Damaged => match error {
             ServiceError::Busy(_) => {}
             ServiceError::Regressed(why) => {
-                tracing::error!(why, "refused: the arbiter is in doubt");
+                tracing::error!(why, "request refused: the arbiter is in doubt");
             }
             error => {
-                tracing::error!(why = chain(error), "unavailable");
+                tracing::error!(why = chain(error), "request failed: a store cannot serve it");
                 metrics::counter!("fula_unavailable_total").increment(1);
             }
         },
         ErrorKind::Invalid => {
             if let ServiceError::BodyFailed(why) = error {
-                tracing::debug!(why, "a request body broke off");
+                tracing::debug!(why, "a request body could not be read");
             }
         }
         ErrorKind::Denied
@@ -71,8 +71,8 @@ fn log(error: &ServiceError) {
     }
 }
 
-/// Returns the code of an error, the text where S3's own does not say enough, and the headers that
-/// no other error of its kind has.
+/// Returns the code of an error, a text where that of S3 is not enough, and the headers that are specific
+/// to this error.
 fn row(error: &ServiceError) -> S3Error {
     use S3ErrorCode as Code;
     use ServiceError as E;
@@ -132,8 +132,8 @@ fn busy_text(outcome: Applied) -> &'static str {
     }
 }
 
-/// Says what is wrong and what to do. Nothing of it tells of other buckets, of addresses or of names of
-/// machines: the log does.
+/// Returns what is wrong and what to do, for the client. The text reveals nothing about other buckets,
+/// addresses or names of machines; these are in the log.
 fn outage_text(outage: Outage) -> &'static str {
     match outage {
         Outage::Arbiter { is_late: false } => {
@@ -182,7 +182,7 @@ fn outage_text(outage: Outage) -> &'static str {
     }
 }
 
-/// Asks the client to send the request again, and says what became of a write.
+/// Asks the client to send the request again, and states whether a write may have been applied.
 fn retry_later(mut error: S3Error, outcome: Applied) -> S3Error {
     error.set_status_code(StatusCode::SERVICE_UNAVAILABLE);
     let retry_after = HeaderValue::from_static(RETRY_AFTER_SECONDS);
@@ -207,7 +207,7 @@ fn with_headers(
     error
 }
 
-/// Returns an error whose code S3 servers use but `s3s` does not know.
+/// Returns an error with a code that S3 servers use and `s3s` does not know.
 fn custom(code: &'static str, status: StatusCode, text: String) -> S3Error {
     let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), text);
     error.set_status_code(status);
@@ -222,7 +222,8 @@ fn too_many_buckets(max: u64) -> S3Error {
     )
 }
 
-/// Says how a bucket can be made public all the same. It is the code that STS uses for a limit, too.
+/// Returns the error for too many public buckets, with advice. Its code is the one that STS uses for
+/// limits, too.
 fn too_many_public(max: u64) -> S3Error {
     let text = format!(
         "You have {max} public buckets, which is the most that one owner may have here. Remove the \
@@ -231,7 +232,8 @@ fn too_many_public(max: u64) -> S3Error {
     custom("LimitExceeded", StatusCode::BAD_REQUEST, text)
 }
 
-/// Names what is not offered, so that nothing asked for is silently ignored.
+/// Returns the error for an unsupported feature, which it names, so that nothing in a request is silently
+/// ignored.
 pub(crate) fn not_implemented(what: &str) -> S3Error {
     s3_error!(NotImplemented, "{what} is not implemented.")
 }
@@ -245,11 +247,11 @@ fn credential_expired() -> S3Error {
 }
 
 fn newer_format() -> S3Error {
-    let text = "This bucket is written by a newer version of Fula; it is read-only here.";
+    let text = "This bucket was written by a newer version of Fula and is read-only here.";
     S3Error::with_message(S3ErrorCode::MethodNotAllowed, text)
 }
 
-/// The body is not what `x-amz-content-sha256` says.
+/// Returns the error for a body that does not match `x-amz-content-sha256`.
 pub(crate) fn payload_mismatch() -> S3Error {
     let text = "The provided 'x-amz-content-sha256' header does not match what was computed.";
     custom("XAmzContentSHA256Mismatch", StatusCode::BAD_REQUEST, text.to_owned())
@@ -263,12 +265,12 @@ fn forged_chunk() -> S3Error {
 fn precondition_failed(name: ConditionName) -> S3Error {
     let text = "At least one of the pre-conditions you specified did not hold";
     let error = S3Error::with_message(S3ErrorCode::PreconditionFailed, text);
-    // The outer layer turns this into the <Condition> element and removes it.
+    // The outermost layer turns this into the <Condition> element and removes it.
     let condition = HeaderValue::from_str(&name.to_string()).ok();
     with_headers(error, condition.map(|condition| (CONDITION_HEADER, condition)))
 }
 
-/// Says which change of a commit an error is about.
+/// Adds the key of a change of a commit to its error.
 fn in_commit(key: &str, mut error: S3Error) -> S3Error {
     let text = error.message().unwrap_or_else(|| error.code().as_str()).to_owned();
     error.set_message(format!("{text} (key {key:?}; nothing of the commit was carried out)"));
@@ -298,7 +300,7 @@ fn full() -> S3Error {
     custom("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE, text.to_owned())
 }
 
-/// A body over the limit.
+/// Returns the error for a body that is longer than the limit.
 pub(crate) fn too_large(bytes_max: usize) -> S3Error {
     s3_error!(
         MaxMessageLengthExceeded,
@@ -306,7 +308,7 @@ pub(crate) fn too_large(bytes_max: usize) -> S3Error {
     )
 }
 
-/// Returns the answer that an error is.
+/// Returns the answer for an error.
 pub(crate) fn respond(error: S3Error) -> Response<Body> {
     error.to_http_response().unwrap_or_else(|_| {
         let mut response = Response::new(Body::empty());
@@ -315,7 +317,7 @@ pub(crate) fn respond(error: S3Error) -> Response<Body> {
     })
 }
 
-/// Returns a text as XML holds it.
+/// Escapes a text for XML.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

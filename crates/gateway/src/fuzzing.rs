@@ -1,6 +1,6 @@
-//! Parsers of what strangers send, opened for the fuzz targets in `fuzz/`: they are private otherwise.
+//! Access for the fuzz targets in `fuzz/` to the parsers of data from clients, which are private otherwise.
 //!
-//! Only builds with the feature `fuzzing` have this module, and the tests.
+//! The module exists only in builds with the feature `fuzzing`, and in tests.
 
 use std::borrow::Cow;
 
@@ -29,15 +29,15 @@ pub use fula_service::{
     policy::PublicRead,
 };
 
-/// Reads the body of a multi-key commit; `None` when it is refused.
+/// Parses the body of a multi-key commit. Returns `None` when it is refused.
 pub fn commit(body: &[u8]) -> Option<Vec<BatchChange>> {
     s3::parse_commit(body).ok()
 }
 
-/// Finds the operation that a request asks for, and returns a text that tells operations apart.
+/// Determines the operation of a request. Returns a text that identifies the operation.
 ///
 /// # Errors
-/// The code of the S3 error that the request is answered with, or nothing when it is no request.
+/// The code of the S3 error, or an empty text when it is not a request.
 pub fn operation(method: &Method, uri: &str, host_is_bucket: bool) -> Result<String, String> {
     let request = Request::builder().method(method).uri(uri).body(());
     let (parts, ()) = request.map_err(|_| String::new())?.into_parts();
@@ -47,11 +47,11 @@ pub fn operation(method: &Method, uri: &str, host_is_bucket: bool) -> Result<Str
     }
 }
 
-/// Takes the signature of a request apart and compares it with the one of a secret. Returns what the
-/// operation would see of the request: its query, and the names of its headers.
+/// Parses the signature of a request, and compares it with the one of a secret. Returns what the operation
+/// would see of the request: its query, and the names of its headers.
 ///
 /// # Errors
-/// The code of the S3 error that the request is answered with, or nothing when it is no request.
+/// The code of the S3 error, or an empty text when it is not a request.
 pub fn signed(
     method: &Method,
     uri: &str,
@@ -85,8 +85,8 @@ pub fn signed(
     Ok((parts.uri.query().unwrap_or_default().to_owned(), names))
 }
 
-/// Takes a body apart that is framed in chunks without signatures and comes in pieces of so many bytes;
-/// `None` when it is malformed.
+/// Decodes a body in chunks without signatures that arrives in pieces of `piece` bytes. Returns `None` when
+/// it is malformed.
 pub async fn content_of_chunks(body: &[u8], piece: usize, length: u64) -> Option<Bytes> {
     let frames: Vec<_> = body
         .chunks(piece)
@@ -99,18 +99,17 @@ pub async fn content_of_chunks(body: &[u8], piece: usize, length: u64) -> Option
     Some(body.collect().await.ok()?.to_bytes())
 }
 
-/// Expands references to characters in XML.
+/// Expands character references in XML.
 pub fn expanded(body: &[u8]) -> Bytes {
     normalise::expand_references(Bytes::copy_from_slice(body))
 }
 
-/// Returns the names of the parameters in a query, decoded.
+/// Returns the decoded names of the parameters of a query.
 pub fn parameters(query: &str) -> Vec<String> {
     form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name.into_owned()).collect()
 }
 
-/// Reads the form of a request for a session. Returns the parameters that it has, by name; `None` when
-/// it is refused.
+/// Parses the form of a request for a session. Returns its parameters by name; `None` when it is refused.
 pub fn session_form(body: &[u8]) -> Option<Vec<(&'static str, String)>> {
     let Asked { action, version, role, token, session_name, life } =
         Asked::parse(None, body).ok()?;
@@ -125,7 +124,7 @@ pub fn session_form(body: &[u8]) -> Option<Vec<(&'static str, String)>> {
     Some(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }
 
-/// Returns the parameters in a form, decoded.
+/// Returns the decoded parameters of a form.
 pub fn form(body: &[u8]) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
     form_urlencoded::parse(body).collect()
 }

@@ -1,5 +1,5 @@
-//! What is checked of a body beside `s3s`, which hands XML over parsed and does not look at the digests
-//! in its headers.
+//! Checks of headers and bodies that `s3s` does not make: it parses XML without comparing the body with the
+//! digests in its headers.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -17,8 +17,7 @@ use crate::{
     signature::chunks::Trailers,
 };
 
-/// Refuses forms that browsers post: s3s would take their file in before anybody is asked who
-/// they are.
+/// Refuses forms that browsers post. `s3s` would read their file before the sender is authenticated.
 pub(crate) fn check_form(parts: &Parts) -> S3Result<()> {
     let value = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let is_form = value.is_some_and(|value| {
@@ -31,7 +30,8 @@ pub(crate) fn check_form(parts: &Parts) -> S3Result<()> {
     Ok(())
 }
 
-/// Refuses a host with bytes beyond ASCII: a name has none, and every reader would make another one of it.
+/// Refuses a host with bytes beyond ASCII. A host name has none, and different readers would interpret them
+/// differently.
 pub(crate) fn check_host(parts: &Parts) -> S3Result<()> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     if hosts.all(|host| host.as_bytes().is_ascii()) {
@@ -49,7 +49,7 @@ pub(crate) fn check_length(parts: &Parts) -> S3Result<()> {
     if is_known { Ok(()) } else { Err(s3_error!(MissingContentLength)) }
 }
 
-/// Refuses chunks around a body that is read whole, and XML of unknown length.
+/// Refuses chunks around a buffered body, and XML of unknown length.
 pub(crate) fn check_framing(headers: &HeaderMap, kind: Kind) -> S3Result<()> {
     let is_unknown = headers.contains_key(header::TRANSFER_ENCODING)
         && !headers.contains_key(header::CONTENT_LENGTH);
@@ -70,7 +70,7 @@ pub(crate) fn check_hash(headers: &HeaderMap, body: &Bytes) -> S3Result<()> {
     if differs { Err(payload_mismatch()) } else { Ok(()) }
 }
 
-/// Checks a whole body against the digests that its headers name, or that followed it.
+/// Checks a whole body against the digests in its headers and trailers.
 pub(crate) fn check_whole(
     headers: &HeaderMap,
     body: &Bytes,
@@ -78,8 +78,7 @@ pub(crate) fn check_whole(
     trailers: Option<&Trailers>,
 ) -> S3Result<()> {
     check_hash(headers, body)?;
-    // s3s would pass over the text in a CDATA section, and a key would be another one.
-    // In JSON it is text like any other.
+    // `s3s` would skip the text in a CDATA section, and read another key. In JSON it is ordinary text.
     if kind != Kind::Commit && body.windows(9).any(|window| window == b"<![CDATA[") {
         return Err(s3_error!(MalformedXML, "CDATA sections are not accepted."));
     }

@@ -5,15 +5,15 @@ use s3s::{
     host::{S3Host, VirtualHost},
 };
 
-/// A setting that names no domain.
+/// The reason why a setting is not a domain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDomain {
-    /// Leave the port out.
+    /// The setting contains a port. Leave it out.
     #[error(
         "FULA_DOMAIN is {0:?}; host names are compared without their port, so leave it out: {1}"
     )]
     Port(String, String),
-    /// Name a domain.
+    /// The setting is not a domain name.
     #[error("FULA_DOMAIN is {0:?}; it is a domain name alone, e.g. s3.example.com")]
     Form(String),
 }
@@ -22,7 +22,7 @@ pub enum InvalidDomain {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain(String);
 
-/// Returns a host name as it is compared: without a dot at its end, in lower case.
+/// Returns a host name in the form for comparison: in lower case, without a dot at its end.
 fn comparable(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
@@ -37,7 +37,7 @@ impl Domain {
     /// Parses a domain name.
     ///
     /// # Errors
-    /// [`InvalidDomain`].
+    /// [`InvalidDomain`] with the reason.
     pub fn parse(text: &str) -> Result<Self, InvalidDomain> {
         let is_label = |label: &str| {
             !label.is_empty() && label.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
@@ -53,8 +53,8 @@ impl Domain {
         Ok(Self(comparable(text)))
     }
 
-    /// Returns the bucket that a `Host` header names; `None` for the domain itself and for every
-    /// other host, which mean path style.
+    /// Returns the bucket that a `Host` header names. Returns `None` for the domain itself and for every
+    /// other host, where the path names the bucket.
     pub(crate) fn bucket_of(&self, host: &str) -> Option<String> {
         let host = comparable(without_port(host));
         let bucket = host.strip_suffix(&self.0)?.strip_suffix('.')?;
@@ -62,7 +62,7 @@ impl Domain {
     }
 }
 
-/// So that `s3s` finds the same bucket. It computes the signature over the header as it was sent.
+/// Lets `s3s` find the same bucket.
 impl S3Host for Domain {
     fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
         let found = VirtualHost::new(self.0.as_str());

@@ -1,7 +1,7 @@
-//! The outermost layer: what every request gets, whoever answers it.
+//! The outermost layer, which every request passes.
 //!
-//! Request ids, one log line each, metrics by operation and status, our own routes, and the
-//! repair of what `s3s` leaves out of error bodies. No secret, token or query is ever logged.
+//! It assigns request ids, logs each request, counts metrics by operation and status, serves the routes of
+//! the gateway itself, and completes the error bodies of `s3s`. No secret, token or query is ever logged.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -36,18 +36,18 @@ use crate::{
     sts,
 };
 
-/// Version of the bucket that an answer holds at.
+/// Header with the bucket version that an answer holds at.
 const VERSION: HeaderName = HeaderName::from_static("x-fula-version");
 
-/// The same, on an answer that may be outdated because the arbiter could not be asked.
+/// The same, for an answer that may be outdated because the arbiter is away.
 const STALE: HeaderName = HeaderName::from_static("x-fula-stale");
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
-/// Prefix of the routes that are ours; `fula` is no bucket name.
+/// Prefix of the gateway's own routes. `fula` cannot be a bucket name.
 const OWN_ROUTES: &str = "/fula/";
 
-/// Answers HTTP requests; cloned freely, shared by all connections.
+/// Answers HTTP requests. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     s3: S3Service,
@@ -57,7 +57,7 @@ pub struct Gateway {
     ids: Arc<RequestIds>,
 }
 
-/// Numbers requests: the start of the process, then a count.
+/// Generates request ids from the start of the process and a counter.
 #[derive(Debug)]
 struct RequestIds {
     seed: u64,
@@ -67,7 +67,7 @@ struct RequestIds {
 impl RequestIds {
     fn draw(&self) -> String {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        // Spread, so that ids of one process do not look alike; never repeats within it.
+        // The multiplication makes the ids of one process look different. It never repeats an id.
         format!("{:016X}", self.seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 }
@@ -122,8 +122,8 @@ impl Gateway {
         }
         mend(&mut response, &id, &path);
         if waits_for_continue && is_empty {
-            // No 100 is sent for an empty body. Clients may then misread the next answer on the
-            // connection (botocore takes this answer's status for it), so the connection ends.
+            // No 100 is sent for an empty body. Clients may then misread the next answer on the connection
+            // (botocore takes the status of this answer for it), so the connection is closed.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -147,7 +147,7 @@ impl Gateway {
         response
     }
 
-    /// Finds out what a request is about, and hands it to whoever answers that.
+    /// Determines what a request is about, and passes it to the layer that answers it.
     async fn answer(
         &self,
         request: Request<s3s::Body>,
@@ -181,7 +181,7 @@ impl Gateway {
         if !admitted.route.is_page {
             return self.s3(admitted).await;
         }
-        // What a change has done is told at any rate.
+        // The result of a change is reported in any case.
         let is_change = admitted.request.method() == Method::POST;
         match self.buffered.page(admitted.request.extensions()).await {
             Ok(share) => buffered::send(self.s3(admitted).await, share, is_change),
@@ -189,15 +189,15 @@ impl Gateway {
         }
     }
 
-    /// Returns the bucket below our domain that the `Host` header names.
+    /// Returns the bucket that the `Host` header names below the gateway's domain.
     fn host_bucket<B>(&self, request: &Request<B>) -> Option<HostBucket> {
         let domain = self.config.domain.as_ref()?;
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         domain.bucket_of(host?).map(HostBucket)
     }
 
-    /// Refuses what can be refused: first by the headers alone, then by the signature. Then takes the body in
-    /// hand, and leaves of the request what `s3s` must see.
+    /// Refuses what can be refused, first by the headers alone and then by the signature. Then takes the
+    /// body, and leaves only those parts of the request that `s3s` must see.
     async fn admit(
         &self,
         mut parts: Parts,
@@ -248,7 +248,7 @@ impl Gateway {
         Ok(Admitted { request: Request::from_parts(parts, body), route, signer })
     }
 
-    /// Returns the body as the operation takes it: without its framing, and held to its digests.
+    /// Returns the body as the operation reads it: without its framing, and checked against its digests.
     async fn body(
         &self,
         parts: &mut Parts,
@@ -275,7 +275,7 @@ impl Gateway {
 
     async fn s3(&self, admitted: Admitted) -> Response<s3s::Body> {
         let Admitted { request, signer, .. } = admitted;
-        // A bug in one request must not look like a broken network to its client.
+        // A bug in one request must not look like a network fault to the client.
         match AssertUnwindSafe(self.s3.call(request)).catch_unwind().await {
             Ok(Ok(mut response)) => {
                 let is_forged = response.headers_mut().remove(FORGED_HEADER).is_some();
@@ -284,23 +284,23 @@ impl Gateway {
                 }
                 return response;
             }
-            Ok(Err(error)) => tracing::error!(%error, "request could not be answered"),
-            Err(_) => tracing::error!("request panicked"),
+            Ok(Err(error)) => tracing::error!(%error, "a request could not be answered"),
+            Err(_) => tracing::error!("internal error: a request panicked; please report it"),
         }
         respond(s3s::S3Error::new(S3ErrorCode::InternalError))
     }
 }
 
-/// A request that is let through to `s3s`.
+/// A request that is passed on to `s3s`.
 struct Admitted {
     request: Request<s3s::Body>,
     route: &'static Route,
-    /// Who signed it, if anybody did.
+    /// Signer of the request, if it is signed.
     signer: Option<Signer>,
 }
 
 impl Gateway {
-    /// Answers what is no S3.
+    /// Answers requests of non-S3 routes under `/fula/`.
     fn own_route(&self, request: &Request<s3s::Body>) -> Response<s3s::Body> {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/fula/capabilities") => {
@@ -323,7 +323,7 @@ impl Gateway {
         }
     }
 
-    /// Says what a bearer token is good for here.
+    /// Answers what a bearer token may be used for.
     fn who_am_i(&self, request: &Request<s3s::Body>) -> Response<s3s::Body> {
         let unauthorized = |text: &str| {
             let body = serde_json::json!({"error": text});
@@ -370,7 +370,7 @@ fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<s3s::
     response
 }
 
-/// Says which state of the bucket an answer rests on, and whether it may be outdated.
+/// Sets the headers that tell the bucket version of an answer, and whether it may be outdated.
 fn tell_version(response: &mut Response<s3s::Body>, seen: &Seen) {
     let Some(version) = seen.version() else { return };
     let headers = response.headers_mut();
@@ -380,9 +380,9 @@ fn tell_version(response: &mut Response<s3s::Body>, seen: &Seen) {
     }
 }
 
-/// Adds what every answer carries, and completes XML errors.
+/// Adds the headers of every answer, and completes XML errors.
 fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
-    // s3s answers HEAD with 200 whatever part of the object it is about.
+    // `s3s` answers HEAD with 200 even if only a part of the object was requested.
     let is_part = response.headers().contains_key(header::CONTENT_RANGE);
     if is_part && response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -419,7 +419,7 @@ fn text_of(value: Option<&HeaderValue>) -> Option<&str> {
     value.and_then(|value| value.to_str().ok())
 }
 
-/// Puts the elements that `s3s` leaves out before the end of an error.
+/// Inserts the elements that `s3s` leaves out before the end of an error.
 fn mend_xml(body: &Bytes, elements: &str, id: &str, path: &str) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let head = text.strip_suffix("</Error>")?;

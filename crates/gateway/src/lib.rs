@@ -1,8 +1,8 @@
-//! The wire: S3 over HTTP, the routes of our own, errors to S3 codes, metrics.
+//! The HTTP interface: S3, the gateway's own routes, the mapping of errors to S3 codes, and metrics.
 //!
-//! `http` is the outermost layer: request ids, logs, metrics, limits. Inside it, requests go
-//! either to a route of our own or, once `signature` has verified them, through `s3s` (XML and headers) to
-//! `s3`, which translates to and from the service. Nothing below this crate knows of HTTP.
+//! `http` is the outermost layer: request ids, logs, metrics, limits. A request then goes to one of the
+//! gateway's own routes, or, once `signature` has verified it, through `s3s` (XML and headers) to `s3`,
+//! which translates to and from the service. Nothing below this crate knows of HTTP.
 
 pub mod admin;
 mod auth;
@@ -44,17 +44,17 @@ pub use self::{
     request::Peer,
 };
 
-/// Bounds of the wire, by name.
+/// The limits of requests and connections.
 #[derive(Clone, Debug)]
 pub struct WireLimits {
     /// Largest XML body of a request, in bytes.
     pub xml_bytes_max: usize,
-    /// How long a client may take to send its headers.
+    /// Longest time that a client may take to send its headers.
     pub header_timeout: std::time::Duration,
-    /// How long a body may stand still.
+    /// Longest time without a byte of a body.
     pub body_idle_timeout: std::time::Duration,
-    /// Bytes that a client must send each second, once a body took longer than that in all; 0 is no
-    /// bound.
+    /// Number of bytes that a client must send each second, once its body has taken longer than that in
+    /// all; 0 for no limit.
     pub body_bytes_per_second_min: u64,
 }
 
@@ -69,7 +69,7 @@ impl Default for WireLimits {
     }
 }
 
-/// What the gateway says and accepts on the wire.
+/// The settings of the HTTP interface.
 #[derive(Clone, Debug)]
 pub struct WireConfig {
     /// Region that `GetBucketLocation` and `HeadBucket` report.
@@ -80,16 +80,16 @@ pub struct WireConfig {
     pub presigned_v2: bool,
     /// Domain whose subdomains are bucket names, for virtual-host style.
     pub domain: Option<Domain>,
-    /// Whether a proxy in front of the gateway ends TLS, so that tokens that come over plain HTTP were
-    /// not readable on the way.
+    /// Whether a proxy in front of the gateway ends TLS, so that tokens which arrive over plain HTTP could
+    /// not be read on the way.
     pub tls_terminated: bool,
-    /// How often one user and one address may ask.
+    /// Rate limits of one user and of one address.
     pub rates: Rates,
-    /// Bounds.
+    /// Limits of requests and connections.
     pub limits: WireLimits,
 }
 
-/// Puts the wire in front of a service.
+/// Returns the HTTP interface of a service.
 pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfig) -> Gateway {
     let limits = &config.limits;
     let mut s3_config = s3s::config::S3Config::default();

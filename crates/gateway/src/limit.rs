@@ -1,4 +1,4 @@
-//! How often one user, and one address, may ask.
+//! Rate limits of one user and of one address.
 
 use std::{
     fmt,
@@ -10,15 +10,15 @@ use std::{
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-/// Checks between which limiters forget who has not asked for a while.
+/// Number of checks after which limiters remove users and addresses that have been inactive.
 const TIDY_EVERY: u32 = 1 << 14;
 
-/// Requests per second; `None` is without bound.
+/// Largest numbers of requests per second; `None` for no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rates {
-    /// Of one user.
+    /// Limit of one user.
     pub user: Option<NonZeroU32>,
-    /// Of one address; of one /64 network with IPv6.
+    /// Limit of one address, or of one /64 network with IPv6.
     pub address: Option<NonZeroU32>,
 }
 
@@ -28,7 +28,7 @@ struct Limiter<K: Hash + Eq + Clone> {
 }
 
 impl<K: Hash + Eq + Clone> Limiter<K> {
-    /// Allows `rate` a second, and as many at once.
+    /// Allows `rate` requests a second, and as many at once.
     fn new(rate: NonZeroU32) -> Self {
         let limiter = RateLimiter::keyed(Quota::per_second(rate));
         Self { limiter, checks: AtomicU32::new(0) }
@@ -43,7 +43,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     }
 }
 
-/// Who has asked how often.
+/// The rates of all users and addresses.
 pub(crate) struct RateLimits {
     users: Option<Limiter<String>>,
     addresses: Option<Limiter<IpAddr>>,
@@ -69,7 +69,7 @@ impl RateLimits {
     }
 }
 
-/// Returns what counts as one address: whoever has an IPv6 address has a whole /64 of them.
+/// Returns the network that counts as one address. An IPv6 client usually has a whole /64.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -88,7 +88,7 @@ mod tests {
         let rate = NonZeroU32::new(3);
         let limits = RateLimits::new(Rates { user: rate, address: rate });
         let refused = (0..10).filter(|_| limits.refuses_user("a")).count();
-        // One may come back while the loop runs.
+        // One request may be allowed again while the loop runs.
         assert!((6..=7).contains(&refused), "{refused}");
         assert!(!limits.refuses_user("b"));
         let address = |text: &str| text.parse::<IpAddr>().unwrap();

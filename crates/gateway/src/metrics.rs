@@ -1,7 +1,7 @@
-//! Prometheus metrics: what is counted, and how it is rendered.
+//! Prometheus metrics, and how they are rendered.
 //!
-//! [`ALL`] declares every metric once. All of them exist from the start, so that a query for something
-//! that has not happened yet finds 0 and not nothing.
+//! [`ALL`] declares every metric once. All of them exist from the start, so that a query about something
+//! that has not happened yet finds 0.
 
 mod catalog;
 
@@ -10,20 +10,20 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 pub use self::catalog::{ALL, Kind, Metric, Series};
 
-/// Upper bounds of latency buckets, in seconds.
+/// Upper bounds of the buckets of latencies, in seconds.
 const SECONDS: [f64; 14] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
-/// Upper bounds of buckets for collections, in seconds.
+/// Upper bounds of the buckets of collections, in seconds.
 const GC_SECONDS: [f64; 8] = [0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
 
-/// Upper bounds of batch size buckets, in changes.
+/// Upper bounds of the buckets of batch sizes, in changes.
 const CHANGES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// Installs the recorder of this process and returns what renders it. Every metric of [`ALL`] is in it.
+/// Installs the recorder of this process, and returns its renderer. It contains every metric of [`ALL`].
 ///
 /// # Errors
-/// [`BuildError`] when there already is one.
+/// [`BuildError`] when there is one already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = builder()?.install_recorder()?;
     begin();
@@ -37,7 +37,7 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_changes".to_owned()), &CHANGES)
 }
 
-/// Describes every metric to the recorder, and begins each of its series at 0.
+/// Describes every metric to the recorder, and starts each of its series at 0.
 fn begin() {
     for metric in ALL {
         match metric.kind {

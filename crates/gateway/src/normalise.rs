@@ -1,7 +1,7 @@
-//! What becomes of a request between the verification of its signature and `s3s` (docs/adr/0036).
+//! Normalises a request after its signature was verified and before `s3s` parses it (docs/adr/0036).
 //!
-//! `s3s` gets no credential, and of the headers and parameters only what it must parse. The request as it was
-//! sent waits in the extensions, and takes the place of the other one before an operation runs.
+//! `s3s` gets no credential, and only those headers and parameters that it must parse. The request as it
+//! was sent is kept in the extensions, and is put back before an operation runs.
 
 use bytes::Bytes;
 use http::{
@@ -17,7 +17,7 @@ use crate::{
     signature::{CONTENT_HASH, UNSIGNED, shown},
 };
 
-/// Headers that `s3s` parses for us. It sees no others, so no others can change what it does.
+/// Headers that `s3s` parses. It sees no others, so no others can affect it.
 const PARSED: [HeaderName; 12] = [
     header::HOST,
     header::CONTENT_LENGTH,
@@ -33,8 +33,8 @@ const PARSED: [HeaderName; 12] = [
     HeaderName::from_static("x-amz-mp-object-size"),
 ];
 
-/// Headers that are there once, or the request is refused: two of them would be read by one part of the
-/// gateway and not by another.
+/// Headers that may be sent only once. Two of them could be read differently by different parts of the
+/// gateway.
 const ONCE: [&str; 12] = [
     "authorization",
     "content-length",
@@ -50,19 +50,19 @@ const ONCE: [&str; 12] = [
     "x-amz-security-token",
 ];
 
-/// A request as it was sent, but for its credential.
+/// A request as it was sent, without its credential.
 #[derive(Clone, Debug)]
 struct Sent {
     headers: HeaderMap,
     uri: Uri,
 }
 
-/// Hands `s3s` what it must parse, and keeps the rest for the operation.
+/// Reduces a request to what `s3s` must parse, and keeps the rest for the operation.
 pub(crate) fn hide(parts: &mut Parts) {
     let mut seen = HeaderMap::with_capacity(PARSED.len());
     for name in &PARSED {
         if let Some(value) = parts.headers.get(name) {
-            // A key in the source of a copy may be sent as it is.
+            // A key in the source of a copy may be sent unescaped.
             let is_source = name == "x-amz-copy-source";
             seen.insert(name, if is_source { ascii(value) } else { value.clone() });
         }
@@ -97,7 +97,7 @@ pub(crate) fn is_hidden(extensions: &Extensions) -> bool {
     extensions.get::<Sent>().is_some()
 }
 
-/// Gives an operation the request as it was sent.
+/// Restores the request as it was sent, for an operation.
 pub(crate) fn restore<T>(request: &mut S3Request<T>) {
     if let Some(sent) = request.extensions.remove::<Sent>() {
         request.headers = sent.headers;
@@ -121,11 +121,11 @@ fn without_parameters(uri: &Uri, drops: impl Fn(&str) -> bool) -> Uri {
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
-/// Takes out of the query of a presigned URL what is no parameter of the operation: the signature, and what
-/// stands for headers, which become headers.
+/// Removes from the query of a presigned URL what is not a parameter of the operation: the signature, and
+/// parameters that stand for headers, which become headers.
 ///
 /// # Errors
-/// 400 for a parameter that is there twice, that no header can say, or that a header contradicts.
+/// 400 for a parameter that is repeated, that cannot be a header, or that contradicts a header.
 pub(crate) fn take_presigned(parts: &mut Parts) -> S3Result<()> {
     let query = parts.uri.query().unwrap_or_default();
     let is_v2 = !is_v4_url(&parts.uri);
@@ -140,7 +140,7 @@ pub(crate) fn take_presigned(parts: &mut Parts) -> S3Result<()> {
         let (Some(header), Ok(value)) = (header, HeaderValue::from_bytes(value.as_bytes())) else {
             return Err(s3_error!(InvalidArgument, "The parameter {told} cannot be a header."));
         };
-        // A URL that leaves the body open lets whoever sends one say its hash.
+        // A URL that leaves the body open lets its user announce the hash of the body.
         let is_open = header == CONTENT_HASH && value == UNSIGNED;
         let sent = parts.headers.get(&header).filter(|_| !is_open);
         let differs = sent.is_some_and(|sent| *sent != value);
@@ -163,10 +163,10 @@ pub(crate) fn take_presigned(parts: &mut Parts) -> S3Result<()> {
     Ok(())
 }
 
-/// Joins headers that are there more than once with commas (RFC 9110 5.3).
+/// Joins repeated headers with commas (RFC 9110 5.3).
 ///
 /// # Errors
-/// 400 for those that may be there once only.
+/// 400 for headers that may be sent only once.
 pub(crate) fn join_repeated(headers: &mut HeaderMap) -> S3Result<()> {
     if headers.len() == headers.keys_len() {
         return Ok(());
@@ -186,11 +186,11 @@ pub(crate) fn join_repeated(headers: &mut HeaderMap) -> S3Result<()> {
     Ok(())
 }
 
-/// Longest reference to a character that is replaced, in bytes.
+/// Longest character reference that is replaced, in bytes.
 const REFERENCE_BYTES_MAX: usize = 13;
 
-/// Replaces references to characters beyond ASCII (`&#128512;`) in XML by the characters: `s3s` reads those
-/// of the basic plane alone. A body that is no XML stays as it is.
+/// Replaces references to characters beyond ASCII (`&#128512;`) in XML by the characters, because `s3s`
+/// reads only references to the basic plane. A body that is not XML stays unchanged.
 pub(crate) fn expand_references(body: Bytes) -> Bytes {
     let Ok(text) = std::str::from_utf8(&body) else { return body };
     let is_xml = text.trim_start_matches('\u{feff}').trim_start().starts_with('<');
@@ -283,7 +283,7 @@ mod tests {
             let mut found = parts(&format!("/b/k?{V4}&{query}"), headers);
             assert!(take_presigned(&mut found).is_err(), "{query}");
         }
-        // A body that was pinned is held to its hash.
+        // A body whose hash was signed is checked against it.
         for (pinned, sent) in [("00", UNSIGNED), ("00", "01"), ("STREAMING-", UNSIGNED)] {
             let uri = format!("/b/k?{V4}&X-Amz-Content-Sha256={pinned}");
             let mut found = parts(&uri, &[(CONTENT_HASH, sent)]);
@@ -291,7 +291,7 @@ mod tests {
             let mut found = parts(&uri, &[(CONTENT_HASH, pinned)]);
             take_presigned(&mut found).unwrap();
         }
-        // The hash that is sent stays.
+        // The hash that was sent stays.
         let mut found = parts(
             &format!("/b/k?{V4}&X-Amz-Content-Sha256=UNSIGNED-PAYLOAD"),
             &[("x-amz-content-sha256", "00")],

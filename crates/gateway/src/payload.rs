@@ -1,4 +1,4 @@
-//! Bodies of objects and parts as operations take them: without their framing, and held to the hash that
+//! Streamed bodies of objects and parts: without their framing, and checked against the hash that
 //! `x-amz-content-sha256` announces.
 
 use std::{
@@ -22,11 +22,11 @@ use crate::{
     },
 };
 
-/// Returns the content of a body, and puts its length in place of that of the framing. Trailers are put
-/// in the extensions.
+/// Returns the content of a body, and replaces the length of the framing by that of the content. Trailers
+/// are put into the extensions.
 ///
 /// # Errors
-/// 400 for a framing or a length that is none, 411 for one that is not there.
+/// 400 for a malformed framing or length, 411 for a missing length.
 pub(crate) fn streamed(
     parts: &mut Parts,
     body: s3s::Body,
@@ -50,10 +50,10 @@ pub(crate) fn streamed(
     Ok(body)
 }
 
-/// Returns the content of a body that will be read whole. An empty one has no framing.
+/// Returns the content of a body that will be buffered. An empty one has no framing.
 ///
 /// # Errors
-/// Those of [`streamed`].
+/// The errors of [`streamed`].
 pub(crate) fn unframed(
     parts: &mut Parts,
     body: s3s::Body,
@@ -67,8 +67,7 @@ pub(crate) fn unframed(
 /// Returns the hash that `x-amz-content-sha256` announces of the body as it is sent, if it announces one.
 ///
 /// # Errors
-/// 400 for a value that is neither a hash nor one of the words that stand for none; 501 for a word that
-/// is not offered.
+/// 400 for a value that is neither a hash nor a known keyword; 501 for a keyword that is not supported.
 pub(crate) fn announced_hash(headers: &HeaderMap) -> S3Result<Option<Vec<u8>>> {
     let Some(value) = headers.get(CONTENT_HASH) else { return Ok(None) };
     if value == UNSIGNED || Framing::of(headers)?.is_some() {
@@ -77,7 +76,7 @@ pub(crate) fn announced_hash(headers: &HeaderMap) -> S3Result<Option<Vec<u8>>> {
     hex_digest(value).map(Some).ok_or_else(no_hash)
 }
 
-/// Returns the length of the content that is framed.
+/// Returns the length of the content inside the framing.
 fn decoded_length(headers: &HeaderMap) -> S3Result<Option<u64>> {
     let Some(value) = headers.get("x-amz-decoded-content-length") else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| text.bytes().all(|c| c.is_ascii_digit()));
@@ -88,7 +87,7 @@ fn decoded_length(headers: &HeaderMap) -> S3Result<Option<u64>> {
     length.map(Some)
 }
 
-/// A body that fails at its end if it is not what was announced.
+/// A body that fails at its end if it does not match its announced hash.
 struct Announced {
     inner: s3s::Body,
     hasher: Sha256,
@@ -96,7 +95,7 @@ struct Announced {
     is_done: bool,
 }
 
-/// Returns a body that is held to the hash in the headers, if one is there.
+/// Returns a body that is checked against the hash in the headers, if there is one.
 fn held_to_hash(headers: &HeaderMap, body: s3s::Body) -> S3Result<s3s::Body> {
     let Some(expected) = announced_hash(headers)? else { return Ok(body) };
     let announced = Announced { inner: body, hasher: Sha256::new(), expected, is_done: false };
@@ -129,7 +128,7 @@ impl Body for Announced {
         Poll::Ready((!is_right).then(|| Err("the body has another SHA256 than announced".into())))
     }
 
-    /// Never at its end before the hash was looked at.
+    /// Never reports the end before the hash was checked.
     fn is_end_stream(&self) -> bool {
         self.is_done
     }

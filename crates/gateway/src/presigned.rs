@@ -1,10 +1,10 @@
-//! The parameters of presigned URLs: which carry the signature, and which stand for headers.
+//! The parameters of presigned URLs: those that carry the signature, and those that stand for headers.
 
 use std::borrow::Cow;
 
 use http::Uri;
 
-/// Returns a parameter of a query, decoded.
+/// Returns the decoded name and value of a parameter.
 pub(crate) fn parameter(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
     form_urlencoded::parse(pair.as_bytes()).next().unwrap_or_default()
 }
@@ -19,7 +19,7 @@ pub(crate) fn is_v4_url(uri: &Uri) -> bool {
     uri.query().unwrap_or_default().split('&').any(|pair| v4_parameter(&parameter(pair).0))
 }
 
-/// Returns whether a parameter carries a signature of version 4, or says what it covers.
+/// Returns whether a parameter carries a signature of version 4, or what it covers.
 fn v4_parameter(name: &str) -> bool {
     matches!(
         name,
@@ -37,8 +37,8 @@ pub(crate) fn v2_parameter(name: &str) -> bool {
     ["AWSAccessKeyId", "Expires", "Signature"].contains(&name)
 }
 
-/// Returns whether a parameter of a presigned URL stands for the header of that name: whoever presigns a
-/// request moves headers there.
+/// Returns whether a parameter of a presigned URL stands for the header of that name. Clients that presign
+/// a request move headers into the query.
 pub(crate) fn stands_for_header(name: &str, is_v2: bool) -> bool {
     let lower = name.to_ascii_lowercase();
     let is_v2_header = is_v2 && ["content-md5", "content-type"].contains(&lower.as_str());

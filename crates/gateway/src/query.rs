@@ -1,8 +1,8 @@
-//! Which query parameters each kind of request may carry (docs/adr/0034).
+//! The query parameters that each operation may carry (docs/adr/0034).
 //!
-//! `s3s` routes a request whose parameters it does not know to the plain operation, so that
-//! `DELETE /b/k?policy` would delete the object. Here every operation that is offered is one row of a
-//! table. A request that fits no row is refused before `s3s` sees it.
+//! `s3s` routes a request with unknown parameters to the plain operation, so that `DELETE /b/k?policy`
+//! would delete the object. In the table of this module every supported operation is one row. A request
+//! that matches no row is refused before `s3s` sees it.
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
 use crate::error::not_implemented;
 
-/// What the path of a request names.
+/// The resource that a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
     /// The service: `/`.
@@ -25,40 +25,40 @@ pub(crate) enum Level {
     Object,
 }
 
-/// What an operation does with the body of its request.
+/// The way in which an operation reads the body of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Payload {
-    /// Nothing.
+    /// It reads no body.
     None,
-    /// It reads the bytes as they come.
+    /// It reads the bytes as they arrive.
     Streamed,
-    /// It reads the whole body, which is of this kind, before it begins.
+    /// It reads the whole body, of this kind, before it begins.
     BufferedBodies(Kind),
 }
 
-/// What a body that is read whole contains.
+/// The content of a buffered body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The XML or JSON of any operation that is not named below.
+    /// The XML or JSON of any operation that is not listed below.
     Document,
-    /// The XML of `CompleteMultipartUpload`. Its checksum headers are those of the object.
+    /// The XML of `CompleteMultipartUpload`. Its checksum headers are about the object.
     Completion,
     /// The JSON of a multi-key commit.
     Commit,
 }
 
-/// One operation: the method and the path it takes, and the parameters it needs and understands.
+/// One operation: its method and kind of path, and its parameters.
 #[derive(Debug)]
 pub(crate) struct Route {
     method: Method,
     level: Level,
-    /// Parameters that name the operation. All of them must be there.
+    /// Parameters that identify the operation. All of them must be there.
     required: &'static [&'static str],
     /// Parameters that may be there.
     optional: &'static [&'static str],
-    /// What becomes of the body.
+    /// Way in which the body is read.
     pub(crate) payload: Payload,
-    /// Whether the answer is a page of names, which is held in memory until it is sent.
+    /// Whether the answer is a page of names, which is buffered until it is sent.
     pub(crate) is_page: bool,
     /// Whether a request without credentials can ever be allowed.
     pub(crate) is_for_anyone: bool,
@@ -139,7 +139,7 @@ const LIST_UPLOADS: &[&str] =
 
 const DOCUMENT: Payload = Payload::BufferedBodies(Kind::Document);
 
-/// Every operation that is offered.
+/// Every operation that is supported.
 const ROUTES: &[Route] = &[
     Route::new(Method::GET, Level::Service, &[])
         .with(&["bucket-region", "continuation-token", "max-buckets", "prefix"])
@@ -171,11 +171,11 @@ const ROUTES: &[Route] = &[
         .payload(Payload::BufferedBodies(Kind::Completion)),
 ];
 
-/// Most characters of an unknown parameter that an error repeats.
+/// Largest number of characters of an unknown parameter that an error repeats.
 const SHOWN_CHARS_MAX: usize = 64;
 
-/// Returns whether any operation may carry a parameter: those of a presigned URL, and what SDKs add
-/// to one that changes nothing.
+/// Returns whether any operation may carry a parameter. These are the parameters of presigned URLs, and
+/// those that SDKs add without effect.
 fn is_common(name: &str) -> bool {
     matches!(
         name,
@@ -197,21 +197,22 @@ fn is_common(name: &str) -> bool {
             | "x-amz-sdk-checksum-algorithm"
             | "x-amz-user-agent"
             | "x-id"
-            // Signature version 2, which is refused with a text of its own.
+            // These belong to signature version 2, which is refused with a text of its own.
             | "AWSAccessKeyId"
             | "Expires"
             | "Signature"
     )
 }
 
-/// Returns whether S3 ignores a parameter of a read: whoever hands out a URL may add such ones, for
-/// example to find them in a log or to pass a cache.
+/// Returns whether S3 ignores a parameter of a read. Users add such parameters to URLs, for example to find
+/// them in a log or to bypass a cache.
 fn is_ignored_in_reads(method: &Method, name: &str) -> bool {
     let is_own = name.starts_with("x-") && !name.starts_with("x-amz-");
     [Method::GET, Method::HEAD].contains(method) && is_own
 }
 
-/// Returns what a path names. With `host_is_bucket` the host names the bucket, and the path the key.
+/// Returns the resource that a path names. With `host_is_bucket` the host names the bucket, and the path
+/// the key.
 pub(crate) fn level_of(path: &str, host_is_bucket: bool) -> Level {
     let rest = path.strip_prefix('/').unwrap_or(path);
     if host_is_bucket {
@@ -220,7 +221,7 @@ pub(crate) fn level_of(path: &str, host_is_bucket: bool) -> Level {
     if rest.is_empty() {
         return Level::Service;
     }
-    // s3s decodes the path before it looks for the end of the bucket's name.
+    // `s3s` decodes the path before it searches for the end of the bucket name.
     let ends = ["/", "%2F", "%2f"].map(|end| rest.find(end).map(|at| at + end.len()));
     let key = ends.into_iter().flatten().min();
     if key.is_some_and(|key| key < rest.len()) { Level::Object } else { Level::Bucket }
@@ -234,9 +235,9 @@ fn names_in(query: &str) -> impl Iterator<Item = Cow<'_, str>> {
 /// Finds the operation that a request asks for.
 ///
 /// # Errors
-/// 405 `MethodNotAllowed` for parameters that are offered, but not with this method on this level;
-/// 501 `NotImplemented` for any other; 400 `InvalidRequest` for one that is there twice, or that names
-/// another level; 404 for a torrent.
+/// 405 `MethodNotAllowed` for parameters that are supported, but not with this method on this level. 501
+/// `NotImplemented` for any other parameter. 400 `InvalidRequest` for one that is repeated, or that belongs
+/// to another level. 404 for a torrent.
 pub(crate) fn route(parts: &Parts, host_is_bucket: bool) -> S3Result<&'static Route> {
     let level = level_of(parts.uri.path(), host_is_bucket);
     find(&parts.method, level, parts.uri.query().unwrap_or_default())
@@ -251,16 +252,17 @@ fn find(method: &Method, level: Level, query: &str) -> S3Result<&'static Route> 
         return Err(s3_error!(InvalidRequest, "The query parameter {name} is there twice."));
     }
     let fitting = ROUTES.iter().filter(|route| route.fits(method, level, &names));
-    // The plain operation fits whatever has only common parameters; one that is named goes first.
+    // The plain operation matches every request with only common parameters, so a more specific one goes
+    // first.
     fitting.max_by_key(|route| route.required.len()).ok_or_else(|| refusal(method, level, &names))
 }
 
-/// Returns the beginning of a name as an error can say it: XML cannot carry every character.
+/// Returns the beginning of a name in a form for an error, because XML cannot carry every character.
 fn shown(name: &str) -> String {
     name.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect()
 }
 
-/// Says why no operation fits.
+/// Returns the error that explains why no operation matches.
 fn refusal(method: &Method, level: Level, names: &[Cow<'_, str>]) -> S3Error {
     let is_offered = |name: &str| {
         let knows =

@@ -1,27 +1,27 @@
-//! Ranges of bytes that a read asks for, as S3 reads them: one range, or the whole object.
+//! Ranges of bytes in the form that S3 supports: one range, or the whole object.
 
 use http::HeaderMap;
 
 /// One range of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ByteRange {
-    /// From this byte to the end.
+    /// The bytes from this one to the end.
     From(u64),
-    /// From the first byte to the last, both included.
+    /// The bytes from the first to the last, including both.
     Between(u64, u64),
-    /// So many bytes from the end.
+    /// The last bytes, as many as this number.
     Last(u64),
 }
 
-/// Reads a number of any length; one that is too large is the largest.
+/// Parses a number of any length. One that is too large becomes the largest.
 fn number(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 impl ByteRange {
-    /// Reads a `Range` header. `None` means the whole object: for a header that is not there, that is
-    /// malformed, or that names several ranges.
+    /// Parses a `Range` header. Returns `None`, which means the whole object, for a header that is missing,
+    /// is malformed, or names several ranges.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut all = headers.get_all(http::header::RANGE).iter();
         let (value, None) = (all.next()?, all.next()) else { return None };
@@ -38,7 +38,7 @@ impl ByteRange {
         }
     }
 
-    /// Returns the bytes of an object of this size; `None` when there are none.
+    /// Returns the range in an object of this size; `None` when it is empty.
     pub(crate) fn within(self, size: u64) -> Option<std::ops::Range<u64>> {
         let range = match self {
             Self::From(first) => first..size,
@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    /// What a header asks for.
+    /// The expected result for a header.
     #[derive(Debug, PartialEq, Eq)]
     enum Asked {
         Whole,

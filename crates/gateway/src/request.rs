@@ -1,36 +1,36 @@
-//! What the layers of the gateway know of a request, and tell each other in its extensions.
+//! The facts about a request that the layers of the gateway exchange in its extensions.
 
 use std::{net::IpAddr, sync::OnceLock};
 
 use http::{HeaderMap, HeaderValue, Uri, header};
 
-/// Where a request came from.
+/// The client side of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// The other end of the connection.
+    /// Address of the client.
     pub address: IpAddr,
     /// Whether the connection is encrypted.
     pub is_tls: bool,
 }
 
 impl Peer {
-    /// Returns whether nobody can read along: TLS, or the same machine.
+    /// Returns whether nobody can read the connection: it uses TLS, or comes from the same machine.
     pub(crate) fn is_private(self) -> bool {
         self.is_tls || self.address.to_canonical().is_loopback()
     }
 }
 
-/// The request's number, for the log.
+/// The id of a request, for the log.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId(pub(crate) String);
 
-/// The name of the S3 operation that a request is; set once it is known.
+/// The name of the S3 operation of a request. It is set once it is known.
 #[derive(Debug, Default)]
 pub(crate) struct Operation(OnceLock<String>);
 
 impl Operation {
     pub(crate) fn set(&self, name: String) {
-        // A request is one operation: the first name stands.
+        // A request is one operation, so the first name stays.
         drop(self.0.set(name));
     }
 
@@ -39,18 +39,18 @@ impl Operation {
     }
 }
 
-/// The bucket that the host of a request stands for.
+/// The bucket that the host of a request names.
 #[derive(Clone, Debug)]
 pub(crate) struct HostBucket(pub(crate) String);
 
-/// Returns the value of a query parameter, decoded. The case of the name does not matter.
+/// Returns the decoded value of a query parameter. The case of the name does not matter.
 pub(crate) fn query_value(uri: &Uri, name: &str) -> Option<String> {
     let query = uri.query().unwrap_or_default();
     let mut found = form_urlencoded::parse(query.as_bytes());
     found.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.into_owned())
 }
 
-/// Returns whether a request says that its body is framed in chunks.
+/// Returns whether a request announces a body in chunks.
 pub(crate) fn is_chunked(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     text("x-amz-content-sha256").is_some_and(|hash| hash.starts_with("STREAMING-"))

@@ -1,5 +1,5 @@
-//! Bodies of requests on their way in: lent to the operation, held to a minimum pace, and what becomes
-//! of the part that nobody reads (docs/adr/0034).
+//! Request bodies. They are lent to the operation and held to a minimum pace, and the part that the
+//! operation does not read is discarded (docs/adr/0034).
 
 use std::{
     pin::Pin,
@@ -20,24 +20,24 @@ use parking_lot::{Mutex, MutexGuard};
 use s3s::{Body, S3Error, StdError, s3_error};
 use tokio::time::{Instant, Sleep};
 
-/// Largest rest of a body that is read so that the connection can be used again, in bytes.
+/// Largest rest of a body that is read so that the connection can be reused, in bytes.
 const KEPT_ALIVE_BYTES_MAX: u64 = 64 << 10;
 
-/// How long a client may take to send that rest.
+/// Longest time that a client may take to send that rest.
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The slowest that a client may send a body.
+/// The minimum pace at which a client must send a body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MinimumPace {
     /// Longest time without a byte.
     pub(crate) idle: Duration,
-    /// Bytes that a client must send each second once it has taken longer than `idle` in all; 0 is
-    /// no bound.
+    /// Number of bytes that a client must send each second, once it has taken longer than `idle` in all; 0
+    /// for no limit.
     pub(crate) bytes_per_second: u64,
 }
 
-/// Set when a connection ends before all of its request was read: what still comes is read and
-/// discarded for a while, so that the client gets the answer instead of a reset.
+/// Set when a connection ends before the whole request was read. The rest is then read and discarded for a
+/// while, so that the client gets the answer instead of a reset.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Linger(Arc<AtomicBool>);
 
@@ -51,7 +51,7 @@ impl Linger {
     }
 }
 
-/// What is known here of a body that was lent.
+/// The state of a body that was lent.
 #[derive(Clone, Default)]
 pub(crate) struct Lent(Arc<Mutex<Slot>>);
 
@@ -59,9 +59,9 @@ pub(crate) struct Lent(Arc<Mutex<Slot>>);
 struct Slot {
     /// The body, until it was read to its end.
     body: Option<Body>,
-    /// Why it could not be read.
+    /// The error because of which it could not be read.
     fault: Option<S3Error>,
-    /// Memory of a body that was read whole; kept until the request is answered.
+    /// Memory of a buffered body, which is kept until the request is answered.
     permit: Option<MemoryPermit>,
 }
 
@@ -70,13 +70,13 @@ impl Lent {
         self.0.lock()
     }
 
-    /// Notes the error that the client gets if its request fails: `s3s` would answer a body that
-    /// cannot be read with 500 `InternalError`.
+    /// Records the error that the client gets if its request fails. `s3s` would answer a body that cannot
+    /// be read with 500 `InternalError`.
     pub(crate) fn note_fault(&self, error: S3Error) {
         self.slot().fault.get_or_insert(error);
     }
 
-    /// Returns the error noted, if there is one.
+    /// Returns the recorded error, if there is one.
     pub(crate) fn take_fault(&self) -> Option<S3Error> {
         self.slot().fault.take()
     }
@@ -86,11 +86,11 @@ impl Lent {
         self.slot().permit = Some(permit);
     }
 
-    /// Decides what becomes of the connection when the answer was given before the body was read:
-    /// the rest of a small body is read, and the connection used again; else it ends.
+    /// Decides about the connection when the answer was given before the body was read. If the rest of the
+    /// body is small, it is read and the connection is reused; otherwise the connection is closed.
     ///
-    /// A client that waits for `100 Continue` may take this answer for it and send nothing, or go on
-    /// sending: then the connection ends too.
+    /// A client that waits for `100 Continue` may take this answer for it and send nothing, or continue to
+    /// send. In that case the connection is closed too.
     pub(crate) fn settle(
         &self,
         response: &mut Response<Body>,
@@ -107,7 +107,7 @@ impl Lent {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
-        // Also for a small one that does not come in time.
+        // This includes a small rest that does not arrive in time.
         if let Some(linger) = linger {
             linger.request();
         }
@@ -118,7 +118,7 @@ async fn discard(mut body: Body) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
-/// Lends the body of a request to whoever answers it.
+/// Lends the body of a request to the layer that answers it.
 pub(crate) fn lend(request: Request<Body>, pace: MinimumPace) -> (Request<Body>, Lent) {
     let lent = Lent::default();
     if request.body().is_end_stream() {
@@ -157,7 +157,7 @@ impl http_body::Body for LentBody {
                 Poll::Ready(other)
             }
             Poll::Pending if clock.is_late(context) => {
-                let text = "The request body came too slowly, or not at all.";
+                let text = "The request body arrived too slowly, or not at all.";
                 slot.fault.get_or_insert(s3_error!(RequestTimeout, "{text}"));
                 Poll::Ready(Some(Err(text.into())))
             }
@@ -174,7 +174,8 @@ impl http_body::Body for LentBody {
     }
 }
 
-/// Measures how long a client lets us wait for its bytes. Time that we take ourselves does not count.
+/// Measures how long the gateway waits for bytes of a client. Time that the gateway itself takes is not
+/// counted.
 struct PaceClock {
     pace: MinimumPace,
     received: u64,
@@ -207,7 +208,7 @@ impl PaceClock {
         }
     }
 
-    /// Returns whether the next byte took too long; wakes the task when it has.
+    /// Returns whether the next byte took too long. Otherwise wakes the task when it has.
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
         if self.waiting_since.is_none() {
             let (now, patience) = (Instant::now(), self.patience());
@@ -233,7 +234,7 @@ mod tests {
 
     const PACE: MinimumPace = MinimumPace { idle: Duration::from_mins(1), bytes_per_second: 1000 };
 
-    /// A body whose frames come through a channel.
+    /// Returns a body whose frames come through a channel.
     fn body() -> (mpsc::UnboundedSender<Bytes>, Body) {
         let (send, receive) = mpsc::unbounded_channel::<Bytes>();
         let frames = stream::unfold(receive, async |mut receive| {
@@ -248,7 +249,7 @@ mod tests {
         (request.into_body(), lent)
     }
 
-    /// Sends `bytes` every `every` until the body fails; returns how long that took.
+    /// Sends `bytes` bytes at intervals of `every` until the body fails. Returns how long that took.
     async fn fails_after(bytes: usize, every: Duration) -> Option<Duration> {
         let (send, body) = body();
         let (mut body, lent) = lent(body);
@@ -274,13 +275,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_has_a_minimum_pace() {
         let second = Duration::from_secs(1);
-        // Nothing at all, a byte a second, and half of what is required.
+        // The client sends nothing more, a byte a second, or half of what is required.
         assert_eq!(fails_after(1, 600 * second).await.unwrap().as_secs(), 60);
         assert_eq!(fails_after(1, second).await.unwrap().as_secs(), 60);
         let half = fails_after(500, second).await.unwrap();
         assert!((118..=120).contains(&half.as_secs()), "{half:?}");
         assert_eq!(fails_after(1000, second).await, None);
-        // As much as required, but with longer breaks than are allowed.
+        // The client sends as much as required, but with longer breaks than allowed.
         assert_eq!(fails_after(100_000, 61 * second).await.unwrap().as_secs(), 60);
     }
 
@@ -313,7 +314,7 @@ mod tests {
             let found = response.headers().contains_key(header::CONNECTION);
             assert_eq!((found, linger.is_requested()), (closes, true), "{length:?} {waits}");
         }
-        // One that was read keeps its connection, however long it was.
+        // A body that was read leaves the connection open, however long it was.
         let (mut body, lent) = lent(Body::from(Bytes::from(vec![0; 1 << 20])));
         while body.frame().await.is_some() {}
         let (mut response, linger) = (Response::new(Body::empty()), Linger::default());

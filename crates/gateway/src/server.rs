@@ -1,4 +1,4 @@
-//! Accepting connections and ending them well.
+//! Accepts connections, serves them, and ends them without losing answers.
 
 use std::{
     convert::Infallible,
@@ -28,31 +28,31 @@ use crate::{
     request_body::Linger,
 };
 
-/// Most bytes that a connection reads or writes at a time.
+/// Largest number of bytes that a connection reads or writes at a time.
 const CONNECTION_BYTES: usize = 128 << 10;
 
-/// How long to wait after a failed accept, for example when file descriptors ran out.
+/// Wait after a failed accept, for example when file descriptors ran out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// How a listener treats its connections.
+/// The settings of a listener.
 #[derive(Clone)]
 pub struct Listening {
-    /// What the listener is called in logs and metrics.
+    /// Name of the listener in logs and metrics.
     pub name: &'static str,
-    /// TLS, or plain HTTP.
+    /// TLS; `None` for plain HTTP.
     pub tls: Option<TlsAcceptor>,
-    /// How long a client may take for its handshake, and for its headers.
+    /// Longest time that a client may take for its handshake, and for its headers.
     pub header_timeout: Duration,
-    /// How long requests in flight may take once told to stop.
+    /// Longest time that requests in flight may take after the listener was told to stop.
     pub grace: Duration,
-    /// How many connections may be open.
+    /// Largest numbers of open connections.
     pub connections: ConnectionLimits,
-    /// Set to how many are open.
+    /// Set to the number of open connections.
     pub open: Arc<AtomicUsize>,
 }
 
-/// Serves `answer` on `listener` until `stop` resolves, then lets requests in flight finish for
-/// up to the grace period. Returns the number of connections that were cut off.
+/// Serves `answer` on `listener` until `stop` resolves. Then requests in flight may finish during the grace
+/// period. Returns the number of connections that were cut off.
 pub async fn serve<F, A, B>(
     listener: TcpListener,
     how: Listening,
@@ -66,8 +66,8 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // HTTP/1.1 alone, as S3 itself: no client needs more, and the clock for headers starts with the
-    // connection instead of after a guess at the protocol.
+    // Only HTTP/1.1 is served, as by S3 itself. No client needs more, and the time limit for headers starts
+    // with the connection instead of after the detection of the protocol.
     let mut builder = Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(how.header_timeout);
     builder.max_buf_size(CONNECTION_BYTES);
@@ -84,7 +84,7 @@ where
             Ok((stream, address)) => (stream, address.ip()),
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
-                    tracing::warn!(%error, listener = how.name, "cannot accept connections");
+                    tracing::warn!(%error, listener = how.name, "cannot accept a connection; trying again");
                 }
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
@@ -92,9 +92,9 @@ where
         };
         is_failing = false;
         let Some(connection) = connections.admit(address) else { continue };
-        // Answers are small and written whole: waiting to fill a packet only costs time.
+        // Answers are small and written whole, so waiting to fill a packet only costs time.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "connection closed before it began");
+            tracing::debug!(%error, "a connection was closed before its first request");
             continue;
         }
         let peer = Peer { address, is_tls: how.tls.is_some() };
@@ -110,7 +110,7 @@ where
     }
 }
 
-/// One connection that was accepted.
+/// One accepted connection.
 struct Served {
     builder: Builder,
     watcher: Watcher,
@@ -119,7 +119,7 @@ struct Served {
 }
 
 impl Served {
-    /// Answers its requests until it ends, or makes way for others.
+    /// Answers the requests of the connection until it ends, or is closed to make room for others.
     async fn run<F, A, B>(self, stream: TcpStream, how: Listening, answer: F)
     where
         F: Fn(Request<Incoming>) -> A + Send + 'static,
@@ -135,7 +135,7 @@ impl Served {
                 Some(tls) => {
                     let handshake = timeout(how.header_timeout, tls.accept(stream)).await;
                     let Ok(Ok(stream)) = handshake else {
-                        return tracing::debug!("no TLS handshake");
+                        return tracing::debug!("the TLS handshake failed or took too long");
                     };
                     self.answer(stream, answer).await;
                 }
@@ -143,7 +143,7 @@ impl Served {
         };
         tokio::select! {
             () = requests => {}
-            () = closer.closed() => tracing::debug!("connection ended: others wait"),
+            () = closer.closed() => tracing::debug!("a connection was closed to make room"),
         }
     }
 
@@ -173,7 +173,7 @@ impl Served {
         });
         let serving = self.builder.serve_connection(TokioIo::new(io), service);
         if let Err(error) = self.watcher.watch(serving).await {
-            tracing::debug!(%error, "connection ended early");
+            tracing::debug!(%error, "a connection ended with an error");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `AssumeRoleWithWebIdentity` of AWS STS (query protocol, version 2011-06-15): a token for
-//! temporary keys, which SDKs get and renew by themselves.
+//! `AssumeRoleWithWebIdentity` of AWS STS (query protocol, version 2011-06-15). With it SDKs exchange a
+//! token for temporary keys, and renew these by themselves.
 
 use fula_service::auth::{AuthError, SESSION_LIFE};
 use http::{
@@ -17,13 +17,13 @@ pub(crate) const BODY_BYTES_MAX: usize = 32 << 10;
 
 const XMLNS: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
-/// Most characters that an error repeats of the name of a parameter.
+/// Largest number of characters of a parameter's name that an error repeats.
 const NAME_SHOWN_MAX: usize = 64;
 
-/// Life of a session when the client does not say, in seconds, as on AWS.
+/// Default life of a session in seconds, as on AWS.
 const LIFE: u64 = 3600;
 
-/// Returns whether a request is one for STS: a form posted to the root.
+/// Returns whether a request is for STS: a form that is posted to the root.
 pub(crate) fn is_sts(parts: &Parts) -> bool {
     let is_form = |headers: &HeaderMap| {
         let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -43,12 +43,12 @@ pub(crate) struct Asked {
     pub(crate) life: Option<String>,
 }
 
-/// Why a request is refused: an error code of STS, its status, and a message.
+/// The reason why a request is refused: an error code of STS, its status, and a message.
 pub(crate) struct Refusal(&'static str, StatusCode, String);
 
 impl Asked {
-    /// Reads the parameters of a request. A parameter that is not carried out is refused: it might
-    /// restrict the session.
+    /// Parses the parameters of a request. An unsupported parameter is refused, because it might restrict
+    /// the session.
     pub(crate) fn parse(query: Option<&str>, body: &[u8]) -> Result<Self, Refusal> {
         let mut asked = Self::default();
         if query.is_some_and(|query| !query.is_empty()) {
@@ -57,7 +57,7 @@ impl Asked {
         for (name, value) in form_urlencoded::parse(body) {
             let slot = match name.as_ref() {
                 "Action" => &mut asked.action,
-                // What these two say changes nothing.
+                // These two parameters have no effect.
                 "Version" => &mut asked.version,
                 "RoleArn" => &mut asked.role,
                 "WebIdentityToken" => &mut asked.token,
@@ -140,7 +140,7 @@ async fn exchange(
         return Err(invalid("RoleSessionName is 2 to 64 letters, digits and _=,.@- characters."));
     }
     let life = asked.life()?;
-    // A token out of a file often ends in a line end.
+    // A token from a file often ends with a line break.
     let token = asked.token.as_deref().unwrap_or_default().trim_ascii();
     let inspected = auth_layer.check_private(extensions);
     let verified = match inspected.and_then(|()| auth_layer.authenticator().inspect(token)) {
@@ -151,7 +151,7 @@ async fn exchange(
         }
     };
     let proof = auth_layer.authenticator().proof_of(&verified);
-    // Before anything is written for it.
+    // This is checked before anything is written for the request.
     auth_layer.decide(extensions, "web identity", Ok(proof)).map_err(|_| {
         let text = "You ask too often.".to_owned();
         Refusal("Throttling", StatusCode::SERVICE_UNAVAILABLE, text)
@@ -182,11 +182,11 @@ async fn exchange(
     ))
 }
 
-/// Says a refusal as STS does.
+/// Maps a refusal to that of STS.
 fn refusal(error: AuthError) -> Refusal {
     let text = error.to_string();
     if let AuthError::TooManySessions { .. } = error {
-        // No code for which SDKs try again: that would not help before a session ends.
+        // No code is used for which SDKs retry, because that would not help before a session ends.
         return Refusal("LimitExceeded", StatusCode::BAD_REQUEST, text);
     }
     let error = auth_error(error);
@@ -195,7 +195,7 @@ fn refusal(error: AuthError) -> Refusal {
         "ExpiredToken" => Refusal("ExpiredTokenException", StatusCode::BAD_REQUEST, text),
         "InvalidToken" => Refusal("InvalidIdentityToken", StatusCode::BAD_REQUEST, text),
         "AccessDenied" => Refusal("AccessDenied", StatusCode::FORBIDDEN, text),
-        // SDKs try these again.
+        // SDKs retry these.
         _ => {
             let text = "The service cannot decide now; try again.".to_owned();
             Refusal("ServiceUnavailable", status, text)

@@ -1,4 +1,4 @@
-//! TLS for the S3 listener: a certificate chain and its key, read once at the start.
+//! TLS for the S3 listener: a certificate chain and its key, which are read once at the start.
 
 use std::{path::Path, sync::Arc};
 
@@ -8,13 +8,13 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
 
-/// A certificate or key that cannot be used.
+/// The reason why a certificate or key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Mend the file.
+    /// The file cannot be read. Correct it.
     #[error("cannot read PEM from {0}")]
     Pem(String, #[source] pem::Error),
-    /// The key does not belong to the certificate, or is of a kind not supported.
+    /// The key does not belong to the certificate, or is of an unsupported kind.
     #[error("certificate and key do not work together")]
     Rejected(#[from] rustls::Error),
 }
@@ -22,7 +22,7 @@ pub enum TlsError {
 /// Reads a PEM chain and a PEM key.
 ///
 /// # Errors
-/// [`TlsError`].
+/// [`TlsError`] with the reason.
 pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
@@ -41,8 +41,8 @@ pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Sets the one TLS provider of the process, for whatever part of it speaks TLS.
+/// Installs the TLS provider of the process, which all its parts use.
 pub fn install_provider() {
-    // Set before: then it is the same one, there is no other.
+    // If one is installed already, it is the same one, because there is no other.
     drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
 }

@@ -5,10 +5,10 @@ pub(crate) fn is_printable(c: char) -> bool {
     !matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
 }
 
-/// Returns a text as an answer can say it: characters that XML cannot carry are replaced. What a client
-/// sent must not make its answer fail.
+/// Returns a text in a form for an answer: characters that XML cannot carry are replaced. A text from a
+/// client must not make its answer fail.
 pub(crate) fn printable(text: &str) -> String {
-    // Nearly every name is: listings have a thousand.
+    // Nearly every name is printable, and a listing has a thousand of them.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return text.to_owned();
     }

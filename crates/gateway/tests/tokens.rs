@@ -1,4 +1,4 @@
-//! Tokens on connections that others can read.
+//! Tests of tokens on connections that others can read.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -21,7 +21,7 @@ use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 
-/// Seconds since 1970.
+/// Time of the tests in seconds since 1970.
 const NOW: u64 = 1_000_000;
 
 async fn gateway(tls_terminated: bool) -> Gateway {
@@ -48,7 +48,7 @@ async fn gateway(tls_terminated: bool) -> Gateway {
     fula_gateway::gateway(service, authenticator, config)
 }
 
-/// The host that requests name.
+/// Host that the requests name.
 const HOST: &str = "gateway.example";
 
 fn mac(key: &[u8], text: &str) -> Vec<u8> {
@@ -82,8 +82,8 @@ fn signed(token: &str) -> Request<s3s::Body> {
     request.body(s3s::Body::empty()).unwrap()
 }
 
-/// Sends a token as bearer to an S3 route and to one of ours, in exchange for a session, and as access
-/// key; returns what is answered.
+/// Sends a token as bearer to an S3 route and to a route of the gateway, in exchange for a session, and as
+/// an access key. Returns the answers.
 async fn shown(gateway: &Gateway, peer: Peer) -> [(u16, String); 4] {
     let wallet = WalletKey::new(&[3; 32]).unwrap();
     let claims = Claims { wallet: wallet.address(), iat: NOW, exp: NOW + 3600, v2: None };

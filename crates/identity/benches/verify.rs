@@ -1,6 +1,6 @@
-//! What verifying a wallet token costs, beside a bare recovery of the signer in the same run.
+//! Measures how long it takes to verify a wallet token, compared with a bare recovery of the signer.
 //!
-//! `cargo bench -p fula-identity`: medians of interleaved rounds.
+//! `cargo bench -p fula-identity` prints medians of interleaved rounds.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::{hint::black_box, time::Instant};

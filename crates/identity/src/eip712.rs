@@ -1,7 +1,7 @@
 //! The typed data (EIP-712) that a wallet signs, and its digest.
 //!
-//! Encoded here and not by a general encoder: two fixed types, four kinds of members, held to
-//! vectors of ethers, viem and eth-account (`tests/vectors`, docs/adr/0010).
+//! There are two fixed types with four kinds of members, so no general encoder is used. Vectors of
+//! ethers, viem and eth-account test this one (`tests/vectors`, docs/adr/0010).
 
 use serde_json::{Value, json};
 
@@ -20,29 +20,29 @@ const V1_TYPE: &str = "FulaAuth(address wallet,uint256 iat,uint256 exp)";
 const V2_TYPE: &str = "FulaAuth(address wallet,uint256 iat,uint256 exp,string audience,\
                        string[] scope,bytes32 nonce,address session)";
 
-/// What a wallet signs.
+/// The claims that a wallet signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// Whose identity it is.
+    /// The wallet whose identity the token proves.
     pub wallet: Address,
-    /// When it was issued.
+    /// Time at which the token was issued.
     pub iat: Seconds,
-    /// When it ends.
+    /// Time at which the token expires.
     pub exp: Seconds,
-    /// What version 2 adds.
+    /// Members of version 2; `None` in a token of version 1.
     pub v2: Option<V2>,
 }
 
-/// What version 2 adds.
+/// The members that version 2 adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct V2 {
-    /// Federation or gateway it is meant for, or `*`.
+    /// Federation or gateway that the token is meant for, or `*` for every one.
     pub audience: String,
-    /// What it may be used for, as written.
+    /// Scopes of the token as they were written.
     pub scope: Vec<String>,
-    /// Tells tokens apart that are otherwise alike.
+    /// Random value that makes tokens with equal claims different.
     pub nonce: [u8; 32],
-    /// A key that requests would be signed with; zero, there are none yet.
+    /// Session key. It must be zero: session keys are not supported.
     pub session: Address,
 }
 
@@ -59,7 +59,7 @@ fn uint256(number: u64) -> [u8; 32] {
 }
 
 impl Claims {
-    /// Returns what the wallet signs: `keccak256(0x1901 ‖ domain separator ‖ struct hash)`.
+    /// Returns the digest that the wallet signs: `keccak256(0x1901 ‖ domain separator ‖ struct hash)`.
     pub fn digest(&self) -> [u8; 32] {
         let version = if self.v2.is_some() { "2" } else { "1" };
         let words = [
@@ -82,7 +82,7 @@ impl Claims {
         keccak(&[&[0x19, 0x01], domain.as_slice(), message.as_slice()].concat())
     }
 
-    /// Returns the typed data as `eth_signTypedData_v4` takes it.
+    /// Returns the typed data in the form that `eth_signTypedData_v4` accepts.
     pub fn to_typed_data(&self) -> Value {
         let member = |name: &str, kind: &str| json!({"name": name, "type": kind});
         let mut members =

@@ -1,4 +1,4 @@
-//! Who someone is, and what a verified token says.
+//! Identities, and the content of verified tokens.
 
 use std::fmt;
 
@@ -6,41 +6,41 @@ use fula_core::OwnerId;
 
 use crate::{Seconds, scope::Grant};
 
-/// Who is asking, and what they may be asking for.
+/// The user that a credential proves, and what the credential may be used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// User id: `0x…` of a wallet, `key:NAME` of an operator-made key, or what a JWT says
-    /// (`iss`, 0x00, `sub` with a key set).
+    /// User id: `0x…` of a wallet, `key:NAME` of a key made by an operator, or the subject of a JWT
+    /// (`sub`, or `iss`, 0x00, `sub` if a key set verified it).
     pub user: String,
-    /// The owner id derived from it.
+    /// The owner id that is derived from the user id.
     pub owner: OwnerId,
-    /// What this credential may do in the owner's name.
+    /// Permitted use of the credential.
     pub grant: Grant,
 }
 
 impl Identity {
-    /// Returns the identity of a user id, with everything its owner may do.
+    /// Returns the unrestricted identity of a user id.
     pub fn of_user(user: &str) -> Self {
         Self { user: user.to_owned(), owner: OwnerId::of_user(user), grant: Grant::All }
     }
 
-    /// Returns the user id as text that can be shown: a key set's has a zero byte in it.
+    /// Returns the user id as printable text: the one of a key set's JWT contains a zero byte.
     pub fn display(&self) -> String {
         display(&self.user)
     }
 
-    /// Returns the identity of a user id, restricted.
+    /// Returns the identity of a user id, restricted to a grant.
     pub fn restricted(user: &str, grant: Grant) -> Self {
         Self { grant, ..Self::of_user(user) }
     }
 }
 
-/// Returns a user id as text that can be shown.
+/// Returns a user id as printable text.
 pub fn display(user: &str) -> String {
     user.escape_debug().to_string()
 }
 
-/// What a token means: the same for every spelling of it, another for anything else signed.
+/// The digest of what was signed in a token. All spellings of one token have the same digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 
@@ -65,17 +65,17 @@ impl fmt::Debug for TokenDigest {
     }
 }
 
-/// A token that was found good.
+/// The content of a token that was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Whose it is.
+    /// The identity that the token proves.
     pub identity: Identity,
-    /// What it means, by which it can be revoked.
+    /// Digest by which the token can be revoked.
     pub digest: TokenDigest,
-    /// When it was issued; 0 when it does not say.
+    /// Time at which it was issued; 0 when the token does not say.
     pub issued: Seconds,
-    /// When it ends: it is good before this second.
+    /// Time at which it expires: it is valid before this second.
     pub expires: Seconds,
-    /// Whom it is meant for, if it says.
+    /// The audience, if the token names one.
     pub audience: Option<String>,
 }

@@ -1,9 +1,9 @@
 //! JSON Web Tokens (RFC 7519) signed with HS256, RS256, ES256 or `EdDSA` (RFC 7518,
 //! RFC 8037).
 //!
-//! The algorithm is the key's, never the token's: the shared secret verifies HS256 alone, a key of
-//! the set only the algorithm of its kind. So a public key cannot be used as a secret, and `none`
-//! is no algorithm. Verified with `ring`; docs/adr/0010 says why not with a library of JWTs.
+//! The key decides the algorithm, never the token: the shared secret verifies only HS256, and a key of
+//! the set only the algorithm of its kind. So a public key cannot be used as a secret, and `none` is
+//! not an algorithm. `ring` verifies the signatures; docs/adr/0010 says why no JWT library is used.
 
 use std::fmt;
 
@@ -24,17 +24,18 @@ use crate::{
     scope::{Grant, Scope, Verb},
 };
 
-/// Longest token in bytes.
+/// Longest JWT in bytes.
 pub const JWT_BYTES_MAX: usize = 8 << 10;
 
 /// Longest `sub` and `iss` in bytes.
 pub const SUBJECT_BYTES_MAX: usize = 256;
 
-/// Shortest shared secret in bytes: as long as the hash (RFC 7518 §3.2).
+/// Shortest shared secret in bytes: the length of the hash (RFC 7518 §3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 
-/// Largest key set in bytes, and the most keys in it.
+/// Largest key set in bytes.
 pub const KEY_SET_BYTES_MAX: usize = 256 << 10;
+/// Largest number of keys in a key set.
 const KEYS_MAX: usize = 64;
 
 /// The public keys that verify JWTs.
@@ -43,22 +44,22 @@ enum Keys {
     /// No key set is configured.
     #[default]
     None,
-    /// A key set is configured, and could not be read for too long.
+    /// A key set is configured, but it could not be read for too long.
     Unavailable,
-    /// The key set as last read.
+    /// The key set as it was last read.
     Set(KeySet),
 }
 
-/// Which JWTs are accepted.
+/// The rules for which JWTs are accepted.
 #[derive(Default)]
 pub struct JwtPolicy {
-    /// Verifies HS256.
+    /// Shared secret, which verifies HS256.
     secret: Option<hmac::Key>,
-    /// Verifies everything else.
+    /// Key set, which verifies all other algorithms.
     keys: Keys,
-    /// What `iss` must be, if set.
+    /// Required `iss`, if set.
     issuer: Option<String>,
-    /// What `aud` must contain, if set.
+    /// Value that `aud` must contain, if set.
     audience: Option<String>,
 }
 
@@ -73,21 +74,21 @@ impl fmt::Debug for JwtPolicy {
     }
 }
 
-/// A shared secret that is too short to be one.
+/// A shared secret shorter than [`SECRET_BYTES_MIN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a secret for HS256 is at least {SECRET_BYTES_MIN} bytes")]
 pub struct ShortSecret;
 
 impl JwtPolicy {
-    /// Accepts tokens that `issuer` and `audience`, where set, fit.
+    /// Returns a policy without keys. Where `issuer` and `audience` are set, tokens must match them.
     pub fn new(issuer: Option<String>, audience: Option<String>) -> Self {
         Self { issuer, audience, ..Self::default() }
     }
 
-    /// Accepts HS256 under a secret.
+    /// Returns the same policy, which also accepts HS256 with a shared secret.
     ///
     /// # Errors
-    /// [`ShortSecret`].
+    /// [`ShortSecret`] for a secret shorter than [`SECRET_BYTES_MIN`].
     pub fn with_secret(self, secret: &[u8]) -> Result<Self, ShortSecret> {
         if secret.len() < SECRET_BYTES_MIN {
             return Err(ShortSecret);
@@ -95,8 +96,8 @@ impl JwtPolicy {
         Ok(Self { secret: Some(hmac::Key::new(hmac::HMAC_SHA256, secret)), ..self })
     }
 
-    /// Returns the same policy with another key set. `None` stands for a set that cannot be read:
-    /// tokens that need it are refused with [`TokenError::KeysUnavailable`].
+    /// Returns the same policy with another key set. `None` means that the set cannot be read: tokens that
+    /// need it are refused with [`TokenError::KeysUnavailable`].
     #[must_use]
     pub fn with_keys(&self, keys: Option<KeySet>) -> Self {
         Self {
@@ -107,7 +108,7 @@ impl JwtPolicy {
         }
     }
 
-    /// Returns whether a token names a key that the set lacks, which a newer set may have.
+    /// Returns whether a token names a key that the set lacks. A newer set may contain it.
     pub fn lacks_key_of(&self, token: &str) -> bool {
         matches!(&self.keys, Keys::Set(keys) if keys.lacks_key_of(token))
     }
@@ -117,7 +118,7 @@ impl JwtPolicy {
         self.secret.is_some() || self.keys != Keys::None
     }
 
-    /// Returns whether the `aud` claim of JWTs may be anything.
+    /// Returns whether JWTs are accepted whatever their `aud` claim is.
     pub fn takes_any_audience(&self) -> bool {
         self.audience.is_none()
     }
@@ -128,7 +129,7 @@ impl JwtPolicy {
     }
 }
 
-/// A public key, and with it the one algorithm it verifies.
+/// A public key, and the one algorithm that it verifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum PublicKey {
     Rs256 { n: Vec<u8>, e: Vec<u8> },
@@ -137,7 +138,7 @@ enum PublicKey {
 }
 
 impl PublicKey {
-    /// What [`Self::algorithm`] can return.
+    /// All values that [`Self::algorithm`] returns.
     const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 
     fn algorithm(&self) -> &'static str {
@@ -163,11 +164,11 @@ impl PublicKey {
     }
 }
 
-/// Public keys of an issuer (JWKS, RFC 7517).
+/// The public keys of an issuer (JWKS, RFC 7517).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeySet(Vec<(Option<String>, PublicKey)>);
 
-/// A text that is no key set.
+/// A text that is not a key set, or one that is too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a JSON Web Key Set: an object with a list of keys, at most {KEY_SET_BYTES_MAX} bytes and \
@@ -187,6 +188,7 @@ struct Jwk {
     alg: Option<String>,
     #[serde(rename = "use")]
     used_for: Option<String>,
+    key_ops: Option<Vec<String>>,
     crv: Option<String>,
     n: Option<String>,
     e: Option<String>,
@@ -195,7 +197,7 @@ struct Jwk {
 }
 
 impl Jwk {
-    /// Returns the key, or `None` for one that verifies nothing here.
+    /// Returns the key, or `None` for a key that cannot verify tokens.
     fn read(&self) -> Option<PublicKey> {
         let bytes = |text: &Option<String>| BASE64_URL_SAFE_NO_PAD.decode(text.as_ref()?).ok();
         let key = match (self.kty.as_str(), self.crv.as_deref()) {
@@ -211,17 +213,19 @@ impl Jwk {
             _ => return None,
         };
         let fits = self.alg.as_deref().is_none_or(|alg| alg == key.algorithm())
-            && self.used_for.as_deref().is_none_or(|used_for| used_for == "sig");
+            && self.used_for.as_deref().is_none_or(|used_for| used_for == "sig")
+            && self.key_ops.as_ref().is_none_or(|names| names.iter().any(|name| name == "verify"));
         fits.then_some(key)
     }
 }
 
 impl KeySet {
-    /// Reads a key set. Keys of other kinds or for other uses, and keys that are malformed, are left
-    /// out (RFC 7517 §5). So the result may have no keys: then it verifies no token.
+    /// Parses a key set. Keys of other kinds are left out, and so are malformed keys and keys that `use` or
+    /// `key_ops` restrict to other uses than verifying signatures (RFC 7517 §4 and §5). The result may have
+    /// no keys, and then verifies no token.
     ///
     /// # Errors
-    /// [`InvalidKeySet`], also for one that is too large or has too many keys.
+    /// [`InvalidKeySet`] for a text that is not a key set, is too large, or has too many keys.
     pub fn parse(text: &[u8]) -> Result<Self, InvalidKeySet> {
         if text.len() > KEY_SET_BYTES_MAX {
             return Err(InvalidKeySet);
@@ -243,12 +247,12 @@ impl KeySet {
         self.0.len()
     }
 
-    /// Returns whether no token can be verified with the set.
+    /// Returns whether the set has no keys.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns whether a token names a key that is not in the set, which a newer set may have.
+    /// Returns whether a token names a key that is not in the set. A newer set may contain it.
     pub fn lacks_key_of(&self, token: &str) -> bool {
         let Some(kid) = header_of(token).ok().and_then(|header| header.kid) else { return false };
         self.0.iter().all(|(known, _)| known.as_ref() != Some(&kid))
@@ -259,9 +263,9 @@ impl KeySet {
 struct Header {
     alg: String,
     kid: Option<String>,
-    /// Extensions that must be understood: none is.
+    /// Extensions that the verifier must support. A token with any is refused.
     crit: Option<serde_json::Value>,
-    /// RFC 7797, not understood either.
+    /// Unencoded payload (RFC 7797). A token with it is refused.
     b64: Option<serde_json::Value>,
 }
 
@@ -276,7 +280,7 @@ struct Claims {
     scope: Option<String>,
 }
 
-/// Seconds since 1970, perhaps with a fraction (RFC 7519 §2).
+/// A time in seconds since 1970, which may have a fraction (RFC 7519 §2).
 #[derive(Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum NumericDate {
@@ -291,28 +295,28 @@ enum Audience {
     Many(Vec<String>),
 }
 
-const FORM: TokenError = TokenError::Invalid("its form");
+const FORM: TokenError = TokenError::Invalid("it is malformed");
 
 impl NumericDate {
-    /// Returns whole seconds.
+    /// Returns the time in whole seconds, rounded down.
     fn seconds(self) -> Result<Seconds, TokenError> {
         const LATEST: f64 = 253_402_300_800.0; // The year 10000.
         match self {
             Self::Whole(seconds) => Ok(seconds),
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
             Self::Fraction(seconds) if (0.0..LATEST).contains(&seconds) => Ok(seconds as u64),
-            Self::Fraction(_) => Err(TokenError::Invalid("its times")),
+            Self::Fraction(_) => Err(TokenError::Invalid("a time in it is out of range")),
         }
     }
 }
 
 fn header_of(token: &str) -> Result<Header, TokenError> {
     if token.len() > JWT_BYTES_MAX {
-        return Err(TokenError::Invalid("its length"));
+        return Err(TokenError::Invalid("it is too long"));
     }
     let (header, _) = token.split_once('.').ok_or(FORM)?;
     let header = BASE64_URL_SAFE_NO_PAD.decode(header).map_err(|_| FORM)?;
-    serde_json::from_slice(&header).map_err(|_| TokenError::Invalid("its header"))
+    serde_json::from_slice(&header).map_err(|_| TokenError::Invalid("its header is malformed"))
 }
 
 /// Verifies a JWT.
@@ -326,7 +330,7 @@ pub(crate) fn verify(
     }
     let header = header_of(token)?;
     if header.crit.is_some() || header.b64.is_some() {
-        return Err(TokenError::Invalid("its header asks for an extension"));
+        return Err(TokenError::Invalid("its header requires an extension"));
     }
     let (signed, signature) = token.rsplit_once('.').ok_or(FORM)?;
     let (_, payload) = signed.split_once('.').ok_or(FORM)?;
@@ -334,23 +338,23 @@ pub(crate) fn verify(
     let secret = policy.secret.as_ref().filter(|_| header.alg == "HS256");
     if let Some(secret) = secret {
         hmac::verify(secret, signed.as_bytes(), &signature)
-            .map_err(|_| TokenError::Invalid("its signature"))?;
+            .map_err(|_| TokenError::Invalid("its signature is wrong"))?;
     } else {
         check_signature(&header, signed, &signature, &policy.keys)?;
     }
     let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| FORM)?;
-    let claims: Claims =
-        serde_json::from_slice(&payload).map_err(|_| TokenError::Invalid("its claims"))?;
+    let claims: Claims = serde_json::from_slice(&payload)
+        .map_err(|_| TokenError::Invalid("its claims are malformed"))?;
     let verified = check_claims(claims, now, policy, secret.is_some())?;
     Ok(Verified { digest: digest_of_signed(signed), ..verified })
 }
 
-/// Exactly these characters were signed, so they are what it means.
+/// Returns the digest of a JWT, which is that of the characters that were signed.
 fn digest_of_signed(signed: &str) -> TokenDigest {
     TokenDigest(blake3::derive_key("fula 2026 jwt meaning", signed.as_bytes()))
 }
 
-/// Returns what a JWT means, whether it is good or not.
+/// Returns the digest of a JWT, valid or not.
 pub(crate) fn token_digest(token: &str) -> Result<TokenDigest, TokenError> {
     header_of(token)?;
     let (signed, _) =
@@ -379,10 +383,10 @@ fn check_signature(
         return Err(TokenError::Invalid("no key here verifies it"));
     }
     let verified = candidates.any(|(_, key)| key.verifies(signed.as_bytes(), signature));
-    if verified { Ok(()) } else { Err(TokenError::Invalid("its signature")) }
+    if verified { Ok(()) } else { Err(TokenError::Invalid("its signature is wrong")) }
 }
 
-/// Checks what a token says; its meaning is filled in by the caller.
+/// Checks the claims of a token at `now`. The caller fills in the digest.
 fn check_claims(
     claims: Claims,
     now: Seconds,
@@ -396,10 +400,10 @@ fn check_claims(
         return Err(TokenError::Expired);
     }
     if issued.max(not_before) > now.saturating_add(CLOCK_SKEW) {
-        return Err(TokenError::Invalid("it is from the future"));
+        return Err(TokenError::Invalid("it is not valid yet"));
     }
     if policy.issuer.is_some() && policy.issuer != claims.iss {
-        return Err(TokenError::NotForHere("its issuer is another"));
+        return Err(TokenError::NotForHere("it is from another issuer"));
     }
     let names = match &claims.aud {
         None => &[][..],
@@ -407,7 +411,7 @@ fn check_claims(
         Some(Audience::Many(names)) => names,
     };
     if policy.audience.as_ref().is_some_and(|wanted| !names.contains(wanted)) {
-        return Err(TokenError::NotForHere("its audience is another"));
+        return Err(TokenError::NotForHere("it is for another audience"));
     }
     let user = user_of(&claims, is_shared)?;
     Ok(Verified {
@@ -419,8 +423,8 @@ fn check_claims(
     })
 }
 
-/// Returns the user id: `sub`, or with a key set `iss`, 0x00, `sub`. It can be neither a wallet's,
-/// nor an operator-made key's, nor another issuer's.
+/// Returns the user id: `sub`, or `iss`, 0x00, `sub` if a key set verified the token. It can never be
+/// equal to the id of a wallet, of a key made by an operator, or of a user of another issuer.
 fn user_of(claims: &Claims, is_shared: bool) -> Result<String, TokenError> {
     let is_name = |text: &str| {
         (1..=SUBJECT_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
@@ -429,18 +433,18 @@ fn user_of(claims: &Claims, is_shared: bool) -> Result<String, TokenError> {
         claims.sub.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     };
     if !is_name(&claims.sub) || starts("0x") || starts("key:") {
-        return Err(TokenError::Invalid("its subject"));
+        return Err(TokenError::Invalid("its subject is not allowed"));
     }
     if is_shared {
         return Ok(claims.sub.clone());
     }
     let issuer = claims.iss.as_deref().filter(|iss| is_name(iss));
-    let issuer = issuer.ok_or(TokenError::Invalid("its issuer"))?;
+    let issuer = issuer.ok_or(TokenError::Invalid("its issuer is missing or not allowed"))?;
     Ok(format!("{issuer}\0{}", claims.sub))
 }
 
-/// Reads `storage:read`, `storage:write` and `storage:*` out of a list of scopes; without any of
-/// them a token may do nothing.
+/// Returns the grant of the scopes `storage:read`, `storage:write` and `storage:*` in a list of scopes.
+/// A token without any of them may do nothing.
 fn grant_of(scope: Option<&str>) -> Grant {
     let mut scopes = Vec::new();
     for name in scope.unwrap_or_default().split(' ') {

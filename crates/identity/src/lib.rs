@@ -1,14 +1,14 @@
-//! Tokens in, identity out: who a request is from, as far as its token proves it.
+//! Verifies tokens and returns the identity that they prove.
 //!
-//! [`Policy::verify`] takes a token, the time and what this gateway accepts, and returns whose it
-//! is and what it may be used for. Wallet tokens (EIP-712, [`eip712`]) are verified with no shared
-//! secret; JWTs ([`jwt`]) with an HS256 secret or a key set.
+//! [`Policy::verify`] takes a token and the time. It returns the user and what the token may be used
+//! for, if the policy accepts it. Wallet tokens (EIP-712, [`eip712`]) need no shared secret; JWTs
+//! ([`jwt`]) are verified with an HS256 secret or a key set.
 //!
 //! # Invariants
-//! - Pure: no network, no clock, no randomness, no globals.
-//! - What a token *means* ([`TokenDigest`]) depends on what was signed, never on how it was spelled.
-//! - Everything that comes in is bounded before it is looked at, and refused unless it is exactly
-//!   of the form: no unknown or repeated members, no signature that could be flipped.
+//! - The crate is pure: no network, no clock, no randomness, no globals.
+//! - The digest of a token ([`TokenDigest`]) depends on what was signed, never on its spelling.
+//! - The length of every input is checked before it is parsed. An input that is not exactly of the
+//!   specified form is refused: no unknown or repeated members, no malleable signature.
 //!
 //! # Example
 //!
@@ -22,7 +22,7 @@
 //! ```
 //!
 //! # Deliberately absent
-//! Revocation lists, sessions and access keys (`fula-service`), deciding on buckets (there too).
+//! Revocations, sessions, access keys, and decisions about buckets (`fula-service`).
 
 pub mod eip712;
 pub mod error;
@@ -46,14 +46,14 @@ pub use self::{
 /// Seconds since 1970.
 pub type Seconds = u64;
 
-/// Longest token in bytes; longer ones are not looked at.
+/// Longest token in bytes. Longer ones are refused unread.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 
-/// How far ahead of ours the clock of the issuer of a token may be, in seconds.
+/// Number of seconds by which the clock of a token's issuer may be ahead of this gateway's.
 pub const CLOCK_SKEW: Seconds = 300;
 
-/// Returns the secret access key that goes with a token used as access key id: whoever has the
-/// token can compute it, so it proves no more than the token does.
+/// Returns the secret access key of a token that is used as an access key id. It can be computed from
+/// the token, so it proves no more than the token does.
 pub fn secret_of(token: &str) -> String {
     hex::encode(Sha256::new().chain_update("fula token secret\n").chain_update(token).finalize())
 }

@@ -1,4 +1,4 @@
-//! What a gateway accepts, and the functions that tell the kinds of tokens apart.
+//! The policy of which tokens a gateway accepts, and verification for all kinds of tokens.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,18 +11,18 @@ use crate::{
     wallet_token,
 };
 
-/// What is accepted; nothing unless it is said.
+/// The rules for which tokens a gateway accepts. The default accepts none.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Whether wallet tokens are (`FULA_EIP712_AUTH`).
+    /// Whether wallet tokens are accepted (`FULA_EIP712_AUTH`).
     pub eip712: bool,
-    /// Whether wallet tokens of version 1 are, which name no audience (`FULA_EIP712_V1`).
+    /// Whether wallet tokens of version 1, which name no audience, are accepted (`FULA_EIP712_V1`).
     pub v1: bool,
-    /// Names that wallet tokens may be meant for, besides `*` (`FULA_AUDIENCE`).
+    /// Accepted audiences of wallet tokens; `*` is always accepted (`FULA_AUDIENCE`).
     pub audiences: Vec<String>,
-    /// Wallets that are admitted; `None` admits every one (`FULA_WALLETS`).
+    /// Admitted wallets; `None` admits every wallet (`FULA_WALLETS`).
     pub wallets: Option<BTreeSet<Address>>,
-    /// JWTs; behind a pointer, so that a rotated key set does not copy the rest.
+    /// Rules for JWTs. They are shared, so that a new key set does not copy the other rules.
     pub jwt: Arc<JwtPolicy>,
 }
 
@@ -32,11 +32,12 @@ impl Policy {
         self.eip712 || self.jwt.accepts_any()
     }
 
-    /// Says whether someone is admitted, whose token was meant for `audience` if it said: the part of
-    /// verifying that a session goes through again on each master.
+    /// Checks that a user with a token for `audience`, if it named one, is admitted. Each master checks
+    /// this again for a session.
     ///
     /// # Errors
-    /// [`TokenError::NotAccepted`], [`TokenError::NotForHere`].
+    /// [`TokenError::NotAccepted`] when tokens of this kind are not accepted;
+    /// [`TokenError::NotForHere`] for another audience, or a user that is not admitted.
     pub fn admits(&self, user: &str, audience: Option<&str>) -> Result<(), TokenError> {
         let Some(wallet) = Address::parse(user) else {
             let takes_jwts = self.jwt.accepts_any();
@@ -53,14 +54,14 @@ impl Policy {
             None => Err(TokenError::NotAccepted("wallet tokens without an audience")),
             Some(wallet_token::ANYWHERE) => Ok(()),
             Some(name) if self.audiences.iter().any(|own| own == name) => Ok(()),
-            Some(_) => Err(TokenError::NotForHere("its audience is another")),
+            Some(_) => Err(TokenError::NotForHere("it is for another audience")),
         }
     }
 
-    /// Returns whose token this is and what it may be used for, at `now`.
+    /// Verifies a token at the time `now`, and returns its content.
     ///
     /// # Errors
-    /// [`TokenError`], which holds no part of the token.
+    /// [`TokenError`], which contains no part of the token.
     pub fn verify(&self, token: &str, now: Seconds) -> Result<Verified, TokenError> {
         if !token.starts_with(wallet_token::PREFIX) {
             return jwt::verify(token, now, &self.jwt);
@@ -69,16 +70,16 @@ impl Policy {
             return Err(TokenError::NotAccepted("wallet tokens"));
         }
         let signed = wallet_token::verify(token, now, self.v1)?;
-        // Only what the wallet really signed is worth a more telling answer.
+        // These checks come after the signature: only a real token gets a precise error.
         self.admits(&signed.user, signed.audience())?;
         signed.into_verified()
     }
 }
 
-/// Returns what a token means, whether it is good or not.
+/// Returns the digest of a token, valid or not.
 ///
 /// # Errors
-/// [`TokenError::Invalid`] for what is no token.
+/// [`TokenError::Invalid`] for a text that is not a token.
 pub fn token_digest(token: &str) -> Result<TokenDigest, TokenError> {
     if token.starts_with(wallet_token::PREFIX) {
         wallet_token::token_digest(token)

@@ -1,4 +1,4 @@
-//! Scopes: what a token may be used for.
+//! Scopes, which restrict what a token may be used for.
 //!
 //! ```text
 //! scope = verb ":" place        verb  = read | write | admin
@@ -8,30 +8,30 @@
 //!       | bucket "=" key        the one object
 //! ```
 //!
-//! `read` reads objects and listings, `write` puts and deletes, `admin` does both and creates,
-//! deletes and configures buckets. Neither `read` nor `write` includes the other. A scope is about
-//! the buckets of the token's own owner: it never opens those of others.
+//! `read` reads objects and listings. `write` puts and deletes objects. `admin` does both, and creates,
+//! deletes and configures buckets. Neither `read` nor `write` includes the other. A scope covers only
+//! buckets of the token's owner; it never gives access to those of others.
 
 use std::{fmt, str::FromStr};
 
-/// Most scopes of one token.
+/// Largest number of scopes of one token.
 pub const SCOPES_MAX: usize = 32;
 
 /// Longest scope in bytes: a verb, a bucket and a key.
 pub const SCOPE_BYTES_MAX: usize = 1100;
 
-/// A kind of action.
+/// A kind of action that a scope allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Read objects and listings.
+    /// Reads objects and listings.
     Read,
-    /// Put and delete objects.
+    /// Puts and deletes objects.
     Write,
-    /// Both, and create, delete and configure buckets.
+    /// Does both, and creates, deletes and configures buckets.
     Admin,
 }
 
-/// Where a scope reaches.
+/// The part of an owner's buckets that a scope covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Everywhere,
@@ -40,14 +40,14 @@ enum Place {
     Object(String, String),
 }
 
-/// What an action is about.
+/// The target of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
     /// The owner's buckets as a whole.
     Account,
     /// A bucket as a whole.
     Bucket(&'a str),
-    /// Whatever there is of a bucket within reach: does it exist, where is it.
+    /// The bucket as far as the scope reaches into it, for questions such as whether it exists.
     Anything(&'a str),
     /// The keys of a bucket that begin with a prefix.
     Prefix(&'a str, &'a str),
@@ -55,14 +55,14 @@ pub enum Target<'a> {
     Object(&'a str, &'a str),
 }
 
-/// One scope; prints as it is written.
+/// One scope. It is displayed as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     verb: Verb,
     place: Place,
 }
 
-/// A text that is no scope.
+/// A text that is not a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a scope is read, write or admin, a colon, and *, BUCKET, BUCKET/PREFIX or BUCKET=KEY, \
@@ -122,7 +122,7 @@ impl fmt::Display for Scope {
 }
 
 impl Scope {
-    /// Returns a scope that reaches everywhere.
+    /// Returns a scope that covers every bucket of the owner.
     pub fn everywhere(verb: Verb) -> Self {
         Self { verb, place: Place::Everywhere }
     }
@@ -139,7 +139,7 @@ impl Scope {
                 own == b && within.starts_with(p.as_str())
             }
             (Place::Object(own, key), Target::Object(b, k)) => own == b && key == k,
-            // Whatever it may be used for there.
+            // Any verb will do for this question.
             (
                 Place::Bucket(own) | Place::Prefix(own, _) | Place::Object(own, _),
                 Target::Anything(b),
@@ -154,17 +154,17 @@ impl Scope {
     }
 }
 
-/// What a credential may do in its owner's name.
+/// The permitted use of a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grant {
-    /// Whatever the owner may.
+    /// Everything that the owner may do.
     All,
-    /// What one of these scopes allows; nothing when there is none.
+    /// Everything that one of these scopes allows. An empty list allows nothing.
     Scopes(Vec<Scope>),
 }
 
 impl Grant {
-    /// Returns whether this allows `verb` on `target`, a bucket or object of the owner.
+    /// Returns whether the grant allows `verb` on `target`, a bucket or an object of the owner.
     pub fn allows(&self, verb: Verb, target: Target<'_>) -> bool {
         match self {
             Self::All => true,
@@ -172,7 +172,7 @@ impl Grant {
         }
     }
 
-    /// Returns whether this reaches one object and nothing else.
+    /// Returns whether the grant covers exactly one object.
     pub fn is_one_object(&self) -> bool {
         match self {
             Self::All => false,
@@ -183,7 +183,7 @@ impl Grant {
         }
     }
 
-    /// Returns the scopes as texts; `None` for everything.
+    /// Returns the scopes as texts; `None` for an unrestricted grant.
     pub fn to_texts(&self) -> Option<Vec<String>> {
         match self {
             Self::All => None,
@@ -191,10 +191,10 @@ impl Grant {
         }
     }
 
-    /// Parses scopes; `None` stands for everything.
+    /// Parses scopes. `None` stands for an unrestricted grant.
     ///
     /// # Errors
-    /// [`InvalidScope`], also for more than [`SCOPES_MAX`].
+    /// [`InvalidScope`] for a malformed scope, and for more than [`SCOPES_MAX`] scopes.
     pub fn parse<T: AsRef<str>>(texts: Option<&[T]>) -> Result<Self, InvalidScope> {
         let Some(texts) = texts else { return Ok(Self::All) };
         if texts.len() > SCOPES_MAX {

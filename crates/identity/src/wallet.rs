@@ -1,6 +1,7 @@
 //! Ethereum wallets: addresses, and signatures over a digest.
 //!
-//! Only the lower-half `s` is accepted: of two valid signatures over one digest, one (EIP-2).
+//! Of the two valid signatures over one digest only the one whose `s` is in the lower half is accepted
+//! (EIP-2).
 
 use std::fmt;
 
@@ -8,7 +9,7 @@ use k256::ecdsa::{RecoveryId, Signature, SigningKey, VerifyingKey};
 use sha3::{Digest, Keccak256};
 use zeroize::Zeroizing;
 
-/// A signature in bytes: r, s, v.
+/// Length of a signature in bytes: r (32), s (32), v (1).
 pub const SIGNATURE_BYTES: usize = 65;
 
 /// Returns the Keccak-256 hash of bytes.
@@ -16,15 +17,15 @@ pub fn keccak(bytes: &[u8]) -> [u8; 32] {
     Keccak256::digest(bytes).into()
 }
 
-/// A wallet: the last 20 bytes of the Keccak-256 of its public key.
+/// The address of a wallet: the last 20 bytes of the Keccak-256 hash of its public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub [u8; 20]);
 
 impl Address {
-    /// No wallet.
+    /// The zero address, which stands for no wallet.
     pub const ZERO: Self = Self([0; 20]);
 
-    /// Parses `0x` and 40 hex digits of any letter case.
+    /// Parses `0x` and 40 hex digits, in upper or lower case.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 20];
         hex::decode_to_slice(text.strip_prefix("0x")?, &mut bytes).ok()?;
@@ -52,8 +53,8 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Returns the wallet whose signature over `digest` this is; `None` when it is nobody's, its `s`
-/// is in the upper half, or its `v` is none of 0, 1, 27 and 28.
+/// Returns the wallet that made the signature over `digest`. Returns `None` when there is no such
+/// wallet, when `s` is in the upper half, or when `v` is not 0, 1, 27 or 28.
 pub fn recover(digest: &[u8; 32], signature: &[u8; SIGNATURE_BYTES]) -> Option<Address> {
     let [rs @ .., v] = signature;
     let parity = match v {
@@ -69,7 +70,7 @@ pub fn recover(digest: &[u8; 32], signature: &[u8; SIGNATURE_BYTES]) -> Option<A
     VerifyingKey::recover_from_prehash(digest, &parsed, id).ok().map(|key| Address::of(&key))
 }
 
-/// A wallet's private key; prints nothing, wipes itself.
+/// The private key of a wallet. It is not shown in debug output, and is erased from memory when dropped.
 #[derive(Clone)]
 pub struct WalletKey(SigningKey);
 
@@ -80,7 +81,7 @@ impl fmt::Debug for WalletKey {
 }
 
 impl WalletKey {
-    /// Takes 32 bytes that are a private key of the curve.
+    /// Returns the key of 32 bytes; `None` when they are not a private key of the curve.
     pub fn new(bytes: &[u8; 32]) -> Option<Self> {
         SigningKey::from_slice(bytes).ok().map(Self)
     }
@@ -90,12 +91,12 @@ impl WalletKey {
         Zeroizing::new(self.0.to_bytes().into())
     }
 
-    /// Returns the wallet.
+    /// Returns the address of the wallet.
     pub fn address(&self) -> Address {
         Address::of(self.0.verifying_key())
     }
 
-    /// Signs a digest: r, s in the lower half, v of 27 or 28 (RFC 6979, no randomness).
+    /// Signs a digest without randomness (RFC 6979). `s` is in the lower half, and `v` is 27 or 28.
     pub fn sign(&self, digest: &[u8; 32]) -> [u8; SIGNATURE_BYTES] {
         let (signature, id) = self.0.sign_prehash_recoverable(digest);
         let mut bytes = [0; SIGNATURE_BYTES];
@@ -138,11 +139,11 @@ mod tests {
         let digest = keccak(b"digest");
         let good = key().sign(&digest);
         assert_eq!(recover(&digest, &good), Some(key().address()));
-        // v in the other convention is the same signature.
+        // With v in the other convention it is the same signature.
         let mut other = good;
         other[64] -= 27;
         assert_eq!(recover(&digest, &other), Some(key().address()));
-        // The twin: n - s with v flipped is valid ECDSA and must not count.
+        // The other signature, n - s with v flipped, is valid ECDSA and must be refused.
         let parsed = Signature::from_slice(&good[..64]).unwrap();
         let (r, s) = parsed.split_scalars();
         let twin = Signature::from_scalars(r.to_bytes(), (-*s).to_bytes()).unwrap();

@@ -1,6 +1,6 @@
-//! What letting in the bearer of a token costs that was verified before.
+//! Measures how long it takes to authenticate the bearer of a token that was verified before.
 //!
-//! `cargo bench -p fula-service --bench auth`: the median of several rounds.
+//! `cargo bench -p fula-service --bench auth` prints the median of several rounds.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::{hint::black_box, sync::Arc, time::Duration, time::Instant};

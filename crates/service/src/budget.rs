@@ -1,9 +1,9 @@
-//! The memory budget of request and response bodies, of all requests together.
+//! The memory budget that all request and response bodies share.
 //!
-//! A body takes a permit before its first byte is read, for as much as it will ever hold at a time. A
-//! request that finds too little memory left waits in line, and is answered 503 `SlowDown` after a
-//! while. Meanwhile connections that stall, or move too slowly, are closed, so that clients that stall
-//! cannot keep others out (docs/adr/0021).
+//! Before its first byte is read, a body takes a permit for the most that it will ever hold at a time. A
+//! request that finds too little memory left waits in line, and is answered 503 `SlowDown` after a while.
+//! Meanwhile connections that stall, or move too slowly, are closed, so that clients that stall cannot keep
+//! others out (docs/adr/0021).
 
 #[cfg(test)]
 mod tests;
@@ -28,35 +28,36 @@ use tokio::{
 
 use crate::error::{Applied, ServiceError};
 
-/// How long a body waits for memory.
+/// Longest time that a body waits for memory.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Between two looks for bodies that stand still, while one waits.
+/// Interval between two searches for stalled bodies while a body waits for memory.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A body that moved less than [`STEP`] for this long goes first when others wait: about 50 KB/s.
+/// Time without moving [`STEP`] after which a body counts as stalled: its connection is closed when other
+/// bodies wait for memory. The limit is about 50 KB/s.
 const STALLED: Duration = Duration::from_secs(5);
 
-/// Bytes that a body must move to count as going on: a byte now and then holds as much memory as
-/// none at all.
+/// Number of bytes that a body must move to count as progressing. Single bytes now and then do not count.
 const STEP: usize = 256 << 10;
 
-/// One that nobody waits for goes after this long, e.g. when an answer is not read.
+/// Time after which a stalled body's connection is closed even when no other body waits, e.g. when an
+/// answer is not read.
 const ABANDONED: Duration = Duration::from_mins(2);
 
-/// Bodies no longer than this are not counted: a connection needs as much for itself.
+/// Longest body that is not counted, in bytes. A connection itself needs as much.
 const SMALL: usize = 16 << 10;
 
-/// Bytes of a permit.
+/// Bytes of one permit.
 const UNIT: usize = 1 << 10;
 
-/// Blocks that an upload holds at most: one being filled, one being stored.
+/// Largest number of blocks that an upload holds: one being filled, one being stored.
 const LEAVES_IN: usize = 2;
 
-/// Blocks that a download holds at most: two read ahead, one being sent.
+/// Largest number of blocks that a download holds: two read ahead, one being sent.
 const LEAVES_OUT: usize = 3;
 
-/// Closes one connection, from outside the task that serves it.
+/// Closes one connection from outside the task that serves it.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionCloser(Arc<Notify>);
 
@@ -66,7 +67,7 @@ impl ConnectionCloser {
         self.0.notify_one();
     }
 
-    /// Returns once the connection is to close.
+    /// Returns once the connection must close.
     pub async fn closed(&self) {
         self.0.notified().await;
     }
@@ -88,7 +89,7 @@ struct Inner {
 struct Bodies {
     next: u64,
     all: BTreeMap<u64, Body>,
-    /// When those that were abandoned were last looked for, in milliseconds since the start.
+    /// Time of the last search for abandoned bodies, in milliseconds since the start.
     looked: u64,
 }
 
@@ -96,17 +97,17 @@ struct Bodies {
 struct Body {
     units: u32,
     pace: Arc<Pace>,
-    /// Closes its connection, once.
+    /// Closes the connection of the body, once.
     closer: Option<ConnectionCloser>,
     is_ending: bool,
 }
 
-/// How a body goes on.
+/// The progress of a body.
 #[derive(Debug)]
 struct Pace {
-    /// When it last had moved a step, in milliseconds since the start.
+    /// Time at which it last completed a step, in milliseconds since the start.
     since: AtomicU64,
-    /// Bytes that it has moved since then.
+    /// Number of bytes that it has moved since then.
     moved: AtomicUsize,
 }
 
@@ -117,7 +118,7 @@ impl Pace {
     }
 }
 
-/// The memory that one body holds; given back when this is dropped.
+/// The memory that one body holds. It is released when this is dropped.
 #[derive(Debug)]
 pub struct MemoryPermit(Option<Held>);
 
@@ -130,8 +131,8 @@ struct Held {
 }
 
 impl Held {
-    /// Holds as much as `bytes` take, without waiting for it: who waits with something in hand keeps
-    /// others from it.
+    /// Changes the permit to the size that `bytes` need, without waiting: a body that waits while it holds
+    /// memory would keep others from it.
     fn resize(&mut self, bytes: usize) -> Result<(), ServiceError> {
         let units = self.budget.units(bytes);
         let held = self.permit.num_permits();
@@ -142,7 +143,7 @@ impl Held {
                 let free = Arc::clone(&self.budget.0.free);
                 let more = u32::try_from(more).unwrap_or(u32::MAX);
                 let Ok(found) = free.try_acquire_many_owned(more) else {
-                    // For whoever tries it next.
+                    // The connections are closed for the next attempt.
                     self.budget.close_stalled(STALLED, more);
                     return Err(ServiceError::Busy(Applied::None));
                 };
@@ -162,7 +163,7 @@ impl Drop for Held {
     }
 }
 
-/// Bytes on their way out, and the permit that they are counted in.
+/// Bytes that are being sent, and the permit that they are counted in.
 struct Counted {
     bytes: Bytes,
     _permit: Arc<MemoryPermit>,
@@ -183,11 +184,11 @@ impl MemoryPermit {
         Bytes::from_owner(Counted { bytes, _permit: Arc::clone(self) })
     }
 
-    /// Returns an answer that counts until it is sent: what was taken for it before becomes what it
-    /// takes.
+    /// Returns an answer that is counted until it is sent. The permit changes from the size taken before to
+    /// that of the answer.
     ///
     /// # Errors
-    /// [`ServiceError::Busy`] when it takes more than that, and there is too little left.
+    /// [`ServiceError::Busy`] when the answer needs more, and too little is left.
     pub fn send(mut self, bytes: Bytes) -> Result<Bytes, ServiceError> {
         if bytes.len() <= SMALL {
             return Ok(bytes);
@@ -199,7 +200,7 @@ impl MemoryPermit {
         Ok(Arc::new(self).hold(bytes))
     }
 
-    /// Notes that the body has moved so many bytes.
+    /// Records that the body has moved `bytes` bytes.
     pub fn moved(&self, bytes: usize) {
         if let Some(held) = &self.0
             && held.pace.moved.fetch_add(bytes, Ordering::Relaxed) + bytes >= STEP
@@ -208,15 +209,15 @@ impl MemoryPermit {
         }
     }
 
-    /// Stops counting time against the client, until `resume_stall_timer` is called: the gateway is at
-    /// work.
+    /// Stops counting time against the client until `resume_stall_timer` is called, because the gateway is
+    /// at work.
     pub fn pause_stall_timer(&self) {
         if let Some(held) = &self.0 {
             held.pace.set(u64::MAX);
         }
     }
 
-    /// Counts time against the client again: the gateway waits for it.
+    /// Counts time against the client again, because the gateway waits for it.
     pub(crate) fn resume_stall_timer(&self) {
         if let Some(held) = &self.0 {
             held.pace.set(held.budget.now());
@@ -224,8 +225,8 @@ impl MemoryPermit {
     }
 }
 
-/// Returns the frames that bytes are sent in: so small that a client that reads slowly is seen to
-/// go on.
+/// Returns the frames in which bytes are sent. They are so small that the progress of a slow reader is
+/// visible.
 pub(crate) fn frames(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || {
         let frame = bytes.split_to(bytes.len().min(STEP));
@@ -233,12 +234,12 @@ pub(crate) fn frames(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// Returns what a body of this length holds on its way in; none stands for an unknown length.
+/// Returns the memory that a request body of this length holds; `None` stands for an unknown length.
 pub(crate) fn bytes_in(length: Option<u64>) -> usize {
     held(length, LEAVES_IN)
 }
 
-/// Returns what a range of an object of this length holds on its way out.
+/// Returns the memory that a range of an object of this length holds while it is sent.
 pub(crate) fn bytes_out(length: u64, range: &Range<u64>) -> usize {
     if range.is_empty() {
         return 0;
@@ -262,12 +263,12 @@ impl MemoryBudget {
         Self(Arc::new(Inner { free, units, began: Instant::now(), bodies: Mutex::default() }))
     }
 
-    /// Returns how much there is in all, in bytes.
+    /// Returns the size of the budget in bytes.
     pub fn bytes(&self) -> usize {
         self.0.units as usize * UNIT
     }
 
-    /// Returns how much bodies hold of it just now, in bytes.
+    /// Returns the number of bytes that bodies hold at present.
     pub fn used_bytes(&self) -> usize {
         self.bytes().saturating_sub(self.0.free.available_permits() * UNIT)
     }
@@ -280,10 +281,11 @@ impl MemoryBudget {
         u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Takes a permit for a body that comes over the connection that `closer` closes.
+    /// Takes a permit for a body on the connection that `closer` closes. Waits while there is too little
+    /// memory.
     ///
     /// # Errors
-    /// [`ServiceError::Busy`] when there is too little for too long.
+    /// [`ServiceError::Busy`] when there is too little memory for ten seconds.
     pub async fn take(
         &self,
         bytes: usize,
@@ -309,11 +311,11 @@ impl MemoryBudget {
         Ok(MemoryPermit(Some(Held { budget: self.clone(), id, pace, permit })))
     }
 
-    /// Makes a permit as large as `bytes` need, for a body that turns out to be longer; waits in line
-    /// when there is too little, which is not the client's time.
+    /// Enlarges a permit to the size that `bytes` need, for a body that turns out to be longer. Waits while
+    /// there is too little memory; this time is not counted against the client.
     ///
     /// # Errors
-    /// [`ServiceError::Busy`] when there is too little for too long.
+    /// [`ServiceError::Busy`] when there is too little memory for ten seconds.
     pub async fn grow(
         &self,
         permit: &mut MemoryPermit,
@@ -342,7 +344,7 @@ impl MemoryBudget {
         Ok(())
     }
 
-    /// Returns the permits for so many bytes; more than there are is all of them.
+    /// Returns the number of permits for so many bytes, but at most that of the whole budget.
     fn units(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.0.units)
     }
@@ -366,7 +368,8 @@ impl MemoryBudget {
         }
     }
 
-    /// Closes connections of bodies that stand still, the longest first, until `units` come back.
+    /// Closes connections of stalled bodies, the longest stalled first, until `units` permits will be
+    /// released.
     fn close_stalled(&self, stalled: Duration, units: u32) {
         let stalled = u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX);
         let now = self.now();
@@ -380,7 +383,7 @@ impl MemoryBudget {
         still.sort_by_key(|(since, _)| *since);
         let mut wanted = units;
         for (_, body) in still {
-            // One that was hung up on before is on its way out, and counts.
+            // A connection that was told to close before will release its memory, so it counts.
             if let Some(closer) = body.closer.take() {
                 closer.close();
                 metrics::counter!("fula_memory_hangups_total").increment(1);

@@ -1,4 +1,4 @@
-//! What a request brings along besides what it asks for, and what its answer is told of.
+//! Per-request context: identity, invocation id, preconditions, pins, and the bucket version of the answer.
 
 use std::{
     sync::{
@@ -15,47 +15,47 @@ use crate::{
     limits::INVOCATION_BYTES_MAX, pins::RequestPins,
 };
 
-/// One attempt of one call of an SDK, by which a retry is known.
+/// One attempt of one call of an SDK, by which retries are recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
-    /// `amz-sdk-invocation-id`: the same for every attempt.
+    /// Value of `amz-sdk-invocation-id`, which is the same for every attempt.
     pub id: String,
-    /// From `amz-sdk-request`; 1 is the first.
+    /// Number of the attempt from `amz-sdk-request`; 1 is the first.
     pub attempt: u32,
 }
 
 impl Invocation {
-    /// Returns the invocation, unless the id is too long to be one.
+    /// Returns the invocation; `None` when the id is too long to be one.
     pub fn new(id: &str, attempt: u32) -> Option<Self> {
         let fits = (1..=INVOCATION_BYTES_MAX).contains(&id.len());
         fits.then(|| Self { id: id.to_owned(), attempt })
     }
 }
 
-/// How a retry of a write is known.
+/// The key by which a retry of a write is recognised.
 #[derive(Clone, Debug)]
 pub(crate) struct IdempotencyKey {
     pub(crate) fingerprint: Fingerprint,
-    /// Its object key; empty for writes about the bucket.
+    /// Object key of the write; empty for writes that are about the bucket.
     pub(crate) key: String,
     /// Whether this is known not to be the first attempt.
     pub(crate) is_retry: bool,
 }
 
-/// Whose bucket a name is about (`x-amz-expected-bucket-owner`).
+/// The owner whose bucket a name means (`x-amz-expected-bucket-owner`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BucketOwner {
-    /// Nothing is said: what a bare name means ([`crate::NamePolicy`]).
+    /// The request names no owner. [`crate::NamePolicy`] decides.
     #[default]
     Unsaid,
-    /// This owner's.
+    /// The request names this owner.
     Named(OwnerId),
-    /// That of no owner of ours.
+    /// The request names an owner that does not exist here.
     Nobody,
 }
 
 impl BucketOwner {
-    /// Returns whether it is said to be someone else's.
+    /// Returns whether the request names an owner other than the caller.
     pub(crate) fn is_foreign(self, caller: &Caller) -> bool {
         match self {
             Self::Unsaid => false,
@@ -65,28 +65,28 @@ impl BucketOwner {
     }
 }
 
-/// Who asks, and on what terms.
+/// The sender of a request, and the conditions of the request.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
-    /// As far as a signature proved it; `None` is anonymous.
+    /// Identity that a signature or a token proved; `None` is anonymous.
     pub identity: Option<Identity>,
-    /// By which the credential is judged again before a write is committed.
+    /// Check by which the credential is examined again before a write is committed.
     pub credential_check: Option<CredentialCheck>,
-    /// Which call of an SDK this is an attempt of.
+    /// The call of an SDK that this request is an attempt of.
     pub invocation: Option<Invocation>,
-    /// Whose bucket is meant.
+    /// The owner whose bucket is meant.
     pub bucket_owner: BucketOwner,
-    /// `x-fula-if-version`: a write is carried out only if the bucket is at this version.
+    /// Required bucket version of a write (`x-fula-if-version`).
     pub if_version: Option<u64>,
-    /// What the answer turns out to rest on.
+    /// The bucket version that the answer will hold at.
     pub seen: Arc<Seen>,
-    /// Ends the connection that the request came over.
+    /// Closes the connection that the request came over.
     pub closer: Option<ConnectionCloser>,
-    /// What this request keeps from the collector.
+    /// Keeps blocks that the request uses from the collector.
     pub pins: RequestPins,
 }
 
-/// The state of the bucket that an answer rests on.
+/// The state of the bucket that an answer is based on.
 #[derive(Debug, Default)]
 pub struct Seen {
     version: AtomicU64,
@@ -96,28 +96,28 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Notes the bucket version that the answer holds at; the last one noted counts.
+    /// Records the bucket version that the answer holds at. The last call counts.
     pub(crate) fn note(&self, version: u64) {
         self.version.store(version, Ordering::Relaxed);
     }
 
-    /// Notes time spent waiting for a store, which a write's deadline includes.
+    /// Records time spent waiting for a store. It counts towards the deadline of a write.
     pub fn note_waited(&self, waited: Duration) {
         let waited = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
         self.waited_ms.fetch_add(waited, Ordering::Relaxed);
     }
 
-    /// Returns what is left of `deadline` after the waits noted.
+    /// Returns the part of `deadline` that is left after the recorded waits.
     pub(crate) fn left_of(&self, deadline: Duration) -> Duration {
         deadline.saturating_sub(Duration::from_millis(self.waited_ms.load(Ordering::Relaxed)))
     }
 
-    /// Notes that the answer is from a root that may have been replaced.
+    /// Records that the answer comes from a root that may have been replaced.
     pub(crate) fn note_stale(&self) {
         self.stale.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the bucket version that the answer holds at, when it is about a bucket.
+    /// Returns the bucket version that the answer holds at, if it is about a bucket.
     pub fn version(&self) -> Option<u64> {
         Some(self.version.load(Ordering::Relaxed)).filter(|version| *version > 0)
     }
@@ -129,17 +129,16 @@ impl Seen {
 }
 
 impl Caller {
-    /// Returns a caller of whom nothing else is known.
+    /// Returns the context of a request with this identity and no conditions.
     pub fn of(identity: Identity) -> Self {
         Self { identity: Some(identity), ..Self::default() }
     }
 
-    /// Finds out whether the caller's credential still allows a write that is committed within
-    /// `deadline`.
+    /// Checks that the caller's credential still allows a write that will be committed within `deadline`.
     ///
     /// # Errors
-    /// [`ServiceError::AccessDenied`] for one that was revoked since the request began;
-    /// [`ServiceError::CredentialExpired`] for one that ended too long ago.
+    /// [`ServiceError::AccessDenied`] when it was revoked since the request began;
+    /// [`ServiceError::CredentialExpired`] when it ended too long ago.
     pub(crate) fn check_credential(&self, deadline: Duration) -> Result<(), ServiceError> {
         self.credential_check
             .as_ref()
@@ -151,8 +150,8 @@ impl Caller {
         self.invocation.as_ref().is_some_and(|invocation| invocation.attempt > 1)
     }
 
-    /// Returns how this write is known when it is tried again; `key` is empty for writes about
-    /// the bucket. `None` when the client does not number its calls.
+    /// Returns the key by which a retry of this write is recognised. `key` is empty for writes about the
+    /// bucket. Returns `None` when the client does not number its calls.
     pub(crate) fn idempotency_key(
         &self,
         operation: &str,
@@ -164,8 +163,8 @@ impl Caller {
         Some(IdempotencyKey { fingerprint, key: key.to_owned(), is_retry: self.is_retry() })
     }
 
-    /// Returns what identifies a write of this call: the same for each attempt, another for any
-    /// other write.
+    /// Returns a hash that identifies a write of this call. It is the same for each attempt, and different
+    /// for any other write.
     fn fingerprint(&self, operation: &str, parts: &[&[u8]]) -> Option<Fingerprint> {
         let (identity, invocation) = (self.identity.as_ref()?, self.invocation.as_ref()?);
         let mut hasher = blake3::Hasher::new_derive_key("fula 2026 request fingerprint");

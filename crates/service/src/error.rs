@@ -1,21 +1,21 @@
-//! What a request can come to instead of success, and what the caller does next ([`ErrorKind`]).
+//! The errors of requests, and what the caller can do about them ([`ErrorKind`]).
 //!
-//! No HTTP here: the gateway maps every error to an S3 code, without a catch-all.
+//! The module knows nothing of HTTP. The gateway maps every error to an S3 code, without a catch-all.
 
 use std::{error::Error, fmt, sync::Arc};
 
 use fula_core::StoreError;
 
-/// Whether a write that failed may have been applied.
+/// Whether a failed write may have been applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// Certainly not.
+    /// The write was certainly not applied.
     None,
-    /// It may have been, or may still be.
+    /// The write may have been applied, or may still be.
     Unknown,
 }
 
-/// The condition of a request that did not hold.
+/// The name of a condition that did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionName {
     /// `If-Match`.
@@ -42,136 +42,136 @@ impl fmt::Display for ConditionName {
     }
 }
 
-/// A request that was not carried out.
+/// The reason why a request was not carried out.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// No such bucket, or none the caller may know of.
-    #[error("bucket does not exist")]
+    /// The bucket does not exist, or the caller may not know of it.
+    #[error("the bucket does not exist")]
     NoSuchBucket,
-    /// The caller has a bucket of this name.
+    /// The caller already has a bucket of this name.
     #[error("you already own this bucket")]
     BucketAlreadyOwned,
-    /// Someone else holds the name, and names are global here.
-    #[error("bucket name is taken")]
+    /// Another owner holds the name, and bucket names are global here.
+    #[error("another owner holds the bucket name")]
     BucketNameTaken,
-    /// The owner has as many buckets as they may have: delete one, or raise the limit.
+    /// The owner has the largest allowed number of buckets. Delete one, or raise the limit.
     #[error("the owner has {0} buckets, and may not have more")]
     TooManyBuckets(u64),
-    /// The owner has as many public buckets as they may have: make one private, or raise the limit.
+    /// The owner has the largest allowed number of public buckets. Make one private, or raise the limit.
     #[error("the owner has {0} public buckets, and may not have more")]
     TooManyPublicBuckets(u64),
-    /// Delete its objects first.
-    #[error("bucket is not empty")]
+    /// The bucket is not empty. Delete its objects first.
+    #[error("the bucket is not empty")]
     BucketNotEmpty,
-    /// The policy is not of the form.
+    /// The policy is malformed.
     #[error("the policy is malformed: {0}")]
     MalformedPolicy(String),
     /// The bucket has no policy.
     #[error("the bucket has no policy")]
     NoSuchPolicy,
-    /// No such object.
-    #[error("object does not exist")]
+    /// The object does not exist.
+    #[error("the object does not exist")]
     NoSuchKey,
-    /// No such upload, or it was completed or aborted.
-    #[error("upload does not exist")]
+    /// The upload does not exist, or it was completed or aborted.
+    #[error("the upload does not exist, or has ended")]
     NoSuchUpload,
-    /// A part is missing or is not what the caller believes.
+    /// A part is missing, or is not the one that the caller named.
     #[error("part {0} was not found, or its ETag or checksum differs")]
     InvalidPart(u32),
-    /// Part numbers do not ascend.
-    #[error("parts are not in ascending order")]
+    /// The part numbers do not ascend.
+    #[error("the part numbers do not ascend")]
     InvalidPartOrder,
-    /// A part other than the last is below the minimum.
+    /// A part other than the last is smaller than the minimum.
     #[error("part {0} is smaller than the minimum of 5 MiB")]
     PartTooSmall(u32),
-    /// A condition is false now.
+    /// A condition does not hold.
     #[error("the condition {0} does not hold")]
     PreconditionFailed(ConditionName),
-    /// The caller's copy is current.
-    #[error("not modified")]
+    /// The caller's copy of the object is current.
+    #[error("the object was not modified")]
     NotModified {
         /// Current entity tag.
         etag: fula_core::bucket::ETag,
-        /// Last modification, milliseconds since 1970.
+        /// Time of the last modification, in milliseconds since 1970.
         time_ms: u64,
     },
-    /// One change of a commit cannot be carried out, so none was.
+    /// One change of a commit of several keys was refused, so none was carried out.
     #[error("{key:?}: {error}")]
     InCommit {
-        /// Which.
+        /// Key of the change.
         key: String,
-        /// Why.
+        /// Reason of the refusal.
         error: Box<ServiceError>,
     },
-    /// No byte of the range exists.
-    #[error("range lies beyond the object's {size} bytes")]
+    /// The range lies outside the object.
+    #[error("the range lies outside the object, which has {size} bytes")]
     InvalidRange {
-        /// Length of the object.
+        /// Length of the object in bytes.
         size: u64,
     },
-    /// The credential ended too long before the write could be committed; nothing was written.
+    /// The credential ended too long before the write could be committed. Nothing was written.
     #[error("the credential has expired")]
     CredentialExpired,
     /// The caller may not do this.
     #[error("access denied")]
     AccessDenied,
-    /// The bytes received are not those the digest was made of.
+    /// The received bytes do not match the digest.
     #[error("{0} does not match the content")]
     BadDigest(&'static str),
     /// A digest header is malformed.
     #[error("{0} is malformed")]
     InvalidDigest(&'static str),
-    /// The bytes received are not those the signature was made over.
-    #[error("content does not match x-amz-content-sha256")]
+    /// The received bytes do not match the signed hash.
+    #[error("the content does not match x-amz-content-sha256")]
     PayloadMismatch,
-    /// A chunk or trailer of the body is not signed by the caller.
+    /// A chunk or a trailer of the body has a wrong signature.
     #[error("signature of a chunk does not match")]
     ChunkSignatureMismatch,
-    /// Fewer or more bytes than announced.
-    #[error("body ended after {received} of {announced} bytes")]
+    /// The body is shorter or longer than announced.
+    #[error("the body ended after {received} of {announced} bytes")]
     IncompleteBody {
-        /// Announced length.
+        /// Announced length in bytes.
         announced: u64,
-        /// Received length.
+        /// Received length in bytes.
         received: u64,
     },
-    /// The body broke off: the client went away or sent garbage.
-    #[error("body could not be read: {0}")]
+    /// The body could not be read, because the client went away or sent malformed data.
+    #[error("the body could not be read: {0}")]
     BodyFailed(String),
-    /// Larger than this kind of request allows.
-    #[error("entity is larger than {0} bytes")]
+    /// The body is longer than this kind of request allows.
+    #[error("the request is larger than {0} bytes")]
     EntityTooLarge(u64),
-    /// Metadata over the limit.
-    #[error("user metadata exceeds {0} bytes")]
+    /// The user metadata is longer than the limit.
+    #[error("the user metadata is longer than {0} bytes")]
     MetadataTooLarge(usize),
-    /// An argument makes no sense.
+    /// An argument is not valid.
     #[error("{0}")]
     InvalidArgument(String),
-    /// The request makes no sense as a whole.
+    /// The request as a whole is not valid.
     #[error("{0}")]
     InvalidRequest(String),
-    /// Not offered; refused rather than ignored.
+    /// The feature is not supported. Such requests are refused rather than partly carried out.
     #[error("{0} is not implemented")]
     NotImplemented(&'static str),
-    /// Retry later: too much at once, or out of time.
+    /// The server is too busy, or the deadline has passed. Retry later.
     #[error("{}", match .0 {
-        Applied::None => "too much at once, or out of time: nothing was changed; try again later",
-        Applied::Unknown => "no answer came in time: look whether it was carried out before trying again",
+        Applied::None => "the server is too busy, or too slow; nothing was changed; try again later",
+        Applied::Unknown => "no answer came in time; before trying again, check if it was carried out",
     })]
     Busy(Applied),
     /// The medium is full.
-    #[error("out of space")]
+    #[error("the server is out of space")]
     Full,
-    /// The state is written in a format newer than this program.
-    #[error("bucket is written by a newer version and is read-only here")]
+    /// The bucket is written in a format that is newer than this program.
+    #[error("the bucket was written by a newer version of Fula and is read-only here")]
     NewerFormat,
-    /// The arbiter went back in time: nothing is written until its masters agree.
+    /// The arbiter went back in time. Nothing is written until the masters have recovered.
     #[error("the arbiter went back in time: {0}")]
     Regressed(String),
-    /// A rule of this program does not hold; the text is for the log.
+    /// A bug: a rule of this program does not hold. The text is for the log.
     #[error(transparent)]
     Internal(Source),
-    /// A store does not answer: retry later. The text is for the log.
+    /// A store does not answer. Retry later. The text is for the log.
     #[error(transparent)]
     Unavailable(Source),
     /// A block is missing or damaged. The text is for the log.
@@ -179,60 +179,60 @@ pub enum ServiceError {
     Damaged(Source),
 }
 
-/// What keeps a request from being answered now, as far as its sender may know.
+/// The cause that prevents an answer at present, as far as the client may know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
     /// The arbiter cannot be used.
     Arbiter {
-        /// Whether it can be reached and does not answer in time.
+        /// Whether it can be reached but does not answer in time.
         is_late: bool,
     },
     /// The block store cannot be used.
     Blocks {
-        /// Whether it can be reached and does not answer in time.
+        /// Whether it can be reached but does not answer in time.
         is_late: bool,
     },
     /// The disk of this gateway cannot be used.
     OwnDisk,
-    /// The arbiter went back in time, and its masters have not agreed yet.
+    /// The arbiter went back in time, and the masters have not recovered yet.
     InDoubt,
-    /// The bucket is sealed: its masters remember states that exclude one another.
+    /// The bucket is sealed, because its masters remember states that exclude one another.
     Forked,
-    /// A block is nowhere to be found.
+    /// A block is missing.
     BlockMissing,
     /// A block is damaged.
     BlockDamaged,
-    /// The log says what.
+    /// Another cause, which is in the log.
     Other,
 }
 
-/// Why a forked bucket is refused.
+/// The reason why requests for a forked bucket are refused.
 pub(crate) const FORKED: &str = "the masters remember states that exclude one another";
 
-/// What the caller does next.
+/// The kind of an error, by what the caller can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// Use another credential, or ask the owner.
     Denied,
     /// Name something that exists.
     NotFound,
-    /// Read the state again, and decide anew: a condition does not hold.
+    /// Read the state again and decide anew, because a condition does not hold.
     Precondition,
-    /// Change what excludes the request first: a taken name, a bucket that is not empty, a limit.
+    /// Remove the obstacle first: a taken name, a bucket that is not empty, a limit.
     Conflict,
-    /// Mend the request.
+    /// Correct the request.
     Invalid,
-    /// Send it again later; after an unknown outcome, look first whether it was carried out.
+    /// Send the request again later. After an unknown outcome, check first whether it was carried out.
     Retry(Applied),
-    /// Make space.
+    /// Free space.
     Full,
     /// Let the operator restore what is missing or damaged.
     Damaged,
-    /// Report it.
+    /// Report a bug.
     Bug,
 }
 
-/// The error below another one, with its own sources. Clones share it.
+/// The underlying error of another one, with its own sources. Clones share it.
 #[derive(Clone)]
 pub struct Source(Arc<dyn Error + Send + Sync>);
 
@@ -243,7 +243,7 @@ impl Source {
 }
 
 impl Source {
-    /// Returns the error of a store that this is, or that is below it.
+    /// Returns the error of a store, if this is one or has one as its source.
     fn store_error(&self) -> Option<&StoreError> {
         let mut error: &(dyn Error + 'static) = &*self.0;
         loop {
@@ -262,7 +262,7 @@ impl Outage {
             StoreError::Damaged { .. } => Self::BlockDamaged,
             StoreError::Unavailable { backend, source, .. } => {
                 let text = source.to_string();
-                // The last two are of Tokio and of the pool of connections.
+                // The last two are texts of Tokio and of the pool of connections.
                 let late = ["no answer", "deadline has elapsed", "timed out"];
                 let is_late = late.iter().any(|late| text.contains(late));
                 match *backend {
@@ -311,7 +311,7 @@ impl ServiceError {
         StoreError::Unavailable { backend, action, source: "no answer in time".into() }.into()
     }
 
-    /// Returns what keeps the request from being answered, for errors that are about that.
+    /// Returns the cause that prevents an answer, for errors that have one.
     pub fn outage(&self) -> Option<Outage> {
         match self {
             Self::Regressed(why) if why == FORKED => Some(Outage::Forked),
@@ -324,7 +324,7 @@ impl ServiceError {
         }
     }
 
-    /// Returns what the caller does next.
+    /// Returns what the caller can do about the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::AccessDenied | Self::CredentialExpired => ErrorKind::Denied,
@@ -378,7 +378,7 @@ impl From<StoreError> for ServiceError {
     }
 }
 
-/// Says which change of a commit an error is about; what concerns the whole stays as it is.
+/// Adds the key of a change to its error. Errors about the whole commit are returned unchanged.
 pub(crate) fn in_commit(key: &str, error: ServiceError) -> ServiceError {
     match error {
         ServiceError::Busy(_)
@@ -392,8 +392,8 @@ pub(crate) fn in_commit(key: &str, error: ServiceError) -> ServiceError {
     }
 }
 
-/// Joins an error and its sources, for the log and for whoever runs a command. What an error says of its
-/// source already is not said again.
+/// Joins the texts of an error and its sources, for the log and for commands. The text of a source that is
+/// part of the text before it is not repeated.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,38 +1,38 @@
-//! Fault injection: rules of the pipeline that simulation and tests leave out, one at a time, to show
-//! that they would notice.
+//! Fault injection: rules of the pipeline that tests leave out, one at a time, to show that they would
+//! notice.
 //!
-//! Without the cargo feature `fault-injection`, which nothing shipped turns on, no rule is left out.
+//! Without the cargo feature `fault-injection`, which no shipped build enables, no rule is left out.
 
-/// One rule of the pipeline left out.
+/// A fault: one rule of the pipeline is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Conditions are judged before the body is read, and not again at the commit.
+    /// Conditions are checked before the body is read, and not again at the commit.
     ConditionJudgedOnlyEarly,
-    /// After a lost swap the changes are applied to the newer root without being judged again.
+    /// After a lost swap the changes are applied to the newer root without being examined again.
     RebaseWithoutJudging,
-    /// Answers that no swap carries are given from whatever root is remembered.
+    /// Answers without a swap are given from any remembered root.
     AnswerFromStaleBase,
     /// Reads are answered from the remembered root.
     ReadFromCachedRoot,
-    /// A swap without an answer is taken for lost.
+    /// A swap without an answer is treated as lost.
     UnansweredTakenForLost,
     /// Retries are not recognised.
     RecordOff,
-    /// The root is swapped in before its blocks are durable.
+    /// The root is published before its blocks are durable.
     PublishedBeforeDurable,
     /// A pointer that went back in time is adopted.
     RegressedAdopted,
-    /// The collector deletes what writes in flight put.
+    /// The collector deletes blocks of writes in flight.
     CollectDespiteWrites,
-    /// The collector deletes what requests read from.
+    /// The collector deletes blocks that requests read from.
     CollectDespiteReaders,
-    /// The collector deletes what a pointer that is just being read leads to.
+    /// The collector deletes blocks of a root whose pointer is being read.
     CollectDespiteReads,
-    /// The collector deletes what was replaced after it looked who reads.
+    /// The collector deletes blocks that were replaced after it determined which roots are in use.
     CollectJustReplaced,
 }
 
-/// Which rule is left out, if any.
+/// The fault that is injected, if any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultInjection(#[cfg(feature = "fault-injection")] pub Option<Fault>);
 

@@ -1,19 +1,21 @@
-//! Collection: finding the blocks that nothing needs any more, and deleting them.
+//! Garbage collection: finds the blocks that nothing needs any more, and deletes them.
 //!
-//! Mark and sweep while serving, docs/adr/0014. What is needed: everything reachable from the current
-//! root of every bucket, from roots replaced within the retention, from roots that a request still
-//! holds, and from content on its way in or out; and whatever a change in flight may have put. Marks lie
-//! in the store's own index, so that memory does not grow with what is marked.
+//! It is a mark and sweep that runs while the gateway serves (docs/adr/0014). A block is needed if
+//! - it is reachable from the current root of a bucket, or from a root replaced within the retention;
+//! - it is reachable from a root that a request holds, or from content on its way in or out; or
+//! - a change in flight may have put it.
+//!
+//! Marks are kept in the store's own index, so memory does not grow with their number.
 //!
 //! # Invariants
-//! - A block is deleted only if it was not marked, and was last put before the cut and before the
-//!   oldest write in flight at the cut began (tested against `put` in one step by the store).
-//! - Rows are read after the cut, and roots replaced since it are marked like current ones: so what
-//!   a write links from a root it holds is reachable from a root that is marked.
-//! - One tree node that cannot be read ends the collection, with nothing deleted.
+//! - A block is deleted only if it was not marked, and was last put before the cut and before the oldest
+//!   write in flight at the cut began. The store checks this and deletes in one step with respect to `put`.
+//! - Rows are read after the cut, and roots that were replaced since are marked like current ones. So
+//!   everything that a write links from a root which it holds is reachable from a marked root.
+//! - A tree node that cannot be read ends the collection, and nothing is deleted.
 //!
 //! # Deliberately absent
-//! A shared arbiter: other masters' writes are not known here.
+//! Collection with a shared arbiter: writes of other masters are not known here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,58 +36,59 @@ use crate::{
     service::Service,
 };
 
-/// How long changes that were begun before the cut are waited for; bodies on their way are not. What
-/// was put since the oldest of those that take longer is left to the next collection.
+/// Longest wait for changes that began before the cut, not counting bodies on their way. If some take
+/// longer, the blocks that were put since the oldest of them began are left to the next collection.
 const WRITES_WAIT: Duration = Duration::from_secs(10);
 
-/// Blocks between two looks at the clock.
+/// Number of blocks between two checks of the clock.
 const STEP_BLOCKS: u32 = 32;
 
-/// Work between two looks at whether requests want the processor: less would not be worth a rest,
-/// which is a millisecond at least, and a place at the end of a long queue.
+/// Working time after which the collector checks whether requests need the processor. A pause takes a
+/// millisecond or more, so pausing after less work would not be worthwhile.
 const STEP: Duration = Duration::from_micros(250);
 
-/// Rows read at a time.
+/// Number of rows that are read at a time.
 const PAGE: usize = 512;
 
-/// How long root blocks alone are kept, for `fula roots log`.
+/// Time for which root blocks are kept for `fula roots log`, in milliseconds.
 const HISTORY_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
 
-/// Most root blocks of one bucket kept for it.
+/// Largest number of root blocks of one bucket that are kept for it.
 const HISTORY_MAX: usize = 4096;
 
-/// What a collection came to.
+/// The result of a collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Collection {
-    /// Roots that were walked.
+    /// Number of roots that were walked.
     pub roots: u64,
-    /// Blocks found in use.
+    /// Number of blocks found in use.
     pub marked: u64,
-    /// Blocks deleted.
+    /// Number of blocks deleted.
     pub deleted: u64,
-    /// Their bytes.
+    /// Bytes of the deleted blocks.
     pub deleted_bytes: u64,
-    /// Whether writes took so long that what was put since they began was left alone.
+    /// Whether writes took so long that blocks put since they began were left to the next collection.
     pub held_back: bool,
-    /// Bytes that the store uses for blocks of current roots, and of requests.
+    /// Bytes that the store uses for blocks of current roots and of requests.
     pub live_bytes: u64,
-    /// Bytes of blocks that only roots within the retention need.
+    /// Bytes of blocks that are needed only by roots within the retention.
     pub retained_bytes: u64,
-    /// Bytes of root blocks that are kept for the history alone.
+    /// Bytes of root blocks that are kept only for the history.
     pub history_bytes: u64,
-    /// When the first and the last of the retained blocks are no longer retained.
+    /// Times at which the retention of the first and of the last retained block ends.
     pub released: Option<(TimeMs, TimeMs)>,
 }
 
 impl Service {
     /// Deletes the blocks of this store that nothing needs. Runs concurrently with requests: while any are
-    /// in flight it sleeps `rest()` times the time that it has just worked, and asks again at every pause.
-    /// Roots replaced within `retention` stay readable. One collection at a time runs; others wait for
-    /// it.
+    /// in flight, it sleeps `rest()` times the time that it has just worked, and calls `rest` again at
+    /// every pause. Roots that were replaced within `retention` stay readable. Only one collection runs at
+    /// a time; further calls wait for it.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`]: something cannot be read, and nothing was deleted; nor with
-    /// [`ServiceError::Busy`]: a pointer is being read for too long.
+    /// [`ServiceError::Unavailable`]: something cannot be read. [`ServiceError::Busy`]: the read of a
+    /// pointer takes too long. In both cases nothing was deleted.
     pub async fn collect(
         &self,
         retention: Duration,
@@ -99,11 +102,11 @@ impl Service {
         Ok(collector.done)
     }
 
-    /// Finds out what a collection would find in use, and deletes nothing. It reads as much as a
-    /// collection, and runs like one.
+    /// Determines what a collection would find in use, and deletes nothing. It reads as much as a
+    /// collection.
     ///
     /// # Errors
-    /// As [`Self::collect`].
+    /// The errors of [`Self::collect`].
     pub async fn survey(
         &self,
         retention: Duration,
@@ -116,26 +119,26 @@ impl Service {
         Ok(collector.done)
     }
 
-    /// Drops the rows of buckets that were deleted longer ago than `retention`, where the arbiter can do
-    /// that; unless `all` is set, only if they are enough to be worth the work. Returns how many it
-    /// dropped.
+    /// Drops the rows of buckets that were deleted longer ago than `retention`, if the arbiter supports
+    /// that. Unless `all` is set, it does so only if there are enough of them to justify the work. Returns
+    /// the number of dropped rows.
     ///
     /// # Errors
-    /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some may be gone all the same.
+    /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some rows may be dropped all the same.
     pub async fn drop_deleted(&self, retention: Duration, all: bool) -> Result<u64, ServiceError> {
         let _one_at_a_time = self.collecting.lock().await;
         self.committer.drop_deleted(retention, all).await
     }
 }
 
-/// What keeps the blocks that are being marked.
+/// The reason why the blocks that are being marked are kept.
 #[derive(Clone, Copy, Debug)]
 enum Keeper {
-    /// A current root, or a request.
+    /// A current root or a request needs them.
     Live,
-    /// A root that was replaced within the retention, until this time.
+    /// A root that was replaced needs them. Its retention ends at this time.
     Retention(TimeMs),
-    /// The history of a bucket.
+    /// They belong to the history of a bucket.
     History,
 }
 
@@ -143,22 +146,22 @@ struct Collector<'a> {
     arbiter: &'a Arbiter,
     blocks: &'a Arc<dyn BlockStore>,
     pin_registry: &'a PinRegistry,
-    /// Marks of this collection carry it.
+    /// Epoch of this collection, which its marks carry.
     cut: Epoch,
-    /// Blocks put in this epoch or later stay.
+    /// Blocks that were put in this epoch or later stay.
     put_before: Epoch,
-    /// Roots that were current at this time or later are marked in full.
+    /// Roots that were current at this time or later are marked with everything below them.
     since: TimeMs,
-    /// How long a root is kept after it was replaced, in milliseconds.
+    /// Time for which a root is kept after it was replaced, in milliseconds.
     retention: TimeMs,
     keeper: Keeper,
-    /// When marking began.
+    /// Time at which marking began.
     now: TimeMs,
-    /// Heads that somebody held when marking began.
+    /// Heads that were in use when marking began.
     held: Vec<Arc<Head>>,
-    /// What content on its way hung on then.
+    /// Blocks on which content on its way depended at that time.
     kept: Vec<Cid>,
-    /// Rests this many times as long as it works.
+    /// Returns the factor by which pauses are longer than the work before them.
     rest: &'a (dyn Fn() -> u32 + Sync),
     steps: u32,
     step_began: Instant,
@@ -182,11 +185,11 @@ impl<'a> Collector<'a> {
         }
         let now = arbiter.now().await?;
         let is_blind = faults.has(Fault::CollectDespiteReaders);
-        // Twice: a round that was judged before `now` and swaps while others are waited for lets go
-        // of its base, which a look that begins meanwhile may still be told of.
+        // The heads are read twice. A round that began before `now` may swap while this waits for others,
+        // and then release its base. A pointer read that began in the meantime may still return that base.
         let mut held = if is_blind { Vec::new() } else { pin_registry.heads() };
-        // A pointer read before this, and replaced before this, is that of a head that is noted by
-        // then; one read later was current at `now` or later.
+        // A pointer that was read and replaced before this belongs to a head that is registered by then.
+        // One that is read later was current at `now` or later.
         if !faults.has(Fault::CollectDespiteReads) {
             let looked = tokio::time::timeout(WRITES_WAIT, pin_registry.reads_ended()).await;
             looked.map_err(|_| ServiceError::Busy(Applied::None))?;
@@ -194,7 +197,7 @@ impl<'a> Collector<'a> {
         if !is_blind {
             held.extend(pin_registry.heads());
         }
-        // After the heads: a reader holds one until its content is kept.
+        // This comes after the heads: a reader holds its head until its content is pinned.
         let is_blind = is_blind || faults.has(Fault::CollectDespiteWrites);
         let kept = if is_blind { Vec::new() } else { pin_registry.pinned_blocks() };
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
@@ -220,13 +223,13 @@ impl<'a> Collector<'a> {
 
     /// Marks everything that is needed.
     async fn mark_all(&mut self) -> Result<(), ServiceError> {
-        // Of history only the roots themselves are marked: whoever reads one comes first.
+        // Only the root blocks of the history are marked, so the roots that requests read from come first.
         for head in std::mem::take(&mut self.held) {
             self.mark_tree(head.row.pointer.root).await?;
         }
         for cid in std::mem::take(&mut self.kept) {
             match self.mark_tree(cid).await {
-                // To be put yet.
+                // The block has not been put yet.
                 Err(StoreError::Missing { cid: missing }) if missing == cid => {}
                 marked => marked?,
             }
@@ -243,17 +246,17 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Marks a bucket's root, those it replaced lately, and the root blocks of its history.
+    /// Marks a bucket's root, the roots that it replaced lately, and the root blocks of its history.
     async fn mark_bucket(&mut self, current: Cid) -> Result<(), ServiceError> {
         let mut next = Some(current);
-        // The time at which the root looked at was replaced; none for the current one.
+        // Time at which the examined root was replaced; `None` for the current root.
         let mut replaced: Option<TimeMs> = None;
         for n in 0.. {
             let Some(cid) = next else { break };
             let block = match self.blocks.get(&cid).await? {
                 Some(block) => block,
                 None if n == 0 => return Err(StoreError::Missing { cid }.into()),
-                // Collected before.
+                // An earlier collection has deleted it.
                 None => break,
             };
             let root = BucketRoot::from_block(&block)?;
@@ -265,8 +268,8 @@ impl<'a> Collector<'a> {
             };
             if is_read {
                 match self.mark_tree(cid).await {
-                    // Of a root that was replaced, an earlier collection with a shorter retention
-                    // may have taken a part.
+                    // An earlier collection with a shorter retention may have deleted a part of a root that
+                    // was replaced.
                     Err(StoreError::Missing { .. }) if n > 0 => break,
                     marked => marked?,
                 }
@@ -297,7 +300,7 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Marks blocks, and returns those that were not yet and that may link to others.
+    /// Marks blocks. Returns those that were not marked before and may have links.
     fn mark(&mut self, cids: &[Cid]) -> Vec<Cid> {
         let mut fresh = self.blocks.mark(cids, self.cut);
         self.done.marked += fresh.len() as u64;
@@ -306,8 +309,8 @@ impl<'a> Collector<'a> {
         fresh
     }
 
-    /// Counts bytes for what keeps them. Blocks that several roots need count for the first that is marked:
-    /// of one bucket that is the newest.
+    /// Adds bytes to the account of the current keeper. A block that several roots need counts for the
+    /// first one that is marked; for one bucket that is the newest.
     fn account(&mut self, bytes: u64) {
         let done = &mut self.done;
         match self.keeper {
@@ -322,7 +325,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Deletes what is not marked.
+    /// Deletes the blocks that are not marked.
     async fn sweep(&mut self) -> Result<(), ServiceError> {
         let mut from = Some(Position::default());
         while let Some(position) = from {
@@ -335,7 +338,7 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Makes way for requests now and then.
+    /// Pauses from time to time, so that requests are served.
     async fn step(&mut self) {
         self.steps += 1;
         if self.steps < STEP_BLOCKS {

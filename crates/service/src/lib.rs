@@ -1,7 +1,7 @@
-//! What a Fula gateway does, in domain words: no HTTP types, no backend names.
+//! The operations of a Fula gateway, without HTTP types and without names of backends.
 //!
-//! Requests come in as [`Service`] methods. Reads resolve the bucket's newest root and walk its
-//! trees; every change goes through the one commit pipeline in [`commit`].
+//! Requests come in as methods of [`Service`]. Reads find the newest root of the bucket and walk its trees.
+//! Every change goes through the commit pipeline in [`commit`].
 
 pub mod admin;
 mod arbiter;

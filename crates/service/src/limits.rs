@@ -1,43 +1,43 @@
-//! Every bound of the service, by name.
+//! The limits of the service, each with a name.
 
 use std::time::Duration;
 
 use crate::fault_injection::FaultInjection;
 
-/// Bounds of one gateway process.
+/// The limits of one gateway process that an operator can set.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How long a write may take from queueing to its answer.
+    /// Longest time from queueing a write to its answer.
     pub commit_deadline: Duration,
-    /// How long a master goes on resolving an unanswered swap after its writers were told.
+    /// Time for which a master continues to resolve an unanswered swap after its writers were told.
     pub resolve_for: Duration,
-    /// Most changes in one round.
+    /// Largest number of changes in one round.
     pub round_changes_max: usize,
-    /// Most bytes of small bodies in one round.
+    /// Largest number of bytes of small bodies in one round.
     pub round_bytes_max: usize,
-    /// Most attempts of one commit round, the first included, whatever made the others necessary: mostly
+    /// Largest number of attempts of one commit round, including the first. Most repetitions are caused by
     /// lost swaps.
     pub round_attempts_max: u32,
-    /// Most changes waiting for one bucket.
+    /// Largest number of changes that wait for one bucket.
     pub queue_max: usize,
-    /// Most bytes of small bodies waiting for one bucket.
+    /// Largest number of bytes of small bodies that wait for one bucket.
     pub queue_bytes_max: usize,
-    /// How long roots that were replaced stay readable, and their blocks are kept.
+    /// Time for which replaced roots stay readable and their blocks are kept.
     pub retention: Duration,
-    /// Memory for bodies on their way in and out, in bytes.
+    /// Memory for request and response bodies, in bytes.
     pub body_bytes: usize,
     /// Memory for decoded tree nodes, in bytes.
     pub cache_bytes: u64,
-    /// Buckets whose root stays decoded.
+    /// Number of buckets whose decoded root is cached.
     pub heads_max: usize,
-    /// Most buckets of one owner.
+    /// Largest number of buckets of one owner.
     pub buckets_per_owner: u64,
-    /// Most global names that one owner may hold where names are unique per owner: most buckets
-    /// with something public.
+    /// Largest number of global names that one owner may hold where bucket names are unique per owner. Each
+    /// public bucket holds one.
     pub public_buckets_per_owner: u64,
-    /// Whether reads are answered from the last known root while the arbiter cannot be asked.
+    /// Whether reads are answered from the last known root while the arbiter is away.
     pub stale_reads: bool,
-    /// Rules left out on purpose; none in anything shipped.
+    /// Fault that tests inject. Shipped builds inject none.
     pub faults: FaultInjection,
 }
 
@@ -72,43 +72,44 @@ pub const PART_BYTES_MIN: u64 = 5 << 20;
 /// Highest part number.
 pub const PARTS_MAX: u32 = 10_000;
 
-/// Most user metadata of one object, names and values together, in bytes.
+/// Largest user metadata of one object, names and values together, in bytes.
 pub const METADATA_BYTES_MAX: usize = 2048;
 
-/// Most entries in one page of any listing.
+/// Largest number of entries in one page of any listing.
 pub const PAGE_MAX: usize = 1000;
 
-/// Most keys in one batch delete.
+/// Largest number of keys in one batch delete.
 pub const DELETE_KEYS_MAX: usize = 1000;
 
-/// Most access keys of one user, unless the operator says otherwise.
+/// Default of the largest number of access keys of one user.
 pub const KEYS_PER_USER: usize = 100;
 
-/// Most changes of one multi-key commit.
+/// Largest number of changes of one multi-key commit.
 pub const COMMIT_CHANGES_MAX: usize = 1000;
 
-/// Largest body given in a multi-key commit itself, in bytes: one block.
+/// Largest body inside a multi-key commit, in bytes: one block.
 pub const COMMIT_BODY_BYTES_MAX: usize = 1 << 20;
 
-/// How long the answer of a completed upload is remembered.
+/// Time for which the answer of a completed upload is remembered, in milliseconds.
 pub const COMPLETED_KEPT_MS: u64 = 24 * 3600 * 1000;
 
-/// How long the answer of a write is remembered for its retry: longer than any SDK retries.
+/// Time for which the answer of a write is remembered for a retry, in milliseconds. It is longer than any
+/// SDK retries.
 pub const RECENT_KEPT_MS: u64 = 20 * 60 * 1000;
 
-/// Returns whether an answer of that time may be forgotten now; both in milliseconds since 1970.
+/// Returns whether an answer of the time `time` may be forgotten at `now`, both in milliseconds since 1970.
 pub(crate) fn is_recent_expired(time: u64, now: u64) -> bool {
     time.saturating_add(RECENT_KEPT_MS) <= now
 }
 
-/// Most remembered answers that outlive the deletion of their bucket.
+/// Largest number of remembered answers that survive the deletion of their bucket.
 pub(crate) const RECENT_CARRIED_MAX: usize = 10_000;
 
-/// Longest `amz-sdk-invocation-id` that is taken for one, in bytes.
+/// Longest accepted `amz-sdk-invocation-id`, in bytes.
 pub(crate) const INVOCATION_BYTES_MAX: usize = 128;
 
-/// Uploads looked at for expired answers whenever one begins.
+/// Number of uploads that are checked for expired answers whenever one begins.
 pub(crate) const SWEEP_UPLOADS: usize = 16;
 
-/// How long a writer's last commit is remembered in the root.
+/// Time for which the last commit of a writer is remembered in the root, in milliseconds.
 pub const AUTHORS_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;

@@ -1,35 +1,34 @@
-//! What a bucket's name means to the one who asks, and which buckets hold their name globally
-//! (docs/adr/0033).
+//! What a bucket name means in a request, and which buckets hold their global name (docs/adr/0033).
 
 use fula_core::{BlockStore, OwnerId, block::require, bucket::BucketRoot, root::GlobalName};
 
 use crate::{auth::bucket_policy, caller::BucketOwner, error::ServiceError};
 
-/// What bucket names are unique within (`FULA_BUCKET_NAMES`).
+/// The scope in which bucket names are unique (`FULA_BUCKET_NAMES`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NamePolicy {
-    /// Each owner's own buckets.
+    /// Names are unique among the buckets of each owner.
     #[default]
     PerOwner,
-    /// All buckets of the arbiter, as on AWS.
+    /// Names are unique among all buckets of the arbiter, as on AWS.
     Global,
 }
 
-/// Where the bucket is that a name means.
+/// The place of the bucket that a name means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NameMeaning {
-    /// Among the buckets of this owner.
+    /// The bucket is one of this owner.
     Of(OwnerId),
-    /// Among the buckets of this owner, else with the holder of the global name.
+    /// The bucket is one of this owner or, if there is none, the holder of the global name.
     OfElseGlobal(OwnerId),
-    /// With the holder of the global name.
+    /// The bucket is the holder of the global name.
     Global,
-    /// Nowhere.
+    /// There is no such bucket.
     Nothing,
 }
 
 impl NameMeaning {
-    /// Returns the owner among whose buckets to look first.
+    /// Returns the owner whose buckets are searched first.
     pub(crate) fn owner(self) -> Option<OwnerId> {
         match self {
             Self::Of(owner) | Self::OfElseGlobal(owner) => Some(owner),
@@ -37,14 +36,14 @@ impl NameMeaning {
         }
     }
 
-    /// Returns whether the holder of the global name is looked for where that owner has no bucket.
+    /// Returns whether the holder of the global name is searched for where that owner has no such bucket.
     pub(crate) fn is_global(self) -> bool {
         matches!(self, Self::OfElseGlobal(_) | Self::Global)
     }
 }
 
 impl NamePolicy {
-    /// Returns the mode as settings and records spell it.
+    /// Returns the policy as settings and records spell it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PerOwner => "owner",
@@ -52,8 +51,8 @@ impl NamePolicy {
         }
     }
 
-    /// Returns where to look for the bucket that a name means to `caller` (`None` is anonymous), who
-    /// says that it is `said`'s.
+    /// Returns the place of the bucket that a name means to `caller` (`None` is anonymous) in a request
+    /// that names the owner `said`.
     pub(crate) fn meaning(self, caller: Option<OwnerId>, said: BucketOwner) -> NameMeaning {
         match (said, caller) {
             (BucketOwner::Named(owner), _) => NameMeaning::Of(owner),
@@ -66,7 +65,7 @@ impl NamePolicy {
         }
     }
 
-    /// Returns what the creation of a bucket wants with its global name.
+    /// Returns what the creation of a bucket does with its global name.
     pub(crate) fn at_creation(self) -> GlobalName {
         match self {
             Self::PerOwner => GlobalName::Keep,
@@ -74,7 +73,7 @@ impl NamePolicy {
         }
     }
 
-    /// Returns what a change of a bucket's policy wants with its global name.
+    /// Returns what a change of a bucket's policy does with its global name.
     pub(crate) fn at_policy(self, is_public: bool) -> GlobalName {
         match self {
             Self::PerOwner => self.at_rest(is_public),
@@ -82,8 +81,7 @@ impl NamePolicy {
         }
     }
 
-    /// Returns how a bucket that exists comes to hold its name as this mode has it, whatever was the case
-    /// before.
+    /// Returns what brings the global name of an existing bucket in line with this policy.
     pub(crate) fn at_rest(self, is_public: bool) -> GlobalName {
         match self {
             Self::PerOwner if !is_public => GlobalName::Release,
@@ -91,7 +89,7 @@ impl NamePolicy {
         }
     }
 
-    /// The same for the bucket that a root describes.
+    /// Does the same for the bucket that a root describes.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`] while its policy cannot be read.
@@ -106,7 +104,7 @@ impl NamePolicy {
         Ok(self.at_rest(bucket_policy::is_public(blocks, root).await?))
     }
 
-    /// The same for the root that a pointer of the arbiter names.
+    /// Does the same for the root that a pointer of the arbiter names.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`] while the root or its policy cannot be read.
@@ -153,7 +151,7 @@ mod tests {
     #[test]
     fn which_buckets_hold_their_name() {
         use GlobalName::{ClaimIfFree, Keep, Release, Require};
-        // At creation; with a policy, private and public; at rest, private and public.
+        // The columns: at creation; with a policy, private and public; at rest, private and public.
         let table = [
             (NamePolicy::PerOwner, Keep, [Release, ClaimIfFree], [Release, ClaimIfFree]),
             (NamePolicy::Global, Require, [Keep, Keep], [ClaimIfFree, ClaimIfFree]),

@@ -1,5 +1,5 @@
-//! Pins: what requests in flight keep from the collector, which is blocks that they put and roots that
-//! they read from.
+//! Pins: the blocks that requests in flight keep from the collector, because they have put them or read
+//! from a root that links them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 
 use crate::arbiter::head::Head;
 
-/// Heads noted before those that nobody holds any more are first left out.
+/// Number of registered heads from which on released ones are removed.
 const HEADS_MIN: usize = 1024;
 
-/// Writes in flight and heads in use, of all requests.
+/// The writes in flight and the heads in use of all requests.
 #[derive(Debug, Default)]
 pub(crate) struct PinRegistry {
     state: Mutex<State>,
-    /// Notified whenever a write or the read of a pointer ends.
+    /// Notified whenever a write ends, or the read of a pointer.
     ended: Notify,
 }
 
@@ -27,21 +27,21 @@ pub(crate) struct PinRegistry {
 struct State {
     /// The current epoch, which the last collection began.
     epoch: Epoch,
-    /// Writes in flight, by the epoch they began in.
+    /// Number of writes in flight, by the epoch in which they began.
     writes: BTreeMap<Epoch, usize>,
-    /// Pointers being read whose heads are not noted yet, by number.
+    /// Numbers of pointer reads whose heads are not registered yet.
     reads: BTreeSet<u64>,
     next_read: u64,
-    /// Every head there is; those that are gone are left out now and then.
+    /// All registered heads. Released ones are removed from time to time.
     heads: Vec<Weak<Head>>,
     heads_max: usize,
-    /// Blocks that are in use with all they link to, and how often.
+    /// Blocks that are in use with everything that they link to, and the number of users.
     pinned: HashMap<Cid, usize>,
-    /// Bodies that are on their way, in or out.
+    /// Number of bodies on their way in or out.
     bodies: usize,
 }
 
-/// A write in flight: nothing that was put since it began is deleted.
+/// A write in flight. Nothing that was put since it began is deleted.
 #[derive(Debug)]
 pub(crate) struct WriteLease {
     pin_registry: Arc<PinRegistry>,
@@ -62,7 +62,7 @@ impl Drop for WriteLease {
     }
 }
 
-/// A pointer being read: until its head is noted, the collector does not look which there are.
+/// The read of a pointer. The collector waits until its head is registered.
 #[derive(Debug)]
 pub(crate) struct PointerRead {
     pin_registry: Arc<PinRegistry>,
@@ -76,9 +76,9 @@ impl Drop for PointerRead {
     }
 }
 
-/// Content on its way in or out: nothing that hangs on these blocks is deleted, however long it takes.
+/// Content on its way in or out. Nothing that these blocks link to is deleted, however long it takes.
 ///
-/// Unlike a lease it holds nothing else back, so that a client that stalls costs what it stored.
+/// Unlike a lease it holds back no other blocks, so a client that stalls costs only what it has stored.
 #[derive(Debug)]
 pub(crate) struct PinnedBlocks {
     pin_registry: Arc<PinRegistry>,
@@ -91,7 +91,7 @@ impl PinnedBlocks {
         Self { pin_registry: Arc::clone(pin_registry), cids: Vec::new() }
     }
 
-    /// Adds blocks; before they are put, so that there is no moment at which nothing keeps them.
+    /// Adds blocks. Call it before they are put, so that they are pinned at every moment.
     pub(crate) fn add(&mut self, cids: impl IntoIterator<Item = Cid>) {
         let mut state = self.pin_registry.state();
         for cid in cids {
@@ -100,7 +100,7 @@ impl PinnedBlocks {
         }
     }
 
-    /// Keeps these, put before, instead of those so far, all of which hang on them.
+    /// Replaces the pinned blocks by these, which were put before and link to all of them.
     pub(crate) fn replace(&mut self, cids: impl IntoIterator<Item = Cid>) {
         let old = self.cids.len();
         self.add(cids);
@@ -151,13 +151,13 @@ impl PinRegistry {
         PointerRead { pin_registry: Arc::clone(self), number }
     }
 
-    /// Returns once every look has ended that began before the call.
+    /// Returns once every pointer read that began before the call has ended.
     pub(super) async fn reads_ended(&self) {
         let next = self.state().next_read;
         self.wait_until(|state| state.reads.first().is_none_or(|first| *first >= next)).await;
     }
 
-    /// Notes a head that was just made: as long as anybody holds it, its blocks are in use.
+    /// Registers a new head. Its blocks are in use as long as it is referenced.
     pub(crate) fn register_head(&self, head: &Arc<Head>) {
         let mut state = self.state();
         if state.heads.len() >= state.heads_max {
@@ -167,15 +167,15 @@ impl PinRegistry {
         state.heads.push(Arc::downgrade(head));
     }
 
-    /// Returns every head that somebody holds.
+    /// Returns every head that is in use.
     pub(super) fn heads(&self) -> Vec<Arc<Head>> {
         let mut state = self.state();
         state.heads.retain(|head| head.strong_count() > 0);
         state.heads.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Returns the blocks that content on its way hangs on; those not put yet will be put in the
-    /// epoch of the last cut, or later.
+    /// Returns the blocks that content on its way depends on. Blocks that were not put yet will be put in
+    /// the current epoch or later.
     pub(crate) fn pinned_blocks(&self) -> Vec<Cid> {
         self.state().pinned.keys().copied().collect()
     }
@@ -186,7 +186,7 @@ impl PinRegistry {
         state.bodies > 0 || !state.writes.is_empty()
     }
 
-    /// Begins a new epoch: writes that begin from now on put their blocks in it, or in later ones.
+    /// Begins a new epoch. Writes that begin from now on put their blocks in it or in later ones.
     pub(super) fn begin_epoch(&self, blocks: &dyn BlockStore) -> Epoch {
         let mut state = self.state();
         state.epoch = blocks.advance_epoch();
@@ -217,8 +217,8 @@ impl PinRegistry {
     }
 }
 
-/// What one request keeps from the collector, until its last part is done: the answer's
-/// body may be read long after the handler returned, and a change be decided after its client left.
+/// The pins of one request. They last until its last part is done: the body of the answer may be read long
+/// after the handler returned, and a change may be decided after its client left.
 #[derive(Clone, Debug, Default)]
 pub struct RequestPins(Arc<Mutex<Held>>);
 
@@ -234,23 +234,24 @@ impl RequestPins {
         self.0.lock()
     }
 
-    /// Notes that the request may write; before it puts or links anything.
+    /// Begins a write. Call it before the request puts or links anything.
     pub(crate) fn begin_write(&self, pin_registry: &Arc<PinRegistry>) {
         self.held().lease.get_or_insert_with(|| pin_registry.begin_write());
     }
 
-    /// Notes that the request waits for its client, and has put nothing that is not [`PinnedBlocks`].
+    /// Ends the write, because the request waits for its client and everything it has put is in
+    /// [`PinnedBlocks`].
     pub(crate) fn end_write(&self) {
         let lease = self.held().lease.take();
         drop(lease);
     }
 
-    /// Holds what the request reads from.
+    /// Pins the head that the request reads from.
     pub(crate) fn pin_head(&self, head: &Arc<Head>) {
         self.held().heads.push(Arc::clone(head));
     }
 
-    /// Holds the content that the request has taken in.
+    /// Pins the content that the request has received.
     pub(crate) fn pin_blocks(&self, content: PinnedBlocks) {
         self.held().content = Some(content);
     }
@@ -294,7 +295,7 @@ mod tests {
         one.add([cid(1), cid(2)]);
         other.add([cid(2)]);
         one.replace([cid(3), cid(1)]);
-        // What is named again stays, and so does what another body keeps.
+        // Blocks that are named again stay, and so do those that another body pins.
         assert_eq!(pinned(&pin_registry), [cid(1), cid(2), cid(3)].into());
         drop(other);
         assert_eq!(pinned(&pin_registry), [cid(1), cid(3)].into());

@@ -1,5 +1,5 @@
-//! One gateway's view of the object store: which bucket a request is about, whether it may, and the way
-//! to the commit pipeline.
+//! The object store as one gateway sees it: which bucket a request is about, whether it is allowed, and the
+//! way to the commit pipeline.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -25,16 +25,16 @@ use crate::{
 /// The bucket that a write is about.
 pub(crate) struct WriteTarget {
     pub(crate) head: Arc<Head>,
-    /// Whether that is the last state known, and perhaps not the newest.
+    /// Whether the state is the last known one, which may not be the newest.
     pub(crate) is_guess: bool,
 }
 
-/// Which state of a bucket a request can do with.
+/// The state of a bucket that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// The last one known, where reads may be stale and the arbiter is away.
+    /// The last known state suffices, where stale reads are allowed and the arbiter is away.
     MayBeStale,
-    /// The newest: something is written that is made of it.
+    /// The newest state is needed, because something is written that depends on it.
     Newest,
 }
 
@@ -44,14 +44,14 @@ impl Freshness {
     }
 }
 
-/// What of a bucket an action is about.
+/// The part of a bucket that an action is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part<'a> {
     /// The bucket as a whole.
     Whole,
-    /// Whether it is there.
+    /// Whether the bucket exists.
     Anything,
-    /// Keys by prefix.
+    /// Keys with a prefix.
     Prefix(&'a str),
     /// One key.
     Key(&'a ObjectKey),
@@ -69,29 +69,30 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Draws random bytes; the operating system's unless a test says otherwise.
+/// A source of random bytes: the operating system, or a test.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
-/// Returns the operating system's randomness.
+/// Returns the random number generator of the operating system.
 pub fn system_random() -> Random {
     Arc::new(|bytes| getrandom::fill(bytes).expect("the operating system has randomness"))
 }
 
-/// Bodies whose sender is not known yet get a budget of their own: this part of `body_bytes`.
+/// Bodies whose sender is not authenticated yet have a budget of `body_bytes` divided by this.
 const UNAUTHENTICATED_PART: usize = 4;
 
-/// One gateway's view of the object store; cloned freely, shared by all requests.
+/// The object store as one gateway sees it. Clones share one state.
 #[derive(Clone)]
 pub struct Service {
     pub(crate) committer: Committer,
     pub(crate) body_budget: MemoryBudget,
-    /// For bodies whose sender is not known yet, so that they cannot take what others need.
+    /// Separate budget for bodies whose sender is not authenticated yet, so that they cannot use up the
+    /// main one.
     unauthenticated_budget: MemoryBudget,
     pub(crate) random: Random,
     pub(crate) names: NamePolicy,
-    /// Where the next look for expired uploads begins, by bucket.
+    /// Key at which the next search for expired uploads begins, by bucket.
     pub(crate) sweeps: Arc<Mutex<HashMap<BucketAddress, Bytes>>>,
-    /// Held by whoever collects, or drops rows.
+    /// Held during a collection, and while rows are dropped.
     pub(crate) collecting: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -123,7 +124,7 @@ impl Service {
         &self.committer
     }
 
-    /// Returns the arbiter as this master sees it.
+    /// Returns the arbiter.
     pub fn arbiter(&self) -> &Arbiter {
         self.committer.arbiter()
     }
@@ -138,7 +139,7 @@ impl Service {
         &self.body_budget
     }
 
-    /// Returns the memory budget of bodies that are read before their sender is known.
+    /// Returns the memory budget of bodies that are read before their sender is authenticated.
     pub fn unauthenticated_budget(&self) -> &MemoryBudget {
         &self.unauthenticated_budget
     }
@@ -149,8 +150,8 @@ impl Service {
         bytes
     }
 
-    /// Finds the bucket `name` means to the caller ([`NamePolicy::meaning`]), and checks that `action` is
-    /// allowed on what of it is asked for.
+    /// Finds the bucket that `name` means to the caller ([`NamePolicy::meaning`]), and checks that `action`
+    /// is allowed on `part` of it.
     pub(crate) async fn resolve(
         &self,
         caller: &Caller,
@@ -166,8 +167,8 @@ impl Service {
         self.decide(caller, owner, found, action, part.target(name)).await
     }
 
-    /// Finds the bucket that the source of a copy lies in, and checks that the object may be read. Its state
-    /// is the newest: what a copy writes is as good as what was just put.
+    /// Finds the bucket of the source of a copy, and checks that the object may be read. The state is the
+    /// newest one, because the copy must be as current as an object that was just put.
     pub(crate) async fn resolve_source(
         &self,
         caller: &Caller,
@@ -199,9 +200,9 @@ impl Service {
                 caller.pins.pin_head(&head);
                 Ok(head)
             }
-            // Nobody may do anything to nothing.
+            // The action may be allowed, but there is no bucket.
             (Ok(()), None) => Err(ServiceError::NoSuchBucket),
-            // Whose bucket was asked for is said: whether they have one is not.
+            // The request named the owner, so whether that owner has such a bucket is not revealed.
             (Err(ServiceError::NoSuchBucket), _) if owner.is_foreign(caller) => {
                 Err(ServiceError::AccessDenied)
             }
@@ -209,9 +210,9 @@ impl Service {
         }
     }
 
-    /// The same for a write of an object, which costs no read of the arbiter where the caller's own
-    /// bucket was seen before: the commit finds out whether it is still there. What is refused
-    /// must be refused on the newest state; ask [`Self::resolve`] before.
+    /// Does the same for a write of an object. If a bucket of the caller is in memory, it does not read the
+    /// arbiter; the commit finds out whether the bucket still exists. A refusal must be based on the newest
+    /// state: call [`Self::resolve`] before refusing.
     pub(crate) async fn resolve_for_write(
         &self,
         caller: &Caller,
@@ -232,7 +233,7 @@ impl Service {
         Ok(WriteTarget { head, is_guess: false })
     }
 
-    /// Returns where to look for the bucket that a name means to the caller.
+    /// Returns the place of the bucket that a name means to the caller.
     pub(crate) fn meaning(&self, caller: &Caller, owner: BucketOwner) -> NameMeaning {
         let identity = caller.identity.as_ref();
         self.names.meaning(identity.map(|identity| identity.owner), owner)
@@ -244,7 +245,7 @@ impl Service {
         (self.meaning(caller, owner).owner() == Some(own)).then_some(own)
     }
 
-    /// Returns the bucket that a name means to the caller, whoever's it is.
+    /// Returns the bucket that a name means to the caller, whoever owns it.
     pub(crate) async fn find(
         &self,
         caller: &Caller,
@@ -271,7 +272,7 @@ impl Service {
         self.state(caller, &row.address, freshness).await
     }
 
-    /// Decides whether the caller may do `action` to `target`, in the bucket that `head` is of.
+    /// Decides whether the caller may do `action` to `target` in the bucket of `head`.
     pub(crate) async fn authorize(
         &self,
         caller: &Caller,
@@ -282,7 +283,7 @@ impl Service {
         let identity = caller.identity.as_ref();
         let Some(head) = head else { return access::authorize(identity, action, target, None) };
         let owner = head.row.address.owner;
-        // Most requests are the owner's, who need nothing public.
+        // Most requests come from the owner, for whom the public part need not be read.
         let is_granted = identity.is_some_and(|identity| {
             identity.owner == owner && identity.grant.allows(action.verb(), target)
         });
@@ -291,8 +292,8 @@ impl Service {
         access::authorize(identity, action, target, Some(holder))
     }
 
-    /// Returns the bucket's state: what is read may be outdated where that is allowed, what a
-    /// change starts from may not.
+    /// Returns the state of the bucket. A read may get an outdated one where that is allowed; a change may
+    /// not.
     pub(crate) async fn state(
         &self,
         caller: &Caller,
@@ -305,10 +306,10 @@ impl Service {
         self.before_write(caller, "arbiter", self.arbiter().current(address)).await
     }
 
-    /// Asks a store something before a write, within the write's deadline.
+    /// Runs an operation of a store before a write, within the deadline of the write.
     ///
     /// # Errors
-    /// What is answered; [`ServiceError::Unavailable`] when it is late.
+    /// The error of the operation; [`ServiceError::Unavailable`] when it is late.
     pub(crate) async fn before_write<T>(
         &self,
         caller: &Caller,
@@ -321,9 +322,9 @@ impl Service {
         answer.unwrap_or_else(|_| Err(ServiceError::late(backend, "read")))
     }
 
-    /// Commits a change to the life of the bucket that `head` is of.
+    /// Commits a change to the life of the bucket that `head` belongs to.
     ///
-    /// With `idempotency_key`, a retry of it gets the first answer.
+    /// With `idempotency_key`, a retry gets the answer of the first attempt.
     pub(crate) async fn change(
         &self,
         caller: &Caller,
@@ -335,8 +336,8 @@ impl Service {
         self.submit(caller, head.address(), request).await
     }
 
-    /// Commits a change to the bucket that a write aims at, in whichever life of its name if that
-    /// is a guess.
+    /// Commits a change to the bucket that a write is about. If its state is only the last known one, any
+    /// life of the name will do.
     pub(crate) async fn change_at(
         &self,
         caller: &Caller,

@@ -1,5 +1,5 @@
-//! Bringing global names in line with the mode, once: names that private buckets claimed under older
-//! versions, or before the mode was changed (docs/adr/0033).
+//! Brings global names in line with the name policy, once. Private buckets may have claimed names under
+//! older versions, or before the policy was changed (docs/adr/0033).
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,28 +19,28 @@ use crate::{
     service::Service,
 };
 
-/// Record among the modes of the directory: the mode that all names are in line with.
+/// Name of the record that holds the policy with which all names are in line.
 const SETTLED: &str = "bucket-names-settled";
 
-/// Buckets that fail one after another before the rest is left for later.
+/// Number of successive failures after which the other buckets are left for later.
 const FAILURES_MAX: u64 = 16;
 
-/// First wait before what is left is tried again; doubles up to [`RETRY_MAX`].
+/// First wait before the remaining buckets are tried again. It doubles up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Longest wait before what is left is tried again.
+/// Longest wait before the remaining buckets are tried again.
 const RETRY_MAX: Duration = Duration::from_mins(5);
 
-/// What one look through all buckets came to.
+/// The result of one pass over all buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     /// Number of buckets that released or claimed their name.
     pub changed: u64,
-    /// Number of buckets that could not be looked at or changed.
+    /// Number of buckets that could not be examined or changed.
     pub left: u64,
 }
 
-/// Makes the next start of a gateway look through all names again.
+/// Makes the next start of a gateway examine all names again.
 ///
 /// # Errors
 /// [`ServiceError::Unavailable`].
@@ -53,7 +53,7 @@ pub async fn unsettle_names(metadata: &dyn MetadataStore) -> Result<(), ServiceE
 }
 
 impl Service {
-    /// Brings global names in line with the mode, and tries again until nothing is left. Does nothing
+    /// Brings global names in line with the policy, and repeats that until no bucket is left. Does nothing
     /// where that was done before.
     pub async fn settle_names(self, metadata: Arc<dyn MetadataStore>) {
         let mut wait = RETRY;
@@ -62,7 +62,11 @@ impl Service {
                 Ok(None) => return,
                 Ok(Some(Settled { changed, left: 0 })) => {
                     let mode = self.names.as_str();
-                    tracing::info!(changed, mode, "global bucket names are in line with the mode");
+                    tracing::info!(
+                        changed,
+                        mode,
+                        "global bucket names are in line with FULA_BUCKET_NAMES"
+                    );
                     return;
                 }
                 Ok(Some(Settled { changed, left })) => tracing::warn!(
@@ -72,7 +76,7 @@ impl Service {
                 ),
                 Err(error) => tracing::warn!(
                     error = chain(&error),
-                    "global bucket names could not be looked through; trying again later"
+                    "cannot examine the global bucket names; trying again later"
                 ),
             }
             tokio::time::sleep(wait).await;
@@ -80,7 +84,7 @@ impl Service {
         }
     }
 
-    /// Looks through all buckets once; `None` where that was done before in this mode.
+    /// Examines all buckets once. Returns `None` where that was done before under this policy.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
@@ -97,11 +101,11 @@ impl Service {
         let settled = self.settle_all().await?;
         if settled.left == 0 {
             let value = Some(Bytes::from_static(mode.as_bytes()));
-            // A conflict: another master has written it meanwhile, or the mode was changed.
+            // On a conflict another master has written it in the meantime, or the policy was changed.
             if let WriteOutcome::Conflict(_) =
                 metadata.write(Table::Modes, SETTLED, version, value).await?
             {
-                tracing::debug!("another master has looked through the global names as well");
+                tracing::debug!("another master has examined the global names too");
             }
         }
         Ok(Some(settled))
@@ -121,12 +125,19 @@ impl Service {
                         settled.changed += u64::from(changed);
                         if changed && settled.changed.is_multiple_of(1000) {
                             let changed = settled.changed;
-                            tracing::info!(changed, "bringing global names in line with the mode");
+                            tracing::info!(
+                                changed,
+                                "bringing global names in line with FULA_BUCKET_NAMES"
+                            );
                         }
                     }
                     Err(error) => {
                         let bucket = row.address.name.as_str();
-                        tracing::debug!(bucket, error = chain(&error), "a name is left");
+                        tracing::debug!(
+                            bucket,
+                            error = chain(&error),
+                            "cannot settle the global name of a bucket; trying again later"
+                        );
                         settled.left += 1;
                         failures += 1;
                     }
@@ -138,14 +149,14 @@ impl Service {
         }
     }
 
-    /// Returns whether a row may hold a name that it should not hold, or lack one that it should.
+    /// Returns whether a row may hold a name that it must not hold, or lack one that it must hold.
     fn may_be_unsettled(&self, row: &RootRow) -> bool {
         let holds_too_much = self.names == NamePolicy::PerOwner && row.global_name;
         let lacks = self.names == NamePolicy::Global && !row.global_name;
         row.deleted.is_none() && (holds_too_much || lacks)
     }
 
-    /// Commits what a bucket's name needs; says whether that was anything.
+    /// Commits the change that a bucket's name needs. Returns whether there was one.
     async fn settle(&self, row: &RootRow) -> Result<bool, ServiceError> {
         let caller = Caller::default();
         caller.pins.begin_write(self.arbiter().pins());
@@ -161,7 +172,7 @@ impl Service {
             CommitRequest::of(&caller, Some(head.root.id), None, Change::SettleName(self.names));
         match self.submit(&caller, &address, request).await {
             Ok(_) => Ok(true),
-            // It was deleted meanwhile, and with it its name.
+            // The bucket was deleted in the meantime, and its name with it.
             Err(ServiceError::NoSuchBucket) => Ok(false),
             Err(error) => Err(error),
         }

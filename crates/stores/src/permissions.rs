@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-/// Warns of a directory of data that is open to others than its owner.
+/// Logs a warning if other users can read or enter a data directory.
 pub(crate) fn warn_if_open(dir: &Path) {
     let mode = std::fs::metadata(dir).map_or(0, |metadata| metadata.mode());
     if mode & 0o077 != 0 {

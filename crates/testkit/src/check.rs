@@ -1,8 +1,8 @@
-//! Is there an order that explains what all clients were told?
+//! Checks whether a history has an order that explains all answers.
 //!
-//! Two checks that share nothing. Per key, whatever our answers say of versions: the history must be
-//! linearizable (Wing, Gong, Lowe). Across keys, by the versions that answers name: they must
-//! not run against real time, and every read and listing must show the state of its version.
+//! There are two independent checks. For each key the history must be linearizable (Wing, Gong, Lowe),
+//! whatever versions the answers name. Across keys the versions in answers must agree with real time, and
+//! every read and listing must show the state of its version.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,17 +10,17 @@ use todc_utils::{Action, History, Specification, WGLChecker};
 
 use crate::history::{Condition, Ending, Event, Op};
 
-/// One operation on one key, values by number.
+/// One operation on one key. Values are numbered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct KeyOp {
     act: Act,
     condition: Option<Wanted>,
     ending: Ending,
-    /// Whether a refusal said that there is nothing.
+    /// Whether a refusal reported that there is no object.
     absent: bool,
 }
 
-/// What an operation does; no value is an absent key.
+/// The effect of an operation. No value stands for an absent key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Finds(Option<u32>),
@@ -57,26 +57,26 @@ impl Specification for Register {
         match op.ending {
             Ending::Done => (holds, sets),
             Ending::Refused => (!holds && op.absent == state.is_none(), *state),
-            // It never ends, so it may also come last, where nobody sees what it did.
+            // It has no end, so it may also come last, where no read sees it.
             Ending::Unknown => (true, if holds { sets } else { *state }),
             Ending::None => (true, *state),
         }
     }
 }
 
-/// What a history came to.
+/// The result of checking a history.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
-    /// Events looked at.
+    /// Number of events that were checked.
     pub events: usize,
-    /// Keys whose histories were searched.
+    /// Number of keys whose histories were searched.
     pub keys: usize,
     /// Everything that no order explains.
     pub violations: Vec<String>,
 }
 
-/// Checks a history in both ways; by versions first, which takes no time. What that finds wrong is
-/// not searched for an order that there is not: refuting takes exponentially long.
+/// Checks a history in both ways, first by versions, which takes no time. If that finds a violation, no
+/// order is searched: proving that there is none takes exponential time.
 pub fn check(events: &[Event]) -> Verdict {
     let mut verdict = Verdict { events: events.len(), ..Verdict::default() };
     check_real_time(events, &mut verdict);
@@ -110,7 +110,7 @@ fn is_linearizable(events: &[&Event]) -> bool {
     let mut actions = Vec::new();
     let clients = events.iter().map(|event| event.client).max().unwrap_or(0);
     for (index, event) in events.iter().enumerate() {
-        // What was not carried out, and reads that were not answered, say nothing.
+        // Operations that were not carried out, and reads without an answer, prove nothing.
         let says_nothing = event.outcome == Ending::None
             || (event.op == Op::Get && event.outcome == Ending::Unknown);
         if says_nothing {
@@ -130,7 +130,7 @@ fn is_linearizable(events: &[&Event]) -> bool {
             ending: event.outcome,
             absent: event.status == 404,
         };
-        // An open end keeps its own line, so that its client can go on.
+        // An operation without an end gets its own process, so that its client can continue.
         let open = event.outcome == Ending::Unknown;
         let line = if open { clients + 1 + index } else { event.client };
         let end = if open { u64::MAX } else { event.end_ns };
@@ -140,13 +140,13 @@ fn is_linearizable(events: &[&Event]) -> bool {
     if actions.is_empty() {
         return true;
     }
-    // What happens at one instant counts as concurrent.
+    // Events at the same instant count as concurrent.
     actions.sort_by_key(|(at, ..)| *at);
     let actions = actions.into_iter().map(|(_, line, action)| (line, action)).collect();
     WGLChecker::<Register>::is_linearizable(History::from_actions(actions))
 }
 
-/// An answer must not name an older version than one that was answered before it was asked for.
+/// Checks that no answer names an older version than one that was answered before its request began.
 fn check_real_time(events: &[Event], verdict: &mut Verdict) {
     let mut ended: Vec<(u64, u64)> =
         events.iter().filter_map(|event| Some((event.end_ns, event.version?))).collect();
@@ -170,17 +170,17 @@ fn check_real_time(events: &[Event], verdict: &mut Verdict) {
     }
 }
 
-/// What is known of the writes of one key.
+/// The known writes of one key.
 #[derive(Debug, Default)]
 struct Writes<'a> {
-    /// Value by version; several when one commit held more than one write.
+    /// Values by version. There are several when one commit held several writes.
     done: BTreeMap<u64, Vec<Option<&'a str>>>,
     /// Values that may have been written at any time.
     open: Vec<Option<&'a str>>,
 }
 
 impl Writes<'_> {
-    /// Says whether `value` can be what the key held at `version`.
+    /// Returns whether the key may have held `value` at `version`.
     fn may_hold(&self, version: u64, value: Option<&str>) -> bool {
         let last = self.done.range(..=version).next_back();
         let as_known = match last {
@@ -191,7 +191,7 @@ impl Writes<'_> {
     }
 }
 
-/// Every read and listing shows the state of the version it names.
+/// Checks that every read and listing shows the state of the version that it names.
 fn check_states(events: &[Event], verdict: &mut Verdict) {
     let mut writes: BTreeMap<&str, Writes<'_>> = BTreeMap::new();
     for event in events {
@@ -293,19 +293,19 @@ mod tests {
         assert_eq!(verdict(&events), Vec::<String>::new());
     }
 
-    /// Each is wrong for one reason, and is found.
+    /// Each of these histories is wrong for one reason, which is found.
     #[test]
     fn histories_without_an_order_are_found() {
         let put =
             |start, etag: &str, version| event(Op::Put, start, start + 1, Some(etag), version);
-        // Lost update: both saw "a" and both were told they replaced it.
+        // Lost update: both clients read "a", and both were told that they replaced it.
         let on_a = |start, etag: &str, version| Event {
             condition: Some(Condition::IfMatch("a".into())),
             ..put(start, etag, version)
         };
         let lost = [put(1, "a", 1), on_a(3, "b", 2), on_a(4, "c", 3)];
         assert!(verdict(&lost)[0].contains("no order explains"));
-        // A write that nobody sees any more.
+        // A write that later reads do not see.
         let forgotten = [put(1, "a", 1), put(3, "b", 2), event(Op::Get, 5, 6, Some("a"), 3)];
         assert!(verdict(&forgotten)[0].contains("which it was not"));
         // Two creations of one key.
@@ -318,15 +318,16 @@ mod tests {
         let mut refused = create(1, "a", 1);
         (refused.outcome, refused.status) = (Ending::Refused, 412);
         assert!(!verdict(&[refused]).is_empty());
-        // What was certainly not written is read.
+        // A read of a value that was certainly not written.
         let mut none = put(1, "a", 1);
         (none.outcome, none.version) = (Ending::None, None);
         assert!(!verdict(&[none, event(Op::Get, 3, 4, Some("a"), 1)]).is_empty());
-        // A version answered after a newer one; on another key, so that no register shows it.
+        // An answer with an older version than an earlier answer. It is about another key, so the check of
+        // registers does not find it.
         let mut early = event(Op::Get, 5, 6, None, 1);
         early.key = "other".into();
         assert!(verdict(&[put(1, "a", 2), early])[0].contains("after version 2"));
-        // A listing that lacks what its version holds.
+        // A listing that lacks a key of its version.
         let list = event(Op::List, 3, 4, None, 1);
         assert!(verdict(&[put(1, "a", 1), list])[0].contains("a listing at version 1"));
     }

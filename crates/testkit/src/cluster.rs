@@ -1,4 +1,4 @@
-//! Several gateway processes on one Postgres, with links that can fail in between.
+//! Several gateway processes on one Postgres, connected by links that can fail.
 
 use std::{
     ffi::OsString,
@@ -16,26 +16,26 @@ use crate::{
     s3::{Client, Credentials},
 };
 
-/// A federation on one machine.
+/// Several masters on one machine.
 #[derive(Debug)]
 pub struct Cluster {
     /// The arbiter.
     pub postgres: Postgres,
     /// The masters.
     pub gateways: Vec<Gateway>,
-    /// Between each master and the arbiter.
+    /// Links between each master and the arbiter.
     pub arbiter_links: Vec<Link>,
-    /// Between clients and each master.
+    /// Links between clients and each master.
     pub client_links: Vec<Link>,
-    /// Who clients are.
+    /// Credentials of the clients.
     pub credentials: Credentials,
     dir: TempDir,
 }
 
-/// Returns the `fula` binary that was built beside this program.
+/// Returns the path of the `fula` binary that was built beside this program.
 ///
 /// # Errors
-/// When there is none.
+/// An error when there is none.
 pub fn fula_binary() -> io::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let dirs = own.ancestors().skip(1).take(2);
@@ -44,10 +44,10 @@ pub fn fula_binary() -> io::Result<PathBuf> {
 }
 
 impl Cluster {
-    /// Starts `masters` gateways; `env` is given to each.
+    /// Starts `masters` gateways with the environment `env`.
     ///
     /// # Errors
-    /// When a part does not start.
+    /// The error of a part that does not start.
     pub async fn start(masters: usize, env: &[(&str, &str)]) -> io::Result<Self> {
         let binary = fula_binary()?;
         let dir = tempfile::Builder::new().prefix("fula-drill-").tempdir()?;
@@ -88,17 +88,17 @@ impl Cluster {
         Ok(Self { postgres, gateways, arbiter_links, client_links, credentials, dir })
     }
 
-    /// Returns a client of master `n`, over the link that may fail.
+    /// Returns a client of master `n`, over a link that may fail.
     pub fn client(&self, n: usize) -> Client {
         Client::new(self.client_links[n].address(), self.credentials.clone())
     }
 
-    /// Returns where the cluster keeps its files, for as long as it lives.
+    /// Returns the directory of the cluster's files, which exists as long as this value.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Keeps the files when the cluster ends, to look at.
+    /// Keeps the files when the cluster ends, for inspection.
     pub fn keep(&mut self) -> &Path {
         self.dir.disable_cleanup(true);
         self.dir.path()

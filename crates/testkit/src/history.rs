@@ -1,4 +1,4 @@
-//! What clients asked for and were told, one line of JSON an event.
+//! The requests of clients and their answers, as one line of JSON for each event.
 
 use std::{
     io::{self, Write},
@@ -7,21 +7,21 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// What a client asked for.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Op {
-    /// Write an object: by put, copy or completed upload.
+    /// Write an object by put, copy or completed upload.
     Put,
-    /// Delete one.
+    /// Delete an object.
     Delete,
-    /// Read one, or its head.
+    /// Read an object, or its metadata.
     Get,
     /// List the bucket.
     List,
 }
 
-/// On what condition.
+/// The condition of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
@@ -31,40 +31,40 @@ pub enum Condition {
     IfMatch(String),
 }
 
-/// What is known of its end.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ending {
     /// It was carried out.
     Done,
-    /// It was refused for its condition: 412, or 404 for a condition on nothing.
+    /// It was refused for its condition: with 412, or with 404 for a condition without an object.
     Refused,
-    /// Certainly nothing was changed.
+    /// It certainly changed nothing.
     None,
-    /// Nobody knows.
+    /// It is unknown.
     Unknown,
 }
 
 /// One request, from its first attempt to the last answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Who asked.
+    /// Number of the client.
     pub client: usize,
-    /// What for.
+    /// The operation.
     pub op: Op,
-    /// Which key; for a listing, the prefix of what it lists.
+    /// The key; for a listing, the prefix.
     pub key: String,
-    /// When the first attempt began, on the clock of the test.
+    /// Time at which the first attempt began, on the clock of the test, in nanoseconds.
     pub start_ns: u64,
-    /// When the last answer came.
+    /// Time at which the last answer came.
     pub end_ns: u64,
-    /// HTTP status, or 0.
+    /// HTTP status; 0 without an answer.
     pub status: u16,
-    /// Entity tag that was written, or found.
+    /// Entity tag that was written or found.
     pub etag: Option<String>,
-    /// Bucket version that the answer named.
+    /// Bucket version in the answer.
     pub version: Option<u64>,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Ending,
     /// The condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,7 +77,7 @@ pub struct Event {
 /// Writes events to a file.
 ///
 /// # Errors
-/// Of the file.
+/// The error of the file.
 pub fn save(events: &[Event], path: &Path) -> io::Result<()> {
     let mut out = io::BufWriter::new(std::fs::File::create(path)?);
     for event in events {
@@ -87,10 +87,10 @@ pub fn save(events: &[Event], path: &Path) -> io::Result<()> {
     out.flush()
 }
 
-/// Reads what [`save`] wrote.
+/// Reads a file that [`save`] wrote.
 ///
 /// # Errors
-/// Of the file, or for a line that is no event.
+/// The error of the file, or an error for a line that is not an event.
 pub fn load(path: &Path) -> io::Result<Vec<Event>> {
     let text = std::fs::read_to_string(path)?;
     text.lines().map(|line| serde_json::from_str(line).map_err(io::Error::other)).collect()

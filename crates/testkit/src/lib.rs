@@ -1,4 +1,4 @@
-//! Real parts for tests and drills. Nothing here is shipped.
+//! Real parts for tests and drills. Nothing in this crate is shipped.
 
 pub mod check;
 pub mod cluster;

@@ -1,4 +1,4 @@
-//! A link that fails: a TCP proxy that delays, cuts, and swallows answers.
+//! A link that fails: a TCP proxy that delays, cuts connections, and drops answers.
 
 use std::{
     io,
@@ -16,24 +16,24 @@ use tokio::{
     sync::watch,
 };
 
-/// Bytes moved at a time.
+/// Number of bytes that are moved at a time.
 const CHUNK: usize = 64 << 10;
 
 #[derive(Debug)]
 struct State {
     target: SocketAddr,
-    /// Added to whatever goes each way, in microseconds.
+    /// Latency that is added each way, in microseconds.
     latency_us: AtomicU64,
     is_cut: AtomicBool,
-    /// Of 1000 answers, how many are swallowed, and their connection closed.
+    /// Number of answers in 1000 that are dropped with their connections.
     drop_per_mille: AtomicU64,
     dropped: AtomicU64,
     draws: AtomicU64,
-    /// Raised to end the connections there are.
+    /// Raised to close all connections.
     epoch: watch::Sender<u64>,
 }
 
-/// A link to one address, on a port of its own.
+/// A link to one address, on its own port.
 #[derive(Clone, Debug)]
 pub struct Link {
     address: SocketAddr,
@@ -44,7 +44,7 @@ impl Link {
     /// Opens a link to `target`.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// An error when no port is free.
     pub async fn open(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -61,34 +61,34 @@ impl Link {
         Ok(Self { address, state })
     }
 
-    /// Returns where to connect instead of the target.
+    /// Returns the address to connect to instead of the target.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Sets what is added to each way.
+    /// Sets the latency that is added each way.
     pub fn set_latency(&self, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.state.latency_us.store(micros, Ordering::Relaxed);
     }
 
-    /// Sets how many of 1000 answers are swallowed.
+    /// Sets the number of answers in 1000 that are dropped.
     pub fn drop_answers(&self, per_mille: u64) {
         self.state.drop_per_mille.store(per_mille, Ordering::Relaxed);
     }
 
-    /// Returns how many answers were swallowed.
+    /// Returns the number of dropped answers.
     pub fn dropped(&self) -> u64 {
         self.state.dropped.load(Ordering::Relaxed)
     }
 
-    /// Ends every connection, and refuses new ones until [`Self::mend`].
+    /// Closes every connection, and refuses new ones until [`Self::mend`].
     pub fn cut(&self) {
         self.state.is_cut.store(true, Ordering::SeqCst);
         self.state.epoch.send_modify(|epoch| *epoch += 1);
     }
 
-    /// Lets connections through again.
+    /// Accepts connections again.
     pub fn mend(&self) {
         self.state.is_cut.store(false, Ordering::SeqCst);
     }
@@ -116,7 +116,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-/// Moves bytes one way until either end closes, or an answer is swallowed.
+/// Moves bytes one way until either end closes, or an answer is dropped.
 async fn carry(
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,

@@ -1,9 +1,9 @@
-//! A pooler that shares sessions as badly as it may: a proxy of the Postgres protocol that gives each
-//! transaction to the session that has rested longest.
+//! A pooler that shares sessions in the worst possible way: a proxy of the Postgres protocol that gives
+//! each transaction to the session that has been unused longest.
 //!
-//! Whatever a client leaves behind in a session, the next one finds. Prepared statements alone are kept
-//! apart, as poolers do that know of them: a session that lacks one is told of it first. It is for tests
-//! and speaks no TLS and no password.
+//! Everything that a client leaves in a session, the next one finds. Only prepared statements are
+//! separated, as by poolers that support them: a session that lacks one gets it first. It is for tests, and
+//! supports neither TLS nor passwords.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -27,18 +27,18 @@ const CANCEL: u32 = 80_877_102;
 const SSL: u32 = 80_877_103;
 const GSS: u32 = 80_877_104;
 
-/// Longest message, in bytes.
+/// Longest message in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// A message: its kind, and what follows its length.
+/// A message: its kind, and the part after its length.
 type Message = (u8, Vec<u8>);
 
 /// A session of the server.
 struct Session {
     stream: TcpStream,
-    /// Prepared statements that it knows.
+    /// Prepared statements that it has.
     known: BTreeSet<Vec<u8>>,
-    /// What the server said when it was begun.
+    /// Messages of the server when the session began.
     greeting: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ impl Multiplexer {
     /// Serves the server at `target` with at most `sessions` sessions.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// An error when no port is free.
     pub async fn open(target: SocketAddr, sessions: usize) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -76,12 +76,12 @@ impl Multiplexer {
         Ok(Self { address, state })
     }
 
-    /// Returns the address that clients connect to.
+    /// Returns the URL that clients connect to.
     pub fn url(&self) -> String {
         format!("postgres://fula@{}/postgres", self.address)
     }
 
-    /// Returns how many transactions were given to sessions.
+    /// Returns the number of transactions so far.
     pub fn transactions(&self) -> u64 {
         self.state.transactions.load(Ordering::Relaxed)
     }
@@ -94,7 +94,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         let state = Arc::clone(&state);
         tokio::spawn(async move {
             drop(stream.set_nodelay(true));
-            // A client that goes away, and a server that does, end the connection and nothing else.
+            // A client or a server that goes away ends only the connection.
             drop(serve(stream, id, &state).await);
         });
     }
@@ -131,7 +131,7 @@ fn append_body(bytes: &mut Vec<u8>, body: &[u8]) {
 }
 
 impl State {
-    /// Returns the session that has rested longest, or a new one begun as the client asks.
+    /// Returns the session that has been unused longest, or a new one that begins as the client asks.
     async fn session(&self, startup: &[u8]) -> io::Result<(Session, OwnedSemaphorePermit)> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(io::Error::other)?;
         let resting = self.resting.lock().pop_front();
@@ -162,7 +162,7 @@ impl State {
     }
 }
 
-/// Answers what a client begins with; `None` when it wants nothing more.
+/// Answers the beginning of a client. Returns `None` when it wants nothing more.
 async fn startup(client: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     loop {
         let body = read_body(client).await?;
@@ -181,7 +181,7 @@ async fn serve(mut client: TcpStream, id: u64, state: &State) -> io::Result<()> 
     let greeting = session.greeting.clone();
     state.rest(session, permit);
     client.write_all(&greeting).await?;
-    // What this client prepared, by its names.
+    // Statements that this client has prepared, by its names.
     let mut prepared: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut held: Option<(Session, OwnedSemaphorePermit)> = None;
     loop {
@@ -211,7 +211,7 @@ async fn serve(mut client: TcpStream, id: u64, state: &State) -> io::Result<()> 
     }
 }
 
-/// Splits a name that ends with a zero off.
+/// Splits off a name that ends with a zero byte.
 fn name_of(body: &[u8]) -> io::Result<(&[u8], &[u8])> {
     let end = body.iter().position(|byte| *byte == 0).ok_or_else(|| wrong("a name"))?;
     Ok((&body[..end], &body[end + 1..]))
@@ -221,7 +221,7 @@ fn own_name(id: u64, name: &[u8]) -> Vec<u8> {
     if name.is_empty() { Vec::new() } else { [format!("c{id}_").as_bytes(), name].concat() }
 }
 
-/// Sends one batch to a session and its answers back; returns the status of the transaction.
+/// Sends one batch to a session, and its answers back. Returns the status of the transaction.
 async fn exchange(
     client: &mut TcpStream,
     session: &mut Session,
@@ -231,7 +231,7 @@ async fn exchange(
 ) -> io::Result<u8> {
     let (mut told, mut sent, mut unasked) = (Vec::new(), Vec::new(), 0);
     for (kind, body) in batch {
-        // Which statement it is about: what stands before the name, the name, and what follows it.
+        // The part before the name of the statement, the name, and the part after it.
         let (before, name, rest) = match kind {
             b'P' => {
                 let (name, rest) = name_of(&body)?;

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::postgres::{WATCH, free_port, server_user};
 
-/// How long the pooler may take to start.
+/// Longest time that the pooler may take to start.
 const START: Duration = Duration::from_mins(1);
 
 /// A running `PgBouncer` in front of a server of [`crate::postgres::Postgres`].
@@ -39,7 +39,7 @@ impl PgBouncer {
     /// `port`, to which it keeps at most `servers` connections.
     ///
     /// # Errors
-    /// When there is no `PgBouncer`, or it does not start.
+    /// An error when there is no `PgBouncer`, or it does not start.
     pub fn start(port: u16, mode: &str, servers: u32) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("fula-pgbouncer-").tempdir()?;
         let own = free_port()?;
@@ -73,27 +73,28 @@ impl PgBouncer {
         Ok(pooler)
     }
 
-    /// Returns the port it listens on.
+    /// Returns the port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Returns the address that clients connect to.
+    /// Returns the URL that clients connect to.
     pub fn url(&self) -> String {
         format!("postgres://fula@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// Starts the pooler and waits until it listens.
+    /// Starts the pooler, and waits until it listens.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// An error when it does not start in time.
     pub fn launch(&mut self) -> io::Result<()> {
         let log = fs::File::create(self.dir.path().join("pooler.log"))?;
         let mut command = Command::new("sh");
         if let Some((uid, gid)) = server_user()? {
             command.uid(uid).gid(gid);
         }
-        // TERM ends a PgBouncer at once. A shell's background process ignores QUIT, and PgBouncer lets it.
+        // TERM ends a PgBouncer at once. A shell's background process ignores QUIT, and PgBouncer inherits
+        // that.
         let watch = WATCH.replace("-QUIT", "-TERM");
         command
             .args(["-c", &watch, "sh"])
@@ -117,7 +118,7 @@ impl PgBouncer {
     /// Kills the pooler.
     ///
     /// # Errors
-    /// When it cannot be killed.
+    /// An error when it cannot be killed.
     pub fn kill(&mut self) -> io::Result<()> {
         let Some((mut child, stdin)) = self.running.take() else { return Ok(()) };
         // The shell that watches it is its parent.

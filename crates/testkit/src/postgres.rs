@@ -15,14 +15,14 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// How long the server may take to start.
+/// Longest time that the server may take to start.
 const START: Duration = Duration::from_mins(1);
 
-/// Runs the server, and ends it when its own input ends, as it does when the parent dies.
+/// Script that runs the server, and ends it when standard input ends, as when the parent dies.
 pub(crate) const WATCH: &str = r#"exec 3<&0; "$@" 3<&- & server=$!
 { read -r _ <&3; kill -QUIT "$server"; } 2>/dev/null & exec 3<&-; wait "$server""#;
 
-/// A running Postgres with a data directory of its own.
+/// A running Postgres with its own data directory.
 #[derive(Debug)]
 pub struct Postgres {
     bin: PathBuf,
@@ -32,7 +32,7 @@ pub struct Postgres {
     running: Option<(Child, ChildStdin)>,
 }
 
-/// Whom the server runs as: it refuses root.
+/// Returns the user that the server runs as, because it refuses root.
 pub(crate) fn server_user() -> io::Result<Option<(u32, u32)>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -61,17 +61,17 @@ fn find_bin() -> io::Result<PathBuf> {
     found.ok_or_else(|| io::Error::other("no Postgres server is installed (Debian: postgresql)"))
 }
 
-/// Ports that the kernel gives to no outgoing connection (on Linux those begin at 32 768): a server that
-/// is killed finds its own free when it is started again.
+/// Ports that the kernel gives to no outgoing connection (on Linux those begin at 32 768). A killed server
+/// therefore finds its port free when it is started again.
 const PORTS: Range<u16> = 16_384..32_768;
 
-/// Returns a port of loopback that nobody listens on, another one each time.
+/// Returns a free port of loopback, a different one each time.
 ///
 /// # Errors
-/// When there is none.
+/// An error when there is none.
 pub fn free_port() -> io::Result<u16> {
     static DRAWN: AtomicU16 = AtomicU16::new(0);
-    // Processes begin at different places; an odd step comes by all ports before one again.
+    // Processes begin at different places. An odd step visits all ports before it repeats one.
     let [low, high, ..] = std::process::id().to_le_bytes();
     let first = u16::from_le_bytes([low, high]).wrapping_mul(40_503);
     for _ in PORTS {
@@ -88,7 +88,7 @@ impl Postgres {
     /// Starts a server on an empty data directory, with `settings` of the form `name=value`.
     ///
     /// # Errors
-    /// When there is no Postgres, or it does not start.
+    /// An error when there is no Postgres, or it does not start.
     pub fn start(settings: &[&str]) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("fula-postgres-").tempdir()?;
         let (bin, user) = (find_bin()?, server_user()?);
@@ -124,20 +124,20 @@ impl Postgres {
         Ok(command)
     }
 
-    /// Returns the address that clients connect to.
+    /// Returns the URL that clients connect to.
     pub fn url(&self) -> String {
         format!("postgres://fula@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// Returns the port it listens on.
+    /// Returns the port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Runs SQL that answers nothing of interest.
+    /// Runs SQL, and returns its output.
     ///
     /// # Errors
-    /// What `psql` says.
+    /// The error of `psql`.
     pub fn execute(&self, sql: &str) -> io::Result<String> {
         let done = self
             .command("psql")?
@@ -149,11 +149,11 @@ impl Postgres {
         Err(io::Error::other(String::from_utf8_lossy(&done.stderr).into_owned()))
     }
 
-    /// Starts the server on what is in its data directory, and waits until it answers. While
-    /// processes of a killed server are still ending, it is tried again.
+    /// Starts the server on its data directory, and waits until it answers. Tries again while processes of
+    /// a killed server are still ending.
     ///
     /// # Errors
-    /// When it does not start in time.
+    /// An error when it does not start in time.
     pub fn launch(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + START;
         loop {
@@ -197,7 +197,7 @@ impl Postgres {
     /// Returns whether it accepts connections.
     ///
     /// # Errors
-    /// When that cannot be asked.
+    /// An error when that cannot be determined.
     pub fn is_ready(&self) -> io::Result<bool> {
         let port = self.port.to_string();
         let asked = self
@@ -207,10 +207,11 @@ impl Postgres {
         Ok(asked.success())
     }
 
-    /// Ends the server at once: `immediate` is its own emergency stop, else the process is killed.
+    /// Ends the server at once: with `immediate` by its own emergency stop, otherwise by killing the
+    /// process.
     ///
     /// # Errors
-    /// When it is not running.
+    /// An error when it is not running.
     pub fn crash(&mut self, immediate: bool) -> io::Result<()> {
         let Some((mut child, stdin)) = self.running.take() else { return Ok(()) };
         let pid = self.pid()?;
@@ -227,23 +228,24 @@ impl Postgres {
             .ok_or_else(|| io::Error::other("postmaster.pid names no process"))
     }
 
-    /// Stops every process of the server where it is: connections stay, and nothing is answered any more.
+    /// Stops every process of the server. Connections stay open, and nothing is answered.
     ///
     /// # Errors
-    /// When it is not running.
+    /// An error when it is not running.
     pub fn freeze(&self) -> io::Result<()> {
         self.signal_all(Signal::STOP)
     }
 
-    /// Lets a server go on that was frozen.
+    /// Continues a stopped server.
     ///
     /// # Errors
-    /// When it is not running.
+    /// An error when it is not running.
     pub fn thaw(&self) -> io::Result<()> {
         self.signal_all(Signal::CONT)
     }
 
-    /// Signals the server, then the processes that it has started: it starts no more while it is stopped.
+    /// Signals the server first, which starts no more processes while it is stopped, and then its
+    /// processes.
     fn signal_all(&self, signal: Signal) -> io::Result<()> {
         let server = self.pid()?;
         kill_process(server, signal)?;
@@ -251,7 +253,7 @@ impl Postgres {
             let name = entry?.file_name();
             let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
             let Some(pid) = pid else { continue };
-            // What has ended meanwhile has no parent.
+            // A process that has ended in the meantime has no parent.
             let stat = fs::read_to_string(Path::new("/proc").join(&name).join("stat"));
             let parent = stat.ok().and_then(|stat| {
                 let (_, rest) = stat.rsplit_once(')')?;
@@ -267,15 +269,15 @@ impl Postgres {
     /// Copies the data directory of a stopped server to `to`, for [`Self::restore`].
     ///
     /// # Errors
-    /// When `cp` fails.
+    /// An error when `cp` fails.
     pub fn backup(&self, to: &Path) -> io::Result<()> {
         copy(&self.data(), to)
     }
 
-    /// Puts back what [`Self::backup`] copied: the server must be stopped.
+    /// Restores the copy of [`Self::backup`]. The server must be stopped.
     ///
     /// # Errors
-    /// When `cp` fails.
+    /// An error when `cp` fails.
     pub fn restore(&self, from: &Path) -> io::Result<()> {
         fs::remove_dir_all(self.data())?;
         copy(from, &self.data())
@@ -289,7 +291,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // One that is frozen would not end.
+        // A stopped server would not end.
         drop(self.thaw());
         if let Some((mut child, stdin)) = self.running.take() {
             drop(stdin);

@@ -15,10 +15,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{postgres::free_port, s3::Credentials};
 
-/// How long a gateway may take to listen.
+/// Longest time that a gateway may take to start.
 const START: Duration = Duration::from_mins(1);
 
-/// A gateway on one data directory and one port, which can be killed and started again.
+/// A gateway with a data directory and a port, which can be killed and started again.
 #[derive(Debug)]
 pub struct Gateway {
     binary: PathBuf,
@@ -30,10 +30,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Chooses a port; [`Self::launch`] starts the process.
+    /// Chooses a port. [`Self::launch`] starts the process.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// An error when no port is free.
     pub fn new(binary: &Path, data_dir: &Path, env: Vec<(String, OsString)>) -> io::Result<Self> {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (address, admin) = (local(free_port()?), local(free_port()?));
@@ -47,7 +47,7 @@ impl Gateway {
         })
     }
 
-    /// Returns where it serves S3.
+    /// Returns the address at which it serves S3.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -57,10 +57,10 @@ impl Gateway {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Returns the key that it made at its first start.
+    /// Returns the access key that it made at its first start.
     ///
     /// # Errors
-    /// When it has not started yet.
+    /// An error when it has not started yet.
     pub fn credentials(&self) -> io::Result<Credentials> {
         let text = fs::read_to_string(self.data_dir.join("credentials"))?;
         let value = |name: &str| {
@@ -73,10 +73,10 @@ impl Gateway {
         Ok(Credentials::Key { id, secret })
     }
 
-    /// Starts the process; does not wait until it serves.
+    /// Starts the process, without waiting until it serves.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// An error when it cannot be started.
     pub fn launch(&mut self) -> io::Result<()> {
         let log = fs::OpenOptions::new()
             .create(true)
@@ -102,7 +102,7 @@ impl Gateway {
     /// Waits until it serves.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// An error when it does not serve in time.
     pub async fn serving(&self) -> io::Result<()> {
         let deadline = Instant::now() + START;
         while tokio::net::TcpStream::connect(self.address).await.is_err() {
@@ -121,7 +121,7 @@ impl Gateway {
     /// Returns the sum of a metric over its labels.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// An error when it does not answer.
     pub async fn metric(&self, name: &str) -> io::Result<f64> {
         let mut stream = tokio::net::TcpStream::connect(self.admin).await?;
         let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
@@ -132,7 +132,7 @@ impl Gateway {
             let rest = line.strip_prefix(name)?;
             rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
         });
-        // The sum of nothing is -0.
+        // The sum of no values is -0.
         Ok(values.fold(0.0, |sum, value| sum + value))
     }
 
@@ -146,16 +146,16 @@ impl Gateway {
     /// Returns whether it runs, and did not end by itself.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// An error when that cannot be determined.
     pub fn is_running(&mut self) -> io::Result<bool> {
         let Some(child) = &mut self.child else { return Ok(false) };
         Ok(child.try_wait()?.is_none())
     }
 
-    /// Ends it without any warning.
+    /// Kills it.
     ///
     /// # Errors
-    /// When it is not running.
+    /// An error when it is not running.
     pub fn kill(&mut self) -> io::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
@@ -164,23 +164,23 @@ impl Gateway {
         Ok(())
     }
 
-    /// Stops it in its tracks, to go on later as if nothing had happened.
+    /// Stops the process, so that it can continue later.
     ///
     /// # Errors
-    /// When it is not running.
+    /// An error when it is not running.
     pub fn pause(&self) -> io::Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// Lets it go on.
+    /// Continues a stopped process.
     ///
     /// # Errors
-    /// When it is not running.
+    /// An error when it is not running.
     pub fn resume(&self) -> io::Result<()> {
         self.signal(Signal::CONT)
     }
 
-    /// Returns what makes an administrative command on its data directory.
+    /// Returns a factory of an administrative command on its data directory.
     pub fn command(&self, args: &[&str]) -> impl Fn() -> Command + use<> {
         let (binary, data_dir, env) =
             (self.binary.clone(), self.data_dir.clone(), self.env.clone());
@@ -193,10 +193,10 @@ impl Gateway {
         }
     }
 
-    /// Runs an administrative command on its data directory and returns what it prints.
+    /// Runs an administrative command on its data directory, and returns its output.
     ///
     /// # Errors
-    /// What it says.
+    /// An error with the output of a command that fails.
     pub fn fula(&self, args: &[&str]) -> io::Result<String> {
         let done = self.command(args)().output()?;
         if done.status.success() {

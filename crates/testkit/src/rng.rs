@@ -1,16 +1,16 @@
-//! Seeded randomness: the same numbers for the same seed.
+//! A seeded random number generator: the same seed gives the same numbers.
 
-/// `SplitMix64`: small, and good enough to choose faults.
+/// A `SplitMix64` generator, which is small and good enough to choose faults.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// Starts from a seed.
+    /// Returns a generator with a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Draws a number below `bound`, which is not zero.
+    /// Draws a number below `bound`, which must not be zero.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -19,7 +19,7 @@ impl Rng {
         (z ^ (z >> 31)) % bound
     }
 
-    /// Returns another generator that goes its own way.
+    /// Returns another generator with an independent sequence.
     #[must_use]
     pub fn fork(&mut self) -> Self {
         Self(self.below(u64::MAX))

@@ -1,4 +1,4 @@
-//! A small S3 client: one kept-alive connection, Signature Version 4 in headers or a bearer token.
+//! A small S3 client: one persistent connection, and Signature Version 4 in headers or a bearer token.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -13,25 +13,25 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
-/// Who asks.
+/// The credentials of a client.
 #[derive(Clone, Debug)]
 pub enum Credentials {
-    /// Whoever has a key, and signs with it.
+    /// An access key, with which requests are signed.
     Key {
         /// Access key id.
         id: String,
-        /// Its secret.
+        /// Secret access key.
         secret: String,
     },
-    /// Whoever bears a token.
+    /// A bearer token.
     Bearer(String),
 }
 
 impl Credentials {
-    /// Returns those of a wallet that nobody else has, good for a day.
+    /// Returns credentials of a new wallet, which are valid for a day.
     ///
     /// # Errors
-    /// When the machine has no randomness.
+    /// An error when the system has no random numbers.
     pub fn of_new_wallet() -> io::Result<Self> {
         let mut secret = [0; 32];
         let wallet = loop {
@@ -58,7 +58,7 @@ pub struct Call {
     pub path: String,
     /// Query, encoded and in order of name.
     pub query: String,
-    /// Further headers; those that begin with `x-amz-` are signed.
+    /// Additional headers. Those that begin with `x-amz-` are signed.
     pub headers: Vec<(String, String)>,
     /// Body.
     pub body: Bytes,
@@ -100,14 +100,14 @@ impl Call {
     }
 }
 
-/// What came back.
+/// An answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// Status.
     pub status: StatusCode,
     /// Headers.
     pub headers: HeaderMap,
-    /// Body, whole.
+    /// The whole body.
     pub body: Bytes,
 }
 
@@ -129,7 +129,7 @@ impl Reply {
     }
 }
 
-/// Returns the texts of the XML elements of a name, which do not nest.
+/// Returns the texts of the XML elements of a name, which must not nest.
 pub fn elements<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let mut rest = text;
@@ -142,45 +142,45 @@ pub fn elements<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = String
     })
 }
 
-/// What a signature says of the body.
+/// The part of a body that a signature covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Payload {
-    /// Nothing, as S3 allows.
+    /// None, as S3 allows.
     #[default]
     Unsigned,
     /// Its SHA-256.
     Signed,
 }
 
-/// A connection to one gateway, made again when it breaks.
+/// A connection to one gateway, which is opened again when it breaks.
 #[derive(Debug)]
 pub struct Client {
     address: SocketAddr,
     credentials: Credentials,
     payload: Payload,
-    /// The day, and the key derived for it.
+    /// The day, and the signing key that is derived for it.
     signing: (String, Vec<u8>),
     connection: Option<http1::SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
-    /// Returns a client that connects when it has something to ask.
+    /// Returns a client that connects with its first request.
     pub fn new(address: SocketAddr, credentials: Credentials) -> Self {
         let signing = (String::new(), Vec::new());
         Self { address, credentials, payload: Payload::Unsigned, signing, connection: None }
     }
 
-    /// Says what is to be signed of bodies.
+    /// Sets which part of bodies is signed.
     #[must_use]
     pub fn payload(mut self, payload: Payload) -> Self {
         self.payload = payload;
         self
     }
 
-    /// Sends a request and reads the whole answer, within `patience`.
+    /// Sends a request, and reads the whole answer within `patience`.
     ///
     /// # Errors
-    /// When no answer came: nobody knows whether the request was carried out.
+    /// An error when no answer came. It is then unknown whether the request was carried out.
     pub async fn send(&mut self, call: &Call, patience: Duration) -> io::Result<Reply> {
         let sent = tokio::time::timeout(patience, self.exchange(call)).await;
         let reply = sent.unwrap_or_else(|late| Err(io::Error::other(late)));
@@ -190,11 +190,11 @@ impl Client {
         reply
     }
 
-    /// Sends a request and counts the bytes of its answer as they come; the body of the reply is
-    /// empty unless the answer is an error.
+    /// Sends a request, and counts the bytes of its answer as they arrive. The body of the reply is empty
+    /// unless the answer is an error.
     ///
     /// # Errors
-    /// When no whole answer came.
+    /// An error when no complete answer came.
     pub async fn drain(&mut self, call: &Call) -> io::Result<(Reply, u64)> {
         let drained = self.count(call).await;
         if drained.is_err() {
@@ -227,7 +227,7 @@ impl Client {
         Ok(Reply { status: parts.status, headers: parts.headers, body })
     }
 
-    /// Sends a request and returns its answer once the head of that is there.
+    /// Sends a request, and returns the answer once its head has arrived.
     async fn ask(
         &mut self,
         call: &Call,
@@ -241,7 +241,7 @@ impl Client {
             Credentials::Key { id, secret } => self.sign(call, &id, &secret)?,
             Credentials::Bearer(token) => show(call, &self.address.to_string(), &token)?,
         };
-        // hyper leaves it out where there is nothing to send, S3 wants it all the same.
+        // hyper leaves the header out for an empty body, but S3 requires it.
         if call.body.is_empty() && [Method::PUT, Method::POST].contains(&call.method) {
             request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
@@ -249,11 +249,10 @@ impl Client {
         Ok((connection, response))
     }
 
-    /// Returns the head of a request as it goes over the wire, for whoever sends the body as they
-    /// like.
+    /// Returns the head of a request as it is sent, for callers that send the body themselves.
     ///
     /// # Errors
-    /// When the request is malformed.
+    /// An error when the request is malformed.
     pub fn head_of(&self, call: &Call) -> io::Result<String> {
         let Credentials::Key { id, secret } = &self.credentials else {
             return Err(io::Error::other("only requests that are signed"));
@@ -281,7 +280,7 @@ impl Client {
         Ok(sender)
     }
 
-    /// Signs in the headers.
+    /// Returns the request with a signature in its headers.
     fn sign(&mut self, call: &Call, id: &str, secret: &str) -> io::Result<Request<Full<Bytes>>> {
         #[expect(clippy::disallowed_methods, reason = "signatures carry the time of day")]
         let now = OffsetDateTime::from(std::time::SystemTime::now());
@@ -343,7 +342,7 @@ impl Client {
     }
 }
 
-/// Returns the request with a token.
+/// Returns the request with a bearer token.
 fn show(call: &Call, host: &str, token: &str) -> io::Result<Request<Full<Bytes>>> {
     let mut request = Request::builder().method(call.method.clone()).uri(call.uri());
     for (name, value) in &call.headers {

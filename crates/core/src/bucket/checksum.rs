@@ -20,7 +20,7 @@ pub enum ChecksumAlgorithm {
 }
 
 impl ChecksumAlgorithm {
-    /// Every algorithm, by stored code.
+    /// Every algorithm, in the order of the stored codes.
     pub const ALL: [Self; 5] =
         [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
 
@@ -38,11 +38,11 @@ impl ChecksumAlgorithm {
 /// A checksum as S3 stores and returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checksum {
-    /// How it was computed.
+    /// Algorithm that computed the value.
     pub algorithm: ChecksumAlgorithm,
-    /// 0 over the full object; else a composite over this many parts' checksums.
+    /// 0 for a checksum of the full object, else the number of parts whose checksums it is made of.
     pub composite_parts: u32,
-    /// The value.
+    /// The value in bytes, as long as [`ChecksumAlgorithm::value_len`] says.
     pub value: Bytes,
 }
 

@@ -7,14 +7,14 @@ use crate::{
     id::{Cid, write_hex16},
 };
 
-/// The entity tag S3 tools expect.
+/// The entity tag of an object, as S3 clients expect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ETag {
     /// MD5 of the bytes.
     Md5([u8; 16]),
     /// MD5 of the parts' MD5s, and the number of parts.
     Multipart([u8; 16], u32),
-    /// The content's CID, where we never saw the bytes.
+    /// The CID of content whose bytes this system never received.
     Cid(Cid),
 }
 

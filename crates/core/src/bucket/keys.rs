@@ -1,14 +1,14 @@
 //! Composite tree keys: an object key, then a suffix of fixed length.
 //!
-//! Byte order must be (key, suffix) order even when one key is a prefix of another, so 0x00 in
-//! the key is written 0x00 0xff and the key ends with 0x00 0x01.
+//! The byte order must equal the order of (key, suffix) even when one key is a prefix of another.
+//! Therefore 0x00 in the key is written 0x00 0xff, and the key ends with 0x00 0x01.
 
 use bytes::Bytes;
 
 use super::object::{Fingerprint, Seq};
 use crate::id::{ObjectKey, UploadId};
 
-/// Bytes of an upload key after the object key: upload id and part number.
+/// Length of the suffix of an upload key in bytes: upload id (16) and part number (4).
 const UPLOAD_SUFFIX: usize = 20;
 
 fn escaped(key: &str, room: usize) -> Vec<u8> {
@@ -36,19 +36,19 @@ pub fn upload(key: &ObjectKey, id: UploadId, part: u32) -> Bytes {
     out.into()
 }
 
-/// Returns the first possible upload key at or after object keys that start with `prefix`.
+/// Returns the smallest upload key of any object key that starts with `prefix`.
 pub fn upload_prefix(prefix: &str) -> Bytes {
     escaped(prefix, 0).into()
 }
 
-/// Returns the first possible upload key beyond every upload of `key`.
+/// Returns the smallest upload key that is greater than those of every upload of `key`.
 pub fn after_uploads_of(key: &str) -> Bytes {
     let mut out = escaped(key, 2);
     out.extend([0, 2]);
     out.into()
 }
 
-/// Splits what [`upload`] made; `None` for anything else.
+/// Splits an upload key into object key, upload id and part; `None` when it was not made by [`upload`].
 pub fn parse_upload(encoded: &[u8]) -> Option<(String, UploadId, u32)> {
     let (key, suffix) = encoded.split_at_checked(encoded.len().checked_sub(UPLOAD_SUFFIX)?)?;
     let key = unescape(key)?;
@@ -77,7 +77,7 @@ pub fn version(key: &ObjectKey, seq: Seq) -> Bytes {
     out.into()
 }
 
-/// Returns the key of the remembered outcome of a write; an empty `key` stands for the bucket.
+/// Returns the key of the remembered outcome of a write. An empty `key` stands for the bucket itself.
 pub fn recent(key: &str, fingerprint: Fingerprint) -> Bytes {
     let mut out = terminated(key, 16);
     out.extend(fingerprint.0);

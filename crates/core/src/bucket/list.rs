@@ -1,7 +1,7 @@
 //! Listing keys by prefix and delimiter, one page at a time.
 //!
-//! A common prefix is passed over by one seek, so a page costs O(page × log n) nodes however many
-//! keys lie below its prefixes.
+//! One seek skips all keys below a common prefix. A page therefore costs O(page × log n) nodes,
+//! however many keys lie below its prefixes.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,16 @@ use crate::{
     tree::{Cursor, Entry, Nodes, Tree, after_prefix},
 };
 
-/// Which keys, and how many.
+/// Which keys a page lists, and how many at most.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery<'a> {
-    /// Only keys that start with this.
+    /// Lists only keys that start with this.
     pub prefix: &'a str,
-    /// Keys with this after the prefix are rolled up; empty for none.
+    /// Keys that contain this after the prefix are listed as one common prefix. Empty for no delimiter.
     pub delimiter: &'a str,
-    /// Only keys, and rolled-up prefixes, after this one.
+    /// Lists only keys and common prefixes that sort after this one.
     pub after: Option<&'a str>,
-    /// Most keys and prefixes together.
+    /// Largest number of items, keys and common prefixes together.
     pub limit: usize,
 }
 
@@ -28,12 +28,12 @@ pub struct ListQuery<'a> {
 pub enum Listed {
     /// A key and its entry.
     Key(String, Entry),
-    /// A common prefix, delimiter included.
+    /// A common prefix, including the delimiter.
     Prefix(String),
 }
 
 impl Listed {
-    /// Returns the key or the prefix.
+    /// Returns the key, or the common prefix.
     pub fn name(&self) -> &str {
         match self {
             Self::Key(name, _) | Self::Prefix(name) => name,
@@ -41,19 +41,19 @@ impl Listed {
     }
 }
 
-/// A page of a listing, in order of name.
+/// One page of a listing, in order of name.
 #[derive(Clone, Debug, Default)]
 pub struct ListPage {
-    /// Keys and prefixes.
+    /// Keys and common prefixes.
     pub items: Vec<Listed>,
-    /// Whether there is more after the last item.
+    /// Whether more items follow after the last one.
     pub truncated: bool,
 }
 
 /// Returns one page of the keys of `objects`.
 ///
 /// # Errors
-/// [`StoreError`] of a node read; [`StoreError::Malformed`] for a key that is no text.
+/// [`StoreError`] of a node read; [`StoreError::Malformed`] for a key that is not UTF-8.
 pub async fn list_page(
     nodes: &Nodes,
     objects: &Tree,
@@ -99,7 +99,7 @@ fn first_key(query: &ListQuery<'_>) -> Option<Vec<u8>> {
     let Some(after) = query.after.filter(|after| after.as_bytes() >= prefix) else {
         return Some(prefix.to_vec());
     };
-    // A rolled-up prefix given as the last name covers all its keys.
+    // When the last name was a common prefix, all keys below it were covered.
     if let Some(rest) = after.strip_prefix(query.prefix)
         && let Some(rolled) = common_prefix(query, rest)
         && rolled == after

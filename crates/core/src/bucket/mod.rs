@@ -1,10 +1,10 @@
-//! What a bucket is, in records: the root block, objects, uploads, and their keys in the trees.
+//! The records of a bucket: the root block, objects, uploads, and their keys in the trees.
 //!
-//! Everything about a bucket hangs off its root, so every change is one commit and nothing can
-//! be half visible. Formats and vectors: docs/format.md. Source: docs/adr/0002.
+//! Everything about a bucket is reachable from its root, so every change is one commit and nothing
+//! can be half visible. Formats and vectors: docs/format.md. Source: docs/adr/0002.
 //!
 //! # Deliberately absent
-//! Judging requests against a state (the service); object bytes ([`crate::content`]).
+//! Deciding what a request does to a state (the service), and object bytes ([`crate::content`]).
 
 mod checksum;
 mod etag;

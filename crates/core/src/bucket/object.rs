@@ -1,4 +1,4 @@
-//! Object records: what a key points to.
+//! Object records: what the tree stores for a key.
 
 use std::collections::BTreeMap;
 
@@ -13,45 +13,45 @@ use crate::{
     root::TimeMs,
 };
 
-/// Maps over this many encoded bytes become a block of their own.
+/// Largest map, in encoded bytes, that is kept inside a record. Larger maps get a block of their own.
 const INLINE_BYTES_MAX: usize = 1024;
 
-/// Number of fields of a record; later ones go into the extension map.
+/// Number of fields of a record. Fields of later formats go into the extension map, which is the last.
 const FIELDS: usize = 16;
 
 /// Names and values, e.g. user metadata.
 pub type TextMap = BTreeMap<String, String>;
 
-/// What a record stands for.
+/// What a record describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectKind {
-    /// Content we hold.
+    /// An object whose content this system holds.
     Object,
     /// The absence of an object, in a versioned bucket.
     DeleteMarker,
-    /// Content held elsewhere, by CID; its `ETag` is the CID.
+    /// An object whose content is held elsewhere. Its `ETag` is the CID of the content.
     Mapped,
 }
 
-/// Where a version stands in its bucket: the commit and the place within it.
+/// Position of an object version in the history of its bucket: the commit, and the index in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seq {
-    /// Version of the root that introduced it.
+    /// Version of the root that the commit published.
     pub version: u64,
     /// Index of the change within that commit.
     pub index: u32,
 }
 
-/// Identifies one request of one principal, so that its retry is known.
+/// Hash that identifies one request of one user, so that a retry of it is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 16]);
 
 /// A map kept in the record, or in a block of its own when it is large.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attached {
-    /// In the record.
+    /// The map itself, in the record.
     Inline(TextMap),
-    /// In a block.
+    /// The address of the block that holds the map.
     Linked(Cid),
 }
 
@@ -62,7 +62,7 @@ impl Default for Attached {
 }
 
 impl Attached {
-    /// Decides where `map` goes; returns the block to store when it is too large to inline.
+    /// Keeps `map` inline if it is small. Otherwise also returns the block that has to be stored.
     pub fn new(map: TextMap) -> (Self, Option<Block>) {
         let mut out = Writer::default();
         write_map(&map, &mut out);
@@ -76,7 +76,7 @@ impl Attached {
     /// Reads the block of a linked map.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`].
+    /// [`StoreError::Malformed`] for a block that is not such a map.
     pub fn read_block(block: &Block) -> Result<TextMap, StoreError> {
         let mut reader = Reader::new(block.bytes());
         let read = read_map(&mut reader).and_then(|map| reader.end().map(|()| map));
@@ -124,17 +124,17 @@ fn read_map(reader: &mut Reader<'_>) -> Result<TextMap, Invalid> {
 /// Everything about one version of one object, except its size, which is the tree entry's weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectRecord {
-    /// What it stands for.
+    /// What the record describes.
     pub kind: ObjectKind,
     /// Length of the content in bytes; kept as the weight of the tree entry.
     pub size: u64,
     /// The entity tag.
     pub etag: ETag,
-    /// Checksums the client sent, or the default one.
+    /// Checksums that the client sent, or the default one.
     pub checksums: Vec<Checksum>,
     /// Last-Modified, by the arbiter's clock.
     pub time: TimeMs,
-    /// Place in the bucket's history.
+    /// Position in the history of the bucket.
     pub seq: Seq,
     /// System headers by lower-case name, e.g. `content-type`.
     pub headers: Attached,
@@ -144,22 +144,22 @@ pub struct ObjectRecord {
     pub tags: Attached,
     /// Canned ACL, when one was given.
     pub acl: Option<String>,
-    /// Encoded lock and retention; null until object lock exists.
+    /// Encoded lock and retention. Always `None`: object lock is not implemented.
     pub lock: Option<Bytes>,
-    /// Encoded server-side encryption facts; null until there are any.
+    /// Encoded parameters of server-side encryption. Always `None`: it is not implemented.
     pub sse: Option<Bytes>,
-    /// Storage class, when it is not the standard one.
+    /// Storage class, when it is not `STANDARD`.
     pub class: Option<String>,
-    /// The content: a raw block or the root of a `UnixFS` file; `None` for a delete marker.
+    /// Address of the content: a raw block or the root of a `UnixFS` file. `None` for a delete marker.
     pub content: Option<Cid>,
-    /// Table of parts, for an object made by a multipart upload.
+    /// Address of the table of parts, for an object that a multipart upload made.
     pub parts: Option<Cid>,
-    /// The request that made it, when it can be retried.
+    /// Fingerprint of the request that wrote it, when that request can be retried.
     pub fingerprint: Option<Fingerprint>,
 }
 
 impl ObjectRecord {
-    /// Encodes the record, size left out.
+    /// Encodes the record without its size, which the tree keeps as the weight of the entry.
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::with_capacity(256);
         out.array(FIELDS).uint(self.kind as u64);
@@ -183,10 +183,10 @@ impl ObjectRecord {
         out.finish()
     }
 
-    /// Decodes a record found with weight `size`.
+    /// Decodes the record of a tree entry whose weight is `size`.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`].
+    /// [`StoreError::Malformed`] for a block that is not such a map.
     pub fn decode(value: &Bytes, size: u64) -> Result<Self, StoreError> {
         let mut reader = Reader::new(value);
         let read = Self::parse(&mut reader, size);

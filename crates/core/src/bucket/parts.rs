@@ -1,4 +1,4 @@
-//! The table of parts of an object that a multipart upload made.
+//! The table of parts of an object that was made by a multipart upload.
 
 use super::checksum::Checksum;
 use crate::{
@@ -11,11 +11,11 @@ use crate::{
 /// One part of a completed multipart object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartSpan {
-    /// Its number, 1 to 10 000.
+    /// Part number, 1 to 10 000.
     pub number: u32,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// Its own checksum.
+    /// Checksum of the part, if there is one.
     pub checksum: Option<Checksum>,
 }
 
@@ -36,7 +36,7 @@ pub fn write_parts(parts: &[PartSpan]) -> Block {
 /// Decodes a table of parts.
 ///
 /// # Errors
-/// [`StoreError::Malformed`].
+/// [`StoreError::Malformed`] for a block that is not such a table.
 pub fn read_parts(block: &Block) -> Result<Vec<PartSpan>, StoreError> {
     let mut reader = Reader::new(block.bytes());
     let mut read = || {

@@ -1,8 +1,8 @@
-//! Remembered outcomes: what a write came to, for the retry that asks again.
+//! Remembered outcomes of writes, from which retries are answered.
 //!
-//! The record of a current object carries the fingerprint of the request that made it. When the
-//! object is displaced soon after, and for writes that leave no record, the outcome moves to the
-//! tree `recent`, without links: what was displaced is not kept alive by it.
+//! The record of a current object carries the fingerprint of the request that wrote it. The tree
+//! `recent` holds the outcome when the object is replaced or deleted soon after, and for writes
+//! that leave no record. It has no links, so it does not keep replaced content from being collected.
 
 use bytes::Bytes;
 
@@ -14,34 +14,35 @@ use crate::{
     root::TimeMs,
 };
 
-/// What a write came to.
+/// The outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecentOutcome {
-    /// It was carried out, and there is nothing more to say.
+    /// The write was carried out; its answer carries nothing else.
     Done,
-    /// It made this object; headers, metadata, tags and the table of parts are left out.
+    /// The write stored this object. Headers, metadata, tags and the table of parts are left out.
     Stored(Box<ObjectRecord>),
-    /// It began this upload.
+    /// The write began this upload.
     Upload(UploadId),
-    /// It was refused, by a code of the service.
+    /// The write was refused; the service defines the code.
     Refused(u8),
-    /// Each of its parts was done (0) or refused, by a code of the service.
+    /// One byte for each change of a commit of several keys: 0 if it was carried out, else the service's
+    /// code of the refusal.
     Each(Bytes),
 }
 
-/// A remembered outcome.
+/// The remembered outcome of one write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recent {
-    /// When the write was committed; the entry is dropped some time after.
+    /// Time at which the write was committed. The entry is removed when it has become old.
     pub time: TimeMs,
-    /// The version whose root carried it.
+    /// Version of the root that the write was published with.
     pub version: u64,
-    /// What it came to.
+    /// The outcome.
     pub outcome: RecentOutcome,
 }
 
 impl Recent {
-    /// Returns what is remembered of a record that is displaced.
+    /// Returns the outcome to remember for an object whose record is replaced or deleted.
     pub fn displaced(record: &ObjectRecord) -> Self {
         let bare = ObjectRecord {
             headers: Attached::default(),
@@ -80,7 +81,7 @@ impl Recent {
     /// Decodes an entry.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`].
+    /// [`StoreError::Malformed`] for bytes that are not such an entry.
     pub fn decode(value: &Bytes) -> Result<Self, StoreError> {
         let wrong = |invalid: Invalid| invalid.of("remembered outcome");
         let mut reader = Reader::new(value);
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!((displaced.time, displaced.version), (7, 3));
         let encoded = displaced.encode();
         assert_eq!(Recent::decode(&encoded).unwrap(), displaced);
-        // Tag 42 would make it a link.
+        // No link (tag 42) is in it.
         assert!(!encoded.windows(2).any(|pair| pair == [0xd8, 0x2a]));
         for outcome in [
             RecentOutcome::Done,

@@ -1,4 +1,4 @@
-//! The root block: everything of one bucket is reachable from it by links.
+//! The root block, from which everything of one bucket is reachable by links.
 
 use crate::{
     block::Block,
@@ -9,22 +9,22 @@ use crate::{
     tree::{Salt, Tree},
 };
 
-/// The format this code writes. A root with a higher number is read-only to it.
+/// The format that this code writes. It can read a root with a higher number, but does not change it.
 pub const FORMAT: u64 = 1;
 
 /// Largest root block in bytes.
 pub const ROOT_BYTES_MAX: usize = 4096;
 
-/// Most authors remembered; the oldest go first.
+/// Largest number of authors in a root; the oldest ones are removed first.
 pub const AUTHORS_MAX: usize = 48;
 
-/// Number of fields; a later format may append more.
+/// Number of fields of a root block. A later format may append more.
 const FIELDS: usize = 16;
 
-/// The last commit of one writer.
+/// A writer, and the last commit that it made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author {
-    /// Which process.
+    /// The process that commits.
     pub writer: WriterId,
     /// Version of its last commit.
     pub version: u64,
@@ -32,32 +32,33 @@ pub struct Author {
     pub time: TimeMs,
 }
 
-/// The state of one bucket.
+/// The complete state of one bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketRoot {
-    /// See [`FORMAT`].
+    /// Number of the format of the block; see [`FORMAT`].
     pub format: u64,
-    /// Whose bucket.
+    /// Owner of the bucket.
     pub owner: OwnerId,
-    /// Its name.
+    /// Name of the bucket.
     pub name: BucketName,
-    /// Which life of the name this is.
+    /// Id of this life of the name.
     pub id: BucketId,
-    /// Equals the version of the row that points here.
+    /// Bucket version; equals the version of the row that points to this root.
     pub version: u64,
-    /// The root this one replaced, as bytes and not a link: pins stop at the current state.
+    /// The root that this one replaced. It is stored as bytes and not as a link, so that an IPFS pin of
+    /// this root does not hold all of the history.
     pub parent: Option<Cid>,
-    /// When this root was committed, by the arbiter's clock.
+    /// Time at which this root was committed, by the arbiter's clock.
     pub time: TimeMs,
-    /// When this life of the name began.
+    /// Time at which the bucket was created.
     pub created: TimeMs,
-    /// Set on a tombstone: when the bucket was deleted.
+    /// Time at which the bucket was deleted; only a tombstone has it.
     pub deleted: Option<TimeMs>,
-    /// Keys the tree boundaries; drawn at creation.
+    /// Salt of the boundaries of all trees; drawn at random when the bucket is created.
     pub salt: Salt,
-    /// Who committed, and when last; at most [`AUTHORS_MAX`].
+    /// The writers that committed lately, at most [`AUTHORS_MAX`].
     pub authors: Vec<Author>,
-    /// Settings block, once there are settings.
+    /// Address of the settings block; `None` when no setting was ever made.
     pub settings: Option<Cid>,
     /// key → current, visible object.
     pub objects: Tree,
@@ -99,7 +100,8 @@ impl BucketRoot {
         }
     }
 
-    /// Notes that `writer` commits this root, and forgets authors before `kept_since`.
+    /// Records `writer` as the author of this root, and removes authors whose last commit is older than
+    /// `kept_since`.
     pub fn sign(&mut self, writer: WriterId, kept_since: TimeMs) {
         let (version, time) = (self.version, self.time);
         self.authors.retain(|author| author.writer != writer && author.time >= kept_since);
@@ -148,7 +150,7 @@ impl BucketRoot {
     /// Decodes a root of this format or a later one.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`] for a block that is no bucket root.
+    /// [`StoreError::Malformed`] for a block that is not a bucket root.
     pub fn from_block(block: &Block) -> Result<Self, StoreError> {
         let wrong = |invalid: Invalid| invalid.of("bucket root");
         if block.cid().codec() != Codec::DagCbor || block.bytes().len() > ROOT_BYTES_MAX {

@@ -1,6 +1,6 @@
-//! The settings block: which block holds each setting of a bucket.
+//! The settings block, which links the block of each setting of a bucket.
 //!
-//! One link per setting, so that changing one rewrites neither the others nor the root's size.
+//! Each setting has a block of its own. Changing one leaves the others, and the size of the root, alone.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::{
     id::{Cid, Codec},
 };
 
-/// Settings of a bucket by name, e.g. `policy`; each a dag-cbor block of its own form.
+/// Settings of a bucket by name, e.g. `policy`. Each is a dag-cbor block of its own form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Block of each setting that was set.
+    /// Address of the block of each setting, by name.
     pub blocks: BTreeMap<String, Cid>,
 }
 
@@ -49,17 +49,17 @@ impl Settings {
     }
 }
 
-/// Returns the block of a setting whose value is a text.
+/// Returns the block of a setting whose value is text.
 pub fn text_block(text: &str) -> Block {
     let mut out = Writer::with_capacity(text.len() + 8);
     out.text(text);
     Block::new(Codec::DagCbor, out.finish())
 }
 
-/// Reads the setting `name`, whose value is a text, of a bucket whose root links `settings`.
+/// Reads the setting `name`, whose value is text, of a bucket whose root links `settings`.
 ///
 /// # Errors
-/// [`StoreError`] when a block cannot be read, or is no text.
+/// [`StoreError`] when a block cannot be read; [`StoreError::Malformed`] when the value is not text.
 pub async fn read_text(
     blocks: &dyn BlockStore,
     settings: Option<&Cid>,

@@ -1,4 +1,4 @@
-//! Multipart uploads in progress, and the remembered answers of completed ones.
+//! Records of multipart uploads: those in progress, and the remembered answers of completed ones.
 
 use bytes::Bytes;
 
@@ -10,29 +10,29 @@ use crate::{
     root::TimeMs,
 };
 
-/// The answer of a completed upload, kept for a day so that completing twice answers twice.
+/// The answer of a completed upload. It is kept for a day, so that completing again gives it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completed {
-    /// When it was completed.
+    /// Time at which it was completed.
     pub time: TimeMs,
-    /// Hash of the list of parts it was completed with.
+    /// Hash of the list of parts that it was completed with.
     pub parts_hash: [u8; 32],
-    /// The record that was written. What it links to may be gone.
+    /// The object record that was written. The blocks that it links to may have been collected.
     pub record: ObjectRecord,
 }
 
-/// The header of an upload: what its object will be.
+/// The header of an upload, which holds everything about its object that is known beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadRecord {
-    /// When it began.
+    /// Time at which the upload began.
     pub initiated: TimeMs,
-    /// User id of who began it.
+    /// Id of the user that began it.
     pub initiator: String,
-    /// Headers, metadata and the like; content, size and tag are still to come.
+    /// Headers, metadata and the like. Content, size and entity tag are filled in on completion.
     pub template: ObjectRecord,
-    /// Algorithm code and whether composite, as asked for when it began.
+    /// Checksum that the client asked for: code of the algorithm, and whether it is a composite.
     pub checksum: Option<(u8, bool)>,
-    /// Set once it was completed.
+    /// The remembered answer, once the upload was completed.
     pub completed: Option<Completed>,
 }
 
@@ -51,7 +51,8 @@ impl UploadRecord {
         match &self.completed {
             Some(completed) => {
                 out.array(4).uint(completed.time).bytes(&completed.parts_hash);
-                // In bytes its links are none: an object that was replaced is not kept for its answer.
+                // As a byte string it has no links, so it does not keep a replaced object from being
+                // collected.
                 out.uint(completed.record.size).bytes(&completed.record.encode());
             }
             None => drop(out.null()),
@@ -63,7 +64,7 @@ impl UploadRecord {
     /// Decodes a header.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`].
+    /// [`StoreError::Malformed`] for bytes that are not such a record.
     pub fn decode(value: &Bytes) -> Result<Self, StoreError> {
         let wrong = |invalid: Invalid| invalid.of("upload record");
         let mut reader = Reader::new(value);
@@ -101,23 +102,23 @@ impl UploadRecord {
     }
 }
 
-/// One uploaded part; its size is the weight of the tree entry.
+/// One uploaded part. Its size is the weight of the tree entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartRecord {
     /// Length in bytes.
     pub size: u64,
     /// MD5 of the part.
     pub etag: ETag,
-    /// When it was uploaded.
+    /// Time at which it was uploaded.
     pub time: TimeMs,
-    /// Its checksum, of the upload's algorithm.
+    /// Checksum of the part, by the algorithm of the upload.
     pub checksum: Option<Checksum>,
-    /// Its content.
+    /// Address of the content.
     pub content: Cid,
 }
 
 impl PartRecord {
-    /// Encodes the part, size left out.
+    /// Encodes the part without its size, which the tree keeps as the weight of the entry.
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::with_capacity(128);
         out.array(5);
@@ -131,10 +132,10 @@ impl PartRecord {
         out.finish()
     }
 
-    /// Decodes a part found with weight `size`.
+    /// Decodes the part of a tree entry whose weight is `size`.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`].
+    /// [`StoreError::Malformed`] for bytes that are not such a record.
     pub fn decode(value: &Bytes, size: u64) -> Result<Self, StoreError> {
         let mut reader = Reader::new(value);
         let mut read = || {

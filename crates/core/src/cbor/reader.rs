@@ -1,4 +1,4 @@
-//! Reading dag-cbor, and nothing else that CBOR allows.
+//! A reader of dag-cbor that refuses everything else that CBOR allows.
 
 use std::ops::Range;
 
@@ -7,13 +7,13 @@ use bytes::Bytes;
 use super::{ARRAY, BYTES, Invalid, LINK_TAG, MAP, NULL, TAG, TEXT, UNSIGNED};
 use crate::id::Cid;
 
-/// Deepest nesting that [`Reader::raw`] follows.
+/// Deepest nesting that [`Reader::raw`] accepts.
 pub(super) const DEPTH_MAX: usize = 16;
 
-/// Most levels of a block around a value that is read by itself: a node, its items, and an item.
+/// Most levels of a block around a value that is read separately: a node, its items, and an item.
 pub(super) const ENCLOSING_MAX: usize = 3;
 
-/// The names in a map, which dag-cbor has in one order: shorter ones first, and each once.
+/// Reads the names of a map. dag-cbor has them in one order: shorter ones first, and each only once.
 #[derive(Debug)]
 pub struct Names<'a> {
     count: usize,
@@ -21,12 +21,12 @@ pub struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// Returns how many there are in all.
+    /// Returns the number of names in the map.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Reads the next one.
+    /// Reads the next name.
     ///
     /// # Errors
     /// [`Invalid`] for anything but text, and for names that are not in order.
@@ -48,17 +48,17 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first byte.
+    /// Returns a reader that starts at the first byte of `all`.
     pub fn new(all: &'a Bytes) -> Self {
         Self { all, at: 0 }
     }
 
-    /// Starts at an offset.
+    /// Returns a reader that starts at the offset `at`.
     pub fn at(all: &'a Bytes, at: usize) -> Self {
         Self { all, at: at.min(all.len()) }
     }
 
-    /// Accepts the end of the buffer, and nothing else.
+    /// Checks that the end of the buffer is reached.
     ///
     /// # Errors
     /// [`Invalid`] when bytes are left over.
@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
         Ok(self.all.slice(range))
     }
 
-    /// Reads a byte string where it lies.
+    /// Reads a byte string as a slice of the buffer.
     ///
     /// # Errors
     /// [`Invalid`] for anything else.
@@ -143,10 +143,10 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
-    /// Reads a byte string if one is next.
+    /// Reads a byte string if one is next, and returns `None` otherwise.
     ///
     /// # Errors
-    /// [`Invalid`] for one that is cut off.
+    /// [`Invalid`] for a byte string that is cut off.
     pub fn maybe_bytes(&mut self) -> Result<Option<Bytes>, Invalid> {
         match self.all.get(self.at) {
             Some(first) if first >> 5 == BYTES => self.bytes().map(Some),
@@ -177,7 +177,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(&self.all[range]).map_err(|_| Invalid("text is not UTF-8"))
     }
 
-    /// Reads the head of an array and returns its length, which the bytes left bound.
+    /// Reads the head of an array and returns its length, which is never more than the bytes left.
     ///
     /// # Errors
     /// [`Invalid`] for anything else.
@@ -201,7 +201,7 @@ impl<'a> Reader<'a> {
         self.collection(MAP, 2, "expected a map")
     }
 
-    /// Reads the head of a map whose names are read with the value returned.
+    /// Reads the head of a map, and returns a reader of its names.
     ///
     /// # Errors
     /// [`Invalid`] for anything else.
@@ -220,7 +220,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Consumes a null if one is next, and says whether it did.
+    /// Consumes a null if one is next, and returns whether it did.
     pub fn null(&mut self) -> bool {
         let next = self.all.get(self.at) == Some(&NULL);
         self.at += usize::from(next);
@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
     /// Reads a link.
     ///
     /// # Errors
-    /// [`Invalid`] for anything else, foreign CIDs included.
+    /// [`Invalid`] for anything else, including CIDs of other kinds.
     pub fn link(&mut self) -> Result<Cid, Invalid> {
         if self.expect(TAG, "expected a link")? != LINK_TAG {
             return Err(Invalid("tag is not 42"));
@@ -254,20 +254,20 @@ impl<'a> Reader<'a> {
         if self.null() { Ok(None) } else { self.link().map(Some) }
     }
 
-    /// Steps over one value of any kind and returns its bytes.
+    /// Skips one value of any kind and returns its bytes.
     ///
     /// # Errors
-    /// [`Invalid`] for bytes that are no value, and for one nested too deep.
+    /// [`Invalid`] for bytes that are not a value, and for a value that is nested too deep.
     pub fn raw(&mut self) -> Result<Bytes, Invalid> {
         let start = self.at;
         self.value()?;
         Ok(self.all.slice(start..self.at))
     }
 
-    /// Steps over one value of any kind.
+    /// Skips one value of any kind.
     ///
     /// # Errors
-    /// [`Invalid`] for bytes that are no value, and for one nested too deep.
+    /// [`Invalid`] for bytes that are not a value, and for a value that is nested too deep.
     pub fn value(&mut self) -> Result<(), Invalid> {
         self.skip(DEPTH_MAX)
     }
@@ -291,7 +291,7 @@ impl<'a> Reader<'a> {
                 self.text()?;
                 self.skip(depth)
             }),
-            // Else a value could be read in which a collector cannot follow the links.
+            // A value with a malformed link is refused: a collector could not follow it.
             (TAG, LINK_TAG) => self.tagged_cid().map(drop),
             _ => Err(Invalid("not a dag-cbor value we use")),
         }

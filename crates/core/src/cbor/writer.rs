@@ -1,4 +1,4 @@
-//! Writing dag-cbor.
+//! A writer of dag-cbor.
 
 use bytes::Bytes;
 
@@ -12,17 +12,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Returns an empty buffer with room for `capacity` bytes.
+    /// Returns a writer with an empty buffer that has room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         Self { out: Vec::with_capacity(capacity) }
     }
 
-    /// Returns what was written.
+    /// Returns the bytes written.
     pub fn finish(self) -> Bytes {
         self.out.into()
     }
 
-    /// Returns what was written so far.
+    /// Returns the bytes written so far.
     pub fn written(&self) -> &[u8] {
         &self.out
     }
@@ -83,7 +83,7 @@ impl Writer {
         self
     }
 
-    /// Starts a map of exactly `len` pairs; the caller writes keys in dag-cbor order.
+    /// Starts a map of exactly `len` pairs. The caller writes the keys in dag-cbor order.
     pub fn map(&mut self, len: usize) -> &mut Self {
         self.head(MAP, len as u64);
         self
@@ -112,7 +112,7 @@ impl Writer {
         }
     }
 
-    /// Appends bytes as they are: values that are encoded already.
+    /// Appends values that are encoded already.
     pub fn raw(&mut self, encoded: &[u8]) -> &mut Self {
         self.out.extend(encoded);
         self

@@ -1,4 +1,4 @@
-//! Clauses of [`BlockStore`].
+//! The clauses of the contract of [`BlockStore`].
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -13,7 +13,7 @@ fn block(seed: u8, len: usize) -> Block {
     Block::new(Codec::Raw, vec![seed; len])
 }
 
-/// What was put is returned, by placement, codec and size, before and after a sync.
+/// A block is returned as it was put, for every placement, codec and size, before and after a sync.
 pub async fn returns_what_was_put(store: &dyn BlockStore) {
     let blocks = [
         block(1, 0),
@@ -34,7 +34,7 @@ pub async fn returns_what_was_put(store: &dyn BlockStore) {
     }
 }
 
-/// A block never put is absent, not an error.
+/// Reading a block that was never put returns `None` and no error.
 pub async fn absent_is_none(store: &dyn BlockStore) {
     let cid = Cid::of(Codec::Raw, b"never put");
     assert_eq!(store.get(&cid).await.unwrap(), None);
@@ -43,7 +43,7 @@ pub async fn absent_is_none(store: &dyn BlockStore) {
     assert_eq!(sweep_all(store, epoch, epoch).await.unwrap().deleted, 0);
 }
 
-/// Equal blocks are one block, in one batch and across batches.
+/// Equal blocks are stored once, within one batch and across batches.
 pub async fn putting_twice_is_once(store: &dyn BlockStore) {
     let same = block(1, 100);
     store.put(&[same.clone(), same.clone()], Placement::Commit).await.unwrap();
@@ -57,7 +57,7 @@ pub async fn refuses_oversized_blocks(store: &dyn BlockStore) {
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
 }
 
-/// A put of a block that is there but not yet durable returns a mark that makes it so.
+/// A put of a block that is stored but not yet durable returns a mark that covers it.
 pub async fn sync_covers_what_was_already_there(store: &dyn BlockStore) {
     let shared = block(1, 100);
     let first = store.put(std::slice::from_ref(&shared), Placement::Bulk).await.unwrap();
@@ -66,7 +66,7 @@ pub async fn sync_covers_what_was_already_there(store: &dyn BlockStore) {
     store.sync(second).await.unwrap();
 }
 
-/// A block last put before the epoch goes.
+/// An unmarked block that was last put before the epoch is deleted.
 pub async fn old_blocks_are_deleted(store: &dyn BlockStore) {
     let (old, new) = (block(1, 10), block(2, 10));
     store.put(std::slice::from_ref(&old), Placement::Commit).await.unwrap();
@@ -78,7 +78,7 @@ pub async fn old_blocks_are_deleted(store: &dyn BlockStore) {
     assert_eq!(store.get(&new.cid()).await.unwrap(), Some(new));
 }
 
-/// A put after the cut renews a block, so that a collector cannot take it from its new user.
+/// A put after the epoch began renews a block, so that a collector does not delete it.
 pub async fn a_new_put_saves_from_deletion(store: &dyn BlockStore) {
     let shared = block(1, 10);
     store.put(std::slice::from_ref(&shared), Placement::Commit).await.unwrap();
@@ -88,15 +88,15 @@ pub async fn a_new_put_saves_from_deletion(store: &dyn BlockStore) {
     assert_eq!(store.get(&shared.cid()).await.unwrap(), Some(shared));
 }
 
-/// A block that is marked stays, whenever it was put, until a later collection finds it unmarked.
-/// It is said to be fresh once in a collection.
+/// A marked block stays, whenever it was put, until a later collection finds it unmarked. A
+/// collection reports it as newly marked only once.
 pub async fn marked_blocks_stay(store: &dyn BlockStore) {
     let (marked, other) = (block(1, 10), block(2, 10));
     store.put(&[marked.clone(), other.clone()], Placement::Commit).await.unwrap();
     let cut = store.advance_epoch();
     assert_eq!(store.mark(&[marked.cid(), marked.cid()], cut), [marked.cid()]);
     assert_eq!(store.mark(&[marked.cid()], cut), []);
-    // A node that is not held is not passed over: what is below it would go.
+    // A missing node is reported: if it were skipped, the blocks below it would be deleted.
     let node = Cid::of(Codec::DagCbor, b"a node that is lost");
     assert_eq!(store.mark(&[node], cut), [node]);
     sweep_all(store, cut, cut).await.unwrap();
@@ -107,7 +107,7 @@ pub async fn marked_blocks_stay(store: &dyn BlockStore) {
     assert_eq!(store.get(&marked.cid()).await.unwrap(), None);
 }
 
-/// A block put since the oldest write began stays, though the cut came later.
+/// A block that was put since the oldest write in flight began stays, although the epoch began later.
 pub async fn blocks_of_writes_in_flight_stay(store: &dyn BlockStore) {
     let (before, since) = (block(1, 10), block(2, 10));
     store.put(std::slice::from_ref(&before), Placement::Commit).await.unwrap();
@@ -119,7 +119,7 @@ pub async fn blocks_of_writes_in_flight_stay(store: &dyn BlockStore) {
     assert_eq!(store.get(&since.cid()).await.unwrap(), Some(since));
 }
 
-/// Lists every block once.
+/// A listing names every block once.
 pub async fn lists_what_is_held(store: &dyn BlockStore) {
     let blocks: Vec<Block> = (0..25).map(|seed| block(seed, usize::from(seed) + 1)).collect();
     store.put(&blocks, Placement::Commit).await.unwrap();
@@ -131,7 +131,7 @@ pub async fn lists_what_is_held(store: &dyn BlockStore) {
     assert_eq!(found, expected);
 }
 
-/// Concurrent puts and syncs of overlapping batches all hold.
+/// Concurrent puts and syncs of overlapping batches all take effect.
 pub async fn concurrent_puts_all_hold(store: &dyn BlockStore) {
     let tasks = (0..8_u8).map(|task| async move {
         for round in 0..10_u8 {

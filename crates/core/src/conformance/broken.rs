@@ -1,4 +1,4 @@
-//! Stores that each break one promise: a suite that accepts one of them is no suite.
+//! Stores that each break one clause. They test the suites, which have to refuse them.
 
 use std::collections::BTreeSet;
 
@@ -19,18 +19,18 @@ use crate::{
     },
 };
 
-/// How [`BrokenBlocks`] is broken.
+/// The clause that a [`BrokenBlocks`] breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockFault {
-    /// A put does not renew the epoch of a block already there.
+    /// A put does not renew the epoch of a block that is already stored.
     NoRenewal,
-    /// The mark of a put leaves out blocks already there.
+    /// The mark of a put does not cover blocks that are already stored.
     MarkForgetsPresent,
-    /// Blocks of any size are taken.
+    /// Blocks of any size are accepted.
     NoLimit,
-    /// Marks are not kept.
+    /// Marks of a collection are lost.
     MarksForget,
-    /// What writes in flight put is deleted.
+    /// Blocks that writes in flight have put are deleted.
     DeletesUpToTheCut,
 }
 
@@ -105,26 +105,26 @@ impl BlockStore for BrokenBlocks {
     }
 }
 
-/// How [`BrokenRoots`] is broken.
+/// The clause that a [`BrokenRoots`] breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootFault {
-    /// Any swap wins.
+    /// Every swap wins, whatever pointer it expects.
     IgnoresExpected,
-    /// Only the root is compared.
+    /// A swap compares only the root.
     IgnoresVersion,
-    /// A conflict reports what was expected.
+    /// A conflict reports the pointer that was expected as the current one.
     ReportsExpected,
-    /// A required name is granted to everyone.
+    /// A required global name is granted to several owners.
     SharesNames,
-    /// Deleted buckets count.
+    /// Deleted buckets are counted.
     CountsDeleted,
-    /// Names that were claimed but are held by others count.
+    /// Global names that are held by other owners are counted.
     CountsClaims,
     /// A dropped row leaves no version floor.
     ForgetsFloor,
-    /// A row is dropped although it was swapped meanwhile.
+    /// A row is dropped although it was swapped in the meantime.
     DropsWhatWasSwapped,
-    /// Rows of buckets that live are dropped, too.
+    /// Rows of live buckets are dropped too.
     DropsTheLiving,
 }
 
@@ -133,7 +133,7 @@ pub enum RootFault {
 pub struct BrokenRoots {
     inner: MemoryRoots,
     fault: RootFault,
-    /// Rows that are gone although the store within has them.
+    /// Rows that this store hides although the inner store has them.
     gone: Mutex<BTreeSet<BucketAddress>>,
 }
 
@@ -234,16 +234,16 @@ impl RootHooks for BrokenRoots {
     }
 }
 
-/// How [`BrokenMetadata`] is broken.
+/// The clause that a [`BrokenMetadata`] breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetadataFault {
-    /// Any write wins.
+    /// Every write wins, whatever version it expects.
     IgnoresExpected,
-    /// A deleted record starts again as if never written.
+    /// A deleted record is treated like one that was never written.
     ForgetsDeleted,
 }
 
-/// A directory with one fault.
+/// A metadata store with one fault.
 #[derive(Debug)]
 pub struct BrokenMetadata {
     inner: MemoryMetadata,
@@ -251,7 +251,7 @@ pub struct BrokenMetadata {
 }
 
 impl BrokenMetadata {
-    /// Returns an empty directory with `fault`.
+    /// Returns an empty metadata store with `fault`.
     pub fn new(fault: MetadataFault) -> Self {
         Self { inner: MemoryMetadata::default(), fault }
     }

@@ -1,5 +1,5 @@
-//! The one test double for [`RootPointerStore`]: an arbiter in memory whose calls can be delayed,
-//! refused, counted or replaced.
+//! A test double of [`RootPointerStore`]: an arbiter in memory whose calls can be delayed, refused,
+//! counted or replaced.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// A call of a [`RootPointerStore`] that reads.
+/// The calls of a [`RootPointerStore`] that read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootRead {
     /// [`RootPointerStore::get_roots`], and so [`RootPointerStore::wait_root`].
@@ -30,23 +30,23 @@ pub enum RootRead {
     Find,
 }
 
-/// Hooks into an arbiter in memory. Whoever implements them is a [`RootPointerStore`] that does what
-/// [`Self::inner`] does, except where a hook says otherwise.
+/// Hooks into an arbiter in memory. A type with this trait is a [`RootPointerStore`] too: it passes
+/// every call to [`Self::inner`], except where a hook replaces it.
 #[async_trait]
 pub trait RootHooks: fmt::Debug + Send + Sync + 'static {
-    /// Returns the arbiter within.
+    /// Returns the inner arbiter.
     fn inner(&self) -> &MemoryRoots;
 
     /// Runs before a read reaches the arbiter.
     ///
     /// # Errors
-    /// What the read answers instead.
+    /// The error that the read returns instead of an answer.
     async fn before(&self, read: RootRead) -> Result<(), StoreError> {
         let _ = read;
         Ok(())
     }
 
-    /// Runs after the arbiter has answered a read, and before the caller learns of it.
+    /// Runs after the arbiter has answered a read, and before the answer is returned.
     async fn after(&self, read: RootRead) {
         let _ = read;
     }
@@ -54,7 +54,7 @@ pub trait RootHooks: fmt::Debug + Send + Sync + 'static {
     /// Replaces [`RootPointerStore::get_roots`].
     ///
     /// # Errors
-    /// As there.
+    /// The errors of the replaced method.
     async fn get(
         &self,
         buckets: &[BucketAddress],
@@ -65,7 +65,7 @@ pub trait RootHooks: fmt::Debug + Send + Sync + 'static {
     /// Replaces [`RootPointerStore::cas_root`].
     ///
     /// # Errors
-    /// As there.
+    /// The errors of the replaced method.
     async fn swap(
         &self,
         bucket: &BucketAddress,
@@ -78,7 +78,7 @@ pub trait RootHooks: fmt::Debug + Send + Sync + 'static {
     /// Replaces [`RootPointerStore::count_roots`].
     ///
     /// # Errors
-    /// As there.
+    /// The errors of the replaced method.
     async fn count(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {
         self.inner().count_roots(owner).await
     }
@@ -91,7 +91,7 @@ pub trait RootHooks: fmt::Debug + Send + Sync + 'static {
     /// Replaces [`RootPointerStore::drop_roots`].
     ///
     /// # Errors
-    /// As there.
+    /// The errors of the replaced method.
     async fn drop_rows(&self, rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
         self.inner().drop_roots(rows).await
     }

@@ -1,4 +1,4 @@
-//! Clauses of [`Directory`].
+//! The clauses of the contract of [`MetadataStore`].
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -13,7 +13,7 @@ fn value(text: &'static str) -> Option<Bytes> {
     Some(Bytes::from_static(text.as_bytes()))
 }
 
-/// A record never written is absent.
+/// Reading a record that was never written returns `None`.
 pub async fn absent_is_none(store: &dyn MetadataStore) {
     assert_eq!(store.read(Table::Keys, "a").await.unwrap(), None);
     assert_eq!(store.list(Table::Keys, None, 10).await.unwrap(), []);
@@ -31,7 +31,7 @@ pub async fn versions_rise_by_one(store: &dyn MetadataStore) {
     }
 }
 
-/// A write that expects another version changes nothing and reports the record.
+/// A write that expects another version changes nothing and returns the current record.
 pub async fn stale_write_changes_nothing(store: &dyn MetadataStore) {
     store.write(Table::Keys, "a", 0, value("one")).await.unwrap();
     let current = Entry { version: 1, value: value("one") };
@@ -42,7 +42,7 @@ pub async fn stale_write_changes_nothing(store: &dyn MetadataStore) {
     assert_eq!(store.read(Table::Keys, "a").await.unwrap(), Some(current));
 }
 
-/// A deleted record keeps counting, so that an old writer cannot mistake its successor for it.
+/// A deleted record keeps its version, so that a stale writer cannot overwrite a record made later.
 pub async fn deleted_keeps_its_version(store: &dyn MetadataStore) {
     store.write(Table::Keys, "a", 0, value("one")).await.unwrap();
     let outcome = store.write(Table::Keys, "a", 1, None).await.unwrap();
@@ -53,7 +53,7 @@ pub async fn deleted_keeps_its_version(store: &dyn MetadataStore) {
     assert_eq!(outcome, WriteOutcome::Conflict(gone));
 }
 
-/// Lists records that exist, by name, in pages.
+/// A listing names the records that exist, in order of name and in pages.
 pub async fn lists_live_records_in_order(store: &dyn MetadataStore) {
     for name in ["c", "a", "d", "b"] {
         store.write(Table::Keys, name, 0, value("x")).await.unwrap();
@@ -87,7 +87,7 @@ pub async fn tables_are_kept_apart(store: &dyn MetadataStore) {
     assert_eq!(store.list(Table::Modes, None, 10).await.unwrap().len(), 1);
 }
 
-/// Concurrent writers of one record each win exactly once per version.
+/// Of concurrent writers of one record, exactly one wins each version.
 pub async fn racing_writers_lose_nothing(store: &dyn MetadataStore) {
     let writers = (0..8).map(|_| async {
         let mut won = 0;

@@ -1,7 +1,7 @@
-//! What each storage trait promises, as named clauses that every implementation runs.
+//! The contract of each storage trait as named clauses, which every implementation is tested with.
 //!
-//! A clause starts from an empty store and panics when it is broken. [`broken`] holds stores that
-//! break one promise each; the suites are tested by refusing them.
+//! A clause starts from an empty store and panics when the store breaks it. [`broken`] holds stores
+//! that break one clause each; they show that the suites notice.
 #![expect(clippy::unwrap_used, reason = "a clause fails by panicking")]
 
 pub mod block_store;

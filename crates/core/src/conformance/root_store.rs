@@ -1,4 +1,4 @@
-//! Clauses of [`RootPointerStore`].
+//! The clauses of the contract of [`RootPointerStore`].
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn get(store: &dyn RootPointerStore, owner: OwnerId, bucket: &str) -> Opti
     store.get_roots(&[address(owner, bucket)]).await.unwrap().value.pop().unwrap()
 }
 
-/// A name never used has no row.
+/// A name that was never used has no row.
 pub async fn absent_is_none(store: &dyn RootPointerStore) {
     assert_eq!(get(store, OWNER, "bucket").await, None);
     assert_eq!(store.find_bucket(&name("bucket")).await.unwrap().value, None);
@@ -60,7 +60,7 @@ pub async fn absent_is_none(store: &dyn RootPointerStore) {
     assert_eq!(stale, CasOutcome::Conflict { current: None });
 }
 
-/// The first swap makes the row, with every field as given; later ones replace it.
+/// The first swap creates the row with every field as given; later swaps replace it.
 pub async fn first_swap_creates(store: &dyn RootPointerStore) {
     assert_eq!(swap(store, OWNER, "bucket", None, pointer(1, 1)).await, CasOutcome::Won);
     let deleted = NewRoot {
@@ -84,7 +84,7 @@ pub async fn first_swap_creates(store: &dyn RootPointerStore) {
     assert_eq!(get(store, OWNER, "bucket").await, Some(row));
 }
 
-/// A swap that names a stale pointer changes nothing and reports the current one.
+/// A swap that expects a stale pointer changes nothing and returns the current row.
 pub async fn stale_swap_changes_nothing(store: &dyn RootPointerStore) {
     swap(store, OWNER, "bucket", None, pointer(1, 1)).await;
     swap(store, OWNER, "bucket", Some(pointer(1, 1)), pointer(2, 2)).await;
@@ -98,7 +98,7 @@ pub async fn stale_swap_changes_nothing(store: &dyn RootPointerStore) {
     assert_eq!(get(store, OWNER, "bucket").await.unwrap().pointer, pointer(2, 2));
 }
 
-/// A conflict never reports what was expected: the loser would rebase onto it for ever.
+/// A conflict never reports the expected pointer as current, or the loser would retry for ever.
 pub async fn current_is_never_what_was_expected(store: &dyn RootPointerStore) {
     swap(store, OWNER, "bucket", None, pointer(0, 1)).await;
     let racers = (1..=8_u64).map(|racer| async move {
@@ -120,7 +120,7 @@ pub async fn current_is_never_what_was_expected(store: &dyn RootPointerStore) {
     join_all(racers).await;
 }
 
-/// Root, version and generation are all compared.
+/// A swap compares root, version and generation.
 pub async fn every_field_of_the_pointer_is_compared(store: &dyn RootPointerStore) {
     let current = RootPointer { generation: 4, ..pointer(1, 5) };
     swap(store, OWNER, "bucket", None, current).await;
@@ -136,7 +136,8 @@ pub async fn every_field_of_the_pointer_is_compared(store: &dyn RootPointerStore
     assert_eq!(swap(store, OWNER, "bucket", Some(current), pointer(3, 6)).await, CasOutcome::Won);
 }
 
-/// Eight writers, ten commits each: every commit builds on the one before it, and they did meet.
+/// With eight writers of ten commits each, every commit builds on the one before it, and some
+/// swaps collide.
 pub async fn racing_writers_lose_nothing(store: &dyn RootPointerStore) {
     let writers = (1..=8_u64).map(|writer| async move {
         let mut conflicts = 0;
@@ -160,7 +161,7 @@ pub async fn racing_writers_lose_nothing(store: &dyn RootPointerStore) {
     assert!(conflicts > 0, "the writers never met: this race tested nothing");
 }
 
-/// Of many that create one name, one wins.
+/// Of many concurrent creations of one name, exactly one wins.
 pub async fn racing_creators_make_one(store: &dyn RootPointerStore) {
     let creators = (1..=8_u64).map(|creator| async move {
         yield_now().await;
@@ -172,7 +173,7 @@ pub async fn racing_creators_make_one(store: &dyn RootPointerStore) {
     assert_eq!(get(store, OWNER, "bucket").await.unwrap().pointer, pointer(won[0].0, 1));
 }
 
-/// Rows of other names and other owners are untouched by a swap; a batch keeps its order.
+/// A swap changes no row of another name or owner. A batch of reads keeps its order.
 pub async fn rows_are_kept_apart(store: &dyn RootPointerStore) {
     swap(store, OWNER, "one", None, pointer(1, 1)).await;
     swap(store, OWNER, "two", None, pointer(2, 1)).await;
@@ -183,7 +184,7 @@ pub async fn rows_are_kept_apart(store: &dyn RootPointerStore) {
     assert_eq!(pointers, [Some(pointer(3, 1)), None, Some(pointer(2, 1))]);
 }
 
-/// Lists one owner's rows by name, in pages, deleted ones included.
+/// A listing names the rows of one owner in order of name and in pages, including deleted ones.
 pub async fn lists_one_owner_in_order(store: &dyn RootPointerStore) {
     for bucket in ["ccc", "aaa", "bbb"] {
         swap(store, OWNER, bucket, None, pointer(1, 1)).await;
@@ -199,7 +200,7 @@ pub async fn lists_one_owner_in_order(store: &dyn RootPointerStore) {
     assert_eq!(rest.iter().map(|row| row.address.name.as_str()).collect::<Vec<_>>(), ["ccc"]);
 }
 
-/// A scan goes on after a place, through the rows of every owner.
+/// A scan continues after a given address, through the rows of every owner.
 pub async fn scans_all_owners_in_order(store: &dyn RootPointerStore) {
     for (owner, bucket) in [(OTHER, "aaa"), (OWNER, "b.c"), (OWNER, "b-c"), (OTHER, "bbb")] {
         assert_eq!(swap(store, owner, bucket, None, pointer(1, 1)).await, CasOutcome::Won);
@@ -216,7 +217,8 @@ pub async fn scans_all_owners_in_order(store: &dyn RootPointerStore) {
     assert_eq!(seen, all.map(|(owner, bucket)| address(owner, bucket)));
 }
 
-/// The first owner of a name holds it globally until released; who requires a taken one is told.
+/// The first owner to claim a global name holds it until it is released. A swap that requires a
+/// name that is taken is refused.
 pub async fn global_names_have_one_holder(store: &dyn RootPointerStore) {
     swap(store, OWNER, "bucket", None, pointer(1, 1)).await;
     swap(store, OTHER, "bucket", None, pointer(2, 1)).await;
@@ -237,7 +239,7 @@ pub async fn global_names_have_one_holder(store: &dyn RootPointerStore) {
     assert_eq!(holder(found), Some(OTHER));
 }
 
-/// Of many owners that claim one name at the same moment, one holds it, and every swap is carried out.
+/// Of many owners that claim one name at the same moment, exactly one holds it, and every swap wins.
 pub async fn racing_claims_have_one_holder(store: &dyn RootPointerStore) {
     let owners = (1..=8).map(|n| OwnerId([n; 16]));
     for n in 0..5 {
@@ -245,7 +247,7 @@ pub async fn racing_claims_have_one_holder(store: &dyn RootPointerStore) {
         let bucket = bucket.as_str();
         let claims = owners.clone().enumerate().map(|(owner, id)| async move {
             yield_now().await;
-            // Some claim it with their first swap, some with the second.
+            // Some owners claim the name with their first swap, the others with their second.
             let first = NewRoot { global_name: GlobalName::Keep, ..new_root(pointer(1, 1)) };
             let mut seen = None;
             if owner % 2 == 0 {
@@ -266,7 +268,7 @@ pub async fn racing_claims_have_one_holder(store: &dyn RootPointerStore) {
     }
 }
 
-/// Counts the live buckets of one owner, and the names that these hold.
+/// A count covers the live buckets of one owner, and the global names that these hold.
 pub async fn counts_what_an_owner_has(store: &dyn RootPointerStore) {
     let counts = async |owner| {
         let RootCounts { buckets, global_names } = store.count_roots(owner).await.unwrap().value;
@@ -299,13 +301,13 @@ pub async fn counts_what_an_owner_has(store: &dyn RootPointerStore) {
     assert_eq!(counts(OWNER).await, (1, 0));
     change(7, None, GlobalName::ClaimIfFree).await;
     assert_eq!(counts(OWNER).await, (2, 1));
-    // A deleted row does not count even while it holds its name.
+    // A deleted row is not counted even while it holds its name.
     change(8, Some(9), GlobalName::Keep).await;
     assert_eq!(counts(OWNER).await, (1, 0));
     assert_eq!(counts(OTHER).await, (1, 1));
 }
 
-/// Within one life of an arbiter its mark and its time never fall.
+/// The mark and the time of an arbiter never go back while its identity stays the same.
 pub async fn marks_and_time_do_not_fall(store: &dyn RootPointerStore) {
     let before = store.get_roots(&[]).await.unwrap();
     let (bucket, first) = (address(OWNER, "bucket"), new_root(pointer(1, 1)));
@@ -317,20 +319,20 @@ pub async fn marks_and_time_do_not_fall(store: &dyn RootPointerStore) {
     assert!(before.time <= swapped.time && swapped.time <= after.time);
 }
 
-/// A wait ends with the row as it is: beyond the version asked for, or when patience is at its end.
+/// A wait ends when the row is beyond the given version, or when `patience` has passed.
 pub async fn waits_end(store: &dyn RootPointerStore) {
     let (bucket, patience) = (address(OWNER, "bucket"), Duration::from_millis(50));
     assert_eq!(store.wait_root(&bucket, 0, patience).await.unwrap().value, None);
     assert_eq!(swap(store, OWNER, "bucket", None, pointer(1, 1)).await, CasOutcome::Won);
-    // Beyond already: there is nothing to wait for, however long that would be.
+    // The row is beyond the version already, so the call returns at once.
     let found = store.wait_root(&bucket, 0, Duration::from_hours(1)).await.unwrap();
     assert_eq!(found.value.unwrap().pointer, pointer(1, 1));
     let found = store.wait_root(&bucket, 1, patience).await.unwrap();
     assert_eq!(found.value.unwrap().pointer, pointer(1, 1));
 }
 
-/// Of rows that are to be dropped, those go that are of deleted buckets and still as given; an arbiter
-/// that drops nothing keeps all.
+/// A drop removes only rows of deleted buckets that are still as given. An arbiter that drops
+/// nothing keeps all of them.
 pub async fn drops_only_what_it_is_told(store: &dyn RootPointerStore) {
     let tombstone = |seed, version| NewRoot {
         deleted: Some(9),
@@ -376,7 +378,7 @@ pub async fn drops_only_what_it_is_told(store: &dyn RootPointerStore) {
     assert_eq!(listed, ["again", "alive", "other-root"]);
 }
 
-/// A name without a row begins above every version that was ever dropped, whatever its name.
+/// The version of a name without a row begins above that of every row that was ever dropped.
 pub async fn versions_go_on_after_a_drop(store: &dyn RootPointerStore) {
     if !store.can_drop_roots() {
         return;
@@ -402,14 +404,14 @@ pub async fn versions_go_on_after_a_drop(store: &dyn RootPointerStore) {
             }
         }
     }
-    // The floor never falls, and rows that are there are not held to it.
+    // The floor never falls, and it does not restrict rows that exist.
     assert_eq!(begin("first", 10).await, CasOutcome::BelowFloor { floor: 10 });
     assert_eq!(begin("first", 11).await, CasOutcome::Won);
     let next = swap(store, OWNER, "alive", Some(pointer(1, 1)), pointer(2, 2)).await;
     assert_eq!(next, CasOutcome::Won);
 }
 
-/// Lets other racers run, whatever the executor.
+/// Lets the other tasks run, on any executor.
 async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| {

@@ -1,4 +1,4 @@
-//! Building a file's DAG from its leaves, a few hundred links in memory at a time.
+//! A builder of the DAG of a file from its leaves. It keeps the links of unfinished nodes in memory.
 
 use super::{
     LINKS_MAX,
@@ -6,15 +6,15 @@ use super::{
 };
 use crate::block::Block;
 
-/// Turns leaves, given in order, into a balanced DAG.
+/// Builds a balanced DAG from leaves that are given in order.
 #[derive(Debug, Default)]
 pub struct DagBuilder {
-    /// Links not yet in a node, by level above the leaves.
+    /// Links that no node contains yet, by level above the leaves.
     levels: Vec<Vec<FileLink>>,
 }
 
 impl DagBuilder {
-    /// Adds the next leaf; returns nodes that are complete.
+    /// Adds the next leaf, and returns the nodes that are now complete.
     pub fn push(&mut self, leaf: FileLink) -> Vec<Block> {
         let mut blocks = Vec::new();
         let mut link = leaf;
@@ -23,8 +23,8 @@ impl DagBuilder {
                 self.levels.push(Vec::new());
             }
             let links = &mut self.levels[level];
-            // A full level is closed only when one more link needs the room: a file of exactly
-            // `LINKS_MAX` leaves has one node.
+            // A full level is closed only when one more link arrives: a file of exactly `LINKS_MAX`
+            // leaves has one node.
             if links.len() < LINKS_MAX {
                 links.push(link);
                 break;
@@ -37,12 +37,12 @@ impl DagBuilder {
         blocks
     }
 
-    /// Returns what no node links to yet: all that was added hangs on it.
+    /// Returns the links that no node contains yet. Everything added so far is reachable from them.
     pub fn open_links(&self) -> impl Iterator<Item = &FileLink> {
         self.levels.iter().flatten()
     }
 
-    /// Ends the file; returns its root and the nodes left, or `None` when there was no leaf.
+    /// Ends the file. Returns its root and the remaining nodes, or `None` when there was no leaf.
     pub fn finish(self) -> Option<(FileLink, Vec<Block>)> {
         let mut blocks = Vec::new();
         let mut carried: Option<FileLink> = None;
@@ -62,9 +62,9 @@ impl DagBuilder {
     }
 }
 
-/// Returns the node over parts that are files themselves; empty ones are left out.
+/// Joins parts, which are files themselves, under one node. Empty parts are left out.
 ///
-/// `None` when all of them are empty. Up to 10 000 parts fit one block.
+/// Returns `None` when all parts are empty. Up to 10 000 parts fit one block.
 pub fn join(parts: &[FileLink]) -> Option<(FileLink, Option<Block>)> {
     let links: Vec<FileLink> = parts.iter().copied().filter(|part| part.size > 0).collect();
     match links.as_slice() {

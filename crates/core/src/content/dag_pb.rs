@@ -1,6 +1,7 @@
-//! dag-pb blocks of `UnixFS` files, canonical form: links first, then data.
+//! dag-pb blocks of `UnixFS` files in canonical form: links first, then data.
 //!
-//! Only what a file needs: links without names, data of type File with sizes of the children.
+//! It covers only what a file needs: links without names, and data of type File with the sizes of
+//! the children.
 
 use bytes::Bytes;
 
@@ -23,11 +24,11 @@ const UNIXFS_BLOCK_SIZE: u8 = 0x20;
 /// A child of a file node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileLink {
-    /// Its address.
+    /// Address of the child.
     pub cid: Cid,
-    /// Bytes of content below it.
+    /// Length of the content below it in bytes.
     pub size: u64,
-    /// Bytes of all blocks below it, its own included (`Tsize`).
+    /// Length of the child's block and all blocks below it in bytes (`Tsize`).
     pub dag_bytes: u64,
 }
 
@@ -39,12 +40,12 @@ pub struct FileNode {
 }
 
 impl FileNode {
-    /// Returns the bytes of content below.
+    /// Returns the length of the content below this node in bytes.
     pub fn size(&self) -> u64 {
         self.links.iter().map(|link| link.size).sum()
     }
 
-    /// Encodes the node and returns its block and how a parent names it.
+    /// Encodes the node. Returns its block, and the link that a parent holds to it.
     pub fn to_block(&self) -> (Block, FileLink) {
         let out = self.encode();
         let below: u64 = self.links.iter().map(|link| link.dag_bytes).sum();
@@ -214,14 +215,14 @@ mod tests {
         let bytes = FileNode { links: vec![link] }.to_block().0.bytes().to_vec();
         let read = |bytes: &[u8]| FileNode::from_block(&Block::new(Codec::DagPb, bytes.to_vec()));
         assert!(read(&bytes).is_ok());
-        // The size of the file, in two bytes instead of one.
+        // The size of the file is written in two bytes instead of one.
         let at = bytes.len() - 4;
         assert_eq!(bytes[at..], [UNIXFS_FILE_SIZE, 5, UNIXFS_BLOCK_SIZE, 5]);
         let mut longer = bytes.clone();
         longer.splice(at + 1..=at + 1, [0x85, 0]);
         longer[at - 3] += 1;
         assert!(read(&longer).is_err());
-        // A link with a name, and one whose Tsize no parent could add to its own.
+        // A link with a name is refused, and one whose Tsize would overflow in its parent.
         let name = bytes.iter().position(|byte| *byte == LINK_NAME).unwrap();
         let mut named = bytes.clone();
         named.splice(name + 1..=name + 1, [1, b'n']);

@@ -1,13 +1,14 @@
-//! Object bytes as blocks and back.
+//! Object content as blocks.
 //!
-//! Up to 1 MiB is one raw block. More is a plain `UnixFS` file: a balanced DAG of raw leaves of
-//! 1 MiB, at most [`LINKS_MAX`] links a node, so that any IPFS tool reads it by its CID and
-//! imports of equal bytes with the same settings give the same CID. A multipart object is one
-//! node over its parts' DAGs: completing an upload moves no byte.
+//! Content of up to 1 MiB is one raw block. Longer content is a plain `UnixFS` file: a balanced DAG
+//! of raw leaves of 1 MiB, with at most [`LINKS_MAX`] links in a node. Any IPFS tool reads it by its
+//! CID, and `ipfs add` with the same settings gives the same CID (`tests/kubo.rs` holds it to
+//! that). A multipart object is one node over the DAGs of its parts, so completing an upload copies
+//! no content.
 //!
 //! # Invariants
-//! - Nothing here holds more than a few blocks of content at a time.
-//! - A reader checks every leaf's length against what its parent promised.
+//! - No function holds more than a few blocks of content at a time.
+//! - A reader checks the length of every leaf against its parent.
 
 mod build;
 mod dag_pb;
@@ -20,8 +21,8 @@ pub use self::{
 };
 use crate::block::BLOCK_BYTES_MAX;
 
-/// Bytes in every leaf but the last.
+/// Length of every leaf but the last, in bytes.
 pub const LEAF_BYTES: usize = BLOCK_BYTES_MAX;
 
-/// Most links of one node of a file; a node over an upload's parts may have more.
+/// Most links of one node of a file. A node over the parts of an upload may have more.
 pub const LINKS_MAX: usize = 1024;

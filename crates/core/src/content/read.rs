@@ -1,4 +1,4 @@
-//! Reading a range of a file: only the blocks it needs, a few at a time.
+//! Reads a range of a file. It fetches only the blocks that the range needs, a few at a time.
 
 use std::{ops::Range, sync::Arc};
 
@@ -12,19 +12,20 @@ use crate::{
     id::{Cid, Codec},
 };
 
-/// Leaves fetched at a time while the reader consumes one.
+/// Number of leaves that are fetched at a time while the reader consumes one.
 const READ_AHEAD: usize = 2;
 
-/// Deepest file: 1024 links a level hold 2^64 bytes below six.
+/// Largest number of levels. With 1024 links a node, six levels hold 2^64 bytes.
 const DEPTH_MAX: usize = 8;
 
-/// A leaf to fetch, and which of its bytes are wanted.
+/// A leaf to fetch, and the range of its bytes that is wanted.
 struct Wanted {
     link: FileLink,
     range: Range<usize>,
 }
 
-/// Where a walk is: nodes from the root down, each with its next child and that child's offset.
+/// State of a walk: the nodes from the root down, each with the index of its next child and the
+/// offset of that child in the file.
 struct Walk {
     blocks: Arc<dyn BlockStore>,
     range: Range<u64>,
@@ -33,9 +34,8 @@ struct Walk {
 
 /// Streams `range` of the content at `cid`, which is `size` bytes long.
 ///
-/// Holds at most a few leaves and one node per level. The stream fails with
-/// [`StoreError::Missing`], [`StoreError::Damaged`] or [`StoreError::Malformed`] rather than ever
-/// yield other bytes.
+/// Holds at most a few leaves and one node per level. The stream never yields wrong bytes: it fails
+/// with [`StoreError::Missing`], [`StoreError::Damaged`] or [`StoreError::Malformed`].
 pub fn stream(
     blocks: Arc<dyn BlockStore>,
     cid: Cid,
@@ -102,10 +102,11 @@ async fn leaf(blocks: &dyn BlockStore, wanted: &Wanted) -> Result<Bytes, StoreEr
     Ok(block.bytes().slice(wanted.range.clone()))
 }
 
-/// Returns how a parent names the content at `cid`, reading its root node if it has one.
+/// Returns the link that a parent would hold to the content at `cid`. Reads its root node, if it
+/// has one.
 ///
 /// # Errors
-/// [`StoreError`] of the root node.
+/// [`StoreError`] of reading the root node.
 pub async fn dag_bytes(
     blocks: &dyn BlockStore,
     cid: Cid,
@@ -132,7 +133,7 @@ mod tests {
         in_memory::MemoryBlocks,
     };
 
-    /// Builds a file of leaves of three bytes each, so that depth costs no memory.
+    /// Builds a file of leaves of three bytes each, so that a deep file needs little memory.
     fn file(blocks: &MemoryBlocks, leaves: usize) -> (FileLink, Vec<u8>) {
         let (mut builder, mut content) = (DagBuilder::default(), Vec::new());
         for n in 0..leaves {

@@ -1,4 +1,4 @@
-//! Blocks in memory.
+//! A block store in memory.
 
 use std::collections::BTreeMap;
 
@@ -29,38 +29,38 @@ struct BlocksState {
     synced: u64,
 }
 
-/// Blocks in memory.
+/// A block store in memory, whose blocks are durable once they were synced.
 #[derive(Debug, Default)]
 pub struct MemoryBlocks {
     state: Mutex<BlocksState>,
 }
 
 impl MemoryBlocks {
-    /// Forgets every block that was not synced.
+    /// Removes every block that was not synced, as a power cut would.
     pub fn crash(&self) {
         let mut state = self.state.lock();
         let synced = state.synced;
         state.held.retain(|_, held| held.position <= synced);
     }
 
-    /// Returns the block if a power cut would leave it.
+    /// Returns the block if it was synced.
     pub fn get_durable(&self, cid: &Cid) -> Option<Block> {
         let state = self.state.lock();
         let held = state.held.get(cid).filter(|held| held.position <= state.synced);
         held.map(|held| held.block.clone())
     }
 
-    /// Returns how many blocks are held.
+    /// Returns the number of blocks stored.
     pub fn len(&self) -> usize {
         self.state.lock().held.len()
     }
 
-    /// Loses a block, as a store does that fails; false when it is not held.
+    /// Removes a block, as a failing store does. Returns false when it is not stored.
     pub fn lose(&self, cid: &Cid) -> bool {
         self.state.lock().held.remove(cid).is_some()
     }
 
-    /// Returns whether no block is held.
+    /// Returns whether no block is stored.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

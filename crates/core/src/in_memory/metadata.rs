@@ -1,4 +1,4 @@
-//! Metadata records in memory.
+//! A metadata store in memory.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::{
     metadata::{Entry, MetadataStore, NAME_BYTES_MAX, Table, VALUE_BYTES_MAX, WriteOutcome},
 };
 
-/// Versioned records and the rules of a write; shared by every in-process directory.
+/// Versioned records, and the rules of a write. Every in-process metadata store is built on it.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     entries: BTreeMap<(Table, String), Entry>,
 }
 
 impl Records {
-    /// Judges a write without applying it.
+    /// Decides about a write without applying it.
     ///
     /// # Errors
     /// The outcome, when the record is at another version; [`StoreError::TooLarge`].
@@ -43,7 +43,7 @@ impl Records {
         Ok(Ok(Entry { version: expected + 1, value }))
     }
 
-    /// Writes an entry that [`Self::judge`] allowed, or one read back from disk.
+    /// Writes an entry that [`Self::judge`] allowed, or one that was read back from disk.
     pub fn apply(&mut self, table: Table, name: &str, entry: Entry) {
         self.entries.insert((table, name.to_owned()), entry);
     }
@@ -53,7 +53,7 @@ impl Records {
         self.entries.get(&(table, name.to_owned()))
     }
 
-    /// Returns records of one table after a name.
+    /// Returns up to `limit` records of one table whose name is after `after`.
     pub fn list(&self, table: Table, after: Option<&str>, limit: usize) -> Vec<(String, Entry)> {
         use std::ops::Bound;
         let from = match after {
@@ -74,12 +74,12 @@ pub struct MemoryMetadata {
 }
 
 impl MemoryMetadata {
-    /// Returns the records there are, for [`Self::restore`].
+    /// Returns the current records, for [`Self::restore`].
     pub fn backup(&self) -> Records {
         self.records.lock().clone()
     }
 
-    /// Goes back to earlier records, as a directory does that is restored from a backup.
+    /// Goes back to earlier records, as a metadata store does when it is restored from a backup.
     pub fn restore(&self, backup: Records) {
         *self.records.lock() = backup;
     }

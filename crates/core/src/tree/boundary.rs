@@ -1,11 +1,11 @@
-//! Where nodes end: a rule that depends on keys and a salt alone.
+//! The rule for where nodes end. It depends only on keys and a salt.
 //!
-//! An item may end its node when a keyed hash of (level, key) is small. The key of the hash is
-//! the bucket's secret-by-obscurity salt: whoever chooses object keys cannot choose boundaries
-//! without knowing it. A node accepts no boundary before some bytes and [`ITEMS_MIN`] items, which
-//! keeps sizes even and the height bounded; how many is a matter of its level. A node that reaches
+//! An item may end its node when a keyed hash of (level, key) is small. The hash is keyed with the
+//! salt of the bucket, so a client that does not know the salt cannot choose object keys that force
+//! boundaries. A node accepts no boundary before it has [`ITEMS_MIN`] items and a number of bytes
+//! that depends on its level; this keeps sizes even and bounds the height. A node that reaches
 //! [`super::NODE_BYTES_MAX`] without a boundary ends after the item with the smallest hash in its
-//! window: a local minimum, so that neighbouring edits find the same place again.
+//! window. That is a local minimum, so neighbouring edits find the same place again.
 
 use std::ops::Range;
 
@@ -16,35 +16,36 @@ use super::{
     node::{Item, Node, Piece, at, key_range},
 };
 
-/// No boundary is accepted before this many items.
+/// Fewest items of a node that ends at a boundary.
 pub const ITEMS_MIN: usize = 4;
 
-/// What ends a node of one level.
+/// The boundary rule of one level.
 struct Rule {
-    /// No boundary is accepted before this many bytes of items.
+    /// Fewest bytes of items in a node that ends at a boundary.
     bytes_min: usize,
-    /// Items with a hash below this end their node.
+    /// An item whose hash is below this may end its node.
     threshold: u64,
 }
 
-/// Records are about 250 bytes: leaves of about 16.
+/// Rule of leaves. A record has about 250 bytes, so a leaf has about 16 of them.
 const LEAF: Rule = Rule { bytes_min: 2048, threshold: u64::MAX / 8 };
 
-/// Entries are about 90 bytes: inner nodes of about 23. Every change writes one of each level, so
-/// they are smaller than leaves, which are what a listing reads (docs/adr/0017).
+/// Rule of inner nodes. An entry has about 90 bytes, so a node has about 23 of them. Inner nodes are
+/// smaller than leaves because every change writes one on each level, while listings read mostly
+/// leaves (docs/adr/0017).
 const INNER: Rule = Rule { bytes_min: 1024, threshold: u64::MAX / 12 };
 
 fn rule(level: u8) -> &'static Rule {
     if level == 0 { &LEAF } else { &INNER }
 }
 
-/// Random bytes that key the boundary hash of one bucket.
+/// The random key of the boundary hash of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Salt(pub [u8; 32]);
 
 impl Salt {
     /// Returns the boundary hash of `key` at `level`.
-    // A hasher has 2 KB of state: it is not to be in the frame of all that ask for a few hashes.
+    // A hasher has 2 KB of state, which inlining would put into the stack frame of every caller.
     #[inline(never)]
     pub fn hash(&self, level: u8, key: &[u8]) -> u64 {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
@@ -60,18 +61,18 @@ impl Salt {
     }
 }
 
-/// Returns whether an item is late enough in its node to end it: its index there, and the bytes up
-/// to its own end.
+/// Returns whether an item is late enough in its node to end it. `index` is its place in the node,
+/// `bytes` the length of the node up to the end of the item.
 fn is_late(level: u8, bytes: usize, index: usize) -> bool {
     bytes >= rule(level).bytes_min && index + 1 >= ITEMS_MIN
 }
 
-/// Cuts one level's items, given in order, into nodes.
+/// Cuts the items of one level, given in order, into nodes.
 #[derive(Debug)]
 pub(super) struct Chunker<'a> {
     salt: &'a Salt,
     level: u8,
-    /// What the open items lie in: nodes, and items encoded anew.
+    /// Buffers that the open items lie in: old nodes, and newly encoded items.
     sources: Vec<Bytes>,
     open: Vec<Piece>,
     open_bytes: usize,
@@ -92,7 +93,7 @@ impl<'a> Chunker<'a> {
         self.push_piece(Piece { source, start: 0, end }, true);
     }
 
-    /// Adds the next items: those of an old node of this level at `range`.
+    /// Adds the items at `range` of an old node of this level.
     pub(super) fn push_run(&mut self, node: &Node, range: Range<usize>) {
         if range.is_empty() {
             return;
@@ -101,16 +102,17 @@ impl<'a> Chunker<'a> {
         let first = node.start(0);
         self.open.reserve(range.len());
         for (index, Range { start, end }) in range.clone().zip(node.places(range)) {
-            // Late in its node and not at its end: the node was not cut here, nor will this one be.
+            // The old node did not end after this item although it is late in it, so neither
+            // will the new node.
             let stayed =
                 is_late(self.level, usize::from(end) - first, index) && index + 1 < node.len();
             self.push_piece(Piece { source, start, end }, !stayed);
         }
     }
 
-    /// Notes where the next items lie.
+    /// Adds a buffer that the next items lie in, and returns its index.
     fn source(&mut self, bytes: Bytes) -> u32 {
-        // What no open item lies in is done with.
+        // Buffers that no open item lies in are dropped.
         let done = self.open.first().map_or(self.sources.len(), |piece| piece.source as usize);
         if done > 0 {
             self.sources.drain(..done);
@@ -121,15 +123,15 @@ impl<'a> Chunker<'a> {
         u32::try_from(self.sources.len() - 1).expect("a node has few items")
     }
 
-    /// Adds an item; without `may_end`, it is known not to end its node wherever it stands.
+    /// Adds an item. Without `may_end` it is known that the item does not end its node.
     fn push_piece(&mut self, piece: Piece, may_end: bool) {
         let bytes = piece.len();
-        // What a split leaves over may still be too much together with a large item.
+        // The rest after a split may still be too long together with a large item.
         while self.open_bytes + bytes > NODE_BYTES_MAX {
             self.split();
         }
         self.open_bytes += bytes;
-        // The hash comes last: most items are too early in their node for it to matter.
+        // The hash is computed last: most items are too early in their node for it to matter.
         let ends = may_end
             && is_late(self.level, self.open_bytes, self.open.len())
             && self.salt.ends(self.level, self.key(piece));
@@ -144,13 +146,13 @@ impl<'a> Chunker<'a> {
         &source[key_range(source, usize::from(piece.start))]
     }
 
-    /// Returns whether the last item pushed ended a node, so that what follows does not depend
-    /// on anything before it.
+    /// Returns whether the last item pushed ended a node. If so, the next nodes do not depend on anything
+    /// before them.
     pub(super) fn is_at_boundary(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// Ends the last node and returns all that were made; what comes next begins anew.
+    /// Ends the last node, and returns all nodes made so far. The next item starts a new sequence.
     pub(super) fn finish(&mut self) -> Vec<Node> {
         if !self.open.is_empty() {
             self.close(self.open.len());
@@ -164,9 +166,8 @@ impl<'a> Chunker<'a> {
         self.open_bytes = self.open.iter().map(|piece| piece.len()).sum();
     }
 
-    /// Ends the open node after the smallest hash of its window. What is left over has no
-    /// boundary in it, or the node would have ended there, and starts the next node; that one
-    /// gets its own chance to end at each of the items, which all hash above the threshold.
+    /// Ends the open node after the item with the smallest hash of its window. The items after it start
+    /// the next node. None of them has a hash below the threshold, or the node would have ended there.
     fn split(&mut self) {
         let mut bytes = 0;
         let mut best = (u64::MAX, self.open.len());

@@ -1,4 +1,4 @@
-//! Walking a tree: a stack of nodes from the root to a position at any level.
+//! Walks a tree, with a stack of nodes from the root to a position on any level.
 
 use std::sync::Arc;
 
@@ -7,23 +7,23 @@ use crate::{error::StoreError, id::Cid};
 
 /// A position in a tree.
 ///
-/// For scans: [`Cursor::seek`], then [`Cursor::next`] until `None`. Reads one node per level when
-/// sought and one leaf per leaf passed; nothing is read ahead.
+/// To scan, call [`Cursor::seek`], then [`Cursor::next`] until it returns `None`. Seeking reads one
+/// node per level; the scan reads each leaf when it reaches it and nothing ahead.
 #[derive(Debug)]
 pub struct Cursor<'a> {
     nodes: &'a Nodes,
     root: Option<Cid>,
-    /// From the root down; the index is of the item we are at.
+    /// Nodes from the root down, each with the index of its current item.
     pub(super) stack: Vec<(Arc<Node>, usize)>,
 }
 
 impl<'a> Cursor<'a> {
-    /// Returns a cursor that has yet to seek.
+    /// Returns a cursor without a position: [`Cursor::seek`] gives it one.
     pub fn new(nodes: &'a Nodes, tree: &Tree) -> Self {
         Self { nodes, root: tree.root, stack: Vec::new() }
     }
 
-    /// Goes to the first entry at or after `key`.
+    /// Moves to the first entry at or after `key`.
     ///
     /// # Errors
     /// [`StoreError`] of a node on the path.
@@ -36,7 +36,8 @@ impl<'a> Cursor<'a> {
             let (level, len) = (node.level(), node.len());
             self.stack.push((Arc::clone(&node), index));
             if index == len {
-                // Only the root's last key can be smaller: below it, parents vouch for a match.
+                // Only the last key of the root can be smaller. A lower node was chosen because its last
+                // key is not.
                 return self.climb().await;
             }
             if level == 0 {
@@ -46,10 +47,10 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Returns the entry at the position and goes on to the next one.
+    /// Returns the entry at the position, and moves to the next one.
     ///
     /// # Errors
-    /// [`StoreError`] of the next leaf's path.
+    /// [`StoreError`] of a node on the path to the next leaf.
     pub async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
         let Some((leaf, index)) = self.stack.last_mut() else { return Ok(None) };
         let entry = leaf.entry(*index);
@@ -60,12 +61,12 @@ impl<'a> Cursor<'a> {
         Ok(Some(entry))
     }
 
-    /// Leaves exhausted nodes, then goes down to the next leaf.
+    /// Pops exhausted nodes, then descends to the next leaf.
     async fn climb(&mut self) -> Result<(), StoreError> {
         if self.ascend() { self.descend(0).await } else { Ok(()) }
     }
 
-    /// Pops nodes whose items are used up and steps on in their parent; false at the end.
+    /// Pops exhausted nodes, and advances in their parent. Returns false at the end of the tree.
     pub(super) fn ascend(&mut self) -> bool {
         while let Some((node, index)) = self.stack.last() {
             if *index < node.len() {
@@ -90,7 +91,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Pushes the child we are at.
+    /// Pushes the child at the current item.
     pub(super) async fn step_into(&mut self) -> Result<(), StoreError> {
         let (parent, index) = self.stack.last().expect("only called on a stack with a top");
         let child = self.nodes.child(parent, *index).await?;
@@ -98,8 +99,8 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Goes to the node of `level` that holds `key` or would, the last one if none is beyond it.
-    /// Reads only what is not on the path to where it is.
+    /// Moves to the node of `level` that contains `key` or would contain it, or to the last one if `key`
+    /// is beyond all. Reads only nodes that are not on the stack already.
     pub(super) async fn seek_node(&mut self, level: u8, key: &[u8]) -> Result<(), StoreError> {
         let Some(root) = self.root else { return Ok(()) };
         if self.stack.is_empty() {
@@ -134,7 +135,7 @@ impl<'a> Cursor<'a> {
         Some((Arc::clone(node), cid))
     }
 
-    /// Returns the last key of the node before this one on its level, `None` for the first.
+    /// Returns the last key of the preceding node of this level; `None` for the first node.
     pub(super) fn previous_last_key(&self) -> Option<&[u8]> {
         let parents = self.stack.split_last()?.1;
         let (node, index) = parents.iter().rev().find(|(_, index)| *index > 0)?;
@@ -147,7 +148,7 @@ impl<'a> Cursor<'a> {
         parents.iter().all(|(node, index)| index + 1 == node.len())
     }
 
-    /// Goes to the next node of this level; false, and nowhere, at the end.
+    /// Moves to the next node of this level. At the end it returns false and has no position.
     pub(super) async fn next_node(&mut self) -> Result<bool, StoreError> {
         let Some((node, _)) = self.stack.pop() else { return Ok(false) };
         if let Some((_, index)) = self.stack.last_mut() {

@@ -1,25 +1,25 @@
-//! What differs between two trees, without reading what they share.
+//! Compares two trees without reading the nodes that they share.
 
 use super::{Cursor, Nodes, Tree, node::Entry};
 use crate::{error::StoreError, id::Cid};
 
-/// One key at which two trees differ.
+/// A difference between two trees at one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Only in the new tree.
+    /// The key is only in the new tree.
     Added(Entry),
-    /// Only in the old tree.
+    /// The key is only in the old tree.
     Removed(Entry),
-    /// In both, with another weight or record.
+    /// The key is in both trees, with another weight or record.
     Changed {
-        /// As it was.
+        /// The entry of the old tree.
         old: Entry,
-        /// As it is.
+        /// The entry of the new tree.
         new: Entry,
     },
 }
 
-/// What a walk is at: a subtree to enter or pass over, or an entry.
+/// Position of a walk: at a subtree, which it can enter or skip, or at an entry.
 enum At {
     Child(u8, Cid),
     Entry(Entry),
@@ -58,8 +58,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Returns the differences in order of key. Reads only nodes that are not in both trees, and
-/// their ancestors; the result is as large as the difference.
+/// Returns the differences in order of key. Reads only nodes that are not in both trees, and their
+/// ancestors. The result is as large as the difference.
 ///
 /// # Errors
 /// [`StoreError`] of a node read.

@@ -1,8 +1,8 @@
-//! Editing: a batch of changes in, new nodes and the new tree out.
+//! Applies a batch of changes to a tree, and returns the new tree with its new nodes.
 //!
-//! Level by level from the leaves: the nodes touched are cut anew until the cut falls on an old
-//! boundary again; what was replaced becomes the batch of the level above. The result is the same
-//! as building from scratch (`tests.rs` holds it to that).
+//! It works level by level from the leaves up. The changed nodes of a level are cut again until the
+//! cut meets an old boundary; the replaced nodes are the batch of the level above. The result is the
+//! same as building the tree from scratch (`tests.rs` holds it to that).
 
 use std::{collections::BTreeMap, iter::Peekable, sync::Arc, vec};
 
@@ -16,27 +16,27 @@ use super::{
 };
 use crate::{block::Block, error::StoreError, id::Cid};
 
-/// Changes by key: weight and encoded record to set, or `None` to remove.
+/// Changes by key: the weight and the encoded record to set, or `None` to remove the key.
 pub type Edits = BTreeMap<Bytes, Option<(u64, Bytes)>>;
 
-/// What an edit made.
+/// The result of an edit.
 #[derive(Debug)]
 pub struct Edited {
     /// The tree after the changes.
     pub tree: Tree,
-    /// Nodes that are new; all of them must be stored before the tree is published.
+    /// New nodes. All of them must be stored before the tree is published.
     pub blocks: Vec<Block>,
-    /// Nodes that were replaced: [`Nodes::forget`] them once the new tree is published.
+    /// Addresses of replaced nodes. Pass them to [`Nodes::forget`] once the new tree is published.
     pub replaced: Vec<Cid>,
 }
 
-/// Items of one level to set, or `None` to remove, by ascending key.
+/// Changes of one level by ascending key: the item to set, or `None` to remove it.
 type LevelEdits = Vec<(Bytes, Option<Item>)>;
 
 /// Applies `edits` to `tree`.
 ///
 /// # Errors
-/// [`StoreError::TooLarge`] for a record that does not fit a node; errors of nodes read.
+/// [`StoreError::TooLarge`] for a record that does not fit a node; [`StoreError`] of a node read.
 pub async fn edit(
     nodes: &Nodes,
     salt: &Salt,
@@ -70,14 +70,14 @@ pub async fn edit(
 struct Editor<'a> {
     nodes: &'a Nodes,
     salt: &'a Salt,
-    /// New nodes; those that end up outside the tree are dropped by `build_up`.
+    /// New nodes. `build_up` drops those that the final tree does not contain.
     made: Vec<(Block, Arc<Node>)>,
     /// Nodes of the old tree that are not in the new one.
     gone: Vec<Cid>,
 }
 
 impl Editor<'_> {
-    /// Applies `edits` to one level of the old tree and returns the edits of the level above.
+    /// Applies `edits` to one level of the old tree, and returns the edits of the level above.
     async fn edit_level(
         &mut self,
         tree: &Tree,
@@ -92,7 +92,8 @@ impl Editor<'_> {
             let left = edits.len();
             let Some((key, _)) = edits.peek() else { break };
             cursor.seek_node(level, key).await?;
-            // A node that ended by force was cut with a view of what follows: start from it.
+            // Where the node before ended by force, the cut depended on the items after it: start
+            // from that node.
             while let Some(last) = cursor.previous_last_key() {
                 if self.salt.ends(level, last) {
                     break;
@@ -104,7 +105,7 @@ impl Editor<'_> {
             while let Some((node, cid)) = cursor.node() {
                 old.push((node.owned_last_key(), cid));
                 let kept_last = merge(&node, &mut edits, cursor.is_last(), &mut chunker);
-                // Only where the old cut did not look ahead either does the rest stand as it is.
+                // The rest stays as it is only where the old cut did not look ahead either.
                 if chunker.is_at_boundary() && (kept_last || self.salt.ends(level, node.last_key()))
                 {
                     break;
@@ -112,7 +113,7 @@ impl Editor<'_> {
                 cursor.next_node().await?;
             }
             if edits.len() == left {
-                // A node was sought that ends after the key, and what its parent named ends before.
+                // The parent says that this node ends after the key, but it ends before.
                 let why = "last key is not what its parent says";
                 return Err(StoreError::Malformed { what: "tree node", why });
             }
@@ -121,7 +122,7 @@ impl Editor<'_> {
         Ok(above)
     }
 
-    /// Puts the new nodes in the place of the `old` ones, given by last key and address.
+    /// Replaces the `old` nodes, given by last key and address, with the new ones.
     fn replace(
         &mut self,
         tree: &Tree,
@@ -142,7 +143,7 @@ impl Editor<'_> {
             } else {
                 self.gone.extend(same);
             }
-            // The top level has no level above that would still know an unchanged node.
+            // On the top level no level above keeps a reference to an unchanged node.
             if same != Some(item.child()) || same == tree.root {
                 above.push((item.owned_key(), Some(item)));
             }
@@ -153,7 +154,7 @@ impl Editor<'_> {
         }
     }
 
-    /// Cuts a whole level from its items and returns the entries of the level above.
+    /// Cuts all items of a level into nodes, and returns the entries of the level above.
     fn build_level(&mut self, level: u8, items: Vec<Item>) -> Vec<Item> {
         let mut chunker = Chunker::new(self.salt, level);
         for item in items {
@@ -162,7 +163,7 @@ impl Editor<'_> {
         chunker.finish().into_iter().map(|node| self.make(node)).collect()
     }
 
-    /// Hashes a new node and returns the entry that names it.
+    /// Hashes a new node, and returns the entry that names it.
     fn make(&mut self, node: Node) -> Item {
         let block = node.to_block();
         let (count, bytes) = node.sum();
@@ -171,12 +172,12 @@ impl Editor<'_> {
         entry
     }
 
-    /// Returns the place of a new node. At the top, where it is among the last.
+    /// Returns the index of a new node in `made`. Searches from the end, where nodes of the top are.
     fn place(&self, cid: &Cid) -> Option<usize> {
         self.made.iter().rposition(|(block, _)| block.cid() == *cid)
     }
 
-    /// Builds levels above `level` until one node is left, then drops needless ones at the top.
+    /// Builds levels above `level` until one node is left, then drops superfluous nodes at the top.
     async fn build_up(mut self, level: u8, mut items: Vec<Item>) -> Result<Edited, StoreError> {
         let mut level = level;
         while items.len() > 1 {
@@ -219,8 +220,8 @@ fn set(edits: LevelEdits) -> Vec<Item> {
     edits.into_iter().filter_map(|(_, change)| change).collect()
 }
 
-/// Pushes the node's items with the edits that fall into it; all edits left when it is the last.
-/// Returns whether the last item pushed has the node's last key.
+/// Pushes the items of the node merged with the edits of its key range. The last node takes all edits
+/// that are left. Returns whether the last item pushed has the last key of the node.
 fn merge(
     node: &Node,
     edits: &mut Peekable<vec::IntoIter<(Bytes, Option<Item>)>>,

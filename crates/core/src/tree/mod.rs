@@ -1,7 +1,7 @@
-//! Prolly trees: ordered maps from bytes to records, as blocks.
+//! Prolly trees: sorted maps from bytes to records, stored as blocks.
 //!
-//! The shape of a tree depends on its set of entries and a salt, never on the order of edits:
-//! equal sets have equal roots, and two versions share every node outside the changed paths.
+//! The shape of a tree depends on its set of entries and a salt, never on the order of edits. Equal
+//! sets therefore have equal roots, and two versions share every node outside the changed paths.
 //! Every inner entry carries the count and byte sum of what is below it, so totals are exact by
 //! construction. Node format and boundary rule: docs/format.md.
 //!
@@ -13,7 +13,7 @@
 //! - An edit reads and writes O(log n) nodes per changed key.
 //!
 //! # Deliberately absent
-//! What records mean ([`crate::bucket`]); deleting unreachable nodes (a collector's work).
+//! What records mean ([`crate::bucket`]), and deleting unreachable nodes (a collector does that).
 
 pub mod boundary;
 mod cursor;
@@ -55,13 +55,13 @@ use crate::{
 /// Largest sum of encoded items in one node, in bytes.
 pub const NODE_BYTES_MAX: usize = 32 << 10;
 
-/// Largest encoded item (key and record) in bytes; four of them fit into a node.
+/// Largest encoded item (key and record) in bytes. [`boundary::ITEMS_MIN`] of them fit into a node.
 pub const ITEM_BYTES_MAX: usize = NODE_BYTES_MAX / boundary::ITEMS_MIN;
 
-/// A tree as its parent names it: the root node and the totals below it.
+/// A reference to a tree: its root node, and the totals below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
-    /// Root node, `None` when there are no entries.
+    /// Address of the root node; `None` for an empty tree.
     pub root: Option<Cid>,
     /// Number of entries.
     pub count: u64,
@@ -84,7 +84,7 @@ impl Tree {
         Ok(Self { root: reader.link_or_null()?, count: reader.uint()?, bytes: reader.uint()? })
     }
 
-    /// Returns the entry at exactly `key`. Reads one node per level.
+    /// Returns the entry whose key is exactly `key`. Reads one node per level.
     ///
     /// # Errors
     /// [`StoreError`] of a node on the path.
@@ -103,9 +103,10 @@ impl Tree {
         }
     }
 
-    /// Loads what an edit of `key` will want, which then need not wait for it (docs/adr/0016); what cannot
-    /// be read is for the edit to say. Does nothing once memory has had all that was asked for during
-    /// `UNREAD_MAX` calls, until it lacks a node (docs/adr/0027).
+    /// Loads the nodes that an edit of `key` needs, so that the edit does not wait for them
+    /// (docs/adr/0016). Errors are ignored: the edit will report them. When `UNREAD_MAX` calls in a row
+    /// found every node in the cache, further calls do nothing until a node is missing there
+    /// (docs/adr/0027).
     pub async fn read_ahead(&self, nodes: &Nodes, key: &[u8]) {
         if nodes.unread.fetch_add(1, Ordering::Relaxed) < UNREAD_MAX {
             drop(self.get(nodes, key).await);
@@ -122,34 +123,36 @@ impl Weighter<Cid, Arc<Node>> for NodeWeight {
     }
 }
 
-/// Part of the cache for nodes that were asked for again while they were new, or came while it had
-/// room.
+/// Fraction of the cache for nodes that were requested again while they were new, or that were added
+/// while the cache had room.
 ///
-/// Every write replaces the nodes on its path, so what was asked for often is soon not asked for at
-/// all: most of the cache, inner nodes or leaves, goes by when a node came (docs/adr/0025).
+/// Every write replaces the nodes on its path, so a node that was requested often is soon not
+/// requested at all. Most of the cache therefore evicts nodes in the order in which they were added
+/// (docs/adr/0025).
 const ASKED_AGAIN_PART: f64 = 0.25;
 
-/// Least bytes of a shard of the cache: the largest node fits into [`ASKED_AGAIN_PART`] of it, or it
-/// would not be kept.
+/// Smallest size of a shard of the cache in bytes. The largest node has to fit into
+/// [`ASKED_AGAIN_PART`] of it, or it would not be cached.
 const SHARD_BYTES_MIN: u64 = 1 << 20;
 
-/// Calls of [`Tree::read_ahead`] in a row, with no node read from the store, after which they do nothing.
+/// Number of successive calls of [`Tree::read_ahead`] without a read from the store, after which the
+/// calls do nothing.
 const UNREAD_MAX: u32 = 256;
 
-/// Loads nodes, keeping decoded ones by address up to a number of bytes.
+/// Loads nodes, and caches decoded ones by address, up to a number of bytes.
 ///
 /// Nodes are immutable, so a cached one is never stale.
 pub struct Nodes {
     blocks: Arc<dyn BlockStore>,
     cache: Cache<Cid, Arc<Node>, NodeWeight>,
-    /// Nodes that were not in memory.
+    /// Number of nodes read from the store because they were not cached.
     reads: AtomicU64,
-    /// Calls of [`Tree::read_ahead`] since the last of them.
+    /// Number of calls of [`Tree::read_ahead`] since the last such read.
     unread: AtomicU32,
 }
 
 impl Nodes {
-    /// Reads from `blocks`, keeping up to `cache_bytes` of decoded nodes.
+    /// Returns a loader that reads from `blocks` and caches up to `cache_bytes` of decoded nodes.
     pub fn new(blocks: Arc<dyn BlockStore>, cache_bytes: u64) -> Self {
         let items = usize::try_from(cache_bytes >> 12).unwrap_or(usize::MAX).max(16);
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -166,17 +169,17 @@ impl Nodes {
         Self { blocks, cache, reads: AtomicU64::new(0), unread: AtomicU32::new(0) }
     }
 
-    /// Returns the store behind.
+    /// Returns the block store that it reads from.
     pub fn blocks(&self) -> &Arc<dyn BlockStore> {
         &self.blocks
     }
 
-    /// Returns how many nodes were read because they were not in memory.
+    /// Returns how many nodes were read from the store because they were not cached.
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 
-    /// Returns how many bytes the decoded nodes in memory take.
+    /// Returns the size of the cached nodes in bytes.
     pub fn cache_bytes(&self) -> u64 {
         self.cache.weight()
     }
@@ -198,7 +201,7 @@ impl Nodes {
         Ok(node)
     }
 
-    /// Returns a child of an inner node, which must exist and be one level lower.
+    /// Returns a child of an inner node. It must exist and be one level lower.
     async fn child(&self, parent: &Node, index: usize) -> Result<Arc<Node>, StoreError> {
         let child = self.load(&parent.child(index)).await?;
         if child.level() + 1 == parent.level() {
@@ -207,13 +210,13 @@ impl Nodes {
         Err(StoreError::Malformed { what: "tree node", why: "not one level below its parent" })
     }
 
-    /// Keeps a node: the next edit will want it.
+    /// Adds a new node to the cache: the next edit will need it.
     fn remember(&self, cid: Cid, node: Arc<Node>) {
         self.cache.insert(cid, node);
     }
 
-    /// Lets go of nodes that were replaced: only readers of older roots may still want them. Until
-    /// the new tree is published everybody reads the old one.
+    /// Removes replaced nodes from the cache. Call it once the new tree is published: from then on only
+    /// readers of older roots need them.
     pub fn forget(&self, replaced: &[Cid]) {
         for cid in replaced {
             self.cache.remove(cid);
@@ -227,8 +230,8 @@ impl fmt::Debug for Nodes {
     }
 }
 
-/// Returns the smallest key greater than every key that starts with `prefix`, or `None` when
-/// there is none.
+/// Returns the smallest key that is greater than every key that starts with `prefix`; `None` when
+/// there is no such key.
 pub fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
     let keep = prefix.iter().rposition(|&byte| byte != 0xff)?;
     let mut next = prefix[..=keep].to_vec();

@@ -1,10 +1,10 @@
-//! One node: the block, and where its items lie in it.
+//! A node of a tree: its block, and the positions of its items.
 //!
 //! ```text
 //! leaf  = [0,     [[key bytes, weight, record], …]]
 //! inner = [level, [[last key bytes, link, count, bytes], …]]
 //! ```
-//! Items stay encoded: an edit copies its neighbours' bytes, a lookup slices one record.
+//! Items stay encoded: an edit copies the bytes of the neighbours, and a lookup slices one record.
 
 use std::{cmp::Ordering, iter, ops::Range};
 
@@ -18,35 +18,35 @@ use crate::{
     id::{Cid, Codec},
 };
 
-/// Highest level: fan-out is at least four, so 2^64 entries fit below it.
+/// Highest level. The fan-out is at least four, so 2^64 entries fit below it.
 const LEVEL_MAX: u64 = 40;
 
-/// Most bytes of a node before its items.
+/// Largest length of the part of a node before its items, in bytes.
 const HEAD_BYTES_MAX: usize = 16;
 
-/// Bytes of a link before the binary CID: tag 42, byte string of 37, 0x00.
+/// Length of the part of a link before the binary CID, in bytes: tag 42, byte string of 37, 0x00.
 const LINK_HEAD: usize = 5;
 
-/// Why a value of an item can be read.
+/// The reason why reading a value of an item cannot fail.
 const CHECKED: &str = "checked when decoded, or encoded by us";
 
 /// One record of a leaf.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its key.
+    /// Key of the entry.
     pub key: Bytes,
-    /// What it adds to the tree's byte sum.
+    /// Number of bytes that it adds to the byte sum of the tree.
     pub weight: u64,
     /// The encoded record.
     pub value: Bytes,
 }
 
-/// One item of a node of any level, encoded anew.
+/// A newly encoded item of a node of any level.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     /// The whole encoded item.
     encoded: Bytes,
-    /// Entries and bytes at or below it.
+    /// Number of entries at or below it, and sum of their weights.
     totals: (u64, u64),
 }
 
@@ -77,7 +77,7 @@ impl Item {
         &self.encoded[key_range(&self.encoded, 0)]
     }
 
-    /// Returns the same, to keep.
+    /// Returns the same key as an owned value.
     pub(super) fn owned_key(&self) -> Bytes {
         self.encoded.slice(key_range(&self.encoded, 0))
     }
@@ -87,26 +87,26 @@ impl Item {
         self.encoded
     }
 
-    /// Returns the totals at or below it: entries and bytes.
+    /// Returns the totals at or below it: number of entries, and sum of weights.
     pub(super) fn totals(&self) -> (u64, u64) {
         self.totals
     }
 
-    /// Returns the child an inner item names.
+    /// Returns the address of the child that an inner item names.
     pub(super) fn child(&self) -> Cid {
         child_after(&self.encoded, key_range(&self.encoded, 0).end)
     }
 }
 
-/// Returns a position in a node or an item, which are small.
+/// Converts a position in a node or an item, which are at most 64 KiB long.
 pub(super) fn at(position: usize) -> u16 {
     u16::try_from(position).expect("items are small")
 }
 
-/// Returns where the key lies of the item that begins at `start`. Only of bytes that were checked when
-/// they were decoded, or encoded by us.
+/// Returns the position of the key of the item that begins at `start`. The bytes must have been
+/// checked by decoding, or encoded by this module.
 pub(super) fn key_range(bytes: &[u8], start: usize) -> Range<usize> {
-    // After one byte of array head the key: a head with its length, shorter than an item, and its bytes.
+    // One byte of array head precedes the key, which is a head with the length, and the bytes.
     let (begin, len) = match bytes[start + 1] & 31 {
         24 => (start + 3, usize::from(bytes[start + 2])),
         25 => (start + 4, usize::from(u16::from_be_bytes([bytes[start + 2], bytes[start + 3]]))),
@@ -122,7 +122,7 @@ fn child_after(bytes: &[u8], key_end: usize) -> Cid {
 
 const _: () = assert!(NODE_BYTES_MAX + HEAD_BYTES_MAX <= u16::MAX as usize);
 
-/// An item of a node that is being cut: which of its sources it lies in, and where.
+/// An item of a node that is being cut: the index of its source buffer, and the position in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     pub(super) source: u32,
@@ -137,41 +137,43 @@ impl Piece {
     }
 }
 
-/// A decoded node: its block, and after it a table of where to look, in one piece of memory.
+/// A decoded node: its block, followed by a table of positions in the same buffer.
 ///
 /// ```text
 /// block | start of each item, u16, and where the last one ends | head of each key, u64
 /// ```
-/// In the byte order of the machine. A *head* is eight bytes of a key after what all keys of the node
-/// begin with: a search reads these, not keys all over the node. The table is small because every
-/// entry in memory has its place in one: what else is to be known of an item is read where it lies.
+/// The table is in the byte order of the machine. A *head* is the eight bytes of a key that follow the
+/// common prefix of all keys of the node. A search reads the heads, which lie together, instead of
+/// the keys. The table is small because there is one for every cached node; all else about an item
+/// is read from its encoded form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     bytes: Bytes,
-    /// Where the block ends and the table begins.
+    /// Position in bytes at which the block ends and the table begins.
     end: u16,
     /// Number of items.
     len: u16,
     level: u8,
-    /// Bytes that all keys begin with.
+    /// Length of the common prefix of all keys in bytes.
     prefix: u16,
-    /// The first eight bytes of the first key: where it lies is seldom in the processor's caches.
+    /// The first eight bytes of the first key. A copy, because the key itself is seldom in the
+    /// processor's caches.
     opening: u64,
 }
 
-/// Returns the length of the table of a node of `len` items in bytes.
+/// Returns the length in bytes of the table of a node of `len` items.
 fn table_len(len: usize) -> usize {
     (len + 1) * size_of::<u16>() + len * size_of::<u64>()
 }
 
 impl Node {
-    /// Makes a node of the items at `pieces`, which are not empty and in order.
+    /// Makes a node of the items at `pieces`, of which there is at least one, in order of key.
     pub(super) fn build(level: u8, pieces: &[Piece], sources: &[Bytes]) -> Self {
         let body: usize = pieces.iter().map(|piece| piece.len()).sum();
         let mut out = Writer::with_capacity(HEAD_BYTES_MAX + body + table_len(pieces.len()));
         out.array(2).uint(u64::from(level)).array(pieces.len());
         let begin = at(out.len());
-        // What stood side by side is copied at once.
+        // Items that are adjacent in a source are copied at once.
         for run in pieces.chunk_by(|a, b| a.source == b.source && a.end == b.start) {
             let (first, end) = (run[0].start, run[run.len() - 1].end);
             let source = &sources[run[0].source as usize];
@@ -186,12 +188,12 @@ impl Node {
         node
     }
 
-    /// Returns the block that the node is.
+    /// Returns the block of the node.
     pub(super) fn to_block(&self) -> Block {
         Block::new(Codec::DagCbor, self.bytes.slice(..usize::from(self.end)))
     }
 
-    /// Decodes a node and checks its shape: sizes, order of keys, nothing left over.
+    /// Decodes a node, and checks sizes, order of keys, and that no bytes are left over.
     ///
     /// # Errors
     /// [`StoreError::Malformed`] when a rule is broken.
@@ -229,7 +231,7 @@ impl Node {
         Ok(Self::new(out, level, len, starts.into_iter()))
     }
 
-    /// Adds the table to a block of `len` items.
+    /// Appends the table to the block of a node of `len` items.
     fn new(mut out: Writer, level: u8, len: usize, starts: impl Iterator<Item = u16>) -> Self {
         let end = out.len();
         for start in starts {
@@ -245,7 +247,7 @@ impl Node {
         let opening = head(first);
         for index in 0..len {
             let written = out.written();
-            // Where a forged tree has keys of neighbours overlap, an edit may put them out of order.
+            // After an edit of a forged tree whose neighbours overlap, keys may be out of order.
             let head = head(written[key(written, index)].get(prefix..).unwrap_or_default());
             out.raw(&head.to_ne_bytes());
         }
@@ -253,7 +255,7 @@ impl Node {
         Self { bytes: out.finish(), end, len, level, prefix, opening }
     }
 
-    /// Returns 0 for a leaf, and the height above the leaves otherwise.
+    /// Returns the height above the leaves; 0 for a leaf.
     pub fn level(&self) -> u8 {
         self.level
     }
@@ -264,7 +266,8 @@ impl Node {
         usize::from(self.len)
     }
 
-    /// Returns where the item at `index` begins in the block; one past the last, where that ends.
+    /// Returns the position in the block at which the item at `index` begins. One past the last item it
+    /// returns the position at which that ends.
     pub(super) fn start(&self, index: usize) -> usize {
         usize::from(u16::from_ne_bytes(self.starts()[index]))
     }
@@ -279,12 +282,12 @@ impl Node {
         self.bytes[begin..].as_chunks().0
     }
 
-    /// Returns about how much memory the decoded node holds, in bytes.
+    /// Returns the approximate size of the decoded node in memory, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.bytes.len() + 128
     }
 
-    /// Returns where the key of one item lies.
+    /// Returns the position of the key of one item.
     fn key_range(&self, index: usize) -> Range<usize> {
         key_range(&self.bytes, self.start(index))
     }
@@ -299,7 +302,7 @@ impl Node {
         self.key(self.len() - 1)
     }
 
-    /// Returns the same, to keep.
+    /// Returns the same key as an owned value.
     pub(super) fn owned_last_key(&self) -> Bytes {
         self.bytes.slice(self.key_range(self.len() - 1))
     }
@@ -325,14 +328,14 @@ impl Node {
         found.map(|index| begin + index).map_err(|index| begin + index)
     }
 
-    /// Compares a key with the bytes that all keys begin with; equal if it begins with them, too.
+    /// Compares a key with the common prefix of all keys. They are equal if the key starts with it.
     fn compare_prefix(&self, key: &[u8]) -> Ordering {
         let prefix = usize::from(self.prefix);
         let opens = prefix.min(size_of::<u64>());
         let unlike = u64::BITS as usize - 8 * opens;
         let opening = |head: u64| u32::try_from(unlike).ok().and_then(|n| head.checked_shr(n));
         match opening(head(key)).cmp(&opening(self.opening)) {
-            // A shorter key was compared as if zeroes followed.
+            // A shorter key was compared as if zero bytes followed it.
             Ordering::Equal if prefix > opens || key.len() < opens => {
                 let prefix = &self.key(0)[..prefix];
                 if key.starts_with(prefix) { Ordering::Equal } else { key.cmp(prefix) }
@@ -355,7 +358,7 @@ impl Node {
         child_after(&self.bytes, self.key_range(index).end)
     }
 
-    /// Returns the totals at or below one item: entries and bytes.
+    /// Returns the totals at or below one item: number of entries, and sum of weights.
     pub fn totals(&self, index: usize) -> (u64, u64) {
         let key_end = self.key_range(index).end;
         if self.level == 0 {
@@ -365,19 +368,19 @@ impl Node {
         (reader.uint().expect(CHECKED), reader.uint().expect(CHECKED))
     }
 
-    /// Returns the totals of the whole node.
+    /// Returns the totals of the whole node: number of entries, and sum of weights.
     pub fn sum(&self) -> (u64, u64) {
         (0..self.len()).map(|index| self.totals(index)).fold((0, 0), |(count, bytes), item| {
             (count.saturating_add(item.0), bytes.saturating_add(item.1))
         })
     }
 
-    /// Returns the bytes that the items lie in.
+    /// Returns the buffer that the items lie in.
     pub(super) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Returns where the items of `range` lie, in order.
+    /// Returns the positions of the items of `range`, in order.
     pub(super) fn places(&self, range: Range<usize>) -> impl Iterator<Item = Range<u16>> {
         let starts = &self.starts()[range.start..=range.end];
         let place = |pair: &[[u8; 2]; 2]| u16::from_ne_bytes(pair[0])..u16::from_ne_bytes(pair[1]);
@@ -385,8 +388,8 @@ impl Node {
     }
 }
 
-/// Returns the first eight bytes, zeroes after a shorter end, so that they compare as the whole does or
-/// are equal.
+/// Returns the first eight bytes as a number, with zeroes after the end of a shorter slice. The numbers
+/// of two slices compare as the slices do, or are equal.
 fn head(bytes: &[u8]) -> u64 {
     if let Some(first) = bytes.first_chunk() {
         return u64::from_be_bytes(*first);
@@ -396,7 +399,7 @@ fn head(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(head)
 }
 
-/// Checks one item and returns where its key lies.
+/// Checks one item, and returns the position of its key.
 fn parse_item(reader: &mut Reader<'_>, leaf: bool) -> Result<Range<usize>, Invalid> {
     let start = reader.position();
     reader.tuple(if leaf { 3 } else { 4 })?;

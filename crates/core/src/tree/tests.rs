@@ -1,4 +1,4 @@
-//! The tree against a `BTreeMap`, and the promises of docs/format.md.
+//! Tests of the tree against a `BTreeMap`, and of what docs/format.md promises.
 
 mod in_memory;
 
@@ -73,7 +73,7 @@ fn check(nodes: &Nodes, tree: &Tree, model: &Model) {
     assert_eq!(tree.bytes, model.values().map(|(weight, _)| weight).sum::<u64>());
 }
 
-/// Height, and the largest node in bytes.
+/// Returns the height of the tree, and the length of its largest node in bytes.
 fn shape(nodes: &Nodes, at: &Cid) -> (u8, usize) {
     let node = block_on(nodes.load(at)).unwrap();
     let bytes = block_on(nodes.blocks().size(at)).unwrap().unwrap();
@@ -93,7 +93,7 @@ fn keys() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A key, and what to set it to; `None` removes it.
+/// A key, and the value to set; `None` removes the key.
 type Op = (Vec<u8>, Option<(u64, Vec<u8>)>);
 
 fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
@@ -101,7 +101,7 @@ fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec((keys(), prop::option::weighted(0.7, value)), 0..most)
 }
 
-/// Few different bytes, the least and the greatest among them.
+/// Draws from a few bytes, among them the smallest and the largest.
 fn few() -> impl Strategy<Value = u8> {
     prop::sample::select(vec![0, b'a', 255])
 }
@@ -109,7 +109,7 @@ fn few() -> impl Strategy<Value = u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Same set and salt, same root: in batches of any size and order, with removals between.
+    /// Equal sets with the same salt have the same root, whatever the batches and removals before.
     #[test]
     fn shape_depends_on_the_set_alone(ops in ops(300), batch in 1_usize..60) {
         let nodes = nodes();
@@ -132,7 +132,7 @@ proptest! {
         prop_assert_eq!(tree, build(&nodes, &model));
     }
 
-    /// A tree that was cut by another rule, as those of earlier releases, is edited like any other.
+    /// A tree that was cut by another rule, as by an earlier release, is edited like any other.
     #[test]
     fn a_tree_cut_elsewhere_can_be_edited(ops in ops(300), changes in ops(60)) {
         let nodes = nodes();
@@ -159,7 +159,7 @@ proptest! {
         prop_assert_eq!(reread.len(), model.len());
     }
 
-    /// A search in a node finds what one from item to item would.
+    /// A search in a node finds the same item as a linear search.
     #[test]
     fn search_agrees_with_order(ops in ops(200), near in prop::collection::vec(any::<u8>(), 0..3)) {
         let mut model = Model::new();
@@ -180,7 +180,7 @@ proptest! {
         }
     }
 
-    /// And so it does where keys share their beginning, and end within it or with zeroes.
+    /// It does so too where keys share a prefix, end within it, or end with zeroes.
     #[test]
     fn search_agrees_beside_a_prefix(
         prefix in prop::collection::vec(few(), 0..12),
@@ -202,7 +202,7 @@ proptest! {
         }
     }
 
-    /// The structural difference is the difference of the sets.
+    /// The difference of two trees is the difference of their sets.
     #[test]
     fn diff_is_set_difference(old in ops(200), new in ops(40)) {
         let nodes = nodes();
@@ -256,7 +256,7 @@ proptest! {
         drop(Node::decode(&bytes.into()));
     }
 
-    /// Whatever is let in can be walked: items are read again where they lie.
+    /// A node that decodes can be read in full: items are read again from their encoded form.
     #[test]
     fn what_decodes_can_be_read(ops in ops(60), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let nodes = nodes();
@@ -305,7 +305,7 @@ fn changing_one_key_rewrites_its_path_and_little_else() {
         let beside = [key.as_slice(), b"+"].concat();
         inserted += block_on(edit(&nodes, &SALT, &tree, &one(&beside))).unwrap().blocks.len();
     }
-    // A replaced record moves no boundary; an inserted one may split its node or shift a few.
+    // A replaced record moves no boundary. An inserted record may split its node or shift a few.
     assert!((f64::from(u32::try_from(replaced).unwrap()) / 500.0 - depth).abs() < 1e-9);
     let mean = f64::from(u32::try_from(inserted).unwrap()) / 500.0;
     assert!(mean <= depth * 1.25, "{mean} nodes per insertion at depth {depth}");
@@ -331,13 +331,13 @@ fn leaves_are_about_four_kib_and_inner_nodes_half_of_that() {
 
 #[test]
 fn cap_and_height_hold_for_hostile_keys() {
-    // Keys chosen, as far as an attacker without the salt could wish, never to end a node.
+    // Keys that never end a node, as an attacker who knew the salt would choose them.
     let never: Vec<Vec<u8>> = (0_u32..)
         .map(|n| format!("{n:010}").into_bytes())
         .filter(|key| !SALT.ends(0, key) && !SALT.ends(1, key) && !SALT.ends(2, key))
         .take(20_000)
         .collect();
-    // Keys that always end one, and keys as long as they get.
+    // Keys that always end a node, and keys of the largest length.
     let always: Vec<Vec<u8>> = (0_u32..)
         .map(|n| format!("{n:010}").into_bytes())
         .filter(|key| SALT.ends(0, key) && SALT.ends(1, key))
@@ -356,7 +356,7 @@ fn cap_and_height_hold_for_hostile_keys() {
         if !resynchronises {
             continue; // Every key ends a node: who knows the salt can make one key shift them all.
         }
-        // Forced ends resynchronise: one more key rewrites a few nodes, not the whole level.
+        // Forced ends resynchronise: one more key rewrites a few nodes and not the whole level.
         let middle = model.keys().nth(model.len() / 2).unwrap();
         let beside = [middle.as_slice(), b"!"].concat();
         let edits = Edits::from([set(&beside[beside.len().saturating_sub(1024)..], 1, &[1; 100])]);
@@ -368,14 +368,14 @@ fn cap_and_height_hold_for_hostile_keys() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Small and large items in any order: what a forced end leaves over must fit with the next.
+    /// Nodes stay below the limit for small and large items in any order.
     #[test]
     fn the_cap_holds_for_any_mix_of_sizes(
         sizes in prop::collection::vec(prop_oneof![3 => 50_usize..300, 2 => 2_000_usize..7_900], 1..200),
         seed in any::<u8>(),
     ) {
         let nodes = nodes();
-        // Keys that end no node leave the cap as the only rule.
+        // For keys that end no node, the limit is the only rule.
         let keys = (0_u32..).map(|n| format!("{seed}/{n:08}").into_bytes());
         let mut quiet = keys.filter(|key| !SALT.ends(0, key));
         let model: Model =
@@ -416,7 +416,7 @@ fn prefixes_have_successors() {
     assert_eq!(after_prefix(b""), None);
 }
 
-/// An edit of a key that only a forged parent's entry covers ends all the same.
+/// An edit of a key that is covered only by the entry of a forged parent fails instead of looping.
 #[test]
 fn a_child_that_ends_before_its_parent_says_is_an_error() {
     let nodes = nodes();
@@ -436,7 +436,7 @@ fn a_child_that_ends_before_its_parent_says_is_an_error() {
     assert!(matches!(refused, StoreError::Malformed { .. }), "{refused}");
 }
 
-/// Whoever forges a tree is told so, however it is walked.
+/// A tree with a child of a wrong level is refused, however it is walked.
 #[test]
 fn a_child_of_another_level_is_an_error() {
     let nodes = nodes();
@@ -455,7 +455,7 @@ fn a_child_of_another_level_is_an_error() {
     assert!(block_on(diff(&nodes, &build(&nodes, &model), &tree)).is_err());
 }
 
-/// Whatever is not in memory is missing here: nothing is ever stored.
+/// A node whose block and table together are longer than 64 KiB is searched correctly.
 #[test]
 fn a_node_of_many_items_is_searched_where_its_table_does_not_fit_into_16_bits() {
     const ITEMS: u16 = 5_400;

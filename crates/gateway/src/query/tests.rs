@@ -93,7 +93,7 @@ fn code(method: &Method, level: Level, query: &str) -> String {
     }
 }
 
-/// What each method, level and single parameter leads to, where it leads anywhere.
+/// Returns whether a method, a level and a single parameter match an operation.
 fn is_offered(method: &Method, level: Level, name: &str) -> bool {
     let is = |names: &[&str]| names.contains(&name);
     match (method.as_str(), level) {
@@ -215,7 +215,7 @@ fn a_route_says_what_becomes_of_the_body_and_the_answer() {
     assert_eq!(complete.payload, Payload::BufferedBodies(Kind::Completion));
     let parts = route(Method::GET, Level::Object, "uploadId=x");
     assert_eq!((parts.payload, parts.is_page), (Payload::None, true));
-    // Only reads can be allowed to anyone.
+    // Only reads may be allowed without credentials.
     for route in ROUTES.iter().filter(|route| route.is_for_anyone) {
         assert!([Method::GET, Method::HEAD].contains(&route.method), "{route:?}");
     }
@@ -225,7 +225,7 @@ fn a_route_says_what_becomes_of_the_body_and_the_answer() {
 fn a_path_names_the_service_a_bucket_or_an_object() {
     for (path, expected) in [
         ("/", Level::Service),
-        // A bucket without a name, which s3s refuses.
+        // This is a bucket without a name, which `s3s` refuses.
         ("//", Level::Bucket),
         ("//k", Level::Object),
         ("/b", Level::Bucket),

@@ -1,4 +1,4 @@
-//! Buckets and listings.
+//! Operations on buckets, and listings.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use fula_core::{BucketName, OwnerId};
@@ -18,7 +18,7 @@ use crate::{
     xml::printable,
 };
 
-/// Returns a page size; `None` is the most, below zero is an error.
+/// Returns a page size. `None` means the largest; a negative number is an error.
 pub(super) fn page_size(asked: Option<i32>, name: &str) -> S3Result<usize> {
     match usize::try_from(asked.unwrap_or(1000)) {
         Ok(size) => Ok(size.min(PAGE_MAX)),
@@ -26,7 +26,7 @@ pub(super) fn page_size(asked: Option<i32>, name: &str) -> S3Result<usize> {
     }
 }
 
-/// Encodes names for one response, or leaves them.
+/// Encodes the names of one response, if the client asked for that.
 pub(super) struct Names {
     pub(super) encoding: Option<EncodingType>,
 }
@@ -51,7 +51,7 @@ impl Names {
     }
 }
 
-/// Returns an owner as S3 shows it; the name of someone else's is not known.
+/// Returns an owner in the form of S3. The name of another owner than the caller is not known.
 fn owner_of(request: &http::Extensions, owner: OwnerId) -> Owner {
     let named = identity(request).filter(|identity| identity.owner == owner);
     let id = owner.to_string();
@@ -105,7 +105,7 @@ fn token_of(name: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(name)
 }
 
-/// Reads a continuation token; a blank one is none.
+/// Decodes a continuation token. A blank one counts as missing.
 fn name_of(token: &str) -> S3Result<Option<String>> {
     if token.is_empty() {
         return Ok(None);
@@ -141,11 +141,11 @@ impl Api {
         let prefix = input.prefix.clone().unwrap_or_default();
         let caller = &caller(&request)?;
         let mut page = self.service.buckets(caller, &prefix, after, limit).await.map_err(to_s3)?;
-        // All buckets are in our region.
+        // All buckets are in the region of the gateway.
         if input.bucket_region.as_ref().is_some_and(|region| *region != self.config.region) {
             page = BucketPage::default();
         }
-        // AWS names the region where a parameter was sent.
+        // AWS returns the region only when the request has a parameter.
         let says_region = input.max_buckets.is_some()
             || input.prefix.is_some()
             || input.bucket_region.is_some()
@@ -185,7 +185,7 @@ impl Api {
         }))
     }
 
-    /// Returns where a new bucket is asked to be. Refuses what it cannot be, rather than ignore it.
+    /// Returns the location that is requested for a new bucket. Refuses one that is not possible.
     fn location_of<'a>(
         &self,
         configuration: &'a CreateBucketConfiguration,
@@ -229,7 +229,7 @@ impl Api {
         Ok(S3Response::new(HeadBucketOutput { bucket_region, ..HeadBucketOutput::default() }))
     }
 
-    /// Adds our region to a refusal: clients that look for a bucket learn it from there.
+    /// Adds the region to a refusal. Clients that look for a bucket learn it from there.
     fn with_region(&self, mut error: S3Error) -> S3Error {
         if let Ok(region) = HeaderValue::from_str(&self.config.region) {
             let mut headers = error.headers().cloned().unwrap_or_default();
@@ -258,7 +258,7 @@ impl Api {
         let name = bucket_name(&request.input.bucket)?;
         let kept = self.service.location(caller, &name).await.map_err(to_s3)?;
         let region = kept.unwrap_or_else(|| self.config.region.clone());
-        // us-east-1 has no name here, as on AWS.
+        // `us-east-1` is not named here, as on AWS.
         let region = Some(region).filter(|region| region != "us-east-1");
         Ok(S3Response::new(GetBucketLocationOutput {
             location_constraint: region.map(BucketLocationConstraint::from),
@@ -283,7 +283,7 @@ impl Api {
         let listing = self.service.list_objects(caller, &bucket, &query).await.map_err(to_s3)?;
         let owner = owner_of(&request.extensions, listing.owner);
         let (contents, common_prefixes) = split(&listing, &names, Some(&owner));
-        // AWS names the next marker only when there is a delimiter; else it is the last key.
+        // AWS returns the next marker only when there is a delimiter; otherwise it is the last key.
         let next_marker = listing
             .lines
             .last()

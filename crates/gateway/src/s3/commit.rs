@@ -1,4 +1,4 @@
-//! `POST /{bucket}?fula-commit`: many keys in one commit, in JSON (docs/format.md).
+//! Multi-key commits: `POST /{bucket}?fula-commit` with a body in JSON (docs/format.md).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
     request::{HostBucket, Operation},
 };
 
-/// The query parameter that makes a POST a commit.
+/// Query parameter of a commit.
 const QUERY: &str = "fula-commit";
 
 /// Returns whether a request is a multi-key commit.
@@ -54,7 +54,7 @@ enum Change {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Put {
     key: String,
-    /// Text; or `base64`, or `upload`.
+    /// Content as text. Instead of it there may be `base64` or `upload`.
     text: Option<String>,
     base64: Option<String>,
     upload: Option<Upload>,
@@ -162,10 +162,10 @@ impl Change {
     }
 }
 
-/// Reads the changes that a body asks for.
+/// Parses the changes of a body.
 ///
 /// # Errors
-/// 400 `InvalidArgument`.
+/// 400 `InvalidArgument` with the reason.
 pub(crate) fn parse(body: &[u8]) -> S3Result<Vec<BatchChange>> {
     let request: Request = serde_json::from_slice(body)
         .map_err(|error| s3_error!(InvalidArgument, "The commit is malformed: {error}"))?;
@@ -175,7 +175,7 @@ pub(crate) fn parse(body: &[u8]) -> S3Result<Vec<BatchChange>> {
 /// Answers multi-key commits.
 pub(crate) struct CommitRoute {
     service: Service,
-    /// Largest body.
+    /// Largest body in bytes.
     bytes_max: usize,
 }
 
@@ -185,7 +185,7 @@ impl CommitRoute {
     }
 }
 
-/// Returns the bucket of a path, or of the host that stands for it.
+/// Returns the bucket that the path or the host names.
 fn bucket_of(uri: &Uri, extensions: &Extensions) -> S3Result<BucketName> {
     let path = uri.path().trim_matches('/');
     let host = extensions.get::<HostBucket>().map(|bucket| bucket.0.as_str());
@@ -203,7 +203,7 @@ impl S3Route for CommitRoute {
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
-        // Nothing anonymous is committed, and nothing that the layer before s3s did not let through.
+        // Anonymous commits are refused, and requests that did not pass the layer before `s3s`.
         let is_let_through = normalise::is_hidden(&request.extensions);
         if !is_let_through || identity(&request.extensions).is_none() {
             return Err(s3_error!(AccessDenied));
@@ -218,7 +218,7 @@ impl S3Route for CommitRoute {
         }
         let caller = caller(&request)?;
         let bucket = bucket_of(&request.uri, &request.extensions)?;
-        // Whatever its framing: a body in chunks was not measured before.
+        // The limit applies whatever the framing: a body in chunks was not measured before.
         let body = Limited::new(std::mem::take(&mut request.input), self.bytes_max).collect().await;
         let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
             Ok(_) => too_large(self.bytes_max),

@@ -1,4 +1,4 @@
-//! Values between the wire and the service: conditions, tags, headers, bodies.
+//! Converts between S3 and the service: conditions, tags, headers, bodies.
 
 use std::borrow::Cow;
 
@@ -36,16 +36,16 @@ const KEPT_HEADERS: [&str; 6] = [
     "expires",
 ];
 
-/// Content type of objects put without one.
+/// Content type of objects that were put without one.
 pub(super) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 
-/// Reads the bucket that a request names.
+/// Parses the bucket name of a request.
 pub(super) fn bucket_name(text: &str) -> S3Result<BucketName> {
     BucketName::parse(text).map_err(|_| s3_error!(InvalidBucketName))
 }
 
-/// Reads the key that a request names. A key with a character that XML 1.0 cannot carry is refused: no
-/// listing could name it.
+/// Parses the key of a request. A key with a character that XML 1.0 cannot carry is refused, because no
+/// listing could contain it.
 pub(super) fn object_key(text: &str) -> S3Result<ObjectKey> {
     if !text.chars().all(is_printable) {
         let text = "object keys must not contain control characters other than tab and line ends";
@@ -61,16 +61,16 @@ pub(super) fn etag(tag: &bucket::ETag) -> dto::ETag {
     dto::ETag::Strong(tag.to_string())
 }
 
-/// Reads a condition header: `*`, or tags separated by commas, with or without quotes.
+/// Parses a condition header: `*`, or tags separated by commas, with or without quotes.
 fn tags(headers: &HeaderMap, name: &str) -> S3Result<Option<Tags>> {
     let Some(value) = value_of(headers, name) else { return Ok(None) };
-    // Reads compare weakly, and no tag of ours is weak (RFC 9110 13.1.2).
+    // Reads compare weakly, and all tags here are strong (RFC 9110 13.1.2).
     let weak = if name.ends_with("if-none-match") { "W/" } else { "" };
     let value = value.trim();
     if value == "*" {
         return Ok(Some(Tags::Any));
     }
-    // A weak tag keeps its prefix: by strong comparison it matches nothing.
+    // A weak tag keeps its prefix, so that strong comparison never matches it.
     let tags: Vec<String> = value
         .split(',')
         .map(str::trim)
@@ -83,11 +83,11 @@ fn tags(headers: &HeaderMap, name: &str) -> S3Result<Option<Tags>> {
     Ok(Some(Tags::Of(tags)))
 }
 
-/// Condition headers of HTTP.
+/// The condition headers of HTTP.
 const CONDITIONS: [&str; 4] =
     ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"];
 
-/// Refuses conditions that an operation does not judge, rather than ignore them.
+/// Refuses conditions that an operation does not check.
 pub(super) fn refuse_conditions(headers: &HeaderMap, judged: &[&str]) -> S3Result<()> {
     let ignored = |name: &&&str| headers.contains_key(**name) && !judged.contains(*name);
     match CONDITIONS.iter().find(ignored) {
@@ -96,7 +96,7 @@ pub(super) fn refuse_conditions(headers: &HeaderMap, judged: &[&str]) -> S3Resul
     }
 }
 
-/// Reads the conditions of a write.
+/// Parses the conditions of a write.
 pub(super) fn write_conditions(headers: &HeaderMap) -> S3Result<WriteConditions> {
     refuse_conditions(headers, &["if-match", "if-none-match"])?;
     Ok(WriteConditions {
@@ -105,8 +105,8 @@ pub(super) fn write_conditions(headers: &HeaderMap) -> S3Result<WriteConditions>
     })
 }
 
-/// Reads the conditions of a read, or with the prefix `x-amz-copy-source-` of a copy's source. A date that
-/// cannot be read is no condition.
+/// Parses the conditions of a read or, with the prefix `x-amz-copy-source-`, of the source of a copy. A
+/// date that cannot be parsed is ignored.
 pub(super) fn read_conditions(headers: &HeaderMap, prefix: &str) -> S3Result<ReadConditions> {
     let since = |name: &str| {
         let value = headers.get(format!("{prefix}{name}")).and_then(|value| value.to_str().ok());
@@ -120,7 +120,7 @@ pub(super) fn read_conditions(headers: &HeaderMap, prefix: &str) -> S3Result<Rea
     })
 }
 
-/// Refuses request headers that ask for something not offered, rather than ignore them.
+/// Refuses request headers that ask for unsupported features.
 pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
     for (name, value) in headers {
         let name = name.as_str();
@@ -154,7 +154,7 @@ pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
     Ok(())
 }
 
-/// Reads the headers an object keeps, byte for byte, from the request as it was sent.
+/// Returns the headers that an object keeps, byte for byte, from the request as it was sent.
 pub(super) fn object_facts(headers: &HeaderMap) -> ObjectFacts {
     let mut facts = ObjectFacts::default();
     for name in KEPT_HEADERS {
@@ -176,20 +176,20 @@ pub(super) fn object_facts(headers: &HeaderMap) -> ObjectFacts {
     facts
 }
 
-/// Returns a header's value as it is kept.
+/// Returns the value of a header in the form in which it is stored.
 fn value_of(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| kept(value.as_bytes()))
 }
 
-/// Where the bytes lie that are no UTF-8: each as the character so far above it.
+/// First of the private-use characters that stand for bytes which are not UTF-8.
 const BYTES: u32 = 0xf700;
 
 fn is_byte(c: char) -> bool {
     (BYTES + 0x80..=BYTES + 0xff).contains(&u32::from(c))
 }
 
-/// Returns the bytes of a header as text. Bytes that are no UTF-8 (Latin-1) become characters for private
-/// use, as does text that has such characters itself.
+/// Returns the bytes of a header as text. Bytes that are not UTF-8 (Latin-1) become private-use characters,
+/// and so does text that contains such characters itself.
 fn kept(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(is_byte) => text.to_owned(),
@@ -203,7 +203,7 @@ fn kept(bytes: &[u8]) -> String {
     }
 }
 
-/// Returns the bytes that a text was kept for.
+/// Returns the bytes of a stored text.
 fn sent(text: &str) -> Cow<'_, [u8]> {
     if !text.chars().any(is_byte) {
         return Cow::Borrowed(text.as_bytes());
@@ -212,7 +212,7 @@ fn sent(text: &str) -> Cow<'_, [u8]> {
     Cow::Owned(text.chars().filter_map(|c| byte(c).ok()).collect())
 }
 
-/// Removes `aws-chunked`, which describes the transfer and not the object; the rest stays as it is spelled.
+/// Removes `aws-chunked`, which describes the transfer and not the object. The rest is unchanged.
 fn without_chunking(value: &str) -> String {
     let is_framing = |coding: &str| coding.trim().eq_ignore_ascii_case("aws-chunked");
     if !value.split(',').any(is_framing) {
@@ -222,7 +222,7 @@ fn without_chunking(value: &str) -> String {
     codings.join(",").trim().to_owned()
 }
 
-/// Sets an object's headers and metadata on a response, byte for byte as they came.
+/// Sets the headers and metadata of an object on a response, byte for byte as they were sent.
 pub(super) fn write_facts(headers: &TextMap, metadata: &TextMap, out: &mut HeaderMap) {
     let prefixed = metadata.iter().map(|(name, value)| (format!("{META_PREFIX}{name}"), value));
     let kept = headers.iter().map(|(name, value)| (name.clone(), value));
@@ -234,7 +234,7 @@ pub(super) fn write_facts(headers: &TextMap, metadata: &TextMap, out: &mut Heade
     }
 }
 
-/// Returns the body as the service takes it.
+/// Returns the body in the form that the service reads.
 pub(super) fn body(body: Option<StreamingBlob>) -> BodyStream {
     let Some(body) = body else { return Box::pin(futures::stream::empty()) };
     Box::pin(body.map_err(|error| body_error(error.as_ref())))
@@ -242,7 +242,7 @@ pub(super) fn body(body: Option<StreamingBlob>) -> BodyStream {
 
 fn body_error(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ServiceError {
     let text = fula_service::error::chain(error);
-    // Chunk and content hashes are verified as the body streams: the error names which failed.
+    // Hashes of chunks and content are verified while the body is read. The error tells which one failed.
     let lower = text.to_ascii_lowercase();
     if lower.contains("signature") {
         return ServiceError::ChunkSignatureMismatch;
@@ -271,7 +271,7 @@ macro_rules! set_checksums {
 }
 pub(super) use set_checksums;
 
-/// Encodes a checksum; a composite one carries its number of parts.
+/// Encodes a checksum. A composite one ends with the number of parts.
 pub(super) fn encode_checksum(checksum: &bucket::Checksum) -> String {
     let value = BASE64_STANDARD.encode(&checksum.value);
     match checksum.composite_parts {
@@ -294,7 +294,7 @@ fn hex_digit(value: u8) -> char {
     char::from(b"0123456789ABCDEF"[usize::from(value)])
 }
 
-/// Percent-encodes a name as `encoding-type=url` asks; slashes stay.
+/// Percent-encodes a name for `encoding-type=url`. Slashes stay.
 pub(super) fn url_encode(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for &byte in name.as_bytes() {

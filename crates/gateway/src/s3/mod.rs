@@ -1,4 +1,4 @@
-//! S3 operations, translated to and from the service.
+//! The S3 operations, translated to and from the service.
 
 mod bucket;
 mod commit;
@@ -25,19 +25,19 @@ pub(crate) use self::commit::CommitRoute;
 pub(crate) use self::commit::parse as parse_commit;
 use crate::{WireConfig, auth::identity, error, normalise, request::Operation};
 
-/// Knows no secret: no request that reaches `s3s` has a signature left. `s3s` asks [`Access`] only if
-/// there is a source of secrets.
+/// A source of secrets without any. No request that reaches `s3s` has a signature left, but `s3s` calls
+/// [`Access`] only if there is a source of secrets.
 pub(crate) struct NoSecrets;
 
 #[async_trait]
 impl S3Auth for NoSecrets {
     async fn get_secret_key(&self, _: &str) -> S3Result<SecretKey> {
-        tracing::error!("a signature was left for s3s to verify");
+        tracing::error!("internal error: a request reached s3s with a signature");
         Err(s3_error!(AccessDenied))
     }
 }
 
-/// Lets in what the layer before `s3s` let through; what they may do is the service's business.
+/// Admits requests that passed the layer before `s3s`. The service decides what they may do.
 pub(crate) struct Access;
 
 #[async_trait]
@@ -47,7 +47,7 @@ impl S3Access for Access {
         let has_credentials = cx.credentials().is_some();
         let extensions = cx.extensions_mut();
         if has_credentials || !normalise::is_hidden(extensions) {
-            tracing::error!(operation, "a request reached s3s that was not let through");
+            tracing::error!(operation, "internal error: an unchecked request reached s3s");
             return Err(s3_error!(AccessDenied));
         }
         if let Some(slot) = extensions.get::<Arc<Operation>>() {
@@ -57,7 +57,7 @@ impl S3Access for Access {
     }
 }
 
-/// Returns whose bucket a header says is meant.
+/// Returns the owner that a header names.
 pub(crate) fn bucket_owner(headers: &HeaderMap, name: &str) -> BucketOwner {
     match headers.get(name) {
         None => BucketOwner::Unsaid,
@@ -68,7 +68,7 @@ pub(crate) fn bucket_owner(headers: &HeaderMap, name: &str) -> BucketOwner {
     }
 }
 
-/// What a request says of itself, beside what it asks for.
+/// Returns the context of a request: its identity, conditions and pins.
 fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
     let headers = &request.headers;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -103,7 +103,7 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
     })
 }
 
-/// The S3 operations on offer; every other one answers `NotImplemented` by itself.
+/// The supported S3 operations. All others answer `NotImplemented`.
 pub(crate) struct Api {
     service: Service,
     config: WireConfig,
@@ -115,7 +115,7 @@ impl Api {
     }
 }
 
-/// Forwards each operation to the method of the same name and maps its error.
+/// Forwards each operation to the method of the same name, and maps its error.
 macro_rules! operations {
     ($($name:ident: $input:ty => $output:ty),+ $(,)?) => {
         #[async_trait]

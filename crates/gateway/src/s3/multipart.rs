@@ -36,7 +36,7 @@ fn named(info: UploadInfo) -> Option<ChecksumAlgorithm> {
     info.asked.then(|| ChecksumAlgorithm::from_static(algorithm_name(info.algorithm)))
 }
 
-/// Reads what checksum an upload is to have; composite is the default where it is possible.
+/// Parses the checksum that an upload shall have. Composite is the default where it is possible.
 fn asked_checksum(
     name: Option<&ChecksumAlgorithm>,
     kind: Option<&ChecksumType>,
@@ -76,7 +76,7 @@ fn part_number(number: i32) -> u32 {
     u32::try_from(number).unwrap_or(0)
 }
 
-/// Reads `bytes=first-last`, the only form of a copy range.
+/// Parses `bytes=first-last`, the only form of a copy range.
 fn copy_range(text: &str) -> S3Result<(u64, u64)> {
     let parsed = text.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
     let number = |text: &str| {
@@ -92,7 +92,7 @@ fn copy_range(text: &str) -> S3Result<(u64, u64)> {
     })
 }
 
-/// Maps an error of a copy: a range that its source does not have is a wrong argument.
+/// Maps an error of a copy. A range outside the source is an invalid argument.
 fn copy_fault(error: ServiceError) -> S3Error {
     match error {
         ServiceError::InvalidRange { size } => s3_error!(
@@ -343,7 +343,7 @@ impl Api {
             let info = self.service.upload_info(caller, &bucket, &key, &input.upload_id);
             match info.await {
                 Ok(info) => check_kind(kind, info)?,
-                // It may be completed already, and is answered again then.
+                // The upload may be completed already. The answer is then given again.
                 Err(ServiceError::NoSuchUpload) => {}
                 Err(error) => return Err(to_s3(error)),
             }
@@ -375,7 +375,7 @@ impl Api {
         Ok(response)
     }
 
-    /// Returns the URL of an object, by the host that the request names.
+    /// Returns the URL of an object, with the host that the request names.
     fn location(
         &self,
         headers: &HeaderMap,
@@ -410,8 +410,8 @@ impl Api {
     }
 }
 
-/// Refuses a part with another checksum than its upload was begun with; without any where the checksum of the
-/// whole is made of those that clients sent.
+/// Refuses a part with another checksum than the one that its upload was begun with. Where the checksum of
+/// the whole is made of those that clients send, also refuses a part without one.
 fn check_algorithm(sent: Option<Algorithm>, info: UploadInfo) -> S3Result<()> {
     let is_right = match sent {
         Some(sent) => sent == info.algorithm,
@@ -444,7 +444,7 @@ fn check_kind(kind: &HeaderValue, info: UploadInfo) -> S3Result<()> {
     ))
 }
 
-/// Reads the checksum of a whole completed object; composite ones end in their part count.
+/// Parses the checksum of a whole completed object. A composite one ends with the number of parts.
 fn whole_checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, bytes::Bytes)>> {
     let mut plain = http::HeaderMap::new();
     for (name, value) in headers {

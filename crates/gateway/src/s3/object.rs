@@ -1,4 +1,4 @@
-//! Objects: put, get, head, delete, copy.
+//! Operations on objects: put, get, head, delete, copy.
 
 use std::{
     ops,
@@ -37,7 +37,7 @@ use crate::{
     xml::printable,
 };
 
-/// Only the null version exists until versioning does.
+/// Refuses all versions but the null version, because versioning is not supported.
 pub(super) fn refuse_version(version: Option<&String>) -> S3Result<()> {
     match version.map(String::as_str) {
         None | Some("null") => Ok(()),
@@ -55,7 +55,7 @@ pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
     headers
 }
 
-/// Headers of an answer to a write.
+/// Returns the headers of the answer to a write.
 pub(super) fn written_headers(record: &ObjectRecord) -> HeaderMap {
     let mut headers = cid_header(record);
     headers.insert("x-amz-object-size", HeaderValue::from(record.size));
@@ -79,8 +79,8 @@ pub(super) fn copy_source(
 }
 
 impl Api {
-    /// Returns what the headers of a body-carrying request say about the body; the checksum to
-    /// keep is the one sent, unless the caller says otherwise.
+    /// Returns what the headers of a request announce about its body. The stored checksum is the one that
+    /// is sent, unless the caller decides otherwise.
     pub(super) fn body_facts<T>(
         request: &mut S3Request<T>,
         length: Option<i64>,
@@ -200,7 +200,7 @@ impl Api {
         Ok(response)
     }
 
-    /// Decides which bytes a read is about.
+    /// Determines the bytes that a read returns.
     async fn select(
         &self,
         object: &Object,
@@ -350,7 +350,7 @@ impl Api {
     }
 }
 
-/// Which bytes a read is about.
+/// The bytes that a read returns.
 struct Selected {
     range: ops::Range<u64>,
     is_partial: bool,
@@ -379,7 +379,7 @@ fn part_range(record: &ObjectRecord, parts: &[PartSpan], number: i32) -> S3Resul
             Err(error)
         };
     }
-    // Parts are counted as they lie in the object, whatever numbers they were uploaded under.
+    // Parts are counted in the order in which they lie in the object, whatever their numbers were.
     let index = wanted as usize - 1;
     let Some(part) = parts.get(index) else {
         let mut error = none();
@@ -398,14 +398,14 @@ fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
 fn object_headers(object: &Object) -> HeaderMap {
     let mut headers = cid_header(&object.record);
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(DEFAULT_CONTENT_TYPE));
-    // A browser must not take an object for a script or a page that its owner did not declare.
+    // A browser must not interpret an object as a script or a page unless its owner declared it as one.
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     write_facts(&object.headers, &object.metadata, &mut headers);
     headers
 }
 
-/// Refuses `response-` parameters of an anonymous request: whoever makes up a URL would decide what a
-/// browser takes a public object for.
+/// Refuses `response-` parameters of an anonymous request. The author of a URL could otherwise decide how a
+/// browser interprets a public object.
 fn check_overrides(caller: &Caller, uri: &Uri) -> S3Result<()> {
     let mut names = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     if caller.identity.is_none() && names.any(|(name, _)| name.starts_with("response-")) {
@@ -415,7 +415,7 @@ fn check_overrides(caller: &Caller, uri: &Uri) -> S3Result<()> {
     Ok(())
 }
 
-/// Returns the headers that `response-` parameters replace; their values are free text.
+/// Returns the headers that `response-` parameters replace. Their values are free text.
 fn response_overrides(uri: &Uri) -> S3Result<HeaderMap> {
     use http::header;
     let names = [
@@ -438,21 +438,21 @@ fn response_overrides(uri: &Uri) -> S3Result<HeaderMap> {
     Ok(headers)
 }
 
-/// Returns the range that a read asks for, unless it is about another state of the object (RFC 9110
-/// 13.1.5): a download that is resumed must not join two objects.
+/// Returns the range of a read, unless its condition is about another state of the object (RFC 9110
+/// 13.1.5). A resumed download must not join two objects.
 fn range_of(headers: &HeaderMap, record: &ObjectRecord) -> Option<ByteRange> {
     let range = ByteRange::of(headers)?;
     let Some(condition) = headers.get(http::header::IF_RANGE) else { return Some(range) };
     let condition = condition.to_str().unwrap_or_default().trim();
     let is_same = match condition.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) {
         Some(tag) => tag == record.etag.to_string(),
-        // Exactly that date: what is older may have had another content at the same length.
+        // The date must be equal: an older object may have had other content of the same length.
         None => parse_http_date(condition) == Some(record.time / 1000),
     };
     is_same.then_some(range)
 }
 
-/// Makes a stream shareable between threads, as a response body must be; it is never locked.
+/// Makes a stream shareable between threads, as a response body must be. It is never locked.
 struct Shareable<S>(Mutex<S>);
 
 impl<S: Stream + Unpin> Stream for Shareable<S> {

@@ -1,4 +1,4 @@
-//! Bucket policies: what an owner makes public.
+//! Bucket policies, with which an owner makes parts of a bucket public.
 
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
@@ -12,7 +12,7 @@ impl Api {
     ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
         let caller = &caller(&request)?;
         let input = &request.input;
-        // One that was kept before is still read.
+        // A policy that was stored earlier is still read.
         let policy: Option<serde_json::Value> = serde_json::from_str(&input.policy).ok();
         let statement = policy.as_ref().and_then(|policy| policy.get("Statement"));
         if statement.and_then(|statement| statement.as_array()).is_some_and(Vec::is_empty) {

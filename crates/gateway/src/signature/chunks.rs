@@ -1,8 +1,8 @@
-//! Bodies framed in chunks (`aws-chunked`), taken apart as they come. Each chunk may be signed with the
-//! signature before it, the first with that of the request; checksums may follow as trailers.
+//! Bodies in chunks (`aws-chunked`), which are decoded as they arrive. Each chunk may be signed with the
+//! signature before it, the first with that of the request. Checksums may follow as trailers.
 //!
-//! Bytes are handed on before the signature of their chunk is verified. A body with a wrong one fails
-//! before its end, and nothing of a body that fails is ever part of an object.
+//! Bytes are passed on before the signature of their chunk is verified. A body with a wrong signature fails
+//! before its end, and nothing of a failed body ever becomes part of an object.
 
 use std::{
     collections::HashSet,
@@ -31,23 +31,23 @@ const HEAD_BYTES_MAX: usize = 1024;
 /// Largest trailer in bytes, all lines together.
 const TRAILER_BYTES_MAX: usize = 16 << 10;
 
-/// How a body is framed.
+/// The framing of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Chunks without signatures; trailers may follow.
+    /// Chunks without signatures. Trailers may follow.
     Unsigned,
-    /// Chunks that are signed.
+    /// Signed chunks.
     Signed {
-        /// Whether trailers follow, which are signed, too.
+        /// Whether trailers follow, which are signed too.
         has_trailer: bool,
     },
 }
 
 impl Framing {
-    /// Reads the framing of a body from `x-amz-content-sha256`; `None` when there is none.
+    /// Parses the framing of a body from `x-amz-content-sha256`; `None` when there is none.
     ///
     /// # Errors
-    /// 501 for signatures with elliptic curves, 400 for other words.
+    /// 501 for signatures with elliptic curves, 400 for unknown keywords.
     pub(crate) fn of(headers: &HeaderMap) -> S3Result<Option<Self>> {
         let value = headers.get("x-amz-content-sha256").map(HeaderValue::as_bytes);
         let Some(word) = value.and_then(|value| value.strip_prefix(b"STREAMING-")) else {
@@ -76,12 +76,12 @@ impl Trailers {
     }
 }
 
-/// Why a body cannot be taken apart.
+/// The reason why a body cannot be decoded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Fault {
     #[error("the framing of the body is malformed or ends too early")]
     Framing,
-    // The words that the operation knows it by.
+    // The operation recognises the error by this text.
     #[error("the signature of a chunk is wrong")]
     Signature,
     #[error("the trailer of the body is malformed")]
@@ -89,7 +89,7 @@ enum Fault {
 }
 
 impl Fault {
-    /// Returns what the client is told; a wrong signature is the operation's to tell.
+    /// Returns the error for the client. The operation itself reports a wrong signature.
     fn told(&self) -> Option<S3Error> {
         match self {
             Self::Framing => Some(s3_error!(IncompleteBody)),
@@ -106,23 +106,23 @@ impl Fault {
     }
 }
 
-/// Returns whether a body failed because a chunk or the trailer is not signed with the key.
+/// Returns whether a body failed because a chunk or the trailer has a wrong signature.
 pub(crate) fn is_forged(error: &StdError) -> bool {
     matches!(error.downcast_ref(), Some(Fault::Signature))
 }
 
-/// What is read next.
+/// The part that is read next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     /// The line that begins a chunk.
     Head,
-    /// So many bytes of a chunk.
+    /// The remaining bytes of a chunk.
     Data(u64),
     /// The end of the line after a chunk.
     End,
     /// Everything after the last chunk.
     Trailer,
-    /// Nothing: the body ended.
+    /// Nothing, because the body ended.
     Done,
 }
 
@@ -130,14 +130,14 @@ enum Part {
 struct Chain {
     key: ChunkKey,
     has_trailer: bool,
-    /// Of the chunk that is read.
+    /// Hash of the chunk that is being read.
     hasher: Sha256,
-    /// What the chunk that is read must be signed with.
+    /// Required signature of the chunk that is being read.
     expected: [u8; 32],
 }
 
 impl Chain {
-    /// Compares the signature of the chunk that was read, and goes on to the next one.
+    /// Compares the signature of the chunk that was read, and continues with the next one.
     fn check_chunk(&mut self) -> Result<(), Fault> {
         let ChunkKey { date, region, service, seed, .. } = &self.key;
         let (time, day, seed) = (date.fmt_iso8601(), date.fmt_date(), hex::encode(seed));
@@ -176,25 +176,25 @@ fn signature_of(text: &[u8]) -> Option<[u8; 32]> {
 /// A body without its framing.
 pub(crate) struct Decoded {
     inner: Body,
-    /// What was received and not looked at.
+    /// Bytes that were received and not decoded yet.
     received: Bytes,
-    /// The beginning of a line, or of the trailer.
+    /// Beginning of a line, or of the trailer.
     line: Vec<u8>,
     part: Part,
     chain: Option<Chain>,
-    /// Bytes of content that are still to come.
+    /// Number of content bytes that are still to come.
     left: u64,
-    /// Names of trailers that were announced.
+    /// Names of the announced trailers.
     announced: HashSet<HeaderName>,
     trailers: Trailers,
     lent: Lent,
 }
 
 impl Decoded {
-    /// Takes the framing off a body. `length` is what the client says that the content has.
+    /// Decodes a body. `length` is the length of the content according to the client.
     ///
     /// # Errors
-    /// 400 for names of trailers that are none.
+    /// 400 for invalid names of trailers.
     pub(crate) fn decode(
         inner: Body,
         framing: Framing,
@@ -226,7 +226,7 @@ impl Decoded {
         Ok((Body::http_body_unsync(decoded), trailers))
     }
 
-    /// Reads what was received as far as it goes; returns content, if there is some.
+    /// Decodes what was received. Returns content, if there is some.
     fn advance(&mut self) -> Result<Option<Bytes>, Fault> {
         while !self.received.is_empty() {
             match self.part {
@@ -263,7 +263,7 @@ impl Decoded {
         Ok(None)
     }
 
-    /// Takes a line without its end, once it is whole.
+    /// Returns a line without its end, once it is complete.
     fn take_line(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let end = self.received.iter().position(|byte| *byte == b'\n');
         let taken = end.map_or(self.received.len(), |end| end + 1);
@@ -280,7 +280,7 @@ impl Decoded {
         Ok(Some(line.to_vec()))
     }
 
-    /// Reads the line that begins a chunk: its length in hex, and its signature.
+    /// Parses the line that begins a chunk: its length in hex, and its signature.
     fn begin(&mut self, line: &[u8]) -> Result<(), Fault> {
         let line = std::str::from_utf8(line).map_err(|_| Fault::Framing)?;
         let (length, extension) = line.split_once(';').unwrap_or((line, ""));
@@ -294,7 +294,7 @@ impl Decoded {
         }
         self.part = if length > 0 { Part::Data(length) } else { Part::Trailer };
         if length == 0 {
-            // Less than was announced.
+            // The content is shorter than announced.
             if self.left > 0 {
                 return Err(Fault::Framing);
             }
@@ -316,7 +316,7 @@ impl Decoded {
         self.chain.as_mut().map_or(Ok(()), Chain::check_chunk)
     }
 
-    /// Reads the trailers, once the body is at its end.
+    /// Parses the trailers at the end of the body.
     fn finish(&mut self) -> Result<(), Fault> {
         match self.part {
             Part::Trailer => {}
@@ -329,7 +329,7 @@ impl Decoded {
             Some(chain) if chain.has_trailer && signature.is_some() => {
                 chain.check_trailer(&canonical(&found), &signature.unwrap_or_default())?;
             }
-            // Nobody signed it.
+            // The trailer is not signed.
             Some(_) if !found.is_empty() => return Err(Fault::Trailer),
             _ => {}
         }
@@ -342,7 +342,7 @@ impl Decoded {
     }
 }
 
-/// Returns the names of trailers that a request announces.
+/// Returns the names of the trailers that a request announces.
 fn announced(headers: &HeaderMap) -> S3Result<HashSet<HeaderName>> {
     let Some(value) = headers.get("x-amz-trailer") else { return Ok(HashSet::new()) };
     let names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
@@ -356,7 +356,7 @@ fn announced(headers: &HeaderMap) -> S3Result<HashSet<HeaderName>> {
     })
 }
 
-/// Reads `name:value` lines; the signature of the others stands apart.
+/// Parses `name:value` lines. The signature of the others is returned separately.
 #[expect(clippy::type_complexity, reason = "trailers, and their signature")]
 fn parse_trailer(text: &[u8]) -> Result<(Vec<(HeaderName, HeaderValue)>, Option<Vec<u8>>), Fault> {
     let (mut found, mut signature) = (Vec::new(), None);
@@ -380,7 +380,7 @@ fn parse_trailer(text: &[u8]) -> Result<(Vec<(HeaderName, HeaderValue)>, Option<
     Ok((found, signature))
 }
 
-/// Returns trailers as they are signed.
+/// Returns trailers in the form that is signed.
 fn canonical(found: &[(HeaderName, HeaderValue)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in found {

@@ -1,4 +1,4 @@
-//! What AWS answers to a signature that cannot be used: its codes and texts.
+//! The errors for signatures that cannot be used, with the codes and texts of AWS.
 
 use http::{HeaderMap, HeaderValue};
 use s3s::{S3Error, S3ErrorCode, s3_error};
@@ -6,18 +6,18 @@ use s3s::{S3Error, S3ErrorCode, s3_error};
 use super::SCHEME;
 use crate::error::{DETAIL_HEADER, escape};
 
-/// Most characters of what a client sent that an error repeats.
+/// Largest number of characters from a client that an error repeats.
 const SHOWN_CHARS_MAX: usize = 64;
 
-/// Why a signature is refused.
+/// The reason why a signature is refused.
 pub(crate) struct Refusal {
-    /// What the client is told.
+    /// Error for the client.
     pub(crate) error: S3Error,
-    /// What the audit log says.
+    /// Reason for the audit log.
     pub(crate) reason: &'static str,
 }
 
-/// The signature is there, and wrong.
+/// The reason for a signature that is wrong.
 pub(crate) const FORGED: &str = "the signature is not that of the key";
 const FORM: &str = "the form or the time of the signature is not accepted";
 const LEAVES_OUT: &str = "the signature leaves out a header";
@@ -28,22 +28,23 @@ impl From<S3Error> for Refusal {
     }
 }
 
-/// Returns the beginning of what a client sent, as an error can say it: XML cannot carry every character.
+/// Returns the beginning of a text from a client in a form for an error, because XML cannot carry every
+/// character.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect()
 }
 
-/// Where a credential was sent: faults of it are told apart by that.
+/// The place of a credential, on which the errors depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In the `Authorization` header.
+    /// The `Authorization` header.
     Header,
-    /// In the query of a presigned URL.
+    /// The query of a presigned URL.
     Query,
 }
 
 impl Place {
-    /// Returns a fault of the credential.
+    /// Returns the error for a credential that is wrong in this respect.
     pub(super) fn fault(self, what: &str) -> S3Error {
         match self {
             Self::Header => header_malformed(what),
@@ -53,7 +54,7 @@ impl Place {
         }
     }
 
-    /// Returns the fault of a list of signed headers.
+    /// Returns the error for a list of signed headers.
     pub(super) fn signed_headers(self) -> S3Error {
         match self {
             Self::Header => {
@@ -63,7 +64,7 @@ impl Place {
         }
     }
 
-    /// Returns the fault of a credential for another region, which names the right one.
+    /// Returns the error for a credential for another region. It names the right region.
     pub(super) fn region(self, found: &str, expected: &str) -> S3Error {
         let found = shown(found);
         let error = self.fault(&format!("the region '{found}' is wrong; expecting '{expected}'"));
@@ -80,7 +81,7 @@ pub(super) fn query_fault(text: &str) -> S3Error {
     S3Error::with_message(S3ErrorCode::AuthorizationQueryParametersError, text.to_owned())
 }
 
-/// The scheme is another one than version 4 of signatures.
+/// Returns the error for another scheme than version 4 of signatures.
 pub(super) fn unsupported() -> S3Error {
     s3_error!(
         InvalidRequest,
@@ -97,16 +98,16 @@ pub(super) fn too_skewed() -> S3Error {
     s3_error!(RequestTimeTooSkewed, "{text}")
 }
 
-/// The signature does not cover the host.
+/// Returns the refusal of a signature that does not cover the host.
 pub(super) fn host_not_signed() -> Refusal {
     let error = s3_error!(AccessDenied, "The host header must be signed.");
     Refusal { error, reason: LEAVES_OUT }
 }
 
-/// Headers that count for S3 were sent and not signed.
+/// Returns the refusal of a request with headers that S3 uses and that are not signed.
 pub(super) fn not_signed(names: &[&str]) -> Refusal {
     let text = "There were headers present in the request which were not signed";
-    // A name may have characters that mean something in XML.
+    // A name may contain characters with a meaning in XML.
     let names = escape(&names.join(", "));
     let error = with_detail(
         s3_error!(AccessDenied, "{text}"),
@@ -115,7 +116,7 @@ pub(super) fn not_signed(names: &[&str]) -> Refusal {
     Refusal { error, reason: LEAVES_OUT }
 }
 
-/// Adds an element to an error; the outermost layer puts it in.
+/// Adds an element to an error. The outermost layer inserts it.
 fn with_detail(mut error: S3Error, element: &str) -> S3Error {
     if let Ok(value) = HeaderValue::from_str(element) {
         error.set_headers(HeaderMap::from_iter([(DETAIL_HEADER, value)]));

@@ -1,8 +1,8 @@
 //! Signatures of requests, of versions 4 and 2 of AWS. The gateway verifies them before `s3s` sees a
 //! request (docs/adr/0036).
 //!
-//! `scope` reads what a request presents, `v4` and `v2` compute what its signature must be, `chunks`
-//! takes bodies apart that are framed, and `fault` says what is wrong as AWS does.
+//! `scope` parses credentials, `v4` and `v2` compute the required signature, `chunks` decodes bodies in
+//! chunks, and `fault` has the errors of AWS.
 
 pub(crate) mod chunks;
 mod fault;
@@ -21,19 +21,19 @@ pub(crate) use self::{
 };
 use crate::{credential::Credential, presigned::is_v4_url, request::query_value};
 
-/// The scheme of version 4.
+/// Name of the scheme of version 4.
 const SCHEME: &str = "AWS4-HMAC-SHA256";
 
-/// How far the time of a request may be from ours, in seconds.
+/// Largest difference between the time of a request and the gateway's, in seconds.
 const SKEW_MAX: Seconds = 15 * 60;
 
 /// Longest life of a presigned URL, in seconds.
 const LIFE_MAX: Seconds = 7 * 24 * 3600;
 
-/// Which signatures are accepted.
+/// The rules for which signatures are accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
-    /// The only region that a credential may name; any when there is none.
+    /// The only region that a credential may name; `None` for any.
     pub(crate) region: Option<String>,
     /// Whether presigned URLs of version 2 are accepted.
     pub(crate) presigned_v2: bool,
@@ -45,12 +45,12 @@ pub(crate) struct Received<'a> {
     pub(crate) method: &'a Method,
     pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
-    /// The bucket that the host names.
+    /// Bucket that the host names.
     pub(crate) host_bucket: Option<&'a str>,
 }
 
 impl Received<'_> {
-    /// Returns the parameters of the query, decoded, by name.
+    /// Returns the decoded parameters of the query, sorted by name.
     fn parameters(&self) -> Vec<(String, String)> {
         let query = self.uri.query().unwrap_or_default();
         let mut all: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
@@ -58,7 +58,7 @@ impl Received<'_> {
         all
     }
 
-    /// Returns the access key id that a request names, however malformed the rest is.
+    /// Returns the access key id that a request names, even if the rest is malformed.
     pub(crate) fn claimed_key(&self) -> String {
         let header = self.headers.get(http::header::AUTHORIZATION);
         let header = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -70,8 +70,8 @@ impl Received<'_> {
     }
 }
 
-/// A signature that a request presents. Its form, its scope and its time are right; whether it is that of
-/// the key is not known yet.
+/// A signature that a request carries. Its form, scope and time were checked; whether it is the signature
+/// of the key is not known yet.
 pub(crate) enum Presented {
     /// Version 4, in the header or in the query.
     V4(v4::Presented),
@@ -80,10 +80,10 @@ pub(crate) enum Presented {
 }
 
 impl Presented {
-    /// Reads the signature of a request, whose credential is not `None` and no bearer token.
+    /// Parses the signature of a request that has a credential other than a bearer token.
     ///
     /// # Errors
-    /// What AWS answers to a form, a scope or a time that is wrong.
+    /// The errors of AWS for a wrong form, scope or time.
     pub(crate) fn of(
         received: &Received<'_>,
         credential: Credential,
@@ -106,7 +106,7 @@ impl Presented {
         }
     }
 
-    /// Returns when a presigned URL expires.
+    /// Returns the time at which a presigned URL expires.
     pub(crate) fn url_expires(&self) -> Option<Seconds> {
         match self {
             Self::V4(presented) => presented.url_expires,
@@ -114,8 +114,8 @@ impl Presented {
         }
     }
 
-    /// Compares the signature with what it must be. `None` when it is another one, else what the
-    /// chunks of the body are signed with.
+    /// Compares the signature with the required one. Returns `None` when they differ; otherwise returns the
+    /// key with which the chunks of the body are signed.
     pub(crate) fn verify(&self, received: &Received<'_>, secret: &str) -> Option<Verified> {
         match self {
             Self::V4(presented) => presented.verify(received, secret).map(Some).map(Verified),
@@ -124,14 +124,14 @@ impl Presented {
     }
 }
 
-/// A signature that is that of the key.
+/// A signature that was verified.
 pub(crate) struct Verified(pub(crate) Option<ChunkKey>);
 
 /// Names and values of headers, as text.
 type Reading<'a> = Vec<(&'a str, Cow<'a, str>)>;
 
-/// Returns the values of headers as text, in both ways in which clients sign bytes beyond ASCII: as
-/// UTF-8, and as Latin-1 that was signed as UTF-8 (so does Python). `None` when a header is not there.
+/// Returns the values of headers as text, in both ways in which clients sign bytes beyond ASCII: as UTF-8,
+/// and as Latin-1 that was signed as UTF-8 (as Python does). Returns `None` when a header is missing.
 fn readings<'a>(headers: &'a HeaderMap, names: &'a [String]) -> Option<Vec<Reading<'a>>> {
     let mut values: Vec<(&str, &[u8])> = Vec::with_capacity(names.len());
     for name in names {

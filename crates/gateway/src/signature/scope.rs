@@ -1,4 +1,4 @@
-//! The credential of a signature of version 4: who signed, on which day, for which region and service.
+//! The credential of a signature of version 4: access key id, day, region and service.
 
 use s3s::S3Result;
 
@@ -8,21 +8,21 @@ use super::{
 };
 use crate::date::parse_basic;
 
-/// The credential, taken apart.
+/// A parsed credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
     pub(super) access_key: String,
-    /// `yyyymmdd`.
+    /// Day in the form `yyyymmdd`.
     pub(super) date: String,
     pub(super) region: String,
     pub(super) service: String,
 }
 
 impl Scope {
-    /// Reads `<access key id>/yyyymmdd/<region>/s3/aws4_request`.
+    /// Parses `<access key id>/yyyymmdd/<region>/s3/aws4_request`.
     ///
     /// # Errors
-    /// The fault of a credential, as AWS names it.
+    /// The error of AWS for a credential that is wrong.
     pub(super) fn parse(text: &str, place: Place, rules: &Rules) -> S3Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
         let [access_key, date, region, service, terminal] = parts.as_slice() else {
@@ -62,7 +62,7 @@ impl Scope {
         })
     }
 
-    /// Refuses a credential of another day than the request.
+    /// Refuses a credential for another day than that of the request.
     pub(super) fn check_day(&self, date: &str, place: Place) -> S3Result<()> {
         if date.get(..8) == Some(self.date.as_str()) {
             return Ok(());
@@ -84,10 +84,10 @@ pub(super) struct Components<'a> {
 }
 
 impl<'a> Components<'a> {
-    /// Reads the value of an `Authorization` header.
+    /// Parses the value of an `Authorization` header.
     ///
     /// # Errors
-    /// 400 `InvalidRequest` for another scheme, `AuthorizationHeaderMalformed` for the rest.
+    /// 400 `InvalidRequest` for another scheme, `AuthorizationHeaderMalformed` for other errors.
     pub(super) fn parse(text: &'a str) -> S3Result<Self> {
         let text = text.trim();
         let (scheme, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));

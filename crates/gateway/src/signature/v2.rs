@@ -1,8 +1,8 @@
-//! Presigned URLs of version 2, which some tools make by default: reads and writes of one object.
+//! Presigned URLs of version 2, which some tools make by default, for reads and writes of one object.
 //!
-//! Such a signature covers the method, the path, `Expires`, `Content-MD5`, `Content-Type`, every
-//! `x-amz-` header and the parameters that name a part or replace headers of the answer. A parameter
-//! that it does not cover is refused.
+//! Such a signature covers the method, the path, `Expires`, `Content-MD5`, `Content-Type`, every `x-amz-`
+//! header, and the parameters that name a part or replace headers of the answer. A parameter that it does
+//! not cover is refused.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fula_identity::Seconds;
@@ -24,7 +24,7 @@ pub(crate) struct Presented {
 }
 
 impl Presented {
-    /// Reads the signature of a presigned URL.
+    /// Parses the signature of a presigned URL.
     pub(super) fn of(received: &Received<'_>, now: Seconds) -> S3Result<Self> {
         let level = level_of(received.uri.path(), received.host_bucket.is_some());
         let is_offered = [Method::GET, Method::HEAD, Method::PUT].contains(received.method);
@@ -50,7 +50,8 @@ impl Presented {
             let text = format!("The parameter {name} is not signed by version 2 of signatures.");
             return Err(s3_error!(AccessDenied, "{text}"));
         }
-        // Values are signed as they are, joined by `&`: one with an `&` would be signed like two parameters.
+        // Values are signed unescaped and joined with `&`. A value with an `&` would be signed like two
+        // parameters.
         let is_ambiguous = |name: &str, value: &str| value.contains('&') && is_in_resource(name);
         if let Some((name, _)) = parameters.iter().find(|(name, value)| is_ambiguous(name, value)) {
             let name = super::shown(name);
@@ -70,7 +71,7 @@ impl Presented {
         Ok(Self { access_key: key.to_owned(), expires, signature })
     }
 
-    /// Compares the signature with what it must be.
+    /// Compares the signature with the required one.
     pub(super) fn verify(&self, received: &Received<'_>, secret: &str) -> bool {
         let parameters = received.parameters();
         let counts = |name: &str| {
@@ -104,7 +105,7 @@ impl Presented {
     }
 }
 
-/// Returns whether a signature covers a parameter, or the parameter changes nothing.
+/// Returns whether a signature covers a parameter, or the parameter has no effect.
 fn is_covered(name: &str) -> bool {
     let is_signed = is_in_resource(name) || v2_parameter(name) || stands_for_header(name, true);
     is_signed || name == "x-id"
@@ -137,7 +138,7 @@ mod tests {
         Ok(presented.verify(&received, SECRET))
     }
 
-    /// The example of AWS's documentation.
+    /// The example in AWS's documentation.
     const EXAMPLE: &str = "/photos/puppy.jpg?AWSAccessKeyId=AKIAIOSFODNN7EXAMPLE&\
                            Signature=NpgCjnDzrM%2BWFzoENXmpNDUsSn8%3D&Expires=1175139620";
 
@@ -164,7 +165,7 @@ mod tests {
             let more = format!("{EXAMPLE}&response-cache-control={value}");
             denied(&more, "response-cache-control cannot have an &");
         }
-        // Headers are signed on lines of their own.
+        // Headers are signed on separate lines.
         assert_eq!(get(&format!("{EXAMPLE}&x-amz-meta-a=b%26c")), Ok(false));
         for method in [Method::DELETE, Method::POST] {
             assert!(

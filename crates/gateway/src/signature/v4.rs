@@ -24,29 +24,29 @@ use crate::{
     error::not_implemented,
 };
 
-/// What a signature says of a body that it does not cover. Presigned URLs say it, unless one names a hash.
+/// Keyword for a body that the signature does not cover. Presigned URLs use it, unless one names a hash.
 pub(crate) const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
 pub(crate) const CONTENT_HASH: &str = "x-amz-content-sha256";
 
-/// Most headers that a signature may cover.
+/// Largest number of headers that a signature may cover.
 const SIGNED_HEADERS_MAX: usize = 100;
 
 /// A signature as it was sent.
 pub(crate) struct Presented {
     place: Place,
     pub(super) scope: Scope,
-    /// When the request was signed.
+    /// Time at which the request was signed.
     date: AmzDate,
     signed_headers: Vec<String>,
-    /// What was signed of the body: a hash, or the word for none.
+    /// Hash of the body that was signed, or the keyword for none.
     payload: String,
-    /// The signature; `None` when it is none.
+    /// The signature; `None` when it is malformed.
     signature: Option<[u8; 32]>,
     pub(super) url_expires: Option<Seconds>,
 }
 
-/// What the chunks of a body are signed with.
+/// The key with which the chunks of a body are signed.
 pub(crate) struct ChunkKey {
     pub(super) key: Zeroizing<[u8; 32]>,
     pub(super) date: AmzDate,
@@ -57,7 +57,7 @@ pub(crate) struct ChunkKey {
 }
 
 impl Presented {
-    /// Reads a signature and checks everything of it that needs no secret.
+    /// Parses a signature, and checks everything that needs no secret.
     pub(super) fn of(
         received: &Received<'_>,
         credential: Credential,
@@ -136,7 +136,7 @@ impl Presented {
         let payload = parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_HASH));
         let in_header = received.headers.get_all(CONTENT_HASH).iter().map(HeaderValue::as_bytes);
         let mut hashes = in_header.chain(payload.map(|(_, value)| value.as_bytes()));
-        // A URL is signed before there is a body whose chunks could be.
+        // A URL is signed before there is a body in chunks.
         if hashes.any(|hash| hash.starts_with(b"STREAMING-")) {
             return Err(not_implemented("A body in chunks with a presigned URL"));
         }
@@ -151,10 +151,10 @@ impl Presented {
         })
     }
 
-    /// Refuses a signature that does not cover `host`: it could be replayed against another server, or
-    /// against another virtual host of this one. Refuses a request with a header that counts for S3 and
-    /// is not signed: whoever got a signed request could change with it what the request does. The hash
-    /// of the body is signed by itself. A header that a parameter of the URL says, too, is signed there.
+    /// Refuses a signature that does not cover `host`, because it could be replayed against another server
+    /// or another virtual host of this one. Refuses a request with an unsigned header that S3 uses, because
+    /// anyone who obtained the signed request could change its effect with that header. The hash of the
+    /// body is signed separately. A header that is also a parameter of the URL is signed there.
     fn check_coverage(&self, received: &Received<'_>) -> Result<(), Refusal> {
         let is_signed = |name: &str| self.signed_headers.iter().any(|signed| signed == name);
         if !is_signed("host") {
@@ -183,7 +183,7 @@ impl Presented {
         if unsigned.is_empty() { Ok(()) } else { Err(not_signed(&unsigned)) }
     }
 
-    /// Compares the signature with what it must be.
+    /// Compares the signature with the required one.
     pub(super) fn verify(&self, received: &Received<'_>, secret: &str) -> Option<ChunkKey> {
         let expected = self.signature?;
         let raw_path = received.uri.path();
@@ -250,7 +250,7 @@ fn date_of(headers: &HeaderMap) -> S3Result<(AmzDate, Seconds)> {
     Ok((date, seconds))
 }
 
-/// Returns a time as signatures have it.
+/// Returns a time in the form of signatures.
 fn amz_date(seconds: Seconds) -> Option<AmzDate> {
     let time = time::OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()?;
     let ((year, month, day), (hour, minute, second)) = (time.to_calendar_date(), time.to_hms());
@@ -258,7 +258,7 @@ fn amz_date(seconds: Seconds) -> Option<AmzDate> {
     AmzDate::parse(&format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")).ok()
 }
 
-/// Returns what `x-amz-content-sha256` says.
+/// Returns the value of `x-amz-content-sha256`.
 fn payload_of(headers: &HeaderMap) -> S3Result<String> {
     let mut values = headers.get_all(CONTENT_HASH).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -273,7 +273,7 @@ fn payload_of(headers: &HeaderMap) -> S3Result<String> {
     if is_hash || is_word { Ok(text.to_owned()) } else { Err(no_hash()) }
 }
 
-/// `x-amz-content-sha256` says nothing that can be meant.
+/// Returns the error for an `x-amz-content-sha256` without a valid value.
 pub(crate) fn no_hash() -> S3Error {
     let text = "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, \
                 STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER or a \
@@ -297,7 +297,7 @@ fn life_of(text: &str) -> S3Result<Seconds> {
     Ok(life)
 }
 
-/// Reads the list of signed headers. Each is named once: the text that is signed would grow with every
+/// Parses the list of signed headers. Each may be named once, because the signed text would grow with every
 /// repetition.
 fn names_of(list: &str, place: Place) -> S3Result<Vec<String>> {
     let names = list.split(';').take(SIGNED_HEADERS_MAX + 1).map(str::to_ascii_lowercase);
@@ -321,7 +321,7 @@ fn has_unescaped(path: &str) -> bool {
     path.bytes().any(|c| !c.is_ascii_alphanumeric() && !b"-_.~/%".contains(&c))
 }
 
-/// Decodes `%XX` in a path; `None` when that makes no UTF-8.
+/// Decodes `%XX` in a path; `None` when the result is not UTF-8.
 fn decoded(path: &str) -> Option<Cow<'_, str>> {
     if !path.contains('%') {
         return Some(Cow::Borrowed(path));

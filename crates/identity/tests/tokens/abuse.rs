@@ -1,11 +1,11 @@
-//! What is refused, whoever thought of it.
+//! Malformed and forged wallet tokens, all of which are refused.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
 use super::*;
 
-/// Signs `json` as if it said what version 1 from 1000 to 2000 says, and returns the token.
+/// Returns a token that contains `json` and the signature over version 1 claims from 1000 to 2000.
 fn with_json(json: &str) -> String {
     let signature = key().sign(&v1(1000, 2000).digest());
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
@@ -66,7 +66,7 @@ fn a_token_that_was_tampered_with_is_refused() {
     ] {
         assert!(policy().verify(&wrong, NOW).is_err(), "{wrong}");
     }
-    // A signature of 65 bytes leaves spare bits in its last character: they must be zero.
+    // The base64 text of 65 bytes has unused bits in its last character, which must be zero.
     let last = signature.chars().last().unwrap();
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let at = alphabet.find(last).unwrap();
@@ -98,19 +98,19 @@ fn errors_say_nothing_of_the_token() {
 }
 
 proptest! {
-    /// Whatever comes in, no panic, and nothing is let in that was not signed.
+    /// Random text causes no panic and is refused.
     #[test]
     fn noise_is_refused(noise in "(fula-eip712\\.)?[A-Za-z0-9_.=-]{0,400}") {
         prop_assert!(policy().verify(&noise, NOW).is_err());
     }
 
-    /// One flipped bit anywhere in what was signed, or in the signature, is refused.
+    /// A token with one flipped bit in its signature is refused.
     #[test]
     fn a_flipped_bit_is_refused(at in 0_usize..65, bit in 0_u32..8) {
         let claims = v1(1000, 2000);
         let mut signature = key().sign(&claims.digest());
         signature[at] ^= 1_u8 << bit;
-        // 27 and 28 may be written 0 and 1, but none is one bit from its other spelling.
+        // `v` may also be 0 or 1 instead of 27 or 28, but no flip of one bit leads there.
         let refused = policy().verify(&wallet_token::assemble(&claims, &signature), NOW);
         prop_assert!(refused.is_err());
     }

@@ -1,4 +1,4 @@
-//! JWTs: those made by jose, and what is refused.
+//! JWTs that jose made, which are accepted, and malformed or forged ones, which are refused.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ fn the_algorithm_is_the_keys_and_never_the_tokens() {
     assert!(is_invalid(&shared().verify(rs256, NOW)));
     let hs256_only = with(JwtPolicy::default().with_keys(Some(keys())));
     assert!(is_invalid(&hs256_only.verify(&hs256(&claims()), NOW)));
-    // The same text under another header.
+    // The same payload with another header.
     let [_, payload, signature] = rs256.split('.').collect::<Vec<_>>().try_into().unwrap();
     for alg in ["none", "None", "NONE", "", "HS256", "HS512", "ES256", "RS512", "PS256", "EdDSA"] {
         let header = json!({"alg": alg, "kid": "rs256"}).to_string();
@@ -190,7 +190,7 @@ fn key_sets_are_read_strictly() {
     let good = &vectors()["jwt"]["keys"];
     let parse = |text: String| KeySet::parse(text.as_bytes());
     assert!(parse(json!({"keys": good}).to_string()).is_ok());
-    // Keys that are not for this, or malformed, are left out.
+    // Keys for other uses, and malformed keys, are left out.
     let count = |keys: Value| parse(json!({"keys": keys}).to_string()).unwrap().len();
     for change in [("use", "enc"), ("alg", "RS512"), ("kty", "oct"), ("n", "!"), ("kty", "EC")] {
         let mut key = good[0].clone();
@@ -219,11 +219,11 @@ fn a_set_that_cannot_be_read_is_told_from_an_empty_one() {
     let refused = policy(Some(empty)).verify(&token, NOW);
     assert_eq!(refused, Err(TokenError::Invalid("no key here verifies it")));
     assert_eq!(policy(None).verify(&token, NOW), Err(TokenError::KeysUnavailable));
-    // What no key set could verify is refused for good.
+    // A token that no key set could verify is refused for good.
     for wrong in [hs256(&claims()), signed(&json!({"alg": "none"}), &claims())] {
         assert!(matches!(policy(None).verify(&wrong, NOW), Err(TokenError::Invalid(_))));
     }
-    // A shared secret goes on working.
+    // Tokens of the shared secret are still accepted.
     let both = JwtPolicy::default().with_secret(SECRET).unwrap().with_keys(None);
     with(both).verify(&hs256(&claims()), NOW).unwrap();
 }

@@ -1,9 +1,10 @@
-//! Tokens made by others are accepted, and nothing else is.
+//! Tokens that other implementations made are accepted, and malformed or forged ones are refused.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod abuse;
 mod jwt;
 mod wallet;
+mod wycheproof;
 
 use fula_identity::{
     Policy, TokenError, Verified,
@@ -13,7 +14,7 @@ use fula_identity::{
 };
 use serde_json::Value;
 
-/// When the tokens of the vectors are good.
+/// A time at which the tokens of the vectors are valid.
 const NOW: u64 = 1500;
 
 fn vectors() -> Value {

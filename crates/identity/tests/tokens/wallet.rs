@@ -1,4 +1,4 @@
-//! Wallet tokens: those of other implementations, and each rule of WIRE and docs/format.md.
+//! Wallet tokens of other implementations, and each rule of docs/format.md.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::*;
 
 const WALLET: &str = "0x70997970c51812dc3a010c7d01b50e0d17dc79c8";
 
-/// Writes a token as a client would that knows nothing of this crate.
+/// Returns a token as another implementation would write it.
 fn spelled(json: &str, signature: &[u8]) -> String {
     let parts = [json.as_bytes(), signature].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
     format!("fula-eip712.{}.{}", parts[0], parts[1])
@@ -39,7 +39,7 @@ fn signatures_of_ethers_viem_and_eth_account_are_accepted() {
             digests.insert(verified.digest.0);
         }
     }
-    // One meaning a message, whoever signed it.
+    // Each message has one digest, whichever library signed it.
     assert_eq!(digests.len(), cases.len());
 }
 
@@ -91,7 +91,7 @@ fn times_are_judged_to_the_second() {
     for (iat, exp) in [(1000, 1000), (2000, 1000), (0, u64::MAX), (u64::MAX, 0), (1000, u64::MAX)] {
         assert!(is_invalid(&at(&v1(iat, exp), NOW)), "{iat} {exp}");
     }
-    // The largest times there are do not wrap around.
+    // The largest possible times do not overflow.
     let last = v1(u64::MAX - 86_400, u64::MAX);
     assert!(is_invalid(&at(&last, NOW)));
     assert!(at(&last, u64::MAX - 1).is_ok());
@@ -146,7 +146,7 @@ fn version_2_says_everything_and_nothing_else() {
     let session = V2 { session: key().address(), ..good.v2.clone().unwrap() };
     let refused = minted(&Claims { v2: Some(session), ..good.clone() });
     assert!(matches!(refused, Err(TokenError::NotAccepted(_))));
-    // Members of one version in the JSON of the other.
+    // Members of one version are refused in the JSON of the other.
     let signature = key().sign(&good.digest());
     let mut payload = good.to_typed_data()["message"].take();
     assert!(is_invalid(&policy().verify(&spelled(&payload.to_string(), &signature), NOW)));

@@ -1,4 +1,5 @@
-//! Checking a store: is everything a root needs there and intact, and do the counters hold?
+//! Checks a store: whether every block that a root needs is there and intact, and whether the counters are
+//! right.
 
 mod walk;
 
@@ -22,31 +23,31 @@ use fula_core::{
 
 use self::walk::Walk;
 
-/// Most problems that are named: of more than that, only the number is told.
+/// Largest number of problems that are listed. Of more problems only the number is reported.
 pub const NAMED_MAX: usize = 20_000;
 
-/// What is wrong with a block, or with what it says.
+/// A fault of a block or of its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A block is needed but not there.
+    /// A block that is needed is missing.
     Missing(Cid),
-    /// A block's bytes are not what its address says.
+    /// The bytes of a block do not match its address.
     Damaged(Cid),
-    /// A block is intact but is not what its place calls for.
+    /// A block is intact, but is not what its parent says.
     Malformed(Cid, &'static str),
-    /// Root and row disagree.
+    /// The root and the row of a bucket disagree.
     RowDisagrees,
-    /// A tree's counters are not those of its entries.
+    /// The counters of a tree do not match its entries.
     Counters {
-        /// Count and bytes that the root says.
+        /// Count and bytes according to the root.
         said: (u64, u64),
-        /// Count and bytes found.
+        /// Count and bytes that were found.
         found: (u64, u64),
     },
 }
 
 impl Fault {
-    /// Returns the block that is missing or damaged, or not what it should be.
+    /// Returns the block that is missing, damaged or malformed.
     pub fn cid(&self) -> Option<Cid> {
         match self {
             Self::Missing(cid) | Self::Damaged(cid) | Self::Malformed(cid, _) => Some(*cid),
@@ -55,21 +56,21 @@ impl Fault {
     }
 }
 
-/// Which tree of a bucket.
+/// The name of a tree of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TreeName {
     /// Objects by key.
     Objects,
-    /// Older versions.
+    /// Older versions of objects.
     Versions,
-    /// Uploads in progress and their parts.
+    /// Uploads in progress, and their parts.
     Uploads,
     /// Answers that are remembered for retries.
     Recent,
 }
 
 impl TreeName {
-    /// Returns the object key that an entry of the tree is about.
+    /// Returns the object key of an entry of the tree.
     fn object_key(self, key: &[u8]) -> String {
         let upload = match self {
             Self::Uploads => keys::parse_upload(key).map(|(key, _, _)| key),
@@ -79,56 +80,56 @@ impl TreeName {
     }
 }
 
-/// What of a bucket a problem concerns.
+/// The part of a bucket that a problem affects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// All of it.
+    /// The whole bucket.
     Bucket,
-    /// A tree as a whole.
+    /// A whole tree.
     Tree(TreeName),
     /// Content or attributes of one entry.
     Key(TreeName, String),
-    /// All entries after one key and up to another; none is the beginning, or the end.
+    /// All entries after one key and up to another. `None` stands for the beginning or the end of the tree.
     Keys(TreeName, Option<String>, Option<String>),
 }
 
-/// Something wrong with a bucket.
+/// A problem of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What it concerns.
+    /// The affected part.
     pub place: Place,
-    /// What is wrong.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// What checking one bucket came to.
+/// The result of checking one bucket.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Which bucket.
+    /// Address of the bucket.
     pub bucket: BucketAddress,
-    /// Blocks that were read for it.
+    /// Number of blocks that were read for it.
     pub blocks: u64,
-    /// What is wrong, up to [`NAMED_MAX`].
+    /// The problems, up to [`NAMED_MAX`].
     pub problems: Vec<Problem>,
     /// Number of all problems.
     pub count: u64,
 }
 
-/// What was checked before: what buckets share is read once.
+/// Results of earlier checks, so that blocks which several buckets share are read once.
 #[derive(Debug, Default)]
 pub struct Checked {
     /// Blocks that are good, with everything below them.
     good: HashSet<Cid>,
-    /// Faults in and below blocks of content.
+    /// Faults of blocks of content, and of those below them.
     content: HashMap<Cid, Found<Fault>>,
-    /// Problems in and below tree nodes.
+    /// Problems of tree nodes, and of the blocks below them.
     trees: HashMap<(TreeName, Cid), Found<Problem>>,
-    /// Blocks read so far.
+    /// Number of blocks read so far.
     blocks: Arc<AtomicU64>,
 }
 
 impl Checked {
-    /// Counts the blocks that are read in `blocks` as well, for whoever watches.
+    /// Returns an empty value that also counts the blocks read in `blocks`, to show progress.
     pub fn counting(blocks: Arc<AtomicU64>) -> Self {
         Self { blocks, ..Self::default() }
     }
@@ -139,7 +140,7 @@ impl Checked {
     }
 }
 
-/// Things that were found, the first of them by name.
+/// A list of findings that keeps the first ones and the number of all.
 #[derive(Clone, Debug)]
 struct Found<T> {
     named: Vec<T>,
@@ -172,7 +173,7 @@ impl<T> Found<T> {
     }
 }
 
-/// Checks everything reachable from a row. `checked` holds what was checked before.
+/// Checks everything that is reachable from a row. `checked` holds the results of earlier checks.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`]: the check could not be made.
@@ -192,7 +193,7 @@ pub async fn check_bucket(
     Ok(Report { bucket: row.address.clone(), blocks, problems, count })
 }
 
-/// Returns what a block links to.
+/// Returns the links of a block.
 pub(crate) fn links(cid: &Cid, block: &fula_core::Block) -> Result<Vec<Cid>, &'static str> {
     let mut found = Vec::new();
     match cid.codec() {
@@ -218,7 +219,7 @@ pub(crate) fn trees(root: &BucketRoot) -> [(TreeName, Tree); 4] {
     ]
 }
 
-/// Compares a root of which everything is there with its row, and its counters with its entries.
+/// Compares a complete root with its row, and its counters with its entries.
 async fn check_root(nodes: &Nodes, row: &RootRow) -> Result<Found<Problem>, StoreError> {
     let mut found = Found::default();
     let Some(block) = nodes.blocks().get(&row.pointer.root).await? else { return Ok(found) };
@@ -240,7 +241,7 @@ async fn check_root(nodes: &Nodes, row: &RootRow) -> Result<Found<Problem>, Stor
     Ok(found)
 }
 
-/// Counts a tree's entries one by one.
+/// Counts the entries of a tree one by one.
 async fn totals(nodes: &Nodes, tree: &Tree) -> Result<(u64, u64), StoreError> {
     let mut cursor = Cursor::new(nodes, tree);
     cursor.seek(b"").await?;
@@ -252,12 +253,12 @@ async fn totals(nodes: &Nodes, tree: &Tree) -> Result<(u64, u64), StoreError> {
     Ok(totals)
 }
 
-/// Finds the newest root of every bucket among all blocks of a store: what its arbiter said last.
+/// Finds the newest root of every bucket among all blocks of a store, which is what its arbiter knew last.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`]. Blocks that cannot be read are passed over.
+/// [`StoreError::Unavailable`]. Blocks that cannot be read are skipped.
 pub async fn newest_roots(blocks: &dyn BlockStore) -> Result<Vec<RootRow>, StoreError> {
-    // Of two roots with one version, the younger was tried after the other came to nothing.
+    // Of two roots with one version, the younger one was tried after the swap of the other had failed.
     let mut newest: BTreeMap<BucketAddress, ((u64, TimeMs), RootRow)> = BTreeMap::new();
     let mut from = Some(Position::default());
     while let Some(position) = from {

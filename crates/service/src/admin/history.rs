@@ -1,30 +1,31 @@
-//! The history of a bucket: its root blocks, newest first, along `parent`.
+//! The history of a bucket: its root blocks along `parent`, newest first.
 
 use fula_core::{BlockStore, Cid, StoreError, WriterId, bucket::BucketRoot, root::TimeMs};
 
 /// One commit of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// Address of its root block.
+    /// Address of the root block.
     pub root: Cid,
-    /// Its version.
+    /// Bucket version.
     pub version: u64,
-    /// When it was committed, milliseconds since 1970.
+    /// Time of the commit, in milliseconds since 1970.
     pub time: TimeMs,
-    /// Who committed it, when that is known.
+    /// Writer of the commit, if known.
     pub writer: Option<WriterId>,
-    /// Number of objects after it.
+    /// Number of objects after the commit.
     pub objects: u64,
-    /// Sum of their sizes.
+    /// Sum of the sizes of these objects in bytes.
     pub bytes: u64,
-    /// Whether it deleted the bucket.
+    /// Whether the commit deleted the bucket.
     pub deleted: bool,
 }
 
-/// Returns up to `limit` commits from `root` backwards; ends where the root block of an earlier one is gone.
+/// Returns up to `limit` commits, from `root` backwards. Ends where the root block of an earlier commit was
+/// collected.
 ///
 /// # Errors
-/// [`StoreError::Missing`] when `root` itself is gone; [`StoreError`] of a root block that cannot be
+/// [`StoreError::Missing`] when `root` itself is missing; [`StoreError`] of a root block that cannot be
 /// read.
 pub async fn log(
     blocks: &dyn BlockStore,

@@ -1,4 +1,4 @@
-//! The operator's view of buckets.
+//! Operator functions on buckets: checks, restoring older roots, and history.
 
 pub mod fsck;
 pub mod history;

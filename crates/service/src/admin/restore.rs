@@ -1,4 +1,4 @@
-//! Finding the newest root of a bucket that can be read, when the current one cannot (docs/adr/0040).
+//! Finds the newest readable root of a bucket whose current root cannot be read (docs/adr/0040).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,32 +14,32 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::fsck::{Checked, Fault, Place, Problem, check_bucket};
 use crate::limits::AUTHORS_KEPT_MS;
 
-/// Roots of one bucket that are kept while the store is searched: the newest.
+/// Number of roots of one bucket, the newest ones, that are kept while the store is searched.
 const ROOTS_MAX: usize = 256;
 
-/// Blocks read at a time.
+/// Number of blocks that are read at a time.
 const CONCURRENCY: usize = 16;
 
-/// An older root to which a bucket can go back.
+/// An older root that a bucket can be restored to.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// The bucket, as the arbiter has it.
+    /// Row of the bucket in the arbiter.
     pub row: RootRow,
-    /// The root.
+    /// Address of the root.
     pub root: Cid,
-    /// Its version; the commits after it, up to that of the row, are lost.
+    /// Version of the root. The commits after it, up to the version of the row, are lost.
     pub version: u64,
-    /// When it was committed.
+    /// Time of the commit of the root.
     pub time: TimeMs,
-    /// Number of objects in it, and the sum of their sizes.
+    /// Number of objects in the root, and sum of their sizes in bytes.
     pub objects: (u64, u64),
-    /// The same of the current root, where its root block can be read.
+    /// The same for the current root, if its root block can be read.
     pub lost_objects: Option<(u64, u64)>,
-    /// What is missing or damaged of what it needs: content of single keys.
+    /// Blocks of the root that are missing or damaged. Only content of single keys is affected.
     pub problems: Vec<Problem>,
 }
 
-/// Returns whether problems are about more than single keys, so that a bucket cannot be used as a whole.
+/// Returns whether a problem affects more than single keys, so that the bucket as a whole cannot be used.
 pub fn is_unreadable(problems: &[Problem]) -> bool {
     problems.iter().any(|Problem { place, fault }| {
         let is_lost = matches!(fault, Fault::Missing(_) | Fault::Damaged(_));
@@ -47,21 +47,20 @@ pub fn is_unreadable(problems: &[Problem]) -> bool {
     })
 }
 
-/// A bucket whose newest root cannot be read.
+/// A bucket whose current root cannot be read.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
-    /// Its row.
+    /// Row of the bucket.
     pub row: RootRow,
-    /// Who had committed to the newest root, and when last, if that is known
-    /// ([`crate::Arbiter::authors_of`]).
+    /// Authors of the current root, if they are known ([`crate::Arbiter::authors_of`]).
     pub authors: Option<Vec<Author>>,
 }
 
-/// Finds for each bucket the newest root that can be read in full but for content of single keys. Reads
-/// every block of the store that may be a root.
+/// Finds for each bucket the newest root of which everything can be read except content of single keys.
+/// Reads every block of the store that may be a root.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`]. Blocks that cannot be read are passed over.
+/// [`StoreError::Unavailable`]. Blocks that cannot be read are skipped.
 pub async fn offers(
     nodes: &Nodes,
     buckets: &[Unreadable],
@@ -101,9 +100,9 @@ pub async fn offers(
 }
 
 impl Unreadable {
-    /// Returns whether a root may have been published before the newest one. Where the authors of that are
-    /// known, a root that lost its swap is told from one that was published: a published root has every
-    /// commit up to its version that the newest has, and no other.
+    /// Returns whether a root may have been published before the current one. If the authors of the current
+    /// root are known, they tell a published root from one that lost its swap: a published root has exactly
+    /// those commits of the current one that are not newer than it.
     fn may_have_had(&self, root: &BucketRoot) -> bool {
         let row = &self.row;
         if row.bucket_id != root.id || root.version > row.pointer.version {
@@ -111,7 +110,7 @@ impl Unreadable {
         }
         let Some(authors) = &self.authors else { return true };
         let newest = |writer| authors.iter().find(|author| author.writer == writer);
-        // A full list forgets its oldest entries, and any list those of long ago.
+        // A full list drops its oldest entries, and every list drops old ones.
         let oldest = authors.iter().map(|author| author.version).min().unwrap_or(0);
         let latest = authors.iter().map(|author| author.time).max().unwrap_or(0);
         let is_forgotten = |author: &Author| {
@@ -135,11 +134,12 @@ struct FoundRoot {
     root: BucketRoot,
 }
 
-/// Roots of one bucket by version and time.
+/// Roots of one bucket by version, time and address.
 type Roots = BTreeMap<(u64, TimeMs, [u8; Cid::BYTES]), FoundRoot>;
 
-/// Returns roots with the newest first. Of several with one version only one was published: one that a later
-/// root replaced was, and of others the younger was tried after the other came to nothing.
+/// Returns the roots, newest first. Only one of several roots with one version was published. If a later
+/// root names one as its parent, it was that one. Otherwise the younger comes first: it was tried after the
+/// swap of the other had failed.
 fn by_age(roots: &Roots) -> Vec<&FoundRoot> {
     let parents: BTreeSet<Cid> = roots.values().filter_map(|found| found.root.parent).collect();
     let mut sorted: Vec<&FoundRoot> = roots.values().collect();
@@ -149,8 +149,8 @@ fn by_age(roots: &Roots) -> Vec<&FoundRoot> {
     sorted
 }
 
-/// Finds the newest roots of some buckets among all blocks of a store. Those of another life of the name, and
-/// those beyond the version that the arbiter has, are left out.
+/// Finds the newest roots of some buckets among all blocks of a store. Leaves out roots of another life of
+/// the name, and roots beyond the version that the arbiter has.
 async fn search(
     blocks: &dyn BlockStore,
     buckets: &[Unreadable],
@@ -189,7 +189,7 @@ async fn search(
     Ok(found)
 }
 
-/// Reads a block; `None` for one that cannot be read.
+/// Reads a block. Returns `None` for a block that cannot be read.
 async fn readable(blocks: &dyn BlockStore, cid: Cid) -> Result<Option<Block>, StoreError> {
     match blocks.get(&cid).await {
         Err(StoreError::Damaged { .. }) => Ok(None),

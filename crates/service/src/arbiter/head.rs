@@ -2,17 +2,17 @@
 
 use fula_core::{BucketAddress, bucket::BucketRoot, root::RootRow};
 
-/// A row and the root it points to, which agree.
+/// A row of the arbiter and the root that it points to.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// What the arbiter said.
+    /// The row.
     pub row: RootRow,
     /// The decoded root.
     pub root: BucketRoot,
 }
 
 impl Head {
-    /// Returns which bucket this is.
+    /// Returns the address of the bucket.
     pub fn address(&self) -> &BucketAddress {
         &self.row.address
     }

@@ -1,4 +1,4 @@
-//! Heads of buckets: reading the newest, and keeping those that were read.
+//! Reads the newest heads of buckets, and caches them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,15 +14,15 @@ use tokio::time::timeout;
 use super::{Arbiter, Head, KnownState, Unverified, rollback::Asked};
 use crate::{caller::Seen, error::ServiceError, fault_injection::Fault};
 
-/// How long a reader waits that may be answered from the last state known.
+/// Longest time that a reader waits for the arbiter if it may be answered from the last known state.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
 impl Arbiter {
-    /// Returns the bucket's state as of some moment after the call; `None` when it does not
-    /// exist. Linearizable: a change acknowledged anywhere before the call is in it.
+    /// Returns the state of the bucket as of some moment after the call, or `None` when it does not exist.
+    /// The read is linearizable: a change that was acknowledged before the call is included.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`]: the arbiter or the root block cannot be had.
+    /// [`ServiceError::Unavailable`]: the arbiter or the root block cannot be read.
     pub async fn current(&self, bucket: &BucketAddress) -> Result<Option<Arc<Head>>, ServiceError> {
         if self.0.faults.has(Fault::ReadFromCachedRoot)
             && let Some(head) = self.0.heads.get(bucket)
@@ -33,7 +33,7 @@ impl Arbiter {
         Ok(head.filter(|head| head.row.deleted.is_none()))
     }
 
-    /// The same, with the tombstone of a deleted bucket.
+    /// Does the same, but also returns the tombstone of a deleted bucket.
     pub(crate) async fn newest(
         &self,
         bucket: &BucketAddress,
@@ -43,23 +43,23 @@ impl Arbiter {
         self.adopt(bucket, row).await
     }
 
-    /// Returns the newest state known of a bucket, which may have been replaced since.
+    /// Returns the newest known state of a bucket, which may have been replaced since.
     pub(crate) fn last_known(&self, bucket: &BucketAddress) -> Option<Arc<Head>> {
         self.0.heads.get(bucket).filter(|head| head.row.deleted.is_none())
     }
 
-    /// Returns what a swap may start from without asking first: the swap tells if it is stale. It is
-    /// never older than a state that this master knew, even one that was dropped. An arbiter that went
-    /// back to it would take the swap; and this master would use a version again that it has used
-    /// before, by which `authors` could no longer tell its commits apart.
+    /// Returns a state that a swap may start from without a read. If it is stale, the swap fails. It is
+    /// never older than a state that this master has known, even a dropped one. An arbiter that went back
+    /// to an older state would accept the swap. This master would then use a version a second time, and
+    /// `authors` could no longer tell its commits apart.
     pub(crate) fn swap_base(&self, bucket: &BucketAddress) -> Option<Arc<Head>> {
         let head = self.0.heads.get(bucket)?;
         self.0.guard.is_newest_known(bucket, head.row.pointer.version).then_some(head)
     }
 
-    /// Returns the bucket's state to read from: the current one, or with `FULA_STALE_READS` the
-    /// last one known while the arbiter cannot be asked, which is noted in `seen`. Then only the first
-    /// readers wait for the arbiter, until it answers again.
+    /// Returns the state to read from. That is the current one, or, with `FULA_STALE_READS` and while the
+    /// arbiter is away, the last known one; `seen` then records that. Only the first readers wait for the
+    /// arbiter, until it answers again.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -82,14 +82,14 @@ impl Arbiter {
                 current => return current,
             }
         }
-        // What was read meanwhile is newer.
+        // A state that was read in the meantime is newer.
         let known = self.0.heads.get(bucket).unwrap_or(known);
         seen.note_stale();
         Ok(Some(known).filter(|head| head.row.deleted.is_none()))
     }
 
-    /// Returns the bucket's current state. An arbiter that does not answer soon is taken to be away; a block
-    /// store that is slow is not.
+    /// Returns the current state of the bucket. An arbiter that does not answer soon is considered away; a
+    /// slow block store is not.
     async fn current_soon(
         &self,
         bucket: &BucketAddress,
@@ -104,7 +104,7 @@ impl Arbiter {
         Ok(head.filter(|head| head.row.deleted.is_none()))
     }
 
-    /// Returns the bucket's state once its version is beyond `version`, or as it is after `patience`.
+    /// Returns the state of the bucket once its version is beyond `version`, or as it is after `patience`.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
@@ -122,7 +122,7 @@ impl Arbiter {
         self.adopt(bucket, Unverified { row: stamped.value, asked }).await
     }
 
-    /// Returns the arbiter's time. It is asked only if it has never answered before.
+    /// Returns the arbiter's time. Reads it from the arbiter only if that has never answered before.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -135,14 +135,14 @@ impl Arbiter {
         Ok(stamped.time)
     }
 
-    /// Returns the arbiter's time without asking it: its last answer's, carried on. `None` before the first
-    /// answer.
+    /// Returns the arbiter's time without a read: that of its last answer, extrapolated. Returns `None`
+    /// before the first answer.
     pub fn time(&self) -> Option<TimeMs> {
         self.0.clock.now()
     }
 
-    /// Compares the arbiter's rows with states that are known; what differs raises the alarm. Returns
-    /// how far the arbiter has come.
+    /// Compares rows of the arbiter with known states. A difference raises the alarm. Returns how far the
+    /// arbiter has come.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`]: the arbiter does not answer.
@@ -159,7 +159,7 @@ impl Arbiter {
                 // Only an arbiter that drops no rows is compared.
                 let asked = self.0.guard.asked_with(Arc::clone(known));
                 if let Err(error) = self.adopt(bucket, Unverified { row, asked }).await {
-                    tracing::debug!(%bucket, %error, "a bucket is not as known");
+                    tracing::debug!(%bucket, %error, "a bucket differs from what this master knows");
                 }
             }
         }
@@ -177,7 +177,7 @@ impl Arbiter {
     ) -> Result<Option<Arc<Head>>, ServiceError> {
         self.0.guard.check_row(bucket, &asked, row.as_ref())?;
         let Some(row) = row else {
-            // Whoever read it before it was dropped may have noted it afterwards.
+            // A request that read the row before it was dropped may have cached the head afterwards.
             self.0.heads.remove(bucket);
             return Ok(None);
         };
@@ -185,7 +185,7 @@ impl Arbiter {
         self.load(bucket, row, &asked).await.map(Some)
     }
 
-    /// Returns the head of a row, from memory when it is known.
+    /// Returns the head of a row, from the cache if it is there.
     async fn load(
         &self,
         bucket: &BucketAddress,
@@ -224,11 +224,11 @@ impl Arbiter {
         Ok(BucketRoot::from_block(&block)?)
     }
 
-    /// Notes the head that a swap of this master made.
+    /// Records the head that a swap of this master made.
     ///
     /// # Errors
-    /// [`ServiceError::Full`] or [`ServiceError::Unavailable`]: it stands, but this master's own disk
-    /// does not hold it, so nobody may be told of success.
+    /// [`ServiceError::Full`] or [`ServiceError::Unavailable`]: the swap was carried out, but this master's
+    /// own disk does not have the state, so the writers must not be told of success.
     pub(crate) async fn remember_won(&self, head: &Arc<Head>) -> Result<(), ServiceError> {
         let remembered = self.0.guard.commit(head.address(), head).await;
         self.0.pins.register_head(head);
@@ -236,7 +236,7 @@ impl Arbiter {
         remembered
     }
 
-    /// Keeps a head unless a newer one is kept.
+    /// Caches a head, unless a newer one is cached.
     fn keep(&self, head: &Arc<Head>) {
         let known = self.0.heads.get(head.address());
         if known.is_none_or(|known| known.row.pointer.version < head.row.pointer.version) {
@@ -244,7 +244,7 @@ impl Arbiter {
         }
     }
 
-    /// Forgets the head of a bucket: the next request reads it anew.
+    /// Removes the cached head of a bucket, so that the next request reads it.
     pub(crate) fn forget_head(&self, bucket: &BucketAddress) {
         self.0.heads.remove(bucket);
     }

@@ -1,5 +1,5 @@
-//! Merging the sides of a fork: what changed on one side is taken, what changed on both is kept
-//! twice.
+//! Merges the sides of a fork. Changes made on one side only are taken over. Of a key that was changed on
+//! both sides, both records are kept.
 
 use std::collections::BTreeMap;
 
@@ -14,26 +14,31 @@ use fula_core::{
 use super::recovery::{Candidate, Recovery};
 use crate::error::{Applied, ServiceError};
 
-/// Commits looked at on each side for the state that both began from.
+/// Largest number of commits that are examined on each side to find their common state.
 const ANCESTORS_MAX: usize = 100_000;
 
-/// What a merge comes to.
+/// The result of a merge.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Merged {
-    /// Version that all sides have in common; 0 when there is none.
+    /// Version of the common state of all sides; 0 when there is none.
     pub base: u64,
     /// Versions of the sides.
     pub sides: Vec<u64>,
-    /// Keys taken from a side that alone changed them.
+    /// Keys that were taken from the one side that changed them.
     pub taken: Vec<String>,
-    /// Keys changed on both sides, and where the older state is kept; `None` for a deletion.
+    /// Keys that were changed on both sides, each with the key under which the older record is kept; `None`
+    /// for a deletion.
     pub both: Vec<(String, Option<String>)>,
-    /// Uploads in progress and their parts taken from a side that alone changed them.
+    /// Number of uploads in progress and parts that were taken from the one side that changed them.
     pub uploads: usize,
 }
 
 impl Recovery {
-    /// Merges the sides of a forked bucket; with `dry_run`, only says what that would do.
+    /// Merges the sides of a forked bucket. With `dry_run`, only returns what that would do.
+    ///
+    /// Of a key that was changed on both sides, the newer record stays, and the older one is kept under the
+    /// key followed by `.fork-` and its version. A side on which the bucket was deleted counts as one on
+    /// which all objects were deleted: the bucket stays as long as any side has it.
     ///
     /// Of a key changed on both sides the newer record stays, and the older one is kept under
     /// the key followed by `.fork-` and its version. A side on which the bucket was deleted counts
@@ -52,7 +57,7 @@ impl Recovery {
             return Err(ServiceError::InvalidRequest(text));
         };
         let (row, mut candidates) = self.candidates(bucket, &claims).await?;
-        // A side that another one includes has nothing to add.
+        // A side that another one includes adds nothing.
         let all = candidates.clone();
         candidates.retain(|side| {
             let covers =
@@ -73,7 +78,7 @@ impl Recovery {
             let edits = self.edits(base.as_ref(), &root, &side.root, &mut merged).await?;
             let salt = root.salt;
             self.apply(&salt, &mut root.objects, &edits, &mut blocks).await?;
-            // What is known by random ids, or by what it is made of, changes on one side only.
+            // Entries with random ids, or named by their content, change on one side only.
             let base = base.unwrap_or_else(|| empty_like(&root));
             let edits = self.one_sided(base.uploads, root.uploads, side.root.uploads).await?;
             merged.uploads += edits.values().flatten().count();
@@ -105,7 +110,7 @@ impl Recovery {
             if sides[0].0 == sides[1].0 {
                 return Ok(sides[0].0.map(|_| sides[0].1.clone()));
             }
-            // Versions fall along `parent`, so the higher side steps back.
+            // Versions fall along `parent`, so the side with the higher version goes back one step.
             let back = usize::from(sides[1].1.version > sides[0].1.version);
             let Some(parent) = sides[back].1.parent else { return Ok(None) };
             sides[back] = (Some(parent), self.root(&parent).await?);
@@ -118,7 +123,7 @@ impl Recovery {
         Ok(BucketRoot::from_block(&block)?)
     }
 
-    /// Edits a tree; the new nodes can be read at once.
+    /// Edits a tree and stores the new nodes, so that they can be read at once.
     async fn apply(
         &self,
         salt: &Salt,
@@ -135,7 +140,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// Returns what `theirs` changed since `base` and `ours` did not.
+    /// Returns the changes of `theirs` since `base` to keys that `ours` did not change.
     async fn one_sided(&self, base: Tree, ours: Tree, theirs: Tree) -> Result<Edits, ServiceError> {
         let nodes = self.arbiter().nodes();
         let mine = changes(diff(nodes, &base, &ours).await?);
@@ -147,7 +152,7 @@ impl Recovery {
         Ok(other.into_iter().filter_map(edit).collect())
     }
 
-    /// Returns what to change in `ours` so that it holds the changes of `theirs` as well.
+    /// Returns the edits of `ours` that add the changes of `theirs`.
     async fn edits(
         &self,
         base: Option<&BucketRoot>,
@@ -169,7 +174,7 @@ impl Recovery {
                 }
                 Some(same) if *same == entry => {}
                 Some(_) => {
-                    // Ours is the newer side: its state of the key stays.
+                    // `ours` is the newer side, so its record of the key stays.
                     let kept = match entry {
                         Some(entry) => {
                             let kept = self.spare_key(&name, theirs.version, &ours.objects).await?;
@@ -186,7 +191,7 @@ impl Recovery {
         Ok(edits)
     }
 
-    /// Returns a key that is free, for a record that must not be lost.
+    /// Returns a free key for a record that must not be lost.
     async fn spare_key(
         &self,
         name: &str,
@@ -201,12 +206,12 @@ impl Recovery {
     }
 }
 
-/// Returns the state that two lives of a name have in common: nothing.
+/// Returns the common state of two lives of a name, which is empty.
 fn empty_like(root: &BucketRoot) -> BucketRoot {
     BucketRoot::new(root.owner, root.name.clone(), root.id, root.salt, 0, 0)
 }
 
-/// Returns the new state of every key that differs; `None` where it was removed.
+/// Returns the new entry of every key that differs; `None` where it was removed.
 fn changes(differences: Vec<Change>) -> BTreeMap<Bytes, Option<Entry>> {
     let change = |difference| match difference {
         Change::Added(entry) | Change::Changed { new: entry, .. } => {

@@ -1,8 +1,8 @@
-//! What this master asks of the arbiter, and what it knows of it.
+//! The arbiter as this master uses it.
 //!
-//! [`Arbiter`] is the only way to the root pointers: each answer is compared with what this master
-//! knows ([`RollbackGuard`], docs/adr/0008) before anybody sees it, and the arbiter's clock is carried
-//! on from it. [`recovery`] is how the masters come back from an arbiter that went back in time.
+//! [`Arbiter`] is the only way to the root pointers. It compares each answer with what this master knows
+//! ([`RollbackGuard`], docs/adr/0008) before returning it, and extrapolates the arbiter's clock from it.
+//! [`recovery`] brings the masters back from an arbiter that went back in time.
 
 mod clock;
 pub(crate) mod head;
@@ -36,7 +36,7 @@ use crate::{
     error::ServiceError, fault_injection::FaultInjection, limits::Limits, pins::PinRegistry,
 };
 
-/// The arbiter as one master sees it; cloned freely, shared by all requests.
+/// The arbiter as one master uses it. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Arbiter(Arc<Inner>);
 
@@ -46,20 +46,20 @@ struct Inner {
     reader: PointerReader,
     guard: Arc<RollbackGuard>,
     nodes: Arc<Nodes>,
-    /// What the collector must leave alone.
+    /// The pins that the collector respects.
     pins: Arc<PinRegistry>,
     writer: WriterId,
     clock: Arc<ArbiterClock>,
-    /// Newest head seen of each bucket; its version only rises.
+    /// Newest known head of each bucket. The version of an entry only rises.
     heads: Cache<BucketAddress, Arc<Head>>,
     claims: PriorityClaims,
-    /// Whether a bucket may be read in its last state known while the arbiter cannot be asked.
+    /// Whether a bucket may be read in its last known state while the arbiter is away.
     stale_reads: bool,
     faults: FaultInjection,
 }
 
 impl Arbiter {
-    /// Asks `roots` as `writer`, which no other process is; `guard` remembers how far the arbiter had
+    /// Uses `roots` as `writer`, an id that no other process has. `guard` remembers how far the arbiter had
     /// come, and roots are read through `nodes`.
     pub fn new(
         nodes: Arc<Nodes>,
@@ -85,28 +85,28 @@ impl Arbiter {
         }))
     }
 
-    /// Returns the root pointers themselves, for checks and repair: nobody has compared the answers with
-    /// what this master knows, and swaps pass it by.
+    /// Returns the root pointers themselves, for checks and repair. Their answers are not compared with
+    /// what this master knows, and swaps bypass it.
     pub fn unchecked(&self) -> &Arc<dyn RootPointerStore> {
         &self.0.roots
     }
 
-    /// Returns what this master remembers of the arbiter.
+    /// Returns the rollback guard: what this master remembers of the arbiter.
     pub fn guard(&self) -> &RollbackGuard {
         &self.0.guard
     }
 
-    /// Returns the tree nodes, and the block store behind them.
+    /// Returns the tree nodes, with the block store that they are read from.
     pub fn nodes(&self) -> &Arc<Nodes> {
         &self.0.nodes
     }
 
-    /// Returns what requests keep from the collector.
+    /// Returns the registry of pins.
     pub(crate) fn pins(&self) -> &Arc<PinRegistry> {
         &self.0.pins
     }
 
-    /// Returns who this master is as an author of commits.
+    /// Returns the writer id under which this master commits.
     pub(crate) fn writer(&self) -> WriterId {
         self.0.writer
     }
@@ -122,10 +122,10 @@ impl Arbiter {
         self.checked(self.0.roots.find_bucket(name)).await
     }
 
-    /// Returns rows of an owner after a name.
+    /// Returns rows of one owner after a name.
     ///
     /// # Errors
-    /// As [`Self::find_bucket`].
+    /// The errors of [`Self::find_bucket`].
     pub(crate) async fn list_buckets(
         &self,
         owner: OwnerId,
@@ -138,7 +138,7 @@ impl Arbiter {
     /// Returns rows of all owners after a bucket.
     ///
     /// # Errors
-    /// As [`Self::find_bucket`].
+    /// The errors of [`Self::find_bucket`].
     pub(crate) async fn scan_buckets(
         &self,
         after: Option<&BucketAddress>,
@@ -147,18 +147,18 @@ impl Arbiter {
         self.checked(self.0.roots.scan_roots(after, limit)).await
     }
 
-    /// Returns how many buckets and global names an owner has.
+    /// Returns the number of buckets and global names of an owner.
     ///
     /// # Errors
-    /// As [`Self::find_bucket`].
+    /// The errors of [`Self::find_bucket`].
     pub(crate) async fn count_buckets(&self, owner: OwnerId) -> Result<RootCounts, ServiceError> {
         self.checked(self.0.roots.count_roots(owner)).await
     }
 
-    /// Returns the row of a bucket as the arbiter has it.
+    /// Returns the row of a bucket from the arbiter.
     ///
     /// # Errors
-    /// As [`Self::find_bucket`].
+    /// The errors of [`Self::find_bucket`].
     pub(crate) async fn bucket_row(
         &self,
         bucket: &BucketAddress,
@@ -167,16 +167,16 @@ impl Arbiter {
         Ok(rows.into_iter().next().flatten())
     }
 
-    /// Returns whether the arbiter drops rows of deleted buckets.
+    /// Returns whether the arbiter can drop rows of deleted buckets.
     pub(crate) fn can_drop_rows(&self) -> bool {
         self.0.roots.can_drop_roots()
     }
 
-    /// Drops rows of deleted buckets, and forgets what the guard knew of them; returns which were
-    /// dropped. Their heads are forgotten by [`Self::forget_head`].
+    /// Drops rows of deleted buckets, and removes them from the guard. Returns the dropped ones. Their
+    /// heads stay cached until [`Self::forget_head`].
     ///
     /// # Errors
-    /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some may be gone all the same.
+    /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some rows may be dropped all the same.
     pub(crate) async fn drop_rows(
         &self,
         rows: Vec<DeletedRow>,
@@ -185,15 +185,15 @@ impl Arbiter {
         Ok(self.0.roots.drop_roots(rows.clone()).await?)
     }
 
-    /// Asks the arbiter how far it has come.
+    /// Checks how far the arbiter has come.
     ///
     /// # Errors
-    /// As [`Self::find_bucket`].
+    /// The errors of [`Self::find_bucket`].
     pub(crate) async fn check(&self) -> Result<(), ServiceError> {
         self.checked(self.0.roots.get_roots(&[])).await.map(drop)
     }
 
-    /// Asks the arbiter something that is about no bucket in particular.
+    /// Runs a read that is not about a particular bucket, and checks its mark.
     async fn checked<T>(
         &self,
         asked: impl Future<Output = Result<Stamped<T>, StoreError>>,
@@ -204,7 +204,7 @@ impl Arbiter {
         Ok(stamped.value)
     }
 
-    /// Returns of how many buckets the guard knows something, and how many priority claims are kept.
+    /// Returns the number of buckets that the guard knows, and of priority claims that are kept.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn kept_buckets(&self) -> [usize; 2] {
         [self.0.guard.known_count(), self.0.claims.len()]

@@ -1,4 +1,4 @@
-//! Claims of masters that lost a swap and ask to go first. Advice only: the swap decides.
+//! Claims of masters that lost a swap and ask to go first. They are only advice: the swap decides.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -8,18 +8,18 @@ use tokio::time::Instant;
 
 use super::Arbiter;
 
-/// Time after which a claim no longer counts.
+/// Time after which a claim expires.
 const VALID: Duration = Duration::from_millis(150);
 
-/// Claims kept before the old ones are removed.
+/// Number of claims that are kept before expired ones are removed.
 const CLAIMS_MAX: usize = 1024;
 
-/// When another writer was last seen to ask for its turn, by bucket.
+/// Time of the last claim of another writer, by bucket.
 #[derive(Debug, Default)]
 pub(super) struct PriorityClaims(Mutex<BTreeMap<BucketAddress, Instant>>);
 
 impl PriorityClaims {
-    /// Notes the claim of a row, unless it is that of `own`.
+    /// Records the claim in a row, unless it is that of `own`.
     pub(super) fn note(&self, row: &RootRow, own: WriterId) {
         if row.claim.is_some_and(|writer| writer != own) {
             let mut claims = self.0.lock();
@@ -37,18 +37,18 @@ impl PriorityClaims {
 }
 
 impl Arbiter {
-    /// Removes the claim of another writer to a bucket; returns whether there was one that counts.
+    /// Removes the claim of another writer to a bucket. Returns whether there was a valid one.
     pub(crate) fn take_priority_claim(&self, bucket: &BucketAddress) -> bool {
         let claimed = self.0.claims.0.lock().remove(bucket);
         claimed.is_some_and(|heard| heard.elapsed() < VALID)
     }
 
-    /// Asks whoever wins to let this master go first; nothing waits for it.
+    /// Asks other masters to let this one go first, without waiting for the arbiter.
     pub(crate) fn post_priority_claim(&self, bucket: &BucketAddress) {
         let (roots, writer, bucket) = (Arc::clone(&self.0.roots), self.0.writer, bucket.clone());
         tokio::spawn(async move {
             if let Err(error) = roots.post_claim(&bucket, writer).await {
-                tracing::debug!(%error, "cannot post a claim");
+                tracing::debug!(%error, "cannot post a claim to go first");
             }
         });
     }

@@ -1,7 +1,7 @@
-//! Reading root pointers: each reader joins the next read that starts after it arrived.
+//! Coalesces reads of root pointers: each reader joins the next read that begins after it arrived.
 //!
-//! However many requests wait, one statement is in flight at a time and answers all that were
-//! waiting when it began, so reads stay linearizable at one round trip for thousands of them.
+//! However many requests wait, one statement is in flight at a time. It answers all requests that were
+//! waiting when it began. So reads stay linearizable, at one round trip for thousands of them.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,10 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{clock::ArbiterClock, rollback::RollbackGuard, swap::Unverified};
 use crate::error::ServiceError;
 
-/// Longest time that a reader waits: one that comes while a read is in flight waits for that one first.
+/// Longest wait of a reader. One that arrives while a read is in flight waits for that read first.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Time between two looks at an arbiter that is away, for readers that do not wait for it.
+/// Time between two probes of an arbiter that is away, for readers that do not wait for it.
 const PROBE: Duration = Duration::from_millis(500);
 
 type Answer = Result<Unverified, ServiceError>;
@@ -33,7 +33,7 @@ type Answer = Result<Unverified, ServiceError>;
 struct Waiting {
     readers: BTreeMap<BucketAddress, Vec<oneshot::Sender<Answer>>>,
     running: bool,
-    /// When an arbiter that was away was last looked at for nobody in particular.
+    /// Time of the last probe of an arbiter that is away.
     probed: Option<Instant>,
 }
 
@@ -44,12 +44,12 @@ pub(super) struct PointerReader {
     waiting: Arc<Mutex<Waiting>>,
     guard: Arc<RollbackGuard>,
     clock: Arc<ArbiterClock>,
-    /// Whether the last read failed, or somebody gave up waiting for it.
+    /// Whether the last read failed, or a reader gave up waiting for it.
     is_away: Arc<AtomicBool>,
 }
 
 impl PointerReader {
-    /// Reads from `roots`; `guard` is told of marks, and `clock` of times.
+    /// Reads from `roots`, and passes the mark of each answer to `guard` and its time to `clock`.
     pub(super) fn new(
         roots: Arc<dyn RootPointerStore>,
         guard: Arc<RollbackGuard>,
@@ -58,17 +58,17 @@ impl PointerReader {
         Self { roots, waiting: Arc::default(), guard, clock, is_away: Arc::default() }
     }
 
-    /// Returns whether the arbiter did not answer when it was last asked.
+    /// Returns whether the arbiter is away: it did not answer the last read.
     pub(super) fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// Notes that somebody did not wait for the arbiter any longer; its next answer ends that.
+    /// Records that a reader gave up waiting. The next answer of the arbiter ends that.
     pub(super) fn note_away(&self) {
         self.is_away.store(true, Ordering::Relaxed);
     }
 
-    /// Has an arbiter that is away looked at, now and then; nobody waits for it.
+    /// Probes an arbiter that is away from time to time, without making the caller wait.
     pub(super) fn probe(&self, bucket: &BucketAddress) {
         let mut waiting = self.waiting.lock();
         if waiting.running || waiting.probed.is_some_and(|probed| probed.elapsed() < PROBE) {
@@ -101,7 +101,7 @@ impl PointerReader {
         }
     }
 
-    /// Reads for whoever waits, until nobody does.
+    /// Reads until no reader waits any more.
     async fn serve(self) {
         loop {
             let readers = {

@@ -1,4 +1,4 @@
-//! Having a bucket go back to an older root, because the newest cannot be read (docs/adr/0040).
+//! Restores a bucket to an older root, because the current one cannot be read (docs/adr/0040).
 
 use fula_core::{
     Block, BucketAddress, Cid, RootPointer, StoreError, WriterId,
@@ -17,14 +17,14 @@ use crate::{
 };
 
 impl Arbiter {
-    /// Returns the root block of a row, if this process still has the root in memory that the row names.
+    /// Returns the root block of a row, if the root is in the memory of this process.
     pub fn root_in_memory(&self, row: &RootRow) -> Option<Block> {
         let head = self.last_known(&row.address)?;
         let block = head.root.to_block();
         (block.cid() == row.pointer.root).then_some(block)
     }
 
-    /// Stores the root block of a row again from memory; false when this process does not have it.
+    /// Stores the root block of a row again from memory. Returns false when this process does not have it.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`], [`ServiceError::Full`].
@@ -35,16 +35,16 @@ impl Arbiter {
         Ok(true)
     }
 
-    /// Publishes the state of `offered`, an older root of the bucket, above the current one, which cannot be
-    /// read: by one swap, and only if the row is still `row`. Returns the version that it has now.
+    /// Publishes the state of `offered`, an older root of the bucket, above the current root, which cannot
+    /// be read. It does so with one swap, and only if the row is still `row`. Returns the new version.
     ///
-    /// The new root keeps what is known of the commits of the lost one, so that no master takes it for an
-    /// arbiter that went back. Where several masters share the arbiter (`is_shared`) that must be known
-    /// exactly: from the lost root itself, or from what this master remembers of it.
+    /// The new root keeps the known authors of the lost one, so that no master takes it for an arbiter that
+    /// went back. Where several masters share the arbiter (`is_shared`), these must be known exactly, from
+    /// the lost root itself or from what this master remembers of it.
     ///
     /// # Errors
-    /// [`ServiceError::InvalidRequest`]: this master knows too little, or the offer is not of this bucket;
-    /// [`ServiceError::Busy`] when the row moved on; [`ServiceError::Unavailable`],
+    /// [`ServiceError::InvalidRequest`]: this master knows too little, or the offer is not of this bucket.
+    /// [`ServiceError::Busy`]: the row was changed. [`ServiceError::Unavailable`],
     /// [`ServiceError::Damaged`], [`ServiceError::Regressed`].
     pub async fn restore_root(
         &self,
@@ -82,7 +82,7 @@ impl Arbiter {
         root.version = row.pointer.version + 1;
         root.time = root.time.max(self.now().await?);
         root.authors = join_authors(&root.authors, &lost);
-        // Of its own: nobody takes it for an unanswered swap of theirs.
+        // A separate writer id is used, so that no process takes the swap for one of its unanswered ones.
         root.sign(WriterId(writer), root.time.saturating_sub(AUTHORS_KEPT_MS));
         self.publish_restored(row, root, names).await
     }
@@ -116,15 +116,15 @@ impl Arbiter {
         if outcome.value != CasOutcome::Won {
             return Err(ServiceError::Busy(Applied::None));
         }
-        // What is read next is compared with what the others remember, and then with this.
+        // The next read is compared with what the other masters remember, and then with this root.
         self.forget_head(&row.address);
         self.current(&row.address).await?;
         self.guard().flush().await?;
         Ok(pointer.version)
     }
 
-    /// Returns who committed to the current root of a bucket, from its root block, or from what this master
-    /// remembers; `None` when it remembers another state.
+    /// Returns the authors of the current root of a bucket, from its root block, or from what this master
+    /// remembers. Returns `None` when it remembers another state.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -146,7 +146,7 @@ impl Arbiter {
 
 fn unknown_authors(bucket: &BucketAddress) -> ServiceError {
     ServiceError::InvalidRequest(format!(
-        "this master never knew the newest state of bucket {}: run the command on the master that wrote to \
+        "this master does not know the newest state of bucket {}: run the command on the master that wrote to \
          the bucket last, which remembers it",
         bucket.name
     ))

@@ -1,4 +1,4 @@
-//! Swapping a root pointer, and what the answer proves.
+//! Swaps of root pointers, and what their answers prove.
 
 use fula_core::{
     BucketAddress, RootPointer, StoreError,
@@ -10,7 +10,7 @@ use fula_core::{
 use super::{Arbiter, rollback::Asked};
 use crate::error::ServiceError;
 
-/// A row that the arbiter answered with, and what was known of its bucket when it was asked. Only
+/// A row that the arbiter returned, and what was known of its bucket when it was asked. Only
 /// [`Arbiter::adopt`] makes a head of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Unverified {
@@ -19,35 +19,36 @@ pub(crate) struct Unverified {
 }
 
 impl Unverified {
-    /// Returns where the row points to.
+    /// Returns the pointer of the row.
     pub(crate) fn pointer(&self) -> Option<RootPointer> {
         self.row.as_ref().map(|row| row.pointer)
     }
 }
 
-/// How the arbiter answered a swap.
+/// The arbiter's answer to a swap.
 #[derive(Debug)]
 pub(crate) enum SwapAnswer {
-    /// It was carried out.
+    /// The swap was carried out.
     Won,
-    /// It was carried out or refused by an arbiter that went back in time: it may not outlive the recovery.
+    /// The swap was carried out or refused by an arbiter that went back in time. It may not survive the
+    /// recovery.
     InDoubt,
-    /// It was refused: the row is another one.
+    /// The swap was refused, because the row is another one.
     Conflict(Unverified),
-    /// It was refused: another owner holds the global name that was required.
+    /// The swap was refused, because another owner holds the global name that was required.
     NameTaken,
-    /// It was refused: there is no row, and the version must be above this one.
+    /// The swap was refused: there is no row, and the version must be above this one.
     BelowFloor(u64),
-    /// It was not sent: this master may not write now.
+    /// The swap was not sent, because this master may not write now.
     NotPermitted(ServiceError),
-    /// It was certainly not carried out.
+    /// The swap was certainly not carried out.
     NotSent(StoreError),
-    /// Nobody knows.
+    /// The outcome of the swap is unknown.
     Unanswered(StoreError),
 }
 
 impl Arbiter {
-    /// Refuses while the arbiter is in doubt, and while this master's own disk cannot be written.
+    /// Refuses writes while the arbiter is in doubt, and while this master's own disk cannot be written.
     ///
     /// # Errors
     /// [`ServiceError::Regressed`]; [`ServiceError::Full`] or [`ServiceError::Unavailable`] of the disk.
@@ -55,13 +56,13 @@ impl Arbiter {
         self.0.guard.permit_write(bucket)
     }
 
-    /// Returns what of `mark` a swap makes durable by itself.
+    /// Returns the part of `mark` that a swap makes durable itself.
     pub(crate) fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {
         self.0.roots.covered_by_swap(mark)
     }
 
-    /// Swaps a bucket's pointer if it is still `expected`; a swap that was sent before without an answer
-    /// `is_resent`, whatever is thought of the arbiter by now.
+    /// Swaps the pointer of a bucket if it is still `expected`. `is_resent` means that the swap was sent
+    /// before without an answer; it is then sent even while the arbiter is in doubt.
     pub(crate) async fn swap(
         &self,
         bucket: &BucketAddress,
@@ -96,8 +97,8 @@ impl Arbiter {
         }
     }
 
-    /// Reads the row of a bucket to find out what became of a swap. It is not of the past: an arbiter
-    /// that went back to where the swap would win must not be sent it again.
+    /// Reads the row of a bucket to find out the outcome of a swap. The row is checked against the past: if
+    /// the arbiter went back to a state in which the swap would win, it must not be sent again.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].

@@ -1,8 +1,8 @@
-//! Who may do what: one function, one table.
+//! Authorization: one function and one table decide who may do what.
 //!
-//! A bucket that exists but is not the caller's looks exactly like one that does not exist, unless
-//! its owner made something of it public. What a credential is restricted to is judged without
-//! looking whether the bucket exists.
+//! A bucket that exists but is not the caller's looks exactly like one that does not exist, unless its
+//! owner made something in it public. The scopes of a credential are checked without regard to whether the
+//! bucket exists.
 
 use fula_core::OwnerId;
 pub use fula_identity::{Grant, Identity, Scope, Target, Verb};
@@ -11,21 +11,21 @@ pub use super::action::Action;
 use super::policy::PublicRead;
 use crate::error::ServiceError;
 
-/// A bucket that exists, as far as deciding on it goes.
+/// The facts about an existing bucket that authorization needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder<'a> {
-    /// Whose it is.
+    /// Owner of the bucket.
     pub owner: OwnerId,
-    /// What its owner made public.
+    /// The public part of the bucket.
     pub public: &'a PublicRead,
 }
 
-/// Decides whether `identity` (`None` is anonymous) may do `action` to `target`, which lies in the
-/// bucket `holder` (`None` where there is none).
+/// Decides whether `identity` (`None` is anonymous) may do `action` to `target`, which lies in the bucket
+/// `holder` (`None` where there is no bucket).
 ///
 /// # Errors
-/// [`ServiceError::AccessDenied`]; [`ServiceError::NoSuchBucket`] for a bucket that is not there,
-/// or is someone else's with nothing public.
+/// [`ServiceError::AccessDenied`]; [`ServiceError::NoSuchBucket`] for a bucket that does not exist, or that
+/// is another owner's and has nothing public.
 pub fn authorize(
     identity: Option<&Identity>,
     action: Action,
@@ -37,7 +37,7 @@ pub fn authorize(
     match holder {
         Some(holder) if is_owner(&holder) && granted => Ok(()),
         Some(holder) if holder.public.allows(action, target) => Ok(()),
-        // Whoever can read some of it knows that it is there.
+        // A caller who can read some of the bucket knows that it exists.
         Some(holder) if is_owner(&holder) || !holder.public.is_nothing() => {
             Err(ServiceError::AccessDenied)
         }
@@ -58,7 +58,7 @@ mod tests {
         Identity::restricted(user, Grant::parse(Some(scopes)).unwrap())
     }
 
-    /// What an action is about, within reach of nothing special.
+    /// Returns a typical target of an action.
     fn target(action: Action, key: &'static str) -> Target<'static> {
         match action {
             Action::HeadBucket => Target::Anything(BUCKET),
@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// One letter an action, in the order of [`Action::ALL`]: allowed, denied, or no bucket.
+    /// Returns one letter for each action, in the order of [`Action::ALL`]: allowed, denied, or no bucket.
     fn row(who: Option<&Identity>, key: &'static str, holder: Option<Holder<'_>>) -> String {
         let decide = |action| match authorize(who, action, target(action, key), holder) {
             Ok(()) => 'a',
@@ -98,7 +98,7 @@ mod tests {
         let some = PublicRead::parse(policy, &BucketName::parse(BUCKET).unwrap()).unwrap();
         let private = Some(Holder { owner: owner.owner, public: &nothing });
         let public = Some(Holder { owner: owner.owner, public: &some });
-        // head list get put delete uploads create delete policy policy
+        // The columns: head list get put delete uploads create delete policy policy
         let table = [
             ("owner", Some(&owner), "in/k", private, "aaaaaaaaaa"),
             ("reader in", Some(&reader), "in/k", private, "aaaddddddd"),
@@ -109,12 +109,12 @@ mod tests {
             ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnn"),
             ("scoped stranger", Some(&scoped_stranger), "in/k", private, "dddddddddd"),
             ("anonymous", None, "in/k", private, "dddddddddd"),
-            // What does not exist is answered like what is not the caller's.
+            // A bucket that does not exist is answered like one of another owner.
             ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnn"),
             ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "dddddddddd"),
             ("elsewhere, absent", Some(&elsewhere), "in/k", None, "dddddddddd"),
             ("anonymous, absent", None, "in/k", None, "dddddddddd"),
-            // Made public: its objects below in/, and nothing else.
+            // Only the objects below `in/` were made public.
             ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaa"),
             ("stranger, public", Some(&stranger), "in/k", public, "ddaddddddd"),
             ("stranger, not public", Some(&stranger), "out/k", public, "dddddddddd"),

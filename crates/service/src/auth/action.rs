@@ -1,34 +1,34 @@
-//! What is asked for, as far as access goes.
+//! The actions that authorization tells apart.
 
 use fula_identity::Verb;
 
-/// What is asked for; every S3 operation is one of these, on a target.
+/// An action. Every S3 operation is one of these, on a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Ask whether a bucket is there, and where.
+    /// Asks whether a bucket exists, and where.
     HeadBucket,
-    /// List objects.
+    /// Lists objects.
     ListObjects,
-    /// Read an object, its head, or copy from it.
+    /// Reads an object or its metadata, or copies from it.
     GetObject,
-    /// Put an object: in one piece, in parts, or by copy.
+    /// Puts an object in one piece, in parts, or by copy.
     PutObject,
-    /// Delete an object.
+    /// Deletes an object.
     DeleteObject,
-    /// List uploads in progress, or their parts.
+    /// Lists uploads in progress, or their parts.
     ListUploads,
-    /// Create a bucket.
+    /// Creates a bucket.
     CreateBucket,
-    /// Delete a bucket.
+    /// Deletes a bucket.
     DeleteBucket,
-    /// Read a bucket's policy.
+    /// Reads the policy of a bucket.
     GetPolicy,
-    /// Set or remove a bucket's policy.
+    /// Sets or removes the policy of a bucket.
     PutPolicy,
 }
 
 impl Action {
-    /// Every action.
+    /// All actions.
     pub const ALL: [Self; 10] = [
         Self::HeadBucket,
         Self::ListObjects,
@@ -42,11 +42,11 @@ impl Action {
         Self::PutPolicy,
     ];
 
-    /// Returns what a scope must say to allow it.
+    /// Returns the verb that a scope must have to allow the action.
     pub fn verb(self) -> Verb {
         match self {
             Self::HeadBucket | Self::ListObjects | Self::GetObject => Verb::Read,
-            // What is on its way is the business of whoever sends it.
+            // Uploads in progress concern only those who may write.
             Self::PutObject | Self::DeleteObject | Self::ListUploads => Verb::Write,
             Self::CreateBucket | Self::DeleteBucket | Self::GetPolicy | Self::PutPolicy => {
                 Verb::Admin

@@ -1,4 +1,4 @@
-//! The policy of a bucket, as its root holds it.
+//! Reads the policy of a bucket from its root.
 
 use fula_core::{
     BlockStore,
@@ -8,10 +8,10 @@ use fula_core::{
 use super::policy::PublicRead;
 use crate::error::ServiceError;
 
-/// Name of the setting that holds the policy: a text, in a block of its own.
+/// Name of the setting that holds the policy, as text in a block of its own.
 pub(crate) const POLICY: &str = "policy";
 
-/// Returns what anyone may read of the bucket that a root describes.
+/// Returns the public part of the bucket that a root describes.
 pub(crate) async fn public(
     blocks: &dyn BlockStore,
     root: &BucketRoot,
@@ -22,7 +22,7 @@ pub(crate) async fn public(
     }
 }
 
-/// Returns whether anyone may read anything of the bucket that a root describes.
+/// Returns whether any part of the bucket that a root describes is public.
 ///
 /// # Errors
 /// [`ServiceError::Unavailable`] while its policy cannot be read.

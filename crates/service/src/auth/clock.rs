@@ -1,4 +1,4 @@
-//! The clock that credentials are judged by where masters share an arbiter.
+//! The clock for checking credentials where masters share an arbiter.
 
 use std::{fmt, time::Instant};
 
@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 use super::Clock;
 use crate::arbiter::Arbiter;
 
-/// The time of the shared arbiter, so that a master whose own clock is wrong accepts and refuses the same
-/// requests as all others; unless the arbiter's clock jumps. It is the median of three: what the arbiter
-/// says, what this clock said before, carried on, and what this master's own clock says. So one of them
-/// that is wrong alone lets no credential in that has ended, and shuts nobody out.
+/// The time of the shared arbiter. A master whose own clock is wrong accepts and refuses the same requests
+/// as all others, unless the arbiter's clock jumps. The time is the median of three: the arbiter's time,
+/// this clock's last time, extrapolated, and the time of this master's own clock. So one wrong clock alone
+/// neither admits an expired credential nor locks anyone out.
 pub struct CredentialClock {
     arbiter: Arbiter,
     own: Clock,
-    /// What was said last, and when.
+    /// The last time, and when it was determined.
     last: Mutex<Option<(TimeMs, Instant)>>,
 }
 
@@ -26,12 +26,12 @@ impl fmt::Debug for CredentialClock {
 }
 
 impl CredentialClock {
-    /// Follows the clock of `arbiter`; before its first answer, `own`.
+    /// Follows the clock of `arbiter`. Before the arbiter's first answer it uses `own`.
     pub fn new(arbiter: Arbiter, own: Clock) -> Self {
         Self { arbiter, own, last: Mutex::new(None) }
     }
 
-    /// Returns the time, in milliseconds since 1970.
+    /// Returns the time in milliseconds since 1970.
     pub fn now(&self) -> TimeMs {
         let own = (self.own)();
         let Some(said) = self.arbiter.time() else { return own };
@@ -39,14 +39,14 @@ impl CredentialClock {
     }
 }
 
-/// Returns the time, and notes it where it is not the one carried on.
+/// Returns the time, and stores it unless it is the extrapolated one.
 fn follow(last: &mut Option<(TimeMs, Instant)>, said: TimeMs, own: TimeMs, now: Instant) -> TimeMs {
     let carried = last.map(|(time, at)| {
         let elapsed = now.saturating_duration_since(at).as_millis();
         time.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
     });
     let time = carried.map_or(said, |carried| median(said, carried, own));
-    // Carried on from where it was: what is left of a millisecond would be lost at every call.
+    // An extrapolated time is not stored: fractions of a millisecond would be lost at each call.
     if carried != Some(time) {
         *last = Some((time, now));
     }
@@ -72,7 +72,7 @@ mod tests {
                 assert_eq!(median(a, b, c), TRUE, "{a} {b} {c}");
             }
         }
-        // However often it is asked, it goes on.
+        // The clock advances however often it is read.
         let (began, mut last) = (Instant::now(), None);
         follow(&mut last, TRUE, TRUE, began);
         for n in 1..=10_000 {
@@ -80,7 +80,7 @@ mod tests {
             let own = TRUE + 3000 + HOURS;
             assert_eq!(follow(&mut last, TRUE - HOURS, own, now), TRUE + 3 * n / 10);
         }
-        // This master's own clock is behind, and the arbiter's jumps: what was said before counts.
+        // This master's own clock is behind and the arbiter's jumps, so the extrapolated time counts.
         assert_eq!(median(TRUE + HOURS, TRUE, TRUE - HOURS), TRUE);
     }
 }

@@ -1,13 +1,13 @@
-//! Access keys as a master remembers them on its own disk: an arbiter that is restored from a backup cannot
-//! make them unknown (docs/adr/0038).
+//! Copies of access keys on a master's own disk. With them the keys stay valid when the arbiter is restored
+//! from a backup (docs/adr/0038).
 //!
-//! Every master copies the records of keys that were made here, sealed as they are, from the arbiter to its
-//! own disk, a page a second. A record that the arbiter lacks without having deleted it is written again, and
-//! meanwhile the key is no unknown one.
+//! Every master copies the records of keys that were generated here, with their secrets encrypted, from the
+//! arbiter to its own disk, one page a second. A record that the arbiter lacks without having deleted it is
+//! written back. Until then requests with the key are refused as unavailable, not as unknown.
 //!
 //! # Invariants
-//! - Only keys whose ids are bound to their secrets are remembered: no copy can hold an older secret.
-//! - A record that the arbiter has, or has deleted, is never written over from memory.
+//! - Only keys whose ids are bound to their secrets are copied, so no copy can hold an outdated secret.
+//! - A copy never overwrites a record of the arbiter, or a deletion.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,23 +33,23 @@ use crate::{
     error::{ServiceError, chain},
 };
 
-/// Between two looks at the arbiter's keys.
+/// Interval between two looks at the arbiter's keys.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// Keys compared at each look.
+/// Number of keys that are compared at each look.
 const PAGE: usize = 256;
 
-/// Most keys that wait to be compared because somebody asked for them; the others wait for their page.
+/// Largest number of requested keys that wait to be compared out of turn.
 const WANTED_MAX: usize = 256;
 
-/// Most keys whose failures are remembered as logged.
+/// Largest number of keys whose failures are remembered as logged.
 const TOLD_MAX: usize = 256;
 
 /// A key that the arbiter has lost.
 pub(super) struct Lost {
-    /// Whose it is.
+    /// User of the key.
     pub(super) user: String,
-    /// When it was made, milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub(super) created: TimeMs,
     /// Its record.
     pub(super) record: Bytes,
@@ -57,26 +57,26 @@ pub(super) struct Lost {
 
 /// Keys that are compared together.
 pub(super) struct Page {
-    /// Each with the arbiter's record, if that was listed.
+    /// The keys, each with the arbiter's record if that was listed.
     pub(super) keys: Vec<(String, Option<Entry>)>,
-    /// After which the next page begins; `None` for the beginning.
+    /// Key after which the next page begins; `None` for the first page.
     pub(super) end: Option<String>,
 }
 
-/// The keys that one master remembers.
+/// The access keys that one master remembers.
 #[derive(Debug)]
 pub(super) struct KeyMemory {
     arbiter: Arbiter,
-    /// The arbiter's records.
+    /// The records of the arbiter.
     metadata: Arc<dyn MetadataStore>,
-    /// This master's own.
+    /// The records on this master's own disk.
     disk: Arc<dyn MetadataStore>,
     sealing: SealingKey,
-    /// Where the next look begins.
+    /// Key after which the next look begins.
     after: Mutex<Option<String>>,
-    /// Keys that somebody asked for and that the arbiter has lost.
+    /// Keys that the arbiter has lost and a request needs.
     wanted: Mutex<BTreeSet<String>>,
-    /// Told when there is one.
+    /// Notified when such a key is added.
     missed: Notify,
     /// Keys whose failures were logged.
     told: Mutex<BTreeSet<String>>,
@@ -101,7 +101,8 @@ impl KeyMemory {
         }
     }
 
-    /// Waits for a key that somebody asked for and that the arbiter has lost. May be given up at any time.
+    /// Waits for a key that the arbiter has lost and a request needs. The call may be cancelled at any
+    /// time.
     pub(super) async fn next_wanted(&self) -> String {
         loop {
             let next = self.wanted.lock().pop_first();
@@ -120,7 +121,7 @@ impl KeyMemory {
         }
     }
 
-    /// Logs that a key cannot be compared, the first time.
+    /// Logs that a key cannot be compared, the first time that this happens.
     pub(super) fn tell_once(&self, id: &str, error: &ServiceError) {
         let mut told = self.told.lock();
         if told.len() < TOLD_MAX && told.insert(id.to_owned()) {
@@ -128,26 +129,27 @@ impl KeyMemory {
             tracing::warn!(
                 key = id,
                 error,
-                "an access key cannot be remembered: it is passed over"
+                "an access key cannot be copied to this master's disk and is skipped"
             );
         }
     }
 
-    /// Refuses to call a key unknown that the arbiter has no record of, unless the arbiter is trusted and
-    /// this master knows of no such key.
+    /// Checks that a key without a record in the arbiter may be called unknown: the arbiter must be
+    /// trusted, and this master must not remember the key.
     ///
     /// # Errors
     /// [`ServiceError::Regressed`]; [`ServiceError::Unavailable`].
     pub(super) async fn check_unknown(&self, id: &str) -> Result<(), ServiceError> {
         if self.known(id).await?.is_some() {
             self.want(id);
-            let text = "it lacks access keys that this master remembers and writes again";
+            let text = "it has lost access keys, which this master writes back";
             return Err(ServiceError::Regressed(text.to_owned()));
         }
         self.check_arbiter().await
     }
 
-    /// Asks the arbiter how far it has come: one that went back may have lost what nobody here knows.
+    /// Checks how far the arbiter has come. An arbiter that went back may have lost keys that this master
+    /// never saw.
     ///
     /// # Errors
     /// [`ServiceError::Regressed`]; [`ServiceError::Unavailable`].
@@ -155,14 +157,15 @@ impl KeyMemory {
         self.arbiter.check().await
     }
 
-    /// Returns the keys whose turn it is.
+    /// Returns the next page of keys.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub(super) async fn page(&self) -> Result<Page, ServiceError> {
         let after = self.after.lock().clone();
         let ours = self.disk.list(Table::RememberedKeys, after.as_deref(), PAGE).await?;
-        // The arbiter's last: a key that is made meanwhile is not missed there.
+        // The arbiter is read last, so that a key which is made in the meantime does not seem to be
+        // missing.
         let theirs = self.metadata.list(Table::Keys, after.as_deref(), PAGE).await?;
         let end_of = |page: &[(String, Entry)]| {
             (page.len() >= PAGE).then(|| page.last().map(|(id, _)| id.clone())).flatten()
@@ -176,16 +179,16 @@ impl KeyMemory {
         Ok(Page { keys: keys.into_iter().collect(), end })
     }
 
-    /// Says after which key the next look begins.
+    /// Sets the key after which the next look begins.
     pub(super) fn turn_to(&self, after: Option<String>) {
         *self.after.lock() = after;
     }
 
-    /// Brings what is remembered of a key in line with the arbiter's record, which is read if it was not
-    /// `found`; returns the key if the arbiter has lost it.
+    /// Updates the copy of a key from the arbiter's record, which is read unless it was `found`. Returns
+    /// the key if the arbiter has lost it.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`]; as [`Self::note`].
+    /// [`ServiceError::Unavailable`], and the errors of [`Self::note`].
     pub(super) async fn compare(
         &self,
         id: &str,
@@ -203,8 +206,8 @@ impl KeyMemory {
         Ok(None)
     }
 
-    /// Writes a key again that the arbiter has lost, unless it has one again, or deleted it: then the next
-    /// look tells.
+    /// Writes back a key that the arbiter has lost. Does nothing if the arbiter has a record again, or a
+    /// deletion: the next look handles that.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -213,7 +216,7 @@ impl KeyMemory {
         Ok(())
     }
 
-    /// Returns what is remembered of a key; a record that cannot be used is none.
+    /// Returns the remembered key, or `None` if there is none or its record cannot be used.
     async fn known(&self, id: &str) -> Result<Option<Lost>, ServiceError> {
         if !is_bound(id) {
             return Ok(None);
@@ -227,13 +230,13 @@ impl KeyMemory {
         }))
     }
 
-    /// Returns a record if it is that of a key which was made here.
+    /// Returns a record if it is that of a key that was generated here.
     fn check(&self, id: &str, record: &Bytes) -> Option<Stored> {
         let parsed = Stored::parse_bound(id, record, &self.sealing);
         parsed.inspect_err(|error| self.tell_once(id, error)).ok()
     }
 
-    /// Remembers a record of the arbiter, unless the secret is one that may change.
+    /// Remembers a record of the arbiter, unless the key may get another secret.
     ///
     /// # Errors
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`] of this master's own disk.
@@ -249,10 +252,10 @@ impl KeyMemory {
         self.write(id, current, Some(record.clone())).await
     }
 
-    /// Forgets a key that is deleted.
+    /// Removes the copy of a deleted key.
     ///
     /// # Errors
-    /// As [`Self::note`].
+    /// The errors of [`Self::note`].
     pub(super) async fn forget(&self, id: &str) -> Result<(), ServiceError> {
         let current = self.disk.read(Table::RememberedKeys, id).await?;
         if current.as_ref().is_none_or(|entry| entry.value.is_none()) {
@@ -268,7 +271,7 @@ impl KeyMemory {
         value: Option<Bytes>,
     ) -> Result<(), ServiceError> {
         let version = current.map_or(0, |entry| entry.version);
-        // Only this process writes here; what meets another write is looked at again.
+        // Only this process writes here. A write that meets another one is repeated at the next look.
         self.disk.write(Table::RememberedKeys, id, version, value).await?;
         Ok(())
     }

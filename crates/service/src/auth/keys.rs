@@ -1,4 +1,4 @@
-//! Access keys: made by the operator, kept in the directory with their secrets sealed.
+//! Access keys. The operator makes them, and the metadata store keeps them with encrypted secrets.
 
 use std::{
     fmt,
@@ -34,12 +34,12 @@ use crate::{
 /// Prefix of the user ids of operator-made keys.
 const USER_PREFIX: &str = "key:";
 
-/// Returns the id of the user whose access keys are meant by a name, with or without `key:`.
+/// Returns the user id of a name, which may have the prefix `key:` or not.
 pub fn user_of(name: &str) -> String {
     if name.starts_with(USER_PREFIX) { name.to_owned() } else { format!("{USER_PREFIX}{name}") }
 }
 
-/// Returns the name in the id of a user of access keys.
+/// Returns the name in a user id of access keys.
 fn name_in(user: &str) -> &str {
     user.strip_prefix(USER_PREFIX).unwrap_or(user)
 }
@@ -49,41 +49,41 @@ fn name_in(user: &str) -> &str {
 pub struct KeyInfo {
     /// Access key id.
     pub id: String,
-    /// Whose requests it signs.
+    /// User whose requests it signs.
     pub user: String,
-    /// When it was made, milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub created: TimeMs,
 }
 
-/// A key that was found.
+/// An access key with its secret.
 #[derive(Clone, Debug)]
 pub struct AccessKey {
-    /// Its secret.
+    /// The secret.
     pub secret: Secret,
-    /// Whose it is.
+    /// Identity of its user.
     pub identity: Identity,
-    /// When it was made, milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub created: TimeMs,
 }
 
-/// Makes, finds and revokes access keys.
+/// The access keys: creates, finds and revokes them.
 #[derive(Clone)]
 pub struct KeyRing {
     records: Records,
     sealing: SealingKey,
     random: Random,
-    /// Most keys of one user.
+    /// Largest number of keys of one user.
     keys_max: Arc<AtomicUsize>,
-    /// Keys of late, and the records they were opened from.
+    /// Recently used keys, and the records from which they were decrypted.
     opened: Arc<Cache<String, (Entry, AccessKey)>>,
-    /// What this master remembers of a shared arbiter's keys.
+    /// The copies of a shared arbiter's keys on this master.
     memory: Option<Arc<KeyMemory>>,
 }
 
-/// Keys that stay opened: each is wanted twice a request.
+/// Number of keys that stay decrypted. A request needs its key twice.
 const OPENED_MAX: usize = 256;
 
-/// Times a key is imported again because someone else wrote it meanwhile.
+/// Number of times that an import is repeated because another master wrote the key in the meantime.
 const IMPORT_TRIES: usize = 5;
 
 impl fmt::Debug for KeyRing {
@@ -93,8 +93,8 @@ impl fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// Keeps keys in `directory`, sealed under `sealing`. What another master changes counts
-    /// after `fresh_for`; zero for a directory that nobody else writes.
+    /// Stores keys in `metadata`, encrypted with `sealing`. Changes by other masters take effect after
+    /// `fresh_for`, which is zero for a store that no other process writes.
     pub fn new(
         metadata: Arc<dyn MetadataStore>,
         sealing: SealingKey,
@@ -107,20 +107,21 @@ impl KeyRing {
         Self { records, sealing, random, keys_max, opened, memory: None }
     }
 
-    /// Also remembers the keys on this master's own `disk`, because `arbiter` is shared and may be restored
-    /// from a backup.
+    /// Returns a key ring that also keeps copies of the keys on this master's own `disk`, because `arbiter`
+    /// is shared and may be restored from a backup.
     #[must_use]
     pub fn remembered_on(self, disk: Arc<dyn MetadataStore>, arbiter: Arbiter) -> Self {
         let (metadata, sealing) = (Arc::clone(&self.records.metadata), self.sealing.clone());
         Self { memory: Some(Arc::new(KeyMemory::new(arbiter, metadata, disk, sealing))), ..self }
     }
 
-    /// Returns what this master remembers of a shared arbiter's keys.
+    /// Returns the copies of a shared arbiter's keys.
     pub(super) fn memory(&self) -> Option<&KeyMemory> {
         self.memory.as_deref()
     }
 
-    /// Asks a shared arbiter how far it has come, before something is called unknown that it lacks.
+    /// Checks how far a shared arbiter has come. Call it before something that the arbiter lacks is called
+    /// unknown.
     ///
     /// # Errors
     /// [`ServiceError::Regressed`]; [`ServiceError::Unavailable`].
@@ -131,7 +132,7 @@ impl KeyRing {
         }
     }
 
-    /// Sets how many keys one user may have.
+    /// Sets the largest number of keys of one user.
     pub fn set_keys_max(&self, max: usize) {
         self.keys_max.store(max, Ordering::Relaxed);
     }
@@ -143,12 +144,12 @@ impl KeyRing {
         bytes.iter().map(|byte| char::from(ID_CHARACTERS[usize::from(byte % 32)])).collect()
     }
 
-    /// Makes a key for user `name` and returns it with its secret, which is shown only now. Keys that
-    /// are made at the same moment may exceed the limit by their number.
+    /// Generates a key for the user `name`, and returns it with its secret, which is never shown again.
+    /// Keys that are made at the same moment may together exceed the limit.
     ///
     /// # Errors
-    /// [`ServiceError::InvalidArgument`] for a bad name, or a user who has as many keys as a user may
-    /// have; [`ServiceError::Unavailable`].
+    /// [`ServiceError::InvalidArgument`] for a bad name, or a user with the largest allowed number of keys;
+    /// [`ServiceError::Unavailable`].
     pub async fn create(&self, name: &str, now: TimeMs) -> Result<(KeyInfo, Secret), ServiceError> {
         let name = name_in(name);
         let max = self.keys_max.load(Ordering::Relaxed);
@@ -165,12 +166,12 @@ impl KeyRing {
         Ok((info, secret))
     }
 
-    /// Stores a key whose id and secret were chosen elsewhere. Storing it again with another
-    /// secret replaces the secret; an id that [`Self::create`] made has one secret for ever.
+    /// Stores a key whose id and secret were chosen elsewhere. Storing it again with another secret
+    /// replaces the secret. An id that [`Self::create`] generated always keeps its secret.
     ///
     /// # Errors
-    /// [`ServiceError::InvalidArgument`] for a bad name, id or secret, for an id that was made with another
-    /// secret, and for one that belongs to another user; [`ServiceError::Unavailable`].
+    /// [`ServiceError::InvalidArgument`] for a bad name, id or secret, for a generated id with another
+    /// secret, and for an id of another user; [`ServiceError::Unavailable`].
     pub async fn import(
         &self,
         name: &str,
@@ -205,7 +206,7 @@ impl KeyRing {
         if let Some(value) = current.and_then(|entry| entry.value) {
             let stored = Stored::parse(&value)?;
             if stored.user != user {
-                let text = format!("access key {id} belongs to {}", stored.user);
+                let text = format!("access key {id} belongs to user {}", stored.user);
                 return Err(ServiceError::InvalidArgument(text));
             }
             if self.sealing.open(id, &stored.sealed)?.expose() == secret.expose() {
@@ -225,7 +226,7 @@ impl KeyRing {
                 if let Some(memory) = &self.memory
                     && let Err(error) = memory.note(id, &value).await
                 {
-                    tracing::warn!(%error, "an access key is remembered by other masters alone");
+                    tracing::warn!(%error, "cannot copy an access key to this master's disk");
                 }
                 Ok(KeyInfo { id: id.to_owned(), user, created })
             }
@@ -233,20 +234,20 @@ impl KeyRing {
         }
     }
 
-    /// Returns the secret and the user of a key, or `None` when there is no such key.
+    /// Returns the secret and the identity of a key, or `None` when there is no such key.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`]; [`ServiceError::Regressed`] when a shared arbiter has lost the key, or
-    /// may have.
+    /// [`ServiceError::Unavailable`]; [`ServiceError::Regressed`] when a shared arbiter has lost the key or
+    /// may have lost it.
     pub async fn find(&self, id: &str) -> Result<Option<AccessKey>, ServiceError> {
-        // What cannot be a key is not looked for, nor remembered.
+        // A text that cannot be a key id is neither looked up nor cached.
         if !is_key_id(id) {
             return Ok(None);
         }
         let Some(entry) = self.records.read(Table::Keys, id).await? else {
             if let Some(memory) = &self.memory {
                 let checked = memory.check_unknown(id).await;
-                // The next request looks again.
+                // The next request reads it again.
                 checked.inspect_err(|_| self.records.forget(Table::Keys, id))?;
             }
             return Ok(None);
@@ -265,12 +266,12 @@ impl KeyRing {
         Ok(Some(found))
     }
 
-    /// Returns the key that secrets are sealed under.
+    /// Returns the key that encrypts the secrets.
     pub(super) fn sealing(&self) -> &SealingKey {
         &self.sealing
     }
 
-    /// Returns the records that keys are among.
+    /// Returns the cache through which key records are read.
     pub(super) fn records(&self) -> &Records {
         &self.records
     }
@@ -282,7 +283,7 @@ impl KeyRing {
         bytes
     }
 
-    /// Returns all keys of user `name`, or of everyone.
+    /// Returns all keys of the user `name`, or of all users.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -304,10 +305,10 @@ impl KeyRing {
         }
     }
 
-    /// Says whether there is such a key. With `name`, only that user's.
+    /// Returns whether there is such a key. With `name`, considers only keys of that user.
     ///
     /// # Errors
-    /// [`ServiceError::InvalidArgument`] when it belongs to another user;
+    /// [`ServiceError::InvalidArgument`] when the key belongs to another user;
     /// [`ServiceError::Unavailable`].
     pub async fn exists(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
         Ok(self.owned(id, name).await?.is_some())
@@ -321,16 +322,16 @@ impl KeyRing {
         let Some(value) = entry.value else { return Ok(None) };
         let user = Stored::parse(&value)?.user;
         if name.is_some_and(|name| user_of(name) != user) {
-            let text = format!("access key {id} belongs to {user}");
+            let text = format!("access key {id} belongs to user {user}");
             return Err(ServiceError::InvalidArgument(text));
         }
         Ok(Some(entry.version))
     }
 
-    /// Deletes a key; says whether there was one. With `name`, only that user's.
+    /// Deletes a key. Returns whether there was one. With `name`, considers only keys of that user.
     ///
     /// # Errors
-    /// [`ServiceError::InvalidArgument`] when it belongs to another user;
+    /// [`ServiceError::InvalidArgument`] when the key belongs to another user;
     /// [`ServiceError::Unavailable`].
     pub async fn revoke(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
         let Some(version) = self.owned(id, name).await? else { return Ok(false) };
@@ -361,7 +362,7 @@ fn check_key(id: &str, secret: &Secret) -> Result<(), ServiceError> {
         && secret.expose().chars().all(|c| c.is_ascii_graphic());
     if id_ok && secret_ok && is_bound(id) && id_of(secret) != id {
         return Err(ServiceError::InvalidArgument(format!(
-            "access key {id} was made by Fula with another secret, which never changes; use that secret, or \
+            "access key {id} was made by Fula with another secret, which cannot be changed; use that one, or \
              choose another id"
         )));
     }
@@ -415,7 +416,7 @@ mod tests {
         ring.create("bob", 5).await.unwrap();
         ring.revoke(&first.id, None).await.unwrap();
         ring.create("alice", 5).await.unwrap();
-        // A key that the operator chose is stored whatever the number.
+        // A key that the operator chose is stored whatever the number of keys.
         ring.import("alice", "AKIDEXAMPLE", &Secret::new("first-secret".into()), 5).await.unwrap();
     }
 
@@ -461,7 +462,7 @@ mod tests {
         let text = String::from_utf8(entry.value.clone().unwrap().to_vec()).unwrap();
         assert!(!text.contains(secret.expose()));
         assert!(!text.contains(&hex::encode(secret.expose())));
-        // The same sealed secret under another id does not open.
+        // The same encrypted secret does not open under another id.
         metadata.write(Table::Keys, "STOLEN", 0, entry.value).await.unwrap();
         assert!(ring.find("STOLEN").await.is_err());
         assert_eq!(format!("{secret:?}"), "Secret(…)");
@@ -484,7 +485,7 @@ mod tests {
         let [(_, one), (_, two)] = [ring(), ring()];
         let (info, secret) = one.create("alice", 1).await.unwrap();
         let other = Secret::new("other-secret".into());
-        // Nor where the key is not known, or was deleted.
+        // The id accepts no other secret where the key is unknown or deleted either.
         assert!(one.import("alice", &info.id, &other, 2).await.is_err());
         assert!(two.import("alice", &info.id, &other, 2).await.is_err());
         two.import("alice", &info.id, &secret, 2).await.unwrap();

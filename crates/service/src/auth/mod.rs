@@ -1,7 +1,7 @@
-//! Who a request is from: access keys, sessions, tokens, and what was revoked.
+//! Authentication: access keys, sessions, tokens, and revocations.
 //!
-//! The gateway takes a request apart; everything that decides on it is here. What may be done by
-//! whom is [`crate::access`]'s.
+//! The gateway parses the credential of a request, and this module decides on it. What an authenticated
+//! user may do is decided in [`access`].
 
 pub mod access;
 mod action;
@@ -47,72 +47,73 @@ pub use self::{
 use self::{key_memory::KeyMemory, sessions::Slots};
 use crate::error::{ServiceError, chain};
 
-/// The time of day, milliseconds since 1970.
+/// A source of the time of day in milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
 
-/// Verified tokens that are remembered.
+/// Number of verified tokens that are cached.
 const VERIFIED: usize = 4096;
 
-/// Longest life of a session, and the shortest that can be asked for.
+/// Shortest and longest life of a session in seconds.
 pub const SESSION_LIFE: std::ops::RangeInclusive<Seconds> = 900..=43_200;
 
-/// A signed request, as far as its credential goes.
+/// The credential of a signed request.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {
     /// Access key id.
     pub access_key: &'a str,
     /// Session token, if there is one.
     pub session_token: Option<&'a str>,
-    /// When the URL expires, in seconds since 1970, if the signature is in it.
+    /// Time at which a presigned URL expires, in seconds since 1970; `None` for a signed header.
     pub url_expires: Option<Seconds>,
-    /// Whether nobody can have read along.
+    /// Whether nobody can have read the request on its way.
     pub is_private: bool,
 }
 
-/// Why someone is not let in; the texts name no credential.
+/// The reason why a credential is refused. The texts contain no credential.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AuthError {
     /// The token is not accepted.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// It was good once.
+    /// The credential was valid once, but was revoked.
     #[error("the credential was revoked")]
     Revoked,
     /// There is no such access key.
     #[error("there is no such access key")]
     UnknownKey,
-    /// Begin another.
+    /// The session has ended. Begin another one.
     #[error("the session has ended")]
     SessionExpired,
-    /// The session token is missing or wrong, or there should be none.
-    #[error("the session token does not go with the access key")]
+    /// The session token is missing or wrong, or there must not be one.
+    #[error("the session token does not belong to the access key")]
     SessionToken,
-    /// Use TLS, or the same machine.
+    /// A token may only be sent over TLS, or from the same machine.
     #[error(
         "a token is accepted over TLS or from the same machine only; use https, or where a proxy in \
          front of the gateway ends TLS, let the operator set FULA_TLS_TERMINATED=on"
     )]
     NotPrivate,
-    /// Presign with a session, or with a token for that object alone.
+    /// The token may not presign. Presign with a session, or with a token whose scope is this object alone.
     #[error("a token as access key may presign only if its scope is one object")]
     Presigned,
-    /// Wait until one ends, revoke some, or raise the limit.
+    /// The user or the token has the largest allowed number of sessions. Wait until one ends, revoke some,
+    /// or raise the limit.
     #[error(
         "{of} has {max} sessions, the most that may exist at a time; wait until one ends, revoke some \
          (fula revoke session ID), or let the operator raise FULA_SESSIONS_PER_OWNER"
     )]
     TooManySessions {
-        /// Whose sessions they are: the owner's, or those of one token.
+        /// Holder of the sessions: the owner, or one token.
         of: &'static str,
         /// The limit.
         max: usize,
     },
-    /// It cannot be told.
+    /// The credential cannot be checked at present.
     #[error(transparent)]
     Service(#[from] ServiceError),
 }
 
-/// Says who requests are from; cloned freely, shared by all.
+/// Authenticates requests. Clones share one state.
 #[derive(Clone)]
 pub struct Authenticator(Arc<Inner>);
 
@@ -121,11 +122,11 @@ struct Inner {
     keys: KeyRing,
     revocations: Revocations,
     clock: Clock,
-    /// Tokens found good, by a hash of their text; their time is checked each time.
+    /// Verified tokens by a hash of their text. Their times are checked at each use.
     verified: Cache<[u8; 32], Arc<Verified>>,
-    /// Most sessions of one user at a time, up to [`SESSIONS_MAX`].
+    /// Largest number of sessions of one user at a time, up to [`SESSIONS_MAX`].
     sessions_max: AtomicUsize,
-    /// Told when a token names a key that the key set lacks.
+    /// Notified when a token names a key that the key set lacks.
     keys_wanted: Notify,
 }
 
@@ -140,16 +141,16 @@ fn is_token(access_key: &str) -> bool {
     access_key.contains('.')
 }
 
-/// Returns a name for a token that gives nothing away.
+/// Returns a name of a token for the log that does not reveal it.
 fn name_of_token(verified: &Verified) -> String {
     format!("token:{:.16}", verified.digest)
 }
 
-/// Characters that the log shows of an access key id that nobody has: it may be a secret that was put
+/// Number of characters that the log shows of an unknown access key id, which may be a secret that was put
 /// in the wrong place.
 const UNKNOWN_SHOWN: usize = 8;
 
-/// Returns a name for an access key id that nobody has: its beginning.
+/// Returns a name for an unknown access key id: its beginning.
 pub fn redacted_unknown(access_key: &str) -> String {
     let shown = redacted(access_key);
     match shown.char_indices().nth(UNKNOWN_SHOWN) {
@@ -158,7 +159,7 @@ pub fn redacted_unknown(access_key: &str) -> String {
     }
 }
 
-/// Returns a name for an access key id that gives nothing away, if somebody has it or it is a token.
+/// Returns a name for an access key id that does not reveal it, if it is known or a token.
 pub fn redacted(access_key: &str) -> String {
     if is_token(access_key) || access_key.len() > 128 {
         return "token".to_owned();
@@ -167,7 +168,8 @@ pub fn redacted(access_key: &str) -> String {
 }
 
 impl Authenticator {
-    /// Lets in who has a key and was not revoked; no tokens before [`Self::set_policy`].
+    /// Accepts the access keys of `keys` that are not revoked. Accepts no tokens before
+    /// [`Self::set_policy`].
     pub fn new(keys: KeyRing, revocations: Revocations, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             policy: RwLock::default(),
@@ -180,7 +182,7 @@ impl Authenticator {
         }))
     }
 
-    /// Returns the operator-made keys.
+    /// Returns the access keys.
     pub fn keys(&self) -> &KeyRing {
         &self.0.keys
     }
@@ -190,26 +192,26 @@ impl Authenticator {
         &self.0.revocations
     }
 
-    /// Returns what is accepted.
+    /// Returns the policy of which tokens are accepted.
     pub fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.0.policy.read())
     }
 
-    /// Sets which tokens are accepted.
+    /// Sets the policy of which tokens are accepted.
     pub fn set_policy(&self, policy: Policy) {
         *self.0.policy.write() = Arc::new(policy);
         self.0.verified.clear();
     }
 
-    /// Sets how many sessions a user may have at a time: from 1 to [`SESSIONS_MAX`], which it is at
-    /// first. One token may have half of them, so that it does not take all.
+    /// Sets the largest number of sessions of a user at a time, from 1 to [`SESSIONS_MAX`], which is the
+    /// default. One token may have half of them, so that it does not use all.
     pub fn set_sessions_max(&self, max: usize) {
         self.0.sessions_max.store(max.clamp(1, SESSIONS_MAX), Ordering::Relaxed);
     }
 
-    /// Replaces the key set that verifies JWTs: keys that are not in it any more count no longer.
-    /// `None` says that the set cannot be read: its tokens are refused until it can. Returns whether
-    /// that changed anything.
+    /// Replaces the key set that verifies JWTs. Keys that are no longer in it are not accepted any more.
+    /// `None` means that the set cannot be read: tokens that need it are refused until it can. Returns
+    /// whether this changed anything.
     pub fn set_jwt_keys(&self, keys: Option<KeySet>) -> bool {
         let mut policy = self.0.policy.write();
         let jwt = policy.jwt.with_keys(keys);
@@ -219,26 +221,26 @@ impl Authenticator {
         let jwt = Arc::new(jwt);
         *policy = Arc::new(Policy { jwt, ..Policy::clone(&policy) });
         drop(policy);
-        // Whatever was verified with a key that is gone.
+        // These include tokens that were verified with a key that is gone.
         self.0.verified.clear();
         true
     }
 
-    /// Waits until somebody shows a JWT whose key is not in the set.
+    /// Waits until a request carries a JWT whose key is not in the set.
     pub async fn jwt_keys_wanted(&self) {
         self.0.keys_wanted.notified().await;
     }
 
-    /// Returns the time that credentials and signatures are judged by, in seconds since 1970.
+    /// Returns the time by which credentials and signatures are checked, in seconds since 1970.
     pub fn now(&self) -> Seconds {
         (self.0.clock)() / 1000
     }
 
-    /// Verifies a token, or remembers that it was good; judges its time in any case.
+    /// Verifies a token, or finds it among the verified ones. Checks its times in either case.
     fn verify(&self, token: &str) -> Result<Arc<Verified>, AuthError> {
         let now = self.now();
         if token.len() > fula_identity::TOKEN_BYTES_MAX {
-            return Err(TokenError::Invalid("its length").into());
+            return Err(TokenError::Invalid("it is too long").into());
         }
         let key = *blake3::hash(token.as_bytes()).as_bytes();
         if let Some(verified) = self.0.verified.get(&key) {
@@ -258,22 +260,22 @@ impl Authenticator {
             }
         };
         self.0.verified.insert(key, Arc::clone(&verified));
-        // Verified by a policy that was replaced meanwhile, it must not outlive it.
+        // A token that was verified under a policy that was replaced in the meantime must not be cached.
         if !Arc::ptr_eq(&policy, &self.policy()) {
             self.0.verified.remove(&key);
         }
         Ok(verified)
     }
 
-    /// Says who shows a token.
+    /// Authenticates the bearer of a token.
     ///
     /// # Errors
-    /// [`AuthError`].
+    /// [`AuthError`] when the token is not accepted.
     pub fn bearer(&self, token: &str) -> Result<Proof, AuthError> {
         self.inspect(token).map(|verified| self.proof_of(&verified))
     }
 
-    /// Returns the proof that the bearer of a token has given.
+    /// Returns the proof of identity that a verified token gives.
     pub fn proof_of(&self, verified: &Verified) -> Proof {
         let (user, digest) = (&verified.identity.user, Some(verified.digest));
         Proof {
@@ -290,10 +292,10 @@ impl Authenticator {
         }
     }
 
-    /// Returns the token's own facts, for whoever shows it.
+    /// Returns the content of a token that is accepted.
     ///
     /// # Errors
-    /// [`AuthError`].
+    /// [`AuthError`] when it is not accepted.
     pub fn inspect(&self, token: &str) -> Result<Arc<Verified>, AuthError> {
         let verified = self.verify(token)?;
         self.proof_of(&verified).credential_check.judge()?;
@@ -303,7 +305,7 @@ impl Authenticator {
     /// Returns the secret that requests with an access key are signed with.
     ///
     /// # Errors
-    /// [`AuthError::UnknownKey`]; [`AuthError::Token`] for a token that is not good.
+    /// [`AuthError::UnknownKey`]; [`AuthError::Token`] for a token that is not valid.
     pub async fn secret_of(&self, access_key: &str) -> Result<Secret, AuthError> {
         if is_token(access_key) {
             self.verify(access_key)?;
@@ -320,13 +322,13 @@ impl Authenticator {
         found.map(|found| found.secret).ok_or(AuthError::UnknownKey)
     }
 
-    /// Says who a request is from whose signature was found good.
+    /// Authenticates a request whose signature was verified.
     ///
     /// # Errors
-    /// [`AuthError`].
+    /// [`AuthError`] when the credential is not accepted.
     pub async fn admit(&self, signed: Signed<'_>) -> Result<Proof, AuthError> {
         let mut proof = self.admit_credential(signed).await?;
-        // A link ends by itself, or with the credential that signed it.
+        // A presigned URL ends at its own time, or with the credential that signed it.
         let ends = &mut proof.credential_check.ends;
         *ends = ends.iter().copied().chain(signed.url_expires).min();
         Ok(proof)
@@ -342,12 +344,12 @@ impl Authenticator {
         if signed.session_token.is_some() {
             return Err(AuthError::SessionToken);
         }
-        // Revoked between the signature check and now.
+        // The key may have been revoked since the signature was verified.
         let found = self.0.keys.find(signed.access_key).await?.ok_or(AuthError::UnknownKey)?;
         let (user, key) = (&found.identity.user, signed.access_key);
         let credential_check =
             self.credential_check(user, found.created / 1000, None, None, Some(key));
-        // Where the revocation is heard of before the deletion, it looks the same.
+        // The revocation may arrive before the deletion of the key. The answer is the same.
         credential_check.judge().map_err(|error| match error {
             AuthError::Revoked => AuthError::UnknownKey,
             other => other,
@@ -365,12 +367,12 @@ impl Authenticator {
         if signed.session_token.is_some() {
             return Err(AuthError::SessionToken);
         }
-        // Whoever read it along the way can use it.
+        // Anyone who read the token on its way could use it.
         if !signed.is_private {
             return Err(AuthError::NotPrivate);
         }
         let proof = self.bearer(signed.access_key)?;
-        // A link is passed on, and would pass on all that the token may do.
+        // A URL can be passed on, and would pass on everything that the token may do.
         if signed.url_expires.is_some() && !proof.identity.grant.is_one_object() {
             return Err(AuthError::Presigned);
         }
@@ -386,7 +388,7 @@ impl Authenticator {
         if session.expires <= self.now() {
             return Err(AuthError::SessionExpired);
         }
-        // Begun on a master that accepts what this one does not.
+        // The session may come from a master that accepts tokens which this one does not.
         self.policy().admits(&session.identity.user, session.audience.as_deref())?;
         let (user, key) = (&session.identity.user, signed.access_key);
         let (ends, digest) = (Some(session.expires), Some(session.digest));
@@ -401,8 +403,8 @@ impl Authenticator {
         })
     }
 
-    /// Begins a session for whoever showed a token that was [inspected](Self::inspect), for up to
-    /// `life` seconds.
+    /// Begins a session for the bearer of a token that was [inspected](Self::inspect), for up to `life`
+    /// seconds.
     ///
     /// # Errors
     /// [`AuthError::TooManySessions`]; [`ServiceError::Busy`], [`ServiceError::Unavailable`].
@@ -420,8 +422,8 @@ impl Authenticator {
         self.0.keys.begin_session(verified, life, slots).await
     }
 
-    /// Keeps the keys of a shared arbiter on this master's own disk, for ever: those that the arbiter has
-    /// lost are written again. Does nothing where the arbiter is this master's own.
+    /// Copies the keys of a shared arbiter to this master's own disk, and writes back those that the
+    /// arbiter has lost. Runs for ever. Does nothing where the arbiter is this master's own.
     pub async fn keep_keys(&self) {
         let Some(memory) = self.0.keys.memory() else { return };
         let mut looks = tokio::time::interval(key_memory::LOOK);
@@ -445,15 +447,15 @@ impl Authenticator {
                 let error = chain(error);
                 tracing::warn!(
                     error,
-                    "the arbiter's access keys cannot be compared with those known"
+                    "cannot compare the arbiter's access keys with the copies of this master; trying again"
                 );
             }
             was_well = looked.is_ok();
         }
     }
 
-    /// Compares a page of the arbiter's keys with those that this master remembers. A key that fails ends
-    /// the look, and the next look begins after it.
+    /// Compares a page of the arbiter's keys with the copies of this master. A failure ends the look, and
+    /// the next look begins after the key that failed.
     async fn look_at_keys(&self) -> Result<(), ServiceError> {
         let Some(memory) = self.0.keys.memory() else { return Ok(()) };
         let page = memory.page().await?;
@@ -468,7 +470,7 @@ impl Authenticator {
         Ok(())
     }
 
-    /// Compares a key with what this master remembers of it; writes it again if the arbiter lost it.
+    /// Compares a key with the copy of this master, and writes it back if the arbiter has lost it.
     async fn compare_key(
         &self,
         memory: &KeyMemory,
@@ -480,13 +482,17 @@ impl Authenticator {
             return memory.forget(id).await;
         }
         let user = &lost.user;
-        tracing::warn!(key = id, user, "the arbiter has lost an access key: it is written again");
+        tracing::warn!(
+            key = id,
+            user,
+            "the arbiter has lost an access key; this master writes it back"
+        );
         memory.write_back(id, lost.record).await?;
         self.0.keys.records().forget(Table::Keys, id);
         Ok(())
     }
 
-    /// Revokes something on every master; an access key is deleted as well.
+    /// Revokes a credential on every master. An access key is deleted as well.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].

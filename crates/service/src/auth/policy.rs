@@ -1,8 +1,8 @@
-//! Bucket policies: what an owner makes public.
+//! Bucket policies, with which an owner makes parts of a bucket public.
 //!
-//! Of the policy language of AWS, the part that lets anyone read is understood: statements that
-//! allow everyone `s3:GetObject` on objects by prefix, and `s3:ListBucket`. Anything else is
-//! refused when the policy is put: what cannot be enforced is not taken in.
+//! Of the policy language of AWS, this supports statements that allow everyone `s3:GetObject` on objects by
+//! prefix, and `s3:ListBucket`. A policy with anything else is refused when it is put, because it could not
+//! be enforced.
 
 use fula_core::BucketName;
 use serde::Deserialize;
@@ -16,14 +16,14 @@ use crate::{
 /// Longest policy in bytes, as on AWS.
 pub const POLICY_BYTES_MAX: usize = 20 << 10;
 
-/// What of a bucket anyone may read.
+/// The part of a bucket that anyone may read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicRead {
     objects: Vec<Pattern>,
     lists: bool,
 }
 
-/// Which keys a resource names.
+/// The keys that a resource covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pattern {
     Key(String),
@@ -77,10 +77,11 @@ fn not_offered() -> ServiceError {
 }
 
 impl PublicRead {
-    /// Reads the policy of `bucket`.
+    /// Parses the policy of `bucket`.
     ///
     /// # Errors
-    /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for what is not offered.
+    /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for features that are not
+    /// supported.
     pub fn parse(text: &str, bucket: &BucketName) -> Result<Self, ServiceError> {
         if text.len() > POLICY_BYTES_MAX {
             return Err(malformed("The policy is longer than 20 KiB."));
@@ -120,7 +121,7 @@ impl PublicRead {
                     }
                     self.lists = true;
                 }
-                // Where the bucket is, is told along with listings.
+                // The location of a bucket is public wherever its listing is.
                 "s3:GetBucketLocation" => {}
                 _ => return Err(not_offered()),
             }
@@ -179,7 +180,7 @@ impl PublicRead {
     }
 }
 
-/// Returns whether a principal is everyone: `"*"`, or `{"AWS": "*"}` or `{"AWS": ["*"]}`.
+/// Returns whether a principal is everyone: `"*"`, `{"AWS": "*"}` or `{"AWS": ["*"]}`.
 fn is_everyone(principal: &Value) -> bool {
     let is_star = |value: &Value| value == "*" || *value == serde_json::json!(["*"]);
     let named = principal.as_object().filter(|named| named.len() == 1);
@@ -222,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_policies_of_tools_are_understood() {
-        // As written by the client of MinIO for "anonymous download".
+        // The client of MinIO writes this for "anonymous download".
         let everyone = json!({"AWS": ["*"]});
         let bucket = json!(["arn:aws:s3:::bucket"]);
         let list = json!(["s3:GetBucketLocation", "s3:ListBucket"]);

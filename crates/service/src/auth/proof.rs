@@ -1,4 +1,4 @@
-//! How a request showed who it is from, and checking that again later.
+//! Proofs of identity, and checking the credential again later.
 
 use std::{fmt, time::Duration};
 
@@ -7,20 +7,20 @@ use fula_identity::{Seconds, TokenDigest};
 use super::{AuthError, Authenticator, revocations::RevocationSubject};
 use crate::{auth::access::Identity, error::ServiceError};
 
-/// Longest time after the end of a credential in which a write may still be committed, in seconds. What
-/// a client began in time may take that long to arrive.
+/// Longest time after the end of a credential at which a write may still be committed, in seconds. A body
+/// whose upload began in time may take this long.
 pub const COMMIT_ALLOWANCE: Seconds = 15 * 60;
 
-/// How someone showed who they are.
+/// The method of authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthMethod {
-    /// A signature with a key that the operator made.
+    /// A signature with an operator-made key.
     Key,
     /// A signature with the key of a session.
     Session,
-    /// A token itself.
+    /// A bearer token.
     Bearer,
-    /// A signature with a key derived from a token.
+    /// A signature with the key that is derived from a token.
     TokenKey,
 }
 
@@ -35,38 +35,38 @@ impl fmt::Display for AuthMethod {
     }
 }
 
-/// Who a request is from, and how that is known.
+/// An authenticated identity, and how it was proved.
 #[derive(Clone, Debug)]
 pub struct Proof {
-    /// Who it is.
+    /// The identity.
     pub identity: Identity,
-    /// How that was shown.
+    /// The method of authentication.
     pub method: AuthMethod,
-    /// Which credential it was, by a name that gives nothing away.
+    /// Name of the credential for the log, which does not reveal it.
     pub credential: String,
-    /// By which the credential is checked again.
+    /// Check by which the credential can be examined again.
     pub credential_check: CredentialCheck,
 }
 
-/// A credential that was let in: what it takes to find out whether it was revoked meanwhile.
+/// The facts that are needed to find out whether an accepted credential was revoked in the meantime.
 #[derive(Clone, Debug)]
 pub struct CredentialCheck {
     authenticator: Authenticator,
     user: String,
     issued: Seconds,
-    /// When the credential ends, if it does.
+    /// Time at which the credential ends, if it does.
     pub(super) ends: Option<Seconds>,
     digest: Option<TokenDigest>,
     key_id: Option<String>,
 }
 
 impl CredentialCheck {
-    /// Judges the credential again before a write is queued that is committed within `deadline`: a
-    /// body may have taken its time.
+    /// Checks the credential again before a write is queued that will be committed within `deadline`,
+    /// because reading the body may have taken long.
     ///
     /// # Errors
-    /// [`ServiceError::AccessDenied`] once it was revoked; [`ServiceError::CredentialExpired`] when
-    /// the write might be committed more than [`COMMIT_ALLOWANCE`] after its end;
+    /// [`ServiceError::AccessDenied`] once it was revoked; [`ServiceError::CredentialExpired`] when the
+    /// write might be committed more than [`COMMIT_ALLOWANCE`] after its end;
     /// [`ServiceError::Unavailable`].
     pub(crate) fn check(&self, deadline: Duration) -> Result<(), ServiceError> {
         if let Some(ends) = self.ends {

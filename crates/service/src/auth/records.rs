@@ -1,4 +1,4 @@
-//! Reading records of the directory that are looked at with every request.
+//! Cached reads of metadata records that every request needs.
 
 use std::{
     sync::{
@@ -17,50 +17,51 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::ServiceError;
 
-/// How long what was read counts while the directory cannot be read: then nobody is let in.
+/// Longest time for which cached records are used while the metadata store does not answer. After it all
+/// requests are refused.
 pub(crate) const OUTAGE_MAX: Duration = Duration::from_mins(15);
 
-/// Between tries to read a directory that does not answer.
+/// Interval between attempts to read a metadata store that does not answer.
 const OUTAGE_RETRY: Duration = Duration::from_secs(1);
 
-/// How long a request waits for a record that it knows from before: then that counts.
+/// Longest time that a request waits for a record that is cached. After it the cached one is used.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Records that are remembered.
+/// Number of records that are cached.
 const CACHED: usize = 4096;
 
-/// A record that was read.
+/// A cached record.
 #[derive(Clone, Debug)]
 struct Cached {
-    /// When the read began.
+    /// Time at which the read began.
     read: Instant,
-    /// When to read it again.
+    /// Time at which to read it again.
     again: Instant,
     entry: Option<Entry>,
 }
 
-/// Records of a directory, remembered for a while.
+/// Metadata records, cached for a while.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
     pub(super) metadata: Arc<dyn MetadataStore>,
-    /// How long a record that was read counts as the current one.
+    /// Time for which a cached record counts as current.
     fresh_for: Duration,
     cache: Arc<Cache<(Table, String), Cached>>,
-    /// Whether the directory did not answer when it was last asked.
+    /// Whether the metadata store did not answer the last read.
     is_away: Arc<AtomicBool>,
 }
 
 impl Records {
-    /// Reads `directory`; what another master changes counts after `fresh_for`, zero for a
-    /// directory that nobody else writes.
+    /// Reads `metadata`. Changes by other masters take effect after `fresh_for`, which is zero for a store
+    /// that no other process writes.
     pub(super) fn new(metadata: Arc<dyn MetadataStore>, fresh_for: Duration) -> Self {
         let cache = Arc::new(Cache::new(CACHED));
         Self { metadata, fresh_for, cache, is_away: Arc::default() }
     }
 
-    /// Returns a record, not older than `fresh_for`. While the directory does not answer, one that was read
-    /// in the last [`OUTAGE_MAX`] counts, and only the first request waits; that there was none does not
-    /// count.
+    /// Returns a record that is not older than `fresh_for`. While the metadata store does not answer, a
+    /// record that was read within the last [`OUTAGE_MAX`] is used, and only the first request waits. A
+    /// cached absence is not used then.
     pub(super) async fn read(
         &self,
         table: Table,
@@ -69,7 +70,7 @@ impl Records {
         if self.fresh_for.is_zero() {
             return Ok(self.metadata.read(table, name).await?);
         }
-        // The age counts from before the read: what was changed since is not in it.
+        // The age counts from before the read, which misses later changes.
         let read = Instant::now();
         let key = (table, name.to_owned());
         let cached = self.cache.get(&key);
@@ -81,7 +82,7 @@ impl Records {
             is_there && read.duration_since(known.read) < OUTAGE_MAX
         };
         let Some(known) = cached.filter(counts) else { return Ok(self.refresh(key, read).await?) };
-        // Whoever comes before the answer need not ask as well.
+        // Requests that come before the answer need not read as well.
         self.cache.insert(key.clone(), Cached { again: read + OUTAGE_RETRY, ..known.clone() });
         let is_waited_for = !self.is_away.load(Ordering::Relaxed);
         let records = self.clone();
@@ -100,7 +101,7 @@ impl Records {
         }
     }
 
-    /// Reads a record and remembers it; `read` is when that began.
+    /// Reads a record, and caches it with the time `read` at which that began.
     async fn refresh(
         &self,
         key: (Table, String),
@@ -114,7 +115,7 @@ impl Records {
         Ok(entry)
     }
 
-    /// Forgets what was read: it is about to be changed here.
+    /// Removes a cached record, because this master is about to change it.
     pub(super) fn forget(&self, table: Table, name: &str) {
         self.cache.remove(&(table, name.to_owned()));
     }
@@ -130,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory that takes its time.
+    /// A metadata store that answers slowly.
     #[derive(Debug, Default)]
     struct Slow(MemoryMetadata, AtomicU64);
 
@@ -186,7 +187,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(2)).await;
             assert_eq!(read("k").await, (Some(1), Duration::ZERO));
         }
-        // That there was none says nothing any more.
+        // A cached absence is not used any more.
         assert_eq!(read("none").await, (None, Duration::from_secs(100)));
         slow.takes(0);
         slow.write(Table::Keys, "k", 1, None).await.unwrap();

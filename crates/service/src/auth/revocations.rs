@@ -1,12 +1,13 @@
-//! Revocations: a list that only grows, the same on every master.
+//! Revocations: a list that only grows and is the same on every master.
 //!
-//! In the arbiter it is a log, one record after the other under rising numbers, so that a master
-//! reads what is new and nothing else. Each master keeps all it ever read on its own disk: an
-//! arbiter that went back in time cannot un-revoke, and gets back what it forgot.
+//! In the arbiter it is a log, one record after another with rising numbers, so that a master reads only
+//! new records. Each master also keeps everything that it has read on its own disk. So an arbiter that went
+//! back in time cannot undo a revocation, and gets back what it lost.
 //!
 //! # Invariants
-//! - What was once in the set stays in it.
-//! - While the log cannot be read for longer than [`OUTAGE_MAX`], nobody is let in.
+//! - A revocation is never removed from the set.
+//! - While the log cannot be read for longer than [`OUTAGE_MAX`], all requests with credentials are
+//!   refused.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -31,33 +32,33 @@ use crate::{
     limits::PAGE_MAX,
 };
 
-/// Between looks at the arbiter's log.
+/// Interval between two looks at the arbiter's log.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is refused from now on.
+/// The subject of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Revoked {
-    /// All credentials of a user: a wallet, `key:NAME`, or what a JWT says.
+    /// All credentials of a user: a wallet, `key:NAME`, or the subject of a JWT.
     User(String),
-    /// Those of a user that were issued before a time, in seconds since 1970.
+    /// Credentials of a user that were issued before a time, in seconds since 1970.
     IssuedBefore(String, Seconds),
-    /// A token by its digest, 64 hex digits, and the sessions that were had for it.
+    /// A token by its digest, 64 hex digits, and the sessions that were issued for it.
     Token(String),
-    /// An access key, or a session, by its key id.
+    /// An access key or a session, by its access key id.
     Key(String),
 }
 
-/// A revocation as stored.
+/// A revocation as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Revocation {
-    /// What is refused.
+    /// Subject of the revocation.
     pub revoked: Revoked,
-    /// When that was said, milliseconds since 1970.
+    /// Time at which it was made, in milliseconds since 1970.
     pub at: TimeMs,
 }
 
-/// The credential that is looked for among what was revoked.
+/// The facts of a credential that revocations are compared with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RevocationSubject<'a> {
     pub(super) user: &'a str,
@@ -69,9 +70,9 @@ pub(super) struct RevocationSubject<'a> {
 #[derive(Debug, Default)]
 struct Set {
     all: BTreeSet<Revocation>,
-    /// Of these, what is not on this master's disk yet.
+    /// Revocations in the set that are not on this master's disk yet.
     unsaved: BTreeSet<Revocation>,
-    /// Of each user, what was issued before this is refused.
+    /// Time before which issued credentials are refused, by user.
     users: BTreeMap<String, Seconds>,
     tokens: HashSet<TokenDigest>,
     keys: HashSet<String>,
@@ -102,20 +103,20 @@ impl Set {
     }
 }
 
-/// How far the arbiter's log was read: its last record.
+/// Number and content of the last record that was read from the arbiter's log.
 type End = Option<(u64, Bytes)>;
 
-/// The revocations there are.
+/// All revocations that are known.
 #[derive(Debug)]
 pub struct Revocations {
-    /// The arbiter's.
+    /// The log in the arbiter.
     log: Arc<dyn MetadataStore>,
-    /// This master's own disk; `None` where that is the arbiter.
+    /// This master's own disk; `None` where the arbiter is on it.
     disk: Option<Arc<dyn MetadataStore>>,
     set: RwLock<Set>,
-    /// One reader or writer of the log at a time.
+    /// End of the log. Its lock lets one task at a time read or write the log.
     end: tokio::sync::Mutex<End>,
-    /// When a read of the log last began that succeeded.
+    /// Time at which the last successful read of the log began.
     read: Mutex<Instant>,
 }
 
@@ -152,7 +153,7 @@ async fn read_log(log: &dyn MetadataStore, after: u64) -> Result<Vec<(u64, Bytes
 }
 
 impl Revocations {
-    /// Reads what there is, on this master's disk and in the arbiter.
+    /// Reads the revocations from this master's disk and from the arbiter.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -189,14 +190,14 @@ impl Revocations {
             {
                 tracing::warn!(
                     error = chain(error),
-                    "revocations cannot be read from the arbiter or kept in the data directory"
+                    "revocations cannot be read from the arbiter, or cannot be stored in the data directory"
                 );
             }
             was_well = looked.is_ok();
         }
     }
 
-    /// Reads what is new in the arbiter's log.
+    /// Reads new records of the arbiter's log.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -207,13 +208,13 @@ impl Revocations {
 
     async fn catch_up(&self, end: &mut End) -> Result<(), ServiceError> {
         let began = Instant::now();
-        // From before the last record known: it must still be there.
+        // The read begins with the last known record, which must still be there.
         let after = end.as_ref().map_or(0, |(number, _)| number - 1);
         let mut found = read_log(self.log.as_ref(), after).await?;
         if let Some(last) = end.as_ref()
             && found.first() != Some(last)
         {
-            tracing::error!("the arbiter's revocations went back: they are written again");
+            tracing::error!("the arbiter has lost revocations; this master writes them back");
             found = read_log(self.log.as_ref(), 0).await?;
             *end = None;
         }
@@ -229,7 +230,7 @@ impl Revocations {
         self.save().await
     }
 
-    /// Writes what this master knows and the arbiter does not.
+    /// Writes revocations that this master knows and the arbiter lacks.
     async fn write_back(&self, end: &mut End, found: &[(u64, Bytes)]) -> Result<(), ServiceError> {
         let there: HashSet<&Bytes> = found.iter().map(|(_, value)| value).collect();
         let lacking: Vec<Bytes> = {
@@ -242,7 +243,7 @@ impl Revocations {
         Ok(())
     }
 
-    /// Adds a record at the end of the arbiter's log.
+    /// Appends a record to the arbiter's log.
     async fn append(&self, end: &mut End, value: Bytes) -> Result<(), ServiceError> {
         loop {
             let number = end.as_ref().map_or(0, |(number, _)| *number) + 1;
@@ -265,12 +266,12 @@ impl Revocations {
         }
     }
 
-    /// Takes a revocation into the set: it counts at once, whatever becomes of it elsewhere.
+    /// Adds a revocation to the set. It takes effect at once, whether or not it can be stored.
     fn add(&self, revocation: Revocation) {
         self.set.write().add(revocation);
     }
 
-    /// Writes to this master's disk what is not there yet; what fails is tried again at the next look.
+    /// Writes missing revocations to this master's disk. A failed write is repeated at the next look.
     async fn save(&self) -> Result<(), ServiceError> {
         let (unsaved, saved) = {
             let set = self.set.read();
@@ -280,7 +281,7 @@ impl Revocations {
         for revocation in unsaved {
             if let Some(disk) = &self.disk {
                 let value = encode(&revocation);
-                // Only this process writes here; a number that is taken is an earlier write's.
+                // Only this process writes here, so a number that is taken is from an earlier write.
                 loop {
                     number += 1;
                     let (name, value) = (name(number), Some(value.clone()));
@@ -295,7 +296,7 @@ impl Revocations {
         Ok(())
     }
 
-    /// Revokes something, here at once and on every master within seconds.
+    /// Revokes something, at once on this master and within seconds on all others.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -308,14 +309,14 @@ impl Revocations {
         self.save().await
     }
 
-    /// Returns all revocations, in order of what they are about.
+    /// Returns all revocations, in order of what they refuse.
     pub fn all(&self) -> Vec<Revocation> {
         let set = self.set.read();
         set.all.iter().cloned().collect()
     }
 
-    /// Returns whether a key of a user is refused, as far as this master has heard: one that is made at a
-    /// time, in milliseconds since 1970, with or without an id.
+    /// Returns whether a key of a user is refused, as far as this master knows. The key is one made at
+    /// `created`, in milliseconds since 1970, with or without an id.
     pub fn refuses_key(&self, user: &str, created: TimeMs, id: Option<&str>) -> bool {
         let subject = RevocationSubject { user, issued: created / 1000, digest: None, key_id: id };
         self.set.read().refuses(subject)
@@ -384,7 +385,7 @@ mod tests {
         let log = Arc::new(MemoryMetadata::default());
         let disks = [(); 2].map(|()| Arc::new(MemoryMetadata::default()));
         let [one, two] = [master(&log, &disks[0]).await, master(&log, &disks[1]).await];
-        // At the same moment, they come after each other.
+        // Revocations made at the same moment are put one after the other.
         let revoke = |master: &'static str| Revoked::User(master.to_owned());
         let (a, b) = tokio::join!(one.revoke(revoke("0xa"), 1), two.revoke(revoke("0xb"), 1));
         a.unwrap();
@@ -422,7 +423,7 @@ mod tests {
         let backup = log.backup();
         one.revoke(Revoked::User("0xforgotten".into()), 2).await.unwrap();
         log.restore(backup);
-        // Somebody else goes on where the restored log ends.
+        // Another master continues where the restored log ends.
         let two = master(&log, &disks[1]).await;
         two.revoke(Revoked::User("0xnew".into()), 3).await.unwrap();
         assert!(one.refuses(subject("0xforgotten", 5)).unwrap());
@@ -431,7 +432,7 @@ mod tests {
         for master in [&one, &two] {
             assert_eq!(master.all().len(), 3);
         }
-        // Nor does a master forget that starts on a log restored to nothing.
+        // A master that starts on an empty restored log keeps its revocations too.
         log.restore(Arc::new(MemoryMetadata::default()).backup());
         let again = master(&log, &disks[0]).await;
         assert!(again.refuses(subject("0xforgotten", 5)).unwrap());

@@ -1,8 +1,8 @@
-//! Secrets, and the key that seals them at rest.
+//! Secrets, and the key that encrypts them at rest.
 //!
-//! `SigV4` needs the secret itself, so it is encrypted, not hashed: AES-256-GCM under a key that
-//! never enters the directory, with the access key id as associated data, so that a sealed secret
-//! cannot be moved to another id.
+//! `SigV4` needs the secret itself, so it is encrypted and not hashed: AES-256-GCM under a key that never
+//! enters the metadata store. The access key id is the associated data, so an encrypted secret cannot be
+//! moved to another id.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::error::ServiceError;
 
-/// A secret access key: prints nothing, wipes itself.
+/// A secret access key. It is not shown in debug output, and is erased from memory when dropped.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -24,7 +24,7 @@ impl Secret {
         Self(Zeroizing::new(secret))
     }
 
-    /// Returns the secret itself, to sign with or to hand to its owner.
+    /// Returns the secret itself, for signing or to give it to its owner.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -36,12 +36,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A key file's content that is not 64 hex digits.
+/// The content of a key file that is not 64 hex digits.
 #[derive(Debug, thiserror::Error)]
 #[error("a secrets key is 64 hex digits")]
 pub struct InvalidSealingKey;
 
-/// The key that seals secrets.
+/// The key that encrypts secrets.
 #[derive(Clone)]
 pub struct SealingKey(Zeroizing<[u8; 32]>);
 
@@ -52,17 +52,17 @@ impl fmt::Debug for SealingKey {
 }
 
 impl SealingKey {
-    /// Parses 64 hex digits; surrounding white space is ignored.
+    /// Parses 64 hex digits. Surrounding white space is ignored.
     ///
     /// # Errors
-    /// [`InvalidSealingKey`].
+    /// [`InvalidSealingKey`] for any other text.
     pub fn parse(text: &str) -> Result<Self, InvalidSealingKey> {
         let mut key = Zeroizing::new([0; 32]);
         hex::decode_to_slice(text.trim(), key.as_mut_slice()).map_err(|_| InvalidSealingKey)?;
         Ok(Self(key))
     }
 
-    /// Returns what tells this key from others and tells nothing about it.
+    /// Returns a fingerprint that identifies the key and does not reveal it.
     pub fn fingerprint(&self) -> String {
         let hash = blake3::derive_key("fula 2026 sealing key fingerprint", self.0.as_slice());
         hex::encode(&hash[..16])
@@ -80,12 +80,16 @@ impl SealingKey {
     ) -> Result<String, ServiceError> {
         let payload = Payload { msg: secret.expose().as_bytes(), aad: id.as_bytes() };
         let sealed = self.cipher().encrypt(&Nonce::<Aes256Gcm>::from(nonce), payload);
-        let sealed = sealed.map_err(|_| ServiceError::bug("cannot seal a secret"))?;
+        let sealed = sealed.map_err(|_| ServiceError::bug("cannot encrypt a secret"))?;
         Ok(hex::encode([nonce.as_slice(), &sealed].concat()))
     }
 
     pub(super) fn open(&self, id: &str, sealed: &str) -> Result<Secret, ServiceError> {
-        let wrong = || ServiceError::bug(format!("the secret of key {id} cannot be opened"));
+        let wrong = || {
+            ServiceError::bug(format!(
+                "the secret of key {id} cannot be decrypted: secrets.key is not the one it was encrypted with"
+            ))
+        };
         let bytes = hex::decode(sealed).map_err(|_| wrong())?;
         let (nonce, sealed) = bytes.split_first_chunk::<12>().ok_or_else(wrong)?;
         let payload = Payload { msg: sealed, aad: id.as_bytes() };

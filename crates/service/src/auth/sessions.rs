@@ -1,9 +1,9 @@
-//! Sessions: temporary keys that stock tools get for a token, kept in the arbiter.
+//! Sessions: temporary access keys that clients get for a token. They are kept in the arbiter.
 //!
-//! A user has up to [`SESSIONS_MAX`] slots, each a record that a new session takes over once the one in
-//! it has ended or was revoked. So what is kept is bounded by what lives at the same time, and nothing
-//! has to be swept. A key id names its slot; the rest of it, the secret and the session token are drawn
-//! anew for each session.
+//! A user has up to [`SESSIONS_MAX`] slots. Each slot is a record, which a new session reuses once the
+//! session in it has ended or was revoked. So the number of records is bounded by the number of concurrent
+//! sessions, and no record has to be deleted. The key id names the slot. The rest of it, the secret and the
+//! session token are drawn anew for each session.
 
 use std::collections::BTreeSet;
 
@@ -16,39 +16,39 @@ use subtle::ConstantTimeEq;
 use super::{AuthError, KeyRing, Revocations, Secret, revocations::RevocationSubject};
 use crate::error::{Applied, ServiceError};
 
-/// What key ids of sessions begin with.
+/// Prefix of the key ids of sessions.
 pub(super) const PREFIX: &str = "FULT";
 
-/// Most sessions of one user at a time that can be allowed.
+/// Largest number of sessions of one user at a time that can be allowed.
 pub const SESSIONS_MAX: usize = 1000;
 
-/// One token may have one in this many of the sessions that its user may have.
+/// One token may have the sessions of its user divided by this.
 const TOKEN_PART: usize = 2;
 
-/// Digits of a user in a key id, of its slot, and of what is drawn for each session.
+/// Number of digits in a key id that stand for the user, for the slot, and for the random part.
 const USER_DIGITS: usize = 16;
 const SLOT_DIGITS: usize = 2;
 const DRAWN_DIGITS: usize = 14;
 
-/// Digits as in RFC 4648's base32.
+/// Digits of the base32 of RFC 4648.
 const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// New slots that one is drawn from.
+/// Number of new slots among which one is drawn at random.
 const NEW_SLOTS: usize = 32;
 
-/// Times another slot is tried because a session was begun in this one meanwhile.
+/// Number of times that another slot is tried because a session was begun in this one in the meantime.
 const TRIES: usize = 8;
 
-/// A session that was begun; its secrets are shown only now.
+/// A new session. Its secrets are never shown again.
 #[derive(Clone, Debug)]
 pub struct SessionKeys {
     /// Access key id.
     pub id: String,
     /// Secret access key.
     pub secret: Secret,
-    /// Session token, which goes along with every request.
+    /// Session token, which must be sent with every request.
     pub token: Secret,
-    /// When it ends, in seconds since 1970.
+    /// Time at which it ends, in seconds since 1970.
     pub expires: Seconds,
 }
 
@@ -65,37 +65,37 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Returns whether this is the session's token, in the same time whatever it is.
+    /// Returns whether this is the token of the session. The comparison takes constant time.
     pub(super) fn has_token(&self, token: &str) -> bool {
         self.token_hash.ct_eq(&hash(token)).into()
     }
 }
 
-/// A session as stored.
+/// A session as it is stored.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     id: String,
     user: String,
-    /// Scopes; none stands for all.
+    /// Scopes; `None` stands for all.
     scopes: Option<Vec<String>>,
     sealed: String,
     /// Hex of a hash of the session token.
     token: String,
-    /// Of the token that it was had for.
+    /// Digest of the token that the session was issued for.
     #[serde(rename = "meaning")]
     digest: String,
     issued: Seconds,
     expires: Seconds,
-    /// Whom that token was meant for, if it said.
+    /// Audience of that token, if it named one.
     audience: Option<String>,
 }
 
-/// What decides which slots of a user can be taken.
+/// The facts that decide which slots of a user are free.
 #[derive(Clone, Copy)]
 pub(super) struct Slots<'a> {
-    /// Time of day.
+    /// Current time in seconds since 1970.
     pub(super) now: Seconds,
-    /// Most sessions of one user at a time.
+    /// Largest number of sessions of one user at a time.
     pub(super) max: usize,
     pub(super) revocations: &'a Revocations,
 }
@@ -131,7 +131,7 @@ fn slot_digits(slot: usize) -> String {
     [digit(slot / DIGITS.len()), digit(slot)].into_iter().collect()
 }
 
-/// Returns the record that a key id names; `None` when it is no session's.
+/// Returns the record that a key id names; `None` when it is not the id of a session.
 fn record_of(id: &str) -> Option<String> {
     let digits = id.strip_prefix(PREFIX)?;
     let is_ours = digits.len() == USER_DIGITS + SLOT_DIGITS + DRAWN_DIGITS && digits.is_ascii();
@@ -146,7 +146,7 @@ fn parse(entry: &Entry) -> Result<Option<Stored>, ServiceError> {
 }
 
 impl KeyRing {
-    /// Begins a session for whoever showed a token; it ends no later than the token.
+    /// Begins a session for the bearer of a token. It ends no later than the token.
     ///
     /// # Errors
     /// [`AuthError::TooManySessions`]; [`ServiceError::Busy`] when other masters begin sessions of
@@ -185,8 +185,8 @@ impl KeyRing {
         Err(ServiceError::Busy(Applied::None).into())
     }
 
-    /// Returns a slot that is free or whose session is over, and its version; any of them, so that
-    /// masters that begin sessions at once seldom meet.
+    /// Returns a free slot and its version. The slot is drawn at random, so that masters which begin
+    /// sessions at the same time seldom choose the same one.
     ///
     /// # Errors
     /// [`AuthError::TooManySessions`]; [`ServiceError::Unavailable`].
@@ -220,7 +220,7 @@ impl KeyRing {
                 return Err(AuthError::TooManySessions { of, max });
             }
         }
-        // Slots that were used before come first: what is kept is to stay as little as it can.
+        // Slots that were used before come first, so that there are as few as possible.
         if free.is_empty() {
             let names: BTreeSet<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
             let new = (0..slots.max).map(|slot| format!("{user}{}", slot_digits(slot)));

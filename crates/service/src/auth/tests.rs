@@ -19,10 +19,10 @@ use fula_identity::{
 
 use super::*;
 
-/// When the tests begin, in seconds since 1970.
+/// Time at which the tests begin, in seconds since 1970.
 const NOW: Seconds = 1_000_000;
 
-/// A directory that can be cut off.
+/// A metadata store that can be cut off.
 #[derive(Debug, Default)]
 pub(super) struct Cut(pub(super) MemoryMetadata, pub(super) AtomicBool);
 
@@ -65,7 +65,7 @@ impl MetadataStore for Cut {
     }
 }
 
-/// Masters that share a directory and a clock.
+/// Masters that share a metadata store and a clock.
 struct Federation {
     metadata: Arc<Cut>,
     now: Arc<AtomicU64>,
@@ -138,7 +138,7 @@ async fn a_token_that_is_remembered_still_ends() {
     master.bearer(&token).unwrap();
     federation.pass(1);
     assert!(matches!(master.bearer(&token), Err(AuthError::Token(TokenError::Expired))));
-    // What a changed policy does not accept is not remembered either.
+    // A cached token that a changed policy does not accept is refused too.
     federation.now.store(NOW, Ordering::SeqCst);
     master.bearer(&token).unwrap();
     master.set_policy(Policy::default());
@@ -162,14 +162,14 @@ async fn a_session_begun_on_one_master_is_good_on_another() {
         let refused = two.admit(Signed { session_token, ..signed(&session) }).await;
         assert!(matches!(refused, Err(AuthError::SessionToken)));
     }
-    // A master that does not accept the token does not accept what was had for it.
+    // A master that does not accept the token does not accept its session either.
     two.set_policy(Policy::default());
     let refused = two.admit(signed(&session)).await;
     assert!(matches!(refused, Err(AuthError::Token(TokenError::NotAccepted(_)))));
     two.set_policy((*one.policy()).clone());
     federation.pass(3600);
     assert!(matches!(two.admit(signed(&session)).await, Err(AuthError::SessionExpired)));
-    // Of the same form, but nobody's.
+    // This id has the right form, but does not exist.
     let mut unknown = session.clone();
     unknown.id.replace_range(30.., "AAAAAA");
     assert!(matches!(two.secret_of(&unknown.id).await, Err(AuthError::UnknownKey)));
@@ -213,7 +213,7 @@ async fn a_write_is_not_committed_long_after_its_credential_ended() {
         let last = ends + COMMIT_ALLOWANCE - 10;
         at(last, deadline).unwrap();
         assert!(matches!(at(last + 1, deadline), Err(ServiceError::CredentialExpired)));
-        // However long the deadline is, a credential that has not ended is good.
+        // However long the deadline is, a credential that has not ended is accepted.
         at(*ends, Duration::from_hours(1)).unwrap();
     }
 }
@@ -234,7 +234,7 @@ async fn slots_are_used_again_and_are_bounded() {
         exchange(&master, &token, 40_000).await.unwrap();
     }
     assert_eq!(count().await, 3, "ended sessions keep their slots");
-    // The key of the session that was there before opens nothing any more.
+    // The key of the earlier session in the slot is not accepted any more.
     tokio::time::advance(Duration::from_secs(3)).await;
     let old = master.secret_of(&first.unwrap().id).await;
     assert!(matches!(old, Err(AuthError::UnknownKey)));
@@ -262,22 +262,22 @@ async fn sessions_are_limited_per_token_and_per_owner() {
             begun.push(exchange(&one, &tokens[n], 900 + 900 * n as Seconds).await.unwrap());
         }
     }
-    // On every master alike.
+    // The limit holds on every master.
     for master in [&one, &two] {
         assert_eq!(refused_by(exchange(master, &tokens[2], 900).await), ("the owner", 5));
     }
-    // A session that was revoked makes room, for a token that has not too many itself.
+    // A revoked session frees its slot, for a token that is below its own limit.
     let revoked = begun.pop().unwrap().id;
     one.revoke(Revoked::Key(revoked)).await.unwrap();
     assert_eq!(refused_by(exchange(&one, &tokens[0], 900).await), ("the token", 3));
     exchange(&one, &tokens[2], 900).await.unwrap();
     assert_eq!(refused_by(exchange(&one, &tokens[2], 900).await), ("the owner", 5));
-    // And so does one that has ended.
+    // A session that has ended does so too.
     federation.pass(900);
     exchange(&one, &tokens[0], 900).await.unwrap();
-    // No slot was added on the way.
+    // No slot was added in the meantime.
     assert_eq!(federation.metadata.list(Table::Sessions, None, 100).await.unwrap().len(), 5);
-    // A limit that was lowered holds for what is there.
+    // A lowered limit also applies to existing slots.
     one.set_sessions_max(1);
     assert_eq!(refused_by(exchange(&one, &tokens[2], 900).await), ("the owner", 1));
 }

@@ -1,4 +1,4 @@
-//! Tests of the budget budget.
+//! Tests of the memory budget.
 
 use futures::FutureExt;
 
@@ -17,7 +17,7 @@ async fn what_is_taken_comes_back() {
     let third = budget.take(3 * MIB, None).await.unwrap();
     drop((second, third));
     assert!(budget.bodies().all.is_empty());
-    // More than there is is all there is.
+    // A body that needs more than the whole budget takes all of it.
     budget.take(100 * MIB, None).await.unwrap();
 }
 
@@ -115,7 +115,8 @@ async fn a_connection_is_ended_once() {
     let refused = budget.take(2 * MIB, None).await;
     assert!(matches!(refused, Err(ServiceError::Busy(Applied::None))));
     assert!(first.closed().now_or_never().is_some());
-    // Where it ends it frees enough: no other one has to go, however long it takes.
+    // This body frees enough when it ends, so no other connection has to be closed, however long that
+    // takes.
     assert!(first.closed().now_or_never().is_none());
     assert!(second.closed().now_or_never().is_none());
 }
@@ -144,7 +145,7 @@ async fn bytes_count_until_they_are_sent() {
     let permit = Arc::new(budget.take(4 * MIB, None).await.unwrap());
     let all = permit.hold(Bytes::from_static(b"on their way"));
     drop(permit);
-    // A part of them is as much as all: it holds the same memory.
+    // A part of the bytes keeps all of them in memory, so it counts as all.
     let mut part = all.clone();
     drop(part.split_to(3));
     drop(all);

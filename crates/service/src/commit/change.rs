@@ -1,33 +1,37 @@
-//! Changes to a bucket, and how each is judged against the state it meets.
+//! Changes to a bucket, and how each is checked against the state of the bucket and applied.
 //!
-//! A change is data: it can wait in a queue, be judged again on a newer root, or be handed to
-//! another master. Everything that was decided from a root is decided here, again, at commit.
+//! A change is data: it can wait in a queue, and be checked again on a newer root. Every decision that
+//! depends on a root is made here, at the commit, whatever was decided before.
 
 use bytes::Bytes;
 use fula_core::{
     Block, BucketId,
-    bucket::{Attached, Completed, ETag, Fingerprint, ObjectRecord, PartRecord, UploadRecord},
+    bucket::{Attached, Fingerprint, ObjectRecord, PartRecord, UploadRecord},
     id::{ObjectKey, UploadId},
-    root::{GlobalName, TimeMs},
+    root::GlobalName,
     tree::Salt,
 };
 
-use super::working::Working;
+use super::{
+    completion::{CompleteUpload, is_expired},
+    edits::{Answer, bytes_of, open_upload, remove, write},
+    step::{Step, StepKind, commit},
+    working::Working,
+};
 use crate::{
-    error::{ServiceError, in_commit},
-    limits::COMPLETED_KEPT_MS,
+    error::ServiceError,
     names::NamePolicy,
     objects::condition::{ReadConditions, WriteConditions},
 };
 
-/// Where the record of a write comes from.
+/// The source of the record of a write.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    /// Given in full, but for time and place in history.
+    /// The record itself, without time and position in the history.
     Record(Box<ObjectRecord>),
-    /// An object elsewhere that cannot be copied; a retry's first attempt may have found it still.
+    /// An object of another bucket that cannot be copied. The first attempt of a retry may have found it.
     Refused(ServiceError),
-    /// Another object of the same bucket, as it is at commit.
+    /// Another object of the same bucket, as it is at the commit.
     SameBucket {
         key: ObjectKey,
         conditions: ReadConditions,
@@ -36,7 +40,7 @@ pub(crate) enum Source {
     },
 }
 
-/// Name of the setting that holds where a bucket was asked to be: a text, as it was sent.
+/// Name of the setting that holds the location which the client asked for, as text.
 pub(crate) const LOCATION: &str = "location";
 
 /// A change to one bucket.
@@ -54,16 +58,16 @@ pub(crate) enum Change {
     Set {
         name: &'static str,
         value: Option<Block>,
-        /// What the setting means for the global name.
+        /// Effect of the setting on the global name.
         global_name: GlobalName,
     },
-    /// Brings the global name in line with the mode.
+    /// Brings the global name in line with the name policy.
     SettleName(NamePolicy),
     Write {
         key: ObjectKey,
         source: Source,
         conditions: WriteConditions,
-        /// Small body and attached maps, stored with the commit.
+        /// Small body and attached maps, which are stored with the commit.
         blocks: Vec<Block>,
     },
     Delete {
@@ -76,7 +80,7 @@ pub(crate) enum Change {
         id: UploadId,
         record: Box<UploadRecord>,
         blocks: Vec<Block>,
-        /// Completed uploads whose answers may be forgotten by now.
+        /// Completed uploads whose answers may have expired.
         expired: Vec<(ObjectKey, UploadId)>,
     },
     PutPart {
@@ -87,7 +91,7 @@ pub(crate) enum Change {
         blocks: Vec<Block>,
     },
     CompleteUpload(Box<CompleteUpload>),
-    /// All or nothing; no key twice.
+    /// Several changes of different keys, of which all or none are applied.
     Commit(Vec<Step>),
     AbortUpload {
         key: ObjectKey,
@@ -95,55 +99,8 @@ pub(crate) enum Change {
     },
 }
 
-/// A completion whose content was joined before queueing.
-#[derive(Clone, Debug)]
-pub(crate) struct CompleteUpload {
-    pub(crate) key: ObjectKey,
-    pub(crate) id: UploadId,
-    pub(crate) conditions: WriteConditions,
-    pub(crate) record: ObjectRecord,
-    /// The parts the content was joined from, as they were then.
-    pub(crate) joined: Vec<(u32, PartRecord)>,
-    pub(crate) parts_hash: [u8; 32],
-    /// The table of parts.
-    pub(crate) blocks: Vec<Block>,
-}
-
-/// One change of a commit.
-#[derive(Clone, Debug)]
-pub(crate) struct Step {
-    pub(crate) key: ObjectKey,
-    pub(crate) conditions: WriteConditions,
-    pub(crate) kind: StepKind,
-}
-
-/// What one change of a commit does.
-#[derive(Clone, Debug)]
-pub(crate) enum StepKind {
-    Write {
-        record: Box<ObjectRecord>,
-        /// Body and attached maps, stored with the commit.
-        blocks: Vec<Block>,
-    },
-    Complete(Box<CompleteUpload>),
-    /// The upload was completed before: only a remembered commit can have done that rightly.
-    Completed(Box<ObjectRecord>),
-    Delete,
-}
-
-/// What a change that was carried out answers.
-#[derive(Clone, Debug)]
-pub(crate) enum Answer {
-    Done,
-    Object(Box<ObjectRecord>),
-    Upload(UploadId),
-    Each(Vec<Result<(), ServiceError>>),
-    /// A part changed after the content was joined: join again.
-    JoinAgain,
-}
-
 impl Change {
-    /// Returns whether it only removes: once history is forgotten, less space is in use.
+    /// Returns whether the change only deletes, so that less space is used once its history is collected.
     pub(crate) fn takes_away(&self) -> bool {
         match self {
             Self::DeleteBucket
@@ -155,7 +112,7 @@ impl Change {
         }
     }
 
-    /// Returns the bytes of blocks that ride with the commit.
+    /// Returns the length of the blocks that are stored with the commit, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let blocks: &[Block] = match self {
             Self::Write { blocks, .. }
@@ -175,9 +132,9 @@ impl Change {
         bytes_of(blocks)
     }
 
-    /// Judges the change against `work` and applies it, in full or not at all.
+    /// Checks the change against `work` and applies it, in full or not at all.
     ///
-    /// A record it makes carries `fingerprint`, by which a retry is known.
+    /// A record that it makes carries `fingerprint`, by which a retry is recognised.
     pub(super) async fn apply(
         &self,
         work: &mut Working<'_>,
@@ -246,14 +203,6 @@ impl Change {
     }
 }
 
-/// Removes an object, if it is there.
-fn remove(work: &mut Working<'_>, key: &ObjectKey, current: Option<&ObjectRecord>) {
-    if let Some(current) = current {
-        work.displace(key.as_str(), current);
-        work.remove_object(key);
-    }
-}
-
 /// Sets or removes a setting.
 async fn set(
     work: &mut Working<'_>,
@@ -273,7 +222,7 @@ async fn set(
     Ok(())
 }
 
-/// Removes the objects whose conditions hold. All are judged before the first is removed.
+/// Removes the objects whose conditions hold. All conditions are checked before the first is removed.
 async fn delete_many(
     work: &mut Working<'_>,
     keys: &[(ObjectKey, WriteConditions)],
@@ -295,7 +244,7 @@ async fn delete_many(
     Ok(Answer::Each(outcomes))
 }
 
-/// Begins an upload, and forgets completed ones whose time is over.
+/// Begins an upload, and removes completed ones whose answers have expired.
 async fn create_upload(
     work: &mut Working<'_>,
     key: &ObjectKey,
@@ -340,167 +289,13 @@ impl Source {
     }
 }
 
-/// Gives a record its time and place, and makes it the current one instead of `current`.
-fn write(
-    work: &mut Working<'_>,
-    key: &ObjectKey,
-    current: Option<&ObjectRecord>,
-    record: &mut ObjectRecord,
-) {
-    if let Some(current) = current {
-        work.displace(key.as_str(), current);
-    }
-    record.time = work.time();
-    record.seq = work.seq();
-    work.put_object(key, record);
-}
-
-/// Returns whether an upload was completed so long ago that its answer is not kept any more.
-pub(crate) fn is_expired(upload: &UploadRecord, now: TimeMs) -> bool {
-    let completed = upload.completed.as_ref();
-    completed.is_some_and(|completed| completed.time.saturating_add(COMPLETED_KEPT_MS) <= now)
-}
-
-async fn open_upload(
-    work: &Working<'_>,
-    key: &ObjectKey,
-    id: UploadId,
-) -> Result<UploadRecord, ServiceError> {
-    let upload = work.upload(key, id).await?;
-    upload.filter(|upload| upload.completed.is_none()).ok_or(ServiceError::NoSuchUpload)
-}
-
-fn bytes_of(blocks: &[Block]) -> usize {
-    blocks.iter().map(|block| block.bytes().len()).sum()
-}
-
-impl Step {
-    fn bytes(&self) -> usize {
-        match &self.kind {
-            StepKind::Write { blocks, .. } => bytes_of(blocks),
-            StepKind::Complete(complete) => bytes_of(&complete.blocks),
-            StepKind::Completed(_) | StepKind::Delete => 0,
-        }
-    }
-
-    /// Returns the tag of what it makes.
-    pub(crate) fn etag(&self) -> Option<ETag> {
-        match &self.kind {
-            StepKind::Write { record, .. } | StepKind::Completed(record) => Some(record.etag),
-            StepKind::Complete(complete) => Some(complete.record.etag),
-            StepKind::Delete => None,
-        }
-    }
-
-    /// Judges the step on what is there before the commit; `false` when it must be joined again.
-    async fn judge(&self, work: &Working<'_>) -> Result<bool, ServiceError> {
-        let current = work.object(&self.key).await?;
-        work.judge(&self.conditions, current.as_ref())?;
-        match &self.kind {
-            StepKind::Complete(complete) => {
-                open_upload(work, &self.key, complete.id).await?;
-                Ok(complete.is_unchanged(&work.parts(&self.key, complete.id).await?))
-            }
-            StepKind::Completed(_) => Err(ServiceError::NoSuchUpload),
-            StepKind::Write { .. } | StepKind::Delete => Ok(true),
-        }
-    }
-
-    async fn apply(&self, work: &mut Working<'_>) -> Result<(), ServiceError> {
-        let current = work.object(&self.key).await?;
-        match &self.kind {
-            StepKind::Write { record, blocks } => {
-                let mut record = ObjectRecord::clone(record);
-                work.carry(blocks);
-                write(work, &self.key, current.as_ref(), &mut record);
-            }
-            StepKind::Complete(complete) => drop(complete.apply(work).await?),
-            StepKind::Completed(_) => {}
-            StepKind::Delete => {
-                remove(work, &self.key, current.as_ref());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Judges every step before the first is applied: they touch different keys, so none changes
-/// what another is judged on, and what was judged good cannot fail.
-async fn commit(work: &mut Working<'_>, steps: &[Step]) -> Result<Answer, ServiceError> {
-    work.require_bucket()?;
-    let mut is_ready = true;
-    for step in steps {
-        let judged = step.judge(work).await;
-        is_ready &= judged.map_err(|error| in_commit(step.key.as_str(), error))?;
-    }
-    if !is_ready {
-        return Ok(Answer::JoinAgain);
-    }
-    let mut trial = work.clone();
-    for step in steps {
-        step.apply(&mut trial).await?;
-    }
-    *work = trial;
-    Ok(Answer::Done)
-}
-
-impl CompleteUpload {
-    /// Returns whether the parts are still those that the content was joined from.
-    fn is_unchanged(&self, parts: &[(u32, PartRecord)]) -> bool {
-        self.joined.iter().all(|joined| {
-            let found = parts.binary_search_by_key(&joined.0, |(number, _)| *number);
-            found.is_ok_and(|index| parts[index] == *joined)
-        })
-    }
-
-    async fn apply(&self, work: &mut Working<'_>) -> Result<Answer, ServiceError> {
-        let mut upload =
-            work.upload(&self.key, self.id).await?.ok_or(ServiceError::NoSuchUpload)?;
-        if let Some(completed) = upload.completed {
-            return if completed.parts_hash == self.parts_hash {
-                Ok(Answer::Object(Box::new(completed.record)))
-            } else {
-                Err(ServiceError::NoSuchUpload)
-            };
-        }
-        let current = work.object(&self.key).await?;
-        work.judge(&self.conditions, current.as_ref())?;
-        let parts = work.parts(&self.key, self.id).await?;
-        if !self.is_unchanged(&parts) {
-            return Ok(Answer::JoinAgain);
-        }
-        let mut record = self.record.clone();
-        work.carry(&self.blocks);
-        write(work, &self.key, current.as_ref(), &mut record);
-        work.remove_upload(&self.key, self.id, parts.iter().map(|(number, _)| *number), false);
-        upload.completed = Some(Completed {
-            time: work.time(),
-            parts_hash: self.parts_hash,
-            record: record.clone(),
-        });
-        work.put_upload(&self.key, self.id, &upload);
-        Ok(Answer::Object(Box::new(record)))
-    }
-}
-
-/// Returns a hash of the list of parts a completion names, lengths before contents.
-pub(crate) fn parts_hash<'a>(parts: impl Iterator<Item = (u32, &'a str)>) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("fula 2026 completed parts");
-    for (number, etag) in parts {
-        hasher.update(&number.to_be_bytes());
-        hasher.update(&(etag.len() as u64).to_be_bytes());
-        hasher.update(etag.as_bytes());
-    }
-    *hasher.finalize().as_bytes()
-}
-
-/// Returns the record's content, which every object has.
+/// Returns the address of the content, which every object has.
 pub(crate) fn content_of(record: &ObjectRecord) -> Result<fula_core::Cid, ServiceError> {
     let none = || ServiceError::bug("object record has no content");
     record.content.ok_or_else(none)
 }
 
-/// Returns an empty block, the content of empty objects.
+/// Returns the empty block, which is the content of empty objects.
 pub(crate) fn empty_block() -> Block {
     Block::new(fula_core::Codec::Raw, Bytes::new())
 }

@@ -1,9 +1,10 @@
-//! Taking turns: masters that write to the same bucket at the same time let each other go first.
+//! Contention: masters that write to the same bucket at the same time let each other go first.
 //!
-//! A master that has just won holds the newest root in its hand, while a loser still has to read
-//! it: left alone, the winner would win again and again, and the loser's work would be wasted.
-//! A loser posts a claim beside the row, and `authors` shows who else commits; whoever won waits
-//! until somebody else has, or for about as long as a round takes. Advice only: the swap decides.
+//! A master that has just won a swap has the newest root in memory, while a loser still has to read it.
+//! Without this module the winner would win again and again, and the work of the loser would be wasted. A
+//! loser posts a claim beside the row, and `authors` shows which other masters commit. The winner waits
+//! until another master has committed, or for about as long as a round takes. All this is only advice: the
+//! swap decides.
 
 use std::time::Duration;
 
@@ -13,26 +14,26 @@ use tokio::time::Instant;
 use super::Inner;
 use crate::arbiter::Head;
 
-/// Commits of others this far back still count as a sign that they are at work.
+/// Number of last versions in which commits of other masters count as a sign of contention.
 const RECENT_VERSIONS: u64 = 3;
 
 /// Longest wait for another master's commit.
 const WAIT_MAX: Duration = Duration::from_millis(150);
 
-/// Between looks at the pointer, at the least.
+/// Shortest interval between two reads of the pointer.
 const LOOK: Duration = Duration::from_micros(200);
 
-/// A won round in a bucket that others are writing to.
+/// A round that was won in a bucket under contention.
 #[derive(Debug)]
 pub(super) struct Contention {
-    /// The version that was won.
+    /// Version that was won.
     version: u64,
-    /// How long the round took.
+    /// Duration of the round.
     took: Duration,
 }
 
 impl Inner {
-    /// Returns the turn that `head` was won in; `None` when nobody else is at work.
+    /// Returns the contention in which `head` was won; `None` when no other master commits.
     pub(super) fn contention(&self, head: &Head, started: Instant) -> Option<Contention> {
         let version = head.root.version;
         let is_at_work = |author: &Author| {
@@ -43,7 +44,7 @@ impl Inner {
         contended.then(|| Contention { version, took: started.elapsed() })
     }
 
-    /// Waits until another master has had its turn, or does not seem to want one.
+    /// Waits until another master has committed, or does not seem to want to.
     pub(super) async fn yield_to_other_masters(
         &self,
         bucket: &BucketAddress,
@@ -59,10 +60,10 @@ impl Inner {
             }
             match self.arbiter.wait_beyond(bucket, contention.version, left).await {
                 Ok(Some(head)) if head.row.pointer.version <= contention.version => {}
-                // Somebody went first, or nothing can be learnt.
+                // Another master was first, or the arbiter does not answer.
                 _ => return,
             }
-            // An arbiter that waits, or takes its time, sets the pace by itself.
+            // An arbiter that waits, or is slow, sets the pace itself.
             if asked.elapsed() < LOOK {
                 tokio::time::sleep(LOOK).await;
             }

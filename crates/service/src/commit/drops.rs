@@ -1,4 +1,4 @@
-//! Dropping the rows of deleted buckets, and what this process keeps of them (docs/adr/0035).
+//! Drops the rows of deleted buckets, and what this process keeps about them (docs/adr/0035).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,39 +7,41 @@ use fula_core::{BucketAddress, root::DeletedRow};
 use super::{Committer, Inner};
 use crate::error::ServiceError;
 
-/// Rows read, or forgotten, at a time.
+/// Number of rows that are read, or removed, at a time.
 const PAGE: usize = 512;
 
-/// A collection drops rows once they are this part of those of live buckets: these are written again.
+/// A collection drops rows once their number reaches that of the live rows divided by this, because a drop
+/// writes the live rows again.
 const WORTH_PART: u64 = 4;
 
-/// Rows that are dropped in one go: so many, or the part of the live ones that is worth it if that is
-/// more. They are in memory until then, and the live ones are written again for each time.
+/// Number of rows that one drop handles, which are in memory until then. If the live rows divided by
+/// [`WORTH_PART`] are more, it handles that number, because each drop writes the live rows again.
 const DROPPED_AT_ONCE: u64 = 1 << 14;
 
-/// Highest versions that this process swapped for, by bucket. No two roots of one writer may
-/// carry the same one: `authors` could not tell them apart, and a base may be older than the
-/// writer's own last commit.
+/// Highest versions for which this process has sent swaps, by bucket. Two roots of one writer must never
+/// have the same version: `authors` could not tell them apart, and a base may be older than the writer's
+/// own last commit.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     by_bucket: BTreeMap<BucketAddress, u64>,
-    /// The same for every bucket without a row; as far as it was heard of, at least the arbiter's.
+    /// Lower bound for every bucket without a row: at least the version floor of the arbiter, as far as it
+    /// is known.
     floor: u64,
 }
 
 impl Sent {
-    /// Returns the version that the next root of a bucket must exceed, besides that of its base.
+    /// Returns a version that the next root of a bucket must exceed, in addition to that of its base.
     pub(super) fn before(&self, bucket: &BucketAddress, has_base: bool) -> u64 {
         let sent = self.by_bucket.get(bucket).copied().unwrap_or(0);
         if has_base { sent } else { sent.max(self.floor) }
     }
 
-    /// Notes that a version is sent; returns what was noted before.
+    /// Records that a version is sent. Returns the one recorded before.
     pub(super) fn note(&mut self, bucket: &BucketAddress, version: u64) -> Option<u64> {
         self.by_bucket.insert(bucket.clone(), version)
     }
 
-    /// Notes that what was sent last was certainly not published.
+    /// Restores the earlier record, because the last version was certainly not published.
     pub(super) fn restore(&mut self, bucket: &BucketAddress, before: Option<u64>) {
         match before {
             Some(version) => drop(self.by_bucket.insert(bucket.clone(), version)),
@@ -47,50 +49,50 @@ impl Sent {
         }
     }
 
-    /// Forgets a bucket whose newest root is known.
+    /// Removes the record of a bucket whose newest root is known.
     pub(super) fn forget(&mut self, bucket: &BucketAddress) {
         self.by_bucket.remove(bucket);
     }
 
-    /// Notes the version floor of the arbiter.
+    /// Records the version floor of the arbiter.
     pub(super) fn raise_floor(&mut self, version: u64) {
         self.floor = self.floor.max(version);
     }
 
-    /// Forgets a bucket whose row is gone.
+    /// Removes the record of a bucket whose row is gone.
     fn forget_dropped(&mut self, bucket: &BucketAddress, version: u64) {
         let sent = self.by_bucket.remove(bucket).unwrap_or(0);
         self.raise_floor(version.max(sent));
     }
 }
 
-/// What a look at all rows found.
+/// The result of a scan of all rows.
 #[derive(Debug, Default)]
 struct Found {
     live: u64,
-    /// How many rows may be dropped.
+    /// Number of rows that may be dropped.
     deleted: u64,
-    /// The first of them.
+    /// The first of these rows.
     rows: Vec<DeletedRow>,
 }
 
 impl Found {
-    /// Returns how many rows are worth that those of the live buckets seen so far are written again.
+    /// Returns the number of deleted rows that justifies writing the live rows seen so far again.
     fn worth(&self) -> u64 {
         self.live.div_ceil(WORTH_PART)
     }
 
-    /// Returns how many rows are dropped in one go.
+    /// Returns the largest number of rows of one drop.
     fn most(&self) -> u64 {
         self.worth().max(DROPPED_AT_ONCE)
     }
 }
 
 impl Committer {
-    /// Drops the rows of buckets that were deleted longer ago than `retention`, where the arbiter can do
-    /// that; unless `all` is set, only if they are enough to be worth the work. Returns how many it
-    /// dropped. A bucket that somebody writes to just now is left to the next call.
-    ///
+    /// Drops the rows of buckets that were deleted longer ago than `retention`, if the arbiter supports
+    /// that. Unless `all` is set, it does so only if there are enough of them to justify the work. Returns
+    /// the number of dropped rows. A bucket that is being written to is left to the next call.
+    /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some rows may be dropped all the same.
     /// # Errors
     /// [`ServiceError::Full`], [`ServiceError::Unavailable`]: some may be gone all the same.
     pub(crate) async fn drop_deleted(
@@ -99,7 +101,7 @@ impl Committer {
         all: bool,
     ) -> Result<u64, ServiceError> {
         let arbiter = self.arbiter();
-        // What an arbiter in doubt says is deleted may live.
+        // A bucket that an arbiter in doubt reports as deleted may be live.
         if !arbiter.can_drop_rows() || arbiter.guard().alarm().is_some() {
             return Ok(0);
         }
@@ -119,7 +121,7 @@ impl Committer {
         }
     }
 
-    /// Returns how many buckets something is kept of in memory that grows with them.
+    /// Returns the number of buckets in each map in memory that grows with their number.
     #[cfg(feature = "fault-injection")]
     pub fn kept_buckets(&self) -> [usize; 4] {
         let [known, claims] = self.0.arbiter.kept_buckets();
@@ -129,8 +131,8 @@ impl Committer {
 }
 
 impl Inner {
-    /// Returns the rows of buckets that were deleted longer ago than `retention`, or as many as are
-    /// dropped in one go.
+    /// Returns the rows of buckets that were deleted longer ago than `retention`, up to the number of one
+    /// drop.
     async fn find_deleted(&self, retention: Duration) -> Result<Found, ServiceError> {
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let before = self.arbiter.now().await?.saturating_sub(retention);
@@ -157,10 +159,10 @@ impl Inner {
         }
     }
 
-    /// Drops rows, and forgets their buckets; returns how many were dropped.
+    /// Drops rows, and removes their buckets from memory. Returns the number of dropped rows.
     async fn drop_rows(&self, mut rows: Vec<DeletedRow>) -> Result<u64, ServiceError> {
-        // Whoever deletes has not learnt yet that it did. A writer that begins later finds the
-        // tombstone, and can only make the bucket again.
+        // A writer that is deleting the bucket has not learnt yet that it did. A writer that begins later
+        // finds the tombstone, and can only create the bucket again.
         rows.retain(|row| !self.queues.lock().contains_key(&row.address));
         let dropped = self.arbiter.drop_rows(rows).await?;
         for some in dropped.chunks(PAGE) {
@@ -169,7 +171,7 @@ impl Inner {
             for row in some {
                 let bucket = &row.address;
                 sent.raise_floor(row.pointer.version);
-                // A writer at work may have sent more, and forgets it by itself.
+                // A running writer may have sent more versions, and removes the record itself.
                 if !queues.contains_key(bucket) {
                     sent.forget_dropped(bucket, row.pointer.version);
                     sweeps.remove(bucket);

@@ -1,23 +1,26 @@
-//! The commit pipeline: the only place where requests change a bucket. A lost swap is retried in
-//! `round`, an unanswered one in `publish`. Recovery and import swap past it.
+//! The commit pipeline: the only place where requests change a bucket. A lost swap is retried in `round`,
+//! an unanswered one is resolved in `publish`. Recovery and import bypass the pipeline.
 //!
-//! Per bucket there is at most one writer task, existing only while there is work. Requests
-//! queue; each round takes all that queued while the last one was in flight, judges and applies
-//! them in order to the newest root known, writes the new nodes, and swaps the root pointer once
-//! for all of them. Group commit adds no delay and grows with load. docs/adr/0004.
+//! Each bucket has at most one writer task, which exists only while there is work. Requests queue. Each
+//! round takes all changes that queued during the last one, applies them in order to the newest known root,
+//! writes the new nodes, and swaps the root pointer once for all of them. Group commit adds no delay and
+//! grows with the load (docs/adr/0004).
 //!
 //! # Invariants
 //! - Blocks are durable before, or with, the pointer that needs them; never after.
-//! - Every answer is carried by a won swap, or its base was current after the request arrived.
-//! - A lost swap is judged again from the start on the newer root.
-//! - An unanswered swap is resolved by `authors`, never guessed.
+//! - Every answer comes from a won swap, or from a base that was current after the request arrived.
+//! - After a lost swap all changes are examined and applied again on the newer root.
+//! - An unanswered swap is resolved with `authors`, never by a guess.
 
 mod change;
+mod completion;
 mod contention;
 mod drops;
+mod edits;
 mod publish;
 mod replay;
 mod round;
+mod step;
 mod working;
 
 use std::{
@@ -35,10 +38,10 @@ use tokio::{
 };
 
 pub(crate) use self::{
-    change::{
-        Answer, Change, CompleteUpload, LOCATION, Source, Step, StepKind, content_of, empty_block,
-        is_expired, parts_hash,
-    },
+    change::{Change, LOCATION, Source, content_of, empty_block},
+    completion::{CompleteUpload, is_expired, parts_hash},
+    edits::Answer,
+    step::{Step, StepKind},
     working::decode_part,
 };
 use self::{drops::Sent, round::write_bucket};
@@ -50,22 +53,22 @@ use crate::{
     pins::RequestPins,
 };
 
-/// A change, and the terms on which it is asked for.
+/// A change, and the conditions of the request for it.
 #[derive(Debug)]
 pub(crate) struct CommitRequest {
-    /// The life of the name that the change is meant for; `None` for whichever there is.
+    /// Id of the life of the name that the change is for; `None` for any.
     pub(crate) bucket: Option<BucketId>,
-    /// The version that the bucket must be at.
+    /// Version that the bucket must be at.
     pub(crate) if_version: Option<u64>,
-    /// How a retry is known.
+    /// Key by which a retry is recognised.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
     pub(crate) change: Change,
-    /// Keeps what the change links to.
+    /// Pins the blocks that the change links to.
     _pins: RequestPins,
 }
 
 impl CommitRequest {
-    /// Returns a caller's change to a life of a name.
+    /// Returns the request of a caller to change a life of a name.
     pub(crate) fn of(
         caller: &Caller,
         bucket: Option<BucketId>,
@@ -77,11 +80,11 @@ impl CommitRequest {
     }
 }
 
-/// What a change came to.
+/// The outcome of a change.
 #[derive(Debug)]
 struct Outcome {
     result: Result<Answer, ServiceError>,
-    /// The bucket version that the result holds at; 0 when that is not known.
+    /// Bucket version that the result holds at; 0 when it is unknown.
     version: u64,
     /// Whether the round must be published for it.
     writes: bool,
@@ -94,7 +97,7 @@ struct Pending {
     answer: oneshot::Sender<Outcome>,
 }
 
-/// Fails every change of a batch.
+/// Answers every change of a batch with an error.
 fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
     for pending in batch {
         drop(pending.answer.send(Outcome {
@@ -105,12 +108,12 @@ fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
     }
 }
 
-/// Returns when the last change of a batch must be answered.
+/// Returns the time by which the last change of a batch must be answered.
 fn latest_deadline(batch: &[Pending]) -> Instant {
     batch.iter().map(|pending| pending.deadline).max().unwrap_or_else(Instant::now)
 }
 
-/// Publishes changes to buckets; cloned freely, shared by all requests.
+/// Publishes changes to buckets. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Committer(Arc<Inner>);
 
@@ -118,16 +121,16 @@ pub struct Committer(Arc<Inner>);
 struct Inner {
     arbiter: Arbiter,
     limits: Limits,
-    /// Changes waiting, by bucket; an entry exists while a writer task does.
+    /// Waiting changes by bucket. An entry exists as long as the writer task of the bucket.
     queues: Mutex<BTreeMap<BucketAddress, Queue>>,
     sent: Mutex<Sent>,
-    /// Where the next sweep of remembered outcomes begins, by bucket.
+    /// Key at which the next sweep of remembered outcomes begins, by bucket.
     sweeps: Mutex<BTreeMap<BucketAddress, Bytes>>,
-    /// Told whenever a writer task ends.
+    /// Notified whenever a writer task ends.
     writer_stopped: Notify,
 }
 
-/// Changes waiting for one bucket, and the bytes that ride with them.
+/// Changes that wait for one bucket, and the number of bytes of the blocks that are stored with them.
 #[derive(Debug, Default)]
 struct Queue {
     pending: VecDeque<Pending>,
@@ -147,20 +150,21 @@ impl Committer {
         }))
     }
 
-    /// Returns the arbiter through which this commits.
+    /// Returns the arbiter that this commits through.
     pub fn arbiter(&self) -> &Arbiter {
         &self.0.arbiter
     }
 
-    /// Returns the bounds in force.
+    /// Returns the limits.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
     }
 
-    /// Queues a change and waits for its answer; notes in `seen` the version it holds at.
+    /// Queues a change, and waits for its answer. Records in `seen` the version that the answer holds at.
     ///
     /// # Errors
-    /// What judging it came to; [`ServiceError::Busy`] when the queue is full or time ran out.
+    /// The reason why the change was refused; [`ServiceError::Busy`] when the queue is full or the deadline
+    /// passed.
     pub(crate) async fn submit(
         &self,
         bucket: &BucketAddress,
@@ -187,7 +191,7 @@ impl Committer {
                 tokio::spawn(write_bucket(Arc::clone(&self.0), bucket.clone()));
             }
         }
-        // The writer answers by the deadline unless a store hangs; then nobody knows.
+        // The writer answers by the deadline, unless a store hangs. In that case the outcome is unknown.
         let patience = deadline + Duration::from_secs(1);
         match tokio::time::timeout_at(patience, result).await {
             Ok(Ok(outcome)) => {

@@ -1,4 +1,4 @@
-//! Publishing a round: blocks first, then the swap, and finding out about one without an answer.
+//! Publishes a round: stores the blocks, then swaps the pointer, and resolves a swap without an answer.
 
 use std::{
     pin::{Pin, pin},
@@ -16,32 +16,32 @@ use crate::{
     fault_injection::Fault,
 };
 
-/// First wait before an unanswered swap is looked up again; doubles up to [`RESOLVE_WAIT_MAX`].
+/// First wait before an unanswered swap is looked up again. It doubles up to [`RESOLVE_WAIT_MAX`].
 const RESOLVE_WAIT: Duration = Duration::from_millis(20);
 
-/// Longest wait between look-ups.
+/// Longest wait between two look-ups.
 const RESOLVE_WAIT_MAX: Duration = Duration::from_millis(250);
 
-/// How a swap of a round ended.
+/// The outcome of the swap of a round.
 pub(super) enum Swapped {
     Won,
-    /// Judge again on this base.
+    /// The swap was lost. Apply the changes again, on this base.
     Lost(Option<Arc<Head>>),
     Failed(ServiceError),
 }
 
-/// How long an unanswered swap is looked into.
+/// The time limits for resolving an unanswered swap.
 struct Unanswered {
-    /// When its writers are told that the outcome is unknown.
+    /// Time at which its writers are told that the outcome is unknown.
     deadline: Instant,
-    /// When finding out ends.
+    /// Time at which the attempts to resolve it end.
     give_up: Instant,
-    /// Before the next look.
+    /// Wait before the next look-up.
     wait: Duration,
 }
 
 impl Head {
-    /// Returns the row this head would be after `sealed` won.
+    /// Returns the row that follows this head after `sealed` has won.
     pub(super) fn after(
         sealed: &working::Sealed,
         address: &BucketAddress,
@@ -54,7 +54,7 @@ impl Head {
             bucket_id: sealed.row.bucket_id,
             created: sealed.row.created,
             deleted: sealed.row.deleted,
-            // Only a hint here: whoever needs the truth asks the arbiter.
+            // This is only a hint: code that needs the exact value asks the arbiter.
             global_name: kept,
             claim: None,
         };
@@ -63,7 +63,7 @@ impl Head {
 }
 
 impl Inner {
-    /// Makes the blocks durable and swaps the pointer, resolving a swap that is not answered.
+    /// Makes the blocks durable and swaps the pointer. Resolves a swap that is not answered.
     pub(super) async fn publish(
         &self,
         bucket: &BucketAddress,
@@ -72,7 +72,8 @@ impl Inner {
         placement: Placement,
         batch: &mut Vec<Pending>,
     ) -> Swapped {
-        // Before anything is stored for it: nobody collects what a refused write leaves in shared blocks.
+        // This is checked before anything is stored: in shared block stores nothing collects the blocks of
+        // a refused write.
         if let Err(error) = self.arbiter.permit_write(bucket) {
             return Swapped::Failed(error);
         }
@@ -83,14 +84,14 @@ impl Inner {
             Err(_) => return Swapped::Failed(ServiceError::late("block store", "put")),
         }
 
-        // Base or sent: it exceeds whatever was there.
+        // The version exceeds that of the base and every one that was sent before.
         let sent_before = self.sent.lock().note(bucket, sealed.root.version);
         let expected = base.map(|head| head.row.pointer);
         let now = Instant::now();
         let give_up = now + self.limits.resolve_for;
         let mut unanswered = Unanswered { deadline, give_up, wait: RESOLVE_WAIT };
         let mut is_unknown = false;
-        // A lost swap tells of the root that it lost to.
+        // A lost swap returns the root that it lost to, which must not be collected while it is read.
         let _reading = self.arbiter.pins().begin_read();
         loop {
             let swap = pin!(self.arbiter.swap(bucket, expected, &sealed.row, is_unknown));
@@ -116,11 +117,11 @@ impl Inner {
                 SwapAnswer::NotSent(error) if !is_unknown => {
                     return Swapped::Failed(error.into());
                 }
-                // Once one was sent into the dark, a later refusal says nothing about it.
+                // After an unanswered attempt, a later refusal tells nothing about that attempt.
                 SwapAnswer::NotSent(error) | SwapAnswer::Unanswered(error) => error,
             };
             is_unknown = true;
-            tracing::warn!(bucket = %bucket.name, error = chain(&error), "swap not answered");
+            tracing::warn!(bucket = %bucket.name, error = chain(&error), "a swap was not answered");
             let resolved = self.resolve(bucket, expected, sealed, &mut unanswered, batch).await;
             if let Some(ended) = resolved {
                 return ended;
@@ -128,7 +129,7 @@ impl Inner {
         }
     }
 
-    /// Makes the blocks of a round durable, except for those that the swap makes durable by itself.
+    /// Makes the blocks of a round durable, except those that the swap itself makes durable.
     async fn store(&self, made: &[Block], placement: Placement) -> Result<(), StoreError> {
         let blocks = self.arbiter.nodes().blocks();
         let mark = blocks.put(made, placement).await?;
@@ -141,8 +142,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Finds out what became of a swap; `None` when it was not applied so far and the same root
-    /// is to be sent again.
+    /// Looks up the outcome of a swap. Returns `None` when it was not applied so far and the same root must
+    /// be sent again.
     async fn resolve(
         &self,
         bucket: &BucketAddress,
@@ -153,7 +154,8 @@ impl Inner {
     ) -> Option<Swapped> {
         loop {
             if Instant::now() >= unanswered.deadline {
-                // The writers are told; finding out goes on, so that the next round knows.
+                // The writers are told, and the look-ups continue, so that the next round knows the
+                // outcome.
                 answer_all(std::mem::take(batch), &ServiceError::Busy(Applied::Unknown));
             }
             if Instant::now() >= unanswered.give_up {
@@ -173,15 +175,17 @@ impl Inner {
                 Ok(found) if found.pointer() == expected => return None,
                 Ok(found) => return Some(self.judge_conflict(bucket, found, sealed, true).await),
                 Err(error @ ServiceError::Regressed(_)) => {
-                    tracing::warn!(%error, "cannot tell what became of a swap");
+                    tracing::warn!(%error, "cannot determine the outcome of a swap");
                     return Some(Swapped::Failed(ServiceError::Busy(Applied::Unknown)));
                 }
-                Err(error) => tracing::warn!(%error, "cannot resolve a swap yet"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look up the outcome of a swap yet; trying again");
+                }
             }
         }
     }
 
-    /// Tells a swap that was ours after all from one that was lost.
+    /// Tells a swap that was carried out after all from one that was lost.
     async fn judge_conflict(
         &self,
         bucket: &BucketAddress,
@@ -196,7 +200,7 @@ impl Inner {
         }
         match self.arbiter.adopt(bucket, current).await {
             Ok(None) => never_there(is_unknown && !is_faulty),
-            // A swap that was refused outright was not carried out, whoever committed what.
+            // A swap that was refused directly was not carried out, whichever writer has committed.
             Ok(Some(head))
                 if is_unknown
                     && !is_faulty
@@ -206,7 +210,7 @@ impl Inner {
             }
             Ok(head) => Swapped::Lost(head),
             Err(error) if is_unknown => {
-                tracing::warn!(%error, "cannot tell whether a swap was ours");
+                tracing::warn!(%error, "cannot determine which writer won a swap");
                 Swapped::Failed(ServiceError::Busy(Applied::Unknown))
             }
             Err(error) => Swapped::Failed(error),
@@ -214,7 +218,7 @@ impl Inner {
     }
 }
 
-/// Waits for a swap to its end. Its writers are told when their time is over.
+/// Waits until a swap ends. Its writers are answered when their deadline has passed.
 async fn answer_in_time(
     mut swap: Pin<&mut impl Future<Output = SwapAnswer>>,
     deadline: Instant,
@@ -229,8 +233,8 @@ async fn answer_in_time(
     swap.await
 }
 
-/// Says how a swap ended whose bucket has no row: it was lost. If it was sent before without an answer,
-/// nobody knows: it may have been carried out, and its bucket deleted and dropped since.
+/// Returns the outcome of a swap whose bucket has no row. It was lost. If it was sent before without an
+/// answer, the outcome is unknown: it may have been carried out, and the bucket deleted and dropped since.
 fn never_there(is_unknown: bool) -> Swapped {
     if is_unknown {
         return Swapped::Failed(ServiceError::Busy(Applied::Unknown));

@@ -1,8 +1,8 @@
-//! Remembered outcomes: a retry gets the first answer, from any master.
+//! Replays: a retry gets the answer of the first attempt, from any master.
 //!
-//! A write that numbers its calls is looked up before anything else is judged: in the record of
-//! the current object, then among the remembered outcomes (docs/adr/0006). Expired ones are swept
-//! a few at a time by rounds that add others, so their number is bounded by the rate of writes.
+//! A write with an idempotency key is looked up before it is examined: first in the record of the current
+//! object, then among the remembered outcomes (docs/adr/0006). Rounds that add outcomes also sweep a few
+//! expired ones, so the number of outcomes is bounded by the rate of writes.
 
 use bytes::Bytes;
 use fula_core::{
@@ -10,20 +10,21 @@ use fula_core::{
     tree::Cursor,
 };
 
-use super::{change::Answer, working::Working};
+use super::{edits::Answer, working::Working};
 use crate::{
     caller::IdempotencyKey,
     error::{ConditionName, ServiceError},
     limits::is_recent_expired,
 };
 
-/// Entries looked at per entry added, so that a sweep always overtakes.
+/// Number of entries that a sweep visits for each entry added. It is greater than one, so that the sweep
+/// always catches up.
 const SWEEP_FACTOR: usize = 2;
 
-/// A result, and the version whose root carried it.
+/// A result, and the version of the root that it was published with.
 pub(super) type Remembered = (Result<Answer, ServiceError>, u64);
 
-/// Refusals that are remembered, by stored code.
+/// Refusals that are remembered, with their stored codes.
 const REFUSALS: [(u8, ServiceError); 10] = [
     (1, ServiceError::NoSuchKey),
     (2, ServiceError::PreconditionFailed(ConditionName::IfMatch)),
@@ -38,7 +39,7 @@ const REFUSALS: [(u8, ServiceError); 10] = [
 ];
 
 fn code_of(refusal: &ServiceError) -> Option<u8> {
-    // Which key of a commit it was is not kept.
+    // The key of the commit that the refusal was about is not stored.
     if let ServiceError::InCommit { error, .. } = refusal {
         return code_of(error);
     }
@@ -51,7 +52,8 @@ fn code_of(refusal: &ServiceError) -> Option<u8> {
 
 fn refusal_of(code: u8) -> ServiceError {
     let found = REFUSALS.iter().find(|(known, _)| *known == code);
-    // A later program may know more; what it refused is not ours to carry out.
+    // A newer program may have stored a code that is unknown here. A change that it refused must not be
+    // carried out.
     found.map_or(ServiceError::bug(format!("refused with code {code}")), |(_, e)| e.clone())
 }
 
@@ -68,7 +70,7 @@ fn answer_of(outcome: RecentOutcome) -> Result<Answer, ServiceError> {
     }
 }
 
-/// Returns what is to be remembered; `None` for what is not an outcome, or remembers itself.
+/// Returns the outcome to remember; `None` when the result is not an outcome, or is remembered otherwise.
 fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<RecentOutcome> {
     match result {
         Ok(Answer::Done) => Some(RecentOutcome::Done),
@@ -81,15 +83,16 @@ fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<R
             let codes: Option<Vec<u8>> = results.iter().map(code).collect();
             codes.map(|codes| RecentOutcome::Each(Bytes::from(codes)))
         }
-        // The first attempt may still be under way, and must not succeed after this.
+        // The first attempt may still be under way, and must not succeed after this refusal.
         Err(refusal) if is_retry => code_of(refusal).map(RecentOutcome::Refused),
-        // The record remembers; an upload's header does; joining again is no outcome.
+        // The record of an object remembers its write, and the header of an upload its completion. A
+        // completion that must be joined again is not an outcome.
         Ok(Answer::Object(_) | Answer::JoinAgain) | Err(_) => None,
     }
 }
 
 impl Working<'_> {
-    /// Returns what this very write came to before.
+    /// Returns the remembered result of this write.
     pub(super) async fn remembered(
         &self,
         idempotency_key: &IdempotencyKey,
@@ -107,7 +110,7 @@ impl Working<'_> {
         Ok(Some((answer_of(recent.outcome), recent.version)))
     }
 
-    /// Remembers what a write came to, where nothing else does.
+    /// Remembers the outcome of a write, unless it is remembered otherwise.
     pub(super) fn remember(
         &mut self,
         idempotency_key: &IdempotencyKey,
@@ -118,7 +121,7 @@ impl Working<'_> {
         self.put_recent(keys::recent(&idempotency_key.key, idempotency_key.fingerprint), &recent);
     }
 
-    /// Keeps the answer of the write whose record is about to be replaced or removed.
+    /// Remembers the answer of the write whose record is about to be replaced or removed.
     pub(super) fn displace(&mut self, key: &str, record: &ObjectRecord) {
         let Some(fingerprint) = record.fingerprint else { return };
         if !is_recent_expired(record.time, self.time()) {
@@ -126,7 +129,7 @@ impl Working<'_> {
         }
     }
 
-    /// Drops expired outcomes, going on from `from`; returns where to go on next time.
+    /// Removes expired outcomes, beginning at `from`. Returns where the next sweep begins.
     pub(super) async fn sweep_recent(&mut self, mut from: Bytes) -> Result<Bytes, ServiceError> {
         let (tree, added) = self.recent_edited();
         let mut expired = Vec::new();
@@ -134,7 +137,7 @@ impl Working<'_> {
         cursor.seek(&from).await?;
         for _ in 0..added * SWEEP_FACTOR {
             let Some(entry) = cursor.next().await? else {
-                // At the end, the next sweep begins at the front again.
+                // At the end of the tree, the next sweep starts again at the beginning.
                 from = Bytes::new();
                 break;
             };

@@ -1,4 +1,4 @@
-//! The writer task of a bucket: one round after another, as long as changes wait.
+//! The writer task of a bucket. It runs one round after another as long as changes wait.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     limits::Limits,
 };
 
-/// Rounds that one writer runs without a break, for tasks that its thread alone would run.
+/// Number of rounds after which a writer yields to other tasks of its thread.
 const ROUNDS_MAX: u64 = 32;
 
 /// Runs rounds for one bucket until its queue is empty.
@@ -46,9 +46,9 @@ pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
             return;
         }
         if let Some(replaced) = replaced {
-            // This round may wait for the disk on this thread. Other threads take over whoever was
-            // answered, but not the task that was woken last: this one takes its place
-            // (docs/adr/0026).
+            // This round may block its thread while it waits for the disk. Other threads take over tasks
+            // that were woken, except the one woken last. Spawning a task here moves that one out of this
+            // thread's slot (docs/adr/0026).
             let inner = Arc::clone(&inner);
             tokio::spawn(async move { inner.arbiter.nodes().forget(&replaced) });
         }
@@ -59,12 +59,12 @@ pub(super) async fn write_bucket(inner: Arc<Inner>, bucket: BucketAddress) {
     }
 }
 
-/// How a round ended.
+/// The outcome of a round.
 #[derive(Default)]
 struct Ended {
-    /// The turn that was had, when another master is after the next one.
+    /// The contention in which it was won, if other masters commit too.
     contention: Option<Contention>,
-    /// Nodes that only readers of older roots may still want.
+    /// Nodes that only readers of older roots may still need.
     replaced: Vec<Cid>,
 }
 
@@ -73,8 +73,8 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
     let mut batch = Vec::new();
     while let Some(next) = queue.pending.front() {
         bytes += next.request.change.bytes();
-        // A condition on the version of the bucket is about a state that nothing in the same
-        // round has touched.
+        // A condition on the bucket version is about a state before any change of this round, so such a
+        // change gets a round of its own.
         let is_alone = |pending: &Pending| pending.request.if_version.is_some();
         let full = batch.len() >= limits.round_changes_max
             || bytes > limits.round_bytes_max
@@ -89,8 +89,9 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
     batch
 }
 
-/// Answers a round that failed, but for changes that might have gone through without the others:
-/// where nothing more fits, those that take away, and what needs no space, as the answer to a retry.
+/// Fails every change of the round, except those that might succeed without the others. When the disk is
+/// full, these are changes that only delete, and those that need no space, such as the answer to a retry.
+/// Returns the excepted changes.
 fn refuse(batch: Vec<Pending>, outcomes: &[Outcome], error: &ServiceError) -> Vec<Pending> {
     if !matches!(error, ServiceError::Full) {
         answer_all(batch, error);
@@ -108,7 +109,7 @@ fn refuse(batch: Vec<Pending>, outcomes: &[Outcome], error: &ServiceError) -> Ve
     left
 }
 
-/// Answers the changes whose time is over; returns the others.
+/// Answers the changes whose deadline has passed. Returns the others.
 fn without_expired(batch: Vec<Pending>) -> Vec<Pending> {
     let now = Instant::now();
     let (alive, expired) = batch.into_iter().partition(|pending| pending.deadline > now);
@@ -116,7 +117,8 @@ fn without_expired(batch: Vec<Pending>) -> Vec<Pending> {
     alive
 }
 
-/// Waits for a store before anything of a batch was published, until its last change must be answered.
+/// Waits for a store until the last change of a batch must be answered. Nothing of the batch has been
+/// published yet.
 async fn in_time<T>(
     batch: &[Pending],
     backend: &'static str,
@@ -130,22 +132,23 @@ fn pointer_of(head: Option<&Head>) -> Option<RootPointer> {
     head.map(|head| head.row.pointer)
 }
 
-/// Returns whether the changes that a round is published for only take away.
+/// Returns whether all changes that a round is published for only delete.
 fn only_take_away(batch: &[Pending], outcomes: &[Outcome]) -> bool {
     let mut writes = batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.writes);
     writes.all(|(pending, _)| pending.request.change.takes_away())
 }
 
 impl Inner {
-    /// Runs one round, whatever happens in it.
+    /// Runs one round, and handles a panic in it.
     async fn run_round(&self, bucket: &BucketAddress, batch: Vec<Pending>) -> Ended {
         metrics::counter!("fula_commit_rounds_total").increment(1);
         let changes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         metrics::histogram!("fula_commit_batch_changes").record(changes);
-        // Of its own: the writers may be gone before the swap is known.
+        // The round has a lease of its own, because the writers may be gone before the outcome of the swap
+        // is known.
         let _lease = self.arbiter.pins().begin_write();
-        // A bug in one round must not wedge the bucket: its writers are told that nobody knows.
-        // In a box: the task that runs it is moved several times when it is spawned.
+        // A bug in one round must not block the bucket: its writers are told that the outcome is unknown.
+        // The future is boxed, because the task that runs it is moved several times when it is spawned.
         let round = AssertUnwindSafe(Box::pin(self.round(bucket, batch))).catch_unwind();
         round.await.unwrap_or_else(|_| {
             tracing::error!(bucket = %bucket.name, "a commit round panicked");
@@ -154,7 +157,7 @@ impl Inner {
         })
     }
 
-    /// Judges, applies and publishes one batch, again and again until it is published or refused.
+    /// Applies and publishes one batch. Repeats that until the batch is published or refused.
     async fn round(&self, bucket: &BucketAddress, mut batch: Vec<Pending>) -> Ended {
         let started = Instant::now();
         let (mut base, mut is_current) = (self.arbiter.swap_base(bucket), false);
@@ -198,7 +201,7 @@ impl Inner {
                 }
                 Swapped::Lost(current) => {
                     metrics::counter!("fula_commit_rebases_total").increment(1);
-                    // Nobody will ask for what this attempt made.
+                    // Nothing needs the blocks of this attempt any more.
                     let made: Vec<_> = sealed.blocks.iter().map(Block::cid).collect();
                     self.arbiter.nodes().forget(&made);
                     self.arbiter.post_priority_claim(bucket);
@@ -216,8 +219,8 @@ impl Inner {
         Ended::default()
     }
 
-    /// Answers a batch that has nothing to publish, judged on a base and whether that is known to be current:
-    /// only then do the answers hold. Returns the batch and the newest state if that is another one.
+    /// Answers a batch that has nothing to publish. The answers hold only if the base is known to be
+    /// current. Otherwise returns the batch and the newest state.
     async fn settle_unpublished(
         &self,
         bucket: &BucketAddress,
@@ -242,8 +245,8 @@ impl Inner {
         None
     }
 
-    /// Notes the head of a swap that was won, and gives the answers that it carries; returns whether
-    /// other masters are after the next round.
+    /// Records the head of a won swap, and gives the answers that it carries. Returns the contention, if
+    /// other masters want to commit.
     async fn settle_won(
         &self,
         head: &Arc<Head>,
@@ -254,7 +257,7 @@ impl Inner {
         if self.arbiter.remember_won(head).await.is_err() {
             withhold(&mut outcomes);
         }
-        // No base is older than what is known, so this is known twice.
+        // The base is never older than what is known, so the record is not needed any more.
         self.sent.lock().forget(head.address());
         let contention = self.contention(head, started);
         answer_each(batch, outcomes);
@@ -262,7 +265,7 @@ impl Inner {
     }
 
     /// Gives the answers of a round that has nothing to publish. A success may be that of an earlier
-    /// attempt, perhaps on another master: it holds only once this master remembers it, too.
+    /// attempt, perhaps on another master. It holds only once this master remembers the state too.
     async fn answer_unpublished(
         &self,
         bucket: &BucketAddress,
@@ -276,7 +279,7 @@ impl Inner {
         answer_each(batch, outcomes);
     }
 
-    /// Reads the newest state of a bucket for changes that wait for it, as long as the last may.
+    /// Reads the newest state of a bucket for changes that wait, until the last of them must be answered.
     async fn newest_for(
         &self,
         batch: &[Pending],
@@ -285,8 +288,8 @@ impl Inner {
         in_time(batch, "arbiter", self.arbiter.newest(bucket)).await
     }
 
-    /// Judges and applies every change in order, as long as the last may wait; returns their answers and
-    /// what to publish.
+    /// Applies every change in order, until the last must be answered. Returns the outcomes and what to
+    /// publish.
     async fn judge(
         &self,
         bucket: &BucketAddress,
@@ -344,7 +347,7 @@ impl Inner {
 type Judged = (Result<Answer, ServiceError>, u64);
 
 impl CommitRequest {
-    /// Judges and applies the change, unless it was carried out before.
+    /// Applies the change, unless it was carried out before.
     async fn judge(&self, work: &mut Working<'_>, base: u64, faults: FaultInjection) -> Judged {
         let idempotency_key =
             self.idempotency_key.as_ref().filter(|_| !faults.has(Fault::RecordOff));
@@ -370,13 +373,13 @@ impl CommitRequest {
                 self.idempotency_key.as_ref().map(|idempotency_key| idempotency_key.fingerprint);
             self.change.apply(work, idempotency_key).await
         };
-        // What changed nothing may be tried again, unless another attempt may still be under way.
+        // A change that had no effect may be tried again, unless another attempt may still be under way.
         if let Some(idempotency_key) = idempotency_key
             && (idempotency_key.is_retry || work.changes() > changes)
         {
             work.remember(idempotency_key, &result);
         }
-        // A completion that was carried out before answers with what it made then.
+        // A completion that was carried out before answers with the version that it had then.
         let version = match &result {
             Ok(Answer::Object(record)) => record.seq.version,
             _ => work.version(),
@@ -385,8 +388,8 @@ impl CommitRequest {
     }
 }
 
-/// Turns every success into an unknown outcome: the state that it holds at is not on this master's
-/// own disk, so an arbiter that goes back in time could take it away unnoticed.
+/// Turns every success into an unknown outcome. The state that it holds at is not on this master's own
+/// disk, so an arbiter that goes back in time could remove it without notice.
 fn withhold(outcomes: &mut [Outcome]) {
     for outcome in outcomes.iter_mut().filter(|outcome| outcome.result.is_ok()) {
         outcome.result = Err(ServiceError::Busy(Applied::Unknown));

@@ -1,4 +1,4 @@
-//! The state of a bucket while a round edits it: the base root, and what changed so far.
+//! The state of a bucket while a round edits it: the base root, and the changes so far.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -20,7 +20,7 @@ use crate::{
     objects::condition::WriteConditions,
 };
 
-/// A tree with edits not yet applied.
+/// A tree with edits that are not applied yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
     tree: Tree,
@@ -35,7 +35,7 @@ impl Overlay {
         Ok(self.tree.get(nodes, key).await?.map(|entry| (entry.weight, entry.value)))
     }
 
-    /// Returns the entries of `from..to` in order, edits included.
+    /// Returns the entries of `from..to` in order, including the edits.
     async fn range(
         &self,
         nodes: &Nodes,
@@ -79,7 +79,7 @@ impl Overlay {
     }
 }
 
-/// The bucket a round works on, once there is one.
+/// The bucket that a round edits, if it exists.
 #[derive(Clone, Debug)]
 struct Open {
     root: BucketRoot,
@@ -87,30 +87,30 @@ struct Open {
     uploads: Overlay,
 }
 
-/// What a round would publish.
+/// The result of a round that is ready to be published.
 pub(super) struct Sealed {
     pub(super) root: BucketRoot,
     pub(super) row: NewRoot,
-    /// Everything that must be durable first, the root block last.
+    /// Blocks that must be durable first, with the root block last.
     pub(super) blocks: Vec<Block>,
-    /// Nodes that edits replaced: memory can let them go once this is the newest root.
+    /// Replaced nodes, which can be removed from the cache once this is the newest root.
     pub(super) replaced: Vec<Cid>,
 }
 
-/// A bucket being edited by one round. Every edit is applied in full or not at all: whoever
-/// edits reads first, and edits cannot fail.
+/// A bucket that one round edits. Every change is applied in full or not at all: a change reads everything
+/// first, and its edits cannot fail.
 #[derive(Clone)]
 pub(super) struct Working<'a> {
     nodes: &'a Nodes,
     address: &'a BucketAddress,
     base: Option<&'a Head>,
-    /// Of the root this round would publish.
+    /// Version of the root that this round would publish.
     version: u64,
     open: Option<Open>,
-    /// What the last change that said anything wants of it.
+    /// Effect of the last change that concerned the global name.
     global_name: GlobalName,
     blocks: Vec<Block>,
-    /// What writes came to; goes on from one life of the name to the next.
+    /// Remembered outcomes of writes. They continue from one life of the name to the next.
     recent: Overlay,
     time: TimeMs,
     changes: u32,
@@ -118,8 +118,8 @@ pub(super) struct Working<'a> {
 }
 
 impl<'a> Working<'a> {
-    /// Starts from `base`; `now` is the arbiter's time, `sent` the highest version
-    /// that this writer swapped for.
+    /// Starts from `base`. `now` is the arbiter's time, `sent` the highest version for which this writer
+    /// has sent a swap.
     pub(super) fn new(
         nodes: &'a Nodes,
         address: &'a BucketAddress,
@@ -162,12 +162,12 @@ impl<'a> Working<'a> {
         })
     }
 
-    /// Leaves conditions unjudged: a fault, for tests.
+    /// Ignores conditions from now on, which is a fault for tests.
     pub(super) fn ignore_conditions(&mut self, ignore: bool) {
         self.ignores_conditions = ignore;
     }
 
-    /// Judges the conditions of a write on the object it would replace.
+    /// Checks the conditions of a write against the object that it would replace.
     pub(super) fn judge(
         &self,
         conditions: &WriteConditions,
@@ -176,17 +176,17 @@ impl<'a> Working<'a> {
         if self.ignores_conditions { Ok(()) } else { conditions.judge(current) }
     }
 
-    /// Returns how many edits were made.
+    /// Returns the number of edits.
     pub(super) fn changes(&self) -> u32 {
         self.changes
     }
 
-    /// Returns whether anything changed.
+    /// Returns whether anything was changed.
     pub(super) fn is_changed(&self) -> bool {
         self.changes > 0
     }
 
-    /// Returns the time that records of this round carry.
+    /// Returns the time that the records of this round carry.
     pub(super) fn time(&self) -> TimeMs {
         self.time
     }
@@ -201,12 +201,12 @@ impl<'a> Working<'a> {
         self.nodes
     }
 
-    /// Returns the place of the next change in the bucket's history.
+    /// Returns the position of the next change in the history of the bucket.
     pub(super) fn seq(&self) -> Seq {
         Seq { version: self.version, index: self.changes }
     }
 
-    /// Fails unless the bucket exists.
+    /// Returns the id of the bucket, or an error if it does not exist.
     pub(super) fn require_bucket(&self) -> Result<BucketId, ServiceError> {
         self.open.as_ref().map(|open| open.root.id).ok_or(ServiceError::NoSuchBucket)
     }
@@ -215,7 +215,7 @@ impl<'a> Working<'a> {
         self.open.as_ref().ok_or(ServiceError::NoSuchBucket)
     }
 
-    /// Notes one change and hands out the open bucket for it.
+    /// Counts one change, and returns the open bucket for it.
     fn change(&mut self) -> &mut Open {
         self.changes += 1;
         self.open.as_mut().expect("checked by the read before the edit")
@@ -242,14 +242,14 @@ impl<'a> Working<'a> {
         self.changes += 1;
     }
 
-    /// Notes what a change wants of the global name; `Keep` says nothing.
+    /// Records what a change does with the global name. `Keep` records nothing.
     fn say_name(&mut self, global_name: GlobalName) {
         if global_name != GlobalName::Keep {
             self.global_name = global_name;
         }
     }
 
-    /// Brings the global name in line with the mode, unless a change of this round has done so.
+    /// Brings the global name in line with the policy, unless a change of this round has done so.
     pub(super) async fn settle_name(&mut self, names: NamePolicy) -> Result<(), ServiceError> {
         let root = &self.open()?.root;
         if self.global_name == GlobalName::Keep {
@@ -260,7 +260,7 @@ impl<'a> Working<'a> {
         Ok(())
     }
 
-    /// Ends this life of the name: what is left is a tombstone.
+    /// Ends this life of the name. A tombstone is left.
     pub(super) fn delete_bucket(&mut self, recent: Overlay) {
         self.open = None;
         self.recent = recent;
@@ -268,7 +268,7 @@ impl<'a> Working<'a> {
         self.changes += 1;
     }
 
-    /// Returns whether the bucket holds no object.
+    /// Returns whether the bucket has no objects.
     pub(super) async fn is_empty(&self) -> Result<bool, ServiceError> {
         Ok(self.open()?.objects.is_empty(self.nodes).await?)
     }
@@ -297,8 +297,8 @@ impl<'a> Working<'a> {
         Ok(self.recent.get(self.nodes, key).await?.map(|(_, value)| value))
     }
 
-    /// Returns what is remembered as a tree of its own, for a life with another salt: the newest
-    /// write may be tried again in it.
+    /// Returns the remembered outcomes as a new tree, for a life with another salt, so that retries of
+    /// recent writes are recognised there.
     pub(super) async fn recent_anew(&self) -> Result<Overlay, ServiceError> {
         let mut anew = Overlay::default();
         let mut cursor = Cursor::new(self.nodes, &self.recent.tree);
@@ -350,7 +350,7 @@ impl<'a> Working<'a> {
     /// Returns the settings of the bucket.
     pub(super) async fn settings(&self) -> Result<Settings, ServiceError> {
         let Some(cid) = &self.open()?.root.settings else { return Ok(Settings::default()) };
-        // Set in this round, they are not stored yet.
+        // Settings that this round has changed are not stored yet.
         let carried = self.blocks.iter().rev().find(|block| block.cid() == *cid);
         match carried {
             Some(block) => Ok(Settings::from_block(block)?),
@@ -358,7 +358,7 @@ impl<'a> Working<'a> {
         }
     }
 
-    /// Replaces the settings of the bucket, with what they mean for the global name.
+    /// Replaces the settings of the bucket, and does with the global name what they require.
     pub(super) fn set_settings(&mut self, settings: &Settings, global_name: GlobalName) {
         self.say_name(global_name);
         let block = settings.to_block();
@@ -402,7 +402,7 @@ impl<'a> Working<'a> {
         entries.iter().map(decode_part).collect()
     }
 
-    /// Removes parts of an upload, and its header too when `header` is set.
+    /// Removes parts of an upload, and with `header` its header too.
     pub(super) fn remove_upload(
         &mut self,
         key: &ObjectKey,
@@ -416,7 +416,7 @@ impl<'a> Working<'a> {
         }
     }
 
-    /// Applies all edits and returns what to publish.
+    /// Applies all edits. Returns what to publish.
     pub(super) async fn seal(
         mut self,
         writer: WriterId,
@@ -478,7 +478,7 @@ impl<'a> Working<'a> {
     }
 }
 
-/// Decodes an entry of the uploads tree that is a part.
+/// Decodes an entry of the tree of uploads that is a part.
 pub(crate) fn decode_part(entry: &Entry) -> Result<(u32, PartRecord), ServiceError> {
     let (_, _, number) = keys::parse_upload(&entry.key)
         .ok_or(StoreError::Malformed { what: "upload key", why: "not of its form" })?;

@@ -1,4 +1,4 @@
-//! Many keys in one commit, all or nothing: what no S3 operation offers.
+//! Multi-key commits: changes of several keys of a bucket, of which all or none are carried out.
 
 use std::collections::BTreeSet;
 
@@ -21,46 +21,46 @@ use crate::{
     service::{Part, Service},
 };
 
-/// What becomes of one key.
+/// The action on one key.
 #[derive(Clone, Debug)]
 pub enum BatchAction {
-    /// Store these bytes.
+    /// Stores these bytes.
     Put {
-        /// At most [`COMMIT_BODY_BYTES_MAX`].
+        /// Content of the object, at most [`COMMIT_BODY_BYTES_MAX`] bytes.
         body: Bytes,
-        /// What the object keeps besides.
+        /// Headers and metadata of the object.
         facts: ObjectFacts,
     },
-    /// Make an object of the parts of an upload, whose facts were given when it began.
+    /// Makes an object of the parts of an upload, whose headers and metadata were given when it began.
     Complete {
-        /// Which upload of the same key.
+        /// Id of the upload, which is for the same key.
         id: String,
         /// Its parts, in order.
         parts: Vec<CompletePart>,
     },
-    /// Delete the object, if there is one.
+    /// Deletes the object, if there is one.
     Delete,
 }
 
-/// One change of a commit.
+/// One change of a multi-key commit.
 #[derive(Clone, Debug)]
 pub struct BatchChange {
-    /// The key; no other change of the commit has it.
+    /// Key of the change. No other change of the commit has it.
     pub key: ObjectKey,
-    /// Conditions on what is there before the commit.
+    /// Conditions on the object before the commit.
     pub conditions: WriteConditions,
-    /// What to do.
+    /// The action.
     pub action: BatchAction,
 }
 
-/// What was made of one key; no tag for a deletion.
+/// A key and the entity tag of its new object; `None` for a deletion.
 pub type BatchResult = (ObjectKey, Option<ETag>);
 
 impl Service {
-    /// Carries out all `changes` as one step of the bucket, or none of them.
+    /// Carries out all `changes` in one commit, or none of them.
     ///
     /// # Errors
-    /// [`ServiceError::InCommit`] naming the first change that cannot be carried out;
+    /// [`ServiceError::InCommit`] with the key of the first change that was refused;
     /// [`ServiceError::InvalidRequest`] for a list that is empty, too long, or names a key twice.
     pub async fn commit(
         &self,
@@ -105,7 +105,7 @@ impl Service {
         Err(ServiceError::Busy(Applied::None))
     }
 
-    /// Prepares one change; adds to `made_of` what tells it from any other.
+    /// Prepares one change. Adds to `made_of` what identifies it.
     async fn step(
         &self,
         caller: &Caller,
@@ -161,7 +161,8 @@ impl Service {
         let id = id.parse().map_err(|_| ServiceError::NoSuchUpload)?;
         match self.join(newest, id, &request, Named::ByTag).await? {
             Joined::Ready(complete) => Ok(StepKind::Complete(complete)),
-            // The first attempt of this commit did it, or somebody else: the commit will tell.
+            // The first attempt of this commit has completed the upload, or another request has. The commit
+            // will tell.
             Joined::Already(record) if caller.is_retry() => {
                 Ok(StepKind::Completed(Box::new(*record)))
             }
@@ -170,7 +171,7 @@ impl Service {
     }
 }
 
-/// Returns the record of bytes given in the request, and the blocks that ride with the commit.
+/// Returns the record of a body inside the request, and the blocks that are stored with the commit.
 fn inline(body: &Bytes, facts: &ObjectFacts) -> Result<(ObjectRecord, Vec<Block>), ServiceError> {
     if body.len() > COMMIT_BODY_BYTES_MAX {
         return Err(ServiceError::EntityTooLarge(COMMIT_BODY_BYTES_MAX as u64));

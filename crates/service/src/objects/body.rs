@@ -1,7 +1,8 @@
-//! Taking in a body: bytes to durable blocks and digests, a few MiB in memory whatever its size.
+//! Receives bodies: turns bytes into durable blocks and digests, with a few MiB of memory whatever the
+//! length.
 //!
-//! Up to one block is kept in hand and rides with the commit's own sync. More is cut into leaves
-//! that are hashed and stored while the next one arrives, and made durable before the change is
+//! A body of up to one block stays in memory and is stored with the commit. A longer body is cut into
+//! leaves. Each is hashed and stored while the next one arrives. All are made durable before the change is
 //! queued, so that rounds stay short. A body that breaks off leaves only unreferenced blocks.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -25,73 +26,73 @@ use crate::{
     pins::{PinRegistry, PinnedBlocks, RequestPins},
 };
 
-/// What the transport yields: bytes, or the reason why there are no more.
+/// The stream of a body: bytes, or the error that ended it.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, ServiceError>> + Send>>;
 
-/// Hashes this many bytes on the caller's thread; more would hold up other requests.
+/// Largest number of bytes that are hashed on the thread of the caller. More would delay other requests.
 const HASH_INLINE_BYTES: usize = 64 << 10;
 
-/// Returns the MD5 and the checksum of a small body held whole.
+/// Returns the MD5 and the checksum of a small body.
 pub fn digests_of(body: &[u8], algorithm: ChecksumAlgorithm) -> ([u8; 16], Vec<Checksum>) {
     let mut digests = Digests::new([algorithm]);
     digests.update(body);
     digests.finish()
 }
 
-/// Gives the checksum a client sends after the body, once the body was read.
+/// Returns the checksum that a client sends after the body, once the body was read.
 pub type Trailer = Box<dyn FnOnce() -> Result<Option<Bytes>, ServiceError> + Send>;
 
-/// What the client says about a body.
+/// The facts that a client announces about a body.
 pub struct BodyFacts {
     /// Announced length in bytes.
     pub length: Option<u64>,
-    /// Most bytes accepted.
+    /// Largest accepted length in bytes.
     pub length_max: u64,
-    /// MD5 it must have.
+    /// Required MD5.
     pub md5: Option<[u8; 16]>,
-    /// Which checksum to keep.
+    /// Algorithm of the checksum that is stored.
     pub keep: ChecksumAlgorithm,
-    /// Which checksum the client sends; the one to keep, or another to verify as well.
+    /// Algorithm of the checksum that the client sends. If it is not the stored one, both are computed.
     pub sent: ChecksumAlgorithm,
-    /// Value that the one sent must have.
+    /// Required value of the checksum that the client sends.
     pub checksum: Option<Bytes>,
-    /// Where the value comes from when it follows the body.
+    /// Source of that value when it follows the body.
     pub trailer: Option<Trailer>,
 }
 
-/// A body taken in.
+/// A body that was received.
 #[derive(Debug)]
 pub struct Taken {
-    /// Its content.
+    /// Address of the content.
     pub content: Cid,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// Its MD5.
+    /// MD5 of the content.
     pub md5: [u8; 16],
-    /// Its checksums: the one to keep, then the one sent if that is another.
+    /// Checksums of the content: the one to store, and the one that the client sent if it is another.
     pub checksums: Vec<Checksum>,
-    /// The body itself, when it is to ride with the commit.
+    /// The body itself, when it is stored with the commit.
     pub riding: Option<Block>,
 }
 
 impl Taken {
-    /// Returns the entity tag of a body put in one piece.
+    /// Returns the entity tag of a body that was put in one piece.
     pub fn etag(&self) -> ETag {
         ETag::Md5(self.md5)
     }
 }
 
-/// Where a body goes.
+/// The destination of a body.
 pub(crate) struct Intake<'a> {
     pub(crate) blocks: &'a Arc<dyn BlockStore>,
     pub(crate) pin_registry: &'a Arc<PinRegistry>,
-    /// Keeps what was put from the collector.
+    /// Keeps the stored blocks from the collector.
     pub(crate) pins: &'a RequestPins,
-    /// Memory for it.
+    /// Memory permit of the body.
     pub(crate) permit: &'a MemoryPermit,
-    /// Is told how long the store took after the last byte.
+    /// Receives the time that the store took after the last byte.
     pub(crate) seen: &'a Seen,
-    /// How long the store may take for a leaf, and for the rest once the last byte is there.
+    /// Longest time that the store may take for a leaf, and for the rest after the last byte.
     pub(crate) deadline: Duration,
 }
 
@@ -104,12 +105,13 @@ async fn in_time<T>(
     stored.unwrap_or_else(|_| Err(ServiceError::late("block store", "put")))
 }
 
-/// Reads the whole body and checks it against `facts`; holds no more memory than its permit was taken
-/// for. On return everything but a riding block is durable, and `pins` holds it.
+/// Reads the whole body, and checks it against `facts`. Holds no more memory than its permit. On return
+/// everything is durable except a block that is stored with the commit, and `pins` holds it.
 ///
 /// # Errors
-/// [`ServiceError::EntityTooLarge`], [`ServiceError::IncompleteBody`],
-/// [`ServiceError::BadDigest`], [`ServiceError::Unavailable`] for a store that takes too long, and what the stream and the store fail with.
+/// [`ServiceError::EntityTooLarge`], [`ServiceError::IncompleteBody`], [`ServiceError::BadDigest`],
+/// [`ServiceError::Unavailable`] for a store that takes too long, and the errors of the stream and the
+/// store.
 pub(crate) async fn take(
     intake: Intake<'_>,
     mut body: BodyStream,
@@ -132,7 +134,8 @@ pub(crate) async fn take(
             return Err(ServiceError::EntityTooLarge(facts.length_max));
         }
         while !bytes.is_empty() {
-            // A full leaf is handed on only when more follows: one block alone rides.
+            // A full leaf is stored only when more bytes follow, because a single block is stored with the
+            // commit.
             if leaf.len() == LEAF_BYTES {
                 let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(LEAF_BYTES));
                 permit.pause_stall_timer();
@@ -175,10 +178,10 @@ fn check(facts: BodyFacts, taken: &Taken) -> Result<(), ServiceError> {
     Ok(())
 }
 
-/// Leaves on their way to the store, one at a time, hashed in order.
+/// Leaves that are being stored, one at a time, and hashed in order.
 struct Leaves {
     blocks: Arc<dyn BlockStore>,
-    /// Of everything so far; a task has it while a leaf is in flight.
+    /// Digests of everything so far. A task owns them while a leaf is in flight.
     work: Option<Work>,
     in_flight: Option<tokio::task::JoinHandle<Result<Stored, ServiceError>>>,
     dag: DagBuilder,
@@ -214,7 +217,7 @@ impl Leaves {
         }
     }
 
-    /// Hands on a leaf; it is hashed and stored while the caller goes on.
+    /// Starts to hash and store a leaf while the caller continues.
     async fn push(&mut self, bytes: Bytes) -> Result<(), ServiceError> {
         self.settle().await?;
         let Work { digests, mut kept } = self.work.take().ok_or_else(lost_work)?;
@@ -230,7 +233,7 @@ impl Leaves {
         Ok(())
     }
 
-    /// Waits for the leaf in flight and links it.
+    /// Waits for the leaf in flight, and links it.
     async fn settle(&mut self) -> Result<(), ServiceError> {
         let Some(task) = self.in_flight.take() else { return Ok(()) };
         let stored = task.await.map_err(ServiceError::bug)??;
@@ -246,7 +249,7 @@ impl Leaves {
         Ok(())
     }
 
-    /// Adds the last leaf and makes everything durable.
+    /// Adds the last leaf, and makes everything durable.
     async fn finish(
         mut self,
         last: Bytes,
@@ -276,10 +279,10 @@ impl Leaves {
 }
 
 fn lost_work() -> ServiceError {
-    ServiceError::bug("a leaf was handed on while another was in flight")
+    ServiceError::bug("a leaf was pushed while another one was in flight")
 }
 
-/// Hashes a leaf, away from the event loop when it is large.
+/// Hashes a leaf. A long one is hashed on another thread.
 async fn hash(bytes: Bytes, mut digests: Digests) -> Result<(Block, Digests), ServiceError> {
     let is_small = bytes.len() <= HASH_INLINE_BYTES;
     let work = move || {
@@ -349,7 +352,7 @@ mod tests {
             let taken = take_in(&blocks, body(&bytes, 70_001), facts()).await.unwrap();
             assert_eq!(taken.size, len as u64);
             assert_eq!(taken.riding.is_some(), len <= LEAF_BYTES);
-            // Everything that does not ride survives a crash.
+            // Everything that is not stored with the commit survives a crash.
             memory.crash();
             if let Some(block) = &taken.riding {
                 blocks.put(std::slice::from_ref(block), Placement::Commit).await.unwrap();
@@ -361,8 +364,8 @@ mod tests {
         }
     }
 
-    /// Over 1 024 leaves a node links to those before, and is kept instead of them. They are equal
-    /// here, so that the file takes 1 MiB of memory.
+    /// Beyond 1 024 leaves a node links to the leaves before it, and is pinned instead of them. All leaves
+    /// are equal here, so that the file takes 1 MiB of memory.
     #[tokio::test]
     async fn all_of_a_file_with_several_nodes_is_kept() {
         let memory = Arc::new(MemoryBlocks::default());

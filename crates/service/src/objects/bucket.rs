@@ -1,4 +1,4 @@
-//! Buckets: create, delete, look up, list.
+//! Operations on buckets: create, delete, look up, list, policies.
 
 use fula_core::{BucketAddress, BucketId, BucketName, bucket::settings, root::TimeMs, tree::Salt};
 
@@ -15,16 +15,16 @@ use crate::{
     service::{Part, Service},
 };
 
-/// What there is to say about a bucket.
+/// Facts about a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketInfo {
-    /// Its name.
+    /// Name of the bucket.
     pub name: BucketName,
-    /// When it was created, milliseconds since 1970.
+    /// Time at which it was created, in milliseconds since 1970.
     pub created: TimeMs,
-    /// Number of objects; exact.
+    /// Exact number of objects.
     pub objects: u64,
-    /// Sum of their sizes; exact.
+    /// Exact sum of their sizes in bytes.
     pub bytes: u64,
 }
 
@@ -33,13 +33,13 @@ pub struct BucketInfo {
 pub struct BucketPage {
     /// Names and creation times, in order of name.
     pub buckets: Vec<(BucketName, TimeMs)>,
-    /// Name to go on after, when there are more.
+    /// Name after which the next page begins; `None` on the last page.
     pub next: Option<BucketName>,
 }
 
 impl Service {
-    /// Creates a bucket of the caller's. `location` is where it was asked to be, which is kept and means
-    /// nothing.
+    /// Creates a bucket of the caller. `location` is the region that the client asked for. It is stored and
+    /// has no effect.
     ///
     /// # Errors
     /// [`ServiceError::BucketAlreadyOwned`], [`ServiceError::BucketNameTaken`],
@@ -69,8 +69,8 @@ impl Service {
         self.submit(caller, &address, request).await.map(drop)
     }
 
-    /// Checks that an owner may create a bucket: one more, or one that is there and answers for itself.
-    /// Requests at the same moment may exceed the limit by their number.
+    /// Checks that an owner may create a bucket. If the bucket exists already, the creation is left to
+    /// decide. Requests at the same moment may together exceed the limit.
     async fn check_buckets(&self, address: &BucketAddress) -> Result<(), ServiceError> {
         let max = self.committer.limits().buckets_per_owner;
         let has_room = self.arbiter().count_buckets(address.owner).await?.buckets < max;
@@ -101,7 +101,7 @@ impl Service {
                 let request = request(Some(head.root.id));
                 self.submit(caller, head.address(), request).await.map(drop)
             }
-            // It may be the first attempt of this very request that deleted it.
+            // The first attempt of this request may have deleted the bucket.
             (Err(ServiceError::NoSuchBucket), Some(own)) if caller.is_retry() => {
                 let address = BucketAddress::new(own, name.clone());
                 self.submit(caller, &address, request(None)).await.map(drop)
@@ -128,7 +128,7 @@ impl Service {
         })
     }
 
-    /// Returns where a bucket was asked to be when it was created.
+    /// Returns the location that was asked for when the bucket was created.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchBucket`].
@@ -152,10 +152,10 @@ impl Service {
         policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)
     }
 
-    /// Sets the policy of a bucket, or removes it. With it the bucket claims or releases its global name.
+    /// Sets or removes the policy of a bucket. The bucket claims or releases its global name accordingly.
     ///
     /// # Errors
-    /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for one that cannot be
+    /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for a policy that cannot be
     /// enforced; [`ServiceError::TooManyPublicBuckets`].
     pub async fn set_policy(
         &self,
@@ -177,30 +177,30 @@ impl Service {
         self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 
-    /// Checks that a bucket may be made public: it holds its global name, or may claim one more. Requests
-    /// at the same moment may exceed the limit by their number.
+    /// Checks that a bucket may be made public: it holds its global name already, or its owner may claim
+    /// one more. Requests at the same moment may together exceed the limit.
     async fn check_names(&self, address: &BucketAddress) -> Result<(), ServiceError> {
         let max = self.committer.limits().public_buckets_per_owner;
         if self.arbiter().count_buckets(address.owner).await?.global_names < max {
             return Ok(());
         }
-        // Asked for anew: what a head says of the name may be outdated.
+        // The row is read again, because the name in a cached head may be outdated.
         match self.arbiter().bucket_row(address).await? {
             Some(row) if row.global_name => Ok(()),
             _ => Err(ServiceError::TooManyPublicBuckets(max)),
         }
     }
 
-    /// Returns what anyone may read of a bucket.
+    /// Returns the public part of a bucket.
     pub(crate) async fn public(&self, head: &Head) -> Result<PublicRead, ServiceError> {
         public(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
-    /// Returns a page of the caller's buckets whose name starts with `prefix`, after `after`; of a
-    /// credential with scopes, those that it reaches.
+    /// Returns a page of the caller's buckets whose name starts with `prefix` and is after `after`. For a
+    /// credential with scopes, these are the buckets that the scopes cover.
     ///
     /// # Errors
-    /// [`ServiceError::AccessDenied`] for the anonymous.
+    /// [`ServiceError::AccessDenied`] for anonymous callers.
     pub async fn buckets(
         &self,
         caller: &Caller,

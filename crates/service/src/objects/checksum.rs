@@ -5,7 +5,7 @@ use crc_fast::{CrcAlgorithm, Digest as CrcDigest};
 use fula_core::bucket::{Checksum, ChecksumAlgorithm};
 use md5::{Digest, Md5};
 
-/// One running checksum.
+/// A checksum that is being computed.
 enum Running {
     Crc(CrcDigest),
     Sha1(sha1::Sha1),
@@ -51,7 +51,7 @@ fn crc_bytes(value: u64, len: usize) -> Bytes {
     Bytes::copy_from_slice(&value.to_be_bytes()[8 - len..])
 }
 
-/// MD5 and checksums over one stream of bytes.
+/// MD5 and checksums of one stream of bytes.
 pub(crate) struct Digests {
     md5: Md5,
     running: Vec<(ChecksumAlgorithm, Running)>,
@@ -64,7 +64,7 @@ impl std::fmt::Debug for Digests {
 }
 
 impl Digests {
-    /// Starts over no bytes; an algorithm named twice is computed once.
+    /// Starts with no bytes. An algorithm that is named twice is computed once.
     pub(crate) fn new(algorithms: impl IntoIterator<Item = ChecksumAlgorithm>) -> Self {
         let mut running: Vec<(ChecksumAlgorithm, Running)> = Vec::with_capacity(2);
         for algorithm in algorithms {
@@ -83,7 +83,7 @@ impl Digests {
         }
     }
 
-    /// Returns the MD5 and the checksums of everything added, in the order they were named.
+    /// Returns the MD5 and the checksums of all bytes added, in the order in which they were named.
     pub(crate) fn finish(self) -> ([u8; 16], Vec<Checksum>) {
         let finish = |(algorithm, running): (ChecksumAlgorithm, Running)| Checksum {
             algorithm,
@@ -94,7 +94,7 @@ impl Digests {
     }
 }
 
-/// Returns the MD5 of `parts` joined: the first half of a multipart `ETag`.
+/// Returns the MD5 of the concatenated `parts`, which is the first half of a multipart `ETag`.
 pub(crate) fn md5_of(parts: &[[u8; 16]]) -> [u8; 16] {
     let mut md5 = Md5::new();
     for part in parts {
@@ -103,7 +103,7 @@ pub(crate) fn md5_of(parts: &[[u8; 16]]) -> [u8; 16] {
     md5.finalize().into()
 }
 
-/// Returns the checksum over the parts' checksums.
+/// Returns the checksum over the checksums of the parts.
 pub(crate) fn composite(algorithm: ChecksumAlgorithm, parts: &[Bytes]) -> Checksum {
     let mut running = Running::new(algorithm);
     for part in parts {
@@ -116,8 +116,8 @@ pub(crate) fn composite(algorithm: ChecksumAlgorithm, parts: &[Bytes]) -> Checks
     }
 }
 
-/// Returns the checksum of the joined content from those of its parts and their lengths, or
-/// `None` for an algorithm that cannot be joined.
+/// Returns the checksum of the joined content, computed from the checksums and lengths of the parts; `None`
+/// for an algorithm that does not allow that.
 pub(crate) fn joined(algorithm: ChecksumAlgorithm, parts: &[(Bytes, u64)]) -> Option<Checksum> {
     let crc = crc_algorithm(algorithm)?;
     let number = |bytes: &Bytes| bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
@@ -133,7 +133,7 @@ pub(crate) fn joined(algorithm: ChecksumAlgorithm, parts: &[(Bytes, u64)]) -> Op
 mod tests {
     use super::*;
 
-    /// Check values of "123456789" from the algorithms' catalogues, RFC 3174 and FIPS 180-4 tools.
+    /// Checksums of "123456789" from the catalogues of the algorithms, RFC 3174 and FIPS 180-4.
     const CHECK: [(ChecksumAlgorithm, &str); 5] = [
         (ChecksumAlgorithm::Crc32, "cbf43926"),
         (ChecksumAlgorithm::Crc32c, "e3069283"),

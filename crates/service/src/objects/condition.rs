@@ -1,10 +1,10 @@
-//! Conditions of requests, judged against a record.
+//! Conditions of requests, which are checked against an object's record.
 
 use fula_core::{bucket::ObjectRecord, root::TimeMs};
 
 use crate::error::{ConditionName, ServiceError};
 
-/// Entity tags a header names.
+/// The entity tags of a condition header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tags {
     /// `*`.
@@ -25,22 +25,22 @@ impl Tags {
     }
 }
 
-/// Conditions of a write on the object it would replace.
+/// Conditions of a write on the object that it would replace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteConditions {
-    /// `If-Match`.
+    /// Value of `If-Match`.
     pub if_match: Option<Tags>,
-    /// `If-None-Match`.
+    /// Value of `If-None-Match`.
     pub if_none_match: Option<Tags>,
 }
 
 impl WriteConditions {
-    /// Returns whether there is nothing to judge.
+    /// Returns whether there are no conditions.
     pub fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none()
     }
 
-    /// Returns the conditions as bytes: others for any others.
+    /// Returns the conditions as bytes. Different conditions have different bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for tags in [&self.if_match, &self.if_none_match] {
@@ -60,7 +60,7 @@ impl WriteConditions {
         out
     }
 
-    /// Judges against the current object; `None` when there is none.
+    /// Checks the conditions against the current object; `None` when there is none.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`] for `If-Match` on nothing, else
@@ -85,18 +85,18 @@ impl WriteConditions {
 /// Conditions of a read, or of a copy on its source (RFC 9110 §13.2.2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadConditions {
-    /// `If-Match`.
+    /// Value of `If-Match`.
     pub if_match: Option<Tags>,
-    /// `If-None-Match`.
+    /// Value of `If-None-Match`.
     pub if_none_match: Option<Tags>,
-    /// `If-Modified-Since`, milliseconds since 1970.
+    /// Value of `If-Modified-Since`, in milliseconds since 1970.
     pub if_modified_since: Option<TimeMs>,
-    /// `If-Unmodified-Since`, milliseconds since 1970.
+    /// Value of `If-Unmodified-Since`, in milliseconds since 1970.
     pub if_unmodified_since: Option<TimeMs>,
 }
 
 impl ReadConditions {
-    /// Returns the first condition that does not hold, by precedence.
+    /// Returns the first condition that does not hold, in order of precedence.
     fn failed(&self, record: &ObjectRecord) -> Option<ConditionName> {
         // HTTP dates have whole seconds.
         let modified = record.time / 1000;
@@ -114,7 +114,7 @@ impl ReadConditions {
         }
     }
 
-    /// Judges a read.
+    /// Checks the conditions of a read.
     ///
     /// # Errors
     /// [`ServiceError::NotModified`] or [`ServiceError::PreconditionFailed`].
@@ -128,7 +128,7 @@ impl ReadConditions {
         }
     }
 
-    /// Judges the source of a copy, where every failure is a failed precondition.
+    /// Checks the conditions on the source of a copy, where every failure is a failed precondition.
     ///
     /// # Errors
     /// [`ServiceError::PreconditionFailed`].
@@ -172,7 +172,7 @@ mod tests {
         Tags::Of(vec!["cd".repeat(16)])
     }
 
-    /// The status table of AWS: absent, matching, differing.
+    /// Checks the status table of AWS for an absent, a matching and a different object.
     #[test]
     fn writes_are_judged_as_on_aws() {
         let record = record();

@@ -21,15 +21,15 @@ use crate::{
     service::{Part, Service, WriteTarget},
 };
 
-/// Returns whether an object has a checksum of all its bytes.
+/// Returns whether an object has a checksum of this algorithm over all its bytes.
 fn has_whole(record: &ObjectRecord, algorithm: ChecksumAlgorithm) -> bool {
     let mut all = record.checksums.iter();
     all.any(|checksum| checksum.algorithm == algorithm && checksum.composite_parts == 0)
 }
 
 impl Service {
-    /// Copies an object; no byte is copied, the record links the same content. It is read when the copy is to
-    /// have another checksum.
+    /// Copies an object. No content is copied: the new record links the same content. The content is read
+    /// when the copy shall have another checksum.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`], [`ServiceError::PreconditionFailed`],
@@ -61,7 +61,7 @@ impl Service {
         let found = self.copied(caller, &head, &request, replace).await;
         let source = match found {
             Ok(source) => source,
-            // The first attempt may have been carried out: only the commit can tell.
+            // The first attempt may have been carried out. Only the commit can tell.
             Err(error) if caller.is_retry() => Source::Refused(error),
             Err(error) => return Err(error),
         };
@@ -72,7 +72,7 @@ impl Service {
         self.write(caller, &WriteTarget { head, is_guess: false }, change, idempotency_key).await
     }
 
-    /// Finds what a copy is made of.
+    /// Checks the source of a copy, and returns it.
     async fn copied(
         &self,
         caller: &Caller,
@@ -129,7 +129,7 @@ impl Service {
         })))
     }
 
-    /// Reads an object and returns its checksum.
+    /// Reads an object, and returns its checksum.
     async fn checksum_of(
         &self,
         record: &ObjectRecord,

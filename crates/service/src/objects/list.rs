@@ -1,4 +1,4 @@
-//! Listing objects: one LIST reads one root.
+//! Listing objects. One request reads one root.
 
 use fula_core::{
     BucketName, OwnerId,
@@ -14,16 +14,16 @@ use crate::{
     service::{Part, Service},
 };
 
-/// Which objects, and how many.
+/// The objects to list, and how many.
 #[derive(Clone, Debug, Default)]
 pub struct ListRequest {
-    /// Only keys that start with this.
+    /// Lists only keys that start with this.
     pub prefix: String,
-    /// Roll up keys that have this after the prefix; empty for none.
+    /// Keys that contain this after the prefix are listed as one common prefix. Empty for no delimiter.
     pub delimiter: String,
-    /// Only after this key or rolled-up prefix.
+    /// Lists only keys and common prefixes after this one.
     pub after: Option<String>,
-    /// Most lines; capped at [`PAGE_MAX`].
+    /// Largest number of lines, at most [`PAGE_MAX`].
     pub limit: usize,
 }
 
@@ -32,12 +32,12 @@ pub struct ListRequest {
 pub enum ListingLine {
     /// An object.
     Object(String, Box<ObjectRecord>),
-    /// A rolled-up prefix, delimiter included.
+    /// A common prefix, including the delimiter.
     Prefix(String),
 }
 
 impl ListingLine {
-    /// Returns the key or prefix.
+    /// Returns the key or the common prefix.
     pub fn name(&self) -> &str {
         match self {
             Self::Object(name, _) | Self::Prefix(name) => name,
@@ -45,14 +45,14 @@ impl ListingLine {
     }
 }
 
-/// A page of a listing: a snapshot of one root.
+/// A page of a listing, which is a snapshot of one root.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// Whose bucket it is of.
+    /// Owner of the bucket.
     pub owner: OwnerId,
     /// Lines in order of name.
     pub lines: Vec<ListingLine>,
-    /// Whether there are more.
+    /// Whether more lines follow.
     pub truncated: bool,
 }
 
@@ -75,7 +75,7 @@ impl Service {
             after: request.after.as_deref(),
             limit: request.limit.min(PAGE_MAX),
         };
-        // Nothing can follow a name beyond every key with the prefix.
+        // Nothing can follow a name that is beyond every key with the prefix.
         let beyond = after_prefix(request.prefix.as_bytes());
         if let (Some(after), Some(beyond)) = (&request.after, beyond)
             && after.as_bytes() >= beyond.as_ref()

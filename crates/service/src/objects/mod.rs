@@ -1,4 +1,4 @@
-//! What requests mean: objects, listings, uploads, buckets, and commits of several keys.
+//! The operations on objects, uploads and buckets, and commits of several keys.
 
 pub(crate) mod batch;
 pub mod body;

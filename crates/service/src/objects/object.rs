@@ -1,4 +1,4 @@
-//! Objects: put, get, delete.
+//! Operations on objects: put, get, delete.
 
 use std::{ops::Range, sync::Arc};
 
@@ -41,24 +41,24 @@ pub struct ObjectFacts {
     pub acl: Option<String>,
 }
 
-/// An object being put.
+/// A request to put an object.
 pub struct PutRequest {
-    /// Its key.
+    /// Key of the object.
     pub key: ObjectKey,
-    /// What it keeps besides its bytes.
+    /// Headers and metadata of the object.
     pub facts: ObjectFacts,
-    /// Conditions on what it replaces.
+    /// Conditions on the object that is replaced.
     pub conditions: WriteConditions,
-    /// Its bytes.
+    /// Content of the object.
     pub body: BodyStream,
-    /// What the client says about them.
+    /// Facts that the client announces about the content.
     pub body_facts: BodyFacts,
 }
 
-/// An object found: its record with linked maps resolved, and how to read it.
+/// An object that was found, with its linked maps.
 #[derive(Clone, Debug)]
 pub struct Object {
-    /// Its record.
+    /// Record of the object.
     pub record: ObjectRecord,
     /// System headers by lower-case name.
     pub headers: TextMap,
@@ -69,28 +69,28 @@ pub struct Object {
 /// The source of a copy.
 #[derive(Clone, Debug)]
 pub struct CopySourceRequest {
-    /// Whose bucket.
+    /// Owner of the bucket.
     pub owner: BucketOwner,
-    /// Its bucket.
+    /// Bucket of the source.
     pub bucket: BucketName,
-    /// Its key.
+    /// Key of the source.
     pub key: ObjectKey,
-    /// Conditions on it.
+    /// Conditions on the source.
     pub conditions: ReadConditions,
 }
 
-/// A copy.
+/// A request to copy an object.
 #[derive(Clone, Debug)]
 pub struct CopyRequest {
-    /// Where from.
+    /// The source.
     pub source: CopySourceRequest,
-    /// Where to.
+    /// Key of the copy.
     pub key: ObjectKey,
-    /// New headers and metadata, or `None` to keep the source's.
+    /// New headers and metadata; `None` to keep those of the source.
     pub replace: Option<ObjectFacts>,
-    /// Checksum that the copy is to have, or `None` to keep those of the source.
+    /// Algorithm of the copy's checksum; `None` to keep the checksums of the source.
     pub checksum: Option<ChecksumAlgorithm>,
-    /// Conditions on what it replaces.
+    /// Conditions on the object that is replaced.
     pub conditions: WriteConditions,
 }
 
@@ -99,12 +99,12 @@ pub struct CopyRequest {
 pub struct DeleteKey {
     /// The key.
     pub key: ObjectKey,
-    /// Conditions on it.
+    /// Conditions on the object.
     pub conditions: WriteConditions,
 }
 
 impl ObjectFacts {
-    /// Checks the limits and decides what is kept in the record; returns blocks for the rest.
+    /// Checks the limits, and decides what is kept in the record. Returns blocks for the rest.
     pub(crate) fn attach(self) -> Result<(Attached, Attached, Vec<Block>), ServiceError> {
         let bytes: usize = self.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > METADATA_BYTES_MAX {
@@ -116,7 +116,7 @@ impl ObjectFacts {
     }
 }
 
-/// Returns a record with nothing but kept facts: content, size and tag are still to come.
+/// Returns a record with headers and metadata only. Content, size and entity tag are filled in later.
 pub(crate) fn bare_record(
     headers: Attached,
     metadata: Attached,
@@ -143,11 +143,11 @@ pub(crate) fn bare_record(
 }
 
 impl Service {
-    /// Stores an object. Conditions are judged before the body is read and again at commit.
+    /// Stores an object. Conditions are checked before the body is read, and again at the commit.
     ///
     /// # Errors
-    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for `If-Match` on
-    /// nothing, and what `body::take` finds.
+    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for `If-Match` without an object,
+    /// and the errors of `body::take`.
     pub async fn put_object(
         &self,
         caller: &Caller,
@@ -158,7 +158,7 @@ impl Service {
         let mut target = self.resolve_for_write(caller, bucket, Action::PutObject, part).await?;
         let key = &request.key;
         self.may_compare(caller, &target.head, key, &request.conditions).await?;
-        // A retry may find its own first attempt: only the commit can tell.
+        // A retry may find the object of its own first attempt. Only the commit can tell.
         if !request.conditions.is_empty() && !caller.is_retry() {
             let current = self.record_for_write(caller, &target.head, key).await?;
             let judged = request.conditions.judge(current.as_ref());
@@ -173,11 +173,12 @@ impl Service {
         }
         let acl = request.facts.acl.clone();
         let (headers, metadata, mut blocks) = request.facts.attach()?;
-        // Until it is committed: a small body rides with the round.
+        // The memory is held until the commit, because a small body is stored with the round.
         let permit = self.share_in(caller, request.body_facts.length).await?;
         let intake = self.intake(caller, &permit);
         let taken = body::take(intake, request.body, request.body_facts).await?;
-        // Rounds of a bucket come one after another: the next one finds in memory what it will need.
+        // Rounds of a bucket run one after another. Reading ahead lets the next one find its nodes in
+        // memory.
         let read_ahead = async {
             target.head.root.objects.read_ahead(self.arbiter().nodes(), key.as_bytes()).await;
             Ok(())
@@ -200,14 +201,14 @@ impl Service {
         self.write(caller, &target, change, idempotency_key).await
     }
 
-    /// Returns where a body of the caller's goes.
+    /// Returns the destination of a body of the caller.
     pub(crate) fn intake<'a>(&'a self, caller: &'a Caller, permit: &'a MemoryPermit) -> Intake<'a> {
         let (blocks, pin_registry) = (self.arbiter().nodes().blocks(), self.arbiter().pins());
         let deadline = self.committer.limits().commit_deadline;
         Intake { blocks, pin_registry, pins: &caller.pins, permit, seen: &caller.seen, deadline }
     }
 
-    /// Takes memory for a body on its way in.
+    /// Takes memory for a request body.
     pub(crate) async fn share_in(
         &self,
         caller: &Caller,
@@ -217,8 +218,8 @@ impl Service {
         self.body_budget.take(budget::bytes_in(length), caller.closer.as_ref()).await
     }
 
-    /// Checks that the caller may know what an entity tag is compared with: whoever may only write
-    /// could find out by trying.
+    /// Checks that the caller may know the entity tag that a condition is compared with. A caller who may
+    /// only write could find it out by trying.
     pub(crate) async fn may_compare(
         &self,
         caller: &Caller,
@@ -258,7 +259,7 @@ impl Service {
         Ok(found.map(|entry| ObjectRecord::decode(&entry.value, entry.weight)).transpose()?)
     }
 
-    /// The same for a write, within its deadline.
+    /// Does the same for a write, within its deadline.
     pub(crate) async fn record_for_write(
         &self,
         caller: &Caller,
@@ -299,13 +300,12 @@ impl Service {
         }
     }
 
-    /// Streams bytes of an object that was found; reads only the blocks the range needs. The first of
-    /// them is read when this returns, so that a block store that is away is told with a status.
+    /// Streams bytes of an object that was found. Reads only the blocks that the range needs. The first of
+    /// them is read before this returns, so that a missing block store is reported with a status.
     ///
     /// # Errors
-    /// [`ServiceError::Internal`] for a record without content; [`ServiceError::Busy`] when other
-    /// bodies take all the memory; [`ServiceError::Unavailable`] and [`ServiceError::Damaged`] of the first
-    /// block.
+    /// [`ServiceError::Internal`] for a record without content; [`ServiceError::Busy`] when other bodies
+    /// use all the memory; [`ServiceError::Unavailable`] and [`ServiceError::Damaged`] of the first block.
     pub async fn read(
         &self,
         caller: &Caller,
@@ -321,7 +321,7 @@ impl Service {
         }
     }
 
-    /// The same with memory that was taken before; the caller holds the root it is read from.
+    /// Does the same with memory that was taken before. The caller holds the root that the object is from.
     pub(crate) fn stream(
         &self,
         record: &ObjectRecord,
@@ -331,7 +331,7 @@ impl Service {
         let blocks = Arc::clone(self.arbiter().nodes().blocks());
         let content = content_of(record)?;
         let stream = content::stream(blocks, content, record.size, range);
-        // What is being read is not collected, and nothing else is held back for it.
+        // The blocks that are read are pinned. Unlike a lease this holds back nothing else.
         let mut kept = PinnedBlocks::new(self.arbiter().pins());
         kept.add([content]);
         let framed = move |bytes: Result<Bytes, StoreError>| {
@@ -341,14 +341,14 @@ impl Service {
                 Err(error) => (Bytes::new(), Some(Err(error))),
             };
             let permit = Arc::clone(&permit);
-            // Whoever asks for a frame has sent most of those before.
+            // A connection that asks for a frame has sent most of those before it.
             let sent = budget::frames(held).inspect(move |frame| permit.moved(frame.len()));
             futures::stream::iter(sent.map(Ok).chain(failed))
         };
         Ok(stream.flat_map(framed).boxed())
     }
 
-    /// Returns the table of parts of an object made by a multipart upload.
+    /// Returns the table of parts of an object that a multipart upload made.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -358,11 +358,10 @@ impl Service {
         Ok(read_parts(&block)?)
     }
 
-    /// Deletes an object; deleting an absent one succeeds unless a condition forbids it.
+    /// Deletes an object. Deleting an absent object succeeds unless a condition forbids it.
     ///
     /// # Errors
-    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for a condition on
-    /// nothing.
+    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for a condition without an object.
     pub async fn delete_object(
         &self,
         caller: &Caller,
@@ -379,10 +378,10 @@ impl Service {
         self.change_at(caller, &target, change, idempotency_key).await.map(drop)
     }
 
-    /// Deletes many objects in one commit; returns one outcome per key, in order.
+    /// Deletes several objects in one commit. Returns one outcome for each key, in order.
     ///
     /// # Errors
-    /// What concerns the request as a whole.
+    /// Errors about the request as a whole.
     pub async fn delete_objects(
         &self,
         caller: &Caller,

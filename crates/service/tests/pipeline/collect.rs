@@ -1,5 +1,5 @@
-//! Collection while serving: what is needed stays, what is not goes, and each rule is missed when
-//! it is left out.
+//! Tests of collection while serving: needed blocks stay, others are deleted, and the tests notice when a
+//! rule is left out.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -32,7 +32,7 @@ async fn what_was_replaced_goes_and_the_rest_stays() {
     assert_eq!(world.problems().await, []);
     assert_eq!(world.get(BUCKET, "kept").await.unwrap(), vec![1; LARGE]);
     assert_eq!(world.get(BUCKET, "replaced").await.unwrap(), vec![19; 100]);
-    // The roots themselves tell the history.
+    // The history is read from the roots themselves.
     let blocks = world.service.arbiter().nodes().blocks();
     let row =
         world.rows().await.into_iter().find(|row| row.address.name.as_str() == BUCKET).unwrap();
@@ -53,7 +53,7 @@ async fn what_was_replaced_lately_stays_readable() {
     assert_eq!(report.problems, []);
 }
 
-/// An object is replaced and collected while somebody reads it; returns what they read.
+/// Replaces and collects an object while it is being read. Returns what the reader gets.
 fn read_while_collected(fault: Option<Fault>) -> Result<Vec<u8>, StoreError> {
     runtime().block_on(async {
         let world = World::new(None, fault).await;
@@ -90,8 +90,8 @@ fn a_reader_keeps_what_it_reads() {
     assert_eq!(read_while_collected(None).unwrap().len(), 5 * LARGE);
 }
 
-/// An object is replaced and collected between the answer to who reads its bucket's pointer and
-/// their use of it.
+/// Replaces and collects an object after a reader got the pointer of its bucket, and before the reader uses
+/// it.
 fn looked_while_collected(fault: Option<Fault>) -> Result<Vec<u8>, ServiceError> {
     runtime().block_on(async {
         let world = World::new(None, fault).await;
@@ -118,8 +118,8 @@ fn a_pointer_that_is_being_read_keeps_what_it_leads_to() {
     assert_eq!(looked_while_collected(None).unwrap(), vec![1; LARGE]);
 }
 
-/// Collections pass by while an upload is half done, and hold nothing of others back; returns what
-/// is wrong in the end.
+/// Runs collections while an upload is half done. They hold nothing of other requests back. Returns the
+/// problems in the end.
 fn collected_while_put(fault: Option<Fault>) -> Vec<fsck::Problem> {
     runtime().block_on(async {
         let world = World::new(None, fault).await;
@@ -184,13 +184,13 @@ async fn damage_ends_a_collection_with_nothing_deleted() {
     assert!(world.collect().await.deleted > 0);
 }
 
-/// A copy begins once the collector has looked who reads, from a root that is replaced before its
-/// row is read, and into a bucket whose row is read before the copy is in it.
+/// Begins a copy after the collector has determined the readers. The root that it reads from is replaced
+/// before its row is read, and the row of its target is read before the copy is in it.
 fn copied_while_rows_are_read(fault: Option<Fault>) -> Result<Vec<u8>, ServiceError> {
     runtime().block_on(async {
         let world = World::new(None, fault).await;
         world.put(OTHER, "k", whole(vec![1; 30])).await.unwrap();
-        // The head of the other bucket is not remembered any more.
+        // The head of the other bucket is evicted from the cache.
         for n in 0..8 {
             world.put(BUCKET, "x", whole(vec![n])).await.unwrap();
         }
@@ -221,7 +221,7 @@ fn a_copy_keeps_what_it_copies_from_a_root_that_was_just_replaced() {
     assert_eq!(copied_while_rows_are_read(None).unwrap(), vec![1; 30]);
 }
 
-/// One client: random requests to two buckets; says what went wrong.
+/// Runs one client, which sends random requests to two buckets. Returns the first error.
 async fn client(world: &World, mut rng: Rng) -> Result<(), ServiceError> {
     let buckets = [BUCKET, OTHER];
     for _ in 0..12 {
@@ -250,9 +250,8 @@ fn runtime() -> tokio::runtime::Runtime {
     builder.enable_time().start_paused(true).build().unwrap()
 }
 
-/// Runs clients beside a collector that never rests; returns what it broke, if anything. The seed
-/// chooses requests and delays; large bodies are hashed on threads of their own, whose order it
-/// does not choose.
+/// Runs clients beside a collector that never pauses. Returns what it broke, if anything. The seed
+/// determines requests and delays. It does not determine the order of threads that hash large bodies.
 fn trial(seed: u64) -> Option<String> {
     runtime().block_on(async {
         let world = World::new(Some(seed), None).await;
@@ -311,7 +310,7 @@ async fn a_node_that_is_lost_ends_every_collection() {
     blocks.mark(&others, cut);
     assert_eq!(sweep_all(blocks, cut, cut).await.unwrap().deleted, 1);
     let before = world.count().await;
-    // Not only the first time: what is below it must not go with the second.
+    // The second collection must not delete what is below it either.
     for _ in 0..3 {
         assert!(world.service.collect(Duration::ZERO, &|| 4).await.is_err());
         assert_eq!(world.count().await, before);

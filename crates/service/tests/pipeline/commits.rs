@@ -1,4 +1,4 @@
-//! Many keys in one commit: all of it or nothing.
+//! Tests of multi-key commits: all changes or none are carried out.
 
 use fula_core::in_memory::MemoryBlocks;
 use fula_service::{
@@ -60,7 +60,7 @@ async fn a_commit_is_one_step_of_the_bucket() {
     assert_eq!(two.get("a").await.unwrap(), b"1");
     assert_eq!(two.get("up").await.unwrap(), b"uploaded");
     assert!(matches!(two.get("old").await, Err(ServiceError::NoSuchKey)));
-    // The upload is done with.
+    // The upload has been completed and is gone.
     let again = one.service.commit(&one.user, &bucket(), &changes[2..3]).await;
     assert!(matches!(again, Err(ServiceError::InCommit { .. })), "{again:?}");
 }

@@ -1,4 +1,4 @@
-//! Credentials that end while a body is on its way.
+//! Tests of credentials that end while a body is being received.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,11 +13,11 @@ use fula_service::auth::{
 
 use super::*;
 
-/// When the token is issued, and when it ends, in seconds since 1970.
+/// Times at which the token is issued and ends, in seconds since 1970.
 const ISSUED: Seconds = 1_000_000;
 const ENDS: Seconds = ISSUED + 3600;
 
-/// Returns what the bearer of a token proves to a gateway with this clock.
+/// Returns the proof of a token's bearer to a gateway with this clock.
 async fn bearer(now: &Arc<AtomicU64>) -> Proof {
     let metadata = Arc::new(MemoryMetadata::default());
     let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
@@ -43,7 +43,7 @@ async fn a_body_that_outlives_its_credential_is_not_committed() {
     master.user =
         Caller { credential_check: Some(proof.credential_check), ..Caller::of(proof.identity) };
     master.create().await;
-    // The last part of the body arrives at a time.
+    // The last part of the body arrives at `time`.
     let ending_at = |time: Seconds| -> BodyStream {
         let clock = Arc::clone(&now);
         let last = futures::stream::once(async move {
@@ -63,7 +63,7 @@ async fn a_body_that_outlives_its_credential_is_not_committed() {
     assert!(matches!(late, Err(ServiceError::CredentialExpired)), "{late:?}");
     assert_eq!(master.version().await, version);
     assert_eq!(master.get("k").await.unwrap(), kept);
-    // What has no body is held to it as well.
+    // Requests without a body are checked in the same way.
     for refused in [
         master.delete("k").await,
         master.service.create_bucket(&master.user, &bucket_name("other"), None).await,

@@ -1,5 +1,5 @@
-//! Rows of deleted buckets are dropped: after the retention and not before, beside everything else, and
-//! without taking a fault of the arbiter for it.
+//! Tests of dropping rows of deleted buckets: after the retention and not before, concurrently with
+//! everything else, and without blaming the arbiter.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -61,7 +61,7 @@ async fn a_deleted_bucket_is_dropped_after_the_retention_and_not_before() {
     assert!(world.get(OTHER, "k").await.is_err());
     assert_eq!(world.drop_all(HOUR).await, 20);
     assert_eq!(world.rows().await.len(), 2);
-    // Nothing is left of them, in memory or in the store.
+    // Nothing is left of them in memory or in the store.
     world.collect().await;
     assert_eq!(world.count().await, blocks);
     assert_eq!(world.service.committer().kept_buckets(), kept);
@@ -87,7 +87,7 @@ async fn versions_go_on_above_those_of_dropped_buckets() {
         world.put(bucket, "k", whole(vec![1; 10])).await.unwrap();
         assert_eq!(world.get(bucket, "k").await.unwrap(), [1; 10]);
     }
-    // Buckets that were there go on as they were.
+    // The other buckets are as before.
     world.put(OTHER, "k", whole(vec![1; 10])).await.unwrap();
     assert_eq!(world.version_of(OTHER).await, Some(2));
     world.assert_no_alarm();
@@ -101,7 +101,7 @@ async fn a_master_that_never_heard_of_the_floor_begins_above_it() {
     first.create().await;
     first.service.delete_bucket(&first.user, &bucket()).await.unwrap();
     assert_eq!(first.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
-    // As after a restart.
+    // The state is as after a restart.
     let second = Master::new(&blocks, &roots, 2);
     second.create().await;
     assert_eq!(second.version().await, 3);
@@ -129,7 +129,7 @@ async fn a_read_in_flight_across_a_drop_is_no_fault() {
     world.end("gone").await.unwrap();
     world.roots.reads.close();
     let dropped = async {
-        // The reader has been answered with the tombstone, and does not know yet.
+        // The reader has got the tombstone, and has not processed it yet.
         world.roots.reads.waited_at().await;
         let dropped = world.drop_all(Duration::ZERO).await;
         world.roots.reads.open();
@@ -143,14 +143,15 @@ async fn a_read_in_flight_across_a_drop_is_no_fault() {
     world.assert_no_alarm();
 }
 
-/// A bucket is made again while its row is dropped; returns how many rows were, and the version.
+/// Creates a bucket again while its row is being dropped. Returns the number of dropped rows, and the
+/// version.
 async fn made_while_dropped(swap_first: bool) -> (World, u64, u64) {
     let world = World::new(None, None).await;
     world.end(BUCKET).await.unwrap();
     world.roots.drops.close();
     world.roots.swaps.close();
     let others = async {
-        // The rows are chosen; then the bucket is made on its tombstone, and its swap waits.
+        // The rows are chosen first. Then the bucket is created on its tombstone, and its swap waits.
         world.roots.drops.waited_at().await;
         world.roots.swaps.waited_at().await;
         let (first, second) = if swap_first {
@@ -181,7 +182,7 @@ async fn made_while_dropped(swap_first: bool) -> (World, u64, u64) {
 async fn a_bucket_that_is_made_while_its_row_is_dropped_begins_above_it() {
     let (world, dropped, version) = made_while_dropped(false).await;
     assert_eq!((dropped, world.roots.vanished.load(Ordering::Relaxed)), (1, 1));
-    // Three was sent, and lost.
+    // Version three was sent, and lost.
     assert_eq!(version, 4);
 }
 
@@ -212,12 +213,12 @@ async fn a_bucket_that_is_being_written_to_is_left_alone() {
 async fn a_write_that_starts_from_a_state_before_the_deletion_is_not_taken_for_carried_out() {
     let world = World::new(None, None).await;
     world.make("gone").await.unwrap();
-    // Only one head is kept in memory, so that the reader below reads the root anew.
+    // Only one head is cached, so the reader below reads the root again.
     world.put(OTHER, "k", whole(vec![1])).await.unwrap();
     world.blocks.gets.close();
     let (learnt, has_learnt) = tokio::sync::oneshot::channel();
     let reader = async {
-        // It is told of the bucket, and learns of it only during the drop.
+        // The reader gets the bucket's row, and learns of it only during the drop.
         assert!(matches!(world.get("gone", "k").await, Err(ServiceError::NoSuchKey)));
         learnt.send(()).unwrap();
     };
@@ -230,7 +231,7 @@ async fn a_write_that_starts_from_a_state_before_the_deletion_is_not_taken_for_c
             world.roots.drops.waited_at().await;
             world.blocks.gets.open();
             has_learnt.await.unwrap();
-            // The version of the deletion is used again if this starts from the first state.
+            // The version of the deletion would be used again if this started from the first state.
             let written = world.put("gone", "k", whole(vec![3])).await;
             assert!(matches!(written, Err(ServiceError::NoSuchBucket)), "{written:?}");
             world.roots.drops.open();
@@ -247,7 +248,7 @@ async fn a_swap_that_arrives_after_the_drop_does_not_bring_the_bucket_back() {
     let blocks = Arc::new(MemoryBlocks::default());
     let roots = FaultyRoots::new(&blocks);
     let master = Master::new(&blocks, &roots, 1);
-    // The first swap is lost for now, and its master sends it again.
+    // The first swap is delayed, and its master sends it again.
     roots.plan([Fault::Late]);
     master.create().await;
     master.service.delete_bucket(&master.user, &bucket()).await.unwrap();
@@ -265,7 +266,7 @@ async fn nobody_knows_what_became_of_a_swap_whose_row_was_dropped() {
     roots.plan([Fault::AnswerHeld]);
     let others = async {
         roots.held.notified().await;
-        // The bucket is there, though whoever made it does not know yet.
+        // The bucket exists, although the master that created it does not know yet.
         two.service.delete_bucket(&two.user, &bucket()).await.unwrap();
         assert_eq!(two.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 1);
         roots.go_on.notify_one();
@@ -284,7 +285,7 @@ async fn a_row_that_vanishes_otherwise_is_a_fault() {
     let master = Master::new(&blocks, &roots, 1);
     let empty = roots.backup();
     master.create().await;
-    // A floor above the bucket's version excuses nothing.
+    // A floor above the version of the bucket excuses no missing row.
     master.service.create_bucket(&master.user, &bucket_name("gone"), None).await.unwrap();
     for _ in 0..3 {
         master.service.delete_bucket(&master.user, &bucket_name("gone")).await.unwrap();
@@ -295,7 +296,7 @@ async fn a_row_that_vanishes_otherwise_is_a_fault() {
     roots.restore_quietly(empty);
     let read = master.get("k").await;
     assert!(matches!(read, Err(ServiceError::Regressed(_))), "{read:?}");
-    // And nothing is dropped by an arbiter in doubt.
+    // Nothing is dropped while the arbiter is in doubt.
     assert_eq!(master.service.drop_deleted(Duration::ZERO, true).await.unwrap(), 0);
 }
 
@@ -313,7 +314,7 @@ async fn a_retried_deletion_is_remembered_as_long_as_the_row() {
     assert!(matches!(delete(4).await, Err(ServiceError::NoSuchBucket)));
 }
 
-/// One client that makes, fills, empties and deletes buckets.
+/// Runs one client that creates, fills, empties and deletes buckets.
 async fn client(world: &World, mut rng: Rng) {
     for _ in 0..100 {
         let bucket = [BUCKET, OTHER, "third"][usize::try_from(rng.below(3)).unwrap()];
@@ -341,7 +342,7 @@ async fn client(world: &World, mut rng: Rng) {
 fn drops_race_with_everything_and_break_nothing() {
     const RACES: u64 = 5;
     let mut raced = [0; 4];
-    // The rarest of these meet in one of a hundred seeds.
+    // The rarest of these coincide in one of a hundred seeds.
     for seed in 0..3000 {
         if seed >= 300 && raced.iter().all(|count| *count >= RACES) {
             break;

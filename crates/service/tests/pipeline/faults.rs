@@ -1,4 +1,4 @@
-//! An arbiter that loses messages on demand, and power that fails at every swap.
+//! An arbiter that loses messages on demand, on stores where power fails at every swap.
 
 use std::{
     collections::VecDeque,
@@ -20,28 +20,28 @@ use fula_core::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-/// What happens to one swap.
+/// The fault of one swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Applied, but the answer is lost.
+    /// The swap is applied, but the answer is lost.
     AnswerLost,
-    /// Never applied, and nobody is told.
+    /// The swap is never applied, and no answer comes.
     RequestLost,
-    /// Refused before it was sent.
+    /// The swap is refused before it is sent.
     NotSent,
-    /// Applied; the answer is lost, and nothing is answered until someone says go on.
+    /// The swap is applied. Its answer is lost, and the call waits until it is released.
     AnswerHeld,
-    /// Applied once someone says go on.
+    /// The swap is applied when it is released.
     Held,
-    /// The same, and its thread waits for it as for a disk.
+    /// The same, and its thread blocks until then, as if it waited for a disk.
     ThreadHeld,
-    /// Nobody is told, and it is applied later.
+    /// No answer comes, and the swap is applied later.
     Late,
-    /// Those held back are applied just before this one.
+    /// Delayed swaps are applied just before this one.
     LateFirst,
 }
 
-/// A door that threads wait at.
+/// A gate at which threads block.
 #[derive(Debug, Default)]
 pub(crate) struct Door {
     is_open: Mutex<bool>,
@@ -63,7 +63,7 @@ impl Door {
     }
 }
 
-/// A swap on its way.
+/// A swap that is on its way.
 #[derive(Debug)]
 struct Swap {
     bucket: BucketAddress,
@@ -71,15 +71,15 @@ struct Swap {
     new: NewRoot,
 }
 
-/// A memory arbiter with faults. Every swap first drops all blocks that were not synced, so a
-/// root that is published before its blocks are durable is found out.
+/// An arbiter in memory with faults. Before every swap it drops all blocks that were not synced, so that a
+/// root which is published before its blocks are durable is noticed.
 #[derive(Debug)]
 pub(crate) struct FaultyRoots {
     inner: MemoryRoots,
     blocks: Arc<MemoryBlocks>,
     faults: Mutex<VecDeque<Fault>>,
     unreachable: AtomicBool,
-    /// A bucket whose row cannot be read, though those of others can.
+    /// A bucket whose row cannot be read, although those of others can.
     lost: Mutex<Option<BucketName>>,
     late: Mutex<Vec<Swap>>,
     pub(crate) held: Notify,
@@ -106,7 +106,7 @@ impl FaultyRoots {
         })
     }
 
-    /// Makes the next swaps fail, one fault each.
+    /// Plans the faults of the next swaps, one for each.
     pub(crate) fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().extend(faults);
     }
@@ -127,12 +127,12 @@ impl FaultyRoots {
         self.inner.restore_quietly(backup);
     }
 
-    /// Sets the arbiter's clock.
+    /// Sets the clock of the arbiter.
     pub(crate) fn set_time(&self, time_ms: u64) {
         self.inner.set_time(time_ms);
     }
 
-    /// Lets the next swaps through.
+    /// Removes the planned faults.
     pub(crate) fn clear(&self) {
         self.faults.lock().clear();
     }
@@ -141,12 +141,12 @@ impl FaultyRoots {
         self.unreachable.store(unreachable, Ordering::SeqCst);
     }
 
-    /// Lets reads of one bucket's row fail.
+    /// Makes reads of one bucket's row fail.
     pub(crate) fn lose(&self, bucket: BucketName) {
         *self.lost.lock() = Some(bucket);
     }
 
-    /// Applies the swaps that were held back; returns how they ended.
+    /// Applies the delayed swaps. Returns their outcomes.
     pub(crate) async fn deliver_late(&self) -> Vec<CasOutcome> {
         let late: Vec<Swap> = std::mem::take(&mut *self.late.lock());
         let mut outcomes = Vec::new();

@@ -1,4 +1,4 @@
-//! A disk that is full.
+//! Tests of a full disk.
 
 use fula_core::block::Placement;
 use fula_service::Invocation;
@@ -8,8 +8,8 @@ use super::{
     *,
 };
 
-/// Does `work` while a swap waits, and so in one round, on a disk that is full from then on. The round is
-/// tried with all of it, and then with what takes away.
+/// Does `work` while a swap waits, so that it is one round, on a disk that is full from then on. The round
+/// is tried with all changes, and then with those that only delete.
 async fn in_a_round_that_does_not_fit<T>(world: &World, work: impl Future<Output = T>) -> T {
     world.roots.swaps.close();
     let work = async {
@@ -30,14 +30,14 @@ async fn in_a_round_that_does_not_fit<T>(world: &World, work: impl Future<Output
     done
 }
 
-/// Where nothing more fits, what takes away goes through, and in the company of what does not too.
+/// On a full disk deletions are carried out, even in a round with changes that do not fit.
 #[tokio::test]
 async fn deletions_go_through_on_a_full_disk() {
     let world = World::new(None, None).await;
     for key in ["a", "b"] {
         world.put(BUCKET, key, whole(vec![1; 100])).await.unwrap();
     }
-    // The deletion comes first: were it alone, it would not be refused first.
+    // The deletion comes first. Alone, it would not be refused at first.
     let work = Box::pin(async {
         tokio::join!(world.delete(BUCKET, "a"), world.put(BUCKET, "d", whole(vec![2; 100])))
     });
@@ -49,8 +49,8 @@ async fn deletions_go_through_on_a_full_disk() {
     }
 }
 
-/// What needs no space is answered as ever, whatever came with it: a write that was carried out before
-/// and is tried again, and one whose condition fails.
+/// A change that needs no space is answered as usual, whatever is in its round: the retry of a write that
+/// was carried out, and a write whose condition fails.
 #[tokio::test]
 async fn answers_that_need_no_space_are_given_on_a_full_disk() {
     let world = World::new(None, None).await;

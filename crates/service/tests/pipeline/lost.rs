@@ -1,4 +1,4 @@
-//! Blocks that are lost: what of a bucket they concern, and how a bucket goes on whose root is lost.
+//! Tests of lost blocks: what they affect, and how a bucket continues whose root is lost.
 
 use fula_core::{Cid, bucket::BucketRoot, root::RootRow, tree::Node};
 use fula_service::{
@@ -51,7 +51,7 @@ async fn what_is_missing_is_named_by_key_or_by_range_of_keys() {
         problem(Place::Keys(TreeName::Objects, Some(key(0)), Some(key(1))), lost),
     ];
     for _ in 0..2 {
-        // What was found before is named again, for another bucket may need it.
+        // A problem that was found before is reported again, because another bucket may have it too.
         let report = fsck::check_bucket(nodes, &row, &mut checked).await.unwrap();
         assert_eq!((report.problems.as_slice(), report.count), (expected.as_slice(), 3));
     }
@@ -65,7 +65,7 @@ struct Lost {
     row: RootRow,
 }
 
-/// Two masters write to a bucket in turns, then its newest root is lost.
+/// Lets two masters write to a bucket in turns, and loses its newest root.
 async fn lost_root() -> Lost {
     let federation = Federation::new();
     let one = federation.join(1, &memory()).await;
@@ -109,7 +109,7 @@ async fn a_bucket_goes_back_to_its_newest_readable_root_and_no_master_takes_alar
     for member in &members {
         member.master.put("lost", b"again").await.unwrap();
     }
-    // What was written since is not undone by an operator who runs the command twice.
+    // Running the command twice does not undo what was written after the first time.
     let twice = restore(&members[0], &row, offer.root).await;
     assert!(matches!(twice, Err(ServiceError::Busy(_))), "{twice:?}");
     let third = federation.join(3, &memory()).await;

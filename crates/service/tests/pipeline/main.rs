@@ -1,4 +1,4 @@
-//! The service on memory stores that crash and an arbiter that misbehaves.
+//! Tests of the service on stores in memory that crash, and on an arbiter with faults.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod collect;
@@ -47,7 +47,7 @@ struct Master {
 
 const BUCKET: &str = "bucket";
 
-/// Returns the bucket that most tests use.
+/// Returns the name of the bucket that most tests use.
 fn bucket() -> BucketName {
     bucket_name(BUCKET)
 }

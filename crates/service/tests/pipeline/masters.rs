@@ -1,4 +1,4 @@
-//! One and two masters, with and without a reliable arbiter.
+//! Tests of one and two masters, with and without a reliable arbiter.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -124,15 +124,15 @@ async fn a_refusal_is_judged_on_the_newest_root() {
     let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
     one.create().await;
     one.put("k", b"old").await.unwrap();
-    // Behind the back of master one, whose remembered root still has the key.
+    // This happens without the knowledge of master one, whose cached root still has the key.
     two.delete("k").await.unwrap();
     one.put_if("k", b"new", if_absent()).await.unwrap();
-    // And the other way round: what it remembers as absent is there now.
+    // The reverse: a key that it remembers as absent exists now.
     one.delete("k").await.unwrap();
     two.put("k", b"theirs").await.unwrap();
     one.delete("k").await.unwrap();
     assert!(matches!(two.get("k").await, Err(ServiceError::NoSuchKey)));
-    // Creating asks nobody first: the remembered bucket must not be taken for the present one.
+    // A creation does not read first. The cached bucket must not be taken for the current one.
     two.service.delete_bucket(&two.user, &bucket()).await.unwrap();
     one.create().await;
     one.service.delete_bucket(&one.user, &bucket()).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_swap_whose_answer_is_lost_counts_once() {
         assert_eq!(roots.swaps.load(Ordering::SeqCst), swaps + 1, "{fault:?} was sent again");
         assert_eq!(master.get("k").await.unwrap(), [n]);
     }
-    // A condition that its own first attempt would now fail is not judged again.
+    // A condition that would fail now because of its own first attempt is not checked again.
     roots.plan([Fault::AnswerLost]);
     master.put_if("once", b"x", if_absent()).await.unwrap();
 }
@@ -208,7 +208,7 @@ async fn an_arbiter_that_stays_away_ends_in_an_honest_answer_in_time() {
     assert!(matches!(put, Err(ServiceError::Busy(Applied::Unknown))), "{put:?}");
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(master.get("k").await.is_err(), "a read was answered without the arbiter");
-    // Once it is back, what became of the swap is known and work goes on.
+    // When the arbiter is back, the outcome of the swap is found out and work continues.
     roots.set_unreachable(false);
     assert_eq!(master.get("k").await.unwrap(), b"after");
     master.put("k", b"later").await.unwrap();
@@ -266,7 +266,7 @@ async fn a_copy_is_not_made_of_a_stale_source() {
     };
     let copied = copy().await;
     assert!(matches!(copied, Err(ServiceError::Unavailable(_))), "{copied:?}");
-    // A read may be stale, and is marked.
+    // The read may be stale, and is marked.
     assert_eq!(lax.get("k").await.unwrap(), b"old");
     assert!(lax.user.seen.is_stale());
 }
@@ -281,13 +281,13 @@ async fn a_swap_given_up_that_lands_late_is_not_taken_for_the_next_one() {
     };
     let master = Master::with_limits(&blocks, &roots, 1, limits);
     master.create().await;
-    // Sent, resent, and all of it is on its way when the writer gives up.
+    // The swap is sent and resent, and all its copies are on their way when the writer gives up.
     roots.plan([Fault::Late; 200]);
     let first = master.put("first", b"1").await;
     assert!(matches!(first, Err(ServiceError::Busy(Applied::Unknown))), "{first:?}");
     master.service.committer().drained().await;
     roots.clear();
-    // The next write finds the pointer unmoved. Its swap meets the late one just before it.
+    // The next write finds the pointer unchanged. The late swap arrives just before its own.
     roots.plan([Fault::LateFirst]);
     master.put("second", b"2").await.unwrap();
     assert_eq!(master.get("second").await.unwrap(), b"2");
@@ -298,12 +298,12 @@ async fn a_swap_given_up_that_lands_late_is_not_taken_for_the_next_one() {
 async fn a_change_meant_for_one_life_of_a_name_does_not_land_in_the_next() {
     let (blocks, roots) = stores();
     let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
-    // The first has not seen the bucket before: it looks which one there is.
+    // The first master has not seen the bucket before, so it reads the row.
     two.create().await;
     let (send, body) = futures::channel::mpsc::unbounded();
     let put = one.put_stream("k", Box::pin(body), WriteConditions::default());
     let (put, ()) = tokio::join!(put, async {
-        // The body is on its way when the bucket goes and comes back.
+        // The body is being received when the bucket is deleted and created again.
         send.unbounded_send(Ok(Bytes::from_static(b"x"))).unwrap();
         tokio::task::yield_now().await;
         while !send.is_empty() {
@@ -323,13 +323,13 @@ async fn what_a_write_is_aimed_at_by_memory_is_found_out_at_commit() {
     let [one, two] = [Master::new(&blocks, &roots, 1), Master::new(&blocks, &roots, 2)];
     one.create().await;
     one.put("k", b"old").await.unwrap();
-    // What it remembers would refuse this.
+    // The state that it remembers would refuse this.
     two.delete("k").await.unwrap();
     let record = one.put_if("k", b"new", if_absent()).await.unwrap();
     two.put("k", b"newer").await.unwrap();
     let refused = one.put_if("k", b"x", if_matches(&record)).await;
     assert!(matches!(refused, Err(ServiceError::PreconditionFailed(_))), "{refused:?}");
-    // Another life of the name, and none.
+    // There is another life of the name, and then none.
     two.delete("k").await.unwrap();
     two.service.delete_bucket(&two.user, &bucket()).await.unwrap();
     two.create().await;
@@ -351,7 +351,7 @@ async fn a_change_past_its_deadline_is_not_applied() {
     roots.plan([Fault::AnswerHeld]);
     let late = async {
         roots.held.notified().await;
-        // Queued behind a round that does not end in time.
+        // The change waits behind a round that does not end in time.
         let (late, ()) = tokio::join!(master.put("late", b"x"), async {
             tokio::time::sleep(Duration::from_mins(1)).await;
             roots.go_on.notify_one();

@@ -1,4 +1,4 @@
-//! The service against a `BTreeMap`: random operations, power lost at every swap.
+//! Tests of the service against a `BTreeMap`, with random operations and a power cut at every swap.
 
 use std::collections::BTreeMap;
 
@@ -120,7 +120,7 @@ proptest! {
             for master in &masters {
                 compare(master, &model).await;
             }
-            // A third master that remembers nothing, after a power cut.
+            // A third master, which remembers nothing, reads after a power cut.
             blocks.crash();
             let fresh = Master::new(&blocks, &roots, 3);
             compare(&fresh, &model).await;

@@ -1,4 +1,4 @@
-//! What a bucket's name means, which buckets hold their name globally, and how many one owner may have.
+//! Tests of what bucket names mean, which buckets hold their global name, and the limits of an owner.
 
 use std::sync::atomic::Ordering;
 
@@ -18,7 +18,7 @@ use crate::{
     regression::{Federation, memory},
 };
 
-/// Stores that masters in either mode share, and their directory.
+/// Stores that masters of either policy share, with their metadata store.
 pub(crate) struct Shop {
     blocks: Arc<MemoryBlocks>,
     pub(crate) roots: Arc<FaultyRoots>,
@@ -32,7 +32,7 @@ impl Shop {
         Self { blocks, roots, metadata: Arc::default() }
     }
 
-    /// Returns a master as writer `writer`.
+    /// Returns a master with the writer id `writer`.
     fn service(&self, writer: u8, names: NamePolicy, limits: Limits) -> Service {
         let (blocks, roots) = (Arc::clone(&self.blocks) as _, Arc::clone(&self.roots) as _);
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
@@ -72,12 +72,12 @@ pub(crate) fn owner(who: &Caller) -> OwnerId {
     who.identity.as_ref().unwrap().owner
 }
 
-/// The same caller, who says whose bucket is meant.
+/// Returns the same caller in a request that names the owner of the bucket.
 fn of(who: &Caller, owner: OwnerId) -> Caller {
     Caller { bucket_owner: BucketOwner::Named(owner), ..who.clone() }
 }
 
-/// A policy that lets everyone read and list a bucket.
+/// Returns a policy that lets everyone read and list a bucket.
 pub(crate) fn public(bucket: &str) -> String {
     format!(
         r#"{{"Version": "2012-10-17", "Statement": [
@@ -150,7 +150,7 @@ async fn copy(
     [whole, part]
 }
 
-/// Asks for `BUCKET` in every way there is; returns what each came to.
+/// Requests `BUCKET` in every possible way. Returns the outcome of each.
 async fn in_every_way(
     service: &Service,
     who: &Caller,
@@ -182,7 +182,7 @@ async fn in_every_way(
     ]
 }
 
-/// A public bucket of Alice's, and Bob with a bucket `mine`.
+/// Makes a public bucket of Alice's, and a bucket `mine` of Bob's.
 async fn alice_is_public(service: &Service) -> (Caller, Caller) {
     let (alice, bob) = (user("key:alice"), user("key:bob"));
     service.create_bucket(&alice, &bucket(), None).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_signed_request_without_an_owner_reaches_the_callers_own_buckets_alone
     // Another master has never seen Bob's bucket.
     let service = shop.owners(2);
     assert!(matches!(get(&service, &bob).await, Err(ServiceError::NoSuchBucket)));
-    // Nothing of Alice's was touched, and saying whose is meant reaches it.
+    // Alice's bucket is unchanged, and a request that names her reaches it.
     assert_eq!(get(&service, &of(&bob, owner(&alice))).await.unwrap(), b"of alice");
     for copied in copy(&service, &bob, BucketOwner::Named(owner(&alice))).await {
         copied.unwrap();
@@ -242,7 +242,7 @@ async fn with_global_names_a_bare_name_reaches_its_holder() {
     }
     let taken = service.create_bucket(&bob, &bucket(), None).await;
     assert!(matches!(taken, Err(ServiceError::BucketNameTaken)), "{taken:?}");
-    // Kept until the bucket is deleted, whatever is public.
+    // The name is kept until the bucket is deleted, whatever is public.
     service.set_policy(&alice, &bucket(), None).await.unwrap();
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));
     assert!(matches!(get(&service, &bob).await, Err(ServiceError::NoSuchBucket)));
@@ -271,11 +271,11 @@ async fn a_bucket_holds_its_name_while_something_of_it_is_public() {
     assert_eq!(read().await, Err(ServiceError::AccessDenied.to_string()));
     set(&bob, Some(&all)).await;
     assert_eq!(read().await.unwrap(), b"of bob");
-    // Somebody else holds it: the policy counts all the same.
+    // Another owner holds the name. The policy has effect all the same.
     set(&alice, Some(&all)).await;
     assert_eq!(read().await.unwrap(), b"of bob");
     assert_eq!(get(&service, &of(&anyone, owner(&alice))).await.unwrap(), b"of alice");
-    // Writes leave it as it is; a policy that makes nothing public gives it up.
+    // Writes leave the name alone. A policy that makes nothing public releases it.
     put(&service, &bob, "newer").await.unwrap();
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&bob)));
     set(&bob, Some(PRIVATE)).await;
@@ -301,7 +301,7 @@ async fn in_one_round(shop: &Shop, service: &Service, who: &Caller, mut changes:
     let then = async {
         shop.roots.held.notified().await;
         for change in &mut changes {
-            // Each is in the queue before the next one is asked for.
+            // Each change is queued before the next one is requested.
             for _ in 0..100 {
                 assert!(futures::poll!(&mut *change).is_pending());
                 tokio::task::yield_now().await;
@@ -383,7 +383,7 @@ async fn an_owner_may_have_so_many_buckets() {
     let again = service.create_bucket(&alice, &bucket_name("two"), None).await;
     assert!(matches!(again, Err(ServiceError::BucketAlreadyOwned)), "{again:?}");
     service.create_bucket(&bob, &bucket_name("three"), None).await.unwrap();
-    // Those that were deleted do not count.
+    // Deleted buckets are not counted.
     service.delete_bucket(&alice, &bucket_name("one")).await.unwrap();
     service.create_bucket(&alice, &bucket_name("three"), None).await.unwrap();
     let again = service.create_bucket(&alice, &bucket_name("one"), None).await;
@@ -420,7 +420,7 @@ async fn an_owner_may_hold_so_many_names() {
     };
     assert!(set(&alice, "one").await);
     assert!(!set(&alice, "two").await);
-    // Another policy for the bucket that holds its name, and one that makes nothing public.
+    // Another policy for the bucket that holds its name is allowed, and one that makes nothing public.
     assert!(set(&alice, "one").await);
     service.set_policy(&alice, &bucket_name("two"), Some(PRIVATE)).await.unwrap();
     assert!(set(&bob, "two").await);
@@ -428,7 +428,7 @@ async fn an_owner_may_hold_so_many_names() {
     service.set_policy(&bob, &bucket_name("two"), None).await.unwrap();
     assert!(set(&alice, "two").await);
     assert_eq!(shop.holder("two").await, Some(owner(&alice)));
-    // Where names are global, every bucket holds one.
+    // Under the global policy every bucket holds its name.
     let service = shop.service(2, NamePolicy::Global, limits);
     for name in ["four", "five"] {
         service.create_bucket(&alice, &bucket_name(name), None).await.unwrap();
@@ -448,7 +448,7 @@ async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
         let policy = public(BUCKET);
         let policy = if is_public { policy.as_str() } else { PRIVATE };
         service.set_policy(user, &bucket(), Some(policy)).await.unwrap();
-        // The arbiter goes back to when it was public.
+        // The arbiter goes back to when the bucket was public.
         federation.roots.restore(backup);
         assert!(one.master.get("k").await.is_err());
         for _ in 0..3 {

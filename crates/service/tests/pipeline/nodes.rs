@@ -1,4 +1,4 @@
-//! Tree nodes in memory while commits go on.
+//! Tests of cached tree nodes during commits.
 
 use fula_core::{
     Codec,
@@ -8,7 +8,7 @@ use fula_core::{
 use super::*;
 use crate::faults::Fault;
 
-/// Until a commit is published everybody reads the state before it: its nodes are not read again.
+/// Until a commit is published, all requests read the state before it. Its nodes stay in the cache.
 #[tokio::test]
 async fn the_state_before_is_read_from_memory_while_a_commit_is_on_its_way() {
     let blocks = Arc::new(MemoryBlocks::default());
@@ -21,7 +21,7 @@ async fn the_state_before_is_read_from_memory_while_a_commit_is_on_its_way() {
     roots.plan([Fault::Held]);
     let reads = async {
         roots.held.notified().await;
-        // Not the content.
+        // The content is not cached.
         let all = list_all(&*blocks).await.unwrap().into_iter().map(|(cid, _)| cid);
         let raw: Vec<_> = all.filter(|cid| cid.codec() == Codec::Raw).collect();
         blocks.mark(&raw, Epoch(9));

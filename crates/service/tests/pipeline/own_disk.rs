@@ -1,5 +1,5 @@
-//! A master's own disk that cannot be written: nothing is acknowledged that this master would not
-//! remember (docs/adr/0032).
+//! Tests of a master whose own disk cannot be written: it acknowledges nothing that it would not remember
+//! (docs/adr/0032).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,15 +17,15 @@ use super::{
     *,
 };
 
-/// How a disk refuses to be written.
+/// The way in which a disk refuses writes.
 #[derive(Clone, Copy, Debug)]
 enum Failure {
     Full,
-    /// As a directory that is read-only does, and a disk that fails.
+    /// An error, as of a read-only directory or a failing disk.
     Error,
 }
 
-/// What a master keeps for itself, on a disk that fails on demand.
+/// The local state of a master, on a disk that fails on demand.
 #[derive(Debug, Default)]
 struct Disk {
     kept: MemoryMetadata,
@@ -103,8 +103,8 @@ async fn put_as(
     member.master.put_as(caller, key, body, WriteConditions::default()).await
 }
 
-/// The commit that meets the failure first may stand, so its outcome is unknown. Those after it are
-/// refused before anything is sent, until the disk can be written again.
+/// The first commit that meets the failure may stand, so its outcome is unknown. Later ones are refused
+/// before anything is sent, until the disk can be written again.
 #[tokio::test]
 async fn no_write_is_acknowledged_that_would_not_be_remembered() {
     for failure in [Failure::Full, Failure::Error] {
@@ -125,10 +125,10 @@ async fn no_write_is_acknowledged_that_would_not_be_remembered() {
         assert!(is_of(failure, &refused), "{refused:?}");
         assert_eq!(federation.roots.swaps.load(Ordering::SeqCst), swaps, "a swap was sent");
         assert!(one.master.service.arbiter().guard().disk_failure().is_some());
-        // Reads go on; nobody was told that this is there.
+        // Reads continue. No client was told that this value is stored.
         assert_eq!(one.master.get("first").await.unwrap(), b"2");
 
-        // Killed, and the arbiter restored: what was acknowledged is there.
+        // The master is killed and the arbiter restored. What was acknowledged is there.
         drop(one);
         federation.roots.restore(backup);
         let one = join(&federation, 3, &disk).await;
@@ -170,8 +170,8 @@ async fn a_disk_that_works_again_is_noticed_without_a_restart() {
     assert_eq!(one.master.get("k").await.unwrap(), b"v2");
 }
 
-/// A retry is answered from the bucket itself. That is a success like any other: whoever gives it
-/// remembers the state first.
+/// A retry is answered from the bucket itself. That is a success like any other, so the master remembers
+/// the state before it answers.
 #[tokio::test]
 async fn a_retry_on_another_master_is_acknowledged_once_that_one_remembers() {
     let federation = Federation::new();
@@ -198,7 +198,7 @@ async fn a_retry_on_another_master_is_acknowledged_once_that_one_remembers() {
     assert_eq!(known.pointer.version, two.master.version().await);
 }
 
-/// The same without a look in between: answering is what writes it down.
+/// The same without a look in between: answering alone stores the state.
 #[tokio::test]
 async fn what_a_retry_is_told_is_on_the_disk_at_once() {
     let federation = Federation::new();
@@ -218,8 +218,8 @@ async fn what_a_retry_is_told_is_on_the_disk_at_once() {
     assert_eq!(known.pointer.version, one.master.version().await);
 }
 
-/// What was heard of others is written down each second. Where that fails, no commit of this master
-/// needs to find it out.
+/// States of other masters are stored each second. If that fails, writes are refused before any commit of
+/// this master fails.
 #[tokio::test]
 async fn a_look_that_cannot_be_kept_refuses_writes_before_they_are_sent() {
     let federation = Federation::new();
@@ -236,7 +236,7 @@ async fn a_look_that_cannot_be_kept_refuses_writes_before_they_are_sent() {
     assert_eq!(federation.roots.swaps.load(Ordering::SeqCst), swaps);
 }
 
-/// A master whose disk fails still joins a recovery, though it cannot note who else takes part.
+/// A master whose disk fails still takes part in a recovery, although it cannot record the other masters.
 #[tokio::test]
 async fn a_disk_that_fails_keeps_no_recovery_waiting() {
     let federation = Federation::new();

@@ -1,4 +1,4 @@
-//! An arbiter that goes back in time is caught, healed, or reported as a fork.
+//! Tests of an arbiter that goes back in time: it is noticed, and buckets are healed or reported as forks.
 
 use fula_core::{
     BucketAddress, MetadataStore,
@@ -8,14 +8,14 @@ use fula_service::{Forgotten, MasterInfo, Recovery};
 
 use super::*;
 
-/// Masters with memories of their own on one arbiter that can be restored.
+/// Masters with separate local states on one arbiter that can be restored.
 pub(crate) struct Federation {
     pub(crate) blocks: Arc<MemoryBlocks>,
     pub(crate) roots: Arc<FaultyRoots>,
     metadata: Arc<MemoryMetadata>,
 }
 
-/// A master and its part in recoveries.
+/// A master, and its part in recoveries.
 pub(crate) struct Member {
     pub(crate) master: Master,
     pub(crate) recovery: Recovery,
@@ -75,7 +75,7 @@ async fn what_was_acknowledged_comes_back_once_all_masters_have_spoken() {
     two.master.put("after", b"2").await.unwrap();
     let version = two.master.version().await;
     federation.roots.restore(backup);
-    // Who committed it knows; nothing is adopted, nothing written.
+    // The master that committed notices. Nothing is adopted and nothing written.
     assert!(is_refused(&two.master.get("after").await));
     assert!(is_refused(&two.master.put("more", b"x").await));
     two.recovery.tick().await.unwrap();
@@ -147,7 +147,7 @@ async fn states_that_exclude_one_another_are_kept_and_merged() {
     one.master.put("mine", b"one").await.unwrap();
     one.master.delete("gone").await.unwrap();
     federation.roots.restore(backup);
-    // A master that remembers nothing goes on from the restored state.
+    // A master that remembers nothing continues from the restored state.
     federation.roots.set_time(5_000);
     let two = federation.join(2, &memory()).await;
     two.master.put("both", b"two").await.unwrap();
@@ -162,7 +162,7 @@ async fn states_that_exclude_one_another_are_kept_and_merged() {
         assert!(is_refused(&member.master.put("k", b"x").await), "a fork was written to");
         assert!(is_refused(&member.master.get("both").await), "a fork was read");
     }
-    // Other buckets go on.
+    // Other buckets are not affected.
     one.master.service.create_bucket(&one.master.user, &bucket_name("other"), None).await.unwrap();
 
     let bucket = address(&one);
@@ -202,7 +202,7 @@ async fn an_arbiter_that_went_back_is_caught_though_its_mark_went_on() {
     }
     assert_eq!(one.master.get("after").await.unwrap(), b"2");
 
-    // The same, while somebody who remembers nothing has written on past all versions known.
+    // The same, while a master that remembers nothing has written beyond all known versions.
     federation.roots.restore_quietly(backup);
     let two = federation.join(2, &memory()).await;
     for n in 0..9 {
@@ -252,7 +252,7 @@ async fn a_side_that_deleted_the_bucket_hides_nothing() {
         member.recovery.tick().await.unwrap();
     }
     let done = two.recovery.merge(&address(&one), false).await.unwrap();
-    // It goes on from the side that has the bucket: nothing is to be taken from the other.
+    // The merge continues from the side that has the bucket; nothing is taken from the other.
     assert_eq!((done.taken.len(), done.uploads), (0, 0));
     one.recovery.tick().await.unwrap();
     for member in [&one, &two] {
@@ -310,7 +310,7 @@ async fn masters_of_before_the_backup_are_waited_for_until_they_are_struck_off()
         one.recovery.tick().await.unwrap();
     }
     assert_eq!(one.master.get("k").await.unwrap(), b"v");
-    // It comes back, finds the arbiter behind what it knows, and is one of the masters again.
+    // The master comes back, finds that the arbiter lacks what it knows, and is on the list again.
     assert_eq!(one.recovery.status().await.unwrap().masters.len(), 1);
     two.recovery.tick().await.unwrap();
     assert_eq!(one.recovery.status().await.unwrap().masters.len(), 2);
@@ -331,7 +331,7 @@ async fn a_master_that_lives_is_forgotten_by_force_alone_and_enrols_again() {
         let masters = one.recovery.list_masters().await.unwrap();
         masters.into_iter().find(|master| master.name == name)
     };
-    // One that never said that it lives may be of an earlier version.
+    // A master that never sent a heartbeat may be of an earlier version.
     assert!(found().await.is_some_and(|master| !master.is_alive && master.seen_ms.is_none()));
     two.recovery.introduce(info.clone()).await.unwrap();
     let master = found().await.unwrap();
@@ -342,7 +342,7 @@ async fn a_master_that_lives_is_forgotten_by_force_alone_and_enrols_again() {
     assert_eq!(found().await, None);
     two.recovery.beat().await.unwrap();
     assert!(found().await.is_some_and(|master| master.is_alive && master.info == info));
-    // One that says nothing for a minute is not alive.
+    // A master that sends no heartbeat for a minute is not alive.
     federation.roots.set_time(120_000);
     assert!(found().await.is_some_and(|master| !master.is_alive));
     assert_eq!(forget(false).await, Forgotten::Done);

@@ -1,4 +1,4 @@
-//! A retried write gets its first answer, from any master, and changes nothing again.
+//! Tests of retries: a retry gets the first answer from any master, and changes nothing again.
 
 use fula_core::in_memory::MemoryBlocks;
 use fula_service::{
@@ -8,7 +8,7 @@ use fula_service::{
 
 use super::*;
 
-/// Two masters on one arbiter, and a bucket.
+/// Returns two masters on one arbiter, and a bucket.
 async fn two_masters() -> (Arc<FaultyRoots>, [Master; 2]) {
     let blocks = Arc::new(MemoryBlocks::default());
     let roots = FaultyRoots::new(&blocks);
@@ -17,7 +17,7 @@ async fn two_masters() -> (Arc<FaultyRoots>, [Master; 2]) {
     (roots, masters)
 }
 
-/// One attempt of a numbered call.
+/// Returns the caller of one attempt of a numbered call.
 fn attempt(master: &Master, id: &str, attempt: u32) -> Caller {
     Caller { invocation: Invocation::new(id, attempt), ..Caller::of(identity(master)) }
 }
@@ -55,7 +55,7 @@ async fn a_retried_conditional_put_gets_its_first_answer_from_another_master() {
     assert_eq!(again, first);
     assert_eq!(caller.seen.version(), Some(first.seq.version));
     assert_eq!(two.version().await, first.seq.version, "the retry was committed again");
-    // Another call, or another body under the same number, is another write.
+    // Another call, or another body with the same number, is another write.
     for (id, body) in [("j", b"x".as_slice()), ("i", b"y")] {
         let other = put(&two, &attempt(&two, id, 2), body, if_absent()).await;
         let refused = ServiceError::PreconditionFailed(ConditionName::IfNoneMatch);
@@ -73,12 +73,12 @@ async fn a_retry_does_not_undo_what_came_after_its_first_attempt() {
     assert_eq!((again.etag, again.seq), (first.etag, first.seq));
     assert_eq!(again.content, first.content);
     assert_eq!(one.get("k").await.unwrap(), b"second");
-    // Nor does the retry of a delete.
+    // The retry of a delete changes nothing either.
     delete(&one, &attempt(&one, "d", 1)).await.unwrap();
     put(&two, &attempt(&two, "l", 1), b"third", none()).await.unwrap();
     delete(&two, &attempt(&two, "d", 2)).await.unwrap();
     assert_eq!(one.get("k").await.unwrap(), b"third");
-    // And what a delete displaced is known too.
+    // The outcome of a write is known too after a delete has removed its object.
     delete(&one, &attempt(&one, "e", 1)).await.unwrap();
     put(&two, &attempt(&two, "l", 2), b"third", none()).await.unwrap();
     assert!(matches!(one.get("k").await, Err(ServiceError::NoSuchKey)));
@@ -91,11 +91,11 @@ async fn a_refusal_given_to_a_retry_binds_the_first_attempt() {
     let refused = put(&two, &attempt(&two, "i", 2), b"x", if_absent()).await;
     assert!(matches!(refused, Err(ServiceError::PreconditionFailed(_))), "{refused:?}");
     two.delete("k").await.unwrap();
-    // The first attempt was held up on the way and arrives now.
+    // The first attempt was delayed and arrives now.
     let late = put(&one, &attempt(&one, "i", 1), b"x", if_absent()).await;
     assert!(matches!(late, Err(ServiceError::PreconditionFailed(_))), "{late:?}");
     assert!(matches!(one.get("k").await, Err(ServiceError::NoSuchKey)));
-    // So it is with a delete that found nothing.
+    // The same holds for a delete that found nothing.
     delete(&two, &attempt(&two, "d", 2)).await.unwrap();
     two.put("k", b"new").await.unwrap();
     delete(&one, &attempt(&one, "d", 1)).await.unwrap();
@@ -125,7 +125,7 @@ async fn retries_about_buckets_and_uploads_get_their_first_answer() {
     two.service.create_bucket(&attempt(&two, "cb", 2), &bucket(), None).await.unwrap();
     let taken = two.service.create_bucket(&attempt(&two, "cc", 2), &bucket(), None).await;
     assert!(matches!(taken, Err(ServiceError::BucketAlreadyOwned)));
-    // The deletion of the former life is not this one's.
+    // The deletion of the former life is not one of this life.
     one.service.delete_bucket(&attempt(&one, "db", 2), &bucket()).await.unwrap();
 }
 
@@ -165,7 +165,7 @@ async fn a_write_can_be_bound_to_a_version_of_the_bucket() {
     let puts = callers.iter().map(|caller| put(&one, caller, b"x", none()));
     let done = futures::future::join_all(puts).await.iter().filter(|put| put.is_ok()).count();
     assert_eq!(done, 1);
-    // Nor do they share a round with writes that are not bound to it.
+    // They do not share a round with writes that are not bound to a version.
     let version = one.version().await;
     let callers: Vec<Caller> = (0..8).map(|_| bound(version)).collect();
     let puts = callers.iter().map(|caller| put(&one, caller, b"x", none()));
@@ -207,14 +207,14 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
     assert_eq!(copy(&two, &attempt(&two, "c", 2)).await.unwrap(), first);
     two.service.delete_bucket(&two.user, &bucket_name("source")).await.unwrap();
     assert_eq!(copy(&two, &attempt(&two, "c", 3)).await.unwrap(), first);
-    // One that never was carried out is refused for good.
+    // A call that was never carried out is refused for good.
     let refused = copy(&two, &attempt(&two, "d", 2)).await;
     assert!(matches!(refused, Err(ServiceError::NoSuchBucket)), "{refused:?}");
     let refused = copy(&two, &attempt(&two, "d", 1)).await;
     assert!(matches!(refused, Err(ServiceError::NoSuchBucket)), "{refused:?}");
 }
 
-/// Begins an upload of `k` with one part; returns its id and the completion of it.
+/// Begins an upload of `k` with one part. Returns its id, and a request that completes it.
 async fn upload(master: &Master) -> (String, CompleteRequest) {
     let facts = ObjectFacts::default();
     let create = CreateUploadRequest { key: object_key("k"), facts, checksum: None };
@@ -252,9 +252,9 @@ async fn a_refused_completion_stays_refused() {
     };
     assert!(matches!(complete(&two, 2).await, Err(ServiceError::PreconditionFailed(_))));
     two.delete("k").await.unwrap();
-    // The first attempt was held up on the way and arrives now.
+    // The first attempt was delayed and arrives now.
     assert!(matches!(complete(&one, 1).await, Err(ServiceError::PreconditionFailed(_))));
-    // Another call may complete it, and its retry gets its answer.
+    // Another call may complete the upload, and its retry gets the same answer.
     let caller = attempt(&one, "j", 1);
     let done = one.service.complete_upload(&caller, &bucket(), &request).await.unwrap();
     let caller = attempt(&two, "j", 2);

@@ -1,4 +1,4 @@
-//! One round after another.
+//! Tests of successive rounds.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -20,13 +20,13 @@ async fn who_was_answered_does_not_wait_for_the_next_round() {
         let (master, roots) = (Arc::clone(&master), Arc::clone(&roots));
         async move {
             master.put("first", b"1").await.unwrap();
-            // The swap of the second waits for it on the thread that answered this one.
+            // The swap of the second round blocks the thread that answered the first change.
             roots.door.open();
         }
     });
     roots.held.notified().await;
     let mut second = Box::pin(master.put("second", b"2"));
-    // On stores in memory it waits for nothing but its round.
+    // On stores in memory it waits only for its round.
     for _ in 0..100 {
         assert!(futures::poll!(&mut second).is_pending());
         tokio::task::yield_now().await;

@@ -1,4 +1,5 @@
-//! Names that private buckets hold from before are released once, and what a change of the mode asks for.
+//! Tests of settling names: private buckets that hold a global name release it once, and a change of the
+//! policy settles all names again.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -11,7 +12,8 @@ use crate::{
     names::{PRIVATE, Shop, owner, public, user},
 };
 
-/// Buckets as older versions made them: each holds its name. Alice's `open` is public, Bob's was deleted.
+/// Makes buckets as older versions did, all of which hold their name. Alice's `open` is public, and one of
+/// Bob's was deleted.
 async fn as_before(shop: &Shop) -> (Caller, Caller) {
     let older = shop.global(9);
     let (alice, bob) = (user("key:alice"), user("key:bob"));
@@ -31,7 +33,7 @@ async fn names_that_private_buckets_hold_are_released_once() {
     let (alice, bob) = as_before(&shop).await;
     let service = shop.owners(1);
     assert_eq!(shop.holder("shut").await, Some(owner(&alice)));
-    // Until then they do no harm: nothing of them is told.
+    // Until then the names do no harm: requests learn nothing about the buckets.
     let anonymous = service.bucket(&Caller::default(), &bucket_name("shut")).await;
     assert!(matches!(anonymous, Err(ServiceError::AccessDenied)), "{anonymous:?}");
     let signed = service.bucket(&bob, &bucket_name("shut")).await;
@@ -44,7 +46,7 @@ async fn names_that_private_buckets_hold_are_released_once() {
     assert_eq!(shop.holder("open").await, Some(owner(&alice)));
     assert_eq!(untouched, [shop.row(&alice, "open").await, shop.row(&bob, "gone").await]);
     assert_eq!(service.policy(&alice, &bucket_name("shut-too")).await.unwrap(), PRIVATE);
-    // Once: a master that starts later looks at nothing.
+    // It happens once. A master that starts later examines nothing.
     let swaps = shop.roots.swaps.load(Ordering::SeqCst);
     let later = shop.owners(2);
     later.create_bucket(&alice, &bucket_name("new"), None).await.unwrap();
@@ -63,7 +65,7 @@ async fn after_a_change_of_the_mode_names_are_settled_again() {
     assert_eq!(shop.holder("shut").await, Some(owner(&alice)));
     assert_eq!(shop.settle(&owners).await, Some(Settled { changed: 2, left: 0 }));
     assert_eq!(shop.holder("shut").await, None);
-    // What rebuilds rows asks for it, too.
+    // A repair that rebuilds rows makes it happen again.
     unsettle_names(shop.metadata.as_ref()).await.unwrap();
     assert_eq!(shop.settle(&owners).await, Some(Settled { changed: 0, left: 0 }));
 }
@@ -76,7 +78,7 @@ async fn names_are_settled_once_the_arbiter_is_back() {
     shop.roots.set_unreachable(true);
     assert!(service.settle_names_once(shop.metadata.as_ref()).await.is_err());
     shop.roots.set_unreachable(false);
-    // One bucket fails: the others are settled, and it is tried again.
+    // One bucket fails. The others are settled, and it is tried again.
     shop.roots.plan([Fault::NotSent]);
     assert_eq!(shop.settle(&service).await, Some(Settled { changed: 1, left: 1 }));
     shop.roots.plan([Fault::NotSent]);
@@ -106,7 +108,7 @@ async fn a_bucket_that_is_made_public_while_names_are_settled_keeps_its_name() {
     let publish = async {
         let held = tokio::time::timeout(Duration::from_secs(10), shop.roots.held.notified()).await;
         held.expect("no name was settled");
-        // Master one has judged `shut` private; its swap is on its way.
+        // Master one has found `shut` to be private, and its swap is on its way.
         two.set_policy(&alice, &bucket_name("shut"), Some(&public("shut"))).await.unwrap();
         shop.roots.go_on.notify_one();
     };

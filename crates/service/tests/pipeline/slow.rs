@@ -1,4 +1,4 @@
-//! Stores that take their time, fill up, and can be held at a point.
+//! Stores that are slow, can be full, and can be stopped at a point.
 
 use std::{
     sync::{
@@ -30,10 +30,10 @@ use super::*;
 
 pub(super) const OTHER: &str = "other";
 
-/// More than one block.
+/// Length of a body of more than one block.
 pub(super) const LARGE: usize = (1 << 20) + 5;
 
-/// Lets others go first, as often as chance says.
+/// Random delays, during which other tasks run.
 #[derive(Debug)]
 pub(super) struct Jitter(Option<Mutex<Rng>>);
 
@@ -42,7 +42,7 @@ impl Jitter {
         let Some(rng) = &self.0 else { return };
         let turns = {
             let mut rng = rng.lock().unwrap();
-            // Now and then so long that a whole collection passes by.
+            // Some delays are so long that a whole collection runs.
             let most = if rng.below(16) == 0 { 600 } else { 4 };
             rng.below(most)
         };
@@ -52,15 +52,15 @@ impl Jitter {
     }
 }
 
-/// Blocks in memory that take their time.
+/// A slow block store in memory.
 #[derive(Debug)]
 pub(super) struct SlowBlocks {
     pub(super) inner: MemoryBlocks,
     jitter: Jitter,
     pub(super) unreadable: AtomicBool,
-    /// Of whoever reads a block first.
+    /// Stops the first read of a block.
     pub(super) gets: Gate,
-    /// Whether nothing more fits, and what was put since.
+    /// Whether nothing more fits, and the placements of the puts since.
     pub(super) full: Mutex<Option<Vec<Placement>>>,
 }
 
@@ -121,7 +121,7 @@ impl BlockStore for SlowBlocks {
     }
 }
 
-/// A place where whoever comes waits while it is closed.
+/// A gate at which tasks wait while it is closed.
 #[derive(Debug)]
 pub(super) struct Gate {
     is_closed: watch::Sender<bool>,
@@ -150,36 +150,36 @@ impl Gate {
         }
     }
 
-    /// Waits if it is closed and nobody waits yet.
+    /// Waits if the gate is closed and no task waits yet.
     pub(super) async fn pass_if_second(&self) {
         if *self.waiting.borrow() == 0 {
             self.pass().await;
         }
     }
 
-    /// Returns once somebody waits here.
+    /// Returns once a task waits here.
     pub(super) async fn waited_at(&self) {
         self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await.unwrap();
     }
 }
 
-/// An arbiter in memory that takes its time, and whose clock goes on with every question.
+/// A slow arbiter in memory, whose clock advances with every call.
 #[derive(Debug)]
 pub(super) struct SlowRoots {
     pub(super) inner: MemoryRoots,
     jitter: Jitter,
     pub(super) time: AtomicU64,
-    /// Of answers to those who read.
+    /// Stops answers to reads.
     pub(super) reads: Gate,
     pub(super) scans: Gate,
-    /// Of swaps of the first bucket.
+    /// Stops swaps of the first bucket.
     pub(super) swaps: Gate,
     pub(super) drops: Gate,
-    /// Rows that were to be dropped and had changed.
+    /// Number of rows that were to be dropped and had changed.
     pub(super) kept: AtomicU64,
-    /// Swaps whose row was gone.
+    /// Number of swaps whose row was gone.
     pub(super) vanished: AtomicU64,
-    /// Swaps that were below the version floor.
+    /// Number of swaps below the version floor.
     pub(super) below: AtomicU64,
 }
 
@@ -249,7 +249,7 @@ impl RootHooks for SlowRoots {
     }
 }
 
-/// A master whose requests each have pins of their own, as over the wire.
+/// A master whose requests have separate pins, as those over HTTP.
 pub(super) struct World {
     pub(super) blocks: Arc<SlowBlocks>,
     pub(super) roots: Arc<SlowRoots>,
@@ -278,7 +278,7 @@ impl World {
             vanished: AtomicU64::new(0),
             below: AtomicU64::new(0),
         });
-        // Next to no cache, so that nothing is read that is not there.
+        // The cache is tiny, so that every read needs the block to be there.
         let limits = Limits {
             faults: FaultInjection(fault),
             cache_bytes: 1,
@@ -344,7 +344,7 @@ impl World {
         self.service.copy_object(&caller(), &bucket_name(to.0), request).await.map(drop)
     }
 
-    /// Uploads one part, of a block and some, and completes the upload.
+    /// Uploads one part of more than a block, and completes the upload.
     pub(super) async fn upload(
         &self,
         bucket: &str,
@@ -393,7 +393,7 @@ impl World {
         self.roots.inner.scan_roots(None, 100).await.unwrap().value
     }
 
-    /// Returns what is wrong with any bucket.
+    /// Returns the problems of all buckets.
     pub(super) async fn problems(&self) -> Vec<fsck::Problem> {
         let (mut problems, mut seen) = (Vec::new(), fsck::Checked::default());
         for row in self.rows().await {

@@ -1,26 +1,27 @@
-//! A model of the commit protocol, searched in full for small bounds: two masters, lost, late and
-//! doubled messages, a crash, an arbiter that goes back in time.
+//! A model of the commit protocol, which is searched in full within small bounds: two masters, lost, late
+//! and duplicated messages, a crash, and an arbiter that goes back in time.
 //!
-//! A root is the list of operations it holds, its version, and each writer's last commit. Swaps that
-//! were sent stay on their way for as long as the server runs: one that is never delivered was lost, one
-//! delivered later was late, one delivered twice was doubled. Invariants by name: docs/semantics.md.
+//! A root is the list of operations that it contains, its version, and the last commit of each writer. Sent
+//! swaps stay in transit as long as the server runs. One that is never delivered was lost; one that is
+//! delivered later was late; one that is delivered twice was duplicated. The invariants are listed by name
+//! in docs/semantics.md.
 
 use stateright::{Checker, Model, Property};
 
-/// Masters; each has a second writer id for after its crash.
+/// Number of masters. Each has a second writer id for the time after its crash.
 const MASTERS: usize = 2;
 
-/// Operations each master is asked for.
+/// Number of operations that each master is asked for.
 const OPERATIONS: [u8; MASTERS] = [2, 1];
 
-/// Highest version looked at.
+/// Highest version that is explored.
 const VERSIONS: u8 = 4;
 
 /// A state of the bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Root {
     version: u8,
-    /// Operations in the order they were applied.
+    /// Operations in the order in which they were applied.
     holds: Vec<u8>,
     /// Version of the last commit of each writer id; 0 for none.
     authors: [u8; 2 * MASTERS],
@@ -34,7 +35,7 @@ impl Root {
     }
 }
 
-/// A swap on its way.
+/// A swap in transit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Swap {
     expected: Root,
@@ -44,7 +45,7 @@ struct Swap {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Idle,
-    /// For the answer to this swap.
+    /// The master waits for the answer to this swap.
     Waiting {
         op: u8,
         swap: Swap,
@@ -60,16 +61,16 @@ enum Phase {
 struct Master {
     writer: usize,
     phase: Phase,
-    /// Remembered root, maybe stale.
+    /// Cached root, which may be stale.
     head: Root,
-    /// Newest root known, kept through a crash.
+    /// Newest known root, which survives a crash.
     known: Root,
-    /// Which life of the arbiter it believes in.
+    /// The life of the arbiter that it believes in.
     timeline: u8,
     alarmed: bool,
-    /// A row on its way to it.
+    /// A row in transit to it.
     reading: Option<Root>,
-    /// Highest version it swapped for in this life.
+    /// Highest version for which it sent a swap in this life.
     sent: u8,
     asked: u8,
 }
@@ -78,11 +79,11 @@ struct Master {
 struct State {
     row: Root,
     timeline: u8,
-    /// What a backup holds.
+    /// Content of the backup.
     backup: Option<Root>,
     sent: Vec<Swap>,
     masters: Vec<Master>,
-    /// Operations that were answered with success, and with "nothing was changed".
+    /// Operations that were answered with success, and those answered with "nothing was changed".
     done: Vec<u8>,
     refused: Vec<u8>,
     crashes: u8,
@@ -106,19 +107,19 @@ enum Action {
 /// A rule that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
-    /// An unanswered swap is looked for in `authors`.
+    /// An unanswered swap is resolved with `authors`.
     Resolves,
-    /// No two roots of a writer carry one version.
+    /// Two roots of a writer never have the same version.
     UniqueVersions,
-    /// A base includes what is known.
+    /// A base includes everything that is known.
     KnownBase,
-    /// A swap compares.
+    /// A swap compares the pointer.
     Compares,
     /// A pointer that went back is not believed.
     Doubts,
 }
 
-/// The protocol, its bounds, and which of its rules are left out.
+/// The protocol, its bounds, and the rules that are left out.
 #[derive(Clone, Debug, Default)]
 struct Protocol {
     crashes: u8,
@@ -131,7 +132,7 @@ impl Protocol {
         !self.without.contains(&rule)
     }
 
-    /// Reads the row as a master: `None` when it is not believed.
+    /// Reads the row as a master. Returns `None` when it is not believed.
     fn adopt(&self, master: &mut Master, row: &Root, timeline: u8) -> Option<Root> {
         if self.has(Rule::Doubts) {
             let believed = master.timeline == timeline && row.includes(&master.known);
@@ -147,7 +148,7 @@ impl Protocol {
         Some(row.clone())
     }
 
-    /// Asks a master for its next operation.
+    /// Gives a master its next operation.
     fn begin(&self, state: &mut State, m: usize) -> Option<()> {
         let master = &mut state.masters[m];
         let op = u8::try_from(m).ok()? * OPERATIONS[0] + master.asked;
@@ -164,20 +165,20 @@ impl Protocol {
         Some(())
     }
 
-    /// Lets a row arrive that a master asked for.
+    /// Delivers a row that a master has requested.
     fn hear_row(&self, state: &mut State, m: usize) -> Option<()> {
         let row = state.masters[m].reading.take()?;
         let timeline = state.timeline;
         if timeline == 1 {
             self.adopt(&mut state.masters[m], &row, timeline);
         } else {
-            // Overtaken by newer ones, it may still become the base of the next round.
+            // A row that was overtaken by newer ones may still become the base of the next round.
             state.masters[m].head = row;
         }
         Some(())
     }
 
-    /// Lets a master find out what became of a swap whose answer did not come.
+    /// Lets a master resolve a swap whose answer did not come.
     fn resolve(&self, state: &mut State, m: usize) -> Option<()> {
         let Phase::InDoubt { op, swap } = state.masters[m].phase.clone() else {
             return None;
@@ -191,7 +192,7 @@ impl Protocol {
             state.masters[m].phase = Phase::Idle;
             return Some(());
         }
-        // Sent again as it is.
+        // The swap is sent again unchanged.
         if !state.sent.contains(&swap) {
             state.sent.push(swap.clone());
         }
@@ -199,11 +200,11 @@ impl Protocol {
         Some(())
     }
 
-    /// Judges `op` on `base`: answers it, or sends a swap.
+    /// Applies `op` to `base`: answers it, or sends a swap.
     fn round(&self, state: &mut State, m: usize, op: u8, base: &Root) {
         let master = &mut state.masters[m];
         if base.holds.contains(&op) {
-            // Its own record: it was carried out before.
+            // The record shows that it was carried out before.
             master.phase = Phase::Idle;
             state.done.push(op);
             return;
@@ -221,7 +222,7 @@ impl Protocol {
         master.phase = Phase::Waiting { op, swap };
     }
 
-    /// Lets a swap arrive, and its writer hear of it if it still waits.
+    /// Delivers a swap, and its answer if the writer still waits.
     fn deliver(&self, state: &mut State, n: usize) -> Option<()> {
         let swap = state.sent[n].clone();
         let wins = state.row == swap.expected || !self.has(Rule::Compares);
@@ -244,7 +245,7 @@ impl Protocol {
         let timeline = state.timeline;
         let master = &mut state.masters[m];
         master.phase = Phase::Idle;
-        // Swapped in on a mark that changed: "unknown", whatever it says.
+        // The mark changed during the swap, so its outcome is unknown whatever the answer.
         if master.timeline == timeline || !self.has(Rule::Doubts) {
             (master.head, master.known) = (swap.new.clone(), swap.new);
             state.done.push(op);
@@ -254,11 +255,11 @@ impl Protocol {
         Some(())
     }
 
-    /// Finds out what became of a swap from a row that is not what it expected.
+    /// Determines the outcome of a swap from a row that differs from the expected one.
     fn lost(&self, state: &mut State, m: usize, op: u8, swap: &Swap, row: &Root, in_doubt: bool) {
         let timeline = state.timeline;
         let Some(row) = self.adopt(&mut state.masters[m], row, timeline) else {
-            // Told "unknown": it may be there, and may come back.
+            // The outcome is unknown: it may be there, or come back.
             state.masters[m].phase = Phase::Idle;
             return;
         };
@@ -337,7 +338,8 @@ impl Model for Protocol {
             }
             match &master.reading {
                 Some(_) => actions.push(Action::HearRow(m)),
-                // An alarmed master believes no row; one slow reader shows what slow reads can do.
+                // An alarmed master believes no row. One slow reader is enough to show the effect of slow
+                // reads.
                 None if master.alarmed => {}
                 None if m == 0 || state.timeline == 1 => actions.push(Action::Read(m)),
                 None => {}
@@ -386,7 +388,7 @@ impl Model for Protocol {
             Action::Restore => {
                 state.row = state.backup.take()?;
                 state.timeline = 1;
-                // Connections end with the server: what was on its way to it is lost.
+                // Connections end with the server, and messages in transit to it are lost.
                 state.sent.clear();
             }
             Action::Heal => heal(&mut state),
@@ -401,7 +403,7 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("acknowledged is kept", |_, state: &State| {
-                // What the arbiter forgot is remembered by whoever answered for it.
+                // What the arbiter lost is remembered by the master that answered for it.
                 let kept = |op: &u8| {
                     state.row.holds.contains(op)
                         || (state.timeline == 1
@@ -462,7 +464,7 @@ fn without(rules: &'static [Rule]) -> Protocol {
     Protocol { without: rules, ..Protocol::default() }
 }
 
-/// Each rule left out breaks an invariant.
+/// Checks that a protocol without one of its rules breaks `invariant`.
 fn breaks(protocol: Protocol, invariant: &'static str) {
     search(protocol).assert_any_discovery(invariant);
 }

@@ -1,4 +1,4 @@
-//! Clients of a run: SDKs that try again on another master, and keep a history.
+//! The clients of a run: SDKs that retry on another master, and record a history.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::world::{MASTERS, World};
 
 const BUCKET: &str = "bucket";
 
-/// A bucket that comes and goes: created and deleted, never written to.
+/// Name of a bucket that is created and deleted, and never written to.
 const FLEETING: &str = "fleeting";
 
 fn bucket_name(text: &str) -> BucketName {
@@ -30,16 +30,16 @@ fn object_key(text: &str) -> ObjectKey {
 
 const CLIENTS: usize = 6;
 
-/// From this one on, clients do not number their calls, and do not try again.
+/// Number of the first client that does not number its calls and does not retry.
 const FIRST_PLAIN_CLIENT: usize = 4;
 const OPERATIONS: usize = 14;
 const KEYS: u64 = 3;
 const ATTEMPTS: u32 = 5;
 
-/// How long a client waits for an answer.
+/// Longest wait of a client for an answer.
 const PATIENCE: Duration = Duration::from_secs(6);
 
-/// The masters as they are now, by number; a crashed one is replaced after a while.
+/// The running masters, by number. A crashed one is replaced after a while.
 struct Masters {
     world: Arc<World>,
     running: tokio::sync::Mutex<Vec<(u64, Service)>>,
@@ -67,7 +67,7 @@ fn identity() -> Identity {
     Identity::of_user("key:test")
 }
 
-/// What one request is.
+/// One request.
 #[derive(Clone)]
 struct Asked {
     op: Op,
@@ -76,7 +76,7 @@ struct Asked {
     condition: Option<Condition>,
 }
 
-/// What one attempt of it came to.
+/// The result of one attempt.
 struct Answered {
     ending: Ending,
     status: u16,
@@ -143,7 +143,7 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
             })
         }
     };
-    // The versions of another bucket are another order.
+    // The versions of another bucket are a different order.
     answered.version = caller.seen.version().filter(|_| asked.key != FLEETING);
     (answered.ending, answered.status) = ending_of(result, asked);
     answered
@@ -173,7 +173,7 @@ async fn put(service: &Service, caller: &Caller, asked: &Asked) -> Result<String
     Ok(record.etag.to_string())
 }
 
-/// Returns how a request ended, and with which status.
+/// Returns how a request ended, and its status.
 fn ending_of(result: Result<(), ServiceError>, asked: &Asked) -> (Ending, u16) {
     match result {
         Ok(()) => (Ending::Done, 200),
@@ -192,7 +192,7 @@ fn ending_of(result: Result<(), ServiceError>, asked: &Asked) -> (Ending, u16) {
     }
 }
 
-/// Carries a request out as an SDK would, and returns what there is to say of it.
+/// Carries out a request as an SDK would. Returns the event for the history.
 async fn call(masters: &Masters, client: usize, number: usize, asked: Asked) -> Event {
     let world = &masters.world;
     let start_ns = world.now_ns();
@@ -240,7 +240,7 @@ async fn call(masters: &Masters, client: usize, number: usize, asked: Asked) -> 
     if event.op == Op::Put && event.key == FLEETING {
         event.etag = Some(FLEETING.to_owned());
     } else if event.op == Op::Put {
-        // What it would have written, whatever became of it.
+        // The entity tag that it would have written, whatever the outcome.
         let (md5, _) =
             fula_service::body::digests_of(&Bytes::from(asked.body), ChecksumAlgorithm::Crc32);
         event.etag = Some(fula_core::bucket::ETag::Md5(md5).to_string());
@@ -282,7 +282,7 @@ async fn client(masters: &Masters, client: usize) -> Vec<Event> {
     events
 }
 
-/// Drives a run and returns its history; what is wrong beside it is noted in the world.
+/// Drives a run, and returns its history. Other problems are recorded in the world.
 pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
     let masters = Masters::new(world).await;
     let first = masters.get(0).await;
@@ -296,7 +296,7 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
         clients.await.concat()
     };
     world.set_calm(true);
-    // Whatever is still on its way arrives.
+    // Everything that is still in transit arrives.
     sleep(Duration::from_secs(30)).await;
     if world.regresses() {
         world.merge(&masters.get(0).await).await;

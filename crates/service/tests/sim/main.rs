@@ -1,8 +1,8 @@
-//! Simulation: several masters on one arbiter and one block store, in one seeded process.
+//! Simulation of several masters on one arbiter and one block store, in one seeded process.
 //!
-//! Messages are lost, delayed and doubled, masters crash at any of their steps or sleep and come
-//! back, the arbiter goes away. Time is simulated, so a seed gives the same run each time:
-//! `make sim SEED=7` replays one, `make sim SEEDS=100000` runs many.
+//! Messages are lost, delayed and duplicated; masters crash at any step, or sleep and come back; the
+//! arbiter goes away. Time is simulated, so a seed always gives the same run: `make sim SEED=7` replays
+//! one, and `make sim SEEDS=100000` runs many.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod clients;
@@ -18,13 +18,13 @@ use fula_testkit::{
 
 use crate::world::{Faults, World};
 
-/// Seeds of an ordinary run.
+/// Number of seeds of an ordinary run.
 const SEEDS: u64 = 10_000;
 
-/// Seeds within which every fault must be found.
+/// Number of seeds within which every injected fault must be found.
 const SEEDS_TO_FIND_A_FLAW: u64 = 300;
 
-/// What one seed came to.
+/// The result of one seed.
 struct Outcome {
     events: usize,
     faults: usize,
@@ -33,7 +33,7 @@ struct Outcome {
     violations: Vec<String>,
 }
 
-/// Runs one seed; `tell` prints its trace.
+/// Runs one seed. With `tell` it prints a trace.
 fn run(seed: u64, faults: &Faults, tell: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -50,7 +50,7 @@ fn run(seed: u64, faults: &Faults, tell: bool) -> Outcome {
         let mut violations = world.violations();
         violations.extend(verdict.violations);
         if world.forked() {
-            // Both sides were kept and merged; no single order explains them any more.
+            // Both sides were kept and merged, so no single order explains them any more.
             violations = world.violations();
         }
         let outcome = Outcome {
@@ -62,24 +62,25 @@ fn run(seed: u64, faults: &Faults, tell: bool) -> Outcome {
         };
         (outcome, world)
     });
-    // Crashed masters wait for ever; they go with the runtime, before the world they hold.
+    // Tasks of crashed masters wait for ever. They end with the runtime, before the world that they use.
     drop(runtime);
     drop(world);
     outcome
 }
 
-/// Leaves out what was answered from a state that nobody could know to be outdated. Nothing that
-/// was acknowledged is left out: it must be there in the end, or in a fork.
+/// Removes from an event everything that depends on a state which its master could not know to be outdated.
+/// Returns whether the rest of the event is checked. Acknowledged writes always are: they must be there in
+/// the end, or in a fork.
 fn could_be_known(event: &mut Event, from_ns: u64, to_ns: u64) -> bool {
     if event.start_ns > to_ns {
         return true;
     }
-    // A version whose swap was not answered, and then forgotten, may be given out again.
+    // The version of an unanswered swap that was lost may be used again.
     event.version = None;
     if event.end_ns < from_ns {
         return true;
     }
-    // Whether a deletion found anything to delete is an answer, too.
+    // Whether a deletion found an object is a part of the answer too.
     if event.op == Op::Delete && event.outcome == Ending::Done {
         event.outcome = Ending::Unknown;
     }
@@ -91,7 +92,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
 }
 
-/// Runs seeds on every core until one fails; returns it.
+/// Runs seeds on every core until one fails. Returns that one.
 fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, Outcome)> {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let [events, hit, forks] = [(); 3].map(|()| AtomicUsize::new(0));
@@ -124,7 +125,7 @@ fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, O
     (seed != u64::MAX).then(|| (seed, run(seed, faults, false)))
 }
 
-/// Runs the seeds asked for, or an ordinary number of them.
+/// Runs the requested seeds, or the ordinary number of them.
 fn all_hold(faults: &Faults, ordinary: u64) {
     if let Some(seed) = number("FULA_SIM_SEED") {
         let outcome = run(seed, faults, true);
@@ -144,8 +145,8 @@ fn no_seed_breaks_a_promise() {
     all_hold(&Faults::default(), SEEDS);
 }
 
-/// Nothing acknowledged is lost with the arbiter's past. Masters do not crash here: what one only
-/// heard of others in its last second it may forget.
+/// Returns the faults of runs in which the arbiter goes back and nothing acknowledged may be lost. Masters
+/// do not crash here, because a crash may lose what a master learnt from others in the last second.
 fn regressing() -> Faults {
     Faults { regresses: true, crash: 0, pause: 2, ..Faults::default() }
 }
@@ -170,7 +171,7 @@ fn a_seed_gives_the_same_run_every_time() {
     }
 }
 
-/// Each rule left out is noticed.
+/// Checks that the simulation notices a rule that is left out.
 fn is_found(name: &str, faults: &Faults) {
     let Some((seed, outcome)) = first_failure(0..SEEDS_TO_FIND_A_FLAW, faults) else {
         panic!("{name} was not found in {SEEDS_TO_FIND_A_FLAW} seeds");

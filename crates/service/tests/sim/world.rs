@@ -1,4 +1,4 @@
-//! The world of one run: arbiter, blocks, masters, and what goes wrong between them.
+//! The world of one run: arbiter, blocks, masters, and the faults between them.
 
 mod link;
 
@@ -25,24 +25,24 @@ use tokio::time::{Instant, sleep};
 
 use self::link::Link;
 
-/// Masters of a run.
+/// Number of masters of a run.
 pub(crate) const MASTERS: usize = 3;
 
-/// How often each thing goes wrong, in 1 of 1000 steps or messages.
+/// The probability of each fault, per 1000 steps or messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Faults {
     pub(crate) request_lost: u64,
     pub(crate) answer_lost: u64,
     pub(crate) not_sent: u64,
-    /// A swap whose request was taken for lost is carried out later; or once more.
+    /// A swap whose request seemed lost is carried out later, or a second time.
     pub(crate) late: u64,
     pub(crate) slow: u64,
     pub(crate) crash: u64,
     pub(crate) pause: u64,
     pub(crate) arbiter_away: u64,
-    /// Whether swaps compare what they replace.
+    /// Whether swaps compare the pointer that they replace.
     pub(crate) compares: bool,
-    /// Which rule of the pipeline is left out.
+    /// The rule of the pipeline that is left out.
     pub(crate) omitted: FaultInjection,
     /// Whether the arbiter is restored from an earlier state once in a run.
     pub(crate) regresses: bool,
@@ -70,7 +70,7 @@ impl Default for Faults {
 struct State {
     rng: Rng,
     trace: blake3::Hasher,
-    /// Which life each master is in; calls of an earlier one never return.
+    /// The current life of each master. Calls of an earlier life never return.
     lives: [u64; MASTERS],
     asleep_until: [Instant; MASTERS],
     arbiter_away_until: Instant,
@@ -79,30 +79,30 @@ struct State {
     violations: Vec<String>,
     now_ns: u64,
     forked: bool,
-    /// How often the arbiter was replaced by an older one.
+    /// Number of times that the arbiter was replaced by an older one.
     server: u64,
-    /// When the arbiter went back and its mark did not tell.
+    /// Time at which the arbiter went back without a sign in its mark.
     blind_from_ns: Option<u64>,
-    /// When things stopped going wrong.
+    /// Time from which on no faults happen.
     calm_from_ns: u64,
 }
 
-/// Everything that the masters of one run share.
+/// The state that the masters of one run share.
 pub(crate) struct World {
     faults: Faults,
     state: Mutex<State>,
     roots: MemoryRoots,
     metadata: Arc<MemoryMetadata>,
-    /// What each master keeps on its own disk.
+    /// The local state of each master.
     memories: [Arc<dyn MetadataStore>; MASTERS],
     pub(crate) blocks: Arc<MemoryBlocks>,
-    /// Blocks known to be durable together with all that they link to.
+    /// Blocks that are known to be durable together with everything that they link to.
     durable: tokio::sync::Mutex<fsck::Checked>,
     start: Instant,
     tell: bool,
 }
 
-/// Milliseconds since 1970 when a run begins.
+/// Milliseconds since 1970 at which a run begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
 impl World {
@@ -140,7 +140,7 @@ impl World {
         self.state.lock()
     }
 
-    /// Ends or begins the time in which things go wrong.
+    /// Ends or begins the time without faults.
     pub(crate) fn set_calm(&self, calm: bool) {
         let now = self.now_ns();
         let mut state = self.state();
@@ -172,7 +172,7 @@ impl World {
         self.state().violations.push(what);
     }
 
-    /// Returns nanoseconds since the run began; never the same twice.
+    /// Returns the time since the run began in nanoseconds, never the same twice.
     pub(crate) fn now_ns(&self) -> u64 {
         let elapsed = u64::try_from(self.start.elapsed().as_nanos()).unwrap();
         let mut state = self.state();
@@ -180,7 +180,7 @@ impl World {
         state.now_ns
     }
 
-    /// Notes something that happened.
+    /// Records an event in the trace.
     pub(crate) fn note(&self, what: &str) {
         let line = format!("{:>12} {what}\n", self.now_ns());
         if self.tell {
@@ -194,7 +194,7 @@ impl World {
         self.state().rng.below(bound)
     }
 
-    /// Decides whether something goes wrong now.
+    /// Decides whether a fault happens now.
     fn strikes(&self, per_mille: u64, what: &str) -> bool {
         let mut state = self.state();
         let hit = state.rng.below(1000) < per_mille && !state.calm;
@@ -206,24 +206,24 @@ impl World {
         hit
     }
 
-    /// Ends the life of a master: what it was doing never goes on.
+    /// Ends the life of a master: its pending calls never return.
     pub(crate) fn crash(&self, me: usize) {
         self.note(&format!("master {me} crashes"));
         self.state().lives[me] += 1;
     }
 
-    /// Returns the life that a master is in.
+    /// Returns the current life of a master.
     pub(crate) fn life(&self, me: usize) -> u64 {
         self.state().lives[me]
     }
 
-    /// Goes back to an earlier state of the arbiter, some time into the run.
+    /// Lets the arbiter go back to an earlier state, some time into the run.
     pub(crate) async fn regress(&self) {
         sleep(Duration::from_millis(300 + self.draw(2_000))).await;
-        // Pointers and directory are one database.
+        // Pointers and metadata are one database.
         let (backup, records) = (self.roots.backup(), self.metadata.backup());
         sleep(Duration::from_millis(100 + self.draw(1_500))).await;
-        // In one of two the mark tells; in the other one only versions and authors do.
+        // In half of the cases the mark shows it; in the others only versions and authors do.
         let tells = self.draw(2) == 0;
         if tells {
             self.roots.restore(backup);
@@ -235,13 +235,13 @@ impl World {
         self.metadata.restore(records);
         let mut state = self.state();
         state.faults += 1;
-        // Connections end with the server: what was on its way to it is lost.
+        // Connections end with the server, and messages in transit to it are lost.
         state.server += 1;
         drop(state);
         self.note("the arbiter goes back in time");
     }
 
-    /// Merges what forked, as an operator does who looks again afterwards.
+    /// Merges the forks, as an operator would, and checks the result.
     pub(crate) async fn merge(&self, service: &Service) {
         let metadata: Arc<dyn MetadataStore> = Arc::clone(&self.metadata) as _;
         let arbiter = service.arbiter().clone();
@@ -266,8 +266,8 @@ impl World {
         self.violate("forks remain after five merges".to_owned());
     }
 
-    /// Returns from when until when a master could not know that the arbiter had gone back: of what
-    /// only others had committed it had never heard.
+    /// Returns the period in which a master could not know that the arbiter had gone back, because only
+    /// others had committed.
     pub(crate) fn blind(&self) -> Option<(u64, u64)> {
         let state = self.state();
         state.blind_from_ns.map(|from| (from, state.calm_from_ns))
@@ -284,7 +284,7 @@ impl World {
             commit_deadline: Duration::from_secs(3),
             resolve_for: Duration::from_secs(10),
             faults: self.faults.omitted,
-            // Too few for the buckets of a run: heads are forgotten, and read anew.
+            // There are fewer than the buckets of a run, so that heads are evicted and read again.
             heads_max: 1,
             ..Limits::default()
         };
@@ -327,7 +327,7 @@ impl World {
         self.roots.get_roots(std::slice::from_ref(bucket)).await.unwrap().value.remove(0)
     }
 
-    /// Carries out a swap and checks that what it publishes would survive a power cut.
+    /// Carries out a swap, and checks that what it publishes would survive a power cut.
     async fn swap(&self, swap: &Swap) -> Result<Stamped<CasOutcome>, SwapError> {
         self.tick();
         let mut expected = swap.expected;
@@ -336,7 +336,7 @@ impl World {
             let row = self.row(&swap.bucket).await;
             expected = row.map(|row| row.pointer);
             if expected.is_some_and(|current| current.version >= new.pointer.version) {
-                // An earlier implementation took what came last.
+                // An earlier implementation overwrote without comparing.
                 new.pointer.version = expected.map_or(0, |current| current.version) + 1;
                 new.pointer.root = self.renumbered(&new).await;
             }
@@ -349,8 +349,7 @@ impl World {
         Ok(outcome)
     }
 
-    /// Returns the address of the same root under another version, for an arbiter that does not
-    /// compare.
+    /// Returns the address of the same root with another version, for an arbiter that does not compare.
     async fn renumbered(&self, new: &NewRoot) -> Cid {
         let block = self.blocks.get(&new.pointer.root).await.unwrap().unwrap();
         let mut root = fula_core::bucket::BucketRoot::from_block(&block).unwrap();
@@ -376,7 +375,7 @@ impl World {
     }
 }
 
-/// A swap on its way.
+/// A swap in transit.
 #[derive(Clone, Debug)]
 struct Swap {
     bucket: BucketAddress,
@@ -388,7 +387,7 @@ fn cut() -> StoreError {
     StoreError::Unavailable { backend: "sim", action: "anything", source: "cut".into() }
 }
 
-/// The blocks that a power cut would leave.
+/// The blocks that would survive a power cut.
 #[derive(Debug)]
 struct DurableView(Arc<MemoryBlocks>);
 

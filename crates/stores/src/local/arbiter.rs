@@ -25,9 +25,9 @@ use crate::log::{Kind, Log, Need, Record, StreamName, blocking};
 pub struct LocalRoots {
     pub(super) log: Arc<Log>,
     pub(super) state: RwLock<RootsState>,
-    /// By bucket name alone: owners compete for the global name.
+    /// Locks by bucket name alone, because owners compete for the global name.
     pub(super) stripes: Stripes,
-    /// Held by whoever drops rows.
+    /// Held while rows are dropped, so that only one drop runs at a time.
     pub(super) dropping: tokio::sync::Mutex<()>,
     pub(super) last_time: Mutex<TimeMs>,
     pub(super) clock: Clock,
@@ -45,20 +45,20 @@ fn key_of(bucket: &BucketAddress) -> Vec<u8> {
 }
 
 impl LocalRoots {
-    /// Returns how many rows are of buckets that live, and how many of deleted ones.
+    /// Returns the number of rows of live buckets, and of deleted ones.
     pub fn counts(&self) -> (usize, usize) {
         self.state.read().rows.counts()
     }
 
-    /// Returns the version above which names without a row begin.
+    /// Returns the version floor: the version of a name without a row begins above it.
     pub fn floor(&self) -> u64 {
         self.state.read().rows.floor()
     }
 
-    /// Makes rows void on disk, and returns those that are: of the others nothing has changed.
+    /// Makes rows void on disk, and returns those that were made void. Nothing changes about the others.
     async fn void(&self, mut rows: Vec<DeletedRow>) -> Result<Vec<DeletedRow>, StoreError> {
-        // In this order: a swap that appended before this place has ended when the rows are looked
-        // at, and any later one appends behind it.
+        // The order matters. A swap that appended before this place has ended when the rows are examined,
+        // and any later one appends behind the place.
         let void_before = self.log.end_of_stream(StreamName::Commit);
         self.stripes.ended().await;
         let floor = {
@@ -75,7 +75,7 @@ impl LocalRoots {
         let (log, value) = (Arc::clone(&self.log), write_floor(&floor));
         let voided = blocking(move || log.void_roots(void_before, keys, &value)).await;
         let voided = voided.map_err(|error| unavailable("drop", error))?;
-        // Before the first is gone: whoever finds no row must begin above it.
+        // The floor rises before the first row is removed: a writer that finds no row must begin above it.
         self.state.write().rows.raise_floor(floor.version);
         rows.retain(|row| voided.contains(&key_of(&row.address)));
         Ok(rows)
@@ -92,7 +92,7 @@ impl LocalRoots {
         Stamped { value, time: *last, mark }
     }
 
-    /// Makes a row durable; the error says whether it can be there all the same.
+    /// Makes a row durable. The error tells whether the row may be there all the same.
     pub(super) async fn persist(&self, row: &RootRow) -> Result<(), SwapError> {
         let failed = |error| unavailable("swap", error);
         let position = {
@@ -139,7 +139,7 @@ impl RootPointerStore for LocalRoots {
             SwapDecision::Write(row) => row,
             SwapDecision::Refuse(outcome) => return Ok(self.stamp(|_| outcome)),
         };
-        // Readers see the row once it is durable, never before.
+        // Readers see the row only once it is durable.
         self.persist(&row).await?;
         self.state.write().apply(row);
         Ok(self.stamp(|_| CasOutcome::Won))
@@ -158,7 +158,7 @@ impl RootPointerStore for LocalRoots {
         }
         let mut dropped = Vec::new();
         for (stripe, mut rows) in by_stripe {
-            // One that was swapped since lies behind the place, and stays.
+            // A row that was swapped in the meantime lies behind the place, and stays.
             let _turn = self.stripes.locks[stripe].lock().await;
             let mut state = self.state.write();
             rows.retain(|row| state.rows.drop_row(row));
@@ -235,7 +235,7 @@ impl MetadataStore for LocalMetadata {
         let failed = |error| unavailable("write", error);
         let position = self.log.append(StreamName::Commit, &[record], Need::Removal);
         let position = position.map_err(failed)?;
-        // It may be there after a restart: nobody is told that nothing was written.
+        // The record may be there after a restart, so the outcome is reported as unknown.
         let unsynced = |error: io::Error| StoreError::Unavailable {
             backend: "log",
             action: "write",

@@ -1,4 +1,4 @@
-//! Blocks in the log of a data directory.
+//! The block store of a data directory, on its log.
 
 use std::{io, sync::Arc};
 
@@ -12,20 +12,21 @@ use hashbrown::HashSet;
 use super::unavailable;
 use crate::log::{Kind, Log, Need, Record, StreamName, blocking, is_lost};
 
-/// Blocks in the log of a data directory.
+/// The block store of a data directory.
 #[derive(Debug)]
 pub struct LocalBlocks {
     pub(super) log: Arc<Log>,
 }
 
 impl LocalBlocks {
-    /// Notes the blocks already there in `mark`, renewing them, and returns the others, each once, and
-    /// those that could not be read.
+    /// Renews the blocks that are stored already and adds them to `mark`. Returns the others, each once,
+    /// and those that could not be read.
     fn absent(&self, blocks: &[Block], mark: &mut SyncMark) -> Vec<Block> {
         let cids: Vec<_> = blocks.iter().map(Block::cid).collect();
         let mut index = self.log.index_mut();
         let epoch = index.epoch;
-        // With nothing in between, so that the processor waits for the memory of several at once.
+        // The look-ups are not interleaved with other work, so that the processor waits for the memory of
+        // several at once.
         let found: Vec<_> = cids.iter().map(|cid| index.blocks.find(cid)).collect();
         let present: Vec<_> =
             found.iter().flatten().map(|at| index.blocks.renew(*at, epoch)).collect();
@@ -55,8 +56,8 @@ impl LocalBlocks {
     }
 }
 
-/// Appends up to this many bytes on the caller's thread; larger ones may wait for the disk. A round of
-/// a dozen changes in a large bucket is below it.
+/// Largest append in bytes that runs on the thread of the caller. Longer ones may wait for the disk and run
+/// elsewhere. A round of a dozen changes in a large bucket stays below it.
 const INLINE_APPEND_BYTES: usize = 512 << 10;
 
 fn stream_of(placement: Placement) -> StreamName {
@@ -104,7 +105,8 @@ impl BlockStore for LocalBlocks {
     }
 
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        // A block may move to another segment between look-up and read: look again once.
+        // A block may be moved to another segment between look-up and read, so a failed read is repeated
+        // once.
         for _ in 0..2 {
             let found = self.log.index().blocks.get(cid);
             let Some(slot) = found else { return Ok(None) };
@@ -128,13 +130,13 @@ impl BlockStore for LocalBlocks {
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // Else it was moved, and its segment cut off.
+                // The block was moved, and its segment cut off.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     if self.log.forget_damaged(cid, &slot) {
                         return Err(StoreError::Damaged { cid: *cid });
                     }
                 }
-                // It may be readable again later on.
+                // The block may become readable again later.
                 Err(error) if is_lost(&error) => {
                     self.log.suspect(cid);
                     return Err(StoreError::Damaged { cid: *cid });
@@ -142,7 +144,10 @@ impl BlockStore for LocalBlocks {
                 Err(error) => return Err(unavailable("get", error)),
             }
         }
-        Err(unavailable("get", io::Error::other("block keeps moving")))
+        Err(unavailable(
+            "get",
+            io::Error::other("the block was moved during each attempt to read it"),
+        ))
     }
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {

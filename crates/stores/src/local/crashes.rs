@@ -1,8 +1,9 @@
-//! The embedded stores on a disk that forgets, reorders, tears and fails.
+//! Crash tests of the embedded stores on a simulated disk that loses, reorders, tears and fails.
 //!
-//! A case is a seed: random blocks, swaps, records, deletions and compactions, and power cuts in
-//! between. After each cut everything acknowledged is there, nothing refused is, and a pointer's
-//! block is readable whichever pointer survived. `FULA_CRASH_CASES` and `FULA_CRASH_SEED` choose.
+//! A case is a seed. It runs random puts, swaps, metadata writes, deletions and compactions, with power
+//! cuts in between. After each cut everything that was acknowledged must be there, nothing that was refused
+//! may be, and the block of every pointer must be readable, whichever pointer survived. `FULA_CRASH_CASES`
+//! and `FULA_CRASH_SEED` choose the cases.
 
 mod drops;
 mod failures;
@@ -25,21 +26,21 @@ use crate::log::sim_disk::{Fault, SimDisk};
 
 const OWNER: OwnerId = OwnerId([1; 16]);
 
-/// Cases run when nothing else is said.
+/// Number of cases when `FULA_CRASH_CASES` is not set.
 const CASES: u64 = 10_000;
 
-/// What the stores acknowledged.
+/// The state that the stores have acknowledged.
 #[derive(Clone, Debug, Default)]
 struct Model {
     /// Blocks that must be there.
     blocks: BTreeMap<Cid, Block>,
-    /// Pointers that a bucket may be at: more than one after an outcome that nobody knows.
+    /// Pointers that a bucket may have: several after a swap with an unknown outcome.
     roots: BTreeMap<String, Vec<Option<RootPointer>>>,
-    /// The same for records: version and value.
+    /// Versions and values that a record may have, in the same way.
     records: BTreeMap<String, Vec<(u64, Option<Bytes>)>>,
     /// Pointers of tombstones.
     tombstones: HashSet<RootPointer>,
-    /// What names without a row must begin above, at least.
+    /// Lower bound of the version floor.
     floor: u64,
     drawn: u64,
 }
@@ -49,7 +50,7 @@ struct Case {
     disk: SimDisk,
     store: LocalStore,
     model: Model,
-    /// Segments that had a footer after a power cut.
+    /// Number of segments that had a footer after a power cut.
     told: usize,
 }
 
@@ -75,7 +76,7 @@ impl Case {
         self.rng.below(bound)
     }
 
-    /// A block that no case has put before.
+    /// Returns a block that no case has put before.
     fn block(&mut self) -> Block {
         self.model.drawn += 1;
         let (drawn, len) = (self.model.drawn, self.rng.below(900));
@@ -84,7 +85,7 @@ impl Case {
         Block::new(Codec::Raw, bytes)
     }
 
-    /// Does one thing; false when the store said that it cannot.
+    /// Runs one random operation. Returns false when the store reported that it cannot work any more.
     async fn step(&mut self) -> bool {
         match self.below(23) {
             0..=6 => self.put().await,
@@ -188,7 +189,7 @@ impl Case {
         false
     }
 
-    /// Deletes what is neither a root nor marked, as a collector does.
+    /// Deletes unmarked blocks that no root needs, as a collector does.
     async fn delete(&mut self) -> bool {
         let blocks = &self.store.blocks;
         let cut = blocks.advance_epoch();
@@ -202,7 +203,7 @@ impl Case {
         true
     }
 
-    /// Holds what is there against what must be.
+    /// Checks what is there against the model.
     async fn look(&mut self) -> bool {
         for (cid, block) in &self.model.blocks {
             assert_eq!(self.store.blocks.get(cid).await.unwrap().as_ref(), Some(block));
@@ -218,7 +219,7 @@ impl Case {
                 let is_deleted = rows.value[0].as_ref().is_some_and(|row| row.deleted.is_some());
                 assert_eq!(is_deleted, self.model.tombstones.contains(&pointer), "{bucket}");
             } else if let Some(pointer) = may[0] {
-                // A drop that was not answered has gone through.
+                // A drop that returned an error has taken effect.
                 self.model.floor = self.model.floor.max(pointer.version);
             }
             *may = vec![found];
@@ -233,7 +234,7 @@ impl Case {
         true
     }
 
-    /// Holds what readers see before any power cut against what was acknowledged.
+    /// Checks that readers see exactly what was acknowledged, without a power cut.
     async fn see_only_what_was_acknowledged(&mut self) {
         for (bucket, may) in &self.model.roots {
             let rows = self.store.roots.get_roots(&[address(OWNER, bucket)]).await.unwrap();
@@ -246,7 +247,7 @@ impl Case {
         }
     }
 
-    /// Cuts the power, and looks what is left.
+    /// Cuts the power, and checks what is left.
     async fn crash(&mut self) {
         self.disk = self.disk.crash(&mut self.rng);
         self.store = open_sim(&self.disk);
@@ -256,7 +257,7 @@ impl Case {
         self.told += self.store.log.hold_footers_against_scans();
     }
 
-    /// Starts again, as after a failed sync: what is read may not be on the disk.
+    /// Starts again, as after a failed sync, when reads may show what is not on the disk.
     async fn restart(&mut self) {
         self.store = open_sim(&self.disk);
         assert!(self.store.recovery.damaged.is_empty(), "{:?}", self.store.recovery);
@@ -271,7 +272,7 @@ impl Case {
                 let (after, lasts) = (self.below(20), self.below(2) == 0);
                 self.disk.fail(after, fault, lasts);
             }
-            // Whatever fails, others go on for a while.
+            // After a failure the case goes on for a while.
             let mut failures = 0;
             for _ in 0..=self.below(16) {
                 failures += u32::from(!self.step().await);
@@ -309,11 +310,11 @@ fn no_power_cut_and_no_failing_call_loses_or_invents_anything() {
         let case = std::panic::catch_unwind(|| block_on(Case::new(seed).run()));
         told += case.unwrap_or_else(|_| panic!("replay with FULA_CRASH_SEED={seed}"));
     }
-    // Else none of them was about what segments tell.
+    // If no segment had a footer, the cases would not test footers.
     assert!(first.is_some() || told as u64 > cases / 10, "{told} segments told");
 }
 
-/// The cases would notice: a disk that says it synced and did not is found at once.
+/// The test notices a disk that claims to sync and does not.
 #[test]
 fn a_disk_that_lies_is_found() {
     let found = (0..100).find(|seed| {
@@ -327,8 +328,8 @@ fn a_disk_that_lies_is_found() {
     assert!(found.is_some());
 }
 
-/// Each kind of write, torn at each byte: what was acknowledged before it is there, and it is there in
-/// full or not at all.
+/// Each kind of write is torn at each byte. What was acknowledged before it stays, and the write itself is
+/// there in full or not at all.
 #[test]
 fn a_write_torn_at_any_byte_takes_nothing_with_it() {
     block_on(async {
@@ -364,7 +365,7 @@ fn a_write_torn_at_any_byte_takes_nothing_with_it() {
     });
 }
 
-/// Holds a store against two states, one of which, in each part, it must be in.
+/// Checks that each part of a store is in one of two states.
 async fn before_or_after(store: &LocalStore, before: &Model, after: &Model) {
     for (cid, block) in before.blocks.iter().filter(|(cid, _)| after.blocks.contains_key(*cid)) {
         assert_eq!(store.blocks.get(cid).await.unwrap().as_ref(), Some(block));

@@ -1,9 +1,9 @@
-//! Disks of 64 MB to 2 GB that are filled, emptied in part, collected, and filled again.
+//! Tests on disks of 64 MB to 2 GB that are filled, partly emptied, collected, and filled again.
 //!
-//! A case is a seed and a size. What a gateway does to the stores is done here without one: content goes
-//! to bulk or with the commit, each change replaces a node and swaps the pointer, and deletions use what
-//! is kept back for them. Every second case begins with segments as large as earlier builds made them,
-//! whatever the size of the disk. `FULA_FULL_CASES` and `FULA_FULL_SEED` choose.
+//! A case is a seed and a size. It does to the stores what a gateway does: content goes to bulk or with the
+//! commit, each change replaces a node and swaps the pointer, and deletions use the reserve. Every second
+//! case begins with segments as large as earlier builds made them, whatever the size of the disk.
+//! `FULA_FULL_CASES` and `FULA_FULL_SEED` choose the cases.
 
 use std::collections::BTreeMap;
 
@@ -21,29 +21,30 @@ use crate::log::sim_disk::{Fault, SimDisk};
 
 const OWNER: OwnerId = OwnerId([1; 16]);
 
-/// In bytes; one case of each, when nothing else is said, and of a random size between.
+/// Sizes of the disks in bytes. By default there is one case of each, and cases of random sizes in between.
 const SIZES: [u64; 6] = [64_000_000, 100_000_000, 300_000_000, 700_000_000, 1 << 30, 2_000_000_000];
 
-/// The same as of `fula gc --now`.
+/// Dead share in percent that makes a segment worth rewriting, as in `fula gc --now`.
 const DEAD_PERCENT: u64 = 20;
 
-/// Largest object.
+/// Largest object in bytes.
 const OBJECT_BYTES_MAX: u64 = 20 << 20;
 
-/// Bytes of the node that each change replaces.
+/// Length in bytes of the node that each change replaces.
 const NODE_BYTES: u64 = 16 << 10;
 
-/// Size of the segments that earlier builds made on every disk.
+/// Size in bytes of the segments that earlier builds made on every disk.
 const EARLIER_SEGMENT_BYTES: u64 = 128 << 20;
 
-/// Most changes between two collections that only take away: together far less than is kept for them.
+/// Most deleting changes between two collections. Together they need far less than the reserve.
 const REMOVALS: usize = 32;
 
-/// What is not given back of what was deleted: segments of which less than 5 % is dead and pages of files
-/// that are not full, together at most this part of the disk.
+/// Largest part of the disk that a collection may leave unfreed: segments of which less than 5 % is dead,
+/// and partly filled pages of files.
 const LEFT_PART: u64 = 16;
 
-/// And, of a small disk, what the changes since the last collection have replaced, in bytes.
+/// Additional bytes of a small disk that may be left: what the changes since the last collection have
+/// replaced.
 const LEFT_BYTES: u64 = 1 << 20;
 
 #[derive(Debug)]
@@ -57,7 +58,7 @@ struct Case {
     disk: SimDisk,
     store: LocalStore,
     objects: BTreeMap<u64, Object>,
-    /// The newest node, which each change replaces.
+    /// Address of the newest node, which each change replaces.
     node: Option<Cid>,
     version: u64,
     drawn: u64,
@@ -79,7 +80,7 @@ impl Case {
         Self { rng, disk, store, objects: BTreeMap::new(), node: None, version: 0, drawn: 0 }
     }
 
-    /// A block that was not put before.
+    /// Returns a block that was not put before.
     fn block(&mut self, len: u64) -> Block {
         self.drawn += 1;
         let mut bytes = self.drawn.to_be_bytes().to_vec();
@@ -87,7 +88,7 @@ impl Case {
         Block::new(Codec::Raw, bytes)
     }
 
-    /// Replaces the node and points to it.
+    /// Replaces the node, and points the bucket to it.
     async fn change(&mut self, placement: Placement) -> Result<(), StoreError> {
         let node = self.block(NODE_BYTES);
         self.store.blocks.put(std::slice::from_ref(&node), placement).await?;
@@ -109,7 +110,7 @@ impl Case {
         Ok(())
     }
 
-    /// Puts an object; false when the disk is full.
+    /// Puts an object. Returns false when the disk is full.
     async fn put(&mut self, bytes: u64) -> bool {
         let placement =
             if bytes > BLOCK_BYTES_MAX as u64 { Placement::Bulk } else { Placement::Commit };
@@ -135,11 +136,11 @@ impl Case {
         true
     }
 
-    /// Puts objects until nothing of 64 KiB fits any more, or so many bytes were put.
+    /// Puts objects until no object of 64 KiB fits any more, or until `most` bytes were put.
     async fn fill(&mut self, most: u64) -> u64 {
         let (mut put, mut fits) = (0, OBJECT_BYTES_MAX);
         while put < most {
-            // What was written of an object that does not fit takes space until it is collected.
+            // The written part of an object that does not fit takes space until it is collected.
             let limit = fits.min(most - put);
             let bytes = match self.rng.below(3) {
                 0 => limit,
@@ -158,12 +159,12 @@ impl Case {
         put
     }
 
-    /// Deletes a part of the objects, many in a change as a client does; returns their bytes.
+    /// Deletes a part of the objects, many in one change as a client does. Returns their bytes.
     async fn delete(&mut self) -> u64 {
         let percent = [50, 10, 30, 90, 100][usize::try_from(self.rng.below(5)).unwrap()];
         let rng = &mut self.rng;
         let mut chosen: Vec<u64> = match rng.below(3) {
-            // Every second one, a random choice, or those that were put first.
+            // Deletes every second object, a random choice, or the oldest.
             0 => self.objects.keys().copied().step_by(2).collect(),
             1 => self.objects.keys().copied().filter(|_| rng.below(100) < percent).collect(),
             _ => self.objects.keys().copied().take(self.objects.len() / 2).collect(),
@@ -180,7 +181,7 @@ impl Case {
         bytes
     }
 
-    /// Deletes what nothing needs, and gives its space back as `fula gc --now` does.
+    /// Collects garbage and compacts, as `fula gc --now` does.
     async fn collect(&self) -> io::Result<u64> {
         let blocks = &self.store.blocks;
         let cut = blocks.advance_epoch();
@@ -191,8 +192,8 @@ impl Case {
         self.store.rewrite(&|| DEAD_PERCENT, true, &|| {})
     }
 
-    /// Begins a collection that does not end, because the disk fails in the middle of it or the power is
-    /// cut; then starts again.
+    /// Starts a collection that does not end, because the disk fails or the power is cut, and starts the
+    /// store again.
     async fn interrupt(&mut self) {
         let after = self.rng.below(400);
         self.disk.fail(after, Fault::Io, true);
@@ -209,7 +210,7 @@ impl Case {
         self.look().await;
     }
 
-    /// Looks whether all is there, and reads some of it.
+    /// Checks that every block is there, and reads some of them.
     async fn look(&mut self) {
         for object in self.objects.values() {
             for cid in &object.blocks {
@@ -222,7 +223,7 @@ impl Case {
         }
     }
 
-    /// Once around: full, in part deleted, collected, full again.
+    /// Runs one round: fills the disk, deletes a part, collects, and fills it again.
     async fn round(&mut self) {
         self.fill(u64::MAX).await;
         let size = self.disk.room().unwrap().size;
@@ -265,7 +266,7 @@ fn a_full_disk_gives_back_what_is_deleted() {
             let between = SIZES[0] + rng.below(SIZES[3] - SIZES[0]);
             let size = SIZES.get(usize::try_from(seed).unwrap()).copied().unwrap_or(between);
             let mut case = Case::new(seed, size);
-            // A large disk takes long to fill.
+            // A large disk takes long to fill, so it gets fewer rounds.
             let rounds = if size > SIZES[3] { 1 } else { 4 };
             block_on(async {
                 for _ in 0..rounds {
@@ -277,12 +278,12 @@ fn a_full_disk_gives_back_what_is_deleted() {
     }
 }
 
-/// Lets the disk have so much free space.
+/// Leaves the disk `free` bytes of free space.
 fn leave(disk: &SimDisk, free: u64) {
     disk.set_room(Room { free, size: 1 << 30 });
 }
 
-/// The names of a disk's files.
+/// Returns the names of the files on a disk.
 fn names(disk: &SimDisk) -> Vec<String> {
     disk.list().unwrap().into_iter().map(|(name, _)| name).collect()
 }
@@ -298,7 +299,7 @@ fn a_disk_without_any_space_starts_and_gives_back_what_needs_no_copy() {
             let mark = store.blocks.put(std::slice::from_ref(block), Placement::Bulk).await;
             store.blocks.sync(mark.unwrap()).await.unwrap();
         }
-        // Nothing but the newest is needed.
+        // Only the newest node is needed.
         let cut = store.blocks.advance_epoch();
         store.blocks.mark(&[blocks[7].cid()], cut);
         sweep_all(&*store.blocks, cut, cut).await.unwrap();
@@ -308,11 +309,11 @@ fn a_disk_without_any_space_starts_and_gives_back_what_needs_no_copy() {
         drop(store);
         let after = names(&disk);
         assert!(after.len() < before.len(), "{after:?}");
-        // Whatever the manifest says now, nothing is missed.
+        // Whatever the manifest says now, no segment is reported missing.
         leave(&disk, 0);
         let store = open_sim(&disk, Some(4096));
         assert_eq!(store.blocks.get(&blocks[7].cid()).await.unwrap().as_ref(), Some(&blocks[7]));
-        // With space it names all again, so that a loss is noticed.
+        // With free space the manifest names all segments again, so that a loss is noticed.
         leave(&disk, 1 << 20);
         let mark = store.blocks.put(&[Block::new(Codec::Raw, vec![9; 10])], Placement::Bulk).await;
         drop((mark, store));
@@ -334,7 +335,7 @@ fn a_segment_that_is_named_and_not_begun_needs_no_space_at_a_start() {
             store.blocks.sync(mark.unwrap()).await.unwrap();
         }
         drop(store);
-        // As a first record leaves it that found no space.
+        // The state after a first record that found no space.
         let newest = names(&disk).into_iter().filter(|name| name.starts_with("bulk")).max();
         disk.open(&newest.unwrap()).unwrap().truncate(80).unwrap();
         leave(&disk, 0);

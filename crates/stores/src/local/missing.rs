@@ -1,4 +1,4 @@
-//! Segments that are missing, and directories that are only read.
+//! Tests of missing segments, and of directories that are opened for reading only.
 
 use std::{collections::BTreeMap, fs};
 
@@ -21,7 +21,7 @@ async fn put(store: &LocalStore, n: u8, placement: Placement) {
     store.blocks.sync(mark).await.unwrap();
 }
 
-/// The segments of a stream, oldest first.
+/// Returns the segments of a stream, oldest first.
 fn segments(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(dir.join("log")).unwrap().map(|file| file.unwrap().path());
     let is_one = |path: &PathBuf| {
@@ -33,7 +33,7 @@ fn segments(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A directory with several segments in both streams.
+/// Returns a directory with several segments in both streams.
 async fn filled() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), false).unwrap();
@@ -51,7 +51,7 @@ async fn a_segment_that_nobody_removed_is_missed() {
     for prefix in ["commit", "bulk"] {
         let all = segments(path, prefix);
         assert!(all.len() > 3, "{all:?}");
-        // The first, one in the middle, and the one that was written to last.
+        // The first segment, one in the middle, and the one that was written last.
         for missing in [&all[0], &all[all.len() / 2], all.last().unwrap()] {
             let aside = path.join("aside");
             fs::rename(missing, &aside).unwrap();
@@ -62,7 +62,7 @@ async fn a_segment_that_nobody_removed_is_missed() {
             assert_eq!(looked.recovery.missing, [name]);
             assert_eq!(looked.recovery.pointers_at_risk(), usize::from(prefix == "commit"));
             assert!(looked.verify().unwrap().iter().any(|damage| damage.segment == name));
-            // Looking at it and writing to it does not hide it.
+            // Opening the log and writing to it does not hide the loss.
             put(&looked, 50, Placement::Commit).await;
             put(&looked, 51, Placement::Bulk).await;
             drop(looked);
@@ -97,7 +97,7 @@ async fn a_segment_that_was_emptied_is_missed() {
             assert!(looked.verify().unwrap().iter().any(|damage| damage.segment == name));
             looked.set_damaged_aside().unwrap();
             drop(looked);
-            // File and name stay until it is given up.
+            // File and name stay until the segment is given up.
             assert_eq!(fs::metadata(segment).unwrap().len(), len as u64);
             assert_eq!(fs::read_to_string(&manifest).unwrap(), named);
             fs::write(segment, content).unwrap();
@@ -118,7 +118,7 @@ async fn the_newest_segment_may_be_named_before_it_holds_a_record() {
     for prefix in ["commit", "bulk"] {
         let newest = segments(path, prefix).pop().unwrap();
         let content = fs::read(&newest).unwrap();
-        // As a first record that was not durable leaves it. It is gone on with.
+        // A first record that was not durable leaves this state. The log continues in the segment.
         fs::write(&newest, &content[..80]).unwrap();
         let store = open(path, false).unwrap();
         assert!(store.recovery.missing.is_empty() && newest.exists());
@@ -126,7 +126,7 @@ async fn the_newest_segment_may_be_named_before_it_holds_a_record() {
         put(&store, 201, Placement::Bulk).await;
         drop(store);
         assert!(fs::metadata(&newest).unwrap().len() > 80);
-        // But its header was durable before it was named.
+        // The header was durable before the manifest named the segment.
         fs::write(&newest, "").unwrap();
         assert!(matches!(open(path, false), Err(OpenError::Missing(..))));
         fs::write(&newest, content).unwrap();
@@ -170,7 +170,7 @@ async fn what_compaction_and_repairs_remove_is_not_missed() {
     put(&store, 1, Placement::Commit).await;
     drop(store);
     let last = segments(path, "commit").pop().unwrap();
-    // Neither does damage to the manifest keep anything from being served.
+    // A damaged manifest does not prevent serving either.
     fs::write(path.join("log/manifest"), "no manifest").unwrap();
     open(path, false).unwrap();
     fs::remove_file(last).unwrap();
@@ -192,7 +192,7 @@ async fn what_an_earlier_build_removed_is_not_missed() {
     fula_core::block::sweep_all(&*store.blocks, cut, cut).await.unwrap();
     assert!(store.rewrite(&|| 1, true, &|| {}).unwrap() > 0);
     drop(store);
-    // As an earlier build leaves it, which does not keep the manifest.
+    // An earlier build, which does not keep the manifest, leaves this state.
     fs::write(path.join("log/manifest"), manifest).unwrap();
     let store = open(path, false).unwrap();
     assert!(store.recovery.forgotten.len() > 3 && store.recovery.missing.is_empty());
@@ -200,7 +200,7 @@ async fn what_an_earlier_build_removed_is_not_missed() {
     drop(store);
     let after = segments(path, "");
     assert!(after.iter().all(|segment| !before[..3].contains(segment)), "{after:?}");
-    // From then on what is missing is missed, and so is what was emptied.
+    // From now on a missing segment is reported, and so is an emptied one.
     assert!(open(path, false).unwrap().recovery.forgotten.is_empty());
     fs::remove_file(segments(path, "commit").pop().unwrap()).unwrap();
     let refused = open(path, false).unwrap_err().to_string();
@@ -237,7 +237,7 @@ async fn a_directory_that_is_only_read_stays_as_it_is() {
         let files = fs::read_dir(path.join("log")).unwrap().map(|file| file.unwrap().path());
         files.map(|file| (file.clone(), fs::read(&file).unwrap())).collect()
     };
-    // As an earlier build leaves it.
+    // An earlier build leaves this state.
     fs::remove_file(path.join("log/manifest")).unwrap();
     let before = contents();
     let store = LocalStore::open_read_only(path, Arc::new(|| 1)).unwrap();

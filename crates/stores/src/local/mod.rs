@@ -1,8 +1,8 @@
 //! A data directory: the log, and the three storage traits on top of it.
 //!
-//! Blocks, root pointers and metadata records share one log. A pointer is appended after the
-//! blocks it needs, in the same stream, so one fsync covers both: a crash that keeps the pointer
-//! keeps the blocks, because a torn tail is cut at its first unreadable record.
+//! Blocks, root pointers and metadata records share one log. A pointer is appended in the same stream as
+//! the blocks that it needs, and after them, so one fsync covers both. A crash that keeps the pointer keeps
+//! the blocks, because a torn tail is cut at its first unreadable record.
 
 mod arbiter;
 mod blocks;
@@ -42,69 +42,69 @@ use crate::log::{
     DISK_BYTES_MIN, Damage, Disk, FsDisk, Log, ReadOnlyDisk, Recovery, Room, StreamName,
 };
 
-/// Locks that keep swaps of one bucket name apart.
+/// Number of locks that serialise swaps of one bucket name.
 const STRIPES: usize = 64;
 
-/// A data directory that cannot be opened.
+/// The reason why a data directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Stop the other process, or choose another directory.
+    /// Another process uses the directory. Stop it, or choose another directory.
     #[error(
         "{0} is in use by another fula process; end that one, or name another directory with --data-dir \
          (FULA_DATA_DIR)"
     )]
     InUse(PathBuf),
-    /// Look at the disk and the permissions.
+    /// The disk or the permissions do not allow it. Check both.
     #[error(
-        "cannot open the data directory {0}; look at its disk and its permissions, or name another one with \
+        "cannot open the data directory {0}; check its disk and its permissions, or name another directory with \
          --data-dir (FULA_DATA_DIR)"
     )]
     Io(PathBuf, #[source] io::Error),
-    /// Run `fula fsck --repair`: pointers may have been lost to damage.
+    /// The log is damaged and may have lost root pointers. Run `fula fsck --repair`.
     #[error(
         "the log in {0} is damaged where root pointers are kept ({1} places); \
          run `fula fsck --repair` before serving from it, with `--roots keep` where FULA_BLOCKS is set"
     )]
     Damaged(PathBuf, usize),
-    /// Copy the segments back, or run `fula fsck --repair`: what was in them is given up.
+    /// Segments are missing. Copy them back, or run `fula fsck --repair` to give them up.
     #[error(
-        "the log in {0} lacks {segments}, or what was in it, and this build did not remove it; it held \
-         {held}; copy it back from a backup of the directory, or run {way_out} to go on without what was in it \
-         (`fula fsck` then says which objects lack blocks); if an earlier build of fula has run on the \
-         directory since, that may have removed it rightly, and nothing is lost",
+        "segments of the log in {0} are missing or empty, and this build did not remove them: {segments}. They \
+         held {held}. Copy them back from a backup of the directory, or run {way_out} to continue without them; \
+         `fula fsck` then lists the objects that lack blocks. If an earlier build of fula has run on \
+         the directory since, it may have removed them correctly, and nothing is lost",
         segments = .1.join(", "), held = held_by(.1), way_out = way_out(.1)
     )]
     Missing(PathBuf, Vec<String>),
-    /// Use a larger disk.
+    /// The disk is smaller than the smallest size that is supported. Use a larger one.
     #[error(
         "the disk of {dir} is too small: it has {} KiB, and the smallest that can be used has {} KiB",
         .size >> 10, DISK_BYTES_MIN >> 10
     )]
     TooSmall {
-        /// The data directory.
+        /// Path of the data directory.
         dir: PathBuf,
-        /// What the whole disk holds, in bytes.
+        /// Size of the whole disk in bytes.
         size: u64,
     },
-    /// Remove other files from the disk, or make it larger.
+    /// The disk is full. Remove other files from it, or make it larger.
     #[error(
         "the disk of {dir} is full: it has {} KiB of free space, and the log cannot be opened without \
          writing; remove other files from it, or make it larger", .free >> 10
     )]
     Full {
-        /// The data directory.
+        /// Path of the data directory.
         dir: PathBuf,
-        /// What is free, in bytes.
+        /// Free space in bytes.
         free: u64,
     },
 }
 
-/// Returns whether a segment of the commit stream is among some.
+/// Returns whether one of the segments belongs to the commit stream.
 fn has_commit(segments: &[String]) -> bool {
     segments.iter().any(|name| name.starts_with(StreamName::Commit.prefix()))
 }
 
-/// Says what segments are for, to a person.
+/// Returns, as text for an operator, what the segments held.
 fn held_by(segments: &[String]) -> &'static str {
     if has_commit(segments) {
         "root pointers and nodes of buckets, small objects, and records such as access keys; on a master that \
@@ -114,7 +114,7 @@ fn held_by(segments: &[String]) -> &'static str {
     }
 }
 
-/// Says which command gives segments up.
+/// Returns, as text for an operator, the command that gives the segments up.
 fn way_out(segments: &[String]) -> &'static str {
     if has_commit(segments) {
         "`fula fsck --repair --roots keep` or, to take the newest root of each bucket that is found among the \
@@ -124,10 +124,10 @@ fn way_out(segments: &[String]) -> &'static str {
     }
 }
 
-/// Makes the time of day a parameter of whatever needs it.
+/// A source of the time of day, which tests can replace.
 pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
 
-/// Returns the machine's clock.
+/// Returns the clock of the machine.
 #[expect(clippy::disallowed_methods, reason = "this is where the time of day comes from")]
 pub fn system_clock() -> Clock {
     Arc::new(|| {
@@ -136,38 +136,38 @@ pub fn system_clock() -> Clock {
     })
 }
 
-/// An open data directory; the process holds its lock until this is dropped.
+/// An open data directory. The process holds its lock until this is dropped.
 #[derive(Debug)]
 pub struct LocalStore {
-    /// Blocks on this disk.
+    /// The block store.
     pub blocks: Arc<LocalBlocks>,
     /// The embedded arbiter.
     pub roots: Arc<LocalRoots>,
     /// The embedded metadata store.
     pub metadata: Arc<LocalMetadata>,
-    /// What opening found.
+    /// Findings of the recovery when the log was opened.
     pub recovery: Recovery,
     log: Arc<Log>,
-    /// None where no directory stands behind the disk.
+    /// Lock on the directory; `None` where the disk is not a directory.
     lock: Option<File>,
 }
 
 /// Counts of physical work since the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// fsyncs of log segments.
+    /// Number of fsyncs of log segments.
     pub fsyncs: u64,
-    /// Bytes appended to the log, heads and padding included.
+    /// Bytes appended to the log, including heads and padding.
     pub appended_bytes: u64,
-    /// How many of them were there before, in segments that were rewritten.
+    /// Bytes among them that compaction moved from other segments.
     pub moved_bytes: u64,
 }
 
 impl LocalStore {
-    /// Opens `dir`, creating it if need be, and reads the log back.
+    /// Opens `dir`, creating it if necessary, and recovers the log.
     ///
     /// # Errors
-    /// [`OpenError`]; a damaged log is only opened with `despite_damage`, for repair.
+    /// [`OpenError`]. A damaged log is opened only with `despite_damage`, for repair.
     pub fn open(dir: &Path, clock: Clock, despite_damage: bool) -> Result<Self, OpenError> {
         Self::open_with(dir, clock, despite_damage, None)
     }
@@ -193,11 +193,11 @@ impl LocalStore {
         Ok(store)
     }
 
-    /// Opens `dir` for reading alone, and leaves everything in it as it is. What was being written when the
-    /// last process ended is left out, as a start would cut it off.
+    /// Opens `dir` for reading only, and changes nothing in it. Writes that were unfinished when the last
+    /// process ended are left out, because a start would cut them off.
     ///
     /// # Errors
-    /// [`OpenError`], also for a directory that is none.
+    /// [`OpenError`], also for a path that is not a data directory.
     pub fn open_read_only(dir: &Path, clock: Clock) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io(dir.to_owned(), error);
         let lock = File::open(dir.join("lock")).map_err(failed)?;
@@ -212,8 +212,8 @@ impl LocalStore {
         Ok(store)
     }
 
-    /// Opens what lies on a disk, which stands for `dir` in errors. Segments are of a size that suits the
-    /// disk, unless it is given.
+    /// Opens the log on a disk; errors name it `dir`. Segments have a size that suits the disk, unless a
+    /// size is given.
     fn open_on(
         dir: &Path,
         disk: Arc<dyn Disk>,
@@ -263,120 +263,124 @@ impl LocalStore {
         })
     }
 
-    /// Reads everything and returns what fails its checksum. Blocks the thread.
+    /// Reads the whole log, and returns the places that fail their checksum. Blocks the thread.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn verify(&self) -> io::Result<Vec<Damage>> {
         self.log.verify()
     }
 
-    /// The same as [`Self::verify`]; calls `report` with how many of all segments it has read.
+    /// Does the same as [`Self::verify`], and calls `report` with the number of segments read and of all
+    /// segments.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn verify_reporting(&self, report: &dyn Fn(usize, usize)) -> io::Result<Vec<Damage>> {
         self.log.verify_reporting(report)
     }
 
-    /// Notes which blocks [`Self::verify`] found damaged, here and for later starts, so that a put stores
-    /// them anew. Blocks the thread.
+    /// Records the blocks that [`Self::verify`] found damaged, durably, so that a put stores them anew.
+    /// Blocks the thread.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn note_suspects(&self, cids: &[Cid]) -> io::Result<()> {
         self.log.note_suspects(cids)
     }
 
-    /// Notes that a repair begins, which will rebuild root pointers: until [`Self::end_repair`], they
-    /// count as lost. Blocks the thread.
+    /// Records that a repair begins which will rebuild root pointers. They count as lost until
+    /// [`Self::end_repair`]. Blocks the thread.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn begin_repair(&self) -> io::Result<()> {
         self.log.begin_repair()
     }
 
-    /// Gives up the segments that are missing: they are not missed any more. Blocks the thread.
+    /// Gives up the missing segments, so that they are no longer reported. Blocks the thread.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn give_up_missing(&self) -> io::Result<()> {
         self.log.give_up_missing()
     }
 
-    /// Notes that everything is repaired. Blocks the thread.
+    /// Records that everything is repaired. Blocks the thread.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn end_repair(&self) -> io::Result<()> {
         self.log.end_repair()
     }
 
-    /// Moves what is intact out of damaged segments and sets those aside as `*.damaged`; returns
-    /// how many. Blocks the thread.
+    /// Moves intact records out of damaged segments, renames those to `*.damaged`, and returns their
+    /// number. Blocks the thread.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn set_damaged_aside(&self) -> io::Result<usize> {
         self.log.set_damaged_aside()
     }
 
-    /// Frees the space of the segment with most dead bytes, if at least `dead_percent` of it are;
-    /// returns the bytes. Blocks the thread, and calls `rest` now and then.
+    /// Rewrites the segment with the most dead bytes, if at least `dead_percent` of it are dead. Returns
+    /// the bytes freed. Blocks the thread, and calls `rest` from time to time.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn compact(&self, dead_percent: u64, rest: &dyn Fn()) -> io::Result<u64> {
         self.log.compact(dead_percent, rest)
     }
 
-    /// Seals segments that are being written to, if at least `dead_percent` of them are dead, so that
+    /// Seals the segments that are being written to and of which at least `dead_percent` is dead, so that
     /// [`Self::compact`] can free their space as well. Blocks the thread.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn seal(&self, dead_percent: u64) -> io::Result<()> {
         self.log.seal(dead_percent)
     }
 
-    /// Rewrites segments until none is worth it: of one that is, at least as many percent are dead as
-    /// `worth` says, or 5 where space is short. With `seal`, also those that are being written to. Returns
-    /// the bytes of those that are gone. Blocks the thread, and calls `rest` now and then.
+    /// Rewrites segments until none is worth it. A segment is worth it when at least `worth()` percent of
+    /// it are dead, or 5 % where space is short. With `seal`, this includes segments that are being written
+    /// to. Returns the bytes of the removed segments. Blocks the thread, and calls `rest` from time to
+    /// time.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn rewrite(&self, worth: &dyn Fn() -> u64, seal: bool, rest: &dyn Fn()) -> io::Result<u64> {
         self.log.rewrite(worth, seal, rest)
     }
 
-    /// Returns how much space the disk has.
+    /// Returns the free space and the size of the disk.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn room(&self) -> io::Result<Room> {
         self.log.room()
     }
 
-    /// Returns how large the log is in bytes, and how much of it is in use.
+    /// Returns the size of the log in bytes, and how much of it is in use.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the disk.
     pub fn sizes(&self) -> io::Result<(u64, u64)> {
         self.log.sizes()
     }
 
-    /// Returns how many bytes of the log root pointers and metadata use. Takes time with their number.
+    /// Returns the bytes of the log that root pointers and metadata use. Takes time proportional to their
+    /// number.
     pub fn row_bytes(&self) -> u64 {
         self.log.row_bytes()
     }
 
-    /// Returns whether a write or fsync failed in a way that lets nothing be written until a restart.
+    /// Returns whether a write or an fsync failed in such a way that nothing can be written until a
+    /// restart.
     pub fn has_failed(&self) -> bool {
         StreamName::ALL.iter().any(|name| self.log.is_poisoned(*name))
     }
 
-    /// Writes a row as it is, for a rebuilt arbiter.
+    /// Writes a row unchanged, to rebuild the arbiter.
     ///
     /// # Errors
     /// [`SwapError`] of the log.
@@ -386,7 +390,7 @@ impl LocalStore {
         Ok(())
     }
 
-    /// Returns counts of physical work.
+    /// Returns the counts of physical work.
     pub fn work(&self) -> Work {
         Work {
             fsyncs: self.log.counters.fsyncs.load(Ordering::Relaxed),
@@ -403,7 +407,7 @@ fn unavailable(action: &'static str, error: io::Error) -> StoreError {
     StoreError::Unavailable { backend: "log", action, source: error.into() }
 }
 
-/// Keeps writers of one name apart, and mostly only those.
+/// Locks that serialise writers of one name.
 #[derive(Debug)]
 struct Stripes {
     locks: KeyedLocks<tokio::sync::Mutex<()>>,
@@ -424,7 +428,7 @@ impl Stripes {
         self.locks.of(name).lock().await
     }
 
-    /// Returns once every writer has ended that holds a lock when this is called.
+    /// Returns once every writer that holds a lock at the time of the call has ended.
     async fn ended(&self) {
         for stripe in self.locks.all() {
             drop(stripe.lock().await);

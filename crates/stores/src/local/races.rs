@@ -1,4 +1,4 @@
-//! Puts, sweeps, compactions, walks and reads of one log at the same time, on a real disk.
+//! Tests of puts, sweeps, compactions, walks and reads of one log at the same time, on a real disk.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,27 +15,27 @@ use super::*;
 
 const SEGMENT: u64 = 64 << 10;
 
-/// Blocks in use at a time.
+/// Number of blocks in use at a time.
 const KEYS: u64 = 300;
 
-/// Those of them that nobody replaces.
+/// Number of those that are never replaced.
 const FIXED: u64 = 50;
 
-/// Contents that a key goes through again and again, so that what is being deleted is put anew.
+/// Number of contents that a key cycles through, so that blocks that are being deleted are put again.
 const TURNS: u64 = 3;
 
-/// Times that each thing must have been done beside the others.
+/// Number of times that each kind of work must have run beside the others.
 const RACES: u64 = 20;
 
-/// Collections after which that will not come any more.
+/// Number of collections after which the test gives up waiting for that.
 const COLLECTIONS_MAX: u32 = 100_000;
 
 type Live = BTreeMap<u64, (u64, Block)>;
 
 struct Race {
     store: LocalStore,
-    /// What is in use, and how often it was replaced. Whoever puts shares it; who begins a collection
-    /// has it alone.
+    /// The blocks in use, and how often each was replaced. Writers hold it shared; a collection that begins
+    /// holds it exclusively.
     live: tokio::sync::RwLock<Mutex<Live>>,
     is_sweeping: AtomicBool,
     is_over: AtomicBool,
@@ -64,7 +64,7 @@ impl Race {
 
     async fn put(&self, key: u64, turn: u64, placement: Placement) {
         let block = block(key, turn);
-        // As a lease does: a collection that begins meanwhile knows of it.
+        // The lock acts as a lease: a collection that begins in the meantime waits for it.
         let live = self.live.read().await;
         let mark = self.store.blocks.put(std::slice::from_ref(&block), placement).await.unwrap();
         {
@@ -136,7 +136,7 @@ impl Race {
         while self.goes_on() {
             for (key, (times, block)) in self.live().await {
                 let read = self.store.blocks.get(&block.cid()).await.unwrap();
-                // What was replaced meanwhile may be gone.
+                // A block that was replaced in the meantime may be gone.
                 assert!(read.is_some() || self.live().await[&key].0 != times, "{key}");
             }
         }
@@ -170,7 +170,7 @@ async fn what_is_in_use_stays_whatever_else_is_done() {
     let compacting = Arc::clone(&race);
     tasks.spawn_blocking(move || compacting.compact());
     while let Some(done) = tasks.join_next().await {
-        // Else the others would go on for ever.
+        // Without this the other threads would never end.
         race.is_over.fetch_or(done.is_err(), Ordering::Relaxed);
         done.unwrap();
     }

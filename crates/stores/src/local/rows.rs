@@ -1,4 +1,4 @@
-//! Rows of the log: root pointers and metadata records, and how they are encoded.
+//! The rows of the log, which are root pointers and metadata records, and their encoding.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use fula_core::{
 
 use crate::log::{Damage, Kind, Log, LogPlace, Recovery, is_lost};
 
-/// What the rows of the log hold.
+/// The rows of the log in memory.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     pub(super) roots: RootsState,
@@ -37,7 +37,7 @@ impl RootsState {
 impl Rows {
     pub(super) fn load(log: &Log, recovery: &mut Recovery) -> io::Result<Self> {
         let mut loaded = Self::default();
-        // First: it says which of the others count.
+        // The floor is loaded first: it tells which root pointers count.
         loaded.load_kind(log, recovery, |kind| kind == Kind::Floor)?;
         log.forget_roots_before(loaded.roots.void_before);
         loaded.load_kind(log, recovery, |kind| kind != Kind::Floor)?;
@@ -125,12 +125,12 @@ pub(super) fn read_row(reader: &mut Reader<'_>) -> Result<(u64, RootRow), Invali
     Ok((position, row))
 }
 
-/// What a drop of root pointers leaves behind.
+/// The record that a drop of root pointers leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Floor {
-    /// As that of a row.
+    /// Position, with the meaning that it has in a row.
     pub(super) position: u64,
-    /// Names without a row begin above this version.
+    /// Version floor: the version of a name without a row begins above it.
     pub(super) version: u64,
     /// Root pointers before this place are void.
     pub(super) void_before: LogPlace,

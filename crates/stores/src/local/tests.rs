@@ -1,4 +1,4 @@
-//! The suites of the storage traits on a data directory, and what crashes and damage leave of one.
+//! Runs the suites of the storage traits on a data directory, and tests crashes and damage.
 
 use std::{collections::BTreeSet, os::unix::fs::FileExt};
 
@@ -17,7 +17,7 @@ use super::*;
 
 mod suspects;
 
-/// A store with its directory, which goes with it.
+/// A store and its directory, which is removed with it.
 struct Temp<T> {
     part: Arc<T>,
     _store: LocalStore,
@@ -187,7 +187,7 @@ async fn a_tail_torn_at_any_byte_is_cut_and_reported() {
         let cut: u64 = store.recovery.truncated.iter().map(|damage| damage.bytes).sum();
         assert_eq!(cut, len as u64 - before);
         assert!(store.recovery.damaged.is_empty());
-        // The log goes on where it was cut.
+        // The log continues where it was cut.
         put(&store, &torn, Placement::Commit).await;
         drop(store);
         let store = open(&dir);
@@ -205,7 +205,7 @@ async fn damage_in_the_middle_is_reported_and_never_returned() {
             put(&store, block, Placement::Commit).await;
         }
     }
-    // One byte of the value of the second record.
+    // Damages one byte of the value of the second record.
     let file = std::fs::OpenOptions::new().write(true).open(segment(&dir, "commit")).unwrap();
     let heads = block_heads(&segment(&dir, "commit"));
     file.write_all_at(&[0xff], heads[1] + 32 + Cid::BYTES as u64 + 500).unwrap();
@@ -222,7 +222,7 @@ async fn damage_in_the_middle_is_reported_and_never_returned() {
     }
     drop(store);
 
-    // The head of the third record: its name is gone, so pointers may be as well.
+    // Damages the head of the third record. Its name is lost, so pointers may be lost as well.
     file.write_all_at(&[0xff; 4], heads[2] + 8).unwrap();
     let refused = LocalStore::open(dir.path(), system_clock(), false);
     assert!(matches!(refused, Err(OpenError::Damaged(_, 1))), "{refused:?}");
@@ -258,7 +258,7 @@ async fn damage_after_the_last_write_is_not_taken_for_a_torn_tail() {
     {
         let store = open(&dir);
         for placement in [Placement::Commit, Placement::Bulk] {
-            // One sync for all, and nothing after it.
+            // One sync covers all blocks, and nothing is synced after it.
             let (half, rest) = blocks.split_at(2);
             let batch = if placement == Placement::Commit { half } else { rest };
             let mark = store.blocks.put(batch, placement).await.unwrap();
@@ -278,7 +278,7 @@ async fn damage_after_the_last_write_is_not_taken_for_a_torn_tail() {
     for intact in [&blocks[1], &blocks[3]] {
         assert_eq!(store.blocks.get(&intact.cid()).await.unwrap().as_ref(), Some(intact));
     }
-    // Storing the same bytes again heals.
+    // Storing the same bytes again repairs the block.
     put(&store, &blocks[0], Placement::Commit).await;
     assert_eq!(store.blocks.get(&blocks[0].cid()).await.unwrap().as_ref(), Some(&blocks[0]));
 }
@@ -293,7 +293,7 @@ async fn stored_bytes_cannot_pass_for_records() {
         store.roots.cas_root(&address(OwnerId([9; 16]), "forged"), None, &forged).await.unwrap();
         put(&store, &kept, Placement::Commit).await;
     }
-    // A client stores a copy of a whole log, aligned as records are, and its head is torn.
+    // A client stores a copy of a whole log, aligned as records are, and the head of its record is torn.
     let mut copy = std::fs::read(segment(&dir, "commit")).unwrap();
     copy.drain(..4);
     let victim = tempfile::tempdir().unwrap();
@@ -327,7 +327,8 @@ async fn no_damaged_header_byte_loses_anything() {
         assert_eq!(store.recovery.truncated, [], "byte {at}");
         assert_eq!(store.blocks.get(&kept.cid()).await.unwrap().as_ref(), Some(&kept));
     }
-    // Both copies gone: refused, told, and set aside by a repair.
+    // With both copies damaged, the log is refused, the damage is reported, and a repair sets the segment
+    // aside.
     let mut hit = whole;
     (hit[20], hit[60]) = (!hit[20], !hit[60]);
     std::fs::write(&path, &hit).unwrap();
@@ -367,7 +368,7 @@ async fn repair_moves_what_is_intact_out_of_a_rotten_sealed_segment() {
     }
 }
 
-/// The segment tells that there was one, so its loss is noticed, head and all.
+/// The footer of the segment lists the pointer, so its loss is noticed even when its head is gone.
 #[tokio::test]
 async fn a_pointer_that_rots_in_a_sealed_segment_is_missed_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -403,7 +404,7 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     }
     let before = bytes(&dir);
     let cut = store.blocks.advance_epoch();
-    // Some live in every segment.
+    // Some records in every segment stay in use.
     let lives = |n: &usize| n.is_multiple_of(10);
     let living: Vec<_> = (0..100).filter(lives).map(|n| blocks[n].cid()).collect();
     store.blocks.mark(&living, cut);
@@ -418,7 +419,7 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     assert!(freed > before / 2, "freed {freed} of {before}");
     let (moved, appended) =
         (store.work().moved_bytes, store.work().appended_bytes - worked.appended_bytes);
-    // Besides, it notes how far the log is durable.
+    // The log also records how far it is durable.
     assert!(moved > 5 * 4096 && moved <= appended, "moved {moved} of {appended}");
     assert!(bytes(&dir) < before / 2);
     drop(store);
@@ -431,7 +432,7 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     assert_eq!(found.pointer, new_root(1).pointer);
 }
 
-/// A walk may take long; what is rewritten meanwhile lies behind its end by then.
+/// A walk may take long. Blocks that are rewritten in the meantime lie behind its end by then.
 #[tokio::test]
 async fn a_list_passes_everything_whatever_is_moved_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
@@ -458,7 +459,7 @@ async fn a_list_passes_everything_whatever_is_moved_meanwhile() {
     assert!(pages > 5 && moves > 5, "{pages} pages, {moves} segments rewritten");
 }
 
-/// Marks are kept in few bits: they go before they could be taken for those of a later collection.
+/// Marks are kept in few bits, and are removed before they could be taken for those of a later collection.
 #[tokio::test]
 async fn what_was_marked_long_ago_is_not_marked_now() {
     let dir = tempfile::tempdir().unwrap();
@@ -466,7 +467,7 @@ async fn what_was_marked_long_ago_is_not_marked_now() {
     let kept = block(1, 64);
     put(&store, &kept, Placement::Commit).await;
     for collections in (1..10).chain(505..520).chain(1020..1030).chain([2048, 4096]) {
-        // They begin, and come to nothing.
+        // Collections that begin and do not end.
         let mut cut = store.blocks.advance_epoch();
         for _ in 1..collections {
             cut = store.blocks.advance_epoch();

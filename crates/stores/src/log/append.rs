@@ -1,4 +1,4 @@
-//! Appending: room for it, what an append leaves behind, and one segment after the other.
+//! Appends records, checks that the disk has room for them, and begins new segments.
 
 use std::{
     collections::BTreeSet,
@@ -12,11 +12,13 @@ use super::{
     segment::{HEADER_BYTES, Segment},
 };
 
-/// Largest buffer that stays with a stream, in bytes.
+/// Largest buffer that a stream keeps for later appends, in bytes.
 const BUFFER_KEPT_BYTES: usize = 2 << 20;
 
 impl Log {
-    /// Appends `records` and indexes them; returns the position that a sync must reach.
+    /// Appends `records` and indexes them. Returns the position that a sync must reach.
+    ///
+    /// On an error none of them is in the log.
     ///
     /// On an error nothing of them is in the log.
     pub(crate) fn append(
@@ -30,8 +32,8 @@ impl Log {
         self.append_if(name, records, |_, _| true).map(|(end, _)| end)
     }
 
-    /// Like [`Self::append`], leaving out records that `wanted` refuses by their place in `records`;
-    /// returns also how many bytes it appended.
+    /// Appends only the records for which `wanted(index, i)` is true. Also returns the number of bytes
+    /// appended.
     pub(super) fn append_if(
         &self,
         name: StreamName,
@@ -74,14 +76,14 @@ impl Log {
         Ok((tail.appended, len))
     }
 
-    /// Returns where the next record of a stream goes.
+    /// Returns the place at which the next record of a stream begins.
     pub(crate) fn end_of_stream(&self, name: StreamName) -> LogPlace {
         let tail = self.stream(name).tail.lock();
         let offset = u32::try_from(tail.offset).expect("segments are small");
         LogPlace { segment: tail.segment.id, offset }
     }
 
-    /// Writes records at the end of a stream; on an error nothing of them is there.
+    /// Writes records at the end of a stream. On an error nothing of them is there.
     fn write(&self, stream: &Stream, tail: &mut Tail, records: &[u8]) -> io::Result<()> {
         if !tail.is_named {
             let name = BTreeSet::from([tail.segment.name().to_owned()]);
@@ -89,7 +91,7 @@ impl Log {
             tail.is_named = true;
         }
         if let Err(error) = tail.segment.write_at(records, tail.offset) {
-            // Remains of a failed write could pass for records later on: cut them off.
+            // The remains of a failed write could be taken for records later, so they are cut off.
             if tail.segment.truncate(tail.offset).is_err() {
                 stream.poisoned.store(true, Ordering::Release);
             }
@@ -102,14 +104,15 @@ impl Log {
         Ok(())
     }
 
-    /// Writes what a sealed segment ends with, unless it is there and only the next did not begin.
+    /// Writes the footer of a segment that is about to be sealed, unless it is there already because
+    /// beginning the next segment failed.
     fn end(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
         if tail.ended == tail.offset {
             return Ok(());
         }
         let (begin, durable_to) = (tail.offset, stream.durable_to(tail));
         let told = tail.footer.end(&tail.segment.seed, begin, durable_to);
-        // Where space is short, that is for what compaction has to copy.
+        // Where space is short, it is left for what compaction has to copy.
         let fits = |len: usize| {
             let room = self.disk.room();
             room.is_ok_and(|room| room.free.saturating_sub(room.kept()) >= len as u64)
@@ -119,8 +122,9 @@ impl Log {
             if stream.poisoned.load(Ordering::Acquire) {
                 return Err(poisoned());
             }
-            // Nothing is lost without them. But only the last record is believed, so there must be one
-            // that is no end of a footer: a crash may have left one that lists lost records.
+            // Without a footer nothing is lost. But a crash may have left a footer that lists lost records,
+            // and only the last record of a segment is believed. So a record that is not the end of a
+            // footer is appended.
             tail.footer = SegmentFooter::omitted();
             let (mark, mut record) =
                 (Record { kind: Kind::Mark, key: &[], value: &[] }, Vec::new());
@@ -132,18 +136,19 @@ impl Log {
         Ok(())
     }
 
-    /// Seals the segment and begins the next one.
+    /// Seals the segment, and begins the next one.
     pub(super) fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
         self.check_writable()?;
         self.end(stream, tail)?;
         let synced = self.fsync(&tail.segment);
         synced.inspect_err(|_| stream.poisoned.store(true, Ordering::Release))?;
         stream.synced.fetch_max(tail.appended, Ordering::AcqRel);
-        // Never one that was tried before: what is left of that may come back with a crash.
+        // A number that was tried before is not used again: what is left of that segment may come back
+        // after a crash.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let segment = Arc::new(Segment::create(self.disk.as_ref(), stream.name.prefix(), id)?);
-        // In this order: compaction looks at the segments first, then which are written to, and must
-        // not find this one without being told that it is.
+        // The order matters. Compaction reads the list of segments first, and then which of them are
+        // written to. It must not find this segment without learning that it is written to.
         *stream.place.lock() = Place { segment: id, base: tail.appended };
         self.segments.write().insert(id, Arc::clone(&segment));
         (tail.segment, tail.is_named) = (segment, false);

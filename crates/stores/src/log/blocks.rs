@@ -1,9 +1,9 @@
-//! Where each block lies: a hash table of small entries (docs/adr/0015, docs/adr/0029).
+//! An index of the places of all blocks: a hash table of small entries (docs/adr/0015, docs/adr/0029).
 //!
-//! There are as many entries as blocks, so what one takes decides how many blocks a machine holds.
-//! Entries lie in slabs that never move; tables hold their numbers, and enough of each hash that
-//! neither a search nor a table that grows touches entries in vain. A table doubles when it is full:
-//! there are many, so that this takes a lookup's time and not a second, and some hold twice as many
+//! There is one entry for each block, so the size of an entry decides how many blocks a machine can hold.
+//! Entries are kept in slabs that never move. The tables hold the numbers of entries, and enough of each
+//! hash that neither a search nor a growing table reads entries in vain. A table doubles when it is full.
+//! There are many tables, so doubling takes the time of a lookup and not a second. Some hold twice as many
 //! blocks as others, so that they do not all double at once.
 
 use fula_core::{
@@ -18,43 +18,44 @@ use super::{
     tags::{BlockTag, TagHasher},
 };
 
-/// Tables: of a million blocks each holds a thousand.
+/// Number of tables. Of a million blocks each holds about a thousand.
 const TABLES: u16 = 1024;
 
-/// Bits of a tag that choose the table.
+/// Number of bits of a tag that choose the table.
 const CHOOSING_BITS: u32 = 13;
 
-/// Entries allocated at a time.
+/// Number of entries that are allocated at a time.
 const SLAB_ENTRIES: usize = 4096;
 
-/// The number of an entry, while the index stays locked.
+/// The number of an entry. It is valid while the index stays locked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At(u32);
 
-/// What a table holds of an entry.
+/// The reference that a table keeps to an entry.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     number: u32,
-    /// Of the tag.
+    /// Hash of the block's tag.
     hash: u32,
 }
 
-/// Returns the hash by which a table finds a place: it uses both ends of it.
+/// Returns the hash by which a table finds a place. Tables use both ends of it.
 fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 
-/// Which blocks a sweep takes away.
+/// The condition for blocks that a sweep removes: they were not marked in a collection, and were put before
+/// an epoch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SweepBounds {
-    /// The collection: what was not marked in it goes,
+    /// Epoch of the collection. Blocks that were marked in it stay.
     pub(super) marked: Epoch,
-    /// if it was put before this.
+    /// Blocks that were put in this epoch or later stay.
     pub(super) put_before: Epoch,
     pub(super) now: Epoch,
 }
 
-/// All blocks of the log.
+/// The index of all blocks of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
     tables: Tables,
@@ -62,7 +63,7 @@ pub(crate) struct Blocks {
     hasher: TagHasher,
 }
 
-/// The entries, by number.
+/// All entries, by number.
 #[derive(Debug, Default)]
 struct Entries {
     slabs: Vec<Vec<Entry>>,
@@ -78,7 +79,7 @@ impl Entries {
         &mut self.slabs[number as usize / SLAB_ENTRIES][number as usize % SLAB_ENTRIES]
     }
 
-    /// Returns one more than the highest number.
+    /// Returns one more than the highest number of an entry.
     fn end(&self) -> u32 {
         let Some(last) = self.slabs.last() else { return 0 };
         let end = (self.slabs.len() - 1) * SLAB_ENTRIES + last.len();
@@ -104,11 +105,11 @@ impl Entries {
     }
 }
 
-/// Where entries of a tag may be.
+/// The tables, which find the entries that may have a tag.
 #[derive(Debug)]
 struct Tables {
     tables: Box<[HashTable<Place>]>,
-    /// The table of the tags that begin with these bits.
+    /// Index of the table for each value of the first bits of a tag.
     chosen: Box<[u16]>,
 }
 
@@ -120,7 +121,7 @@ impl Default for Tables {
     )]
     fn default() -> Self {
         let begins = 1_u32 << CHOOSING_BITS;
-        // The last has twice as many of the tags as the first, and those between evenly more.
+        // The last table has twice as many tags as the first; the numbers in between rise evenly.
         let chosen = (0..begins).map(|bits| {
             let part = f64::from(bits) / f64::from(begins);
             (f64::from(TABLES) * (1.0 + part).log2()) as u16
@@ -145,7 +146,7 @@ impl Tables {
 }
 
 impl BlockTag {
-    /// What a place holds of it.
+    /// Returns the hash of the tag that the place is about.
     fn hash(self) -> u32 {
         self.0[1]
     }
@@ -163,21 +164,21 @@ impl Blocks {
         self.find(cid).map(|At(number)| self.entries.at(number).slot())
     }
 
-    /// Notes that a block is put in `epoch`, and returns where it lies.
+    /// Records that a block is put in `epoch`, and returns its place.
     pub(crate) fn renew(&mut self, At(number): At, epoch: Epoch) -> Slot {
         let entry = self.entries.at_mut(number);
         entry.renew(epoch);
         entry.slot()
     }
 
-    /// Marks a block in the collection of `cut`; says whether it was not marked in it before, or `None`
-    /// when it is not held.
+    /// Marks a block in the collection of `cut`. Returns whether it was not marked in it before; `None`
+    /// when it is not stored.
     pub(crate) fn mark(&mut self, cid: &Cid, cut: Epoch) -> Option<bool> {
         self.find(cid).map(|At(number)| self.entries.at_mut(number).mark(cut))
     }
 
-    /// Notes where a block lies, and returns where it did. A new one counts as put in `epoch`; one
-    /// that has only moved keeps its epochs.
+    /// Records the place of a block, and returns its previous place. A new block counts as put in `epoch`;
+    /// a block that was only moved keeps its epochs.
     pub(super) fn insert(&mut self, cid: &Cid, slot: Slot, epoch: Epoch) -> Option<Slot> {
         let tag = self.hasher.tag(cid);
         let Self { tables, entries, .. } = self;
@@ -201,7 +202,7 @@ impl Blocks {
         }
     }
 
-    /// Forgets a block, and returns where it lay.
+    /// Removes a block, and returns its place.
     pub(super) fn remove(&mut self, cid: &Cid) -> Option<Slot> {
         self.find(cid).map(|At(number)| self.remove_at(number))
     }
@@ -214,8 +215,8 @@ impl Blocks {
         self.entries.remove(number)
     }
 
-    /// Forgets the blocks that `cut` is about, of up to `limit` entries from `from` on; returns where it
-    /// goes on. Calls `gone` with where each lay.
+    /// Removes the blocks that `cut` describes, among up to `limit` entries from `from` on. Returns where
+    /// to continue. Calls `gone` with the place of each removed block.
     pub(super) fn sweep(
         &mut self,
         Position(from): Position,
@@ -223,7 +224,7 @@ impl Blocks {
         cut: SweepBounds,
         mut gone: impl FnMut(Slot),
     ) -> Option<Position> {
-        // A new block may take the number of one that is gone: it need not be looked at.
+        // A new block may get the number of a removed one. It need not be visited.
         let end = self.entries.end();
         let from = u32::try_from(from).map_or(end, |from| from.min(end));
         let until = from.saturating_add(limit).min(end);
@@ -244,14 +245,14 @@ impl Blocks {
         (until < end).then_some(Position(until.into()))
     }
 
-    /// Makes all blocks such that were not marked in the collection of `epoch` or lately.
+    /// Makes every block count as not marked in the collection of `epoch` and those shortly before.
     pub(super) fn unmark(&mut self, epoch: Epoch) {
         for entry in self.entries.slabs.iter_mut().flatten() {
             entry.unmark(epoch);
         }
     }
 
-    /// Forgets the blocks of a segment. Calls `gone` with where each lay.
+    /// Removes the blocks of a segment. Calls `gone` with the place of each.
     pub(super) fn forget(&mut self, segment: u32, mut gone: impl FnMut(Slot)) {
         for number in 0..self.entries.end() {
             let entry = self.entries.at(number);

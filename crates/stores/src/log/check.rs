@@ -1,4 +1,4 @@
-//! Finding damage, and setting it aside.
+//! Checks the log for damage, and sets damaged segments aside.
 
 use std::{collections::BTreeSet, io, sync::Arc};
 
@@ -14,16 +14,17 @@ use super::{
     segment::{self, HEADER_BYTES, Segment},
 };
 
-/// File of the addresses of blocks that a check found damaged, one after another.
+/// Name of the file with the addresses of blocks that a check found damaged, one after another.
 const SUSPECTS: &str = "suspects";
 
 impl Log {
-    /// Checks every record's checksum, and every block's hash; returns what fails.
+    /// Checks the checksum of every record and the hash of every block. Returns what fails.
     pub(crate) fn verify(&self) -> io::Result<Vec<Damage>> {
         self.verify_reporting(&|_, _| {})
     }
 
-    /// The same; calls `report` with how many of all segments it has read.
+    /// Does the same as [`Self::verify`], and calls `report` with the number of segments checked and of all
+    /// segments.
     pub(crate) fn verify_reporting(
         &self,
         report: &dyn Fn(usize, usize),
@@ -50,25 +51,25 @@ impl Log {
         Ok(damage)
     }
 
-    /// Sets a segment aside that nothing is left in.
+    /// Sets a segment aside that contains no record in use.
     fn set_aside(&self, name: &str) -> io::Result<()> {
         let disk = self.disk.as_ref();
         self.manifest.lock().remove(disk, &BTreeSet::from([name.to_owned()]))?;
         segment::set_aside(disk, name)
     }
 
-    /// Returns files that are named like segments and were not readable as such.
+    /// Returns the files that are named like segments but could not be read as segments.
     fn unreadable(&self) -> io::Result<Vec<(String, u64)>> {
         let files = self.disk.list()?.into_iter();
         let is_unreadable = |(name, len): &(String, u64)| {
             let id = segment::parse_name(name).map(|(_, id)| id);
-            // One without a record may be about to begin.
+            // A file without a record may be a segment that is about to begin.
             *len > HEADER_BYTES && id.is_some_and(|id| !self.segments.read().contains_key(&id))
         };
         Ok(files.filter(is_unreadable).collect())
     }
 
-    /// A record known damaged is not in the index; one with a good copy elsewhere is no loss.
+    /// Returns whether the index has a good copy of a damaged record elsewhere. Such a record is no loss.
     fn has_good_copy(&self, segment: &Segment, found: &Damage, key: Option<Key>) -> bool {
         let slot = key.and_then(|key| self.index().get(&key));
         slot.is_some_and(|slot| {
@@ -76,7 +77,7 @@ impl Log {
         })
     }
 
-    /// Returns where the records of a segment end; a file being written may be longer.
+    /// Returns the end of the records of a segment. A file that is being written may be longer.
     fn end_of(&self, segment: &Segment) -> io::Result<u64> {
         for stream in &self.streams {
             let tail = stream.tail.lock();
@@ -96,20 +97,22 @@ impl Log {
                 recover::records(segment)
             }
         })?;
-        // One at a time: others wait for the index.
+        // The index is locked for one record at a time, because others wait for it.
         found.retain(|(key, slot)| self.index().get(key) == Some(*slot));
         Ok(found)
     }
 
-    /// Returns the blocks of the first segment from `from` on: its number. What is moved goes to the
-    /// last segment of its stream, which comes later. Only a block that two puts bring at once, one to
-    /// each stream, may come to lie in an earlier one, and be missed if the walk has passed that.
+    /// Returns the blocks of the first segment at or after `from`, which is the number of a segment. A
+    /// moved block goes to the last segment of its stream, which comes later. Only when two puts write one
+    /// block to both streams at once may it end up in an earlier segment, and be missed if the walk has
+    /// passed that.
     pub(crate) fn list(&self, from: Position) -> io::Result<Listed> {
         let from = u32::try_from(from.0).unwrap_or(u32::MAX);
         let first = self.segments.read().range(from..).next().map(|(_, found)| Arc::clone(found));
         let Some(segment) = first else { return Ok(Listed::default()) };
         let records = self.records_in(&segment)?;
-        // Afterwards: what was moved meanwhile may lie in one that did not exist before.
+        // This is read last: a block that was moved in the meantime may lie in a segment that did not exist
+        // before.
         let next = self.segments.read().range(segment.id + 1..).next().map(|(id, _)| *id);
         let next = next.map(|id| Position(id.into()));
         let blocks = records.into_iter().filter_map(|(key, slot)| {
@@ -119,8 +122,8 @@ impl Log {
         Ok(Listed { blocks: blocks.collect(), next })
     }
 
-    /// Notes which blocks were found damaged, here and for later starts, so that a put stores them anew:
-    /// the index does not know that their bytes are lost.
+    /// Records, durably, which blocks were found damaged, so that a put stores them anew. The index itself
+    /// does not know that their bytes are lost.
     pub(crate) fn note_suspects(&self, cids: &[Cid]) -> io::Result<()> {
         match self.disk.remove(SUSPECTS) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -141,7 +144,7 @@ impl Log {
         self.disk.sync()
     }
 
-    /// Reads back what [`Self::note_suspects`] noted. What cannot be read is not suspected.
+    /// Reads the list that [`Self::note_suspects`] wrote. An unreadable list counts as empty.
     pub(super) fn read_suspects(&self) {
         let Ok(file) = self.disk.open(SUSPECTS) else { return };
         let len = file.len().ok().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
@@ -152,8 +155,8 @@ impl Log {
         }
     }
 
-    /// Notes that a repair begins, until it [ends](Self::end_repair): what it has done by then does not
-    /// hide what is still to be done.
+    /// Records that a repair begins, until it [ends](Self::end_repair). If it does not end, the next start
+    /// knows that more is to be repaired.
     pub(crate) fn begin_repair(&self) -> io::Result<()> {
         match self.disk.create(REPAIRING) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -162,12 +165,12 @@ impl Log {
         self.disk.sync()
     }
 
-    /// Gives up the segments that are missing.
+    /// Gives up the missing segments.
     pub(crate) fn give_up_missing(&self) -> io::Result<()> {
         self.manifest.lock().give_up(self.disk.as_ref())
     }
 
-    /// Notes that nothing is left to be repaired: segments that are missing are given up.
+    /// Records that nothing is left to be repaired, and gives up the missing segments.
     pub(crate) fn end_repair(&self) -> io::Result<()> {
         self.give_up_missing()?;
         match self.disk.remove(REPAIRING) {
@@ -177,8 +180,8 @@ impl Log {
         self.disk.sync()
     }
 
-    /// Moves the intact records of damaged segments to the end of the log and renames those
-    /// segments; returns how many.
+    /// Moves the intact records of damaged segments to the end of the log, and renames those segments.
+    /// Returns their number.
     pub(crate) fn set_damaged_aside(&self) -> io::Result<usize> {
         let _one_at_a_time = self.compacting.lock();
         let mut names: Vec<String> =
@@ -206,9 +209,11 @@ impl Log {
                 }
             }
             if !self.move_records(&segment)? {
-                return Err(io::Error::other(format!("{name} cannot be read as it could before")));
+                return Err(io::Error::other(format!(
+                    "{name} cannot be opened any more; check the disk"
+                )));
             }
-            // What is still said to lie there is not readable.
+            // Records that the index still places there are not readable.
             self.index_mut().forget_segment(segment.id);
             self.segments.write().remove(&segment.id);
             self.set_aside(name)?;
@@ -217,7 +222,7 @@ impl Log {
     }
 }
 
-/// Looks at a segment, and once more when compaction has cut it off meanwhile.
+/// Runs `look` on a segment, and once more if compaction has cut the segment off in the meantime.
 fn until_uncut<T>(segment: &Segment, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
     loop {
         let len = segment.len()?;

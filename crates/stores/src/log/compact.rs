@@ -1,4 +1,4 @@
-//! Giving space back: live records move to the end of the log, and their segment goes.
+//! Compaction: live records are moved to the end of the log, and their segment is deleted.
 
 use std::{
     collections::BTreeSet,
@@ -13,15 +13,16 @@ use super::{
     segment::{HEADER_BYTES, Segment},
 };
 
-/// Bytes of records moved at a time.
+/// Bytes of records that are moved at a time.
 const MOVE_BYTES: usize = 256 << 10;
 
 /// Dead share of a segment, in percent, that makes it worth rewriting where space is short.
 const DEAD_PERCENT_SHORT: u64 = 5;
 
 impl Log {
-    /// Rewrites segments until none is worth it, by the dead share of one in percent that `worth` says;
-    /// returns the bytes of those that are gone. With `seal`, also what is being written to.
+    /// Rewrites segments until none is worth it. A segment is worth it when at least `worth()` percent of
+    /// it are dead. Returns the bytes of the removed segments. With `seal`, this includes segments that are
+    /// being written to.
     pub(crate) fn rewrite(
         &self,
         worth: &dyn Fn() -> u64,
@@ -39,7 +40,7 @@ impl Log {
                 freed => bytes += freed,
             }
         };
-        // Before anything is sealed: on a full disk the next segment needs what this frees.
+        // This comes before sealing: on a full disk the next segment needs the space that this frees.
         compact()?;
         if seal {
             self.seal(worth()?)?;
@@ -48,14 +49,14 @@ impl Log {
         Ok(bytes)
     }
 
-    /// Rewrites the live records of the sealed segment with fewest of them, if at least
-    /// `dead_percent` of it is dead, and deletes the segment: one that needs no rewriting goes first,
-    /// for the disk may be full. Returns the bytes freed; 0 when there was nothing to do. Calls `rest`
-    /// now and then.
+    /// Rewrites the live records of the sealed segment that has fewest of them, if at least `dead_percent`
+    /// of it is dead, and deletes the segment. A segment without live records goes first, because the disk
+    /// may be full. Returns the bytes freed; 0 when there was nothing to do. Calls `rest` from time to
+    /// time.
     pub(crate) fn compact(&self, dead_percent: u64, rest: &dyn Fn()) -> io::Result<u64> {
         let _one_at_a_time = self.compacting.lock();
-        // In this order: a segment that becomes the tail later is not among the candidates, and
-        // one that was sealed meanwhile only seems emptier than it is.
+        // The order matters. A segment that is written to later is not among the candidates, and one that
+        // was sealed in the meantime only seems emptier than it is.
         let segments: Vec<_> = self.segments.read().values().cloned().collect();
         let active: Vec<u32> =
             self.streams.iter().map(|stream| stream.place.lock().segment).collect();
@@ -63,7 +64,7 @@ impl Log {
         for segment in segments {
             let size = segment.len()?;
             let live = self.index().live_in(segment.id);
-            // What tells of the living is of use as long as there are some.
+            // The footer is of use as long as the segment has live records.
             let told = if live > 0 { segment.footer_bytes() } else { 0 };
             let dead = size.saturating_sub(live + HEADER_BYTES + told);
             let is_left = active.contains(&segment.id) || self.damaged.lock().contains(&segment.id);
@@ -76,18 +77,21 @@ impl Log {
         for (_, segment) in worth {
             let size = segment.len()?;
             let moved = match self.empty(&segment, rest) {
-                // The next may be larger at its end, or have shorter records.
+                // The next segment may be larger at its end, or have shorter records.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                     full = Some(error);
                     continue;
                 }
                 moved => moved?,
             };
-            // Damage, or a head that is not readable any more, is left in place for fsck to report:
-            // a copy would carry a valid checksum.
+            // Damage, and records whose head is not readable any more, stay in place so that `fula fsck`
+            // can report them: a copy would carry a valid checksum.
             if !moved || self.index().live_in(segment.id) > 0 {
                 self.damaged.lock().insert(segment.id);
-                tracing::warn!(segment = segment.name(), "a damaged segment is not compacted");
+                tracing::warn!(
+                    segment = segment.name(),
+                    "a segment is damaged and cannot be compacted; run `fula fsck`"
+                );
                 continue;
             }
             let name = BTreeSet::from([segment.name().to_owned()]);
@@ -100,7 +104,7 @@ impl Log {
         full.map_or(Ok(0), |error| Err(self.explain(error)))
     }
 
-    /// Says what a disk lacks on which no record can be copied.
+    /// Adds to an error of a full disk how much space is missing to copy a record.
     fn explain(&self, full: io::Error) -> io::Error {
         let Ok(room) = self.disk.room() else { return full };
         let (free, needed) = (room.free >> 10, room.for_compaction() >> 10);
@@ -111,7 +115,7 @@ impl Log {
         io::Error::new(io::ErrorKind::StorageFull, text)
     }
 
-    /// Seals the segments being written to of which at least `dead_percent` is dead.
+    /// Seals the segments that are being written to and of which at least `dead_percent` is dead.
     pub(crate) fn seal(&self, dead_percent: u64) -> io::Result<()> {
         for stream in &self.streams {
             let mut tail = stream.tail.lock();
@@ -134,14 +138,15 @@ impl Log {
         Ok((all, self.index().live()))
     }
 
-    /// Returns the bytes of records in use that are no blocks.
+    /// Returns the bytes of records in use other than blocks.
     pub(crate) fn row_bytes(&self) -> u64 {
         self.index().row_bytes()
     }
 
-    /// Copies the records in use to the end of the log; false when one of them is damaged or cannot be
-    /// read. On return they are durable, and so is whatever has replaced the others. Where the disk has no
-    /// space for copies of all, copies the last ones first and cuts the segment off behind the others.
+    /// Copies the records in use to the end of the log. Returns false when one of them is damaged or cannot
+    /// be read. On return the copies are durable, and so are the records that replaced the others. Where
+    /// the disk has no space for all copies, it copies the last records first, and cuts the segment off
+    /// behind the others.
     fn empty(&self, segment: &Segment, rest: &dyn Fn()) -> io::Result<bool> {
         let mut records = self.in_use(segment)?;
         let mut is_complete = false;
@@ -149,7 +154,7 @@ impl Log {
             let live = records.iter().map(|(_, slot)| u64::from(slot.bytes())).sum();
             let step = self.disk.room()?.step(live);
             if step < live {
-                // What is cut off cannot be looked for again.
+                // A part that is cut off cannot be examined again.
                 if !is_complete && !self.lists_all_in_use(segment, &records) {
                     return Ok(false);
                 }
@@ -166,7 +171,7 @@ impl Log {
         Ok(true)
     }
 
-    /// Like [`Self::empty`], leaving the segment as it is.
+    /// Does the same as [`Self::empty`], but leaves the segment as it is.
     pub(super) fn move_records(&self, segment: &Segment) -> io::Result<bool> {
         let is_whole = self.copy(segment, &self.in_use(segment)?, &|| {})?;
         self.settle()?;
@@ -175,20 +180,20 @@ impl Log {
 
     fn in_use(&self, segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
         let mut records = recover::records(segment)?;
-        // One at a time: others wait for the index.
+        // The index is locked for one record at a time, because others wait for it.
         records.retain(|(key, slot)| self.index().get(key) == Some(*slot));
         Ok(records)
     }
 
-    /// Returns whether `records` are all of a segment that are in use: one whose head cannot be read is not
-    /// listed.
+    /// Returns whether `records` are all records of a segment that are in use. A record whose head cannot
+    /// be read is missing in the list.
     fn lists_all_in_use(&self, segment: &Segment, records: &[(Key, Slot)]) -> bool {
         let index = self.index();
         let listed = records.iter().filter(|(key, slot)| index.get(key) == Some(*slot));
         listed.map(|(_, slot)| u64::from(slot.bytes())).sum::<u64>() == index.live_in(segment.id)
     }
 
-    /// Appends records of a segment again; false when one of them is damaged or cannot be read.
+    /// Appends records of a segment again. Returns false when one of them is damaged or cannot be read.
     fn copy(
         &self,
         segment: &Segment,
@@ -199,7 +204,7 @@ impl Log {
         self.copy_to(name, records, rest)
     }
 
-    /// Like [`Self::copy`], to the end of a stream.
+    /// Does the same as [`Self::copy`], but appends to the given stream.
     pub(super) fn copy_to(
         &self,
         name: StreamName,
@@ -230,7 +235,8 @@ impl Log {
         Ok(true)
     }
 
-    /// Makes durable what was appended: copies, and rows that have replaced others which may go.
+    /// Makes the appended records durable: the copies, and rows that have replaced others which may be
+    /// deleted.
     fn settle(&self) -> io::Result<()> {
         for name in StreamName::ALL {
             self.flush(name)?;
@@ -239,7 +245,7 @@ impl Log {
         Ok(())
     }
 
-    /// Appends records again that are still where they were found.
+    /// Appends those records again that are still where they were found.
     fn move_batch(&self, name: StreamName, batch: &[(Key, Slot, Bytes)]) -> io::Result<()> {
         if batch.is_empty() {
             return Ok(());
@@ -252,7 +258,8 @@ impl Log {
     }
 }
 
-/// Returns where the longest end of `records` begins that takes no more than `bytes`, or the last record.
+/// Returns the index at which the longest end of `records` begins that takes at most `bytes`; at least the
+/// last record is in it.
 fn begin_of_last(records: &[(Key, Slot)], bytes: u64) -> usize {
     let mut taken = 0;
     let fits = |(_, slot): &&(Key, Slot)| {

@@ -1,7 +1,7 @@
-//! The files of a log: what the kernel promises of them, and nothing more.
+//! The files of a log, as a trait that promises only what the kernel promises.
 //!
-//! A small trait, so that tests can put a disk behind it that forgets, reorders and tears what was
-//! not synced, and that fails at any call (`sim_disk`).
+//! The trait is small, so that tests can put a simulated disk behind it. That disk loses, reorders and
+//! tears what was not synced, and fails at any call (`sim_disk`).
 
 use std::{
     fmt,
@@ -26,7 +26,7 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Opens a file.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Removes a file; whoever has it open can go on reading it.
+    /// Removes a file. A process that has it open can continue to read it.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Renames a file.
@@ -35,33 +35,33 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Makes the creation, removal and renaming of files durable.
     fn sync(&self) -> io::Result<()>;
 
-    /// Returns how much more fits, and how large the disk is.
+    /// Returns the free space, and the size of the disk.
     fn room(&self) -> io::Result<Room>;
 }
 
 /// An open file.
 pub(crate) trait DiskFile: fmt::Debug + Send + Sync {
-    /// Returns its length in bytes.
+    /// Returns the length of the file in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Writes all of `bytes`; on an error any part of them may be there.
+    /// Writes all of `bytes`. On an error any part of them may be there.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Fills `buffer`; [`io::ErrorKind::UnexpectedEof`] where the file is too short.
+    /// Fills `buffer`. Fails with [`io::ErrorKind::UnexpectedEof`] where the file is too short.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// Fills `buffer` without waiting for the disk; false when it would have to.
+    /// Fills `buffer` without waiting for the disk. Returns false when it would have to wait.
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool>;
 
-    /// Cuts the file off.
+    /// Cuts the file off at `len` bytes.
     fn truncate(&self, len: u64) -> io::Result<()>;
 
-    /// Makes what was written before the call durable. After an error, what was not may be lost
-    /// though it can be read, and a later call may succeed.
+    /// Makes everything durable that was written before the call. After an error the unsynced part may be
+    /// lost although it can be read, and a later call may succeed.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// Returns whether what was to be read is lost, as far as the disk can tell.
+/// Returns whether the data to be read is lost, as far as the disk can tell.
 pub(crate) fn is_lost(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
@@ -73,13 +73,13 @@ pub(crate) struct FsDisk {
 }
 
 impl FsDisk {
-    /// Opens a directory, and creates it if need be.
+    /// Opens a directory, and creates it if necessary.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         Ok(Self::at(path))
     }
 
-    /// Takes a directory that is there.
+    /// Opens a directory that exists.
     pub(super) fn at(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
@@ -143,7 +143,7 @@ impl DiskFile for File {
         let buffers = &mut [IoSliceMut::new(buffer)];
         match preadv2(self, buffers, offset, ReadWriteFlags::NOWAIT) {
             Ok(read) => Ok(read == len),
-            // Not cached, or a file system without the flag: wait elsewhere.
+            // The data is not cached, or the file system lacks the flag, so another thread has to wait.
             Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(false),
             Err(error) => Err(error.into()),
         }

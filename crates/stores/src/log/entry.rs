@@ -1,4 +1,4 @@
-//! What the index holds of a block, in 24 bytes (docs/adr/0029).
+//! The entry that the index holds for a block, in 24 bytes (docs/adr/0029).
 #![expect(
     clippy::cast_possible_truncation,
     reason = "parts of a word are cut out of it, and epochs are cut to their last bits"
@@ -12,11 +12,11 @@ use super::{
     tags::BlockTag,
 };
 
-/// Bytes of a block's key in its record.
+/// Length of a block's key in its record, in bytes.
 const KEY_BYTES: u16 = 36;
 const _: () = assert!(KEY_BYTES as usize == Cid::BYTES);
 
-/// A part of a word: how many bits it has, and how many are below it.
+/// A field of a word: its number of bits, and the number of bits below it.
 #[derive(Clone, Copy)]
 struct Bits(u32, u32);
 
@@ -35,28 +35,31 @@ impl Bits {
     }
 }
 
-/// Which collection it was last marked in, by the last bits of its epoch: see [`Entry::unmark`].
+/// Last bits of the epoch of the collection in which the block was last marked; see [`Entry::unmark`].
 const MARKED: Bits = Bits(10, 0);
-/// When it was last put, by the last bits of the epoch.
+/// Last bits of the epoch in which the block was last put.
 const PUT: Bits = Bits(4, 10);
 const VALUE_LEN: Bits = Bits(21, 14);
-/// Where its record begins, by what records begin at multiples of.
+/// Position of its record in units of the alignment of records.
 const OFFSET: Bits = Bits(29, 35);
 const _: () = assert!(VALUE_BYTES_MAX as u64 <= VALUE_LEN.max());
 const _: () = assert!(u32::MAX as u64 / ALIGN <= OFFSET.max());
 
-/// Epochs after which a mark would mean another collection, if it were not taken away before.
+/// Number of epochs after which a mark would be taken for one of another collection, if it were not removed
+/// before.
 pub(super) const MARKED_EPOCHS: u32 = 1 << MARKED.0;
 
-/// What was put longer ago than this counts as put so many epochs ago, once it is [settled](Entry::settle).
+/// Largest age in epochs that an entry keeps once it is [settled](Entry::settle). An older put counts as
+/// this old.
 const AGE_MAX: u32 = 7;
 
-/// A block in the log, or nothing.
+/// The entry of a block in the log, or of nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     tag: BlockTag,
     segment: u32,
-    /// Of its parts, the offset is 0 of nothing alone: segments begin with a header.
+    /// All fields but the tag. The offset is 0 only in an entry of nothing, because segments begin with a
+    /// header.
     word: u64,
 }
 
@@ -92,29 +95,30 @@ impl Entry {
         VALUE_LEN.set(&mut self.word, u64::from(slot.value_len));
     }
 
-    /// Notes that it is put, in `epoch`.
+    /// Records that the block is put in `epoch`.
     pub(super) fn renew(&mut self, epoch: Epoch) {
         PUT.set(&mut self.word, u64::from(epoch.0) & PUT.max());
     }
 
-    /// Returns how many epochs ago it was put, or less if that is longer ago than is told apart.
+    /// Returns the number of epochs since the last put, modulo the 4 bits that are kept of it.
     fn age(&self, now: Epoch) -> u32 {
         now.0.wrapping_sub(PUT.of(self.word) as u32) & PUT.max() as u32
     }
 
-    /// Returns when it was last put, or later if that is longer ago than is told apart.
+    /// Returns the epoch of the last put, or a later one if the put is longer ago than 4 bits can tell.
     pub(super) fn put(&self, now: Epoch) -> Epoch {
         Epoch(now.0.saturating_sub(self.age(now)))
     }
 
-    /// Keeps its age from being longer than is told apart, if it is looked at every few epochs.
+    /// Limits the age to [`AGE_MAX`], so that it does not wrap around. Every entry must be settled at least
+    /// once in eight epochs.
     pub(super) fn settle(&mut self, now: Epoch) {
         if self.age(now) > AGE_MAX {
             self.renew(Epoch(now.0.saturating_sub(AGE_MAX)));
         }
     }
 
-    /// Marks it in the collection of `cut`; says whether it was not marked in it before.
+    /// Marks the block in the collection of `cut`. Returns whether it was not marked in it before.
     pub(super) fn mark(&mut self, cut: Epoch) -> bool {
         let fresh = !self.is_marked(cut);
         MARKED.set(&mut self.word, u64::from(cut.0) & MARKED.max());
@@ -125,8 +129,8 @@ impl Entry {
         MARKED.of(self.word) == u64::from(cut.0) & MARKED.max()
     }
 
-    /// Makes it one that was not marked in the collection of `epoch`, nor is taken for it in those of
-    /// the next [`MARKED_EPOCHS`] less two.
+    /// Makes the block count as not marked in the collection of `epoch`, nor in those of the next
+    /// [`MARKED_EPOCHS`] less two.
     pub(super) fn unmark(&mut self, epoch: Epoch) {
         self.mark(Epoch(epoch.0.wrapping_sub(1)));
     }
@@ -169,9 +173,9 @@ mod tests {
             for age in 0..16 {
                 assert_eq!(entry.put(Epoch(put + age)), Epoch(put));
             }
-            // Longer ago counts as later, never as earlier.
+            // A put that is longer ago counts as later, never as earlier.
             assert!((16..200).all(|age| entry.put(Epoch(put + age)) > Epoch(put)));
-            // Settled in every epoch or every eighth, it stays as old as is told apart.
+            // Settled in every epoch, or in every eighth, the entry keeps the largest age.
             for every in [1, 8] {
                 entry.renew(Epoch(put));
                 for age in (0..200).step_by(every) {

@@ -1,9 +1,9 @@
-//! The footer of a segment lists its records, so that opening and compaction need not read all of it
-//! (docs/adr/0028).
+//! The footer of a segment. It lists the records, so that opening the log and compaction need not read the
+//! whole segment (docs/adr/0028).
 //!
-//! The entries of all records, in order and without a gap, fill the values of *footer* records; one
-//! more, the last record of the segment, says where these begin. Whatever does not fit together is not
-//! believed, and the segment is scanned; so is one that ends with anything else.
+//! The values of *footer* records contain an entry for each record of the segment, in order and without a
+//! gap. One more record, the last of the segment, tells where they begin. A footer that is not consistent
+//! is not believed, and the segment is scanned. A segment that ends with any other record is scanned too.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "records and segments are bounded far below these types by constants"
@@ -19,26 +19,26 @@ use super::{
     slot::Slot,
 };
 
-/// Of an entry before the key: value length u32, key length u16, kind u8.
+/// Length in bytes of an entry before the key: value length u32, key length u16, kind u8.
 const ENTRY_BYTES: usize = 7;
 
-/// Longest entries that are told, all together, for they are in memory until then: those of 128 MiB
-/// of records of 800 bytes.
+/// Largest length in bytes of all entries of a segment. They are in memory until the segment ends, so a
+/// segment with more entries gets no footer. It suffices for 128 MiB of records of 800 bytes.
 const ENTRIES_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes of entries in one record.
+/// Largest length of the entries in one record, in bytes.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// The last record: its key is where the footer begins, u64.
+/// Length of the last record in bytes. Its key is the position at which the footer begins, u64.
 const LAST_BYTES: usize = HEAD_BYTES + 8;
 const _: () = assert!((LAST_BYTES as u64).is_multiple_of(ALIGN));
 
-/// The footer of the segment being written: its entries, or none when it gets no footer.
+/// The footer of the segment that is being written: its entries, or `None` when it will get no footer.
 #[derive(Debug)]
 pub(super) struct SegmentFooter(Option<Vec<u8>>);
 
 impl SegmentFooter {
-    /// Returns the footer of a segment without a record.
+    /// Returns the footer of a segment without records.
     pub(super) fn empty() -> Self {
         Self(Some(Vec::new()))
     }
@@ -48,7 +48,7 @@ impl SegmentFooter {
         Self(None)
     }
 
-    /// Adds the record that follows the last.
+    /// Adds the entry of the next record.
     pub(super) fn add(&mut self, kind: Kind, key: &[u8], value_len: usize) {
         let Some(entries) = &mut self.0 else { return };
         if entries.len() + ENTRY_BYTES + key.len() > ENTRIES_BYTES_MAX {
@@ -61,8 +61,8 @@ impl SegmentFooter {
         entries.extend(key);
     }
 
-    /// Returns the records that end a segment at `offset`, if its footer can be written, and counts them
-    /// as part of it, for it may go on.
+    /// Returns the records that end a segment at `offset`, if a footer can be written. Adds entries for
+    /// these records too, because the segment may be continued.
     pub(super) fn end(&mut self, seed: &Seed, offset: u64, durable_to: u64) -> Option<Vec<u8>> {
         let entries = self.0.as_ref()?;
         let mut out = Vec::with_capacity(entries.len() + entries.len() / 1024 + 1024);
@@ -82,17 +82,16 @@ impl SegmentFooter {
     }
 }
 
-/// The records that a segment tells; `None` when it does not, or not so that it can be believed.
+/// The records that a footer lists; `None` when there is no footer, or not one that can be believed.
 pub(super) type Told = Option<Vec<(Key, Slot)>>;
 
-/// Returns where the records of a sealed segment of `len` bytes end that something depends on: before
-/// its footer, if it has any.
+/// Returns the end of the records of a sealed segment of `len` bytes, without its footer.
 pub(super) fn end_of_records(segment: &Segment, len: u64) -> io::Result<u64> {
     Ok(begin(segment, len)?.unwrap_or(len))
 }
 
-/// Returns where the records of a sealed segment of `len` bytes end, and which it tells; notes how much
-/// of it tells them.
+/// Returns the end of the records of a sealed segment of `len` bytes, and the records that its footer
+/// lists. Stores the length of the footer in the segment.
 pub(super) fn read(segment: &Segment, len: u64) -> io::Result<(u64, Told)> {
     let Some(begin) = begin(segment, len)? else { return Ok((len, None)) };
     segment.set_contents_bytes(len - begin);
@@ -103,12 +102,15 @@ pub(super) fn read(segment: &Segment, len: u64) -> io::Result<(u64, Told)> {
     };
     let found = entries.and_then(|entries| slots(segment.id, &entries, begin));
     if found.is_none() {
-        tracing::warn!(segment = segment.name(), "damaged footer; the segment is scanned");
+        tracing::warn!(
+            segment = segment.name(),
+            "the footer of a segment is damaged; the segment is scanned instead"
+        );
     }
     Ok((begin, found))
 }
 
-/// Returns where the footer begin, if the last record says so.
+/// Returns where the footer begins, if the last record tells.
 fn begin(segment: &Segment, len: u64) -> io::Result<Option<u64>> {
     let Some(at) = len.checked_sub(LAST_BYTES as u64).filter(|at| *at > HEADER_BYTES) else {
         return Ok(None);
@@ -125,13 +127,13 @@ fn begin(segment: &Segment, len: u64) -> io::Result<Option<u64>> {
         return Ok(None);
     }
     let begin = u64::from_le_bytes(last[HEAD_BYTES..].try_into().expect("8 bytes"));
-    // No longer than what can have been told, whoever wrote it.
+    // A footer cannot be longer than this, whatever a damaged record says.
     let chunks = (ENTRIES_BYTES_MAX / CHUNK_BYTES * (CHUNK_BYTES + HEAD_BYTES)) as u64;
     let is_there = begin >= HEADER_BYTES && begin <= at && at - begin <= chunks;
     Ok((is_there && begin.is_multiple_of(ALIGN)).then_some(begin))
 }
 
-/// Returns the entries in the records of `told`, which begins at `begin`, if all are intact.
+/// Returns the entries in the footer records of `told`, which begins at `begin`, if all are intact.
 fn entries(seed: &Seed, begin: u64, told: &[u8]) -> Option<Vec<u8>> {
     let mut entries = Vec::with_capacity(told.len());
     let mut at = 0;
@@ -148,7 +150,7 @@ fn entries(seed: &Seed, begin: u64, told: &[u8]) -> Option<Vec<u8>> {
     (at == told.len() - LAST_BYTES).then_some(entries)
 }
 
-/// Returns where the records lie that entries tell of, if they fill the segment up to `end`.
+/// Returns the places of the records that the entries describe, if these fill the segment up to `end`.
 fn slots(segment: u32, mut entries: &[u8], end: u64) -> Told {
     let mut found = Vec::new();
     let mut offset = HEADER_BYTES;
@@ -172,7 +174,7 @@ fn slots(segment: u32, mut entries: &[u8], end: u64) -> Told {
 
 #[cfg(test)]
 impl super::Log {
-    /// Checks that sealed segments tell what a scan finds, and returns how many tell it.
+    /// Checks that the footers of sealed segments list what a scan finds. Returns the number of footers.
     pub(crate) fn hold_footers_against_scans(&self) -> usize {
         let mut told = 0;
         let tails = self.streams.each_ref().map(|stream| stream.place.lock().segment);

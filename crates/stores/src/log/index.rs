@@ -1,4 +1,4 @@
-//! Where the newest record of each key lies.
+//! An index of the newest record of each key.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{
     slot::Slot,
 };
 
-/// What a record is known by.
+/// The key of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
     Block([u8; Cid::BYTES]),
@@ -38,10 +38,11 @@ impl Key {
     }
 }
 
-/// Blocks looked at in one step of a sweep: well below a millisecond's work, while nobody else looks.
+/// Number of blocks that one step of a sweep visits. The step takes well below a millisecond, during which
+/// the index is locked.
 const SWEEP_BLOCKS: u32 = 256;
 
-/// Epochs after which marks are taken away, when no sweep has done that.
+/// Number of epochs after which marks are removed, when no sweep has done that.
 const UNSWEPT_MAX: u32 = MARKED_EPOCHS / 2;
 
 /// The newest record of each key, in memory.
@@ -49,9 +50,9 @@ const UNSWEPT_MAX: u32 = MARKED_EPOCHS / 2;
 pub(crate) struct Index {
     pub(crate) blocks: Blocks,
     pub(crate) rows: BTreeMap<(Kind, Vec<u8>), Slot>,
-    /// The epoch that puts belong to.
+    /// The epoch of new puts.
     pub(crate) epoch: Epoch,
-    /// The epoch in which all blocks were last swept, or else unmarked.
+    /// The epoch in which all blocks were last swept, or their marks removed.
     swept: Epoch,
     /// Bytes of records in use, by segment.
     live: BTreeMap<u32, u64>,
@@ -82,7 +83,7 @@ impl Index {
         }
     }
 
-    /// Returns where the row of a key lies.
+    /// Returns the place of the row of a key.
     pub(super) fn row(&self, kind: Kind, key: &[u8]) -> Option<Slot> {
         self.rows.get(&(kind, key.to_vec())).copied()
     }
@@ -116,7 +117,7 @@ impl Index {
         self.live.values().sum()
     }
 
-    /// Returns the bytes of all rows in use: root pointers, metadata and the like. Looks at each.
+    /// Returns the bytes of all rows in use: root pointers, metadata and the like. Visits each row.
     pub(super) fn row_bytes(&self) -> u64 {
         self.rows.values().map(|slot| u64::from(slot.bytes())).sum()
     }
@@ -131,7 +132,7 @@ impl Index {
         self.epoch
     }
 
-    /// One step of [`fula_core::BlockStore::sweep`].
+    /// Runs one step of [`fula_core::BlockStore::sweep`].
     pub(crate) fn sweep(&mut self, from: Position, cut: Epoch, put_before: Epoch) -> Swept {
         let Self { blocks, live, epoch, .. } = self;
         let mut swept = Swept::default();
@@ -147,7 +148,7 @@ impl Index {
         swept
     }
 
-    /// Forgets the records of a segment.
+    /// Removes the records of a segment.
     pub(super) fn forget_segment(&mut self, segment: u32) {
         let Self { blocks, rows, live, .. } = self;
         blocks.forget(segment, |slot| release(live, Some(slot)));

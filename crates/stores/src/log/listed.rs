@@ -1,4 +1,4 @@
-//! Which files are segments, and which segments an earlier build has removed.
+//! Determines which files are segments, and which segments an earlier build has removed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,14 +11,14 @@ use super::{
     segment::{HEADER_BYTES, Opened, Segment, name_of, parse_name},
 };
 
-/// A file that is there while a repair is under way.
+/// Name of a file that exists while a repair is under way.
 pub(super) const REPAIRING: &str = "repairing";
 
-/// Files that are named like segments.
+/// The files that are named like segments.
 pub(super) struct Listed {
-    /// Stream and length in bytes, by number.
+    /// Stream and length in bytes of each file, by number.
     pub(super) files: BTreeMap<u32, (String, u64)>,
-    /// Of these, those that are named and have lost what was in them.
+    /// Files that the manifest names and that have lost their content.
     pub(super) emptied: BTreeSet<String>,
     pub(super) is_unrepaired: bool,
 }
@@ -36,9 +36,10 @@ impl Listed {
         Ok(listed)
     }
 
-    /// Leaves those that are segments: that hold a record, or are named and may hold none yet. Others that
-    /// are empty and not named are removed: such a one may be left from a beginning that failed, and then
-    /// the one before it was not sealed, and its number given to another.
+    /// Keeps only files that are segments: those with a record, and those that the manifest names and that
+    /// need not have one yet. Empty files that it does not name are removed. Such a file may be left from a
+    /// segment that could not be begun; then the segment before it was not sealed, and the number was given
+    /// to another one.
     pub(super) fn leave_segments(
         &mut self,
         disk: &dyn Disk,
@@ -57,7 +58,8 @@ impl Listed {
             let is_segment = if len > HEADER_BYTES {
                 true
             } else if manifest.names(&name) {
-                // Its header was durable before it was named, and a record before the next was begun.
+                // The header was durable before the segment was named, and a record was written before the
+                // next segment began.
                 let is_begun = newest[&prefix] == id
                     && matches!(Segment::open(disk, &prefix, id)?, Opened::Segment(_));
                 if !is_begun {
@@ -81,9 +83,9 @@ impl Listed {
     }
 }
 
-/// Names those segments no more that an earlier build has removed, and returns them. It keeps no manifest,
-/// and has run on the log if a segment that holds records and is not named is newer than all that are: this
-/// build names one before its first record.
+/// Removes segments from the manifest that an earlier build has deleted, and returns their names. Such a
+/// build keeps no manifest. It has used the log if a segment with records is not named and is newer than
+/// all named ones: this build names a segment before its first record.
 pub(super) fn forget_removed(manifest: &mut Manifest, there: &BTreeSet<String>) -> Vec<String> {
     let number = |name: &String| parse_name(name).map(|(_, id)| id);
     let newest = manifest.named().iter().filter_map(number).max();
@@ -97,8 +99,8 @@ pub(super) fn forget_removed(manifest: &mut Manifest, there: &BTreeSet<String>) 
         tracing::warn!(
             segments,
             witness,
-            "segments of the log are not there; an earlier build of fula, which wrote the witness and keeps no \
-             manifest, is taken to have removed them; fula fsck says whether anything is missing"
+            "segments of the log are missing; the segment in `witness` shows that an earlier build of fula, which \
+             keeps no manifest, has used the log, so it probably removed them; run `fula fsck` to be sure"
         );
         manifest.forget(&removed);
     }

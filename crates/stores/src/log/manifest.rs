@@ -1,37 +1,38 @@
-//! The manifest: a file beside the segments that names those there must be (docs/adr/0039).
+//! The manifest: a file that names the segments which must exist (docs/adr/0039).
 //!
 //! # Invariants
-//! - A segment is named before anything in it counts, and is not named any more before it is removed. So a
-//!   named one that is missing was lost, whenever the power was cut.
-//! - Where the disk is full, nothing is removed for the sake of the manifest, and the manifest keeps nothing
-//!   from being removed: it goes itself, and is written again when there is space.
+//! - A segment is named before anything in it counts, and its name is removed before the file is. So a
+//!   named segment that is missing was lost, whenever the power was cut.
+//! - On a full disk nothing is deleted to make room for the manifest, and the manifest does not prevent a
+//!   file from being deleted. In that case the manifest itself is deleted, and written again when there is
+//!   space.
 
 use std::{collections::BTreeSet, io};
 
 use super::disk::{Disk, is_lost};
 
-/// Name of the file, and of the one that takes its place.
+/// Name of the file, and of its temporary replacement.
 const NAME: &str = "manifest";
 const NEW: &str = "manifest.new";
 
 /// First line of the file.
 const HEAD: &str = "fula log manifest 1";
 
-/// Longest file that is read, in bytes: a million segments of 128 MiB are 24 MB.
+/// Largest file in bytes that is read. A million segments of 128 MiB take 24 MB.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// Which segments there must be.
+/// The segments that must exist.
 #[derive(Debug, Default)]
 pub(super) struct Manifest {
     named: BTreeSet<String>,
-    /// Of these, those that are missing. They stay named until they are given up.
+    /// Named segments that are missing. They stay named until they are given up.
     missing: BTreeSet<String>,
-    /// Whether the file may say something else.
+    /// Whether the file may differ from this value.
     is_behind: bool,
 }
 
 impl Manifest {
-    /// Reads the manifest. It names nothing in a log of an earlier build, or where it is damaged.
+    /// Reads the manifest. It names no segments in a log of an earlier build, or when it is damaged.
     pub(super) fn read(disk: &dyn Disk) -> io::Result<Self> {
         let file = match disk.open(NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -44,15 +45,13 @@ impl Manifest {
             read => read.map(|()| parse(&text))?,
         };
         if named.is_none() {
-            tracing::error!(
-                "the log's manifest is damaged: segments that are missing are not noticed"
-            );
+            tracing::error!("the log's manifest is damaged: missing segments are not detected");
         }
         let is_behind = named.is_none();
         Ok(Self { named: named.unwrap_or_default(), is_behind, ..Self::default() })
     }
 
-    /// Notes which segments there are; returns the names of those that are missing.
+    /// Compares the manifest with the existing segments. Returns the names of missing ones.
     pub(super) fn compare(&mut self, there: &BTreeSet<String>) -> Vec<String> {
         self.missing = self.named.difference(there).cloned().collect();
         self.missing.iter().cloned().collect()
@@ -67,17 +66,18 @@ impl Manifest {
         !self.is_behind && self.named.contains(segment)
     }
 
-    /// Returns the names of all segments that there must be.
+    /// Returns the names of all segments that must exist.
     pub(super) fn named(&self) -> &BTreeSet<String> {
         &self.named
     }
 
-    /// Names segments, durably.
+    /// Adds names of segments, durably.
     pub(super) fn add(&mut self, disk: &dyn Disk, segments: &BTreeSet<String>) -> io::Result<()> {
         self.change(disk, self.named.union(segments).cloned().collect())
     }
 
-    /// Names segments that there are, when there is space for that, or else with the next change.
+    /// Adds names of existing segments, if there is space for that; otherwise they are added with the next
+    /// change.
     pub(super) fn add_or_wait(
         &mut self,
         disk: &dyn Disk,
@@ -92,8 +92,8 @@ impl Manifest {
         }
     }
 
-    /// Names segments no more, durably: they may be removed. On a full disk no segment is named until
-    /// [`Self::catch_up`].
+    /// Removes names of segments, durably, so that the files may be deleted. On a full disk the manifest
+    /// then names no segment until [`Self::catch_up`].
     pub(super) fn remove(
         &mut self,
         disk: &dyn Disk,
@@ -101,7 +101,7 @@ impl Manifest {
     ) -> io::Result<()> {
         let left: BTreeSet<String> = self.named.difference(segments).cloned().collect();
         match self.change(disk, left.clone()) {
-            // To remove a file takes no space. But what is missing would be forgotten.
+            // Deleting a file takes no space. But missing segments would be forgotten.
             Err(error) if is_full(&error) && self.missing.is_subset(segments) => {
                 remove_file(disk, NEW)?;
                 remove_file(disk, NAME)?;
@@ -113,20 +113,20 @@ impl Manifest {
         }
     }
 
-    /// Names segments no more, from the next change on.
+    /// Removes names of segments with the next change.
     pub(super) fn forget(&mut self, segments: &BTreeSet<String>) {
         self.named.retain(|name| !segments.contains(name));
         self.is_behind = true;
     }
 
-    /// Writes what the file does not say yet, if there is space.
+    /// Writes changes that the file lacks, if there is space.
     pub(super) fn catch_up(&mut self, disk: &dyn Disk) {
         if let Err(error) = self.change(disk, self.named.clone()) {
-            tracing::debug!(%error, "cannot write the log's manifest");
+            tracing::debug!(%error, "cannot write the log's manifest; the next change will try again");
         }
     }
 
-    /// Gives those up that are missing.
+    /// Gives up the missing segments.
     pub(super) fn give_up(&mut self, disk: &dyn Disk) -> io::Result<()> {
         self.remove(disk, &self.missing.clone())?;
         self.missing.clear();
@@ -149,12 +149,12 @@ impl Manifest {
     }
 }
 
-/// Returns whether an error says that there is no space.
+/// Returns whether an error means that the disk is full.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Removes a file that may be there.
+/// Deletes a file if it exists.
 fn remove_file(disk: &dyn Disk, name: &str) -> io::Result<()> {
     match disk.remove(name) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -166,7 +166,7 @@ fn check(lines: &str) -> String {
     hex::encode(&blake3::hash(lines.as_bytes()).as_bytes()[..16])
 }
 
-/// Returns the file: a head, a name a line, and a check over all that.
+/// Returns the content of the file: a head, a name in each line, and a check over all of it.
 fn render(named: &BTreeSet<String>) -> String {
     let mut lines = format!("{HEAD}\n");
     for name in named {
@@ -177,7 +177,7 @@ fn render(named: &BTreeSet<String>) -> String {
     format!("{lines}check {check}\n")
 }
 
-/// Returns the names in a file that is whole.
+/// Returns the names in a file, if it is intact.
 fn parse(text: &[u8]) -> Option<BTreeSet<String>> {
     let text = std::str::from_utf8(text).ok()?;
     let (lines, found) = text.strip_suffix('\n')?.rsplit_once("check ")?;

@@ -1,13 +1,13 @@
 //! An append-only log of checksummed records, in segments, with an index in memory.
 //!
-//! Two streams share the machinery: *commit* (nodes, roots, pointers, small bodies) and *bulk*
-//! (content over one block), so that flushing a small commit never flushes a large upload.
-//! Format: docs/format.md, decision: docs/adr/0003.
+//! There are two streams: *commit* (nodes, roots, pointers, small bodies) and *bulk* (content of more than
+//! one block). So flushing a small commit never flushes a large upload. Format: docs/format.md, decision:
+//! docs/adr/0003.
 //!
 //! # Invariants
 //! - A record counts once an fsync that began after it was written has returned.
 //! - A new segment begins only when the one before is durable as a whole.
-//! - After a failed fsync nothing is appended any more: what the kernel dropped is unknown.
+//! - After a failed fsync nothing is appended any more: what the kernel has dropped is unknown.
 //! - A record that fails its checksum is never returned.
 
 mod append;
@@ -65,12 +65,12 @@ pub use self::{
     room::Room,
 };
 
-/// Which log a record goes to.
+/// The stream that a record belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamName {
-    /// Everything a commit needs.
+    /// Everything that a commit needs.
     Commit,
-    /// Content over one block.
+    /// Content of more than one block.
     Bulk,
 }
 
@@ -85,30 +85,30 @@ impl StreamName {
     }
 }
 
-/// Appended bytes after which they are made durable unasked.
+/// Number of appended bytes after which a sync is started without a request.
 const WRITE_BEHIND_BYTES: u64 = 8 << 20;
 
-/// Most blocks that are remembered as unreadable.
+/// Largest number of blocks that are remembered as unreadable.
 const SUSPECTS_MAX: usize = 64 << 10;
 
 #[derive(Debug)]
 struct Tail {
     segment: Arc<Segment>,
-    /// Where the next record goes in the segment.
+    /// Position of the next record in the segment.
     offset: u64,
-    /// Bytes appended since the log was opened, headers included; never falls.
+    /// Bytes appended since the log was opened, including headers. It never falls.
     appended: u64,
-    /// Records being encoded; kept for the next ones.
+    /// Buffer in which records are encoded. It is kept for later appends.
     buffer: Vec<u8>,
-    /// Of the segment so far.
+    /// Footer of the segment so far.
     footer: SegmentFooter,
-    /// Where the segment was ended, if it was.
+    /// Position at which the segment was ended, or 0.
     ended: u64,
     /// Whether the manifest names the segment.
     is_named: bool,
 }
 
-/// Which segment a stream is at, and the position of its first byte.
+/// The segment that a stream writes to, and the position of its first byte.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     segment: u32,
@@ -119,23 +119,23 @@ struct Place {
 struct Stream {
     name: StreamName,
     tail: Mutex<Tail>,
-    /// Never held across a disk operation, unlike the tail.
+    /// Never held during a disk operation, unlike the tail.
     place: Mutex<Place>,
-    /// Whether a write or an fsync failed in a way that leaves the end unknown. Set under the tail;
-    /// read without it by whoever must not wait for the disk.
+    /// Whether a write or an fsync failed in a way that leaves the end unknown. It is set while the tail is
+    /// locked, and read without the lock by callers that must not wait for the disk.
     poisoned: AtomicBool,
-    /// `appended` up to which all is on stable storage.
+    /// Value of `appended` up to which everything is on stable storage.
     synced: AtomicU64,
-    /// Held during large appends, which would else each keep a thread waiting for the tail.
+    /// Held during large appends, so that not each of them keeps a thread waiting for the tail.
     turn: tokio::sync::Mutex<()>,
-    /// Held during an fsync: who waits for it finds its own work done as well.
+    /// Held during an fsync. A caller that waits for it finds its own records synced as well.
     syncing: tokio::sync::Mutex<()>,
-    /// Up to where writing behind has begun.
+    /// Position up to which an unrequested sync was started.
     behind: AtomicU64,
 }
 
 impl Stream {
-    /// Returns how far the segment of its tail is known to be durable.
+    /// Returns the position up to which the segment of the tail is known to be durable.
     fn durable_to(&self, tail: &Tail) -> u64 {
         let base = tail.appended - tail.offset;
         self.synced.load(Ordering::Acquire).saturating_sub(base)
@@ -154,32 +154,32 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Log {
     disk: Arc<dyn Disk>,
-    /// Size at which a segment is sealed.
+    /// Size in bytes at which a segment is sealed.
     segment_bytes: u64,
     streams: [Stream; 2],
     index: RwLock<Index>,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// Number of the next segment.
     next_id: AtomicU32,
-    /// Which segments there must be.
+    /// The segments that must exist.
     manifest: Mutex<Manifest>,
     compacting: Mutex<()>,
     allowance: Mutex<Allowance>,
-    /// Segments that compaction found damaged, and leaves alone.
+    /// Segments that compaction found damaged and leaves alone.
     damaged: Mutex<BTreeSet<u32>>,
     /// Blocks that could not be read.
     suspects: Mutex<BTreeSet<Cid>>,
-    /// How many.
+    /// Number of such blocks.
     suspicions: AtomicUsize,
     pub(crate) counters: Counters,
 }
 
-/// Runs what may take the disk long, away from the threads that answer requests.
+/// Runs work that may wait long for the disk without delaying the threads that answer requests.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
-        // The caller's thread does it, and another takes over its other tasks.
+        // The thread of the caller does the work, and another thread takes over its other tasks.
         return tokio::task::block_in_place(work);
     }
     let done = tokio::task::spawn_blocking(work).await;
@@ -187,11 +187,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 fn poisoned() -> io::Error {
-    io::Error::other("an earlier fsync or write failed; restart after checking the disk")
+    io::Error::other("an earlier fsync or write failed; check the disk, then restart")
 }
 
 impl Log {
-    /// Opens the log on `disk`, reading back what is there.
+    /// Opens the log on `disk`, and recovers what is there.
     pub(crate) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> io::Result<(Self, Recovery)> {
         let mut recovered = recover::recover(disk.as_ref())?;
         let mut tails = Vec::with_capacity(2);
@@ -258,8 +258,8 @@ impl Log {
         &self.streams[name as usize]
     }
 
-    /// Returns the stream a segment belongs to, and the position an fsync must reach to cover
-    /// `slot`; 0 when it is durable already.
+    /// Returns the stream of a segment, and the position that an fsync must reach to cover `slot`; 0 when
+    /// it is durable already.
     pub(crate) fn pending(&self, slot: &Slot) -> (StreamName, u64) {
         for stream in &self.streams {
             let place = *stream.place.lock();
@@ -272,7 +272,7 @@ impl Log {
         (StreamName::Commit, 0) // Sealed segments are durable.
     }
 
-    /// Notes that a block cannot be read just now, so that a later put stores it anew.
+    /// Records that a block cannot be read at present, so that a later put stores it anew.
     pub(crate) fn suspect(&self, cid: &Cid) {
         let mut suspects = self.suspects.lock();
         if suspects.len() >= SUSPECTS_MAX {
@@ -287,7 +287,7 @@ impl Log {
         self.suspicions.load(Ordering::Relaxed) > 0 && self.suspects.lock().contains(cid)
     }
 
-    /// Notes that blocks were stored anew.
+    /// Records that blocks were stored anew.
     pub(crate) fn trust(&self, blocks: &[Block]) {
         if self.suspicions.load(Ordering::Relaxed) > 0 {
             let mut suspects = self.suspects.lock();
@@ -298,8 +298,8 @@ impl Log {
         }
     }
 
-    /// Forgets a block whose bytes were found damaged, so that a later put stores it anew; false when it
-    /// does not lie there any more.
+    /// Removes a block whose bytes were found damaged from the index, so that a later put stores it anew.
+    /// Returns false when it does not lie there any more.
     pub(crate) fn forget_damaged(&self, cid: &Cid, slot: &Slot) -> bool {
         let mut index = self.index_mut();
         let is_there = index.blocks.get(cid).is_some_and(|found| found == *slot);
@@ -314,7 +314,7 @@ impl Log {
         segment.sync()
     }
 
-    /// Returns once `position` of the stream is on stable storage; concurrent calls share fsyncs.
+    /// Returns once `position` of the stream is on stable storage. Concurrent calls share fsyncs.
     pub(crate) async fn sync(self: &Arc<Self>, name: StreamName, position: u64) -> io::Result<()> {
         let stream = self.stream(name);
         if stream.synced.load(Ordering::Acquire) >= position {
@@ -325,8 +325,9 @@ impl Log {
             return Ok(());
         }
         if name == StreamName::Commit && Handle::current().metrics().num_workers() > 1 {
-            // On the caller's own thread: to hand it over and back costs as much as a fast disk's
-            // fsync. One thread at a time waits here, and the node has one more than cores.
+            // The fsync runs on the thread of the caller: to hand it over and back costs as much as an
+            // fsync of a fast disk. One thread at a time waits here, and the node has one more thread than
+            // cores.
             self.flush(name)?;
             self.mark(name);
             return Ok(());
@@ -340,8 +341,8 @@ impl Log {
         .await
     }
 
-    /// Begins to make what was appended durable once it is a lot, so that whoever appended it finds
-    /// most of it done when they ask for it.
+    /// Starts to make appended records durable when there are many, so that a later request to sync finds
+    /// most of them done.
     pub(crate) fn write_behind(self: &Arc<Self>, name: StreamName, position: u64) {
         let stream = self.stream(name);
         let begun =
@@ -352,9 +353,9 @@ impl Log {
         stream.behind.store(position, Ordering::Release);
         let log = Arc::clone(self);
         tokio::spawn(async move {
-            // Whoever needs it durable asks for it, and hears of the error.
+            // The caller that needs it durable syncs and gets the error.
             if let Err(error) = log.sync(name, position).await {
-                tracing::debug!(%error, "cannot write behind");
+                tracing::debug!(%error, "cannot sync appended records early; the commit that needs them will try again");
             }
         });
     }
@@ -366,7 +367,7 @@ impl Log {
             self.check_writable()?;
             (Arc::clone(&tail.segment), tail.appended)
         };
-        // Sealing makes older segments durable, so the current one is all there is to flush.
+        // Sealing makes older segments durable, so only the current one has to be flushed.
         if let Err(error) = self.fsync(&segment) {
             let _tail = stream.tail.lock();
             stream.poisoned.store(true, Ordering::Release);
@@ -376,24 +377,24 @@ impl Log {
         Ok(())
     }
 
-    /// Notes in the log itself how far it is durable, so that damage up to there is never taken for a
-    /// torn tail. Later records say it as well. The note needs no fsync of its own: it matters only
-    /// once the disk has had time to rot.
+    /// Records in the log itself how far it is durable, so that damage up to there is never taken for a
+    /// torn tail. Later records tell it as well. The record needs no fsync of its own: it matters only
+    /// after the disk has had time to decay.
     fn mark(&self, name: StreamName) {
         let record = Record { kind: Kind::Mark, key: &[], value: &[] };
         let mark = self.append_if(name, &[record], |_, _| true);
         if let Err(error) = mark {
-            // What was asked for is durable all the same, e.g. when the disk is full just now.
-            tracing::debug!(%error, "cannot note how far the log is durable");
+            // The requested part is durable all the same. This fails e.g. while the disk is full.
+            tracing::debug!(%error, "cannot record in the log how far it is durable");
         }
     }
 
-    /// Returns once it is the caller's turn to append much.
+    /// Waits until the caller may append a large amount.
     pub(crate) async fn turn(&self, name: StreamName) -> tokio::sync::MutexGuard<'_, ()> {
         self.stream(name).turn.lock().await
     }
 
-    /// Refuses writing once it failed in either stream: they are on one disk.
+    /// Refuses to write once writing has failed in either stream, because both are on one disk.
     fn check_writable(&self) -> io::Result<()> {
         if StreamName::ALL.iter().any(|name| self.is_poisoned(*name)) {
             return Err(poisoned());
@@ -406,18 +407,18 @@ impl Log {
         self.stream(name).poisoned.load(Ordering::Acquire)
     }
 
-    /// Reads the value of a record without waiting for the disk; `None` when it would wait.
+    /// Reads the value of a record without waiting for the disk. Returns `None` when it would have to wait.
     pub(crate) fn read_cached(&self, slot: &Slot) -> io::Result<Option<Bytes>> {
         self.read_value(slot, false)
     }
 
-    /// Reads the value of a record; `None` when its head or its value fails its checksum.
+    /// Reads the value of a record. Returns `None` when its head or its value fails its checksum.
     pub(crate) fn read_intact(&self, slot: &Slot) -> io::Result<Option<Bytes>> {
         self.segment(slot)?.read_intact(slot)
     }
 
-    /// Reads the value of a record that is to be moved; `None` when it is damaged. A block whose head
-    /// alone is damaged is whole: its hash says so.
+    /// Reads the value of a record that is to be moved. Returns `None` when it is damaged. A block of which
+    /// only the head is damaged is intact, as its hash proves.
     fn read_whole(&self, key: &Key, slot: &Slot) -> io::Result<Option<Bytes>> {
         let intact = self.read_intact(slot)?;
         let Key::Block(cid) = key else { return Ok(intact) };
@@ -430,7 +431,7 @@ impl Log {
         }
     }
 
-    /// Reads the value of a record; checksums are the caller's business.
+    /// Reads the value of a record without checking it.
     pub(crate) fn read(&self, slot: &Slot) -> io::Result<Bytes> {
         let value = self.read_value(slot, true)?;
         value.ok_or_else(|| io::Error::other("a blocking read did not read"))

@@ -1,5 +1,5 @@
-//! A directory that is only read, perhaps on a file system that lets nobody write. What a log does to its
-//! files when it is opened is done in memory, and gone with the process.
+//! A directory that is only read, perhaps on a file system that cannot be written. The changes that a log
+//! makes to its files when it is opened are made in memory, and are gone when the process ends.
 
 use std::{
     fs::File,
@@ -14,10 +14,10 @@ use super::{
     room::Room,
 };
 
-/// Space that there seems to be, in bytes: nothing is written that could lack it.
+/// Free space that the disk reports, in bytes. It is large, because no write can run out of space here.
 const ROOM_BYTES: u64 = 1 << 50;
 
-/// A directory of the file system that stays as it is.
+/// A directory of the file system that is never changed.
 #[derive(Debug)]
 pub(crate) struct ReadOnlyDisk {
     path: PathBuf,
@@ -25,7 +25,7 @@ pub(crate) struct ReadOnlyDisk {
 }
 
 impl ReadOnlyDisk {
-    /// Opens a directory that is there.
+    /// Opens a directory that exists.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         std::fs::read_dir(path)?;
         Ok(Self { path: path.to_owned(), files: FsDisk::at(path) })
@@ -35,7 +35,7 @@ impl ReadOnlyDisk {
 fn read_only() -> io::Error {
     io::Error::new(
         io::ErrorKind::ReadOnlyFilesystem,
-        "the data directory is opened to be read only",
+        "the data directory is opened for reading only",
     )
 }
 
@@ -71,7 +71,7 @@ impl Disk for ReadOnlyDisk {
     }
 }
 
-/// A file that stays as it is, and may seem shorter.
+/// A file that is never changed, and may appear shorter than it is.
 #[derive(Debug)]
 struct ReadOnlyFile {
     file: File,
@@ -83,7 +83,7 @@ impl DiskFile for ReadOnlyFile {
         Ok(*self.len.lock())
     }
 
-    /// What is written over is written again as it was, or filled where it is not read any more.
+    /// Accepts writes of the bytes that are there already, and of those that are not read any more.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         if offset + bytes.len() as u64 <= *self.len.lock() { Ok(()) } else { Err(read_only()) }
     }
@@ -117,7 +117,7 @@ impl DiskFile for MemoryFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut content = self.0.lock();
-        // The header, and nothing behind it.
+        // Only the header is written, and nothing after it.
         if offset != 0 || !content.is_empty() {
             return Err(read_only());
         }

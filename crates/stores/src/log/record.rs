@@ -1,13 +1,14 @@
-//! One record: a head, a key, a value.
+//! The encoding of one record: a head, a key, a value.
 //!
 //! ```text
 //! magic u32 | value crc u32 | value len u32 | key len u16 | kind u8 | 0 u8 | durable to u64 |
 //! head check u64 | key | value | zeros to a multiple of 8                 (little endian, CRC-32C)
 //! ```
-//! The head check is a keyed hash over the record's offset, the head before it, and the key, so
-//! that a scan trusts lengths without reading values. Its key is drawn for each segment: bytes that
-//! a client stores cannot pass for records. *Durable to* is how far the segment was known to be on
-//! stable storage when the record was written: damage before it is damage, after it a torn tail.
+//! The head check is a keyed hash over the record's offset, the head before it, and the key. So a scan can
+//! trust lengths without reading values. The key of the hash is drawn for each segment, so that no bytes
+//! that a client stores can be taken for records. *Durable to* is the position up to which the segment was
+//! known to be on stable storage when the record was written. Unreadable bytes before it are damage; after
+//! it they are a torn tail.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "records and segments are bounded far below these types by constants"
@@ -18,22 +19,22 @@ use fula_core::Cid;
 
 const MAGIC: u32 = 0x3146_4c52; // "RLF1"
 
-/// Bytes before the key.
+/// Length of a record before the key, in bytes.
 pub(super) const HEAD_BYTES: usize = 32;
 
-/// Bytes of the head that the check covers.
+/// Length of the part of the head that the check covers, in bytes.
 const CHECKED_BYTES: usize = 24;
 
-/// Records start at multiples of this many bytes.
+/// Alignment of records, in bytes.
 pub(super) const ALIGN: u64 = 8;
 
-/// Longest value: a block, or a row with room to spare.
+/// Longest value in bytes: a block, or a row with room to spare.
 pub(super) const VALUE_BYTES_MAX: usize = (1 << 20) + 4096;
 
-/// Longest key.
+/// Longest key in bytes.
 const KEY_BYTES_MAX: usize = 1024;
 
-/// What a record holds.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -41,13 +42,13 @@ pub(crate) enum Kind {
     Block = 1,
     /// A root pointer row under owner and bucket.
     Root = 2,
-    /// A directory record under table and name.
+    /// A metadata record under table and name.
     Metadata = 3,
-    /// Nothing but a *durable to*.
+    /// A record that only carries *durable to*.
     Mark = 4,
-    /// What lies in the segment before it.
+    /// A list of the records before it in the segment.
     Footer = 5,
-    /// Which root pointers are void, and the version floor; under no key.
+    /// The place before which root pointers are void, and the version floor. It has no key.
     Floor = 6,
 }
 
@@ -59,12 +60,12 @@ impl Kind {
 }
 
 impl Kind {
-    /// Returns whether records of it only say what is known otherwise too.
+    /// Returns whether records of this kind only repeat what is known otherwise too.
     pub(super) fn is_note(self) -> bool {
         matches!(self, Self::Mark | Self::Footer)
     }
 
-    /// Returns whether a record can be so long.
+    /// Returns whether a record of this kind can have these lengths.
     pub(super) fn is_plausible(self, key_len: usize, value_len: usize) -> bool {
         value_len <= VALUE_BYTES_MAX
             && key_len <= KEY_BYTES_MAX
@@ -72,7 +73,7 @@ impl Kind {
     }
 }
 
-/// Returns the length of a record, padding included.
+/// Returns the length of a record in bytes, including padding.
 pub(super) fn record_len(key_len: usize, value_len: usize) -> u64 {
     ((HEAD_BYTES + key_len + value_len) as u64).next_multiple_of(ALIGN)
 }
@@ -85,7 +86,7 @@ pub(crate) struct Record<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// The key of one segment's head checks.
+/// The key of the head checks of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seed(pub(super) [u8; 16]);
 
@@ -99,7 +100,7 @@ impl Seed {
     }
 }
 
-/// A head as read back.
+/// A head that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) kind: Kind,
@@ -122,12 +123,12 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
-/// Returns the encoded length, padding included.
+/// Returns the encoded length of a record in bytes, including padding.
 pub(super) fn encoded_len(record: &Record<'_>) -> usize {
     record_len(record.key.len(), record.value.len()) as usize
 }
 
-/// Appends the encoded record, which will lie at `offset`, to `out`.
+/// Appends the encoded record to `out`. It will lie at `offset` of the segment.
 pub(super) fn encode_into(
     record: &Record<'_>,
     seed: &Seed,
@@ -151,7 +152,7 @@ pub(super) fn encode_into(
 }
 
 impl Head {
-    /// Parses a head; `None` when it cannot be one. The check is not yet made.
+    /// Parses a head, without making its check. Returns `None` when the bytes cannot be a head.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let kind = Kind::from_code(bytes[14])?;
         let value_len = u32_at(bytes, 8) as usize;
@@ -167,7 +168,7 @@ impl Head {
         seed.check(offset, head, key) == u64_at(head, CHECKED_BYTES)
     }
 
-    /// Returns the length of the whole record, padding included.
+    /// Returns the length of the whole record in bytes, including padding.
     pub(super) fn record_len(&self) -> u64 {
         record_len(self.key_len, self.value_len)
     }

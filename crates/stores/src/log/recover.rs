@@ -1,4 +1,4 @@
-//! Reading a log back: finding the records, telling a torn tail from damage.
+//! Recovery: reads a log, finds its records, and tells a torn tail from damage.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,52 +19,52 @@ use super::{
     slot::Slot,
 };
 
-/// Bytes read at a time while scanning.
+/// Number of bytes that are read at a time while scanning.
 const WINDOW_BYTES: usize = 1 << 20;
 
 /// Longest record that fills a gap, in bytes.
 const FILLER_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes read at a time while only heads are of interest.
+/// Number of bytes that are read at a time while only heads are needed.
 const HEADS_WINDOW_BYTES: usize = 16 << 10;
 
-/// Something in the log that is not as it was written.
+/// A place in the log that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// File name of the segment.
     pub segment: String,
-    /// First byte affected.
+    /// Position of the first byte affected.
     pub offset: u64,
-    /// How many bytes.
+    /// Number of bytes affected.
     pub bytes: u64,
-    /// The block concerned, when its name is still readable.
+    /// Address of the block affected, when it is still readable.
     pub cid: Option<Cid>,
 }
 
-/// What opening a log found.
+/// The result of opening a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Whether a repair has begun and not ended: pointers may be lost though nothing is damaged.
+    /// Whether a repair has begun and not ended. Pointers may then be lost although nothing is damaged.
     pub is_unrepaired: bool,
-    /// Unfinished writes cut off the end; they were never acknowledged.
+    /// Unfinished writes that were cut off the end. They were never acknowledged.
     pub truncated: Vec<Damage>,
-    /// Damage before the end.
+    /// Damage before the end of the log.
     pub damaged: Vec<Damage>,
-    /// Segments that must be there and are not, or are empty: neither compaction nor a repair has removed
-    /// them.
+    /// Segments that must exist and are missing or empty, although neither compaction nor a repair has
+    /// removed them.
     pub missing: Vec<String>,
-    /// Segments that the manifest named and that an earlier build has removed, which keeps no manifest.
+    /// Segments that the manifest named and that an earlier build, which keeps no manifest, has removed.
     pub forgotten: Vec<String>,
 }
 
 impl Recovery {
-    /// Returns whether a segment of root pointers and records is missing.
+    /// Returns whether a segment of root pointers and metadata is missing.
     pub fn lacks_rows(&self) -> bool {
         self.missing.iter().any(|segment| segment.starts_with("commit"))
     }
 
-    /// Returns how many damaged places and missing segments may have held root pointers or directory
-    /// records; a repair that did not end is one more.
+    /// Returns the number of damaged places and missing segments that may have held root pointers or
+    /// metadata. A repair that did not end adds one.
     pub fn pointers_at_risk(&self) -> usize {
         let nameless = self.damaged.iter().filter(|damage| damage.cid.is_none());
         let damaged = nameless.filter(|damage| damage.segment.starts_with("commit")).count();
@@ -76,15 +76,15 @@ impl Recovery {
 pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) segments: BTreeMap<u32, Arc<Segment>>,
-    /// The segment each stream goes on in, where, and what lies before.
+    /// Segment, position and footer so far with which each stream continues.
     pub(super) tails: HashMap<String, (Arc<Segment>, u64, SegmentFooter)>,
     pub(super) report: Recovery,
-    /// Above the number of every segment there is or was, readable or not.
+    /// A number above that of every segment that exists or existed, readable or not.
     pub(super) next_id: u32,
     pub(super) manifest: Manifest,
 }
 
-/// A stretch of a segment.
+/// A part of a segment.
 enum Stretch {
     Record {
         offset: u64,
@@ -95,7 +95,7 @@ enum Stretch {
         offset: u64,
         bytes: u64,
         key: Option<(Kind, Vec<u8>)>,
-        /// Why it cannot be read, if that is so.
+        /// The error that reading it gave, if it cannot be read.
         error: Option<io::Error>,
     },
 }
@@ -109,23 +109,23 @@ impl Stretch {
     }
 }
 
-/// Bytes of a disk that become unreadable together, at the least.
+/// Smallest number of bytes that a disk loses together.
 const SECTOR_BYTES: u64 = 4096;
 
 /// Reads all segments on `disk` in order.
 pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
     let (mut listed, mut manifest) = (Listed::read(disk)?, Manifest::read(disk)?);
     let numbers = manifest.named().iter().filter_map(|name| parse_name(name).map(|(_, id)| id));
-    // No other segment is taken for one that is missing.
+    // No other segment may get the number of a missing one.
     let next_id = listed.files.keys().copied().chain(numbers).max().map_or(1, |id| id + 1);
     listed.leave_segments(disk, &manifest)?;
     let (there, is_unrepaired) = (listed.names(), listed.is_unrepaired);
-    // No build empties a segment.
+    // No build leaves an empty segment behind.
     let known: BTreeSet<String> = there.union(&listed.emptied).cloned().collect();
     let forgotten = forget_removed(&mut manifest, &known);
     let missing = manifest.compare(&there);
     let report = Recovery { is_unrepaired, missing, forgotten, ..Recovery::default() };
-    // What is listed may not be durable, nor what is not be gone for good, if a sync failed before.
+    // After a failed sync, files that are listed may not be durable, and removed ones may come back.
     disk.sync()?;
     manifest.add_or_wait(disk, &there)?;
     let mut recovered = Recovered {
@@ -162,13 +162,13 @@ pub(super) fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
 
 impl Recovered {
     fn insert(&mut self, segment: &Segment, key: Key, slot: Slot) {
-        // Only blocks belong into bulk.
+        // The bulk stream contains only blocks.
         if !segment.is_bulk() || matches!(key, Key::Block(_)) {
             self.index.insert_key(key, slot);
         }
     }
 
-    /// Indexes a segment that another follows.
+    /// Indexes a segment that another one follows.
     fn read_sealed(&mut self, segment: &Segment) -> io::Result<()> {
         let (end, told) = footer::read(segment, segment.len()?)?;
         let Some(told) = told else {
@@ -181,8 +181,8 @@ impl Recovered {
         Ok(())
     }
 
-    /// Indexes the newest segment of a stream, and returns where it goes on, and what lies before: it
-    /// alone can have a torn tail.
+    /// Indexes the newest segment of a stream. Returns where it continues, and the footer so far. Only this
+    /// segment can have a torn tail.
     fn read_tail(&mut self, segment: &Segment) -> io::Result<(u64, SegmentFooter)> {
         let len = segment.len()?;
         let mut stretches = scan(segment, HEADER_BYTES, len, true)?;
@@ -191,22 +191,22 @@ impl Recovered {
             Stretch::Gap { .. } => 0,
         });
         let durable = durable.max().unwrap_or(0);
-        // What a killed process wrote may still be in the kernel's memory only. After a failed sync the
-        // kernel even takes it for written, and may forget it at any time: it is written once more,
-        // and only then read for good.
+        // What a killed process wrote may still be only in the memory of the kernel. After a failed sync
+        // the kernel even treats it as written, and may forget it at any time. So it is written again
+        // before it is read for good.
         segment.write_again(durable, len)?;
         let known = stretches.iter().take_while(|stretch| stretch.end() <= durable).count();
         stretches.truncate(known);
         let from = stretches.last().map_or(HEADER_BYTES, Stretch::end);
         stretches.extend(scan(segment, from, len, true)?);
         let found = self.index_stretches(segment, stretches, len, durable)?;
-        // What was filled.
+        // This makes the filled gaps durable.
         segment.sync()?;
         Ok(found)
     }
 
-    /// Indexes what a segment of `len` bytes consists of, and returns where its records end, and what
-    /// they are. Beyond `durable` it may have a torn tail.
+    /// Indexes the records of a segment of `len` bytes. Returns where they end, and the footer for them.
+    /// Beyond `durable` it may have a torn tail.
     fn index_stretches(
         &mut self,
         segment: &Segment,
@@ -225,7 +225,7 @@ impl Recovered {
                     }
                 }
                 Stretch::Gap { offset, bytes, key, error } => {
-                    // What cannot be read may have been acknowledged, though nothing after it says so.
+                    // An unreadable place may have been acknowledged even when no later record tells.
                     if let Some(error) = error
                         && offset + bytes > durable
                     {
@@ -243,8 +243,8 @@ impl Recovered {
                         footer = SegmentFooter::omitted();
                         continue;
                     }
-                    // In bulk, blocks behind an unfinished write are as good as any: it is filled,
-                    // so that it is not taken for damage once what follows is durable.
+                    // In the bulk stream, blocks behind an unfinished write are valid. The gap is filled,
+                    // so that it is not taken for damage once the records behind it are durable.
                     if segment.is_bulk() && !is_last && fill(segment, offset, bytes)? {
                         self.report.truncated.push(Damage { cid: None, ..damage });
                         footer = SegmentFooter::omitted();
@@ -261,13 +261,13 @@ impl Recovered {
     }
 }
 
-/// Puts records without meaning where an unfinished write is; false when that is too short.
+/// Writes records without content over an unfinished write. Returns false when it is too short for one.
 fn fill(segment: &Segment, offset: u64, bytes: u64) -> io::Result<bool> {
     let (mut at, end) = (offset, offset + bytes);
     let mut filler = Vec::new();
     while at < end {
         let mut len = (end - at).min(FILLER_BYTES_MAX);
-        // What is left over must hold a head, too.
+        // The rest must have room for a head, too.
         if (1..HEAD_BYTES as u64).contains(&(end - at - len)) {
             len -= HEAD_BYTES as u64;
         }
@@ -283,8 +283,8 @@ fn fill(segment: &Segment, offset: u64, bytes: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Splits a segment from `from` to `len` into records and gaps; gaps are maximal. With `values`, a record
-/// whose value fails its checksum is a gap, unless it holds nothing that counts.
+/// Splits a segment from `from` to `len` into records and gaps, which are as long as possible. With
+/// `values`, a record whose value fails its checksum is a gap, unless it holds nothing that counts.
 fn scan(segment: &Segment, from: u64, len: u64, values: bool) -> io::Result<Vec<Stretch>> {
     let most = if values { WINDOW_BYTES } else { HEADS_WINDOW_BYTES };
     let mut window = Window { segment, len, most, start: 0, bytes: Vec::new(), narrow_to: 0 };
@@ -340,8 +340,8 @@ struct Window<'a> {
     most: usize,
     start: u64,
     bytes: Vec<u8>,
-    /// Up to here something cannot be read: it is read by sectors, so that what is lost is asked for
-    /// a few times and not for each record before it, each of which may take seconds.
+    /// Position up to which a place cannot be read. Up to there the window reads sector by sector: each
+    /// failing read may take seconds, so a lost sector must not be read again for every record before it.
     narrow_to: u64,
 }
 
@@ -370,7 +370,7 @@ impl Window<'_> {
         Ok(&self.bytes[from..from + len])
     }
 
-    /// Returns the intact head at `at` and its key, when a whole record fits there.
+    /// Returns the intact head at `at` and its key, if a whole record fits there.
     fn head(&mut self, at: u64) -> io::Result<Option<(Head, Vec<u8>)>> {
         if at + HEAD_BYTES as u64 > self.len {
             return Ok(None);
@@ -390,7 +390,7 @@ impl Window<'_> {
     }
 }
 
-/// Returns the records of a sealed segment, whose values are not read.
+/// Returns the records of a sealed segment without reading their values.
 pub(super) fn records(segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
     match footer::read(segment, segment.len()?)? {
         (_, Some(told)) => Ok(told),
@@ -398,7 +398,7 @@ pub(super) fn records(segment: &Segment) -> io::Result<Vec<(Key, Slot)>> {
     }
 }
 
-/// Returns the records of a sealed segment as their heads tell them.
+/// Returns the records of a sealed segment according to their heads.
 pub(super) fn scanned(segment: &Segment, len: u64) -> io::Result<Vec<(Key, Slot)>> {
     let found = scan(segment, HEADER_BYTES, len, false)?.into_iter().filter_map(|stretch| {
         let Stretch::Record { offset, head, key } = stretch else { return None };
@@ -408,7 +408,7 @@ pub(super) fn scanned(segment: &Segment, len: u64) -> io::Result<Vec<(Key, Slot)
     Ok(found.collect())
 }
 
-/// Reads a segment up to `len` and returns what is damaged, with its key where that is readable.
+/// Reads a segment up to `len`. Returns the damaged places, with the key where that is readable.
 pub(super) fn verify(segment: &Segment, len: u64) -> io::Result<Vec<(Damage, Option<Key>)>> {
     let mut found = Vec::new();
     for stretch in scan(segment, HEADER_BYTES, len, true)? {

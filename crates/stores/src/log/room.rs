@@ -1,77 +1,77 @@
-//! How much of a disk the log may fill, and what it keeps back (docs/adr/0030).
+//! How much of a disk the log may fill, and how much it reserves (docs/adr/0030).
 //!
-//! Appends are refused before the disk is full. What is left then is for deletions and, below that, for
-//! compaction: it must write before it can give back. Compaction needs one [step](Room::step) at a time,
-//! whatever the size of a segment, so a reserve of a few MiB is always enough.
+//! Appends are refused before the disk is full. The rest is reserved for deletions and, below that, for
+//! compaction, which must write before it can free space. Compaction needs space for one [step](Room::step)
+//! at a time, whatever the size of a segment, so a reserve of a few MiB is always enough.
 
 use std::io;
 
 use super::Log;
 
-/// Smallest disk that a log is kept on, in bytes.
+/// Smallest disk that a log supports, in bytes.
 pub(crate) const DISK_BYTES_MIN: u64 = 32 << 20;
 
-/// Size at which a segment is sealed, in bytes: this part of the disk, within bounds.
+/// The size at which a segment is sealed is the size of the disk divided by this, within bounds.
 const SEGMENT_PART: u64 = 16;
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 const SEGMENT_BYTES_MAX: u64 = 128 << 20;
 
-/// Space kept back from [`Need::More`], in bytes: this part of the disk, within bounds.
+/// The space reserved from [`Need::More`] is the size of the disk divided by this, within bounds.
 const KEPT_PART: u64 = 16;
 const KEPT_BYTES_MIN: u64 = 8 << 20;
 const KEPT_BYTES_MAX: u64 = 160 << 20;
 
-/// The part of it that compaction alone may use, and its least size in bytes: several of the longest
-/// records, and the beginnings of segments.
+/// The part of the reserve that only compaction may use is the reserve divided by this. It has room for
+/// several of the longest records and the beginnings of segments.
 const COMPACTION_PART: u64 = 4;
 const COMPACTION_BYTES_MIN: u64 = 4 << 20;
 
-/// Longest step of compaction, as a part of that.
+/// The longest step of compaction is that part divided by this.
 const STEP_PART: u64 = 4;
 
-/// Most bytes that are appended between two looks at the disk.
+/// Most bytes that are appended before the free space is determined again.
 const LOOK_EVERY_BYTES: u64 = 4 << 20;
 
-/// What an append is for, and so how much of a disk that is nearly full it may use.
+/// The purpose of an append, which decides how much of a nearly full disk it may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// More of anything.
+    /// Content of any kind.
     More,
-    /// Rows, and changes that only take away.
+    /// Rows, and changes that only delete.
     Removal,
 }
 
-/// Space of a disk.
+/// The space of a disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     /// Bytes that this process may still use.
     pub free: u64,
-    /// Bytes in all.
+    /// Size of the disk in bytes.
     pub size: u64,
 }
 
 impl Room {
-    /// Returns the size at which a segment is sealed, in bytes.
+    /// Returns the size in bytes at which a segment is sealed.
     pub fn segment_bytes(&self) -> u64 {
         (self.size / SEGMENT_PART).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
     }
 
-    /// Returns the free bytes below which only removals and compaction go on.
+    /// Returns the number of free bytes below which only deletions and compaction continue.
     pub fn kept(&self) -> u64 {
         (self.size / KEPT_PART).clamp(KEPT_BYTES_MIN, KEPT_BYTES_MAX)
     }
 
-    /// Returns whether little is free: it is worth much work to give space back.
+    /// Returns whether so little is free that freeing space is worth much work.
     pub fn is_short(&self) -> bool {
         self.free < 2 * self.kept()
     }
 
-    /// Returns the free bytes below which only compaction goes on.
+    /// Returns the number of free bytes below which only compaction continues.
     pub(super) fn for_compaction(&self) -> u64 {
         (self.kept() / COMPACTION_PART).max(COMPACTION_BYTES_MIN)
     }
 
-    /// Returns how many bytes of records compaction may copy before it gives back the space of the
+    /// Returns the largest number of bytes of records that compaction may copy before it frees the
     /// originals, when `live` bytes are to be copied in all. One record may always be copied.
     pub(super) fn step(&self, live: u64) -> u64 {
         if self.free.saturating_sub(self.kept()) >= live {
@@ -81,16 +81,16 @@ impl Room {
     }
 }
 
-/// What may be appended without another look at the disk.
+/// The number of bytes that may be appended before the free space is determined again.
 #[derive(Debug, Default)]
 pub(super) struct Allowance {
-    /// Bytes.
+    /// Remaining bytes.
     left: u64,
-    /// Bytes that were granted and may not be written yet.
+    /// Bytes that were granted and may not have been written yet.
     under_way: u64,
 }
 
-/// Bytes that an append was granted, until they are written.
+/// A number of bytes that an append may write. It is released when they were written.
 #[derive(Debug)]
 pub(super) struct Grant<'a> {
     log: &'a Log,
@@ -104,12 +104,13 @@ impl Drop for Grant<'_> {
 }
 
 impl Log {
-    /// Returns how much space the disk has.
+    /// Returns the free space and the size of the disk.
     pub(crate) fn room(&self) -> io::Result<Room> {
         self.disk.room()
     }
 
-    /// Grants an append of so many bytes; fails when nothing is left but what is kept back for others.
+    /// Grants an append of `bytes` bytes. Fails when only space is left that is reserved for other
+    /// purposes.
     pub(super) fn grant(&self, need: Need, bytes: u64) -> io::Result<Grant<'_>> {
         let mut allowance = self.allowance.lock();
         if allowance.left < bytes {

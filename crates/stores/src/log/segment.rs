@@ -1,4 +1,4 @@
-//! One file of the log.
+//! A segment: one file of the log.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "records and segments are bounded far below these types by constants"
@@ -19,13 +19,14 @@ use super::{
     slot::Slot,
 };
 
-/// Bytes before the first record: the header twice, so that one damaged byte loses nothing.
+/// Length in bytes of the part before the first record: the header twice, so that one damaged byte loses
+/// nothing.
 pub(super) const HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
 
-/// Bytes of one copy: magic, id, stream, seed, and a check over them.
+/// Length in bytes of one copy of the header: magic, id, stream, seed, and a check over them.
 const HEADER_COPY_BYTES: usize = 40;
 
-/// Bytes written again at a time.
+/// Number of bytes that are rewritten at a time.
 const AGAIN_BYTES: usize = 1 << 20;
 
 const MAGIC: &[u8; 8] = b"FULALOG\x01";
@@ -36,21 +37,20 @@ pub(super) struct Segment {
     pub(super) seed: Seed,
     name: String,
     file: Box<dyn DiskFile>,
-    /// Whether a sync failed. The kernel tells of a lost write once: whoever syncs next must hear
-    /// of it too.
+    /// Whether a sync failed. The kernel reports a lost write only once, so every later sync must fail too.
     failed: Mutex<bool>,
-    /// Bytes at its end that tell what lies before them.
+    /// Length of its footer in bytes.
     footer_bytes: AtomicU64,
 }
 
-/// What opening a file came to.
+/// The result of opening a file.
 pub(super) enum Opened {
     Segment(Segment),
-    /// Its header is not one of ours any more; this long.
+    /// The file has this length and no readable header.
     Unreadable(u64),
 }
 
-/// Returns the stream prefix and the id in a file name.
+/// Returns the stream prefix and the id of a file name.
 pub(super) fn parse_name(name: &str) -> Option<(&str, u32)> {
     let (prefix, id) = name.strip_suffix(".log")?.split_once('-')?;
     let is_stream = StreamName::ALL.iter().any(|stream| stream.prefix() == prefix);
@@ -75,7 +75,7 @@ fn header_copy(prefix: &str, id: u32, seed: Seed) -> [u8; HEADER_COPY_BYTES] {
     copy
 }
 
-/// Returns the seed in a header, from whichever copy is intact.
+/// Returns the seed in a header, from the copy that is intact.
 fn seed_in(header: &[u8], prefix: &str, id: u32) -> Option<Seed> {
     header.chunks_exact(HEADER_COPY_BYTES).find_map(|copy| {
         let seed = Seed(copy[16..32].try_into().ok()?);
@@ -88,7 +88,7 @@ impl Segment {
         Self { id, seed, name, file, failed: Mutex::default(), footer_bytes: AtomicU64::default() }
     }
 
-    /// Creates a segment whose existence is durable when this returns.
+    /// Creates a segment. The file is durable when the call returns.
     pub(super) fn create(disk: &dyn Disk, prefix: &str, id: u32) -> io::Result<Self> {
         let name = name_of(prefix, id);
         let mut seed = [0; 16];
@@ -98,7 +98,7 @@ impl Segment {
         let header = [copy, copy].concat();
         let written = file.write_at(&header, 0).and_then(|()| file.sync());
         if let Err(error) = written.and_then(|()| disk.sync()) {
-            // Else the next try would find the name taken, when there is space again.
+            // Otherwise the next attempt would find the name taken when there is space again.
             drop(disk.remove(&name));
             return Err(error);
         }
@@ -147,15 +147,15 @@ impl Segment {
         self.file.write_at(bytes, offset)
     }
 
-    /// Writes once more what is there, and makes it durable.
+    /// Writes the content again, and makes it durable.
     pub(super) fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
         let mut buffer = vec![0; AGAIN_BYTES];
         for at in (from..to).step_by(AGAIN_BYTES) {
             let part = &mut buffer[..(to - at).min(AGAIN_BYTES as u64) as usize];
             self.file.read_at(part, at)?;
             match self.file.write_at(part, at) {
-                // Where what is overwritten takes new space, and there is none: nothing that was
-                // not synced is there any more on a file system that does so.
+                // Overwriting needs new space on this file system, and there is none. On such a file system
+                // nothing that was not synced is left.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
                 written => written?,
             }
@@ -167,7 +167,7 @@ impl Segment {
         self.file.read_at(buffer, offset)
     }
 
-    /// Reads a whole record and returns its value, if head and value are as they were written.
+    /// Reads a whole record. Returns its value if head and value are as they were written.
     pub(super) fn read_intact(&self, slot: &Slot) -> io::Result<Option<Bytes>> {
         let mut record = vec![0; slot.bytes() as usize];
         self.file.read_at(&mut record, u64::from(slot.offset))?;
@@ -180,7 +180,7 @@ impl Segment {
         Ok(is_intact.then(|| Bytes::from(record).slice(value_at..value_end)))
     }
 
-    /// Gives back the space of a sealed segment from `len` on, and of its footer.
+    /// Frees the space of a sealed segment from `len` on, including its footer.
     pub(super) fn cut(&self, len: u64) -> io::Result<()> {
         self.set_contents_bytes(0);
         self.truncate(len)
@@ -191,7 +191,7 @@ impl Segment {
         self.sync()
     }
 
-    /// Makes everything written before the call durable.
+    /// Makes everything durable that was written before the call.
     pub(super) fn sync(&self) -> io::Result<()> {
         let mut failed = self.failed.lock();
         if *failed {
@@ -200,8 +200,7 @@ impl Segment {
         self.file.sync().inspect_err(|_| *failed = true)
     }
 
-    /// Fills `value` from `offset`. When `may_wait` is false, false means that not all of it is in
-    /// memory.
+    /// Fills `value` from `offset`. Without `may_wait`, returns false when not all of it is in memory.
     pub(super) fn fill(&self, value: &mut [u8], offset: u64, may_wait: bool) -> io::Result<bool> {
         if may_wait {
             return self.file.read_at(value, offset).map(|()| true);
@@ -209,10 +208,10 @@ impl Segment {
         self.file.read_cached(value, offset)
     }
 
-    /// Removes the file; readers that hold the segment can still finish.
+    /// Deletes the file. Readers that hold the segment can still finish.
     pub(super) fn delete(&self, disk: &dyn Disk) -> io::Result<()> {
         match disk.remove(&self.name) {
-            // Removed before, by a call that failed after that.
+            // An earlier call that failed later has removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
         }
@@ -220,7 +219,7 @@ impl Segment {
     }
 }
 
-/// Renames a file so that it is no longer part of the log.
+/// Renames a file so that it no longer belongs to the log.
 pub(super) fn set_aside(disk: &dyn Disk, name: &str) -> io::Result<()> {
     disk.rename(name, &format!("{name}.damaged"))?;
     disk.sync()

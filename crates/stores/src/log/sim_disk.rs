@@ -1,5 +1,5 @@
-//! A disk that keeps its promises and not one more: what was not synced is lost, kept, kept in part,
-//! or kept without what was written before it; and any call may fail.
+//! A simulated disk that keeps only what the kernel promises. Unsynced writes are lost, kept, partly kept,
+//! or kept without those before them; and any call may fail.
 
 mod content;
 
@@ -14,15 +14,15 @@ use super::{
     room::Room,
 };
 
-/// What becomes unreadable together.
+/// Number of bytes that become unreadable together.
 const SECTOR_BYTES: usize = 4096;
 
-/// How a call fails.
+/// The way in which a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// There is no space for it.
+    /// The disk is full.
     Full,
-    /// The disk does not do it.
+    /// The disk reports an error.
     Io,
 }
 
@@ -52,11 +52,11 @@ impl Op {
 
 #[derive(Clone, Debug, Default)]
 struct Inode {
-    /// As it is read.
+    /// Content as it is read.
     content: Content,
-    /// As of the last sync.
+    /// Content as of the last sync.
     durable: Content,
-    /// Since then.
+    /// Writes since then.
     pending: Vec<Op>,
 }
 
@@ -74,23 +74,23 @@ struct State {
     pending_names: Vec<NameOp>,
     calls: u64,
     read_bytes: u64,
-    /// From which call on calls fail; only that one, or all that follow.
+    /// Number of the first call that fails, the error, and whether all later calls fail too.
     fault: Option<(u64, Fault, bool)>,
-    /// Says that it synced, and does not.
+    /// Whether the disk claims to sync and does not.
     lies: bool,
-    /// What can never be read again: a file, and where in it.
+    /// Unreadable places: a file, and the range in it.
     lost: Vec<(usize, Range<usize>)>,
     lost_reads: u64,
-    /// Its size in bytes, when that is bounded, and what of it other files take.
+    /// Size of the disk in bytes, if it is limited, and the bytes of other files on it.
     bound: Option<(u64, u64)>,
-    /// Every write since recording began, and the disk before it.
+    /// Every write since recording began, and the state of the disk before it.
     tape: Option<Vec<Taped>>,
 }
 
-/// A write that may be torn.
+/// A recorded write, which can be torn.
 #[derive(Clone, Debug)]
 pub(crate) struct Taped {
-    /// Which call it was.
+    /// Number of the call.
     pub(crate) call: u64,
     footer: Vec<Content>,
     names: BTreeMap<String, usize>,
@@ -100,12 +100,12 @@ pub(crate) struct Taped {
 }
 
 impl Taped {
-    /// Returns how long the write was.
+    /// Returns the length of the write in bytes.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Returns the disk with all that was written before, and so many bytes of this.
+    /// Returns the disk with all earlier writes and the first `kept` bytes of this one.
     pub(crate) fn torn(&self, kept: usize) -> SimDisk {
         let inode = |content: &Content| Inode {
             content: content.clone(),
@@ -123,7 +123,7 @@ impl Taped {
 }
 
 impl State {
-    /// Counts a call, and says whether it fails.
+    /// Counts a call, and fails if this call is to fail.
     fn step(&mut self) -> io::Result<()> {
         self.calls += 1;
         match self.fault {
@@ -141,7 +141,7 @@ impl State {
         }
     }
 
-    /// Returns how large the disk is, and what is free.
+    /// Returns the free space and the size of the disk.
     fn room(&self) -> Room {
         let Some((size, others)) = self.bound else {
             return Room { free: u64::MAX, size: u64::MAX };
@@ -157,7 +157,7 @@ impl State {
     }
 }
 
-/// The disk.
+/// A simulated disk. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SimDisk(Arc<Mutex<State>>);
 
@@ -172,18 +172,18 @@ impl SimDisk {
         self.0.lock()
     }
 
-    /// Makes the call after the next `after` calls fail, and those that follow it if that lasts.
+    /// Makes the call after the next `after` calls fail. With `lasts`, all later calls fail too.
     pub(crate) fn fail(&self, after: u64, fault: Fault, lasts: bool) {
         let mut state = self.state();
         state.fault = Some((state.calls + after + 1, fault, lasts));
     }
 
-    /// Lets all calls succeed from now on.
+    /// Makes all calls succeed from now on.
     pub(crate) fn mend(&self) {
         self.state().fault = None;
     }
 
-    /// Bounds the disk, of which other files leave so much free.
+    /// Limits the size of the disk, and its free space.
     pub(crate) fn set_room(&self, Room { free, size }: Room) {
         let mut state = self.state();
         state.bound = Some((size, 0));
@@ -191,17 +191,17 @@ impl SimDisk {
         state.bound = Some((size, others));
     }
 
-    /// Records writes from now on.
+    /// Records all writes from now on.
     pub(crate) fn record(&self) {
         self.state().tape = Some(Vec::new());
     }
 
-    /// Returns what was recorded.
+    /// Returns the recorded writes.
     pub(crate) fn recorded(&self) -> Vec<Taped> {
         self.state().tape.take().unwrap_or_default()
     }
 
-    /// Makes the part of a file around a place unreadable; returns where that is.
+    /// Makes the sector of a file around a position unreadable. Returns its range.
     pub(crate) fn lose(&self, name: &str, at: usize) -> Range<usize> {
         let begin = at / SECTOR_BYTES * SECTOR_BYTES;
         let part = begin..begin + SECTOR_BYTES;
@@ -211,22 +211,22 @@ impl SimDisk {
         part
     }
 
-    /// Makes it say that it synced when it did not.
+    /// Makes the disk claim to sync without doing so.
     pub(crate) fn lie(&self) {
         self.state().lies = true;
     }
 
-    /// Returns how many calls there were.
+    /// Returns the number of calls so far.
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls
     }
 
-    /// Returns how many reads were of what is lost.
+    /// Returns the number of reads of unreadable places.
     pub(crate) fn lost_reads(&self) -> u64 {
         self.state().lost_reads
     }
 
-    /// Returns how many bytes were read.
+    /// Returns the number of bytes that were read.
     pub(crate) fn read_bytes(&self) -> u64 {
         self.state().read_bytes
     }
@@ -250,7 +250,7 @@ impl SimDisk {
 impl Inode {
     fn after_crash(&self, rng: &mut Rng) -> Self {
         let mut content = self.durable.clone();
-        // Nothing, everything, a beginning, or any of them.
+        // Nothing is kept, or everything, or the first writes, or a random selection.
         let (mode, most) = (rng.below(4), rng.below(self.pending.len() as u64 + 1));
         for (n, op) in self.pending.iter().enumerate() {
             let is_kept = match mode {
@@ -346,7 +346,7 @@ impl DiskFile for SimFile {
         let mut state = self.disk.state();
         let failed = state.step();
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        // Half of a write that fails is there.
+        // Half of a failed write is there.
         let len = if failed.is_err() { bytes.len() / 2 } else { bytes.len() };
         let space = Content::space(state.inodes[self.inode].content.len());
         if Content::space(offset + len).saturating_sub(space) > state.room().free {
@@ -407,8 +407,8 @@ impl DiskFile for SimFile {
             return Ok(());
         }
         let inode = &mut state.inodes[self.inode];
-        // The kernel forgets what it could not write: it is read as if it were there, and a later
-        // sync says nothing of it.
+        // The kernel forgets what it could not write. It is read as if it were there, and a later sync
+        // reports nothing.
         if failed.is_ok() {
             let pending = std::mem::take(&mut inode.pending);
             for op in &pending {

@@ -1,4 +1,4 @@
-//! Where a record lies in the log.
+//! The place of a record in the log.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "records are bounded far below these types by constants"
@@ -6,18 +6,18 @@
 
 use super::record::HEAD_BYTES;
 
-/// A place in a stream: every record that is appended to it from some moment on lies at or after it.
+/// A place in a stream. Every record that is appended from some moment on lies at or after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LogPlace {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
 }
 
-/// Where one record lies.
+/// The place and the lengths of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) segment: u32,
-    /// Of the record's head; segments stay far below 4 GiB.
+    /// Position of the record's head. Segments stay far below 4 GiB.
     pub(crate) offset: u32,
     pub(crate) value_len: u32,
     pub(super) key_len: u16,
@@ -37,17 +37,17 @@ impl Slot {
         u64::from(self.offset) + HEAD_BYTES as u64 + u64::from(self.key_len)
     }
 
-    /// Returns where the record begins.
+    /// Returns the place at which the record begins.
     pub(crate) fn place(&self) -> LogPlace {
         LogPlace { segment: self.segment, offset: self.offset }
     }
 
-    /// Returns where the record ends in its segment.
+    /// Returns the position in the segment at which the record ends.
     pub(super) fn end(&self) -> u64 {
         u64::from(self.offset) + u64::from(self.bytes())
     }
 
-    /// Returns the length of the record, padding included.
+    /// Returns the length of the record in bytes, including padding.
     pub(crate) fn bytes(&self) -> u32 {
         (HEAD_BYTES as u32 + u32::from(self.key_len) + self.value_len).next_multiple_of(8)
     }

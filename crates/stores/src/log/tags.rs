@@ -1,27 +1,28 @@
-//! What the index knows blocks by: 96 bits, drawn from their addresses by a secret key (docs/adr/0029).
+//! Block tags: 96 bits that the index knows a block by, computed from its address with a secret key
+//! (docs/adr/0029).
 //!
-//! Each word of a tag is a strongly universal hash of the address: vector multiply-shift (M. Thorup,
-//! "High Speed Hashing for Integers and Strings", arXiv:1504.06804), by a key of its own.
-//! So any two addresses that were chosen without knowing the keys share a tag with probability 2^-96:
-//! of a billion blocks no two do, but for one chance in 2^37. The keys are drawn when a log is opened.
-//! It takes a few nanoseconds, so that the memory of several lookups is waited for at once; `SipHash`
-//! takes longer than that waiting.
+//! Each word of a tag is a strongly universal hash of the address: vector multiply-shift (M. Thorup, "High
+//! Speed Hashing for Integers and Strings", arXiv:1504.06804) with a key of its own. So any two addresses
+//! that were chosen without knowing the keys share a tag with probability 2^-96. Among a billion blocks,
+//! two share one with a probability of 1 in 2^37. The keys are drawn when a log is opened. The hash takes a
+//! few nanoseconds, so the processor can wait for the memory of several lookups at once. `SipHash` takes
+//! longer than that wait.
 
 use fula_core::Cid;
 
-/// Words of an address: the digest, and the codec.
+/// Number of 32-bit words of an address: the digest, and the codec.
 const WORDS: usize = 9;
 
-/// The name of a block in the index.
+/// The tag of a block in the index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct BlockTag(pub(super) [u32; 3]);
 
-/// Computes tags.
+/// Computes block tags with secret keys.
 pub(super) struct TagHasher([WordKey; 3]);
 
 /// The key of one word of a tag.
 struct WordKey {
-    /// For each word of the address.
+    /// One factor for each word of the address.
     factors: [u64; WORDS],
     added: u64,
 }
@@ -87,7 +88,7 @@ mod tests {
             let tags: Vec<_> = cids.iter().map(|cid| hasher.tag(cid)).collect();
             for word in 0..3 {
                 let words: HashSet<u32> = tags.iter().map(|tag| tag.0[word]).collect();
-                // Two of them are alike by chance once in two million times.
+                // Two of them are equal by chance once in two million runs.
                 assert!(words.len() + 1 >= cids.len());
             }
         }
@@ -105,7 +106,7 @@ mod tests {
                 *count += (one.0[at / 32] ^ other.0[at / 32]) >> (at % 32) & 1;
             }
         }
-        // Seven standard deviations around a half.
+        // The bounds are seven standard deviations around a half.
         assert!(counts.iter().all(|count| (845..1155).contains(count)), "{counts:?}");
     }
 }

@@ -1,18 +1,18 @@
-//! Making rows void that nobody needs any more: a record says up to where, and the rows that stay are
-//! appended again behind that place (docs/adr/0035).
+//! Makes unneeded rows void: a record states the place before which rows are void, and the rows that stay
+//! are appended again behind it (docs/adr/0035).
 
 use std::{collections::BTreeSet, io};
 
 use super::{Key, Kind, Log, LogPlace, Need, Record, Slot, StreamName};
 
-/// Rows handled at a time: others wait for the index.
+/// Number of rows that are handled while the index is locked, because others wait for it.
 const ROWS_AT_ONCE: usize = 1024;
 
 impl Log {
-    /// Makes root pointers void that lie before a place of the commit stream: appends the others again
-    /// that lie there, then a record with `floor`, and forgets those of `void`. On return all that is
-    /// durable. Returns the keys that are void now: not those that compaction has moved behind the
-    /// place, nor those that were replaced. Blocks the thread.
+    /// Makes the root pointers of `void` void that lie before a place of the commit stream. It appends the
+    /// other root pointers before that place again, then a record with `floor`, and removes those of `void`
+    /// from the index. All that is durable on return. Returns the keys that are void now. A row that
+    /// compaction has moved behind the place, or that was replaced, is not among them. Blocks the thread.
     ///
     /// On an error no row is void, unless the log cannot be written any more.
     pub(crate) fn void_roots(
@@ -21,7 +21,7 @@ impl Log {
         mut void: BTreeSet<Vec<u8>>,
         floor: &[u8],
     ) -> io::Result<BTreeSet<Vec<u8>>> {
-        // Until they are forgotten, compaction would move them behind the place.
+        // Until they are removed from the index, compaction would move them behind the place.
         let _no_compaction = self.compacting.lock();
         void.retain(|key| {
             let slot = self.index().row(Kind::Root, key);
@@ -36,7 +36,7 @@ impl Log {
         for some in keys.chunks(ROWS_AT_ONCE) {
             let mut index = self.index_mut();
             for key in some {
-                // One that is written anew lies behind the place.
+                // A row that is written in the meantime lies behind the place.
                 if index.row(Kind::Root, key).is_some_and(|slot| slot.place() < before) {
                     index.remove(&Key::Row(Kind::Root, (*key).clone()));
                 }
@@ -45,8 +45,8 @@ impl Log {
         Ok(void)
     }
 
-    /// Appends the root pointers again that lie before a place, but for those of `void`. A row that is
-    /// replaced meanwhile stays as it is then.
+    /// Appends the root pointers before a place again, except those of `void`. A row that is replaced in
+    /// the meantime is not appended.
     fn append_roots_again(&self, before: LogPlace, void: &BTreeSet<Vec<u8>>) -> io::Result<()> {
         let rows: Vec<(Key, Slot)> = {
             let index = self.index();
@@ -64,7 +64,7 @@ impl Log {
         Ok(())
     }
 
-    /// Forgets root pointers that lie before a place: they were void when the log was closed.
+    /// Removes root pointers before a place from the index: they were void when the log was closed.
     pub(crate) fn forget_roots_before(&self, before: LogPlace) {
         let mut index = self.index_mut();
         let roots = index.rows.range((Kind::Root, Vec::new())..(Kind::Metadata, Vec::new()));

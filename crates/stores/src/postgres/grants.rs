@@ -1,10 +1,10 @@
-//! What a database role needs that may not create tables, and what it lacks.
+//! The privileges that a database role without the right to create tables needs, and those that it lacks.
 
 use sqlx::Row;
 
 use super::{PostgresError, sessions::Connections, statement::Statement};
 
-/// What the gateway does with each table and view. It deletes nothing but entries of the list of packs, once
+/// Privileges that the gateway needs on each table and view. It deletes nothing but entries of the list of packs, once
 /// they are in an index run.
 const NEEDED: [(&str, &str); 6] = [
     ("bucket_roots", "SELECT, INSERT, UPDATE"),
@@ -15,8 +15,9 @@ const NEEDED: [(&str, &str); 6] = [
     ("fula_packs", "SELECT, INSERT, DELETE"),
 ];
 
-/// Privileges that the role lacks on tables that are there, as `table`, `privileges`; those of a table are
-/// one row. The role and the schema are in each row, also in the one that says that nothing is lacking.
+/// Lists the privileges that the role lacks on existing tables, as one row with `table` and `privileges`
+/// for each table. Every row carries role and schema, and one row always comes, even when nothing is
+/// lacking.
 const LACKING: &str = "SELECT current_user::TEXT AS role, current_schema()::TEXT AS schema,
     lacking.name AS name, lacking.privileges AS privileges
     FROM (SELECT 1) AS one LEFT JOIN (
@@ -30,12 +31,13 @@ const LACKING: &str = "SELECT current_user::TEXT AS role, current_schema()::TEXT
         WHERE NOT coalesce(has_table_privilege(to_regclass(name), privilege), true)
         GROUP BY name) AS lacking ON true ORDER BY lacking.name";
 
-/// Returns a name as SQL takes it, whatever characters it has. Always quoted: `user` is a word of SQL.
+/// Returns a name as SQL accepts it, whatever characters it contains. It is always quoted, because names
+/// such as `user` are keywords.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Returns the statements that let a role work on tables which another one owns.
+/// Returns the statements that let a role use tables which another role owns.
 pub(super) fn statements(schema: &str, role: &str) -> Vec<String> {
     let (schema, role) = (quoted(schema), quoted(role));
     let usage = format!("GRANT USAGE ON SCHEMA {schema} TO {role};");
@@ -45,11 +47,11 @@ pub(super) fn statements(schema: &str, role: &str) -> Vec<String> {
     std::iter::once(usage).chain(tables).collect()
 }
 
-/// What is known of the role that is connected.
+/// The facts about the connected role.
 struct Role {
     name: String,
     schema: Option<String>,
-    /// Statements that grant what it lacks on tables that it can see.
+    /// Statements that grant the missing privileges on tables that the role can see.
     lacking: Vec<String>,
 }
 
@@ -69,16 +71,16 @@ async fn role(connections: &Connections) -> Result<Role, sqlx::Error> {
     Ok(Role { name, schema, lacking })
 }
 
-/// Returns the schema in which the tables are, or would be.
+/// Returns the schema in which the tables are, or would be created.
 pub(super) async fn schema_of(connections: &Connections) -> Result<String, PostgresError> {
     let role = role(connections).await.map_err(PostgresError::Connect)?;
     role.schema.ok_or(PostgresError::NoSchema(role.name))
 }
 
-/// Refuses a role that lacks something on the tables there are.
+/// Refuses a role that lacks privileges on the existing tables.
 ///
 /// # Errors
-/// [`PostgresError::NotGranted`].
+/// [`PostgresError::NotGranted`] with the statements that grant them.
 pub(super) async fn check(connections: &Connections) -> Result<(), PostgresError> {
     match role(connections).await {
         Ok(role) if !role.lacking.is_empty() => {
@@ -86,14 +88,15 @@ pub(super) async fn check(connections: &Connections) -> Result<(), PostgresError
         }
         Ok(_) => Ok(()),
         Err(error) => {
-            // An engine that cannot be asked says it with the first statement that is refused.
-            tracing::debug!(%error, "cannot find out what the role may do");
+            // An engine without these catalogs reports missing privileges with the first statement that it
+            // refuses.
+            tracing::debug!(%error, "cannot read the privileges of the role");
             Ok(())
         }
     }
 }
 
-/// Says what a role lacks to which a statement was refused.
+/// Returns the error that names the privileges which the role lacked for a refused statement.
 pub(super) async fn explain(connections: &Connections, refused: sqlx::Error) -> PostgresError {
     match role(connections).await {
         Ok(role) if !role.lacking.is_empty() => {
@@ -109,7 +112,7 @@ pub(super) async fn explain(connections: &Connections, refused: sqlx::Error) -> 
     }
 }
 
-/// Returns whether a statement was refused because the role may not do that.
+/// Returns whether a statement was refused because of missing privileges.
 pub(super) fn is_refused(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| code == "42501")

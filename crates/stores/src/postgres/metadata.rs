@@ -20,15 +20,16 @@ use super::{
     unavailable,
 };
 
-/// Whether the record is there that every arbiter in use has: the fingerprint of the sealing key. Where it
-/// was and is not any more, tables were emptied, as a restore does before it fills them again.
+/// Tests whether the record exists that every arbiter in use has: the fingerprint of the sealing key. If it
+/// existed before and is missing now, the tables were emptied, as a restore does before it fills them.
 macro_rules! in_use {
     () => {
         "EXISTS (SELECT 1 FROM fula_directory WHERE kind = 'modes' AND name = 'secrets-key')"
     };
 }
 
-/// Values travel as hex digits, which the settings of a session do not change. One row always comes.
+/// Reads records. Values are sent as hex digits, which do not depend on settings of the session. One row
+/// always comes.
 const READ: &str = concat!(
     "SELECT in_use, name, version, encode(value, 'hex') AS value FROM (SELECT ",
     in_use!(),
@@ -43,7 +44,7 @@ const LIST: &str = concat!(
     ORDER BY convert_to(name, 'UTF8') LIMIT $3) AS found ON true"
 );
 
-/// With 1 for `$5`, nothing is written into tables that were emptied.
+/// Writes the first version of a record. With 1 for `$5` it writes nothing into tables that were emptied.
 const FIRST: &str = concat!(
     "WITH written AS (
     INSERT INTO fula_directory (kind, name, version, value) SELECT $1, $2, 1, $3 WHERE ",
@@ -67,7 +68,7 @@ const NEXT: &str = concat!(
     " AS is_durable"
 );
 
-/// Why nothing is read from tables that were emptied.
+/// The reason why tables that were emptied are not read.
 const EMPTIED: &str = "the arbiter's tables were emptied: a restore may be under way";
 
 /// A metadata store that several masters share.
@@ -75,7 +76,7 @@ const EMPTIED: &str = "the arbiter's tables were emptied: a restore may be under
 pub struct PostgresMetadata {
     reads: Connections,
     writes: Connections,
-    /// Whether the arbiter was ever found in use: then its tables are never taken for those of a new one.
+    /// Whether the arbiter was ever found in use. Then its tables are never taken for those of a new one.
     was_in_use: Arc<AtomicBool>,
 }
 
@@ -84,7 +85,7 @@ impl PostgresMetadata {
         Self { reads, writes, was_in_use: Arc::default() }
     }
 
-    /// Returns the records in the rows of a read, unless tables were emptied meanwhile.
+    /// Returns the records in the rows of a read, unless the tables were emptied in the meantime.
     fn entries(
         &self,
         action: &'static str,

@@ -1,9 +1,9 @@
 //! A shared arbiter in Postgres, or in an engine that speaks its protocol and SQL.
 //!
-//! Two small pools: reads are bounded by the server, swaps never are. A swap cancelled while it
-//! waits for a synchronous replica is committed all the same, and would be reported as failed.
-//! Everything works on the primary only; nothing relies on NOTIFY or advisory locks. What is to be
-//! durable relies on no setting of a session either: a pooler may stand in between.
+//! There are two small pools of connections. The server limits the time of reads, but never that of swaps:
+//! a swap that is cancelled while it waits for a synchronous replica is committed all the same, and would
+//! be reported as failed. All statements go to the primary. Nothing relies on NOTIFY or advisory locks.
+//! Durability does not rely on settings of a session either, because a pooler may stand in between.
 //! Decisions: docs/adr/0007, docs/adr/0031.
 
 mod grants;
@@ -34,82 +34,85 @@ use self::{
     statement::{Statement, durable},
 };
 
-/// How long to wait for the answer of a statement.
+/// Longest wait for the answer to a statement.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long an unanswered swap keeps its connection, so that it is not cancelled by us.
+/// Time for which an unanswered swap keeps its connection, so that the client does not cancel it.
 const SWAP_KEPT: Duration = Duration::from_mins(2);
 
-/// An arbiter that cannot be used.
+/// The reason why an arbiter cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
-    /// Mend the URL; it is not repeated here, it may hold a password.
+    /// The URL is malformed. It is not repeated, because it may contain a password.
     #[error(
         "FULA_DATABASE_URL is not a Postgres URL: postgres://user:password@host:port/database; \
          characters such as / ? # @ in the password are escaped, e.g. %2F"
     )]
     Url,
-    /// Leave the parameter out; it is not repeated here either.
+    /// The URL has an unknown parameter. It is not repeated either.
     #[error(
         "FULA_DATABASE_URL has a parameter that is not known; known are sslmode, sslrootcert, sslcert, \
          sslkey, host, hostaddr, port, dbname, user, password, application_name, options and \
          statement-cache-capacity"
     )]
     Parameter,
-    /// Start the server, or mend the URL.
+    /// The server cannot be reached. Start it, or correct the URL.
     #[error(
         "the arbiter cannot be reached; check that its database runs, and that FULA_DATABASE_URL leads to it"
     )]
     Connect(#[source] sqlx::Error),
-    /// Turn the setting on: a crash of the server would lose what was acknowledged.
+    /// A setting of the server is off without which a crash would lose acknowledged writes. Turn it on.
     #[error("the arbiter runs with {0}=off and would lose acknowledged writes; turn it on")]
     NotDurable(&'static str),
-    /// Turn the settings on that are named: what was sent is not carried out without them.
+    /// The server does not carry out the settings that durability needs.
     #[error(
-        "the arbiter does not keep the settings that a durable write needs: synchronous_commit, \
+        "the arbiter does not apply the settings that a durable write needs: synchronous_commit, \
          fsync and full_page_writes"
     )]
     SettingsNotKept,
-    /// Use the pooler in session mode, or connect to the server itself.
+    /// The pooler does not keep settings with their statement. Use its session mode, or connect to the
+    /// server itself.
     #[error(
         "the pooler in front of the arbiter does not keep the settings of a transaction that come \
          with its statement in one message; use its session mode, or let FULA_DATABASE_URL lead to \
          the server itself"
     )]
     Pooler(#[source] Option<sqlx::Error>),
-    /// Point the URL at the primary.
+    /// The server is a replica. Let the URL lead to the primary.
     #[error("the arbiter is a read-only replica; FULA_DATABASE_URL must name the primary")]
     ReadOnly,
-    /// Migrate with a role that may.
+    /// The tables are out of date and this role may not change them. Run `fula migrate` with a role that
+    /// may.
     #[error(
         "the arbiter's tables cannot be brought up to date; run `fula migrate` with a role that may"
     )]
     Migrate(#[source] sqlx::Error),
-    /// Migrate with a role that may, and grant this one what it needs.
+    /// The tables are missing or out of date. Run `fula migrate` with a role that may change them, and
+    /// grant this role what it needs.
     #[error(
         "the arbiter's tables are missing or out of date, and role {role} of FULA_DATABASE_URL may not \
          change that; run `fula migrate --role {role}` with a role that owns them or may create them (CREATE \
          ON SCHEMA {schema}), then the grants that it prints"
     )]
     MayNotCreate {
-        /// Who is connected.
+        /// Name of the connected role.
         role: String,
-        /// Where tables are made.
+        /// Schema in which tables are created.
         schema: String,
-        /// What the server said.
+        /// Error of the server.
         source: sqlx::Error,
     },
-    /// Grant what is missing.
+    /// The role lacks privileges. Grant them.
     #[error(
         "role {role} of FULA_DATABASE_URL lacks rights; run as the owner of the tables: {lacking}"
     )]
     NotGranted {
-        /// Who is connected.
+        /// Name of the connected role.
         role: String,
-        /// Statements that grant what is missing.
+        /// Statements that grant the missing privileges.
         lacking: String,
     },
-    /// Let the role use a schema.
+    /// The role may not use any schema of its search path. Grant it one.
     #[error(
         "role {0} of FULA_DATABASE_URL may use no schema of its search path; grant it USAGE ON SCHEMA public, \
          or set its search_path"
@@ -117,7 +120,7 @@ pub enum PostgresError {
     NoSchema(String),
 }
 
-/// Shared root pointers and directory.
+/// A shared arbiter: root pointers and metadata in one database.
 #[derive(Clone, Debug)]
 pub struct PostgresArbiter {
     /// The root pointers.
@@ -126,13 +129,13 @@ pub struct PostgresArbiter {
     pub metadata: Arc<PostgresMetadata>,
     /// The list of packs.
     pub packs: Arc<PostgresPacks>,
-    /// How it tells its place in time.
+    /// The source of the arbiter's mark.
     pub mark_source: MarkSource,
 }
 
 impl PostgresArbiter {
-    /// Connects, and brings the tables up to date when they are not. With `compares` off, swaps
-    /// replace whatever is there: only ever for showing what that loses.
+    /// Connects, and brings the tables up to date. With `compares` off, swaps replace any row; this is only
+    /// for demonstrating what that loses.
     ///
     /// # Errors
     /// [`PostgresError`].
@@ -152,7 +155,7 @@ impl PostgresArbiter {
     }
 
     /// Brings the tables up to date and does nothing else. Returns the statements that let each of `roles`
-    /// work on them.
+    /// use them.
     ///
     /// # Errors
     /// [`PostgresError`].
@@ -184,11 +187,11 @@ impl PostgresArbiter {
     }
 }
 
-/// Raises the counter, durably: what forgot some of it in a crash would seem to have gone back.
+/// Raises the counter, durably. If a crash lost some of it, the arbiter would seem to have gone back.
 const RAISE: &str =
     concat!("UPDATE fula_arbiter SET counter = counter + 1 WHERE id = 1 AND ", durable!("$1"));
 
-/// Raises the counter every second for as long as anyone uses the arbiter.
+/// Raises the counter every second as long as the arbiter is in use.
 async fn raise_counter(connections: Connections) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     while !connections.is_closed() {
@@ -196,7 +199,7 @@ async fn raise_counter(connections: Connections) {
         let raise = Statement::new(RAISE).text(connections.server.commit);
         if let Err(error) = connections.fetch(&raise).await {
             connections.server.notice(&error);
-            tracing::warn!(%error, "cannot raise the arbiter's counter");
+            tracing::warn!(%error, "cannot raise the arbiter's counter; trying again");
         }
     }
 }
@@ -209,7 +212,7 @@ fn malformed(why: &'static str) -> StoreError {
     StoreError::Malformed { what: "row of the arbiter", why }
 }
 
-/// Reads the mark and the time that every statement answers with.
+/// Reads the mark and the time that the answer of every statement contains.
 fn stamp<T>(row: &PgRow, value: T) -> Result<Stamped<T>, StoreError> {
     let wrong = |_| malformed("no mark");
     let arbiter = row.try_get("arbiter").map_err(wrong)?;

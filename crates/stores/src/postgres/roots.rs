@@ -19,14 +19,14 @@ use super::{
     unavailable,
 };
 
-/// Rows by owner and name; one row of nulls when there are none, for the mark.
+/// Reads rows by owner and name. One row of nulls carries the mark when there are none.
 const GET: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
     SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
         global_name, claim
     FROM bucket_roots
     WHERE (owner_id, bucket) IN (SELECT * FROM unnest($1::TEXT[], $2::TEXT[]))) AS roots ON true";
 
-/// Rows of one owner after a name, in byte order whatever the database's collation.
+/// Lists rows of one owner after a name, in byte order whatever the collation of the database.
 const LIST: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
     SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
         global_name, claim
@@ -34,7 +34,7 @@ const LIST: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEF
     WHERE owner_id = $1 AND convert_to(bucket, 'UTF8') > convert_to($2, 'UTF8')
     ORDER BY convert_to(bucket, 'UTF8') LIMIT $3) AS roots ON true";
 
-/// Rows of all owners after a place.
+/// Lists rows of all owners after an address.
 const SCAN: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEFT JOIN (
     SELECT owner_id, bucket, root_cid, version, generation, bucket_id, created_ms, deleted_ms,
         global_name, claim
@@ -48,7 +48,7 @@ const FIND: &str = "SELECT arbiter, position, now_ms, roots.* FROM fula_mark LEF
         global_name, claim
     FROM bucket_roots WHERE global_name = $1) AS roots ON true";
 
-/// Counts the live rows of one owner, and those of them that hold their name.
+/// Counts the live rows of one owner, and those of them that hold their global name.
 const COUNT: &str = "SELECT arbiter, position, now_ms, buckets, global_names FROM fula_mark, (
     SELECT count(*) AS buckets, count(global_name) AS global_names
     FROM bucket_roots WHERE owner_id = $1 AND deleted_ms IS NULL) AS counted";
@@ -90,7 +90,7 @@ const CREATE: &str = concat!(
     " AS is_durable FROM fula_mark"
 );
 
-/// Replaces whatever is there.
+/// Replaces a row without comparing it.
 const OVERWRITE: &str = concat!(
     "WITH swapped AS (
     INSERT INTO bucket_roots (owner_id, bucket, root_cid, version, generation, bucket_id,
@@ -114,14 +114,14 @@ const OVERWRITE: &str = concat!(
     " AS is_durable FROM fula_mark"
 );
 
-/// One row, once it is beyond a version.
+/// Reads one row, once it is beyond a version.
 const WAIT: &str = "SELECT * FROM fula_wait_root($1, $2, $3, $4::INT)";
 
-/// Asks to go first. It is advice, so this transaction alone does not wait for the disk.
+/// Asks to go first. A claim is only advice, so this transaction alone does not wait for the disk.
 const CLAIM: &str = "UPDATE bucket_roots SET claim = $3 WHERE owner_id = $1 AND bucket = $2
     AND set_config('synchronous_commit', 'off', true) = 'off'";
 
-/// Times a swap is sent again after the server said that it was not applied.
+/// Number of times that a swap is sent again after the server reported that it was not applied.
 const TRIES: usize = 8;
 
 /// Root pointers that several masters share.
@@ -129,7 +129,7 @@ const TRIES: usize = 8;
 pub struct PostgresRoots {
     reads: Connections,
     swaps: Connections,
-    /// Whether a swap compares what it replaces.
+    /// Whether a swap compares the row that it replaces.
     compares: bool,
     /// Whether the server can wait for a row.
     can_wait: bool,
@@ -142,16 +142,16 @@ struct Swap {
     expected: Option<RootPointer>,
     new: NewRoot,
     compares: bool,
-    /// What `synchronous_commit` must be.
+    /// Required value of `synchronous_commit`.
     commit: &'static str,
 }
 
-/// What the server said of a swap.
+/// The answer of the server to a swap.
 enum Sent {
     Applied(Stamped<()>),
     Refused,
     NameTaken,
-    /// Certainly not applied, and worth another try.
+    /// The swap was certainly not applied, and another attempt may succeed.
     Again(sqlx::Error),
     NotApplied(sqlx::Error),
     Unknown(StoreError),
@@ -181,7 +181,7 @@ impl PostgresRoots {
         Ok(Stamped { value: value.collect(), time: found.time, mark: found.mark })
     }
 
-    /// Sends a swap. It is not cancelled when its caller goes away, or stops waiting.
+    /// Sends a swap. It is not cancelled when the caller goes away or stops waiting.
     async fn send(&self, swap: &Swap) -> Sent {
         let connection = match self.swaps.acquire().await {
             Ok(connection) => connection,
@@ -219,7 +219,7 @@ async fn run(
     }
 }
 
-/// Reads what a swap came to. One that could not be durable was not carried out.
+/// Reads the outcome of a swap. A swap that could not be durable was not carried out.
 fn answer_of(row: &PgRow) -> Sent {
     let swapped: Result<i64, _> = row.try_get("swapped");
     let is_durable: Result<bool, _> = row.try_get("is_durable");
@@ -267,14 +267,15 @@ impl Swap {
         }
     }
 
-    /// Tells what an error of the server proves. Only what it says before it commits does.
+    /// Determines what an error of the server proves. Only an error from before the commit proves anything.
     fn judge(&self, error: sqlx::Error) -> Sent {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {
-            // Somebody holds the global name: fatal if it was required, else known next time.
+            // Another owner holds the global name. This is final if the name was required; otherwise the
+            // next attempt sees it.
             Some("23505") if self.new.global_name == GlobalName::Require => Sent::NameTaken,
-            // Serialization failure, deadlock, lock not had in time; a session that is not the one in
-            // which the statement was prepared.
+            // Serialization failure, deadlock, or lock timeout; or the session is not the one in which the
+            // statement was prepared.
             Some("23505" | "40001" | "40P01" | "55P03" | "26000" | "42P05") => Sent::Again(error),
             // Read-only, starting up, too many connections; wrong SQL or no permission.
             Some("25006" | "57P03" | "53300") => Sent::NotApplied(error),
@@ -286,7 +287,7 @@ impl Swap {
     }
 }
 
-/// Versions, generations and times stay far below the limit of a signed number.
+/// Converts a number to a signed one. Versions, generations and times stay far below the limit.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -331,7 +332,7 @@ impl RootPointerStore for PostgresRoots {
                 Sent::Unknown(error) => return Err(SwapError::Unknown(error)),
             }
         };
-        // A statement of its own, begun after the swap was refused: it sees who won.
+        // This is a separate statement, begun after the swap was refused, so it sees the winner.
         let current = self.get(std::slice::from_ref(bucket)).await.map_err(SwapError::NotSent)?;
         let Stamped { mut value, time, mark } = current;
         let value = outcome.unwrap_or(CasOutcome::Conflict { current: value.pop().flatten() });
@@ -424,14 +425,14 @@ impl RootPointerStore for PostgresRoots {
     }
 }
 
-/// Reads the rows of an answer, whose mark is in each of them.
+/// Reads the rows of an answer. Each contains the mark.
 fn rows_of(rows: &[PgRow]) -> Result<Stamped<Vec<RootRow>>, StoreError> {
     let first = rows.first().ok_or(malformed("the arbiter has no mark"))?;
     let value = rows.iter().map(row_of).collect::<Result<Vec<_>, _>>()?;
     stamp(first, value.into_iter().flatten().collect())
 }
 
-/// Reads one row; `None` where the join found none.
+/// Reads one row. Returns `None` where the join found none.
 fn row_of(row: &PgRow) -> Result<Option<RootRow>, StoreError> {
     let text = |column: &'static str| -> Result<Option<String>, StoreError> {
         row.try_get(column).map_err(|_| malformed("a column is missing"))
@@ -460,7 +461,7 @@ fn row_of(row: &PgRow) -> Result<Option<RootRow>, StoreError> {
         created: number("created_ms")?.ok_or_else(foreign)?,
         deleted: number("deleted_ms")?,
         global_name: text("global_name")?.is_some(),
-        // Whatever stands there that is no writer of ours asks for nothing.
+        // A value that is not a writer id claims nothing.
         claim: text("claim")?.and_then(|claim| WriterId::from_str(&claim).ok()),
     }))
 }

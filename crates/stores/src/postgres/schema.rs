@@ -1,12 +1,12 @@
-//! Tables of a shared arbiter: created and extended in place, never rewritten.
+//! The tables of a shared arbiter. They are created and extended in place, never rewritten.
 
 use sqlx::Row;
 
 use super::{PostgresError, grants, sessions::Connections, statement::Statement};
 
-/// Statements that bring any earlier state up to date; each may run again and again.
+/// Statements that bring any earlier state up to date. Each may run repeatedly.
 ///
-/// `bucket_roots` begins as an earlier implementation made it; every other column is added.
+/// `bucket_roots` begins with the columns of an earlier implementation; every other column is added.
 const MIGRATIONS: [&str; 10] = [
     "CREATE TABLE IF NOT EXISTS bucket_roots (
         owner_id TEXT NOT NULL, bucket TEXT NOT NULL, root_cid TEXT NOT NULL,
@@ -37,11 +37,11 @@ const MIGRATIONS: [&str; 10] = [
         blocks BYTEA NOT NULL)",
 ];
 
-/// Index of the buckets that an owner has. Without it, counting them reads those that were deleted, too.
+/// Creates an index of the live buckets of an owner. Without it, counting them reads deleted ones too.
 const LIVE: &str = "CREATE INDEX IF NOT EXISTS bucket_roots_live ON bucket_roots (owner_id)
     WHERE deleted_ms IS NULL";
 
-/// Makes that index in the tables of an earlier version, if the role may.
+/// Creates that index in the tables of an earlier version, if the role may.
 pub(super) async fn index_live(connections: &Connections) {
     let there = "SELECT to_regclass('bucket_roots_live') IS NOT NULL AS there";
     let found = connections.fetch(&Statement::new(there)).await;
@@ -49,26 +49,26 @@ pub(super) async fn index_live(connections: &Connections) {
         return;
     }
     if let Err(error) = run(connections, LIVE).await {
-        tracing::info!(%error, "an index of the buckets in use is missing: run `fula migrate`");
+        tracing::info!(%error, "the index of live buckets is missing: run `fula migrate`");
     }
 }
 
-/// How far the arbiter has come, as Postgres itself knows it: the flushed position of its log.
+/// Defines the mark as Postgres itself knows it: the flushed position of its log.
 const MARK_OF_POSTGRES: &str = "CREATE OR REPLACE VIEW fula_mark AS SELECT
     (SELECT system_identifier FROM pg_control_system())::TEXT || '/'
         || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) AS arbiter,
     (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::BIGINT AS position,
     (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS now_ms";
 
-/// The same for engines without such a log: a counter that every master raises.
+/// Defines the mark for engines without such a log: a counter that every master raises.
 const MARK_OF_COUNTER: &str = "CREATE OR REPLACE VIEW fula_mark AS SELECT
     'counter/' || name AS arbiter, counter AS position,
     (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS now_ms
     FROM fula_arbiter WHERE id = 1";
 
-/// Waits in the server until a row is beyond a version, so that a master which lets others go first
-/// hears of them without asking over and over. Each statement of a volatile function sees what was
-/// committed before it. An engine without such functions is asked over and over.
+/// Defines a function that waits in the server until a row is beyond a version. A master that lets others
+/// go first need not poll then. Each statement of a volatile function sees what was committed before it. An
+/// engine without such functions is polled.
 const WAIT: &str = "CREATE OR REPLACE FUNCTION fula_wait_root(
         the_owner TEXT, the_bucket TEXT, beyond BIGINT, patience_ms INT)
     RETURNS TABLE (arbiter TEXT, \"position\" BIGINT, now_ms BIGINT, owner_id TEXT, bucket TEXT,
@@ -90,9 +90,9 @@ const WAIT: &str = "CREATE OR REPLACE FUNCTION fula_wait_root(
             ON r.owner_id = the_owner AND r.bucket = the_bucket;
     END $$";
 
-/// Returns whether a row can be waited for in the server; makes it so if the role may.
+/// Returns whether the server can wait for a row. Defines the function if the role may.
 ///
-/// Where sessions are shared nothing waits: whoever waits for a swap might keep it from a session.
+/// Where sessions are shared nothing waits: a wait could keep a swap from getting a session.
 pub(super) async fn can_wait(connections: &Connections) -> bool {
     let there =
         "SELECT coalesce(has_function_privilege(to_regproc('fula_wait_root'), 'EXECUTE'), false)
@@ -105,7 +105,7 @@ pub(super) async fn can_wait(connections: &Connections) -> bool {
     match run(connections, WAIT).await {
         Ok(()) => true,
         Err(error) => {
-            tracing::info!(%error, "the arbiter cannot wait for rows: it is asked over and over");
+            tracing::info!(%error, "the arbiter cannot wait for rows: it is polled");
             false
         }
     }
@@ -115,7 +115,7 @@ fn is_true(row: &sqlx::postgres::PgRow) -> bool {
     row.try_get("there").unwrap_or(false)
 }
 
-/// Everything that statements rely on; fails where something is missing.
+/// Uses everything that the statements rely on. It fails where something is missing.
 const PROBE: &str = "SELECT (SELECT count(*) FROM (SELECT generation, global_name, bucket_id,
     created_ms, deleted_ms, claim FROM bucket_roots LIMIT 1) AS roots), (SELECT count(*)
     FROM (SELECT kind, name, version, value FROM fula_directory LIMIT 1) AS directory),
@@ -123,10 +123,10 @@ const PROBE: &str = "SELECT (SELECT count(*) FROM (SELECT generation, global_nam
     (SELECT count(*) FROM (SELECT seq, pack, generation, bytes, blocks FROM fula_packs LIMIT 1) AS packs),
     (SELECT arbiter FROM fula_mark) AS arbiter";
 
-/// Times a statement is tried when masters migrate at the same moment.
+/// Number of attempts of a statement when several masters migrate at the same moment.
 const TRIES: usize = 10;
 
-/// How an arbiter tells its place in time.
+/// The source of an arbiter's mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkSource {
     /// The write-ahead log of Postgres.
@@ -135,7 +135,7 @@ pub enum MarkSource {
     Counter,
 }
 
-/// Brings the tables up to date; says how the arbiter tells its place in time.
+/// Brings the tables up to date. Returns the source of the mark.
 pub(super) async fn migrate(
     connections: &Connections,
     wanted: Option<MarkSource>,
@@ -161,7 +161,7 @@ async fn run(connections: &Connections, statement: &'static str) -> Result<(), P
         tries += 1;
         match connections.change(statement).await {
             Ok(()) => return Ok(()),
-            // Postgres lets two sessions that create the same thing collide.
+            // Postgres reports a collision when two sessions create the same thing.
             Err(error) if is_collision(&error) && tries < TRIES => {
                 tokio::time::sleep(std::time::Duration::from_millis(20 << tries.min(5))).await;
             }
@@ -179,7 +179,7 @@ fn is_collision(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| collisions.contains(&code.as_ref()))
 }
 
-/// Returns how the arbiter tells its place in time, or `None` when tables must be migrated first.
+/// Returns the source of the mark, or `None` when tables must be migrated first.
 pub(super) async fn probe(connections: &Connections) -> Result<Option<MarkSource>, PostgresError> {
     match connections.fetch(&Statement::new(PROBE)).await {
         Ok(rows) => {
@@ -188,7 +188,7 @@ pub(super) async fn probe(connections: &Connections) -> Result<Option<MarkSource
             let counter = arbiter.starts_with("counter/");
             Ok(Some(if counter { MarkSource::Counter } else { MarkSource::Log }))
         }
-        // Undefined table or column.
+        // This is an undefined table or column.
         Err(sqlx::Error::Database(error))
             if error.code().is_some_and(|code| ["42P01", "42703"].contains(&code.as_ref())) =>
         {

@@ -1,4 +1,4 @@
-//! Connections, what their sessions are set to, and whether those are shared.
+//! Connections to the arbiter, the settings of their sessions, and whether these are shared.
 
 use std::{
     str::FromStr,
@@ -19,30 +19,30 @@ use tokio::time::Instant;
 
 use super::{ANSWER, PostgresError, statement::Statement, unavailable, url};
 
-/// Connections for each of reads and swaps.
+/// Number of connections of each of the two pools.
 const CONNECTIONS: u32 = 8;
 
-/// How long to wait for a connection; nothing has been sent until there is one.
+/// Longest wait for a connection. Nothing has been sent until there is one.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// How long masters go on asking at start for an arbiter that does not answer.
+/// Time for which a starting master waits for an arbiter that does not answer.
 const START: Duration = Duration::from_secs(30);
 
-/// In which order two connections are asked who answers them, to find out whether sessions are shared:
-/// no pooler that hands out sessions in turn, or the last one first, gives each of the two its own.
+/// Order in which two connections are asked for the id of their session, to find out whether sessions are
+/// shared. No pooler that hands out sessions in turn, or the last one first, gives each connection its own.
 const ASKED: [usize; 8] = [0, 0, 1, 1, 0, 1, 0, 0];
 
-/// What a statement is for, and so what its session must be set to.
+/// The purpose of a statement, which decides the settings of its session.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Session {
-    /// Bounded by the server, too.
+    /// A statement whose time the server limits too.
     Read,
-    /// Never cancelled by the server: a swap that waits for a synchronous replica is committed.
+    /// A statement that the server never cancels: a swap that waits for a synchronous replica is committed.
     Swap,
 }
 
 impl Session {
-    /// Settings of a session of our own.
+    /// Returns the settings of a session that this process alone uses.
     fn of_session(self) -> &'static str {
         match self {
             Self::Read => {
@@ -55,7 +55,7 @@ impl Session {
         }
     }
 
-    /// The same for one transaction in a session that others use as well.
+    /// Returns the same settings for one transaction in a session that others use as well.
     pub(super) fn of_transaction(self) -> &'static str {
         match self {
             Self::Read => {
@@ -69,12 +69,12 @@ impl Session {
     }
 }
 
-/// What was found out about the arbiter at the start.
+/// The facts about the arbiter that were found out at the start.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
-    /// What `synchronous_commit` must be for whatever is to be durable.
+    /// Value of `synchronous_commit` that durable statements need.
     pub(super) commit: &'static str,
-    /// Whether a pooler lets others use a session between two of our statements.
+    /// Whether a pooler lets others use a session between two statements of this process.
     is_shared: Arc<AtomicBool>,
 }
 
@@ -83,22 +83,24 @@ impl Server {
         self.is_shared.load(Ordering::Relaxed)
     }
 
-    /// Notices from an error of a statement that the session is not the one in which the statement was
-    /// prepared, as after the mode of a pooler was changed. Nothing was carried out then.
+    /// Detects from an error that the session is not the one in which the statement was prepared, as after
+    /// a change of a pooler's mode. The statement was not carried out then.
     pub(super) fn notice(&self, error: &sqlx::Error) -> bool {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        // No such prepared statement; one of that name.
+        // These mean that no such prepared statement exists, or that one of this name does.
         if !code.is_some_and(|code| ["26000", "42P05"].contains(&code.as_ref())) {
             return false;
         }
         if !self.is_shared.swap(true, Ordering::Relaxed) {
-            tracing::warn!("a pooler has begun to share the arbiter's sessions");
+            tracing::warn!(
+                "a pooler now shares the arbiter's sessions: statements carry their settings"
+            );
         }
         true
     }
 }
 
-/// Connections whose statements are of one kind.
+/// A pool of connections for statements of one kind.
 #[derive(Clone, Debug)]
 pub(super) struct Connections {
     pool: PgPool,
@@ -136,7 +138,7 @@ impl Connections {
         self.pool.is_closed()
     }
 
-    /// Returns the settings that statements must carry along, if any.
+    /// Returns the settings that statements must carry, if any.
     pub(super) fn settings(&self) -> Option<&'static str> {
         self.server.is_shared().then(|| self.session.of_transaction())
     }
@@ -147,7 +149,7 @@ impl Connections {
         statement.fetch(&mut connection, self.settings()).await
     }
 
-    /// Changes tables, durably, under the settings of one transaction wherever that runs.
+    /// Changes tables, durably, with the settings of one transaction, whatever session it reaches.
     pub(super) async fn change(&self, statement: &str) -> Result<(), sqlx::Error> {
         let settings = self.session.of_transaction();
         let commit = self.server.commit;
@@ -156,8 +158,8 @@ impl Connections {
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *connection).await.map(drop)
     }
 
-    /// Runs a read on a connection of its own, within [`ANSWER`]. Connections that turn out to be dead,
-    /// as all are after a restart of the server, are passed over.
+    /// Runs a read on one connection, within [`ANSWER`]. Dead connections, as after a restart of the
+    /// server, are skipped.
     pub(super) async fn read(
         &self,
         action: &'static str,
@@ -186,11 +188,11 @@ impl Connections {
     }
 }
 
-/// Says whether an error is about the connection, and not about what was asked.
+/// Returns whether an error is about the connection and not about the statement.
 fn is_dead(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
-        // The server is being shut down, or starts up; a pooler lost it.
+        // The server shuts down or starts up, or a pooler has lost it.
         sqlx::Error::Database(error) => {
             error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
         }
@@ -198,7 +200,7 @@ fn is_dead(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Closes a connection whose answer did not come, so that nobody waits for it again.
+/// Closes a connection whose answer did not come, so that no other statement waits for it.
 pub(super) fn abandon(connection: PoolConnection<Postgres>) {
     drop(connection.detach());
 }
@@ -206,12 +208,12 @@ pub(super) fn abandon(connection: PoolConnection<Postgres>) {
 fn options(url: &str) -> Result<PgConnectOptions, PostgresError> {
     url::check(url)?;
     let options = PgConnectOptions::from_str(url).map_err(|_| PostgresError::Url)?;
-    // Poolers refuse parameters that they do not know, and no number here has a fraction.
+    // Poolers refuse unknown parameters, and no number here has a fraction.
     let options = options.extra_float_digits(None);
     Ok(options.disable_statement_logging().application_name("fula"))
 }
 
-/// What is wrong with a session travels through the pool as a wrong configuration.
+/// Wraps the reason why a session cannot be used as a configuration error, which the pool passes on.
 pub(super) fn into_sqlx(error: PostgresError) -> sqlx::Error {
     match error {
         PostgresError::Connect(error) => error,
@@ -219,9 +221,9 @@ pub(super) fn into_sqlx(error: PostgresError) -> sqlx::Error {
     }
 }
 
-/// Refuses servers that would lose writes; returns what `synchronous_commit` must be.
+/// Refuses servers that would lose writes. Returns the value of `synchronous_commit` that is needed.
 async fn check(connection: &mut PgConnection) -> Result<&'static str, PostgresError> {
-    // What the session was given, whatever it was set to since by whoever shares it.
+    // The reset value counts: another client may have changed the setting of a shared session.
     let asked = "SELECT name, setting, reset_val FROM pg_settings WHERE name IN
         ('fsync', 'full_page_writes', 'synchronous_commit', 'transaction_read_only')";
     let rows = sqlx::raw_sql(asked).fetch_all(connection).await;
@@ -242,8 +244,7 @@ async fn check(connection: &mut PgConnection) -> Result<&'static str, PostgresEr
     Ok(commit)
 }
 
-/// Returns whether sessions are shared between connections, as behind a pooler in transaction or
-/// statement mode.
+/// Returns whether connections share sessions, as behind a pooler in transaction or statement mode.
 async fn shares_sessions(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
     let mut connections = [options.connect().await?, options.connect().await?];
     let mut heard: [Option<i32>; 2] = [None, None];
@@ -257,7 +258,7 @@ async fn shares_sessions(options: &PgConnectOptions) -> Result<bool, sqlx::Error
     Ok(is_shared)
 }
 
-/// Makes sure that settings travel with a statement where sessions are shared.
+/// Checks that the settings of a statement reach the server with it where sessions are shared.
 async fn check_pooler(connection: &mut PgConnection) -> Result<(), PostgresError> {
     let pooler = |error| PostgresError::Pooler(Some(error));
     let text = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '4321ms';
@@ -277,26 +278,28 @@ async fn look(options: &PgConnectOptions) -> Result<Server, PostgresError> {
     let is_shared = shares_sessions(options).await.map_err(PostgresError::Connect)?;
     if is_shared {
         check_pooler(&mut connection).await?;
-        tracing::info!("a pooler shares the arbiter's sessions: settings go with every statement");
+        tracing::info!(
+            "a pooler shares the arbiter's sessions between clients: statements carry their settings"
+        );
     }
     Ok(Server { commit, is_shared: Arc::new(AtomicBool::new(is_shared)) })
 }
 
-/// Waits until the arbiter answers; refuses at once what waiting cannot mend.
+/// Waits until the arbiter answers. Refuses at once when waiting cannot help.
 pub(super) async fn wait_for(url: &str) -> Result<Server, PostgresError> {
     let options = options(url)?;
     let deadline = Instant::now() + START;
     loop {
         let looked = tokio::time::timeout(CONNECT + ANSWER, look(&options)).await;
-        // The pools would try again and again, and say no more than that it took too long.
+        // The pools would retry, and report only that it took too long.
         match looked.unwrap_or(Err(PostgresError::Connect(sqlx::Error::PoolTimedOut))) {
             Err(PostgresError::Connect(error)) if Instant::now() < deadline => {
-                // A wrong password or database does not mend itself.
+                // A wrong password or database does not correct itself.
                 let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
                 if code.is_some_and(|code| code.starts_with("28") || code == "3D000") {
                     return Err(PostgresError::Connect(error));
                 }
-                tracing::warn!(%error, "the arbiter does not answer yet");
+                tracing::warn!(%error, "the arbiter does not answer yet; trying again");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             ended => return ended,

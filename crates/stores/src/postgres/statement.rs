@@ -1,14 +1,15 @@
-//! Statements with their values, and the two ways in which they are sent.
+//! Statements with their values, and the two ways of sending them.
 //!
-//! In a session of our own a statement is prepared once. Behind a pooler that shares sessions, the next
-//! message may reach another session: there a statement is one message of text, which carries the
-//! settings that it runs under and its values, and leaves nothing behind (docs/adr/0031).
+//! In a session that this process alone uses, a statement is prepared once. Behind a pooler that shares
+//! sessions, the next message may reach another session. There a statement is one text message, which
+//! carries its settings and values, and leaves nothing in the session (docs/adr/0031).
 
 use sqlx::{AssertSqlSafe, PgConnection, postgres::PgRow};
 
-/// Condition that a statement commits durably: the commit waits for the disk (and for synchronous
-/// replicas, where there are any), and the server's disk writes are safe. It sets what it can, for this
-/// transaction alone. `$n` is what `synchronous_commit` must be; without the condition nothing is written.
+/// The condition that a statement commits durably: the commit waits for the disk, and for synchronous
+/// replicas if there are any, and the server's writes are safe. It sets what it can, for this transaction
+/// alone. `$n` is the required value of `synchronous_commit`. Unless the condition holds, nothing is
+/// written.
 macro_rules! durable {
     ($n:literal) => {
         concat!(
@@ -32,7 +33,7 @@ enum Value {
     Bytes(Option<Vec<u8>>),
 }
 
-/// A statement and the values for its `$1`, `$2` and so on.
+/// A statement and the values of its `$1`, `$2` and so on.
 #[derive(Clone, Debug)]
 pub(super) struct Statement {
     sql: &'static str,
@@ -65,8 +66,8 @@ impl Statement {
         self.with(Value::Bytes(value.map(<[u8]>::to_vec)))
     }
 
-    /// Sends the statement and returns its rows: as a prepared statement, or with `settings` as one
-    /// text that begins with those.
+    /// Sends the statement and returns its rows. It is a prepared statement, or with `settings` one text
+    /// that begins with those.
     pub(super) async fn fetch(
         &self,
         connection: &mut PgConnection,
@@ -129,8 +130,8 @@ impl Value {
     }
 }
 
-/// Writes text so that no rule of quoting matters, whatever the session's settings are: anything but
-/// harmless characters is sent as hex digits.
+/// Writes text so that no rule of quoting matters, whatever the settings of the session. All but harmless
+/// characters are sent as hex digits.
 fn write_text(text: &mut String, value: &str) {
     let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte);
     if value.bytes().all(is_harmless) {

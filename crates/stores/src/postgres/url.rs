@@ -1,13 +1,13 @@
-//! The URL of a shared arbiter, checked before anything else sees it.
+//! The URL of a shared arbiter, which is checked before anything else uses it.
 //!
-//! What a URL with an unescaped password falls apart into may be named in errors of the driver and of
-//! the server. So a URL of which that could be true is refused, and never repeated.
+//! A URL with an unescaped password is split at the wrong places, and its parts may appear in errors of the
+//! driver and of the server. So a URL in which that is possible is refused, and never repeated.
 
 use reqwest::Url;
 
 use super::PostgresError;
 
-/// Parameters that the driver knows. It logs others with their values.
+/// Parameters that the driver knows. It logs the values of others.
 const PARAMETERS: &[&str] = &[
     "application_name",
     "dbname",
@@ -32,11 +32,11 @@ const PARAMETERS: &[&str] = &[
 /// Checks a URL.
 ///
 /// # Errors
-/// [`PostgresError::Url`], [`PostgresError::Parameter`].
+/// [`PostgresError::Url`] for a malformed URL, [`PostgresError::Parameter`] for an unknown parameter.
 pub(super) fn check(text: &str) -> Result<(), PostgresError> {
     let url = Url::parse(text).map_err(|_| PostgresError::Url)?;
     let is_postgres = ["postgres", "postgresql"].contains(&url.scheme());
-    // The password has a character that ends it.
+    // The password contains a character that ends it.
     let rest = [Some(url.path()), url.query(), url.fragment()];
     let is_broken = rest.iter().flatten().any(|part| part.contains('@'));
     if !is_postgres || is_broken || url.fragment().is_some() || url.cannot_be_a_base() {
@@ -49,8 +49,8 @@ pub(super) fn check(text: &str) -> Result<(), PostgresError> {
     Ok(())
 }
 
-/// Returns where a database is, `HOST/DATABASE`, without user, password and parameters; `None` for a URL
-/// that is refused.
+/// Returns the place of a database, `HOST/DATABASE`, without user, password and parameters. Returns `None`
+/// for a URL that is refused.
 pub fn place_of(text: &str) -> Option<String> {
     check(text).ok()?;
     let url = Url::parse(text).ok()?;

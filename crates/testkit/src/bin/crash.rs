@@ -1,9 +1,9 @@
-//! Crash loops: one real gateway on its own disk, clients that write, and `kill -9` at any moment.
-//! `make crash LOOPS=1000 SEED=7`.
+//! Crash loops: one real gateway on its own disk, clients that write, and `kill -9` at any moment (`make
+//! crash LOOPS=1000 SEED=7`).
 //!
-//! After each restart every acknowledged change is there, a change without an answer is there in
-//! full or not at all, listings agree with that, and `fula fsck` finds nothing: no missing block, no
-//! counter that differs from a full scan.
+//! After each restart every acknowledged change must be there, and a change without an answer must be there
+//! in full or not at all. Listings must agree with that, and `fula fsck` must find no missing block and no
+//! wrong counter.
 
 use std::{
     collections::BTreeMap,
@@ -32,31 +32,32 @@ use tokio::sync::Mutex;
 const BUCKET: &str = "crash";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Each has keys of its own, so that what they hold is known.
+/// Number of clients. Each has its own keys, so that their content is known.
 const CLIENTS: u64 = 6;
 const KEYS: u64 = 12;
 
-/// Gives all space back.
+/// Command that frees all space.
 const COLLECT: [&str; 5] = ["gc", "--now", "--retention", "0s", "--json"];
 
-/// Kills seldom let a collection come to its end: one in this many loops is left in peace.
+/// One of this many loops is not killed during a collection, because collections would seldom end
+/// otherwise.
 const COLLECT_EVERY: u64 = 8;
 
-/// Smallest part of an upload that is not the last.
+/// Smallest size of a part that is not the last, in bytes.
 const PART_BYTES: usize = 5 << 20;
 
 #[derive(Debug, Parser)]
-#[command(about = "Kills a gateway again and again, and looks what it lost")]
+#[command(about = "Kills a gateway repeatedly, and checks what it lost")]
 struct Cli {
-    /// Times it is killed
+    /// Number of times that the gateway is killed
     #[arg(long, default_value_t = 20)]
     loops: u64,
-    /// Chooses requests and moments
+    /// Seed of the requests and the moments of the kills
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// What a worker does.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Put,
@@ -68,24 +69,24 @@ enum Kind {
 
 const KINDS: [Kind; 5] = [Kind::Put, Kind::LargePut, Kind::Delete, Kind::Copy, Kind::Upload];
 
-/// What came of a request.
+/// The outcome of a request.
 enum Ended {
     Done(Reply),
-    /// It was refused for now, and nothing came of it.
+    /// The request was refused for now, and nothing was changed.
     SlowDown,
-    /// Nobody knows what came of it, or it was killed on the way.
+    /// The outcome is unknown, or the request was cut off by the kill.
     Unknown,
 }
 
-/// What a key holds: the seed and length of a body, or nothing.
+/// The content of a key: seed and length of a body, or nothing.
 type Content = Option<(u64, usize)>;
 
-/// What a key may hold: more than one thing only while a change has no answer.
+/// The possible contents of each key. There are several only while a change has no answer.
 type Keys = BTreeMap<String, Vec<Content>>;
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Changes by kind.
+    /// Number of acknowledged changes by kind.
     acknowledged: BTreeMap<Kind, u64>,
     slow_downs: u64,
     unknown: u64,
@@ -155,7 +156,7 @@ async fn loops(cli: &Cli, dir: &Path) -> io::Result<()> {
         counts.collections,
         counts.restarts_slowest
     );
-    // A run in which little happened shows little.
+    // A run in which little happened proves little.
     let missing: Vec<_> =
         KINDS.iter().filter(|kind| !counts.acknowledged.contains_key(kind)).collect();
     expect(missing.is_empty() && counts.unknown > 0 && counts.collections > 0, || {
@@ -177,7 +178,7 @@ fn body((seed, len): (u64, usize)) -> Bytes {
     words.take(len.div_ceil(8)).flatten().take(len).collect::<Vec<u8>>().into()
 }
 
-/// Lets clients and a collector work for a while, then kills the gateway under them.
+/// Lets clients and a collector work for a while, then kills the gateway.
 async fn work(
     gateway: &mut Gateway,
     states: &mut [Keys],
@@ -204,7 +205,7 @@ async fn work(
     };
     let collect = async {
         let mut done = 0;
-        // Ends when the gateway does; the last one may go on by itself in the data directory.
+        // The loop ends when the gateway does. The last collection may continue in the data directory.
         while collector && gateway.lock().await.pid().is_some() {
             let output = tokio::process::Command::from(fula()).output().await?;
             if output.status.success() {
@@ -237,18 +238,18 @@ struct Worker<'a> {
     rng: Rng,
     keys: &'a mut Keys,
     counts: Counts,
-    /// Until then every request is answered.
+    /// Whether the gateway was killed. Until then every request must be answered.
     is_killed: &'a AtomicBool,
 }
 
 impl Worker<'_> {
-    /// Sends requests until one has no answer; returns what was acknowledged.
+    /// Sends requests until one has no answer. Returns the number of acknowledged ones.
     async fn work(mut self) -> io::Result<Counts> {
         while self.step().await? {}
         Ok(self.counts)
     }
 
-    /// Does one thing; false when the gateway is gone.
+    /// Runs one operation. Returns false when the gateway is gone.
     async fn step(&mut self) -> io::Result<bool> {
         let key = format!("{}/{}", self.n, self.rng.below(KEYS));
         let path = format!("/{BUCKET}/{key}");
@@ -277,7 +278,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Sends a request; fails on an answer that is none of those a client may get.
+    /// Sends a request. Fails on an answer that a client must not get.
     async fn ask(&mut self, call: &Call) -> io::Result<Ended> {
         let reply = match self.client.send(call, PATIENCE).await {
             Ok(reply) => reply,
@@ -303,7 +304,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Sends a change; without an answer the key holds what it held, or the new content.
+    /// Sends a change. Without an answer the key has its old or its new content.
     async fn change(
         &mut self,
         kind: Kind,
@@ -321,14 +322,14 @@ impl Worker<'_> {
             Ended::SlowDown => {}
             Ended::Unknown => {
                 held.push(content);
-                // Its keys are not touched again before they are looked at.
+                // Its keys are not used again before they are checked.
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Uploads two parts and completes the upload.
+    /// Uploads two parts, and completes the upload.
     async fn upload(&mut self, key: &str, path: String, seed: u64) -> io::Result<bool> {
         let content = (seed, PART_BYTES + 1000);
         let whole = body(content);
@@ -358,7 +359,7 @@ impl Worker<'_> {
     }
 }
 
-/// Aborts what the kill left of uploads, which would pile up for a week.
+/// Aborts the uploads that were cut off, which would otherwise accumulate.
 async fn abort_uploads(client: &mut Client) -> io::Result<()> {
     let call = Call::new(Method::GET, format!("/{BUCKET}")).query("uploads=");
     let listed = client.send(&call, PATIENCE).await?;
@@ -373,7 +374,7 @@ async fn abort_uploads(client: &mut Client) -> io::Result<()> {
     Ok(())
 }
 
-/// Holds what is there against what may be there, and settles what was open.
+/// Compares the contents with the possible ones, and resolves open changes.
 async fn verify(gateway: &Gateway, states: &mut [Keys]) -> io::Result<()> {
     let mut client = client(gateway)?;
     let mut present = Vec::new();

@@ -1,4 +1,4 @@
-//! Which nodes are in memory, and when they are read.
+//! Tests of the node cache: which nodes it holds, and when nodes are read.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn replaced_nodes_stay_in_memory_until_they_are_forgotten() {
     assert_eq!(scan(&nodes, &made.tree, b"").len(), 2_000);
 }
 
-/// Returns how many of the tree's leaves and inner nodes are in memory, and how many there are.
+/// Returns how many of the tree's leaves and inner nodes are cached, and how many there are.
 fn kept(nodes: &Nodes, stored: &Nodes) -> [(usize, usize); 2] {
     let mut counts = [(0, 0); 2];
     for (cid, _) in block_on(list_all(stored.blocks().as_ref())).unwrap() {
@@ -37,7 +37,7 @@ fn leaves_do_not_crowd_out_inner_nodes() {
     let tree = build(&stored, &model);
     let nodes = Nodes::new(Arc::clone(stored.blocks()), 2 << 20);
     let keys: Vec<_> = model.keys().collect();
-    // Each once, in an order in which neighbours are far apart.
+    // Each key once, in an order in which neighbours are far apart.
     for n in 0..keys.len() {
         assert!(block_on(tree.get(&nodes, keys[n * 7_919 % keys.len()])).unwrap().is_some());
     }

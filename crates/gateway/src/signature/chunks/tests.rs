@@ -1,4 +1,4 @@
-//! Bodies in chunks: well formed, malformed, forged.
+//! Tests of bodies in chunks: well-formed, malformed and forged ones.
 
 use http_body_util::{BodyExt, StreamBody};
 use s3s_sigv4::AmzDate;
@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 
-/// Decodes a body that comes in pieces of so many bytes.
+/// Decodes a body that arrives in pieces of `piece` bytes.
 async fn decode(
     body: &[u8],
     piece: usize,
@@ -47,11 +47,11 @@ async fn chunks_without_signatures_are_taken_apart() {
         assert_eq!(content, b"abcdefg");
         assert_eq!(trailers.get(name).unwrap(), "AAAAAA==");
     }
-    // Lines of the trailer may end in a line feed alone, and names have no case.
+    // Lines of the trailer may end in a single line feed, and their names in any case.
     let body = b"3\r\nabc\r\n0\r\nX-Amz-Checksum-CRC32: AAAAAA==\n\r\n\r\n";
     let (_, trailers) = decode(body, 5, Framing::Unsigned, None, 3, name).await.unwrap();
     assert_eq!(trailers.get(name).unwrap(), "AAAAAA==");
-    // None is needed.
+    // A trailer is optional.
     for body in [b"3\r\nabc\r\n0\r\n\r\n".as_slice(), b"3\r\nabc\r\n0\r\n"] {
         let (content, _) = decode(body, 4, Framing::Unsigned, None, 3, "").await.unwrap();
         assert_eq!(content, b"abc");
@@ -97,7 +97,7 @@ async fn malformed_chunks_fail() {
     }
 }
 
-/// The key of AWS's example of a body in chunks, and its signatures.
+/// Returns the key of AWS's example of a body in chunks, and its signatures.
 fn example() -> (ChunkKey, [&'static str; 3]) {
     let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
     let date = AmzDate::parse("20130524T000000Z").unwrap();
@@ -146,7 +146,7 @@ async fn the_example_of_aws_is_accepted() {
     forged[100] = b'b';
     let told = decode(&forged, 777, SIGNED, Some(example().0), 66_560, "").await;
     assert_eq!(told.unwrap_err(), signature);
-    // A chunk without a signature, and a trailer that nobody signed.
+    // A chunk without a signature is refused, and an unsigned trailer.
     let plain = b"3\r\nabc\r\n0\r\n\r\n";
     let told = decode(plain, 777, SIGNED, Some(example().0), 3, "").await;
     assert_eq!(told.unwrap_err(), "IncompleteBody");

@@ -1,11 +1,11 @@
-//! Signatures of version 4: AWS's examples, and what is refused of others.
+//! Tests of signatures of version 4: AWS's examples, and refusals.
 
 use http::{Method, Uri};
 
 use super::*;
 
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
-/// 24 May 2013, midnight: the time of AWS's examples.
+/// The time of AWS's examples: 24 May 2013, midnight.
 const NOW: Seconds = 1_369_353_600;
 const ANY: Rules = Rules { region: None, presigned_v2: true };
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -110,7 +110,7 @@ fn a_time_is_in_either_header() {
         header_auth(&all, NOW)
     };
     assert_eq!(with_date("yesterday"), Err(denied.to_owned()));
-    // x-amz-date is in the list of signed headers, so the signature cannot be right.
+    // `x-amz-date` is in the list of signed headers, so the signature cannot be right.
     for date in ["Fri, 24 May 2013 00:00:00 GMT", "20130524T000000Z"] {
         assert_eq!(with_date(date), Ok(false), "{date}");
     }

@@ -1,7 +1,7 @@
-//! The walk over everything a root needs, which says of each fault what it concerns.
+//! The walk over everything that a root needs. It determines what each fault affects.
 //!
-//! What is good is read once, however many objects and buckets share it; what is not is remembered with
-//! its faults, so that each object and each bucket that needs it is named.
+//! A good block is read once, however many objects and buckets share it. A bad block is remembered with its
+//! faults, so that every object and bucket that needs it is reported.
 
 use std::sync::atomic::Ordering;
 
@@ -12,13 +12,13 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{Checked, Fault, Found, Place, Problem, TreeName, links, trees};
 
-/// One walk.
+/// The state of one walk.
 pub(super) struct Walk<'a> {
     blocks: &'a dyn BlockStore,
     checked: &'a mut Checked,
 }
 
-/// The keys that a node of a tree is about: those after one and up to another.
+/// The key range of a tree node: keys after one and up to another.
 #[derive(Clone, Default)]
 struct Bounds {
     after: Option<String>,
@@ -30,7 +30,7 @@ impl<'a> Walk<'a> {
         Self { blocks, checked }
     }
 
-    /// Reads a block; a fault of it is no error.
+    /// Reads a block. A fault of the block is returned as a value.
     async fn read(&self, cid: Cid) -> Result<Result<Block, Fault>, StoreError> {
         self.checked.blocks.fetch_add(1, Ordering::Relaxed);
         match self.blocks.get(&cid).await {
@@ -41,7 +41,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Checks everything below a root block.
+    /// Checks a root block and everything below it.
     pub(super) async fn root(&mut self, cid: Cid) -> Result<Found<Problem>, StoreError> {
         if self.checked.good.contains(&cid) {
             return Ok(Found::default());
@@ -66,7 +66,7 @@ impl<'a> Walk<'a> {
                 found.add(self.tree(name, root, None, Bounds::default()).await?);
             }
         }
-        // Settings, and what later formats add.
+        // These are the settings, and whatever later formats add.
         for link in found_links {
             if trees.iter().all(|(_, tree)| tree.root != Some(link)) {
                 found.add(self.content(link).await?.map(of_bucket));
@@ -113,7 +113,7 @@ impl<'a> Walk<'a> {
         .boxed()
     }
 
-    /// Checks what is below a node that could be read.
+    /// Checks everything below a node that could be read.
     async fn node(
         &mut self,
         name: TreeName,

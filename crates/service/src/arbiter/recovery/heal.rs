@@ -1,4 +1,4 @@
-//! Healing buckets: a new root on top of the claim that includes all others.
+//! Heals buckets in a recovery: publishes a new root on top of the claim that includes all others.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,13 +20,13 @@ use crate::{
     limits::AUTHORS_KEPT_MS,
 };
 
-/// Times healing a bucket is tried again because its pointer moved.
+/// Number of times that healing a bucket is repeated because its pointer moved.
 const TRIES: usize = 8;
 
-/// Buckets compared with the arbiter at a time.
+/// Number of buckets that are compared with the arbiter at a time.
 const COMPARED: usize = 256;
 
-/// A state that a bucket might go on from.
+/// A state from which a bucket may continue.
 #[derive(Clone, Debug)]
 pub(in crate::arbiter) struct Candidate {
     pub(in crate::arbiter) pointer: RootPointer,
@@ -50,7 +50,7 @@ fn root_of(claim: &RecoveryClaim) -> Result<Cid, ServiceError> {
 }
 
 impl Recovery {
-    /// Compares all that is remembered with the arbiter; returns what the arbiter lacks.
+    /// Compares everything that this master remembers with the arbiter. Returns what the arbiter lacks.
     pub(super) async fn lacking(
         &self,
     ) -> Result<Vec<(BucketAddress, Arc<KnownState>)>, ServiceError> {
@@ -63,9 +63,9 @@ impl Recovery {
                     Some(row) if row.pointer == known.pointer => true,
                     Some(row) => match self.candidate(row.pointer).await {
                         Ok(found) => known.is_included_in(&found.pointer, &found.root),
-                        // A root that cannot be read holds nothing that could be relied on.
+                        // A root that cannot be read contains nothing to rely on.
                         Err(error) => {
-                            tracing::error!(%bucket, error = chain(&error), "unreadable root");
+                            tracing::error!(%bucket, error = chain(&error), "cannot read the current root");
                             false
                         }
                     },
@@ -87,7 +87,7 @@ impl Recovery {
         self.arbiter.nodes().blocks().as_ref()
     }
 
-    /// Heals every bucket that somebody claims, and ends the recovery.
+    /// Heals every bucket that has a claim, and ends the recovery.
     pub(super) async fn close(
         &self,
         version: u64,
@@ -116,8 +116,8 @@ impl Recovery {
             match self.heal(&bucket, &claims).await {
                 Ok(true) => healed.push(bucket.to_string()),
                 Ok(false) => {}
-                // One bucket that cannot be healed now does not keep the others waiting; with an
-                // operator's word it does not keep the arbiter sealed either.
+                // A bucket that cannot be healed now does not delay the others. When an operator has forced
+                // the recovery, it does not keep the arbiter sealed either.
                 Err(error) => {
                     tracing::error!(%bucket, error = chain(&error), "cannot heal a bucket");
                     if current.forced {
@@ -135,7 +135,7 @@ impl Recovery {
         self.write_current(version, &current).await.map(drop)
     }
 
-    /// Puts a bucket on top of the claim that includes all others; `false` for a fork.
+    /// Puts a bucket on top of the claim that includes all others. Returns `false` for a fork.
     async fn heal(
         &self,
         bucket: &BucketAddress,
@@ -159,13 +159,13 @@ impl Recovery {
         Err(ServiceError::Busy(Applied::None))
     }
 
-    /// Keeps a bucket from being read or written until its claims are merged.
+    /// Seals a bucket against reads and writes until its claims are merged.
     async fn seal(
         &self,
         bucket: &BucketAddress,
         claims: &[RecoveryClaim],
     ) -> Result<(), ServiceError> {
-        tracing::error!(%bucket, "a fork: run fula roots merge");
+        tracing::error!(%bucket, "the bucket is forked and sealed; run `fula roots merge`");
         let name = format!("fork/{bucket}");
         let entry = self.metadata.read(Table::Recovery, &name).await?;
         let version = entry.map_or(0, |entry| entry.version);
@@ -174,7 +174,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// Returns the arbiter's row, and every state that the bucket might go on from.
+    /// Returns the arbiter's row, and every state from which the bucket may continue.
     pub(in crate::arbiter) async fn candidates(
         &self,
         bucket: &BucketAddress,
@@ -196,8 +196,8 @@ impl Recovery {
         Ok((row, candidates))
     }
 
-    /// Publishes `root` above every candidate, with the commits of all of them; `false` when the
-    /// pointer moved meanwhile.
+    /// Publishes `root` above every candidate, with the authors of all of them. Returns `false` when the
+    /// pointer moved in the meantime.
     pub(in crate::arbiter) async fn publish(
         &self,
         bucket: &BucketAddress,
@@ -237,11 +237,12 @@ impl Recovery {
         }
     }
 
-    /// Returns what the root of a bucket that is healed or merged wants with its global name.
+    /// Returns what the root of a healed or merged bucket does with its global name.
     async fn global_name(&self, bucket: &BucketAddress, root: &BucketRoot) -> GlobalName {
         self.names.of_root(self.blocks(), root).await.unwrap_or_else(|error| {
-            // No reason not to heal the rest of it: nobody reads a bucket whose policy cannot be read.
-            tracing::error!(%bucket, error = chain(&error), "a policy cannot be read");
+            // The rest of the bucket is healed all the same: nothing is public while its policy cannot be
+            // read.
+            tracing::error!(%bucket, error = chain(&error), "cannot read the policy of a bucket");
             GlobalName::Keep
         })
     }

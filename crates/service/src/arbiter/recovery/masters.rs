@@ -1,4 +1,4 @@
-//! The masters of a shared arbiter: who they are, when each was last seen, and whom recoveries wait for.
+//! The list of masters of a shared arbiter: when each was last seen, and which of them recoveries wait for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,27 +18,27 @@ use super::{
 };
 use crate::error::{Applied, ServiceError};
 
-/// Between two notes of a master that it lives.
+/// Interval between two heartbeats of a master.
 pub(super) const BEAT: Duration = Duration::from_secs(15);
 
-/// A master that was seen within this time counts as alive, in milliseconds.
+/// Time in milliseconds within which a master must have been seen to count as alive.
 const ALIVE_MS: TimeMs = 60_000;
 
-/// Times that a record is written again because somebody else wrote it.
+/// Number of times that a write of a record is repeated because another master wrote it.
 const TRIES: usize = 8;
 
-/// Longest text that a master says of itself, in characters.
+/// Longest text in a master's description of itself, in characters.
 const TEXT_MAX: usize = 255;
 
-/// What a master says of itself.
+/// A master's description of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MasterInfo {
-    /// The machine that it runs on.
+    /// Name of the machine that it runs on.
     pub host: String,
-    /// Where it serves S3.
+    /// Address at which it serves S3.
     pub address: String,
-    /// Its version.
+    /// Version of the program.
     pub version: String,
 }
 
@@ -48,7 +48,7 @@ pub struct MasterInfo {
 struct MasterRecord {
     #[serde(flatten)]
     info: MasterInfo,
-    /// When it last said that it lives, by the arbiter's clock.
+    /// Time of its last heartbeat, by the arbiter's clock.
     seen: Option<TimeMs>,
 }
 
@@ -61,29 +61,29 @@ impl MasterRecord {
 /// One master of a shared arbiter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Master {
-    /// Its name, made up at its first start.
+    /// Name of the master, drawn at its first start.
     pub name: String,
-    /// What it says of itself.
+    /// Its description of itself.
     #[serde(flatten)]
     pub info: MasterInfo,
-    /// When it was last seen, by the arbiter's clock; unknown for one that never said.
+    /// Time at which it was last seen, by the arbiter's clock; `None` if it never sent a heartbeat.
     pub seen_ms: Option<TimeMs>,
-    /// How long ago that was, in milliseconds.
+    /// Time since then in milliseconds.
     pub age_ms: Option<TimeMs>,
     /// Whether it was seen within the last minute.
     pub is_alive: bool,
-    /// Whether it is the one that was asked.
+    /// Whether it is the master that answers.
     pub is_self: bool,
 }
 
-/// What came of striking a master off the list.
+/// The outcome of removing a master from the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgotten {
-    /// It is off the list.
+    /// The master was removed.
     Done,
-    /// No master has that name.
+    /// No master has this name.
     Unknown,
-    /// It stays: it was seen so many milliseconds ago.
+    /// The master was not removed, because it was seen this many milliseconds ago.
     Alive(TimeMs),
 }
 
@@ -93,7 +93,7 @@ impl Recovery {
         &self.name
     }
 
-    /// Says who this master is, and that it lives.
+    /// Records the description of this master in the arbiter, with a heartbeat.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -108,7 +108,7 @@ impl Recovery {
         self.beat().await
     }
 
-    /// Notes in the arbiter that this master lives. One that was struck off the list is on it again.
+    /// Records a heartbeat of this master in the arbiter. A master that was removed is on the list again.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -121,15 +121,19 @@ impl Recovery {
         let version = entry.as_ref().map_or(0, |entry| entry.version);
         if entry.is_some_and(|entry| entry.value.is_none()) {
             let master = &self.name;
-            tracing::warn!(master, "this master was forgotten and lives: it is on the list again");
+            tracing::warn!(
+                master,
+                "this master was removed, but is running: it is on the list again"
+            );
         }
         let record = MasterRecord { info: self.info.lock().clone(), seen: Some(now) };
-        // Only this master writes its record, and an operator who forgets it: then the next beat does.
+        // Only this master writes its record, and an operator who removes it. In that case the next
+        // heartbeat succeeds.
         self.metadata.write(Table::Masters, &self.name, version, Some(json(&record))).await?;
         self.look_at_masters().await
     }
 
-    /// Notes on this master's own disk which masters there are, and counts them.
+    /// Records the list of masters on this master's own disk, and counts them.
     pub(super) async fn look_at_masters(&self) -> Result<(), ServiceError> {
         let now = self.arbiter.now().await?;
         let masters = self.known_masters().await?;
@@ -140,12 +144,12 @@ impl Recovery {
         Ok(())
     }
 
-    /// Returns the arbiter's time, also while it is in doubt.
+    /// Returns the arbiter's time, even while the arbiter is in doubt.
     async fn arbiter_time(&self) -> Result<TimeMs, ServiceError> {
         Ok(self.arbiter.unchecked().get_roots(&[]).await?.time)
     }
 
-    /// Makes this master one of those that a recovery waits for, again if it was forgotten.
+    /// Puts this master on the list that recoveries wait for, again if it was removed.
     pub(super) async fn register(&self) -> Result<(), ServiceError> {
         if !self.is_master {
             return Ok(());
@@ -159,13 +163,13 @@ impl Recovery {
         Ok(())
     }
 
-    /// Returns the masters that a recovery waits for: those in the arbiter's list, and those that
-    /// this master knows of from before the arbiter went back.
+    /// Returns the masters that a recovery waits for: those on the arbiter's list, and those that this
+    /// master knows from before the arbiter went back.
     pub(super) async fn masters(&self) -> Result<BTreeSet<String>, ServiceError> {
         Ok(self.known_masters().await?.into_keys().collect())
     }
 
-    /// The same, with their records in the arbiter's list.
+    /// Does the same, with their records on the arbiter's list.
     async fn known_masters(&self) -> Result<BTreeMap<String, MasterRecord>, ServiceError> {
         let mut masters: BTreeMap<String, MasterRecord> = BTreeMap::new();
         for (name, value) in records(self.metadata.as_ref(), Table::Masters, "").await? {
@@ -181,7 +185,7 @@ impl Recovery {
                 continue;
             }
             match self.metadata.read(Table::Masters, &name).await? {
-                // Struck off the list by an operator.
+                // An operator has removed it.
                 Some(_) => {
                     let known = self.memory.read(Table::Masters, &name).await?;
                     let version = known.map_or(0, |known| known.version);
@@ -193,8 +197,8 @@ impl Recovery {
         Ok(masters)
     }
 
-    /// Notes on this master's own disk whether a master is on the arbiter's list. A disk that cannot be
-    /// written must not keep this master from the others' recoveries; it writes no bucket meanwhile.
+    /// Records on this master's own disk whether a master is on the arbiter's list. If that disk cannot be
+    /// written, this master still takes part in recoveries, and writes no bucket meanwhile.
     async fn note_master(&self, name: &str, version: u64, is_listed: bool) {
         let value = is_listed.then(|| Bytes::from_static(b"{}"));
         if let Err(error) = self.memory.write(Table::Masters, name, version, value).await {
@@ -218,9 +222,9 @@ impl Recovery {
         Ok(masters.collect())
     }
 
-    /// Strikes a master that will not come back off the list: a recovery no longer waits for what it
-    /// remembers. One that was seen within the last minute stays, unless `force` is set; if it lives, it
-    /// is on the list again within 15 seconds.
+    /// Removes a master that will not come back, so that recoveries no longer wait for it. A master that
+    /// was seen within the last minute stays, unless `force` is set. If it is alive, it is on the list
+    /// again within 15 seconds.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`]; [`ServiceError::Busy`]: its record keeps changing.
@@ -232,9 +236,9 @@ impl Recovery {
         if let Some(age) = master.age_ms.filter(|_| master.is_alive && !force) {
             return Ok(Forgotten::Alive(age));
         }
-        // What the arbiter does not list is written first, so that its deletion is on record.
+        // A name that the arbiter does not list is written first, so that its deletion is on record.
         self.metadata.write(Table::Masters, name, 0, Some(Bytes::from_static(b"{}"))).await?;
-        // It may note meanwhile that it lives.
+        // The master may send a heartbeat in the meantime.
         for _ in 0..TRIES {
             let entry = self.metadata.read(Table::Masters, name).await?;
             let version = entry.map_or(0, |entry| entry.version);

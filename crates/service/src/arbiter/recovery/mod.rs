@@ -1,9 +1,10 @@
-//! Coming back from an arbiter that went back in time (docs/adr/0008).
+//! Recovery from an arbiter that went back in time (docs/adr/0008).
 //!
-//! Whoever notices opens a recovery in the arbiter's directory. Every master joins it, writes no
-//! bucket meanwhile, and posts the states it remembers that the arbiter lacks. Once all known
-//! masters have, or an operator says go, each bucket is healed: a new root on top of the claim
-//! that includes all others. Claims that exclude one another are a fork: kept, sealed, reported.
+//! The master that notices opens a recovery in the metadata store. Every master joins it, writes no bucket
+//! meanwhile, and posts the states that it remembers and the arbiter lacks. Once all known masters have
+//! posted, or an operator forces it, each bucket is healed: a new root is published on top of the claim
+//! that includes all others. Claims that exclude one another are a fork: they are kept, and the bucket is
+//! sealed and reported.
 
 mod heal;
 mod masters;
@@ -40,54 +41,55 @@ use crate::{
     names::NamePolicy,
 };
 
-/// Between looks at the arbiter.
+/// Interval between two looks at the arbiter.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Record of the recovery under way, or of the last one.
+/// Name of the record of the recovery under way, or of the last one.
 const CURRENT: &str = "current";
 
-/// Record of this master's own name, in its memory.
+/// Name of the record on this master's disk that holds its own name.
 const SELF: &str = "self";
 
-/// Buckets compared with the arbiter at each look while all seems well.
+/// Number of known buckets that are compared with the arbiter at each look outside a recovery.
 const COMPARED_A_LOOK: usize = 64;
 
-/// How things stand.
+/// The state of the arbiter and of the recovery, for operators.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
-    /// Why nothing is written; `None` when all is well.
+    /// Reason why nothing is written; `None` when there is no alarm.
     pub alarm: Option<String>,
-    /// Masters known, and whether each has posted what it remembers.
+    /// Known masters, and whether each has posted its claims.
     pub masters: BTreeMap<String, bool>,
-    /// Buckets that are sealed because claims exclude one another, with those claims.
+    /// Buckets that are sealed as forks, with their claims.
     pub forks: BTreeMap<String, Vec<RecoveryClaim>>,
-    /// Buckets healed by the last recovery.
+    /// Buckets that the last recovery healed.
     pub healed: Vec<String>,
 }
 
-/// One master's part in recoveries.
+/// The part that one master takes in recoveries.
 #[derive(Clone, Debug)]
 pub struct Recovery {
     arbiter: Arbiter,
     metadata: Arc<dyn MetadataStore>,
-    /// This master's own disk: the masters that it ever heard of, should the arbiter forget them.
+    /// This master's own disk. It remembers every known master, in case the arbiter forgets them.
     memory: Arc<dyn MetadataStore>,
     name: String,
-    /// What it says of itself.
+    /// Description of this master.
     info: Arc<Mutex<MasterInfo>>,
-    /// Whether recoveries wait for this one; an administrative command only looks.
+    /// Whether recoveries wait for this process; `false` for administrative commands.
     is_master: bool,
-    /// Which buckets hold their global name.
+    /// Policy of which buckets hold their global name.
     names: NamePolicy,
-    /// Of its own, beside the pipeline's: `authors` must never take one's commit for the other's.
+    /// Writer id of recoveries, different from that of the pipeline: `authors` must never mix up their
+    /// commits.
     writer: WriterId,
-    /// The bucket that was compared with the arbiter last.
+    /// The bucket that was last compared with the arbiter.
     compared: Arc<Mutex<Option<BucketAddress>>>,
 }
 
 impl Recovery {
-    /// Takes part under the name kept in `memory`, made up at the first start; recoveries wait for
-    /// it if it `is_master`.
+    /// Takes part under the name kept in `memory`, which is drawn at the first start. Recoveries wait for
+    /// this process if `is_master`.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -125,14 +127,14 @@ impl Recovery {
             compared: Arc::default(),
         };
         recovery.register().await?;
-        // From here on this master knows how far the arbiter had come, and of what is under way. A disk
-        // that cannot be written is told by the guard, and does not keep reads from being served.
+        // From here on this master knows how far the arbiter had come, and of a recovery under way. A disk
+        // that cannot be written is reported by the guard, and does not prevent reads.
         recovery.look().await?;
         drop(recovery.arbiter.guard().flush().await);
         Ok(recovery)
     }
 
-    /// Looks at the arbiter every second, for ever, and notes there now and then that this master lives.
+    /// Looks at the arbiter every second, for ever, and sends heartbeats.
     pub async fn run(self) {
         let mut was_well = true;
         let mut beaten = Instant::now();
@@ -141,34 +143,38 @@ impl Recovery {
             if beaten.elapsed() >= BEAT {
                 beaten = Instant::now();
                 if let Err(error) = self.beat().await {
-                    tracing::debug!(error = chain(&error), "cannot note that this master lives");
+                    tracing::debug!(
+                        error = chain(&error),
+                        "cannot send a heartbeat to the arbiter"
+                    );
                 }
             }
             let looked = self.tick().await;
             if let Err(error) = &looked
                 && was_well
             {
-                tracing::warn!(error = chain(error), "the arbiter could not be looked at");
+                tracing::warn!(error = chain(error), "cannot check the arbiter; trying again");
             }
             was_well = looked.is_ok();
         }
     }
 
-    /// Looks once: notices what went back, takes part in what is under way, writes down what was
-    /// heard.
+    /// Looks at the arbiter once: notices when it went back, takes part in a recovery under way, and writes
+    /// down what was learnt.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`]: look again later.
+    /// [`ServiceError::Unavailable`]: try again later.
     pub async fn tick(&self) -> Result<(), ServiceError> {
         let looked = self.look().await;
-        // A disk that cannot be written must not keep this master from the others' recoveries.
+        // A disk that cannot be written does not keep this master from taking part in recoveries.
         let kept = self.arbiter.guard().flush().await;
         looked.and(kept)
     }
 
     async fn look(&self) -> Result<(), ServiceError> {
         let guard = self.arbiter.guard();
-        // A few of the buckets known at a time: one that nobody asks for may have gone back, too.
+        // A few known buckets are compared at each look: one that no request asks for may have gone back
+        // too.
         let after = self.compared.lock().clone();
         let page = guard.known_after(after.as_ref(), COMPARED_A_LOOK);
         *self.compared.lock() = page.last().map(|(bucket, _)| bucket.clone());
@@ -225,7 +231,7 @@ impl Recovery {
         self.write_current(version, &current).await.map(drop)
     }
 
-    /// Posts what this master remembers, and heals once everybody has.
+    /// Posts what this master remembers, and heals once all masters have posted.
     async fn take_part(&self, version: u64, current: Current) -> Result<(), ServiceError> {
         let ack = format!("ack/{}/{}", current.id, self.name);
         if self.metadata.read(Table::Recovery, &ack).await?.is_none() {
@@ -258,7 +264,7 @@ impl Recovery {
         Ok(self.masters().await?.into_iter().map(posted).collect())
     }
 
-    /// Returns what is on record about recoveries under names that begin with `prefix`.
+    /// Returns the records about recoveries whose names begin with `prefix`.
     async fn records(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, ServiceError> {
         records(self.metadata.as_ref(), Table::Recovery, prefix).await
     }
@@ -294,7 +300,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// Goes on without masters that have not posted.
+    /// Continues the recovery without masters that have not posted.
     ///
     /// # Errors
     /// [`ServiceError::InvalidRequest`] when no recovery is under way.
@@ -311,7 +317,7 @@ impl Recovery {
         }
     }
 
-    /// Returns how things stand.
+    /// Returns the state of the arbiter and of the recovery.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -328,7 +334,7 @@ impl Recovery {
         Ok(Status { alarm, masters: self.posted(&id).await?, forks, healed })
     }
 
-    /// Returns the arbiter whose past this is about.
+    /// Returns the arbiter that the recovery is about.
     pub(super) fn arbiter(&self) -> &Arbiter {
         &self.arbiter
     }

@@ -1,4 +1,4 @@
-//! Records that masters exchange while they recover, in the tables that all of them share.
+//! Records that masters exchange during a recovery, in tables that all of them share.
 
 use bytes::Bytes;
 use fula_core::{MetadataStore, metadata::Table};
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error::ServiceError, limits::PAGE_MAX};
 
-/// A recovery as stored.
+/// A recovery as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Current {
     pub(super) id: String,
     pub(super) reason: String,
-    /// Whether an operator says to go on without masters that do not answer.
+    /// Whether an operator forces the recovery to continue without masters that do not answer.
     pub(super) forced: bool,
     pub(super) closed: bool,
     pub(super) healed: Vec<String>,
@@ -20,9 +20,9 @@ pub(super) struct Current {
 /// A state that a master remembers and the arbiter lacks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoveryClaim {
-    /// Its root.
+    /// Address of its root.
     pub root: String,
-    /// Its version.
+    /// Version of its root.
     pub version: u64,
 }
 

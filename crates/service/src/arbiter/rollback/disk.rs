@@ -1,5 +1,5 @@
-//! What a master keeps on its own disk of the arbiter's past, and what it does while that disk
-//! cannot be written (docs/adr/0032).
+//! What a master keeps on its own disk about the arbiter's past, and its behaviour while that disk cannot
+//! be written (docs/adr/0032).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,10 +18,10 @@ use crate::{
     limits::PAGE_MAX,
 };
 
-/// Record that holds the highest mark.
+/// Name of the record that holds the highest mark.
 const MARK: &str = "mark";
 
-/// A mark as stored.
+/// A mark as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredMark {
     arbiter: String,
@@ -32,7 +32,7 @@ struct StoredMark {
 pub(super) type Versions = BTreeMap<String, u64>;
 
 impl RollbackGuard {
-    /// Reads every record back.
+    /// Reads all records.
     pub(super) async fn read_back(
         &self,
         local_state: &dyn MetadataStore,
@@ -59,11 +59,11 @@ impl RollbackGuard {
         }
     }
 
-    /// Remembers a commit of our own. It stands whether that succeeds or not, but its writers may be
-    /// told of success only if it does.
+    /// Remembers a commit of this master. The commit stands in any case, but its writers may be told of
+    /// success only if this succeeds.
     ///
     /// # Errors
-    /// As [`Self::remember`].
+    /// The errors of [`Self::remember`].
     pub(crate) async fn commit(
         &self,
         bucket: &BucketAddress,
@@ -76,13 +76,13 @@ impl RollbackGuard {
     /// Returns once the newest known state of a bucket is on this master's own disk.
     ///
     /// # Errors
-    /// [`ServiceError::Full`] or [`ServiceError::Unavailable`]: it is not, and no bucket is written
+    /// [`ServiceError::Full`] or [`ServiceError::Unavailable`]: it is not there. No bucket is written
     /// before [`Self::flush`] succeeds.
     pub(crate) async fn remember(&self, bucket: &BucketAddress) -> Result<(), ServiceError> {
         let Some(local_state) = &self.local_state else { return Ok(()) };
         let name = bucket.to_string();
-        // Whoever writes last has read last, so a record never goes back to an older state; and who
-        // had to wait finds the work done.
+        // The last call to write is also the last to read, so a record never goes back to an older state. A
+        // call that had to wait finds its work done.
         let mut versions = self.records.of(&name).lock().await;
         let value = {
             let mut state = self.state();
@@ -117,11 +117,11 @@ impl RollbackGuard {
         written.map_err(|error| fail(&mut self.state(), error))
     }
 
-    /// Writes down everything heard since the last time. If that succeeds, buckets may be written
+    /// Writes everything that was learnt since the last call. If that succeeds, buckets may be written
     /// again after a failure of this master's own disk.
     ///
     /// # Errors
-    /// As [`Self::remember`].
+    /// The errors of [`Self::remember`].
     pub(crate) async fn flush(&self) -> Result<(), ServiceError> {
         let (dirty, failures): (Vec<BucketAddress>, u64) = {
             let state = self.state();
@@ -132,36 +132,38 @@ impl RollbackGuard {
         }
         self.remember_mark().await?;
         let mut state = self.state();
-        // What failed meanwhile is still to be written.
+        // What failed in the meantime is still to be written.
         if state.disk_failures == failures && state.disk_failure.take().is_some() {
-            tracing::warn!("this master's own data directory can be written again");
+            tracing::warn!(
+                "this master's data directory can be written again; writes are accepted"
+            );
             tell(&state);
         }
         Ok(())
     }
 
-    /// Notes that something else could not be written to this master's own disk: until
-    /// [`Self::flush`] succeeds, no bucket is written.
+    /// Records that other data could not be written to this master's own disk. No bucket is written until
+    /// [`Self::flush`] succeeds.
     pub(crate) fn note_disk_failure(&self, error: ServiceError) {
         fail(&mut self.state(), error);
     }
 
-    /// Returns why this master's own disk cannot be written, if so: [`ServiceError::Full`], or
-    /// [`ServiceError::Unavailable`] with what it said.
+    /// Returns why this master's own disk cannot be written: [`ServiceError::Full`], or
+    /// [`ServiceError::Unavailable`] with the error. Returns `None` when it can.
     pub fn disk_failure(&self) -> Option<ServiceError> {
         self.state().disk_failure.clone()
     }
 
-    /// Refuses while this master's own disk cannot be written.
+    /// Fails while this master's own disk cannot be written.
     ///
     /// # Errors
-    /// What [`Self::disk_failure`] returns.
+    /// The error that [`Self::disk_failure`] returns.
     pub(crate) fn require_disk(&self) -> Result<(), ServiceError> {
         self.disk_failure().map_or(Ok(()), Err)
     }
 }
 
-/// Notes a failure of this master's own disk; returns what is told of it.
+/// Records a failure of this master's own disk. Returns the error for the caller.
 fn fail(state: &mut State, error: ServiceError) -> ServiceError {
     let error = match error {
         ServiceError::Full => error,
@@ -175,10 +177,10 @@ fn fail(state: &mut State, error: ServiceError) -> ServiceError {
     if state.disk_failure.is_none() {
         tracing::error!(
             %error,
-            "this master's own data directory cannot be written: writes are refused until it can"
+            "this master's data directory cannot be written; writes are refused until it can"
         );
     }
-    // There is something to write again, which shows whether the disk works.
+    // The mark is written again, which shows whether the disk works.
     state.mark_is_dirty = true;
     state.disk_failures += 1;
     state.disk_failure = Some(error.clone());
@@ -199,7 +201,7 @@ async fn write(
     let version = versions.get(name).copied().unwrap_or(0);
     let version = match local_state.write(Table::Remembered, name, version, Some(value)).await? {
         WriteOutcome::Done(version) => version,
-        // Only this process writes here; an earlier write may have been answered late.
+        // Only this process writes here. The conflict comes from an earlier write whose answer was late.
         WriteOutcome::Conflict(current) => {
             versions.insert(name.to_owned(), current.map_or(0, |entry| entry.version));
             let text = "a record was written by someone else";

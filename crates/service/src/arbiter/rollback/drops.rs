@@ -1,5 +1,5 @@
-//! Rows of deleted buckets that are dropped: what is remembered of them goes, too, and a row that is
-//! missing for that reason is no fault of the arbiter (docs/adr/0035).
+//! Dropped rows of deleted buckets in the rollback guard: what it knows of them is removed, and their
+//! missing rows are no fault of the arbiter (docs/adr/0035).
 
 use std::sync::Arc;
 
@@ -7,34 +7,34 @@ use fula_core::{BucketAddress, BucketId, root::DeletedRow};
 
 use super::{KnownState, RollbackGuard, State};
 
-/// What is forgotten because of drops.
+/// The drops so far.
 #[derive(Debug, Default)]
 pub(super) struct Drops {
-    /// How many have begun, and how many have ended, together.
+    /// Number of drops that have begun plus number of drops that have ended.
     changes: u64,
-    /// Whether one is under way.
+    /// Whether a drop is under way.
     is_under_way: bool,
-    /// The highest version of any row that was to be dropped.
+    /// Highest version of any row that was to be dropped.
     floor: u64,
 }
 
-/// What was known of a bucket when the arbiter was asked about it.
+/// The state of a bucket that was known when the arbiter was asked about it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
     pub(crate) known: Option<Arc<KnownState>>,
-    /// [`Drops::changes`] then.
+    /// Value of [`Drops::changes`] at that time.
     drops: u64,
 }
 
 impl State {
-    /// Returns whether a drop that was not over when something was asked may have taken a state of
-    /// a version away.
+    /// Returns whether a drop may have removed a state of this version that was known when the arbiter was
+    /// asked: the drop had not ended then.
     fn may_be_dropped(&self, asked: &Asked, version: u64) -> bool {
         let drops = &self.drops;
         (drops.is_under_way || drops.changes != asked.drops) && version <= drops.floor
     }
 
-    /// Returns whether a row may be missing that was known when it was asked for.
+    /// Returns whether a row may be missing that was known when the arbiter was asked.
     pub(super) fn may_be_missing(&self, bucket: &BucketAddress, asked: &Asked) -> bool {
         let Some(known) = asked.known.as_deref() else { return true };
         let now = self.buckets.get(bucket);
@@ -45,8 +45,8 @@ impl State {
         self.may_be_dropped(asked, known.pointer.version) && now.is_none_or(is_over)
     }
 
-    /// Returns whether a state was known when something was asked that nothing found then has to
-    /// include: its life has ended, and its row was dropped.
+    /// Returns whether the state that was known when the arbiter was asked need not be included in the one
+    /// found: its life has ended, and its row was dropped.
     pub(super) fn is_over(&self, asked: &Asked, found: BucketId) -> bool {
         let known = asked.known.as_deref();
         known.is_some_and(|known| {
@@ -54,9 +54,9 @@ impl State {
         })
     }
 
-    /// Returns whether the row of a state may have been dropped, or be about to be, since it was asked
-    /// for: it is not to be remembered then. Learnt during a drop, a state of before the bucket was
-    /// deleted would make its missing row look like a fault.
+    /// Returns whether the row of a state may have been dropped since the arbiter was asked, or may be
+    /// about to be. Then the state must not be remembered: a state from before the deletion would make the
+    /// missing row look like a fault.
     pub(super) fn is_outdated(&self, bucket: &BucketAddress, asked: &Asked, version: u64) -> bool {
         let has_changed = self.drops.changes != asked.drops && version <= self.drops.floor;
         has_changed && !self.buckets.contains_key(bucket)
@@ -69,7 +69,7 @@ impl State {
 
     fn forget(&mut self, rows: &[DeletedRow]) {
         for row in rows {
-            // A later state is of a bucket that was made again.
+            // A later state belongs to a bucket that was created again.
             let is_of_row = |known: &Arc<KnownState>| known.pointer.version <= row.pointer.version;
             if self.buckets.get(&row.address).is_some_and(is_of_row) {
                 self.buckets.remove(&row.address);
@@ -79,10 +79,10 @@ impl State {
     }
 }
 
-/// Rows forgotten at a time: others wait for what is known.
+/// Number of rows that are removed while the guard is locked, because others wait for it.
 const ROWS_AT_ONCE: usize = 1024;
 
-/// A drop, until it has ended.
+/// A drop that has not ended. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct DropUnderWay<'a> {
     guard: &'a RollbackGuard,
@@ -90,7 +90,7 @@ pub(crate) struct DropUnderWay<'a> {
 }
 
 impl Drop for DropUnderWay<'_> {
-    /// Forgets what was learnt meanwhile of the rows that were to be dropped.
+    /// Removes what was learnt in the meantime about the rows that were to be dropped.
     fn drop(&mut self) {
         for some in self.rows.chunks(ROWS_AT_ONCE) {
             self.guard.state().forget(some);
@@ -102,19 +102,19 @@ impl Drop for DropUnderWay<'_> {
 }
 
 impl RollbackGuard {
-    /// Returns what is known of a bucket, to be asked for before the arbiter is asked about it.
+    /// Returns what is known of a bucket. Call it before asking the arbiter about the bucket.
     pub(crate) fn ask(&self, bucket: &BucketAddress) -> Asked {
         let state = self.state();
         Asked { known: state.buckets.get(bucket).cloned(), drops: state.drops.changes }
     }
 
-    /// Returns what was known of a bucket when something was asked of an arbiter that drops nothing.
+    /// Returns the same for an arbiter that drops nothing, from a known state.
     pub(crate) fn asked_with(&self, known: Arc<KnownState>) -> Asked {
         Asked { known: Some(known), drops: self.state().drops.changes }
     }
 
-    /// Notes that these rows may be missing from now on, and forgets their buckets; the drop ends with
-    /// what is returned.
+    /// Records that these rows may be missing from now on, and removes their buckets. The drop ends when
+    /// the returned value is dropped.
     pub(crate) fn begin_drop<'a>(&'a self, rows: &'a [DeletedRow]) -> DropUnderWay<'a> {
         let highest = rows.iter().map(|row| row.pointer.version).max().unwrap_or(0);
         {
@@ -129,7 +129,7 @@ impl RollbackGuard {
         DropUnderWay { guard: self, rows }
     }
 
-    /// Returns of how many buckets something is known.
+    /// Returns the number of known buckets.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn known_count(&self) -> usize {
         self.state().buckets.len()

@@ -1,12 +1,12 @@
-//! What this master remembers of the arbiter's past, so that an arbiter that goes back in time
-//! is caught and not believed (docs/adr/0008).
+//! The rollback guard: what this master remembers of the arbiter's past, so that an arbiter that goes back
+//! in time is noticed and not believed (docs/adr/0008).
 //!
 //! # Invariants
-//! - A pointer is adopted only if neither its version nor any remembered author's entry is lower.
-//! - What is compared was remembered before the answer was asked for: answers may overtake each
-//!   other.
-//! - No write is answered with success before the state that the answer holds at is on this
-//!   master's own disk ([`disk`], docs/adr/0032); what was read from others is there within a second.
+//! - A pointer is adopted only if neither its version nor the entry of any remembered author is lower.
+//! - An answer is compared with what was remembered before the question was asked, because answers may
+//!   overtake each other.
+//! - A write is answered with success only once the state that includes it is on this master's own disk
+//!   ([`disk`], docs/adr/0032). A state that was read from others is there within a second.
 
 mod disk;
 mod drops;
@@ -35,24 +35,24 @@ use crate::{
     limits::AUTHORS_KEPT_MS,
 };
 
-/// Locks that keep writers of one remembered bucket apart.
+/// Number of locks that serialise writes of one remembered bucket.
 const STRIPES: usize = 16;
 
-/// The newest state of a bucket that this master knows of.
+/// The newest state of a bucket that this master knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownState {
-    /// Its pointer.
+    /// Root pointer of the state.
     pub pointer: RootPointer,
-    /// Which life of the name it belongs to.
+    /// Id of the life of the name.
     pub bucket_id: BucketId,
-    /// When that life began.
+    /// Time at which the bucket was created.
     pub created: TimeMs,
-    /// When it ended, if it did.
+    /// Time at which the bucket was deleted, if it was.
     pub deleted: Option<TimeMs>,
     authors: Vec<Author>,
 }
 
-/// A remembered state as stored.
+/// A remembered state as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     root: String,
@@ -64,12 +64,12 @@ struct Stored {
     authors: Vec<(String, u64, TimeMs)>,
 }
 
-/// Why no pointer is believed.
+/// The reason why no pointer is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alarm {
-    /// What was noticed.
+    /// Text that tells what was noticed.
     pub reason: String,
-    /// The recovery that was joined for it.
+    /// Id of the recovery that was joined because of it.
     pub recovery: Option<String>,
 }
 
@@ -78,37 +78,38 @@ struct State {
     mark: Option<Mark>,
     mark_is_dirty: bool,
     buckets: BTreeMap<BucketAddress, Arc<KnownState>>,
-    /// Buckets whose newest state is not on this master's own disk.
+    /// Buckets whose newest state is not on this master's own disk yet.
     dirty: BTreeSet<BucketAddress>,
-    /// Why this master's own disk cannot be written; no bucket is written meanwhile.
+    /// Reason why this master's own disk cannot be written. No bucket is written meanwhile.
     disk_failure: Option<ServiceError>,
-    /// How many writes to this master's own disk have failed.
+    /// Number of failed writes to this master's own disk.
     disk_failures: u64,
-    /// Buckets whose masters could not agree; sealed until they are merged.
+    /// Buckets that are forked, and sealed until they are merged.
     forked: BTreeSet<BucketAddress>,
     alarm: Option<Alarm>,
-    /// How many alarms have ended.
+    /// Number of alarms that have ended.
     epoch: u64,
     drops: drops::Drops,
 }
 
-/// How far the arbiter was known to have come when something was asked of it.
+/// The mark that was the highest known when a question was asked of the arbiter.
 #[derive(Clone, Debug)]
 pub(crate) struct Watermark {
     mark: Option<Mark>,
-    /// What was asked before an alarm ended says nothing about the arbiter after it.
+    /// Number of ended alarms at that time. An answer to a question from before the end of an alarm tells
+    /// nothing about the arbiter after it.
     epoch: u64,
 }
 
-/// What one master knows of the arbiter, and compares each answer with.
+/// The state of the arbiter as one master knows it. Each answer is compared with it.
 #[derive(Debug)]
 pub struct RollbackGuard {
     state: Mutex<State>,
-    /// Where it is kept; `None` where the arbiter is this master's own.
+    /// Store of the local state; `None` where the arbiter is this master's own.
     local_state: Option<Arc<dyn MetadataStore>>,
     /// Versions of the records in `local_state`, and their locks.
     records: KeyedLocks<tokio::sync::Mutex<disk::Versions>>,
-    /// Whether anything is compared at all.
+    /// Whether answers are compared at all.
     is_on: bool,
 }
 
@@ -117,12 +118,12 @@ fn regressed(reason: &str) -> ServiceError {
 }
 
 impl KnownState {
-    /// Returns what there is to remember of a head.
+    /// Returns the part of a head that is remembered.
     pub(crate) fn of(head: &Head) -> Self {
         Self::of_root(head.row.pointer, &head.root)
     }
 
-    /// Returns what there is to remember of a root.
+    /// Returns the part of a root that is remembered.
     pub(crate) fn of_root(pointer: RootPointer, root: &BucketRoot) -> Self {
         Self {
             pointer,
@@ -133,17 +134,17 @@ impl KnownState {
         }
     }
 
-    /// Returns who had committed to it, and when last.
+    /// Returns the authors of the state.
     pub(crate) fn authors(&self) -> &[Author] {
         &self.authors
     }
 
-    /// Says whether a root of another pointer includes all that is known here.
+    /// Returns whether the root of another pointer includes everything that is known here.
     pub(crate) fn is_included_in(&self, pointer: &RootPointer, root: &BucketRoot) -> bool {
         if pointer.root == self.pointer.root {
             return true;
         }
-        // A full list forgets its oldest entries, and any list those of long ago.
+        // A full list drops its oldest entries, and every list drops old ones.
         let oldest = root.authors.iter().map(|author| author.version).min().unwrap_or(0);
         let forgets = |author: &Author| {
             (root.authors.len() >= AUTHORS_MAX && author.version < oldest)
@@ -190,7 +191,7 @@ impl KnownState {
 }
 
 impl RollbackGuard {
-    /// Remembers for as long as the process runs, or in `local_state`, whose records are read back.
+    /// Remembers as long as the process runs or, with `local_state`, beyond that; its records are read.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -202,7 +203,7 @@ impl RollbackGuard {
         Ok(guard)
     }
 
-    /// Remembers for as long as the process runs; compares nothing unless `is_on`.
+    /// Remembers as long as the process runs. Compares nothing unless `is_on`.
     pub fn new(local_state: Option<Arc<dyn MetadataStore>>, is_on: bool) -> Self {
         Self { state: Mutex::default(), local_state, records: KeyedLocks::new(STRIPES), is_on }
     }
@@ -211,18 +212,18 @@ impl RollbackGuard {
         self.state.lock()
     }
 
-    /// Returns the newest state known of a bucket.
+    /// Returns the newest known state of a bucket.
     pub fn known(&self, bucket: &BucketAddress) -> Option<Arc<KnownState>> {
         self.state().buckets.get(bucket).cloned()
     }
 
-    /// Returns every bucket known, with its newest state.
+    /// Returns every known bucket with its newest state.
     pub(crate) fn all_known(&self) -> Vec<(BucketAddress, Arc<KnownState>)> {
         let state = self.state();
         state.buckets.iter().map(|(bucket, known)| (bucket.clone(), Arc::clone(known))).collect()
     }
 
-    /// Returns up to `limit` buckets known after `after`, with their newest states.
+    /// Returns up to `limit` known buckets after `after`, with their newest states.
     pub(crate) fn known_after(
         &self,
         after: Option<&BucketAddress>,
@@ -234,19 +235,19 @@ impl RollbackGuard {
         page.map(|(bucket, known)| (bucket.clone(), Arc::clone(known))).collect()
     }
 
-    /// Returns what an answer to a question asked now is compared with.
+    /// Returns the watermark for a question that is asked now.
     pub(crate) fn floor(&self) -> Watermark {
         let state = self.state();
         Watermark { mark: state.mark.clone(), epoch: state.epoch }
     }
 
-    /// Returns why no pointer is believed, if so.
+    /// Returns the alarm, if there is one.
     pub fn alarm(&self) -> Option<Alarm> {
         self.state().alarm.clone()
     }
 
-    /// Judges a mark against what was the highest when its answer was asked for; `false` when the
-    /// answer is not to be believed: the arbiter went back, or came back meanwhile.
+    /// Compares the mark of an answer with the watermark of its question. Returns `false` when the answer
+    /// must not be believed, because the arbiter went back, or came back in the meantime.
     pub(crate) fn observe_mark(&self, floor: &Watermark, heard: &Mark) -> bool {
         if !self.is_on {
             return true;
@@ -272,10 +273,10 @@ impl RollbackGuard {
         true
     }
 
-    /// Judges a row, before its root is read, against what was known when it was asked for.
+    /// Compares a row, before its root is read, with what was known when it was requested.
     ///
     /// # Errors
-    /// [`ServiceError::Regressed`].
+    /// [`ServiceError::Regressed`] when the row is of the past.
     pub(crate) fn check_row(
         &self,
         bucket: &BucketAddress,
@@ -293,7 +294,7 @@ impl RollbackGuard {
         if is_forked {
             return Err(regressed(FORKED));
         }
-        // Another master may know of commits that this one never heard of.
+        // Another master may know of commits that this one has never seen.
         if is_alarmed {
             return Err(regressed("the arbiter is in doubt"));
         }
@@ -309,10 +310,10 @@ impl RollbackGuard {
         Ok(())
     }
 
-    /// Judges a root against what was known when its row was asked for.
+    /// Compares a root with what was known when its row was requested.
     ///
     /// # Errors
-    /// [`ServiceError::Regressed`].
+    /// [`ServiceError::Regressed`] when the root is of the past.
     pub(crate) fn check_root(
         &self,
         bucket: &BucketAddress,
@@ -325,17 +326,17 @@ impl RollbackGuard {
                 if self.state().is_over(asked, root.id) {
                     return Ok(());
                 }
-                Err(self.regress(bucket, "its root lacks commits that were there"))
+                Err(self.regress(bucket, "its root lacks commits that were published"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Judges a swap that was won against what was heard meanwhile: a state as far or further
-    /// that lacks it is of an arbiter that went back after carrying it out.
+    /// Compares a swap that was won with what was learnt in the meantime. If a state that is as far or
+    /// further lacks the swap, the arbiter went back after carrying it out.
     ///
     /// # Errors
-    /// [`ServiceError::Regressed`].
+    /// [`ServiceError::Regressed`] in that case.
     pub(crate) fn check_won(
         &self,
         bucket: &BucketAddress,
@@ -348,7 +349,7 @@ impl RollbackGuard {
         if known.pointer.version < won.version || known.pointer.root == won.root || includes {
             return Ok(());
         }
-        Err(self.regress(bucket, "it went on without a commit that it had taken"))
+        Err(self.regress(bucket, "it lacks a commit that the arbiter had carried out"))
     }
 
     fn regress(&self, bucket: &BucketAddress, why: &str) -> ServiceError {
@@ -360,27 +361,31 @@ impl RollbackGuard {
     fn raise(&self, reason: String) {
         let mut state = self.state();
         if state.alarm.is_none() {
-            tracing::error!(reason, "the arbiter went back in time: no pointer is believed");
+            tracing::error!(
+                reason,
+                "the arbiter went back in time; writes are refused until the masters have recovered"
+            );
             metrics::gauge!("fula_arbiter_in_doubt").set(1.0);
             state.alarm = Some(Alarm { reason, recovery: None });
         }
     }
 
-    /// Judges an answer of the arbiter that is about no bucket in particular.
+    /// Checks the mark of an answer that is not about a particular bucket.
     ///
     /// # Errors
-    /// [`ServiceError::Regressed`].
+    /// [`ServiceError::Regressed`] when it must not be believed.
     pub(crate) fn check_answer(&self, floor: &Watermark, heard: &Mark) -> Result<(), ServiceError> {
         let is_believed = self.observe_mark(floor, heard);
         match self.alarm() {
             Some(alarm) => Err(regressed(&alarm.reason)),
-            None if !is_believed => Err(regressed("it was asked while the arbiter was in doubt")),
+            None if !is_believed => {
+                Err(regressed("the answer was requested while the arbiter was in doubt"))
+            }
             None => Ok(()),
         }
     }
 
-    /// Refuses to write while the arbiter is in doubt, and while this master's own disk cannot be
-    /// written.
+    /// Refuses writes while the arbiter is in doubt, and while this master's own disk cannot be written.
     ///
     /// # Errors
     /// [`ServiceError::Regressed`]; [`ServiceError::Full`] or [`ServiceError::Unavailable`] of the disk.
@@ -398,8 +403,8 @@ impl RollbackGuard {
         Ok(())
     }
 
-    /// Remembers a state that was adopted, unless a newer one is known. Returns `false` for one whose row
-    /// may have been dropped since it was asked for: it is not remembered.
+    /// Remembers an adopted state, unless a newer one is known. Returns `false` for a state whose row may
+    /// have been dropped since it was requested: it is not remembered.
     pub(crate) fn learn(&self, bucket: &BucketAddress, head: &Head, asked: &Asked) -> bool {
         let mut state = self.state();
         if state.is_outdated(bucket, asked, head.row.pointer.version) {
@@ -409,8 +414,8 @@ impl RollbackGuard {
         true
     }
 
-    /// Returns whether no newer state of a bucket than one of `version` was ever known. What was known of
-    /// a bucket that was dropped is forgotten, and was at most as new as the highest that was.
+    /// Returns whether no state of the bucket newer than `version` was ever known. What was known of a
+    /// dropped bucket is gone, but was at most as new as the highest dropped version.
     pub(crate) fn is_newest_known(&self, bucket: &BucketAddress, version: u64) -> bool {
         let state = self.state();
         state
@@ -429,7 +434,7 @@ impl RollbackGuard {
         }
     }
 
-    /// Joins a recovery: nothing is written until it is over.
+    /// Joins a recovery. Nothing is written until it is over.
     pub(crate) fn join(&self, recovery: &str, reason: &str) {
         self.raise(format!("another master noticed: {reason}"));
         if let Some(alarm) = &mut self.state().alarm {
@@ -437,10 +442,10 @@ impl RollbackGuard {
         }
     }
 
-    /// Ends the alarm: `mark` is where the arbiter is now, and `forked` stays sealed.
+    /// Ends the alarm. `mark` is the mark of the arbiter now, and `forked` stays sealed.
     pub(crate) fn calm(&self, mark: Mark, forked: BTreeSet<BucketAddress>) {
         let mut state = self.state();
-        tracing::warn!(forked = forked.len(), "the arbiter is trusted again");
+        tracing::warn!(forked = forked.len(), "the recovery has ended; writes are accepted again");
         metrics::gauge!("fula_arbiter_in_doubt").set(0.0);
         (state.mark, state.mark_is_dirty) = (Some(mark), true);
         state.forked = forked;
@@ -448,13 +453,13 @@ impl RollbackGuard {
         state.epoch += 1;
     }
 
-    /// Sets which buckets stay sealed.
+    /// Sets the buckets that stay sealed.
     pub(crate) fn set_forked(&self, forked: BTreeSet<BucketAddress>) {
         self.state().forked = forked;
     }
 }
 
-/// Two lists of authors, each entry the newer of both.
+/// Merges two lists of authors. Each entry is the newer of both.
 pub(crate) fn join_authors(a: &[Author], b: &[Author]) -> Vec<Author> {
     let mut joined: BTreeMap<WriterId, Author> = BTreeMap::new();
     for author in a.iter().chain(b) {

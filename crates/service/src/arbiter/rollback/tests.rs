@@ -1,4 +1,4 @@
-//! What is believed of an arbiter, and what outlives a crash.
+//! Tests of which answers of the arbiter are believed, and what survives a crash.
 
 use fula_core::{
     BucketName, Codec, OwnerId, in_memory::MemoryMetadata, root::DeletedRow, tree::Salt,
@@ -50,7 +50,7 @@ fn only_states_that_include_what_is_known_are_adopted() {
     assert!(adopted(&head(5, &[(1, 5), (2, 4)])));
     assert!(adopted(&head(6, &[(1, 5), (2, 6)])));
     assert!(adopted(&head(7, &[(1, 5), (2, 4), (3, 7)])));
-    // Behind; as far but another; further but without a commit that was there.
+    // These are behind; as far but different; and further but without a commit that was there.
     assert!(!adopted(&head(4, &[(1, 3), (2, 4)])));
     assert!(!adopted(&head(5, &[(1, 4), (2, 5)])));
     assert!(!adopted(&head(9, &[(1, 3), (2, 4), (3, 9)])));
@@ -73,7 +73,7 @@ fn a_mark_that_goes_back_or_changes_stops_writing() {
     assert!(heard(&mark("a", 5), &mark("a", 6)));
     assert!(!heard(&mark("a", 5), &mark("a", 4)));
     assert!(!heard(&mark("a", 5), &mark("b", 9)));
-    // An answer that was overtaken is no regression.
+    // An answer that was overtaken by another is no rollback.
     let guard = RollbackGuard::new(None, true);
     guard.observe_mark(&guard.floor(), &mark("a", 1));
     let floor = guard.floor();
@@ -92,7 +92,7 @@ fn what_was_asked_during_an_alarm_raises_no_other() {
     assert!(!guard.observe_mark(&asked, &mark("b", 2)));
     assert!(guard.check_answer(&guard.floor(), &mark("b", 2)).is_err());
     guard.calm(mark("b", 3), BTreeSet::new());
-    // On its way since before: not believed, and no reason for another alarm.
+    // An answer to an earlier question is not believed, and raises no second alarm.
     assert!(guard.check_answer(&asked, &mark("b", 2)).is_err());
     assert_eq!(guard.alarm(), None);
     assert!(guard.check_answer(&guard.floor(), &mark("b", 4)).is_ok());
@@ -112,18 +112,18 @@ async fn what_was_committed_is_known_after_a_crash() {
     let reopened = RollbackGuard::open(Some(memory)).await.unwrap();
     assert_eq!(*reopened.known(&bucket()).unwrap(), KnownState::of(&five));
     assert_eq!(reopened.floor().mark.unwrap().position, 7);
-    // And it can be written on.
+    // Writing can continue.
     reopened.commit(&bucket(), &head(6, &[(1, 6)])).await.unwrap();
 }
 
-/// A tombstone of the life that [`head`] is of.
+/// Returns a tombstone of the same life as [`head`].
 fn tombstone(version: u64) -> Head {
     let mut head = head(version, &[(1, version)]);
     (head.root.deleted, head.row.deleted) = (Some(9), Some(9));
     head
 }
 
-/// A state of a later life, which knows nothing of the earlier authors.
+/// Returns a state of a later life, which lacks the earlier authors.
 fn later(version: u64) -> Head {
     let mut head = head(version, &[(3, version)]);
     (head.root.id, head.row.bucket_id) = (BucketId([7; 16]), BucketId([7; 16]));
@@ -151,7 +151,8 @@ fn a_row_may_be_missing_only_because_it_was_dropped_since_it_was_asked_for() {
     };
     let is_missed =
         |guard: &RollbackGuard, asked: &Asked| guard.check_row(&bucket(), asked, None).is_err();
-    // Asked when it lived, and when it was deleted; judged during the drop and after it.
+    // The question was asked when the bucket was live or deleted; the answer is checked during the drop and
+    // after it.
     for states in [&[head(5, &[(1, 5)])][..], &[head(5, &[(1, 5)]), tombstone(6)]] {
         let guard = learnt(states);
         let asked = guard.ask(&bucket());
@@ -162,23 +163,24 @@ fn a_row_may_be_missing_only_because_it_was_dropped_since_it_was_asked_for() {
         drop(under_way);
         assert!(!is_missed(&guard, &asked));
         assert!(!is_missed(&guard, &guard.ask(&bucket())));
-        // Made again: what was asked before says nothing about it, and what is asked now does.
+        // The bucket was created again. A question from before tells nothing about it; one that is asked
+        // now does.
         guard.learn(&bucket(), &later(7), &guard.ask(&bucket()));
         assert!(!is_missed(&guard, &asked));
         assert!(is_missed(&guard, &guard.ask(&bucket())));
     }
-    // A bucket that lives, while others are dropped at higher versions.
+    // This bucket is live, while others are dropped at higher versions.
     let guard = learnt(&[head(5, &[(1, 5)])]);
     let asked = guard.ask(&bucket());
     let rows = other(60);
     let under_way = guard.begin_drop(&rows);
     assert!(is_missed(&guard, &asked));
     drop(under_way);
-    // A tombstone, and no drop since it was asked for.
+    // This is a tombstone without a drop since the question.
     let guard = learnt(&[tombstone(6)]);
     drop(guard.begin_drop(&other(60)));
     assert!(is_missed(&guard, &guard.ask(&bucket())));
-    // One above everything that was dropped.
+    // This tombstone is above everything that was dropped.
     let guard = learnt(&[tombstone(6)]);
     let asked = guard.ask(&bucket());
     drop(guard.begin_drop(&other(5)));
@@ -193,14 +195,14 @@ fn what_was_asked_before_a_drop_is_not_learnt_after_it() {
         let rows = dropped(6);
         let under_way = guard.begin_drop(&rows);
         let during = guard.ask(&bucket());
-        // Learnt during the drop, it is forgotten with its end.
+        // A state that was learnt during the drop is removed at its end.
         guard.learn(&bucket(), &found, &during);
         drop(under_way);
         for asked in [before, during] {
             guard.learn(&bucket(), &found, &asked);
             assert_eq!(guard.known(&bucket()), None);
         }
-        // What is asked now is learnt, at whatever version.
+        // A question that is asked now is remembered at any version.
         guard.learn(&bucket(), &found, &guard.ask(&bucket()));
         assert!(guard.known(&bucket()).is_some());
     }
@@ -210,7 +212,7 @@ fn what_was_asked_before_a_drop_is_not_learnt_after_it() {
 fn a_state_of_before_the_deletion_that_is_learnt_late_raises_no_alarm() {
     let guard = RollbackGuard::new(None, true);
     guard.learn(&bucket(), &head(5, &[(1, 5)]), &guard.ask(&bucket()));
-    // Its root takes so long to read that the bucket is deleted meanwhile, and its row being dropped.
+    // The root is read so slowly that in the meantime the bucket is deleted and its row is being dropped.
     let early = guard.ask(&bucket());
     guard.learn(&bucket(), &tombstone(6), &guard.ask(&bucket()));
     let rows = dropped(6);
@@ -234,7 +236,7 @@ fn a_later_life_need_not_include_what_was_dropped() {
         |asked: &Asked| guard.check_root(&bucket(), asked, &found.row.pointer, &found.root).is_ok();
     drop(guard.begin_drop(&dropped(6)));
     assert!(judge(&asked));
-    // Without a drop since then, it must.
+    // Without a drop since then, the row must be there.
     let again = RollbackGuard::new(None, true);
     again.learn(&bucket(), &tombstone(6), &again.ask(&bucket()));
     let asked = again.ask(&bucket());

@@ -14,7 +14,7 @@ use crate::{
     limits::Limits,
 };
 
-/// A master on an arbiter's metadata, with a disk of its own.
+/// Returns a master with its own disk on an arbiter's metadata.
 async fn master(log: &Arc<MemoryMetadata>, disk: &Arc<MemoryMetadata>) -> Authenticator {
     master_on(Arc::clone(log) as _, disk).await
 }
@@ -54,7 +54,7 @@ async fn what_a_restored_arbiter_lacks_is_in_doubt_and_written_again() {
     two.look_at_keys().await.unwrap();
     one.revoke(Revoked::Key(revoked.id.clone())).await.unwrap();
     log.restore(backup);
-    // On the master that made it and on one that only heard of it, also after a restart.
+    // The key works on the master that made it, on one that only copied it, and after a restart.
     for master in [&one, &two, &master(&log, &disks[1]).await] {
         assert!(is_doubtful(&master.secret_of(&late.id).await));
         let unknown = master.secret_of(&deleted.id).await;
@@ -95,7 +95,7 @@ async fn pages_of_keys_are_compared_in_turns() {
     assert_eq!(two.keys().list(None).await.unwrap().len(), 2 * PAGE + 3);
 }
 
-/// A secret that an operator chose.
+/// Returns a secret that an operator chose.
 fn chosen(text: &str) -> crate::auth::Secret {
     crate::auth::Secret::new(text.to_owned())
 }
@@ -113,7 +113,7 @@ async fn a_secret_that_may_change_never_comes_back_from_memory() {
             master.look_at_keys().await.unwrap();
         }
     }
-    // The third master is away while the key gets another secret, in an arbiter that counts from 1 again.
+    // The third master is away while the key gets another secret in an arbiter that counts from 1 again.
     log.restore(backup.clone());
     let [one, two] = [master(&log, &disks[0]).await, master(&log, &disks[1]).await];
     one.look_at_keys().await.unwrap();
@@ -123,7 +123,7 @@ async fn a_secret_that_may_change_never_comes_back_from_memory() {
         master.look_at_keys().await.unwrap();
         assert_eq!(master.secret_of(id).await.unwrap().expose(), "secret-of-now");
     }
-    // Nor where the arbiter lost the key: nobody can tell which secret is the newest.
+    // The key is not restored where the arbiter lost it: no master can tell which secret is the newest.
     log.restore(backup);
     for disk in &disks {
         let master = master(&log, disk).await;
@@ -139,7 +139,7 @@ async fn what_the_arbiter_has_is_never_written_over() {
     let backup = log.backup();
     let (info, _) = one.keys().create("early", 1).await.unwrap();
     let other = log.read(Table::Keys, &info.id).await.unwrap().unwrap().value;
-    // Whatever it is: another record of the key, garbage, or that it was deleted.
+    // The arbiter's record may be another one of the key, garbage, or a deletion.
     for record in [other, Some("garbage".into()), None] {
         log.restore(backup.clone());
         log.write(Table::Keys, &info.id, 0, record.clone()).await.unwrap();
@@ -183,13 +183,13 @@ async fn a_lost_key_that_is_asked_for_comes_back_at_once_and_no_page_waits() {
     log.restore(backup.clone());
     let keeper = one.clone();
     let kept = tokio::spawn(async move { keeper.keep_keys().await });
-    // The first look, at the first page, is over.
+    // The first look, which is at the first page, is over.
     tokio::time::sleep(LOOK / 2).await;
     let last = ids.last().unwrap();
     assert!(is_doubtful(&one.secret_of(last).await));
     tokio::time::sleep(LOOK / 10).await;
     assert!(one.secret_of(last).await.is_ok(), "it waits for its page");
-    // Somebody asks more often than pages are looked at.
+    // Requests come more often than pages are compared.
     log.restore(backup);
     for _ in 0..50 {
         one.keys().records().forget(Table::Keys, last);
@@ -212,7 +212,7 @@ async fn a_record_that_cannot_be_used_is_passed_over() {
     for _ in 0..3 {
         ids.insert(one.keys().create("alice", 1).await.unwrap().0.id);
     }
-    // A master's own keys, from before it shared an arbiter, are none that it remembers.
+    // Keys that the master had before it shared an arbiter are not among the remembered ones.
     disk.write(Table::Keys, ids.last().unwrap(), 0, Some("{}".into())).await.unwrap();
     let damaged = ids.first().unwrap();
     disk.write(Table::RememberedKeys, damaged, 1, Some("garbage".into())).await.unwrap();
@@ -222,7 +222,7 @@ async fn a_record_that_cannot_be_used_is_passed_over() {
     for id in ids.iter().skip(1) {
         assert!(one.secret_of(id).await.is_ok());
     }
-    // Nor does the arbiter's garbage take the place of what is remembered.
+    // Garbage in the arbiter does not replace a copy either.
     let last = ids.last().unwrap();
     log.write(Table::Keys, last, 1, Some("garbage".into())).await.unwrap();
     one.look_at_keys().await.unwrap();
@@ -250,7 +250,7 @@ async fn a_key_that_fails_ends_the_look_and_the_next_goes_on_after_it() {
     }
 }
 
-/// Records of which one cannot be written.
+/// A store of records, one of which cannot be written.
 #[derive(Debug)]
 struct Failing {
     log: Arc<MemoryMetadata>,

@@ -1,4 +1,4 @@
-//! Completing an upload: checking its parts and joining their content.
+//! Completes an upload: checks its parts and joins their content.
 
 use bytes::Bytes;
 use fula_core::{
@@ -22,14 +22,14 @@ use crate::{
     service::{Part, Service},
 };
 
-/// Times a completion is joined again because a part changed under it.
+/// Number of times that a completion is joined again because a part was replaced in the meantime.
 pub(crate) const JOINS_MAX: u32 = 4;
 
-/// Parts whose nodes are read at a time while joining.
+/// Number of parts whose nodes are read at a time while joining.
 const JOIN_READS: usize = 16;
 
 impl Service {
-    /// Makes an object of an upload's parts. Completing twice with the same parts gives the same
+    /// Makes an object of the parts of an upload. Completing again with the same parts gives the same
     /// answer.
     ///
     /// # Errors
@@ -56,8 +56,8 @@ impl Service {
             let current = self.arbiter().current(head.address());
             let newest = self.before_write(caller, "arbiter", current).await?;
             let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
-            // A retry's first attempt may still be under way: it is refused where that is
-            // remembered, in the commit.
+            // The first attempt of a retry may still be under way. The commit refuses the retry, where the
+            // refusal is remembered.
             if !caller.is_retry() && !request.conditions.is_empty() {
                 let current = self.record_for_write(caller, &newest, key).await?;
                 let upload = self.upload(&newest, key, id).await?;
@@ -84,7 +84,7 @@ impl Service {
         Err(ServiceError::Busy(Applied::None))
     }
 
-    /// Checks the parts named and joins their content, outside the commit round.
+    /// Checks the named parts and joins their content, before the commit round.
     pub(crate) async fn join(
         &self,
         head: &Head,
@@ -148,8 +148,8 @@ impl Service {
         Ok(Joined::Ready(Box::new(complete)))
     }
 
-    /// Puts one node over the parts' content; returns its address, length, and the block that
-    /// rides with the commit if it is small.
+    /// Stores one node over the content of the parts. Returns its address and length, and the block that is
+    /// stored with the commit if it is small.
     async fn join_content(
         &self,
         joined: &[(u32, PartRecord)],
@@ -175,16 +175,16 @@ impl Service {
     }
 }
 
-/// How a completion names the parts of an upload that was begun with checksums of its parts.
+/// The way in which a completion names the parts of an upload that computes checksums of its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
-    /// By their entity tags.
+    /// The parts are named by their entity tags.
     ByTag,
-    /// By their checksums as well, as S3 requires.
+    /// The parts are named by their checksums too, as S3 requires.
     ByChecksum,
 }
 
-/// Refuses a completion that leaves out the checksum of a part.
+/// Refuses a completion that lacks the checksum of a part.
 fn check_named(parts: &[CompletePart]) -> Result<(), ServiceError> {
     let Some(part) = parts.iter().find(|part| part.checksum.is_none()) else { return Ok(()) };
     Err(ServiceError::InvalidRequest(format!(
@@ -194,15 +194,15 @@ fn check_named(parts: &[CompletePart]) -> Result<(), ServiceError> {
     )))
 }
 
-/// What joining an upload's parts came to.
+/// The result of joining the parts of an upload.
 pub(crate) enum Joined {
-    /// It was completed before, with this result.
+    /// The upload was completed before, with this result.
     Already(Box<ObjectRecord>),
-    /// It can be completed now.
+    /// The upload can be completed now.
     Ready(Box<CompleteUpload>),
 }
 
-/// Finds the parts a completion names among those stored.
+/// Selects the named parts among the stored ones.
 fn select(
     named: &[CompletePart],
     stored: &[(u32, PartRecord)],
@@ -222,7 +222,8 @@ fn select(
         let found = &stored[index.map_err(|_| invalid())?];
         let checksum_differs = part.checksum.as_ref().is_some_and(|(algorithm, value)| {
             found.1.checksum.as_ref().is_none_or(|ours| {
-                // A checksum nobody asked the upload for was verified with its part, not kept.
+                // A checksum of another algorithm than the upload's was verified with its part, and not
+                // stored.
                 let same = ours.algorithm == *algorithm;
                 if same { ours.value != *value } else { info.asked }
             })
@@ -244,7 +245,7 @@ fn etag_of(joined: &[(u32, PartRecord)]) -> ETag {
         .iter()
         .map(|(_, part)| match part.etag {
             ETag::Md5(md5) | ETag::Multipart(md5, _) => md5,
-            // Parts are always seen by a gateway, so they have an MD5.
+            // The gateway receives the bytes of every part, so each part has an MD5.
             ETag::Cid(_) => [0; 16],
         })
         .collect();

@@ -112,13 +112,13 @@ impl Service {
     }
 }
 
-/// Returns where a listing of uploads begins.
+/// Returns the key at which a listing of uploads begins.
 fn uploads_start(request: &ListUploadsRequest) -> Result<Bytes, ServiceError> {
     let Some(marker) = &request.key_marker else { return Ok(Bytes::new()) };
     if marker.is_empty() {
         return Ok(Bytes::new());
     }
-    // A rolled-up prefix given as the last name covers all its keys.
+    // When the last name was a common prefix, all keys below it were covered.
     let rest = marker.strip_prefix(&request.prefix);
     let rolled = rest.is_some_and(|rest| {
         let at = rest.find(&request.delimiter).filter(|_| !request.delimiter.is_empty());

@@ -1,4 +1,4 @@
-//! Multipart uploads: all their state hangs off the bucket's root, like everything else.
+//! Multipart uploads. All their state is reachable from the root of the bucket, like everything else.
 
 mod complete;
 mod list;
@@ -27,91 +27,91 @@ use crate::{
     service::{Part, Service},
 };
 
-/// An upload to begin.
+/// A request to begin an upload.
 #[derive(Clone, Debug)]
 pub struct CreateUploadRequest {
-    /// Key of the object it will make.
+    /// Key of the object that the upload will make.
     pub key: ObjectKey,
-    /// What the object will keep.
+    /// Headers and metadata of the object.
     pub facts: ObjectFacts,
-    /// Checksum asked for, and whether composite.
+    /// Checksum algorithm that the client asked for, and whether the checksum is a composite.
     pub checksum: Option<(ChecksumAlgorithm, bool)>,
 }
 
-/// What an upload computes for its parts and its object.
+/// The checksums that an upload computes for its parts and its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UploadInfo {
-    /// Algorithm of the parts' checksums.
+    /// Algorithm of the checksums of the parts.
     pub algorithm: ChecksumAlgorithm,
-    /// Whether the object's checksum will be over the parts' checksums.
+    /// Whether the checksum of the object is a composite of those of its parts.
     pub composite: bool,
-    /// Whether the client asked for them, or they are the default.
+    /// Whether the client asked for them; otherwise they are the default.
     pub asked: bool,
 }
 
-/// A part being put.
+/// A request to put a part.
 pub struct PutPartRequest {
     /// Key of the object.
     pub key: ObjectKey,
-    /// Which upload.
+    /// Id of the upload.
     pub id: String,
-    /// Its number.
+    /// Part number.
     pub number: u32,
-    /// Its bytes.
+    /// Content of the part.
     pub body: BodyStream,
-    /// What the client says about them.
+    /// Facts that the client announces about the content.
     pub body_facts: BodyFacts,
 }
 
-/// A part copied from another object.
+/// A request to copy a part from another object.
 #[derive(Clone, Debug)]
 pub struct CopyPartRequest {
     /// Key of the object that the upload will make.
     pub key: ObjectKey,
-    /// Which upload.
+    /// Id of the upload.
     pub id: String,
-    /// Its number.
+    /// Part number.
     pub number: u32,
-    /// Where from.
+    /// The source.
     pub source: CopySourceRequest,
-    /// First and last byte of the source to copy, or `None` for all of it.
+    /// First and last byte of the source to copy; `None` for all of it.
     pub range: Option<(u64, u64)>,
 }
 
-/// A part as the client names it when completing.
+/// A part as the client names it when it completes the upload.
 #[derive(Clone, Debug)]
 pub struct CompletePart {
-    /// Its number.
+    /// Part number.
     pub number: u32,
-    /// Its `ETag`, without quotes.
+    /// `ETag` of the part, without quotes.
     pub etag: String,
-    /// Its checksum, when the client sends it again.
+    /// Checksum of the part, if the client sends it again.
     pub checksum: Option<(ChecksumAlgorithm, Bytes)>,
 }
 
-/// A completion.
+/// A request to complete an upload.
 #[derive(Clone, Debug)]
 pub struct CompleteRequest {
     /// Key of the object.
     pub key: ObjectKey,
-    /// Which upload.
+    /// Id of the upload.
     pub id: String,
     /// The parts, in order.
     pub parts: Vec<CompletePart>,
-    /// Conditions on what the object replaces.
+    /// Conditions on the object that is replaced.
     pub conditions: WriteConditions,
-    /// Checksum the whole must have.
+    /// Required checksum of the whole object.
     pub checksum: Option<(ChecksumAlgorithm, Bytes)>,
-    /// Length the whole must have.
+    /// Required length of the whole object in bytes.
     pub size: Option<u64>,
 }
 
-/// A part that was stored.
+/// A stored part.
 #[derive(Clone, Debug)]
 pub struct PartInfo {
-    /// Its number.
+    /// Part number.
     pub number: u32,
-    /// Its record.
+    /// Record of the part.
     pub record: PartRecord,
 }
 
@@ -120,26 +120,26 @@ pub struct PartInfo {
 pub struct PartsPage {
     /// Parts in order of number.
     pub parts: Vec<PartInfo>,
-    /// Whether there are more.
+    /// Whether more parts follow.
     pub truncated: bool,
-    /// What the upload computes.
+    /// The checksums that the upload computes.
     pub info: UploadInfo,
-    /// User id of who began it.
+    /// Id of the user that began it.
     pub initiator: String,
 }
 
-/// Which uploads to list.
+/// The uploads to list.
 #[derive(Clone, Debug, Default)]
 pub struct ListUploadsRequest {
-    /// Only keys that start with this.
+    /// Lists only keys that start with this.
     pub prefix: String,
-    /// Roll up keys that have this after the prefix; empty for none.
+    /// Keys that contain this after the prefix are listed as one common prefix. Empty for no delimiter.
     pub delimiter: String,
-    /// Only after this key.
+    /// Lists only uploads of keys after this one.
     pub key_marker: Option<String>,
-    /// With a key marker: only after this upload of that key.
+    /// Id after which uploads of the key `key_marker` are listed too.
     pub id_marker: Option<String>,
-    /// Most lines; capped at [`PAGE_MAX`](crate::limits::PAGE_MAX).
+    /// Largest number of lines, at most [`PAGE_MAX`](crate::limits::PAGE_MAX).
     pub limit: usize,
 }
 
@@ -148,31 +148,31 @@ pub struct ListUploadsRequest {
 pub enum UploadLine {
     /// An upload in progress.
     Upload {
-        /// Its key.
+        /// Key of the object.
         key: String,
-        /// Its id.
+        /// Id of the upload.
         id: UploadId,
-        /// When it began.
+        /// Time at which it began.
         initiated: TimeMs,
-        /// User id of who began it.
+        /// Id of the user that began it.
         initiator: String,
-        /// What it computes.
+        /// The checksums that it computes.
         info: UploadInfo,
     },
-    /// A rolled-up prefix.
+    /// A common prefix.
     Prefix(String),
 }
 
 /// A page of uploads.
 #[derive(Clone, Debug, Default)]
 pub struct UploadsPage {
-    /// Lines in order of key, then initiation.
+    /// Lines in order of key, then of time.
     pub lines: Vec<UploadLine>,
-    /// Whether there are more.
+    /// Whether more lines follow.
     pub truncated: bool,
 }
 
-/// Returns what an upload computes.
+/// Returns the checksums that an upload computes.
 fn info_of(upload: &UploadRecord) -> UploadInfo {
     let asked = upload.checksum.and_then(|(code, composite)| {
         Some((*ChecksumAlgorithm::ALL.get(usize::from(code))?, composite))
@@ -193,7 +193,7 @@ fn parse_upload_key(encoded: &[u8]) -> Result<(ObjectKey, UploadId, u32), Servic
 }
 
 impl Service {
-    /// Begins an upload and returns its id.
+    /// Begins an upload, and returns its id.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchBucket`].
@@ -234,8 +234,8 @@ impl Service {
         }
     }
 
-    /// Looks at a few uploads, others than last time, for completed ones past their time. As many
-    /// are looked at as begin, and more, so none stays for ever in a bucket that is in use.
+    /// Returns a few completed uploads whose time is over, and others at each call. It examines more
+    /// uploads than begin, so none stays for ever in a bucket that is in use.
     async fn expired_uploads(
         &self,
         head: &Head,
@@ -247,7 +247,7 @@ impl Service {
         let mut expired = Vec::new();
         for _ in 0..SWEEP_UPLOADS {
             cursor.seek(&from).await?;
-            // At the end, the next look begins at the front again.
+            // At the end, the next search starts at the beginning again.
             let Some(entry) = cursor.next().await? else { return Ok(expired) };
             let (key, id, number) = parse_upload_key(&entry.key)?;
             from = keys::upload(&key, id, u32::MAX);
@@ -285,7 +285,7 @@ impl Service {
         if upload.completed.is_some() { Err(ServiceError::NoSuchUpload) } else { Ok(upload) }
     }
 
-    /// Returns what an upload in progress computes, so that a part's checksum can be.
+    /// Returns the checksums that an upload in progress computes, so that they can be computed for a part.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchUpload`].
@@ -301,7 +301,7 @@ impl Service {
         Ok(info_of(&upload))
     }
 
-    /// Returns up to `limit` parts from number `first` on.
+    /// Returns up to `limit` parts, from number `first` on.
     async fn parts(
         &self,
         head: &Head,
@@ -323,7 +323,7 @@ impl Service {
         Ok(parts)
     }
 
-    /// Ends an upload and forgets its parts.
+    /// Ends an upload, and removes its parts.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchUpload`].

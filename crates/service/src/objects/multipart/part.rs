@@ -24,13 +24,13 @@ use crate::{
     service::{Part, Service},
 };
 
-/// A part whose content was taken in, for the commit.
+/// A part whose content was received.
 struct TakenPart {
     key: ObjectKey,
     id: UploadId,
     number: u32,
     record: PartRecord,
-    /// Blocks that ride with the commit.
+    /// Blocks that are stored with the commit.
     blocks: Vec<Block>,
 }
 
@@ -38,7 +38,7 @@ impl Service {
     /// Stores one part.
     ///
     /// # Errors
-    /// [`ServiceError::NoSuchUpload`], and what `body::take` finds.
+    /// [`ServiceError::NoSuchUpload`], and the errors of `body::take`.
     pub async fn put_part(
         &self,
         caller: &Caller,
@@ -64,7 +64,7 @@ impl Service {
         part: TakenPart,
     ) -> Result<PartRecord, ServiceError> {
         let TakenPart { key, id, number, record, blocks } = part;
-        // Put again, a part is the same part; bound to a version, it is so only once.
+        // A retry stores the same part again, so it needs no key, unless it is bound to a version.
         let idempotency_key = caller.if_version.and_then(|_| {
             let number = number.to_be_bytes();
             caller.idempotency_key(
@@ -78,8 +78,8 @@ impl Service {
         Ok(record)
     }
 
-    /// Stores a part made of another object's bytes. A whole object in one piece is linked, not
-    /// copied; a range is read and stored anew.
+    /// Stores a part with content of another object. A whole object in one piece is linked and not copied;
+    /// a range is read and stored again.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchUpload`], [`ServiceError::NoSuchKey`],
@@ -118,7 +118,8 @@ impl Service {
             return Ok((self.commit_part(caller, &head, part).await?, now));
         }
         let length = if found.size == 0 { 0 } else { last - first + 1 };
-        // One permit for both ways: to wait for the second with the first in hand could be for ever.
+        // One permit covers both directions: waiting for a second one while holding the first could last
+        // for ever.
         let range = first..first + length;
         let bytes = budget::bytes_out(found.size, &range) + budget::bytes_in(Some(length));
         let permit = Arc::new(self.body_budget.take(bytes, None).await?);
@@ -160,7 +161,7 @@ fn check_number(number: u32) -> Result<(), ServiceError> {
     Err(ServiceError::InvalidArgument(text.to_owned()))
 }
 
-/// Returns the record of a part taken in, and the block that rides with its commit.
+/// Returns the record of a received part, and the block that is stored with its commit.
 fn taken_part(taken: &Taken) -> (PartRecord, Vec<Block>) {
     let part = PartRecord {
         size: taken.size,

@@ -1,4 +1,4 @@
-//! What one master sees of the world: its arbiter and its blocks, behind a network that fails.
+//! The connection of one master to the world: its arbiter and its blocks, behind a network with faults.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Swap, World, cut};
 
-/// What one life of one master sees of the world.
+/// The connection of one life of a master.
 #[derive(Clone)]
 pub(super) struct Link {
     pub(super) world: Arc<World>,
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// Passes one step of the master: here it may be slow, sleep, or end for ever.
+    /// Runs one step of the master, in which it may be slow, sleep, or end for ever.
     async fn step(&self, what: &str) {
         let Self { world, me, life } = self;
         if world.life(*me) == *life && world.strikes(world.faults.crash, "a crash") {
@@ -69,7 +69,7 @@ impl Link {
         Ok(())
     }
 
-    /// Carries a swap out some time later.
+    /// Carries out a swap some time later.
     fn later(&self, swap: &Swap) {
         let (world, swap) = (Arc::clone(&self.world), swap.clone());
         let wait = Duration::from_millis(world.draw(15_000));

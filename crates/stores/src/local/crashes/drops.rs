@@ -1,4 +1,4 @@
-//! Dropping rows of deleted buckets: what power cuts and failing calls leave, and races with swaps.
+//! Tests of dropping the rows of deleted buckets: power cuts, failing calls, and races with swaps.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::*;
 
 impl Case {
-    /// Deletes a bucket that lives.
+    /// Deletes a live bucket.
     pub(super) async fn end_bucket(&mut self) -> bool {
         let bucket = format!("bucket{}", self.below(3));
         let may = self.model.roots.get(&bucket).map_or(&[][..], |may| may);
@@ -29,7 +29,7 @@ impl Case {
         }
     }
 
-    /// Drops the rows of deleted buckets, and asks for that of those that live.
+    /// Drops the rows of deleted buckets. It requests the same for live buckets, which must be refused.
     pub(super) async fn drop_deleted(&mut self) -> bool {
         let certain = self.model.roots.iter().filter_map(|(bucket, may)| match may[..] {
             [Some(pointer)] => Some(DeletedRow { address: address(OWNER, bucket), pointer }),
@@ -57,8 +57,8 @@ impl Case {
         dropped.is_ok()
     }
 
-    /// Makes buckets that live and buckets that are deleted, whose earlier rows lie in segments that
-    /// are sealed, and some of them gone.
+    /// Makes live and deleted buckets whose earlier rows lie in sealed segments, some of which were
+    /// compacted.
     async fn make_and_delete(&mut self) {
         for n in 0..40 {
             assert!(self.swap_in(format!("live{n}"), false).await);
@@ -99,7 +99,7 @@ fn a_drop_is_whole_or_did_not_begin_whenever_the_power_is_cut() {
             assert_eq!(case.count("live"), 40);
             whole += u32::from(left == 0);
             not_begun += u32::from(left == 40);
-            // What was left is dropped now; and nothing comes back with the next cut.
+            // The remaining rows are dropped now, and nothing comes back at the next power cut.
             assert!(case.drop_deleted().await);
             while case.store.compact(1, &|| {}).unwrap() > 0 {}
             case.crash().await;
@@ -114,7 +114,7 @@ fn a_drop_is_whole_or_did_not_begin_whenever_the_power_is_cut() {
     assert!(whole > 3 && not_begun > 3, "{whole} were whole, and {not_begun} had not begun");
 }
 
-/// Space of dropped rows comes back, and what was dropped is gone after a restart.
+/// The space of dropped rows is freed, and the rows are still gone after a restart.
 #[test]
 fn the_space_of_dropped_rows_comes_back() {
     block_on(async {
@@ -131,7 +131,7 @@ fn the_space_of_dropped_rows_comes_back() {
         assert_eq!(case.store.roots.counts(), (10, 200));
         assert!(case.drop_deleted().await);
         assert_eq!(case.store.roots.counts(), (10, 0));
-        // No row leads to the blocks any more.
+        // No row leads to these blocks any more.
         case.model.blocks.retain(|_, block| block.bytes().len() < 8);
         case.delete().await;
         let live = case.store.sizes().unwrap().1;
@@ -142,18 +142,18 @@ fn the_space_of_dropped_rows_comes_back() {
     });
 }
 
-/// Writers that make and delete buckets of their own while the rows of these are dropped.
+/// Writers that make and delete buckets of their own while the rows of those are dropped.
 struct Race {
     store: LocalStore,
     is_over: AtomicBool,
-    /// How many rows were dropped, were kept because they had changed, and how many swaps were below
-    /// the version floor.
+    /// Number of rows that were dropped, of rows that were kept because they had changed, and of swaps
+    /// below the version floor.
     dropped: AtomicU64,
     kept: AtomicU64,
     below: AtomicU64,
-    /// How many drops have ended.
+    /// Number of drops that have ended.
     drops: watch::Sender<u64>,
-    /// Told after every change.
+    /// Notified after every change.
     changed: watch::Sender<()>,
 }
 
@@ -168,7 +168,7 @@ impl Race {
         self.counts().iter().all(|count| *count >= Self::RACES)
     }
 
-    /// Makes a bucket and deletes it until the race is over; returns its last pointer. Those of half of
+    /// Makes a bucket and deletes it, over and over until the race ends. Returns its last pointer. Half of
     /// the writers wait after every other deletion until a drop has seen it. The others never wait, so a
     /// change always follows.
     async fn write(&self, writer: u64) -> (BucketAddress, Option<RootPointer>) {
@@ -211,7 +211,8 @@ impl Race {
         (bucket, expected)
     }
 
-    /// Drops the rows of deleted buckets after `changes` more changes: rows that changed meanwhile stay.
+    /// Drops the rows of deleted buckets after `changes` more changes. Rows that changed in the meantime
+    /// stay.
     async fn drop_after(&self, changes: u64, changed: &mut watch::Receiver<()>) {
         changed.changed().await.unwrap();
         let rows = self.store.roots.scan_roots(None, 100).await.unwrap().value;
@@ -229,8 +230,8 @@ impl Race {
     }
 }
 
-/// A bucket is made and deleted again and again while its row is dropped again and again, and the log
-/// is compacted: every swap that was won is there, and versions never repeat.
+/// One bucket is made and deleted repeatedly while its row is dropped and the log is compacted. Every swap
+/// that won is there, and no version is used twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn drops_and_swaps_race_and_lose_nothing() {
     const SEGMENT: u64 = 16 << 10;
@@ -264,7 +265,8 @@ async fn drops_and_swaps_race_and_lose_nothing() {
             break;
         }
         race.drop_after(round % 2 * 8, &mut changes).await;
-        // Now and then beside the next drops: all the time it would keep the log from the writers.
+        // Compaction runs beside every eighth drop only: all the time it would keep the writers from the
+        // log.
         if round % 8 == 0 && compacting.is_finished() {
             compacting = compact();
         }

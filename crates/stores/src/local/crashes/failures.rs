@@ -1,9 +1,9 @@
-//! Disks that fail or are full: what callers are told, and what is there afterwards.
+//! Tests on disks that fail or are full: the answers to callers, and the state afterwards.
 
 use super::*;
 
-/// Every call of a piece of work fails once, in each way: what is said of it is true, and what was
-/// not said to be there is not seen.
+/// Every disk call of an operation fails once, in each way. The answer must be true, and readers see
+/// nothing that was not acknowledged.
 #[test]
 fn every_call_that_fails_is_answered_honestly() {
     let mut said = BTreeMap::new();
@@ -51,7 +51,8 @@ fn every_call_that_fails_is_answered_honestly() {
     assert!(said.values().all(|times| *times > 0) && said.len() == 2, "{said:?}");
 }
 
-/// A log that cannot be opened for an error of the disk says so, and is as it was the next time.
+/// An error of the disk while a log is opened is reported as such, and the next start finds the log as it
+/// was.
 #[test]
 fn an_error_while_opening_is_no_damage() {
     block_on(async {
@@ -92,7 +93,7 @@ fn an_error_while_opening_is_no_damage() {
     });
 }
 
-/// What is left of a disk that is nearly full is for compaction, which gives back more.
+/// The last free space of a nearly full disk is reserved for compaction, which frees more.
 #[test]
 fn a_full_disk_refuses_and_still_compacts() {
     block_on(async {
@@ -102,7 +103,7 @@ fn a_full_disk_refuses_and_still_compacts() {
         }
         assert!(case.delete().await && case.store.seal(0).is_ok());
         let is_full = |put| matches!(put, Err(StoreError::Full { .. }));
-        // Of 64 MiB that are kept back, 16 MiB are for compaction alone.
+        // Of the 64 MiB reserve, 16 MiB are for compaction alone.
         case.disk.set_room(Room { free: 67 << 20, size: 1 << 30 });
         let (mut puts, mut removals) = (0, 0);
         let block = |n| Block::new(Codec::Raw, vec![n; (1 << 20) - 64]);
@@ -110,18 +111,18 @@ fn a_full_disk_refuses_and_still_compacts() {
             puts += 1;
         }
         assert!(is_full(case.store.blocks.put(&[block(puts)], Placement::Commit).await));
-        // What takes away may use some of what is left.
+        // Deletions may use a part of the reserve.
         while !is_full(case.store.blocks.put(&[block(puts + removals)], Placement::Removal).await) {
             removals += 1;
         }
-        // Of 48 MiB: the beginning of another segment takes a little.
+        // Of these 48 MiB, the beginning of another segment takes a little.
         assert_eq!((puts, removals), (3, 47));
         assert!(case.store.compact(1, &|| {}).unwrap() > 0);
         case.crash().await;
     });
 }
 
-/// A disk that cannot read a block just now, or never again, does not keep it from being put anew.
+/// A block that the disk cannot read, for now or for ever, can be put again.
 #[test]
 fn a_block_that_cannot_be_read_is_stored_anew_when_it_is_put() {
     block_on(async {
@@ -132,25 +133,25 @@ fn a_block_that_cannot_be_read_is_stored_anew_when_it_is_put() {
             case.store.blocks.sync(mark.unwrap()).await.unwrap();
         };
         put(&case).await;
-        // What is put anew does not lie in the same place.
+        // The new copy must not lie in the same place.
         let between = Block::new(Codec::Raw, vec![1; 5000]);
         case.store.blocks.put(&[between], Placement::Commit).await.unwrap();
         case.disk.lose("commit-00000001.log", 100);
         let lost = case.store.blocks.get(&block.cid()).await;
         assert!(matches!(lost, Err(StoreError::Damaged { .. })), "{lost:?}");
-        // Not as long as there is no room for it.
+        // The put fails while the disk has no space for it.
         case.disk.set_room(Room { free: 0, size: 1 << 30 });
         let full = case.store.blocks.put(std::slice::from_ref(&block), Placement::Commit).await;
         assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
         case.disk.set_room(Room { free: 1 << 29, size: 1 << 30 });
         let before = case.store.work().appended_bytes;
-        // Whoever puts it saves it from a collection that is under way.
+        // The put keeps the block from a collection that is running.
         let cut = case.store.blocks.advance_epoch();
         put(&case).await;
         sweep_all(&*case.store.blocks, cut, cut).await.unwrap();
         let appended = case.store.work().appended_bytes - before;
         assert!(appended >= block.bytes().len() as u64);
-        // Once: the next put finds it there.
+        // It is stored only once: the next put finds it there.
         let before = case.store.work().appended_bytes;
         put(&case).await;
         assert!(case.store.work().appended_bytes - before < block.bytes().len() as u64);

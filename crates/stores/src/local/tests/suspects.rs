@@ -1,4 +1,4 @@
-//! Blocks that a check found damaged.
+//! Tests of blocks that a check found damaged.
 
 use super::*;
 
@@ -12,7 +12,7 @@ async fn what_a_check_found_damaged_is_stored_anew_also_after_a_restart() {
             put(&store, &block(n, 4096), Placement::Commit).await;
         }
     }
-    // In a segment of which a start reads the footer alone.
+    // The block lies in a segment of which a start reads only the footer.
     let oldest = dir.path().join("log/commit-00000001.log");
     assert_ne!(segment(&dir, "commit"), oldest, "never rolled");
     let head = block_heads(&oldest)[0];
@@ -24,7 +24,7 @@ async fn what_a_check_found_damaged_is_stored_anew_also_after_a_restart() {
     assert_eq!(found, [rotten.cid()]);
     store.note_suspects(&found).unwrap();
     drop(store);
-    // Nobody has read it since the start, so the index takes it for whole.
+    // Nothing has read it since the start, so the index takes it for intact.
     let store = open(&dir);
     put(&store, &rotten, Placement::Commit).await;
     assert_eq!(store.blocks.get(&rotten.cid()).await.unwrap(), Some(rotten));

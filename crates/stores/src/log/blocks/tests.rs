@@ -13,7 +13,8 @@ fn slot(n: u32) -> Slot {
     Slot { segment: n, offset: n * 8 + 16, value_len: n + 1, key_len: 36 }
 }
 
-/// What was not marked in the collection of an epoch, and was put before it.
+/// Returns the bounds of a sweep of blocks that were not marked in the collection of an epoch and were put
+/// before it.
 fn cut(epoch: u32) -> SweepBounds {
     let epoch = Epoch(epoch);
     SweepBounds { marked: epoch, put_before: epoch, now: epoch }
@@ -98,7 +99,7 @@ fn a_block_put_between_two_steps_of_a_sweep_stays() {
     (0..4).for_each(|n| assert_eq!(blocks.insert(&cid(n), slot(n), Epoch(1)), None));
     let mut gone = 0;
     let next = blocks.sweep(Position(0), 2, cut(2), |_| gone += 1).unwrap();
-    // They take the numbers of those that went.
+    // New blocks get the numbers of the removed ones.
     (4..6).for_each(|n| assert_eq!(blocks.insert(&cid(n), slot(n), Epoch(2)), None));
     assert_eq!(blocks.entries.end(), 4);
     assert_eq!(blocks.sweep(next, 2, cut(2), |_| gone += 1), None);
@@ -112,7 +113,7 @@ fn what_every_sweep_passes_is_never_marked_by_chance() {
     let mut blocks = Blocks::default();
     blocks.insert(&cid(1), slot(1), Epoch(0));
     let At(number) = blocks.find(&cid(1)).unwrap();
-    // It is never marked, and put anew before each sweep.
+    // The block is never marked, and put again before each sweep.
     for epoch in 1..3000 {
         assert!(!blocks.entries.at(number).is_marked(Epoch(epoch)), "{epoch}");
         blocks.renew(At(number), Epoch(epoch));
@@ -157,7 +158,7 @@ fn tables_hold_from_once_to_twice_as_many() {
     let (quarter, all) = (held.len() / 4, held.iter().sum::<usize>());
     let (first, last): (usize, usize) =
         (held[..quarter].iter().sum(), held[3 * quarter..].iter().sum());
-    // 2^(1/4) - 1 and 2 - 2^(3/4) of all.
+    // These are 2^(1/4) - 1 and 2 - 2^(3/4) of all.
     assert!((185..194).contains(&(first * 1000 / all)), "{first} of {all}");
     assert!((313..323).contains(&(last * 1000 / all)), "{last} of {all}");
     assert!(held.iter().all(|held| (450..1700).contains(held)), "{held:?}");

@@ -36,7 +36,7 @@ fn put(log: &Log, name: StreamName, block: &Block) {
     log.append(name, &[record], Need::More).unwrap();
 }
 
-/// Appends a block and a row, and a mark of how far all is durable.
+/// Appends a block, a row, and a mark of how far everything is durable.
 fn append(log: &Log, n: u64) -> io::Result<()> {
     let block = block(n);
     let cid = block.cid().to_bytes();
@@ -58,7 +58,7 @@ fn told(segment: &Segment, len: u64) -> Told {
     read(segment, len).unwrap().1
 }
 
-/// All that is indexed, in order of where it lies.
+/// Returns all indexed records, in order of their place.
 fn all(log: &Log) -> Vec<String> {
     let all = segments(log).into_iter();
     let mut slots: Vec<_> = all.flat_map(|segment| log.records_in(&segment).unwrap()).collect();
@@ -84,7 +84,7 @@ fn the_end_of_a_segment_matches_the_vector() {
     assert_eq!(hex::encode(end), VECTOR);
 }
 
-/// Two records: the entries, and where they begin.
+/// A footer of two records: the entries, and the position at which they begin.
 const VECTOR: &str = "524c4631455d665b0a0000000000050050000000000000004d6b07d4bc1b97e805000000030002726f77000000000000\
      524c46310000000000000000080005005000000000000000ce6945c9f27a148b7800000000000000";
 
@@ -100,7 +100,7 @@ fn opening_reads_what_is_told_and_no_values() {
     let log = open(&disk);
     let read = disk.read_bytes() - read;
     assert_eq!(all(&log), before);
-    // Of the two tails all is read.
+    // The two segments that are written to are read in full.
     let (len, _) = log.sizes().unwrap();
     assert!(len > 400 << 10 && read < 2 * SEGMENT + len / 10, "read {read} of {len}");
     assert!(log.hold_footers_against_scans() > 20);
@@ -126,16 +126,16 @@ fn no_changed_byte_of_what_is_told_is_believed() {
             None => refused += 1,
         }
         if at < len - LAST_BYTES as u64 {
-            // No loss: what is told is there to be read.
+            // This is not a loss: the listed records can be read.
             let again = open(&disk);
             assert_eq!(all(&again), before, "byte {at} of {begin}..{len}");
             assert_eq!(again.verify().unwrap(), []);
         }
         segment.write_at(&byte, at).unwrap();
     }
-    // All but the zeros that fill a record up.
+    // The check fails for all bytes but the zeros that fill a record up.
     assert!(refused > len - begin - ALIGN, "{refused} of {}", len - begin);
-    // Nor is what a segment of another length tells.
+    // A footer is not believed in a segment of another length either.
     for cut in 1..=len - begin {
         assert_eq!(told(&segment, len - cut), None);
     }
@@ -153,13 +153,13 @@ fn a_segment_that_goes_on_after_its_contents_tells_them_again() {
     let log = open(&disk);
     append(&log, 1).unwrap();
     append(&log, 2).unwrap();
-    // The footer is written and synced; that the next segment is made fails.
+    // Writing and syncing the footer succeeds; creating the next segment fails.
     disk.fail(2, Fault::Full, false);
     assert_eq!(log.seal(0).unwrap_err().kind(), io::ErrorKind::StorageFull);
     append(&log, 3).unwrap();
     let first = segments(&log).swap_remove(0);
     assert_eq!(told(&first, first.len().unwrap()), None);
-    // Nothing depends on those any more.
+    // Nothing depends on those records any more.
     let begin = (0..).step_by(8).find(|at| is_contents(&first, *at)).unwrap();
     first.write_at(&[0xff], begin + HEAD_BYTES as u64).unwrap();
     drop(log);
@@ -172,7 +172,7 @@ fn a_segment_that_goes_on_after_its_contents_tells_them_again() {
     assert_eq!(all(&open(&disk)), before);
 }
 
-/// Appends until the next append would begin another segment, and returns the one that is full.
+/// Appends until the next append would begin another segment, and returns the full one.
 fn fill_first(log: &Log) -> Arc<Segment> {
     let first = segments(log).swap_remove(0);
     for n in 0.. {
@@ -184,7 +184,7 @@ fn fill_first(log: &Log) -> Arc<Segment> {
     first
 }
 
-/// However often the next segment cannot be made, a full one is ended once.
+/// A full segment is ended once, however often creating the next one fails.
 #[test]
 fn a_full_segment_does_not_grow_while_the_next_cannot_be_made() {
     let disk = SimDisk::default();
@@ -192,7 +192,7 @@ fn a_full_segment_does_not_grow_while_the_next_cannot_be_made() {
     let first = fill_first(&log);
     let mut lens = Vec::new();
     for _ in 0..3 {
-        // First, what it ends with is written as well.
+        // The first time, the footer is written as well.
         let calls = if lens.is_empty() { 2 } else { 1 };
         disk.fail(calls, Fault::Io, false);
         append(&log, 99).unwrap_err();
@@ -209,7 +209,7 @@ fn contents_that_do_not_fit_are_left_out() {
     let disk = SimDisk::default();
     let log = open(&disk);
     let first = fill_first(&log);
-    // The write of the footer.
+    // This is the write of the footer.
     disk.fail(0, Fault::Full, false);
     append(&log, 99).unwrap();
     let before = all(&log);
@@ -218,12 +218,12 @@ fn contents_that_do_not_fit_are_left_out() {
     assert_eq!(all(&open(&disk)), before);
 }
 
-/// A power cut may keep the footer and not the records that it lists.
+/// A power cut may keep the footer and lose the records that it lists.
 #[test]
 fn contents_that_a_crash_left_behind_are_not_believed() {
     let disk = SimDisk::default();
     let log = open(&disk);
-    // Twice, so that it is worth sealing.
+    // Each block is put twice, so that the segment is worth sealing.
     let first = block(1);
     put(&log, StreamName::Bulk, &first);
     put(&log, StreamName::Bulk, &first);
@@ -233,7 +233,7 @@ fn contents_that_a_crash_left_behind_are_not_believed() {
     let segment = Arc::clone(&log.segments.read()[&slot.segment]);
     assert!(told(&segment, segment.len().unwrap()).is_some(), "it tells");
     drop(log);
-    // The record that counts is gone, head and all.
+    // The record that counts is lost together with its head.
     let lost = vec![0; usize::try_from(slot.bytes()).unwrap()];
     segment.write_at(&lost, slot.offset.into()).unwrap();
 
@@ -243,7 +243,7 @@ fn contents_that_a_crash_left_behind_are_not_believed() {
         let stream = log.stream(StreamName::Bulk);
         log.roll(stream, &mut stream.tail.lock()).unwrap();
     }
-    // Else the segment is no segment yet, and the one before goes on.
+    // Otherwise the file is not a segment yet, and the one before continues.
     put(&log, StreamName::Bulk, &block(2));
     let kept = all(&log);
     drop(log);
@@ -290,7 +290,7 @@ fn contents_of_more_than_one_record_are_read() {
     assert_eq!(log.hold_footers_against_scans(), 1);
 }
 
-/// Entries that would leave a record out, reach beyond it, or be none.
+/// Entries that leave a record out, reach beyond it, or are malformed are not believed.
 #[test]
 fn entries_that_do_not_fill_the_segment_are_not_believed() {
     let mut footer = SegmentFooter::empty();
@@ -330,14 +330,14 @@ fn a_walk_lists_every_block_though_all_are_moved_after_each_step() {
     assert_eq!(found, (1..200).step_by(2).map(|n| block(n).cid()).collect());
 }
 
-/// A segment in which nothing lives goes, however much of it tells what lay there.
+/// A segment without records in use is deleted, however long its footer is.
 #[test]
 fn what_a_dead_segment_tells_does_not_keep_it() {
     let disk = SimDisk::default();
     let log = open(&disk);
     let mut counts = Vec::new();
     for n in 0..5 {
-        // As a collection leaves it: something else in bulk, and a mark.
+        // A collection leaves it like this: other records in bulk, and a mark.
         append(&log, n).unwrap();
         log.index_mut().remove_block(&block(n).cid());
         while log.compact(20, &|| {}).unwrap() > 0 {}

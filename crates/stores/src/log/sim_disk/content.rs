@@ -1,7 +1,7 @@
-//! The bytes of a simulated file. A page of one byte over and over takes no memory, so that tests can
-//! fill large disks.
+//! The bytes of a simulated file. A page that repeats one byte takes no memory, so that tests can fill
+//! large disks.
 
-/// Files take whole pages of the disk.
+/// Size of a page of the disk in bytes. Files take whole pages.
 const PAGE_BYTES: usize = 4096;
 
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Page {
     }
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     pages: Vec<Page>,
@@ -45,12 +45,12 @@ impl Content {
         self.len
     }
 
-    /// Returns the space that a file of `len` bytes takes.
+    /// Returns the space that a file of `len` bytes takes on the disk.
     pub(super) fn space(len: usize) -> u64 {
         len.next_multiple_of(PAGE_BYTES) as u64
     }
 
-    /// Makes it so long, with zeros where there was nothing.
+    /// Sets the length, and fills new bytes with zeros.
     pub(super) fn resize(&mut self, len: usize) {
         self.pages.resize(len.div_ceil(PAGE_BYTES), Page::Same(0));
         let rest = len % PAGE_BYTES;
@@ -73,7 +73,7 @@ impl Content {
         }
     }
 
-    /// Fills `buffer`; false where the file is too short.
+    /// Fills `buffer`. Returns false where the file is too short.
     pub(super) fn read(&self, mut offset: usize, mut buffer: &mut [u8]) -> bool {
         if offset + buffer.len() > self.len {
             return false;

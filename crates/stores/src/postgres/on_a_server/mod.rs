@@ -1,7 +1,7 @@
 //! Tests that start a Postgres server: the suites of the storage traits, and the servers that are refused.
 //!
-//! They need the programs of Postgres and `PgBouncer`, which a Rust toolchain does not bring along. So
-//! `make check` leaves out all tests that have this module in their path, and `make servers` runs them.
+//! They need the programs of Postgres and `PgBouncer`, which a Rust toolchain does not contain. So `make
+//! check` leaves out all tests with this module in their path, and `make servers` runs them.
 
 mod poolers;
 
@@ -48,7 +48,7 @@ mod roots_with_a_counter {
         let connections = |session| Connections::new(&url, session, &server).unwrap();
         let (reads, writes) = (connections(Session::Read), connections(Session::Swap));
         let source = schema::migrate(&writes, Some(MarkSource::Counter)).await.unwrap();
-        // And asked over and over, as where the server cannot wait.
+        // This arbiter is polled, as where the server cannot wait.
         PostgresArbiter::on([reads.clone(), writes, reads], true, source, false)
     }
 
@@ -94,7 +94,7 @@ async fn a_wait_hears_of_a_swap_at_once() {
     let patience = std::time::Duration::from_secs(4);
     let waiting = roots.wait_root(&bucket, 0, patience);
     let swapping = async {
-        // It waits by now, or will find the row there.
+        // The wait has begun by now, or will find the row there.
         roots.get_roots(&[]).await.unwrap();
         roots.cas_root(&bucket, None, &new).await.unwrap()
     };
@@ -121,7 +121,7 @@ async fn a_claim_is_seen_until_the_next_swap() {
     roots.cas_root(&bucket, None, &new(1)).await.unwrap();
     roots.post_claim(&bucket, WriterId([3; 16])).await.unwrap();
     assert_eq!(claim().await, Some(WriterId([3; 16])));
-    // A claim is no change of what a swap compares.
+    // A claim does not change what a swap compares.
     let swapped = roots.cas_root(&bucket, Some(new(1).pointer), &new(2)).await;
     assert_eq!(swapped.unwrap().value, CasOutcome::Won);
     assert_eq!(claim().await, None);

@@ -1,5 +1,5 @@
-//! Postgres behind poolers: what the suites promise, and that a swap is durable whatever the session that
-//! it reaches was set to.
+//! Tests of Postgres behind poolers: the suites, and that a swap is durable whatever the settings of the
+//! session that it reaches.
 
 use std::{
     net::SocketAddr,
@@ -24,7 +24,7 @@ static POOLER: LazyLock<PgBouncer> =
     LazyLock::new(|| PgBouncer::start(SERVER.port(), "transaction", 4).unwrap());
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-/// Returns `url` with an empty database of its own.
+/// Returns `url` with a new, empty database.
 fn empty(url: &str) -> String {
     let name = format!("d{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     SERVER.execute(&format!("CREATE DATABASE {name}")).unwrap();
@@ -91,7 +91,7 @@ async fn swap(arbiter: &PostgresArbiter, bucket: &BucketAddress, version: u64) -
     swapped.is_ok_and(|stamped| stamped.value == CasOutcome::Won)
 }
 
-/// Leaves what our reads once left, in as many sessions as there are.
+/// Leaves settings of an earlier version's reads in as many sessions as there are.
 async fn spoil(connections: &mut [PgConnection]) {
     for connection in connections {
         let left = "SET synchronous_commit = 'off'; SET statement_timeout = '5s'";
@@ -99,7 +99,7 @@ async fn spoil(connections: &mut [PgConnection]) {
     }
 }
 
-/// Notes the settings under which rows are written, in the transaction that writes them.
+/// Records the settings under which rows are written, in the transaction that writes them.
 const NOTES: &str = "CREATE TABLE seen (kind TEXT, synced TEXT, timeout TEXT);
     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         INSERT INTO seen VALUES (TG_TABLE_NAME, current_setting('synchronous_commit'),
@@ -120,7 +120,7 @@ async fn a_swap_is_durable_whatever_others_left_in_the_session() {
     sqlx::raw_sql(NOTES).execute(&mut others[0]).await.unwrap();
     let bucket = address("bucket");
     for version in 1..=50 {
-        // Each is a transaction of its own, and the sessions take turns.
+        // Each statement is a transaction of its own, and the sessions take turns.
         spoil(&mut others).await;
         assert!(swap(&arbiter, &bucket, version).await);
         sqlx::raw_sql("INSERT INTO plain VALUES (1)").execute(&mut others[0]).await.unwrap();
@@ -134,7 +134,7 @@ async fn a_swap_is_durable_whatever_others_left_in_the_session() {
         let row = sqlx::raw_sql(text).fetch_one(&mut others[0]).await.unwrap();
         row.try_get::<i64, _>("n").unwrap()
     };
-    // What relies on its session's settings is written under those of somebody else.
+    // A statement that relies on the settings of its session runs under those of another client.
     assert_eq!(count("plain", "off", "5s").await, 50);
     assert_eq!(count("bucket_roots", "on", "0").await, 50);
     for other in others {
@@ -154,7 +154,7 @@ fn rounds() -> u64 {
     std::env::var("FULA_POOLER_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
-/// Postgres and the pooler are killed under load; nothing but the server's own disk holds the commits.
+/// Postgres and the pooler are killed under load. Only the disk of the server holds the commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_swap_is_lost_when_pooler_and_server_are_killed() {
     const WRITERS: usize = 8;
@@ -199,7 +199,7 @@ async fn no_acknowledged_swap_is_lost_when_pooler_and_server_are_killed() {
             let found = found.map_or(0, |row| row.pointer.version);
             acknowledged += *version;
             lost += version.saturating_sub(found);
-            // One without an answer may be there all the same.
+            // A swap without an answer may have been applied.
             *version = found;
         }
     }

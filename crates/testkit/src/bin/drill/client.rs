@@ -1,4 +1,4 @@
-//! Clients of a drill: they try again on another master as SDKs do, and keep a history.
+//! Clients of a drill. They retry on another master as SDKs do, and record a history.
 
 use std::{
     collections::BTreeSet,
@@ -23,25 +23,25 @@ use parking_lot::Mutex;
 
 pub(crate) const BUCKET: &str = "drill";
 
-/// Keys that all clients fight for at a time.
+/// Number of keys that all clients write at a time.
 const HOT_KEYS: u64 = 4;
 
-/// Operations after which the hot keys are replaced by fresh ones, so that no history grows too
-/// long to be searched.
+/// Number of operations after which the hot keys are replaced by new ones, so that each history stays short
+/// enough to be searched.
 const OPERATIONS_PER_GENERATION: u64 = 400;
 
-/// Attempts of one call.
+/// Number of attempts of one call.
 const ATTEMPTS: u32 = 6;
 
-/// How long a client waits for an answer.
+/// Longest wait of a client for an answer.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// What all clients share.
+/// The state that all clients share.
 #[derive(Debug)]
 pub(crate) struct Board {
     start: Instant,
     operations: AtomicU64,
-    /// Keys with a write of which not even the value is known.
+    /// Keys with a write whose value is unknown.
     poisoned: Mutex<BTreeSet<String>>,
     /// Answers that no fault explains.
     violations: Mutex<Vec<String>>,
@@ -66,7 +66,7 @@ impl Board {
         format!("k{}-{}", operation / OPERATIONS_PER_GENERATION, rng.below(HOT_KEYS))
     }
 
-    /// Returns the keys that are fought for now.
+    /// Returns the current hot keys.
     pub(crate) fn hot_keys(&self) -> Vec<String> {
         let generation = self.operations.load(Ordering::Relaxed) / OPERATIONS_PER_GENERATION;
         (0..HOT_KEYS).map(|n| format!("k{generation}-{n}")).collect()
@@ -89,12 +89,12 @@ impl Board {
     }
 }
 
-/// Returns the entity tag of an object put in one piece.
+/// Returns the entity tag of an object that was put in one piece.
 pub(crate) fn etag_of(body: &[u8]) -> String {
     hex::encode(Md5::digest(body))
 }
 
-/// What a call came to, after all its attempts.
+/// The outcome of a call after all its attempts.
 struct Ended {
     ending: Ending,
     reply: Option<Reply>,
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Sends a call until it is answered, to any master, or to `only` one.
+    /// Sends a call until it is answered, to any master, or only to `only`.
     async fn call(&mut self, call: Call, only: Option<usize>) -> Ended {
         self.calls += 1;
         let id = format!("{}-{}", self.id, self.calls);
@@ -167,12 +167,12 @@ impl Worker {
         Ended { ending, reply: None }
     }
 
-    /// Notes what a call came to; `etag` is what a write would have written.
+    /// Records the outcome of a call. `etag` is the tag that a write would have made.
     fn note(&mut self, op: Op, key: &str, start_ns: u64, ended: &Ended, etag: Option<String>) {
         let reply = ended.reply.as_ref();
         let status = reply.map_or(0, |reply| reply.status.as_u16());
         let version = reply.and_then(|reply| reply.header("x-fula-version")?.parse().ok());
-        // A read of nothing is an answer.
+        // A read that finds nothing is an answer.
         let outcome = match (op, ended.ending) {
             (Op::Get, Ending::Refused) => Ending::Done,
             (_, ending) => ending,
@@ -192,7 +192,7 @@ impl Worker {
         });
     }
 
-    /// Does one thing to a hot key.
+    /// Runs one operation on a hot key.
     pub(crate) async fn work(&mut self) {
         let key = self.board.key(&mut self.rng);
         match self.rng.below(100) {
@@ -268,7 +268,7 @@ impl Worker {
         }
     }
 
-    /// Copies a hot key to one that belongs to nobody else.
+    /// Copies a hot key to a key that no other client uses.
     async fn copy(&mut self, key: &str) {
         let target = format!("c{}-{}", self.id, self.calls);
         let start = self.board.now_ns();
@@ -279,13 +279,13 @@ impl Worker {
         let etag = etag.map(|etag| etag.trim_matches('"').to_owned());
         match ended.ending {
             Ending::Done => self.note(Op::Put, &target, start, &ended, etag),
-            // Which state of the source it copied is not known.
+            // It is unknown which state of the source was copied.
             Ending::Unknown => self.board.poison(&target),
             Ending::Refused | Ending::None => {}
         }
     }
 
-    /// Uploads in two steps, which may fall to different masters.
+    /// Uploads in two steps, which may go to different masters.
     async fn upload(&mut self, key: &str) {
         let path = format!("/{BUCKET}/{key}");
         let begun = self.call(Call::new(Method::POST, &path).query("uploads="), None).await;
@@ -312,13 +312,13 @@ impl Worker {
         let call = Call::new(Method::POST, &path).query(format!("uploadId={id}")).body(xml);
         let ended = self.call(call, None).await;
         if ended.ending == Ending::Refused {
-            // Only its own completion ends an upload of ours.
+            // Only its own completion can have ended the upload.
             self.board.violate(format!("the upload {id} of {key} was refused: {:?}", ended.reply));
         }
         self.note(Op::Put, key, start, &ended, Some(etag));
     }
 
-    /// Lists the bucket's first page.
+    /// Lists the first page of the bucket.
     pub(crate) async fn list(&mut self) {
         let start = self.board.now_ns();
         let call = Call::new(Method::GET, format!("/{BUCKET}")).query("list-type=2&prefix=k");
@@ -335,7 +335,7 @@ impl Worker {
         tokio::time::sleep(Duration::from_millis(20 + self.rng.below(100))).await;
     }
 
-    /// Lists everything at one master: the version, keys with entity tags, and their sizes.
+    /// Lists everything on one master: the version, keys with entity tags, and sizes.
     pub(crate) async fn list_all_at(
         &mut self,
         master: usize,

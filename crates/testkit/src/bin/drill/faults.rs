@@ -1,4 +1,4 @@
-//! What goes wrong in a drill.
+//! The faults of a drill.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 use fula_testkit::{cluster::Cluster, rng::Rng};
 use tokio::time::sleep;
 
-/// How often each thing was done.
+/// The number of times that each fault was injected.
 #[derive(Debug, Default)]
 pub(crate) struct Done(BTreeMap<&'static str, u64>);
 
@@ -30,7 +30,7 @@ impl fmt::Display for Done {
     }
 }
 
-/// Makes things go wrong for `length`, then mends everything. Without `heavy`, nothing does.
+/// Injects faults for `length`, then repairs everything. Without `heavy` it injects none.
 pub(crate) async fn inflict(
     cluster: &mut Cluster,
     rng: &mut Rng,

@@ -1,4 +1,4 @@
-//! Figures of several masters: each prints one line, with what it should be beside it.
+//! Figures of several masters. Each prints one line with its target.
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +22,10 @@ use crate::client::etag_of;
 const BUCKET: &str = "figures";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Rounds of a comparison, taken in turns; the median counts.
+/// Number of rounds of a comparison. They are run in turns, and the median counts.
 const ROUNDS: usize = 3;
 
-/// What a load came to.
+/// The result of a load.
 #[derive(Debug, Default)]
 struct Tally {
     done: AtomicU64,
@@ -85,7 +85,7 @@ fn put(key: &str, body: &str) -> Call {
     Call::new(Method::PUT, format!("/{BUCKET}/{key}")).body(body.to_owned())
 }
 
-/// Three masters, sixteen clients each, half of the writes to keys that all share.
+/// Runs three masters with sixteen clients each. Half of the writes go to keys that all clients share.
 async fn unconditional(cluster: &Cluster, length: Duration) -> io::Result<()> {
     let tally = Tally::default();
     let deadline = Instant::now() + length;
@@ -129,7 +129,7 @@ async fn unconditional(cluster: &Cluster, length: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Sixteen clients on three masters create the same key, a thousand times.
+/// Lets sixteen clients on three masters create the same key, a thousand times.
 async fn creations(cluster: &Cluster) -> io::Result<()> {
     let mut clients: Vec<Client> = (0..16).map(|n| cluster.client(n % 3)).collect();
     let mut winners: BTreeMap<usize, u64> = BTreeMap::new();
@@ -156,7 +156,7 @@ async fn creations(cluster: &Cluster) -> io::Result<()> {
     Ok(())
 }
 
-/// Four clients count to a thousand by entity tags, while a tenth of the answers is swallowed.
+/// Lets four clients count to a thousand with entity tags, while a tenth of the answers is dropped.
 async fn increments(cluster: &Cluster) -> io::Result<()> {
     const TOTAL: u64 = 1000;
     cluster.client(0).send(&put("counter", "0"), PATIENCE).await?;
@@ -187,7 +187,7 @@ async fn increments(cluster: &Cluster) -> io::Result<()> {
                 let call = put("counter", &(value + 1).to_string())
                     .header("if-match", format!("\"{etag}\""))
                     .header("amz-sdk-invocation-id", format!("increment-{n}-{calls}"));
-                // As an SDK does: the same call again until it is answered.
+                // The same call is repeated until it is answered, as an SDK does.
                 for attempt in 1.. {
                     let call =
                         call.clone().header("amz-sdk-request", format!("attempt={attempt}; max=9"));
@@ -212,7 +212,8 @@ async fn increments(cluster: &Cluster) -> io::Result<()> {
     }
     let get = Call::new(Method::GET, format!("/{BUCKET}/counter"));
     let last = cluster.client(1).send(&get, PATIENCE).await?;
-    // One more than counted: lost; one less: doubled, or told 412 for what was done.
+    // One number more than counted means a lost increment. One less means a doubled one, or a 412 for one
+    // that was carried out.
     println!(
         "increments     counted {} times, the counter says {} (equal), {} answers swallowed, {} told \
          412 by a real race",
@@ -224,7 +225,7 @@ async fn increments(cluster: &Cluster) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes per second of `clients` spread over `masters`; each key is the client's own.
+/// Returns the writes per second of `clients` that are spread over `masters`. Each client has its own keys.
 async fn rate(cluster: &Cluster, masters: &[usize], clients: usize, length: Duration) -> f64 {
     let done = AtomicU64::new(0);
     let started = Instant::now();
@@ -237,7 +238,7 @@ async fn rate(cluster: &Cluster, masters: &[usize], clients: usize, length: Dura
                 if Instant::now() >= deadline {
                     break;
                 }
-                // Each body is another: equal ones would be one block.
+                // All bodies are different, because equal ones would be one block.
                 let body = format!("{n} {round} {deadline:?}");
                 let reply = client.send(&put(&format!("rate-{n}"), &body), PATIENCE).await;
                 let ok = reply.is_ok_and(|reply| reply.status.is_success());
@@ -256,7 +257,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Commits of a bucket, newest first, by their writer.
+/// Returns the commits of a bucket, newest first, by their writers.
 fn commits(cluster: &Cluster, limit: u64) -> io::Result<Vec<serde_json::Value>> {
     let limit = limit.max(1).to_string();
     let log = cluster.gateways[0].fula(&["roots", "log", BUCKET, "--limit", &limit, "--json"])?;
@@ -269,8 +270,8 @@ async fn version(cluster: &Cluster) -> io::Result<u64> {
     Ok(reply.header("x-fula-version").and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-/// One bucket through two masters against the same through one, with `latency` added to each
-/// round trip to the arbiter.
+/// Compares one bucket through two masters with the same through one, with `latency` added to each round
+/// trip to the arbiter.
 async fn hot_bucket(cluster: &Cluster, length: Duration, latency: Duration) -> io::Result<()> {
     for link in &cluster.arbiter_links {
         link.set_latency(latency / 2);
@@ -306,7 +307,7 @@ async fn hot_bucket(cluster: &Cluster, length: Duration, latency: Duration) -> i
     Ok(())
 }
 
-/// Commits per second and changes per commit, by number of clients of one master.
+/// Measures commits per second and changes per commit by the number of clients of one master.
 async fn batches(cluster: &Cluster, length: Duration) -> io::Result<()> {
     for clients in [1, 4, 16, 64] {
         let before = version(cluster).await?;
@@ -324,7 +325,8 @@ async fn batches(cluster: &Cluster, length: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// A token works on masters that share nothing but the arbiter, and is revoked on one of them.
+/// Checks that a token works on masters that share nothing but the arbiter, and that revoking it on one
+/// works.
 async fn revocations(cluster: &Cluster) -> io::Result<()> {
     let mut took = Vec::new();
     for _ in 0..5 {
@@ -355,7 +357,7 @@ async fn revocations(cluster: &Cluster) -> io::Result<()> {
     Ok(())
 }
 
-/// Pointer reads of a thousand GETs on 64 connections, with a slow arbiter.
+/// Counts the pointer reads of a thousand GETs on 64 connections, with a slow arbiter.
 async fn pointer_reads(cluster: &Cluster) -> io::Result<()> {
     const GETS: u64 = 20_000;
     cluster.client(0).send(&put("read", "x"), PATIENCE).await?;
@@ -384,7 +386,7 @@ async fn pointer_reads(cluster: &Cluster) -> io::Result<()> {
     Ok(())
 }
 
-/// Time from when a killed Postgres takes connections again to the first write.
+/// Measures the time from when a killed Postgres accepts connections again to the first write.
 async fn recovery(cluster: &mut Cluster) -> io::Result<()> {
     let mut times = Vec::new();
     for round in 0..5 {

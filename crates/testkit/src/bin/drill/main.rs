@@ -1,5 +1,5 @@
-//! Drills: real gateways on a real Postgres under kills, pauses, restarts and lost answers, and
-//! figures of several masters. `make drill SECONDS=600 SEED=7`; `drill --help` for the rest.
+//! Drills: real gateways on a real Postgres with kills, pauses, restarts and lost answers, and figures of
+//! several masters (`make drill SECONDS=600 SEED=7`). `drill --help` lists the commands.
 
 mod client;
 mod faults;
@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Board, Worker};
 
-/// Clients of a drill, besides one that lists.
+/// Number of clients of a drill, without the one that lists.
 const CLIENTS: usize = 8;
 
 #[derive(Debug, Parser)]
@@ -42,48 +42,48 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Let clients work while things go wrong, and check what they were told
+    /// Let clients work while faults are injected, and check their answers
     Run {
-        /// How long
+        /// Duration in seconds
         #[arg(long, default_value_t = 30)]
         seconds: u64,
-        /// Chooses faults and operations
+        /// Seed of faults and operations
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Turn the comparison of swaps off: the drill must find what that loses
         #[arg(long)]
         cas_off: bool,
-        /// Let the clients be a wallet instead of having a key
+        /// Authenticate the clients as a wallet instead of with a key
         #[arg(long)]
         wallets: bool,
-        /// Where to write the history, one event a line
+        /// File for the history, one event a line
         #[arg(long, default_value = "history.jsonl")]
         history: PathBuf,
     },
-    /// Run a Postgres for tests in other languages, until its input ends
+    /// Run a Postgres for tests in other languages, until standard input ends
     Postgres,
-    /// Run a link that swallows answers, until its input ends
+    /// Run a link that drops answers, until standard input ends
     Link {
-        /// Where it leads
+        /// Address that the link leads to
         target: std::net::SocketAddr,
-        /// Of 1000 answers, how many are swallowed
+        /// Number of answers in 1000 that are dropped
         #[arg(long, default_value_t = 0)]
         drop: u64,
-        /// Added each way, in milliseconds
+        /// Latency that is added each way, in milliseconds
         #[arg(long, default_value_t = 0)]
         latency: u64,
     },
-    /// Check a history written earlier
+    /// Check a history that was written earlier
     Check {
-        /// The file
+        /// File with the history
         history: PathBuf,
     },
-    /// Measure what several masters cost and keep; prints a table
+    /// Measure what several masters cost and guarantee; prints a table
     Figures {
-        /// How long each part runs
+        /// Duration of each part in seconds
         #[arg(long, default_value_t = 20)]
         seconds: u64,
-        /// Only parts whose name contains this
+        /// Run only parts whose name contains this
         #[arg(long)]
         only: Option<String>,
     },
@@ -127,7 +127,7 @@ fn tell(verdict: &Verdict) {
     println!("verdict: {word}; {events} operations on {keys} keys");
 }
 
-/// Runs a drill; says whether it came out as it should.
+/// Runs a drill. Returns whether the result is as expected.
 async fn run(
     length: Duration,
     seed: u64,
@@ -154,7 +154,7 @@ async fn run(
     for worker in running {
         events.extend(worker.await.map_err(io::Error::other)?);
     }
-    // Calm again: every master must tell the same story to its end.
+    // After the faults every master must give the same answers.
     let mut violations = agree(&cluster, &board, &mut rng, &mut events).await?;
     let poisoned = board.poisoned();
     events.retain(|event| !poisoned.contains(&event.key));
@@ -199,7 +199,7 @@ async fn start_cluster(cas_off: bool, wallets: bool) -> io::Result<Cluster> {
     Ok(cluster)
 }
 
-/// Starts the clients, which work until `stop` is set and then return their events.
+/// Starts the clients. They work until `stop` is set, and then return their events.
 fn start_clients(
     cluster: &Cluster,
     board: &Arc<Board>,
@@ -236,7 +236,7 @@ fn tell_operations(events: &[history::Event]) {
     );
 }
 
-/// Asks every master for everything, and compares counters with listings.
+/// Reads everything from every master, and compares counters with listings.
 async fn agree(
     cluster: &Cluster,
     board: &Arc<Board>,

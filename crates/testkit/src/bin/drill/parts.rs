@@ -1,4 +1,4 @@
-//! Parts for tests in other languages: each runs until its input ends.
+//! Parts for tests in other languages. Each runs until standard input ends.
 
 use std::{
     io::{self, BufRead, Write},
@@ -15,7 +15,7 @@ fn say(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// A Postgres that is told on its input to crash, start, hang, be backed up and restored.
+/// Runs a Postgres that follows commands on standard input: crash, start, hang, back up, restore.
 pub(crate) fn postgres() -> io::Result<()> {
     let mut server = Postgres::start(&[])?;
     say(&server.url())?;
@@ -37,7 +37,7 @@ pub(crate) fn postgres() -> io::Result<()> {
     Ok(())
 }
 
-/// A link that swallows answers; says how many when its input ends.
+/// Runs a link that drops answers. Prints their number when standard input ends.
 pub(crate) async fn link(target: SocketAddr, drop: u64, latency: Duration) -> io::Result<()> {
     let link = Link::open(target).await?;
     link.drop_answers(drop);

@@ -1,8 +1,8 @@
-//! Setting damaged segments aside.
+//! Tests of setting damaged segments aside.
 
 use super::*;
 
-/// Neither its head nor the end of its segment says its name any more.
+/// A block is forgotten when neither its head nor the footer names it any more.
 #[test]
 fn a_block_without_a_name_is_forgotten_by_a_repair() {
     let disk = SimDisk::default();
@@ -22,7 +22,7 @@ fn a_block_without_a_name_is_forgotten_by_a_repair() {
     }
 }
 
-/// Its value is readable, but nothing says whose it is.
+/// A row is forgotten when its value is readable but nothing names it.
 #[test]
 fn a_row_without_a_name_is_forgotten_by_a_repair() {
     let disk = SimDisk::default();
@@ -42,7 +42,8 @@ fn a_row_without_a_name_is_forgotten_by_a_repair() {
     assert!(log.read_whole(&kept, &slot).unwrap().is_some());
 }
 
-/// The hash of a block says that it is whole; nothing says it of a row.
+/// A block with a damaged head is moved, because its hash proves that it is intact. A row has no such
+/// proof.
 #[test]
 fn a_block_whose_head_is_damaged_is_moved_and_a_row_is_not() {
     let disk = SimDisk::default();

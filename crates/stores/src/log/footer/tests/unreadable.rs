@@ -1,4 +1,4 @@
-//! Places of the disk that cannot be read.
+//! Tests of places of the disk that cannot be read.
 
 use super::*;
 
@@ -6,7 +6,8 @@ fn size(segment: &Segment) -> usize {
     usize::try_from(segment.len().unwrap()).unwrap()
 }
 
-/// Three segments, of which the second has a place that cannot be read; returns what may lie there.
+/// Returns a log of three segments, of which the second has an unreadable place, and the blocks that may
+/// lie there.
 fn with_a_lost_place(disk: &SimDisk) -> (Log, Vec<Cid>) {
     let log = open(disk);
     (0..60).for_each(|n| append(&log, n).unwrap());
@@ -42,7 +43,7 @@ fn what_cannot_be_read_keeps_no_other_segment_from_being_compacted() {
     let disk = SimDisk::default();
     let (log, gone) = with_a_lost_place(&disk);
     let lost = Arc::clone(&segments(&log)[2]);
-    // It has fewer living records than any other, so it comes first.
+    // This segment has fewer live records than any other, so it is compacted first.
     for n in 0..60 {
         let cid = block(n).cid();
         let is_there = slot_of(&log, &cid).segment == lost.id;
@@ -63,13 +64,13 @@ fn a_place_that_cannot_be_read_in_a_sealed_segment_is_damage() {
     let disk = SimDisk::default();
     let (log, _) = with_a_lost_place(&disk);
     let segment = Arc::clone(&segments(&log)[2]);
-    // Nor what it tells.
+    // Its footer cannot be read either.
     disk.lose(segment.name(), size(&segment) - 1);
     drop(log);
     let (log, recovery) = try_open(&disk);
     assert!(!recovery.damaged.is_empty() && recovery.truncated.is_empty(), "{recovery:?}");
     assert!(recovery.damaged.iter().all(|damage| damage.segment == segment.name()));
-    // Of sixty blocks and three rows.
+    // These are left of sixty blocks and three rows.
     let left = all(&log).len();
     assert!((50..63).contains(&left), "{left}");
 }
@@ -90,7 +91,7 @@ fn a_header_that_cannot_be_read_is_damage() {
     open(&disk);
 }
 
-/// A real disk takes seconds to say that it cannot.
+/// A real disk takes seconds to report that it cannot read.
 #[test]
 fn what_cannot_be_read_is_asked_for_a_few_times() {
     let disk = SimDisk::default();
@@ -105,7 +106,8 @@ fn what_cannot_be_read_is_asked_for_a_few_times() {
     assert!((2..8).contains(&times), "{times}");
 }
 
-/// It may have been acknowledged: only what is readable says how far all is durable.
+/// A tail that cannot be read is not cut off: it may have been acknowledged, and only readable records tell
+/// how far everything is durable.
 #[test]
 fn a_tail_that_cannot_be_read_is_not_cut_off() {
     let disk = SimDisk::default();
