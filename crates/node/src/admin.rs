@@ -66,8 +66,8 @@ pub(crate) enum Request {
     Revoke {
         /// What.
         revoked: Revoked,
-        /// Whether a user is revoked of whom nothing was ever seen.
-        is_certain: bool,
+        /// How sure the operator is.
+        sureness: Sureness,
         /// Whether what was issued before now is meant, by the clock that credentials are judged by.
         before_now: bool,
     },
@@ -133,6 +133,18 @@ pub(crate) enum Request {
     },
 }
 
+/// How sure an operator is of a revocation, which cannot be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Sureness {
+    /// What is revoked must be known here, and must not be a user with live keys or buckets.
+    Unsure,
+    /// It may be unknown here, but must not be a user with live keys or buckets.
+    Known,
+    /// The operator said yes.
+    Certain,
+}
+
 /// What came of it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -183,11 +195,9 @@ async fn carry_out(
             revoke(node, Revoked::Key(id.clone())).await?;
             Ok(json!({"revoked": id}))
         }
-        Request::Revoke { revoked, is_certain, before_now } => {
+        Request::Revoke { revoked, sureness, before_now } => {
             let revoked = if before_now { until_now(node, revoked) } else { revoked };
-            if !is_certain {
-                users::check_seen(node, &revoked).await?;
-            }
+            users::check_revocation(node, &revoked, sureness).await?;
             revoke(node, revoked.clone()).await?;
             Ok(json!({"revoked": revoked}))
         }

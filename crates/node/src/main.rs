@@ -59,7 +59,7 @@ fn main() -> ExitCode {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Token(args) => commands::token::run(args),
-            Command::Revoke(args) => commands::admin::revoke(args).await,
+            Command::Revoke(args) => commands::revoke::run(args).await,
             Command::Masters(args) => commands::admin::masters(args).await,
             Command::Roots(args) => commands::admin::roots(args).await,
             Command::Secrets(args) => commands::admin::secrets(args),

@@ -36,11 +36,14 @@ pub(crate) enum KeysCommand {
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Revoke a key: requests signed with it are refused from now on
+    /// Revoke one access key for ever; its user keeps the other keys, and can get new ones
+    ///
+    /// Requests signed with the key are refused at once on this master, and within five seconds on all
+    /// others. `fula revoke key` does the same, and takes the ids of sessions as well.
     Revoke {
-        /// The access key id
+        /// Access key id, as `fula keys list` shows it
         id: String,
-        /// Refuse unless the key is this user's
+        /// Revoke the key only if it belongs to this user
         #[arg(long)]
         user: Option<String>,
         #[command(flatten)]
@@ -55,21 +58,26 @@ pub(crate) struct RevokeArgs {
     pub(crate) command: RevokeCommand,
 }
 
-/// What to revoke. It counts on this master at once and on all others within five seconds, and
-/// cannot be taken back.
+/// What to revoke. A revocation counts on this master at once and on all others within five seconds. It is
+/// for ever: nothing takes it back.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RevokeCommand {
-    /// Everything of a wallet
+    /// Revoke all tokens and sessions of a wallet, also those made later
     Wallet {
-        /// 0x and 40 hex digits
+        /// Address of the wallet: 0x and 40 hex digits
         address: String,
-        /// Only what was issued before this time: seconds since 1970, or `now`
+        /// Revoke only what was issued before this time, given as seconds since 1970 or `now`
         #[arg(long, value_name = "TIME")]
         issued_before: Option<String>,
+        /// Revoke the wallet even if it owns buckets, which nobody can write to afterwards
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Everything of a user: of access keys, of a wallet, or with --jwt or --issuer of a JWT
+    /// Revoke all credentials of a user, also those made later; to revoke one key, use `revoke key`
+    ///
+    /// The user can never be let in again: no new access key can be made under this name.
     User {
         /// Name of a user of access keys, with or without key: in front, address of a wallet, or
         /// sub of a JWT
@@ -80,32 +88,37 @@ pub(crate) enum RevokeCommand {
         /// USER is the sub of a JWT that is verified with a key set, and this is its iss
         #[arg(long, value_name = "ISS")]
         issuer: Option<String>,
-        /// Revoke a user who has neither access keys nor buckets, too
+        /// Revoke a user who has live access keys or owns buckets, and one who was never seen here
         #[arg(long)]
         yes: bool,
-        /// Only what was issued before this time: seconds since 1970, or `now`
+        /// Revoke only what was issued before this time, given as seconds since 1970 or `now`
         #[arg(long, value_name = "TIME")]
         issued_before: Option<String>,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// A token, however it is spelled, and the sessions that were had for it
+    /// Revoke one token, and the sessions that were made with it
     Token {
-        /// The token, its digest in 64 hex digits (`meaning` in /fula/whoami), or - to read it from
-        /// standard input
+        /// `-` to read the token from standard input; or its digest of 64 hex digits (`meaning` in
+        /// /fula/whoami); or the token itself, which other users of this machine can then see
         token: String,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// An access key or a session, by its access key id
+    /// Revoke one access key or one session, by its access key id
+    ///
+    /// For an access key this is the same as `fula keys revoke`.
     #[command(alias = "session")]
     Key {
-        /// Access key id
+        /// Access key id of the key or of the session
         id: String,
+        /// Revoke the id even if no key and no session is known by it
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// List what was revoked
+    /// List all revocations
     List {
         #[command(flatten)]
         common: AdminArgs,

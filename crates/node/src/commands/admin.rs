@@ -1,9 +1,8 @@
 //! `fula keys`, `fula masters`, `fula roots`, `fula secrets` and `fula migrate`.
 
-use std::{io::Read, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
-use fula_identity::{Address, TOKEN_BYTES_MAX, TokenDigest, token_digest};
-use fula_service::{Limits, auth::Revoked};
+use fula_service::Limits;
 use fula_stores::PostgresArbiter;
 use serde_json::{Value, json};
 
@@ -12,8 +11,7 @@ use crate::{
     admin::{self, Answer, Request, Step},
     cli::{
         AdminArgs, CasMode, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
-        MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs,
-        SecretsCommand, Time,
+        MigrateArgs, RootsArgs, RootsCommand, SecretsArgs, SecretsCommand, Time,
     },
     config::Backends,
     files,
@@ -153,7 +151,11 @@ fn show_retained(found: &Value, released: Option<&[Value]>) {
 }
 
 /// Prints a result as JSON or by `show`, or the error.
-fn finish(json: bool, result: Result<Value, String>, show: impl FnOnce(&Value)) -> ExitCode {
+pub(super) fn finish(
+    json: bool,
+    result: Result<Value, String>,
+    show: impl FnOnce(&Value),
+) -> ExitCode {
     match result {
         Ok(value) if json => println!("{value:#}"),
         Ok(value) => show(&value),
@@ -192,77 +194,6 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
             finish(common.json, revoked, |key| println!("revoked {}", text(&key["revoked"])))
         }
     }
-}
-
-/// Runs `fula revoke`.
-pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
-    let (mut is_certain, mut before_now) = (false, false);
-    let (revoked, common) = match args.command {
-        RevokeCommand::Wallet { address, issued_before, common } => {
-            is_certain = true;
-            let wallet = Address::parse(&address).map(|wallet| wallet.to_string());
-            let wallet = wallet.ok_or_else(|| "a wallet is 0x and 40 hex digits".to_owned());
-            before_now = is_now(issued_before.as_deref());
-            (wallet.and_then(|wallet| of_user(wallet, issued_before.as_deref())), common)
-        }
-        RevokeCommand::User { user, jwt, issuer, issued_before, yes, common } => {
-            is_certain = yes;
-            let user = match issuer {
-                // As tokens of a key set are known (docs/format.md).
-                Some(issuer) => format!("{issuer}\0{user}"),
-                None if jwt => user,
-                None => admin::user_id(&user),
-            };
-            before_now = is_now(issued_before.as_deref());
-            (of_user(user, issued_before.as_deref()), common)
-        }
-        RevokeCommand::Token { token, common } => (read_token(&token), common),
-        RevokeCommand::Key { id, common } => (Ok(Revoked::Key(id)), common),
-        RevokeCommand::List { common } => {
-            let listed = perform(&common, Request::RevokeList).await;
-            return finish(common.json, listed, |listed| {
-                for found in listed.as_array().into_iter().flatten() {
-                    println!("{}  {}", when(&found["at"]), found["revoked"]);
-                }
-            });
-        }
-    };
-    let revoked = match revoked {
-        Ok(revoked) => perform(&common, Request::Revoke { revoked, is_certain, before_now }).await,
-        Err(text) => Err(text),
-    };
-    finish(common.json, revoked, |done| println!("revoked {}", done["revoked"]))
-}
-
-/// Whether only what was issued before now is revoked: the gateway says when that is.
-fn is_now(issued_before: Option<&str>) -> bool {
-    issued_before == Some("now")
-}
-
-fn of_user(user: String, issued_before: Option<&str>) -> Result<Revoked, String> {
-    let before = match issued_before {
-        None => return Ok(Revoked::User(user)),
-        Some("now") => 0,
-        Some(text) => {
-            text.parse().map_err(|_| "--issued-before is seconds since 1970, or now".to_owned())?
-        }
-    };
-    Ok(Revoked::IssuedBefore(user, before))
-}
-
-fn read_token(text: &str) -> Result<Revoked, String> {
-    let mut token = text.to_owned();
-    if text == "-" {
-        token.clear();
-        let read = std::io::stdin().take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut token);
-        read.map_err(|error| format!("standard input: {error}"))?;
-    }
-    let token = token.trim();
-    let digest = match TokenDigest::parse(token) {
-        Some(digest) => digest,
-        None => token_digest(token).map_err(|error| error.to_string())?,
-    };
-    Ok(Revoked::Token(digest.to_string()))
 }
 
 /// Runs `fula masters`.

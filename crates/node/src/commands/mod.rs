@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod fsck;
 pub(crate) mod gateway;
 pub(crate) mod import;
+pub(crate) mod revoke;
 pub(crate) mod status;
 mod text;
 pub(crate) mod token;
