@@ -110,6 +110,8 @@ def test_status_is_one_page_with_an_exit_code(own_gateway):
     own_gateway.stop()
     stopped = own_gateway.fula("status", check=False)
     assert stopped.returncode == 1 and "problem      no gateway runs" in stopped.stdout
+    assert "ready        no\n" in stopped.stdout
+    assert "no gateway runs" in json.loads(own_gateway.fula("status", "--json", check=False).stdout)["not_ready"]
     absent = subprocess.run([FULA, "status", "--data-dir", own_gateway.data_dir / "absent"],
                             capture_output=True, text=True)
     assert absent.returncode == 2 and absent.stdout == ""

@@ -70,6 +70,11 @@ pub(crate) fn credentials_path(data_dir: &Path) -> PathBuf {
     data_dir.join("credentials")
 }
 
+/// Returns whether a gateway or a command has used this data directory: whether it has a log.
+pub(crate) fn is_data_dir(dir: &Path) -> bool {
+    dir.join("log").is_dir()
+}
+
 /// Makes the data directory, for its owner alone.
 pub(crate) fn make_data_dir(dir: &Path) -> Result<(), FileError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);

@@ -101,7 +101,7 @@ pub(crate) enum Purpose {
     /// A master: it decides what nobody has decided yet, and recoveries wait for it.
     Serve(NamePolicy),
     /// A command: it takes what the masters agreed on, and never decides: it may run while the arbiter's
-    /// tables are being restored.
+    /// tables are being restored. It makes no tables and no directory for blocks.
     Administer,
     /// A command that moves a single master into a shared arbiter: into an empty one it brings the sealing
     /// key and the blocks, and takes the rest as other commands do.
@@ -146,9 +146,10 @@ impl Node {
         let store = open_store(data_dir, purpose, despite_damage)?;
         check_purpose_of(data_dir, &store, backends).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
-        let shared_blocks = match &backends.blocks_url {
-            Some(url) => Some(Arc::new(ObjectBlocks::open(url)?)),
-            None => None,
+        let only_looks = matches!(purpose, Purpose::Administer | Purpose::Read);
+        let mut shared_blocks = match &backends.blocks_url {
+            Some(url) if !only_looks => Some(Arc::new(ObjectBlocks::open(url)?)),
+            _ => None,
         };
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
@@ -163,11 +164,17 @@ impl Node {
         if let Some(shared) = &backends.shared {
             let opened = open_shared(backends, shared, &sealing, purpose).await?;
             (roots, metadata, names) = (opened.roots, opened.metadata, opened.names);
+            is_watched = opened.compares;
+        }
+        // A command makes no directory for blocks, and says first if the arbiter was never used.
+        if let (Some(url), true) = (&backends.blocks_url, only_looks) {
+            shared_blocks = Some(Arc::new(ObjectBlocks::open_existing(url)?));
+        }
+        if backends.shared.is_some() {
             if let Some(blocks) = &shared_blocks {
                 same_blocks(blocks, metadata.as_ref(), purpose, &random).await?;
             }
             fresh_for = KEYS_FRESH_FOR;
-            is_watched = opened.compares;
             guard = if is_watched {
                 RollbackGuard::open(Some(Arc::clone(&memory))).await?
             } else {
@@ -302,7 +309,15 @@ async fn open_shared(
     sealing: &SealingKey,
     purpose: Purpose,
 ) -> Result<OpenedArbiter, NodeError> {
-    let mut arbiter = PostgresArbiter::open(&shared.database_url, shared.compares).await?;
+    let open = async |compares| match purpose {
+        Purpose::Serve(_) | Purpose::MoveIn => {
+            PostgresArbiter::open(&shared.database_url, compares).await
+        }
+        Purpose::Administer | Purpose::Read => {
+            PostgresArbiter::open_existing(&shared.database_url, compares).await
+        }
+    };
+    let mut arbiter = open(shared.compares).await?;
     let metadata: Arc<dyn MetadataStore> = Arc::clone(&arbiter.metadata) as _;
     if purpose == Purpose::MoveIn {
         check_whole(arbiter.roots.as_ref(), metadata.as_ref()).await?;
@@ -339,7 +354,7 @@ async fn open_shared(
     if !compares {
         tracing::warn!("FULA_BUCKET_ROOT_CAS is off: masters overwrite each other's updates");
         if shared.compares {
-            arbiter = PostgresArbiter::open(&shared.database_url, false).await?;
+            arbiter = open(false).await?;
         }
     }
     Ok(OpenedArbiter { roots: arbiter.roots, metadata, compares, names })
@@ -369,9 +384,15 @@ async fn same_blocks(
     purpose: Purpose,
     random: &Random,
 ) -> Result<(), NodeError> {
-    let mut fresh = [0; 16];
-    random(&mut fresh);
-    let ours = blocks.identify(&hex::encode(fresh)).await?;
+    let ours = match purpose {
+        Purpose::Serve(_) | Purpose::MoveIn => {
+            let mut fresh = [0; 16];
+            random(&mut fresh);
+            blocks.identify(&hex::encode(fresh)).await?
+        }
+        // No master ever had this name.
+        Purpose::Administer | Purpose::Read => blocks.name().await?.unwrap_or_default(),
+    };
     // A command goes on where no master has said it yet.
     let theirs = agreed(metadata, BLOCKS, purpose, &ours).await?;
     if theirs.is_none_or(|theirs| theirs == ours) { Ok(()) } else { Err(NodeError::OtherBlocks) }

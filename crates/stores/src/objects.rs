@@ -57,6 +57,12 @@ pub enum ObjectStoreError {
          s3://bucket/prefix (credentials of S3 are given in the usual AWS_ variables)"
     )]
     Url,
+    /// Mount the file system, mend the setting, or start a gateway, which makes the directory.
+    #[error(
+        "the directory {0} of FULA_BLOCKS does not exist; check the setting and that its file system is \
+         mounted (a gateway makes the directory when it starts)"
+    )]
+    NoDirectory(std::path::PathBuf),
     /// The directory cannot be used.
     #[error("the directory of FULA_BLOCKS cannot be used")]
     Directory(#[source] io::Error),
@@ -105,6 +111,18 @@ impl ObjectBlocks {
     /// # Errors
     /// [`ObjectStoreError`].
     pub fn open(url: &str) -> Result<Self, ObjectStoreError> {
+        Self::open_or_make(url, true)
+    }
+
+    /// Opens the store that `url` names without making its directory, for a command that only looks.
+    ///
+    /// # Errors
+    /// [`ObjectStoreError`].
+    pub fn open_existing(url: &str) -> Result<Self, ObjectStoreError> {
+        Self::open_or_make(url, false)
+    }
+
+    fn open_or_make(url: &str, makes_directory: bool) -> Result<Self, ObjectStoreError> {
         // The URL is not repeated: one that was mistyped may hold a password.
         let wrong = || ObjectStoreError::Url;
         let is_directory = url.starts_with("file:");
@@ -113,7 +131,11 @@ impl ObjectBlocks {
             if !dir.starts_with('/') {
                 return Err(wrong());
             }
-            std::fs::create_dir_all(dir).map_err(ObjectStoreError::Directory)?;
+            if makes_directory {
+                std::fs::create_dir_all(dir).map_err(ObjectStoreError::Directory)?;
+            } else if !std::path::Path::new(dir).exists() {
+                return Err(ObjectStoreError::NoDirectory(dir.into()));
+            }
             crate::warn_if_open(std::path::Path::new(dir));
             let files = LocalFileSystem::new_with_prefix(dir).map_err(ObjectStoreError::Store)?;
             Arc::new(files.with_fsync(true))
@@ -181,9 +203,25 @@ impl ObjectBlocks {
         if put.is_ok() {
             return Ok(fresh.to_owned());
         }
+        let there = object_store::Error::NotFound { path: NAME.to_owned(), source: NAME.into() };
+        self.name().await?.ok_or_else(|| failed("get", there))
+    }
+
+    /// Returns what tells this store from any other, or `None` for one that was never used. Writes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn name(&self) -> Result<Option<String>, StoreError> {
+        let name = Path::from(NAME);
         let read = async { self.store.get(&name).await?.bytes().await };
-        let bytes = within(ANSWER, "get", read).await?.map_err(|error| failed("get", error))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        match within(ANSWER, "get", read).await? {
+            Ok(bytes) => {
+                self.is_named.store(true, Ordering::Relaxed);
+                Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("get", error)),
+        }
     }
 
     fn epochs(&self) -> MutexGuard<'_, Epochs> {

@@ -77,6 +77,7 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
     Ok(json!({
         "problems": needed.problems + u64::from(is_unrepaired),
         "left_off": needed.left_off,
+        "log_checked": !node.backends.is_scratch,
         "damaged": places,
         "buckets": buckets,
         "unfinished_bytes_cut": cut,

@@ -33,21 +33,7 @@ async fn perform_within(
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let mut backends = backends.map_err(|error| error.to_string())?;
     let dir = backends.data_dir.clone();
-    // Everything that a command needs of a shared arbiter is in the database.
-    let mut scratch = None;
-    if !dir.is_dir() {
-        if backends.shared.is_none() {
-            return Err(format!(
-                "there is no data directory {}; name it with --data-dir or FULA_DATA_DIR, or name the \
-                 database that masters share with FULA_DATABASE_URL",
-                dir.display()
-            ));
-        }
-        let made = files::ScratchDir::make(&fula_service::system_random());
-        let made = made.map_err(|error| error.to_string())?;
-        made.path().clone_into(&mut backends.data_dir);
-        scratch = Some(made);
-    }
+    let scratch = scratch_for(&mut backends, &request)?;
     let report = |text: &str| eprintln!("fula: {text}");
     let answer = if let Some(answer) = admin::ask(&dir, &request, report).await {
         answer.map_err(|error| format!("the gateway did not answer: {error}"))?
@@ -73,6 +59,41 @@ async fn perform_within(
         Answer::Error(text) => Err(text),
         Answer::Progress(_) => Err("the gateway ended its answer too early".to_owned()),
     }
+}
+
+/// Makes a data directory for a command that has none and needs none, because everything that it needs of a
+/// shared arbiter is in the database.
+fn scratch_for(
+    backends: &mut Backends,
+    request: &Request,
+) -> Result<Option<files::ScratchDir>, String> {
+    let dir = &backends.data_dir;
+    // Keys may be made before the first start.
+    let makes_keys = matches!(request, Request::KeysCreate { .. });
+    if files::is_data_dir(dir) || (backends.shared.is_none() && makes_keys && dir.is_dir()) {
+        return Ok(None);
+    }
+    let what = if dir.is_dir() {
+        format!("no gateway was ever started on the data directory {}", dir.display())
+    } else {
+        format!("there is no data directory {}", dir.display())
+    };
+    if backends.shared.is_none() {
+        return Err(format!(
+            "{what}; name that of a gateway with --data-dir or FULA_DATA_DIR, or name the database that \
+             masters share with FULA_DATABASE_URL"
+        ));
+    }
+    if matches!(request, Request::Gc { .. }) {
+        return Err(format!(
+            "{what}, and fula gc is about the log of one; name it with --data-dir or FULA_DATA_DIR"
+        ));
+    }
+    let made = files::ScratchDir::make(&fula_service::system_random());
+    let made = made.map_err(|error| error.to_string())?;
+    made.path().clone_into(&mut backends.data_dir);
+    backends.is_scratch = true;
+    Ok(Some(made))
 }
 
 /// Runs `fula gc`.

@@ -81,6 +81,9 @@ fn show(report: &Value) {
     if report["unfinished_repair"] == true {
         println!("a repair did not end: run `fula fsck --repair` again");
     }
+    if report["log_checked"] == false {
+        println!("the log of a gateway was not checked: name its data directory with --data-dir");
+    }
     println!("{} problems", report["problems"]);
 }
 
@@ -133,6 +136,16 @@ async fn repair(args: &AdminArgs, roots: Option<RootsLeft>) -> Result<(), String
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let backends = backends.map_err(|error| error.to_string())?;
+    if !files::is_data_dir(&backends.data_dir) {
+        if backends.shared.is_some() {
+            return Ok(());
+        }
+        let dir = backends.data_dir.display();
+        return Err(format!(
+            "no gateway was ever started on the data directory {dir}; name that of a gateway with --data-dir or \
+             FULA_DATA_DIR"
+        ));
+    }
     let socket = files::socket_path(&backends.data_dir);
     let is_running = tokio::net::UnixStream::connect(socket).await.is_ok();
     if backends.shared.is_some() || backends.blocks_url.is_some() {

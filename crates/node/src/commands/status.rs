@@ -39,16 +39,21 @@ fn line(name: &str, value: &str) {
 
 fn show(page: &Value) {
     let gateway = &page["gateway"];
-    let serves = if gateway.is_null() {
+    let is_scratch = page["data_dir"].is_null();
+    let serves = if is_scratch {
+        "what masters share; for more, name a data directory with --data-dir".to_owned()
+    } else if gateway.is_null() {
         "does not run".to_owned()
     } else {
         format!("serves S3 on {} since {}", text(&gateway["listen"]), when(&gateway["started_ms"]))
     };
     line("fula", &format!("{}, {serves}", text(&page["version"])));
-    line("ready", page["not_ready"].as_str().map_or("yes", |_| "no"));
-    for (name, field) in [("data", "data_dir"), ("arbiter", "arbiter"), ("blocks", "blocks")] {
-        line(name, text(&page[field]));
+    if !is_scratch {
+        line("ready", page["not_ready"].as_str().map_or("yes", |_| "no"));
+        line("data", text(&page["data_dir"]));
     }
+    line("arbiter", text(&page["arbiter"]));
+    line("blocks", text(&page["blocks"]));
     for master in page["masters"].as_array().into_iter().flatten() {
         let this = if master["is_self"] == true { "  (this one)" } else { "" };
         let (name, host, seen) =
@@ -95,6 +100,7 @@ fn show_space(page: &Value) {
             let at = when(&collections["ended"][0]);
             line("collection", &format!("{at}: {deleted} blocks of {freed} deleted"));
         }
+        None if collections.is_null() => {}
         _ => line("collection", "none since the start"),
     }
 }

@@ -82,6 +82,8 @@ pub(crate) enum ConfigError {
 #[derive(Clone, Debug)]
 pub(crate) struct Backends {
     pub(crate) data_dir: PathBuf,
+    /// Whether a command made the data directory for itself: nothing in it says anything of a gateway.
+    pub(crate) is_scratch: bool,
     pub(crate) secrets_key_file: Option<PathBuf>,
     /// `None` is the log of the data directory.
     pub(crate) blocks_url: Option<String>,
@@ -123,7 +125,7 @@ impl Backends {
             }
         };
         let data_dir = data_dir(data)?;
-        Ok(Self { data_dir, secrets_key_file, blocks_url, shared })
+        Ok(Self { data_dir, is_scratch: false, secrets_key_file, blocks_url, shared })
     }
 
     /// Returns which arbiter this is, for a person.

@@ -107,6 +107,17 @@ pub enum PostgresError {
         /// Statements that grant what is missing.
         lacking: String,
     },
+    /// Start a gateway, which makes the tables.
+    #[error(
+        "no master was ever started on this arbiter: its database has no tables of Fula; start a gateway \
+         first, and check that FULA_DATABASE_URL leads to the right database"
+    )]
+    NeverUsed,
+    /// Migrate, or start a gateway of this version, which does so.
+    #[error(
+        "the arbiter's tables are of an earlier version; run `fula migrate`, or start a gateway of this version"
+    )]
+    OldTables,
     /// Let the role use a schema.
     #[error(
         "role {0} of FULA_DATABASE_URL may use no schema of its search path; grant it USAGE ON SCHEMA public, \
@@ -144,6 +155,26 @@ impl PostgresArbiter {
         schema::index_live(&writes).await;
         let can_wait = schema::can_wait(&writes).await;
         Ok(Self::on(reads, writes, compares, mark_source, can_wait))
+    }
+
+    /// Connects without creating or changing a table, for a command that only looks.
+    ///
+    /// # Errors
+    /// [`PostgresError`]; where [`Self::open`] would change tables, [`PostgresError::NeverUsed`] or
+    /// [`PostgresError::OldTables`].
+    pub async fn open_existing(url: &str, compares: bool) -> Result<Self, PostgresError> {
+        let server = sessions::wait_for(url).await?;
+        let reads = Connections::new(url, Session::Read, &server)?;
+        let writes = Connections::new(url, Session::Swap, &server)?;
+        let Some(mark_source) = schema::probe(&reads).await? else {
+            return Err(schema::explain_missing(&reads).await);
+        };
+        grants::check(&reads).await?;
+        let can_wait = schema::has_wait(&writes).await;
+        // Masters raise the counter; a command does not live long enough to.
+        let roots = PostgresRoots::new(reads.clone(), writes.clone(), compares, can_wait);
+        let metadata = PostgresMetadata::new(reads, writes);
+        Ok(Self { roots: Arc::new(roots), metadata: Arc::new(metadata), mark_source })
     }
 
     /// Brings the tables up to date and does nothing else. Returns the statements that let each of `roles`
