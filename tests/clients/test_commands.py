@@ -190,3 +190,27 @@ def test_what_compaction_removes_is_not_missing(own_gateway):
     own_gateway.kill()
     own_gateway.start()
     assert own_gateway.client().get_object(Bucket="bucket", Key="k")["Body"].read() == pattern(3_000_000, 2)
+
+
+def test_files_that_cannot_be_used_are_named_with_their_setting(tmp_path):
+    absent, file = tmp_path / "absent", tmp_path / "file"
+    file.write_text("text")
+    gateway = ["gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    start = [*gateway, "--data-dir", tmp_path / "data"]
+    missing = f"{absent}: there is no such file or directory; check the path"
+    for command, text in [
+        (["secrets", "keygen", file], f"{file}: there is such a file already; choose another name"),
+        (["token", "mint", "--key-file", absent], f"--key-file (FULA_WALLET_KEY_FILE): {missing}"),
+        (["token", "assemble", "--signature", "0x" + "00" * 65, "--typed-data", absent], f"--typed-data: {missing}"),
+        (["token", "assemble", "--signature", "0x" + "00" * 65, "--typed-data", file], "make it anew"),
+        ([*start, "--config", absent], f"--config (FULA_CONFIG): {missing}"),
+        ([*start, "--jwt-secret-file", absent], f"--jwt-secret-file (FULA_JWT_SECRET_FILE): {missing}"),
+        ([*start, "--tls-cert", absent, "--tls-key", file], f"--tls-cert (FULA_TLS_CERT): {missing}"),
+        ([*start, "--jwks", absent], f"FULA_JWKS: {missing}"),
+        ([*start, "--secrets-key-file", absent], f"--secrets-key-file (FULA_SECRETS_KEY_FILE): {missing}"),
+        ([*gateway, "--data-dir", file / "data"], f"--data-dir (FULA_DATA_DIR): {file}/data: a part of the path"),
+        ([*start, "--blocks", f"file://{file}/blocks"], "FULA_BLOCKS cannot be used: a part of the path"),
+    ]:
+        done = fula(*command, env={})
+        assert done.returncode == 1 and text in done.stderr, done.stderr
+        assert "os error" not in done.stderr and done.stderr.count(str(absent)) <= 1, done.stderr

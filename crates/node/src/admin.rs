@@ -160,7 +160,7 @@ pub(crate) enum Answer {
 /// Why a request was not carried out, for whoever asked.
 struct Refused(String);
 
-impl<E: std::error::Error> From<E> for Refused {
+impl<E: std::error::Error + 'static> From<E> for Refused {
     fn from(error: E) -> Self {
         Self(chain(&error))
     }
@@ -414,7 +414,11 @@ async fn answer(stream: UnixStream, node: &Arc<Node>) -> std::io::Result<()> {
                 }
             }
         }
-        Err(error) => Answer::Error(format!("not a request: {error}")),
+        Err(_) => Answer::Error(
+            "the gateway does not know this command: it runs another version of fula; use the fula of its \
+             version"
+                .to_owned(),
+        ),
     };
     send(&mut write, &answer).await
 }
@@ -434,13 +438,29 @@ async fn send(write: &mut OwnedWriteHalf, value: &impl Serialize) -> std::io::Re
 
 /// Asks the gateway that runs on a data directory; `None` when none does. Calls `report` with how far it
 /// has come.
+///
+/// # Errors
+/// Why a gateway that runs did not answer, for a person.
 pub(crate) async fn ask(
     data_dir: &Path,
     request: &Request,
     report: impl Fn(&str),
-) -> Option<std::io::Result<Answer>> {
-    let stream = UnixStream::connect(files::socket_path(data_dir)).await.ok()?;
-    Some(exchange(stream, request, report).await)
+) -> Option<Result<Answer, String>> {
+    let path = files::socket_path(data_dir);
+    let asked = match UnixStream::connect(&path).await {
+        Ok(stream) => exchange(stream, request, report).await,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Some(Err(FileError::Io(path, error).to_string()));
+        }
+        Err(_) => return None,
+    };
+    Some(asked.map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            "the gateway answers what this fula does not understand: use the fula of the gateway's version"
+                .to_owned()
+        }
+        _ => "the gateway ended before it had answered: look at its log, and run the command again".to_owned(),
+    }))
 }
 
 async fn exchange(
@@ -453,8 +473,11 @@ async fn exchange(
     let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
     loop {
         let mut line = String::new();
-        read.read_line(&mut line).await?;
-        match serde_json::from_str(&line)? {
+        if read.read_line(&mut line).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let answer = serde_json::from_str(&line);
+        match answer.map_err(|_| std::io::ErrorKind::InvalidData)? {
             Answer::Progress(text) => report(&text),
             answer => return Ok(answer),
         }

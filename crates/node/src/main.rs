@@ -10,6 +10,7 @@ mod gauges;
 mod gc;
 mod jwks;
 mod keystore;
+mod listeners;
 mod node;
 mod readiness;
 mod space;
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("fula: cannot start: {error}");
+            eprintln!("fula: cannot start its threads: {}", fula_core::error::io_text(&error));
             return ExitCode::FAILURE;
         }
     };

@@ -258,7 +258,8 @@ fn open_store(
         let opened = tokio::task::block_in_place(|| LocalStore::open_read_only(data_dir, clock));
         return Ok(opened?);
     }
-    files::make_data_dir(data_dir)?;
+    let setting = FileError::of_setting("--data-dir (FULA_DATA_DIR)");
+    files::make_data_dir(data_dir).map_err(setting)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
 

@@ -39,7 +39,8 @@ struct Needed {
 pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Refused> {
     let report = |n, of| progress.say(format!("segment {} of {of} of the log", n + 1));
     let damaged = tokio::task::block_in_place(|| node.store.verify_reporting(&report));
-    let damaged = damaged.map_err(|error| Refused(format!("cannot read the log: {error}")))?;
+    let damaged =
+        damaged.map_err(|error| Refused(format!("cannot read the log: {}", chain(&error))))?;
     let checked = Checked::counting(progress.blocks());
     let mut needed = Needed {
         checked,

@@ -1,6 +1,6 @@
 //! `fula keys`, `fula masters`, `fula roots`, `fula secrets` and `fula migrate`.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use fula_service::Limits;
 use fula_stores::PostgresArbiter;
@@ -17,6 +17,9 @@ use crate::{
     files,
     node::{Node, Purpose},
 };
+
+/// Time after which a command says what it waits for.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// Carries out a request: by the gateway when one runs, else on the data directory itself.
 pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value, String> {
@@ -36,14 +39,15 @@ async fn perform_within(
     let scratch = scratch_for(&mut backends, &request)?;
     let report = |text: &str| eprintln!("fula: {text}");
     let answer = if let Some(answer) = admin::ask(&dir, &request, report).await {
-        answer.map_err(|error| format!("the gateway did not answer: {error}"))?
+        answer?
     } else {
         // A check is there to look at damage, not to be stopped by it.
         let despite_damage = matches!(
             request,
             Request::Fsck { .. } | Request::RestoreRoots { .. } | Request::Status
         );
-        let node = Node::open(&backends, limits, Purpose::Administer, despite_damage).await;
+        let opening = Node::open(&backends, limits, Purpose::Administer, despite_damage);
+        let node = say_if_slow(opening, &backends).await;
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
         let mut work = admin::begin(&Arc::new(node), request);
         loop {
@@ -59,6 +63,20 @@ async fn perform_within(
         Answer::Error(text) => Err(text),
         Answer::Progress(_) => Err("the gateway ended its answer too early".to_owned()),
     }
+}
+
+/// Says what a command waits for, if that takes long.
+async fn say_if_slow<T>(opening: impl Future<Output = T>, backends: &Backends) -> T {
+    let mut opening = std::pin::pin!(opening);
+    tokio::select! {
+        opened = &mut opening => return opened,
+        () = tokio::time::sleep(SLOW) => {}
+    }
+    if backends.shared.is_some() {
+        let arbiter = backends.arbiter_name();
+        eprintln!("fula: waiting for the arbiter, {arbiter}: it is asked for up to 30 s");
+    }
+    opening.await
 }
 
 /// Makes a data directory for a command that has none and needs none, because everything that it needs of a

@@ -178,7 +178,7 @@ fn repair_log(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), Strin
     }
     let missing = store.recovery.missing.join(", ");
     let given_up = store.give_up_missing();
-    given_up.map_err(|error| format!("cannot give up {missing}: {error}"))?;
+    given_up.map_err(|error| format!("cannot give up {missing}: {}", chain(&error)))?;
     if !missing.is_empty() {
         eprintln!("fula: gave up what was in {missing}");
     }
@@ -191,9 +191,10 @@ fn repair_log(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), Strin
 /// Sets damaged segments aside, and leaves root pointers as they are.
 fn set_aside_and_end(store: &LocalStore) -> Result<(), String> {
     let aside = store.set_damaged_aside();
-    let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
+    let aside =
+        aside.map_err(|error| format!("cannot set damaged segments aside: {}", chain(&error)))?;
     let ended = store.end_repair();
-    ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
+    ended.map_err(|error| format!("cannot note that the repair has ended: {}", chain(&error)))?;
     eprintln!("fula: set {aside} damaged segments aside, left root pointers as they are");
     Ok(())
 }
@@ -217,10 +218,11 @@ async fn repair_all(backends: &Backends, roots: Option<RootsLeft>) -> Result<(),
         }
         node.store.set_damaged_aside()
     });
-    let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
+    let aside =
+        aside.map_err(|error| format!("cannot set damaged segments aside: {}", chain(&error)))?;
     let rebuilt = rebuild_roots(&node, pointers_lost).await?;
     let ended = tokio::task::block_in_place(|| node.store.end_repair());
-    ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
+    ended.map_err(|error| format!("cannot note that the repair has ended: {}", chain(&error)))?;
     eprintln!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{io::Read, process::ExitCode};
 
+use fula_core::error::io_text;
 use fula_identity::{Address, TOKEN_BYTES_MAX, TokenDigest, token_digest};
 use fula_service::auth::Revoked;
 use serde_json::{Value, json};
@@ -101,7 +102,9 @@ fn read_token(text: &str) -> Result<Revoked, String> {
     if text == "-" {
         token.clear();
         let read = std::io::stdin().take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut token);
-        read.map_err(|error| format!("standard input: {error}"))?;
+        read.map_err(|error| {
+            format!("cannot read the token from standard input: {}", io_text(&error))
+        })?;
     }
     let token = token.trim();
     let digest = match TokenDigest::parse(token) {

@@ -1,7 +1,7 @@
 //! `fula status`: exits with 0 when all is well, 1 when something needs attention, 2 when it could not
 //! look.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::{
     admin::perform,
     text::{ago, bytes, text, when},
 };
-use crate::{admin::Request, cli::StatusArgs};
+use crate::{admin::Request, cli::StatusArgs, listeners::usable};
 
 const NEEDS_ATTENTION: u8 = 1;
 const COULD_NOT_LOOK: u8 = 2;
@@ -37,6 +37,16 @@ fn line(name: &str, value: &str) {
     println!("{name:<13}{value}");
 }
 
+/// Returns where a gateway serves, as a client on this machine reaches it.
+fn listen(address: &Value) -> String {
+    match text(address).parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            format!("{} and all other addresses", usable(address))
+        }
+        _ => text(address).to_owned(),
+    }
+}
+
 fn show(page: &Value) {
     let gateway = &page["gateway"];
     let is_scratch = page["data_dir"].is_null();
@@ -45,7 +55,11 @@ fn show(page: &Value) {
     } else if gateway.is_null() {
         "does not run".to_owned()
     } else {
-        format!("serves S3 on {} since {}", text(&gateway["listen"]), when(&gateway["started_ms"]))
+        format!(
+            "serves S3 on {} since {}",
+            listen(&gateway["listen"]),
+            when(&gateway["started_ms"])
+        )
     };
     line("fula", &format!("{}, {serves}", text(&page["version"])));
     if !is_scratch {

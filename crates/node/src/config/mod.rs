@@ -13,8 +13,9 @@ use fula_gateway::{Domain, InvalidDomain, WireConfig, WireLimits};
 use fula_identity::Policy;
 use fula_service::{Limits, NamePolicy, auth::Secret};
 
-use crate::cli::{
-    BucketNames, CasMode, DataDirArgs, GatewaySettings, LogFormat, SharedArgs, SignatureV2,
+use crate::{
+    cli::{BucketNames, CasMode, DataDirArgs, GatewaySettings, LogFormat, SharedArgs, SignatureV2},
+    files::FileError,
 };
 
 pub(crate) use self::{
@@ -65,6 +66,9 @@ pub(crate) enum ConfigError {
     /// Make a longer one.
     #[error("{0}: {1}")]
     Secret(PathBuf, String),
+    /// Mend the file that a setting names.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Name a domain.
     #[error(transparent)]
     Domain(#[from] InvalidDomain),

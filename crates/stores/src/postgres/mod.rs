@@ -6,6 +6,7 @@
 //! durable relies on no setting of a session either: a pooler may stand in between.
 //! Decisions: docs/adr/0007, docs/adr/0031.
 
+mod explain;
 mod grants;
 mod metadata;
 #[cfg(test)]
@@ -56,9 +57,10 @@ pub enum PostgresError {
     Parameter,
     /// Start the server, or mend the URL.
     #[error(
-        "the arbiter cannot be reached; check that its database runs, and that FULA_DATABASE_URL leads to it"
+        "the arbiter cannot be used: {}; check that its database runs, and that FULA_DATABASE_URL leads to it",
+        explain::plain(.0)
     )]
-    Connect(#[source] sqlx::Error),
+    Connect(sqlx::Error),
     /// Turn the setting on: a crash of the server would lose what was acknowledged.
     #[error("the arbiter runs with {0}=off and would lose acknowledged writes; turn it on")]
     NotDurable(&'static str),
@@ -72,22 +74,24 @@ pub enum PostgresError {
     #[error(
         "the pooler in front of the arbiter does not keep the settings of a transaction that come \
          with its statement in one message; use its session mode, or let FULA_DATABASE_URL lead to \
-         the server itself"
+         the server itself{}",
+        .0.as_ref().map(|error| format!(" ({})", explain::plain(error))).unwrap_or_default()
     )]
-    Pooler(#[source] Option<sqlx::Error>),
+    Pooler(Option<sqlx::Error>),
     /// Point the URL at the primary.
     #[error("the arbiter is a read-only replica; FULA_DATABASE_URL must name the primary")]
     ReadOnly,
     /// Migrate with a role that may.
     #[error(
-        "the arbiter's tables cannot be brought up to date; run `fula migrate` with a role that may"
+        "the arbiter's tables cannot be brought up to date: {}; run `fula migrate` with a role that may",
+        explain::plain(.0)
     )]
-    Migrate(#[source] sqlx::Error),
+    Migrate(sqlx::Error),
     /// Migrate with a role that may, and grant this one what it needs.
     #[error(
         "the arbiter's tables are missing or out of date, and role {role} of FULA_DATABASE_URL may not \
          change that; run `fula migrate --role {role}` with a role that owns them or may create them (CREATE \
-         ON SCHEMA {schema}), then the grants that it prints"
+         ON SCHEMA {schema}), then the grants that it prints ({})", explain::plain(.refused)
     )]
     MayNotCreate {
         /// Who is connected.
@@ -95,7 +99,7 @@ pub enum PostgresError {
         /// Where tables are made.
         schema: String,
         /// What the server said.
-        source: sqlx::Error,
+        refused: sqlx::Error,
     },
     /// Grant what is missing.
     #[error(
@@ -219,13 +223,15 @@ async fn raise_counter(connections: Connections) {
         let raise = Statement::new(RAISE).text(connections.server.commit);
         if let Err(error) = connections.fetch(&raise).await {
             connections.server.notice(&error);
-            tracing::warn!(%error, "cannot raise the arbiter's counter");
+            let error = explain::plain(&error);
+            tracing::warn!(error, "cannot raise the arbiter's counter");
         }
     }
 }
 
 fn unavailable(action: &'static str, error: impl Into<fula_core::error::Source>) -> StoreError {
-    StoreError::Unavailable { backend: "postgres", action, source: error.into() }
+    let source = explain::in_words(error.into());
+    StoreError::Unavailable { backend: "postgres", action, source }
 }
 
 fn malformed(why: &'static str) -> StoreError {
