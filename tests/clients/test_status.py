@@ -146,6 +146,10 @@ def test_masters_say_who_they_are(federation):
     assert text.splitlines()[0].split() == ["NAME", "HOST", "ADDRESS", "VERSION", "LAST", "SEEN"]
     assert re.search(rf"^{names[1]} .*{two.listen} .* ago$", text, re.M)
     assert re.search(rf"^{names[0]} .* ago  \(this one\)$", text, re.M)
+    # Each has made a key of the first user, and the list says where.
+    keys = admin(one, "keys", "list").stdout
+    for name, gateway in zip(names, (one, two)):
+        assert re.search(rf"^{gateway.credentials()[0]} +key:admin .* live +\S+/{name}$", keys, re.M), keys
     # One that lives is not forgotten by mistake.
     refused = admin(one, "masters", "forget", names[1])
     assert refused.returncode == 1 and "--force" in refused.stderr

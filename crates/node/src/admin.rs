@@ -6,11 +6,11 @@
 mod fsck;
 mod progress;
 mod restore;
+mod rows;
 mod users;
 
 use std::{path::Path, sync::Arc};
 
-use fula_core::{OwnerId, root::RootRow};
 use fula_service::{Forgotten, Recovery, auth::Revoked, error::chain, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,8 +19,11 @@ use tokio::{
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
 };
 
-use self::progress::{Progress, Watched};
 pub(crate) use self::{progress::Step, users::user_id};
+use self::{
+    progress::{Progress, Watched},
+    rows::{ROWS_PAGE, all_rows, commit_json, find_row, show_roots},
+};
 use crate::{
     files::{self, FileError},
     gc,
@@ -34,9 +37,6 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Longest path of a Unix socket in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-
-/// Rows read at a time.
-const ROWS_PAGE: usize = 1000;
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -263,19 +263,6 @@ async fn look_at_space(node: &Node) -> Result<Value, Refused> {
     Ok(sizes)
 }
 
-/// Returns pointers, of one bucket name if given, and the recovery.
-async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Value, Refused> {
-    let rows = all_rows(node).await?;
-    let named =
-        rows.iter().filter(|row| bucket.is_none_or(|name| row.address.name.as_str() == name));
-    let buckets: Vec<Value> = named.map(row_json).collect();
-    let status = match &node.recovery {
-        Some(recovery) => Some(recovery.status().await?),
-        None => None,
-    };
-    Ok(json!({"buckets": buckets, "recovery": status}))
-}
-
 /// Has a revocation of what was issued before a time be about all that was issued before now.
 fn until_now(node: &Node, revoked: Revoked) -> Revoked {
     match revoked {
@@ -302,62 +289,6 @@ fn shared(node: &Node) -> Result<&Recovery, Refused> {
     let none = "this master's arbiter is its own: there are no other masters (FULA_DATABASE_URL names the \
                 database of masters that share one)";
     node.recovery.as_ref().ok_or_else(|| Refused(none.to_owned()))
-}
-
-fn row_json(row: &RootRow) -> Value {
-    json!({
-        "owner": row.address.owner.to_string(),
-        "bucket": row.address.name.as_str(),
-        "root": row.pointer.root.to_string(),
-        "version": row.pointer.version,
-        "generation": row.pointer.generation,
-        "created_ms": row.created,
-        "deleted_ms": row.deleted,
-        "global_name": row.global_name,
-    })
-}
-
-fn commit_json(commit: &history::Commit) -> Value {
-    json!({
-        "root": commit.root.to_string(),
-        "version": commit.version,
-        "time_ms": commit.time,
-        "writer": commit.writer.map(|writer| writer.to_string()),
-        "objects": commit.objects,
-        "bytes": commit.bytes,
-        "deleted": commit.deleted,
-    })
-}
-
-/// Returns every row of the arbiter.
-async fn all_rows(node: &Node) -> Result<Vec<RootRow>, Refused> {
-    let mut rows: Vec<RootRow> = Vec::new();
-    loop {
-        let after = rows.last().map(|row| row.address.clone());
-        let page = node.roots().scan_roots(after.as_ref(), ROWS_PAGE).await;
-        let page = page?.value;
-        if page.is_empty() {
-            return Ok(rows);
-        }
-        rows.extend(page);
-    }
-}
-
-async fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootRow, Refused> {
-    let owner: Option<OwnerId> = user.map(|user| OwnerId::of_user(&user_id(user)));
-    let mut rows: Vec<RootRow> = all_rows(node)
-        .await?
-        .into_iter()
-        .filter(|row| row.address.name.as_str() == bucket)
-        .filter(|row| owner.is_none_or(|owner| row.address.owner == owner))
-        .collect();
-    match (rows.pop(), rows.is_empty()) {
-        (Some(row), true) => Ok(row),
-        (Some(_), false) => {
-            Err(Refused(format!("several users have a bucket {bucket}: say whose, --user")))
-        }
-        (None, _) => Err(Refused(format!("there is no bucket {bucket}"))),
-    }
 }
 
 /// Opens the socket of a data directory whose lock is held.

@@ -217,6 +217,9 @@ impl Node {
         } else {
             None
         };
+        if matches!(purpose, Purpose::Serve(_) | Purpose::Administer) {
+            authenticator.keys().set_made_on(place(recovery.as_ref(), purpose));
+        }
         let service = Service::new(arbiter, limits, random, names);
         let (backends, collections) = (backends.clone(), Account::default());
         let running = OnceLock::new();
@@ -244,6 +247,22 @@ impl Node {
     /// Returns the arbiter.
     pub(crate) fn roots(&self) -> &Arc<dyn RootPointerStore> {
         self.service.arbiter().unchecked()
+    }
+}
+
+/// Returns the name of this machine; empty if it has none.
+pub(crate) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Returns where this is, for a person: the host, and the master if it is one of several.
+fn place(recovery: Option<&Recovery>, purpose: Purpose) -> String {
+    match recovery {
+        Some(recovery) if matches!(purpose, Purpose::Serve(_)) => {
+            format!("{}/{}", host_name(), recovery.name())
+        }
+        _ => host_name(),
     }
 }
 

@@ -62,7 +62,15 @@ impl Service {
                 Ok(None) => return,
                 Ok(Some(Settled { changed, left: 0 })) => {
                     let mode = self.names.as_str();
-                    tracing::info!(changed, mode, "global bucket names are in line with the mode");
+                    if changed == 0 {
+                        tracing::debug!(mode, "global bucket names are in line with the mode");
+                    } else {
+                        tracing::info!(
+                            changed,
+                            mode,
+                            "global bucket names are in line with the mode"
+                        );
+                    }
                     return;
                 }
                 Ok(Some(Settled { changed, left })) => tracing::warn!(

@@ -38,7 +38,13 @@ pub(super) async fn list_keys(node: &Node, user: Option<&str>) -> Result<Value, 
     let keys = node.authenticator.keys().list(user).await?;
     let with_state = keys.iter().map(|key| {
         let is_revoked = revocations.refuses_key(&key.user, key.created, Some(&key.id));
-        json!({"id": key.id, "user": key.user, "created": key.created, "revoked": is_revoked})
+        json!({
+            "id": key.id,
+            "user": key.user,
+            "created": key.created,
+            "made_on": key.made_on,
+            "revoked": is_revoked,
+        })
     });
     Ok(with_state.collect())
 }

@@ -220,18 +220,24 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
         }
         KeysCommand::List { user, common } => {
             let keys = perform(&common, Request::KeysList { user }).await;
-            finish(common.json, keys, |keys| {
-                for key in keys.as_array().into_iter().flatten() {
-                    let (id, user) = (text(&key["id"]), text(&key["user"]));
-                    let revoked = if key["revoked"] == true { "  revoked" } else { "" };
-                    println!("{id:<24} {user:<24} {}{revoked}", when(&key["created"]));
-                }
-            })
+            finish(common.json, keys, show_keys)
         }
         KeysCommand::Revoke { id, user, common } => {
             let revoked = perform(&common, Request::KeysRevoke { id, user }).await;
             finish(common.json, revoked, |key| println!("revoked {}", text(&key["revoked"])))
         }
+    }
+}
+
+fn show_keys(keys: &Value) {
+    let row = |id: &str, user: &str, created: &str, state: &str, made_on: &str| {
+        println!("{id:<24} {user:<24} {created:<21} {state:<8} {made_on}");
+    };
+    row("ACCESS KEY ID", "USER", "CREATED", "STATE", "MADE ON");
+    for key in keys.as_array().into_iter().flatten() {
+        let state = if key["revoked"] == true { "revoked" } else { "live" };
+        let created = when(&key["created"]);
+        row(text(&key["id"]), text(&key["user"]), &created, state, text(&key["made_on"]));
     }
 }
 
@@ -272,16 +278,7 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
         RootsCommand::Show { bucket, common } => {
             let shown = perform(&common, Request::RootsShow { bucket }).await;
             finish(common.json, shown, |shown| {
-                for row in shown["buckets"].as_array().into_iter().flatten() {
-                    let gone = if row["deleted_ms"].is_null() { "" } else { "  (deleted)" };
-                    println!(
-                        "{:>8}  {}  {}  {}{gone}",
-                        row["version"],
-                        text(&row["root"]),
-                        text(&row["owner"]),
-                        text(&row["bucket"]),
-                    );
-                }
+                show_rows(&shown["buckets"]);
                 show_recovery(&shown["recovery"]);
             })
         }
@@ -294,7 +291,15 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
         RootsCommand::Merge { bucket, user, apply, common } => {
             let merged = perform(&common, Request::RootsMerge { bucket, user, apply }).await;
             finish(common.json, merged, |merged| {
-                println!("sides at versions {}, common at {}", merged["sides"], merged["base"]);
+                let sides: Vec<String> = merged["sides"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(Value::to_string)
+                    .collect();
+                let base =
+                    merged["base"].as_u64().map_or("none".to_owned(), |base| base.to_string());
+                println!("sides at versions {}; newest common version {base}", sides.join(" and "));
                 for key in merged["taken"].as_array().into_iter().flatten() {
                     println!("taken  {}", key.as_str().unwrap_or("-"));
                 }
@@ -310,21 +315,36 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
         RootsCommand::Import(args) => import(args).await,
         RootsCommand::Log { bucket, user, limit, common } => {
             let log = perform(&common, Request::RootsLog { bucket, user, limit }).await;
-            finish(common.json, log, |commits| {
-                for commit in commits.as_array().into_iter().flatten() {
-                    let number = |field: &str| commit[field].as_u64().unwrap_or(0);
-                    let gone = if commit["deleted"] == true { "  (deleted)" } else { "" };
-                    println!(
-                        "{:>8}  {}  {:>10} objects  {:>16} bytes  {}{gone}",
-                        number("version"),
-                        when(&commit["time_ms"]),
-                        number("objects"),
-                        number("bytes"),
-                        text(&commit["root"]),
-                    );
-                }
-            })
+            finish(common.json, log, show_commits)
         }
+    }
+}
+
+/// Prints root pointers, one a bucket.
+fn show_rows(rows: &Value) {
+    // As wide as the names are: a root block's and an owner's.
+    println!("{:>8}  {:<59}  {:<64}  BUCKET", "VERSION", "ROOT", "OWNER");
+    for row in rows.as_array().into_iter().flatten() {
+        let gone = if row["deleted_ms"].is_null() { "" } else { "  (deleted)" };
+        let (root, owner, bucket) = (text(&row["root"]), text(&row["owner"]), text(&row["bucket"]));
+        println!("{:>8}  {root:<59}  {owner:<64}  {bucket}{gone}", row["version"]);
+    }
+}
+
+/// Prints the commits of a bucket.
+fn show_commits(commits: &Value) {
+    println!("{:>8}  {:<20}  {:>10}  {:>16}  ROOT", "VERSION", "TIME", "OBJECTS", "BYTES");
+    for commit in commits.as_array().into_iter().flatten() {
+        let number = |field: &str| commit[field].as_u64().unwrap_or(0);
+        let gone = if commit["deleted"] == true { "  (deleted)" } else { "" };
+        println!(
+            "{:>8}  {:<20}  {:>10}  {:>16}  {}{gone}",
+            number("version"),
+            when(&commit["time_ms"]),
+            number("objects"),
+            number("bytes"),
+            text(&commit["root"]),
+        );
     }
 }
 
@@ -363,7 +383,18 @@ fn show_recovery(status: &Value) {
         println!("  healed {}", bucket.as_str().unwrap_or("-"));
     }
     for (bucket, claims) in status["forks"].as_object().into_iter().flatten() {
-        println!("  fork of {bucket}: {claims}; run fula roots merge");
+        let versions: Vec<String> = claims
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|claim| format!("version {} with root {}", claim["version"], text(&claim["root"])))
+            .collect();
+        let name = bucket.rsplit('/').next().unwrap_or(bucket);
+        println!(
+            "  bucket {bucket} is sealed, since masters hold different changes of it: {}",
+            versions.join("; ")
+        );
+        println!("  look at what fula roots merge {name} would do, then run it with --apply");
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     files::{self, FileError},
     gauges, gc, jwks,
     listeners::{ListenError, Taken, usable},
-    node::{Node, NodeError, Purpose},
+    node::{Node, NodeError, Purpose, host_name},
     readiness,
     state::Running,
 };
@@ -255,12 +255,6 @@ async fn introduce(node: &Node, listen: Option<SocketAddr>) {
     if let Err(error) = recovery.introduce(info).await {
         tracing::warn!(error = chain(&error), "cannot tell the other masters who this one is yet");
     }
-}
-
-/// Returns the name of this machine; empty if it has none.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }
 
 fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &TcpListener) {
