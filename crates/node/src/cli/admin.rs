@@ -259,7 +259,7 @@ pub(crate) struct ImportArgs {
     /// data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) source_secrets_key_file: Option<PathBuf>,
-    /// Block store of the single master, as its FULA_BLOCKS was set [default: local]
+    /// Block store of the single master, as its `FULA_BLOCKS` was set [default: local]
     #[arg(long, value_name = "URL")]
     pub(crate) source_blocks: Option<String>,
     /// Print JSON, for programs

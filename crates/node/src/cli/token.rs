@@ -67,7 +67,7 @@ pub(crate) enum TokenCommand {
 /// What a token says.
 #[derive(Debug, Args)]
 pub(crate) struct ClaimArgs {
-    /// Gateway that the token is for, as its FULA_AUDIENCE names it; * is every gateway
+    /// Gateway that the token is for, as its `FULA_AUDIENCE` names it; * is every gateway
     #[arg(long, default_value = "*")]
     pub(crate) audience: String,
     /// What the token may be used for, e.g. read:photos/2026/; repeat it for more
