@@ -382,13 +382,18 @@ impl BlockStore for ObjectBlocks {
             return Ok(Listed::default());
         };
         let prefix = Path::from(format!("blocks/{:02x}/{shard:02x}", codec as u8));
-        let found = self.store.list(Some(&prefix)).map_err(|error| failed("list", error));
-        let blocks = found.try_filter_map(async |meta| {
-            Ok(cid_at(codec, shard, &meta.location).map(|cid| (cid, meta.size)))
-        });
+        let mut found = self.store.list(Some(&prefix));
+        let mut blocks = Vec::new();
+        // A store that hangs in the middle of a listing counts as hung, too.
+        while let Some(meta) = within(ANSWER, "list", found.try_next())
+            .await?
+            .map_err(|error| failed("list", error))?
+        {
+            blocks.extend(cid_at(codec, shard, &meta.location).map(|cid| (cid, meta.size)));
+        }
         let next = (from + 1) >> 8 < CODECS.len() as u64;
         let next = next.then_some(Position(from + 1));
-        Ok(Listed { blocks: blocks.try_collect().await?, next })
+        Ok(Listed { blocks, next })
     }
 }
 
@@ -423,7 +428,10 @@ fn is_endpoint(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use fula_core::conformance_suite;
-    use object_store::memory::InMemory;
+    use object_store::{
+        memory::InMemory,
+        throttle::{ThrottleConfig, ThrottledStore},
+    };
     use tempfile::TempDir;
 
     use super::*;
@@ -454,6 +462,17 @@ mod tests {
         conformance_suite!(block_store, async {
             Arc::new(ObjectBlocks::on(Arc::new(InMemory::new())))
         });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_of_a_store_that_hangs_is_given_up() {
+        let hour = Duration::from_hours(1);
+        let config = ThrottleConfig { wait_list_per_call: hour, ..ThrottleConfig::default() };
+        let store = ObjectBlocks::on(Arc::new(ThrottledStore::new(InMemory::new(), config)));
+        let begun = tokio::time::Instant::now();
+        let refused = store.list(Position(0)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Unavailable { action: "list", .. }), "{refused}");
+        assert!(begun.elapsed() <= ANSWER + Duration::from_secs(1));
     }
 
     #[tokio::test]

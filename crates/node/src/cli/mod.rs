@@ -147,6 +147,20 @@ fn of_file(path: &Path, error: &clap::Error) -> CliError {
     CliError::Value(path.to_owned(), text.trim_start_matches("error: ").to_owned())
 }
 
+/// Returns the settings of a gateway that is started with `options`, whatever the environment says.
+#[cfg(test)]
+pub(crate) fn gateway_settings(options: &[&str]) -> Result<GatewaySettings, CliError> {
+    let command = command().mut_subcommand("gateway", |gateway| {
+        gateway
+            .mut_args(|arg| if arg.get_env().is_some() { arg.env("FULA_TEST_UNSET") } else { arg })
+    });
+    let line = ["fula", "gateway", "--data-dir", "/tmp/x"].iter().chain(options);
+    match parse_as(command, line.map(OsString::from))?.command {
+        Command::Gateway(settings) => Ok(*settings),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,19 +214,5 @@ mod tests {
             assert!(is_switch || text.split(' ').count() >= 2, "{place}: {text:?}");
             assert!(!text.ends_with('.'), "{place}: {text:?}");
         }
-    }
-}
-
-/// Returns the settings of a gateway that is started with `options`, whatever the environment says.
-#[cfg(test)]
-pub(crate) fn gateway_settings(options: &[&str]) -> Result<GatewaySettings, CliError> {
-    let command = command().mut_subcommand("gateway", |gateway| {
-        gateway
-            .mut_args(|arg| if arg.get_env().is_some() { arg.env("FULA_TEST_UNSET") } else { arg })
-    });
-    let line = ["fula", "gateway", "--data-dir", "/tmp/x"].iter().chain(options);
-    match parse_as(command, line.map(OsString::from))?.command {
-        Command::Gateway(settings) => Ok(*settings),
-        other => panic!("{other:?}"),
     }
 }
