@@ -349,3 +349,10 @@ def test_names_that_no_bucket_has(gateway):
     for method, target in [("GET", "/Upper_Case"), ("GET", "/a..b?location"), ("PUT", "/1.2.3.4"), ("DELETE", "/-ab")]:
         assert told(signed(gateway, method, target))[:2] == (400, "InvalidBucketName"), (method, target)
     assert signed(gateway, "HEAD", "/Upper_Case")[0] == 400
+    # The text names the rule that is broken.
+    for name, rule in [("ab", "are 3 to 63 characters long"), ("Upper", "consist of lowercase letters"),
+                       ("-ab", "begin and end with a letter or a digit"), ("a..b", "have no two dots in a row"),
+                       ("1.2.3.4", "are not IP addresses"), ("xn--a", "do not begin with xn--"),
+                       ("a-s3alias", "do not end with -s3alias"), ("ipfs", "are not fula or ipfs")]:
+        body = signed(gateway, "PUT", f"/{name}")[2].decode()
+        assert f"The specified bucket is not valid: bucket names {rule}" in body, body

@@ -36,6 +36,50 @@ def test_tools_need_no_data_directory_where_there_is_a_database(federation, tmp_
     assert "--data-dir" in without.stderr and "FULA_DATABASE_URL" in without.stderr
 
 
+def test_without_a_data_directory_nothing_is_said_of_one(federation, tmp_path):
+    master = federation.gateway("master")
+    master.client().create_bucket(Bucket="bucket")
+    away = ["--data-dir", tmp_path / "away"]
+    status = fula("status", *away, env=federation.env())
+    assert status.returncode == 0, status.stdout + status.stderr
+    lines = {line.split()[0] for line in status.stdout.splitlines()}
+    assert lines == {"fula", "arbiter", "blocks", "master"}, status.stdout
+    page = json.loads(fula("status", *away, "--json", env=federation.env()).stdout)
+    assert page["data_dir"] is page["disk"] is page["log"] is page["collections"] is None
+    gc = fula("gc", *away, env=federation.env())
+    assert gc.returncode == 1 and gc.stdout == "" and "--data-dir" in gc.stderr
+    fsck = fula("fsck", *away, env=federation.env())
+    assert fsck.returncode == 0 and "the log of a gateway was not checked" in fsck.stdout
+    assert "not checked" not in admin(master, "fsck").stdout
+    master.stop()
+    assert fula("fsck", "--repair", *away, env=federation.env()).returncode == 0
+    assert not (tmp_path / "away").exists()
+
+
+def test_looking_writes_nothing(federation, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for data in ("away", "empty"):
+        for command in (["masters", "list"], ["status"], ["roots", "show"], ["keys", "list"], ["revoke", "list"]):
+            looked = fula(*command, "--data-dir", tmp_path / data, env=federation.env())
+            assert looked.returncode != 0 and looked.stdout == "", command
+            assert "no master was ever started on this arbiter" in looked.stderr, looked.stderr
+    assert not (tmp_path / "blocks").exists()
+    # There are no tables yet: these can be made.
+    for table in ("bucket_roots", "fula_arbiter", "fula_mark"):
+        federation.postgres.tell(f"execute CREATE TABLE {table} ()")
+        federation.postgres.tell(f"execute DROP TABLE {table}")
+    federation.postgres.tell("execute CREATE TABLE fula_directory ()")
+    old = fula("masters", "list", env=federation.env())
+    assert old.returncode == 1 and "run `fula migrate`" in old.stderr
+    # The same of a single master.
+    for command in (["masters", "list"], ["status"], ["roots", "show"], ["keys", "list"], ["gc"], ["fsck"],
+                    ["fsck", "--repair"]):
+        looked = fula(*command, "--data-dir", empty, env={})
+        assert looked.returncode != 0 and "no gateway was ever started" in looked.stderr, command
+    assert list(empty.iterdir()) == []
+
+
 def test_errors_name_the_setting_and_say_things_once(federation, own_gateway):
     url = federation.postgres.address.rsplit("/", 1)[0] + "/nowhere"
     refused = federation.refusal(FULA_DATABASE_URL=url)
@@ -146,3 +190,27 @@ def test_what_compaction_removes_is_not_missing(own_gateway):
     own_gateway.kill()
     own_gateway.start()
     assert own_gateway.client().get_object(Bucket="bucket", Key="k")["Body"].read() == pattern(3_000_000, 2)
+
+
+def test_files_that_cannot_be_used_are_named_with_their_setting(tmp_path):
+    absent, file = tmp_path / "absent", tmp_path / "file"
+    file.write_text("text")
+    gateway = ["gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    start = [*gateway, "--data-dir", tmp_path / "data"]
+    missing = f"{absent}: there is no such file or directory; check the path"
+    for command, text in [
+        (["secrets", "keygen", file], f"{file}: there is such a file already; choose another name"),
+        (["token", "mint", "--key-file", absent], f"--key-file (FULA_WALLET_KEY_FILE): {missing}"),
+        (["token", "assemble", "--signature", "0x" + "00" * 65, "--typed-data", absent], f"--typed-data: {missing}"),
+        (["token", "assemble", "--signature", "0x" + "00" * 65, "--typed-data", file], "make it anew"),
+        ([*start, "--config", absent], f"--config (FULA_CONFIG): {missing}"),
+        ([*start, "--jwt-secret-file", absent], f"--jwt-secret-file (FULA_JWT_SECRET_FILE): {missing}"),
+        ([*start, "--tls-cert", absent, "--tls-key", file], f"--tls-cert (FULA_TLS_CERT): {missing}"),
+        ([*start, "--jwks", absent], f"FULA_JWKS: {missing}"),
+        ([*start, "--secrets-key-file", absent], f"--secrets-key-file (FULA_SECRETS_KEY_FILE): {missing}"),
+        ([*gateway, "--data-dir", file / "data"], f"--data-dir (FULA_DATA_DIR): {file}/data: a part of the path"),
+        ([*start, "--blocks", f"file://{file}/blocks"], "FULA_BLOCKS cannot be used: a part of the path"),
+    ]:
+        done = fula(*command, env={})
+        assert done.returncode == 1 and text in done.stderr, done.stderr
+        assert "os error" not in done.stderr and done.stderr.count(str(absent)) <= 1, done.stderr

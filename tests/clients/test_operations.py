@@ -160,6 +160,8 @@ def test_keys_beside_a_running_gateway_and_without_one(own_gateway):
     alice.create_bucket(Bucket="alices")
     listed = own_gateway.fula("keys", "list").stdout
     assert made["id"] in listed and "key:admin" in listed and made["secret"] not in listed
+    assert listed.split("\n")[0].split() == ["ACCESS", "KEY", "ID", "USER", "CREATED", "STATE", "MADE", "ON"]
+    assert all(line.split()[-2:] == ["live", socket.gethostname()] for line in listed.splitlines()[1:]), listed
     own_gateway.stop()
     only = json.loads(own_gateway.fula("keys", "list", "--user", "alice", "--json").stdout)
     assert [k["id"] for k in only] == [made["id"]]
@@ -245,7 +247,19 @@ def test_history(own_gateway):
         (4, 3, 15), (3, 2, 10), (2, 1, 5), (1, 0, 0)
     ]
     text = own_gateway.fula("roots", "log", "bucket", "--limit", "1").stdout
-    assert log[0]["root"] in text and len(text.splitlines()) == 1
+    assert log[0]["root"] in text and len(text.splitlines()) == 2
+    assert text.split("\n")[0].split() == ["VERSION", "TIME", "OBJECTS", "BYTES", "ROOT"]
+    shown = own_gateway.fula("roots", "show").stdout.splitlines()
+    assert shown[0].split() == ["VERSION", "ROOT", "OWNER", "BUCKET"] and len(shown[1].split()) == 4
+    # A name that is not there is told with those that are, the ones most like it first.
+    for n in range(11):
+        s3.create_bucket(Bucket=f"another-{n:02}")
+    absent = own_gateway.fula("roots", "log", "buckets", check=False)
+    assert absent.returncode == 1 and absent.stdout == ""
+    assert "there is no bucket buckets; there are: bucket, another-00, another-01" in absent.stderr
+    assert "another-08 and 2 more" in absent.stderr
+    of_carol = own_gateway.fula("roots", "log", "bucket", "--user", "carol", check=False)
+    assert "there is no bucket bucket of key:carol; there is none at all" in of_carol.stderr
 
 
 def flip(path: pathlib.Path, offset):

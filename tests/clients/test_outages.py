@@ -130,11 +130,13 @@ def test_texts_of_503_say_what_is_wrong(federation):
     for leaf in leaves:
         damage(blocks, leaf)
     status, _, body = signed(master, "GET", "/bucket/large")
-    assert status == 503 and b"is damaged" in body and b"fula fsck" in body
+    assert status == 500 and b"is damaged" in body and b"fula fsck" in body
+    assert b"<Code>InternalError</Code>" in body
     for pack in leaves.values():
         pack.unlink()
-    status, _, body = signed(master, "GET", "/bucket/large")
-    assert status == 503 and b"is missing from the block store" in body and b"fula fsck" in body
+    status, headers, body = signed(master, "GET", "/bucket/large")
+    assert b"<Code>InternalError</Code>" in body and "retry-after" not in headers
+    assert status == 500 and b"is missing from the block store" in body and b"fula fsck" in body
     federation.postgres.tell("crash")
     status, _, body = signed(master, "GET", "/bucket/large")
     assert status == 503 and b"(the arbiter)" in body and b"FULA_DATABASE_URL" in body

@@ -75,7 +75,7 @@ def test_a_write_that_took_its_time_is_judged_again(door):
     deadline = time.monotonic() + 10
     while audit(door).count(f'user="{wallet.user}"') < 2:
         assert time.monotonic() < deadline
-    door.fula("revoke", "wallet", wallet.user)
+    door.fula("revoke", "wallet", wallet.user, "--yes")
     connection.send(b"def")
     answer = connection.getresponse()
     assert (answer.status, b"AccessDenied" in answer.read()) == (403, True)

@@ -1,6 +1,9 @@
 """What a start says, what it refuses, and what /readyz tells about a gateway that runs."""
 
+import os
+import re
 import shutil
+import socket
 import subprocess
 import time
 import urllib.error
@@ -27,12 +30,62 @@ def readiness(gateway):
 
 
 def test_addresses_may_name_localhost_or_no_host(tmp_path):
-    for n, (listen, serves) in enumerate([("localhost:0", "127.0.0.1:"), (":0", "0.0.0.0:")]):
+    for n, listen in enumerate(["localhost:0", ":0", "[::]:0"]):
         gateway = Gateway(tmp_path / str(n))
         gateway.listen = listen
         with gateway.start():
-            assert gateway.listen.startswith(serves)
+            # What is printed can be used, also where all addresses are listened on.
+            printed = "[::1]:" if n == 2 else "127.0.0.1:"
+            assert gateway.listen.startswith(printed)
+            gateway.client().list_buckets()
+            said = rf"listens on +all addresses of this machine, e\.g\. http://{socket.gethostname()}:\d+\n"
+            assert bool(re.search(said, gateway.banner)) == (n > 0), gateway.banner
+            assert ("and all other addresses" in gateway.fula("status").stdout) == (n > 0)
     assert "localhost:PORT" in refusal(tmp_path / "none", "example.org:9000")
+
+
+def test_a_start_without_its_addresses_leaves_nothing_behind(own_gateway, tmp_path):
+    away = tmp_path / "away"
+    free, taken = "127.0.0.1:0", own_gateway.listen
+    for listen, admin_listen, setting in [(taken, free, "--listen (FULA_LISTEN)"),
+                                          (free, taken, "--admin-listen (FULA_ADMIN_LISTEN)")]:
+        done = subprocess.run([FULA, "gateway", "--data-dir", away, "--listen", listen, "--admin-listen", admin_listen],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and not away.exists()
+        assert f"cannot listen on {taken}: the address is in use; end the process" in done.stderr
+        assert setting in done.stderr
+
+
+def test_a_start_says_once_what_it_waits_for(federation):
+    master = federation.gateway("one")
+    master.client().create_bucket(Bucket="bucket")
+    master.stop()
+    federation.postgres.tell("crash")
+    url = federation.postgres.address.replace("fula@", "fula:hush@")
+    place = url.split("@")[1].split("?")[0]
+    log = federation.tmp / "waits.log"
+    with open(log, "w") as file:
+        command = [FULA, "gateway", "--data-dir", master.data_dir, "--listen", "127.0.0.1:0",
+                   "--admin-listen", "127.0.0.1:0"]
+        env = {**os.environ, **federation.env(FULA_DATABASE_URL=url)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=env)
+    while "the arbiter does not answer" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+    # It asks twice a second.
+    begun = time.monotonic()
+    while time.monotonic() < begun + 3:
+        assert process.poll() is None, log.read_text()
+    federation.postgres.tell("launch")
+    assert "serves S3 on" in process.stdout.readline()
+    process.kill()
+    process.wait()
+    text = re.sub(r"\x1b\[\d*m", "", log.read_text())
+    told = [line for line in text.splitlines() if "does not answer" in line]
+    reasons = [re.search(r'error="([^"]*)"', line)[1] for line in told]
+    assert len(reasons) == len(set(reasons)) <= 3, text
+    assert "connection refused" in reasons[0] and re.search("asked again for up to (29|30) s", told[0]), told
+    assert all(f'address="{place}"' in line for line in told) and "the arbiter answers" in text
+    assert "hush" not in text and "os error" not in text
 
 
 def test_the_banner_says_which_arbiter_and_which_blocks(own_gateway, federation):

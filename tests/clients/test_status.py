@@ -110,6 +110,8 @@ def test_status_is_one_page_with_an_exit_code(own_gateway):
     own_gateway.stop()
     stopped = own_gateway.fula("status", check=False)
     assert stopped.returncode == 1 and "problem      no gateway runs" in stopped.stdout
+    assert "ready        no\n" in stopped.stdout
+    assert "no gateway runs" in json.loads(own_gateway.fula("status", "--json", check=False).stdout)["not_ready"]
     absent = subprocess.run([FULA, "status", "--data-dir", own_gateway.data_dir / "absent"],
                             capture_output=True, text=True)
     assert absent.returncode == 2 and absent.stdout == ""
@@ -124,6 +126,8 @@ def test_status_of_a_master_tells_of_the_others(federation):
     federation.postgres.stop()
     away = admin(one, "status")
     assert away.returncode == 1 and "the arbiter does not answer" in away.stdout
+    for raw in ("os error", "pool", "expected to read", "communicating"):
+        assert raw not in away.stdout, away.stdout
 
 
 def test_masters_say_who_they_are(federation):
@@ -142,6 +146,10 @@ def test_masters_say_who_they_are(federation):
     assert text.splitlines()[0].split() == ["NAME", "HOST", "ADDRESS", "VERSION", "LAST", "SEEN"]
     assert re.search(rf"^{names[1]} .*{two.listen} .* ago$", text, re.M)
     assert re.search(rf"^{names[0]} .* ago  \(this one\)$", text, re.M)
+    # Each has made a key of the first user, and the list says where.
+    keys = admin(one, "keys", "list").stdout
+    for name, gateway in zip(names, (one, two)):
+        assert re.search(rf"^{gateway.credentials()[0]} +key:admin .* live +\S+/{name}$", keys, re.M), keys
     # One that lives is not forgotten by mistake.
     refused = admin(one, "masters", "forget", names[1])
     assert refused.returncode == 1 and "--force" in refused.stderr

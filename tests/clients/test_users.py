@@ -1,6 +1,7 @@
 """Users as an operator names them: one spelling for keys, revocations and buckets."""
 
 import json
+import re
 
 import pytest
 
@@ -21,13 +22,13 @@ def test_a_user_is_named_with_or_without_the_prefix(own_gateway, spelled):
     # Another user's bucket of the same name, so that commands must be told whose.
     own_gateway.client().create_bucket(Bucket="bucket")
     assert "say whose" in own_gateway.fula("roots", "log", "bucket", check=False).stderr
-    assert own_gateway.fula("roots", "log", "bucket", "--user", spelled).stdout.count("objects") == 1
+    assert len(own_gateway.fula("roots", "log", "bucket", "--user", spelled).stdout.splitlines()) == 2
     listed = json.loads(own_gateway.fula("keys", "list", "--user", spelled, "--json").stdout)
     assert [(found["id"], found["user"], found["revoked"]) for found in listed] == [(key[0], user, False)]
-    own_gateway.fula("revoke", "user", spelled)
+    own_gateway.fula("revoke", "user", spelled, "--yes")
     with Refused("InvalidAccessKeyId", 403):
         s3.list_buckets()
-    assert own_gateway.fula("keys", "list", "--user", spelled).stdout.rstrip().endswith("revoked")
+    assert re.search(rf"^{key[0]} .* revoked +\S+$", own_gateway.fula("keys", "list", "--user", spelled).stdout, re.M)
     refused = own_gateway.fula("keys", "create", "--user", spelled, check=False)
     assert refused.returncode == 1 and "key:carol is revoked" in refused.stderr
 
@@ -37,7 +38,7 @@ def test_a_user_who_was_never_seen_is_not_revoked_by_mistake(own_gateway):
     mistyped = own_gateway.fula("revoke", "user", "carrol", check=False)
     assert mistyped.returncode == 1
     assert "nothing was revoked: key:carrol has no access key and no bucket" in mistyped.stderr
-    assert own_gateway.fula("revoke", "list").stdout == ""
+    assert len(own_gateway.fula("revoke", "list").stdout.splitlines()) == 1
     own_gateway.client(key=key).list_buckets()
     # Nobody uses the name yet, and nobody shall.
     own_gateway.fula("revoke", "user", "mallory", "--yes")
@@ -52,3 +53,50 @@ def test_a_key_that_was_revoked_by_itself_leaves_its_user(own_gateway):
     own_gateway.client(key=second).list_buckets()
     with Refused("InvalidAccessKeyId", 403):
         own_gateway.client(key=first).list_buckets()
+
+
+def test_an_owner_is_not_cut_off_for_ever_by_mistake(own_gateway):
+    s3, admin = own_gateway.client(), own_gateway.credentials()[0]
+    s3.create_bucket(Bucket="one")
+    s3.create_bucket(Bucket="two")
+    s3.create_bucket(Bucket="gone")
+    s3.delete_bucket(Bucket="gone")
+    _, second = make_key(own_gateway, "admin")
+    for stopped in (False, True):
+        if stopped:
+            own_gateway.stop()
+        refused = own_gateway.fula("revoke", "user", "admin", check=False)
+        assert refused.returncode == 1 and refused.stdout == ""
+        for text in ("nothing was revoked", "key:admin has 2 live access keys", admin, second[0],
+                     "owns 2 buckets", "for ever", "add --yes", "fula keys revoke ID", "--issued-before now"):
+            assert text in refused.stderr, text
+    own_gateway.start()
+    s3.list_buckets()
+    # What can be made good needs no yes: a new key may follow.
+    own_gateway.fula("keys", "revoke", second[0])
+    done = own_gateway.fula("revoke", "user", "admin", "--issued-before", "now")
+    assert re.match(r"revoked user key:admin: everything issued before \d{4}-\d\d-\d\dT", done.stdout)
+    # Times of revocations are whole seconds.
+    while own_gateway.fula("keys", "create", "--user", "admin", check=False).returncode != 0:
+        pass
+    _, key = make_key(own_gateway, "admin")
+    assert len(own_gateway.client(key=key).list_buckets()["Buckets"]) == 2
+    assert own_gateway.fula("revoke", "user", "admin", "--yes").stdout == "revoked user key:admin\n"
+    with Refused("InvalidAccessKeyId", 403):
+        own_gateway.client(key=key).list_buckets()
+
+
+def test_revocations_are_told_in_words_and_as_json_when_asked_for(own_gateway):
+    _, key = make_key(own_gateway, "carol")
+    mistyped = own_gateway.fula("revoke", "key", "FULKMISTYPED", check=False)
+    assert mistyped.returncode == 1 and "no access key and no session has the id" in mistyped.stderr
+    assert own_gateway.fula("revoke", "key", key[0]).stdout == f"revoked key {key[0]}\n"
+    own_gateway.fula("revoke", "key", "FULKMISTYPED", "--yes")
+    own_gateway.fula("revoke", "user", "bob", "--issuer", "https://issuer.example", "--yes")
+    listed = own_gateway.fula("revoke", "list").stdout
+    assert listed.splitlines()[0].split() == ["REVOKED", "AT", "KIND", "WHAT"]
+    for row in (f"key    {key[0]}", "key    FULKMISTYPED", "user   https://issuer.example bob"):
+        assert re.search(rf"^\d{{4}}-\S+Z +{re.escape(row)}$", listed, re.M), row
+    assert "{" not in listed and "\\" not in listed
+    as_json = json.loads(own_gateway.fula("revoke", "list", "--json").stdout)
+    assert {"key": key[0]} in [found["revoked"] for found in as_json]

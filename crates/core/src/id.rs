@@ -197,10 +197,8 @@ pub struct BucketName(String);
 
 /// A bucket name that breaks the rules of S3, or is reserved for routes of the gateway.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "bucket names are 3 to 63 lowercase letters, digits, dots and hyphens, not an IP address, and not reserved"
-)]
-pub struct InvalidBucketName;
+#[error("bucket names {0}")]
+pub struct InvalidBucketName(&'static str);
 
 /// Reserved names: they are routes of the gateway and never buckets.
 const RESERVED: [&str; 2] = ["fula", "ipfs"];
@@ -214,15 +212,23 @@ impl BucketName {
         let alnum = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
         let bytes = name.as_bytes();
         let edges = |bytes: &[u8]| matches!((bytes.first(), bytes.last()), (Some(a), Some(b)) if alnum(*a) && alnum(*b));
-        let ok = (3..=63).contains(&bytes.len())
-            && bytes.iter().all(|&c| alnum(c) || c == b'.' || c == b'-')
-            && edges(bytes)
-            && !name.contains("..")
-            && name.parse::<std::net::Ipv4Addr>().is_err()
-            && !name.starts_with("xn--")
-            && !name.ends_with("-s3alias")
-            && !RESERVED.contains(&name);
-        if ok { Ok(Self(name.to_owned())) } else { Err(InvalidBucketName) }
+        let rules = [
+            ((3..=63).contains(&bytes.len()), "are 3 to 63 characters long"),
+            (
+                bytes.iter().all(|&c| alnum(c) || c == b'.' || c == b'-'),
+                "consist of lowercase letters, digits, dots and hyphens",
+            ),
+            (edges(bytes), "begin and end with a letter or a digit"),
+            (!name.contains(".."), "have no two dots in a row"),
+            (name.parse::<std::net::Ipv4Addr>().is_err(), "are not IP addresses"),
+            (!name.starts_with("xn--"), "do not begin with xn--"),
+            (!name.ends_with("-s3alias"), "do not end with -s3alias"),
+            (!RESERVED.contains(&name), "are not fula or ipfs, which are routes of the gateway"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(InvalidBucketName(rule)),
+            None => Ok(Self(name.to_owned())),
+        }
     }
 
     /// Returns a value that sorts before every bucket name.

@@ -28,9 +28,14 @@ pub(crate) fn s3_error(error: ServiceError) -> S3Error {
     log(&error);
     let answer = row(&error);
     match error.kind() {
+        // Only the operator ends that: the client is not asked to try again.
+        ErrorKind::Retry(outcome) if error.outage() == Some(Outage::Forked) => {
+            with_headers(answer, [outcome_header(outcome)])
+        }
         ErrorKind::Retry(outcome) => retry_later(answer, outcome),
-        ErrorKind::Damaged => retry_later(answer, Applied::None),
-        ErrorKind::Full => with_headers(answer, [outcome_header(Applied::None)]),
+        ErrorKind::Damaged | ErrorKind::Full => {
+            with_headers(answer, [outcome_header(Applied::None)])
+        }
         ErrorKind::Denied
         | ErrorKind::NotFound
         | ErrorKind::Precondition
@@ -110,13 +115,19 @@ fn row(error: &ServiceError) -> S3Error {
         E::InvalidRequest(text) => s3_error!(InvalidRequest, "{text}"),
         E::NotImplemented(what) => not_implemented(what),
         E::Busy(outcome) => s3_error!(SlowDown, "{}", busy_text(*outcome)),
-        E::Regressed(_) | E::Unavailable(_) | E::Damaged(_) => {
-            s3_error!(SlowDown, "{}", outage_text(error.outage().unwrap_or(Outage::Other)))
-        }
+        // Sending the request again, and more slowly, helps once the store is back.
+        E::Unavailable(_) => s3_error!(SlowDown, "{}", outage_text(outage_of(error))),
+        // It does not help while the gateways do not agree, or the operator has not decided.
+        E::Regressed(_) => s3_error!(ServiceUnavailable, "{}", outage_text(outage_of(error))),
+        E::Damaged(_) => s3_error!(InternalError, "{}", outage_text(outage_of(error))),
         E::Full => full(),
         E::NewerFormat => newer_format(),
         E::Internal(_) => Code::InternalError.into(),
     }
+}
+
+fn outage_of(error: &ServiceError) -> Outage {
+    error.outage().unwrap_or(Outage::Other)
 }
 
 fn busy_text(outcome: Applied) -> &'static str {
@@ -337,6 +348,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_client_is_told_to_slow_down_only_where_that_helps() {
+        let unavailable = fula_core::StoreError::Unavailable {
+            backend: "postgres",
+            action: "get",
+            source: "gone".into(),
+        };
+        let cid = fula_core::Cid::of(fula_core::Codec::Raw, b"x");
+        let missing = fula_core::StoreError::Missing { cid };
+        let text = "the masters remember states that exclude one another";
+        let forked = ServiceError::Regressed(text.to_owned());
+        for (error, code, retries) in [
+            (ServiceError::Busy(Applied::None), "SlowDown", true),
+            (unavailable.into(), "SlowDown", true),
+            (ServiceError::Regressed(String::new()), "ServiceUnavailable", true),
+            (forked, "ServiceUnavailable", false),
+            (missing.into(), "InternalError", false),
+        ] {
+            let answer = s3_error(error);
+            assert_eq!(answer.code().as_str(), code);
+            let asks = answer.headers().is_some_and(|all| all.contains_key(header::RETRY_AFTER));
+            assert_eq!(asks, retries, "{answer}");
+            assert!(
+                answer.status_code().is_some_and(|status| status.is_server_error()),
+                "{answer}"
+            );
+            assert!(answer.message().is_some_and(|text| text.len() > 40), "{answer}");
+        }
+    }
+
+    #[test]
     fn whether_a_retry_helps_and_what_became_of_a_write_follow_from_the_kind() {
         let unavailable = fula_core::StoreError::Unavailable {
             backend: "log",
@@ -351,7 +392,7 @@ mod tests {
             (ServiceError::Busy(Applied::None), 503, Some("1"), Some("none")),
             (ServiceError::Regressed(String::new()), 503, Some("1"), Some("none")),
             (unavailable.into(), 503, Some("1"), Some("none")),
-            (damaged.into(), 503, Some("1"), Some("none")),
+            (damaged.into(), 500, None, Some("none")),
             (ServiceError::Full, 507, None, Some("none")),
             (ServiceError::TooManyPublicBuckets(1), 400, None, None),
             (ServiceError::PreconditionFailed(ConditionName::IfMatch), 412, None, None),

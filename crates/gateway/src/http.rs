@@ -232,6 +232,9 @@ impl Gateway {
                 seen.note_waited(began.elapsed());
             }
         }
+        if host_bucket.is_none() {
+            check_bucket(parts.uri.path())?;
+        }
         normalise::join_repeated(&mut parts.headers)?;
         let key = signer.as_mut().and_then(|signer| signer.chunk_key.take());
         let body = self.body(&mut parts, body, route.payload, key, lent).await;
@@ -288,6 +291,17 @@ impl Gateway {
             Err(_) => tracing::error!("internal error: a request panicked; please report it"),
         }
         respond(s3s::S3Error::new(S3ErrorCode::InternalError))
+    }
+}
+
+/// Refuses the name of a bucket in a path, with the rule that it breaks: `s3s` names none.
+fn check_bucket(path: &str) -> S3Result<()> {
+    match path.split('/').nth(1) {
+        // One that is escaped is left to `s3s`.
+        Some(name) if !name.is_empty() && !name.contains('%') => {
+            crate::s3::bucket_name(name).map(drop)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -6,11 +6,11 @@
 mod fsck;
 mod progress;
 mod restore;
+mod rows;
 mod users;
 
 use std::{path::Path, sync::Arc};
 
-use fula_core::{OwnerId, root::RootRow};
 use fula_service::{Forgotten, Recovery, auth::Revoked, error::chain, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,8 +19,11 @@ use tokio::{
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
 };
 
-use self::progress::{Progress, Watched};
 pub(crate) use self::{progress::Step, users::user_id};
+use self::{
+    progress::{Progress, Watched},
+    rows::{ROWS_PAGE, all_rows, commit_json, find_row, show_roots},
+};
 use crate::{
     files::{self, FileError},
     gc,
@@ -34,9 +37,6 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Longest path of a Unix socket in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-
-/// Rows read at a time.
-const ROWS_PAGE: usize = 1000;
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,8 +66,8 @@ pub(crate) enum Request {
     Revoke {
         /// What.
         revoked: Revoked,
-        /// Whether a user is revoked of whom nothing was ever seen.
-        is_certain: bool,
+        /// How sure the operator is.
+        sureness: Sureness,
         /// Whether what was issued before now is meant, by the clock that credentials are judged by.
         before_now: bool,
     },
@@ -133,6 +133,18 @@ pub(crate) enum Request {
     },
 }
 
+/// How sure an operator is of a revocation, which cannot be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Sureness {
+    /// What is revoked must be known here, and must not be a user with live keys or buckets.
+    Unsure,
+    /// It may be unknown here, but must not be a user with live keys or buckets.
+    Known,
+    /// The operator said yes.
+    Certain,
+}
+
 /// What came of it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -148,7 +160,7 @@ pub(crate) enum Answer {
 /// Why a request was not carried out, for whoever asked.
 struct Refused(String);
 
-impl<E: std::error::Error> From<E> for Refused {
+impl<E: std::error::Error + 'static> From<E> for Refused {
     fn from(error: E) -> Self {
         Self(chain(&error))
     }
@@ -183,11 +195,9 @@ async fn carry_out(
             revoke(node, Revoked::Key(id.clone())).await?;
             Ok(json!({"revoked": id}))
         }
-        Request::Revoke { revoked, is_certain, before_now } => {
+        Request::Revoke { revoked, sureness, before_now } => {
             let revoked = if before_now { until_now(node, revoked) } else { revoked };
-            if !is_certain {
-                users::check_seen(node, &revoked).await?;
-            }
+            users::check_revocation(node, &revoked, sureness).await?;
             revoke(node, revoked.clone()).await?;
             Ok(json!({"revoked": revoked}))
         }
@@ -253,19 +263,6 @@ async fn look_at_space(node: &Node) -> Result<Value, Refused> {
     Ok(sizes)
 }
 
-/// Returns pointers, of one bucket name if given, and the recovery.
-async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Value, Refused> {
-    let rows = all_rows(node).await?;
-    let named =
-        rows.iter().filter(|row| bucket.is_none_or(|name| row.address.name.as_str() == name));
-    let buckets: Vec<Value> = named.map(row_json).collect();
-    let status = match &node.recovery {
-        Some(recovery) => Some(recovery.status().await?),
-        None => None,
-    };
-    Ok(json!({"buckets": buckets, "recovery": status}))
-}
-
 /// Has a revocation of what was issued before a time be about all that was issued before now.
 fn until_now(node: &Node, revoked: Revoked) -> Revoked {
     match revoked {
@@ -292,62 +289,6 @@ fn shared(node: &Node) -> Result<&Recovery, Refused> {
     let none = "this master's arbiter is its own: there are no other masters (FULA_DATABASE_URL names the \
                 database of masters that share one)";
     node.recovery.as_ref().ok_or_else(|| Refused(none.to_owned()))
-}
-
-fn row_json(row: &RootRow) -> Value {
-    json!({
-        "owner": row.address.owner.to_string(),
-        "bucket": row.address.name.as_str(),
-        "root": row.pointer.root.to_string(),
-        "version": row.pointer.version,
-        "generation": row.pointer.generation,
-        "created_ms": row.created,
-        "deleted_ms": row.deleted,
-        "global_name": row.global_name,
-    })
-}
-
-fn commit_json(commit: &history::Commit) -> Value {
-    json!({
-        "root": commit.root.to_string(),
-        "version": commit.version,
-        "time_ms": commit.time,
-        "writer": commit.writer.map(|writer| writer.to_string()),
-        "objects": commit.objects,
-        "bytes": commit.bytes,
-        "deleted": commit.deleted,
-    })
-}
-
-/// Returns every row of the arbiter.
-async fn all_rows(node: &Node) -> Result<Vec<RootRow>, Refused> {
-    let mut rows: Vec<RootRow> = Vec::new();
-    loop {
-        let after = rows.last().map(|row| row.address.clone());
-        let page = node.roots().scan_roots(after.as_ref(), ROWS_PAGE).await;
-        let page = page?.value;
-        if page.is_empty() {
-            return Ok(rows);
-        }
-        rows.extend(page);
-    }
-}
-
-async fn find_row(node: &Node, bucket: &str, user: Option<&str>) -> Result<RootRow, Refused> {
-    let owner: Option<OwnerId> = user.map(|user| OwnerId::of_user(&user_id(user)));
-    let mut rows: Vec<RootRow> = all_rows(node)
-        .await?
-        .into_iter()
-        .filter(|row| row.address.name.as_str() == bucket)
-        .filter(|row| owner.is_none_or(|owner| row.address.owner == owner))
-        .collect();
-    match (rows.pop(), rows.is_empty()) {
-        (Some(row), true) => Ok(row),
-        (Some(_), false) => {
-            Err(Refused(format!("several users have a bucket {bucket}: say whose, --user")))
-        }
-        (None, _) => Err(Refused(format!("there is no bucket {bucket}"))),
-    }
 }
 
 /// Opens the socket of a data directory whose lock is held.
@@ -404,7 +345,11 @@ async fn answer(stream: UnixStream, node: &Arc<Node>) -> std::io::Result<()> {
                 }
             }
         }
-        Err(error) => Answer::Error(format!("not a request: {error}")),
+        Err(_) => Answer::Error(
+            "the gateway does not know this command: it runs another version of fula; use the fula of its \
+             version"
+                .to_owned(),
+        ),
     };
     send(&mut write, &answer).await
 }
@@ -424,13 +369,29 @@ async fn send(write: &mut OwnedWriteHalf, value: &impl Serialize) -> std::io::Re
 
 /// Asks the gateway that runs on a data directory; `None` when none does. Calls `report` with how far it
 /// has come.
+///
+/// # Errors
+/// Why a gateway that runs did not answer, for a person.
 pub(crate) async fn ask(
     data_dir: &Path,
     request: &Request,
     report: impl Fn(&str),
-) -> Option<std::io::Result<Answer>> {
-    let stream = UnixStream::connect(files::socket_path(data_dir)).await.ok()?;
-    Some(exchange(stream, request, report).await)
+) -> Option<Result<Answer, String>> {
+    let path = files::socket_path(data_dir);
+    let asked = match UnixStream::connect(&path).await {
+        Ok(stream) => exchange(stream, request, report).await,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Some(Err(FileError::Io(path, error).to_string()));
+        }
+        Err(_) => return None,
+    };
+    Some(asked.map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            "the gateway answers what this fula does not understand: use the fula of the gateway's version"
+                .to_owned()
+        }
+        _ => "the gateway ended before it had answered: look at its log, and run the command again".to_owned(),
+    }))
 }
 
 async fn exchange(
@@ -443,8 +404,11 @@ async fn exchange(
     let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
     loop {
         let mut line = String::new();
-        read.read_line(&mut line).await?;
-        match serde_json::from_str(&line)? {
+        if read.read_line(&mut line).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let answer = serde_json::from_str(&line);
+        match answer.map_err(|_| std::io::ErrorKind::InvalidData)? {
             Answer::Progress(text) => report(&text),
             answer => return Ok(answer),
         }

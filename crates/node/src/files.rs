@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fula_core::error::io_text;
 use fula_service::{
     Random,
     auth::{SealingKey, Secret},
@@ -20,9 +21,12 @@ const SEALING_KEY: &str = "secrets.key";
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    /// Look at the disk and the permissions.
-    #[error("{0}: {1}")]
+    /// Look at the path, the disk and the permissions.
+    #[error("{0}: {reason}{cure}", reason = io_text(.1), cure = cure(.1))]
     Io(PathBuf, io::Error),
+    /// Mend the file that a setting names.
+    #[error("{0}: {1}")]
+    Setting(&'static str, Box<FileError>),
     /// Protect it with `chmod 600`.
     #[error("{0} holds a secret and can be read by others; run: chmod 600 {0}")]
     TooOpen(PathBuf),
@@ -32,6 +36,42 @@ pub(crate) enum FileError {
     /// Put 64 hex digits into it.
     #[error("{0} does not hold 64 hex digits")]
     NotAKey(PathBuf),
+}
+
+impl FileError {
+    /// Returns the error with the setting that names the file in front.
+    pub(crate) fn of_setting(setting: &'static str) -> impl Fn(FileError) -> FileError {
+        move |error| FileError::Setting(setting, Box::new(error))
+    }
+}
+
+/// Says what to do about an error of the operating system.
+fn cure(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; check the path".to_owned(),
+        io::ErrorKind::AlreadyExists => "; choose another name, or remove it first".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            let user = rustix::process::geteuid().as_raw();
+            format!(" for user id {user}, as which fula runs; change its owner or its mode")
+        }
+        _ => String::new(),
+    }
+}
+
+/// Checks that a file can be read.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub(crate) fn check_readable(path: &Path) -> Result<(), FileError> {
+    std::fs::File::open(path).map(drop).map_err(|error| FileError::Io(path.to_owned(), error))
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub(crate) fn read_text(path: &Path) -> Result<String, FileError> {
+    std::fs::read_to_string(path).map_err(|error| FileError::Io(path.to_owned(), error))
 }
 
 /// Makes every file, directory and socket that this process creates one for its owner alone.
@@ -68,6 +108,11 @@ pub(crate) fn socket_path(data_dir: &Path) -> PathBuf {
 /// Returns where the first user's key is written.
 pub(crate) fn credentials_path(data_dir: &Path) -> PathBuf {
     data_dir.join("credentials")
+}
+
+/// Returns whether a gateway or a command has used this data directory: whether it has a log.
+pub(crate) fn is_data_dir(dir: &Path) -> bool {
+    dir.join("log").is_dir()
 }
 
 /// Makes the data directory, for its owner alone.
@@ -147,6 +192,16 @@ pub(crate) fn sealing_key(
     file: Option<&Path>,
     random: &Random,
 ) -> Result<SealingKey, FileError> {
+    let setting = FileError::of_setting("--secrets-key-file (FULA_SECRETS_KEY_FILE)");
+    read_sealing_key(data_dir, file, random)
+        .map_err(|error| if file.is_some() { setting(error) } else { error })
+}
+
+fn read_sealing_key(
+    data_dir: &Path,
+    file: Option<&Path>,
+    random: &Random,
+) -> Result<SealingKey, FileError> {
     let own = data_dir.join(SEALING_KEY);
     let path = file.unwrap_or(&own);
     let failed = |error| FileError::Io(path.to_owned(), error);
@@ -220,7 +275,9 @@ mod tests {
         let refused = sealing_key(dir.path(), None, &random);
         assert!(matches!(refused, Err(FileError::TooOpen(_))));
         let absent = dir.path().join("elsewhere");
-        assert!(matches!(sealing_key(dir.path(), Some(&absent), &random), Err(FileError::Io(..))));
+        let refused = sealing_key(dir.path(), Some(&absent), &random).err().unwrap().to_string();
+        assert!(refused.starts_with("--secrets-key-file (FULA_SECRETS_KEY_FILE): /"), "{refused}");
+        assert!(refused.ends_with("elsewhere: there is no such file or directory; check the path"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fula_core::error::io_text;
 use fula_identity::jwt::{KEY_SET_BYTES_MAX, KeySet};
 use fula_service::{auth::Authenticator, error::chain};
 use reqwest::Url;
@@ -131,7 +132,9 @@ async fn load(source: &JwksSource) -> Result<KeySet, String> {
         JwksSource::File(path) => {
             // What has an @ in it may have been meant to be a URL, with a password.
             let shown = path.to_str().filter(|path| !path.contains('@')).unwrap_or("the file");
-            tokio::fs::read(path).await.map_err(|error| format!("{shown}: {error}"))?
+            tokio::fs::read(path)
+                .await
+                .map_err(|error| format!("{shown}: {}; check the path", io_text(&error)))?
         }
         JwksSource::Url(url) => {
             let shown = format!("{}{}", url.origin().ascii_serialization(), url.path());

@@ -10,6 +10,7 @@ mod gauges;
 mod gc;
 mod jwks;
 mod keystore;
+mod listeners;
 mod node;
 mod readiness;
 mod scrub;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("fula: cannot start: {error}");
+            eprintln!("fula: cannot start its threads: {}", fula_core::error::io_text(&error));
             return ExitCode::FAILURE;
         }
     };
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Token(args) => commands::token::run(args),
-            Command::Revoke(args) => commands::admin::revoke(args).await,
+            Command::Revoke(args) => commands::revoke::run(args).await,
             Command::Masters(args) => commands::admin::masters(args).await,
             Command::Roots(args) => commands::admin::roots(args).await,
             Command::Secrets(args) => commands::admin::secrets(args),

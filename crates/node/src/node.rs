@@ -101,7 +101,7 @@ pub(crate) enum Purpose {
     /// A master: it decides what nobody has decided yet, and recoveries wait for it.
     Serve(NamePolicy),
     /// A command: it takes what the masters agreed on, and never decides: it may run while the arbiter's
-    /// tables are being restored.
+    /// tables are being restored. It makes no tables and no directory for blocks.
     Administer,
     /// A command that moves a single master into a shared arbiter: into an empty one it brings the sealing
     /// key and the blocks, and takes the rest as other commands do.
@@ -146,7 +146,11 @@ impl Node {
         let store = open_store(data_dir, purpose, despite_damage)?;
         check_purpose_of(data_dir, &store, backends).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
-        let objects = backends.blocks_url.as_deref().map(Objects::open).transpose()?;
+        let only_looks = matches!(purpose, Purpose::Administer | Purpose::Read);
+        let mut objects = match &backends.blocks_url {
+            Some(url) if !only_looks => Some(Objects::open(url)?),
+            _ => None,
+        };
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
@@ -162,8 +166,14 @@ impl Node {
             let opened = open_shared(backends, shared, &sealing, purpose).await?;
             (roots, metadata, names) = (opened.roots, opened.metadata, opened.names);
             packs = Some(opened.packs);
-            fresh_for = KEYS_FRESH_FOR;
             is_watched = opened.compares;
+        }
+        // A command makes no directory for blocks, and says first if the arbiter was never used.
+        if let (Some(url), true) = (&backends.blocks_url, only_looks) {
+            objects = Some(Objects::open_existing(url)?);
+        }
+        if backends.shared.is_some() {
+            fresh_for = KEYS_FRESH_FOR;
             guard = if is_watched {
                 RollbackGuard::open(Some(Arc::clone(&memory))).await?
             } else {
@@ -209,6 +219,9 @@ impl Node {
         } else {
             None
         };
+        if matches!(purpose, Purpose::Serve(_) | Purpose::Administer) {
+            authenticator.keys().set_made_on(place(recovery.as_ref(), purpose));
+        }
         let service = Service::new(arbiter, limits, random, names);
         let (backends, collections) = (backends.clone(), Account::default());
         let running = OnceLock::new();
@@ -239,6 +252,22 @@ impl Node {
     }
 }
 
+/// Returns the name of this machine; empty if it has none.
+pub(crate) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Returns where this is, for a person: the host, and the master if it is one of several.
+fn place(recovery: Option<&Recovery>, purpose: Purpose) -> String {
+    match recovery {
+        Some(recovery) if matches!(purpose, Purpose::Serve(_)) => {
+            format!("{}/{}", host_name(), recovery.name())
+        }
+        _ => host_name(),
+    }
+}
+
 /// Opens a data directory. Blocks the thread while the log is read back.
 fn open_store(
     data_dir: &Path,
@@ -250,7 +279,8 @@ fn open_store(
         let opened = tokio::task::block_in_place(|| LocalStore::open_read_only(data_dir, clock));
         return Ok(opened?);
     }
-    files::make_data_dir(data_dir)?;
+    let setting = FileError::of_setting("--data-dir (FULA_DATA_DIR)");
+    files::make_data_dir(data_dir).map_err(setting)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
 
@@ -309,7 +339,15 @@ async fn open_shared(
     sealing: &SealingKey,
     purpose: Purpose,
 ) -> Result<OpenedArbiter, NodeError> {
-    let mut arbiter = PostgresArbiter::open(&shared.database_url, shared.compares).await?;
+    let open = async |compares| match purpose {
+        Purpose::Serve(_) | Purpose::MoveIn => {
+            PostgresArbiter::open(&shared.database_url, compares).await
+        }
+        Purpose::Administer | Purpose::Read => {
+            PostgresArbiter::open_existing(&shared.database_url, compares).await
+        }
+    };
+    let mut arbiter = open(shared.compares).await?;
     let metadata: Arc<dyn MetadataStore> = Arc::clone(&arbiter.metadata) as _;
     if purpose == Purpose::MoveIn {
         check_whole(arbiter.roots.as_ref(), metadata.as_ref()).await?;
@@ -346,7 +384,7 @@ async fn open_shared(
     if !compares {
         tracing::warn!("FULA_BUCKET_ROOT_CAS is off: masters overwrite each other's updates");
         if shared.compares {
-            arbiter = PostgresArbiter::open(&shared.database_url, false).await?;
+            arbiter = open(false).await?;
         }
     }
     Ok(OpenedArbiter { roots: arbiter.roots, metadata, packs: arbiter.packs, compares, names })
@@ -377,9 +415,11 @@ async fn same_blocks(
     random: &Random,
 ) -> Result<String, NodeError> {
     let ours = match purpose {
-        // A store without a name has no packs.
-        Purpose::Read => objects.name().await?.unwrap_or_default(),
-        _ => objects.identify(&hex::encode(fresh_id(random))).await?,
+        Purpose::Serve(_) | Purpose::MoveIn => {
+            objects.identify(&hex::encode(fresh_id(random))).await?
+        }
+        // No master ever had this name, and a store without a name has no packs.
+        Purpose::Administer | Purpose::Read => objects.name().await?.unwrap_or_default(),
     };
     // A command goes on where no master has said it yet.
     let theirs = agreed(metadata, BLOCKS, purpose, &ours).await?;

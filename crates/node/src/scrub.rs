@@ -24,9 +24,6 @@ use crate::{gauges::f64_of, node::Node};
 /// Name of the record.
 const NAME: &str = "scrub";
 
-/// Time in which every block is read once, unless it is set.
-pub(crate) const PERIOD: Duration = Duration::from_hours(30 * 24);
-
 /// Bytes a second that a pass reads at least, if there is so much.
 const RATE_MIN: u64 = 4 << 20;
 

@@ -22,7 +22,8 @@ pub(crate) struct Page {
     gateway: Option<Gateway>,
     /// Why requests cannot be served, if so.
     not_ready: Option<String>,
-    data_dir: String,
+    /// Nothing where none was named: then the page is about what the masters share alone.
+    data_dir: Option<String>,
     arbiter: String,
     blocks: String,
     /// Those of a shared arbiter.
@@ -31,7 +32,7 @@ pub(crate) struct Page {
     buckets: Option<(usize, usize)>,
     disk: Option<Disk>,
     log: Option<Sizes>,
-    collections: Ledger,
+    collections: Option<Ledger>,
     scrub: Option<Progress>,
     /// What needs attention, and what to do about it.
     problems: Vec<String>,
@@ -63,34 +64,42 @@ struct Disk {
 pub(crate) async fn page(node: &Node) -> Page {
     let mut problems = Vec::new();
     let gateway = gateway(node);
-    if gateway.is_none() {
-        problems.push("no gateway runs on this data directory: start `fula gateway`".to_owned());
-    }
-    let not_ready = readiness::check(node).await.err();
-    problems.extend(not_ready.iter().cloned());
+    let is_scratch = node.backends.is_scratch;
+    let unusable = readiness::check(node).await.err();
+    let stopped = (gateway.is_none() && !is_scratch)
+        .then(|| "no gateway runs on this data directory: start `fula gateway`".to_owned());
+    problems.extend(stopped.iter().chain(&unusable).cloned());
+    let not_ready = stopped.or(unusable);
     let masters = masters(node, &mut problems).await;
+    problems.extend(missing_masters(&masters, gateway.is_some()));
+    if is_scratch && !masters.iter().any(|master| master.is_alive) {
+        problems.push("no master was seen in the last minute: start `fula gateway`".to_owned());
+    }
     let collections = node.collections.ledger();
     if let Some(failure) = &collections.failure {
         problems.push(format!("the last collection deleted nothing: {failure}; see fula fsck"));
     }
     damage(node, &mut problems);
     let scrub = scrub(node, &mut problems).await;
-    let disk = disk(node, &mut problems);
-    let found = collections.ended.map(|(_, found)| found);
-    let log = Sizes::of(node, found.as_ref());
-    let log = log.map_err(|error| problems.push(format!("the log: {}", chain(&error)))).ok();
+    let (mut disk_found, mut log) = (None, None);
+    if !is_scratch {
+        disk_found = disk(node, &mut problems);
+        let found = collections.ended.map(|(_, found)| found);
+        let sizes = Sizes::of(node, found.as_ref());
+        log = sizes.map_err(|error| problems.push(format!("the log: {}", chain(&error)))).ok();
+    }
     Page {
         version: env!("CARGO_PKG_VERSION"),
         gateway,
         not_ready,
-        data_dir: node.backends.data_dir.display().to_string(),
+        data_dir: (!is_scratch).then(|| node.backends.data_dir.display().to_string()),
         arbiter: node.backends.arbiter_name(),
         blocks: node.backends.blocks_name().to_owned(),
         masters,
         buckets: node.roots().can_drop_roots().then(|| node.store.roots.counts()),
-        disk,
+        disk: disk_found,
         log,
-        collections,
+        collections: (!is_scratch).then_some(collections),
         scrub,
         problems,
     }
@@ -144,17 +153,33 @@ async fn masters(node: &Node, problems: &mut Vec<String>) -> Vec<Master> {
         }
         Err(error) => problems.push(format!("forks cannot be listed: {}", chain(&error))),
     }
-    let masters = recovery.list_masters().await.unwrap_or_else(|error| {
+    recovery.list_masters().await.unwrap_or_else(|error| {
         problems.push(format!("masters cannot be listed: {}", chain(&error)));
         Vec::new()
-    });
-    let away = masters.iter().filter(|master| !master.is_alive).map(|Master { name, .. }| {
+    })
+}
+
+/// Says which masters were not seen for a while, and what to do. Nothing is known of the others while this
+/// one could not say either that it lives, as just after the arbiter was away.
+fn missing_masters(masters: &[Master], runs_here: bool) -> Vec<String> {
+    let is_away = |master: &&Master| !master.is_alive;
+    if runs_here && masters.iter().filter(is_away).any(|master| master.is_self) {
+        return vec![
+            "no master could note in the last minute that it lives, as the arbiter was away: look again in \
+             15 seconds"
+                .to_owned(),
+        ];
+    }
+    let others = masters.iter().filter(is_away).filter(|master| !master.is_self);
+    let text = |Master { name, info, .. }: &Master| {
+        let host = if info.host.is_empty() { "" } else { " on " };
         format!(
-            "master {name} was not seen in the last minute: start it, or fula masters forget {name}"
+            "master {name}{host}{} was not seen in the last minute: look whether it runs; only if it will not \
+             come back, run fula masters forget {name}",
+            info.host
         )
-    });
-    problems.extend(away);
-    masters
+    };
+    others.map(text).collect()
 }
 
 /// Names what opening the log found.
@@ -190,4 +215,33 @@ fn disk(node: &Node, problems: &mut Vec<String>) -> Option<Disk> {
         ));
     }
     Some(Disk { free, size: room.size, reserved })
+}
+
+#[cfg(test)]
+mod tests {
+    use fula_service::MasterInfo;
+
+    use super::*;
+
+    fn master(name: &str, is_alive: bool, is_self: bool) -> Master {
+        let info = MasterInfo { host: format!("host-{name}"), ..MasterInfo::default() };
+        let name = name.to_owned();
+        Master { name, info, seen_ms: Some(1), age_ms: Some(0), is_alive, is_self }
+    }
+
+    #[test]
+    fn nobody_is_told_to_forget_a_master_that_runs_here() {
+        let [here, other, gone] =
+            [master("a", true, true), master("b", true, false), master("c", false, false)];
+        assert!(missing_masters(&[here.clone(), other], true).is_empty());
+        let said = missing_masters(&[here, gone.clone()], true);
+        assert!(said.len() == 1 && said[0].contains("fula masters forget c"), "{said:?}");
+        assert!(said[0].contains("master c on host-c"), "{said:?}");
+        // Right after an outage nobody was seen, and nobody is to be forgotten.
+        let said = missing_masters(&[master("a", false, true), gone.clone()], true);
+        assert!(said.len() == 1 && said[0].contains("look again"), "{said:?}");
+        // Of the one that is stopped the page says elsewhere that it does not run.
+        let said = missing_masters(&[master("a", false, true), gone], false);
+        assert!(said.len() == 1 && said[0].contains("fula masters forget c"), "{said:?}");
+    }
 }

@@ -394,12 +394,19 @@ pub(crate) fn in_commit(key: &str, error: ServiceError) -> ServiceError {
 
 /// Joins the texts of an error and its sources, for the log and for commands. The text of a source that is
 /// part of the text before it is not repeated.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let in_words = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref().map_or_else(|| error.to_string(), fula_core::error::io_text)
+    };
+    let mut text = in_words(error);
     let mut source = error.source();
     while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.ends_with(&cause) {
+        let raw = error.to_string();
+        let cause = in_words(error);
+        if let Some(before) = text.strip_suffix(&raw) {
+            text.truncate(before.len());
+            text.push_str(&cause);
+        } else if !text.ends_with(&cause) {
             text.push_str(": ");
             text.push_str(&cause);
         }

@@ -62,11 +62,18 @@ impl Service {
                 Ok(None) => return,
                 Ok(Some(Settled { changed, left: 0 })) => {
                     let mode = self.names.as_str();
-                    tracing::info!(
-                        changed,
-                        mode,
-                        "global bucket names are in line with FULA_BUCKET_NAMES"
-                    );
+                    if changed == 0 {
+                        tracing::debug!(
+                            mode,
+                            "global bucket names are in line with FULA_BUCKET_NAMES"
+                        );
+                    } else {
+                        tracing::info!(
+                            changed,
+                            mode,
+                            "global bucket names are in line with FULA_BUCKET_NAMES"
+                        );
+                    }
                     return;
                 }
                 Ok(Some(Settled { changed, left })) => tracing::warn!(

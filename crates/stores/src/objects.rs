@@ -30,9 +30,6 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The same for writing one. Commits and uploads have deadlines of their own.
 pub(crate) const WRITTEN: Duration = Duration::from_mins(1);
 
-/// The same for listing objects, which may take many requests.
-const LISTED: Duration = Duration::from_mins(10);
-
 /// Object that holds the store's own name.
 const NAME: &str = "fula-store";
 
@@ -102,10 +99,9 @@ impl Objects {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn name(&self) -> Result<Option<String>, StoreError> {
-        match self.get(&Path::from(NAME), 1024).await? {
-            Found::Whole(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Found::None | Found::TooLong => Ok(None),
-        }
+        let Found::Whole(bytes) = self.get(&Path::from(NAME), 1024).await? else { return Ok(None) };
+        self.is_named.store(true, Ordering::Relaxed);
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Asks whether the store can be used.
@@ -195,8 +191,16 @@ impl Objects {
 
     /// Returns the objects below a prefix.
     pub(crate) async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>, StoreError> {
-        let listed = self.store.list(Some(prefix)).try_collect();
-        within(LISTED, "list", listed).await?.map_err(|error| failed("list", error))
+        let mut listed = self.store.list(Some(prefix));
+        let mut found = Vec::new();
+        // A store that hangs in the middle of a listing counts as hung, too.
+        while let Some(meta) = within(ANSWER, "list", listed.try_next())
+            .await?
+            .map_err(|error| failed("list", error))?
+        {
+            found.push(meta);
+        }
+        Ok(found)
     }
 
     /// Returns whether there is any object below a prefix.
@@ -238,4 +242,25 @@ pub(crate) fn failed(action: &'static str, error: object_store::Error) -> StoreE
         source = cause.source();
     }
     StoreError::Unavailable { backend: "object store", action, source: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::{
+        memory::InMemory,
+        throttle::{ThrottleConfig, ThrottledStore},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_of_a_store_that_hangs_is_given_up() {
+        let hour = Duration::from_hours(1);
+        let config = ThrottleConfig { wait_list_per_call: hour, ..ThrottleConfig::default() };
+        let objects = Objects::on(Arc::new(ThrottledStore::new(InMemory::new(), config)));
+        let begun = tokio::time::Instant::now();
+        let refused = objects.list(&Path::from("packs")).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Unavailable { action: "list", .. }), "{refused}");
+        assert!(begun.elapsed() <= ANSWER + Duration::from_secs(1));
+    }
 }

@@ -40,8 +40,9 @@ const KEPT_HEADERS: [&str; 6] = [
 pub(super) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 
 /// Parses the bucket name of a request.
-pub(super) fn bucket_name(text: &str) -> S3Result<BucketName> {
-    BucketName::parse(text).map_err(|_| s3_error!(InvalidBucketName))
+pub(crate) fn bucket_name(text: &str) -> S3Result<BucketName> {
+    BucketName::parse(text)
+        .map_err(|rule| s3_error!(InvalidBucketName, "The specified bucket is not valid: {rule}."))
 }
 
 /// Parses the key of a request. A key with a character that XML 1.0 cannot carry is refused, because no

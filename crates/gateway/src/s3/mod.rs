@@ -20,9 +20,9 @@ use s3s::{
     s3_error,
 };
 
-pub(crate) use self::commit::CommitRoute;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::commit::parse as parse_commit;
+pub(crate) use self::{commit::CommitRoute, convert::bucket_name};
 use crate::{WireConfig, auth::identity, error, normalise, request::Operation};
 
 /// A source of secrets without any. No request that reaches `s3s` has a signature left, but `s3s` calls

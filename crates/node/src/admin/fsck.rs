@@ -39,7 +39,8 @@ struct Needed {
 pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Refused> {
     let report = |n, of| progress.say(format!("segment {} of {of} of the log", n + 1));
     let damaged = tokio::task::block_in_place(|| node.store.verify_reporting(&report));
-    let damaged = damaged.map_err(|error| Refused(format!("cannot read the log: {error}")))?;
+    let damaged =
+        damaged.map_err(|error| Refused(format!("cannot read the log: {}", chain(&error))))?;
     let checked = Checked::counting(progress.blocks());
     let mut needed = Needed {
         checked,
@@ -77,6 +78,7 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
     Ok(json!({
         "problems": needed.problems + u64::from(is_unrepaired),
         "left_off": needed.left_off,
+        "log_checked": !node.backends.is_scratch,
         "damaged": places,
         "buckets": buckets,
         "unfinished_bytes_cut": cut,

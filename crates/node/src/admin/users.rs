@@ -1,10 +1,12 @@
 //! Users of access keys: how a person names them, and what is known of them.
 
+use std::fmt::Write;
+
 use fula_core::OwnerId;
-use fula_service::auth::{Revoked, user_of};
+use fula_service::auth::{KeyInfo, Revoked, user_of};
 use serde_json::{Value, json};
 
-use super::Refused;
+use super::{ROWS_PAGE, Refused, Sureness};
 use crate::node::Node;
 
 /// Returns the id of the user that a person means: a wallet's address, or the name of a user of access
@@ -36,22 +38,110 @@ pub(super) async fn list_keys(node: &Node, user: Option<&str>) -> Result<Value, 
     let keys = node.authenticator.keys().list(user).await?;
     let with_state = keys.iter().map(|key| {
         let is_revoked = revocations.refuses_key(&key.user, key.created, Some(&key.id));
-        json!({"id": key.id, "user": key.user, "created": key.created, "revoked": is_revoked})
+        json!({
+            "id": key.id,
+            "user": key.user,
+            "created": key.created,
+            "made_on": key.made_on,
+            "revoked": is_revoked,
+        })
     });
     Ok(with_state.collect())
 }
 
-/// Refuses to revoke a user of whom nothing was ever seen here, who is mistyped more often than not.
-pub(super) async fn check_seen(node: &Node, revoked: &Revoked) -> Result<(), Refused> {
-    let (Revoked::User(user) | Revoked::IssuedBefore(user, _)) = revoked else { return Ok(()) };
-    let has_keys = !node.authenticator.keys().list(Some(user)).await?.is_empty();
-    let rows = node.roots().list_roots(OwnerId::of_user(user), None, 1).await?;
-    if has_keys || !rows.value.is_empty() {
+/// Most access keys that a refusal names.
+const KEYS_NAMED: usize = 5;
+
+/// Refuses a revocation that is more likely a mistake than meant: of what was never seen here, and of a user
+/// who would lose live keys or buckets for ever.
+pub(super) async fn check_revocation(
+    node: &Node,
+    revoked: &Revoked,
+    sureness: Sureness,
+) -> Result<(), Refused> {
+    let (user, is_for_ever) = match revoked {
+        _ if sureness == Sureness::Certain => return Ok(()),
+        Revoked::User(user) => (user, true),
+        Revoked::IssuedBefore(user, _) => (user, false),
+        Revoked::Key(id) => return check_key(node, id).await,
+        Revoked::Token(_) => return Ok(()),
+    };
+    let shown = user.replace('\0', " ");
+    let keys = node.authenticator.keys().list(Some(user)).await?;
+    let buckets = count_buckets(node, user).await?;
+    if sureness == Sureness::Unsure && keys.is_empty() && buckets == (0, 0) {
+        return Err(Refused(format!(
+            "nothing was revoked: {shown} has no access key and no bucket. If the name is right, add --yes; \
+             the user of a JWT is named with --jwt or --issuer ISS"
+        )));
+    }
+    let revocations = node.authenticator.revocations();
+    let is_live = |key: &&KeyInfo| !revocations.refuses_key(&key.user, key.created, Some(&key.id));
+    let live: Vec<&str> = keys.iter().filter(is_live).map(|key| key.id.as_str()).collect();
+    if !is_for_ever || (live.is_empty() && buckets.0 == 0) {
         return Ok(());
     }
-    let shown = user.replace('\0', " ");
+    Err(Refused(would_lose(&shown, &live, buckets.0)))
+}
+
+/// Says what a user would lose, and how to revoke less.
+fn would_lose(user: &str, keys: &[&str], buckets: usize) -> String {
+    let more = keys.len().saturating_sub(KEYS_NAMED);
+    let mut named = keys[..keys.len() - more].join(", ");
+    if more > 0 {
+        let _infallible = write!(named, " and {more} more");
+    }
+    let keys = match keys.len() {
+        0 => "no live access key".to_owned(),
+        1 => format!("1 live access key ({named})"),
+        count => format!("{count} live access keys ({named})"),
+    };
+    let buckets = if buckets == 1 { "1 bucket".to_owned() } else { format!("{buckets} buckets") };
+    format!(
+        "nothing was revoked: {user} has {keys} and owns {buckets}. Revoking the user refuses every \
+         credential of theirs on every master for ever: it cannot be taken back, no new key can be made for \
+         them, and nobody can write to their buckets any more. If you mean that, add --yes. To replace a key, \
+         make a new one and then run fula keys revoke ID; to refuse only what was issued until now, add \
+         --issued-before now"
+    )
+}
+
+/// Refuses an access key id that is neither a key's nor a session's.
+async fn check_key(node: &Node, id: &str) -> Result<(), Refused> {
+    let keys = node.authenticator.keys();
+    if keys.exists(id, None).await? || keys.has_session(id).await? {
+        return Ok(());
+    }
     Err(Refused(format!(
-        "nothing was revoked: {shown} has no access key and no bucket. If the name is right, add --yes; \
-         the user of a JWT is named with --jwt or --issuer ISS"
+        "nothing was revoked: no access key and no session has the id {id}. If it is right, add --yes"
     )))
+}
+
+/// Returns how many buckets a user has, and how many rows of deleted ones.
+async fn count_buckets(node: &Node, user: &str) -> Result<(usize, usize), Refused> {
+    let owner = OwnerId::of_user(user);
+    let (mut live, mut deleted, mut after) = (0, 0, None);
+    loop {
+        let rows = node.roots().list_roots(owner, after.as_ref(), ROWS_PAGE).await?.value;
+        let Some(last) = rows.last() else { return Ok((live, deleted)) };
+        after = Some(last.address.name.clone());
+        let gone = rows.iter().filter(|row| row.deleted.is_some()).count();
+        (live, deleted) = (live + rows.len() - gone, deleted + gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_some_keys_and_counts_all() {
+        let ids = ["A", "B", "C", "D", "E", "F", "G"];
+        let text = would_lose("key:alice", &ids, 2);
+        assert!(text.contains("7 live access keys (A, B, C, D, E and 2 more)"), "{text}");
+        assert!(text.contains("owns 2 buckets"), "{text}");
+        let text = would_lose("0xabc", &[], 1);
+        assert!(text.contains("no live access key and owns 1 bucket."), "{text}");
+        assert!(would_lose("key:alice", &ids[..1], 0).contains("1 live access key (A)"));
+    }
 }

@@ -13,34 +13,38 @@ pub(crate) struct KeysArgs {
     pub(crate) command: KeysCommand,
 }
 
-/// What to do with access keys. Works beside a running gateway, and without one.
+/// What to do with access keys. A gateway may be running, and need not be.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
     /// Make a key for a user and print its secret, which is not shown again
     Create {
-        /// Whose requests the key signs, with or without key: in front; users exist by having a key
+        /// User whose requests the key signs. A new name makes a new user; `carol` and `key:carol` are
+        /// the same user
         #[arg(long)]
         user: String,
-        /// Most access keys of one user, where no gateway runs; a running gateway uses its own limit
-        /// [default: 100]
+        /// Largest number of access keys of one user, where no gateway runs; a running gateway has its own
+        /// limit [default: 100]
         #[arg(long, env = "FULA_KEYS_PER_USER", value_name = "NUMBER", value_parser = from_one())]
         keys_per_user: Option<u64>,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// List keys, without their secrets
+    /// List access keys, without their secrets
     List {
-        /// Only this user's
+        /// List only the keys of this user
         #[arg(long)]
         user: Option<String>,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Revoke a key: requests signed with it are refused from now on
+    /// Revoke one access key for ever; its user keeps the other keys, and can get new ones
+    ///
+    /// Requests signed with the key are refused at once on this master, and within five seconds on all
+    /// others. `fula revoke key` does the same, and takes the ids of sessions as well.
     Revoke {
-        /// The access key id
+        /// Access key id, as `fula keys list` shows it
         id: String,
-        /// Refuse unless the key is this user's
+        /// Revoke the key only if it belongs to this user
         #[arg(long)]
         user: Option<String>,
         #[command(flatten)]
@@ -55,57 +59,66 @@ pub(crate) struct RevokeArgs {
     pub(crate) command: RevokeCommand,
 }
 
-/// What to revoke. It counts on this master at once and on all others within five seconds, and
-/// cannot be taken back.
+/// What to revoke. A revocation counts on this master at once and on all others within five seconds. It is
+/// for ever: nothing takes it back.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RevokeCommand {
-    /// Everything of a wallet
+    /// Revoke all tokens and sessions of a wallet, also those made later
     Wallet {
-        /// 0x and 40 hex digits
+        /// Address of the wallet: 0x and 40 hex digits
         address: String,
-        /// Only what was issued before this time: seconds since 1970, or `now`
+        /// Revoke only what was issued before this time, given as seconds since 1970 or `now`
         #[arg(long, value_name = "TIME")]
         issued_before: Option<String>,
-        #[command(flatten)]
-        common: AdminArgs,
-    },
-    /// Everything of a user: of access keys, of a wallet, or with --jwt or --issuer of a JWT
-    User {
-        /// Name of a user of access keys, with or without key: in front, address of a wallet, or
-        /// sub of a JWT
-        user: String,
-        /// USER is the sub of a JWT that is verified with `FULA_JWT_SECRET_FILE`
-        #[arg(long, conflicts_with = "issuer")]
-        jwt: bool,
-        /// USER is the sub of a JWT that is verified with a key set, and this is its iss
-        #[arg(long, value_name = "ISS")]
-        issuer: Option<String>,
-        /// Revoke a user who has neither access keys nor buckets, too
+        /// Revoke the wallet even if it owns buckets, which nobody can write to afterwards
         #[arg(long)]
         yes: bool,
-        /// Only what was issued before this time: seconds since 1970, or `now`
+        #[command(flatten)]
+        common: AdminArgs,
+    },
+    /// Revoke all credentials of a user, also those made later; to revoke one key, use `revoke key`
+    ///
+    /// The user can never be let in again: no new access key can be made under this name.
+    User {
+        /// User of access keys, `carol` or `key:carol`; address of a wallet; or the claim sub of a JWT
+        user: String,
+        /// Take USER as the claim sub of JWTs that `FULA_JWT_SECRET_FILE` verifies
+        #[arg(long, conflicts_with = "issuer")]
+        jwt: bool,
+        /// Take USER as the claim sub of JWTs that `FULA_JWKS` verifies and whose claim iss is this
+        #[arg(long, value_name = "ISS")]
+        issuer: Option<String>,
+        /// Revoke a user who has live access keys or owns buckets, and one who was never seen here
+        #[arg(long)]
+        yes: bool,
+        /// Revoke only what was issued before this time, given as seconds since 1970 or `now`
         #[arg(long, value_name = "TIME")]
         issued_before: Option<String>,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// A token, however it is spelled, and the sessions that were had for it
+    /// Revoke one token, and the sessions that were made with it
     Token {
-        /// The token, its digest in 64 hex digits (`meaning` in /fula/whoami), or - to read it from
-        /// standard input
+        /// `-` to read the token from standard input; or its digest of 64 hex digits (`meaning` in
+        /// /fula/whoami); or the token itself, which other users of this machine can then see
         token: String,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// An access key or a session, by its access key id
+    /// Revoke one access key or one session, by its access key id
+    ///
+    /// For an access key this is the same as `fula keys revoke`.
     #[command(alias = "session")]
     Key {
-        /// Access key id
+        /// Access key id of the key or of the session
         id: String,
+        /// Revoke the id even if no key and no session is known by it
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// List what was revoked
+    /// List all revocations
     List {
         #[command(flatten)]
         common: AdminArgs,
@@ -122,9 +135,9 @@ pub(crate) struct SecretsArgs {
 /// What to do with the sealing key.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretsCommand {
-    /// Write a new key to FILE, for its owner alone; give the same file to every master
+    /// Write a new key to FILE, mode 0600; every master needs the same file
     Keygen {
-        /// A file that does not exist yet
+        /// File to write, which must not exist yet
         file: PathBuf,
     },
 }
@@ -132,11 +145,11 @@ pub(crate) enum SecretsCommand {
 /// Options of `fula migrate`.
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
-    /// The arbiter, with a role that may create tables
+    /// URL of the Postgres database, with a role that may create tables
     #[arg(long, env = "FULA_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub(crate) database_url: String,
-    /// Print the grants that this role needs to work on the tables, for a gateway whose role may not create
-    /// tables; give it again for another role
+    /// Print the grants for this role, which a gateway needs whose role may not create tables; repeat it for
+    /// more roles
     #[arg(long = "role", value_name = "NAME", value_parser = role)]
     pub(crate) roles: Vec<String>,
 }
@@ -151,17 +164,17 @@ pub(crate) struct MastersArgs {
 /// What to do about the masters of a shared arbiter.
 #[derive(Debug, Subcommand)]
 pub(crate) enum MastersCommand {
-    /// List those that a recovery waits for, with host, address, version and when each was last seen
+    /// List the masters, with host, address, version and when each was last seen
     List {
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Strike one off that will not come back: what only it remembers is not waited for
+    /// Take a master off the list that will not come back: a recovery no longer waits for what it remembers
     Forget {
-        /// Its name, as listed
+        /// Name of the master, as `fula masters list` shows it
         name: String,
-        /// Also one that was seen within the last minute; if it lives, it is on the list again within
-        /// 15 seconds
+        /// Forget even a master that was seen in the last minute; one that runs is back on the list
+        /// within 15 seconds
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -181,52 +194,54 @@ pub(crate) struct RootsArgs {
 pub(crate) enum RootsCommand {
     /// Show the commits of a bucket, newest first
     Log {
-        /// The bucket
+        /// Name of the bucket
         bucket: String,
-        /// Whose bucket, when several users have one of this name: a user of access keys, or a wallet
+        /// Owner of the bucket, a user of access keys or a wallet; needed if several have one of this name
         #[arg(long)]
         user: Option<String>,
-        /// Most commits to show
+        /// Largest number of commits to show
         #[arg(long, default_value_t = 20)]
         limit: usize,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Show the pointers of buckets, and how an arbiter that went back in time is coming back
+    /// Show the root pointers of buckets, and the state of a recovery
     Show {
-        /// Only this bucket
+        /// Show only buckets of this name
         bucket: Option<String>,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Say how a recovery stands; with --force, go on without masters that do not answer
+    /// Show the state of a recovery: what happens after an arbiter was restored to an older state
     ///
-    /// Exits with 0 when the arbiter is trusted, and with 1 while it is in doubt.
+    /// Exits with 0 if the arbiter has all that this master remembers, and with 1 while it is in doubt and
+    /// requests are refused.
     Heal {
-        /// Heal with what the masters said so far: what only others know of is lost
+        /// End the recovery with what the masters have told so far; what only the others remember is lost
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Merge a bucket whose masters remember states that exclude one another
+    /// Merge a bucket of which two masters hold different changes
     ///
-    /// What changed on one side is taken. Of a key changed on both, the newer record stays and the
+    /// What changed on one side is taken. Of a key that changed on both sides the newer object stays, and the
     /// older one is kept under the key followed by .fork- and its version.
     Merge {
-        /// The bucket
+        /// Name of the bucket
         bucket: String,
-        /// Whose bucket, when several users have one of this name
+        /// Owner of the bucket, a user of access keys or a wallet; needed if several have one of this name
         #[arg(long)]
         user: Option<String>,
-        /// Do it; without, only say what would be done
+        /// Merge the bucket; without this, the command only shows what a merge would do
         #[arg(long)]
         apply: bool,
         #[command(flatten)]
         common: AdminArgs,
     },
-    /// Move the buckets and keys of a single master's data directory into a shared arbiter; its
-    /// gateway must be stopped, and nothing in the data directory is changed
+    /// Copy buckets and keys from the data directory of a single master into a shared arbiter
+    ///
+    /// The gateway of the data directory must be stopped. Nothing in the data directory is changed.
     Import(ImportArgs),
 }
 
@@ -237,16 +252,17 @@ pub(crate) struct ImportArgs {
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
-    /// File that seals secrets of the shared arbiter
+    /// File with the key that seals access keys in the shared arbiter
     #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,
-    /// File that seals the single master's secrets [default: `secrets.key` in its data directory]
+    /// File with the key that sealed the access keys of the single master [default: `secrets.key` in its
+    /// data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) source_secrets_key_file: Option<PathBuf>,
-    /// Where the single master kept its blocks [default: local]
+    /// Block store of the single master, as its `FULA_BLOCKS` was set [default: local]
     #[arg(long, value_name = "URL")]
     pub(crate) source_blocks: Option<String>,
-    /// Print JSON
+    /// Print JSON, for programs
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -261,28 +277,29 @@ pub(crate) struct StatusArgs {
 /// What a repair does with root pointers where some may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RootsLeft {
-    /// Leave those that are there as they are, and set damaged segments aside in any data directory
+    /// Keep the root pointers that are left, and set damaged segments aside
     Keep,
-    /// Take the newest root of each bucket that is found among the blocks. It may be that of a change
-    /// which was refused, or never answered
+    /// Take the newest root of each bucket that is found among the blocks; it may be that of a change which
+    /// was refused, or never answered
     Rebuild,
 }
 
 /// Options of `fula fsck`.
 #[derive(Debug, Args)]
 pub(crate) struct FsckArgs {
-    /// Mend what can be mended
+    /// Repair what can be repaired
     ///
-    /// Of a data directory that holds blocks and root pointers: set damaged segments aside, and rebuild
-    /// lost root pointers from root blocks; the gateway must not be running. Of any data directory: give
-    /// up segments of the log that are missing. Of every bucket whose newest root cannot be read: find
-    /// the newest one that can, and say what would be lost; with --apply, have the bucket go back to it.
+    /// In a data directory that holds blocks and root pointers, damaged segments are set aside, and lost root
+    /// pointers are rebuilt from root blocks; the gateway must be stopped. In every data directory, segments
+    /// of the log that are missing are given up. For each bucket whose newest root cannot be read, the
+    /// newest one that can be read is looked for, and what would be lost is shown; with --apply the bucket
+    /// goes back to it.
     #[arg(long)]
     pub(crate) repair: bool,
-    /// What to do where a segment is missing that held root pointers or other records
+    /// What to do about root pointers if a segment is missing that may have held some
     #[arg(long, requires = "repair", value_name = "HOW")]
     pub(crate) roots: Option<RootsLeft>,
-    /// Have buckets whose newest root is lost go back to the one that --repair offers
+    /// Let buckets whose newest root is lost go back to the root that --repair offers
     #[arg(long, requires = "repair")]
     pub(crate) apply: bool,
     #[command(flatten)]
@@ -292,15 +309,15 @@ pub(crate) struct FsckArgs {
 /// Options of `fula gc`.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
-    /// Collect now, and drop deleted buckets; without this, only say what the bytes of the log are for,
-    /// and what waits for the retention until when
+    /// Collect garbage now, and drop deleted buckets; without this, the command only shows what the bytes of
+    /// the log are for, and until when some are retained
     #[arg(long)]
     pub(crate) now: bool,
-    /// Keep what was replaced or deleted within this time, e.g. 0s or 1h [default: that of the
-    /// gateway, or where none runs `FULA_RETENTION`, or 10m]
+    /// Keep what was replaced or deleted within this time, e.g. 0s or 1h [default: that of the gateway that
+    /// runs, else `FULA_RETENTION`, else 10m]
     #[arg(long, value_name = "TIME", requires = "now")]
     pub(crate) retention: Option<Time>,
-    /// As a gateway would take it
+    /// Retention of a gateway, where none runs
     #[arg(long, env = "FULA_RETENTION", hide = true)]
     pub(crate) usual_retention: Option<Time>,
     #[command(flatten)]
@@ -314,10 +331,10 @@ pub(crate) struct AdminArgs {
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
-    /// File that seals secrets, when it is not in the data directory
+    /// File with the key that seals access keys [default: `secrets.key` in the data directory]
     #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,
-    /// Print JSON
+    /// Print JSON, for programs
     #[arg(long)]
     pub(crate) json: bool,
 }

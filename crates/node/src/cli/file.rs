@@ -47,7 +47,8 @@ pub(super) fn layer(
 /// Returns names and values in a settings file.
 fn read(path: &Path) -> Result<Vec<(String, String)>, SettingsFileError> {
     let unreadable = |why| SettingsFileError::Unreadable(path.to_owned(), why);
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let setting = FileError::of_setting("--config (FULA_CONFIG)");
+    let text = files::read_text(path).map_err(setting)?;
     let table: toml::Table = toml::from_str(&text).map_err(|error| {
         // The message alone: the line it points at may hold a secret.
         let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));

@@ -29,8 +29,8 @@ pub(crate) use self::{
 
 /// An S3 object store over content-addressed blocks
 ///
-/// Start with `fula gateway --data-dir ./data`: it needs no other service, makes a first access
-/// key and prints what to paste into a shell to use it with any S3 tool.
+/// Start with `fula gateway --data-dir ./data`. It needs no other service, makes a first access key, and prints
+/// what to paste into a shell to use it with any S3 tool.
 #[derive(Debug, Parser)]
 #[command(name = "fula", version, propagate_version = true)]
 pub(crate) struct Cli {
@@ -41,36 +41,37 @@ pub(crate) struct Cli {
 /// Roles and administrative commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve S3
+    /// Run a gateway: serve S3 until SIGTERM or SIGINT
     Gateway(Box<GatewaySettings>),
     /// Make, list and revoke access keys
     Keys(KeysArgs),
-    /// Make wallet tokens, for bearers and for S3 tools
+    /// Make tokens that an Ethereum wallet signs
     Token(TokenArgs),
-    /// Revoke users, tokens, keys and sessions on every master
+    /// Revoke users, tokens, keys and sessions, for ever and on every master
     Revoke(RevokeArgs),
     /// List the masters of a shared arbiter, and forget those that will not come back
     Masters(MastersArgs),
-    /// Look at the history of buckets, move them, and mend an arbiter that went back in time
+    /// Show the history of buckets, copy them into a shared arbiter, and recover from a restored backup
     Roots(RootsArgs),
-    /// Make the key that seals secrets, for all masters of a shared arbiter
+    /// Make the key that seals access keys in a shared arbiter
     Secrets(SecretsArgs),
-    /// Bring the tables of a shared arbiter up to date
+    /// Create or update the tables of a shared arbiter
     Migrate(MigrateArgs),
-    /// Say how this gateway is, on one page: readiness, masters, space, collections, and what is wrong
+    /// Show the state of this gateway on one page: readiness, masters, space, and what is wrong
     ///
-    /// Exits with 0 when a gateway runs and nothing is wrong, 1 when something needs attention, 2 when
-    /// it could not look.
+    /// Exits with 0 if a gateway runs and nothing is wrong, with 1 if something needs attention, and with 2 if
+    /// the state could not be found out.
     Status(StatusArgs),
-    /// Check that everything stored is there and intact
+    /// Check that everything that is stored is there and intact
     ///
-    /// Exits with 0 when all is well, 1 when something is damaged or missing, 2 when it could not
-    /// look.
+    /// Exits with 0 if all is well, with 1 if something is damaged or missing, and with 2 if the check could
+    /// not be made.
     Fsck(FsckArgs),
-    /// Give back the space of deleted and replaced objects
+    /// Show what the space is used for, and give back that of deleted and replaced objects
     ///
-    /// A gateway does so by itself as the log grows; what was replaced within the retention
-    /// (`FULA_RETENTION`) stays. Works on a running gateway while it serves.
+    /// A gateway gives space back by itself as its log grows. What was replaced or deleted within the
+    /// retention (`FULA_RETENTION`) keeps its space. The command works beside a running gateway, and without
+    /// one.
     Gc(GcArgs),
 }
 
@@ -96,7 +97,22 @@ pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, Cli
 
 /// Returns everything that can be typed.
 pub(crate) fn command() -> clap::Command {
-    Cli::command()
+    let mut built = Cli::command();
+    built.build();
+    with_usage(Cli::command(), &mut built)
+}
+
+/// Gives each command the usage line of its help for its errors, too. Made by clap for an error, the line
+/// names every option that the environment sets, as if each had to be there.
+fn with_usage(mut command: clap::Command, built: &mut clap::Command) -> clap::Command {
+    let names: Vec<String> =
+        command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    for name in names {
+        let Some(built) = built.find_subcommand_mut(&name) else { continue };
+        command = command.mut_subcommand(&name, |command| with_usage(command, built));
+    }
+    let usage = built.render_usage().to_string();
+    command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
 }
 
 /// The same with a command that a test has changed.
@@ -142,5 +158,61 @@ pub(crate) fn gateway_settings(options: &[&str]) -> Result<GatewaySettings, CliE
     match parse_as(command, line.map(OsString::from))?.command {
         Command::Gateway(settings) => Ok(*settings),
         other => panic!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_need_not_be_there_stand_in_brackets() {
+        for (line, usage) in [
+            (&["keys", "create", "--json"][..], "Usage: fula keys create [OPTIONS] --user <USER>"),
+            (&["keys", "list", "--data-dirr", "x"], "Usage: fula keys list [OPTIONS]"),
+            (&["roots", "log", "--limit", "3"], "Usage: fula roots log [OPTIONS] <BUCKET>"),
+            (&["gateway", "--lisen", "x"], "Usage: fula gateway [OPTIONS]"),
+        ] {
+            let line = std::iter::once(&"fula").chain(line).map(OsString::from);
+            let text = parse(line).unwrap_err().to_string();
+            assert!(text.contains(&format!("{usage}\n")), "{text}");
+        }
+    }
+
+    /// Every text of every command, with its place.
+    fn texts(command: &clap::Command, place: &str, found: &mut Vec<(String, String)>) {
+        let place = format!("{place} {}", command.get_name());
+        let mut note = |place: String, text: Option<String>| {
+            found.push((place, text.unwrap_or_default()));
+        };
+        note(place.clone(), command.get_about().map(ToString::to_string));
+        for arg in command
+            .get_arguments()
+            .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+        {
+            let place = format!("{place} {}", arg.get_id());
+            note(place.clone(), arg.get_help().map(ToString::to_string));
+            for value in arg.get_possible_values() {
+                note(
+                    format!("{place} {}", value.get_name()),
+                    value.get_help().map(ToString::to_string),
+                );
+            }
+        }
+        for command in command.get_subcommands() {
+            texts(command, &place, found);
+        }
+    }
+
+    #[test]
+    fn every_command_option_and_value_says_what_it_is_for() {
+        let mut found = Vec::new();
+        texts(&command(), "", &mut found);
+        assert!(found.len() > 150, "{}", found.len());
+        for (place, text) in found {
+            let is_switch = ["true", "false"].iter().any(|value| place.ends_with(value));
+            assert!(is_switch || text.split(' ').count() >= 2, "{place}: {text:?}");
+            assert!(!text.ends_with('.'), "{place}: {text:?}");
+        }
     }
 }

@@ -3,24 +3,24 @@
 //!
 //! A default that depends on something else stands in the help as `[default: …]`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction::Set, Args, ValueEnum};
 use fula_gateway::WireLimits;
 use fula_service::{Limits, auth::SESSIONS_MAX, limits::KEYS_PER_USER};
 
 use super::value::{Size, Time, above_zero, from_one, listen_address, switch};
-use crate::scrub::PERIOD;
 
-/// Settings of `fula gateway`. Each can also be set in the environment, or in the TOML file under
-/// the same name in lower case without FULA_; a flag wins over the environment, which wins over
-/// the file.
+/// Settings of `fula gateway`. Each can also be set in the environment, or in the settings file under the
+/// same name in lower case without FULA_. A flag wins over the environment, which wins over the file.
 #[derive(Debug, Args)]
 pub(crate) struct GatewaySettings {
-    /// TOML file with settings [default: none]
+    /// File with settings, in TOML. A flag wins over the environment, which wins over the file
+    /// [default: none]
     #[arg(long, env = "FULA_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Address to serve S3 on: IP:PORT, localhost:PORT, or :PORT for every IPv4 interface
+    /// Address and port of the S3 listener: IP:PORT, localhost:PORT, or :PORT for all IPv4 addresses of
+    /// the machine. Change it to serve other machines
     #[arg(
         long,
         env = "FULA_LISTEN",
@@ -29,7 +29,8 @@ pub(crate) struct GatewaySettings {
         value_parser = listen_address
     )]
     pub(crate) listen: SocketAddr,
-    /// Address of health, readiness and metrics
+    /// Address and port of the listener for `/healthz`, `/readyz` and `/metrics`. It asks for no
+    /// credentials: keep it away from strangers
     #[arg(
         long,
         env = "FULA_ADMIN_LISTEN",
@@ -42,115 +43,126 @@ pub(crate) struct GatewaySettings {
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
-    /// Whether swaps of a shared arbiter compare what they replace
-    #[arg(long, env = "FULA_BUCKET_ROOT_CAS", default_value = "auto")]
+    /// Whether a master replaces the root pointer of a bucket only if nobody else has changed it. Never
+    /// turn it off for data that matters
+    #[arg(long, env = "FULA_BUCKET_ROOT_CAS", default_value = "auto", hide = true)]
     pub(crate) bucket_root_cas: CasMode,
-    /// Answer reads from the last known state while the arbiter cannot be asked, marked with
-    /// x-fula-stale
+    /// Whether reads are answered from the last known state, with the header x-fula-stale, while the
+    /// arbiter does not answer. Otherwise they are answered 503
     #[arg(long, env = "FULA_STALE_READS", value_name = "on|off", value_parser = switch,
         action = Set, default_value = "off")]
     pub(crate) stale_reads: bool,
-    /// Region to report to clients
+    /// Region that the gateway reports to clients
     #[arg(long, env = "FULA_REGION", default_value = "us-east-1")]
     pub(crate) region: String,
-    /// Refuse signatures for another region than --region, with an error from which clients learn the
-    /// right one; otherwise any region is accepted
+    /// Whether signatures for another region than --region are refused, with an error that tells
+    /// clients the right one. Otherwise any region is accepted
     #[arg(long, env = "FULA_REGION_STRICT", value_name = "on|off", value_parser = switch,
         action = Set, default_value = "off")]
     pub(crate) region_strict: bool,
-    /// Which signatures of version 2 are accepted; s3cmd, s3fs and boto3 presign with them by default
+    /// Which signatures of version 2 are accepted. s3cmd, s3fs and boto3 presign URLs with version 2
+    /// unless they are told otherwise
     #[arg(long, env = "FULA_SIGV2", default_value = "presigned")]
     pub(crate) sigv2: SignatureV2,
-    /// Domain whose subdomains are bucket names, for virtual-host style; without a port. Case, port
-    /// and a trailing dot of the Host header do not matter [default: none]
+    /// Domain, without a port, whose subdomains are bucket names. Set it for virtual-host style URLs
+    /// such as `http://my-bucket.s3.example.com`; case, port and a trailing dot of the Host header do not
+    /// matter [default: none]
     #[arg(long, env = "FULA_DOMAIN")]
     pub(crate) domain: Option<String>,
-    /// PEM file with the certificate chain; needs --tls-key as well. It is read at the start
-    /// [default: none, plain HTTP]
+    /// File with the certificate chain, in PEM; needs --tls-key too. It is read at the start: restart
+    /// the gateway after a renewal [default: none, plain HTTP]
     #[arg(long, env = "FULA_TLS_CERT", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// PEM file with the certificate's private key [default: none]
+    /// File with the private key of the certificate, in PEM, mode 0600 [default: none]
     #[arg(long, env = "FULA_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Says that a proxy in front of this gateway ends TLS, and that nobody else reaches the gateway:
-    /// then tokens are accepted over plain HTTP from other machines
+    /// Whether a proxy ends TLS in front of the gateway, and nobody else reaches the gateway. Tokens
+    /// are then accepted over plain HTTP from other machines
     #[arg(long, env = "FULA_TLS_TERMINATED", value_name = "on|off", value_parser = switch,
         action = Set, default_value = "off")]
     pub(crate) tls_terminated: bool,
-    /// What bucket names are unique within. With `owner`, signed requests without
-    /// x-amz-expected-bucket-owner reach the caller's own buckets alone
+    /// Among whose buckets a bucket name must be unique. With `owner`, a signed request without
+    /// x-amz-expected-bucket-owner reaches only buckets of the caller
     #[arg(long, env = "FULA_BUCKET_NAMES", default_value = "owner")]
     pub(crate) bucket_names: BucketNames,
-    /// Most buckets of one owner before 400 `TooManyBuckets`
+    /// Largest number of buckets of one owner; one more is answered 400 `TooManyBuckets`
     #[arg(long, env = "FULA_BUCKETS_PER_OWNER", value_name = "NUMBER", value_parser = from_one(),
         default_value_t = Limits::default().buckets_per_owner)]
     pub(crate) buckets_per_owner: u64,
-    /// Most global names of one owner where names are unique per owner: beyond it, a policy that makes
-    /// one more bucket public is refused with 400 `LimitExceeded`
+    /// Largest number of public buckets of one owner with --bucket-names owner; a policy that makes one
+    /// more bucket public is answered 400 `LimitExceeded`
     #[arg(long, env = "FULA_PUBLIC_BUCKETS_PER_OWNER", value_name = "NUMBER",
         value_parser = from_one(), default_value_t = Limits::default().public_buckets_per_owner)]
     pub(crate) public_buckets_per_owner: u64,
-    /// Longest time that a write may take before it is answered 503
+    /// Longest time that a write may take to be committed; then it is answered 503
     #[arg(long, env = "FULA_COMMIT_DEADLINE", value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(Limits::default().commit_deadline))]
     pub(crate) commit_deadline: Time,
-    /// Time for which objects that were replaced or deleted, and deleted buckets, keep their space
+    /// Time for which replaced and deleted objects, and deleted buckets, keep their space. A longer
+    /// time lets `fula fsck --repair` go back further, and needs more disk
     #[arg(long, env = "FULA_RETENTION", value_name = "TIME",
         default_value_t = Time(Limits::default().retention))]
     pub(crate) retention: Time,
     /// Time in which every block of the block store is read once, to find damage before somebody needs the
-    /// block; masters that share a store take turns. 0s reads nothing
-    #[arg(long, env = "FULA_SCRUB", value_name = "TIME", default_value_t = Time(PERIOD))]
+    /// block; masters that share a store take turns. 0s turns it off
+    #[arg(long, env = "FULA_SCRUB", value_name = "TIME", default_value_t = Time(Duration::from_hours(30 * 24)))]
     pub(crate) scrub: Time,
-    /// Memory for request and response bodies. A request that waits longer than 10 s for it is
-    /// answered 503 `SlowDown`; connections that move less than 256 KiB in 5 s are closed first
+    /// Memory for request and response bodies of all connections together. When it is used up,
+    /// connections that move less than 256 KiB in 5 s are closed, and a request that waits for 10 s is
+    /// answered 503 `SlowDown`. Raise it for many large transfers at once
     #[arg(long, env = "FULA_BODY_BYTES", value_name = "SIZE",
         default_value_t = Size(Limits::default().body_bytes as u64))]
     pub(crate) body_bytes: Size,
-    /// Memory for decoded tree nodes
+    /// Memory for decoded nodes of the trees that hold keys. Raise it if many keys are read again and
+    /// again
     #[arg(long, env = "FULA_CACHE_BYTES", value_name = "SIZE",
         default_value_t = Size(Limits::default().cache_bytes))]
     pub(crate) cache_bytes: Size,
-    /// Bytes of small bodies that may wait for one bucket
+    /// Largest total size of small bodies that wait to be committed to one bucket; more are answered
+    /// 503 `SlowDown`
     #[arg(long, env = "FULA_QUEUE_BYTES", value_name = "SIZE",
         default_value_t = Size(Limits::default().queue_bytes_max as u64))]
     pub(crate) queue_bytes: Size,
-    /// Largest XML or JSON body of a request
+    /// Largest size of an XML or JSON request body
     #[arg(long, env = "FULA_XML_BYTES", value_name = "SIZE",
         default_value_t = Size(WireLimits::default().xml_bytes_max as u64))]
     pub(crate) xml_bytes: Size,
-    /// Time that a client gets to send its headers
+    /// Longest time that a client may take to send the headers of a request
     #[arg(long, env = "FULA_HEADER_TIMEOUT", value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(WireLimits::default().header_timeout))]
     pub(crate) header_timeout: Time,
-    /// Time that a request body may stand still, and that an XML or JSON body may take in all
+    /// Longest time that may pass without a byte of a request body, and longest time that an XML or
+    /// JSON body may take in all
     #[arg(long, env = "FULA_BODY_IDLE_TIMEOUT", value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(WireLimits::default().body_idle_timeout))]
     pub(crate) body_idle_timeout: Time,
-    /// Bytes that a client must send each second once a request body took longer than
-    /// --body-idle-timeout in all; a slower one is answered 400 `RequestTimeout`; 0 is no bound
+    /// Fewest bytes per second that a client must send once a request body takes longer than
+    /// --body-idle-timeout; a slower one is answered 400 `RequestTimeout`. 0 turns the limit off
     #[arg(long, env = "FULA_BODY_PACE", value_name = "SIZE",
         default_value_t = Size(WireLimits::default().body_bytes_per_second_min))]
     pub(crate) body_pace: Size,
     #[command(flatten)]
     pub(crate) connections: ConnectionSettings,
-    /// Time that requests in flight get to finish at shutdown
+    /// Longest time that requests may take to finish after SIGTERM or SIGINT. A second signal ends the
+    /// process at once
     #[arg(long, env = "FULA_SHUTDOWN_GRACE", value_name = "TIME", value_parser = above_zero,
         default_value = "30s")]
     pub(crate) shutdown_grace: Time,
-    /// Format of the log, which goes to standard error; `RUST_LOG` sets its level
+    /// Format of the log, which goes to standard error. `RUST_LOG` sets its level, for example
+    /// `RUST_LOG=debug`
     #[arg(long, env = "FULA_LOG", default_value = "text")]
     pub(crate) log: LogFormat,
-    /// File of 64 hex digits, mode 0600, that seals secrets at rest; it must be set, to the same key
-    /// on every master, with a shared arbiter [default: `secrets.key` in the data directory, made at
-    /// the first start]
+    /// File with the key that seals access keys at rest: 64 hex digits, mode 0600, made with `fula
+    /// secrets keygen`. With a shared arbiter it must be set, to the same key on every master [default:
+    /// `secrets.key` in the data directory, made at the first start]
     #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,
-    /// Access key id of the user `admin`; needs the secret as well [default: made at the first start]
+    /// Access key id of the user `admin`; needs --secret-access-key too [default: made at the first
+    /// start]
     #[arg(long, env = "FULA_ACCESS_KEY_ID", value_name = "ID")]
     pub(crate) access_key_id: Option<String>,
-    /// Secret access key of the user `admin`; better given in the environment than typed
-    /// [default: made at the first start]
+    /// Secret access key of the user `admin`. Set it in the environment: other users of the machine can
+    /// read command lines [default: made at the first start]
     #[arg(
         long,
         env = "FULA_SECRET_ACCESS_KEY",
@@ -163,44 +175,47 @@ pub(crate) struct GatewaySettings {
     pub(crate) auth: AuthSettings,
 }
 
-/// How many connections may be open. When a limit is reached, those that are idle longest are
-/// closed; a new one is refused when none is idle.
+/// How many connections may be open. When a limit is reached, the one that is idle longest is closed; if
+/// none is idle, the new one is refused.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ConnectionSettings {
-    /// S3 connections in all; never more than three quarters of the file descriptors that the
-    /// process may open
+    /// Largest number of open S3 connections; never more than three quarters of the file descriptors
+    /// that the process may open
     #[arg(long, env = "FULA_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000)]
     pub(crate) connections: usize,
-    /// S3 connections from one address, or from one /64 network with IPv6; set it to the number of
-    /// all where every client comes through one proxy [default: a quarter of --connections]
+    /// Largest number of S3 connections from one IPv4 address, or from one /64 network with IPv6. Set
+    /// it to --connections if all clients come through one proxy [default: a quarter of --connections]
     #[arg(long, env = "FULA_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER")]
     pub(crate) connections_per_address: Option<usize>,
 }
 
-/// Which tokens are accepted, and how often anyone may ask.
+/// Which tokens are accepted, and how many requests, keys and sessions a user may have.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AuthSettings {
-    /// Accept wallet tokens (EIP-712): of every wallet, unless --wallets names some
+    /// Whether tokens that Ethereum wallets sign (EIP-712) are accepted. Every wallet is then a user,
+    /// unless --wallets names some
     #[arg(long, env = "FULA_EIP712_AUTH", value_name = "on|off", value_parser = switch,
         action = Set, default_value = "off")]
     pub(crate) eip712_auth: bool,
-    /// Accept wallet tokens of version 1, which name no audience
+    /// Whether wallet tokens of version 1 are accepted, which name no audience. Turn it off once all
+    /// clients send version 2
     #[arg(long, env = "FULA_EIP712_V1", value_name = "on|off", value_parser = switch,
         action = Set, default_value = "on")]
     pub(crate) eip712_v1: bool,
-    /// Names of this gateway and its federation that wallet tokens may be meant for, separated by
-    /// commas; tokens for others are refused [default: none, only tokens for * are accepted]
+    /// Names of this gateway that wallet tokens may be made for, separated by commas. Tokens for other
+    /// names are refused [default: none, only tokens for * are accepted]
     #[arg(long, env = "FULA_AUDIENCE", value_name = "NAMES")]
     pub(crate) audience: Option<String>,
-    /// Wallets that are admitted, separated by commas [default: every wallet]
+    /// Addresses of the wallets that are accepted, separated by commas [default: every wallet]
     #[arg(long, env = "FULA_WALLETS", value_name = "ADDRESSES")]
     pub(crate) wallets: Option<String>,
-    /// File, mode 0600, whose content, at least 32 bytes, verifies JWTs signed with HS256
-    /// [default: none]
+    /// File, mode 0600, with a secret of at least 32 bytes. JWTs that are signed with it (HS256) are
+    /// accepted [default: none]
     #[arg(long, env = "FULA_JWT_SECRET_FILE", value_name = "FILE")]
     pub(crate) jwt_secret_file: Option<PathBuf>,
-    /// Key set (JWKS) that verifies JWTs signed with RS256, ES256 or `EdDSA`: a file, or an https
-    /// URL; read again every five minutes and when a token names an unknown key [default: none]
+    /// Key set (JWKS) of an issuer: a file or an https URL. JWTs that one of its keys has signed
+    /// (RS256, ES256 or `EdDSA`) are accepted. It is read again every five minutes, and when a token
+    /// names an unknown key [default: none]
     #[arg(
         long,
         env = "FULA_JWKS",
@@ -209,30 +224,32 @@ pub(crate) struct AuthSettings {
         hide_default_value = true
     )]
     pub(crate) jwks: Option<String>,
-    /// Time for which the keys of --jwks are used while the key set cannot be read, from 1m; then
-    /// its tokens are answered 503 until it can be read again
+    /// Time, from 1m, for which the keys of --jwks are still used while the key set cannot be read.
+    /// After that, tokens of the issuer are answered 503
     #[arg(long, env = "FULA_JWKS_KEEP", value_name = "TIME", default_value = "1h")]
     pub(crate) jwks_keep: Time,
-    /// What the iss claim of JWTs must be [default: anything]
+    /// Value that the claim iss of a JWT must have. Set it together with --jwks [default: anything]
     #[arg(long, env = "FULA_JWT_ISSUER", value_name = "NAME")]
     pub(crate) jwt_issuer: Option<String>,
-    /// What the aud claim of JWTs must contain [default: anything]
+    /// Value that the claim aud of a JWT must contain. Set it, so that tokens for other services are
+    /// refused [default: anything]
     #[arg(long, env = "FULA_JWT_AUDIENCE", value_name = "NAME")]
     pub(crate) jwt_audience: Option<String>,
-    /// Most sessions (STS) that one owner may have at a time, up to 1000; one token may have half of
+    /// Largest number of sessions (STS) of one owner at a time, up to 1000. One token may have half of
     /// them
     #[arg(long, env = "FULA_SESSIONS_PER_OWNER", value_name = "NUMBER",
         default_value_t = SESSIONS_MAX)]
     pub(crate) sessions_per_owner: usize,
-    /// Most access keys of one user; raise it for users with many machines
+    /// Largest number of access keys of one user. Raise it for users with many machines
     #[arg(long, env = "FULA_KEYS_PER_USER", value_name = "NUMBER", value_parser = from_one(),
         default_value_t = KEYS_PER_USER as u64)]
     pub(crate) keys_per_user: u64,
-    /// Requests per second of one user before 503 `SlowDown`; 0 is no bound
+    /// Largest number of requests per second of one user; more are answered 503 `SlowDown`. 0 turns the
+    /// limit off
     #[arg(long, env = "FULA_RATE_PER_USER", value_name = "NUMBER", default_value_t = 0)]
     pub(crate) rate_per_user: u32,
-    /// Requests per second of one address, or of one /64 network with IPv6, before 503 `SlowDown`; 0
-    /// is no bound
+    /// Largest number of requests per second of one IPv4 address, or of one /64 network with IPv6; more
+    /// are answered 503 `SlowDown`. 0 turns the limit off
     #[arg(long, env = "FULA_RATE_PER_ADDRESS", value_name = "NUMBER", default_value_t = 0)]
     pub(crate) rate_per_address: u32,
 }
@@ -240,8 +257,8 @@ pub(crate) struct AuthSettings {
 /// Where a master keeps its state.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct DataDirArgs {
-    /// Directory of all state [default: `$STATE_DIRECTORY`, else /var/lib/fula-gateway as root,
-    /// else `$XDG_DATA_HOME/fula`, else ~/.local/share/fula]
+    /// Directory of all state of this gateway [default: `$STATE_DIRECTORY`, else /var/lib/fula-gateway
+    /// as root, else `$XDG_DATA_HOME/fula`, else ~/.local/share/fula]
     #[arg(long, env = "FULA_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
@@ -249,8 +266,9 @@ pub(crate) struct DataDirArgs {
 /// What several masters share.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct SharedArgs {
-    /// Postgres that several masters share as arbiter, e.g. <postgres://user:password@host/db>
-    /// [default: none, embedded for one master]
+    /// URL of the Postgres database that several masters share as arbiter, e.g.
+    /// <postgres://user:password@host/db>; needs --blocks and --secrets-key-file too [default: none, an
+    /// embedded arbiter for one master]
     #[arg(
         long,
         env = "FULA_DATABASE_URL",
@@ -278,18 +296,18 @@ pub(crate) struct SharedArgs {
 pub(crate) enum CasMode {
     /// The same as on
     Auto,
-    /// A swap succeeds only on the state that it was made from
+    /// A swap succeeds only if nothing has changed meanwhile
     On,
-    /// A swap replaces whatever is there: updates get lost. It exists to show that
+    /// A swap replaces whatever is there, so that updates get lost. It exists to show that
     Off,
 }
 
 /// `FULA_BUCKET_NAMES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BucketNames {
-    /// Each owner has names of their own
+    /// Among the buckets of one owner
     Owner,
-    /// A name that anyone has taken is taken, as on AWS
+    /// Among all buckets, as on AWS
     Global,
 }
 
@@ -298,7 +316,7 @@ pub(crate) enum BucketNames {
 pub(crate) enum SignatureV2 {
     /// Those of presigned URLs that read or write one object, for at most a week
     Presigned,
-    /// None
+    /// No signature of version 2
     Off,
 }
 

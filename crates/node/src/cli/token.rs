@@ -13,52 +13,52 @@ pub(crate) struct TokenArgs {
     pub(crate) command: TokenCommand,
 }
 
-/// What to do about wallet tokens. Nothing here talks to a gateway.
+/// What to do about wallet tokens. None of these commands talks to a gateway.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Make a wallet and write its key, encrypted, to a file that Ethereum tools read as well
+    /// Make a wallet, and write its key, encrypted, to a file that Ethereum tools can read too
     Keygen {
-        /// A file that does not exist yet
+        /// File to write, which must not exist yet
         file: PathBuf,
-        /// File with the password [default: asked for]
+        /// File with the password, mode 0600 [default: the command asks for it]
         #[arg(long, env = "FULA_WALLET_PASSWORD_FILE", value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
     /// Sign a token with the key in an encrypted file (Web3 Secret Storage, version 3)
     ///
-    /// To let SDKs fetch keys with it, write it where `AWS_WEB_IDENTITY_TOKEN_FILE` points, and
-    /// set `AWS_ENDPOINT_URL_STS` to the gateway and `AWS_ROLE_ARN` to
-    /// `arn:aws:iam::000000000000:role/fula`.
+    /// To let SDKs get temporary keys with the token, write it to a file, set
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE` to that file, `AWS_ENDPOINT_URL_STS` to the gateway, and `AWS_ROLE_ARN`
+    /// to `arn:aws:iam::000000000000:role/fula`.
     Mint {
-        /// The encrypted key
+        /// File with the encrypted key of the wallet
         #[arg(long, env = "FULA_WALLET_KEY_FILE", value_name = "FILE")]
         key_file: PathBuf,
-        /// File with the password [default: asked for]
+        /// File with the password, mode 0600 [default: the command asks for it]
         #[arg(long, env = "FULA_WALLET_PASSWORD_FILE", value_name = "FILE")]
         password_file: Option<PathBuf>,
         #[command(flatten)]
         claims: ClaimArgs,
-        /// How to print it
+        /// Form in which the token is printed
         #[arg(long, default_value = "bearer")]
         output: TokenOutput,
     },
     /// Print typed data for a browser wallet to sign with `eth_signTypedData_v4`
     TypedData {
-        /// The wallet that will sign
+        /// Address of the wallet that will sign
         #[arg(long, value_name = "ADDRESS")]
         wallet: String,
         #[command(flatten)]
         claims: ClaimArgs,
     },
-    /// Make a token of typed data and the signature that a wallet made over it
+    /// Make a token from typed data and the signature of a wallet over it
     Assemble {
         /// File with the typed data, or - for standard input
         #[arg(long, value_name = "FILE")]
         typed_data: PathBuf,
-        /// 0x and 130 hex digits
+        /// Signature of the wallet: 0x and 130 hex digits
         #[arg(long, value_name = "HEX")]
         signature: String,
-        /// How to print it
+        /// Form in which the token is printed
         #[arg(long, default_value = "bearer")]
         output: TokenOutput,
     },
@@ -67,16 +67,16 @@ pub(crate) enum TokenCommand {
 /// What a token says.
 #[derive(Debug, Args)]
 pub(crate) struct ClaimArgs {
-    /// Gateway or federation that it is meant for
+    /// Gateway that the token is for, as its `FULA_AUDIENCE` names it; * is every gateway
     #[arg(long, default_value = "*")]
     pub(crate) audience: String,
-    /// What it may be used for, e.g. read:photos/2026/; can be repeated
+    /// What the token may be used for, e.g. read:photos/2026/; repeat it for more
     #[arg(long, default_value = "admin:*")]
     pub(crate) scope: Vec<String>,
-    /// How long it is good: up to 24h, e.g. 12h
+    /// Time for which the token is valid, up to 24h
     #[arg(long, default_value = "12h", value_name = "TIME", value_parser = above_zero)]
     pub(crate) lifetime: Time,
-    /// Version 1: no audience, no scope, for gateways that know no other
+    /// Make a token of version 1, without audience and scope, for gateways that know no other
     #[arg(long)]
     pub(crate) v1: bool,
 }
@@ -86,9 +86,10 @@ pub(crate) struct ClaimArgs {
 pub(crate) enum TokenOutput {
     /// The token itself, for `Authorization: Bearer` and `AWS_WEB_IDENTITY_TOKEN_FILE`
     Bearer,
-    /// Lines for a shell, for tools that take nothing but an access key: as good as the token
+    /// Lines for a shell that set an access key, for tools that take nothing else; it grants what the token
+    /// grants
     Env,
-    /// What `credential_process` of an AWS configuration prints: as good as the token
+    /// JSON as `credential_process` of an AWS configuration expects it; it grants what the token grants
     #[value(name = "credential_process")]
     CredentialProcess,
 }

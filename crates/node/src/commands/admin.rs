@@ -1,9 +1,8 @@
 //! `fula keys`, `fula masters`, `fula roots`, `fula secrets` and `fula migrate`.
 
-use std::{io::Read, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use fula_identity::{Address, TOKEN_BYTES_MAX, TokenDigest, token_digest};
-use fula_service::{Limits, auth::Revoked};
+use fula_service::Limits;
 use fula_stores::PostgresArbiter;
 use serde_json::{Value, json};
 
@@ -12,13 +11,15 @@ use crate::{
     admin::{self, Answer, Request, Step},
     cli::{
         AdminArgs, CasMode, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs, MastersCommand,
-        MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, SecretsArgs,
-        SecretsCommand, Time,
+        MigrateArgs, RootsArgs, RootsCommand, SecretsArgs, SecretsCommand, Time,
     },
     config::Backends,
     files,
     node::{Node, Purpose},
 };
+
+/// Time after which a command says what it waits for.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// Carries out a request: by the gateway when one runs, else on the data directory itself.
 pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value, String> {
@@ -35,31 +36,18 @@ async fn perform_within(
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let mut backends = backends.map_err(|error| error.to_string())?;
     let dir = backends.data_dir.clone();
-    // Everything that a command needs of a shared arbiter is in the database.
-    let mut scratch = None;
-    if !dir.is_dir() {
-        if backends.shared.is_none() {
-            return Err(format!(
-                "there is no data directory {}; name it with --data-dir or FULA_DATA_DIR, or name the \
-                 database that masters share with FULA_DATABASE_URL",
-                dir.display()
-            ));
-        }
-        let made = files::ScratchDir::make(&fula_service::system_random());
-        let made = made.map_err(|error| error.to_string())?;
-        made.path().clone_into(&mut backends.data_dir);
-        scratch = Some(made);
-    }
+    let scratch = scratch_for(&mut backends, &request)?;
     let report = |text: &str| eprintln!("fula: {text}");
     let answer = if let Some(answer) = admin::ask(&dir, &request, report).await {
-        answer.map_err(|error| format!("the gateway did not answer: {error}"))?
+        answer?
     } else {
         // A check is there to look at damage, not to be stopped by it.
         let despite_damage = matches!(
             request,
             Request::Fsck { .. } | Request::RestoreRoots { .. } | Request::Status
         );
-        let node = Node::open(&backends, limits, Purpose::Administer, despite_damage).await;
+        let opening = Node::open(&backends, limits, Purpose::Administer, despite_damage);
+        let node = say_if_slow(opening, &backends).await;
         let node = node.map_err(|error| fula_service::error::chain(&error))?;
         let mut work = admin::begin(&Arc::new(node), request);
         loop {
@@ -75,6 +63,55 @@ async fn perform_within(
         Answer::Error(text) => Err(text),
         Answer::Progress(_) => Err("the gateway ended its answer too early".to_owned()),
     }
+}
+
+/// Says what a command waits for, if that takes long.
+async fn say_if_slow<T>(opening: impl Future<Output = T>, backends: &Backends) -> T {
+    let mut opening = std::pin::pin!(opening);
+    tokio::select! {
+        opened = &mut opening => return opened,
+        () = tokio::time::sleep(SLOW) => {}
+    }
+    if backends.shared.is_some() {
+        let arbiter = backends.arbiter_name();
+        eprintln!("fula: waiting for the arbiter, {arbiter}: it is asked for up to 30 s");
+    }
+    opening.await
+}
+
+/// Makes a data directory for a command that has none and needs none, because everything that it needs of a
+/// shared arbiter is in the database.
+fn scratch_for(
+    backends: &mut Backends,
+    request: &Request,
+) -> Result<Option<files::ScratchDir>, String> {
+    let dir = &backends.data_dir;
+    // Keys may be made before the first start.
+    let makes_keys = matches!(request, Request::KeysCreate { .. });
+    if files::is_data_dir(dir) || (backends.shared.is_none() && makes_keys && dir.is_dir()) {
+        return Ok(None);
+    }
+    let what = if dir.is_dir() {
+        format!("no gateway was ever started on the data directory {}", dir.display())
+    } else {
+        format!("there is no data directory {}", dir.display())
+    };
+    if backends.shared.is_none() {
+        return Err(format!(
+            "{what}; name that of a gateway with --data-dir or FULA_DATA_DIR, or name the database that \
+             masters share with FULA_DATABASE_URL"
+        ));
+    }
+    if matches!(request, Request::Gc { .. }) {
+        return Err(format!(
+            "{what}, and fula gc is about the log of one; name it with --data-dir or FULA_DATA_DIR"
+        ));
+    }
+    let made = files::ScratchDir::make(&fula_service::system_random());
+    let made = made.map_err(|error| error.to_string())?;
+    made.path().clone_into(&mut backends.data_dir);
+    backends.is_scratch = true;
+    Ok(Some(made))
 }
 
 /// Runs `fula gc`.
@@ -153,7 +190,11 @@ fn show_retained(found: &Value, released: Option<&[Value]>) {
 }
 
 /// Prints a result as JSON or by `show`, or the error.
-fn finish(json: bool, result: Result<Value, String>, show: impl FnOnce(&Value)) -> ExitCode {
+pub(super) fn finish(
+    json: bool,
+    result: Result<Value, String>,
+    show: impl FnOnce(&Value),
+) -> ExitCode {
     match result {
         Ok(value) if json => println!("{value:#}"),
         Ok(value) => show(&value),
@@ -179,13 +220,7 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
         }
         KeysCommand::List { user, common } => {
             let keys = perform(&common, Request::KeysList { user }).await;
-            finish(common.json, keys, |keys| {
-                for key in keys.as_array().into_iter().flatten() {
-                    let (id, user) = (text(&key["id"]), text(&key["user"]));
-                    let revoked = if key["revoked"] == true { "  revoked" } else { "" };
-                    println!("{id:<24} {user:<24} {}{revoked}", when(&key["created"]));
-                }
-            })
+            finish(common.json, keys, show_keys)
         }
         KeysCommand::Revoke { id, user, common } => {
             let revoked = perform(&common, Request::KeysRevoke { id, user }).await;
@@ -194,75 +229,16 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
     }
 }
 
-/// Runs `fula revoke`.
-pub(crate) async fn revoke(args: RevokeArgs) -> ExitCode {
-    let (mut is_certain, mut before_now) = (false, false);
-    let (revoked, common) = match args.command {
-        RevokeCommand::Wallet { address, issued_before, common } => {
-            is_certain = true;
-            let wallet = Address::parse(&address).map(|wallet| wallet.to_string());
-            let wallet = wallet.ok_or_else(|| "a wallet is 0x and 40 hex digits".to_owned());
-            before_now = is_now(issued_before.as_deref());
-            (wallet.and_then(|wallet| of_user(wallet, issued_before.as_deref())), common)
-        }
-        RevokeCommand::User { user, jwt, issuer, issued_before, yes, common } => {
-            is_certain = yes;
-            let user = match issuer {
-                // As tokens of a key set are known (docs/format.md).
-                Some(issuer) => format!("{issuer}\0{user}"),
-                None if jwt => user,
-                None => admin::user_id(&user),
-            };
-            before_now = is_now(issued_before.as_deref());
-            (of_user(user, issued_before.as_deref()), common)
-        }
-        RevokeCommand::Token { token, common } => (read_token(&token), common),
-        RevokeCommand::Key { id, common } => (Ok(Revoked::Key(id)), common),
-        RevokeCommand::List { common } => {
-            let listed = perform(&common, Request::RevokeList).await;
-            return finish(common.json, listed, |listed| {
-                for found in listed.as_array().into_iter().flatten() {
-                    println!("{}  {}", when(&found["at"]), found["revoked"]);
-                }
-            });
-        }
+fn show_keys(keys: &Value) {
+    let row = |id: &str, user: &str, created: &str, state: &str, made_on: &str| {
+        println!("{id:<24} {user:<24} {created:<21} {state:<8} {made_on}");
     };
-    let revoked = match revoked {
-        Ok(revoked) => perform(&common, Request::Revoke { revoked, is_certain, before_now }).await,
-        Err(text) => Err(text),
-    };
-    finish(common.json, revoked, |done| println!("revoked {}", done["revoked"]))
-}
-
-/// Whether only what was issued before now is revoked: the gateway says when that is.
-fn is_now(issued_before: Option<&str>) -> bool {
-    issued_before == Some("now")
-}
-
-fn of_user(user: String, issued_before: Option<&str>) -> Result<Revoked, String> {
-    let before = match issued_before {
-        None => return Ok(Revoked::User(user)),
-        Some("now") => 0,
-        Some(text) => {
-            text.parse().map_err(|_| "--issued-before is seconds since 1970, or now".to_owned())?
-        }
-    };
-    Ok(Revoked::IssuedBefore(user, before))
-}
-
-fn read_token(text: &str) -> Result<Revoked, String> {
-    let mut token = text.to_owned();
-    if text == "-" {
-        token.clear();
-        let read = std::io::stdin().take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut token);
-        read.map_err(|error| format!("standard input: {error}"))?;
+    row("ACCESS KEY ID", "USER", "CREATED", "STATE", "MADE ON");
+    for key in keys.as_array().into_iter().flatten() {
+        let state = if key["revoked"] == true { "revoked" } else { "live" };
+        let created = when(&key["created"]);
+        row(text(&key["id"]), text(&key["user"]), &created, state, text(&key["made_on"]));
     }
-    let token = token.trim();
-    let digest = match TokenDigest::parse(token) {
-        Some(digest) => digest,
-        None => token_digest(token).map_err(|error| error.to_string())?,
-    };
-    Ok(Revoked::Token(digest.to_string()))
 }
 
 /// Runs `fula masters`.
@@ -302,16 +278,7 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
         RootsCommand::Show { bucket, common } => {
             let shown = perform(&common, Request::RootsShow { bucket }).await;
             finish(common.json, shown, |shown| {
-                for row in shown["buckets"].as_array().into_iter().flatten() {
-                    let gone = if row["deleted_ms"].is_null() { "" } else { "  (deleted)" };
-                    println!(
-                        "{:>8}  {}  {}  {}{gone}",
-                        row["version"],
-                        text(&row["root"]),
-                        text(&row["owner"]),
-                        text(&row["bucket"]),
-                    );
-                }
+                show_rows(&shown["buckets"]);
                 show_recovery(&shown["recovery"]);
             })
         }
@@ -324,7 +291,15 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
         RootsCommand::Merge { bucket, user, apply, common } => {
             let merged = perform(&common, Request::RootsMerge { bucket, user, apply }).await;
             finish(common.json, merged, |merged| {
-                println!("sides at versions {}, common at {}", merged["sides"], merged["base"]);
+                let sides: Vec<String> = merged["sides"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(Value::to_string)
+                    .collect();
+                let base =
+                    merged["base"].as_u64().map_or("none".to_owned(), |base| base.to_string());
+                println!("sides at versions {}; newest common version {base}", sides.join(" and "));
                 for key in merged["taken"].as_array().into_iter().flatten() {
                     println!("taken  {}", key.as_str().unwrap_or("-"));
                 }
@@ -340,21 +315,36 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
         RootsCommand::Import(args) => import(args).await,
         RootsCommand::Log { bucket, user, limit, common } => {
             let log = perform(&common, Request::RootsLog { bucket, user, limit }).await;
-            finish(common.json, log, |commits| {
-                for commit in commits.as_array().into_iter().flatten() {
-                    let number = |field: &str| commit[field].as_u64().unwrap_or(0);
-                    let gone = if commit["deleted"] == true { "  (deleted)" } else { "" };
-                    println!(
-                        "{:>8}  {}  {:>10} objects  {:>16} bytes  {}{gone}",
-                        number("version"),
-                        when(&commit["time_ms"]),
-                        number("objects"),
-                        number("bytes"),
-                        text(&commit["root"]),
-                    );
-                }
-            })
+            finish(common.json, log, show_commits)
         }
+    }
+}
+
+/// Prints root pointers, one a bucket.
+fn show_rows(rows: &Value) {
+    // As wide as the names are: a root block's and an owner's.
+    println!("{:>8}  {:<59}  {:<64}  BUCKET", "VERSION", "ROOT", "OWNER");
+    for row in rows.as_array().into_iter().flatten() {
+        let gone = if row["deleted_ms"].is_null() { "" } else { "  (deleted)" };
+        let (root, owner, bucket) = (text(&row["root"]), text(&row["owner"]), text(&row["bucket"]));
+        println!("{:>8}  {root:<59}  {owner:<64}  {bucket}{gone}", row["version"]);
+    }
+}
+
+/// Prints the commits of a bucket.
+fn show_commits(commits: &Value) {
+    println!("{:>8}  {:<20}  {:>10}  {:>16}  ROOT", "VERSION", "TIME", "OBJECTS", "BYTES");
+    for commit in commits.as_array().into_iter().flatten() {
+        let number = |field: &str| commit[field].as_u64().unwrap_or(0);
+        let gone = if commit["deleted"] == true { "  (deleted)" } else { "" };
+        println!(
+            "{:>8}  {:<20}  {:>10}  {:>16}  {}{gone}",
+            number("version"),
+            when(&commit["time_ms"]),
+            number("objects"),
+            number("bytes"),
+            text(&commit["root"]),
+        );
     }
 }
 
@@ -393,7 +383,18 @@ fn show_recovery(status: &Value) {
         println!("  healed {}", bucket.as_str().unwrap_or("-"));
     }
     for (bucket, claims) in status["forks"].as_object().into_iter().flatten() {
-        println!("  fork of {bucket}: {claims}; run fula roots merge");
+        let versions: Vec<String> = claims
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|claim| format!("version {} with root {}", claim["version"], text(&claim["root"])))
+            .collect();
+        let name = bucket.rsplit('/').next().unwrap_or(bucket);
+        println!(
+            "  bucket {bucket} is sealed, since masters hold different changes of it: {}",
+            versions.join("; ")
+        );
+        println!("  look at what fula roots merge {name} would do, then run it with --apply");
     }
 }
 

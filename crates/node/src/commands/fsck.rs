@@ -81,6 +81,9 @@ fn show(report: &Value) {
     if report["unfinished_repair"] == true {
         println!("a repair did not end: run `fula fsck --repair` again");
     }
+    if report["log_checked"] == false {
+        println!("the log of a gateway was not checked: name its data directory with --data-dir");
+    }
     println!("{} problems", report["problems"]);
 }
 
@@ -133,6 +136,16 @@ async fn repair(args: &AdminArgs, roots: Option<RootsLeft>) -> Result<(), String
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let backends = backends.map_err(|error| error.to_string())?;
+    if !files::is_data_dir(&backends.data_dir) {
+        if backends.shared.is_some() {
+            return Ok(());
+        }
+        let dir = backends.data_dir.display();
+        return Err(format!(
+            "no gateway was ever started on the data directory {dir}; name that of a gateway with --data-dir or \
+             FULA_DATA_DIR"
+        ));
+    }
     let socket = files::socket_path(&backends.data_dir);
     let is_running = tokio::net::UnixStream::connect(socket).await.is_ok();
     if backends.shared.is_some() || backends.blocks_url.is_some() {
@@ -165,7 +178,7 @@ fn repair_log(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), Strin
     }
     let missing = store.recovery.missing.join(", ");
     let given_up = store.give_up_missing();
-    given_up.map_err(|error| format!("cannot give up {missing}: {error}"))?;
+    given_up.map_err(|error| format!("cannot give up {missing}: {}", chain(&error)))?;
     if !missing.is_empty() {
         eprintln!("fula: gave up what was in {missing}");
     }
@@ -178,9 +191,10 @@ fn repair_log(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), Strin
 /// Sets damaged segments aside, and leaves root pointers as they are.
 fn set_aside_and_end(store: &LocalStore) -> Result<(), String> {
     let aside = store.set_damaged_aside();
-    let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
+    let aside =
+        aside.map_err(|error| format!("cannot set damaged segments aside: {}", chain(&error)))?;
     let ended = store.end_repair();
-    ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
+    ended.map_err(|error| format!("cannot note that the repair has ended: {}", chain(&error)))?;
     eprintln!("fula: set {aside} damaged segments aside, left root pointers as they are");
     Ok(())
 }
@@ -204,10 +218,11 @@ async fn repair_all(backends: &Backends, roots: Option<RootsLeft>) -> Result<(),
         }
         node.store.set_damaged_aside()
     });
-    let aside = aside.map_err(|error| format!("cannot set damaged segments aside: {error}"))?;
+    let aside =
+        aside.map_err(|error| format!("cannot set damaged segments aside: {}", chain(&error)))?;
     let rebuilt = rebuild_roots(&node, pointers_lost).await?;
     let ended = tokio::task::block_in_place(|| node.store.end_repair());
-    ended.map_err(|error| format!("cannot note that the repair has ended: {error}"))?;
+    ended.map_err(|error| format!("cannot note that the repair has ended: {}", chain(&error)))?;
     eprintln!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");
     Ok(())
 }

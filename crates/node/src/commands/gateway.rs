@@ -26,7 +26,8 @@ use crate::{
     config::{ConfigError, GatewayConfig, admin_limits, raise_descriptors},
     files::{self, FileError},
     gauges, gc, jwks,
-    node::{Node, NodeError, Purpose},
+    listeners::{ListenError, Taken, usable},
+    node::{Node, NodeError, Purpose, host_name},
     readiness, scrub,
     state::Running,
 };
@@ -43,8 +44,8 @@ enum StartError {
     Node(#[from] NodeError),
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("cannot listen on {0}; end what uses that address, or choose another one with {1}")]
-    Listen(SocketAddr, &'static str, #[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("cannot set up the first access key")]
     FirstKey(#[source] ServiceError),
     #[error("FULA_JWKS: {0}")]
@@ -72,6 +73,9 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    let listener = Taken::take(config.listen, "--listen (FULA_LISTEN)")?;
+    let admin_listener = Taken::take(config.admin_listen, "--admin-listen (FULA_ADMIN_LISTEN)")?;
+    let tls = tls(&config)?;
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     gauges::begin();
@@ -79,14 +83,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
 
-    let tls = tls(&config)?;
-    let bind = async |address, setting| {
-        let bound = TcpListener::bind(address).await;
-        bound.map_err(|error| StartError::Listen(address, setting, error))
-    };
-    let listener = bind(config.listen, "--listen (FULA_LISTEN)").await?;
-    let admin_setting = "--admin-listen (FULA_ADMIN_LISTEN)";
-    let admin_listener = bind(config.admin_listen, admin_setting).await?;
+    let (listener, admin_listener) = (listener.listen()?, admin_listener.listen()?);
     let socket = admin::listen(&config.backends.data_dir)?;
     let stop = stop_signal()?;
     let open = note_running(&node, &listener, connections).await;
@@ -136,7 +133,9 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
 /// Reads the certificate of the S3 listener, if it has one.
 fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
     let Some((cert, key)) = &config.tls else { return Ok(None) };
-    files::check_private(key)?;
+    files::check_readable(cert).map_err(FileError::of_setting("--tls-cert (FULA_TLS_CERT)"))?;
+    let of_key = FileError::of_setting("--tls-key (FULA_TLS_KEY)");
+    files::check_private(key).and_then(|()| files::check_readable(key)).map_err(of_key)?;
     Ok(Some(fula_gateway::tls::acceptor(cert, key)?))
 }
 
@@ -242,10 +241,17 @@ async fn introduce(node: &Node, listen: Option<SocketAddr>) {
     let Some(recovery) = &node.recovery else { return };
     let master = recovery.name();
     tracing::info!(master, "this master's name, by which fula masters list and forget know it");
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host_name();
+    let address = |address: SocketAddr| {
+        if address.ip().is_unspecified() && !host.is_empty() {
+            format!("{host}:{}", address.port())
+        } else {
+            address.to_string()
+        }
+    };
     let info = MasterInfo {
-        host: host.trim().to_owned(),
-        address: listen.map(|address| address.to_string()).unwrap_or_default(),
+        address: listen.map(address).unwrap_or_default(),
+        host,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     if let Err(error) = recovery.introduce(info).await {
@@ -255,7 +261,7 @@ async fn introduce(node: &Node, listen: Option<SocketAddr>) {
 
 fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &TcpListener) {
     let address = |listener: &TcpListener| {
-        listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
+        listener.local_addr().map_or_else(|_| "?".to_owned(), |address| usable(address).to_string())
     };
     let data_dir = std::path::absolute(&config.backends.data_dir);
     let data_dir = data_dir.as_deref().unwrap_or(Path::new("?"));
@@ -269,9 +275,10 @@ fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &Tc
          \x20 arbiter      {arbiter}\n\
          \x20 blocks       {blocks}\n\
          \x20 credentials  {credentials}\n\
-         \x20 health       http://{admin}/healthz  /readyz  /metrics\n\n\
+         \x20 health       http://{admin}/healthz  /readyz  /metrics\n\
+         {everywhere}\n\
          Paste this to use it:\n\n\
-         \x20 export AWS_ENDPOINT_URL={scheme}://{s3} AWS_REGION={region}\n\
+         \x20 export AWS_ENDPOINT_URL={scheme}://{s3} AWS_REGION={region} AWS_DEFAULT_REGION={region}\n\
          \x20 export AWS_SHARED_CREDENTIALS_FILE={credentials}\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 mb s3://my-bucket\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 cp README.md s3://my-bucket/\n",
@@ -279,12 +286,26 @@ fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &Tc
         s3 = address(listener),
         admin = address(admin),
         data = data_dir.display(),
+        everywhere = everywhere(listener, scheme),
         master = name.map(|name| format!("  master       {name}\n")).unwrap_or_default(),
         arbiter = config.backends.arbiter_name(),
         blocks = config.backends.blocks_name(),
         credentials = credentials.display(),
         region = config.wire.region,
     );
+}
+
+/// Says that clients on other machines reach this gateway, where they do.
+fn everywhere(listener: &TcpListener, scheme: &str) -> String {
+    match listener.local_addr() {
+        Ok(address) if address.ip().is_unspecified() => {
+            let host = Some(host_name()).filter(|host| !host.is_empty());
+            let host = host.as_deref().unwrap_or("ADDRESS");
+            let port = address.port();
+            format!("  listens on   all addresses of this machine, e.g. {scheme}://{host}:{port}\n")
+        }
+        _ => String::new(),
+    }
 }
 
 /// Returns what turns true at SIGTERM or SIGINT; a second signal ends the process at once.

@@ -20,7 +20,7 @@ const PAGE: usize = 256;
 
 /// Runs `fula roots import`; may be run again, what is there already is left alone.
 pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
-    let text = |error: &dyn std::error::Error| chain(error);
+    let text = |error: &(dyn std::error::Error + 'static)| chain(error);
     let key_file = args.secrets_key_file.clone();
     let shared = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let mut shared = shared.map_err(|error| text(&error))?;

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod fsck;
 pub(crate) mod gateway;
 pub(crate) mod import;
+pub(crate) mod revoke;
 pub(crate) mod status;
 mod text;
 pub(crate) mod token;
@@ -11,7 +12,7 @@ pub(crate) mod token;
 use std::process::ExitCode;
 
 /// Prints an error with its causes, and fails.
-fn fail(error: &dyn std::error::Error) -> ExitCode {
+fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     eprintln!("fula: {}", fula_service::error::chain(error));
     ExitCode::FAILURE
 }

@@ -1,7 +1,7 @@
 //! `fula status`: exits with 0 when all is well, 1 when something needs attention, 2 when it could not
 //! look.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::{
     admin::perform,
     text::{ago, bytes, text, when},
 };
-use crate::{admin::Request, cli::StatusArgs};
+use crate::{admin::Request, cli::StatusArgs, listeners::usable};
 
 const NEEDS_ATTENTION: u8 = 1;
 const COULD_NOT_LOOK: u8 = 2;
@@ -37,18 +37,37 @@ fn line(name: &str, value: &str) {
     println!("{name:<13}{value}");
 }
 
+/// Returns where a gateway serves, as a client on this machine reaches it.
+fn listen(address: &Value) -> String {
+    match text(address).parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            format!("{} and all other addresses", usable(address))
+        }
+        _ => text(address).to_owned(),
+    }
+}
+
 fn show(page: &Value) {
     let gateway = &page["gateway"];
-    let serves = if gateway.is_null() {
+    let is_scratch = page["data_dir"].is_null();
+    let serves = if is_scratch {
+        "what masters share; for more, name a data directory with --data-dir".to_owned()
+    } else if gateway.is_null() {
         "does not run".to_owned()
     } else {
-        format!("serves S3 on {} since {}", text(&gateway["listen"]), when(&gateway["started_ms"]))
+        format!(
+            "serves S3 on {} since {}",
+            listen(&gateway["listen"]),
+            when(&gateway["started_ms"])
+        )
     };
     line("fula", &format!("{}, {serves}", text(&page["version"])));
-    line("ready", page["not_ready"].as_str().map_or("yes", |_| "no"));
-    for (name, field) in [("data", "data_dir"), ("arbiter", "arbiter"), ("blocks", "blocks")] {
-        line(name, text(&page[field]));
+    if !is_scratch {
+        line("ready", page["not_ready"].as_str().map_or("yes", |_| "no"));
+        line("data", text(&page["data_dir"]));
     }
+    line("arbiter", text(&page["arbiter"]));
+    line("blocks", text(&page["blocks"]));
     for master in page["masters"].as_array().into_iter().flatten() {
         let this = if master["is_self"] == true { "  (this one)" } else { "" };
         let (name, host, seen) =
@@ -110,6 +129,7 @@ fn show_space(page: &Value) {
             let at = when(&collections["ended"][0]);
             line("collection", &format!("{at}: {deleted} blocks of {freed} deleted"));
         }
+        None if collections.is_null() => {}
         _ => line("collection", "none since the start"),
     }
     show_scrub(&page["scrub"]);

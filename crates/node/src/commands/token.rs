@@ -6,6 +6,7 @@ use std::{
     process::ExitCode,
 };
 
+use fula_core::error::io_text;
 use fula_identity::{
     Address, Scope, Seconds,
     eip712::{Claims, V2},
@@ -20,7 +21,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     cli::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
-    files, keystore,
+    files::{self, FileError},
+    keystore,
 };
 
 /// Runs `fula token`.
@@ -76,8 +78,9 @@ fn carry_out(command: TokenCommand) -> Result<Printed, String> {
             Ok(Printed::Lines(wallet.address().to_string()))
         }
         TokenCommand::Mint { key_file, password_file, claims, output } => {
-            let text = std::fs::read_to_string(&key_file)
-                .map_err(|error| format!("{}: {error}", key_file.display()))?;
+            let setting = FileError::of_setting("--key-file (FULA_WALLET_KEY_FILE)");
+            let text = files::read_text(&key_file).map_err(setting);
+            let text = text.map_err(|error| error.to_string())?;
             let password = password(password_file.as_deref(), false)?;
             let wallet = keystore::decrypt(&text, &password)
                 .map_err(|error| format!("{}: {error}", key_file.display()))?;
@@ -106,7 +109,9 @@ fn carry_out(command: TokenCommand) -> Result<Printed, String> {
 /// Reads the password of a key file, or asks for it.
 fn password(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<Vec<u8>>, String> {
     if let Some(path) = file {
-        return files::read_secret(path).map_err(|error| error.to_string());
+        let setting = FileError::of_setting("--password-file (FULA_WALLET_PASSWORD_FILE)");
+        let read = files::read_secret(path).map_err(setting);
+        return read.map_err(|error| error.to_string());
     }
     let ask = |text: &str| {
         let asked = rpassword::prompt_password(text);
@@ -147,14 +152,19 @@ fn read_typed_data(path: &Path) -> Result<Claims, String> {
     let mut text = String::new();
     if path == Path::new("-") {
         let read = std::io::stdin().take(1 << 20).read_to_string(&mut text);
-        read.map_err(|error| format!("standard input: {error}"))?;
+        read.map_err(|error| format!("cannot read standard input: {}", io_text(&error)))?;
     } else {
-        text = std::fs::read_to_string(path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let read = files::read_text(path).map_err(FileError::of_setting("--typed-data"));
+        text = read.map_err(|error| error.to_string())?;
     }
-    let data: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let claims = claims_of(&data["message"]).filter(|claims| claims.to_typed_data() == data);
-    claims.ok_or_else(|| "this is not typed data that fula token typed-data printed".to_owned())
+    let data = serde_json::from_str::<Value>(&text).ok();
+    let claims = data.and_then(|data| {
+        claims_of(&data["message"]).filter(|claims| claims.to_typed_data() == data)
+    });
+    claims.ok_or_else(|| {
+        "--typed-data is not what `fula token typed-data` printed: make it anew, and pass it on unchanged"
+            .to_owned()
+    })
 }
 
 fn claims_of(message: &Value) -> Option<Claims> {

@@ -126,8 +126,8 @@ pub(super) fn policy(auth: &AuthSettings) -> Result<Policy, ConfigError> {
     };
     let mut jwt = JwtPolicy::new(auth.jwt_issuer.clone(), auth.jwt_audience.clone());
     if let Some(path) = &auth.jwt_secret_file {
-        let secret = files::read_secret(path)
-            .map_err(|error| ConfigError::Secret(path.clone(), error.to_string()))?;
+        let setting = files::FileError::of_setting("--jwt-secret-file (FULA_JWT_SECRET_FILE)");
+        let secret = files::read_secret(path).map_err(setting)?;
         jwt = jwt
             .with_secret(&secret)
             .map_err(|error| ConfigError::Secret(path.clone(), error.to_string()))?;

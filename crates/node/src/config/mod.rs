@@ -13,8 +13,9 @@ use fula_gateway::{Domain, InvalidDomain, WireConfig, WireLimits};
 use fula_identity::Policy;
 use fula_service::{Limits, NamePolicy, auth::Secret};
 
-use crate::cli::{
-    BucketNames, CasMode, DataDirArgs, GatewaySettings, LogFormat, SharedArgs, SignatureV2,
+use crate::{
+    cli::{BucketNames, CasMode, DataDirArgs, GatewaySettings, LogFormat, SharedArgs, SignatureV2},
+    files::FileError,
 };
 
 pub(crate) use self::{
@@ -65,6 +66,9 @@ pub(crate) enum ConfigError {
     /// Make a longer one.
     #[error("{0}: {1}")]
     Secret(PathBuf, String),
+    /// Mend the file that a setting names.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Name a domain.
     #[error(transparent)]
     Domain(#[from] InvalidDomain),
@@ -82,6 +86,8 @@ pub(crate) enum ConfigError {
 #[derive(Clone, Debug)]
 pub(crate) struct Backends {
     pub(crate) data_dir: PathBuf,
+    /// Whether a command made the data directory for itself: nothing in it says anything of a gateway.
+    pub(crate) is_scratch: bool,
     pub(crate) secrets_key_file: Option<PathBuf>,
     /// `None` is the log of the data directory.
     pub(crate) blocks_url: Option<String>,
@@ -123,7 +129,7 @@ impl Backends {
             }
         };
         let data_dir = data_dir(data)?;
-        Ok(Self { data_dir, secrets_key_file, blocks_url, shared })
+        Ok(Self { data_dir, is_scratch: false, secrets_key_file, blocks_url, shared })
     }
 
     /// Returns which arbiter this is, for a person.

@@ -107,7 +107,7 @@ impl Arbiter {
     }
 
     /// Returns the writer id under which this master commits.
-    pub(crate) fn writer(&self) -> WriterId {
+    pub fn writer(&self) -> WriterId {
         self.0.writer
     }
 

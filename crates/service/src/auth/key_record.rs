@@ -24,6 +24,9 @@ pub(super) struct Stored {
     pub(super) created: TimeMs,
     /// Nonce and encrypted secret in hex.
     pub(super) sealed: String,
+    /// Where it was made, for a person: host, or host/master. Earlier builds wrote none, and pass over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) made_on: Option<String>,
 }
 
 impl Stored {

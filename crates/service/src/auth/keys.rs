@@ -14,6 +14,7 @@ use fula_core::{
     metadata::{Entry, Table, WriteOutcome},
     root::TimeMs,
 };
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use serde::Serialize;
 
@@ -53,6 +54,8 @@ pub struct KeyInfo {
     pub user: String,
     /// Time at which it was made, in milliseconds since 1970.
     pub created: TimeMs,
+    /// Where it was made, as [`KeyRing::set_made_on`] was told; unknown for keys of earlier builds.
+    pub made_on: Option<String>,
 }
 
 /// An access key with its secret.
@@ -74,6 +77,8 @@ pub struct KeyRing {
     random: Random,
     /// Largest number of keys of one user.
     keys_max: Arc<AtomicUsize>,
+    /// Where the keys are made that are made here.
+    made_on: Arc<Mutex<Option<String>>>,
     /// Recently used keys, and the records from which they were decrypted.
     opened: Arc<Cache<String, (Entry, AccessKey)>>,
     /// The copies of a shared arbiter's keys on this master.
@@ -104,7 +109,8 @@ impl KeyRing {
         let opened = Arc::new(Cache::new(OPENED_MAX));
         let records = Records::new(metadata, fresh_for);
         let keys_max = Arc::new(AtomicUsize::new(KEYS_PER_USER));
-        Self { records, sealing, random, keys_max, opened, memory: None }
+        let made_on = Arc::default();
+        Self { records, sealing, random, keys_max, made_on, opened, memory: None }
     }
 
     /// Returns a key ring that also keeps copies of the keys on this master's own `disk`, because `arbiter`
@@ -135,6 +141,11 @@ impl KeyRing {
     /// Sets the largest number of keys of one user.
     pub fn set_keys_max(&self, max: usize) {
         self.keys_max.store(max, Ordering::Relaxed);
+    }
+
+    /// Sets where keys are made from now on: host, or host/master.
+    pub fn set_made_on(&self, place: String) {
+        *self.made_on.lock() = Some(place);
     }
 
     /// Returns random letters and digits, with 5 bits in each.
@@ -203,6 +214,7 @@ impl KeyRing {
         let current = self.records.metadata.read(Table::Keys, id).await?;
         let version = current.as_ref().map_or(0, |entry| entry.version);
         let mut created = now;
+        let mut made_on = self.made_on.lock().clone();
         if let Some(value) = current.and_then(|entry| entry.value) {
             let stored = Stored::parse(&value)?;
             if stored.user != user {
@@ -210,14 +222,15 @@ impl KeyRing {
                 return Err(ServiceError::InvalidArgument(text));
             }
             if self.sealing.open(id, &stored.sealed)?.expose() == secret.expose() {
-                return Ok(KeyInfo { id: id.to_owned(), user, created: stored.created });
+                let Stored { created, made_on, .. } = stored;
+                return Ok(KeyInfo { id: id.to_owned(), user, created, made_on });
             }
-            created = stored.created;
+            (created, made_on) = (stored.created, stored.made_on);
         }
         let mut nonce = [0; 12];
         (self.random)(&mut nonce);
         let sealed = self.sealing.seal(nonce, id, secret)?;
-        let stored = Stored { user: user.clone(), created, sealed };
+        let stored = Stored { user: user.clone(), created, sealed, made_on: made_on.clone() };
         let value = stored.encode()?;
         self.records.forget(Table::Keys, id);
         let written = self.records.metadata.write(Table::Keys, id, version, Some(value.clone()));
@@ -228,7 +241,7 @@ impl KeyRing {
                 {
                     tracing::warn!(%error, "cannot copy an access key to this master's disk");
                 }
-                Ok(KeyInfo { id: id.to_owned(), user, created })
+                Ok(KeyInfo { id: id.to_owned(), user, created, made_on })
             }
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
@@ -299,7 +312,8 @@ impl KeyRing {
                 let Some(value) = entry.value else { continue };
                 let stored = Stored::parse(&value)?;
                 if user.as_ref().is_none_or(|user| *user == stored.user) {
-                    keys.push(KeyInfo { id, user: stored.user, created: stored.created });
+                    let Stored { user, created, made_on, .. } = stored;
+                    keys.push(KeyInfo { id, user, created, made_on });
                 }
             }
         }
@@ -403,6 +417,24 @@ mod tests {
         assert!(ring.revoke(&info.id, Some("alice")).await.unwrap());
         assert!(!ring.revoke(&info.id, None).await.unwrap());
         assert!(ring.find(&info.id).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_key_says_where_it_was_made_and_older_records_say_nothing() {
+        let (metadata, ring) = ring();
+        let (before, _) = ring.create("alice", 5).await.unwrap();
+        assert_eq!(before.made_on, None);
+        let entry = metadata.read(Table::Keys, &before.id).await.unwrap().unwrap();
+        assert!(!String::from_utf8_lossy(&entry.value.unwrap()).contains("made_on"));
+        ring.set_made_on("web1/0123".to_owned());
+        let (after, secret) = ring.create("alice", 5).await.unwrap();
+        assert_eq!(after.made_on.as_deref(), Some("web1/0123"));
+        // Storing it again elsewhere does not change that.
+        ring.set_made_on("web2".to_owned());
+        let again = ring.import("alice", &after.id, &secret, 6).await.unwrap();
+        assert_eq!(again, after);
+        assert!(ring.list(None).await.unwrap().contains(&after));
+        assert!(ring.find(&before.id).await.unwrap().is_some());
     }
 
     #[tokio::test]

@@ -234,6 +234,14 @@ impl KeyRing {
         Ok(free.swap_remove(drawn % free.len()))
     }
 
+    /// Returns whether there is a session with a key id, ended or not.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn has_session(&self, id: &str) -> Result<bool, ServiceError> {
+        Ok(self.session(id).await?.is_some())
+    }
+
     /// Returns the session of a key id; `None` when there is none, or another one in its place.
     pub(super) async fn session(&self, id: &str) -> Result<Option<Session>, ServiceError> {
         let Some(record) = record_of(id) else { return Ok(None) };

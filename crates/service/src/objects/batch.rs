@@ -159,7 +159,8 @@ impl Service {
             size: None,
         };
         let id = id.parse().map_err(|_| ServiceError::NoSuchUpload)?;
-        match self.join(newest, id, &request, Named::ByTag).await? {
+        let joined = self.join(newest, id, &request, Named::ByTag);
+        match self.before_write(caller, "block store", joined).await? {
             Joined::Ready(complete) => Ok(StepKind::Complete(complete)),
             // The first attempt of this commit has completed the upload, or another request has. The commit
             // will tell.

@@ -7,6 +7,7 @@ mod credentials;
 mod drops;
 mod faults;
 mod full;
+mod hung;
 mod lost;
 mod masters;
 mod model;

@@ -1,6 +1,11 @@
 //! Opening the object store that a URL names.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use object_store::{
     ClientOptions, ObjectStore, RetryConfig,
@@ -27,6 +32,13 @@ pub enum ObjectStoreError {
          variables, which begin with AWS_, GOOGLE_ or AZURE_)"
     )]
     Url,
+    /// The directory is not there. Mount its file system, mend the setting, or start a gateway, which makes
+    /// the directory.
+    #[error(
+        "the directory {0} of FULA_BLOCKS does not exist; check the setting and that its file system is \
+         mounted (a gateway makes the directory when it starts)"
+    )]
+    NoDirectory(PathBuf),
     /// The directory cannot be used.
     #[error("the directory of FULA_BLOCKS cannot be used")]
     Directory(#[source] io::Error),
@@ -47,10 +59,22 @@ impl Objects {
     /// # Errors
     /// [`ObjectStoreError`].
     pub fn open(url: &str) -> Result<Self, ObjectStoreError> {
+        Self::open_or_make(url, true)
+    }
+
+    /// Opens the store that `url` names without making its directory, for a command that only looks.
+    ///
+    /// # Errors
+    /// [`ObjectStoreError`].
+    pub fn open_existing(url: &str) -> Result<Self, ObjectStoreError> {
+        Self::open_or_make(url, false)
+    }
+
+    fn open_or_make(url: &str, makes_directory: bool) -> Result<Self, ObjectStoreError> {
         // The URL is not repeated: one that was mistyped may hold a password.
         let (scheme, rest) = url.split_once(':').ok_or(ObjectStoreError::Url)?;
         if scheme == "file" {
-            let store = directory(rest.strip_prefix("//").unwrap_or(rest))?;
+            let store = directory(rest.strip_prefix("//").unwrap_or(rest), makes_directory)?;
             return Ok(Self { is_directory: true, ..Self::on(store) });
         }
         let rest = rest.strip_prefix("//").ok_or(ObjectStoreError::Url)?;
@@ -68,12 +92,16 @@ impl Objects {
     }
 }
 
-fn directory(dir: &str) -> Result<Arc<dyn ObjectStore>, ObjectStoreError> {
+fn directory(dir: &str, is_made: bool) -> Result<Arc<dyn ObjectStore>, ObjectStoreError> {
     if !dir.starts_with('/') {
         return Err(ObjectStoreError::Url);
     }
-    std::fs::create_dir_all(dir).map_err(ObjectStoreError::Directory)?;
-    crate::permissions::warn_if_open(std::path::Path::new(dir));
+    if is_made {
+        std::fs::create_dir_all(dir).map_err(ObjectStoreError::Directory)?;
+    } else if !Path::new(dir).exists() {
+        return Err(ObjectStoreError::NoDirectory(dir.into()));
+    }
+    crate::permissions::warn_if_open(Path::new(dir));
     let files = LocalFileSystem::new_with_prefix(dir).map_err(ObjectStoreError::Store)?;
     Ok(Arc::new(files.with_fsync(true)))
 }

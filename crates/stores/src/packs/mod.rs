@@ -79,6 +79,8 @@ pub struct PackedBlocks {
     objects: Objects,
     places: Arc<Places>,
     key: TagKey,
+    /// Whether the store has a name: without one, tags cannot be told.
+    is_named: bool,
     fresh_id: FreshId,
     whole: Cache<PackId, Bytes, ByLength>,
     /// Whether there are blocks that are objects of their own.
@@ -92,7 +94,8 @@ impl std::fmt::Debug for PackedBlocks {
 }
 
 impl PackedBlocks {
-    /// Opens the blocks of a store whose own name is `name`, with the directory that lists its packs.
+    /// Opens the blocks of a store whose own name is `name`, with the directory that lists its packs. Nothing
+    /// can be put into a store whose name is empty.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -107,6 +110,7 @@ impl PackedBlocks {
             places: Arc::new(Places::new(objects.clone(), directory)),
             objects,
             key: TagKey::of_store(name),
+            is_named: !name.is_empty(),
             fresh_id,
             whole: Cache::with_weighter(256, WHOLE_CACHE_BYTES, ByLength),
             has_single_blocks,
@@ -115,6 +119,10 @@ impl PackedBlocks {
 
     /// Writes one pack and lists it.
     async fn put_pack(&self, blocks: &[&Block]) -> Result<(), StoreError> {
+        if !self.is_named {
+            let source = "the block store was never used by a gateway: start one first".into();
+            return Err(StoreError::Unavailable { backend: "block store", action: "put", source });
+        }
         if self.places.is_overfull() {
             // A task of its own: it goes on when this put is given up.
             self.merge().await.map_err(|stopped| StoreError::Unavailable {

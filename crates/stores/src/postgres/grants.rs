@@ -106,7 +106,7 @@ pub(super) async fn explain(connections: &Connections, refused: sqlx::Error) -> 
         Ok(role) => PostgresError::MayNotCreate {
             schema: role.schema.unwrap_or_default(),
             role: role.name,
-            source: refused,
+            refused,
         },
         Err(_) => PostgresError::Migrate(refused),
     }

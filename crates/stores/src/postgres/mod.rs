@@ -6,6 +6,7 @@
 //! Durability does not rely on settings of a session either, because a pooler may stand in between.
 //! Decisions: docs/adr/0007, docs/adr/0031.
 
+mod explain;
 mod grants;
 mod metadata;
 #[cfg(test)]
@@ -58,9 +59,10 @@ pub enum PostgresError {
     Parameter,
     /// The server cannot be reached. Start it, or correct the URL.
     #[error(
-        "the arbiter cannot be reached; check that its database runs, and that FULA_DATABASE_URL leads to it"
+        "the arbiter cannot be used: {}; check that its database runs, and that FULA_DATABASE_URL leads to it",
+        explain::plain(.0)
     )]
-    Connect(#[source] sqlx::Error),
+    Connect(sqlx::Error),
     /// A setting of the server is off without which a crash would lose acknowledged writes. Turn it on.
     #[error("the arbiter runs with {0}=off and would lose acknowledged writes; turn it on")]
     NotDurable(&'static str),
@@ -75,24 +77,26 @@ pub enum PostgresError {
     #[error(
         "the pooler in front of the arbiter does not keep the settings of a transaction that come \
          with its statement in one message; use its session mode, or let FULA_DATABASE_URL lead to \
-         the server itself"
+         the server itself{}",
+        .0.as_ref().map(|error| format!(" ({})", explain::plain(error))).unwrap_or_default()
     )]
-    Pooler(#[source] Option<sqlx::Error>),
+    Pooler(Option<sqlx::Error>),
     /// The server is a replica. Let the URL lead to the primary.
     #[error("the arbiter is a read-only replica; FULA_DATABASE_URL must name the primary")]
     ReadOnly,
     /// The tables are out of date and this role may not change them. Run `fula migrate` with a role that
     /// may.
     #[error(
-        "the arbiter's tables cannot be brought up to date; run `fula migrate` with a role that may"
+        "the arbiter's tables cannot be brought up to date: {}; run `fula migrate` with a role that may",
+        explain::plain(.0)
     )]
-    Migrate(#[source] sqlx::Error),
+    Migrate(sqlx::Error),
     /// The tables are missing or out of date. Run `fula migrate` with a role that may change them, and
     /// grant this role what it needs.
     #[error(
         "the arbiter's tables are missing or out of date, and role {role} of FULA_DATABASE_URL may not \
          change that; run `fula migrate --role {role}` with a role that owns them or may create them (CREATE \
-         ON SCHEMA {schema}), then the grants that it prints"
+         ON SCHEMA {schema}), then the grants that it prints ({})", explain::plain(.refused)
     )]
     MayNotCreate {
         /// Name of the connected role.
@@ -100,7 +104,7 @@ pub enum PostgresError {
         /// Schema in which tables are created.
         schema: String,
         /// Error of the server.
-        source: sqlx::Error,
+        refused: sqlx::Error,
     },
     /// The role lacks privileges. Grant them.
     #[error(
@@ -112,6 +116,17 @@ pub enum PostgresError {
         /// Statements that grant the missing privileges.
         lacking: String,
     },
+    /// No gateway was ever started on the database. Start one, which makes the tables.
+    #[error(
+        "no master was ever started on this arbiter: its database has no tables of Fula; start a gateway \
+         first, and check that FULA_DATABASE_URL leads to the right database"
+    )]
+    NeverUsed,
+    /// The tables are of an earlier version. Migrate them, or start a gateway of this version.
+    #[error(
+        "the arbiter's tables are of an earlier version; run `fula migrate`, or start a gateway of this version"
+    )]
+    OldTables,
     /// The role may not use any schema of its search path. Grant it one.
     #[error(
         "role {0} of FULA_DATABASE_URL may use no schema of its search path; grant it USAGE ON SCHEMA public, \
@@ -151,6 +166,28 @@ impl PostgresArbiter {
         schema::index_live(&writes).await;
         let can_wait = schema::can_wait(&writes).await;
         let packs = Connections::new(url, Session::Read, &server)?;
+        if mark_source == MarkSource::Counter {
+            tokio::spawn(raise_counter(writes.clone()));
+        }
+        Ok(Self::on([reads, writes, packs], compares, mark_source, can_wait))
+    }
+
+    /// Connects without creating or changing a table, for a command that only looks.
+    ///
+    /// # Errors
+    /// [`PostgresError`]; where [`Self::open`] would change tables, [`PostgresError::NeverUsed`] or
+    /// [`PostgresError::OldTables`].
+    pub async fn open_existing(url: &str, compares: bool) -> Result<Self, PostgresError> {
+        let server = sessions::wait_for(url).await?;
+        let reads = Connections::new(url, Session::Read, &server)?;
+        let writes = Connections::new(url, Session::Swap, &server)?;
+        let Some(mark_source) = schema::probe(&reads).await? else {
+            return Err(schema::explain_missing(&reads).await);
+        };
+        grants::check(&reads).await?;
+        let can_wait = schema::has_wait(&writes).await;
+        let packs = Connections::new(url, Session::Read, &server)?;
+        // Masters raise the counter; a command does not live long enough to.
         Ok(Self::on([reads, writes, packs], compares, mark_source, can_wait))
     }
 
@@ -176,9 +213,6 @@ impl PostgresArbiter {
         can_wait: bool,
     ) -> Self {
         let [reads, writes, packs] = connections;
-        if mark_source == MarkSource::Counter {
-            tokio::spawn(raise_counter(writes.clone()));
-        }
         let roots = PostgresRoots::new(reads.clone(), writes.clone(), compares, can_wait);
         let packs = PostgresPacks::new(reads.clone(), packs);
         let metadata = PostgresMetadata::new(reads, writes);
@@ -199,13 +233,15 @@ async fn raise_counter(connections: Connections) {
         let raise = Statement::new(RAISE).text(connections.server.commit);
         if let Err(error) = connections.fetch(&raise).await {
             connections.server.notice(&error);
-            tracing::warn!(%error, "cannot raise the arbiter's counter; trying again");
+            let error = explain::plain(&error);
+            tracing::warn!(error, "cannot raise the arbiter's counter; trying again");
         }
     }
 }
 
 fn unavailable(action: &'static str, error: impl Into<fula_core::error::Source>) -> StoreError {
-    StoreError::Unavailable { backend: "postgres", action, source: error.into() }
+    let source = explain::in_words(error.into());
+    StoreError::Unavailable { backend: "postgres", action, source }
 }
 
 fn malformed(why: &'static str) -> StoreError {

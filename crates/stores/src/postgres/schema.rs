@@ -94,12 +94,7 @@ const WAIT: &str = "CREATE OR REPLACE FUNCTION fula_wait_root(
 ///
 /// Where sessions are shared nothing waits: a wait could keep a swap from getting a session.
 pub(super) async fn can_wait(connections: &Connections) -> bool {
-    let there =
-        "SELECT coalesce(has_function_privilege(to_regproc('fula_wait_root'), 'EXECUTE'), false)
-        AS there";
-    let found = connections.fetch(&Statement::new(there)).await;
-    let is_there = |rows: Vec<_>| rows.first().is_some_and(is_true);
-    if found.is_ok_and(is_there) {
+    if has_wait(connections).await {
         return true;
     }
     match run(connections, WAIT).await {
@@ -108,6 +103,25 @@ pub(super) async fn can_wait(connections: &Connections) -> bool {
             tracing::info!(%error, "the arbiter cannot wait for rows: it is polled");
             false
         }
+    }
+}
+
+/// Returns whether a row can be waited for in the server.
+pub(super) async fn has_wait(connections: &Connections) -> bool {
+    let there =
+        "SELECT coalesce(has_function_privilege(to_regproc('fula_wait_root'), 'EXECUTE'), false)
+        AS there";
+    let found = connections.fetch(&Statement::new(there)).await;
+    found.is_ok_and(|rows| rows.first().is_some_and(is_true))
+}
+
+/// Returns why tables that [`probe`] looked for are missing.
+pub(super) async fn explain_missing(connections: &Connections) -> PostgresError {
+    let there = "SELECT to_regclass('fula_directory') IS NOT NULL AS there";
+    match connections.fetch(&Statement::new(there)).await {
+        Ok(rows) if rows.first().is_some_and(is_true) => PostgresError::OldTables,
+        Ok(_) => PostgresError::NeverUsed,
+        Err(error) => PostgresError::Connect(error),
     }
 }
 

@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tokio::time::Instant;
 
-use super::{ANSWER, PostgresError, statement::Statement, unavailable, url};
+use super::{ANSWER, PostgresError, explain::plain, statement::Statement, unavailable, url};
 
 /// Number of connections of each of the two pools.
 const CONNECTIONS: u32 = 8;
@@ -288,7 +288,10 @@ async fn look(options: &PgConnectOptions) -> Result<Server, PostgresError> {
 /// Waits until the arbiter answers. Refuses at once when waiting cannot help.
 pub(super) async fn wait_for(url: &str) -> Result<Server, PostgresError> {
     let options = options(url)?;
+    let address = url::place_of(url).unwrap_or_default();
     let deadline = Instant::now() + START;
+    // Each reason is told once: nobody reads sixty equal lines.
+    let mut told = String::new();
     loop {
         let looked = tokio::time::timeout(CONNECT + ANSWER, look(&options)).await;
         // The pools would retry, and report only that it took too long.
@@ -299,10 +302,24 @@ pub(super) async fn wait_for(url: &str) -> Result<Server, PostgresError> {
                 if code.is_some_and(|code| code.starts_with("28") || code == "3D000") {
                     return Err(PostgresError::Connect(error));
                 }
-                tracing::warn!(%error, "the arbiter does not answer yet; trying again");
+                let error = plain(&error);
+                if error != told {
+                    let seconds = deadline.saturating_duration_since(Instant::now()).as_secs() + 1;
+                    tracing::warn!(
+                        address,
+                        error,
+                        "the arbiter does not answer: it is asked again for up to {seconds} s"
+                    );
+                    told = error;
+                }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
-            ended => return ended,
+            ended => {
+                if ended.is_ok() && !told.is_empty() {
+                    tracing::info!(address, "the arbiter answers");
+                }
+                return ended;
+            }
         }
     }
 }

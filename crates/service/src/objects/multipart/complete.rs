@@ -60,12 +60,14 @@ impl Service {
             // refusal is remembered.
             if !caller.is_retry() && !request.conditions.is_empty() {
                 let current = self.record_for_write(caller, &newest, key).await?;
-                let upload = self.upload(&newest, key, id).await?;
+                let upload = self.upload(&newest, key, id);
+                let upload = self.before_write(caller, "block store", upload).await?;
                 if upload.completed.is_none() {
                     request.conditions.judge(current.as_ref())?;
                 }
             }
-            let complete = match self.join(&newest, id, request, Named::ByChecksum).await? {
+            let joined = self.join(&newest, id, request, Named::ByChecksum);
+            let complete = match self.before_write(caller, "block store", joined).await? {
                 Joined::Already(record) => {
                     caller.seen.note(record.seq.version);
                     return Ok(*record);

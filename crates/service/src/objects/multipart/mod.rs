@@ -207,7 +207,7 @@ impl Service {
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
         let acl = facts.acl.clone();
         let (headers, metadata, blocks) = facts.attach()?;
-        let now = self.arbiter().now().await?;
+        let now = self.before_write(caller, "arbiter", self.arbiter().now()).await?;
         let id = UploadId::new(now, self.random());
         let record = UploadRecord {
             initiated: now,
@@ -226,7 +226,8 @@ impl Service {
             key.as_str(),
             &[&record.template.encode(), &asked],
         );
-        let expired = self.expired_uploads(&head, now).await?;
+        let expired = self.expired_uploads(&head, now);
+        let expired = self.before_write(caller, "block store", expired).await?;
         let change = Change::CreateUpload { key, id, record: Box::new(record), blocks, expired };
         match self.change(caller, &head, change, idempotency_key).await? {
             Answer::Upload(id) => Ok(id),

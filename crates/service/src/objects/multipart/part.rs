@@ -49,7 +49,7 @@ impl Service {
         check_number(number)?;
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
         let id = parse_upload_id(&id)?;
-        self.open_upload(&head, &key, id).await?;
+        self.before_write(caller, "block store", self.open_upload(&head, &key, id)).await?;
         let permit = self.share_in(caller, body_facts.length).await?;
         let taken = body::take(self.intake(caller, &permit), body, body_facts).await?;
         let (record, blocks) = taken_part(&taken);
@@ -94,7 +94,8 @@ impl Service {
         check_number(number)?;
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
         let id = parse_upload_id(&id)?;
-        let info = info_of(&self.open_upload(&head, &key, id).await?);
+        let upload = self.open_upload(&head, &key, id);
+        let info = info_of(&self.before_write(caller, "block store", upload).await?);
         let found = self.source(caller, &source).await?;
         let (first, last) = range.unwrap_or((0, found.size.saturating_sub(1)));
         if range.is_some() && (first > last || last >= found.size) {
@@ -105,7 +106,7 @@ impl Service {
             .checksums
             .iter()
             .find(|checksum| checksum.algorithm == info.algorithm && checksum.composite_parts == 0);
-        let now = self.arbiter().now().await?;
+        let now = self.before_write(caller, "arbiter", self.arbiter().now()).await?;
         if let (true, ETag::Md5(_), Some(checksum)) = (whole, found.etag, same) {
             let record = PartRecord {
                 size: found.size,

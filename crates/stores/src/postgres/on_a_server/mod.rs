@@ -49,6 +49,7 @@ mod roots_with_a_counter {
         let (reads, writes) = (connections(Session::Read), connections(Session::Swap));
         let source = schema::migrate(&writes, Some(MarkSource::Counter)).await.unwrap();
         // This arbiter is polled, as where the server cannot wait.
+        tokio::spawn(raise_counter(writes.clone()));
         PostgresArbiter::on([reads.clone(), writes, reads], true, source, false)
     }
 
