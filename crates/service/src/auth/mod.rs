@@ -146,8 +146,7 @@ fn name_of_token(verified: &Verified) -> String {
     format!("token:{:.16}", verified.digest)
 }
 
-/// Number of characters that the log shows of an unknown access key id, which may be a secret that was put
-/// in the wrong place.
+/// Number of characters that the log shows of an unknown access key id, which may be a misplaced secret.
 const UNKNOWN_SHOWN: usize = 8;
 
 /// Returns a name for an unknown access key id: its beginning.
@@ -445,10 +444,7 @@ impl Authenticator {
                 && was_well
             {
                 let error = chain(error);
-                tracing::warn!(
-                    error,
-                    "cannot compare the arbiter's access keys with the copies of this master; trying again"
-                );
+                tracing::warn!(error, "cannot compare access keys with their copies; trying again");
             }
             was_well = looked.is_ok();
         }
