@@ -22,7 +22,7 @@ use tokio::{
 pub(crate) use self::{progress::Step, users::user_id};
 use self::{
     progress::{Progress, Watched},
-    rows::{ROWS_PAGE, all_rows, commit_json, find_row, show_roots},
+    rows::{all_rows, commit_json, find_row, show_roots},
 };
 use crate::{
     files::{self, FileError},
@@ -34,6 +34,9 @@ use crate::{
 
 /// Longest request or answer line in bytes.
 const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// Rows read at a time.
+const ROWS_PAGE: usize = 1000;
 
 /// Longest path of a Unix socket in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;

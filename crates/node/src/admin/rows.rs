@@ -4,11 +4,8 @@ use fula_core::{OwnerId, root::RootRow};
 use fula_service::history;
 use serde_json::{Value, json};
 
-use super::{Refused, user_id};
+use super::{ROWS_PAGE, Refused, user_id};
 use crate::node::Node;
-
-/// Rows read at a time.
-pub(super) const ROWS_PAGE: usize = 1000;
 
 /// Returns pointers, of one bucket name if given, and the recovery.
 pub(super) async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Value, Refused> {
