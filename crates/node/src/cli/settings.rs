@@ -30,7 +30,7 @@ pub(crate) struct GatewaySettings {
     )]
     pub(crate) listen: SocketAddr,
     /// Address and port of the listener for `/healthz`, `/readyz` and `/metrics`. It asks for no
-    /// credentials: keep it away from strangers
+    /// credentials: let only your own machines reach it
     #[arg(
         long,
         env = "FULA_ADMIN_LISTEN",
@@ -61,7 +61,7 @@ pub(crate) struct GatewaySettings {
         action = Set, default_value = "off")]
     pub(crate) region_strict: bool,
     /// Which signatures of version 2 are accepted. s3cmd, s3fs and boto3 presign URLs with version 2
-    /// unless they are told otherwise
+    /// unless their configuration says otherwise
     #[arg(long, env = "FULA_SIGV2", default_value = "presigned")]
     pub(crate) sigv2: SignatureV2,
     /// Domain, without a port, whose subdomains are bucket names. Set it for virtual-host style URLs
