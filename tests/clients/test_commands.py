@@ -43,7 +43,7 @@ def test_without_a_data_directory_nothing_is_said_of_one(federation, tmp_path):
     status = fula("status", *away, env=federation.env())
     assert status.returncode == 0, status.stdout + status.stderr
     lines = {line.split()[0] for line in status.stdout.splitlines()}
-    assert lines == {"fula", "arbiter", "blocks", "master"}, status.stdout
+    assert lines == {"fula", "arbiter", "blocks", "master", "scrub"}, status.stdout
     page = json.loads(fula("status", *away, "--json", env=federation.env()).stdout)
     assert page["data_dir"] is page["disk"] is page["log"] is page["collections"] is None
     gc = fula("gc", *away, env=federation.env())

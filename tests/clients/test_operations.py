@@ -168,7 +168,7 @@ def test_keys_beside_a_running_gateway_and_without_one(own_gateway):
     own_gateway.start()
     assert [b["Name"] for b in alice.list_buckets()["Buckets"]] == ["alices"]
     refused = own_gateway.fula("keys", "revoke", made["id"], "--user", "bob", check=False)
-    assert refused.returncode == 1 and "belongs to key:alice" in refused.stderr
+    assert refused.returncode == 1 and "belongs to user key:alice" in refused.stderr
     own_gateway.fula("keys", "revoke", made["id"])
     with Refused("InvalidAccessKeyId", 403):
         alice.list_buckets()

@@ -33,6 +33,9 @@ const PACED_BYTES: u64 = 1 << 20;
 /// Longest wait before the record is looked at again.
 const LOOK_EVERY: Duration = Duration::from_mins(10);
 
+/// Wait after the start: a gateway has other things to do first.
+const BEGIN_AFTER: Duration = Duration::from_mins(1);
+
 /// Wait after a failure.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
 
@@ -109,6 +112,7 @@ pub(crate) async fn run(node: Arc<Node>, period: Duration) {
         period,
     };
     let mut was_well = true;
+    tokio::time::sleep(BEGIN_AFTER).await;
     loop {
         let step = async { scrub.step(arbiter.now().await?).await.map_err(ServiceError::from) };
         let wait = match step.await {

@@ -12,7 +12,7 @@ const NEEDED: [(&str, &str); 6] = [
     ("fula_arbiter", "SELECT, UPDATE"),
     ("fula_mark", "SELECT"),
     ("fula_pack_list", "SELECT, UPDATE"),
-    ("fula_packs", "SELECT, INSERT, DELETE"),
+    ("fula_packs", "SELECT, INSERT, UPDATE, DELETE"),
 ];
 
 /// Lists the privileges that the role lacks on existing tables, as one row with `table` and `privileges`
@@ -26,7 +26,7 @@ const LACKING: &str = "SELECT current_user::TEXT AS role, current_schema()::TEXT
             ('fula_directory', 'SELECT'), ('fula_directory', 'INSERT'), ('fula_directory', 'UPDATE'),
             ('fula_arbiter', 'SELECT'), ('fula_arbiter', 'UPDATE'), ('fula_mark', 'SELECT'),
             ('fula_pack_list', 'SELECT'), ('fula_pack_list', 'UPDATE'), ('fula_packs', 'SELECT'),
-            ('fula_packs', 'INSERT'), ('fula_packs', 'DELETE')
+            ('fula_packs', 'INSERT'), ('fula_packs', 'UPDATE'), ('fula_packs', 'DELETE')
         ) AS needed (name, privilege)
         WHERE NOT coalesce(has_table_privilege(to_regclass(name), privilege), true)
         GROUP BY name) AS lacking ON true ORDER BY lacking.name";
