@@ -2,7 +2,7 @@
 //! bytes are dead.
 //!
 //! It runs concurrently with requests, and sleeps more while requests are in flight. The pace follows the
-//! growth of the log. Where masters share the arbiter or the blocks, no block is collected. Decision:
+//! growth of the log. Where the arbiter or the blocks are shared, no block is collected. Decision:
 //! docs/adr/0014.
 
 use std::{
@@ -55,7 +55,7 @@ const MOVE_REST: Duration = Duration::from_micros(500);
 /// The result of a requested collection.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Done {
-    /// What was collected; `None` where masters share the arbiter or the blocks.
+    /// What was collected; `None` where the arbiter or the blocks are shared.
     pub(crate) collection: Option<Collection>,
     /// Number of rows of deleted buckets that were dropped.
     pub(crate) dropped_buckets: u64,

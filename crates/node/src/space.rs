@@ -57,7 +57,7 @@ pub(crate) struct Outlook {
 }
 
 /// Returns how many bytes wait for the retention and until when, and how many the next collection deletes. It
-/// reads every tree node. Returns `None` where masters share the arbiter or the blocks.
+/// reads every tree node. Returns `None` where the arbiter or the blocks are shared.
 ///
 /// # Errors
 /// The reason why the blocks cannot be read, in words for the operator.
