@@ -102,7 +102,7 @@ impl Reader {
         if count == 0 {
             tracing::warn!(
                 "the key set of FULA_JWKS has no key for RS256, ES256 or EdDSA, so none of its \
-                 tokens is accepted; if that is not meant, publish the issuer's keys there, or \
+                 tokens is accepted; if that is not intended, publish the issuer's keys there, or \
                  correct FULA_JWKS"
             );
         } else {
@@ -115,8 +115,8 @@ impl Reader {
         let keep_seconds = self.jwks.keep.as_secs();
         tracing::error!(
             keep_seconds,
-            "the key set of FULA_JWKS could not be read for FULA_JWKS_KEEP; its tokens are answered \
-             503 until it can be"
+            "the key set of FULA_JWKS could not be read for FULA_JWKS_KEEP; its tokens are \
+             answered 503 until it can be read"
         );
         self.authenticator.set_jwt_keys(None);
         report(0);

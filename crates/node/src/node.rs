@@ -81,8 +81,9 @@ pub(crate) enum NodeError {
     OtherKey(PathBuf),
     /// The block store differs from that of the other masters. Use theirs.
     #[error(
-        "the blocks that FULA_BLOCKS names are not those that this arbiter's masters have used; it must \
-         lead every master, at every start, to the same store (to move one, copy it with its object fula-store)"
+        "the blocks that FULA_BLOCKS names are not those that this arbiter's masters have used; name \
+         the same store on every master, at every start (to move one, copy it with its object \
+         fula-store)"
     )]
     OtherBlocks,
     /// A setting differs from that of the other masters. Use theirs.

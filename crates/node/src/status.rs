@@ -165,8 +165,8 @@ fn missing_masters(masters: &[Master], runs_here: bool) -> Vec<String> {
     let is_away = |master: &&Master| !master.is_alive;
     if runs_here && masters.iter().filter(is_away).any(|master| master.is_self) {
         return vec![
-            "no master could report in the last minute, because the arbiter did not answer: look again in \
-             15 seconds"
+            "no master could report in the last minute, because the arbiter did not answer: look \
+             again in 15 seconds"
                 .to_owned(),
         ];
     }
@@ -174,7 +174,7 @@ fn missing_masters(masters: &[Master], runs_here: bool) -> Vec<String> {
     let text = |Master { name, info, .. }: &Master| {
         let host = if info.host.is_empty() { "" } else { " on " };
         format!(
-            "master {name}{host}{} was not seen in the last minute: look whether it runs; only if it will not \
+            "master {name}{host}{} was not seen in the last minute: check whether it runs; only if it will not \
              come back, run fula masters forget {name}",
             info.host
         )

@@ -90,8 +90,9 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
 fn lost_rows(node: &Node) -> &'static str {
     let Backends { shared, blocks_url, .. } = &node.backends;
     if shared.is_some() {
-        "it may have held what this master remembers of the arbiter: stop it, and start it with an empty data \
-         directory while all other masters run, or run fula fsck --repair --roots keep to go on without that"
+        "it may have held this master's state of the arbiter: stop the gateway, and start it with an \
+         empty data directory while all other masters run, or run fula fsck --repair --roots keep to \
+         go on without it"
     } else if blocks_url.is_some() {
         "it may have held root pointers: copy the data directory back from a backup, or stop the gateway and run \
          fula fsck --repair --roots keep to go on without them"

@@ -72,7 +72,7 @@ pub(super) async fn find_row(
     match (rows.pop(), rows.is_empty()) {
         (Some(row), true) => Ok(row),
         (Some(_), false) => {
-            Err(Refused(format!("several users have a bucket {bucket}: say whose, --user")))
+            Err(Refused(format!("several users have a bucket {bucket}: name one with --user")))
         }
         (None, _) => {
             let whose = user.map(|user| format!(" of {}", user_id(user))).unwrap_or_default();

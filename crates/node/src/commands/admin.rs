@@ -65,7 +65,7 @@ async fn perform_within(
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text),
-        Answer::Progress(_) => Err("the gateway ended its answer too early".to_owned()),
+        Answer::Progress(_) => Err("the gateway's answer is incomplete".to_owned()),
     }
 }
 

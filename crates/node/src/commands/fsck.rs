@@ -123,13 +123,13 @@ fn show_loss(offer: &Value) {
 const SAY_HOW: &str = "a segment of the log is missing that held root pointers, and nothing was changed; run again \
                        with --roots keep to leave the root pointers that are there as they are, or with \
                        --roots rebuild to take the newest root of each bucket that is found among the \
-                       blocks: that may be one of a change that was refused, or never answered";
+                       blocks: it may belong to a change that was refused or never answered";
 
 /// The same error if the blocks are not in the data directory.
 const SAY_KEEP: &str = "a segment of the log is missing that held root pointers, and nothing was changed; copy the \
                         data directory back from a backup, or run again with --roots keep to go on with \
                         the root pointers that are there: they cannot be rebuilt from a block store \
-                        outside the data directory, which may hold the roots of others";
+                        outside the data directory, which may hold roots of other masters";
 
 /// Repairs the log of a data directory.
 async fn repair(args: &AdminArgs, roots: Option<RootsLeft>) -> Result<(), String> {

@@ -103,7 +103,7 @@ async fn import_row(to: &Node, row: RootRow, report: &mut Report) -> Result<(), 
     let root = require(to.nodes.blocks().as_ref(), &pointer.root).await;
     root.map_err(|error| {
         let error = chain(&error);
-        format!("bucket {name}: name the store of its blocks with --source-blocks: {error}")
+        format!("bucket {name}: {error}; name the store of its blocks with --source-blocks")
     })?;
     match publish(to, row).await? {
         None => report.imported.push(name),

@@ -117,7 +117,7 @@ fn password(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<Vec<u8>>, Str
     let ask = |text: &str| {
         let asked = rpassword::prompt_password(text);
         asked.map(Zeroizing::new).map_err(|error| {
-            format!("cannot ask for the password ({error}); give it in a file, --password-file")
+            format!("cannot ask for the password ({error}); name its file with --password-file")
         })
     };
     let password = ask("Password: ")?;

@@ -186,8 +186,8 @@ impl GatewayConfig {
         let mut warnings = Vec::new();
         if self.policy.eip712 && self.policy.v1 {
             warnings.push(
-                "wallet tokens of version 1 name no audience, so one that was given to any gateway is \
-                 accepted here; set FULA_EIP712_V1=off once clients send version 2",
+                "wallet tokens of version 1 name no audience, so a token that was made for any \
+                 gateway is accepted here; set FULA_EIP712_V1=off once clients send version 2",
             );
         }
         if takes_jwts && self.policy.jwt.takes_any_audience() {
