@@ -53,8 +53,7 @@ pub(crate) enum NodeError {
     /// The state that this master keeps of the arbiter cannot be read, or the arbiter does not answer.
     #[error("cannot read the last known state of the arbiter")]
     Memory(#[from] ServiceError),
-    /// The data directory belongs to a master of a shared arbiter. Name the database, or choose another
-    /// directory.
+    /// The directory is that of a master of a shared arbiter. Name the database, or choose another one.
     #[error(
         "the data directory {0} belongs to a master of a shared arbiter, whose buckets it does not hold; \
          set FULA_DATABASE_URL, or choose another --data-dir"
@@ -81,9 +80,8 @@ pub(crate) enum NodeError {
     OtherKey(PathBuf),
     /// The block store differs from that of the other masters. Use theirs.
     #[error(
-        "the blocks that FULA_BLOCKS names are not those that this arbiter's masters have used; name \
-         the same store on every master, at every start (to move one, copy it with its object \
-         fula-store)"
+        "FULA_BLOCKS names other blocks than those that this arbiter's masters have used; name the \
+         same store on every master and at every start (to move it, copy it with its object fula-store)"
     )]
     OtherBlocks,
     /// A setting differs from that of the other masters. Use theirs.
@@ -138,9 +136,6 @@ pub(crate) struct Node {
 
 impl Node {
     /// Opens the stores, and builds the service on them. Blocks the thread while the log is read back.
-    ///
-    /// # Errors
-    /// [`NodeError`].
     pub(crate) async fn open(
         backends: &Backends,
         limits: Limits,
@@ -174,8 +169,7 @@ impl Node {
             packs = Some(opened.packs);
             is_watched = opened.compares;
         }
-        // A command makes no directory for blocks. It opens them last, so that an arbiter that was never used
-        // is reported first.
+        // A command makes no directory for blocks, and reports an arbiter that was never used first.
         if let (Some(url), true) = (&backends.blocks_url, only_looks) {
             objects = Some(Objects::open_existing(url)?);
         }
@@ -291,8 +285,7 @@ fn open_store(
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
 
-/// Refuses a data directory of a master of a shared arbiter if no arbiter is set, and one whose sealing key
-/// is missing.
+/// Refuses a directory of a master of a shared arbiter if no database is set, and a missing sealing key.
 async fn check_purpose_of(
     data_dir: &Path,
     store: &LocalStore,
