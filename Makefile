@@ -48,8 +48,9 @@ scripts: circles prose ## Circles of files, rules of docs/style.md, and tests of
 circles: ## Lists circles of files, and fails when there are any
 	tools/circles
 
-prose: ## Lists what breaks docs/style.md in documents, and fails when there is any
+prose: ## Lists what breaks docs/style.md in documents and comments, and fails when there is any
 	tools/prose
+	tools/prose --comments
 
 # All binaries in one build: for fewer packages, cargo chooses other features and builds dependencies
 # once more.

@@ -21,7 +21,7 @@ def test_a_user_is_named_with_or_without_the_prefix(own_gateway, spelled):
     s3.create_bucket(Bucket="bucket")
     # Another user's bucket of the same name, so that commands must be told whose.
     own_gateway.client().create_bucket(Bucket="bucket")
-    assert "say whose" in own_gateway.fula("roots", "log", "bucket", check=False).stderr
+    assert "name one with --user" in own_gateway.fula("roots", "log", "bucket", check=False).stderr
     assert len(own_gateway.fula("roots", "log", "bucket", "--user", spelled).stdout.splitlines()) == 2
     listed = json.loads(own_gateway.fula("keys", "list", "--user", spelled, "--json").stdout)
     assert [(found["id"], found["user"], found["revoked"]) for found in listed] == [(key[0], user, False)]

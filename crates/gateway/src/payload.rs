@@ -128,7 +128,7 @@ impl Body for Announced {
         Poll::Ready((!is_right).then(|| Err("the body has another SHA256 than announced".into())))
     }
 
-    /// Never reports the end before the hash was checked.
+    /// Reports the end of the body only after the hash was checked.
     fn is_end_stream(&self) -> bool {
         self.is_done
     }

@@ -1,7 +1,10 @@
-//! Administrative requests: the same ones whether a gateway carries them out, asked over the
-//! socket in its data directory, or the command does itself while no gateway runs.
+//! Administrative requests and their answers.
 //!
-//! One JSON object a line each way. Whoever can open the socket (mode 0600) owns the data anyway.
+//! A running gateway carries them out; commands send them over the socket in its data directory. While no
+//! gateway runs, the command itself carries out the same requests.
+//!
+//! The socket takes one JSON object a line, and answers in the same form. It has mode 0600: a process that
+//! can open it can read and write the data directory as well.
 
 mod fsck;
 mod progress;
@@ -41,7 +44,7 @@ const ROWS_PAGE: usize = 1000;
 /// Longest path of a Unix socket in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// What can be asked.
+/// An administrative request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub(crate) enum Request {
@@ -49,89 +52,89 @@ pub(crate) enum Request {
     KeysCreate {
         /// User name.
         user: String,
-        /// Most keys of one user, where no gateway runs: a gateway does not hear of it.
+        /// Most keys of one user where no gateway runs. It is not sent: a gateway has its own setting.
         #[serde(skip)]
         keys_per_user: Option<usize>,
     },
     /// List access keys.
     KeysList {
-        /// Only this user's.
+        /// The user whose keys are listed; all users if there is none.
         user: Option<String>,
     },
     /// Revoke an access key.
     KeysRevoke {
         /// Access key id.
         id: String,
-        /// Only if it is this user's.
+        /// The user that the key must belong to; any user if there is none.
         user: Option<String>,
     },
     /// Revoke something on every master.
     Revoke {
-        /// What.
+        /// The credential or user to revoke.
         revoked: Revoked,
         /// How sure the operator is.
         sureness: Sureness,
-        /// Whether what was issued before now is meant, by the clock that credentials are judged by.
+        /// Whether everything issued before now is revoked, by the clock that credentials are checked with.
         before_now: bool,
     },
-    /// List what was revoked.
+    /// List all revocations.
     RevokeList,
     /// List the masters that recoveries wait for.
     MastersList,
-    /// Strike a master off that list.
+    /// Remove a master from that list.
     MastersForget {
-        /// Its name.
+        /// The name of the master.
         name: String,
-        /// Also one that was just seen.
+        /// Whether a master that was just seen is removed as well.
         #[serde(default)]
         force: bool,
     },
     /// Show a bucket's history.
     RootsLog {
-        /// Its name.
+        /// The name of the bucket.
         bucket: String,
-        /// Whose.
+        /// The owner of the bucket; needed if several users have a bucket of that name.
         user: Option<String>,
-        /// Most commits.
+        /// Most commits to show.
         limit: usize,
     },
     /// Show pointers and the recovery.
     RootsShow {
-        /// Only this bucket.
+        /// The bucket to show; all buckets if there is none.
         bucket: Option<String>,
     },
     /// Show the recovery, or force it.
     RootsHeal {
-        /// Go on without masters that do not answer.
+        /// Whether the recovery continues without masters that do not answer.
         force: bool,
     },
     /// Merge a fork.
     RootsMerge {
-        /// Its name.
+        /// The name of the bucket.
         bucket: String,
-        /// Whose.
+        /// The owner of the bucket; needed if several users have a bucket of that name.
         user: Option<String>,
-        /// Not only say what would be done.
+        /// Whether the merge is carried out; otherwise it is only described.
         apply: bool,
     },
-    /// Say how everything is.
+    /// Show the state of the gateway and its stores.
     Status,
-    /// Check everything.
+    /// Check the log and all buckets.
     Fsck {
-        /// Whether whoever asked wants to hear how far it has come.
+        /// Whether the client wants reports of the progress.
         #[serde(default)]
         progress: bool,
     },
-    /// Offer buckets whose root cannot be read the newest one that can.
+    /// Find the newest readable root of each bucket whose root cannot be read.
     RestoreRoots {
-        /// Have them go back to it, not only say so.
+        /// Whether the buckets go back to those roots; otherwise the roots are only listed.
         apply: bool,
     },
-    /// Give space back, or only say how much is in use.
+    /// Run a garbage collection, or show how much space is in use.
     Gc {
-        /// Collect.
+        /// Whether a collection runs.
         now: bool,
-        /// In milliseconds, what was replaced within that time stays; the gateway's own if none.
+        /// Retention in milliseconds: content replaced within it stays. By default the gateway's setting.
         retention_ms: Option<u64>,
     },
 }
@@ -140,27 +143,28 @@ pub(crate) enum Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Sureness {
-    /// What is revoked must be known here, and must not be a user with live keys or buckets.
+    /// The operator confirmed nothing: the revoked credential or user must be known here, and must not be a
+    /// user with live keys or buckets.
     Unsure,
-    /// It may be unknown here, but must not be a user with live keys or buckets.
+    /// The name needs no check: it may be unknown here, but must not be a user with live keys or buckets.
     Known,
-    /// The operator said yes.
+    /// The operator confirmed the revocation: nothing is checked.
     Certain,
 }
 
-/// What came of it.
+/// An answer to a request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Answer {
     /// The result.
     Ok(Value),
-    /// Why there is none.
+    /// The reason why the request failed.
     Error(String),
-    /// How far the work has come; an answer follows.
+    /// A report of the progress; the answer follows later.
     Progress(String),
 }
 
-/// Why a request was not carried out, for whoever asked.
+/// The reason why a request was not carried out, in words for the operator.
 struct Refused(String);
 
 impl<E: std::error::Error + 'static> From<E> for Refused {
@@ -253,7 +257,7 @@ async fn forget_master(node: &Node, name: &str, force: bool) -> Result<Value, Re
     }
 }
 
-/// Returns what the bytes of the log are for, and what waits for the retention.
+/// Returns the sizes of the parts of the log, and how much waits for the end of the retention.
 async fn look_at_space(node: &Node) -> Result<Value, Refused> {
     let retention = node.service.committer().limits().retention;
     let why = match space::look(node, retention).await {
@@ -266,7 +270,8 @@ async fn look_at_space(node: &Node) -> Result<Value, Refused> {
     Ok(sizes)
 }
 
-/// Has a revocation of what was issued before a time be about all that was issued before now.
+/// Returns a revocation of everything issued before now, if `revoked` is one of everything issued before some
+/// time; otherwise `revoked` as it is.
 fn until_now(node: &Node, revoked: Revoked) -> Revoked {
     match revoked {
         Revoked::IssuedBefore(user, _) => Revoked::IssuedBefore(user, node.authenticator.now() + 1),
@@ -274,8 +279,9 @@ fn until_now(node: &Node, revoked: Revoked) -> Revoked {
     }
 }
 
-/// Revokes something. Of a key the record is deleted as well, last: an arbiter restored from a
-/// backup would bring it back, and what fails on the way can be tried again.
+/// Revokes a credential or a user. The record of a revoked key is deleted as well. That happens last: the
+/// revocation refuses the key even if an arbiter restored from a backup brings the record back, and a command
+/// that failed on the way can be run again.
 async fn revoke(node: &Node, revoked: Revoked) -> Result<(), Refused> {
     let key = match &revoked {
         Revoked::Key(id) => Some(id.clone()),
@@ -305,11 +311,11 @@ pub(crate) fn listen(data_dir: &Path) -> Result<UnixListener, FileError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    // It is the owner's alone from the start (`files::keep_private`).
+    // The socket is private from the start (`files::keep_private`).
     UnixListener::bind(&path).map_err(failed)
 }
 
-/// Answers requests on the socket for ever.
+/// Answers requests on the socket, and never returns.
 pub(crate) async fn serve(listener: UnixListener, node: Arc<Node>) {
     loop {
         match listener.accept().await {
@@ -317,7 +323,7 @@ pub(crate) async fn serve(listener: UnixListener, node: Arc<Node>) {
                 let node = Arc::clone(&node);
                 tokio::spawn(async move {
                     if let Err(error) = answer(stream, &node).await {
-                        tracing::debug!(%error, "an administrative command went away");
+                        tracing::debug!(%error, "an administrative command closed its connection");
                     }
                 });
             }
@@ -357,7 +363,7 @@ async fn answer(stream: UnixStream, node: &Arc<Node>) -> std::io::Result<()> {
     send(&mut write, &answer).await
 }
 
-/// Begins to carry out one request.
+/// Starts to carry out one request.
 pub(crate) fn begin(node: &Arc<Node>, request: Request) -> Watched<Answer> {
     let (progress, node) = (Progress::default(), Arc::clone(node));
     let of_work = progress.clone();
@@ -370,11 +376,11 @@ async fn send(write: &mut OwnedWriteHalf, value: &impl Serialize) -> std::io::Re
     write.write_all(&text).await
 }
 
-/// Asks the gateway that runs on a data directory; `None` when none does. Calls `report` with how far it
-/// has come.
+/// Sends a request to the gateway that runs on a data directory. Returns `None` if no gateway runs. Calls
+/// `report` with each report of the progress.
 ///
 /// # Errors
-/// Why a gateway that runs did not answer, for a person.
+/// The reason why a running gateway did not answer, in words for the operator.
 pub(crate) async fn ask(
     data_dir: &Path,
     request: &Request,
@@ -390,7 +396,7 @@ pub(crate) async fn ask(
     };
     Some(asked.map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => {
-            "the gateway answers what this fula does not understand: use the fula of the gateway's version"
+            "this fula does not understand the gateway's answer: use the fula of the gateway's version"
                 .to_owned()
         }
         _ => "the gateway ended before it had answered: look at its log, and run the command again".to_owned(),

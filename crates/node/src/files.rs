@@ -1,4 +1,5 @@
-//! Files of a data directory besides the log: the sealing key, credentials, the admin socket.
+//! The files of a data directory other than the log: the sealing key, credentials and the admin socket. Files
+//! that hold secrets are created for their owner alone, and refused when others can read them.
 
 use std::{
     fs::OpenOptions,
@@ -21,31 +22,31 @@ const SEALING_KEY: &str = "secrets.key";
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    /// Look at the path, the disk and the permissions.
+    /// The operating system refused an operation. Check the path, the disk and the permissions.
     #[error("{0}: {reason}{cure}", reason = io_text(.1), cure = cure(.1))]
     Io(PathBuf, io::Error),
-    /// Mend the file that a setting names.
+    /// The file that a setting names cannot be used. Correct the file or the setting.
     #[error("{0}: {1}")]
     Setting(&'static str, Box<FileError>),
-    /// Protect it with `chmod 600`.
+    /// Others can read a file that holds a secret. Protect it with `chmod 600`.
     #[error("{0} holds a secret and can be read by others; run: chmod 600 {0}")]
     TooOpen(PathBuf),
-    /// Choose a shorter data directory.
+    /// The path of a socket is too long. Choose a data directory with a shorter path.
     #[error("{0} is too long a path for a socket; choose a shorter --data-dir")]
     TooLong(PathBuf),
-    /// Put 64 hex digits into it.
+    /// The file of a sealing key holds something else. Write 64 hex digits into it.
     #[error("{0} does not hold 64 hex digits")]
     NotAKey(PathBuf),
 }
 
 impl FileError {
-    /// Returns the error with the setting that names the file in front.
+    /// Returns a function that puts the setting which names the file in front of an error.
     pub(crate) fn of_setting(setting: &'static str) -> impl Fn(FileError) -> FileError {
         move |error| FileError::Setting(setting, Box::new(error))
     }
 }
 
-/// Says what to do about an error of the operating system.
+/// Returns what to do about an error of the operating system, as the end of a sentence.
 fn cure(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "; check the path".to_owned(),
@@ -74,14 +75,13 @@ pub(crate) fn read_text(path: &Path) -> Result<String, FileError> {
     std::fs::read_to_string(path).map_err(|error| FileError::Io(path.to_owned(), error))
 }
 
-/// Makes every file, directory and socket that this process creates one for its owner alone.
+/// Sets the umask, so that every file, directory and socket of this process is created for its owner alone.
 pub(crate) fn keep_private() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
 }
 
-/// Returns whether a file with this mode and owner keeps its secret: only its owner may read it. A
-/// file of root's may also be readable by its group, which is how systemd and Kubernetes hand a
-/// credential to a service that does not run as root.
+/// Returns whether a file with this mode and owner is private: only its owner can read it. A file of root may
+/// also be readable by its group, because systemd and Kubernetes hand credentials to services in this way.
 fn is_private(mode: u32, owner: u32) -> bool {
     let refused = if owner == 0 { 0o037 } else { 0o077 };
     mode & refused == 0
@@ -100,12 +100,12 @@ pub(crate) fn check_private(path: &Path) -> Result<(), FileError> {
     Err(FileError::TooOpen(path.to_owned()))
 }
 
-/// Returns where administrative commands reach the gateway.
+/// Returns the path of the socket for administrative commands.
 pub(crate) fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.sock")
 }
 
-/// Returns where the first user's key is written.
+/// Returns the path of the credentials file, which holds the access key of the first user.
 pub(crate) fn credentials_path(data_dir: &Path) -> PathBuf {
     data_dir.join("credentials")
 }
@@ -115,18 +115,19 @@ pub(crate) fn is_data_dir(dir: &Path) -> bool {
     dir.join("log").is_dir()
 }
 
-/// Makes the data directory, for its owner alone.
+/// Creates the data directory for its owner alone, if it does not exist.
 pub(crate) fn make_data_dir(dir: &Path) -> Result<(), FileError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| FileError::Io(dir.to_owned(), error))
 }
 
-/// A directory of this process alone, which goes with it: for a command that needs none of its own.
+/// A temporary directory, which is removed on drop. It serves commands that need no data directory of a
+/// gateway.
 #[derive(Debug)]
 pub(crate) struct ScratchDir(PathBuf);
 
 impl ScratchDir {
-    /// Makes one where the system keeps temporary files.
+    /// Creates the directory where the system keeps temporary files.
     pub(crate) fn make(random: &Random) -> Result<Self, FileError> {
         let mut bytes = [0; 8];
         random(&mut bytes);
@@ -136,7 +137,7 @@ impl ScratchDir {
         Ok(Self(dir))
     }
 
-    /// Returns where it is.
+    /// Returns the path of the directory.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
@@ -148,7 +149,7 @@ impl Drop for ScratchDir {
     }
 }
 
-/// Writes a file for its owner alone, in one step: a reader sees the old one or the new one.
+/// Writes a file for its owner alone. It replaces an old file atomically and durably.
 fn write_private(path: &Path, text: &str) -> Result<(), FileError> {
     let failed = |error| FileError::Io(path.to_owned(), error);
     let temporary = path.with_extension("new");
@@ -161,7 +162,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), FileError> {
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
-/// Reads a private file; a line end at its end is not part of it.
+/// Reads a private file, and removes line ends from its end.
 pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     check_private(path)?;
     let read = std::fs::read(path).map_err(|error| FileError::Io(path.to_owned(), error));
@@ -172,7 +173,7 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> 
     Ok(bytes)
 }
 
-/// Writes a new file for its owner alone; fails if it is there.
+/// Writes a new file for its owner alone. Fails if the file exists.
 pub(crate) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
     let failed = |error| FileError::Io(path.to_owned(), error);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -186,7 +187,7 @@ pub(crate) fn has_sealing_key(data_dir: &Path) -> Result<bool, FileError> {
     path.try_exists().map_err(|error| FileError::Io(path, error))
 }
 
-/// Reads the sealing key; makes it first when it is the data directory's own and not there yet.
+/// Reads the sealing key. Makes the key first if no setting names its file and the data directory has none.
 pub(crate) fn sealing_key(
     data_dir: &Path,
     file: Option<&Path>,
@@ -215,7 +216,7 @@ fn read_sealing_key(
     SealingKey::parse(text).map_err(|_| FileError::NotAKey(path.to_owned()))
 }
 
-/// Makes a sealing key in a file that is not there yet.
+/// Makes a sealing key in a new file.
 pub(crate) fn make_sealing_key(path: &Path, random: &Random) -> Result<(), FileError> {
     let mut key = [0; 32];
     random(&mut key);

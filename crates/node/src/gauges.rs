@@ -1,4 +1,5 @@
-//! Metrics that are not set where they change: of the process, of its memory, of the disk and of the log.
+//! Gauges and counters that are read at intervals or at a scrape, not set where they change: those of the
+//! process, its memory, the disk and the log.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,17 +8,18 @@ use fula_stores::local::system_clock;
 
 use crate::{node::Node, space::Sizes};
 
-/// Between two looks at the disk.
+/// Interval between two readings of the disk.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
-/// Sets what does not change while the process runs.
+/// Sets the metrics that do not change while the process runs.
 pub(crate) fn begin() {
     let version = env!("CARGO_PKG_VERSION");
     metrics::gauge!("fula_build_info", "version" => version).set(1.0);
     metrics::gauge!("process_start_time_seconds").set(f64_of(system_clock()()) / 1000.0);
 }
 
-/// Looks at the disk for as long as the gateway runs: a scrape must not wait for one that hangs.
+/// Updates the metrics of the disk for as long as the gateway runs. It is a separate task, because a scrape
+/// must not wait for a disk that hangs.
 pub(crate) async fn watch_disk(node: Arc<Node>) {
     let mut was_well = true;
     loop {
@@ -27,7 +29,7 @@ pub(crate) async fn watch_disk(node: Arc<Node>) {
         if let Err(error) = &looked
             && was_well
         {
-            tracing::warn!(error = chain(error), "cannot find out how much space the disk has");
+            tracing::warn!(error = chain(error), "cannot read the free space of the disk");
         }
         was_well = looked.is_ok();
         tokio::time::sleep(LOOK_EVERY).await;
@@ -48,7 +50,7 @@ fn look_at_disk(node: &Node) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Brings everything up to date that costs nothing to find out: called for each scrape.
+/// Updates the metrics that are cheap to read. It is called for each scrape.
 pub(crate) fn refresh(node: &Node) {
     let work = node.store.work();
     metrics::counter!("fula_log_fsyncs_total").absolute(work.fsyncs);
@@ -61,7 +63,7 @@ pub(crate) fn refresh(node: &Node) {
     metrics::gauge!("fula_body_memory_bytes").set(f64_of(budget.used_bytes() as u64));
     metrics::gauge!("fula_body_memory_max_bytes").set(f64_of(budget.bytes() as u64));
     if node.roots().can_drop_roots() {
-        // The arbiter is this master's own.
+        // The arbiter is embedded.
         let (live, deleted) = node.store.roots.counts();
         metrics::gauge!("fula_buckets").set(f64_of(live as u64));
         metrics::gauge!("fula_buckets_deleted").set(f64_of(deleted as u64));
@@ -74,7 +76,7 @@ pub(crate) fn refresh(node: &Node) {
         metrics::gauge!("fula_clock_skew_seconds").set(ahead / 1000.0);
     }
     if node.recovery.is_none() {
-        // Else the recovery counts them.
+        // With a shared arbiter, the recovery counts the masters.
         for name in ["fula_masters", "fula_masters_seen"] {
             metrics::gauge!(name).set(1.0);
         }
@@ -87,21 +89,21 @@ pub(crate) fn refresh(node: &Node) {
     metrics::gauge!("process_max_fds").set(f64_of(max));
 }
 
-/// Returns how much memory of this process is in RAM, where the system says so.
+/// Returns the bytes of this process that are in RAM, where the system reports them.
 pub(crate) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
-/// Returns how many file descriptors are open, and how many may be.
+/// Returns the number of open file descriptors, and their limit.
 fn descriptors() -> (u64, u64) {
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     (open, limit.current.unwrap_or(u64::MAX))
 }
 
-/// Returns a count or a number of bytes as metrics take it.
+/// Converts a count or a number of bytes to the type of metrics.
 #[expect(clippy::cast_precision_loss, reason = "metrics are f64")]
 pub(crate) fn f64_of(count: u64) -> f64 {
     count as f64

@@ -1,5 +1,9 @@
-//! Giving space back: collecting blocks that nothing needs, and rewriting segments of the log that
-//! are mostly dead. docs/adr/0014.
+//! Garbage collection: deletes blocks that no bucket needs, and rewrites segments of the log in which most
+//! bytes are dead.
+//!
+//! It runs concurrently with requests, and sleeps more while requests are in flight. The pace follows the
+//! growth of the log. Where the arbiter or the blocks are shared, no block is collected. Decision:
+//! docs/adr/0014.
 
 use std::{
     collections::VecDeque,
@@ -13,61 +17,61 @@ use serde::Serialize;
 
 use crate::{gauges::f64_of, node::Node, space::Sizes};
 
-/// Between looks at whether something is to be done.
+/// Interval between checks for due work.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
-/// Between two notes of how much was written when.
+/// Least time between two samples of the number of bytes written.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
-/// Growth of the log that calls for a collection, in bytes, as of the retention; or half of what the
-/// last one left in use, if that is more.
+/// Least growth of the log that makes a collection due, in bytes older than the retention. If half of the
+/// bytes that the last collection left in use is more, that counts instead.
 const GROWTH_MIN: u64 = 128 << 20;
 
-/// Something written is collected after this long, even if it is little.
+/// Time after which a collection is due for any amount of written bytes.
 const COLLECT_AFTER: Duration = Duration::from_hours(1);
 
-/// The same while space is short.
+/// The same time while the disk is nearly full.
 const COLLECT_AFTER_SHORT: Duration = Duration::from_mins(1);
 
-/// Longest wait for another try of a collection that could not be done.
+/// Longest wait before a failed collection is tried again.
 const RETRY_MAX: Duration = Duration::from_mins(5);
 
-/// Dead share of a segment, in percent, that makes the gateway rewrite it by itself.
+/// Dead share of a segment, in percent, from which the gateway rewrites it.
 const DEAD_PERCENT: u64 = 40;
 
-/// The same while another collection is due: what it would find dead is better not moved first.
+/// The same share while another collection is due: records that it will find dead are not moved first.
 const DEAD_PERCENT_DUE: u64 = 60;
 
-/// The same for whoever asks for the space now.
+/// The same share for a collection that an operator has requested.
 const DEAD_PERCENT_NOW: u64 = 20;
 
-/// While requests are in flight, collections rest this many times as long as they work, and halve
-/// it for each time that the log has grown by what was in use.
+/// Ratio of pause to work of a collection while requests are in flight. It is halved for each time that the
+/// log has grown by the bytes in use.
 const REST: u32 = 8;
 
-/// Rest between two moves of records while requests are in flight, for each of these times.
+/// Pause between two moves of records while requests are in flight, multiplied by that ratio.
 const MOVE_REST: Duration = Duration::from_micros(500);
 
-/// What was done.
+/// The result of a requested collection.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Done {
-    /// What was collected; none where arbiter or blocks are shared.
+    /// What was collected; `None` where the arbiter or the blocks are shared.
     pub(crate) collection: Option<Collection>,
-    /// How many rows of deleted buckets were dropped.
+    /// Number of rows of deleted buckets that were dropped.
     pub(crate) dropped_buckets: u64,
     /// Bytes of segments that were rewritten.
     pub(crate) rewritten_bytes: u64,
-    /// What the bytes of the log are for now.
+    /// Sizes of the parts of the log after the collection.
     #[serde(flatten)]
     pub(crate) sizes: Sizes,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub(crate) millis: u64,
 }
 
-/// Collects and rewrites everything that is worth it.
+/// Runs a collection, and rewrites every segment whose dead share is at least `DEAD_PERCENT_NOW`.
 ///
 /// # Errors
-/// Why nothing was deleted, for people.
+/// The reason why nothing was deleted, in words for the operator.
 pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, String> {
     let began = Instant::now();
     let (rest, worth) = (|| REST, || DEAD_PERCENT_NOW);
@@ -79,8 +83,8 @@ pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, S
     Ok(Done { collection, dropped_buckets, rewritten_bytes, sizes, millis })
 }
 
-/// Drops the rows of buckets that were deleted longer ago than `retention`, as the first part of a
-/// collection, which goes on whether that can be done or not. Returns how many.
+/// Drops the rows of buckets that were deleted longer ago than `retention`, and returns their number. This is
+/// the first part of a collection; a failure is logged, and the collection continues.
 async fn drop_deleted(node: &Node, retention: Duration, all: bool) -> u64 {
     match node.service.drop_deleted(retention, all).await {
         Ok(dropped) => {
@@ -95,7 +99,8 @@ async fn drop_deleted(node: &Node, retention: Duration, all: bool) -> u64 {
     }
 }
 
-/// Collects, unless others may write to the blocks or need them: that is not known here.
+/// Runs a collection. Returns `None` where other masters may write or need blocks, because this process does
+/// not know which.
 async fn collect(
     node: &Node,
     retention: Duration,
@@ -117,8 +122,8 @@ async fn collect(
     Ok(Some(collected))
 }
 
-/// Rewrites segments until none is worth it, by the dead share of one in percent; returns the bytes
-/// of those that are gone.
+/// Rewrites segments until the dead share of each is below `worth()` percent. Returns the bytes of the
+/// segments that were deleted.
 async fn rewrite(
     node: &Arc<Node>,
     worth: impl Fn() -> u64 + Send + 'static,
@@ -142,25 +147,26 @@ async fn rewrite(
     Ok(bytes)
 }
 
-/// How much came into the log, and when: of what is younger than the retention, nothing can be
-/// collected yet.
+/// The growth of the log over time. Bytes younger than the retention cannot be collected yet, so they make no
+/// collection due.
 #[derive(Debug, Default)]
 struct Growth {
-    /// Notes within the retention and the last one before it, oldest first.
+    /// Samples of the bytes written so far: those within the retention and the last one before it, oldest
+    /// first.
     notes: VecDeque<(Instant, u64)>,
-    /// Bytes that the last collection looked at.
+    /// Bytes that collections have examined so far.
     collected: u64,
     /// Bytes that the last collection left in use.
     kept: u64,
-    /// Bytes in use, or more before the first collection.
+    /// Bytes in use. Before the first collection it is an upper bound.
     in_use: u64,
-    /// How many collections in a row could not do what they were to.
+    /// Number of collections in a row that failed or held something back.
     failures: u32,
 }
 
 impl Growth {
-    /// Notes that so many bytes have come so far; returns how many of them came before the retention
-    /// and were not looked at by a collection.
+    /// Records that `came` bytes were written so far. Returns how many of them are older than the retention
+    /// and were not examined by a collection yet.
     fn look(&mut self, now: Instant, came: u64, retention: Duration) -> u64 {
         if self.notes.back().is_none_or(|note| now.duration_since(note.0) >= NOTE_EVERY) {
             self.notes.push_back((now, came));
@@ -173,13 +179,14 @@ impl Growth {
         oldest.map_or(0, |(_, came)| came.saturating_sub(self.collected))
     }
 
-    /// Notes that a collection has looked at what a look found, and left so much in use.
+    /// Records that a collection has examined `collectable` bytes, and left `kept` bytes in use.
     fn collect(&mut self, collectable: u64, kept: u64) {
         self.collected += collectable;
         (self.kept, self.in_use) = (kept, kept);
     }
 
-    /// Returns how long the next collection has to wait: it would most likely fail like the last ones.
+    /// Returns how long the next collection waits after the last one. It backs off exponentially after
+    /// failures.
     fn wait(&self) -> Duration {
         match self.failures {
             0 => Duration::ZERO,
@@ -187,14 +194,14 @@ impl Growth {
         }
     }
 
-    /// Says whether so much calls for a collection. What is still indexed is no measure: it holds
-    /// what is to be collected.
+    /// Returns whether so many bytes make a collection due. The bytes that the index holds are no measure,
+    /// because they include the garbage.
     fn is_due(&self, collectable: u64) -> bool {
         collectable >= GROWTH_MIN.max(self.kept / 2)
     }
 
-    /// Returns how much to rest: the further the log outgrows what is in use, the less, unless
-    /// collections fail and so change nothing about that.
+    /// Returns the ratio of pause to work. It is smaller the further the log outgrows the bytes in use,
+    /// unless collections fail: then working more would free nothing.
     fn rest(&self, collectable: u64) -> u32 {
         if self.failures > 0 {
             return REST;
@@ -204,7 +211,7 @@ impl Growth {
     }
 }
 
-/// How fast space has to come back, by what comes into the log.
+/// The pace of collections and rewriting, which follows the growth of the log.
 #[derive(Debug)]
 struct Pace {
     node: Arc<Node>,
@@ -212,7 +219,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// Calls `with` with the growth and with how much there is to collect just now.
+    /// Calls `with` with the growth and the number of bytes that a collection would examine now.
     fn look<T>(&self, with: impl FnOnce(&mut Growth, u64) -> T) -> T {
         let work = self.node.store.work();
         let came = work.appended_bytes.saturating_sub(work.moved_bytes);
@@ -230,13 +237,13 @@ impl Pace {
         self.look(|growth, collectable| growth.rest(collectable))
     }
 
-    /// Returns the dead share of a segment in percent that makes it worth rewriting, if collections
-    /// do what they are to.
+    /// Returns the dead share in percent from which a segment is rewritten. `is_collected` says whether the
+    /// last collection succeeded or none was due.
     fn worth(&self, is_collected: bool) -> u64 {
         if is_collected && self.is_due() { DEAD_PERCENT_DUE } else { DEAD_PERCENT }
     }
 
-    /// Collects; false when there was nothing that could be done about what is due.
+    /// Runs a collection. Returns false if it failed or held something back.
     async fn collect(&self, live_bytes: u64) -> bool {
         let node = &self.node;
         let retention = node.service.committer().limits().retention;
@@ -253,7 +260,7 @@ impl Pace {
             }
             Ok(None) => (live_bytes, true),
             Err(error) => {
-                tracing::warn!(error, "nothing was collected");
+                tracing::warn!(error, "the collection failed; it is tried again");
                 self.look(|growth, _| growth.failures += 1);
                 return false;
             }
@@ -270,7 +277,7 @@ impl Pace {
     }
 }
 
-/// Looks after the space for as long as the gateway runs.
+/// Collects garbage and rewrites segments for as long as the gateway runs.
 pub(crate) async fn tend(node: Arc<Node>) {
     let in_use = node.store.sizes().map_or(0, |(_, live_bytes)| live_bytes);
     let growth = Mutex::new(Growth { in_use, ..Growth::default() });

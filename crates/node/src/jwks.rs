@@ -1,4 +1,5 @@
-//! The key set that verifies JWTs: read from a file or fetched from its issuer, and kept fresh.
+//! The key set that verifies JWTs. It is read from a file or fetched from its issuer, and read again at
+//! intervals.
 
 use std::time::Duration;
 
@@ -13,17 +14,18 @@ use crate::config::{Jwks, JwksSource};
 /// Longest time between two reads.
 const INTERVAL_MAX: Duration = Duration::from_mins(5);
 
-/// Shortest time between two reads, however many tokens name unknown keys, and while reads fail.
+/// Shortest time between two reads. It holds for any number of tokens with unknown keys, and while reads
+/// fail.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
 
-/// How long an issuer may take to answer.
+/// Time limit for an answer of the issuer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads the key set, and goes on doing so. An issuer that does not answer at the start is asked
-/// again; until then its tokens are refused.
+/// Reads the key set, and starts a task that reads it again at intervals. If the issuer does not answer at
+/// the start, its tokens are refused until it does.
 ///
 /// # Errors
-/// Why a file cannot be read.
+/// The reason why the file of the key set cannot be used, in words for the operator.
 pub(crate) async fn start(jwks: Jwks, authenticator: Authenticator) -> Result<(), String> {
     let is_file = matches!(jwks.source, JwksSource::File(_));
     let mut reader = Reader { jwks, authenticator, last: None, failure: None };
@@ -41,9 +43,9 @@ pub(crate) async fn start(jwks: Jwks, authenticator: Authenticator) -> Result<()
 struct Reader {
     jwks: Jwks,
     authenticator: Authenticator,
-    /// When the last read began that succeeded, while its keys are in use.
+    /// Start of the last read that succeeded; `None` when its keys are no longer in use.
     last: Option<Instant>,
-    /// Why the last read failed, if it did.
+    /// The reason why the last read failed, if it did.
     failure: Option<String>,
 }
 
@@ -65,18 +67,18 @@ impl Reader {
         }
     }
 
-    /// Waits until the set is to be read again.
+    /// Waits until the next read is due.
     async fn pause(&self) {
         let started = Instant::now();
         if self.failure.is_none() {
-            // Read at least twice before its keys are too old.
+            // The set is read at least twice before its keys are too old.
             let interval = INTERVAL_MAX.min(self.jwks.keep / 2);
             drop(timeout(interval, self.authenticator.jwt_keys_wanted()).await);
         }
         sleep(INTERVAL_MIN.saturating_sub(started.elapsed())).await;
     }
 
-    /// Replaces the keys by those that were read, or keeps them if none were.
+    /// Replaces the keys with those that were read, or keeps them if the read failed.
     fn take(&mut self, began: Instant, read: Result<KeySet, String>) {
         let keys = match read {
             Ok(keys) => keys,
@@ -100,7 +102,7 @@ impl Reader {
         if count == 0 {
             tracing::warn!(
                 "the key set of FULA_JWKS has no key for RS256, ES256 or EdDSA, so none of its \
-                 tokens is accepted; if that is not meant, publish the issuer's keys there, or \
+                 tokens is accepted; if that is not intended, publish the issuer's keys there, or \
                  correct FULA_JWKS"
             );
         } else {
@@ -113,8 +115,8 @@ impl Reader {
         let keep_seconds = self.jwks.keep.as_secs();
         tracing::error!(
             keep_seconds,
-            "the key set of FULA_JWKS could not be read for FULA_JWKS_KEEP; its tokens are answered \
-             503 until it can be"
+            "the key set of FULA_JWKS could not be read for FULA_JWKS_KEEP; its tokens are \
+             answered 503 until it can be read"
         );
         self.authenticator.set_jwt_keys(None);
         report(0);
@@ -130,7 +132,7 @@ fn report(keys: usize) {
 async fn load(source: &JwksSource) -> Result<KeySet, String> {
     let text = match source {
         JwksSource::File(path) => {
-            // What has an @ in it may have been meant to be a URL, with a password.
+            // A path with an @ may be a mistyped URL with a password, so it is not shown.
             let shown = path.to_str().filter(|path| !path.contains('@')).unwrap_or("the file");
             tokio::fs::read(path)
                 .await
@@ -147,15 +149,15 @@ async fn load(source: &JwksSource) -> Result<KeySet, String> {
     KeySet::parse(&text).map_err(|error| error.to_string())
 }
 
-/// Fetches a document of bounded size, from exactly there. Errors do not repeat the URL, whose query may
-/// hold a secret.
+/// Fetches a document of bounded size, and follows no redirection. Errors do not repeat the URL, because its
+/// query may hold a secret.
 async fn fetch(url: &Url) -> Result<Vec<u8>, String> {
     let failed = |error: reqwest::Error| chain(&error.without_url());
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
     let client = client.build().map_err(failed)?;
     let response = client.get(url.clone()).send().await.map_err(failed)?;
     let mut response = response.error_for_status().map_err(failed)?;
-    // A redirection is no key set, and is not followed.
+    // A redirection is an error here, because it is not followed.
     if !response.status().is_success() {
         return Err(format!("it answered {}", response.status()));
     }
@@ -179,10 +181,10 @@ mod tests {
 
     use super::*;
 
-    /// When the tokens of the vectors are good, in seconds since 1970.
+    /// A time at which the tokens of the vectors are valid, in seconds since 1970.
     const NOW: Seconds = 1500;
 
-    /// Good keys, and a token that one of them signed.
+    /// Returns valid keys, and a token that one of them signed.
     fn vectors() -> (String, String) {
         let text = include_str!("../../identity/tests/vectors/vectors.json");
         let vectors: serde_json::Value = serde_json::from_str(text).unwrap();

@@ -1,5 +1,5 @@
-//! Wallet keys in files, encrypted with a password: Web3 Secret Storage version 3, as geth, Foundry
-//! and eth-account read and write it.
+//! Reads and writes files that hold the private key of a wallet, encrypted with a password. The format is
+//! Web3 Secret Storage version 3, which geth, Foundry and eth-account use as well.
 
 use aes::Aes128;
 use ctr::cipher::{KeyIvInit, StreamCipher};
@@ -10,21 +10,21 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// Cost of guessing a password in files we write, as in geth: 2^18 rounds, 256 MiB.
+/// Cost of scrypt in the files that are written, as a power of two: 2^18 rounds take 256 MiB, as in geth.
 const SCRYPT_LOG_N: u8 = 18;
 
-/// Largest cost taken from a file: it must not take all memory.
+/// Largest cost that is accepted from a file, so that a file cannot make the process take all memory.
 const SCRYPT_LOG_N_MAX: u8 = 20;
 const SCRYPT_RP_MAX: u32 = 64;
 const PBKDF2_ROUNDS_MAX: u32 = 10_000_000;
 
-/// A file that cannot be used.
+/// A key file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeystoreError {
-    /// It is no key file of version 3, or of a kind that is not known here.
-    #[error("not an encrypted key file (Web3 Secret Storage, version 3): {0}")]
+    /// The file is no key file of version 3, or it uses an unsupported cipher or key derivation.
+    #[error("not an encrypted key file (Web3 Secret Storage, version 3): {0} cannot be used")]
     Form(&'static str),
-    /// Try another.
+    /// The password does not open the file. Try another password.
     #[error("the password is wrong")]
     Password,
 }
@@ -109,7 +109,10 @@ fn mac(key: &[u8; 32], ciphertext: &[u8]) -> [u8; 32] {
     keccak(&[&key[16..], ciphertext].concat())
 }
 
-/// Decrypts the key in the text of a file.
+/// Decrypts the key in the text of a key file.
+///
+/// # Errors
+/// [`KeystoreError`].
 pub(crate) fn decrypt(text: &str, password: &[u8]) -> Result<WalletKey, KeystoreError> {
     let file: Keystore = serde_json::from_str(text).map_err(|_| KeystoreError::Form("its JSON"))?;
     if file.version != 3 || file.crypto.cipher != "aes-128-ctr" {
@@ -126,7 +129,10 @@ pub(crate) fn decrypt(text: &str, password: &[u8]) -> Result<WalletKey, Keystore
     WalletKey::new(&secret).ok_or(KeystoreError::Form("its key"))
 }
 
-/// Returns the text of a file with a key, encrypted.
+/// Encrypts a key with a password, and returns the text of a key file.
+///
+/// # Errors
+/// [`KeystoreError::Form`], which does not occur with the parameters used here.
 pub(crate) fn encrypt(
     wallet: &WalletKey,
     password: &[u8],

@@ -1,8 +1,8 @@
-//! The addresses that a gateway serves on.
+//! Binds the addresses that a gateway serves on.
 //!
-//! They are taken before anything is created or opened, so that a start which fails because an address is in
-//! use leaves nothing behind. Connections are accepted later: until then clients are refused, not kept
-//! waiting.
+//! The addresses are bound before anything is created or opened, so that a start which fails because an
+//! address is in use leaves nothing behind. The gateway accepts connections later. Until then the operating
+//! system refuses clients, so that they do not wait.
 
 use std::{
     io::{self, ErrorKind},
@@ -15,19 +15,19 @@ use tokio::net::{TcpListener, TcpSocket};
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// An address that cannot be served on.
+/// An address that cannot be bound or listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {reason}; {cure} ({setting})", reason = io_text(error))]
 pub(crate) struct ListenError {
     address: SocketAddr,
-    /// Flag and environment variable.
+    /// Flag and environment variable that name the address.
     setting: &'static str,
-    /// What to do.
+    /// What the operator does about it.
     cure: &'static str,
     error: io::Error,
 }
 
-/// An address that is taken, and not listened on yet.
+/// An address that is bound, and not listened on yet.
 #[derive(Debug)]
 pub(crate) struct Taken {
     socket: TcpSocket,
@@ -36,14 +36,14 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// Takes an address, which `setting` names.
+    /// Binds an address. `setting` is the flag and the variable that name it.
     ///
     /// # Errors
-    /// [`ListenError`].
+    /// [`ListenError`]: the address is in use, not allowed, or not one of this machine.
     pub(crate) fn take(address: SocketAddr, setting: &'static str) -> Result<Self, ListenError> {
         let take = || {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            // Connections of the process before must not keep the address.
+            // Old connections of an earlier process must not block the address.
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             Ok(socket)
@@ -52,7 +52,7 @@ impl Taken {
         Ok(Self { socket, address, setting })
     }
 
-    /// Begins to accept connections.
+    /// Starts to accept connections.
     ///
     /// # Errors
     /// [`ListenError`]: another process took the address at the same moment.
@@ -107,7 +107,7 @@ mod tests {
         for part in [&address.to_string(), "in use", "end the process", "--listen (FULA_LISTEN)"] {
             assert!(text.contains(part), "{text}");
         }
-        // One that no interface has.
+        // An address that no interface has.
         let text = Taken::take("192.0.2.7:0".parse().unwrap(), "--listen").unwrap_err().to_string();
         assert!(text.contains("no network interface") && !text.contains("os error"), "{text}");
     }

@@ -1,5 +1,5 @@
-//! `fula`: the one binary. Roles and administrative commands are subcommands; this crate is the
-//! only one that names a storage backend.
+//! The binary `fula`. The gateway and the administrative commands are its subcommands. This crate is the only
+//! one that names a storage backend.
 
 mod admin;
 mod cli;
@@ -22,17 +22,18 @@ use std::process::ExitCode;
 
 use crate::cli::{CliError, Command};
 
-/// Rounds and requests allocate a lot of small things, on any thread (docs/adr/0018).
+/// The allocator, chosen because requests and commits allocate many small objects on all threads
+/// (docs/adr/0018).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads that hash large bodies and wait for the disk.
+/// Most threads that hash large bodies and wait for the disk.
 const BLOCKING_THREADS: usize = 32;
 
 fn main() -> ExitCode {
     files::keep_private();
-    // They take a fifth more memory than is used, for a twentieth more speed (docs/adr/0018). Where
-    // that cannot be had they stay.
+    // Transparent huge pages take a fifth more memory, for a twentieth more speed (docs/adr/0018). Where the
+    // system cannot turn them off, they stay on.
     let _unchanged = rustix::thread::disable_transparent_huge_pages(true);
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
@@ -45,8 +46,8 @@ fn main() -> ExitCode {
     fula_gateway::tls::install_provider();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    // One of them may be waiting for an fsync of the log. Threads that hash and wait for the disk
-    // are few: each keeps memory of its own.
+    // One worker thread may be waiting for an fsync of the log. Threads that hash and wait for the disk are
+    // few, because each of them keeps its own memory.
     builder.worker_threads(cores + 1).max_blocking_threads(BLOCKING_THREADS);
     let runtime = builder.enable_all().build();
     let runtime = match runtime {
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
             Command::Status(args) => commands::status::run(args).await,
         }
     });
-    // A blocking read of the disk that nobody waits for any more must not hold up the exit.
+    // A blocking read of the disk whose result nobody needs must not delay the exit.
     runtime.shutdown_background();
     code
 }

@@ -1,4 +1,5 @@
-//! Putting the pieces together: the stores that the settings name, and the service on them.
+//! Opens the stores that the settings name, and builds the service on them. Refuses combinations that would
+//! damage data: other blocks, another sealing key, or settings that differ from those of the other masters.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,113 +29,113 @@ use crate::{
     state::{Account, Running},
 };
 
-/// How long a key's record may be outdated on a master that did not change it.
+/// Time for which the record of an access key may be outdated on a master that did not change it.
 const KEYS_FRESH_FOR: Duration = Duration::from_secs(2);
 
 /// Stores that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NodeError {
-    /// Of the log.
+    /// The log cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Of another file.
+    /// Another file of the data directory cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Of the shared arbiter.
+    /// The shared arbiter cannot be used.
     #[error(transparent)]
     Arbiter(#[from] PostgresError),
-    /// Of shared blocks.
+    /// The block store outside the data directory cannot be used.
     #[error(transparent)]
     Blocks(#[from] ObjectStoreError),
-    /// The arbiter does not answer.
-    #[error("cannot read what the masters agreed on")]
+    /// The metadata store, which holds the common settings of the masters, does not answer.
+    #[error("cannot read the settings that the masters agreed on")]
     Modes(#[from] StoreError),
-    /// What this master remembers cannot be read, or the arbiter does not answer.
-    #[error("cannot find out how far the arbiter had come")]
+    /// The state that this master keeps of the arbiter cannot be read, or the arbiter does not answer.
+    #[error("cannot read the last known state of the arbiter")]
     Memory(#[from] ServiceError),
-    /// Name the database, or begin with another directory.
+    /// The directory is that of a master of a shared arbiter. Name the database, or choose another one.
     #[error(
         "the data directory {0} belongs to a master of a shared arbiter, whose buckets it does not hold; \
          set FULA_DATABASE_URL, or choose another --data-dir"
     )]
     OfSharedArbiter(PathBuf),
-    /// Restore the key from a backup.
+    /// The file of the sealing key is missing. Restore it from a backup.
     #[error(
         "{0} holds access keys, and secrets.key, under which they are sealed, is missing; copy it back \
          from a backup, or name its file with FULA_SECRETS_KEY_FILE"
     )]
     NoSealingKey(PathBuf),
-    /// Wait for the restore, or start a gateway.
+    /// The arbiter has no record of the sealing key. Wait for the restore, or start a gateway.
     #[error(
         "the arbiter lacks the record of the key that its secrets are sealed under: its tables are being \
          restored, or no gateway was ever started on it; wait until the restore has ended, or start a \
          gateway, and run the command again"
     )]
     NobodyDecided,
-    /// Use the key that the other masters use.
+    /// The sealing key differs from that of the other masters. Use theirs.
     #[error(
         "{0} is not the key that this arbiter's secrets are sealed under; copy the key file of \
          another master"
     )]
     OtherKey(PathBuf),
-    /// Use the blocks that the other masters use.
+    /// The block store differs from that of the other masters. Use theirs.
     #[error(
-        "the blocks that FULA_BLOCKS names are not those that this arbiter's masters have used; it must \
-         lead every master, at every start, to the same store (to move one, copy it with its object fula-store)"
+        "FULA_BLOCKS names other blocks than those that this arbiter's masters have used; name the \
+         same store on every master and at every start (to move it, copy it with its object fula-store)"
     )]
     OtherBlocks,
-    /// Use the setting that the other masters use.
+    /// A setting differs from that of the other masters. Use theirs.
     #[error("this arbiter is used with {name}={theirs}, and here it is {ours}; they must agree")]
     Disagree {
-        /// Of the setting.
+        /// The name of the setting.
         name: &'static str,
-        /// What the arbiter keeps.
+        /// Its value at the other masters, which the arbiter keeps.
         theirs: String,
-        /// What is set here.
+        /// Its value here.
         ours: &'static str,
     },
 }
 
-/// What a data directory is opened for.
+/// The purpose for which a data directory is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// A master: it decides what nobody has decided yet, and recoveries wait for it.
+    /// A master. It decides common settings that no master has decided yet, and recoveries wait for it.
     Serve(NamePolicy),
-    /// A command: it takes what the masters agreed on, and never decides: it may run while the arbiter's
-    /// tables are being restored. It makes no tables and no directory for blocks.
+    /// A command. It takes the settings that the masters agreed on, and decides none, because it may run
+    /// while the arbiter's tables are being restored. It makes no tables and no directory for blocks.
     Administer,
-    /// A command that moves a single master into a shared arbiter: into an empty one it brings the sealing
-    /// key and the blocks, and takes the rest as other commands do.
+    /// A command that moves a single master into a shared arbiter. It decides the sealing key and the block
+    /// store if the arbiter is empty. It takes the other settings as other commands do.
     MoveIn,
     /// A command that changes nothing in the data directory of a single master.
     Read,
 }
 
-/// An open data directory with everything that works on it.
+/// An open data directory, with its stores and the service on them.
 #[derive(Debug)]
 pub(crate) struct Node {
-    /// The data directory: all state, or what this master keeps for itself.
+    /// The store in the data directory. It holds all state, or with a shared arbiter this master's own state.
     pub(crate) store: LocalStore,
     pub(crate) nodes: Arc<Nodes>,
-    /// What the masters agreed on, and their keys.
+    /// The store of access keys, revocations and the common settings of the masters.
     pub(crate) metadata: Arc<dyn MetadataStore>,
     pub(crate) authenticator: Authenticator,
     pub(crate) service: Service,
-    /// What watches a shared arbiter for going back in time.
+    /// The recovery of a shared arbiter that went back in time.
     pub(crate) recovery: Option<Recovery>,
-    /// What bucket names are unique within.
+    /// The scope in which bucket names are unique.
     pub(crate) names: NamePolicy,
-    /// Where everything is kept.
+    /// The places of all stores.
     pub(crate) backends: Backends,
-    /// What is known of collections.
+    /// The outcome of collections.
     pub(crate) collections: Account,
-    /// What the gateway says that runs on it; nothing where a command opened it.
+    /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
     owns_blocks: bool,
 }
 
 impl Node {
-    /// Opens the stores. Blocks the thread while the log is read back.
+    /// Opens the stores, and builds the service on them. Blocks the thread while the log is read back.
     pub(crate) async fn open(
         backends: &Backends,
         limits: Limits,
@@ -168,7 +169,7 @@ impl Node {
             packs = Some(opened.packs);
             is_watched = opened.compares;
         }
-        // A command makes no directory for blocks, and says first if the arbiter was never used.
+        // A command makes no directory for blocks, and reports an arbiter that was never used first.
         if let (Some(url), true) = (&backends.blocks_url, only_looks) {
             objects = Some(Objects::open_existing(url)?);
         }
@@ -198,7 +199,7 @@ impl Node {
         let writer = WriterId(fresh_id(&random));
         let arbiter = Arbiter::new(Arc::clone(&nodes), roots, writer, &limits, guard);
         let mut keys = KeyRing::new(Arc::clone(&metadata), sealing, Arc::clone(&random), fresh_for);
-        // What a master that shares its arbiter read once, it keeps on its own disk as well.
+        // A master of a shared arbiter keeps copies of the records that it has read on its own disk.
         let disk = backends.shared.is_some().then(|| Arc::clone(&memory));
         if let Some(disk) = &disk {
             keys = keys.remembered_on(Arc::clone(disk), arbiter.clone());
@@ -240,13 +241,13 @@ impl Node {
         })
     }
 
-    /// Returns whether nobody else puts blocks into the store, or needs those in it: then what this
-    /// master's pointers do not lead to is garbage.
+    /// Returns whether this master alone writes and needs the blocks of the store. Then every block that its
+    /// root pointers do not lead to is garbage.
     pub(crate) fn owns_blocks(&self) -> bool {
         self.owns_blocks
     }
 
-    /// Returns the arbiter.
+    /// Returns the root pointers of the arbiter, without the checks against a rollback.
     pub(crate) fn roots(&self) -> &Arc<dyn RootPointerStore> {
         self.service.arbiter().unchecked()
     }
@@ -258,7 +259,7 @@ pub(crate) fn host_name() -> String {
     name.trim().to_owned()
 }
 
-/// Returns where this is, for a person: the host, and the master if it is one of several.
+/// Returns the name of this process in lists: the host, and the name of the master if it is one of several.
 fn place(recovery: Option<&Recovery>, purpose: Purpose) -> String {
     match recovery {
         Some(recovery) if matches!(purpose, Purpose::Serve(_)) => {
@@ -284,8 +285,7 @@ fn open_store(
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
 
-/// Refuses a data directory that was used differently: with a shared arbiter, or with a sealing key that
-/// is gone.
+/// Refuses a directory of a master of a shared arbiter if no database is set, and a missing sealing key.
 async fn check_purpose_of(
     data_dir: &Path,
     store: &LocalStore,
@@ -311,7 +311,7 @@ fn fresh_id(random: &Random) -> [u8; 16] {
     id
 }
 
-/// A shared arbiter, and what its masters agreed on.
+/// A shared arbiter, and the settings that its masters agreed on.
 struct OpenedArbiter {
     roots: Arc<dyn RootPointerStore>,
     metadata: Arc<dyn MetadataStore>,
@@ -323,16 +323,16 @@ struct OpenedArbiter {
 /// Record of whether swaps compare, `on` or `off`.
 const CAS: &str = "bucket-root-cas";
 
-/// Record of what bucket names are unique within, `owner` or `global`.
+/// Record of the scope in which bucket names are unique, `owner` or `global`.
 const NAMES: &str = "bucket-names";
 
 /// Record of the fingerprint of the sealing key; every arbiter in use has it (ADR 0038).
 const SEALING_KEY: &str = "secrets-key";
 
-/// Record of which block store the blocks are in.
+/// Record of the name of the block store.
 const BLOCKS: &str = "blocks";
 
-/// Opens a shared arbiter, and refuses to disagree with its other masters.
+/// Opens a shared arbiter, and refuses settings that differ from those of its other masters.
 async fn open_shared(
     backends: &Backends,
     shared: &SharedArbiter,
@@ -390,8 +390,8 @@ async fn open_shared(
     Ok(OpenedArbiter { roots: arbiter.roots, metadata, packs: arbiter.packs, compares, names })
 }
 
-/// Refuses an arbiter that holds something and lacks the record that every arbiter in use has: its tables are
-/// being restored.
+/// Refuses an arbiter that is not empty and lacks the record of the sealing key, which every arbiter in use
+/// has: its tables are being restored.
 async fn check_whole(
     roots: &dyn RootPointerStore,
     metadata: &dyn MetadataStore,
@@ -406,8 +406,8 @@ async fn check_whole(
     Ok(())
 }
 
-/// Returns the name of a block store, and refuses blocks that are not those of the other masters, or of the
-/// starts before: what one of them publishes, each must be able to read.
+/// Returns the name of a block store. Refuses a store that is not that of the other masters and of earlier
+/// starts, because every master must be able to read the blocks of each published root.
 async fn same_blocks(
     objects: &Objects,
     metadata: &dyn MetadataStore,
@@ -421,14 +421,14 @@ async fn same_blocks(
         // No master ever had this name, and a store without a name has no packs.
         Purpose::Administer | Purpose::Read => objects.name().await?.unwrap_or_default(),
     };
-    // A command goes on where no master has said it yet.
+    // A command continues where no master has recorded a block store yet.
     let theirs = agreed(metadata, BLOCKS, purpose, &ours).await?;
     let is_same = theirs.is_none_or(|theirs| theirs == ours);
     if is_same { Ok(ours) } else { Err(NodeError::OtherBlocks) }
 }
 
-/// Returns what the masters agreed on, or `None` where nobody has decided yet: then a gateway that starts
-/// decides, and a command does not.
+/// Returns the value of a common setting. If no master has decided it yet, a gateway that starts decides it,
+/// and a command gets `None`.
 async fn agreed(
     metadata: &dyn MetadataStore,
     mode: &str,
@@ -441,7 +441,7 @@ async fn agreed(
     }
 }
 
-/// Returns what the masters agreed on; the first to ask decides.
+/// Returns the value of a common setting. The first master that calls this decides it.
 async fn agree(metadata: &dyn MetadataStore, mode: &str, ours: &str) -> Result<String, StoreError> {
     let value = Some(Bytes::copy_from_slice(ours.as_bytes()));
     match metadata.write(Table::Modes, mode, 0, value).await? {
@@ -474,7 +474,7 @@ mod tests {
         for mode in [SEALING_KEY, BLOCKS] {
             for command in [Purpose::Administer, Purpose::Read] {
                 assert_eq!(agreed(&metadata, mode, command, "theirs").await.unwrap(), None);
-                // Also a deletion would be a row that a restore stumbles over.
+                // Even a deletion would be a row that a restore conflicts with.
                 assert_eq!(metadata.read(Table::Modes, mode).await.unwrap(), None);
             }
             for purpose in [serve, Purpose::Administer, Purpose::Read, Purpose::MoveIn] {

@@ -1,4 +1,4 @@
-//! Whether requests can be served, and if not, why: what `/readyz` answers.
+//! The check behind `/readyz`: whether this gateway can serve requests, and if not, the reason.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::node::Node;
 /// Time after which a store that does not answer counts as unusable.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Checks that reads and writes can be served.
+/// Checks that the gateway can serve reads and writes.
 ///
 /// # Errors
-/// Why they cannot, and what to look at.
+/// The reason why it cannot, in words for the operator.
 pub(crate) async fn check(node: &Node) -> Result<(), String> {
     if node.store.has_failed() {
         return Err("the log failed: check the disk, then restart".to_owned());

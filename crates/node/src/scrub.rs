@@ -1,8 +1,8 @@
 //! The scrub: reads every block of the block store in the background, and reports those that are damaged.
 //!
-//! A pass goes through the store from its first position to its last. How far it has come is a record in the
-//! metadata store, so a restart goes on where it was. Masters that share a block store share the record: one
-//! of them reads, and another one takes over when it has not been heard of for [`TAKEN_OVER_AFTER`].
+//! A pass goes through the store from its first position to its last. Its position is a record in the
+//! metadata store, so a pass continues after a restart. Masters that share a block store share the record:
+//! one of them reads, and another one takes over when the record was not updated for [`TAKEN_OVER_AFTER`].
 
 use std::{
     sync::Arc,
@@ -24,13 +24,13 @@ use crate::{gauges::f64_of, node::Node};
 /// Name of the record.
 const NAME: &str = "scrub";
 
-/// Bytes a second that a pass reads at least, if there is so much.
+/// Lowest rate at which a pass reads, in bytes a second.
 const RATE_MIN: u64 = 4 << 20;
 
-/// Bytes between two looks at the rate.
+/// Bytes that are read between two pauses.
 const PACED_BYTES: u64 = 1 << 20;
 
-/// Longest wait before the record is looked at again.
+/// Longest wait before the record is read again.
 const LOOK_EVERY: Duration = Duration::from_mins(10);
 
 /// Wait after the start: a gateway has other things to do first.
@@ -39,10 +39,10 @@ const BEGIN_AFTER: Duration = Duration::from_mins(1);
 /// Wait after a failure.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
 
-/// How often the record says that a pass goes on.
+/// Interval between two updates of the record during a pass.
 const TOUCH_EVERY: Duration = Duration::from_mins(1);
 
-/// Time after which another master takes over a pass that nobody goes on with.
+/// Time without an update after which another master takes over a pass.
 const TAKEN_OVER_AFTER: Duration = Duration::from_mins(10);
 
 /// Most damaged blocks that the record names.
@@ -51,32 +51,32 @@ const NAMED_MAX: usize = 100;
 /// A pass through the block store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pass {
-    /// When it began, in milliseconds since 1970 by the arbiter's clock.
+    /// Time of its start, in milliseconds since 1970 by the arbiter's clock.
     pub(crate) begun_ms: TimeMs,
-    /// When it ended; 0 while it runs.
+    /// Time of its end by the same clock; 0 while it runs.
     pub(crate) ended_ms: TimeMs,
-    /// Number of blocks that it has read.
+    /// Number of intact blocks that it has read.
     pub(crate) blocks: u64,
-    /// Their bytes.
+    /// Bytes of these blocks.
     pub(crate) bytes: u64,
     /// Number of damaged blocks that it has found.
     pub(crate) damaged: u64,
-    /// Addresses of the first of them.
+    /// CIDs of the first damaged blocks.
     pub(crate) named: Vec<String>,
 }
 
-/// The record.
+/// The record of the scrub in the metadata store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     /// The last pass that ended.
     pub(crate) last: Option<Pass>,
     /// The pass that runs.
     pub(crate) current: Option<Pass>,
-    /// Where it goes on.
+    /// The position that is read next.
     position: u64,
-    /// Who reads.
+    /// The writer id of the master that reads.
     reader: String,
-    /// When the reader was last heard of.
+    /// Time of the reader's last update, in milliseconds since 1970 by the arbiter's clock.
     touched_ms: TimeMs,
 }
 
@@ -93,13 +93,13 @@ async fn read(metadata: &dyn MetadataStore) -> Result<(u64, Progress), StoreErro
         return Ok((0, Progress::default()));
     };
     let wrong =
-        |_| StoreError::Malformed { what: "record of the scrub", why: "it is no JSON of ours" };
+        |_| StoreError::Malformed { what: "record of the scrub", why: "its JSON is not known" };
     let progress = entry.value.map(|value| serde_json::from_slice(&value)).transpose();
     Ok((entry.version, progress.map_err(wrong)?.unwrap_or_default()))
 }
 
-/// Scrubs for as long as the gateway runs; `period` is the time in which every block is read once, and zero
-/// turns the scrub off.
+/// Scrubs for as long as the gateway runs. `period` is the time in which every block is read once; zero turns
+/// the scrub off.
 pub(crate) async fn run(node: Arc<Node>, period: Duration) {
     if period.is_zero() {
         return;
@@ -122,7 +122,7 @@ pub(crate) async fn run(node: Arc<Node>, period: Duration) {
             }
             Err(error) => {
                 if std::mem::take(&mut was_well) {
-                    tracing::warn!(error = chain(&error), "the scrub cannot go on for now");
+                    tracing::warn!(error = chain(&error), "the scrub failed; it is tried again");
                 }
                 RETRY_AFTER
             }
@@ -144,7 +144,7 @@ fn millis(time: Duration) -> TimeMs {
 }
 
 impl Scrub<'_> {
-    /// Reads the blocks of one position, if it is this master's turn. Returns how long to wait for the next.
+    /// Reads the blocks of one position, if no other master does. Returns the wait before the next step.
     async fn step(&self, now: TimeMs) -> Result<Duration, StoreError> {
         let (mut version, mut progress) = read(self.metadata).await?;
         publish(&progress);
@@ -161,7 +161,7 @@ impl Scrub<'_> {
             progress.position = 0;
             progress.current = Some(Pass { begun_ms: now, ..Pass::default() });
         }
-        // The others hear who reads before anything is read.
+        // The record names the reader before any block is read, so that the other masters wait.
         (progress.reader, progress.touched_ms) = (self.reader.clone(), now);
         if !self.write(&mut version, &progress).await? {
             return Ok(TOUCH_EVERY);
@@ -187,7 +187,7 @@ impl Scrub<'_> {
         Ok(Duration::ZERO)
     }
 
-    /// Reads blocks, and notes those that are damaged. Returns whether this master is still the reader.
+    /// Reads blocks, and records those that are damaged. Returns whether this master is still the reader.
     async fn read_all(
         &self,
         cids: impl Iterator<Item = Cid>,
@@ -228,14 +228,14 @@ impl Scrub<'_> {
         Ok(true)
     }
 
-    /// Returns how many bytes a second are to be read, so that a pass over as much as the last one had ends
-    /// well within the period.
+    /// Returns the rate in bytes a second. At this rate, a pass over as many bytes as the last one had ends
+    /// in four fifths of the period.
     fn rate(&self, progress: &Progress) -> u64 {
         let bytes = progress.last.as_ref().map_or(0, |last| last.bytes);
         (bytes + bytes / 4).checked_div(self.period.as_secs()).unwrap_or_default().max(RATE_MIN)
     }
 
-    /// Writes the record; false when another master has written it meanwhile.
+    /// Writes the record. Returns false if another master has written it in the meantime.
     async fn write(&self, version: &mut u64, progress: &Progress) -> Result<bool, StoreError> {
         let value = Bytes::from(serde_json::to_vec(progress).unwrap_or_default());
         match self.metadata.write(Table::Modes, NAME, *version, Some(value)).await? {
@@ -258,7 +258,7 @@ impl Pass {
     }
 }
 
-/// Sets the metrics.
+/// Sets the metrics of the scrub.
 fn publish(progress: &Progress) {
     let passes = [&progress.last, &progress.current];
     let damaged = passes.into_iter().flatten().map(|pass| pass.damaged).max().unwrap_or_default();
@@ -336,7 +336,7 @@ mod tests {
         for n in 0..3 {
             scrub(&blocks, &metadata, "before").step(1000 + n).await.unwrap();
         }
-        // Another process: the first one may still be there, until it was not heard of for a while.
+        // Another process waits, because the first one may still run.
         let later = scrub(&blocks, &metadata, "after");
         later.step(2000).await.unwrap();
         assert_eq!(progress(&metadata).await.unwrap().current.unwrap().blocks, 3);

@@ -1,4 +1,4 @@
-//! What the bytes of the log are for, and what waits for the retention.
+//! Sizes of the parts of the log, and a forecast of the next collection.
 
 use std::time::Duration;
 
@@ -8,31 +8,31 @@ use serde::Serialize;
 
 use crate::node::Node;
 
-/// While requests are in flight, a survey rests this many times as long as it works.
+/// Ratio of pause to work of a survey while requests are in flight.
 const REST: u32 = 8;
 
-/// What the bytes of the log are for.
+/// Sizes of the parts of the log, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Sizes {
-    /// All of them.
+    /// Size of the whole log.
     #[serde(rename = "log_bytes")]
     pub(crate) log: u64,
-    /// Bytes in use, and those that no collection has looked at.
+    /// Bytes in use, and those that no collection has examined yet.
     #[serde(rename = "live_bytes")]
     pub(crate) live: u64,
-    /// Bytes that a collection kept for the retention.
+    /// Bytes that the last collection kept for the retention.
     #[serde(rename = "retained_bytes")]
     pub(crate) retained: u64,
-    /// Bytes that rewriting segments gives back.
+    /// Bytes that become free when segments are rewritten.
     #[serde(rename = "dead_bytes")]
     pub(crate) dead: u64,
 }
 
 impl Sizes {
-    /// Returns what they are now, if `found` is what was last found out.
+    /// Returns the current sizes. `found` is the result of the last collection or survey.
     ///
     /// # Errors
-    /// The disk's.
+    /// The error of the file system.
     pub(crate) fn of(node: &Node, found: Option<&Collection>) -> std::io::Result<Self> {
         let (log, in_use) = node.store.sizes()?;
         let retained = found.map_or(0, |found| found.retained_bytes).min(in_use);
@@ -41,7 +41,7 @@ impl Sizes {
     }
 }
 
-/// What a collection would find.
+/// A forecast of the next collection.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Outlook {
     #[serde(flatten)]
@@ -50,17 +50,17 @@ pub(crate) struct Outlook {
     pub(crate) collectable_bytes: u64,
     /// Bytes of root blocks that are kept for the history of buckets; they count as live.
     pub(crate) history_bytes: u64,
-    /// How long replaced and deleted content is kept, in milliseconds.
+    /// Time for which replaced and deleted content is kept, in milliseconds.
     pub(crate) retention_ms: u64,
     /// When the first and the last of the retained bytes can be collected, in milliseconds since 1970.
     pub(crate) released_ms: Option<(TimeMs, TimeMs)>,
 }
 
-/// Finds out what waits for the retention and until when, and what the next collection deletes. It reads
-/// every tree node.
+/// Returns how many bytes wait for the retention and until when, and how many the next collection deletes. It
+/// reads every tree node. Returns `None` where the arbiter or the blocks are shared.
 ///
 /// # Errors
-/// Why that cannot be found out, for people.
+/// The reason why the blocks cannot be read, in words for the operator.
 pub(crate) async fn look(node: &Node, retention: Duration) -> Result<Option<Outlook>, String> {
     if !node.owns_blocks() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What a gateway knows of itself while it runs.
+//! The state of a running gateway that `fula status` and the metrics show.
 
 use std::{
     net::SocketAddr,
@@ -11,39 +11,39 @@ use fula_stores::local::system_clock;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// A gateway that runs.
+/// A running gateway.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// When it started, in milliseconds since 1970.
+    /// Time of its start, in milliseconds since 1970.
     pub(crate) started: TimeMs,
-    /// Where it serves S3.
+    /// Address on which it serves S3.
     pub(crate) listen: Option<SocketAddr>,
-    /// Open connections of S3 clients.
+    /// Number of open connections of S3 clients.
     pub(crate) connections: Arc<AtomicUsize>,
-    /// Most of them.
+    /// Limit of these connections.
     pub(crate) connections_max: usize,
 }
 
-/// What is known of the collections of this process.
+/// The outcome of the collections of this process.
 #[derive(Debug, Default)]
 pub(crate) struct Account(Mutex<Ledger>);
 
-/// The newest of them.
+/// The outcome of the newest collections.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Ledger {
-    /// When the last one that came to its end did so, in milliseconds since 1970, and what it found.
+    /// End of the last collection that succeeded, in milliseconds since 1970, and its result.
     pub(crate) ended: Option<(TimeMs, Collection)>,
-    /// Why the last one failed, if it did.
+    /// The reason why the last collection failed, if it did.
     pub(crate) failure: Option<String>,
 }
 
 impl Account {
-    /// Returns what is known just now.
+    /// Returns the outcome of the newest collections.
     pub(crate) fn ledger(&self) -> Ledger {
         self.0.lock().clone()
     }
 
-    /// Notes what became of a collection.
+    /// Records the outcome of a collection.
     pub(crate) fn note(&self, collected: &Result<Collection, String>) {
         let mut ledger = self.0.lock();
         match collected {

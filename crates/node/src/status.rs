@@ -1,4 +1,4 @@
-//! How a gateway is: what `fula status` prints on one page.
+//! The state of a gateway and its stores, which `fula status` prints on one page.
 
 use std::sync::atomic::Ordering;
 
@@ -15,30 +15,30 @@ use crate::{
     state::Ledger,
 };
 
-/// Everything that matters, at one time.
+/// The state of a gateway and its stores at one time.
 #[derive(Debug, Serialize)]
 pub(crate) struct Page {
     version: &'static str,
     gateway: Option<Gateway>,
-    /// Why requests cannot be served, if so.
+    /// The reason why requests cannot be served, if they cannot.
     not_ready: Option<String>,
-    /// Nothing where none was named: then the page is about what the masters share alone.
+    /// `None` if no data directory was named: then the page covers only what the masters share.
     data_dir: Option<String>,
     arbiter: String,
     blocks: String,
-    /// Those of a shared arbiter.
+    /// The masters of a shared arbiter.
     masters: Vec<Master>,
-    /// Of the embedded arbiter: live, and deleted with a row that is still kept.
+    /// Numbers of buckets in the embedded arbiter: live ones, and deleted ones whose rows are kept.
     buckets: Option<(usize, usize)>,
     disk: Option<Disk>,
     log: Option<Sizes>,
     collections: Option<Ledger>,
     scrub: Option<Progress>,
-    /// What needs attention, and what to do about it.
+    /// Problems that need attention, each with its remedy.
     problems: Vec<String>,
 }
 
-/// The process that serves.
+/// The gateway process. Sizes are in bytes.
 #[derive(Debug, Serialize)]
 struct Gateway {
     started_ms: TimeMs,
@@ -60,7 +60,7 @@ struct Disk {
     reserved: u64,
 }
 
-/// Looks at everything. What cannot be found out is a problem of its own.
+/// Returns the page. If a part of the state cannot be read, the page lists that as a problem.
 pub(crate) async fn page(node: &Node) -> Page {
     let mut problems = Vec::new();
     let gateway = gateway(node);
@@ -105,7 +105,7 @@ pub(crate) async fn page(node: &Node) -> Page {
     }
 }
 
-/// Returns how far the scrub has come.
+/// Returns the progress of the scrub, and adds damaged blocks to the problems.
 async fn scrub(node: &Node, problems: &mut Vec<String>) -> Option<Progress> {
     match scrub::progress(node.metadata.as_ref()).await {
         Ok(progress) => {
@@ -141,7 +141,7 @@ fn gateway(node: &Node) -> Option<Gateway> {
     })
 }
 
-/// Returns the masters of a shared arbiter.
+/// Returns the masters of a shared arbiter, and adds forks to the problems.
 async fn masters(node: &Node, problems: &mut Vec<String>) -> Vec<Master> {
     let Some(recovery) = &node.recovery else { return Vec::new() };
     match recovery.status().await {
@@ -159,14 +159,14 @@ async fn masters(node: &Node, problems: &mut Vec<String>) -> Vec<Master> {
     })
 }
 
-/// Says which masters were not seen for a while, and what to do. Nothing is known of the others while this
-/// one could not say either that it lives, as just after the arbiter was away.
+/// Returns a problem for each master that was not seen in the last minute. If this master was not seen
+/// either, the arbiter did not answer, and nothing is known about the others.
 fn missing_masters(masters: &[Master], runs_here: bool) -> Vec<String> {
     let is_away = |master: &&Master| !master.is_alive;
     if runs_here && masters.iter().filter(is_away).any(|master| master.is_self) {
         return vec![
-            "no master could note in the last minute that it lives, as the arbiter was away: look again in \
-             15 seconds"
+            "no master could report in the last minute, because the arbiter did not answer: look \
+             again in 15 seconds"
                 .to_owned(),
         ];
     }
@@ -174,7 +174,7 @@ fn missing_masters(masters: &[Master], runs_here: bool) -> Vec<String> {
     let text = |Master { name, info, .. }: &Master| {
         let host = if info.host.is_empty() { "" } else { " on " };
         format!(
-            "master {name}{host}{} was not seen in the last minute: look whether it runs; only if it will not \
+            "master {name}{host}{} was not seen in the last minute: check whether it runs; only if it will not \
              come back, run fula masters forget {name}",
             info.host
         )
@@ -182,7 +182,7 @@ fn missing_masters(masters: &[Master], runs_here: bool) -> Vec<String> {
     others.map(text).collect()
 }
 
-/// Names what opening the log found.
+/// Adds the damage that was found when the log was opened to the problems.
 fn damage(node: &Node, problems: &mut Vec<String>) {
     let recovery = &node.store.recovery;
     if recovery.is_unrepaired {
@@ -237,10 +237,10 @@ mod tests {
         let said = missing_masters(&[here, gone.clone()], true);
         assert!(said.len() == 1 && said[0].contains("fula masters forget c"), "{said:?}");
         assert!(said[0].contains("master c on host-c"), "{said:?}");
-        // Right after an outage nobody was seen, and nobody is to be forgotten.
+        // Right after an outage no master was seen, and none is to be forgotten.
         let said = missing_masters(&[master("a", false, true), gone.clone()], true);
         assert!(said.len() == 1 && said[0].contains("look again"), "{said:?}");
-        // Of the one that is stopped the page says elsewhere that it does not run.
+        // Another part of the page says that the master here does not run.
         let said = missing_masters(&[master("a", false, true), gone], false);
         assert!(said.len() == 1 && said[0].contains("fula masters forget c"), "{said:?}");
     }

@@ -245,7 +245,7 @@ impl Service {
         (self.meaning(caller, owner).owner() == Some(own)).then_some(own)
     }
 
-    /// Returns the bucket that a name means to the caller, whoever owns it.
+    /// Returns the bucket that a name means to the caller, which any user may own.
     pub(crate) async fn find(
         &self,
         caller: &Caller,

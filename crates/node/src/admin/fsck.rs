@@ -1,4 +1,4 @@
-//! Checking everything: every byte of the log, and everything that buckets need.
+//! Checks every byte of the log, and every block that a bucket needs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,29 +13,29 @@ use serde_json::{Value, json};
 use super::{Progress, Refused, all_rows};
 use crate::{config::Backends, node::Node};
 
-/// Most bytes of an answer that name problems; more are only counted.
+/// Most bytes of an answer that describe problems; further problems are only counted.
 const NAMED_BYTES_MAX: usize = 8 << 20;
 
 const COPY_BACK: &str = "copy the block back from a backup of the block store, or look at what fula fsck \
                          --repair offers";
 
-/// What buckets need, as far as it was found out.
+/// The state of a check: the blocks that buckets need, and the problems found so far.
 #[derive(Default)]
 struct Needed {
     checked: Checked,
-    /// Blocks whose records in the log are damaged: they are not missing without a trace.
+    /// Blocks whose records in the log are damaged. They are reported as damaged, not as missing.
     damaged: HashSet<Cid>,
-    /// Blocks that some bucket needs and that are missing or damaged.
+    /// Blocks that a bucket needs and that are missing or damaged.
     faulty: HashSet<Cid>,
-    /// What to do where rows of the log may be lost.
+    /// Advice for a place in the log that may have held rows.
     lost_rows: &'static str,
     problems: u64,
-    /// Problems that are not named.
+    /// Number of problems that the answer counts and does not describe.
     left_off: u64,
     named_bytes: usize,
 }
 
-/// Reads every byte of the log and everything reachable from the roots.
+/// Reads every byte of the log, and every block reachable from the roots.
 pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Refused> {
     let report = |n, of| progress.say(format!("segment {} of {of} of the log", n + 1));
     let damaged = tokio::task::block_in_place(|| node.store.verify_reporting(&report));
@@ -54,10 +54,10 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
     let count = rows.len();
     for (n, row) in rows.into_iter().enumerate() {
         progress.say(format!("bucket {} of {count}, {}", n + 1, row.address.name));
-        // The row may move on while we look: check the newest.
+        // A commit may have replaced the row since it was read: check the newest one.
         let newest = node.roots().get_roots(std::slice::from_ref(&row.address)).await?;
         let row = newest.value.into_iter().next().flatten().unwrap_or(row);
-        // Held, so that nothing of it is collected while we look.
+        // The head is held during the check, so that none of its blocks is collected.
         let held = node.service.arbiter().current(&row.address).await.ok().flatten();
         let row = held.as_ref().map_or(row, |head| head.row.clone());
         let report = fsck::check_bucket(&node.nodes, &row, &mut needed.checked).await?;
@@ -86,12 +86,13 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
     }))
 }
 
-/// Says what to do where rows of the log may be lost.
+/// Returns the advice for a damaged place in the log that may have held rows.
 fn lost_rows(node: &Node) -> &'static str {
     let Backends { shared, blocks_url, .. } = &node.backends;
     if shared.is_some() {
-        "it may have held what this master remembers of the arbiter: stop it, and start it with an empty data \
-         directory while all other masters run, or run fula fsck --repair --roots keep to go on without that"
+        "it may have held this master's state of the arbiter: stop the gateway, and start it with an \
+         empty data directory while all other masters run, or run fula fsck --repair --roots keep to \
+         go on without it"
     } else if blocks_url.is_some() {
         "it may have held root pointers: copy the data directory back from a backup, or stop the gateway and run \
          fula fsck --repair --roots keep to go on without them"
@@ -106,17 +107,17 @@ async fn users(node: &Node) -> HashMap<OwnerId, String> {
     keys.into_iter().map(|key| (OwnerId::of_user(&key.user), key.user)).collect()
 }
 
-/// Has damaged blocks stored anew when they are put again.
+/// Marks damaged blocks, so that the next put of one of them stores it again.
 fn note_suspects(node: &Node, damaged: &[Damage]) {
     let cids: Vec<Cid> = damaged.iter().filter_map(|damage| damage.cid).collect();
     let noted = tokio::task::block_in_place(|| node.store.note_suspects(&cids));
     if let Err(error) = noted {
-        tracing::warn!(error = chain(&error), "cannot note which blocks are damaged");
+        tracing::warn!(error = chain(&error), "cannot mark damaged blocks for being stored again");
     }
 }
 
 impl Needed {
-    /// Counts what is wrong with a bucket, and names it while that is not too much.
+    /// Counts the problems of a bucket, and describes them as long as they fit the answer.
     fn name(&mut self, report: &fsck::Report) -> Vec<Value> {
         self.problems += report.count;
         self.faulty.extend(report.problems.iter().filter_map(|problem| problem.fault.cid()));
@@ -140,8 +141,8 @@ impl Needed {
         named
     }
 
-    /// Says what a damaged place of the log means, and counts it unless no bucket needs what was there, or
-    /// it is named with the bucket.
+    /// Describes a damaged place of the log. Counts it as a problem, unless no bucket needs its block or the
+    /// block is already counted with a bucket.
     fn place(&mut self, damage: &Damage) -> Value {
         let meaning = match damage.cid {
             Some(cid) if self.faulty.contains(&cid) => "named with the buckets that need it",
@@ -154,7 +155,7 @@ impl Needed {
                 self.problems += 1;
                 self.lost_rows
             }
-            None => "if a bucket needs what was there, that is named as missing",
+            None => "if a bucket needs a block that was here, the block is listed as missing",
         };
         json!({
             "segment": damage.segment,
@@ -224,7 +225,7 @@ fn fault_text(fault: &Fault) -> String {
     }
 }
 
-/// Says what ends a problem.
+/// Returns what an operator or a user does to clear a problem.
 fn remedy(place: &Place, fault: &Fault) -> &'static str {
     match (place, fault) {
         (Place::Key(TreeName::Objects, _), _) => "put the object again, or delete it",

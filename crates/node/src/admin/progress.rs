@@ -1,4 +1,4 @@
-//! How far a request has come that takes long.
+//! Reports of the progress of long requests.
 
 use std::{
     sync::{
@@ -11,10 +11,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-/// Between two reports, and before the first.
+/// Time between two reports, and before the first one.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// What the work says of itself.
+/// The progress of a request, which the work updates and the reports read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress(Arc<Inner>);
 
@@ -26,12 +26,12 @@ struct Inner {
 }
 
 impl Progress {
-    /// Says what is done now.
+    /// Sets the text that describes the current step.
     pub(super) fn say(&self, doing: String) {
         *self.0.doing.lock() = doing;
     }
 
-    /// Returns what counts the blocks that were read.
+    /// Returns the counter of the blocks read.
     pub(super) fn blocks(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.blocks)
     }
@@ -44,17 +44,17 @@ impl Progress {
         }
     }
 
-    /// Begins `work`, and watches how far it comes.
+    /// Starts `work` as a task, and returns a handle that reports its progress.
     pub(crate) fn watch<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Watched<T> {
-        // A task of its own: parts of it keep their thread while they read the disk.
+        // It is a separate task, because parts of it block their thread while they read the disk.
         Watched { work: tokio::spawn(work), progress: self.clone(), said: String::new() }
     }
 }
 
-/// Work that is watched; it is given up when this is dropped.
+/// Work in a task whose progress is reported. Dropping this aborts the work.
 #[derive(Debug)]
 pub(crate) struct Watched<T> {
     work: JoinHandle<T>,
@@ -62,17 +62,17 @@ pub(crate) struct Watched<T> {
     said: String,
 }
 
-/// What became of watched work since the last look.
+/// An event of watched work.
 #[derive(Debug)]
 pub(crate) enum Step<T> {
-    /// It goes on, and says so.
+    /// The work continues, and this text describes its progress.
     Report(String),
-    /// It is done.
+    /// The work has ended with this result.
     Done(T),
 }
 
 impl<T> Watched<T> {
-    /// Returns a report after a few seconds, or what the work came to.
+    /// Waits for the next report, or for the result of the work.
     pub(crate) async fn next(&mut self) -> Step<T> {
         loop {
             match tokio::time::timeout(REPORT_EVERY, &mut self.work).await {

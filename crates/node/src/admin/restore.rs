@@ -1,4 +1,4 @@
-//! Offering buckets whose newest root cannot be read the newest one that can (docs/adr/0040).
+//! Finds an older readable root for each bucket whose newest root cannot be read (ADR 0040).
 
 use fula_core::root::RootRow;
 use fula_service::{
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Progress, Refused, all_rows, fsck::problem_json};
 use crate::node::Node;
 
-/// Most problems of one offer that are named.
+/// Most problems of one offer that the answer describes.
 const NAMED_MAX: usize = 1000;
 
 const DELETED: &str =
@@ -23,8 +23,8 @@ const UNKNOWN: &str = "this master never knew its newest state: run the command 
 const NOTHING_FOUND: &str =
     "no older root of it can be read: copy its blocks back from a backup of the block store";
 
-/// Finds the buckets whose newest root cannot be read, and an older root for each; with `apply`, has them go
-/// back to it.
+/// Finds the buckets whose newest root cannot be read, and an older root for each. With `apply`, the buckets
+/// go back to those roots.
 pub(super) async fn roots(node: &Node, apply: bool, progress: &Progress) -> Result<Value, Refused> {
     progress.say("looking for packs that are not listed".to_owned());
     let packs = node.nodes.blocks().recover().await?;
@@ -82,13 +82,13 @@ fn without_offer(row: &RootRow, why: &str) -> Value {
 }
 
 /// Describes a root block that is lost and that this gateway has in memory, and stores it again if `apply` is
-/// set. Other blocks of the bucket may be lost as well: that shows once the root can be read.
+/// set. Other blocks of the bucket may be lost as well; a check finds them once the root can be read.
 async fn from_memory(node: &Node, row: &RootRow, apply: bool) -> Value {
     let (mut restored, mut why_not) = (None, None);
     if apply {
         match node.service.arbiter().put_root_back(row).await {
             Ok(true) => restored = Some(row.pointer.version),
-            Ok(false) => why_not = Some("the bucket has moved on: look again".to_owned()),
+            Ok(false) => why_not = Some("the bucket has a newer root: run again".to_owned()),
             Err(error) => why_not = Some(chain(&error)),
         }
     }

@@ -1,4 +1,4 @@
-//! Root pointers and commits, as an operator asks for them.
+//! Root pointers and commits, as answers of administrative requests.
 
 use fula_core::{OwnerId, root::RootRow};
 use fula_service::history;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{ROWS_PAGE, Refused, user_id};
 use crate::node::Node;
 
-/// Returns pointers, of one bucket name if given, and the recovery.
+/// Returns the root pointers of all buckets, or of those with one name, and the state of the recovery.
 pub(super) async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Value, Refused> {
     let rows = all_rows(node).await?;
     let named =
@@ -72,7 +72,7 @@ pub(super) async fn find_row(
     match (rows.pop(), rows.is_empty()) {
         (Some(row), true) => Ok(row),
         (Some(_), false) => {
-            Err(Refused(format!("several users have a bucket {bucket}: say whose, --user")))
+            Err(Refused(format!("several users have a bucket {bucket}: name one with --user")))
         }
         (None, _) => {
             let whose = user.map(|user| format!(" of {}", user_id(user))).unwrap_or_default();
@@ -81,10 +81,10 @@ pub(super) async fn find_row(
     }
 }
 
-/// Most names that are told where one is not found.
+/// Most bucket names in the error for a bucket that does not exist.
 const CANDIDATES: usize = 10;
 
-/// Returns which buckets there are, those whose names are most like `wanted` first.
+/// Returns the end of that error: the names of existing buckets, those most like `wanted` first.
 fn candidates(rows: &[RootRow], wanted: &str) -> String {
     let live = rows.iter().filter(|row| row.deleted.is_none());
     let mut names: Vec<&str> = live.map(|row| row.address.name.as_str()).collect();

@@ -1,4 +1,4 @@
-//! Users of access keys: how a person names them, and what is known of them.
+//! Users of access keys: parses their names, makes and lists their keys, and checks revocations.
 
 use std::fmt::Write;
 
@@ -52,8 +52,8 @@ pub(super) async fn list_keys(node: &Node, user: Option<&str>) -> Result<Value, 
 /// Most access keys that a refusal names.
 const KEYS_NAMED: usize = 5;
 
-/// Refuses a revocation that is more likely a mistake than meant: of what was never seen here, and of a user
-/// who would lose live keys or buckets for ever.
+/// Refuses a revocation that is probably a mistake: of a credential or user that is unknown here, and of a
+/// user who would lose live keys or buckets for ever.
 pub(super) async fn check_revocation(
     node: &Node,
     revoked: &Revoked,
@@ -84,7 +84,7 @@ pub(super) async fn check_revocation(
     Err(Refused(would_lose(&shown, &live, buckets.0)))
 }
 
-/// Says what a user would lose, and how to revoke less.
+/// Returns an error that says what the user would lose, and how to revoke less.
 fn would_lose(user: &str, keys: &[&str], buckets: usize) -> String {
     let more = keys.len().saturating_sub(KEYS_NAMED);
     let mut named = keys[..keys.len() - more].join(", ");

@@ -115,7 +115,7 @@ fn with_usage(mut command: clap::Command, built: &mut clap::Command) -> clap::Co
     command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
 }
 
-/// The same with a command that a test has changed.
+/// Parses a command line with `command`: the program's own, or one that a test has changed.
 pub(crate) fn parse_as(
     command: clap::Command,
     line: impl IntoIterator<Item = OsString>,

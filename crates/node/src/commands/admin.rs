@@ -18,15 +18,19 @@ use crate::{
     node::{Node, Purpose},
 };
 
-/// Time after which a command says what it waits for.
+/// Time after which a command prints what it waits for.
 const SLOW: Duration = Duration::from_secs(3);
 
-/// Carries out a request: by the gateway when one runs, else on the data directory itself.
+/// Carries out a request. A running gateway does it if there is one; otherwise this process opens the data
+/// directory itself.
+///
+/// # Errors
+/// The reason why the request failed, in words for the operator.
 pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value, String> {
     perform_within(args, request, Limits::default()).await
 }
 
-/// The same, with the limits that hold where no gateway runs.
+/// Carries out a request as `perform` does. `limits` are those that hold if no gateway runs.
 async fn perform_within(
     args: &AdminArgs,
     request: Request,
@@ -41,7 +45,7 @@ async fn perform_within(
     let answer = if let Some(answer) = admin::ask(&dir, &request, report).await {
         answer?
     } else {
-        // A check is there to look at damage, not to be stopped by it.
+        // These requests report damage, so damage must not stop them.
         let despite_damage = matches!(
             request,
             Request::Fsck { .. } | Request::RestoreRoots { .. } | Request::Status
@@ -61,11 +65,11 @@ async fn perform_within(
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text),
-        Answer::Progress(_) => Err("the gateway ended its answer too early".to_owned()),
+        Answer::Progress(_) => Err("the gateway's answer is incomplete".to_owned()),
     }
 }
 
-/// Says what a command waits for, if that takes long.
+/// Waits for the end of `opening`, and prints what the command waits for if that takes long.
 async fn say_if_slow<T>(opening: impl Future<Output = T>, backends: &Backends) -> T {
     let mut opening = std::pin::pin!(opening);
     tokio::select! {
@@ -74,19 +78,19 @@ async fn say_if_slow<T>(opening: impl Future<Output = T>, backends: &Backends) -
     }
     if backends.shared.is_some() {
         let arbiter = backends.arbiter_name();
-        eprintln!("fula: waiting for the arbiter, {arbiter}: it is asked for up to 30 s");
+        eprintln!("fula: waiting for the arbiter, {arbiter}, for up to 30 s");
     }
     opening.await
 }
 
-/// Makes a data directory for a command that has none and needs none, because everything that it needs of a
-/// shared arbiter is in the database.
+/// Makes a temporary data directory for a command on a shared arbiter if the data directory of a gateway is
+/// missing: everything that the command needs is in the database. Fails if the command needs one.
 fn scratch_for(
     backends: &mut Backends,
     request: &Request,
 ) -> Result<Option<files::ScratchDir>, String> {
     let dir = &backends.data_dir;
-    // Keys may be made before the first start.
+    // An operator may make keys before the first start of a gateway.
     let makes_keys = matches!(request, Request::KeysCreate { .. });
     if files::is_data_dir(dir) || (backends.shared.is_none() && makes_keys && dir.is_dir()) {
         return Ok(None);
@@ -104,7 +108,7 @@ fn scratch_for(
     }
     if matches!(request, Request::Gc { .. }) {
         return Err(format!(
-            "{what}, and fula gc is about the log of one; name it with --data-dir or FULA_DATA_DIR"
+            "{what}, and fula gc works on the log in it; name it with --data-dir or FULA_DATA_DIR"
         ));
     }
     let made = files::ScratchDir::make(&fula_service::system_random());
@@ -127,7 +131,7 @@ pub(crate) async fn gc(args: GcArgs) -> ExitCode {
 }
 
 const NOT_COLLECTED: &str =
-    "where arbiter or blocks are shared, what others need is not known here";
+    "where the arbiter or the blocks are shared, the needs of other masters are not known";
 
 /// Prints what a collection did.
 fn show_collected(done: &Value) {
@@ -156,7 +160,7 @@ fn show_collected(done: &Value) {
     show_retained(done, found["released"].as_array().map(Vec::as_slice));
 }
 
-/// Prints what the bytes of the log are for.
+/// Prints the sizes of the parts of the log.
 fn show_outlook(found: &Value) {
     let row = |name: &str, field: &str, what: &str| {
         println!("{name:<12}{:>16} bytes  {what}", found[field].as_u64().unwrap_or(0));
@@ -165,19 +169,19 @@ fn show_outlook(found: &Value) {
     row("live", "live_bytes", "buckets as they are now");
     row("retained", "retained_bytes", "replaced or deleted within the retention");
     if let Some(why) = found["unknown"].as_str() {
-        println!("What of it is retained or can be collected is not known: {why}.");
+        println!("How much is retained or can be collected is not known: {why}.");
     } else {
         row(
             "collectable",
             "collectable_bytes",
-            "needed by nothing: the next collection deletes it",
+            "not needed by any bucket: the next collection deletes it",
         );
     }
-    row("dead", "dead_bytes", "not in use: most comes back as segments of the log are rewritten");
+    row("dead", "dead_bytes", "not in use: most is freed when segments of the log are rewritten");
     show_retained(found, found["released_ms"].as_array().map(Vec::as_slice));
 }
 
-/// Prints until when something is retained.
+/// Prints the times at which retained bytes can be collected, if there are any.
 fn show_retained(found: &Value, released: Option<&[Value]>) {
     if let Some([first, last]) = released {
         println!(
@@ -189,7 +193,7 @@ fn show_retained(found: &Value, released: Option<&[Value]>) {
     }
 }
 
-/// Prints a result as JSON or by `show`, or the error.
+/// Prints a result as JSON or with `show`, or prints the error. Returns the exit status.
 pub(super) fn finish(
     json: bool,
     result: Result<Value, String>,
@@ -320,9 +324,9 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
     }
 }
 
-/// Prints root pointers, one a bucket.
+/// Prints root pointers, one line a bucket.
 fn show_rows(rows: &Value) {
-    // As wide as the names are: a root block's and an owner's.
+    // The columns are as wide as a CID and an owner id.
     println!("{:>8}  {:<59}  {:<64}  BUCKET", "VERSION", "ROOT", "OWNER");
     for row in rows.as_array().into_iter().flatten() {
         let gone = if row["deleted_ms"].is_null() { "" } else { "  (deleted)" };
@@ -348,7 +352,7 @@ fn show_commits(commits: &Value) {
     }
 }
 
-/// Runs `fula roots import`; fails where a bucket was not brought.
+/// Runs `fula roots import`. The exit status is 1 if a bucket was not imported.
 async fn import(args: ImportArgs) -> ExitCode {
     let imported = super::import::run(&args).await;
     let is_left_out = |report: &Value| report["taken"] != json!([]);
@@ -364,7 +368,7 @@ async fn import(args: ImportArgs) -> ExitCode {
     if is_whole { shown } else { ExitCode::FAILURE }
 }
 
-/// Prints how a recovery stands; nothing for an arbiter of one master.
+/// Prints the state of a recovery. Prints nothing for an embedded arbiter.
 fn show_recovery(status: &Value) {
     if status.is_null() {
         return;
@@ -391,7 +395,7 @@ fn show_recovery(status: &Value) {
             .collect();
         let name = bucket.rsplit('/').next().unwrap_or(bucket);
         println!(
-            "  bucket {bucket} is sealed, since masters hold different changes of it: {}",
+            "  bucket {bucket} is sealed, because masters hold different changes of it: {}",
             versions.join("; ")
         );
         println!("  look at what fula roots merge {name} would do, then run it with --apply");
@@ -414,7 +418,7 @@ pub(crate) fn secrets(args: SecretsArgs) -> ExitCode {
 pub(crate) async fn migrate(args: MigrateArgs) -> ExitCode {
     match PostgresArbiter::migrate(&args.database_url, &args.roles).await {
         Ok(grants) => {
-            // Apart, so that what is printed can be sent to the database as it is.
+            // This goes to standard error, so that standard output can be sent to the database as it is.
             eprintln!("The arbiter's tables are up to date.");
             for grant in grants {
                 println!("{grant}");

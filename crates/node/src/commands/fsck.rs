@@ -1,5 +1,5 @@
-//! `fula fsck`: exits with 0 when all is well, 1 when something is wrong, 2 when it could not
-//! look.
+//! `fula fsck`: checks and repairs. It exits with 0 if there is no problem, with 1 if there is one, and with
+//! 2 if the check was not possible.
 
 use std::process::ExitCode;
 
@@ -87,7 +87,7 @@ fn show(report: &Value) {
     println!("{} problems", report["problems"]);
 }
 
-/// Says on standard error which buckets can go back to an older root, or have.
+/// Prints on standard error which buckets can go back to an older root, or have done so.
 fn show_offers(offers: &Value) {
     for offer in offers.as_array().into_iter().flatten() {
         let (bucket, owner) = (text(&offer["bucket"]), text(&offer["owner"]));
@@ -104,7 +104,7 @@ fn show_offers(offers: &Value) {
     }
 }
 
-/// Says what an older root lacks.
+/// Prints what a bucket loses when it goes back to an older root.
 fn show_loss(offer: &Value) {
     let Some(version) = offer["version"].as_u64() else { return };
     let (lost, time) = (&offer["lost_version"], when(&offer["time_ms"]));
@@ -119,19 +119,19 @@ fn show_loss(offer: &Value) {
     }
 }
 
-/// What to do where root pointers are missing and nobody has said how to go on.
+/// The error if a segment that held root pointers is missing and `--roots` is not given.
 const SAY_HOW: &str = "a segment of the log is missing that held root pointers, and nothing was changed; run again \
                        with --roots keep to leave the root pointers that are there as they are, or with \
                        --roots rebuild to take the newest root of each bucket that is found among the \
-                       blocks: that may be one of a change that was refused, or never answered";
+                       blocks: it may belong to a change that was refused or never answered";
 
-/// The same, where the blocks are not in the data directory.
+/// The same error if the blocks are not in the data directory.
 const SAY_KEEP: &str = "a segment of the log is missing that held root pointers, and nothing was changed; copy the \
                         data directory back from a backup, or run again with --roots keep to go on with \
                         the root pointers that are there: they cannot be rebuilt from a block store \
-                        outside the data directory, which may hold the roots of others";
+                        outside the data directory, which may hold roots of other masters";
 
-/// Mends the log of a data directory.
+/// Repairs the log of a data directory.
 async fn repair(args: &AdminArgs, roots: Option<RootsLeft>) -> Result<(), String> {
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
@@ -150,7 +150,7 @@ async fn repair(args: &AdminArgs, roots: Option<RootsLeft>) -> Result<(), String
     let is_running = tokio::net::UnixStream::connect(socket).await.is_ok();
     if backends.shared.is_some() || backends.blocks_url.is_some() {
         if is_running {
-            // It would not have started with a log that lacks anything.
+            // The gateway would not have started with a log that lacks segments.
             return Ok(());
         }
         return tokio::task::block_in_place(|| repair_log(&backends, roots));
@@ -161,13 +161,13 @@ async fn repair(args: &AdminArgs, roots: Option<RootsLeft>) -> Result<(), String
     repair_all(&backends, roots).await
 }
 
-/// Gives up the missing segments of a log that does not hold both blocks and root pointers.
+/// Gives up the missing segments of a log that holds no blocks, or no root pointers.
 fn repair_log(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), String> {
     if !backends.data_dir.join("log").is_dir() {
         return Ok(());
     }
     let store = match LocalStore::open(&backends.data_dir, system_clock(), true) {
-        // What holds it says so when the next step opens it.
+        // The next step reports the process that uses it.
         Err(OpenError::InUse(_)) => return Ok(()),
         store => store.map_err(|error| chain(&error))?,
     };
@@ -199,7 +199,7 @@ fn set_aside_and_end(store: &LocalStore) -> Result<(), String> {
     Ok(())
 }
 
-/// Sets damaged segments aside and gives every bucket the newest root that its blocks tell of.
+/// Sets damaged segments aside, and gives every bucket the newest root that is found among its blocks.
 async fn repair_all(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), String> {
     let node = Node::open(backends, Limits::default(), Purpose::Administer, true).await;
     let node = node.map_err(|error| chain(&error))?;
@@ -212,7 +212,8 @@ async fn repair_all(backends: &Backends, roots: Option<RootsLeft>) -> Result<(),
     }
     let pointers_lost = node.store.recovery.pointers_at_risk() > 0;
     let aside = tokio::task::block_in_place(|| {
-        // What is set aside is not found damaged again, if this is cut short.
+        // Segments that are set aside are not found damaged again if the repair is interrupted, so it is
+        // recorded first.
         if pointers_lost {
             node.store.begin_repair()?;
         }
@@ -227,7 +228,8 @@ async fn repair_all(backends: &Backends, roots: Option<RootsLeft>) -> Result<(),
     Ok(())
 }
 
-/// Gives every bucket the newest root that its blocks tell of; returns of how many the pointer was lost.
+/// Gives every bucket the newest root that is found among its blocks. Returns the number of changed root
+/// pointers.
 async fn rebuild_roots(node: &Node, pointers_lost: bool) -> Result<u64, String> {
     let blocks = node.nodes.blocks().as_ref();
     let newest = fsck::newest_roots(blocks).await.map_err(|error| chain(&error))?;

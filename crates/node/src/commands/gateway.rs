@@ -1,4 +1,4 @@
-//! `fula gateway`: serves S3 until it is told to stop.
+//! `fula gateway`: serves S3 until a signal stops it.
 
 use std::{
     io::IsTerminal,
@@ -32,10 +32,10 @@ use crate::{
     state::Running,
 };
 
-/// User that the first key belongs to.
+/// The user of the first access key.
 const FIRST_USER: &str = "admin";
 
-/// Why a gateway does not start.
+/// The reason why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error(transparent)]
@@ -121,7 +121,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     if cut > 0 {
         tracing::warn!(cut, "connections were still open at the end of the grace period");
     }
-    // What was queued is committed even when its client did not wait.
+    // Queued changes are committed even if their clients have left.
     if tokio::time::timeout(grace, node.service.committer().drained()).await.is_err() {
         tracing::warn!("changes were still queued at the end of the grace period");
     }
@@ -139,8 +139,8 @@ fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
     Ok(Some(fula_gateway::tls::acceptor(cert, key)?))
 }
 
-/// Notes what this gateway says of itself, and tells the other masters. Returns what counts its open
-/// connections.
+/// Records the state of this gateway in the node, and announces it to the other masters. Returns the counter
+/// of its open connections.
 async fn note_running(
     node: &Node,
     listener: &TcpListener,
@@ -158,7 +158,7 @@ async fn note_running(
     open
 }
 
-/// Opens the node, and sets up who may use it.
+/// Opens the node, and sets up authentication.
 async fn open_node(config: &GatewayConfig) -> Result<Node, StartError> {
     let purpose = Purpose::Serve(config.names);
     let node = Node::open(&config.backends, config.limits.clone(), purpose, false).await?;
@@ -174,7 +174,7 @@ async fn open_node(config: &GatewayConfig) -> Result<Node, StartError> {
     Ok(node)
 }
 
-/// Starts what a gateway does besides answering requests; it scrubs the blocks in the time `scrubbed_in`.
+/// Starts the background tasks of a gateway. The scrub reads every block once in the time `scrubbed_in`.
 fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
     let authenticator = node.authenticator.clone();
     tokio::spawn(async move { authenticator.revocations().run().await });
@@ -190,7 +190,7 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
 }
 
 fn start_log(format: LogFormat) {
-    // s3s logs every refused request as an error of its own; ours are logged once, outside.
+    // s3s logs every refused request as an error. The gateway logs them once, so the log of s3s is off.
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info"))
         .add_directive("s3s=off".parse().expect("a constant directive"));
@@ -216,7 +216,7 @@ fn report_recovery(node: &Node) {
     }
 }
 
-/// Makes sure that the first user has a key, and that it lies in the credentials file.
+/// Makes sure that the first user has an access key, and that the credentials file holds it.
 async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartError> {
     let now = node.service.arbiter().now().await.map_err(StartError::FirstKey)?;
     if let Some((id, secret)) = &config.first_key {
@@ -236,11 +236,11 @@ async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartE
     Ok(files::write_credentials(&config.backends.data_dir, &made.0.id, &made.1)?)
 }
 
-/// Tells the other masters of a shared arbiter who this one is, and says its name in the log.
+/// Announces this master to the other masters of a shared arbiter, and logs its name.
 async fn introduce(node: &Node, listen: Option<SocketAddr>) {
     let Some(recovery) = &node.recovery else { return };
     let master = recovery.name();
-    tracing::info!(master, "this master's name, by which fula masters list and forget know it");
+    tracing::info!(master, "this master's name in fula masters list and fula masters forget");
     let host = host_name();
     let address = |address: SocketAddr| {
         if address.ip().is_unspecified() && !host.is_empty() {
@@ -255,7 +255,7 @@ async fn introduce(node: &Node, listen: Option<SocketAddr>) {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     if let Err(error) = recovery.introduce(info).await {
-        tracing::warn!(error = chain(&error), "cannot tell the other masters who this one is yet");
+        tracing::warn!(error = chain(&error), "cannot announce this master to the other ones yet");
     }
 }
 
@@ -295,7 +295,7 @@ fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &Tc
     );
 }
 
-/// Says that clients on other machines reach this gateway, where they do.
+/// Returns the line that says how other machines reach this gateway, or nothing if they cannot.
 fn everywhere(listener: &TcpListener, scheme: &str) -> String {
     match listener.local_addr() {
         Ok(address) if address.ip().is_unspecified() => {
@@ -308,7 +308,7 @@ fn everywhere(listener: &TcpListener, scheme: &str) -> String {
     }
 }
 
-/// Returns what turns true at SIGTERM or SIGINT; a second signal ends the process at once.
+/// Returns a value that becomes true at SIGTERM or SIGINT. A second signal ends the process at once.
 fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
     let failed = |error: std::io::Error| StartError::Process("signals", error.into());
     let mut term = unix::signal(unix::SignalKind::terminate()).map_err(failed)?;
@@ -321,7 +321,7 @@ fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
                 _ = int.recv() => {}
             }
             if is_second {
-                tracing::warn!("told to stop twice: ending at once");
+                tracing::warn!("got a second signal to stop: ending at once");
                 std::process::exit(1);
             }
             tracing::info!("finishing requests in flight");

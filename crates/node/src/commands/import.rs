@@ -1,4 +1,4 @@
-//! `fula roots import`: moves a single master's buckets and keys into a shared arbiter.
+//! `fula roots import`: moves the buckets, keys and revocations of a single master into a shared arbiter.
 
 use fula_core::{
     block::{Placement, Position, require},
@@ -15,10 +15,11 @@ use crate::{
     node::{Node, Purpose},
 };
 
-/// Rows and blocks handled at a time.
+/// Most rows and blocks that are read at a time.
 const PAGE: usize = 256;
 
-/// Runs `fula roots import`; may be run again, what is there already is left alone.
+/// Runs `fula roots import`. It can be run again: buckets and keys that are already in the arbiter stay as
+/// they are.
 pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
     let text = |error: &(dyn std::error::Error + 'static)| chain(error);
     let key_file = args.secrets_key_file.clone();
@@ -40,7 +41,7 @@ pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
                     used with --source-secrets-key-file"
             .to_owned());
     }
-    // The arbiter is opened from a directory that is gone afterwards.
+    // The arbiter is opened with a temporary data directory.
     let scratch = ScratchDir::make(&system_random()).map_err(|error| text(&error))?;
     scratch.path().clone_into(&mut shared.data_dir);
     let open = async |backends, purpose| {
@@ -55,22 +56,22 @@ pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
     Ok(json!(report))
 }
 
-/// What an import has done.
+/// The result of an import.
 #[derive(Debug, Default, Serialize)]
 struct Report {
     /// Buckets that are in the arbiter now.
     imported: Vec<String>,
-    /// Buckets that an earlier import has brought as they are.
+    /// Buckets that an earlier import has already imported in the same state.
     already: Vec<String>,
-    /// Buckets whose name has another state in the arbiter.
+    /// Buckets that the arbiter holds in another state. They were not imported.
     taken: Vec<String>,
-    /// Access keys.
+    /// Ids of the imported access keys.
     key: Vec<String>,
-    /// Writes that are not in the arbiter, and why.
+    /// Writes that are not in the arbiter, each with the reason.
     not_brought: Vec<String>,
 }
 
-/// Returns what a log ends with that nobody was told of.
+/// Describes unfinished writes at the end of the log. No client got an answer of success for them.
 fn unfinished(from: &Node) -> Vec<String> {
     let cut = from.store.recovery.truncated.iter();
     let text = |cut: &fula_stores::Damage| {
@@ -102,7 +103,7 @@ async fn import_row(to: &Node, row: RootRow, report: &mut Report) -> Result<(), 
     let root = require(to.nodes.blocks().as_ref(), &pointer.root).await;
     root.map_err(|error| {
         let error = chain(&error);
-        format!("bucket {name}: its blocks are elsewhere, see --source-blocks: {error}")
+        format!("bucket {name}: {error}; name the store of its blocks with --source-blocks")
     })?;
     match publish(to, row).await? {
         None => report.imported.push(name),
@@ -132,7 +133,7 @@ async fn import_keys(from: &Node, to: &Node) -> Result<Vec<String>, String> {
     Ok(keys.into_iter().map(|key| key.id).collect())
 }
 
-/// What was revoked stays revoked.
+/// Copies the revocations that the arbiter does not have yet.
 async fn import_revocations(from: &Node, to: &Node) -> Result<(), String> {
     let known = to.authenticator.revocations().all();
     let known: Vec<_> = known.iter().map(|found| &found.revoked).collect();
@@ -146,7 +147,7 @@ async fn import_revocations(from: &Node, to: &Node) -> Result<(), String> {
     Ok(())
 }
 
-/// Copies every block, and makes them durable before any root names them.
+/// Copies every block. The copies are durable before a root pointer needs them.
 async fn copy_blocks(from: &Node, to: &Node) -> Result<(), String> {
     let (source, target) = (from.nodes.blocks(), to.nodes.blocks());
     let (mut copied, mut from) = (0, Some(Position::default()));
@@ -170,7 +171,7 @@ async fn copy_blocks(from: &Node, to: &Node) -> Result<(), String> {
     Ok(())
 }
 
-/// Publishes a row under a name never used; returns the row that is there if the name was.
+/// Publishes a row if the arbiter has none for the bucket. Otherwise returns the arbiter's row.
 async fn publish(to: &Node, row: RootRow) -> Result<Option<RootRow>, String> {
     let global_name = if row.deleted.is_some() {
         GlobalName::Keep

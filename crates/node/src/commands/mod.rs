@@ -1,4 +1,4 @@
-//! What each subcommand does.
+//! The implementations of the subcommands.
 
 pub(crate) mod admin;
 pub(crate) mod fsck;

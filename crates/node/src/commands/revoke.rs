@@ -1,4 +1,4 @@
-//! `fula revoke`.
+//! `fula revoke`: revokes wallets, users, tokens and keys, and lists the revocations.
 
 use std::{io::Read, process::ExitCode};
 
@@ -25,12 +25,12 @@ pub(crate) async fn run(args: RevokeArgs) -> ExitCode {
             let wallet = wallet.ok_or_else(|| "a wallet is 0x and 40 hex digits".to_owned());
             before_now = is_now(issued_before.as_deref());
             let revoked = wallet.and_then(|wallet| of_user(wallet, issued_before.as_deref()));
-            // A wallet is nobody's typing error: its address carries a checksum or is copied.
+            // A mistyped wallet is unlikely, because its address has a checksum or is copied.
             (revoked, if yes { Sureness::Certain } else { Sureness::Known }, common)
         }
         RevokeCommand::User { user, jwt, issuer, issued_before, yes, common } => {
             let user = match issuer {
-                // As tokens of a key set are known (docs/format.md).
+                // This is the form of users of JWTs from a key set (docs/format.md).
                 Some(issuer) => format!("{issuer}\0{user}"),
                 None if jwt => user,
                 None => admin::user_id(&user),
@@ -67,7 +67,7 @@ fn show_list(listed: &Value) {
     }
 }
 
-/// Returns the kind of a revocation and what it is about, as a person reads them.
+/// Returns the kind of a revocation and its subject, as text for people.
 fn described(revoked: &Value) -> (&str, String) {
     let name = |value: &Value| text(value).replace('\0', " ");
     match revoked.as_object().and_then(|fields| fields.iter().next()) {
@@ -81,7 +81,7 @@ fn described(revoked: &Value) -> (&str, String) {
     }
 }
 
-/// Whether only what was issued before now is revoked: the gateway says when that is.
+/// Returns whether everything issued before now is revoked. The gateway that answers supplies the time.
 fn is_now(issued_before: Option<&str>) -> bool {
     issued_before == Some("now")
 }

@@ -1,5 +1,5 @@
-//! `fula status`: exits with 0 when all is well, 1 when something needs attention, 2 when it could not
-//! look.
+//! `fula status`: prints the state of a gateway. It exits with 0 if a gateway runs without problems, with 1
+//! if something needs attention, and with 2 if the state could not be read.
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -37,7 +37,7 @@ fn line(name: &str, value: &str) {
     println!("{name:<13}{value}");
 }
 
-/// Returns where a gateway serves, as a client on this machine reaches it.
+/// Returns the address at which a client on this machine reaches a gateway.
 fn listen(address: &Value) -> String {
     match text(address).parse::<SocketAddr>() {
         Ok(address) if address.ip().is_unspecified() => {

@@ -1,14 +1,14 @@
-//! Values of answers, as people read them.
+//! Formats values of answers for people.
 
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// Returns a text, or a dash.
+/// Returns a text, or a dash if it is empty or not a text.
 pub(super) fn text(value: &Value) -> &str {
     value.as_str().filter(|text| !text.is_empty()).unwrap_or("-")
 }
 
-/// Returns a time in milliseconds since 1970, to the second.
+/// Formats a time in milliseconds since 1970, to the second, as RFC 3339.
 pub(super) fn when(value: &Value) -> String {
     let millis = i128::from(value.as_u64().unwrap_or(0));
     let time = OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).ok();
@@ -16,15 +16,15 @@ pub(super) fn when(value: &Value) -> String {
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| "-".to_owned())
 }
 
-/// Returns how long ago something was, by its age in milliseconds.
+/// Formats an age in milliseconds, in its two largest units.
 pub(super) fn ago(value: &Value) -> String {
     let Some(millis) = value.as_u64() else { return "never seen".to_owned() };
     let age = humantime::format_duration(std::time::Duration::from_secs(millis / 1000)).to_string();
-    // The two largest units say enough.
+    // More units would not help.
     format!("{} ago", age.split(' ').take(2).collect::<Vec<_>>().join(" "))
 }
 
-/// Returns a number of bytes with a unit, at most four digits long.
+/// Formats a number of bytes with a unit and at most four digits.
 #[expect(clippy::cast_precision_loss, reason = "it is rounded anyway")]
 pub(super) fn bytes(value: &Value) -> String {
     let Some(bytes) = value.as_u64() else { return "-".to_owned() };

@@ -1,4 +1,4 @@
-//! `fula token`: makes wallet tokens. Talks to no gateway.
+//! `fula token`: makes wallet tokens. It needs no gateway.
 
 use std::{
     io::{IsTerminal, Read, Write},
@@ -40,11 +40,12 @@ pub(crate) fn run(args: TokenArgs) -> ExitCode {
     }
 }
 
-/// What a command prints.
+/// The output of a command.
 enum Printed {
     /// Text of one or more lines.
     Lines(String),
-    /// A token, which some tools send with the line end that stands behind it in a file.
+    /// A token. It is printed without a line end, unless to a terminal, because some tools would send that
+    /// with it.
     Token(String),
 }
 
@@ -67,7 +68,7 @@ fn carry_out(command: TokenCommand) -> Result<Printed, String> {
             let mut secret = Zeroizing::new([0; 32]);
             let wallet = loop {
                 random(secret.as_mut_slice());
-                // Nearly every number is a key.
+                // Nearly every number of 32 bytes is a valid key.
                 if let Some(wallet) = WalletKey::new(&secret) {
                     break wallet;
                 }
@@ -106,7 +107,7 @@ fn carry_out(command: TokenCommand) -> Result<Printed, String> {
     }
 }
 
-/// Reads the password of a key file, or asks for it.
+/// Reads the password of a key file from `file`, or from the terminal.
 fn password(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<Vec<u8>>, String> {
     if let Some(path) = file {
         let setting = FileError::of_setting("--password-file (FULA_WALLET_PASSWORD_FILE)");
@@ -116,7 +117,7 @@ fn password(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<Vec<u8>>, Str
     let ask = |text: &str| {
         let asked = rpassword::prompt_password(text);
         asked.map(Zeroizing::new).map_err(|error| {
-            format!("cannot ask for the password ({error}); give it in a file, --password-file")
+            format!("cannot ask for the password ({error}); name its file with --password-file")
         })
     };
     let password = ask("Password: ")?;
@@ -126,7 +127,7 @@ fn password(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<Vec<u8>>, Str
     Ok(Zeroizing::new(password.as_bytes().to_vec()))
 }
 
-/// Returns claims from now on.
+/// Returns claims that are valid from now on.
 fn claimed(wallet: Address, args: &ClaimArgs) -> Result<Claims, String> {
     let life = args.lifetime.0.as_secs();
     if !(1..=LIFE_MAX).contains(&life) {
@@ -147,7 +148,7 @@ fn claimed(wallet: Address, args: &ClaimArgs) -> Result<Claims, String> {
     Ok(Claims { wallet, iat, exp: iat + life, v2: (!args.v1).then_some(v2) })
 }
 
-/// Reads back what `typed-data` printed.
+/// Reads the typed data that `fula token typed-data` printed.
 fn read_typed_data(path: &Path) -> Result<Claims, String> {
     let mut text = String::new();
     if path == Path::new("-") {
@@ -187,7 +188,7 @@ fn claims_of(message: &Value) -> Option<Claims> {
     Some(Claims { wallet, iat: message["iat"].as_u64()?, exp: message["exp"].as_u64()?, v2 })
 }
 
-/// Returns a token in the form asked for.
+/// Returns a token in the requested form.
 fn print(token: &str, exp: Seconds, output: TokenOutput) -> Printed {
     let secret = fula_identity::secret_of(token);
     match output {

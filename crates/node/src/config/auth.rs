@@ -1,4 +1,4 @@
-//! Which tokens are accepted, and how often anyone may ask.
+//! Checks the settings of authentication: accepted tokens, sessions, the key set of JWTs, and rate limits.
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
@@ -11,7 +11,7 @@ use fula_service::auth::SESSIONS_MAX;
 use super::ConfigError;
 use crate::{cli::AuthSettings, files};
 
-/// Returns how many sessions one owner may have at a time.
+/// Returns the most sessions that one owner may have at the same time.
 pub(super) fn sessions_max(auth: &AuthSettings) -> Result<usize, ConfigError> {
     let max = auth.sessions_per_owner;
     if (1..=SESSIONS_MAX).contains(&max) {
@@ -21,7 +21,7 @@ pub(super) fn sessions_max(auth: &AuthSettings) -> Result<usize, ConfigError> {
     Err(ConfigError::Value { name, value: max.to_string(), expected })
 }
 
-/// Returns how often anyone may ask; 0 is without bound.
+/// Returns the rate limits for users and addresses. A setting of 0 means no limit.
 pub(super) fn rates(auth: &AuthSettings) -> Rates {
     Rates {
         user: NonZeroU32::new(auth.rate_per_user),
@@ -32,13 +32,13 @@ pub(super) fn rates(auth: &AuthSettings) -> Rates {
 /// The key set of JWTs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Jwks {
-    /// Where it is.
+    /// Place of the key set.
     pub(crate) source: JwksSource,
-    /// How long its keys are used while it cannot be read.
+    /// Time for which its keys are used while it cannot be read.
     pub(crate) keep: Duration,
 }
 
-/// Shortest time that keys can be kept: the set is read at least twice in it.
+/// Least value of `FULA_JWKS_KEEP`. The key set is read at least twice in that time.
 const JWKS_KEEP_MIN: Duration = Duration::from_mins(1);
 
 /// Returns the key set, if one is configured.
@@ -52,12 +52,12 @@ pub(super) fn jwks(auth: &AuthSettings) -> Result<Option<Jwks>, ConfigError> {
     Ok(Some(Jwks { source: JwksSource::parse(source)?, keep: keep.0 }))
 }
 
-/// Where the key set of JWTs is.
+/// The place of the key set of JWTs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum JwksSource {
-    /// Here.
+    /// A file on this machine.
     File(PathBuf),
-    /// At its issuer.
+    /// A URL of the issuer.
     Url(Url),
 }
 
@@ -71,7 +71,7 @@ impl JwksSource {
         if !url.username().is_empty() || url.password().is_some() {
             return wrong("a URL must not contain a user name or a password");
         }
-        // Keys that came unencrypted could be anybody's.
+        // Anybody on the way could replace keys that come unencrypted.
         let host = url.host_str().unwrap_or_default();
         let is_local = ["127.0.0.1", "localhost", "[::1]"].contains(&host);
         match url.scheme() {
@@ -85,13 +85,13 @@ impl JwksSource {
     }
 }
 
-/// Returns whether a text begins as a URL does, or may have been meant to.
+/// Returns whether a text begins with a scheme as a URL does, or with a mistyped one.
 fn has_scheme(text: &str) -> bool {
     let start = text.split_once(':').map(|(start, _)| start);
     start.is_some_and(|start| !start.starts_with(['/', '.']))
 }
 
-/// Checks which tokens are to be accepted.
+/// Checks the settings of tokens, and returns the policy that they describe.
 pub(super) fn policy(auth: &AuthSettings) -> Result<Policy, ConfigError> {
     let eip712 = auth.eip712_auth;
     for (name, is_set) in [
@@ -164,7 +164,7 @@ mod tests {
         let policy = on(["--audience", "here, federation"]).unwrap().policy;
         assert!(policy.eip712 && policy.v1 && policy.wallets.is_none());
         assert_eq!(policy.audiences, ["here", "federation"]);
-        // A list that admits nobody admits nobody.
+        // An empty list admits no wallet.
         assert_eq!(on(["--wallets", ""]).unwrap().policy.wallets.unwrap().len(), 0);
         assert!(on(["--wallets", "0x1"]).unwrap_err().contains("40 hex digits"));
         assert!(wrong(&["--audience", "x"]).contains("FULA_EIP712_AUTH"));

@@ -1,20 +1,20 @@
-//! How many connections may be open, within the file descriptors that there are.
+//! Limits of open connections, which the available file descriptors bound.
 
 use fula_gateway::server::ConnectionLimits;
 
 use super::ConfigError;
 use crate::cli::ConnectionSettings;
 
-/// The part of all connections that one address may hold, unless a setting says otherwise.
+/// Divisor for the default limit of one address: it may hold a quarter of all connections.
 const ADDRESS_PART: usize = 4;
 
-/// Connections of the admin listener.
+/// Most connections of the admin listener.
 const ADMIN: usize = 64;
 
-/// Most file descriptors that are asked for; more would only cost the kernel memory.
+/// Most file descriptors that the process requests. More would only take memory of the kernel.
 const DESCRIPTORS_MAX: u64 = 1 << 20;
 
-/// How many connections are asked for.
+/// The settings of connections, checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionConfig(ConnectionSettings);
 
@@ -32,8 +32,8 @@ impl ConnectionConfig {
         Ok(Self(settings))
     }
 
-    /// Returns the limits of the S3 listener in a process that may open so many file descriptors:
-    /// a quarter of them stays for the admin listener, the log, the database and the blocks.
+    /// Returns the limits of the S3 listener in a process that may open `descriptors` file descriptors. A
+    /// quarter of them is reserved for the admin listener, the log, the database and the blocks.
     pub(crate) fn limits(self, descriptors: u64) -> ConnectionLimits {
         let fitting = usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).max(1);
         let Self(ConnectionSettings { connections: asked, connections_per_address }) = self;
@@ -43,8 +43,8 @@ impl ConnectionConfig {
                 asked,
                 total,
                 descriptors,
-                "fewer connections than FULA_CONNECTIONS says, for want of file descriptors; raise \
-                 the limit of the process (ulimit -n, or LimitNOFILE of the service)"
+                "too few file descriptors for FULA_CONNECTIONS, so its value is lowered; raise the \
+                 limit of the process (ulimit -n, or LimitNOFILE of the service)"
             );
         }
         let per_address =
@@ -58,8 +58,7 @@ pub(crate) fn admin_limits() -> ConnectionLimits {
     ConnectionLimits { total: ADMIN, per_address: ADMIN }
 }
 
-/// Raises the number of file descriptors that this process may open to what the system allows it,
-/// and returns it.
+/// Raises the limit of file descriptors of this process to what the system allows, and returns it.
 pub(crate) fn raise_descriptors() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let found = getrlimit(Resource::Nofile);

@@ -1,4 +1,5 @@
-//! Settings as checked: a wrong one never starts.
+//! Checks the settings of the gateway and of commands. Values of these types are valid: a gateway does not
+//! start with a wrong setting, or with settings that contradict each other.
 
 mod auth;
 mod connections;
@@ -26,79 +27,80 @@ pub(crate) use self::{
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// Mend the setting.
+    /// A value is out of its range. Correct the setting.
     #[error("{name} is {value:?}; {expected}")]
     Value {
-        /// As typed on the command line.
+        /// The flag of the setting.
         name: &'static str,
-        /// What it was.
+        /// The refused value.
         value: String,
-        /// What it should be.
+        /// The values that are accepted, as a clause.
         expected: &'static str,
     },
-    /// Set both or none.
+    /// Only one half of the first access key is set. Set both or none.
     #[error("set both --access-key-id and --secret-access-key, or neither")]
     HalfAKey,
-    /// Set both or none.
+    /// Only one of certificate and key is set. Set both or none.
     #[error("set both --tls-cert and --tls-key, or neither")]
     HalfOfTls,
-    /// Put the blocks where every master can read them.
+    /// The arbiter is shared and the blocks are not. Store them where every master can read them.
     #[error(
         "a shared arbiter needs blocks that every master can read: set FULA_BLOCKS to \
          file:///directory on a shared disk, or to s3://bucket/prefix"
     )]
     BlocksNotShared,
-    /// Make a key and give it to every master.
+    /// The arbiter is shared and no sealing key is set. Make a key and copy it to every master.
     #[error(
         "a shared arbiter needs FULA_SECRETS_KEY_FILE, the same on every master: make one with \
          `fula secrets keygen FILE` and copy it to each of them"
     )]
     NoSecretsKey,
-    /// Leave the setting out.
+    /// The embedded arbiter always compares. Leave the setting out.
     #[error(
         "FULA_BUCKET_ROOT_CAS=off has no meaning for the embedded arbiter, which always compares; \
          leave it out, or set FULA_DATABASE_URL"
     )]
     EmbeddedCompares,
-    /// Turn on what the setting is about.
+    /// A setting needs another one. Set that one as well, or leave both out.
     #[error("{0} has no meaning without {1}")]
     Without(&'static str, &'static str),
-    /// Make a longer one.
+    /// The secret of JWTs is too short. Make a longer one.
     #[error("{0}: {1}")]
     Secret(PathBuf, String),
-    /// Mend the file that a setting names.
+    /// The file that a setting names cannot be used. Correct the file or the setting.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Name a domain.
+    /// The domain is no domain name. Correct the setting.
     #[error(transparent)]
     Domain(#[from] InvalidDomain),
-    /// Mend the setting; its value is not repeated, for it may hold a password.
+    /// The key set of JWTs cannot be used. Correct the setting. Its value is not shown, because it may hold a
+    /// password.
     #[error("FULA_JWKS is not a file or a URL that can be used: {0}")]
     Jwks(&'static str),
-    /// Say where.
+    /// No data directory is set, and none can be derived from the environment. Set one.
     #[error(
         "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
     )]
     NoDataDir,
 }
 
-/// Where everything is kept, in combinations that are safe.
+/// The places of all stores, in a combination that is safe.
 #[derive(Clone, Debug)]
 pub(crate) struct Backends {
     pub(crate) data_dir: PathBuf,
-    /// Whether a command made the data directory for itself: nothing in it says anything of a gateway.
+    /// Whether a command made the data directory for itself. Then it holds no state of a gateway.
     pub(crate) is_scratch: bool,
     pub(crate) secrets_key_file: Option<PathBuf>,
-    /// `None` is the log of the data directory.
+    /// URL of the block store; `None` means the log of the data directory.
     pub(crate) blocks_url: Option<String>,
-    /// `None` is the embedded arbiter.
+    /// The shared arbiter; `None` means the embedded arbiter.
     pub(crate) shared: Option<SharedArbiter>,
 }
 
 /// An arbiter that several masters share.
 #[derive(Clone)]
 pub(crate) struct SharedArbiter {
-    /// May hold a password.
+    /// URL of the database. It may hold a password, so it is never shown.
     pub(crate) database_url: String,
     /// Whether swaps compare.
     pub(crate) compares: bool,
@@ -111,7 +113,10 @@ impl std::fmt::Debug for SharedArbiter {
 }
 
 impl Backends {
-    /// Checks that the parts go together.
+    /// Checks that the settings are compatible with each other.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
     pub(crate) fn check(
         data: &DataDirArgs,
         shared: SharedArgs,
@@ -132,7 +137,7 @@ impl Backends {
         Ok(Self { data_dir, is_scratch: false, secrets_key_file, blocks_url, shared })
     }
 
-    /// Returns which arbiter this is, for a person.
+    /// Returns a description of the arbiter for people, without user name and password.
     pub(crate) fn arbiter_name(&self) -> String {
         let Some(shared) = &self.shared else {
             return "embedded, in the data directory".to_owned();
@@ -141,20 +146,20 @@ impl Backends {
         format!("Postgres at {place}, shared")
     }
 
-    /// Returns which block store this is, for a person. A URL that names one holds no password.
+    /// Returns a description of the block store for people. URLs of block stores hold no password.
     pub(crate) fn blocks_name(&self) -> &str {
         self.blocks_url.as_deref().unwrap_or("in the data directory")
     }
 }
 
-/// A gateway's settings, valid by construction.
+/// The settings of a gateway, checked.
 #[derive(Debug)]
 pub(crate) struct GatewayConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) backends: Backends,
     pub(crate) wire: WireConfig,
-    /// Certificate chain and key; plain HTTP without.
+    /// Files of the certificate chain and of its key; `None` means plain HTTP.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) names: NamePolicy,
     pub(crate) limits: Limits,
@@ -164,9 +169,9 @@ pub(crate) struct GatewayConfig {
     pub(crate) scrub: Duration,
     pub(crate) log: LogFormat,
     pub(crate) first_key: Option<(String, Secret)>,
-    /// Which tokens are accepted; without the key set.
+    /// The tokens that are accepted, without the key set of JWTs.
     pub(crate) policy: Policy,
-    /// Most sessions of one owner at a time.
+    /// Most sessions of one owner at the same time.
     pub(crate) sessions_max: usize,
     /// Most access keys of one user.
     pub(crate) keys_max: usize,
@@ -175,14 +180,14 @@ pub(crate) struct GatewayConfig {
 }
 
 impl GatewayConfig {
-    /// Returns what the log should warn of when the gateway starts.
+    /// Returns the warnings that the gateway logs at its start.
     pub(crate) fn warnings(&self) -> Vec<&'static str> {
         let takes_jwts = self.jwks.is_some() || self.policy.jwt.accepts_any();
         let mut warnings = Vec::new();
         if self.policy.eip712 && self.policy.v1 {
             warnings.push(
-                "wallet tokens of version 1 name no audience, so one that was given to any gateway is \
-                 accepted here; set FULA_EIP712_V1=off once clients send version 2",
+                "wallet tokens of version 1 name no audience, so a token that was made for any \
+                 gateway is accepted here; set FULA_EIP712_V1=off once clients send version 2",
             );
         }
         if takes_jwts && self.policy.jwt.takes_any_audience() {
@@ -201,7 +206,10 @@ impl GatewayConfig {
         warnings
     }
 
-    /// Checks that the settings go together.
+    /// Checks that the settings are valid and compatible with each other.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
     pub(crate) fn check(settings: GatewaySettings) -> Result<Self, ConfigError> {
         let wire = wire(&settings)?;
         let limits = limits(&settings);
@@ -239,7 +247,7 @@ impl GatewayConfig {
     }
 }
 
-/// Returns two settings that go together; fails with `error` when only one of them is there.
+/// Returns two settings that need each other, if both are set. Fails with `error` if only one is set.
 fn both<A, B>(
     one: Option<A>,
     other: Option<B>,
@@ -252,7 +260,7 @@ fn both<A, B>(
     }
 }
 
-/// Returns the bounds of the service.
+/// Returns the limits of the service.
 fn limits(settings: &GatewaySettings) -> Limits {
     Limits {
         commit_deadline: settings.commit_deadline.0,
@@ -267,7 +275,7 @@ fn limits(settings: &GatewaySettings) -> Limits {
     }
 }
 
-/// Returns what the gateway says and accepts on the wire.
+/// Returns the settings of the S3 protocol.
 fn wire(settings: &GatewaySettings) -> Result<WireConfig, ConfigError> {
     let limits = WireLimits {
         xml_bytes_max: settings.xml_bytes.length(),
@@ -286,7 +294,8 @@ fn wire(settings: &GatewaySettings) -> Result<WireConfig, ConfigError> {
     })
 }
 
-/// Returns the data directory: as set, else where a service or a user keeps state.
+/// Returns the data directory: the one that is set, otherwise the usual place for the state of a service or a
+/// user.
 #[expect(clippy::disallowed_methods, reason = "these variables are not settings of ours")]
 pub(crate) fn data_dir(args: &DataDirArgs) -> Result<PathBuf, ConfigError> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -337,7 +346,7 @@ mod tests {
     fn the_environment_wins_over_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "region = \"eu-x\"\nlog = \"json\"\n").unwrap();
-        // The variable that every test has, given to the region alone.
+        // The region is read from a variable that every test run has.
         let path = clap::Command::mut_subcommand(crate::cli::command(), "gateway", |gateway| {
             gateway.mut_arg("region", |arg| arg.env("CARGO_PKG_NAME"))
         });
@@ -397,7 +406,7 @@ mod tests {
             "{text}"
         );
         assert!(wrong("log = \"xml\"\n").contains("possible values: text, json"));
-        // What stands in the file is not repeated: it may be a secret.
+        // The error does not repeat the contents of the file, because they may be a secret.
         for line in ["secret_acces_key = \"hush-hush\"", "secret_access_key = hush-hush"] {
             let text = wrong(line);
             assert!(!text.contains("hush"), "{text}");

@@ -228,7 +228,7 @@ impl Arbiter {
     ///
     /// # Errors
     /// [`ServiceError::Full`] or [`ServiceError::Unavailable`]: the swap was carried out, but this master's
-    /// own disk does not have the state, so the writers must not be told of success.
+    /// own disk does not have the state, so the writers must not get an answer of success.
     pub(crate) async fn remember_won(&self, head: &Arc<Head>) -> Result<(), ServiceError> {
         let remembered = self.0.guard.commit(head.address(), head).await;
         self.0.pins.register_head(head);

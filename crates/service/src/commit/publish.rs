@@ -32,7 +32,7 @@ pub(super) enum Swapped {
 
 /// The time limits for resolving an unanswered swap.
 struct Unanswered {
-    /// Time at which its writers are told that the outcome is unknown.
+    /// Time at which its writers get the answer that the outcome is unknown.
     deadline: Instant,
     /// Time at which the attempts to resolve it end.
     give_up: Instant,
@@ -154,8 +154,8 @@ impl Inner {
     ) -> Option<Swapped> {
         loop {
             if Instant::now() >= unanswered.deadline {
-                // The writers are told, and the look-ups continue, so that the next round knows the
-                // outcome.
+                // The writers get their answer now. The look-ups continue, so that the next round knows
+                // the outcome.
                 answer_all(std::mem::take(batch), &ServiceError::Busy(Applied::Unknown));
             }
             if Instant::now() >= unanswered.give_up {

@@ -147,7 +147,8 @@ impl Inner {
         // The round has a lease of its own, because the writers may be gone before the outcome of the swap
         // is known.
         let _lease = self.arbiter.pins().begin_write();
-        // A bug in one round must not block the bucket: its writers are told that the outcome is unknown.
+        // A bug in one round must not block the bucket: its writers get the answer that the outcome is
+        // unknown.
         // The future is boxed, because the task that runs it is moved several times when it is spawned.
         let round = AssertUnwindSafe(Box::pin(self.round(bucket, batch))).catch_unwind();
         round.await.unwrap_or_else(|_| {

@@ -203,7 +203,7 @@ impl Case {
         true
     }
 
-    /// Checks what is there against the model.
+    /// Compares the contents of the store with the model.
     async fn look(&mut self) -> bool {
         for (cid, block) in &self.model.blocks {
             assert_eq!(self.store.blocks.get(cid).await.unwrap().as_ref(), Some(block));

@@ -191,7 +191,7 @@ fn poisoned() -> io::Error {
 }
 
 impl Log {
-    /// Opens the log on `disk`, and recovers what is there.
+    /// Opens the log on `disk`, and recovers its contents.
     pub(crate) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> io::Result<(Self, Recovery)> {
         let mut recovered = recover::recover(disk.as_ref())?;
         let mut tails = Vec::with_capacity(2);

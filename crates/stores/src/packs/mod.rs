@@ -2,8 +2,8 @@
 //!
 //! The blocks of one put are one object, which is durable before `put` returns, so that `sync` has nothing
 //! left to do. A pack is listed in the directory of the arbiter after it was written and before a root needs
-//! it, so whoever knows the arbiter finds every block (`places`). Builds before packs wrote each block as an
-//! object of its own; those are read as before. Decision: docs/adr/0041.
+//! it, so every master of the arbiter finds every block (`places`). Builds before packs wrote each block as
+//! a separate object; those are read as before. Decision: docs/adr/0041.
 //!
 //! # Deliberately absent
 //! Deleting: nothing is collected where masters share blocks.
@@ -44,7 +44,7 @@ use self::{
 };
 use crate::objects::{Found, Objects};
 
-/// Most bytes of one pack, besides those of its last block.
+/// Most bytes of one pack without its last block.
 const PACK_BYTES: usize = 16 << 20;
 
 /// Packs written at a time by one put.
@@ -471,8 +471,8 @@ impl BlockStore for PackedBlocks {
         Ok(size)
     }
 
-    /// A position is that of a codec of blocks that are objects of their own, or of the packs, and the first
-    /// byte of a name behind it.
+    /// Lists the blocks of one position: of the packs, or of a codec whose blocks are single objects. The low
+    /// byte of a position is the first byte of the blocks' names, the byte above it the kind.
     async fn list(&self, Position(from): Position) -> Result<Listed, StoreError> {
         let [.., kind, shard] = from.to_be_bytes();
         let blocks = match CODECS.get(usize::from(kind)) {

@@ -205,7 +205,7 @@ impl PostgresArbiter {
         Ok(roles.iter().flat_map(|role| grants::statements(&schema, role)).collect())
     }
 
-    /// `connections` are those for reads, for writes and for the list of packs.
+    /// Returns an arbiter on three sets of connections: for reads, for writes, and for the list of packs.
     fn on(
         connections: [Connections; 3],
         compares: bool,

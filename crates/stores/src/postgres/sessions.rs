@@ -290,7 +290,7 @@ pub(super) async fn wait_for(url: &str) -> Result<Server, PostgresError> {
     let options = options(url)?;
     let address = url::place_of(url).unwrap_or_default();
     let deadline = Instant::now() + START;
-    // Each reason is told once: nobody reads sixty equal lines.
+    // Each reason is logged once: nobody reads sixty equal lines.
     let mut told = String::new();
     loop {
         let looked = tokio::time::timeout(CONNECT + ANSWER, look(&options)).await;

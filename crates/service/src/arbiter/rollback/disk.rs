@@ -59,7 +59,7 @@ impl RollbackGuard {
         }
     }
 
-    /// Remembers a commit of this master. The commit stands in any case, but its writers may be told of
+    /// Remembers a commit of this master. The commit stands in any case, but its writers may get an answer of
     /// success only if this succeeds.
     ///
     /// # Errors
