@@ -167,3 +167,46 @@ def test_a_master_in_doubt_says_so_everywhere(federation):
     assert "the arbiter is trusted" in healed.stdout
     assert readiness(one) == (200, "ready\n")
     assert signed(one, "GET", "/bucket/after")[2] == b"2"
+
+
+def test_a_directory_whose_log_is_gone_is_not_begun_anew(own_gateway):
+    own_gateway.client().create_bucket(Bucket="bucket")
+    own_gateway.stop()
+    log, away = own_gateway.data_dir / "log", own_gateway.data_dir.parent / "away"
+    log.rename(away)
+    for is_there in (False, True):
+        if is_there:
+            log.mkdir()
+        assert "its log is gone" in refusal(own_gateway.data_dir), is_there
+    log.rmdir()
+    away.rename(log)
+    own_gateway.start()
+    assert [bucket["Name"] for bucket in own_gateway.client().list_buckets()["Buckets"]] == ["bucket"]
+
+
+def test_a_start_does_not_begin_a_store_where_one_is_not_mounted(federation):
+    master = federation.gateway("master")
+    s3 = master.client()
+    s3.create_bucket(Bucket="bucket")
+    blocks, away = federation.tmp / "blocks", federation.tmp / "away"
+    blocks.rename(away)
+    for is_there in (False, True):
+        if is_there:
+            blocks.mkdir()
+        refused = federation.refusal()
+        assert "is its file system mounted" in refused or "its file system is mounted" in refused, refused
+        # The master that runs does not write there either.
+        assert signed(master, "PUT", "/bucket/k", b"x")[0] == 503, is_there
+        assert readiness(master)[0] == 503
+    assert list(blocks.iterdir()) == []
+    blocks.rmdir()
+    away.rename(blocks)
+    assert signed(master, "PUT", "/bucket/k", b"x")[0] == 200
+
+
+def test_a_variable_that_is_no_setting_is_named(tmp_path):
+    gateway = Gateway(tmp_path / "data")
+    with gateway.start(env={"FULA_WALLET": "0x0", "FULA_RETENTION": "1h"}):
+        pass
+    log = (tmp_path / "data.log").read_text()
+    assert "FULA_WALLET is no setting" in log and "FULA_RETENTION is no" not in log

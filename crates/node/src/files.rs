@@ -2,7 +2,7 @@
 //! that hold secrets are created for their owner alone, and refused when others can read them.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -103,6 +103,14 @@ pub(crate) fn check_private(path: &Path) -> Result<(), FileError> {
 /// Returns the path of the socket for administrative commands.
 pub(crate) fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.sock")
+}
+
+/// Returns whether a directory has the credentials of a gateway and no segment of its log.
+pub(crate) fn lacks_log(data_dir: &Path) -> bool {
+    let is_segment = |entry: fs::DirEntry| entry.file_name().to_string_lossy().ends_with(".log");
+    let has_log = fs::read_dir(data_dir.join("log"))
+        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_segment)));
+    credentials_path(data_dir).exists() && !has_log
 }
 
 /// Returns the path of the credentials file, which holds the access key of the first user.

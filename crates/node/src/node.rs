@@ -1,6 +1,8 @@
 //! Opens the stores that the settings name, and builds the service on them. Refuses combinations that would
 //! damage data: other blocks, another sealing key, or settings that differ from those of the other masters.
 
+mod blocks;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -19,7 +21,7 @@ use fula_service::{
     system_random,
 };
 use fula_stores::{
-    LocalStore, ObjectStoreError, Objects, OpenError, PackedBlocks, PostgresArbiter, PostgresError,
+    LocalStore, ObjectStoreError, OpenError, PackedBlocks, PostgresArbiter, PostgresError,
     RecordDirectory, local::system_clock,
 };
 
@@ -78,10 +80,17 @@ pub(crate) enum NodeError {
          another master"
     )]
     OtherKey(PathBuf),
+    /// The log of a directory that was used before is gone. Mount or restore it.
+    #[error(
+        "{0} was used before, and its log is gone: there is a file credentials and no segment in log/; mount or \
+         restore the log, or remove the file credentials to begin with an empty gateway"
+    )]
+    LogLost(PathBuf),
     /// The block store differs from that of the other masters. Use theirs.
     #[error(
-        "FULA_BLOCKS names other blocks than those that this arbiter's masters have used; name the \
-         same store on every master and at every start (to move it, copy it with its object fula-store)"
+        "FULA_BLOCKS names other blocks than those that this arbiter's masters have used, or no blocks; check \
+         that its file system is mounted, and name the same store on every master and at every start (to move \
+         a store, copy all of it, with its object fula-store)"
     )]
     OtherBlocks,
     /// A setting differs from that of the other masters. Use theirs.
@@ -147,11 +156,6 @@ impl Node {
         let store = open_store(data_dir, purpose, despite_damage)?;
         check_purpose_of(data_dir, &store, backends).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
-        let only_looks = matches!(purpose, Purpose::Administer | Purpose::Read);
-        let mut objects = match &backends.blocks_url {
-            Some(url) if !only_looks => Some(Objects::open(url)?),
-            _ => None,
-        };
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
@@ -169,10 +173,6 @@ impl Node {
             packs = Some(opened.packs);
             is_watched = opened.compares;
         }
-        // A command makes no directory for blocks, and reports an arbiter that was never used first.
-        if let (Some(url), true) = (&backends.blocks_url, only_looks) {
-            objects = Some(Objects::open_existing(url)?);
-        }
         if backends.shared.is_some() {
             fresh_for = KEYS_FRESH_FOR;
             guard = if is_watched {
@@ -181,10 +181,11 @@ impl Node {
                 RollbackGuard::new(None, false)
             };
         }
-        let owns_blocks = backends.shared.is_none() && objects.is_none();
-        let blocks: Arc<dyn BlockStore> = match objects {
-            Some(objects) => {
-                let name = same_blocks(&objects, metadata.as_ref(), purpose, &random).await?;
+        let owns_blocks = backends.shared.is_none() && backends.blocks_url.is_none();
+        let blocks: Arc<dyn BlockStore> = match &backends.blocks_url {
+            Some(url) => {
+                let (objects, name) =
+                    blocks::open(url, metadata.as_ref(), purpose, &random).await?;
                 let packs = match packs {
                     Some(packs) => packs,
                     None => Arc::new(RecordDirectory::open(Arc::clone(&memory)).await?),
@@ -281,6 +282,9 @@ fn open_store(
         return Ok(opened?);
     }
     let setting = FileError::of_setting("--data-dir (FULA_DATA_DIR)");
+    if files::lacks_log(data_dir) {
+        return Err(NodeError::LogLost(data_dir.to_owned()));
+    }
     files::make_data_dir(data_dir).map_err(setting)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
@@ -404,27 +408,6 @@ async fn check_whole(
         return Err(NodeError::NobodyDecided);
     }
     Ok(())
-}
-
-/// Returns the name of a block store. Refuses a store that is not that of the other masters and of earlier
-/// starts, because every master must be able to read the blocks of each published root.
-async fn same_blocks(
-    objects: &Objects,
-    metadata: &dyn MetadataStore,
-    purpose: Purpose,
-    random: &Random,
-) -> Result<String, NodeError> {
-    let ours = match purpose {
-        Purpose::Serve(_) | Purpose::MoveIn => {
-            objects.identify(&hex::encode(fresh_id(random))).await?
-        }
-        // No master ever had this name, and a store without a name has no packs.
-        Purpose::Administer | Purpose::Read => objects.name().await?.unwrap_or_default(),
-    };
-    // A command continues where no master has recorded a block store yet.
-    let theirs = agreed(metadata, BLOCKS, purpose, &ours).await?;
-    let is_same = theirs.is_none_or(|theirs| theirs == ours);
-    if is_same { Ok(ours) } else { Err(NodeError::OtherBlocks) }
 }
 
 /// Returns the value of a common setting. If no master has decided it yet, a gateway that starts decides it,

@@ -7,10 +7,7 @@ mod open;
 use std::{
     fmt, io,
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -33,14 +30,17 @@ pub(crate) const WRITTEN: Duration = Duration::from_mins(1);
 /// Object that holds the store's own name.
 const NAME: &str = "fula-store";
 
+/// Longest name that a store can have, in bytes.
+const NAME_BYTES_MAX: u64 = 1024;
+
 /// Objects of a store that several masters share.
 #[derive(Clone)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     /// Whether the objects are files below a directory, which may be of a file system that is unmounted.
     is_directory: bool,
-    /// Whether the store has its name ([`Self::identify`]).
-    is_named: Arc<AtomicBool>,
+    /// The store's name, once it is known ([`Self::identify`]).
+    known_name: Arc<OnceLock<String>>,
 }
 
 impl fmt::Debug for Objects {
@@ -51,25 +51,24 @@ impl fmt::Debug for Objects {
 
 impl Objects {
     pub(crate) fn on(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, is_directory: false, is_named: Arc::default() }
+        Self { store, is_directory: false, known_name: Arc::default() }
     }
 
     /// Refuses a directory that has lost the store's name: its file system is not mounted, and what is put
     /// there would be hidden as soon as it is.
     pub(crate) async fn check_mounted(&self) -> Result<(), StoreError> {
-        if !self.is_directory || !self.is_named.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        match within(ANSWER, "head", self.store.head(&Path::from(NAME))).await? {
-            Ok(_) => Ok(()),
-            Err(object_store::Error::NotFound { .. }) => {
-                let text = "the directory that FULA_BLOCKS names has no file fula-store any more: is its \
-                            file system mounted?";
-                let source = text.into();
-                Err(StoreError::Unavailable { backend: "block store", action: "use", source })
+        let (true, Some(name)) = (self.is_directory, self.known_name.get()) else { return Ok(()) };
+        let text = match self.get(&Path::from(NAME), NAME_BYTES_MAX).await? {
+            Found::Whole(found) if found == name.as_bytes() => return Ok(()),
+            Found::None => {
+                "the directory that FULA_BLOCKS names has no file fula-store any more: is its file system mounted?"
             }
-            Err(error) => Err(failed("head", error)),
-        }
+            _ => {
+                "the directory that FULA_BLOCKS names is another block store than before: is its file system \
+                 mounted?"
+            }
+        };
+        Err(StoreError::Unavailable { backend: "block store", action: "use", source: text.into() })
     }
 
     /// Returns what tells this store from any other: `fresh`, unless it was named before.
@@ -85,13 +84,12 @@ impl Objects {
             Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
             Err(error) => return Err(failed("put", error)),
         }
-        self.is_named.store(true, Ordering::Relaxed);
         if put.is_ok() {
+            drop(self.known_name.set(fresh.to_owned()));
             return Ok(fresh.to_owned());
         }
-        let read = async { self.store.get(&name).await?.bytes().await };
-        let bytes = within(ANSWER, "get", read).await?.map_err(|error| failed("get", error))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        let there = object_store::Error::NotFound { path: NAME.to_owned(), source: NAME.into() };
+        self.name().await?.ok_or_else(|| failed("get", there))
     }
 
     /// Returns the store's own name, unless it has none yet.
@@ -99,9 +97,14 @@ impl Objects {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn name(&self) -> Result<Option<String>, StoreError> {
-        let Found::Whole(bytes) = self.get(&Path::from(NAME), 1024).await? else { return Ok(None) };
-        self.is_named.store(true, Ordering::Relaxed);
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        match self.get(&Path::from(NAME), NAME_BYTES_MAX).await? {
+            Found::Whole(bytes) => {
+                let name = String::from_utf8_lossy(&bytes).into_owned();
+                drop(self.known_name.set(name.clone()));
+                Ok(Some(name))
+            }
+            Found::None | Found::TooLong => Ok(None),
+        }
     }
 
     /// Asks whether the store can be used.
@@ -113,7 +116,7 @@ impl Objects {
     /// Refuses a store in which not even its own name is found: then what is not found there need not be lost.
     pub(crate) async fn check_named(&self) -> Result<(), StoreError> {
         self.check_mounted().await?;
-        if !self.is_named.load(Ordering::Relaxed) || self.size(&Path::from(NAME)).await?.is_some() {
+        if self.known_name.get().is_none() || self.size(&Path::from(NAME)).await?.is_some() {
             return Ok(());
         }
         let source =

@@ -102,6 +102,18 @@ pub(crate) fn command() -> clap::Command {
     with_usage(Cli::command(), &mut built)
 }
 
+/// Returns the environment variables that any command knows.
+pub(crate) fn setting_variables() -> Vec<String> {
+    fn collect(command: &clap::Command, found: &mut Vec<String>) {
+        let variables = command.get_arguments().filter_map(clap::Arg::get_env);
+        found.extend(variables.map(|name| name.to_string_lossy().into_owned()));
+        command.get_subcommands().for_each(|command| collect(command, found));
+    }
+    let mut found = Vec::new();
+    collect(&Cli::command(), &mut found);
+    found
+}
+
 /// Gives each command the usage line of its help for its errors, too. Made by clap for an error, the line
 /// names every option that the environment sets, as if each had to be there.
 fn with_usage(mut command: clap::Command, built: &mut clap::Command) -> clap::Command {

@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 use super::fail;
 use crate::{
     admin,
-    cli::{GatewaySettings, LogFormat},
+    cli::{self, GatewaySettings, LogFormat},
     config::{ConfigError, GatewayConfig, admin_limits, raise_descriptors},
     files::{self, FileError},
     gauges, gc, jwks,
@@ -69,6 +69,7 @@ pub(crate) async fn run(settings: Box<GatewaySettings>) -> ExitCode {
 async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let config = GatewayConfig::check(settings)?;
     start_log(config.log);
+    warn_of_unknown_settings();
     let connections = config.connections.limits(raise_descriptors());
     for warning in config.warnings() {
         tracing::warn!("{warning}");
@@ -187,6 +188,19 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
     tokio::spawn(scrub::run(Arc::clone(node), scrubbed_in));
     tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
+}
+
+/// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.
+fn warn_of_unknown_settings() {
+    let known = cli::setting_variables();
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("FULA_") && !known.iter().any(|known| *known == name) {
+            tracing::warn!(
+                "the environment variable {name} is no setting of fula gateway, and has no effect"
+            );
+        }
+    }
 }
 
 fn start_log(format: LogFormat) {

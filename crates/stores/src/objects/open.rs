@@ -36,7 +36,7 @@ pub enum ObjectStoreError {
     /// the directory.
     #[error(
         "the directory {0} of FULA_BLOCKS does not exist; check the setting and that its file system is \
-         mounted (a gateway makes the directory when it starts)"
+         mounted (a gateway makes the directory when it first starts)"
     )]
     NoDirectory(PathBuf),
     /// The directory cannot be used.

@@ -9,6 +9,7 @@
 //! Deleting: nothing is collected where masters share blocks.
 
 mod format;
+mod known;
 mod place;
 mod places;
 mod records;

@@ -1,10 +1,9 @@
 //! What a master knows of where blocks lie: the newest entries of the directory, and the index runs.
 //!
-//! The entries are kept in memory. A merge moves them into an index run once there are [`MERGE_AT`] of them,
+//! The entries are kept in memory. A merge moves them into an index run once there are [`MERGE_AT`](super::known::MERGE_AT) of them,
 //! so memory does not grow with the store. Pages of runs are read when they are needed, and cached.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     pin::pin,
     sync::{
         Arc,
@@ -13,10 +12,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use fula_core::{
     PackDirectory, StoreError,
-    cbor::{Invalid, Reader, Writer},
     packs::{DirectoryPage, PackEntry, PackId},
 };
 use futures::future::{Either, join_all, select};
@@ -25,16 +22,11 @@ use quick_cache::{Weighter, sync::Cache};
 use tokio::time::Instant;
 
 use super::{
-    place::{Located, Place, Tag, decode_index},
+    known::{MERGE_BLOCKS, Manifest, State},
+    place::{Located, Place, Tag},
     run::{self, Page, Run},
 };
 use crate::objects::Objects;
-
-/// Entries of the directory that are merged into an index run.
-const MERGE_AT: u64 = 2048;
-
-/// Blocks of the entries that are merged, even if the entries are fewer.
-const MERGE_BLOCKS: usize = 128 << 10;
 
 /// One master of several begins the merge: the one whose entry gets a number that this divides.
 const MERGE_TURN: u64 = 256;
@@ -56,80 +48,6 @@ const PAGES_BYTES: u64 = 16 << 20;
 
 /// Shortest time between two readings of the whole directory for blocks that were not found.
 const REREAD_EVERY: Duration = Duration::from_secs(1);
-
-/// An entry of the directory.
-#[derive(Debug)]
-struct Listed {
-    id: PackId,
-    index: Bytes,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Every entry up to this number is known, or in a run.
-    through: u64,
-    /// The highest number of any entry that is known of.
-    last: u64,
-    manifest_version: u64,
-    manifest: Manifest,
-    manifest_bytes: Bytes,
-    entries: BTreeMap<u64, Listed>,
-    /// Blocks of the entries, with the number of the newest entry that has each.
-    places: HashMap<Tag, (u64, Place)>,
-    /// Lengths of the packs of the entries.
-    packs: HashMap<PackId, u64>,
-}
-
-/// What the manifest says: entries up to a number are in the runs, the newest of which is first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Manifest {
-    through: u64,
-    runs: Arc<[Run]>,
-    /// Names of runs that the last merge replaced. The next one deletes them: by then every master that looks
-    /// has the newer ones.
-    retired: Vec<[u8; 16]>,
-}
-
-impl Manifest {
-    fn encode(&self) -> Bytes {
-        let mut out = Writer::with_capacity(256);
-        out.array(4).uint(1).uint(self.through).array(self.runs.len());
-        for run in self.runs.iter() {
-            run.write(&mut out);
-        }
-        out.array(self.retired.len());
-        for id in &self.retired {
-            out.bytes(id);
-        }
-        out.finish()
-    }
-
-    fn decode(bytes: &Bytes) -> Result<Self, StoreError> {
-        let wrong = |Invalid(why)| StoreError::Malformed { what: "manifest of the packs", why };
-        let mut reader = Reader::new(bytes);
-        let mut read = || {
-            reader.tuple(4)?;
-            if reader.uint()? != 1 {
-                return Err(Invalid("it was written by a later build"));
-            }
-            let through = reader.uint()?;
-            let count = reader.array()?;
-            let mut runs = Vec::new();
-            for _ in 0..count {
-                runs.push(Run::read(&mut reader)?);
-            }
-            let count = reader.array()?;
-            let mut retired = Vec::new();
-            for _ in 0..count {
-                retired.push(reader.array_of()?);
-            }
-            Ok(Self { through, runs: runs.into(), retired })
-        };
-        let manifest = read().map_err(wrong)?;
-        reader.end().map_err(wrong)?;
-        Ok(manifest)
-    }
-}
 
 #[derive(Clone, Debug)]
 struct ByLength;
@@ -485,58 +403,5 @@ impl Places {
     #[cfg(test)]
     pub(super) fn run_records(&self) -> Vec<u64> {
         self.runs().iter().map(|run| run.records).collect()
-    }
-}
-
-impl State {
-    /// Returns how often what is listed would be enough for a merge.
-    fn fill(&self) -> u64 {
-        let entries = self.last.saturating_sub(self.manifest.through) / MERGE_AT;
-        entries.max((self.places.len() / MERGE_BLOCKS) as u64)
-    }
-
-    /// Returns whether a page of the directory, read from the last known entry on, shows that the directory is
-    /// not what it was.
-    fn is_contradicted_by(&self, page: &DirectoryPage) -> bool {
-        if page.manifest_version < self.manifest_version || page.last < self.through {
-            return true;
-        }
-        if page.manifest_version > self.manifest_version {
-            return false;
-        }
-        let first = page.entries.first().map(|(seq, pack)| (*seq, pack.id));
-        let known = self.entries.get(&self.through).map(|listed| (self.through, listed.id));
-        page.manifest != self.manifest_bytes || (known.is_some() && first != known)
-    }
-
-    fn insert(&mut self, seq: u64, pack: &PackEntry) -> Result<(), StoreError> {
-        self.last = self.last.max(seq);
-        if seq <= self.manifest.through {
-            return Ok(());
-        }
-        for entry in decode_index(&pack.index)? {
-            let place = Place { pack: pack.id, offset: entry.offset, len: entry.len };
-            let known = self.places.entry(entry.tag).or_insert((seq, place));
-            if known.0 < seq {
-                *known = (seq, place);
-            }
-        }
-        self.packs.insert(pack.id, pack.bytes);
-        self.entries.insert(seq, Listed { id: pack.id, index: pack.index.clone() });
-        Ok(())
-    }
-
-    /// Removes the entries up to a number.
-    fn remove_through(&mut self, through: u64) -> Result<(), StoreError> {
-        let kept = self.entries.split_off(&through.saturating_add(1));
-        for (_, listed) in std::mem::replace(&mut self.entries, kept) {
-            for entry in decode_index(&listed.index)? {
-                if self.places.get(&entry.tag).is_some_and(|(seq, _)| *seq <= through) {
-                    self.places.remove(&entry.tag);
-                }
-            }
-            self.packs.remove(&listed.id);
-        }
-        Ok(())
     }
 }

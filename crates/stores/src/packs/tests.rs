@@ -409,6 +409,15 @@ async fn nothing_is_put_into_a_directory_that_is_not_mounted() {
         }
         assert!(!mounted.join("packs").exists(), "{is_there}");
     }
+    // Somebody began another store there.
+    Objects::open(&format!("file://{}", mounted.display()))
+        .unwrap()
+        .identify("other")
+        .await
+        .unwrap();
+    let refused = put(2).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
+    std::fs::remove_file(mounted.join("fula-store")).unwrap();
     std::fs::remove_dir(&mounted).unwrap();
     std::fs::rename(&away, &mounted).unwrap();
     put(3).await.unwrap();
