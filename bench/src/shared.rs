@@ -190,9 +190,10 @@ impl Federation {
 }
 
 async fn make_bucket(peer: &Peer, name: &str) -> io::Result<()> {
-    let mut client = fula_testkit::s3::Client::new(peer.address, peer.credentials.clone());
     let deadline = Instant::now() + START;
     loop {
+        // A new connection each time: it may have been refused.
+        let mut client = fula_testkit::s3::Client::new(peer.address, peer.credentials.clone());
         let asked = client.send(&Call::new(Method::PUT, format!("/{name}")), START).await;
         match asked {
             Ok(reply) if reply.status.is_success() => return Ok(()),
