@@ -197,9 +197,11 @@ async fn make_bucket(peer: &Peer, name: &str) -> io::Result<()> {
         let asked = client.send(&Call::new(Method::PUT, format!("/{name}")), START).await;
         match asked {
             Ok(reply) if reply.status.is_success() => return Ok(()),
-            _ if Instant::now() > deadline => {
-                return Err(io::Error::other("SeaweedFS does not serve"));
+            Ok(reply) if Instant::now() > deadline => {
+                let text = format!("SeaweedFS does not serve: {}: {:?}", reply.status, reply.body);
+                return Err(io::Error::other(text));
             }
+            Err(error) if Instant::now() > deadline => return Err(error),
             _ => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
