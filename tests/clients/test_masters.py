@@ -239,7 +239,10 @@ def test_unsafe_settings_do_not_start(federation):
     assert subprocess.run([FULA, "secrets", "keygen", other], capture_output=True).returncode == 1
     # A directory of the same name on a machine of its own.
     elsewhere = federation.tmp / "elsewhere"
+    assert f"{elsewhere} of FULA_BLOCKS does not exist" in federation.refusal(FULA_BLOCKS=f"file://{elsewhere}")
+    elsewhere.mkdir()
     assert "the same store" in federation.refusal(FULA_BLOCKS=f"file://{elsewhere}")
+    assert list(elsewhere.iterdir()) == []
     said = federation.refusal(FULA_DATABASE_URL="mysql://user:hush@host/db")
     assert "postgres://" in said and "hush" not in said
 
