@@ -59,10 +59,31 @@ struct Federation {
     credentials: Credentials,
     /// Where the block store keeps its files.
     store_dir: PathBuf,
-    /// SeaweedFS, where it is the store.
-    peer: Option<Peer>,
     /// What goes with it.
-    _kept: (Option<Postgres>, Option<Link>, TempDir),
+    _kept: (Option<Postgres>, TempDir),
+}
+
+/// SeaweedFS, where it is the store: one for all builds, each of which has a prefix of its own. A second one
+/// beside it does not always start.
+struct Below {
+    peer: Peer,
+    /// What adds the delay.
+    link: Link,
+    dir: TempDir,
+}
+
+impl Below {
+    async fn start(plan: &Plan) -> io::Result<Option<Self>> {
+        if plan.store == Store::File {
+            return Ok(None);
+        }
+        let dir = tempfile::Builder::new().prefix("fula-bench-").tempdir()?;
+        let peer = peers::seaweedfs(dir.path())?;
+        make_bucket(&peer, "blocks").await?;
+        let link = Link::open(peer.address).await?;
+        link.set_latency(plan.delay);
+        Ok(Some(Self { peer, link, dir }))
+    }
 }
 
 /// One measurement.
@@ -75,30 +96,22 @@ struct Sample {
 }
 
 impl Federation {
-    async fn start(plan: &Plan, kind: &Kind) -> io::Result<Self> {
+    async fn start(plan: &Plan, kind: &Kind, below: Option<&Below>) -> io::Result<Self> {
         let binary = match kind {
             Kind::Baseline(binary) => binary.clone(),
             _ => fula_binary()?,
         };
         let dir = tempfile::Builder::new().prefix("fula-bench-").tempdir()?;
         let mut env: Vec<(String, OsString)> = vec![("RUST_LOG".into(), "warn".into())];
-        let (mut peer, mut link) = (None, None);
-        let mut store_dir = dir.path().join("blocks");
-        match plan.store {
-            Store::File => {
-                env.push(("FULA_BLOCKS".into(), format!("file://{}", store_dir.display()).into()));
-            }
-            Store::Seaweedfs => {
-                let at = dir.path().join("seaweedfs");
-                fs::create_dir(&at)?;
-                let started = peers::seaweedfs(&at)?;
-                make_bucket(&started, "blocks").await?;
-                let delayed = Link::open(started.address).await?;
-                delayed.set_latency(plan.delay);
-                env.extend(s3_settings(&started.credentials, delayed.address()));
-                (store_dir, peer, link) = (at.join("data"), Some(started), Some(delayed));
-            }
-        }
+        let store_dir = if let Some(below) = below {
+            let url = format!("s3://blocks/{}", kind.name());
+            env.extend(s3_settings(&below.peer.credentials, below.link.address(), url));
+            below.dir.path().join("data")
+        } else {
+            let store_dir = dir.path().join("blocks");
+            env.push(("FULA_BLOCKS".into(), format!("file://{}", store_dir.display()).into()));
+            store_dir
+        };
         let mut postgres = None;
         if plan.masters > 1 {
             let started = Postgres::start(&["max_connections=200"])?;
@@ -125,8 +138,8 @@ impl Federation {
         }
         let credentials = gateways[0].credentials()?;
         let name = kind.name();
-        let kept = (postgres, link, dir);
-        let federation = Self { name, gateways, credentials, store_dir, peer, _kept: kept };
+        let kept = (postgres, dir);
+        let federation = Self { name, gateways, credentials, store_dir, _kept: kept };
         federation.make_bucket("bucket").await?;
         Ok(federation)
     }
@@ -172,10 +185,11 @@ impl Federation {
             disk_bytes: (after.1 - before.1) as f64 / requests as f64,
         })
     }
+}
 
-    /// Puts objects straight into the store below.
-    async fn put_below(&self, plan: &Plan, connections: usize, first: u64) -> io::Result<f64> {
-        let Some(peer) = &self.peer else { return Ok(f64::NAN) };
+impl Below {
+    /// Puts objects straight into the store, and returns how many a second.
+    async fn put(&self, plan: &Plan, connections: usize, first: u64) -> io::Result<f64> {
         let load = Load {
             operation: Operation::Put,
             bucket: "blocks".to_owned(),
@@ -185,7 +199,7 @@ impl Federation {
             payload: Payload::Unsigned,
             first,
         };
-        Ok(load::run(peer.address, &peer.credentials, &load).await?.rate())
+        Ok(load::run(self.peer.address, &self.peer.credentials, &load).await?.rate())
     }
 }
 
@@ -210,10 +224,11 @@ async fn make_bucket(peer: &Peer, name: &str) -> io::Result<()> {
 fn s3_settings(
     credentials: &Credentials,
     address: std::net::SocketAddr,
+    url: String,
 ) -> Vec<(String, OsString)> {
     let Credentials::Key { id, secret } = credentials else { return Vec::new() };
     [
-        ("FULA_BLOCKS", "s3://blocks/fula".to_owned()),
+        ("FULA_BLOCKS", url),
         ("AWS_ENDPOINT", format!("http://{address}")),
         ("AWS_ACCESS_KEY_ID", id.clone()),
         ("AWS_SECRET_ACCESS_KEY", secret.clone()),
@@ -237,10 +252,11 @@ fn stored(dir: &Path) -> io::Result<(u64, u64)> {
 
 /// Measures, and prints a table.
 pub(crate) async fn run(plan: &Plan) -> io::Result<()> {
+    let store = Below::start(plan).await?;
     let mut federations = Vec::new();
     for kind in &plan.kinds {
         eprintln!("starting {}", kind.name());
-        federations.push(Federation::start(plan, kind).await?);
+        federations.push(Federation::start(plan, kind, store.as_ref()).await?);
     }
     let mut samples = vec![vec![Vec::new(); federations.len()]; plan.connections.len()];
     let mut below = vec![Vec::new(); plan.connections.len()];
@@ -252,7 +268,9 @@ pub(crate) async fn run(plan: &Plan) -> io::Result<()> {
                 let n = (turn + round) % federations.len();
                 samples[cell][n].push(federations[n].put(plan, *connections, first).await?);
             }
-            below[cell].push(federations[0].put_below(plan, *connections, first).await?);
+            if let Some(store) = &store {
+                below[cell].push(store.put(plan, *connections, first).await?);
+            }
         }
     }
     println!(
