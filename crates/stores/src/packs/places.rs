@@ -129,15 +129,16 @@ impl Places {
             match select(pin!(self.find_in(&runs, tag)), &mut refreshing).await {
                 Either::Left((found, _)) => found,
                 Either::Right((refreshed, finding)) => {
-                    refreshed?;
                     let known = self.state.read().places.get(tag).copied();
                     if let Some((_, place)) = known {
                         return Ok(Some(place));
                     }
+                    // What is in a run is found without the arbiter, too.
                     let found = finding.await;
-                    if !matches!(found, Ok(None) | Err(_)) {
-                        return found;
+                    if let Ok(Some(place)) = found {
+                        return Ok(Some(place));
                     }
+                    refreshed?;
                     return self.look_again(tag, &runs, found).await;
                 }
             }
@@ -294,6 +295,8 @@ impl Places {
         if !is_asked && self.state.read().fill() < 1 {
             return Ok(None);
         }
+        // A run that is written beside the store would be hidden once the store is mounted again.
+        self.objects.check_named().await?;
         // What is removed from the list must be what goes into the run.
         self.reread_all().await?;
         let (version, newest, before) = {
@@ -314,6 +317,7 @@ impl Places {
             runs: std::iter::once(run).chain(left.iter().copied()).collect(),
             retired: taken.iter().map(|run| run.id).collect(),
         };
+        self.objects.check_named().await?;
         let (through, encoded) = (manifest.through, manifest.encode());
         let replaced = self.directory.replace_manifest(version, encoded, through).await?;
         // Deletions may fail: what they leave behind is only garbage.
@@ -397,6 +401,13 @@ impl Places {
     #[cfg(test)]
     pub(super) fn directory(&self) -> Arc<dyn PackDirectory> {
         Arc::clone(&self.directory)
+    }
+
+    /// Has the next look-up ask the directory and the runs.
+    #[cfg(test)]
+    pub(super) fn forget_looks(&self) {
+        *self.refreshed.lock() = None;
+        self.pages.clear();
     }
 
     /// Returns the numbers of records of the runs.

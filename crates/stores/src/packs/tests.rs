@@ -8,7 +8,11 @@ use fula_core::{
     in_memory::{MemoryMetadata, MemoryPacks},
     packs::read_all,
 };
-use object_store::{ObjectStoreExt, PutPayload, memory::InMemory};
+use object_store::{
+    ObjectStoreExt, PutPayload,
+    memory::InMemory,
+    throttle::{ThrottleConfig, ThrottledStore},
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -272,6 +276,9 @@ async fn a_store_that_is_not_mounted_is_not_taken_for_one_without_runs() {
     std::fs::create_dir(&mounted).unwrap();
     let refused = store.list_anew().await.unwrap_err();
     assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
+    // Nor is a run written beside it.
+    let refused = store.places.merge(true, || (store.fresh_id)()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
     assert_eq!(directory.read(0, 1).await.unwrap(), before);
     std::fs::remove_dir(&mounted).unwrap();
     std::fs::rename(&away, &mounted).unwrap();
@@ -421,6 +428,48 @@ async fn nothing_is_put_into_a_directory_that_is_not_mounted() {
     std::fs::remove_dir(&mounted).unwrap();
     std::fs::rename(&away, &mounted).unwrap();
     put(3).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_a_run_is_found_while_the_arbiter_is_away() {
+    // The arbiter fails before the store answers.
+    let config = ThrottleConfig {
+        wait_get_per_call: std::time::Duration::from_millis(10),
+        ..ThrottleConfig::default()
+    };
+    let objects = Objects::on(Arc::new(ThrottledStore::new(InMemory::new(), config)));
+    let switch = Arc::new(Switch::new(Arc::new(MemoryPacks::default())));
+    let store = open(&objects, Arc::clone(&switch) as _).await;
+    put(&store, &[block(1)]).await;
+    store.places.merge(true, || (store.fresh_id)()).await.unwrap().unwrap();
+    switch.to(Arc::new(Away));
+    store.places.forget_looks();
+    assert_eq!(store.get(&block(1).cid()).await.unwrap(), Some(block(1)));
+    let read = store.get(&block(2).cid()).await;
+    assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
+}
+
+/// A directory that does not answer.
+#[derive(Debug)]
+struct Away;
+
+fn away<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable { backend: "test", action: "answer", source: "away".into() })
+}
+
+#[async_trait]
+impl PackDirectory for Away {
+    async fn add(&self, _: &PackEntry) -> Result<u64, StoreError> {
+        away()
+    }
+
+    async fn read(&self, _: u64, _: usize) -> Result<fula_core::packs::DirectoryPage, StoreError> {
+        away()
+    }
+
+    async fn replace_manifest(&self, _: u64, _: Bytes, _: u64) -> Result<bool, StoreError> {
+        away()
+    }
 }
 
 /// A directory that becomes another one.
