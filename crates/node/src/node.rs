@@ -285,6 +285,7 @@ fn open_store(
     if files::lacks_log(data_dir) {
         return Err(NodeError::LogLost(data_dir.to_owned()));
     }
+    files::check_not_foreign(data_dir).map_err(&setting)?;
     files::make_data_dir(data_dir).map_err(setting)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }

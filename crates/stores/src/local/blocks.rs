@@ -123,8 +123,8 @@ impl BlockStore for LocalBlocks {
             match value {
                 Ok(Some(bytes)) => {
                     let verified = Block::verify(*cid, bytes);
-                    if verified.is_err() {
-                        self.log.forget_damaged(cid, &slot);
+                    if verified.is_err() && self.log.forget_damaged(cid, &slot) {
+                        self.log.found_damage(slot.segment);
                     }
                     return verified.map(Some);
                 }
@@ -133,12 +133,14 @@ impl BlockStore for LocalBlocks {
                 // The block was moved, and its segment cut off.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     if self.log.forget_damaged(cid, &slot) {
+                        self.log.found_damage(slot.segment);
                         return Err(StoreError::Damaged { cid: *cid });
                     }
                 }
                 // The block may become readable again later.
                 Err(error) if is_lost(&error) => {
                     self.log.suspect(cid);
+                    self.log.found_damage(slot.segment);
                     return Err(StoreError::Damaged { cid: *cid });
                 }
                 Err(error) => return Err(unavailable("get", error)),

@@ -14,6 +14,7 @@ mod append;
 mod blocks;
 mod check;
 mod compact;
+mod damage;
 mod disk;
 mod entry;
 mod footer;
@@ -45,6 +46,14 @@ use fula_core::{Block, Cid};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use self::{
+    damage::KnownDamage,
+    footer::SegmentFooter,
+    manifest::Manifest,
+    record::{encode_into, encoded_len},
+    room::Allowance,
+    segment::{HEADER_BYTES, Segment},
+};
 pub(crate) use self::{
     disk::{Disk, FsDisk, is_lost},
     index::{Index, Key},
@@ -52,13 +61,6 @@ pub(crate) use self::{
     record::{Kind, Record, crc32c},
     room::{DISK_BYTES_MIN, Need},
     slot::{LogPlace, Slot},
-};
-use self::{
-    footer::SegmentFooter,
-    manifest::Manifest,
-    record::{encode_into, encoded_len},
-    room::Allowance,
-    segment::{HEADER_BYTES, Segment},
 };
 pub use self::{
     recover::{Damage, Recovery},
@@ -165,8 +167,7 @@ pub(crate) struct Log {
     manifest: Mutex<Manifest>,
     compacting: Mutex<()>,
     allowance: Mutex<Allowance>,
-    /// Segments that compaction found damaged and leaves alone.
-    damaged: Mutex<BTreeSet<u32>>,
+    damage: KnownDamage,
     /// Blocks that could not be read.
     suspects: Mutex<BTreeSet<Cid>>,
     /// Number of such blocks.
@@ -227,6 +228,7 @@ impl Log {
             });
         }
         let streams = <[Stream; 2]>::try_from(tails).map_err(|_| io::Error::other("streams"))?;
+        let damage = KnownDamage::open(disk.as_ref(), &recovered.report.damaged);
         let log = Self {
             disk,
             segment_bytes,
@@ -237,7 +239,7 @@ impl Log {
             manifest: Mutex::new(recovered.manifest),
             compacting: Mutex::new(()),
             allowance: Mutex::default(),
-            damaged: Mutex::default(),
+            damage,
             suspects: Mutex::default(),
             suspicions: AtomicUsize::new(0),
             counters: Counters::default(),
