@@ -101,6 +101,22 @@ def test_damage_stays_a_problem_until_a_check_finds_none(own_gateway):
     assert not segment.exists()
 
 
+def test_an_object_that_lost_many_blocks_is_one_line(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="large", Body=pattern(8 * MIB))
+    own_gateway.stop()
+    segment = next((own_gateway.data_dir / "log").glob("bulk-*.log"))
+    for n in range(8):
+        flip(segment, n * MIB + MIB // 2)
+    found = own_gateway.fula("fsck", check=False)
+    lines = [line for line in found.stdout.splitlines() if "large" in line or line.startswith("damaged")]
+    assert len(lines) == 2 and "and 7 more places of this segment" in lines[0], found.stdout
+    assert re.fullmatch(r"  object large: block baf\w+ is damaged, and 7 more problems\. To clear them, .*", lines[1])
+    assert found.stdout.endswith("8 problems\n")
+    own_gateway.start()
+
+
 def test_a_block_lost_from_a_shared_store_is_named(federation):
     gateway = federation.gateway("one")
     s3 = gateway.client()

@@ -55,10 +55,15 @@ pub(crate) async fn run(args: FsckArgs) -> ExitCode {
 }
 
 fn show(report: &Value) {
-    for damage in report["damaged"].as_array().into_iter().flatten() {
-        let what = damage["cid"].as_str().unwrap_or("records whose names are lost");
-        let (segment, meaning) = (text(&damage["segment"]), text(&damage["meaning"]));
-        say!("damaged: {what} ({segment} at {}): {meaning}", damage["offset"]);
+    for places in alike(&report["damaged"], &["segment", "meaning"]) {
+        let first = places[0];
+        let what = first["cid"].as_str().unwrap_or("records whose names are lost");
+        let (segment, meaning) = (text(&first["segment"]), text(&first["meaning"]));
+        let more = match places.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more places of this segment"),
+        };
+        say!("damaged: {what} ({segment} at {}){more}: {meaning}", first["offset"]);
     }
     for bucket in report["buckets"].as_array().into_iter().flatten() {
         let owner = text(&bucket["owner"]);
@@ -69,9 +74,14 @@ fn show(report: &Value) {
             bucket["blocks"],
             bucket["count"]
         );
-        for problem in bucket["problems"].as_array().into_iter().flatten() {
-            let (place, what) = (text(&problem["where"]), text(&problem["what"]));
-            say!("  {place}: {what}. To clear it, {}.", text(&problem["cleared_by"]));
+        for problems in alike(&bucket["problems"], &["where", "cleared_by"]) {
+            let first = problems[0];
+            let (place, what) = (text(&first["where"]), text(&first["what"]));
+            let (more, them) = match problems.len() - 1 {
+                0 => (String::new(), "it"),
+                more => (format!(", and {more} more problems"), "them"),
+            };
+            say!("  {place}: {what}{more}. To clear {them}, {}.", text(&first["cleared_by"]));
         }
     }
     if let Some(more) = report["left_off"].as_u64().filter(|more| *more > 0) {
@@ -87,6 +97,20 @@ fn show(report: &Value) {
         say!("the log of a gateway was not checked: name its data directory with --data-dir");
     }
     say!("{} problems", report["problems"]);
+}
+
+/// Splits a list into runs of values that are alike in some fields, so that each run is one line.
+fn alike<'a>(list: &'a Value, fields: &[&str]) -> Vec<Vec<&'a Value>> {
+    let mut runs: Vec<Vec<&Value>> = Vec::new();
+    for value in list.as_array().into_iter().flatten() {
+        match runs.last_mut() {
+            Some(run) if fields.iter().all(|field| run[0][field] == value[field]) => {
+                run.push(value)
+            }
+            _ => runs.push(vec![value]),
+        }
+    }
+    runs
 }
 
 /// Prints on standard error which buckets can go back to an older root, or have done so.
@@ -266,4 +290,24 @@ async fn rebuild_roots(node: &Node, pointers_lost: bool) -> Result<u64, String> 
         unsettled.map_err(|error| chain(&error))?;
     }
     Ok(rebuilt)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_alike_is_one_line() {
+        let list = json!([
+            {"where": "a", "what": 1, "cleared_by": "x"},
+            {"where": "a", "what": 2, "cleared_by": "x"},
+            {"where": "b", "what": 3, "cleared_by": "x"},
+            {"where": "b", "what": 4, "cleared_by": "y"},
+        ]);
+        let runs = alike(&list, &["where", "cleared_by"]);
+        assert_eq!(runs.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
+        assert!(alike(&json!(null), &["where"]).is_empty());
+    }
 }
