@@ -474,7 +474,7 @@ def test_space_comes_back(tmp_path, monkeypatch):
     assert gateway.fula("gc", "--now").stdout.startswith("0 blocks of 0 B deleted")
     monkeypatch.setenv("FULA_RETENTION", "0s")
     done = json.loads(gateway.fula("gc", "--now", "--json").stdout)
-    assert done["collection"]["deleted"] > 0
+    assert done["collection"]["deleted_blocks"] > 0
     wrong = gateway.fula("gc", "--now", "--retention", "soon", check=False)
     assert wrong.returncode == 2 and "e.g. 10s" in wrong.stderr
 

@@ -52,9 +52,9 @@ fn main() -> ExitCode {
     fula_gateway::tls::install_provider();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    // One worker thread may be waiting for an fsync of the log. Threads that hash and wait for the disk are
-    // few, because each of them keeps its own memory.
-    builder.worker_threads(cores + 1).max_blocking_threads(BLOCKING_THREADS);
+    // One worker thread may be waiting for an fsync of the log, and on a disk that hangs another one for an
+    // append. Threads that hash and wait for the disk are few, because each of them keeps its own memory.
+    builder.worker_threads(cores + 2).max_blocking_threads(BLOCKING_THREADS);
     let runtime = builder.enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

@@ -105,7 +105,7 @@ fn alike<'a>(list: &'a Value, fields: &[&str]) -> Vec<Vec<&'a Value>> {
     for value in list.as_array().into_iter().flatten() {
         match runs.last_mut() {
             Some(run) if fields.iter().all(|field| run[0][field] == value[field]) => {
-                run.push(value)
+                run.push(value);
             }
             _ => runs.push(vec![value]),
         }

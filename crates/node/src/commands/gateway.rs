@@ -249,7 +249,7 @@ async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartE
         if node.authenticator.revocations().all().iter().any(|found| found.revoked == revoked) {
             return Err(StartError::RevokedKey(id.clone()));
         }
-        let imported = node.authenticator.keys().import(FIRST_USER, id, secret, now).await;
+        let imported = node.authenticator.keys().import_own(FIRST_USER, id, secret, now).await;
         imported.map_err(StartError::FirstKey)?;
         return Ok(files::write_credentials(&config.backends.data_dir, id, secret)?);
     }

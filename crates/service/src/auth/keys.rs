@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -85,6 +85,15 @@ pub struct KeyRing {
     opened: Arc<Cache<String, (Entry, AccessKey)>>,
     /// The copies of a shared arbiter's keys on this master.
     memory: Option<Arc<KeyMemory>>,
+    /// The key in the settings of this master, if there is one.
+    own: Arc<OnceLock<OwnKey>>,
+}
+
+/// A key whose id and secret the operator chose in the settings of this master.
+struct OwnKey {
+    name: String,
+    info: KeyInfo,
+    secret: Secret,
 }
 
 /// Number of keys that stay decrypted. A request needs its key twice.
@@ -112,7 +121,8 @@ impl KeyRing {
         let records = Records::new(metadata, fresh_for);
         let keys_max = Arc::new(AtomicUsize::new(KEYS_PER_USER));
         let made_on = Arc::default();
-        Self { records, sealing, random, keys_max, made_on, opened, memory: None }
+        let own = Arc::default();
+        Self { records, sealing, random, keys_max, made_on, opened, memory: None, own }
     }
 
     /// Returns a key ring that also keeps copies of the keys on this master's own `disk`, because `arbiter`
@@ -206,6 +216,37 @@ impl KeyRing {
         }
     }
 
+    /// Stores the key that the settings of this master name, as [`Self::import`] does. If a shared arbiter
+    /// loses it later, because it was restored from a backup, the next request with it stores it again.
+    ///
+    /// # Errors
+    /// The errors of [`Self::import`].
+    pub async fn import_own(
+        &self,
+        name: &str,
+        id: &str,
+        secret: &Secret,
+        now: TimeMs,
+    ) -> Result<(), ServiceError> {
+        let info = self.import(name, id, secret, now).await?;
+        let (name, secret) = (name.to_owned(), secret.clone());
+        drop(self.own.set(OwnKey { name, info, secret }));
+        Ok(())
+    }
+
+    /// Stores this master's own key again, if the arbiter has lost the key `id` and it is that one. Returns
+    /// whether it did.
+    async fn restore_own(&self, id: &str) -> Result<bool, ServiceError> {
+        let Some(own) = self.own.get().filter(|own| own.info.id == id) else { return Ok(false) };
+        self.check_arbiter().await?;
+        tracing::warn!(
+            key = id,
+            "the arbiter has lost the access key of the settings; it is stored again"
+        );
+        self.import(&own.name, id, &own.secret, own.info.created).await?;
+        Ok(true)
+    }
+
     async fn import_once(
         &self,
         name: &str,
@@ -265,7 +306,11 @@ impl KeyRing {
         if !is_key_id(id) {
             return Ok(None);
         }
-        let Some(entry) = self.records.read(Table::Keys, id).await? else {
+        let mut found = self.records.read(Table::Keys, id).await?;
+        if found.is_none() && self.restore_own(id).await? {
+            found = self.records.read(Table::Keys, id).await?;
+        }
+        let Some(entry) = found else {
             if let Some(memory) = &self.memory {
                 let checked = memory.check_unknown(id).await;
                 // The next request reads it again.

@@ -11,6 +11,8 @@ mod crashes;
 #[cfg(test)]
 mod full_disks;
 #[cfg(test)]
+mod hung;
+#[cfg(test)]
 mod missing;
 #[cfg(test)]
 mod races;
@@ -23,7 +25,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fula_core::{
@@ -404,6 +406,12 @@ impl LocalStore {
     /// restart.
     pub fn has_failed(&self) -> bool {
         StreamName::ALL.iter().any(|name| self.log.is_poisoned(*name))
+    }
+
+    /// Returns for how long the slowest pending write or fsync has been waiting for the disk; zero if there
+    /// is none.
+    pub fn pending_for(&self) -> Duration {
+        self.log.pending_for()
     }
 
     /// Writes a row unchanged, to rebuild the arbiter.

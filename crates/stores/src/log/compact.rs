@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Index, Key, Log, Slot, StreamName, is_lost, recover,
+    HUNG, Index, Key, Log, Slot, StreamName, is_lost, recover,
     segment::{HEADER_BYTES, Segment},
 };
 
@@ -253,7 +253,7 @@ impl Log {
         }
         let records: Vec<_> = batch.iter().map(|(key, _, value)| key.record(value)).collect();
         let is_there = |index: &Index, n: usize| index.get(&batch[n].0) == Some(batch[n].1);
-        let (_, bytes) = self.append_if(name, &records, is_there)?;
+        let (_, bytes) = self.append_if(name, &records, HUNG, is_there)?;
         self.counters.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }

@@ -142,3 +142,20 @@ async fn a_key_that_was_made_here_never_gets_another_secret() {
     let refused = two.import("alice", &info.id, &other, 3).await.unwrap_err();
     assert!(refused.to_string().contains("choose another id"), "{refused}");
 }
+
+#[tokio::test]
+async fn the_key_of_the_settings_comes_back_if_the_arbiter_loses_it() {
+    let (metadata, ring) = ring();
+    let secret = Secret::new("chosen-secret".into());
+    let backup = metadata.backup();
+    ring.import_own("admin", "AKIDEXAMPLE", &secret, 5).await.unwrap();
+    ring.import("admin", "AKIDOTHER", &secret, 5).await.unwrap();
+    // Then it has neither this key nor another one that was chosen.
+    metadata.restore(backup);
+    let found = ring.find("AKIDEXAMPLE").await.unwrap().unwrap();
+    assert_eq!((found.secret.expose(), found.created), ("chosen-secret", 5));
+    assert!(ring.find("AKIDOTHER").await.unwrap().is_none());
+    // What was revoked is not brought back.
+    ring.revoke("AKIDEXAMPLE", None).await.unwrap();
+    assert!(ring.find("AKIDEXAMPLE").await.unwrap().is_none());
+}
