@@ -169,6 +169,15 @@ def test_a_directory_of_masters_is_no_source_of_an_import(federation):
     assert refused.returncode == 1 and "shares an arbiter already" in refused.stderr, refused.stderr
 
 
+def test_a_single_master_does_not_become_one_of_several_without_its_buckets(federation, own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    own_gateway.stop()
+    refused = fula("gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir",
+                   own_gateway.data_dir, env=federation.env())
+    assert refused.returncode == 1 and "fula roots import" in refused.stderr, refused.stderr
+
+
 def test_commands_beside_a_gateway_say_that_the_database_is_away(federation):
     master = federation.gateway("master")
     master.client().create_bucket(Bucket="bucket")
