@@ -83,7 +83,7 @@ fn row(error: &ServiceError) -> S3Error {
     use ServiceError as E;
     match error {
         E::NoSuchBucket => Code::NoSuchBucket.into(),
-        E::BucketAlreadyOwned => Code::BucketAlreadyOwnedByYou.into(),
+        E::BucketAlreadyOwned => already_owned(),
         E::BucketNameTaken => Code::BucketAlreadyExists.into(),
         E::TooManyBuckets(max) => too_many_buckets(*max),
         E::TooManyPublicBuckets(max) => too_many_public(*max),
@@ -124,6 +124,14 @@ fn row(error: &ServiceError) -> S3Error {
         E::NewerFormat => newer_format(),
         E::Internal(_) => Code::InternalError.into(),
     }
+}
+
+/// Returns the error for a bucket that the caller has. The usual text speaks of regions of AWS.
+fn already_owned() -> S3Error {
+    s3_error!(
+        BucketAlreadyOwnedByYou,
+        "Your previous request to create the named bucket succeeded and you already own it."
+    )
 }
 
 fn outage_of(error: &ServiceError) -> Outage {

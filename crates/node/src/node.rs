@@ -61,6 +61,12 @@ pub(crate) enum NodeError {
          set FULA_DATABASE_URL, or choose another --data-dir"
     )]
     OfSharedArbiter(PathBuf),
+    /// The directory holds the buckets of a single master. Import them, or choose another one.
+    #[error(
+        "the data directory {0} holds the buckets of a single master, which a shared arbiter would not show; \
+         copy them with fula roots import, and start this master with an empty --data-dir"
+    )]
+    OfSingleMaster(PathBuf),
     /// The file of the sealing key is missing. Restore it from a backup.
     #[error(
         "{0} holds access keys, and secrets.key, under which they are sealed, is missing; copy it back \
@@ -156,7 +162,7 @@ impl Node {
         let random: Random = system_random();
         let data_dir = &backends.data_dir;
         let store = open_store(data_dir, purpose, despite_damage)?;
-        check_purpose_of(data_dir, &store, backends).await?;
+        check_purpose_of(data_dir, &store, backends, purpose).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
@@ -300,16 +306,25 @@ fn open_store(
     if files::lacks_log(data_dir) {
         return Err(NodeError::LogLost(data_dir.to_owned()));
     }
+    files::check_not_foreign(data_dir).map_err(&setting)?;
     files::make_data_dir(data_dir).map_err(setting)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
 
-/// Refuses a directory of a master of a shared arbiter if no database is set, and a missing sealing key.
+/// Refuses a directory of a master of a shared arbiter if no database is set, one with buckets of a single
+/// master if one is, and a missing sealing key.
 async fn check_purpose_of(
     data_dir: &Path,
     store: &LocalStore,
     backends: &Backends,
+    purpose: Purpose,
 ) -> Result<(), NodeError> {
+    if backends.shared.is_some()
+        && matches!(purpose, Purpose::Serve(_))
+        && store.roots.counts().0 > 0
+    {
+        return Err(NodeError::OfSingleMaster(data_dir.to_owned()));
+    }
     let has_any = async |table| -> Result<bool, StoreError> {
         Ok(!store.metadata.list(table, None, 1).await?.is_empty())
     };
