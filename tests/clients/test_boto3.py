@@ -161,17 +161,18 @@ def test_unoffered_things_are_refused_not_ignored(s3, bucket):
     for more in [
         {"ServerSideEncryption": "AES256"},
         {"Tagging": "a=b"},
-        {"ACL": "public-read"},
         {"ObjectLockLegalHoldStatus": "ON"},
         {"WebsiteRedirectLocation": "/x"},
     ]:
         with Refused("NotImplemented", 501):
             put(**more)
+    with Refused("AccessControlListNotSupported", 400):
+        put(ACL="public-read")
     with Refused("InvalidStorageClass", 400):
         put(StorageClass="GLACIER")
     put(StorageClass="STANDARD", ACL="private")
     with Refused("NotImplemented", 501):
-        s3.get_bucket_versioning(Bucket=bucket)
+        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     with Refused("NotImplemented", 501):
         s3.get_object(Bucket=bucket, Key="k", VersionId="some-version")
 

@@ -6,7 +6,10 @@ use fula_service::{Applied, ConditionName, ErrorKind, Outage, ServiceError, erro
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode, s3_error};
 
-use crate::date::{http_date, timestamp};
+use crate::{
+    date::{http_date, timestamp},
+    xml::printable,
+};
 
 /// Number of seconds that a client is asked to wait before it tries again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -89,7 +92,7 @@ fn row(error: &ServiceError) -> S3Error {
         E::TooManyPublicBuckets(max) => too_many_public(*max),
         E::BucketNotEmpty => Code::BucketNotEmpty.into(),
         E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
-        E::NoSuchPolicy => Code::NoSuchBucketPolicy.into(),
+        E::NoSuchPolicy => s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist"),
         E::NoSuchKey => Code::NoSuchKey.into(),
         E::NoSuchUpload => Code::NoSuchUpload.into(),
         E::InvalidPart(_) => Code::InvalidPart.into(),
@@ -208,6 +211,20 @@ fn outcome_header(outcome: Applied) -> (HeaderName, HeaderValue) {
     (OUTCOME_HEADER, HeaderValue::from_static(outcome))
 }
 
+/// Adds the elements that name a wrong argument.
+pub(crate) fn with_argument(error: S3Error, name: &str, value: &HeaderValue) -> S3Error {
+    let value = escape(&printable(&String::from_utf8_lossy(value.as_bytes())));
+    let detail =
+        format!("<ArgumentName>{name}</ArgumentName><ArgumentValue>{value}</ArgumentValue>");
+    with_headers(error, HeaderValue::from_str(&detail).ok().map(|detail| (DETAIL_HEADER, detail)))
+}
+
+/// Adds the element that names the bucket of an error.
+pub(crate) fn with_bucket(error: S3Error, bucket: &str) -> S3Error {
+    let detail = HeaderValue::from_str(&format!("<BucketName>{}</BucketName>", escape(bucket)));
+    with_headers(error, detail.ok().map(|detail| (DETAIL_HEADER, detail)))
+}
+
 fn with_headers(
     mut error: S3Error,
     added: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
@@ -219,7 +236,7 @@ fn with_headers(
 }
 
 /// Returns an error with a code that S3 servers use and `s3s` does not know.
-fn custom(code: &'static str, status: StatusCode, text: String) -> S3Error {
+pub(crate) fn custom(code: &'static str, status: StatusCode, text: String) -> S3Error {
     let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), text);
     error.set_status_code(status);
     error

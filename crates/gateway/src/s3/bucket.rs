@@ -7,7 +7,9 @@ use http::HeaderValue;
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
-    Api, caller,
+    Api,
+    acl::check_new_bucket,
+    caller,
     convert::{bucket_name, checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
 };
 use crate::{
@@ -170,7 +172,8 @@ impl Api {
         &self,
         request: S3Request<CreateBucketInput>,
     ) -> S3Result<S3Response<CreateBucketOutput>> {
-        refuse_unoffered(&request.headers)?;
+        check_new_bucket(&request)?;
+        refuse_unoffered(&request)?;
         refuse_conditions(&request.headers, &[])?;
         let name = &bucket_name(&request.input.bucket)?;
         let location = match &request.input.create_bucket_configuration {

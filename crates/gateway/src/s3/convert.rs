@@ -16,11 +16,12 @@ use fula_service::{
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use s3s::{
-    S3Result,
+    S3Request, S3Result,
     dto::{self, StreamingBlob},
     s3_error,
 };
 
+use super::acl::check_write;
 use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
@@ -122,13 +123,13 @@ pub(super) fn read_conditions(headers: &HeaderMap, prefix: &str) -> S3Result<Rea
 }
 
 /// Refuses request headers that ask for unsupported features.
-pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
+pub(super) fn refuse_unoffered<T>(request: &S3Request<T>) -> S3Result<()> {
+    let headers = &request.headers;
     for (name, value) in headers {
         let name = name.as_str();
         let refused = name.starts_with("x-amz-server-side-encryption")
             || name.starts_with("x-amz-copy-source-server-side-encryption")
             || name.starts_with("x-amz-object-lock-")
-            || name.starts_with("x-amz-grant-")
             || [
                 "x-amz-tagging",
                 "x-amz-website-redirect-location",
@@ -147,12 +148,7 @@ pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
     if class.is_some_and(|class| class != b"STANDARD") {
         return Err(s3_error!(InvalidStorageClass));
     }
-    let acl = headers.get("x-amz-acl").map(HeaderValue::as_bytes);
-    let owner_only: [&[u8]; 3] = [b"private", b"bucket-owner-full-control", b"bucket-owner-read"];
-    if acl.is_some_and(|acl| !owner_only.contains(&acl)) {
-        return Err(error::not_implemented("An ACL that lets others in"));
-    }
-    Ok(())
+    check_write(request)
 }
 
 /// Returns the headers that an object keeps, byte for byte, from the request as it was sent.

@@ -131,7 +131,7 @@ impl Api {
         &self,
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         let checksum =
@@ -160,7 +160,7 @@ impl Api {
         &self,
         mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
         refuse_conditions(&request.headers, &[])?;
         let length = request.input.content_length;
         let body = convert::body(request.input.body.take());
@@ -184,7 +184,7 @@ impl Api {
         &self,
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;

@@ -108,7 +108,7 @@ impl Api {
         let length = request.input.content_length;
         let body = request.input.body.take();
         let body = convert::body(body);
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
         let facts = object_facts(&request.headers);
         let conditions = write_conditions(&request.headers)?;
         let caller = caller(&request)?;
@@ -311,7 +311,7 @@ impl Api {
         &self,
         request: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
         let input = &request.input;
         let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;
         let replaces = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {

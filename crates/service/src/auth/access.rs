@@ -63,12 +63,18 @@ mod tests {
         match action {
             Action::HeadBucket => Target::Anything(BUCKET),
             Action::ListObjects => Target::Prefix(BUCKET, key),
-            Action::GetObject | Action::PutObject | Action::DeleteObject | Action::ListUploads => {
-                Target::Object(BUCKET, key)
-            }
-            Action::CreateBucket | Action::DeleteBucket | Action::GetPolicy | Action::PutPolicy => {
-                Target::Bucket(BUCKET)
-            }
+            Action::GetObject
+            | Action::PutObject
+            | Action::DeleteObject
+            | Action::ListUploads
+            | Action::GetProperties
+            | Action::PutProperties => Target::Object(BUCKET, key),
+            Action::CreateBucket
+            | Action::DeleteBucket
+            | Action::GetPolicy
+            | Action::PutPolicy
+            | Action::GetSettings
+            | Action::PutSettings => Target::Bucket(BUCKET),
         }
     }
 
@@ -98,29 +104,30 @@ mod tests {
         let some = PublicRead::parse(policy, &BucketName::parse(BUCKET).unwrap()).unwrap();
         let private = Some(Holder { owner: owner.owner, public: &nothing });
         let public = Some(Holder { owner: owner.owner, public: &some });
-        // The columns: head list get put delete uploads create delete policy policy
+        // The columns: head list get put delete uploads create delete policy policy; settings settings
+        // properties properties
         let table = [
-            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaa"),
-            ("reader in", Some(&reader), "in/k", private, "aaaddddddd"),
-            ("reader out", Some(&reader), "out/k", private, "addddddddd"),
-            ("writer", Some(&writer), "in/k", private, "addaaadddd"),
-            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaa"),
-            ("elsewhere", Some(&elsewhere), "in/k", private, "dddddddddd"),
-            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnn"),
-            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "dddddddddd"),
-            ("anonymous", None, "in/k", private, "dddddddddd"),
+            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaa"),
+            ("reader in", Some(&reader), "in/k", private, "aaadddddddddad"),
+            ("reader out", Some(&reader), "out/k", private, "addddddddddddd"),
+            ("writer", Some(&writer), "in/k", private, "addaaaddddddda"),
+            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaa"),
+            ("elsewhere", Some(&elsewhere), "in/k", private, "dddddddddddddd"),
+            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnn"),
+            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "dddddddddddddd"),
+            ("anonymous", None, "in/k", private, "dddddddddddddd"),
             // A bucket that does not exist is answered like one of another owner.
-            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnn"),
-            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "dddddddddd"),
-            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "dddddddddd"),
-            ("anonymous, absent", None, "in/k", None, "dddddddddd"),
+            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnn"),
+            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "dddddddddddddd"),
+            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "dddddddddddddd"),
+            ("anonymous, absent", None, "in/k", None, "dddddddddddddd"),
             // Only the objects below `in/` were made public.
-            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaa"),
-            ("stranger, public", Some(&stranger), "in/k", public, "ddaddddddd"),
-            ("stranger, not public", Some(&stranger), "out/k", public, "dddddddddd"),
-            ("anonymous, public", None, "in/k", public, "ddaddddddd"),
-            ("anonymous, not public", None, "out/k", public, "dddddddddd"),
-            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddaddddddd"),
+            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaa"),
+            ("stranger, public", Some(&stranger), "in/k", public, "ddaddddddddddd"),
+            ("stranger, not public", Some(&stranger), "out/k", public, "dddddddddddddd"),
+            ("anonymous, public", None, "in/k", public, "ddaddddddddddd"),
+            ("anonymous, not public", None, "out/k", public, "dddddddddddddd"),
+            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddaddddddddddd"),
         ];
         for (name, who, key, holder, expected) in table {
             assert_eq!(row(who, key, holder), expected, "{name}");

@@ -9,3 +9,4 @@ mod copy;
 pub(crate) mod list;
 pub(crate) mod multipart;
 pub(crate) mod object;
+pub(crate) mod settings;

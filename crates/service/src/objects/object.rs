@@ -285,6 +285,11 @@ impl Service {
         let record = self.record(&head, key).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_read(&record)?;
+        self.with_maps(record).await
+    }
+
+    /// Reads the maps that a record links.
+    pub(crate) async fn with_maps(&self, record: ObjectRecord) -> Result<Object, ServiceError> {
         let headers = self.attached(&record.headers).await?;
         let metadata = self.attached(&record.metadata).await?;
         Ok(Object { record, headers, metadata })
