@@ -160,7 +160,6 @@ def test_unoffered_things_are_refused_not_ignored(s3, bucket):
     put = lambda **more: s3.put_object(Bucket=bucket, Key="k", Body=b"x", **more)
     for more in [
         {"ServerSideEncryption": "AES256"},
-        {"Tagging": "a=b"},
         {"ObjectLockLegalHoldStatus": "ON"},
         {"WebsiteRedirectLocation": "/x"},
     ]:

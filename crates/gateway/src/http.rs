@@ -30,7 +30,7 @@ use crate::{
     guard, normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
-    request::{HostBucket, Operation, RequestId},
+    request::{AnswerStatus, HostBucket, Operation, RequestId},
     request_body::{self, Lent, MinimumPace},
     signature::{ChunkKey, Received},
     sts,
@@ -400,6 +400,9 @@ fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
     let is_part = response.headers().contains_key(header::CONTENT_RANGE);
     if is_part && response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    if let Some(AnswerStatus(status)) = response.extensions().get().copied() {
+        *response.status_mut() = status;
     }
     let condition = response.headers_mut().remove(CONDITION_HEADER);
     let detail = response.headers_mut().remove(DETAIL_HEADER);

@@ -105,7 +105,7 @@ impl Attached {
     }
 }
 
-fn write_map(map: &TextMap, out: &mut Writer) {
+pub(super) fn write_map(map: &TextMap, out: &mut Writer) {
     let mut pairs: Vec<_> = map.iter().collect();
     pairs.sort_by_key(|(name, _)| (name.len(), name.as_bytes()));
     out.map(pairs.len());

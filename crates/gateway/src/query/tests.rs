@@ -144,8 +144,10 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
             "versionId",
         ]),
         ("HEAD", Level::Object) => is(&["partNumber", "response-expires", "versionId"]),
-        ("PUT", Level::Bucket) => is(&["policy", "polic%79", "acl", "%61cl", "ownershipControls"]),
-        ("PUT", Level::Object) => is(&["acl", "%61cl"]),
+        ("PUT", Level::Bucket) => {
+            is(&["policy", "polic%79", "acl", "%61cl", "ownershipControls", "tagging"])
+        }
+        ("PUT", Level::Object) => is(&["acl", "%61cl", "tagging"]),
         ("DELETE", Level::Bucket) => is(&[
             "policy",
             "polic%79",
@@ -153,11 +155,12 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
             "lifecycle",
             "publicAccessBlock",
             "replication",
+            "tagging",
             "website",
         ]),
         ("POST", Level::Bucket) => is(&["delete", "delet%65", "fula-commit"]),
         ("POST", Level::Object) => is(&["uploads", "uploadId"]),
-        ("DELETE", Level::Object) => is(&["uploadId", "versionId"]),
+        ("DELETE", Level::Object) => is(&["tagging", "uploadId", "versionId"]),
         _ => false,
     }
 }
@@ -203,7 +206,7 @@ fn what_is_refused_says_whether_another_method_would_do() {
         (Method::GET, Level::Bucket, "uploadId=x", "InvalidRequest"),
         (Method::POST, Level::Object, "", "MethodNotAllowed"),
         (Method::DELETE, Level::Object, "acl", "MethodNotAllowed"),
-        (Method::DELETE, Level::Object, "uploadId=x&tagging", "NotImplemented"),
+        (Method::DELETE, Level::Object, "uploadId=x&tagging", "MethodNotAllowed"),
         (Method::PUT, Level::Bucket, "versioning", "NotImplemented"),
         (Method::DELETE, Level::Bucket, "versioning", "MethodNotAllowed"),
         (Method::GET, Level::Object, "v=3", "NotImplemented"),

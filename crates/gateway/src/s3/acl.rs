@@ -208,18 +208,6 @@ impl Api {
         Ok(S3Response::new(PutObjectAclOutput::default()))
     }
 
-    pub(super) async fn get_object_tagging(
-        &self,
-        request: S3Request<GetObjectTaggingInput>,
-    ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
-        let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
-        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found = self.service.object_properties(&caller(&request)?, &bucket, &key).await;
-        found.map_err(to_s3)?;
-        Ok(S3Response::new(GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None }))
-    }
-
     pub(super) async fn get_object_retention(
         &self,
         request: S3Request<GetObjectRetentionInput>,

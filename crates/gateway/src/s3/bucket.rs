@@ -11,6 +11,7 @@ use super::{
     acl::check_new_bucket,
     caller,
     convert::{bucket_name, checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
+    tagging,
 };
 use crate::{
     auth::identity,
@@ -176,12 +177,17 @@ impl Api {
         refuse_unoffered(&request)?;
         refuse_conditions(&request.headers, &[])?;
         let name = &bucket_name(&request.input.bucket)?;
-        let location = match &request.input.create_bucket_configuration {
+        tagging::refuse(&request.headers)?;
+        let configuration = request.input.create_bucket_configuration.as_ref();
+        let location = match configuration {
             Some(configuration) => self.location_of(configuration)?,
             None => None,
         };
+        let tags = configuration.and_then(|configuration| configuration.tags.as_ref());
+        let tags = tagging::of_new_bucket(tags)?;
         let caller = &caller(&request)?;
-        self.service.create_bucket(caller, name, location).await.map_err(to_s3)?;
+        let created = self.service.create_tagged_bucket(caller, name, location, &tags).await;
+        created.map_err(to_s3)?;
         Ok(S3Response::new(CreateBucketOutput {
             location: Some(format!("/{name}")),
             bucket_arn: Some(format!("arn:aws:s3:::{name}")),
@@ -193,13 +199,9 @@ impl Api {
         &self,
         configuration: &'a CreateBucketConfiguration,
     ) -> S3Result<Option<&'a str>> {
-        let CreateBucketConfiguration { bucket, location, location_constraint, tags, .. } =
-            configuration;
+        let CreateBucketConfiguration { bucket, location, location_constraint, .. } = configuration;
         if bucket.is_some() || location.is_some() {
             return Err(not_implemented("A directory bucket"));
-        }
-        if tags.as_ref().is_some_and(|tags| !tags.is_empty()) {
-            return Err(not_implemented("Tags of a bucket"));
         }
         let region = location_constraint.as_ref().map(BucketLocationConstraint::as_str);
         let Some(region) = region.filter(|region| !region.is_empty()) else { return Ok(None) };

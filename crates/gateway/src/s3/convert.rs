@@ -21,7 +21,7 @@ use s3s::{
     s3_error,
 };
 
-use super::acl::check_write;
+use super::{acl::check_write, tagging};
 use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
@@ -131,7 +131,6 @@ pub(super) fn refuse_unoffered<T>(request: &S3Request<T>) -> S3Result<()> {
             || name.starts_with("x-amz-copy-source-server-side-encryption")
             || name.starts_with("x-amz-object-lock-")
             || [
-                "x-amz-tagging",
                 "x-amz-website-redirect-location",
                 "x-amz-write-offset-bytes",
                 "x-amz-if-match-size",
@@ -151,9 +150,9 @@ pub(super) fn refuse_unoffered<T>(request: &S3Request<T>) -> S3Result<()> {
     check_write(request)
 }
 
-/// Returns the headers that an object keeps, byte for byte, from the request as it was sent.
-pub(super) fn object_facts(headers: &HeaderMap) -> ObjectFacts {
-    let mut facts = ObjectFacts::default();
+/// Returns the headers that an object keeps, byte for byte, from the request as it was sent, and its tags.
+pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
+    let mut facts = ObjectFacts { tags: tagging::in_header(headers)?, ..ObjectFacts::default() };
     for name in KEPT_HEADERS {
         if let Some(value) = value_of(headers, name) {
             let value = if name == "content-encoding" { without_chunking(&value) } else { value };
@@ -170,7 +169,7 @@ pub(super) fn object_facts(headers: &HeaderMap) -> ObjectFacts {
         }
     }
     facts.acl = value_of(headers, "x-amz-acl");
-    facts
+    Ok(facts)
 }
 
 /// Returns the value of a header in the form in which it is stored.
@@ -330,7 +329,7 @@ mod tests {
             headers.append(name, HeaderValue::from_bytes(value).unwrap());
         }
         headers.append("cache-control", HeaderValue::from_bytes(b"a\xff").unwrap());
-        let facts = object_facts(&headers);
+        let facts = object_facts(&headers).unwrap();
         assert_eq!(facts.metadata["1"], "grün");
         let mut out = HeaderMap::new();
         write_facts(&facts.headers, &facts.metadata, &mut out);

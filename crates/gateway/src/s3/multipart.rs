@@ -18,6 +18,7 @@ use super::{
         refuse_unoffered, set_checksums, url_encode, write_conditions,
     },
     object::{copy_source, written_headers},
+    tagging,
 };
 use crate::{
     date::timestamp,
@@ -139,7 +140,7 @@ impl Api {
         let bucket = bucket_name(&input.bucket)?;
         let create = CreateUploadRequest {
             key: object_key(&input.key)?,
-            facts: object_facts(&request.headers),
+            facts: object_facts(&request.headers)?,
             checksum,
         };
         let caller = &caller(&request)?;
@@ -161,6 +162,7 @@ impl Api {
         mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
         refuse_unoffered(&request)?;
+        tagging::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let length = request.input.content_length;
         let body = convert::body(request.input.body.take());
@@ -185,6 +187,7 @@ impl Api {
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
         refuse_unoffered(&request)?;
+        tagging::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;

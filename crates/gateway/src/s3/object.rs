@@ -27,6 +27,7 @@ use super::{
         read_conditions, refuse_conditions, refuse_unoffered, set_checksums, write_conditions,
         write_facts,
     },
+    tagging,
 };
 use crate::{
     date::{parse_http_date, timestamp},
@@ -109,7 +110,7 @@ impl Api {
         let body = request.input.body.take();
         let body = convert::body(body);
         refuse_unoffered(&request)?;
-        let facts = object_facts(&request.headers);
+        let facts = object_facts(&request.headers)?;
         let conditions = write_conditions(&request.headers)?;
         let caller = caller(&request)?;
         let body_facts = Self::body_facts(&mut request, length, None)?;
@@ -319,15 +320,11 @@ impl Api {
             Some(MetadataDirective::REPLACE) => true,
             Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
         };
-        if let Some(value) = request.headers.get("x-amz-tagging-directive")
-            && ![b"COPY".as_slice(), b"REPLACE"].contains(&value.as_bytes())
-        {
-            return Err(s3_error!(InvalidArgument, "Unknown tagging directive."));
-        }
         let copy = CopyRequest {
             source: copy_source(&request.headers, &input.copy_source, conditions)?,
             key: object_key(&input.key)?,
-            replace: if replaces { Some(object_facts(&request.headers)) } else { None },
+            replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
+            tags: tagging::of_copy(&request.headers)?,
             checksum: asked_algorithm(input.checksum_algorithm.as_ref())?,
             conditions: write_conditions(&request.headers)?,
         };
@@ -401,6 +398,9 @@ fn object_headers(object: &Object) -> HeaderMap {
     // A browser must not interpret an object as a script or a page unless its owner declared it as one.
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     write_facts(&object.headers, &object.metadata, &mut headers);
+    if !object.tags.is_empty() {
+        headers.insert("x-amz-tagging-count", HeaderValue::from(object.tags.len()));
+    }
     headers
 }
 

@@ -69,8 +69,6 @@ macro_rules! never_set {
 }
 
 never_set! {
-    get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput:
-        "NoSuchTagSet", "The TagSet does not exist";
     get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput:
         "NoSuchCORSConfiguration", "The CORS configuration does not exist";
     get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput:

@@ -22,6 +22,7 @@ use crate::{
     error::ServiceError,
     names::NamePolicy,
     objects::condition::{ReadConditions, WriteConditions},
+    objects::object::Maps,
 };
 
 /// The source of the record of a write.
@@ -32,13 +33,30 @@ pub(crate) enum Source {
     /// An object of another bucket that cannot be copied. The first attempt of a retry may have found it.
     Refused(ServiceError),
     /// Another object of the same bucket, as it is at the commit.
-    SameBucket {
-        key: ObjectKey,
-        conditions: ReadConditions,
-        /// Replaces headers and metadata when set.
-        replace: Option<Box<(Attached, Attached)>>,
-    },
+    SameBucket { key: ObjectKey, conditions: ReadConditions, replace: Box<Replacement> },
 }
+
+/// The maps of a copied record that are replaced.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Replacement {
+    /// Headers and metadata. The tags among them do not count.
+    pub(crate) facts: Option<Maps>,
+    pub(crate) tags: Option<Attached>,
+}
+
+impl Replacement {
+    pub(crate) fn apply(&self, record: &mut ObjectRecord) {
+        if let Some(maps) = self.facts.clone() {
+            (record.headers, record.metadata) = (maps.headers, maps.metadata);
+        }
+        if let Some(tags) = self.tags.clone() {
+            record.tags = tags;
+        }
+    }
+}
+
+/// Name of the setting that holds the tags of the bucket, as a map of texts.
+pub(crate) const TAGGING: &str = "tagging";
 
 /// Name of the setting that holds the location which the client asked for, as text.
 pub(crate) const LOCATION: &str = "location";
@@ -49,8 +67,8 @@ pub(crate) enum Change {
     CreateBucket {
         id: BucketId,
         salt: Salt,
-        /// Value of the setting [`LOCATION`].
-        location: Option<Block>,
+        /// The first settings, by name.
+        settings: Vec<(&'static str, Block)>,
         global_name: GlobalName,
     },
     DeleteBucket,
@@ -73,6 +91,13 @@ pub(crate) enum Change {
     Delete {
         key: ObjectKey,
         conditions: WriteConditions,
+    },
+    /// Replaces the tags of an object.
+    Tag {
+        key: ObjectKey,
+        tags: Attached,
+        /// The tags, if they are large.
+        blocks: Vec<Block>,
     },
     DeleteMany(Vec<(ObjectKey, WriteConditions)>),
     CreateUpload {
@@ -117,11 +142,13 @@ impl Change {
         let blocks: &[Block] = match self {
             Self::Write { blocks, .. }
             | Self::CreateUpload { blocks, .. }
+            | Self::Tag { blocks, .. }
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
             Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
-            Self::Set { value, .. } | Self::CreateBucket { location: value, .. } => {
-                value.as_slice()
+            Self::Set { value, .. } => value.as_slice(),
+            Self::CreateBucket { settings, .. } => {
+                return settings.iter().map(|(_, block)| block.bytes().len()).sum();
             }
             Self::DeleteBucket
             | Self::SettleName(_)
@@ -141,14 +168,14 @@ impl Change {
         fingerprint: Option<Fingerprint>,
     ) -> Result<Answer, ServiceError> {
         match self {
-            Self::CreateBucket { id, salt, location, global_name } => {
+            Self::CreateBucket { id, salt, settings, global_name } => {
                 if work.require_bucket().is_ok() {
                     return Err(ServiceError::BucketAlreadyOwned);
                 }
                 let recent = work.recent_anew().await?;
                 work.create(*id, *salt, *global_name, recent);
-                if location.is_some() {
-                    set(work, LOCATION, location.as_ref(), GlobalName::Keep).await?;
+                for (name, value) in settings {
+                    set(work, name, Some(value), GlobalName::Keep).await?;
                 }
                 Ok(Answer::Done)
             }
@@ -178,6 +205,13 @@ impl Change {
                 let current = work.object(key).await?;
                 work.judge(conditions, current.as_ref())?;
                 remove(work, key, current.as_ref());
+                Ok(Answer::Done)
+            }
+            Self::Tag { key, tags, blocks } => {
+                let mut record = work.object(key).await?.ok_or(ServiceError::NoSuchKey)?;
+                work.carry(blocks);
+                record.tags = tags.clone();
+                work.put_object(key, &record);
                 Ok(Answer::Done)
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
@@ -279,9 +313,7 @@ impl Source {
             Self::SameBucket { key, conditions, replace } => {
                 let mut record = work.object(key).await?.ok_or(ServiceError::NoSuchKey)?;
                 conditions.judge_source(&record)?;
-                if let Some(replace) = replace {
-                    (record.headers, record.metadata) = (**replace).clone();
-                }
+                replace.apply(&mut record);
                 record.fingerprint = None;
                 Ok(record)
             }

@@ -38,7 +38,7 @@ use tokio::{
 };
 
 pub(crate) use self::{
-    change::{Change, LOCATION, Source, content_of, empty_block},
+    change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
     edits::Answer,
     step::{Step, StepKind},

@@ -178,7 +178,7 @@ fn inline(body: &Bytes, facts: &ObjectFacts) -> Result<(ObjectRecord, Vec<Block>
         return Err(ServiceError::EntityTooLarge(COMMIT_BODY_BYTES_MAX as u64));
     }
     let acl = facts.acl.clone();
-    let (headers, metadata, mut blocks) = facts.clone().attach()?;
+    let (maps, mut blocks) = facts.clone().attach()?;
     let (md5, checksums) = digests_of(body, ChecksumAlgorithm::Crc64Nvme);
     let block = Block::new(Codec::Raw, body.clone());
     let record = ObjectRecord {
@@ -186,7 +186,7 @@ fn inline(body: &Bytes, facts: &ObjectFacts) -> Result<(ObjectRecord, Vec<Block>
         etag: ETag::Md5(md5),
         checksums,
         content: Some(block.cid()),
-        ..bare_record(headers, metadata, acl)
+        ..bare_record(maps, acl)
     };
     blocks.push(block);
     Ok((record, blocks))

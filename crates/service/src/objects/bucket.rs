@@ -1,6 +1,11 @@
 //! Operations on buckets: create, delete, look up, list, policies.
 
-use fula_core::{BucketAddress, BucketId, BucketName, bucket::settings, root::TimeMs, tree::Salt};
+use fula_core::{
+    BucketAddress, BucketId, BucketName,
+    bucket::{TextMap, settings},
+    root::TimeMs,
+    tree::Salt,
+};
 
 use crate::{
     arbiter::Head,
@@ -8,7 +13,7 @@ use crate::{
     auth::bucket_policy::{POLICY, policy_text, public},
     auth::policy::PublicRead,
     caller::Caller,
-    commit::{Change, CommitRequest, LOCATION},
+    commit::{Change, CommitRequest, LOCATION, TAGGING},
     error::ServiceError,
     limits::PAGE_MAX,
     names::NamePolicy,
@@ -50,6 +55,20 @@ impl Service {
         name: &BucketName,
         location: Option<&str>,
     ) -> Result<(), ServiceError> {
+        self.create_tagged_bucket(caller, name, location, &TextMap::new()).await
+    }
+
+    /// Creates a bucket with tags.
+    ///
+    /// # Errors
+    /// Those of [`Self::create_bucket`].
+    pub async fn create_tagged_bucket(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        location: Option<&str>,
+        tags: &TextMap,
+    ) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
         let nothing = PublicRead::default();
         let own = Holder { owner: identity.owner, public: &nothing };
@@ -58,10 +77,15 @@ impl Service {
         let change = Change::CreateBucket {
             id: BucketId(self.random()),
             salt: Salt(self.random()),
-            location: location.map(settings::text_block),
+            settings: location
+                .map(|location| (LOCATION, settings::text_block(location)))
+                .into_iter()
+                .chain((!tags.is_empty()).then(|| (TAGGING, settings::map_block(tags))))
+                .collect(),
             global_name: self.names.at_creation(),
         };
-        let made_of = [name.as_str().as_bytes(), location.unwrap_or_default().as_bytes()];
+        let mut made_of = vec![name.as_str().as_bytes(), location.unwrap_or_default().as_bytes()];
+        made_of.extend(tags.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
         let idempotency_key = caller.idempotency_key("create-bucket", "", &made_of);
         let request = CommitRequest::of(caller, None, idempotency_key, change);
         let address = BucketAddress::new(identity.owner, name.clone());

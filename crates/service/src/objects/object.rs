@@ -37,8 +37,18 @@ pub struct ObjectFacts {
     pub headers: TextMap,
     /// User metadata by name without its prefix.
     pub metadata: TextMap,
+    /// Tags.
+    pub tags: TextMap,
     /// Canned ACL.
     pub acl: Option<String>,
+}
+
+/// The maps of a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Maps {
+    pub(crate) headers: Attached,
+    pub(crate) metadata: Attached,
+    pub(crate) tags: Attached,
 }
 
 /// A request to put an object.
@@ -64,6 +74,8 @@ pub struct Object {
     pub headers: TextMap,
     /// User metadata.
     pub metadata: TextMap,
+    /// Tags. They are empty for a caller who may not read them.
+    pub tags: TextMap,
 }
 
 /// The source of a copy.
@@ -86,8 +98,10 @@ pub struct CopyRequest {
     pub source: CopySourceRequest,
     /// Key of the copy.
     pub key: ObjectKey,
-    /// New headers and metadata; `None` to keep those of the source.
+    /// New headers and metadata; `None` to keep those of the source. Their tags do not count.
     pub replace: Option<ObjectFacts>,
+    /// New tags; `None` to keep those of the source.
+    pub tags: Option<TextMap>,
     /// Algorithm of the copy's checksum; `None` to keep the checksums of the source.
     pub checksum: Option<ChecksumAlgorithm>,
     /// Conditions on the object that is replaced.
@@ -105,23 +119,22 @@ pub struct DeleteKey {
 
 impl ObjectFacts {
     /// Checks the limits, and decides what is kept in the record. Returns blocks for the rest.
-    pub(crate) fn attach(self) -> Result<(Attached, Attached, Vec<Block>), ServiceError> {
+    pub(crate) fn attach(self) -> Result<(Maps, Vec<Block>), ServiceError> {
         let bytes: usize = self.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > METADATA_BYTES_MAX {
             return Err(ServiceError::MetadataTooLarge(METADATA_BYTES_MAX));
         }
         let (headers, first) = Attached::new(self.headers);
         let (metadata, second) = Attached::new(self.metadata);
-        Ok((headers, metadata, first.into_iter().chain(second).collect()))
+        let (tags, third) = Attached::new(self.tags);
+        let blocks = [first, second, third].into_iter().flatten().collect();
+        Ok((Maps { headers, metadata, tags }, blocks))
     }
 }
 
-/// Returns a record with headers and metadata only. Content, size and entity tag are filled in later.
-pub(crate) fn bare_record(
-    headers: Attached,
-    metadata: Attached,
-    acl: Option<String>,
-) -> ObjectRecord {
+/// Returns a record with maps only. Content, size and entity tag are filled in later.
+pub(crate) fn bare_record(maps: Maps, acl: Option<String>) -> ObjectRecord {
+    let Maps { headers, metadata, tags } = maps;
     ObjectRecord {
         kind: ObjectKind::Object,
         size: 0,
@@ -131,7 +144,7 @@ pub(crate) fn bare_record(
         seq: Seq::default(),
         headers,
         metadata,
-        tags: Attached::default(),
+        tags,
         acl,
         lock: None,
         sse: None,
@@ -172,7 +185,7 @@ impl Service {
             }
         }
         let acl = request.facts.acl.clone();
-        let (headers, metadata, mut blocks) = request.facts.attach()?;
+        let (maps, mut blocks) = request.facts.attach()?;
         // The memory is held until the commit, because a small body is stored with the round.
         let permit = self.share_in(caller, request.body_facts.length).await?;
         let intake = self.intake(caller, &permit);
@@ -189,7 +202,7 @@ impl Service {
             etag: taken.etag(),
             checksums: taken.checksums,
             content: Some(taken.content),
-            ..bare_record(headers, metadata, acl)
+            ..bare_record(maps, acl)
         };
         blocks.extend(taken.riding);
         let conditions = request.conditions;
@@ -285,14 +298,22 @@ impl Service {
         let record = self.record(&head, key).await?;
         let record = record.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_read(&record)?;
-        self.with_maps(record).await
+        let target = Part::Key(key).target(bucket);
+        let may_read_tags = record.tags != Attached::default()
+            && self.authorize(caller, Some(&head), Action::GetProperties, target).await.is_ok();
+        self.with_maps(record, may_read_tags).await
     }
 
     /// Reads the maps that a record links.
-    pub(crate) async fn with_maps(&self, record: ObjectRecord) -> Result<Object, ServiceError> {
+    pub(crate) async fn with_maps(
+        &self,
+        record: ObjectRecord,
+        with_tags: bool,
+    ) -> Result<Object, ServiceError> {
         let headers = self.attached(&record.headers).await?;
         let metadata = self.attached(&record.metadata).await?;
-        Ok(Object { record, headers, metadata })
+        let tags = if with_tags { self.attached(&record.tags).await? } else { TextMap::new() };
+        Ok(Object { record, headers, metadata, tags })
     }
 
     async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {

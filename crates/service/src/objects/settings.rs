@@ -1,10 +1,17 @@
 //! Settings of a bucket other than its policy, and what an object has beside its content.
+//!
+//! A setting is a text in a block of its own, as it was sent (docs/adr/0044).
 
-use fula_core::{BucketName, ObjectKey, OwnerId};
+use fula_core::{
+    BucketName, ObjectKey, OwnerId,
+    bucket::{Attached, TextMap, settings},
+    root::GlobalName,
+};
 
 use crate::{
     auth::access::Action,
     caller::Caller,
+    commit::{Change, TAGGING},
     error::ServiceError,
     objects::object::Object,
     service::{Part, Service},
@@ -49,7 +56,7 @@ impl Service {
     ) -> Result<(OwnerId, Object), ServiceError> {
         let head = self.resolve(caller, bucket, Action::GetProperties, Part::Key(key)).await?;
         let record = self.record(&head, key).await?.ok_or(ServiceError::NoSuchKey)?;
-        Ok((head.row.address.owner, self.with_maps(record).await?))
+        Ok((head.row.address.owner, self.with_maps(record, true).await?))
     }
 
     /// Returns the owner of an object whose tags and ACL the caller may replace.
@@ -65,5 +72,57 @@ impl Service {
         let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(key)).await?;
         self.record_for_write(caller, &head, key).await?.ok_or(ServiceError::NoSuchKey)?;
         Ok(head.row.address.owner)
+    }
+
+    /// Replaces the tags of an object. The object is otherwise unchanged, also its time.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn tag_object(
+        &self,
+        caller: &Caller,
+        bucket: &BucketName,
+        key: ObjectKey,
+        tags: TextMap,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(&key)).await?;
+        let encoded = settings::map_block(&tags);
+        let idempotency_key = caller.idempotency_key("tag", key.as_str(), &[encoded.bytes()]);
+        let (tags, block) = Attached::new(tags);
+        let change = Change::Tag { key, tags, blocks: block.into_iter().collect() };
+        self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+
+    /// Returns the tags of a bucket. They are empty if none were set.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn bucket_tags(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<TextMap, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let tags = settings::read_map(blocks, head.root.settings.as_ref(), TAGGING).await?;
+        Ok(tags.unwrap_or_default())
+    }
+
+    /// Replaces the tags of a bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn tag_bucket(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        tags: &TextMap,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let value = settings::map_block(tags);
+        let idempotency_key = caller.idempotency_key("tag-bucket", "", &[value.bytes()]);
+        let value = Some(value).filter(|_| !tags.is_empty());
+        let change = Change::Set { name: TAGGING, value, global_name: GlobalName::Keep };
+        self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 }

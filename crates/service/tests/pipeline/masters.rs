@@ -259,6 +259,7 @@ async fn a_copy_is_not_made_of_a_stale_source() {
             source,
             key: object_key("copy"),
             replace: None,
+            tags: None,
             checksum: None,
             conditions: WriteConditions::default(),
         };

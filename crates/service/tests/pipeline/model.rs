@@ -74,6 +74,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
                 source,
                 key: object_key(&to),
                 replace: Some(ObjectFacts::default()),
+                tags: None,
                 checksum: None,
                 conditions: WriteConditions::default(),
             };

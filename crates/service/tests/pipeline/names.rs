@@ -134,6 +134,7 @@ async fn copy(
         source: source(BUCKET, owner),
         key: object_key("copy"),
         replace: None,
+        tags: None,
         checksum: None,
         conditions: WriteConditions::default(),
     };

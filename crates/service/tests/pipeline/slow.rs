@@ -338,6 +338,7 @@ impl World {
             source,
             key: object_key(to.1),
             replace: None,
+            tags: None,
             checksum: None,
             conditions,
         };

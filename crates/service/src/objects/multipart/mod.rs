@@ -206,7 +206,7 @@ impl Service {
         let CreateUploadRequest { key, facts, checksum } = request;
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
         let acl = facts.acl.clone();
-        let (headers, metadata, blocks) = facts.attach()?;
+        let (maps, blocks) = facts.attach()?;
         let now = self.before_write(caller, "arbiter", self.arbiter().now()).await?;
         let id = UploadId::new(now, self.random());
         let record = UploadRecord {
@@ -216,7 +216,7 @@ impl Service {
                 .as_ref()
                 .map(|identity| identity.user.clone())
                 .unwrap_or_default(),
-            template: bare_record(headers, metadata, acl),
+            template: bare_record(maps, acl),
             checksum: checksum.map(|(algorithm, composite)| (algorithm as u8, composite)),
             completed: None,
         };
