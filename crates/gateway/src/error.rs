@@ -216,13 +216,18 @@ pub(crate) fn with_argument(error: S3Error, name: &str, value: &HeaderValue) -> 
     let value = escape(&printable(&String::from_utf8_lossy(value.as_bytes())));
     let detail =
         format!("<ArgumentName>{name}</ArgumentName><ArgumentValue>{value}</ArgumentValue>");
-    with_headers(error, HeaderValue::from_str(&detail).ok().map(|detail| (DETAIL_HEADER, detail)))
+    with_detail(error, &detail)
 }
 
 /// Adds the element that names the bucket of an error.
 pub(crate) fn with_bucket(error: S3Error, bucket: &str) -> S3Error {
-    let detail = HeaderValue::from_str(&format!("<BucketName>{}</BucketName>", escape(bucket)));
-    with_headers(error, detail.ok().map(|detail| (DETAIL_HEADER, detail)))
+    with_detail(error, &format!("<BucketName>{}</BucketName>", escape(bucket)))
+}
+
+/// Adds elements to an error.
+pub(crate) fn with_detail(error: S3Error, elements: &str) -> S3Error {
+    let detail = HeaderValue::from_str(elements).ok();
+    with_headers(error, detail.map(|detail| (DETAIL_HEADER, detail)))
 }
 
 fn with_headers(

@@ -145,12 +145,13 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
         ]),
         ("HEAD", Level::Object) => is(&["partNumber", "response-expires", "versionId"]),
         ("PUT", Level::Bucket) => {
-            is(&["policy", "polic%79", "acl", "%61cl", "ownershipControls", "tagging"])
+            is(&["policy", "polic%79", "acl", "%61cl", "cors", "ownershipControls", "tagging"])
         }
         ("PUT", Level::Object) => is(&["acl", "%61cl", "tagging"]),
         ("DELETE", Level::Bucket) => is(&[
             "policy",
             "polic%79",
+            "cors",
             "encryption",
             "lifecycle",
             "publicAccessBlock",

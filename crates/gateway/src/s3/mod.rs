@@ -5,6 +5,7 @@ mod attributes;
 mod bucket;
 mod commit;
 mod convert;
+mod cors;
 mod multipart;
 mod object;
 mod policy;
@@ -176,6 +177,8 @@ operations! {
     get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput,
     get_bucket_acl: GetBucketAclInput => GetBucketAclOutput,
     get_bucket_analytics_configuration: GetBucketAnalyticsConfigurationInput => GetBucketAnalyticsConfigurationOutput,
+    delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput,
+    put_bucket_cors: PutBucketCorsInput => PutBucketCorsOutput,
     get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput,
     get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput,
     get_bucket_intelligent_tiering_configuration: GetBucketIntelligentTieringConfigurationInput => GetBucketIntelligentTieringConfigurationOutput,

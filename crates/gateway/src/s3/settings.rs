@@ -69,8 +69,6 @@ macro_rules! never_set {
 }
 
 never_set! {
-    get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput:
-        "NoSuchCORSConfiguration", "The CORS configuration does not exist";
     get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput:
         "ServerSideEncryptionConfigurationNotFoundError",
         "The server side encryption configuration was not found";

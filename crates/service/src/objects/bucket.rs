@@ -10,14 +10,14 @@ use fula_core::{
 use crate::{
     arbiter::Head,
     auth::access::{Action, Holder, Target, authorize},
-    auth::bucket_policy::{POLICY, policy_text, public},
+    auth::bucket_policy::{CORS, POLICY, cors_text, policy_text, public},
     auth::policy::PublicRead,
     caller::Caller,
     commit::{Change, CommitRequest, LOCATION, TAGGING},
     error::ServiceError,
     limits::PAGE_MAX,
     names::NamePolicy,
-    service::{Part, Service},
+    service::{Freshness, Part, Service},
 };
 
 /// Facts about a bucket.
@@ -189,7 +189,9 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
         let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
-        let is_public = public.is_some_and(|public| !public.is_nothing());
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let is_public = public.is_some_and(|public| !public.is_nothing())
+            || cors_text(blocks, &head.root).await?.is_some();
         if is_public && self.names == NamePolicy::PerOwner {
             self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
         }
@@ -199,6 +201,57 @@ impl Service {
         let change =
             Change::Set { name: POLICY, value, global_name: self.names.at_policy(is_public) };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+
+    /// Sets or removes the rules for other origins. The bucket claims or releases its global name
+    /// accordingly, because a preflight names neither caller nor owner.
+    ///
+    /// # Errors
+    /// [`ServiceError::TooManyPublicBuckets`].
+    pub async fn set_cors(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        text: Option<&str>,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let is_reached = text.is_some() || !self.public(&head).await?.is_nothing();
+        if is_reached && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
+        }
+        let value = text.map(settings::text_block);
+        let idempotency_key =
+            caller.idempotency_key("cors", "", &[text.unwrap_or_default().as_bytes()]);
+        let change =
+            Change::Set { name: CORS, value, global_name: self.names.at_policy(is_reached) };
+        self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+
+    /// Returns the rules of a bucket for other origins.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn cors(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<Option<String>, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        cors_text(self.arbiter().nodes().blocks().as_ref(), &head.root).await
+    }
+
+    /// Returns the rules of the bucket that a name means to a caller, whatever the caller may do.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`].
+    pub async fn cors_of_anyone(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<Option<String>, ServiceError> {
+        let found = self.find(caller, caller.bucket_owner, name, Freshness::MayBeStale).await?;
+        let head = found.ok_or(ServiceError::NoSuchBucket)?;
+        cors_text(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
     /// Checks that a bucket may be made public: it holds its global name already, or its owner may claim

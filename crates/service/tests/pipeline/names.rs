@@ -461,3 +461,24 @@ async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
         assert_eq!(holder.is_some(), is_public);
     }
 }
+
+#[tokio::test]
+async fn a_bucket_with_rules_for_other_origins_holds_its_name() {
+    let shop = Shop::new();
+    let (service, who) = (shop.owners(1), user("key:one"));
+    let name = BucketName::parse("bucket").unwrap();
+    service.create_bucket(&who, &name, None).await.unwrap();
+    let anonymous = Caller::default();
+    let found = service.cors_of_anyone(&anonymous, &name).await;
+    assert!(matches!(found, Err(ServiceError::NoSuchBucket)), "{found:?}");
+    service.set_cors(&who, &name, Some("[]")).await.unwrap();
+    assert_eq!(shop.holder("bucket").await, Some(owner(&who)));
+    let found = service.cors_of_anyone(&anonymous, &name).await.unwrap();
+    assert_eq!(found.as_deref(), Some("[]"));
+    // Removing a policy, and settling the names, leave it its name.
+    service.set_policy(&who, &name, None).await.unwrap();
+    shop.settle(&service).await;
+    assert_eq!(shop.holder("bucket").await, Some(owner(&who)));
+    service.set_cors(&who, &name, None).await.unwrap();
+    assert_eq!(shop.holder("bucket").await, None);
+}

@@ -294,8 +294,9 @@ async fn tags_hold_on_every_master_and_a_retry_sets_them_once() {
     tag(&two, "j", 1, "2").await.unwrap();
     tag(&two, "i", 2, "1").await.unwrap();
     for master in [&one, &two] {
-        let found = master.service.object_properties(&master.user, &bucket(), &object_key("k"));
-        let (_, found) = found.await.unwrap();
+        let (name, key) = (bucket(), object_key("k"));
+        let found = master.service.object_properties(&master.user, &name, &key).await;
+        let (_, found) = found.unwrap();
         assert_eq!(found.tags, map("2"));
         assert_eq!((found.record.time, found.record.seq), (first.time, first.seq));
     }
