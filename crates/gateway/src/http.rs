@@ -3,6 +3,8 @@
 //! It assigns request ids, logs each request, counts metrics by operation and status, serves the routes of
 //! the gateway itself, and completes the error bodies of `s3s`. No secret, token or query is ever logged.
 
+mod post;
+
 use std::{
     panic::AssertUnwindSafe,
     sync::{
@@ -28,7 +30,7 @@ use crate::{
     cors::{self, CrossOrigin},
     credential::{Credential, bearer_of},
     error::{CONDITION_HEADER, DETAIL_HEADER, FORGED_HEADER, escape, respond},
-    guard, normalise,
+    form, guard, normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
     request::{AnswerStatus, HostBucket, Operation, RequestId},
@@ -192,6 +194,10 @@ impl Gateway {
                 }
                 Err(error) => respond(error),
             };
+        }
+        if form::is_form(&parts) && parts.uri.query().is_none_or(str::is_empty) {
+            operation.set("PostObject".to_owned());
+            return self.post_form(parts, body, host_bucket, lent).await;
         }
         let admitted = self.admit(parts, body, host_bucket, lent).await;
         let admitted = match admitted {

@@ -14,6 +14,7 @@ mod credential;
 mod date;
 mod digest;
 mod error;
+mod form;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod guard;
