@@ -208,7 +208,10 @@ def test_keys_of_every_kind(s3, bucket):
         s3.put_object(Bucket=bucket, Key="x" * 1025, Body=b"")
 
 
-@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "SHA1", "SHA256", "CRC64NVME"])
+ALGORITHMS = ["CRC32", "CRC32C", "SHA1", "SHA256", "CRC64NVME", "SHA512", "XXHASH64", "XXHASH3", "XXHASH128"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_checksums_are_verified_and_returned(s3, bucket, algorithm):
     body = pattern(100_000)
     field = f"Checksum{algorithm}"

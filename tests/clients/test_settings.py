@@ -168,6 +168,11 @@ def test_attributes_of_parts(s3, bucket):
                 for part, size in zip(parts, [5 << 20, 5 << 20, 1])]
     assert found["ObjectParts"]["Parts"] == expected and found["ObjectParts"]["TotalPartsCount"] == 3
     assert (found["ObjectParts"]["IsTruncated"], found["ObjectParts"]["MaxParts"]) == (False, 1000)
+    # A read of one part tells the checksum of that part.
+    for call in [s3.get_object, s3.head_object]:
+        part = call(Bucket=bucket, Key="k", PartNumber=2, ChecksumMode="ENABLED")
+        assert (part["ChecksumSHA256"], part["ContentLength"]) == (parts[1]["ChecksumSHA256"], 5 << 20)
+        assert "ChecksumSHA256" not in call(Bucket=bucket, Key="k", Range="bytes=0-9", ChecksumMode="ENABLED")
     page = read(MaxParts=1, PartNumberMarker=2)["ObjectParts"]
     assert (page["Parts"], page["IsTruncated"]) == (expected[1:2], True)
     assert (page["PartNumberMarker"], page["NextPartNumberMarker"]) == (2, 5)

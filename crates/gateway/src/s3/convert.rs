@@ -261,6 +261,10 @@ macro_rules! set_checksums {
                 Stored::Crc64Nvme => $out.checksum_crc64nvme = value,
                 Stored::Sha1 => $out.checksum_sha1 = value,
                 Stored::Sha256 => $out.checksum_sha256 = value,
+                Stored::Sha512 => $out.checksum_sha512 = value,
+                Stored::Xxhash64 => $out.checksum_xxhash64 = value,
+                Stored::Xxhash3 => $out.checksum_xxhash3 = value,
+                Stored::Xxhash128 => $out.checksum_xxhash128 = value,
             }
         }
     };

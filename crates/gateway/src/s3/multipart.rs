@@ -61,7 +61,8 @@ fn asked_checksum(
     let possible = match algorithm {
         Algorithm::Crc32 | Algorithm::Crc32c => true,
         Algorithm::Crc64Nvme => !composite,
-        Algorithm::Sha1 | Algorithm::Sha256 => composite,
+        // Of the others, nothing about the whole follows from the parts.
+        _ => composite,
     };
     if !possible {
         let (kind, name) = (if composite { "COMPOSITE" } else { "FULL_OBJECT" }, name.as_str());
@@ -111,6 +112,10 @@ fn complete_part(part: CompletedPart) -> S3Result<CompletePart> {
         (Algorithm::Crc64Nvme, part.checksum_crc64nvme),
         (Algorithm::Sha1, part.checksum_sha1),
         (Algorithm::Sha256, part.checksum_sha256),
+        (Algorithm::Sha512, part.checksum_sha512),
+        (Algorithm::Xxhash64, part.checksum_xxhash64),
+        (Algorithm::Xxhash3, part.checksum_xxhash3),
+        (Algorithm::Xxhash128, part.checksum_xxhash128),
     ];
     let mut checksum = None;
     for (algorithm, value) in given {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use fula_core::bucket::{
-    ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
+    Checksum, ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
 };
 use fula_service::{
     Caller, CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
@@ -157,9 +157,9 @@ impl Api {
             last_modified: Some(timestamp(object.record.time)),
             ..GetObjectOutput::default()
         };
-        if wants_checksum(input.checksum_mode.as_ref()) && !part.is_partial {
-            set_checksums!(output, &object.record.checksums);
-            output.checksum_type = checksum_type(&object.record.checksums);
+        if wants_checksum(input.checksum_mode.as_ref()) {
+            set_checksums!(output, &part.checksums);
+            output.checksum_type = checksum_type(&part.checksums);
         }
         let mut response = S3Response::new(output);
         response.status = part.is_partial.then_some(StatusCode::PARTIAL_CONTENT);
@@ -191,9 +191,9 @@ impl Api {
             last_modified: Some(timestamp(object.record.time)),
             ..HeadObjectOutput::default()
         };
-        if wants_checksum(input.checksum_mode.as_ref()) && !part.is_partial {
-            set_checksums!(output, &object.record.checksums);
-            output.checksum_type = checksum_type(&object.record.checksums);
+        if wants_checksum(input.checksum_mode.as_ref()) {
+            set_checksums!(output, &part.checksums);
+            output.checksum_type = checksum_type(&part.checksums);
         }
         let mut response = S3Response::new(output);
         response.status = part.is_partial.then_some(StatusCode::PARTIAL_CONTENT);
@@ -209,7 +209,8 @@ impl Api {
         part_number: Option<i32>,
     ) -> S3Result<Selected> {
         let size = object.record.size;
-        let whole = Selected { range: 0..size, is_partial: false, count: None };
+        let checksums = object.record.checksums.clone();
+        let whole = Selected { range: 0..size, is_partial: false, count: None, checksums };
         match (range, part_number) {
             (None, None) => Ok(whole),
             (Some(_), Some(_)) => {
@@ -218,7 +219,7 @@ impl Api {
             (Some(range), None) => {
                 let range = range.within(size);
                 let range = range.ok_or_else(|| to_s3(ServiceError::InvalidRange { size }))?;
-                Ok(Selected { range, is_partial: true, count: None })
+                Ok(Selected { range, is_partial: true, count: None, checksums: Vec::new() })
             }
             (None, Some(number)) => {
                 let parts = self.service.parts_of(&object.record).await.map_err(to_s3)?;
@@ -352,6 +353,8 @@ struct Selected {
     range: ops::Range<u64>,
     is_partial: bool,
     count: Option<i32>,
+    /// Checksums of exactly these bytes.
+    checksums: Vec<Checksum>,
 }
 
 impl Selected {
@@ -369,7 +372,13 @@ fn part_range(record: &ObjectRecord, parts: &[PartSpan], number: i32) -> S3Resul
     let is_multipart = matches!(record.etag, StoredTag::Multipart(..)) && !parts.is_empty();
     if !is_multipart {
         return if wanted == 1 {
-            Ok(Selected { range: 0..record.size, is_partial: record.size > 0, count: None })
+            let checksums = record.checksums.clone();
+            Ok(Selected {
+                range: 0..record.size,
+                is_partial: record.size > 0,
+                count: None,
+                checksums,
+            })
         } else {
             let mut error = none();
             error.set_status_code(StatusCode::RANGE_NOT_SATISFIABLE);
@@ -385,7 +394,8 @@ fn part_range(record: &ObjectRecord, parts: &[PartSpan], number: i32) -> S3Resul
     };
     let start: u64 = parts[..index].iter().map(|part| part.size).sum();
     let count = i32::try_from(parts.len()).ok();
-    Ok(Selected { range: start..start + part.size, is_partial: true, count })
+    let checksums = part.checksum.iter().cloned().collect();
+    Ok(Selected { range: start..start + part.size, is_partial: true, count, checksums })
 }
 
 fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
