@@ -94,6 +94,8 @@ fn row(error: &ServiceError) -> S3Error {
         E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
         E::NoSuchPolicy => s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist"),
         E::NoSuchKey => Code::NoSuchKey.into(),
+        E::NoSuchVersion => s3_error!(NoSuchVersion, "The specified version does not exist."),
+        E::DeleteMarker { id, time_ms, is_named } => delete_marker(*id, *time_ms, *is_named),
         E::NoSuchUpload => Code::NoSuchUpload.into(),
         E::InvalidPart(_) => Code::InvalidPart.into(),
         E::InvalidPartOrder => Code::InvalidPartOrder.into(),
@@ -316,6 +318,21 @@ fn not_modified(etag: &fula_core::bucket::ETag, time_ms: u64) -> S3Error {
     let headers = [(header::ETAG, etag), (header::LAST_MODIFIED, time)];
     let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
     with_headers(S3Error::new(S3ErrorCode::NotModified), headers)
+}
+
+/// Returns the error for a delete marker: there is no object, or the version that was named has no content.
+fn delete_marker(id: fula_core::bucket::VersionId, time_ms: u64, is_named: bool) -> S3Error {
+    let mut headers = vec![(HeaderName::from_static("x-amz-delete-marker"), "true".parse().ok())];
+    headers.push((HeaderName::from_static("x-amz-version-id"), id.to_string().parse().ok()));
+    let error = if is_named {
+        headers.push((header::ALLOW, Some(HeaderValue::from_static("DELETE"))));
+        headers.push((header::LAST_MODIFIED, http_date(timestamp(time_ms))));
+        S3ErrorCode::MethodNotAllowed
+    } else {
+        S3ErrorCode::NoSuchKey
+    };
+    let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    with_headers(S3Error::new(error), headers)
 }
 
 fn invalid_range(size: u64) -> S3Error {

@@ -14,7 +14,6 @@ use Level::{Bucket, Object};
 const REFUSED: &[Refused] = &[
     (Method::GET, Bucket, "metadataTable", "GetBucketMetadataTableConfiguration"),
     (Method::GET, Bucket, "session", "CreateSession"),
-    (Method::GET, Bucket, "versions", "ListObjectVersions"),
     (Method::POST, Bucket, "metadataConfiguration", "CreateBucketMetadataConfiguration"),
     (Method::POST, Bucket, "metadataTable", "CreateBucketMetadataTableConfiguration"),
     (Method::PUT, Bucket, "abac", "PutBucketAbac"),
@@ -44,7 +43,6 @@ const REFUSED: &[Refused] = &[
     (Method::PUT, Bucket, "publicAccessBlock", "PutPublicAccessBlock"),
     (Method::PUT, Bucket, "replication", "PutBucketReplication"),
     (Method::PUT, Bucket, "requestPayment", "PutBucketRequestPayment"),
-    (Method::PUT, Bucket, "versioning", "PutBucketVersioning"),
     (Method::PUT, Bucket, "website", "PutBucketWebsite"),
     (Method::DELETE, Bucket, "analytics", "DeleteBucketAnalyticsConfiguration"),
     (Method::DELETE, Bucket, "intelligent-tiering", "DeleteBucketIntelligentTieringConfiguration"),

@@ -6,6 +6,8 @@ use super::{DOCUMENT, Level, Route};
 
 const PAGE: &[&str] = &["continuation-token"];
 const VERSION: &[&str] = &["versionId"];
+const LIST_VERSIONS: &[&str] =
+    &["delimiter", "encoding-type", "key-marker", "max-keys", "prefix", "version-id-marker"];
 
 const fn get(required: &'static [&'static str]) -> Route {
     Route::new(Method::GET, Level::Bucket, required)
@@ -48,11 +50,13 @@ pub(super) const ROUTES: &[Route] = &[
     get(&["requestPayment"]),
     get(&["tagging"]),
     get(&["versioning"]),
+    get(&["versions"]).with(LIST_VERSIONS).page(),
     get(&["website"]),
     put(&["acl"]),
     put(&["cors"]),
     put(&["ownershipControls"]),
     put(&["tagging"]),
+    put(&["versioning"]),
     delete(&["cors"]),
     delete(&["encryption"]),
     delete(&["lifecycle"]),

@@ -129,6 +129,7 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
             "requestPayment",
             "tagging",
             "versioning",
+            "versions",
             "website",
         ]),
         ("GET", Level::Object) => is(&[
@@ -144,9 +145,16 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
             "versionId",
         ]),
         ("HEAD", Level::Object) => is(&["partNumber", "response-expires", "versionId"]),
-        ("PUT", Level::Bucket) => {
-            is(&["policy", "polic%79", "acl", "%61cl", "cors", "ownershipControls", "tagging"])
-        }
+        ("PUT", Level::Bucket) => is(&[
+            "policy",
+            "polic%79",
+            "acl",
+            "%61cl",
+            "cors",
+            "ownershipControls",
+            "tagging",
+            "versioning",
+        ]),
         ("PUT", Level::Object) => is(&["acl", "%61cl", "tagging"]),
         ("DELETE", Level::Bucket) => is(&[
             "policy",
@@ -208,7 +216,7 @@ fn what_is_refused_says_whether_another_method_would_do() {
         (Method::POST, Level::Object, "", "MethodNotAllowed"),
         (Method::DELETE, Level::Object, "acl", "MethodNotAllowed"),
         (Method::DELETE, Level::Object, "uploadId=x&tagging", "MethodNotAllowed"),
-        (Method::PUT, Level::Bucket, "versioning", "NotImplemented"),
+        (Method::PUT, Level::Bucket, "lifecycle", "NotImplemented"),
         (Method::DELETE, Level::Bucket, "versioning", "MethodNotAllowed"),
         (Method::GET, Level::Object, "v=3", "NotImplemented"),
         (Method::DELETE, Level::Object, "x-note=3", "NotImplemented"),

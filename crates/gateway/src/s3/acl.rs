@@ -8,8 +8,8 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_erro
 use super::{
     Api, caller,
     convert::{bucket_name, object_key},
-    object::refuse_version,
     settings::not_set,
+    versions::version_of,
 };
 use crate::{
     auth::identity,
@@ -189,9 +189,10 @@ impl Api {
         request: S3Request<GetObjectAclInput>,
     ) -> S3Result<S3Response<GetObjectAclOutput>> {
         let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
+        let version = version_of(input.version_id.as_ref())?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found = self.service.object_properties(&caller(&request)?, &bucket, &key).await;
+        let found =
+            self.service.object_properties(&caller(&request)?, &bucket, &key, version).await;
         let (grants, owner) = only_owner(found.map_err(to_s3)?.0);
         Ok(S3Response::new(GetObjectAclOutput { grants, owner, request_charged: None }))
     }
@@ -201,9 +202,10 @@ impl Api {
         request: S3Request<PutObjectAclInput>,
     ) -> S3Result<S3Response<PutObjectAclOutput>> {
         let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
+        let version = version_of(input.version_id.as_ref())?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found = self.service.change_properties(&caller(&request)?, &bucket, &key).await;
+        let found =
+            self.service.change_properties(&caller(&request)?, &bucket, &key, version).await;
         check_set(&request.headers, input.access_control_policy.as_ref(), found.map_err(to_s3)?)?;
         Ok(S3Response::new(PutObjectAclOutput::default()))
     }

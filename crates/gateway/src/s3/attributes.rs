@@ -7,7 +7,7 @@ use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     Api, caller,
     convert::{bucket_name, checksum_type, etag, object_key, set_checksums},
-    object::refuse_version,
+    versions::version_of,
 };
 use crate::{date::timestamp, error::s3_error as to_s3};
 
@@ -106,11 +106,13 @@ impl Api {
         request: S3Request<GetObjectAttributesInput>,
     ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
         let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
+        let version = version_of(input.version_id.as_ref())?;
         let asked = Asked::of(&request.headers)?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found = self.service.object_properties(&caller(&request)?, &bucket, &key).await;
-        let record = found.map_err(to_s3)?.1.record;
+        let found =
+            self.service.object_properties(&caller(&request)?, &bucket, &key, version).await;
+        let found = found.map_err(to_s3)?.1;
+        let (record, version) = (found.record, found.version);
         let object_parts = if asked.parts && record.parts.is_some() {
             let parts = self.service.parts_of(&record).await.map_err(to_s3)?;
             Some(parts_page(&parts, &request.headers)?)
@@ -125,6 +127,7 @@ impl Api {
             object_parts,
             object_size: i64::try_from(record.size).ok().filter(|_| asked.size),
             storage_class: asked.class.then_some(class),
+            version_id: version.map(|version| version.to_string()),
             ..GetObjectAttributesOutput::default()
         }))
     }

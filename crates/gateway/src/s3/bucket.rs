@@ -1,7 +1,7 @@
 //! Operations on buckets, and listings.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use fula_core::{BucketName, OwnerId};
+use fula_core::{BucketName, OwnerId, bucket::ObjectRecord};
 use fula_service::{BucketPage, Identity, ListRequest, Listing, ListingLine, limits::PAGE_MAX};
 use http::HeaderValue;
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
@@ -55,11 +55,19 @@ impl Names {
 }
 
 /// Returns an owner in the form of S3. The name of another owner than the caller is not known.
-fn owner_of(request: &http::Extensions, owner: OwnerId) -> Owner {
+pub(super) fn owner_of(request: &http::Extensions, owner: OwnerId) -> Owner {
     let named = identity(request).filter(|identity| identity.owner == owner);
     let id = owner.to_string();
     let display_name = named.map_or_else(|| id.clone(), Identity::display);
     Owner { display_name: Some(display_name), id: Some(id) }
+}
+
+/// Returns the algorithms of the checksums of an object.
+pub(super) fn algorithms(record: &ObjectRecord) -> Vec<ChecksumAlgorithm> {
+    let name = |checksum: &fula_core::bucket::Checksum| {
+        ChecksumAlgorithm::from_static(algorithm_name(checksum.algorithm))
+    };
+    record.checksums.iter().map(name).collect()
 }
 
 fn split(
@@ -71,13 +79,7 @@ fn split(
     for line in &listing.lines {
         match line {
             ListingLine::Object(key, record) => {
-                let algorithms: Vec<_> = record
-                    .checksums
-                    .iter()
-                    .map(|checksum| {
-                        ChecksumAlgorithm::from_static(algorithm_name(checksum.algorithm))
-                    })
-                    .collect();
+                let algorithms = algorithms(record);
                 objects.push(Object {
                     key: Some(names.encode(key)),
                     e_tag: Some(etag(&record.etag)),
@@ -100,7 +102,7 @@ fn split(
     (objects, prefixes)
 }
 
-fn none_if_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
+pub(super) fn none_if_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     Some(list).filter(|list| !list.is_empty())
 }
 

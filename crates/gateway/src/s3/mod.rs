@@ -6,11 +6,13 @@ mod bucket;
 mod commit;
 mod convert;
 mod cors;
+mod delete;
 mod multipart;
 mod object;
 mod policy;
 mod settings;
 mod tagging;
+mod versions;
 
 use std::sync::Arc;
 
@@ -195,6 +197,8 @@ operations! {
     delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput,
     put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput,
     put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput,
+    list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput,
+    put_bucket_versioning: PutBucketVersioningInput => PutBucketVersioningOutput,
     get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput,
     get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput,
     get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput,

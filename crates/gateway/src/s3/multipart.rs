@@ -18,7 +18,7 @@ use super::{
         refuse_unoffered, set_checksums, url_encode, write_conditions,
     },
     object::{copy_source, written_headers},
-    tagging,
+    tagging, versions,
 };
 use crate::{
     date::timestamp,
@@ -101,7 +101,7 @@ fn copy_fault(error: ServiceError) -> S3Error {
             InvalidArgument,
             "Range specified is not valid for source object of size: {size}"
         ),
-        error => to_s3(error),
+        error => versions::copy_fault(error),
     }
 }
 
@@ -197,6 +197,7 @@ impl Api {
         let input = &request.input;
         let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;
         let source = copy_source(&request.headers, &input.copy_source, conditions)?;
+        let source_version = source.version;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
         let caller = &caller(&request)?;
         let bucket = bucket_name(&input.bucket)?;
@@ -217,6 +218,7 @@ impl Api {
         set_checksums!(result, part.checksum.iter());
         Ok(S3Response::new(UploadPartCopyOutput {
             copy_part_result: Some(result),
+            copy_source_version_id: source_version.map(|version| version.to_string()),
             ..UploadPartCopyOutput::default()
         }))
     }

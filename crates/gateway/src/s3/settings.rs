@@ -122,7 +122,6 @@ macro_rules! always_the_same {
 }
 
 always_the_same! {
-    get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput {};
     get_bucket_logging: GetBucketLoggingInput => GetBucketLoggingOutput {};
     get_bucket_notification_configuration:
         GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput {};

@@ -7,8 +7,8 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     Api, caller,
     convert::{bucket_name, object_key},
-    object::refuse_version,
     settings::not_set,
+    versions::version_of,
 };
 use crate::{
     error::{custom, not_implemented, s3_error as to_s3, with_argument},
@@ -133,11 +133,14 @@ impl Api {
         request: S3Request<GetObjectTaggingInput>,
     ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
         let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
+        let version = version_of(input.version_id.as_ref())?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found = self.service.object_properties(&caller(&request)?, &bucket, &key).await;
-        let tag_set = to_set(found.map_err(to_s3)?.1.tags);
-        Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: None }))
+        let found =
+            self.service.object_properties(&caller(&request)?, &bucket, &key, version).await;
+        let found = found.map_err(to_s3)?.1;
+        let version_id = found.version.map(|version| version.to_string());
+        let tag_set = to_set(found.tags);
+        Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id }))
     }
 
     pub(super) async fn put_object_tagging(
@@ -145,12 +148,12 @@ impl Api {
         request: S3Request<PutObjectTaggingInput>,
     ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
         let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
+        let version = version_of(input.version_id.as_ref())?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
         let tags = of_set(&input.tagging.tag_set, OBJECT_TAGS_MAX)?;
-        let put = self.service.tag_object(&caller(&request)?, &bucket, key, tags).await;
-        put.map_err(to_s3)?;
-        Ok(S3Response::new(PutObjectTaggingOutput::default()))
+        let put = self.service.tag_object(&caller(&request)?, &bucket, key, version, tags).await;
+        let version_id = put.map_err(to_s3)?.map(|version| version.to_string());
+        Ok(S3Response::new(PutObjectTaggingOutput { version_id }))
     }
 
     pub(super) async fn delete_object_tagging(
@@ -158,12 +161,12 @@ impl Api {
         request: S3Request<DeleteObjectTaggingInput>,
     ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
         let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
+        let version = version_of(input.version_id.as_ref())?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
         let none = TextMap::new();
-        let put = self.service.tag_object(&caller(&request)?, &bucket, key, none).await;
-        put.map_err(to_s3)?;
-        Ok(S3Response::new(DeleteObjectTaggingOutput::default()))
+        let put = self.service.tag_object(&caller(&request)?, &bucket, key, version, none).await;
+        let version_id = put.map_err(to_s3)?.map(|version| version.to_string());
+        Ok(S3Response::new(DeleteObjectTaggingOutput { version_id }))
     }
 
     pub(super) async fn get_bucket_tagging(

@@ -62,7 +62,7 @@ mod tests {
     fn target(action: Action, key: &'static str) -> Target<'static> {
         match action {
             Action::HeadBucket => Target::Anything(BUCKET),
-            Action::ListObjects => Target::Prefix(BUCKET, key),
+            Action::ListObjects | Action::ListVersions => Target::Prefix(BUCKET, key),
             Action::GetObject
             | Action::PutObject
             | Action::DeleteObject
@@ -105,29 +105,29 @@ mod tests {
         let private = Some(Holder { owner: owner.owner, public: &nothing });
         let public = Some(Holder { owner: owner.owner, public: &some });
         // The columns: head list get put delete uploads create delete policy policy; settings settings
-        // properties properties
+        // properties properties versions
         let table = [
-            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaa"),
-            ("reader in", Some(&reader), "in/k", private, "aaadddddddddad"),
-            ("reader out", Some(&reader), "out/k", private, "addddddddddddd"),
-            ("writer", Some(&writer), "in/k", private, "addaaaddddddda"),
-            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaa"),
-            ("elsewhere", Some(&elsewhere), "in/k", private, "dddddddddddddd"),
-            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnn"),
-            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "dddddddddddddd"),
-            ("anonymous", None, "in/k", private, "dddddddddddddd"),
+            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaa"),
+            ("reader in", Some(&reader), "in/k", private, "aaadddddddddada"),
+            ("reader out", Some(&reader), "out/k", private, "adddddddddddddd"),
+            ("writer", Some(&writer), "in/k", private, "addaaadddddddad"),
+            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaaa"),
+            ("elsewhere", Some(&elsewhere), "in/k", private, "ddddddddddddddd"),
+            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnnn"),
+            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "ddddddddddddddd"),
+            ("anonymous", None, "in/k", private, "ddddddddddddddd"),
             // A bucket that does not exist is answered like one of another owner.
-            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnn"),
-            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "dddddddddddddd"),
-            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "dddddddddddddd"),
-            ("anonymous, absent", None, "in/k", None, "dddddddddddddd"),
+            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnnn"),
+            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "ddddddddddddddd"),
+            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "ddddddddddddddd"),
+            ("anonymous, absent", None, "in/k", None, "ddddddddddddddd"),
             // Only the objects below `in/` were made public.
-            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaa"),
-            ("stranger, public", Some(&stranger), "in/k", public, "ddaddddddddddd"),
-            ("stranger, not public", Some(&stranger), "out/k", public, "dddddddddddddd"),
-            ("anonymous, public", None, "in/k", public, "ddaddddddddddd"),
-            ("anonymous, not public", None, "out/k", public, "dddddddddddddd"),
-            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddaddddddddddd"),
+            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaaa"),
+            ("stranger, public", Some(&stranger), "in/k", public, "ddadddddddddddd"),
+            ("stranger, not public", Some(&stranger), "out/k", public, "ddddddddddddddd"),
+            ("anonymous, public", None, "in/k", public, "ddadddddddddddd"),
+            ("anonymous, not public", None, "out/k", public, "ddddddddddddddd"),
+            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddadddddddddddd"),
         ];
         for (name, who, key, holder, expected) in table {
             assert_eq!(row(who, key, holder), expected, "{name}");

@@ -29,15 +29,17 @@ pub enum Action {
     GetSettings,
     /// Sets or removes a setting of a bucket other than its policy.
     PutSettings,
-    /// Reads the tags, the ACL or the attributes of an object.
+    /// Reads the tags, the ACL, the attributes or an older version of an object.
     GetProperties,
     /// Replaces the tags or the ACL of an object.
     PutProperties,
+    /// Lists the versions of objects.
+    ListVersions,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::HeadBucket,
         Self::ListObjects,
         Self::GetObject,
@@ -52,6 +54,7 @@ impl Action {
         Self::PutSettings,
         Self::GetProperties,
         Self::PutProperties,
+        Self::ListVersions,
     ];
 
     /// Returns the verb that a scope must have to allow the action.
@@ -61,7 +64,8 @@ impl Action {
             | Self::ListObjects
             | Self::GetObject
             | Self::GetSettings
-            | Self::GetProperties => Verb::Read,
+            | Self::GetProperties
+            | Self::ListVersions => Verb::Read,
             // Uploads in progress concern only those who may write.
             Self::PutObject | Self::DeleteObject | Self::ListUploads | Self::PutProperties => {
                 Verb::Write

@@ -6,7 +6,9 @@
 use bytes::Bytes;
 use fula_core::{
     Block, BucketId,
-    bucket::{Attached, Fingerprint, ObjectRecord, PartRecord, UploadRecord},
+    bucket::{
+        Attached, Fingerprint, ObjectRecord, PartRecord, UploadRecord, VersionId, Versioning,
+    },
     id::{ObjectKey, UploadId},
     root::GlobalName,
     tree::Salt,
@@ -14,8 +16,9 @@ use fula_core::{
 
 use super::{
     completion::{CompleteUpload, is_expired},
-    edits::{Answer, bytes_of, open_upload, remove, write},
+    edits::{Answer, bytes_of, open_upload},
     step::{Step, StepKind, commit},
+    versions::{Deleted, delete_many, remove, remove_version, source_of, tag, write},
     working::Working,
 };
 use crate::{
@@ -33,7 +36,13 @@ pub(crate) enum Source {
     /// An object of another bucket that cannot be copied. The first attempt of a retry may have found it.
     Refused(ServiceError),
     /// Another object of the same bucket, as it is at the commit.
-    SameBucket { key: ObjectKey, conditions: ReadConditions, replace: Box<Replacement> },
+    SameBucket {
+        key: ObjectKey,
+        /// Version of the source; `None` for the current object.
+        version: Option<VersionId>,
+        conditions: ReadConditions,
+        replace: Box<Replacement>,
+    },
 }
 
 /// The maps of a copied record that are replaced.
@@ -60,6 +69,15 @@ pub(crate) const TAGGING: &str = "tagging";
 
 /// Name of the setting that holds the location which the client asked for, as text.
 pub(crate) const LOCATION: &str = "location";
+
+/// A key to delete.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyToDelete {
+    pub(crate) key: ObjectKey,
+    /// Version to remove for good; `None` to delete the current object.
+    pub(crate) version: Option<VersionId>,
+    pub(crate) conditions: WriteConditions,
+}
 
 /// A change to one bucket.
 #[derive(Clone, Debug)]
@@ -88,18 +106,18 @@ pub(crate) enum Change {
         /// Small body and attached maps, which are stored with the commit.
         blocks: Vec<Block>,
     },
-    Delete {
-        key: ObjectKey,
-        conditions: WriteConditions,
-    },
+    Delete(KeyToDelete),
     /// Replaces the tags of an object.
     Tag {
         key: ObjectKey,
+        version: Option<VersionId>,
         tags: Attached,
         /// The tags, if they are large.
         blocks: Vec<Block>,
     },
-    DeleteMany(Vec<(ObjectKey, WriteConditions)>),
+    DeleteMany(Vec<KeyToDelete>),
+    /// Sets whether the bucket keeps versions.
+    SetVersioning(Versioning),
     CreateUpload {
         key: ObjectKey,
         id: UploadId,
@@ -129,7 +147,7 @@ impl Change {
     pub(crate) fn takes_away(&self) -> bool {
         match self {
             Self::DeleteBucket
-            | Self::Delete { .. }
+            | Self::Delete(_)
             | Self::DeleteMany(_)
             | Self::AbortUpload { .. } => true,
             Self::Commit(steps) => steps.iter().all(|step| matches!(step.kind, StepKind::Delete)),
@@ -152,7 +170,8 @@ impl Change {
             }
             Self::DeleteBucket
             | Self::SettleName(_)
-            | Self::Delete { .. }
+            | Self::SetVersioning(_)
+            | Self::Delete(_)
             | Self::DeleteMany(_)
             | Self::AbortUpload { .. } => &[],
         };
@@ -193,25 +212,34 @@ impl Change {
             }
             Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
             Self::Write { key, source, conditions, blocks } => {
-                let current = work.object(key).await?;
-                work.judge(conditions, current.as_ref())?;
+                let newest = work.newest(key).await?;
+                work.judge(conditions, newest.current.as_ref())?;
                 let mut record = source.record(work).await?;
                 work.carry(blocks);
                 record.fingerprint = fingerprint;
-                write(work, key, current.as_ref(), &mut record);
+                write(work, key, &newest, &mut record);
                 Ok(Answer::Object(Box::new(record)))
             }
-            Self::Delete { key, conditions } => {
-                let current = work.object(key).await?;
-                work.judge(conditions, current.as_ref())?;
-                remove(work, key, current.as_ref());
+            Self::Delete(delete) => {
+                let newest = work.newest(&delete.key).await?;
+                work.judge(&delete.conditions, newest.current.as_ref())?;
+                let deleted = match delete.version {
+                    Some(id) => remove_version(work, &delete.key, id).await?,
+                    None => remove(work, &delete.key, &newest),
+                };
+                Ok(match deleted {
+                    Deleted::Plain => Answer::Done,
+                    deleted => Answer::Each(vec![Ok(deleted)]),
+                })
+            }
+            Self::SetVersioning(versioning) => {
+                work.require_bucket()?;
+                work.set_versioning(*versioning);
                 Ok(Answer::Done)
             }
-            Self::Tag { key, tags, blocks } => {
-                let mut record = work.object(key).await?.ok_or(ServiceError::NoSuchKey)?;
+            Self::Tag { key, version, tags, blocks } => {
+                tag(work, key, *version, tags).await?;
                 work.carry(blocks);
-                record.tags = tags.clone();
-                work.put_object(key, &record);
                 Ok(Answer::Done)
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
@@ -256,28 +284,6 @@ async fn set(
     Ok(())
 }
 
-/// Removes the objects whose conditions hold. All conditions are checked before the first is removed.
-async fn delete_many(
-    work: &mut Working<'_>,
-    keys: &[(ObjectKey, WriteConditions)],
-) -> Result<Answer, ServiceError> {
-    work.require_bucket()?;
-    let mut outcomes = Vec::with_capacity(keys.len());
-    let mut allowed = Vec::new();
-    for (key, conditions) in keys {
-        let current = work.object(key).await?;
-        let outcome = work.judge(conditions, current.as_ref());
-        if outcome.is_ok() {
-            allowed.push((key, current));
-        }
-        outcomes.push(outcome);
-    }
-    for (key, current) in allowed {
-        remove(work, key, current.as_ref());
-    }
-    Ok(Answer::Each(outcomes))
-}
-
 /// Begins an upload, and removes completed ones whose answers have expired.
 async fn create_upload(
     work: &mut Working<'_>,
@@ -310,8 +316,8 @@ impl Source {
         match self {
             Self::Record(record) => Ok(ObjectRecord::clone(record)),
             Self::Refused(error) => Err(error.clone()),
-            Self::SameBucket { key, conditions, replace } => {
-                let mut record = work.object(key).await?.ok_or(ServiceError::NoSuchKey)?;
+            Self::SameBucket { key, version, conditions, replace } => {
+                let mut record = source_of(work, key, *version).await?;
                 conditions.judge_source(&record)?;
                 replace.apply(&mut record);
                 record.fingerprint = None;

@@ -21,6 +21,7 @@ mod publish;
 mod replay;
 mod round;
 mod step;
+mod versions;
 mod working;
 
 use std::{
@@ -37,8 +38,11 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::versions::Deleted;
 pub(crate) use self::{
-    change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
+    change::{
+        Change, KeyToDelete, LOCATION, Replacement, Source, TAGGING, content_of, empty_block,
+    },
     completion::{CompleteUpload, is_expired, parts_hash},
     edits::Answer,
     step::{Step, StepKind},

@@ -62,6 +62,9 @@ impl Service {
         let CopySourceRequest { bucket: source_bucket, key: source_key, .. } = &request.source;
         let mut copied_from =
             [source_bucket.as_str().as_bytes(), b"/", source_key.as_bytes()].concat();
+        if let Some(version) = request.source.version {
+            copied_from.extend(format!("?{version}").into_bytes());
+        }
         if let Some(maps) = &replace.facts {
             copied_from.extend(bare_record(maps.clone(), None).encode());
         }
@@ -97,10 +100,12 @@ impl Service {
     ) -> Result<Source, ServiceError> {
         let CopyRequest { source, key, conditions, .. } = request;
         self.may_compare(caller, head, key, conditions).await?;
-        let from = self.resolve_source(caller, source.owner, &source.bucket, &source.key).await?;
+        let from = self
+            .resolve_source(caller, source.owner, &source.bucket, &source.key, source.version)
+            .await?;
         let is_same = from.root.id == head.root.id;
         let changes_nothing = replace.facts.is_none() && request.checksum.is_none();
-        if is_same && source.key == *key && changes_nothing {
+        if is_same && source.key == *key && source.version.is_none() && changes_nothing {
             return Err(ServiceError::InvalidRequest(
                 "This copy request is illegal because it is trying to copy an object to itself \
                  without changing the object's metadata, storage class, website redirect location \
@@ -108,7 +113,11 @@ impl Service {
                     .to_owned(),
             ));
         }
-        let found = self.record_for_write(caller, &from, &source.key).await?;
+        let found = self.found(&from, &source.key, source.version);
+        let found = match self.before_write(caller, "block store", found).await {
+            Err(ServiceError::NoSuchKey) => None,
+            found => Some(found?),
+        };
         if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
             return Err(ServiceError::InvalidRequest(
                 "The specified copy source is larger than the maximum allowable size for a copy \
@@ -123,7 +132,8 @@ impl Service {
         };
         if is_same && !is_read {
             let key = source.key.clone();
-            return Ok(Source::SameBucket { key, conditions, replace: Box::new(replace) });
+            let (version, replace) = (source.version, Box::new(replace));
+            return Ok(Source::SameBucket { key, version, conditions, replace });
         }
         let record = found.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_source(&record)?;

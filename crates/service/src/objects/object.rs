@@ -8,7 +8,7 @@ use fula_core::{
     block::require,
     bucket::{
         Attached, ChecksumAlgorithm, ETag, ObjectKind, ObjectRecord, PartSpan, Seq, TextMap,
-        read_parts,
+        VersionId, read_parts,
     },
     content,
 };
@@ -76,6 +76,8 @@ pub struct Object {
     pub metadata: TextMap,
     /// Tags. They are empty for a caller who may not read them.
     pub tags: TextMap,
+    /// Id of the version, if the bucket keeps versions or once did.
+    pub version: Option<VersionId>,
 }
 
 /// The source of a copy.
@@ -87,6 +89,8 @@ pub struct CopySourceRequest {
     pub bucket: BucketName,
     /// Key of the source.
     pub key: ObjectKey,
+    /// Version of the source; `None` for the current object.
+    pub version: Option<VersionId>,
     /// Conditions on the source.
     pub conditions: ReadConditions,
 }
@@ -152,6 +156,8 @@ pub(crate) fn bare_record(maps: Maps, acl: Option<String>) -> ObjectRecord {
         content: None,
         parts: None,
         fingerprint: None,
+        is_versioned: false,
+        null_at: None,
     }
 }
 
@@ -294,26 +300,43 @@ impl Service {
         key: &ObjectKey,
         conditions: &ReadConditions,
     ) -> Result<Object, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::GetObject, Part::Key(key)).await?;
-        let record = self.record(&head, key).await?;
-        let record = record.ok_or(ServiceError::NoSuchKey)?;
+        self.get_version(caller, bucket, key, None, conditions).await
+    }
+
+    /// Finds an object or one of its versions whose conditions hold.
+    ///
+    /// # Errors
+    /// Those of [`Self::get_object`]; [`ServiceError::NoSuchVersion`], [`ServiceError::DeleteMarker`].
+    pub async fn get_version(
+        &self,
+        caller: &Caller,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+        conditions: &ReadConditions,
+    ) -> Result<Object, ServiceError> {
+        let action = if version.is_some() { Action::GetProperties } else { Action::GetObject };
+        let head = self.resolve(caller, bucket, action, Part::Key(key)).await?;
+        let record = self.found(&head, key, version).await?;
         conditions.judge_read(&record)?;
         let target = Part::Key(key).target(bucket);
         let may_read_tags = record.tags != Attached::default()
             && self.authorize(caller, Some(&head), Action::GetProperties, target).await.is_ok();
-        self.with_maps(record, may_read_tags).await
+        self.with_maps(&head, record, may_read_tags).await
     }
 
     /// Reads the maps that a record links.
     pub(crate) async fn with_maps(
         &self,
+        head: &Head,
         record: ObjectRecord,
         with_tags: bool,
     ) -> Result<Object, ServiceError> {
         let headers = self.attached(&record.headers).await?;
         let metadata = self.attached(&record.metadata).await?;
         let tags = if with_tags { self.attached(&record.tags).await? } else { TextMap::new() };
-        Ok(Object { record, headers, metadata, tags })
+        let version = head.root.versioning.map(|_| record.version_id());
+        Ok(Object { record, headers, metadata, tags, version })
     }
 
     async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {
@@ -382,66 +405,5 @@ impl Service {
         let Some(cid) = &record.parts else { return Ok(Vec::new()) };
         let block = require(self.arbiter().nodes().blocks().as_ref(), cid).await?;
         Ok(read_parts(&block)?)
-    }
-
-    /// Deletes an object. Deleting an absent object succeeds unless a condition forbids it.
-    ///
-    /// # Errors
-    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for a condition without an object.
-    pub async fn delete_object(
-        &self,
-        caller: &Caller,
-        bucket: &BucketName,
-        request: DeleteKey,
-    ) -> Result<(), ServiceError> {
-        let part = Part::Key(&request.key);
-        let target = self.resolve_for_write(caller, bucket, Action::DeleteObject, part).await?;
-        let DeleteKey { key, conditions } = request;
-        self.may_compare(caller, &target.head, &key, &conditions).await?;
-        let idempotency_key =
-            caller.idempotency_key("delete", key.as_str(), &[&conditions.to_bytes()]);
-        let change = Change::Delete { key, conditions };
-        self.change_at(caller, &target, change, idempotency_key).await.map(drop)
-    }
-
-    /// Deletes several objects in one commit. Returns one outcome for each key, in order.
-    ///
-    /// # Errors
-    /// Errors about the request as a whole.
-    pub async fn delete_objects(
-        &self,
-        caller: &Caller,
-        bucket: &BucketName,
-        requests: Vec<DeleteKey>,
-    ) -> Result<Vec<Result<(), ServiceError>>, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::DeleteObject, Part::Anything).await?;
-        let mut allowed = Vec::with_capacity(requests.len());
-        for DeleteKey { key, conditions } in requests {
-            let target = Part::Key(&key).target(bucket);
-            let may = self.authorize(caller, Some(&head), Action::DeleteObject, target).await;
-            let may = match may {
-                Ok(()) => self.may_compare(caller, &head, &key, &conditions).await,
-                Err(error) => Err(error),
-            };
-            allowed.push(may.map(|()| (key, conditions)));
-        }
-        let good: Vec<_> = allowed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
-        let named: Vec<Vec<u8>> = good
-            .iter()
-            .flat_map(|(key, conditions)| [key.as_bytes().to_vec(), conditions.to_bytes()])
-            .collect();
-        let named: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
-        let idempotency_key = caller.idempotency_key("delete-many", "", &named);
-        let outcomes =
-            match self.change(caller, &head, Change::DeleteMany(good), idempotency_key).await? {
-                Answer::Each(outcomes) => outcomes,
-                other => return Err(ServiceError::bug(format!("a delete answered {other:?}"))),
-            };
-        let mut outcomes = outcomes.into_iter();
-        let outcome = |key: Result<_, ServiceError>| match key {
-            Ok(_) => outcomes.next().unwrap_or(Ok(())),
-            Err(error) => Err(error),
-        };
-        Ok(allowed.into_iter().map(outcome).collect())
     }
 }

@@ -4,7 +4,7 @@
 
 use fula_core::{
     BucketName, ObjectKey, OwnerId,
-    bucket::{Attached, TextMap, settings},
+    bucket::{Attached, TextMap, VersionId, settings},
     root::GlobalName,
 };
 
@@ -53,10 +53,11 @@ impl Service {
         caller: &Caller,
         bucket: &BucketName,
         key: &ObjectKey,
+        version: Option<VersionId>,
     ) -> Result<(OwnerId, Object), ServiceError> {
         let head = self.resolve(caller, bucket, Action::GetProperties, Part::Key(key)).await?;
-        let record = self.record(&head, key).await?.ok_or(ServiceError::NoSuchKey)?;
-        Ok((head.row.address.owner, self.with_maps(record, true).await?))
+        let record = self.found(&head, key, version).await?;
+        Ok((head.row.address.owner, self.with_maps(&head, record, true).await?))
     }
 
     /// Returns the owner of an object whose tags and ACL the caller may replace.
@@ -68,13 +69,15 @@ impl Service {
         caller: &Caller,
         bucket: &BucketName,
         key: &ObjectKey,
+        version: Option<VersionId>,
     ) -> Result<OwnerId, ServiceError> {
         let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(key)).await?;
-        self.record_for_write(caller, &head, key).await?.ok_or(ServiceError::NoSuchKey)?;
+        self.before_write(caller, "block store", self.found(&head, key, version)).await?;
         Ok(head.row.address.owner)
     }
 
-    /// Replaces the tags of an object. The object is otherwise unchanged, also its time.
+    /// Replaces the tags of an object or of a version. It is otherwise unchanged, also its time. Returns the
+    /// id of the version, if the bucket keeps versions.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
@@ -83,14 +86,25 @@ impl Service {
         caller: &Caller,
         bucket: &BucketName,
         key: ObjectKey,
+        version: Option<VersionId>,
         tags: TextMap,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Option<VersionId>, ServiceError> {
         let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(&key)).await?;
         let encoded = settings::map_block(&tags);
-        let idempotency_key = caller.idempotency_key("tag", key.as_str(), &[encoded.bytes()]);
+        let named = version.map(|version| version.to_string()).unwrap_or_default();
+        let made_of: [&[u8]; 2] = [encoded.bytes(), named.as_bytes()];
+        let idempotency_key = caller.idempotency_key("tag", key.as_str(), &made_of);
         let (tags, block) = Attached::new(tags);
-        let change = Change::Tag { key, tags, blocks: block.into_iter().collect() };
-        self.change(caller, &head, change, idempotency_key).await.map(drop)
+        let known = match version {
+            None if head.root.versioning.is_some() => {
+                let current = self.record_for_write(caller, &head, &key).await?;
+                current.map(|current| current.version_id())
+            }
+            version => version,
+        };
+        let change = Change::Tag { key, version, tags, blocks: block.into_iter().collect() };
+        self.change(caller, &head, change, idempotency_key).await?;
+        Ok(known)
     }
 
     /// Returns the tags of a bucket. They are empty if none were set.

@@ -253,6 +253,7 @@ async fn a_copy_is_not_made_of_a_stale_source() {
             owner: BucketOwner::default(),
             bucket: bucket(),
             key: object_key("k"),
+            version: None,
             conditions: ReadConditions::default(),
         };
         let request = CopyRequest {

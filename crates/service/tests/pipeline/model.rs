@@ -68,6 +68,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
                 owner: BucketOwner::default(),
                 bucket: bucket(),
                 key: object_key(&from),
+                version: None,
                 conditions: ReadConditions::default(),
             };
             let request = CopyRequest {

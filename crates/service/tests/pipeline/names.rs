@@ -121,7 +121,13 @@ async fn get(service: &Service, who: &Caller) -> Result<Vec<u8>, ServiceError> {
 
 fn source(bucket: &str, owner: BucketOwner) -> CopySourceRequest {
     let conditions = ReadConditions::default();
-    CopySourceRequest { owner, bucket: bucket_name(bucket), key: object_key("k"), conditions }
+    CopySourceRequest {
+        owner,
+        bucket: bucket_name(bucket),
+        key: object_key("k"),
+        version: None,
+        conditions,
+    }
 }
 
 /// Copies `k` of a bucket into the caller's bucket `mine`, as a whole and as a part.

@@ -194,6 +194,7 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
             owner: BucketOwner::default(),
             bucket: bucket_name("source"),
             key: object_key("s"),
+            version: None,
             conditions: ReadConditions::default(),
         };
         let conditions = WriteConditions::default();
@@ -285,7 +286,7 @@ async fn tags_hold_on_every_master_and_a_retry_sets_them_once() {
     let map = |value: &str| [("a".to_owned(), value.to_owned())].into();
     let tag = async |master: &Master, id, number, value| {
         let (caller, key) = (attempt(master, id, number), object_key("k"));
-        master.service.tag_object(&caller, &bucket(), key, map(value)).await
+        master.service.tag_object(&caller, &bucket(), key, None, map(value)).await
     };
     let refused = tag(&one, "early", 2, "0").await;
     assert!(matches!(refused, Err(ServiceError::NoSuchKey)), "{refused:?}");
@@ -295,7 +296,7 @@ async fn tags_hold_on_every_master_and_a_retry_sets_them_once() {
     tag(&two, "i", 2, "1").await.unwrap();
     for master in [&one, &two] {
         let (name, key) = (bucket(), object_key("k"));
-        let found = master.service.object_properties(&master.user, &name, &key).await;
+        let found = master.service.object_properties(&master.user, &name, &key, None).await;
         let (_, found) = found.unwrap();
         assert_eq!(found.tags, map("2"));
         assert_eq!((found.record.time, found.record.seq), (first.time, first.seq));
