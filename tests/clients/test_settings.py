@@ -1,5 +1,6 @@
 """Settings of buckets and properties of objects, as tools read and write them."""
 
+import json
 import re
 
 import botocore.exceptions
@@ -176,3 +177,29 @@ def test_attributes_of_parts(s3, bucket):
     page = read(MaxParts=1, PartNumberMarker=2)["ObjectParts"]
     assert (page["Parts"], page["IsTruncated"]) == (expected[1:2], True)
     assert (page["PartNumberMarker"], page["NextPartNumberMarker"]) == (2, 5)
+
+
+def test_public_access_is_blocked(gateway, s3, bucket):
+    s3.put_object(Bucket=bucket, Key="k", Body=b"public")
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+    publish = lambda: s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    set_to = lambda **flags: s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=flags)
+    read = lambda: exchange(gateway, "GET", f"/{bucket}/k", {})[0]
+    publish()
+    assert read() == 200
+    set_to(RestrictPublicBuckets=True)
+    found = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    assert found == {"BlockPublicAcls": False, "IgnorePublicAcls": False, "BlockPublicPolicy": False, "RestrictPublicBuckets": True}
+    assert read() == 403 and s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"public"
+    set_to(BlockPublicAcls=True, IgnorePublicAcls=True, BlockPublicPolicy=True)
+    # A policy that is there already keeps its effect.
+    assert read() == 200
+    with Refused("AccessDenied", 403):
+        publish()
+    s3.delete_bucket_policy(Bucket=bucket)
+    with Refused("AccessDenied", 403):
+        publish()
+    assert s3.delete_public_access_block(Bucket=bucket)["ResponseMetadata"]["HTTPStatusCode"] == 204
+    assert code(s3.get_public_access_block, Bucket=bucket)[:2] == (404, "NoSuchPublicAccessBlockConfiguration")
+    publish()
+    assert read() == 200

@@ -92,6 +92,10 @@ fn row(error: &ServiceError) -> S3Error {
         E::TooManyPublicBuckets(max) => too_many_public(*max),
         E::BucketNotEmpty => Code::BucketNotEmpty.into(),
         E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
+        E::PublicPolicyBlocked => s3_error!(
+            AccessDenied,
+            "Public policies are blocked by the BlockPublicPolicy block public access setting."
+        ),
         E::NoSuchPolicy => s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist"),
         E::NoSuchKey => Code::NoSuchKey.into(),
         E::NoSuchVersion => s3_error!(NoSuchVersion, "The specified version does not exist."),

@@ -66,6 +66,9 @@ pub enum ServiceError {
     /// The policy is malformed.
     #[error("the policy is malformed: {0}")]
     MalformedPolicy(String),
+    /// The policy would make something public, and the public access block of the bucket forbids that.
+    #[error("the public access block of the bucket refuses policies that make something public")]
+    PublicPolicyBlocked,
     /// The bucket has no policy.
     #[error("the bucket has no policy")]
     NoSuchPolicy,
@@ -345,7 +348,9 @@ impl ServiceError {
     /// Returns what the caller can do about the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::AccessDenied | Self::CredentialExpired => ErrorKind::Denied,
+            Self::AccessDenied | Self::CredentialExpired | Self::PublicPolicyBlocked => {
+                ErrorKind::Denied
+            }
             Self::NoSuchBucket
             | Self::NoSuchPolicy
             | Self::NoSuchKey

@@ -25,6 +25,7 @@ pub use self::{
         Alarm, Arbiter, Forgotten, Head, KnownState, Master, MasterInfo, Merged, Recovery,
         RecoveryClaim, RollbackGuard, Status,
     },
+    auth::bucket_policy::PublicAccessBlock,
     auth::{
         access,
         access::{Grant, Identity},

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::object::{Fingerprint, Seq};
+use super::{object::Fingerprint, version::Seq};
 use crate::id::{ObjectKey, UploadId};
 
 /// Length of the suffix of an upload key in bytes: upload id (16) and part number (4).

@@ -6,7 +6,8 @@
 use super::{
     keys,
     list::{ListQuery, common_prefix},
-    object::{ObjectRecord, Seq},
+    object::ObjectRecord,
+    version::Seq,
 };
 use crate::{
     error::StoreError,

@@ -24,11 +24,11 @@ pub use self::{
     etag::ETag,
     list::{ListPage, ListQuery, Listed, list_page},
     list_versions::{ListedVersion, VersionPage, list_versions},
-    object::{Attached, Fingerprint, ObjectKind, ObjectRecord, Seq, TextMap},
+    object::{Attached, Fingerprint, ObjectKind, ObjectRecord, TextMap},
     parts::{PartSpan, read_parts, write_parts},
     recent::{Recent, RecentOutcome},
     root::{AUTHORS_MAX, Author, BucketRoot, FORMAT, ROOT_BYTES_MAX},
     settings::Settings,
     upload::{Completed, PartRecord, UploadRecord},
-    version::{InvalidVersionId, VersionId, Versioning},
+    version::{InvalidVersionId, Seq, VersionId, Versioning},
 };

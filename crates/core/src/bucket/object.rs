@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{checksum::Checksum, etag::ETag, version::VersionId};
+use super::{
+    checksum::Checksum,
+    etag::ETag,
+    version::{Seq, VersionId},
+};
 use crate::{
     block::Block,
     cbor::{Invalid, Reader, Writer},
@@ -31,15 +35,6 @@ pub enum ObjectKind {
     DeleteMarker,
     /// An object whose content is held elsewhere. Its `ETag` is the CID of the content.
     Mapped,
-}
-
-/// Position of an object version in the history of its bucket: the commit, and the index in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seq {
-    /// Version of the root that the commit published.
-    pub version: u64,
-    /// Index of the change within that commit.
-    pub index: u32,
 }
 
 /// Hash that identifies one request of one user, so that a retry of it is recognised.

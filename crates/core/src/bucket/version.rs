@@ -2,8 +2,16 @@
 
 use std::{fmt, str::FromStr};
 
-use super::object::Seq;
 use crate::cbor::Invalid;
+
+/// Position of an object version in the history of its bucket: the commit, and the index in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seq {
+    /// Version of the root that the commit published.
+    pub version: u64,
+    /// Index of the change within that commit.
+    pub index: u32,
+}
 
 /// Whether a bucket keeps versions. A bucket without this setting never kept any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

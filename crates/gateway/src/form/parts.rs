@@ -144,36 +144,35 @@ fn parameter(value: &str, wanted: &str) -> Option<String> {
     loop {
         let (name, after) = rest.split_once('=')?;
         let after = after.trim_start();
-        let (found, next) = match after.strip_prefix('"') {
-            Some(quoted) => {
-                let (mut found, mut end) = (String::new(), None);
-                let mut characters = quoted.char_indices();
-                while let Some((at, c)) = characters.next() {
-                    match c {
-                        '"' => {
-                            end = Some(at);
-                            break;
-                        }
-                        // Only quotes are escaped: other browsers send paths with backslashes.
-                        '\\' if quoted[at..].starts_with("\\\"") => {
-                            found.push('"');
-                            characters.next();
-                        }
-                        c => found.push(c),
-                    }
-                }
-                (found, &quoted[end? + 1..])
-            }
-            None => {
-                let end = after.find(';').unwrap_or(after.len());
-                (after[..end].trim().to_owned(), &after[end..])
-            }
+        let (found, next) = if let Some(quoted) = after.strip_prefix('"') {
+            unquoted(quoted)?
+        } else {
+            let end = after.find(';').unwrap_or(after.len());
+            (after[..end].trim().to_owned(), &after[end..])
         };
         if name.trim().eq_ignore_ascii_case(wanted) {
             return Some(found);
         }
         rest = next.trim_start().strip_prefix(';')?;
     }
+}
+
+/// Returns a text up to its closing quote, and what follows.
+fn unquoted(quoted: &str) -> Option<(String, &str)> {
+    let mut found = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '"' => return Some((found, &quoted[at + 1..])),
+            // Only quotes are escaped: other browsers send paths with backslashes.
+            '\\' if quoted[at..].starts_with("\\\"") => {
+                found.push('"');
+                characters.next();
+            }
+            c => found.push(c),
+        }
+    }
+    None
 }
 
 impl Form {

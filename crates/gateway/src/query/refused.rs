@@ -40,7 +40,6 @@ const REFUSED: &[Refused] = &[
     (Method::PUT, Bucket, "metrics", "PutBucketMetricsConfiguration"),
     (Method::PUT, Bucket, "notification", "PutBucketNotificationConfiguration"),
     (Method::PUT, Bucket, "object-lock", "PutObjectLockConfiguration"),
-    (Method::PUT, Bucket, "publicAccessBlock", "PutPublicAccessBlock"),
     (Method::PUT, Bucket, "replication", "PutBucketReplication"),
     (Method::PUT, Bucket, "requestPayment", "PutBucketRequestPayment"),
     (Method::PUT, Bucket, "website", "PutBucketWebsite"),

@@ -55,6 +55,7 @@ pub(super) const ROUTES: &[Route] = &[
     put(&["acl"]),
     put(&["cors"]),
     put(&["ownershipControls"]),
+    put(&["publicAccessBlock"]),
     put(&["tagging"]),
     put(&["versioning"]),
     delete(&["cors"]),

@@ -152,6 +152,7 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
             "%61cl",
             "cors",
             "ownershipControls",
+            "publicAccessBlock",
             "tagging",
             "versioning",
         ]),

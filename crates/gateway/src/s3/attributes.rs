@@ -16,6 +16,7 @@ const PARTS_MAX: u32 = 1000;
 
 /// The attributes that a request asks for.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 struct Asked {
     etag: bool,
     checksum: bool,

@@ -7,11 +7,10 @@ use http::HeaderValue;
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
-    Api,
-    acl::check_new_bucket,
-    caller,
+    Api, caller,
     convert::{bucket_name, checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
-    tagging,
+    grants::check_new_bucket,
+    tags,
 };
 use crate::{
     auth::identity,
@@ -179,14 +178,14 @@ impl Api {
         refuse_unoffered(&request)?;
         refuse_conditions(&request.headers, &[])?;
         let name = &bucket_name(&request.input.bucket)?;
-        tagging::refuse(&request.headers)?;
+        tags::refuse(&request.headers)?;
         let configuration = request.input.create_bucket_configuration.as_ref();
         let location = match configuration {
             Some(configuration) => self.location_of(configuration)?,
             None => None,
         };
         let tags = configuration.and_then(|configuration| configuration.tags.as_ref());
-        let tags = tagging::of_new_bucket(tags)?;
+        let tags = tags::of_new_bucket(tags)?;
         let caller = &caller(&request)?;
         let created = self.service.create_tagged_bucket(caller, name, location, &tags).await;
         created.map_err(to_s3)?;

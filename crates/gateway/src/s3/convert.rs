@@ -21,7 +21,7 @@ use s3s::{
     s3_error,
 };
 
-use super::{acl::check_write, tagging};
+use super::{grants::check_write, tags};
 use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
@@ -152,7 +152,7 @@ pub(super) fn refuse_unoffered<T>(request: &S3Request<T>) -> S3Result<()> {
 
 /// Returns the headers that an object keeps, byte for byte, from the request as it was sent, and its tags.
 pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
-    let mut facts = ObjectFacts { tags: tagging::in_header(headers)?, ..ObjectFacts::default() };
+    let mut facts = ObjectFacts { tags: tags::in_header(headers)?, ..ObjectFacts::default() };
     for name in KEPT_HEADERS {
         if let Some(value) = value_of(headers, name) {
             let value = if name == "content-encoding" { without_chunking(&value) } else { value };

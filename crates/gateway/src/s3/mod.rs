@@ -7,11 +7,14 @@ mod commit;
 mod convert;
 mod cors;
 mod delete;
+mod grants;
 mod multipart;
 mod object;
 mod policy;
+mod public_access;
 mod settings;
 mod tagging;
+mod tags;
 mod versions;
 
 use std::sync::Arc;
@@ -199,6 +202,7 @@ operations! {
     put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput,
     list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput,
     put_bucket_versioning: PutBucketVersioningInput => PutBucketVersioningOutput,
+    put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput,
     get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput,
     get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput,
     get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput,

@@ -18,7 +18,7 @@ use super::{
         refuse_unoffered, set_checksums, url_encode, write_conditions,
     },
     object::{copy_source, written_headers},
-    tagging, versions,
+    tags, versions,
 };
 use crate::{
     date::timestamp,
@@ -167,7 +167,7 @@ impl Api {
         mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
         refuse_unoffered(&request)?;
-        tagging::refuse(&request.headers)?;
+        tags::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let length = request.input.content_length;
         let body = convert::body(request.input.body.take());
@@ -192,7 +192,7 @@ impl Api {
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
         refuse_unoffered(&request)?;
-        tagging::refuse(&request.headers)?;
+        tags::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;

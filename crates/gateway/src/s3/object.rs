@@ -24,7 +24,7 @@ use super::{
         self, DEFAULT_CONTENT_TYPE, bucket_name, checksum_type, etag, object_facts, object_key,
         read_conditions, refuse_unoffered, set_checksums, write_conditions, write_facts,
     },
-    tagging,
+    tags,
     versions::{copy_fault, made_version, set_version, version_of},
 };
 use crate::{
@@ -238,7 +238,7 @@ impl Api {
             source: copy_source(&request.headers, &input.copy_source, conditions)?,
             key: object_key(&input.key)?,
             replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
-            tags: tagging::of_copy(&request.headers)?,
+            tags: tags::of_copy(&request.headers)?,
             checksum: asked_algorithm(input.checksum_algorithm.as_ref())?,
             conditions: write_conditions(&request.headers)?,
         };

@@ -46,7 +46,9 @@ impl Api {
             rule.object_ownership.as_str() == ObjectOwnership::BUCKET_OWNER_ENFORCED
         };
         match rules.as_slice() {
-            [rule] if is_kept(rule) => Ok(S3Response::new(Default::default())),
+            [rule] if is_kept(rule) => {
+                Ok(S3Response::new(PutBucketOwnershipControlsOutput::default()))
+            }
             [_] => Err(not_implemented("Object ownership other than BucketOwnerEnforced")),
             _ => Err(s3s::s3_error!(MalformedXML)),
         }
@@ -80,9 +82,6 @@ never_set! {
     get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput:
         "NoSuchWebsiteConfiguration",
         "The specified bucket does not have a website configuration";
-    get_public_access_block: GetPublicAccessBlockInput => GetPublicAccessBlockOutput:
-        "NoSuchPublicAccessBlockConfiguration",
-        "The public access block configuration was not found";
     get_object_lock_configuration:
         GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput:
         "ObjectLockConfigurationNotFoundError",
@@ -107,60 +106,68 @@ never_set! {
 
 /// Defines operations that read a setting which all buckets have with the same value.
 macro_rules! always_the_same {
-    ($($name:ident: $input:ty => $output:ident { $($field:ident: $value:expr),* };)+) => {
+    ($($name:ident: $input:ty => $output:ident: $value:expr;)+) => {
         impl Api {
             $(pub(super) async fn $name(
                 &self,
                 request: S3Request<$input>,
             ) -> S3Result<S3Response<$output>> {
                 self.may_read(&request, &request.input.bucket).await?;
-                #[allow(clippy::needless_update, reason = "some outputs have no other field")]
-                Ok(S3Response::new($output { $($field: $value,)* ..Default::default() }))
+                Ok(S3Response::new($value))
             })+
         }
     };
 }
 
 always_the_same! {
-    get_bucket_logging: GetBucketLoggingInput => GetBucketLoggingOutput {};
+    get_bucket_logging:
+        GetBucketLoggingInput => GetBucketLoggingOutput:
+        GetBucketLoggingOutput::default();
     get_bucket_notification_configuration:
-        GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput {};
+        GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput:
+        GetBucketNotificationConfigurationOutput::default();
     get_bucket_accelerate_configuration:
-        GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput {};
-    get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput {
-        payer: Some(Payer::from_static(Payer::BUCKET_OWNER))
-    };
-    get_bucket_abac: GetBucketAbacInput => GetBucketAbacOutput {
-        abac_status: Some(AbacStatus {
-            status: Some(BucketAbacStatus::from_static(BucketAbacStatus::DISABLED))
-        })
+        GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput:
+        GetBucketAccelerateConfigurationOutput::default();
+    get_bucket_request_payment:
+        GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput:
+        GetBucketRequestPaymentOutput { payer: Some(Payer::from_static(Payer::BUCKET_OWNER)) };
+    get_bucket_abac: GetBucketAbacInput => GetBucketAbacOutput: {
+        let status = Some(BucketAbacStatus::from_static(BucketAbacStatus::DISABLED));
+        GetBucketAbacOutput { abac_status: Some(AbacStatus { status }) }
     };
     // Objects belong to the owner of the bucket, and there are no ACLs.
     get_bucket_ownership_controls:
-        GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput {
-        ownership_controls: Some(OwnershipControls {
-            rules: vec![OwnershipControlsRule {
-                object_ownership: ObjectOwnership::from_static(
-                    ObjectOwnership::BUCKET_OWNER_ENFORCED
-                )
-            }]
-        })
+        GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput: {
+        let enforced = ObjectOwnership::from_static(ObjectOwnership::BUCKET_OWNER_ENFORCED);
+        let rules = vec![OwnershipControlsRule { object_ownership: enforced }];
+        GetBucketOwnershipControlsOutput { ownership_controls: Some(OwnershipControls { rules }) }
     };
     list_bucket_analytics_configurations:
-        ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput {
-        is_truncated: Some(false)
-    };
+        ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput:
+        ListBucketAnalyticsConfigurationsOutput {
+            is_truncated: Some(false),
+            ..ListBucketAnalyticsConfigurationsOutput::default()
+        };
     list_bucket_intelligent_tiering_configurations:
         ListBucketIntelligentTieringConfigurationsInput
-        => ListBucketIntelligentTieringConfigurationsOutput { is_truncated: Some(false) };
+        => ListBucketIntelligentTieringConfigurationsOutput:
+        ListBucketIntelligentTieringConfigurationsOutput {
+            is_truncated: Some(false),
+            ..ListBucketIntelligentTieringConfigurationsOutput::default()
+        };
     list_bucket_inventory_configurations:
-        ListBucketInventoryConfigurationsInput => ListBucketInventoryConfigurationsOutput {
-        is_truncated: Some(false)
-    };
+        ListBucketInventoryConfigurationsInput => ListBucketInventoryConfigurationsOutput:
+        ListBucketInventoryConfigurationsOutput {
+            is_truncated: Some(false),
+            ..ListBucketInventoryConfigurationsOutput::default()
+        };
     list_bucket_metrics_configurations:
-        ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput {
-        is_truncated: Some(false)
-    };
+        ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput:
+        ListBucketMetricsConfigurationsOutput {
+            is_truncated: Some(false),
+            ..ListBucketMetricsConfigurationsOutput::default()
+        };
 }
 
 /// Defines operations that remove a setting which no bucket has. Nothing changes, as on AWS.
@@ -183,5 +190,4 @@ nothing_to_remove! {
     delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
     delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput;
     delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
-    delete_public_access_block: DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput;
 }

@@ -16,16 +16,17 @@ use fula_core::{
 
 use super::{
     completion::{CompleteUpload, is_expired},
+    deleted::{Deleted, KeyToDelete},
     edits::{Answer, bytes_of, open_upload},
     step::{Step, StepKind, commit},
-    versions::{Deleted, delete_many, remove, remove_version, source_of, tag, write},
+    versions::{delete_many, remove, remove_version, source_of, tag, write},
     working::Working,
 };
 use crate::{
     error::ServiceError,
     names::NamePolicy,
     objects::condition::{ReadConditions, WriteConditions},
-    objects::object::Maps,
+    objects::record::Maps,
 };
 
 /// The source of the record of a write.
@@ -69,15 +70,6 @@ pub(crate) const TAGGING: &str = "tagging";
 
 /// Name of the setting that holds the location which the client asked for, as text.
 pub(crate) const LOCATION: &str = "location";
-
-/// A key to delete.
-#[derive(Clone, Debug)]
-pub(crate) struct KeyToDelete {
-    pub(crate) key: ObjectKey,
-    /// Version to remove for good; `None` to delete the current object.
-    pub(crate) version: Option<VersionId>,
-    pub(crate) conditions: WriteConditions,
-}
 
 /// A change to one bucket.
 #[derive(Clone, Debug)]

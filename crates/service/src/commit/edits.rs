@@ -6,7 +6,7 @@ use fula_core::{
     id::{ObjectKey, UploadId},
 };
 
-use super::{versions::Deleted, working::Working};
+use super::{deleted::Deleted, working::Working};
 use crate::error::ServiceError;
 
 /// The answer of a change that was carried out.

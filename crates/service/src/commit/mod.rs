@@ -15,6 +15,7 @@
 mod change;
 mod completion;
 mod contention;
+mod deleted;
 mod drops;
 mod edits;
 mod publish;
@@ -38,12 +39,11 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::versions::Deleted;
+pub use self::deleted::Deleted;
 pub(crate) use self::{
-    change::{
-        Change, KeyToDelete, LOCATION, Replacement, Source, TAGGING, content_of, empty_block,
-    },
+    change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
+    deleted::KeyToDelete,
     edits::Answer,
     step::{Step, StepKind},
     working::decode_part,

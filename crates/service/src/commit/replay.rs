@@ -10,7 +10,7 @@ use fula_core::{
     tree::Cursor,
 };
 
-use super::{edits::Answer, versions::Deleted, working::Working};
+use super::{deleted::Deleted, edits::Answer, working::Working};
 use crate::{
     caller::IdempotencyKey,
     error::{ConditionName, ServiceError},

@@ -8,49 +8,14 @@ use fula_core::{
 };
 
 use super::{
-    change::KeyToDelete,
+    deleted::{Deleted, KeyToDelete},
     edits::Answer,
     working::{Newest, Working},
 };
-use crate::{error::ServiceError, objects::object::bare_record};
-
-/// What a deletion did with delete markers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deleted {
-    /// It removed an object or a version, or there was nothing to remove.
-    Plain,
-    /// It made a delete marker with this id.
-    MadeMarker(VersionId),
-    /// It removed a delete marker.
-    RemovedMarker,
-}
-
-impl Deleted {
-    const PLAIN: u32 = u32::MAX;
-    const MADE_NULL: u32 = u32::MAX - 1;
-    const REMOVED: u32 = u32::MAX - 2;
-
-    /// Returns the code under which a remembered answer keeps it. The version of the commit is kept beside
-    /// it.
-    pub(super) fn code(self) -> u32 {
-        match self {
-            Self::Plain => Self::PLAIN,
-            Self::MadeMarker(VersionId::At(seq)) => seq.index,
-            Self::MadeMarker(VersionId::Null) => Self::MADE_NULL,
-            Self::RemovedMarker => Self::REMOVED,
-        }
-    }
-
-    /// Returns what a code of a commit with this version stands for.
-    pub(super) fn of_code(code: u32, version: u64) -> Self {
-        match code {
-            Self::PLAIN => Self::Plain,
-            Self::MADE_NULL => Self::MadeMarker(VersionId::Null),
-            Self::REMOVED => Self::RemovedMarker,
-            index => Self::MadeMarker(VersionId::At(Seq { version, index })),
-        }
-    }
-}
+use crate::{
+    error::ServiceError,
+    objects::record::{Maps, bare_record},
+};
 
 /// Makes a record the current object instead of `newest`. Gives it its time, its position in the history and
 /// what makes it a version.
@@ -88,7 +53,7 @@ pub(super) fn remove(work: &mut Working<'_>, key: &ObjectKey, newest: &Newest) -
         seq: work.seq(),
         is_versioned,
         null_at,
-        ..bare_record(Default::default(), None)
+        ..bare_record(Maps::default(), None)
     };
     work.put_version(key, &marker);
     Deleted::MadeMarker(marker.version_id())
@@ -269,12 +234,11 @@ pub(super) async fn delete_many(
     let mut trial = work.clone();
     for (index, _) in allowed {
         let KeyToDelete { key, version, .. } = &keys[index];
-        outcomes[index] = Ok(match version {
-            Some(id) => remove_version(&mut trial, key, *id).await?,
-            None => {
-                let newest = trial.newest(key).await?;
-                remove(&mut trial, key, &newest)
-            }
+        outcomes[index] = Ok(if let Some(id) = version {
+            remove_version(&mut trial, key, *id).await?
+        } else {
+            let newest = trial.newest(key).await?;
+            remove(&mut trial, key, &newest)
         });
     }
     *work = trial;

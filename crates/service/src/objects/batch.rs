@@ -17,7 +17,8 @@ use crate::{
     objects::body::digests_of,
     objects::condition::WriteConditions,
     objects::multipart::{CompletePart, CompleteRequest, JOINS_MAX, Joined, Named},
-    objects::object::{ObjectFacts, bare_record},
+    objects::object::ObjectFacts,
+    objects::record::bare_record,
     service::{Part, Service},
 };
 

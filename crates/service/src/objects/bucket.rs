@@ -10,7 +10,9 @@ use fula_core::{
 use crate::{
     arbiter::Head,
     auth::access::{Action, Holder, Target, authorize},
-    auth::bucket_policy::{CORS, POLICY, cors_text, policy_text, public},
+    auth::bucket_policy::{
+        CORS, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text, policy_text, public,
+    },
     auth::policy::PublicRead,
     caller::Caller,
     commit::{Change, CommitRequest, LOCATION, TAGGING},
@@ -190,7 +192,12 @@ impl Service {
         let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
         let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
-        let is_public = public.is_some_and(|public| !public.is_nothing())
+        let block = PublicAccessBlock::of_root(blocks, &head.root).await?.unwrap_or_default();
+        let makes_public = public.is_some_and(|public| !public.is_nothing());
+        if makes_public && block.block_policy {
+            return Err(ServiceError::PublicPolicyBlocked);
+        }
+        let is_public = (makes_public && !block.restrict_buckets)
             || cors_text(blocks, &head.root).await?.is_some();
         if is_public && self.names == NamePolicy::PerOwner {
             self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
@@ -200,6 +207,48 @@ impl Service {
             caller.idempotency_key("policy", "", &[text.unwrap_or_default().as_bytes()]);
         let change =
             Change::Set { name: POLICY, value, global_name: self.names.at_policy(is_public) };
+        self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+
+    /// Returns the public access block of a bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn public_access(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<Option<PublicAccessBlock>, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        PublicAccessBlock::of_root(self.arbiter().nodes().blocks().as_ref(), &head.root).await
+    }
+
+    /// Sets or removes the public access block of a bucket. The bucket claims or releases its global name
+    /// accordingly.
+    ///
+    /// # Errors
+    /// [`ServiceError::TooManyPublicBuckets`].
+    pub async fn set_public_access(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        block: Option<PublicAccessBlock>,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let policy = policy_text(blocks, &head.root).await?;
+        let public = policy.map(|text| PublicRead::parse(&text, name)).transpose()?;
+        let is_restricted = block.is_some_and(|block| block.restrict_buckets);
+        let is_reached = (public.is_some_and(|public| !public.is_nothing()) && !is_restricted)
+            || cors_text(blocks, &head.root).await?.is_some();
+        if is_reached && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
+        }
+        let value = block.map(|block| settings::map_block(&block.to_map()));
+        let made_of = value.as_ref().map_or(&[][..], |block| block.bytes());
+        let idempotency_key = caller.idempotency_key("public-access", "", &[made_of]);
+        let global_name = self.names.at_policy(is_reached);
+        let change = Change::Set { name: PUBLIC_ACCESS, value, global_name };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 

@@ -17,11 +17,12 @@ use crate::{
     error::ServiceError,
     limits::PUT_BYTES_MAX,
     objects::checksum::Digests,
-    objects::object::{CopyRequest, CopySourceRequest, Maps, ObjectFacts, bare_record},
+    objects::object::{CopyRequest, CopySourceRequest, ObjectFacts},
+    objects::record::{Maps, bare_record},
     service::{Part, Service, WriteTarget},
 };
 
-/// The maps that a copy replaces, and the blocks of those that are large.
+/// Returns the maps that a copy replaces, and the blocks of those that are large.
 fn replacement(request: &CopyRequest) -> Result<(Replacement, Vec<Block>), ServiceError> {
     let (mut replacement, mut blocks) = (Replacement::default(), Vec::new());
     if let Some(facts) = request.replace.clone() {

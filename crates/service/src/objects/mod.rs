@@ -10,5 +10,6 @@ mod delete;
 pub(crate) mod list;
 pub(crate) mod multipart;
 pub(crate) mod object;
+pub(crate) mod record;
 pub(crate) mod settings;
 pub(crate) mod versions;

@@ -6,10 +6,7 @@ use bytes::Bytes;
 use fula_core::{
     Block, BucketName, ObjectKey, StoreError,
     block::require,
-    bucket::{
-        Attached, ChecksumAlgorithm, ETag, ObjectKind, ObjectRecord, PartSpan, Seq, TextMap,
-        VersionId, read_parts,
-    },
+    bucket::{Attached, ChecksumAlgorithm, ObjectRecord, PartSpan, TextMap, VersionId, read_parts},
     content,
 };
 use futures::StreamExt;
@@ -26,6 +23,7 @@ use crate::{
     limits::METADATA_BYTES_MAX,
     objects::body::{self, BodyFacts, BodyStream, Intake},
     objects::condition::{ReadConditions, Tags, WriteConditions},
+    objects::record::{Maps, bare_record},
     pins::PinnedBlocks,
     service::{Part, Service, WriteTarget},
 };
@@ -41,14 +39,6 @@ pub struct ObjectFacts {
     pub tags: TextMap,
     /// Canned ACL.
     pub acl: Option<String>,
-}
-
-/// The maps of a record.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Maps {
-    pub(crate) headers: Attached,
-    pub(crate) metadata: Attached,
-    pub(crate) tags: Attached,
 }
 
 /// A request to put an object.
@@ -133,31 +123,6 @@ impl ObjectFacts {
         let (tags, third) = Attached::new(self.tags);
         let blocks = [first, second, third].into_iter().flatten().collect();
         Ok((Maps { headers, metadata, tags }, blocks))
-    }
-}
-
-/// Returns a record with maps only. Content, size and entity tag are filled in later.
-pub(crate) fn bare_record(maps: Maps, acl: Option<String>) -> ObjectRecord {
-    let Maps { headers, metadata, tags } = maps;
-    ObjectRecord {
-        kind: ObjectKind::Object,
-        size: 0,
-        etag: ETag::Md5([0; 16]),
-        checksums: Vec::new(),
-        time: 0,
-        seq: Seq::default(),
-        headers,
-        metadata,
-        tags,
-        acl,
-        lock: None,
-        sse: None,
-        class: None,
-        content: None,
-        parts: None,
-        fingerprint: None,
-        is_versioned: false,
-        null_at: None,
     }
 }
 

@@ -23,7 +23,8 @@ use crate::{
     limits::SWEEP_UPLOADS,
     objects::body::{BodyFacts, BodyStream},
     objects::condition::WriteConditions,
-    objects::object::{CopySourceRequest, ObjectFacts, bare_record},
+    objects::object::{CopySourceRequest, ObjectFacts},
+    objects::record::bare_record,
     service::{Part, Service},
 };
 
