@@ -134,7 +134,8 @@ impl Put {
             return Err(s3_error!(InvalidArgument, "{bad:?} is no lower-case header name"));
         }
         let metadata = std::mem::take(&mut self.metadata);
-        let facts = ObjectFacts { headers: headers.into_iter().collect(), metadata, acl: None };
+        let headers = headers.into_iter().collect();
+        let facts = ObjectFacts { headers, metadata, ..ObjectFacts::default() };
         Ok(BatchAction::Put { body, facts })
     }
 }

@@ -121,7 +121,13 @@ async fn get(service: &Service, who: &Caller) -> Result<Vec<u8>, ServiceError> {
 
 fn source(bucket: &str, owner: BucketOwner) -> CopySourceRequest {
     let conditions = ReadConditions::default();
-    CopySourceRequest { owner, bucket: bucket_name(bucket), key: object_key("k"), conditions }
+    CopySourceRequest {
+        owner,
+        bucket: bucket_name(bucket),
+        key: object_key("k"),
+        version: None,
+        conditions,
+    }
 }
 
 /// Copies `k` of a bucket into the caller's bucket `mine`, as a whole and as a part.
@@ -134,6 +140,7 @@ async fn copy(
         source: source(BUCKET, owner),
         key: object_key("copy"),
         replace: None,
+        tags: None,
         checksum: None,
         conditions: WriteConditions::default(),
     };
@@ -462,4 +469,25 @@ async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
         let holder = federation.roots.find_bucket(&name).await.unwrap().value;
         assert_eq!(holder.is_some(), is_public);
     }
+}
+
+#[tokio::test]
+async fn a_bucket_with_rules_for_other_origins_holds_its_name() {
+    let shop = Shop::new();
+    let (service, who) = (shop.owners(1), user("key:one"));
+    let name = BucketName::parse("bucket").unwrap();
+    service.create_bucket(&who, &name, None).await.unwrap();
+    let anonymous = Caller::default();
+    let found = service.cors_of_anyone(&anonymous, &name).await;
+    assert!(matches!(found, Err(ServiceError::NoSuchBucket)), "{found:?}");
+    service.set_cors(&who, &name, Some("[]")).await.unwrap();
+    assert_eq!(shop.holder("bucket").await, Some(owner(&who)));
+    let found = service.cors_of_anyone(&anonymous, &name).await.unwrap();
+    assert_eq!(found.as_deref(), Some("[]"));
+    // Removing a policy, and settling the names, leave it its name.
+    service.set_policy(&who, &name, None).await.unwrap();
+    shop.settle(&service).await;
+    assert_eq!(shop.holder("bucket").await, Some(owner(&who)));
+    service.set_cors(&who, &name, None).await.unwrap();
+    assert_eq!(shop.holder("bucket").await, None);
 }
