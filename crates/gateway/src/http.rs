@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_service::Seen;
+use fula_service::{Seen, auth::Proof};
 use futures::FutureExt;
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
@@ -27,7 +27,9 @@ use crate::{
     buffered::{self, BufferedBodies},
     credential::{Credential, bearer_of},
     error::{CONDITION_HEADER, DETAIL_HEADER, FORGED_HEADER, escape, respond},
-    guard, normalise,
+    guard,
+    ingest::{self, MasterIngest, Routed},
+    normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
     request::{HostBucket, Operation, RequestId},
@@ -55,6 +57,7 @@ pub struct Gateway {
     buffered: BufferedBodies,
     config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
+    ingest: Option<MasterIngest>,
 }
 
 /// Generates request ids from the start of the process and a counter.
@@ -87,7 +90,15 @@ impl Gateway {
             buffered,
             config: Arc::new(config),
             ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
+            ingest: None,
         }
+    }
+
+    /// Answers the requests of storage nodes and of their clients, too.
+    #[must_use]
+    pub fn with_ingest(mut self, ingest: MasterIngest) -> Self {
+        self.ingest = Some(ingest);
+        self
     }
 
     /// Answers one request.
@@ -159,6 +170,12 @@ impl Gateway {
         if let Err(error) = self.auth_layer.check_address(request.extensions()) {
             return respond(error);
         }
+        if host_bucket.is_none()
+            && let Some(ingest) = &self.ingest
+            && let Some(routed) = ingest::route(ingest, request.uri().path())
+        {
+            return self.ingest(ingest, routed, request, operation).await;
+        }
         if request.uri().path().starts_with(OWN_ROUTES) && host_bucket.is_none() {
             operation.set("FulaRoute".to_owned());
             return self.own_route(&request);
@@ -187,6 +204,48 @@ impl Gateway {
             Ok(share) => buffered::send(self.s3(admitted).await, share, is_change),
             Err(error) => respond(error),
         }
+    }
+
+    /// Answers a request of a storage node or of a client of one.
+    async fn ingest(
+        &self,
+        ingest: &MasterIngest,
+        routed: Routed<'_>,
+        request: Request<s3s::Body>,
+        operation: &Operation,
+    ) -> Response<s3s::Body> {
+        match routed {
+            Routed::Own(routes) => routes.answer(request).await,
+            Routed::Question => {
+                operation.set("IngestQuestion".to_owned());
+                ingest.answer(request).await
+            }
+            Routed::Ticket => {
+                operation.set("IngestTicket".to_owned());
+                let (mut parts, _) = request.into_parts();
+                match self.proof(&mut parts).await {
+                    Ok(proof) => ingest.ticket(&proof),
+                    Err(error) => respond(error),
+                }
+            }
+        }
+    }
+
+    /// Authenticates a request for a ticket, by a bearer token or a signature.
+    async fn proof(&self, parts: &mut Parts) -> S3Result<Proof> {
+        if parts.method != Method::POST {
+            return Err(s3_error!(MethodNotAllowed));
+        }
+        let credential = Credential::of(parts)?;
+        let has_token =
+            self.auth_layer.authenticate_bearer(&parts.headers, &mut parts.extensions)?;
+        if credential == Credential::Header && !has_token {
+            let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
+            let received = Received { method, uri, headers, host_bucket: None };
+            let extensions = &mut parts.extensions;
+            self.auth_layer.authenticate_signature(received, credential, extensions).await?;
+        }
+        parts.extensions.remove::<Proof>().ok_or_else(|| s3_error!(AccessDenied))
     }
 
     /// Returns the bucket that the `Host` header names below the gateway's domain.
@@ -319,13 +378,15 @@ impl Gateway {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/fula/capabilities") => {
                 let policy = self.auth_layer.authenticator().policy();
+                let (maps, ingests) =
+                    self.ingest.as_ref().map_or((false, false), MasterIngest::capabilities);
                 let capabilities = serde_json::json!({
-                    "remoteCidPut": false,
+                    "remoteCidPut": maps,
                     "eip712Auth": policy.eip712,
                     "eip712V1": policy.eip712 && policy.v1,
                     "audiences": policy.audiences,
                     "bucketRootCas": true,
-                    "ingest": false,
+                    "ingest": ingests,
                     "version": env!("CARGO_PKG_VERSION"),
                 });
                 json_response(StatusCode::OK, &capabilities)

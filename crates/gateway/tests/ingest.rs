@@ -90,7 +90,7 @@ async fn node() -> Node {
     let clock = Arc::new(AtomicU64::new(NOW));
     let read = Arc::clone(&clock);
     let now = Arc::new(move || read.load(Ordering::Relaxed));
-    let key = SigningKey::from_seed(&Zeroizing::new([7; 32]));
+    let key = Arc::new(SigningKey::from_seed(&Zeroizing::new([7; 32])));
     let limits = NodeLimits { quota: 4 << 20, ..NodeLimits::default() };
     let (store, records) = (Arc::clone(&blocks) as _, Arc::clone(&metadata) as _);
     let opened =

@@ -114,7 +114,7 @@ pub struct StorageNode(Arc<Inner>);
 struct Inner {
     blocks: Arc<dyn BlockStore>,
     records: Arc<dyn MetadataStore>,
-    key: SigningKey,
+    key: Arc<SigningKey>,
     disk: DiskId,
     limits: NodeLimits,
     clock: Clock,
@@ -232,7 +232,7 @@ impl StorageNode {
     pub async fn open(
         blocks: Arc<dyn BlockStore>,
         records: Arc<dyn MetadataStore>,
-        key: SigningKey,
+        key: Arc<SigningKey>,
         fresh: DiskId,
         limits: NodeLimits,
         clock: Clock,

@@ -179,7 +179,9 @@ impl World {
         let clock = Arc::clone(clock);
         let now = Arc::new(move || clock.load(Ordering::Relaxed));
         let (blocks, records) = (Arc::clone(disk) as _, Arc::clone(disk) as _);
-        StorageNode::open(blocks, records, key(), DiskId([n; 16]), limits, now).await.unwrap()
+        StorageNode::open(blocks, records, Arc::new(key()), DiskId([n; 16]), limits, now)
+            .await
+            .unwrap()
     }
 
     async fn restart(&mut self) {

@@ -8,6 +8,7 @@ mod config;
 mod files;
 mod gauges;
 mod gc;
+mod ingest;
 mod jwks;
 mod keystore;
 mod listeners;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
     let code = runtime.block_on(async {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
+            Command::StorageNode(args) => commands::storage_node::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Token(args) => commands::token::run(args),
             Command::Revoke(args) => commands::revoke::run(args).await,

@@ -15,8 +15,9 @@ use fula_core::{
     metadata::{Table, WriteOutcome},
     tree::Nodes,
 };
+use fula_ingest::{DiskId, NodeLimits, SigningKey, StorageNode};
 use fula_service::{
-    Arbiter, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
+    Arbiter, Keeper, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
     auth::{Authenticator, Clock, CredentialClock, KeyRing, Revocations, SealingKey},
     system_random,
 };
@@ -61,6 +62,12 @@ pub(crate) enum NodeError {
          set FULA_DATABASE_URL, or choose another --data-dir"
     )]
     OfSharedArbiter(PathBuf),
+    /// The directory is that of a storage node. Choose another one.
+    #[error("the data directory {0} belongs to a storage node; choose another --data-dir")]
+    OfStorageNode(PathBuf),
+    /// The directory is that of a gateway. Choose another one.
+    #[error("the data directory {0} belongs to a gateway; choose another --data-dir")]
+    OfGateway(PathBuf),
     /// The file of the sealing key is missing. Restore it from a backup.
     #[error(
         "{0} holds access keys, and secrets.key, under which they are sealed, is missing; copy it back \
@@ -118,6 +125,8 @@ pub(crate) enum Purpose {
     MoveIn,
     /// A command that changes nothing in the data directory of a single master.
     Read,
+    /// A storage node.
+    Store,
 }
 
 /// An open data directory, with its stores and the service on them.
@@ -141,6 +150,16 @@ pub(crate) struct Node {
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
     owns_blocks: bool,
+    keys: NodeKeys,
+}
+
+/// The keys that are derived from the sealing key.
+#[derive(Debug)]
+struct NodeKeys {
+    /// Signs tickets and requests to storage nodes; all masters of an arbiter have it.
+    master: Arc<SigningKey>,
+    /// Signs receipts and requests to masters.
+    node: Arc<SigningKey>,
 }
 
 impl Node {
@@ -154,8 +173,10 @@ impl Node {
         let random: Random = system_random();
         let data_dir = &backends.data_dir;
         let store = open_store(data_dir, purpose, despite_damage)?;
-        check_purpose_of(data_dir, &store, backends).await?;
+        check_purpose_of(data_dir, &store, backends, purpose).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
+        let node_keys =
+            NodeKeys { master: Arc::new(sealing.ticket_key()), node: Arc::new(sealing.node_key()) };
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
@@ -239,7 +260,32 @@ impl Node {
             collections,
             running,
             owns_blocks,
+            keys: node_keys,
         })
+    }
+
+    /// Returns the key with which the masters of this arbiter sign tickets and requests to storage nodes.
+    pub(crate) fn master_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.keys.master)
+    }
+
+    /// Returns the key with which a storage node in this data directory signs.
+    pub(crate) fn node_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.keys.node)
+    }
+
+    /// Opens the storage node of this data directory. The collector leaves alone what it holds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn open_storage(&self, limits: NodeLimits) -> Result<StorageNode, StoreError> {
+        let records = Arc::clone(&self.store.metadata) as Arc<dyn MetadataStore>;
+        let (blocks, fresh) = (Arc::clone(self.nodes.blocks()), DiskId(self.service.draw()));
+        let key = self.node_key();
+        let opened = StorageNode::open(blocks, records, key, fresh, limits, system_clock()).await?;
+        let holds = opened.clone();
+        self.service.keep(Keeper(Arc::new(move || holds.kept())));
+        Ok(opened)
     }
 
     /// Returns whether this master alone writes and needs the blocks of the store. Then every block that its
@@ -294,10 +340,26 @@ async fn check_purpose_of(
     data_dir: &Path,
     store: &LocalStore,
     backends: &Backends,
+    purpose: Purpose,
 ) -> Result<(), NodeError> {
     let has_any = async |table| -> Result<bool, StoreError> {
         Ok(!store.metadata.list(table, None, 1).await?.is_empty())
     };
+    let role = read_text(store.metadata.as_ref(), Table::Modes, ROLE).await?;
+    match (purpose, role.as_deref()) {
+        (Purpose::Serve(_) | Purpose::MoveIn, Some(STORAGE_NODE)) => {
+            return Err(NodeError::OfStorageNode(data_dir.to_owned()));
+        }
+        (Purpose::Store, Some(STORAGE_NODE)) => {}
+        (Purpose::Store, _) if files::credentials_path(data_dir).exists() => {
+            return Err(NodeError::OfGateway(data_dir.to_owned()));
+        }
+        (Purpose::Store, _) => {
+            let value = Some(Bytes::from_static(STORAGE_NODE.as_bytes()));
+            store.metadata.write(Table::Modes, ROLE, 0, value).await?;
+        }
+        _ => {}
+    }
     if backends.shared.is_none() && has_any(Table::Remembered).await? {
         return Err(NodeError::OfSharedArbiter(data_dir.to_owned()));
     }
@@ -324,6 +386,12 @@ struct OpenedArbiter {
     names: NamePolicy,
 }
 
+/// Record of what a data directory is for, if it is not that of a gateway.
+const ROLE: &str = "role";
+
+/// The role of the data directory of a storage node.
+const STORAGE_NODE: &str = "storage-node";
+
 /// Record of whether swaps compare, `on` or `off`.
 const CAS: &str = "bucket-root-cas";
 
@@ -344,7 +412,7 @@ async fn open_shared(
     purpose: Purpose,
 ) -> Result<OpenedArbiter, NodeError> {
     let open = async |compares| match purpose {
-        Purpose::Serve(_) | Purpose::MoveIn => {
+        Purpose::Serve(_) | Purpose::MoveIn | Purpose::Store => {
             PostgresArbiter::open(&shared.database_url, compares).await
         }
         Purpose::Administer | Purpose::Read => {
@@ -378,7 +446,7 @@ async fn open_shared(
             }
             (shared.compares, names)
         }
-        Purpose::Administer | Purpose::MoveIn | Purpose::Read => {
+        Purpose::Administer | Purpose::MoveIn | Purpose::Read | Purpose::Store => {
             let mode = async |mode| read_text(metadata.as_ref(), Table::Modes, mode).await;
             let compares = mode(CAS).await?.as_deref() != Some("off");
             let is_global = mode(NAMES).await?.as_deref() == Some("global");
@@ -419,7 +487,9 @@ async fn agreed(
     ours: &str,
 ) -> Result<Option<String>, StoreError> {
     match purpose {
-        Purpose::Serve(_) | Purpose::MoveIn => agree(metadata, mode, ours).await.map(Some),
+        Purpose::Serve(_) | Purpose::MoveIn | Purpose::Store => {
+            agree(metadata, mode, ours).await.map(Some)
+        }
         Purpose::Administer | Purpose::Read => read_text(metadata, Table::Modes, mode).await,
     }
 }

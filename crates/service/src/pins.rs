@@ -39,6 +39,18 @@ struct State {
     pinned: HashMap<Cid, usize>,
     /// Number of bodies on their way in or out.
     bodies: usize,
+    /// Sources of further blocks that are kept, without what they link to.
+    keepers: Vec<Keeper>,
+}
+
+/// A source of blocks that are kept for another reason than requests: the holds of a storage node.
+#[derive(Clone)]
+pub struct Keeper(pub Arc<dyn Fn() -> Vec<Cid> + Send + Sync>);
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keeper(…)")
+    }
 }
 
 /// A write in flight. Nothing that was put since it began is deleted.
@@ -178,6 +190,17 @@ impl PinRegistry {
     /// the current epoch or later.
     pub(crate) fn pinned_blocks(&self) -> Vec<Cid> {
         self.state().pinned.keys().copied().collect()
+    }
+
+    /// Adds a source of blocks that are kept. It returns a block from before it is put until it may go.
+    pub(crate) fn add_keeper(&self, keeper: Keeper) {
+        self.state().keepers.push(keeper);
+    }
+
+    /// Returns the blocks that keepers keep, without what they link to.
+    pub(crate) fn kept_blocks(&self) -> Vec<Cid> {
+        let keepers = self.state().keepers.clone();
+        keepers.iter().flat_map(|keeper| (keeper.0)()).collect()
     }
 
     /// Returns whether any request writes, or a body is on its way.

@@ -8,6 +8,7 @@ mod answer;
 mod blocks;
 mod body;
 mod lists;
+mod master;
 mod trust;
 
 use std::{sync::Arc, time::Duration};
@@ -23,10 +24,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use self::trust::{SILENCE_MAX, Trust};
 use self::{
     answer::{Answer, Refused, json, refused},
     trust::Tickets,
+};
+pub use self::{
+    master::{MasterIngest, NodeAddress},
+    trust::{SILENCE_MAX, Trust},
 };
 use crate::{
     WireLimits,
@@ -39,7 +43,7 @@ use crate::{
 };
 
 /// Prefix of the routes. It cannot be a bucket name, which has three characters at least.
-pub(crate) const ROUTES: &str = "/v0/";
+const ROUTES: &str = "/v0/";
 
 /// Longest wait for one of the uploads that run at a time.
 const TURN: Duration = Duration::from_secs(10);
@@ -55,6 +59,27 @@ pub struct IngestConfig {
     pub rates: Rates,
     /// Limits of requests.
     pub limits: WireLimits,
+}
+
+/// Where a request to a master goes that is about ingest.
+pub(crate) enum Routed<'a> {
+    /// To the routes of a storage node that the master serves too.
+    Own(&'a IngestRoutes),
+    /// To the questions that nodes ask.
+    Question,
+    /// To the tickets.
+    Ticket,
+}
+
+/// Returns where a request to a master goes, if it is about ingest.
+pub(crate) fn route<'a>(ingest: &'a MasterIngest, path: &str) -> Option<Routed<'a>> {
+    if path == master::TICKET {
+        return Some(Routed::Ticket);
+    }
+    if path.starts_with(master::ASKED) {
+        return Some(Routed::Question);
+    }
+    ingest.own().filter(|_| path.starts_with(ROUTES)).map(Routed::Own)
 }
 
 /// Answers the requests of a storage node. Clones share one state.

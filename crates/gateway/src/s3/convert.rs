@@ -21,6 +21,7 @@ use s3s::{
     s3_error,
 };
 
+use super::mapping::{CID, SIZE};
 use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
@@ -168,6 +169,7 @@ pub(super) fn object_facts(headers: &HeaderMap) -> ObjectFacts {
     }
     for name in headers.keys() {
         if let Some(short) = name.as_str().strip_prefix(META_PREFIX)
+            && ![CID, SIZE].contains(name)
             && let Some(value) = value_of(headers, name.as_str())
         {
             facts.metadata.insert(short.to_owned(), value);

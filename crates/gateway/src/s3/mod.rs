@@ -3,6 +3,7 @@
 mod bucket;
 mod commit;
 mod convert;
+mod mapping;
 mod multipart;
 mod object;
 mod policy;

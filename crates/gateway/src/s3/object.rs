@@ -27,6 +27,7 @@ use super::{
         read_conditions, refuse_conditions, refuse_unoffered, set_checksums, write_conditions,
         write_facts,
     },
+    mapping,
 };
 use crate::{
     date::{parse_http_date, timestamp},
@@ -105,6 +106,9 @@ impl Api {
         &self,
         mut request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
+        if mapping::is_mapping(&request.headers) {
+            return self.put_mapping(request).await;
+        }
         let length = request.input.content_length;
         let body = request.input.body.take();
         let body = convert::body(body);

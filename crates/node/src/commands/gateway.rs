@@ -10,11 +10,15 @@ use std::{
 };
 
 use fula_gateway::{
-    admin as wire_admin, metrics,
+    WireConfig, admin as wire_admin,
+    ingest::{self, IngestRoutes, MasterIngest, NodeAddress, Trust},
+    metrics,
     server::{self, ConnectionLimits, Listening},
     tls::TlsAcceptor,
 };
-use fula_service::{MasterInfo, Recovery, ServiceError, auth::Revoked, error::chain};
+use fula_service::{
+    Mapping, MasterInfo, Recovery, Service, ServiceError, auth::Revoked, error::chain,
+};
 use fula_stores::local::system_clock;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
@@ -23,9 +27,13 @@ use super::fail;
 use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
-    config::{ConfigError, GatewayConfig, admin_limits, raise_descriptors},
+    config::{
+        ConfigError, GatewayConfig, IngestConfig, PeerAddress, admin_limits, raise_descriptors,
+    },
     files::{self, FileError},
-    gauges, gc, jwks,
+    gauges, gc,
+    ingest::{NodeLinks, OwnMaster, settle_for_ever},
+    jwks,
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
     readiness, scrub,
@@ -37,7 +45,7 @@ const FIRST_USER: &str = "admin";
 
 /// The reason why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+pub(super) enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -82,7 +90,9 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     gauges::begin();
     let node = Arc::new(open_node(&config).await?);
     let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
+    let (service, ingest) = with_ingest(&config, &node, service).await?;
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
+    let gateway = gateway.with_ingest(ingest);
 
     let (listener, admin_listener) = (listener.listen()?, admin_listener.listen()?);
     let socket = admin::listen(&config.backends.data_dir)?;
@@ -131,9 +141,51 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Connects the service with the storage nodes, and opens the one of this gateway if it is on. Holds of an
+/// earlier start are kept in any case.
+async fn with_ingest(
+    config: &GatewayConfig,
+    node: &Arc<Node>,
+    service: Service,
+) -> Result<(Service, MasterIngest), StartError> {
+    let IngestConfig { nodes, accepts, copies, own, limits, uploads } = config.ingest.clone();
+    let key = node.master_key();
+    let storage = if node.owns_blocks() { Some(node.open_storage(limits).await?) } else { None };
+    if let Some(storage) = &storage {
+        let master = Arc::new(OwnMaster(service.clone()));
+        tokio::spawn(settle_for_ever(storage.clone(), master));
+    }
+    let links = NodeLinks::new(&nodes, &key, storage.clone().filter(|_| own));
+    let links = Arc::new(links.map_err(|error| StartError::Process("HTTP", error.into()))?);
+    tokio::spawn(Arc::clone(&links).watch());
+    let service = service.with_mapping(Mapping { nodes: links, accepts, copies });
+    let routes = storage.filter(|_| own).map(|storage| {
+        let (trust, wire) = (Trust::own(key.public()), config.wire.clone());
+        let WireConfig { tls_terminated, rates, limits, .. } = wire;
+        let how = ingest::IngestConfig { uploads, tls_terminated, rates, limits };
+        IngestRoutes::new(storage, node.authenticator.clone(), trust, how)
+    });
+    let address = |node: &PeerAddress| NodeAddress {
+        name: node.name.clone(),
+        url: node.url.as_str().trim_end_matches('/').to_owned(),
+        key: node.key,
+    };
+    let addresses = nodes.iter().map(address).collect();
+    let authenticator = node.authenticator.clone();
+    let ingest = MasterIngest::new(service.clone(), authenticator, key, addresses, routes);
+    Ok((service, ingest))
+}
+
 /// Reads the certificate of the S3 listener, if it has one.
 fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
-    let Some((cert, key)) = &config.tls else { return Ok(None) };
+    tls_of(config.tls.as_ref())
+}
+
+/// Reads a certificate and its key, if there are any.
+pub(super) fn tls_of(
+    files: Option<&(std::path::PathBuf, std::path::PathBuf)>,
+) -> Result<Option<TlsAcceptor>, StartError> {
+    let Some((cert, key)) = files else { return Ok(None) };
     files::check_readable(cert).map_err(FileError::of_setting("--tls-cert (FULA_TLS_CERT)"))?;
     let of_key = FileError::of_setting("--tls-key (FULA_TLS_KEY)");
     files::check_private(key).and_then(|()| files::check_readable(key)).map_err(of_key)?;
@@ -142,7 +194,7 @@ fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
 
 /// Records the state of this gateway in the node, and announces it to the other masters. Returns the counter
 /// of its open connections.
-async fn note_running(
+pub(super) async fn note_running(
     node: &Node,
     listener: &TcpListener,
     connections: ConnectionLimits,
@@ -191,7 +243,7 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
 }
 
 /// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.
-fn warn_of_unknown_settings() {
+pub(super) fn warn_of_unknown_settings() {
     let known = cli::setting_variables();
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -203,7 +255,7 @@ fn warn_of_unknown_settings() {
     }
 }
 
-fn start_log(format: LogFormat) {
+pub(super) fn start_log(format: LogFormat) {
     // s3s logs every refused request as an error. The gateway logs them once, so the log of s3s is off.
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info"))
@@ -323,7 +375,7 @@ fn everywhere(listener: &TcpListener, scheme: &str) -> String {
 }
 
 /// Returns a value that becomes true at SIGTERM or SIGINT. A second signal ends the process at once.
-fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
+pub(super) fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
     let failed = |error: std::io::Error| StartError::Process("signals", error.into());
     let mut term = unix::signal(unix::SignalKind::terminate()).map_err(failed)?;
     let mut int = unix::signal(unix::SignalKind::interrupt()).map_err(failed)?;
@@ -345,6 +397,6 @@ fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
     Ok(receive)
 }
 
-async fn wait_for(mut stop: watch::Receiver<bool>) {
+pub(super) async fn wait_for(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }

@@ -76,6 +76,12 @@ impl SealingKey {
         SigningKey::from_seed(&Zeroizing::new(seed))
     }
 
+    /// Returns the key with which a storage node signs receipts and requests to masters.
+    pub fn node_key(&self) -> SigningKey {
+        let seed = blake3::derive_key("fula 2026 node key", self.0.as_slice());
+        SigningKey::from_seed(&Zeroizing::new(seed))
+    }
+
     fn cipher(&self) -> Aes256Gcm {
         Aes256Gcm::new((&*self.0).into())
     }

@@ -1,0 +1,113 @@
+//! Settings of storage nodes, on masters and on the nodes themselves.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{ArgAction::Set, Args};
+
+use super::{
+    AuthSettings, ConnectionSettings, DataDirArgs, LogFormat, Time,
+    value::{Size, above_zero, from_one, listen_address, switch},
+};
+
+/// What a master does with storage nodes. Everything is off unless it is set.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct IngestSettings {
+    /// Storage nodes that clients may send blocks to: NAME=URL#KEY, separated by commas. The node prints
+    /// its key at the start [default: none]
+    #[arg(long, env = "FULA_STORAGE_NODES", value_name = "NODES")]
+    pub(crate) storage_nodes: Option<String>,
+    /// Whether a PUT with an empty body may map a key to content that storage nodes hold; needs
+    /// --storage-nodes or --ingest
+    #[arg(long, env = "FULA_REMOTE_CID_PUT", value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "off")]
+    pub(crate) remote_cid_put: bool,
+    /// Whether the content of a mapping is copied into the block store of the master before it is
+    /// committed. Reads then need no storage node
+    #[arg(long, env = "FULA_INGEST_COPY", value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "off")]
+    pub(crate) ingest_copy: bool,
+    /// Whether this gateway takes blocks itself, at `/v0/` of its S3 listener. It works where the blocks
+    /// are in the data directory
+    #[arg(long, env = "FULA_INGEST", value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "off")]
+    pub(crate) ingest: bool,
+    #[command(flatten)]
+    pub(crate) limits: IngestLimits,
+}
+
+/// How much clients may send to `/v0/`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct IngestLimits {
+    /// Most bytes of blocks of one owner that were sent to `/v0/` and are not mapped yet; more are answered
+    /// 402
+    #[arg(long, env = "FULA_INGEST_QUOTA", value_name = "SIZE", default_value = "64G")]
+    pub(crate) ingest_quota: Size,
+    /// Largest number of uploads to `/v0/` at a time, each with 2 MiB of memory; others wait for 10 s and
+    /// are then answered 503
+    #[arg(long, env = "FULA_INGEST_UPLOADS", value_name = "NUMBER", value_parser = from_one(),
+        default_value_t = 32)]
+    pub(crate) ingest_uploads: u64,
+    /// Time, from 2h, for which a block that was sent to `/v0/` is kept without being mapped
+    #[arg(long, env = "FULA_INGEST_LEASE", value_name = "TIME", value_parser = above_zero,
+        default_value = "1d")]
+    pub(crate) ingest_lease: Time,
+}
+
+/// Settings of `fula storage-node`. Each can also be set in the environment.
+#[derive(Debug, Args)]
+pub(crate) struct StorageNodeSettings {
+    /// Address and port of the listener for blocks: IP:PORT, localhost:PORT, or :PORT for all IPv4
+    /// addresses of the machine
+    #[arg(
+        long,
+        env = "FULA_NODE_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:3601",
+        value_parser = listen_address
+    )]
+    pub(crate) listen: SocketAddr,
+    /// Address and port of the listener for `/healthz`, `/readyz` and `/metrics`. It asks for no
+    /// credentials: let only your own machines reach it
+    #[arg(
+        long,
+        env = "FULA_ADMIN_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:3602",
+        value_parser = listen_address
+    )]
+    pub(crate) admin_listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Masters that the node works for: NAME=URL#KEY, separated by commas. `fula status` of a master
+    /// shows its key. A node without masters takes no blocks
+    #[arg(long, env = "FULA_MASTERS", value_name = "MASTERS")]
+    pub(crate) masters: String,
+    #[command(flatten)]
+    pub(crate) limits: IngestLimits,
+    /// File with the certificate chain, in PEM; needs --tls-key too. It is read at the start [default:
+    /// none, plain HTTP]
+    #[arg(long, env = "FULA_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// File with the private key of the certificate, in PEM, mode 0600 [default: none]
+    #[arg(long, env = "FULA_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Whether a proxy ends TLS in front of the node, and nobody else reaches the node
+    #[arg(long, env = "FULA_TLS_TERMINATED", value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "off")]
+    pub(crate) tls_terminated: bool,
+    #[command(flatten)]
+    pub(crate) connections: ConnectionSettings,
+    /// Longest time that requests may take to finish after SIGTERM or SIGINT
+    #[arg(long, env = "FULA_SHUTDOWN_GRACE", value_name = "TIME", value_parser = above_zero,
+        default_value = "30s")]
+    pub(crate) shutdown_grace: Time,
+    /// Format of the log, which goes to standard error
+    #[arg(long, env = "FULA_LOG", default_value = "text")]
+    pub(crate) log: LogFormat,
+    /// File from which the key of the node is derived: 64 hex digits, mode 0600, made with `fula secrets
+    /// keygen` [default: `secrets.key` in the data directory, made at the first start]
+    #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
+    pub(crate) secrets_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) auth: AuthSettings,
+}
