@@ -387,6 +387,7 @@ impl Gateway {
                     "audiences": policy.audiences,
                     "bucketRootCas": true,
                     "ingest": ingests,
+                    "masterKey": self.ingest.as_ref().map(|ingest| ingest.key().to_string()),
                     "version": env!("CARGO_PKG_VERSION"),
                 });
                 json_response(StatusCode::OK, &capabilities)

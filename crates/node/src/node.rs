@@ -246,9 +246,10 @@ impl Node {
             authenticator.keys().set_made_on(place(recovery.as_ref(), purpose));
         }
         let service = Service::new(arbiter, limits, random, names);
+        let is_command = !matches!(purpose, Purpose::Serve(_) | Purpose::Store);
         let (backends, collections) = (backends.clone(), Account::default());
         let running = OnceLock::new();
-        Ok(Self {
+        let opened = Self {
             store,
             nodes,
             metadata,
@@ -261,7 +262,17 @@ impl Node {
             running,
             owns_blocks,
             keys: node_keys,
-        })
+        };
+        // A command that collects leaves alone what a storage node holds.
+        if is_command && owns_blocks && opened.has_holds().await? {
+            opened.open_storage(NodeLimits::default()).await?;
+        }
+        Ok(opened)
+    }
+
+    /// Returns whether a storage node in this data directory holds blocks.
+    pub(crate) async fn has_holds(&self) -> Result<bool, StoreError> {
+        Ok(!self.store.metadata.list(Table::Holds, None, 1).await?.is_empty())
     }
 
     /// Returns the key with which the masters of this arbiter sign tickets and requests to storage nodes.

@@ -87,6 +87,11 @@ impl MasterIngest {
         (self.0.service.accepts_mappings(), !self.0.nodes.is_empty() || self.0.own.is_some())
     }
 
+    /// Returns the key by which storage nodes know the masters of this arbiter.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.0.key.public()
+    }
+
     fn now_ms(&self) -> u64 {
         self.0.authenticator.now().saturating_mul(1000)
     }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{ArgAction::Set, Args};
 
 use super::{
-    AuthSettings, ConnectionSettings, DataDirArgs, LogFormat, Time,
+    AuthSettings, ConnectionSettings, LogFormat, Time,
     value::{Size, above_zero, from_one, listen_address, switch},
 };
 
@@ -76,10 +76,12 @@ pub(crate) struct StorageNodeSettings {
         value_parser = listen_address
     )]
     pub(crate) admin_listen: SocketAddr,
-    #[command(flatten)]
-    pub(crate) data: DataDirArgs,
-    /// Masters that the node works for: NAME=URL#KEY, separated by commas. `fula status` of a master
-    /// shows its key. A node without masters takes no blocks
+    /// Directory of all state of this node [default: `$STATE_DIRECTORY`, else /var/lib/fula-gateway as
+    /// root, else `$XDG_DATA_HOME/fula`, else ~/.local/share/fula]
+    #[arg(long, env = "FULA_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Masters that the node works for: NAME=URL#KEY, separated by commas. The key of a master is
+    /// `masterKey` in its `/fula/capabilities`; all masters of one arbiter have the same
     #[arg(long, env = "FULA_MASTERS", value_name = "MASTERS")]
     pub(crate) masters: String,
     #[command(flatten)]

@@ -150,7 +150,8 @@ async fn with_ingest(
 ) -> Result<(Service, MasterIngest), StartError> {
     let IngestConfig { nodes, accepts, copies, own, limits, uploads } = config.ingest.clone();
     let key = node.master_key();
-    let storage = if node.owns_blocks() { Some(node.open_storage(limits).await?) } else { None };
+    let is_needed = own || (node.owns_blocks() && node.has_holds().await?);
+    let storage = if is_needed { Some(node.open_storage(limits).await?) } else { None };
     if let Some(storage) = &storage {
         let master = Arc::new(OwnMaster(service.clone()));
         tokio::spawn(settle_for_ever(storage.clone(), master));

@@ -9,7 +9,7 @@ use reqwest::Url;
 
 use super::{Backends, ConfigError, ConnectionConfig, Jwks, auth, both};
 use crate::cli::{
-    CasMode, IngestLimits, IngestSettings, LogFormat, SharedArgs, StorageNodeSettings,
+    CasMode, DataDirArgs, IngestLimits, IngestSettings, LogFormat, SharedArgs, StorageNodeSettings,
 };
 
 /// A master or a storage node that a setting names.
@@ -161,12 +161,13 @@ impl StorageNodeConfig {
             return Err(ConfigError::Value { name, value, expected: "a node has a master" });
         }
         let shared = SharedArgs::default();
+        let data = DataDirArgs { data_dir: settings.data_dir };
         let key_file = settings.secrets_key_file;
         let rates: Rates = auth::rates(&settings.auth);
         Ok(Self {
             listen: settings.listen,
             admin_listen: settings.admin_listen,
-            backends: Backends::check(&settings.data, shared, key_file, CasMode::Auto)?,
+            backends: Backends::check(&data, shared, key_file, CasMode::Auto)?,
             masters,
             limits: node_limits(settings.limits)?,
             routes: Routes {
