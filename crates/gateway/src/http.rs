@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_service::{Seen, auth::Proof};
+use fula_service::Seen;
 use futures::FutureExt;
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
@@ -28,7 +28,7 @@ use crate::{
     credential::{Credential, bearer_of},
     error::{CONDITION_HEADER, DETAIL_HEADER, FORGED_HEADER, escape, respond},
     guard,
-    ingest::{self, MasterIngest, Routed},
+    ingest::{self, MasterIngest},
     normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
@@ -174,7 +174,7 @@ impl Gateway {
             && let Some(ingest) = &self.ingest
             && let Some(routed) = ingest::route(ingest, request.uri().path())
         {
-            return self.ingest(ingest, routed, request, operation).await;
+            return ingest.serve(routed, &self.auth_layer, request, operation).await;
         }
         if request.uri().path().starts_with(OWN_ROUTES) && host_bucket.is_none() {
             operation.set("FulaRoute".to_owned());
@@ -204,48 +204,6 @@ impl Gateway {
             Ok(share) => buffered::send(self.s3(admitted).await, share, is_change),
             Err(error) => respond(error),
         }
-    }
-
-    /// Answers a request of a storage node or of a client of one.
-    async fn ingest(
-        &self,
-        ingest: &MasterIngest,
-        routed: Routed<'_>,
-        request: Request<s3s::Body>,
-        operation: &Operation,
-    ) -> Response<s3s::Body> {
-        match routed {
-            Routed::Own(routes) => routes.answer(request).await,
-            Routed::Question => {
-                operation.set("IngestQuestion".to_owned());
-                ingest.answer(request).await
-            }
-            Routed::Ticket => {
-                operation.set("IngestTicket".to_owned());
-                let (mut parts, _) = request.into_parts();
-                match self.proof(&mut parts).await {
-                    Ok(proof) => ingest.ticket(&proof),
-                    Err(error) => respond(error),
-                }
-            }
-        }
-    }
-
-    /// Authenticates a request for a ticket, by a bearer token or a signature.
-    async fn proof(&self, parts: &mut Parts) -> S3Result<Proof> {
-        if parts.method != Method::POST {
-            return Err(s3_error!(MethodNotAllowed));
-        }
-        let credential = Credential::of(parts)?;
-        let has_token =
-            self.auth_layer.authenticate_bearer(&parts.headers, &mut parts.extensions)?;
-        if credential == Credential::Header && !has_token {
-            let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
-            let received = Received { method, uri, headers, host_bucket: None };
-            let extensions = &mut parts.extensions;
-            self.auth_layer.authenticate_signature(received, credential, extensions).await?;
-        }
-        parts.extensions.remove::<Proof>().ok_or_else(|| s3_error!(AccessDenied))
     }
 
     /// Returns the bucket that the `Host` header names below the gateway's domain.

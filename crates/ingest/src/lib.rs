@@ -10,6 +10,7 @@ pub mod car;
 mod document;
 pub mod faults;
 pub mod holds;
+pub mod intake;
 pub mod key;
 pub mod mapping;
 pub mod node;

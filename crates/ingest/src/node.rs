@@ -19,7 +19,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, Cid, MetadataStore, OwnerId, StoreError,
-    block::{Placement, SyncMark},
     metadata::{Table, WriteOutcome},
     root::TimeMs,
 };
@@ -159,71 +158,6 @@ fn record_name(slot: Slot) -> String {
     format!("hold-{slot:010}")
 }
 
-/// Blocks of one owner on their way in. What was added is kept from the collector until this is dropped.
-#[derive(Debug)]
-pub struct Intake {
-    node: StorageNode,
-    owner: OwnerId,
-    sized: Vec<SizedCid>,
-    seen: HashSet<Cid>,
-    mark: SyncMark,
-}
-
-impl Drop for Intake {
-    fn drop(&mut self) {
-        self.node.holds().expect_no_more(self.seen.drain());
-    }
-}
-
-impl Intake {
-    /// Returns the blocks so far, each once, with lengths in bytes.
-    pub fn blocks(&self) -> &[SizedCid] {
-        &self.sized
-    }
-
-    /// Puts blocks. They are not durable yet. The caller has reserved their bytes.
-    ///
-    /// # Errors
-    /// [`NodeError::TooMany`], [`NodeError::Store`]. Blocks that were added before are not affected.
-    pub async fn add(&mut self, blocks: &[Block]) -> Result<(), NodeError> {
-        let mut new = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            let size = u32::try_from(block.bytes().len()).unwrap_or(u32::MAX);
-            if self.seen.len() == BATCH_BLOCKS_MAX && !self.seen.contains(&block.cid()) {
-                return Err(NodeError::TooMany);
-            }
-            if self.seen.insert(block.cid()) {
-                self.node.holds().expect([block.cid()]);
-                new.push((block.cid(), size));
-            }
-        }
-        let mark = self.node.0.blocks.put(blocks, Placement::Commit).await?;
-        self.mark = self.mark.and(mark);
-        self.sized.extend(new);
-        Ok(())
-    }
-
-    /// Makes the blocks and their hold durable, and returns the receipt.
-    ///
-    /// # Errors
-    /// [`NodeError::Store`]. No receipt is given then.
-    pub async fn finish(mut self) -> Result<Stored, NodeError> {
-        let (node, owner) = (self.node.clone(), self.owner);
-        let sized = std::mem::take(&mut self.sized);
-        let until = node.now().saturating_add(node.0.limits.lease_ms);
-        let batch = Batch { owner, until, is_pinned: false, blocks: sized.clone() };
-        if node.0.limits.faults.has(Fault::AnswerBeforeFsync) {
-            let slot = node.holds().take_slot();
-            node.holds().add(slot, batch);
-            return Ok(node.receipt(owner, sized, until));
-        }
-        // The record is appended behind the blocks, in the same stream of the log, so one fsync covers both.
-        node.begin(batch).await?;
-        node.0.blocks.sync(self.mark).await?;
-        Ok(node.receipt(owner, sized, until))
-    }
-}
-
 impl StorageNode {
     /// Reads the holds back. `fresh` names the disk if it has no name yet.
     ///
@@ -272,7 +206,7 @@ impl StorageNode {
         })))
     }
 
-    fn holds(&self) -> MutexGuard<'_, Holds> {
+    pub(crate) fn holds(&self) -> MutexGuard<'_, Holds> {
         self.0.holds.lock()
     }
 
@@ -332,24 +266,8 @@ impl StorageNode {
         Ok(Reservation { node: self.clone(), owner, bytes })
     }
 
-    /// Begins to store blocks of an owner.
-    pub fn intake(&self, owner: OwnerId) -> Intake {
-        let (sized, mark) = (Vec::new(), SyncMark::default());
-        Intake { node: self.clone(), owner, sized, seen: HashSet::new(), mark }
-    }
-
-    /// Stores blocks that the owner has sent in full, and returns the receipt for them.
-    ///
-    /// # Errors
-    /// The errors of [`Intake::add`] and [`Intake::finish`].
-    pub async fn put(&self, owner: OwnerId, blocks: &[Block]) -> Result<Stored, NodeError> {
-        let mut intake = self.intake(owner);
-        intake.add(blocks).await?;
-        intake.finish().await
-    }
-
     /// Writes the record of a batch, and then lets it count.
-    async fn begin(&self, batch: Batch) -> Result<(), StoreError> {
+    pub(crate) async fn begin(&self, batch: Batch) -> Result<(), StoreError> {
         if batch.blocks.is_empty() {
             return Ok(());
         }
@@ -386,7 +304,7 @@ impl StorageNode {
     }
 
     /// Returns a receipt for blocks that the owner holds.
-    fn receipt(&self, owner: OwnerId, blocks: Vec<SizedCid>, until: TimeMs) -> Stored {
+    pub(crate) fn receipt(&self, owner: OwnerId, blocks: Vec<SizedCid>, until: TimeMs) -> Stored {
         let receipt = Receipt {
             node: self.id(),
             disk: self.0.disk,

@@ -2,6 +2,7 @@
 //! damage data: other blocks, another sealing key, or settings that differ from those of the other masters.
 
 mod blocks;
+mod storage;
 
 use std::{
     path::{Path, PathBuf},
@@ -15,9 +16,9 @@ use fula_core::{
     metadata::{Table, WriteOutcome},
     tree::Nodes,
 };
-use fula_ingest::{DiskId, NodeLimits, SigningKey, StorageNode};
+use fula_ingest::NodeLimits;
 use fula_service::{
-    Arbiter, Keeper, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
+    Arbiter, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
     auth::{Authenticator, Clock, CredentialClock, KeyRing, Revocations, SealingKey},
     system_random,
 };
@@ -26,6 +27,7 @@ use fula_stores::{
     RecordDirectory, local::system_clock,
 };
 
+use self::storage::NodeKeys;
 use crate::{
     config::{Backends, SharedArbiter},
     files::{self, FileError},
@@ -153,15 +155,6 @@ pub(crate) struct Node {
     keys: NodeKeys,
 }
 
-/// The keys that are derived from the sealing key.
-#[derive(Debug)]
-struct NodeKeys {
-    /// Signs tickets and requests to storage nodes; all masters of an arbiter have it.
-    master: Arc<SigningKey>,
-    /// Signs receipts and requests to masters.
-    node: Arc<SigningKey>,
-}
-
 impl Node {
     /// Opens the stores, and builds the service on them. Blocks the thread while the log is read back.
     pub(crate) async fn open(
@@ -173,10 +166,9 @@ impl Node {
         let random: Random = system_random();
         let data_dir = &backends.data_dir;
         let store = open_store(data_dir, purpose, despite_damage)?;
-        check_purpose_of(data_dir, &store, backends, purpose).await?;
+        storage::check_purpose_of(data_dir, &store, backends, purpose).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
-        let node_keys =
-            NodeKeys { master: Arc::new(sealing.ticket_key()), node: Arc::new(sealing.node_key()) };
+        let keys_of_node = NodeKeys::of(&sealing);
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
@@ -261,41 +253,12 @@ impl Node {
             collections,
             running,
             owns_blocks,
-            keys: node_keys,
+            keys: keys_of_node,
         };
         // A command that collects leaves alone what a storage node holds.
         if is_command && owns_blocks && opened.has_holds().await? {
             opened.open_storage(NodeLimits::default()).await?;
         }
-        Ok(opened)
-    }
-
-    /// Returns whether a storage node in this data directory holds blocks.
-    pub(crate) async fn has_holds(&self) -> Result<bool, StoreError> {
-        Ok(!self.store.metadata.list(Table::Holds, None, 1).await?.is_empty())
-    }
-
-    /// Returns the key with which the masters of this arbiter sign tickets and requests to storage nodes.
-    pub(crate) fn master_key(&self) -> Arc<SigningKey> {
-        Arc::clone(&self.keys.master)
-    }
-
-    /// Returns the key with which a storage node in this data directory signs.
-    pub(crate) fn node_key(&self) -> Arc<SigningKey> {
-        Arc::clone(&self.keys.node)
-    }
-
-    /// Opens the storage node of this data directory. The collector leaves alone what it holds.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) async fn open_storage(&self, limits: NodeLimits) -> Result<StorageNode, StoreError> {
-        let records = Arc::clone(&self.store.metadata) as Arc<dyn MetadataStore>;
-        let (blocks, fresh) = (Arc::clone(self.nodes.blocks()), DiskId(self.service.draw()));
-        let key = self.node_key();
-        let opened = StorageNode::open(blocks, records, key, fresh, limits, system_clock()).await?;
-        let holds = opened.clone();
-        self.service.keep(Keeper(Arc::new(move || holds.kept())));
         Ok(opened)
     }
 
@@ -346,41 +309,6 @@ fn open_store(
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
 
-/// Refuses a directory of a master of a shared arbiter if no database is set, and a missing sealing key.
-async fn check_purpose_of(
-    data_dir: &Path,
-    store: &LocalStore,
-    backends: &Backends,
-    purpose: Purpose,
-) -> Result<(), NodeError> {
-    let has_any = async |table| -> Result<bool, StoreError> {
-        Ok(!store.metadata.list(table, None, 1).await?.is_empty())
-    };
-    let role = read_text(store.metadata.as_ref(), Table::Modes, ROLE).await?;
-    match (purpose, role.as_deref()) {
-        (Purpose::Serve(_) | Purpose::MoveIn, Some(STORAGE_NODE)) => {
-            return Err(NodeError::OfStorageNode(data_dir.to_owned()));
-        }
-        (Purpose::Store, Some(STORAGE_NODE)) => {}
-        (Purpose::Store, _) if files::credentials_path(data_dir).exists() => {
-            return Err(NodeError::OfGateway(data_dir.to_owned()));
-        }
-        (Purpose::Store, _) => {
-            let value = Some(Bytes::from_static(STORAGE_NODE.as_bytes()));
-            store.metadata.write(Table::Modes, ROLE, 0, value).await?;
-        }
-        _ => {}
-    }
-    if backends.shared.is_none() && has_any(Table::Remembered).await? {
-        return Err(NodeError::OfSharedArbiter(data_dir.to_owned()));
-    }
-    let is_sealed = has_any(Table::Keys).await? || has_any(Table::Sessions).await?;
-    if is_sealed && backends.secrets_key_file.is_none() && !files::has_sealing_key(data_dir)? {
-        return Err(NodeError::NoSealingKey(data_dir.to_owned()));
-    }
-    Ok(())
-}
-
 /// Returns 16 random bytes.
 fn fresh_id(random: &Random) -> [u8; 16] {
     let mut id = [0; 16];
@@ -396,12 +324,6 @@ struct OpenedArbiter {
     compares: bool,
     names: NamePolicy,
 }
-
-/// Record of what a data directory is for, if it is not that of a gateway.
-const ROLE: &str = "role";
-
-/// The role of the data directory of a storage node.
-const STORAGE_NODE: &str = "storage-node";
 
 /// Record of whether swaps compare, `on` or `off`.
 const CAS: &str = "bucket-root-cas";

@@ -5,7 +5,8 @@ use fula_core::{Block, Cid, OwnerId};
 use fula_ingest::{
     car::{CarError, CarReader},
     holds::{BATCH_BLOCKS_MAX, Hold},
-    node::{Intake, Reservation, Stored},
+    intake::Intake,
+    node::{Reservation, Stored},
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use s3s::Body;
@@ -75,7 +76,7 @@ impl IngestRoutes {
         Ok(Charged { routes: self, sender: sender.clone(), bytes, _reserved: reserved })
     }
 
-    /// `PUT /v0/block?cid=`
+    /// Answers `PUT /v0/block?cid=`.
     pub(super) async fn put_block(&self, request: Request<Body>) -> Answer {
         let sender = self.client(&request)?;
         let cid = cid_of(&request)?;
@@ -106,7 +107,7 @@ impl IngestRoutes {
         })
     }
 
-    /// `GET /v0/block?cid=` and `HEAD`
+    /// Answers `GET /v0/block?cid=` and `HEAD`.
     pub(super) async fn get_block(&self, request: Request<Body>) -> Answer {
         let target = target_of(&request);
         let method = request.method().clone();
@@ -158,7 +159,7 @@ impl IngestRoutes {
         response
     }
 
-    /// `POST /v0/blocks`
+    /// Answers `POST /v0/blocks`.
     pub(super) async fn put_blocks(&self, request: Request<Body>) -> Answer {
         let sender = self.client(&request)?;
         let Sender::Client { owner, .. } = sender else { return Err(body::cut_off()) };

@@ -1,4 +1,4 @@
-//! Requests about lists of blocks, in JSON: what is there, leases, pins; and what a node says about itself.
+//! Requests about lists of blocks, in JSON: presence, leases and pins; and the facts about a node.
 
 use std::collections::HashSet;
 
@@ -134,20 +134,20 @@ impl IngestRoutes {
         json(StatusCode::OK, &answer)
     }
 
-    /// `POST /v0/have`
+    /// Answers `POST /v0/have`.
     pub(super) async fn have(&self, request: Request<Body>) -> Answer {
         let asked = self.asked(request).await?;
         Ok(self.found(&asked, self.0.node.have(asked.owner, &asked.cids)))
     }
 
-    /// `POST /v0/lease`
+    /// Answers `POST /v0/lease`.
     pub(super) async fn lease(&self, request: Request<Body>) -> Answer {
         let asked = self.asked(request).await?;
         let prolonged = self.0.node.prolong(asked.owner, &asked.cids).await?;
         Ok(self.found(&asked, prolonged))
     }
 
-    /// `POST /v0/pin`
+    /// Answers `POST /v0/pin`.
     pub(super) async fn pin(&self, request: Request<Body>) -> Answer {
         let asked = self.asked(request).await?;
         if !asked.is_master {
@@ -157,7 +157,7 @@ impl IngestRoutes {
         Ok(self.found(&asked, pinned))
     }
 
-    /// `GET /v0/info`
+    /// Answers `GET /v0/info`.
     pub(super) fn info(&self) -> Response<Body> {
         let node = &self.0.node;
         json(

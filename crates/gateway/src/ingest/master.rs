@@ -13,17 +13,19 @@ use fula_ingest::{
 };
 use fula_service::{
     Service,
-    auth::{Authenticator, CredentialCheck, Proof},
+    auth::{Authenticator, CredentialCheck},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use s3s::Body;
 use tokio::sync::Semaphore;
 
 use super::{
-    IngestRoutes,
+    IngestRoutes, Routed,
     answer::{Answer, Refused, json, refused},
     body,
 };
+
+use crate::{auth::AuthLayer, error::respond, request::Operation};
 
 /// Prefix of the routes that storage nodes ask.
 pub(super) const ASKED: &str = "/fula/ingest/";
@@ -96,9 +98,39 @@ impl MasterIngest {
         self.0.authenticator.now().saturating_mul(1000)
     }
 
-    /// Gives a ticket to an authenticated client.
-    pub(crate) fn ticket(&self, proof: &Proof) -> Response<Body> {
-        self.ticket_for(&proof.identity, &proof.credential_check).unwrap_or_else(refused)
+    /// Answers a request of a storage node or of a client of one.
+    pub(crate) async fn serve(
+        &self,
+        routed: Routed<'_>,
+        auth: &AuthLayer,
+        request: Request<Body>,
+        operation: &Operation,
+    ) -> Response<Body> {
+        match routed {
+            Routed::Own(routes) => routes.answer(request).await,
+            Routed::Question => {
+                operation.set("IngestQuestion".to_owned());
+                self.answer_node(request).await.unwrap_or_else(refused)
+            }
+            Routed::Ticket => {
+                operation.set("IngestTicket".to_owned());
+                self.ticket(auth, request).await
+            }
+        }
+    }
+
+    /// Gives a ticket to a client.
+    async fn ticket(&self, auth: &AuthLayer, request: Request<Body>) -> Response<Body> {
+        if request.method() != Method::POST {
+            return refused(Refused::method("POST"));
+        }
+        let (mut parts, _) = request.into_parts();
+        match auth.authenticate(&mut parts).await {
+            Ok(proof) => {
+                self.ticket_for(&proof.identity, &proof.credential_check).unwrap_or_else(refused)
+            }
+            Err(error) => respond(error),
+        }
     }
 
     fn ticket_for(&self, identity: &Identity, check: &CredentialCheck) -> Answer {
@@ -145,10 +177,6 @@ impl MasterIngest {
     }
 
     /// Answers a question of a storage node, and signs the answer.
-    pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        self.answer_node(request).await.unwrap_or_else(refused)
-    }
-
     async fn answer_node(&self, request: Request<Body>) -> Answer {
         if request.method() != Method::POST {
             return Err(Refused::method("POST"));

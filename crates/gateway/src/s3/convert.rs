@@ -21,7 +21,6 @@ use s3s::{
     s3_error,
 };
 
-use super::mapping::{CID, SIZE};
 use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
@@ -154,6 +153,17 @@ pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
         return Err(error::not_implemented("An ACL that lets others in"));
     }
     Ok(())
+}
+
+/// Header of a mapping with the CID of the content.
+pub(super) const CID: HeaderName = HeaderName::from_static("x-amz-meta-fula-remote-cid");
+
+/// Header of a mapping with the length of the content in bytes.
+pub(super) const SIZE: HeaderName = HeaderName::from_static("x-amz-meta-fula-remote-size");
+
+/// Returns whether a PUT is a mapping. Its headers are never stored as metadata.
+pub(super) fn is_mapping(headers: &HeaderMap) -> bool {
+    headers.contains_key(CID) || headers.contains_key(SIZE)
 }
 
 /// Returns the headers that an object keeps, byte for byte, from the request as it was sent.

@@ -10,25 +10,15 @@ use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     Api, caller,
     convert::{
-        self, bucket_name, etag, object_facts, object_key, refuse_unoffered, write_conditions,
+        self, CID, SIZE, bucket_name, etag, object_facts, object_key, refuse_unoffered,
+        write_conditions,
     },
     object::written_headers,
 };
 use crate::error::s3_error as to_s3;
 
-/// Header with the CID of the content.
-pub(super) const CID: HeaderName = HeaderName::from_static("x-amz-meta-fula-remote-cid");
-
-/// Header with the length of the content in bytes.
-pub(super) const SIZE: HeaderName = HeaderName::from_static("x-amz-meta-fula-remote-size");
-
 /// Header with a receipt for the content.
 const RECEIPT: HeaderName = HeaderName::from_static("x-fula-receipt");
-
-/// Returns whether a PUT is a mapping. Its headers are never stored as metadata.
-pub(super) fn is_mapping(headers: &HeaderMap) -> bool {
-    headers.contains_key(CID) || headers.contains_key(SIZE)
-}
 
 /// Returns content and length that the headers name.
 fn named(headers: &HeaderMap) -> S3Result<(Cid, u64)> {

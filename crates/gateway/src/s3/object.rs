@@ -27,7 +27,6 @@ use super::{
         read_conditions, refuse_conditions, refuse_unoffered, set_checksums, write_conditions,
         write_facts,
     },
-    mapping,
 };
 use crate::{
     date::{parse_http_date, timestamp},
@@ -106,7 +105,7 @@ impl Api {
         &self,
         mut request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
-        if mapping::is_mapping(&request.headers) {
+        if convert::is_mapping(&request.headers) {
             return self.put_mapping(request).await;
         }
         let length = request.input.content_length;

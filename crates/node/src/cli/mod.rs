@@ -4,6 +4,7 @@ mod admin;
 mod file;
 mod ingest;
 mod settings;
+mod storage_node;
 #[cfg(test)]
 mod table;
 mod token;
@@ -20,11 +21,12 @@ pub(crate) use self::{
         SecretsArgs, SecretsCommand, StatusArgs,
     },
     file::SettingsFileError,
-    ingest::{IngestLimits, IngestSettings, StorageNodeSettings},
+    ingest::{IngestLimits, IngestSettings},
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
         LogFormat, SharedArgs, SignatureV2,
     },
+    storage_node::StorageNodeSettings,
     token::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
     value::Time,
 };

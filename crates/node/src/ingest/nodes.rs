@@ -82,7 +82,10 @@ impl NodeLinks {
     /// Looks at what the nodes say about themselves, for ever. A disk that was wiped has another name.
     pub(crate) async fn watch(self: Arc<Self>) {
         loop {
-            futures::future::join_all(self.links.values().map(Link::look)).await;
+            let looked = futures::future::join_all(self.links.values().map(Link::look)).await;
+            let away = looked.into_iter().filter(|is_up| !is_up).count();
+            let away = u32::try_from(away).unwrap_or(u32::MAX);
+            metrics::gauge!("fula_storage_nodes_away").set(f64::from(away));
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -105,21 +108,20 @@ impl Link {
         NodeAway { name: self.client.peer.name.clone(), why: why.into() }
     }
 
-    async fn look(&self) {
+    /// Looks at what the node says about itself. Returns whether it answered.
+    async fn look(&self) -> bool {
         let name = &self.client.peer.name;
         let looked = self.client.send(Method::GET, "/v0/info", Bytes::new(), LIST).await;
         let info = looked.ok().and_then(|reply| serde_json::from_slice::<Info>(&reply.body).ok());
-        metrics::gauge!("fula_storage_node_up", "node" => name.clone())
-            .set(f64::from(u8::from(info.is_some())));
-        let Some(info) = info else { return };
+        let Some(info) = info else { return false };
         if info.key != self.client.peer.key.to_string() {
             tracing::error!(
                 node = name,
                 "a storage node has another key than FULA_STORAGE_NODES says; correct the setting, or the URL"
             );
-            return;
+            return false;
         }
-        let Ok(disk) = info.disk.parse::<fula_core::WriterId>() else { return };
+        let Ok(disk) = info.disk.parse::<fula_core::WriterId>() else { return false };
         let (disk, mut known) = (DiskId(disk.0), self.disk.lock());
         if known.is_some_and(|known| known != disk) {
             tracing::error!(
@@ -129,6 +131,7 @@ impl Link {
             );
         }
         *known = Some(disk);
+        true
     }
 
     async fn list(&self, target: &str, owner: OwnerId, cids: &[Cid]) -> Result<Found, NodeAway> {
