@@ -19,7 +19,7 @@ use crate::{
     commit::{Answer, Change, CommitRequest, Committer},
     error::ServiceError,
     limits::Limits,
-    mapping::Mapping,
+    mapping::{Mapping, PinQueue},
     names::{NameMeaning, NamePolicy},
     pins::Keeper,
 };
@@ -98,6 +98,7 @@ pub struct Service {
     pub(crate) collecting: Arc<tokio::sync::Mutex<()>>,
     /// Storage nodes that hold content; `None` where there are none.
     pub(crate) mapping: Option<Mapping>,
+    pub(crate) pin_queue: PinQueue,
 }
 
 impl std::fmt::Debug for Service {
@@ -121,6 +122,7 @@ impl Service {
             sweeps: Arc::default(),
             collecting: Arc::default(),
             mapping: None,
+            pin_queue: PinQueue::default(),
         }
     }
 

@@ -29,6 +29,9 @@ pub(super) const CAR_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of blocks of a CAR file that are put together.
 const GROUP_BYTES: usize = 1 << 20;
 
+/// Memory of a CAR file on its way, in bytes: a group of blocks and a section.
+const CAR_MEMORY: usize = 2 * GROUP_BYTES;
+
 /// Media type of a CAR file.
 const CAR: &str = "application/vnd.ipld.car";
 
@@ -83,9 +86,13 @@ impl IngestRoutes {
         let length = body::block_length(request.headers())?;
         let charged = self.charge(&sender, length as u64)?;
         let Sender::Client { owner, .. } = sender else { return Err(body::cut_off()) };
-        let _turn = self.turn().await?;
+        let turn = self.turn(length).await?;
         let block = body::block(request.into_body(), cid, length).await?;
-        let stored = self.0.node.put(owner, &[block]).await?;
+        let mut intake = self.0.node.intake(owner);
+        intake.add(std::slice::from_ref(&block)).await?;
+        // The body is not needed while the disk is waited for.
+        drop((block, turn.memory));
+        let stored = intake.finish().await?;
         charged.keep();
         let mut answer = self.stored(&stored);
         answer["cid"] = cid.to_string().into();
@@ -172,7 +179,7 @@ impl IngestRoutes {
         if body::length_of(request.headers()).is_some_and(|length| length > CAR_BYTES_MAX) {
             return Err(car_too_large());
         }
-        let _turn = self.turn().await?;
+        let _turn = self.turn(CAR_MEMORY).await?;
         let mut upload = CarUpload {
             routes: self,
             intake: self.0.node.intake(owner),

@@ -54,7 +54,10 @@ impl IngestRoutes {
     async fn asked(&self, request: Request<Body>) -> Result<BlocksAsked, Refused> {
         let is_master = request.headers().contains_key(fula_ingest::peer::HEADER);
         let client = if is_master { None } else { Some(self.client(&request)?) };
-        let _turn = self.turn().await?;
+        let length = body::length_of(request.headers()).map_or(body::JSON_BYTES_MAX, |length| {
+            usize::try_from(length).unwrap_or(usize::MAX).min(body::JSON_BYTES_MAX)
+        });
+        let _turn = self.turn(length).await?;
         let (method, target) = (request.method().clone(), target_of(&request));
         let headers = request.headers().clone();
         let body = body::short(request.into_body()).await?;

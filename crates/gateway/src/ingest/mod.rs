@@ -45,7 +45,10 @@ use crate::{
 /// Prefix of the routes. It cannot be a bucket name, which has three characters at least.
 const ROUTES: &str = "/v0/";
 
-/// Longest wait for one of the uploads that run at a time.
+/// Memory for the bodies of all requests together, in KiB.
+const MEMORY_KIB: usize = 4 << 10;
+
+/// Longest wait for memory, and for one of the uploads that run at a time.
 const TURN: Duration = Duration::from_secs(10);
 
 /// The settings of the routes of a storage node.
@@ -93,7 +96,15 @@ struct Inner {
     trust: Arc<Trust>,
     tickets: Tickets,
     uploads: Arc<Semaphore>,
+    /// Memory that no body holds, in KiB.
+    memory: Arc<Semaphore>,
     limits: WireLimits,
+}
+
+/// One of the uploads that run at a time, and the memory of its body.
+struct Turn {
+    _upload: OwnedSemaphorePermit,
+    memory: OwnedSemaphorePermit,
 }
 
 /// The sender of a request.
@@ -122,6 +133,7 @@ impl IngestRoutes {
             trust,
             tickets: Tickets::default(),
             uploads: Arc::new(Semaphore::new(config.uploads)),
+            memory: Arc::new(Semaphore::new(MEMORY_KIB)),
             limits: config.limits,
         }))
     }
@@ -219,13 +231,16 @@ impl IngestRoutes {
         answered.unwrap_or_else(refused)
     }
 
-    /// Waits for one of the uploads that run at a time.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, Refused> {
-        let permit = timeout(TURN, Arc::clone(&self.0.uploads).acquire_owned()).await;
-        permit
-            .ok()
-            .and_then(Result::ok)
-            .ok_or_else(|| Refused::busy("the node has too many uploads"))
+    /// Waits for one of the uploads that run at a time, and for memory for a body.
+    async fn turn(&self, bytes: usize) -> Result<Turn, Refused> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let take = async {
+            let upload = Arc::clone(&self.0.uploads).acquire_owned().await.ok()?;
+            let memory = Arc::clone(&self.0.memory).acquire_many_owned(kib).await.ok()?;
+            Some(Turn { _upload: upload, memory })
+        };
+        let turn = timeout(TURN, take).await.ok().flatten();
+        turn.ok_or_else(|| Refused::busy("the node has too many uploads"))
     }
 
     /// Returns the client that sends a request.

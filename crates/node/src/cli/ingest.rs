@@ -37,8 +37,8 @@ pub(crate) struct IngestLimits {
     /// 402
     #[arg(long, env = "FULA_INGEST_QUOTA", value_name = "SIZE", default_value = "64G")]
     pub(crate) ingest_quota: Size,
-    /// Largest number of uploads to `/v0/` at a time, each with 2 MiB of memory; others wait for 10 s and
-    /// are then answered 503
+    /// Largest number of uploads to `/v0/` at a time. Others wait for 10 s and are then answered 503.
+    /// Their bodies share 4 MiB of memory
     #[arg(long, env = "FULA_INGEST_UPLOADS", value_name = "NUMBER", value_parser = from_one(),
         default_value_t = 32)]
     pub(crate) ingest_uploads: u64,

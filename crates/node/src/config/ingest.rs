@@ -79,6 +79,12 @@ pub(crate) struct IngestConfig {
 /// Shortest lease. A receipt must have more than an hour left when it is used.
 const LEASE_MIN: Duration = Duration::from_hours(2);
 
+/// Longest time without a byte of a body. Bodies share little memory, so it is shorter than on a gateway.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// Number of bytes that a client must send each second once a body takes longer than that.
+const PACE: u64 = 64 << 10;
+
 fn node_limits(limits: IngestLimits) -> Result<NodeLimits, ConfigError> {
     let lease = limits.ingest_lease;
     if lease.0 < LEASE_MIN {
@@ -174,7 +180,11 @@ impl StorageNodeConfig {
                 uploads: uploads(settings.limits),
                 tls_terminated: settings.tls_terminated,
                 rates,
-                limits: WireLimits::default(),
+                limits: WireLimits {
+                    body_idle_timeout: IDLE,
+                    body_bytes_per_second_min: PACE,
+                    ..WireLimits::default()
+                },
             },
             tls: both(settings.tls_cert, settings.tls_key, ConfigError::HalfOfTls)?,
             connections: ConnectionConfig::check(settings.connections)?,

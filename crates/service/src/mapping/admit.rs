@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::{
     MappedBlocks, Mapping,
     holders::{holders_block, read_holders},
+    pins::Delivery,
 };
 use crate::{
     auth::access::Action,
@@ -38,12 +39,6 @@ const PRESENCE: Duration = Duration::from_secs(5);
 /// Largest number of blocks that are named to a node at a time.
 const ASKED_MAX: usize = 1024;
 
-/// Number of attempts to pin. After them, the node's own question keeps the blocks.
-const PIN_ATTEMPTS: u32 = 4;
-
-/// Wait before the second attempt to pin. It doubles with each attempt.
-const PIN_WAIT: Duration = Duration::from_secs(1);
-
 /// Content that storage nodes hold.
 #[derive(Clone, Debug)]
 pub struct MapRequest {
@@ -59,13 +54,6 @@ pub struct MapRequest {
     pub source: Option<CopySourceRequest>,
     /// Headers and metadata of the object.
     pub facts: ObjectFacts,
-}
-
-/// Pins that nodes are asked for once a mapping is committed.
-#[derive(Clone, Debug)]
-pub(crate) struct Delivery {
-    owner: OwnerId,
-    nodes: Vec<(SignerId, Vec<Cid>)>,
 }
 
 /// A mapping that was admitted.
@@ -247,10 +235,8 @@ impl Service {
     /// deletes anything.
     pub(crate) fn deliver(&self, deliveries: impl IntoIterator<Item = Delivery>) {
         let Some(mapping) = &self.mapping else { return };
-        for Delivery { owner, nodes } in deliveries {
-            for (node, cids) in nodes {
-                tokio::spawn(pin(Arc::clone(&mapping.nodes), node, owner, cids));
-            }
+        for delivery in deliveries {
+            self.pin_queue.add(&mapping.nodes, delivery);
         }
     }
 
@@ -310,32 +296,6 @@ async fn ask_nodes(
         if let Err(why) = proved.receipt(&offered, owner, now, |id| mapping.nodes.known(id)) {
             tracing::debug!(%why, "a storage node's answer proves nothing");
         }
-    }
-}
-
-async fn pin(nodes: Arc<dyn super::StorageNodes>, node: SignerId, owner: OwnerId, cids: Vec<Cid>) {
-    let mut wait = PIN_WAIT;
-    for attempt in 1..=PIN_ATTEMPTS {
-        let mut failure = None;
-        for cids in cids.chunks(ASKED_MAX) {
-            match nodes.pin(node, owner, cids).await {
-                Ok(pinned) if pinned == cids.len() => {}
-                Ok(pinned) => {
-                    let (name, asked) = (nodes.name(node), cids.len());
-                    tracing::error!(
-                        node = name,
-                        asked,
-                        pinned,
-                        "a storage node has lost blocks that it gave a receipt for"
-                    );
-                }
-                Err(away) => failure = Some(away),
-            }
-        }
-        let Some(away) = failure else { return };
-        tracing::warn!(node = away.name, why = away.why, attempt, "blocks are not pinned yet");
-        tokio::time::sleep(wait).await;
-        wait *= 2;
     }
 }
 

@@ -8,6 +8,7 @@ mod admit;
 mod blocks;
 mod holders;
 mod needed;
+mod pins;
 
 use std::{fmt, sync::Arc};
 
@@ -17,8 +18,9 @@ use fula_ingest::{SignerId, mapping::KnownNode, mapping::Offered};
 
 pub use self::admit::MapRequest;
 pub(crate) use self::{
-    admit::{Admitted, Delivery, fingerprint_of},
+    admit::{Admitted, fingerprint_of},
     blocks::{BACKEND, MappedBlocks},
+    pins::{Delivery, PinQueue},
 };
 
 /// A storage node that did not answer, or answered something that it may not answer.

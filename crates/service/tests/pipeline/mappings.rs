@@ -210,9 +210,7 @@ impl World {
         let (bucket, key) = (bucket(), object_key(key));
         let mapped = service.map_object(user, &bucket, key, request, conditions).await;
         // Pins are sent in the background.
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         mapped
     }
 
