@@ -72,7 +72,7 @@ impl BlockStore for Blocks {
     }
 }
 
-struct Node {
+struct Site {
     routes: IngestRoutes,
     node: StorageNode,
     blocks: Arc<Blocks>,
@@ -85,7 +85,7 @@ fn master() -> SigningKey {
     SigningKey::from_seed(&Zeroizing::new([1; 32]))
 }
 
-async fn node() -> Node {
+async fn node() -> Site {
     let (blocks, metadata) = (Arc::new(Blocks::default()), Arc::new(MemoryMetadata::default()));
     let clock = Arc::new(AtomicU64::new(NOW));
     let read = Arc::clone(&clock);
@@ -111,7 +111,7 @@ async fn node() -> Node {
         limits: WireLimits::default(),
     };
     let routes = IngestRoutes::new(node.clone(), authenticator.clone(), Arc::clone(&trust), config);
-    Node { routes, node, blocks, authenticator, clock, trust }
+    Site { routes, node, blocks, authenticator, clock, trust }
 }
 
 fn wallet(n: u8) -> WalletKey {
@@ -128,7 +128,7 @@ fn owner(n: u8) -> OwnerId {
     OwnerId::of_user(&wallet(n).address().to_string())
 }
 
-fn ticket_for(node: &Node, change: impl FnOnce(&mut Ticket)) -> String {
+fn ticket_for(node: &Site, change: impl FnOnce(&mut Ticket)) -> String {
     let mut ticket = Ticket {
         master: master().id(),
         owner: owner(3),
@@ -156,7 +156,7 @@ impl Reply {
     }
 }
 
-impl Node {
+impl Site {
     async fn send(&self, method: &str, target: &str, token: &str, body: &[u8]) -> Reply {
         let request = Request::builder().method(method).uri(target);
         let request = request.header(header::CONTENT_LENGTH, body.len());
@@ -186,12 +186,15 @@ impl Node {
     }
 
     /// Sends a request that a master signs.
-    async fn from_master(&self, method: &str, target: &str, body: &[u8]) -> Reply {
+    async fn send_as_master(&self, method: &str, target: &str, body: &[u8]) -> Reply {
         let signed = peer::Signed::of(method, target, body);
         let text = signed.sign(&master(), self.node.id(), self.clock.load(Ordering::Relaxed));
         self.send(method, target, &text, body).await
     }
 }
+
+/// A change of a ticket that is valid otherwise.
+type Change = fn(&mut Ticket);
 
 fn target(bytes: &[u8]) -> String {
     format!("/v0/block?cid={}", Cid::of(Codec::Raw, bytes))
@@ -313,12 +316,12 @@ async fn a_block_of_somebody_else_looks_like_one_that_is_not_there() {
     assert_eq!(node.send("POST", "/v0/pin", &token(3), body.as_bytes()).await.status, 403);
     let pin = serde_json::json!({"owner": owner(3).to_string(), "cids": cids}).to_string();
     assert_eq!(node.send("POST", "/v0/pin", &token(3), pin.as_bytes()).await.status, 400);
-    let pinned = node.from_master("POST", "/v0/pin", pin.as_bytes()).await;
+    let pinned = node.send_as_master("POST", "/v0/pin", pin.as_bytes()).await;
     assert_eq!(pinned.json()["bitmap"], "10", "{:?}", pinned.body);
     assert_eq!(node.node.charged(owner(3)), 0);
     // A master reads what anybody holds.
-    assert_eq!(node.from_master("GET", &there, b"").await.body, &b"mine"[..]);
-    assert_eq!(node.from_master("GET", &absent, b"").await.status, 404);
+    assert_eq!(node.send_as_master("GET", &there, b"").await.body, &b"mine"[..]);
+    assert_eq!(node.send_as_master("GET", &absent, b"").await.status, 404);
     let forged = peer::Signed::of("GET", &there, b"");
     let forged = forged.sign(&SigningKey::from_seed(&Zeroizing::new([2; 32])), node.node.id(), NOW);
     assert_eq!(node.send("GET", &there, &forged, b"").await.status, 403);
@@ -341,7 +344,6 @@ async fn quotas_and_tickets_bound_what_is_sent() {
     assert_eq!(node.put(&ticket, b"world").await.status, 200);
     let there = node.send("GET", &target(b"world"), &ticket, b"").await;
     assert_eq!(there.status, 200, "a ticket reads what its owner holds");
-    type Change = fn(&mut Ticket);
     let changes: [(&str, Change); 4] = [
         ("expired", |ticket| (ticket.issued, ticket.expires) = (NOW - 10, NOW)),
         ("too long", |ticket| ticket.expires = NOW + 7_200_000),
@@ -399,7 +401,9 @@ async fn a_node_that_hears_of_no_master_accepts_nothing() {
 
 fn car_of(blocks: &[(Cid, Bytes)]) -> Vec<u8> {
     let mut file = car::header(&[blocks[0].0]).to_vec();
-    blocks.iter().for_each(|(cid, bytes)| file.extend(car::section(cid, bytes)));
+    for (cid, bytes) in blocks {
+        file.extend(car::section(cid, bytes));
+    }
     file
 }
 

@@ -148,7 +148,9 @@ fn framed(parts: &[&[u8]]) -> Bytes {
         }
         out.push(low | 0x80);
     }
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    for part in parts {
+        out.extend_from_slice(part);
+    }
     out.into()
 }
 
@@ -182,7 +184,9 @@ mod tests {
             .map(|bytes| (Cid::of(Codec::Raw, &bytes), bytes))
             .collect();
         let mut file = header(&[blocks[0].0]).to_vec();
-        blocks.iter().for_each(|(cid, bytes)| file.extend(section(cid, bytes)));
+        for (cid, bytes) in &blocks {
+            file.extend(section(cid, bytes));
+        }
         (blocks, file)
     }
 
@@ -207,7 +211,7 @@ mod tests {
         bytes.extend(framed(&[&[1; 37]]));
         assert_eq!(read(&bytes, 64).1, Err(CarError::Section), "a foreign CID");
         let (_, mut bytes) = file(&[5]);
-        bytes.extend(framed(&[&[0; (1 << 20) + 37]]));
+        bytes.extend(framed(&[&vec![0; (1 << 20) + 37]]));
         assert_eq!(read(&bytes, 1 << 16).1, Err(CarError::TooLarge));
         let (_, mut bytes) = file(&[5]);
         bytes.extend([0xff; 9]);

@@ -38,8 +38,9 @@ pub struct InvalidPublicKey;
 impl PublicKey {
     /// Returns the short name of the key.
     pub fn id(&self) -> SignerId {
-        let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(&self.0).as_bytes();
-        SignerId([a, b, c, d, e, f, g, h])
+        let mut id = [0; 8];
+        id.copy_from_slice(&blake3::hash(&self.0).as_bytes()[..8]);
+        SignerId(id)
     }
 
     /// Returns whether `signature` is one of this key over `purpose`, a zero byte and `message`.

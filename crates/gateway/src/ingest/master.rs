@@ -214,7 +214,7 @@ impl MasterIngest {
     /// Answers which of the blocks in `body` are needed: a byte for each, 1 or 0.
     async fn needed(&self, body: &Bytes) -> Result<Bytes, Refused> {
         let bad = || Refused::new(StatusCode::BAD_REQUEST, "the body is a list of binary CIDs");
-        if body.len() % Cid::BYTES != 0 {
+        if !body.len().is_multiple_of(Cid::BYTES) {
             return Err(bad());
         }
         let cids: Result<Vec<Cid>, _> = body.chunks(Cid::BYTES).map(Cid::from_bytes).collect();

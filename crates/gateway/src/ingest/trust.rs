@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Longest time without an answer of any master of an arbiter, after which the node accepts nothing more.
-pub const SILENCE_MAX: Duration = Duration::from_secs(300);
+pub const SILENCE_MAX: Duration = Duration::from_mins(5);
 
 /// The masters that a node trusts, by the key that those of one arbiter share.
 #[derive(Debug)]

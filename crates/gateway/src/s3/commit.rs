@@ -60,7 +60,7 @@ struct Put {
     text: Option<String>,
     base64: Option<String>,
     upload: Option<Upload>,
-    map: Option<Map>,
+    map: Option<Box<Map>>,
     content_type: Option<String>,
     #[serde(default)]
     metadata: BTreeMap<String, String>,

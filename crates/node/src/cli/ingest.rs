@@ -35,15 +35,21 @@ pub(crate) struct IngestSettings {
 pub(crate) struct IngestLimits {
     /// Most bytes of blocks of one owner that were sent to `/v0/` and are not mapped yet; more are answered
     /// 402
-    #[arg(long, env = "FULA_INGEST_QUOTA", value_name = "SIZE", default_value = "64G")]
-    pub(crate) ingest_quota: Size,
+    #[arg(
+        id = "ingest_quota",
+        long = "ingest-quota",
+        env = "FULA_INGEST_QUOTA",
+        value_name = "SIZE",
+        default_value = "64G"
+    )]
+    pub(crate) quota: Size,
     /// Largest number of uploads to `/v0/` at a time. Others wait for 10 s and are then answered 503.
     /// Their bodies share 4 MiB of memory
-    #[arg(long, env = "FULA_INGEST_UPLOADS", value_name = "NUMBER", value_parser = from_one(),
+    #[arg(id = "ingest_uploads", long = "ingest-uploads", env = "FULA_INGEST_UPLOADS", value_name = "NUMBER", value_parser = from_one(),
         default_value_t = 32)]
-    pub(crate) ingest_uploads: u64,
+    pub(crate) uploads: u64,
     /// Time, from 2h, for which a block that was sent to `/v0/` is kept without being mapped
-    #[arg(long, env = "FULA_INGEST_LEASE", value_name = "TIME", value_parser = above_zero,
+    #[arg(id = "ingest_lease", long = "ingest-lease", env = "FULA_INGEST_LEASE", value_name = "TIME", value_parser = above_zero,
         default_value = "1d")]
-    pub(crate) ingest_lease: Time,
+    pub(crate) lease: Time,
 }

@@ -86,19 +86,17 @@ const IDLE: Duration = Duration::from_secs(15);
 const PACE: u64 = 64 << 10;
 
 fn node_limits(limits: IngestLimits) -> Result<NodeLimits, ConfigError> {
-    let lease = limits.ingest_lease;
+    let lease = limits.lease;
     if lease.0 < LEASE_MIN {
         let (name, expected) = ("--ingest-lease", "a lease lasts for at least 2h");
         return Err(ConfigError::Value { name, value: lease.to_string(), expected });
     }
     let lease_ms = u64::try_from(lease.0.as_millis()).unwrap_or(u64::MAX);
-    Ok(NodeLimits { lease_ms, quota: limits.ingest_quota.0, ..NodeLimits::default() })
+    Ok(NodeLimits { lease_ms, quota: limits.quota.0, ..NodeLimits::default() })
 }
 
 fn uploads(limits: IngestLimits) -> usize {
-    usize::try_from(limits.ingest_uploads)
-        .unwrap_or(usize::MAX)
-        .min(tokio::sync::Semaphore::MAX_PERMITS)
+    usize::try_from(limits.uploads).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS)
 }
 
 impl IngestConfig {

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const REVOCATIONS: Bounds = Bounds { patience: Duration::from_secs(10), bytes_max: 16 << 20 };
 
 /// Limits of a question which blocks are needed. The master walks over all its buckets.
-const NEEDED: Bounds = Bounds { patience: Duration::from_secs(1800), bytes_max: 1 << 20 };
+const NEEDED: Bounds = Bounds { patience: Duration::from_mins(30), bytes_max: 1 << 20 };
 
 /// The masters of a storage node, by the key that those of one arbiter share.
 #[derive(Debug)]
@@ -150,7 +150,9 @@ fn name_of(revocation: &Revocation) -> String {
 impl Masters for MasterLinks {
     async fn needed(&self, cids: &[Cid]) -> Result<HashSet<Cid>, String> {
         let mut body = Vec::with_capacity(cids.len() * Cid::BYTES);
-        cids.iter().for_each(|cid| body.extend(cid.to_bytes()));
+        for cid in cids {
+            body.extend(cid.to_bytes());
+        }
         let (body, mut needed) = (Bytes::from(body), HashSet::new());
         for clients in self.arbiters.values() {
             let answer = self.ask(clients, "/fula/ingest/needed", body.clone(), NEEDED).await?;

@@ -55,11 +55,8 @@ mod tests {
     fn holders_round_trip_and_match_the_vector() {
         let nodes = BTreeSet::from([SignerId([1; 8]), SignerId([2; 8])]);
         let block = holders_block(&nodes);
-        assert_eq!(
-            block.bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
-            "83018248010101010101010148020202020202020\
-             2a0"
-        );
+        let vector = "830182480101010101010101480202020202020202a0";
+        assert_eq!(hex::encode(block.bytes()), vector);
         assert_eq!(read_holders(&block).unwrap(), nodes.into_iter().collect::<Vec<_>>());
         let other = Block::new(Codec::DagCbor, &b"\x80"[..]);
         assert!(read_holders(&other).is_err());
