@@ -8,6 +8,7 @@ mod config;
 mod files;
 mod gauges;
 mod gc;
+mod ingest;
 mod jwks;
 mod keystore;
 mod listeners;
@@ -35,6 +36,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Most threads that hash large bodies and wait for the disk.
 const BLOCKING_THREADS: usize = 32;
 
+/// The same of a storage node, where each of them may keep the buffer of a block.
+const STORAGE_NODE_THREADS: usize = 8;
+
 fn main() -> ExitCode {
     files::keep_private();
     // Transparent huge pages take a fifth more memory, for a twentieth more speed (docs/adr/0018). Where the
@@ -54,7 +58,9 @@ fn main() -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // One worker thread may be waiting for an fsync of the log, and on a disk that hangs another one for an
     // append. Threads that hash and wait for the disk are few, because each of them keeps its own memory.
-    builder.worker_threads(cores + 2).max_blocking_threads(BLOCKING_THREADS);
+    let is_storage_node = matches!(cli.command, Command::StorageNode(_));
+    let blocking = if is_storage_node { STORAGE_NODE_THREADS } else { BLOCKING_THREADS };
+    builder.worker_threads(cores + 2).max_blocking_threads(blocking);
     let runtime = builder.enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -66,6 +72,7 @@ fn main() -> ExitCode {
     let code = runtime.block_on(async {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
+            Command::StorageNode(args) => commands::storage_node::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Token(args) => commands::token::run(args),
             Command::Revoke(args) => commands::revoke::run(args).await,

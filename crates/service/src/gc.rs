@@ -53,6 +53,9 @@ const STEP_BLOCKS: u32 = 32;
 /// millisecond or more, so pausing after less work would not be worthwhile.
 const STEP: Duration = Duration::from_micros(250);
 
+/// Number of blocks of storage holds that are marked at a time.
+const KEPT_CHUNK: usize = 256;
+
 /// Number of rows that are read at a time.
 const PAGE: usize = 512;
 
@@ -249,6 +252,11 @@ impl<'a> Collector<'a> {
                 Err(StoreError::Missing { cid: missing }) if missing == cid => {}
                 marked => marked?,
             }
+        }
+        // They are asked for after the cut: what is held later is put later, too. Nothing below them is needed.
+        for cids in self.pin_registry.kept_blocks().chunks(KEPT_CHUNK) {
+            self.mark(cids);
+            self.step().await;
         }
         let mut after = None;
         loop {

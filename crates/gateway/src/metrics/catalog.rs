@@ -250,4 +250,21 @@ pub const ALL: &[Metric] = &[
         "Rows of deleted buckets that were dropped.",
     ),
     counter("fula_gc_rewritten_bytes_total", "bytes", "Bytes of segments that were rewritten."),
+    // Storage nodes.
+    gauge("fula_storage_nodes_away", "nodes", "Nodes of FULA_STORAGE_NODES that do not answer."),
+    counter(
+        "fula_mapped_lost_total",
+        "blocks",
+        "Blocks of mapped objects that a storage node did not have any more.",
+    ),
+    counter(
+        "fula_holds_pinned_total",
+        "blocks",
+        "Blocks whose lease or pin ended and was renewed.",
+    ),
+    counter(
+        "fula_holds_released_total",
+        "blocks",
+        "Blocks whose lease or pin ended, and that nobody needs.",
+    ),
 ];

@@ -10,12 +10,14 @@ use std::{
 };
 
 use fula_gateway::{
-    admin as wire_admin, metrics,
+    WireConfig, admin as wire_admin,
+    ingest::{self, IngestRoutes, MasterIngest, NodeAddress, Trust},
+    metrics,
     server::{self, ConnectionLimits, Listening},
     tls::TlsAcceptor,
 };
 use fula_service::{
-    MasterInfo, Recovery, ServiceError,
+    Mapping, MasterInfo, Recovery, Service, ServiceError,
     auth::{Revoked, user_of},
     error::chain,
 };
@@ -27,9 +29,13 @@ use super::{Failure, fail};
 use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
-    config::{ConfigError, GatewayConfig, admin_limits, raise_descriptors},
+    config::{
+        ConfigError, GatewayConfig, IngestConfig, PeerAddress, admin_limits, raise_descriptors,
+    },
     files::{self, FileError},
-    gauges, gc, jwks,
+    gauges, gc,
+    ingest::{NodeLinks, OwnMaster, settle_for_ever},
+    jwks,
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
     output::say,
@@ -42,7 +48,7 @@ const FIRST_USER: &str = "admin";
 
 /// The reason why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+pub(super) enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -88,7 +94,9 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     gauges::begin();
     let node = Arc::new(open_node(&config).await?);
     let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
+    let (service, ingest) = with_ingest(&config, &node, service).await?;
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
+    let gateway = gateway.with_ingest(ingest);
 
     let (listener, admin_listener) = (listener.listen()?, admin_listener.listen()?);
     let socket = admin::listen(&config.backends.data_dir)?;
@@ -147,9 +155,52 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Connects the service with the storage nodes, and opens the one of this gateway if it is on. Holds of an
+/// earlier start are kept in any case.
+async fn with_ingest(
+    config: &GatewayConfig,
+    node: &Arc<Node>,
+    service: Service,
+) -> Result<(Service, MasterIngest), StartError> {
+    let IngestConfig { nodes, accepts, copies, own, limits, uploads } = config.ingest.clone();
+    let key = node.master_key();
+    let is_needed = own || (node.owns_blocks() && node.has_holds().await?);
+    let storage = if is_needed { Some(node.open_storage(limits).await?) } else { None };
+    if let Some(storage) = &storage {
+        let master = Arc::new(OwnMaster(service.clone()));
+        tokio::spawn(settle_for_ever(storage.clone(), master));
+    }
+    let links = NodeLinks::new(&nodes, &key, storage.clone().filter(|_| own));
+    let links = Arc::new(links.map_err(|error| StartError::Process("HTTP", error.into()))?);
+    tokio::spawn(Arc::clone(&links).watch());
+    let service = service.with_mapping(Mapping { nodes: links, accepts, copies });
+    let routes = storage.filter(|_| own).map(|storage| {
+        let (trust, wire) = (Trust::own(key.public()), config.wire.clone());
+        let WireConfig { tls_terminated, rates, limits, .. } = wire;
+        let how = ingest::IngestConfig { uploads, tls_terminated, rates, limits };
+        IngestRoutes::new(storage, node.authenticator.clone(), trust, how)
+    });
+    let address = |node: &PeerAddress| NodeAddress {
+        name: node.name.clone(),
+        url: node.url.as_str().trim_end_matches('/').to_owned(),
+        key: node.key,
+    };
+    let addresses = nodes.iter().map(address).collect();
+    let authenticator = node.authenticator.clone();
+    let ingest = MasterIngest::new(service.clone(), authenticator, key, addresses, routes);
+    Ok((service, ingest))
+}
+
 /// Reads the certificate of the S3 listener, if it has one.
 fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
-    let Some((cert, key)) = &config.tls else { return Ok(None) };
+    tls_of(config.tls.as_ref())
+}
+
+/// Reads a certificate and its key, if there are any.
+pub(super) fn tls_of(
+    files: Option<&(std::path::PathBuf, std::path::PathBuf)>,
+) -> Result<Option<TlsAcceptor>, StartError> {
+    let Some((cert, key)) = files else { return Ok(None) };
     files::check_readable(cert).map_err(FileError::of_setting("--tls-cert (FULA_TLS_CERT)"))?;
     // A certificate in place of the key is open to all. What is wrong then is not its mode.
     if fula_gateway::tls::is_certificate(key) {
@@ -162,7 +213,7 @@ fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
 
 /// Records the state of this gateway in the node, and announces it to the other masters. Returns the counter
 /// of its open connections.
-async fn note_running(
+pub(super) async fn note_running(
     node: &Node,
     listener: &TcpListener,
     connections: ConnectionLimits,
@@ -212,7 +263,7 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
 }
 
 /// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.
-fn warn_of_unknown_settings() {
+pub(super) fn warn_of_unknown_settings() {
     let known = cli::setting_variables();
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -224,7 +275,7 @@ fn warn_of_unknown_settings() {
     }
 }
 
-fn start_log(format: LogFormat) {
+pub(super) fn start_log(format: LogFormat) {
     // s3s logs every refused request as an error. The gateway logs them once, so the log of s3s is off.
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info"))
@@ -386,7 +437,7 @@ fn everywhere(listener: &TcpListener, scheme: &str) -> String {
 }
 
 /// Returns a value that becomes true at SIGTERM or SIGINT. A second signal ends the process at once.
-fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
+pub(super) fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
     let failed = |error: std::io::Error| StartError::Process("signals", error.into());
     let mut term = unix::signal(unix::SignalKind::terminate()).map_err(failed)?;
     let mut int = unix::signal(unix::SignalKind::interrupt()).map_err(failed)?;
@@ -408,6 +459,6 @@ fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
     Ok(receive)
 }
 
-async fn wait_for(mut stop: watch::Receiver<bool>) {
+pub(super) async fn wait_for(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }

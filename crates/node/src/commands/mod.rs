@@ -6,6 +6,7 @@ pub(crate) mod gateway;
 pub(crate) mod import;
 pub(crate) mod revoke;
 pub(crate) mod status;
+pub(crate) mod storage_node;
 mod text;
 pub(crate) mod token;
 

@@ -3,6 +3,7 @@
 
 mod auth;
 mod connections;
+mod ingest;
 
 use std::{
     net::SocketAddr,
@@ -22,6 +23,7 @@ use crate::{
 pub(crate) use self::{
     auth::{Jwks, JwksSource},
     connections::{ConnectionConfig, admin_limits, raise_descriptors},
+    ingest::{IngestConfig, PeerAddress, StorageNodeConfig},
 };
 
 /// A setting that cannot be used.
@@ -189,6 +191,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) keys_max: usize,
     /// The key set of JWTs.
     pub(crate) jwks: Option<Jwks>,
+    /// Storage nodes, and what this master does with them.
+    pub(crate) ingest: IngestConfig,
 }
 
 impl GatewayConfig {
@@ -228,15 +232,17 @@ impl GatewayConfig {
             return Err(ConfigError::SameAddress(settings.listen));
         }
         let limits = limits(&settings);
+        let backends = Backends::check(
+            &settings.data,
+            settings.shared,
+            settings.secrets_key_file,
+            settings.bucket_root_cas,
+        )?;
         Ok(Self {
             listen: settings.listen,
             admin_listen: settings.admin_listen,
-            backends: Backends::check(
-                &settings.data,
-                settings.shared,
-                settings.secrets_key_file,
-                settings.bucket_root_cas,
-            )?,
+            ingest: IngestConfig::check(&settings.ingest, &backends)?,
+            backends,
             wire,
             tls: both(settings.tls_cert, settings.tls_key, ConfigError::HalfOfTls)?,
             names: match settings.bucket_names {
