@@ -251,6 +251,9 @@ impl Node {
         if matches!(purpose, Purpose::Serve(_) | Purpose::Administer) {
             authenticator.keys().set_made_on(place(recovery.as_ref(), purpose));
         }
+        if backends.shared.is_none() {
+            arbiter.lease_to_itself();
+        }
         let service = Service::new(arbiter, limits, random, names);
         let is_command = !matches!(purpose, Purpose::Serve(_) | Purpose::Store);
         let (backends, collections) = (backends.clone(), Account::default());

@@ -220,6 +220,10 @@ impl<'a> Collector<'a> {
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let since = if faults.has(Fault::CollectJustReplaced) { TimeMs::MAX } else { now };
         let put_before = oldest.map_or(cut, |oldest| oldest.min(cut));
+        if shared.is_some() {
+            // Readers are known by the time at which they began, and many heads are only cached.
+            held.clear();
+        }
         let reads_since = shared.map_or(TimeMs::MAX, |begun| begun.reads_since);
         Ok(Self {
             arbiter,
@@ -355,11 +359,11 @@ impl<'a> Collector<'a> {
     }
 
     /// Deletes the blocks that are not marked.
-    async fn sweep(&mut self, recovery: Option<&Recovery>) -> Result<(), ServiceError> {
+    async fn sweep(&mut self, shared: Option<(&Recovery, &Begun)>) -> Result<(), ServiceError> {
         let mut from = Some(Position::default());
         while let Some(position) = from {
-            if let Some(recovery) = recovery {
-                recovery.may_collect().await?;
+            if let Some((recovery, begun)) = shared {
+                recovery.may_go_on(begun).await?;
             }
             let swept = self.blocks.sweep(position, self.cut, self.put_before).await?;
             self.done.deleted += swept.deleted;

@@ -19,6 +19,9 @@ use crate::arbiter::head::Head;
 /// Number of registered heads from which on released ones are removed.
 const HEADS_MIN: usize = 1024;
 
+/// Longest time in milliseconds from the examination of a change to its swap, as far as readers are protected.
+const EXAMINED: TimeMs = 15_000;
+
 /// The writes in flight and the heads in use of all requests.
 #[derive(Debug, Default)]
 pub(crate) struct PinRegistry {
@@ -293,9 +296,10 @@ impl PinRegistry {
         state.bodies.keys().next().map_or(state.epoch, |oldest| (*oldest).min(state.epoch))
     }
 
-    /// Returns the time at which the oldest body on its way out began.
+    /// Returns the time from which on requests that read need replaced roots, if there are such requests. A
+    /// root says when its change was examined, which is up to [`EXAMINED`] before it was replaced.
     pub(crate) fn oldest_read(&self) -> Option<TimeMs> {
-        self.state().reads_out.keys().next().copied()
+        self.state().reads_out.keys().next().map(|time| time.saturating_sub(EXAMINED))
     }
 
     /// Begins a new epoch. Writes that begin from now on put their blocks in it or in later ones.
@@ -342,6 +346,21 @@ struct Held {
     content: Option<PinnedBlocks>,
     /// What content relies on that is not in memory.
     origin: Option<Origin>,
+    /// The first read of a root.
+    read: Option<ReadHold>,
+}
+
+/// A request that reads a root which was current at a time or later.
+#[derive(Debug)]
+struct ReadHold {
+    pin_registry: Arc<PinRegistry>,
+    time: TimeMs,
+}
+
+impl Drop for ReadHold {
+    fn drop(&mut self) {
+        release_one(&mut self.pin_registry.state().reads_out, &self.time);
+    }
 }
 
 impl Held {
@@ -380,6 +399,19 @@ impl RequestPins {
         let mut held = self.held();
         held.rely_on(content.origin().cloned());
         held.content = Some(content);
+    }
+
+    /// Records that the request reads a root which is current at this time or later. The first call counts.
+    pub(crate) fn note_read(&self, pin_registry: &Arc<PinRegistry>, time: TimeMs) {
+        self.held().read.get_or_insert_with(|| {
+            *pin_registry.state().reads_out.entry(time).or_default() += 1;
+            ReadHold { pin_registry: Arc::clone(pin_registry), time }
+        });
+    }
+
+    /// Returns the time of [`Self::note_read`].
+    pub(crate) fn read_since(&self) -> Option<TimeMs> {
+        self.held().read.as_ref().map(|read| read.time)
     }
 
     /// Records that the request links content which it read from a root of this generation.

@@ -179,9 +179,18 @@ impl Service {
         if action.verb() != Verb::Read {
             caller.pins.begin_write(self.arbiter().pins());
         }
+        self.note_read(caller);
         let owner = caller.bucket_owner;
         let found = self.find(caller, owner, name, Freshness::of(action)).await?;
         self.decide(caller, owner, found, action, part.target(name)).await
+    }
+
+    /// Records, before a root is read, that the request needs what was current at this time.
+    fn note_read(&self, caller: &Caller) {
+        let arbiter = self.arbiter();
+        if arbiter.nodes().blocks().generation().is_some() {
+            caller.pins.note_read(arbiter.pins(), arbiter.time().unwrap_or_default());
+        }
     }
 
     /// Finds the bucket of the source of a copy, and checks that the object may be read. The state is the
@@ -194,6 +203,7 @@ impl Service {
         key: &ObjectKey,
         version: Option<VersionId>,
     ) -> Result<Arc<Head>, ServiceError> {
+        self.note_read(caller);
         let found = self.find(caller, owner, bucket, Freshness::Newest).await?;
         let target = Part::Key(key).target(bucket);
         let action = if version.is_some() { Action::GetProperties } else { Action::GetObject };

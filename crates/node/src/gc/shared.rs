@@ -124,21 +124,45 @@ impl<'a> Turn<'a> {
             std::pin::pin!(node.service.collect_shared(node.recovery.as_ref(), retention, rest));
         let collected = loop {
             if let Ok(collected) = tokio::time::timeout(TOUCH_EVERY, &mut collecting).await {
-                break collected;
+                break collected.map_err(|error| chain(&error));
             }
             self.record.touched_ms += millis(TOUCH_EVERY);
-            // Where another master has taken over, this collection ends without a result.
-            self.write().await?;
+            if !self.touch().await {
+                break Err("another master has taken the collection over".to_owned());
+            }
         };
-        let collected = super::account(node, began, collected.map_err(|error| chain(&error)));
+        let collected = super::account(node, began, collected);
         self.record.by = String::new();
         if let Ok(found) = &collected {
             let ended = node.service.arbiter().time().unwrap_or(self.record.touched_ms);
             self.record.ended_ms = ended;
             (self.record.host, self.record.found) = (crate::node::host_name(), Some(*found));
         }
-        self.write().await?;
+        self.touch().await;
         collected
+    }
+
+    /// Updates the record. Returns false if another master has taken the collection over.
+    async fn touch(&mut self) -> bool {
+        match self.write().await {
+            Ok(true) => true,
+            Ok(false) => {
+                // The answer to an earlier update may have been lost.
+                let own = self.node.service.arbiter().writer().to_string();
+                match read(self.node.metadata.as_ref()).await {
+                    Ok((version, record)) if record.by == own => {
+                        self.version = version;
+                        true
+                    }
+                    Ok(_) => false,
+                    Err(_) => true,
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error, "cannot update the record of the collection");
+                true
+            }
+        }
     }
 }
 

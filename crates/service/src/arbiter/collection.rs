@@ -14,6 +14,8 @@ pub(crate) struct Begun {
     pub(crate) bound: Epoch,
     /// Readers need the roots that were current at this time or later.
     pub(crate) reads_since: TimeMs,
+    /// Version of the record of the last recovery; 0 where there is none.
+    pub(crate) recovery: u64,
 }
 
 impl Begun {
@@ -22,9 +24,9 @@ impl Begun {
     /// # Errors
     /// [`ServiceError::Unavailable`], [`ServiceError::Full`].
     pub(crate) async fn alone(arbiter: &Arbiter) -> Result<Self, ServiceError> {
-        let generation = arbiter.raise_generation().await?;
-        let mut begun =
-            Self { generation, bound: epoch_of(generation), reads_since: arbiter.now().await? };
+        let (generation, reads_since) = arbiter.raise_generation().await?;
+        let bound = epoch_of(generation);
+        let mut begun = Self { generation, bound, reads_since, recovery: 0 };
         begun.keep_own(arbiter);
         Ok(begun)
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use fula_core::{
     BucketAddress, BucketName, OwnerId, RootPointerStore, StoreError, WriterId,
-    root::{DeletedRow, RootCounts, RootRow, Stamped},
+    root::{DeletedRow, RootCounts, RootRow, Stamped, TimeMs},
     tree::Nodes,
 };
 use quick_cache::sync::Cache;
@@ -118,7 +118,7 @@ impl Arbiter {
     /// Learns a generation, where masters share blocks: what is put from now on is under it.
     pub(crate) fn observe_generation(&self, generation: u64) {
         let blocks = self.nodes().blocks();
-        if blocks.generation().is_some_and(|known| known < generation) {
+        if blocks.generation().is_some() {
             blocks.observe_generation(generation);
             self.pins().observe_generation(generation);
         }
@@ -139,17 +139,19 @@ impl Arbiter {
         Ok(())
     }
 
-    /// Begins a new generation in the arbiter, and returns it. Swaps that began under an earlier one are
-    /// refused from now on.
+    /// Begins a new generation in the arbiter. Swaps that began under an earlier one are refused from now on.
+    /// Returns it, and a time before the first row had it: content that was read from a row of this generation
+    /// was current at that time or later.
     ///
     /// # Errors
     /// The errors of [`Self::find_bucket`]; some rows may be raised all the same.
-    pub(crate) async fn raise_generation(&self) -> Result<u64, ServiceError> {
+    pub(crate) async fn raise_generation(&self) -> Result<(u64, TimeMs), ServiceError> {
+        let before = self.now().await?;
         let known = self.checked(self.0.roots.generation()).await?;
         let generation = known.max(self.generation()) + 1;
         self.checked(self.0.roots.raise_generation(generation)).await?;
         self.observe_generation(generation);
-        Ok(generation)
+        Ok((generation, before))
     }
 
     /// Returns the row that holds a global name.

@@ -4,7 +4,7 @@ use fula_core::{
     BucketAddress, RootPointer, StoreError,
     block::SyncMark,
     error::SwapError,
-    root::{CasOutcome, NewRoot, RootRow},
+    root::{CasOutcome, LeaseId, NewRoot, RootRow},
 };
 
 use super::{Arbiter, rollback::Asked};
@@ -60,6 +60,12 @@ impl Arbiter {
         self.0.guard.permit_write(bucket)
     }
 
+    /// Gives this master a lease for ever, because it shares its arbiter with no other one.
+    pub fn lease_to_itself(&self) {
+        let lease = LeaseId { master: String::new(), id: String::new() };
+        self.0.pins.set_lease(Some(lease));
+    }
+
     /// Returns the part of `mark` that a swap makes durable itself.
     pub(crate) fn covered_by_swap(&self, mark: SyncMark) -> SyncMark {
         self.0.roots.covered_by_swap(mark)
@@ -80,7 +86,9 @@ impl Arbiter {
         }
         let (floor, asked) = (guard.floor(), guard.ask(bucket));
         let without_lease;
-        let new = if self.0.faults.has(Fault::LeaseNotCompared) {
+        // The lease of a master alone is that of this process: no other one can take it away.
+        let is_own = new.lease.as_ref().is_some_and(|lease| lease.master.is_empty());
+        let new = if is_own || self.0.faults.has(Fault::LeaseNotCompared) {
             without_lease = NewRoot { lease: None, ..new.clone() };
             &without_lease
         } else {

@@ -71,7 +71,7 @@ pub(crate) struct CommitRequest {
     /// What content relies on that the change links to and does not carry.
     pub(crate) origin: Option<Origin>,
     /// Pins the blocks that the change links to.
-    _pins: RequestPins,
+    pins: RequestPins,
 }
 
 impl CommitRequest {
@@ -84,7 +84,7 @@ impl CommitRequest {
     ) -> Self {
         let (if_version, pins) = (caller.if_version, caller.pins.clone());
         let origin = pins.origin();
-        Self { bucket, if_version, idempotency_key, change, origin, _pins: pins }
+        Self { bucket, if_version, idempotency_key, change, origin, pins }
     }
 }
 

@@ -147,6 +147,7 @@ impl Inner {
         // The round has a lease of its own, because the writers may be gone before the outcome of the swap
         // is known.
         let _lease = self.arbiter.pins().begin_write();
+        let _pins: Vec<_> = batch.iter().map(|pending| pending.request.pins.clone()).collect();
         // A bug in one round must not block the bucket: its writers get the answer that the outcome is
         // unknown.
         // The future is boxed, because the task that runs it is moved several times when it is spawned.
@@ -220,6 +221,10 @@ impl Inner {
                     }
                 }
                 Swapped::Failed(error) => {
+                    // The swap may still be carried out. Once this master has another lease, it cannot.
+                    if sealed.row.lease.is_some() {
+                        self.arbiter.pins().set_lease(None);
+                    }
                     batch = refuse(batch, &outcomes, &error);
                     if batch.is_empty() {
                         return Ended::default();

@@ -14,7 +14,6 @@ use super::{Collection, Collector, Keeper};
 use crate::{
     arbiter::{Begun, Recovery},
     error::ServiceError,
-    fault_injection::Fault,
     service::Service,
 };
 
@@ -40,13 +39,11 @@ impl Service {
         };
         let mut collector =
             Collector::begin(self.arbiter(), faults, retention, rest, Some(begun)).await?;
-        if let Some(recovery) = recovery
-            && !faults.has(Fault::LeasesIgnored)
-        {
+        collector.mark_all().await?;
+        if let Some(recovery) = recovery {
             collector.mark_forks(recovery).await?;
         }
-        collector.mark_all().await?;
-        collector.sweep(recovery).await?;
+        collector.sweep(recovery.map(|recovery| (recovery, &begun))).await?;
         Ok(collector.done)
     }
 }

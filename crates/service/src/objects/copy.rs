@@ -140,7 +140,7 @@ impl Service {
         conditions.judge_source(&record)?;
         caller.pins.note_source(from.row.pointer.generation);
         let checksums = match request.checksum.filter(|_| is_read) {
-            Some(algorithm) => vec![self.checksum_of(&record, algorithm).await?],
+            Some(algorithm) => vec![self.checksum_of(caller, &record, algorithm).await?],
             None => record.checksums.clone(),
         };
         let mut record = ObjectRecord { checksums, fingerprint: None, ..record };
@@ -151,13 +151,14 @@ impl Service {
     /// Reads an object, and returns its checksum.
     async fn checksum_of(
         &self,
+        caller: &Caller,
         record: &ObjectRecord,
         algorithm: ChecksumAlgorithm,
     ) -> Result<Checksum, ServiceError> {
         let range = 0..record.size;
         let bytes = budget::bytes_out(record.size, &range);
         let permit = Arc::new(self.body_budget.take(bytes, None).await?);
-        let mut stream = self.stream(record, range, permit)?;
+        let mut stream = self.stream(caller, record, range, permit)?;
         let mut digests = Digests::new([algorithm]);
         while let Some(bytes) = stream.next().await {
             digests.update(&bytes?);

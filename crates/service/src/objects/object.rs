@@ -331,7 +331,7 @@ impl Service {
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
         let bytes = budget::bytes_out(record.size, &range);
         let permit = self.body_budget.take(bytes, caller.closer.as_ref()).await?;
-        let mut stream = self.stream(record, range, Arc::new(permit))?;
+        let mut stream = self.stream(caller, record, range, Arc::new(permit))?;
         match stream.next().await.transpose()? {
             Some(first) => Ok(futures::stream::iter([Ok(first)]).chain(stream).boxed()),
             None => Ok(stream),
@@ -341,6 +341,7 @@ impl Service {
     /// Does the same with memory that was taken before. The caller holds the root that the object is from.
     pub(crate) fn stream(
         &self,
+        caller: &Caller,
         record: &ObjectRecord,
         range: Range<u64>,
         permit: Arc<MemoryPermit>,
@@ -349,7 +350,7 @@ impl Service {
         let content = content_of(record)?;
         let stream = content::stream(blocks, content, record.size, range);
         // The blocks that are read are pinned. Unlike a lease this holds back nothing else.
-        let began = self.arbiter().time().unwrap_or_default();
+        let began = caller.pins.read_since().or(self.arbiter().time()).unwrap_or_default();
         let mut kept = PinnedBlocks::of_read(self.arbiter().pins(), began);
         kept.add([content]);
         let framed = move |bytes: Result<Bytes, StoreError>| {

@@ -13,6 +13,7 @@ use fula_core::{
 };
 
 use super::{
+    names::told_generation,
     place::{Place, Tag, decode_index},
     run::Run,
 };
@@ -45,8 +46,6 @@ pub(super) struct State {
     pub(super) places: HashMap<Tag, (u64, Place)>,
     /// Lengths of the packs of the entries.
     pub(super) packs: HashMap<PackId, u64>,
-    /// Bytes of the packs that this master has listed.
-    pub(super) added_bytes: u64,
 }
 
 /// What the manifest says: entries up to a number are in the runs, the newest of which is first.
@@ -161,7 +160,9 @@ impl State {
         for entry in decode_index(&pack.index)? {
             let place = Place { pack: pack.id, offset: entry.offset, len: entry.len };
             let known = self.places.entry(entry.tag).or_insert((seq, place));
-            if known.0 < seq {
+            // Of several copies, one of the latest generation counts: a collector keeps that.
+            let rank = |seq, pack: &PackId| (told_generation(pack), seq);
+            if rank(known.0, &known.1.pack) < rank(seq, &pack.id) {
                 *known = (seq, place);
             }
         }

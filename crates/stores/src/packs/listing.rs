@@ -1,11 +1,11 @@
 //! Lists what a store of packs holds, and finds packs again that the directory does not list.
 
-use fula_core::{Cid, Codec, StoreError, packs::PackEntry};
+use fula_core::{Block, Cid, Codec, StoreError, packs::PackEntry};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, path::Path};
 
 use super::{
-    GENERATIONS_MAX, PackedBlocks,
+    PackedBlocks,
     format::{END_BYTES, HEAD_BYTES, PackIndex, generation_of},
     names::{id_at, path_of, shard_path, single_at},
     place::{self, Place, Tag, encode_index},
@@ -69,21 +69,46 @@ impl PackedBlocks {
             let tag = Tag::new(&self.key, cid);
             place::IndexEntry { tag, offset: *offset, len: *len }
         };
-        let index: Vec<_> = index.blocks.iter().map(entry).collect();
-        let mut entry = PackEntry { id, generation, bytes: meta.size, index: encode_index(&index) };
-        for _ in 0..GENERATIONS_MAX {
-            match self.places.add(&entry).await? {
-                Listing::Done { is_turn } => {
-                    if is_turn || self.places.is_overfull() {
-                        // It may fail as long as a run is lost, and is tried again later.
-                        drop(self.merge().await);
-                    }
-                    break;
+        let entries: Vec<_> = index.blocks.iter().map(entry).collect();
+        let entry = PackEntry { id, generation, bytes: meta.size, index: encode_index(&entries) };
+        match self.places.add(&entry).await? {
+            Listing::Done { is_turn } => {
+                if is_turn || self.places.is_overfull() {
+                    // It may fail as long as a run is lost, and is tried again later.
+                    drop(self.merge().await);
                 }
-                // The pack is there, and was needed: only the list has lost it.
-                Listing::BelowGeneration(generation) => entry.generation = generation,
+                Ok(true)
+            }
+            // A collector may be about to delete the pack. What is nowhere else is put again.
+            Listing::BelowGeneration(_) => self.put_again(runs, &meta, &index).await,
+        }
+    }
+
+    /// Puts the blocks of a pack again that are in no list. Returns whether there were any.
+    async fn put_again(
+        &self,
+        runs: &[Run],
+        meta: &ObjectMeta,
+        index: &PackIndex,
+    ) -> Result<bool, StoreError> {
+        let mut blocks = Vec::new();
+        for (cid, offset, len) in &index.blocks {
+            if self.places.locate_in(runs, &Tag::new(&self.key, cid)).await?.is_some() {
+                continue;
+            }
+            let range = u64::from(*offset)..u64::from(*offset) + u64::from(*len);
+            let Some(bytes) = self.objects.get_range(&meta.location, range).await? else {
+                return Ok(false);
+            };
+            match Block::verify(*cid, bytes) {
+                Ok(block) => blocks.push(block),
+                Err(error) => tracing::warn!(%error, pack = %meta.location, "a block is left out"),
             }
         }
+        if blocks.is_empty() {
+            return Ok(false);
+        }
+        self.put_pack(&blocks.iter().collect::<Vec<_>>()).await?;
         Ok(true)
     }
 

@@ -1,15 +1,16 @@
-//! Merges sorted records of where blocks lie: of several, the newest of each block counts.
+//! Merges sorted records of where blocks lie. Of several copies of a block, one of the latest generation
+//! counts, and of these the newest.
 
 use fula_core::StoreError;
 
 use super::{
+    names::told_generation,
     place::Located,
     run::{Attempts, Failed, Records, Run, RunWriter},
 };
 use crate::objects::Objects;
 
-/// The records of several sources in the order of their tags. Of several records of a tag, only that of the
-/// newest source is returned.
+/// The records of several sources in the order of their tags, one for each tag.
 pub(super) struct Merged<'a> {
     newest: std::iter::Copied<std::slice::Iter<'a, Located>>,
     runs: Vec<Records<'a>>,
@@ -38,10 +39,13 @@ impl<'a> Merged<'a> {
         let Some(tag) = self.heads.iter().flatten().map(|head| head.tag).min() else {
             return Ok(None);
         };
-        let mut found = None;
+        let mut found: Option<Located> = None;
         for (n, head) in self.heads.iter_mut().enumerate() {
             while let Some(record) = head.filter(|record| record.tag == tag) {
-                found = found.or(Some(record));
+                let rank = |found: &Located| told_generation(&found.place.pack);
+                if found.as_ref().is_none_or(|found| rank(found) < rank(&record)) {
+                    found = Some(record);
+                }
                 *head = match n.checked_sub(1) {
                     None => self.newest.next(),
                     Some(n) => self.runs[n].next().await?,
@@ -52,8 +56,7 @@ impl<'a> Merged<'a> {
     }
 }
 
-/// Writes a run of `newest`, sorted by tag, and of older runs, the newest of them first. Of several records
-/// of a tag, the newest stays.
+/// Writes a run of `newest`, sorted by tag, and of older runs, the newest of them first.
 ///
 /// # Errors
 /// [`StoreError`]; part of an object may be left that no manifest names.

@@ -80,6 +80,8 @@ pub(super) struct Places {
     /// When the whole directory was last read for a block that was not found.
     reread: Mutex<Option<Instant>>,
     merging: tokio::sync::Mutex<()>,
+    /// Bytes of the packs that this master has listed.
+    added_bytes: AtomicU64,
 }
 
 /// The outcome of listing a pack.
@@ -106,6 +108,7 @@ impl Places {
             refreshed: Mutex::new(None),
             reread: Mutex::new(None),
             merging: tokio::sync::Mutex::default(),
+            added_bytes: AtomicU64::new(0),
         }
     }
 
@@ -120,7 +123,7 @@ impl Places {
         };
         let mut state = self.state.write();
         state.insert(seq, pack)?;
-        state.added_bytes += pack.bytes;
+        self.added_bytes.fetch_add(pack.bytes, Ordering::Relaxed);
         let is_turn = seq.is_multiple_of(MERGE_TURN) || pack.index.len() > MERGE_BLOCKS / 32;
         Ok(Listing::Done { is_turn: is_turn && state.fill() >= 1 })
     }
@@ -339,7 +342,7 @@ impl Places {
 
     /// Returns the bytes of the packs that this master has listed.
     pub(super) fn added_bytes(&self) -> u64 {
-        self.state.read().added_bytes
+        self.added_bytes.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]

@@ -54,7 +54,8 @@ impl Recovery {
             // Until the record is seen by every collector that begins later, it keeps everything.
             return Ok(Some(Lease { id: hex::encode(id), ..Lease::default() }));
         };
-        let is_well = arbiter.guard().alarm().is_none();
+        // Until everything that this master remembers was compared, it may know what the arbiter lacks.
+        let is_well = arbiter.guard().alarm().is_none() && self.has_compared_all();
         if is_well {
             arbiter.learn_generation().await?;
         }
@@ -101,9 +102,9 @@ impl Recovery {
     /// [`ServiceError::Unavailable`] of the arbiter, or where nothing may be collected now.
     pub(crate) async fn begin_collection(&self) -> Result<Begun, ServiceError> {
         self.may_collect().await?;
-        let generation = self.arbiter.raise_generation().await?;
-        let reads_since = self.arbiter.now().await?;
-        let begun = Begun { generation, bound: epoch_of(generation), reads_since };
+        let recovery = self.current().await?.map_or(0, |(version, _)| version);
+        let (generation, reads_since) = self.arbiter.raise_generation().await?;
+        let begun = Begun { generation, bound: epoch_of(generation), reads_since, recovery };
         if self.arbiter.0.faults.has(Fault::LeasesIgnored) {
             return Ok(begun);
         }
@@ -181,6 +182,21 @@ impl Recovery {
         }
     }
 
+    /// Refuses to go on with a collection where it [may not begin](Self::may_collect), or after the arbiter has
+    /// gone back and was healed meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::may_collect`].
+    pub(crate) async fn may_go_on(&self, begun: &Begun) -> Result<(), ServiceError> {
+        self.may_collect().await?;
+        let recovery = self.current().await?.map_or(0, |(version, _)| version);
+        let generation = self.arbiter.unchecked().generation().await?.value;
+        if recovery != begun.recovery || generation < begun.generation {
+            return Err(unready("the arbiter went back while the collection ran".to_owned()));
+        }
+        Ok(())
+    }
+
     /// Refuses to collect while the arbiter is in doubt, during a recovery, after a recovery that was forced
     /// without a master that has not come back, and while a master without a lease is alive.
     ///
@@ -197,7 +213,10 @@ impl Recovery {
             if current.forced {
                 let posted = self.posted(&current.id).await?;
                 let is_absent = |(name, record): &(&String, &MasterRecord)| {
-                    !posted.get(*name).copied().unwrap_or(false) && !record.is_alive(now)
+                    let has_compared =
+                        record.lease.as_ref().is_some_and(|lease| lease.generation > 0);
+                    let is_back = record.is_alive(now) && has_compared;
+                    !posted.get(*name).copied().unwrap_or(false) && !is_back
                 };
                 if let Some((name, _)) = masters.iter().find(is_absent) {
                     return Err(unready(format!(

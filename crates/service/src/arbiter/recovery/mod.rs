@@ -13,7 +13,10 @@ mod records;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -86,6 +89,8 @@ pub struct Recovery {
     writer: WriterId,
     /// The bucket that was last compared with the arbiter.
     compared: Arc<Mutex<Option<BucketAddress>>>,
+    /// Whether every known bucket was compared with the arbiter since this process started.
+    has_compared: Arc<AtomicBool>,
     random: Random,
 }
 
@@ -133,6 +138,7 @@ impl Recovery {
             names,
             writer,
             compared: Arc::default(),
+            has_compared: Arc::default(),
             random: Arc::clone(random),
         };
         let known = recovery.arbiter.guard().all_known();
@@ -193,6 +199,9 @@ impl Recovery {
         let page = guard.known_after(after.as_ref(), COMPARED_A_LOOK);
         *self.compared.lock() = page.last().map(|(bucket, _)| bucket.clone());
         let mark = self.arbiter.compare(&page).await?;
+        if page.len() < COMPARED_A_LOOK {
+            self.has_compared.store(true, Ordering::Relaxed);
+        }
         let found = self.current().await?;
         let alarm = guard.alarm();
         match (found, alarm) {
@@ -216,6 +225,10 @@ impl Recovery {
                 self.look_at_masters().await
             }
         }
+    }
+
+    pub(super) fn has_compared_all(&self) -> bool {
+        self.has_compared.load(Ordering::Relaxed)
     }
 
     async fn current(&self) -> Result<Option<(u64, Current)>, ServiceError> {

@@ -96,7 +96,7 @@ impl Service {
         let id = parse_upload_id(&id)?;
         let upload = self.open_upload(&head, &key, id);
         let info = info_of(&self.before_write(caller, "block store", upload).await?);
-        let found = self.source(caller, &source).await?;
+        let (found, generation) = self.source(caller, &source).await?;
         let (first, last) = range.unwrap_or((0, found.size.saturating_sub(1)));
         if range.is_some() && (first > last || last >= found.size) {
             return Err(ServiceError::InvalidRange { size: found.size });
@@ -116,6 +116,7 @@ impl Service {
                 content: content_of(&found)?,
             };
             let part = TakenPart { key, id, number, record, blocks: Vec::new() };
+            caller.pins.note_source(generation);
             return Ok((self.commit_part(caller, &head, part).await?, now));
         }
         let length = if found.size == 0 { 0 } else { last - first + 1 };
@@ -124,7 +125,7 @@ impl Service {
         let range = first..first + length;
         let bytes = budget::bytes_out(found.size, &range) + budget::bytes_in(Some(length));
         let permit = Arc::new(self.body_budget.take(bytes, None).await?);
-        let bytes = self.stream(&found, range, Arc::clone(&permit))?;
+        let bytes = self.stream(caller, &found, range, Arc::clone(&permit))?;
         let bytes = bytes.map_err(ServiceError::from);
         let facts = BodyFacts {
             length: Some(length),
@@ -141,18 +142,19 @@ impl Service {
         Ok((self.commit_part(caller, &head, part).await?, now))
     }
 
+    /// Returns the source of a copy, and the generation of the root that it is from.
     async fn source(
         &self,
         caller: &Caller,
         source: &CopySourceRequest,
-    ) -> Result<ObjectRecord, ServiceError> {
+    ) -> Result<(ObjectRecord, u64), ServiceError> {
         let from = self
             .resolve_source(caller, source.owner, &source.bucket, &source.key, source.version)
             .await?;
         let found = self.found(&from, &source.key, source.version);
         let record = self.before_write(caller, "block store", found).await?;
         source.conditions.judge_source(&record)?;
-        Ok(record)
+        Ok((record, from.row.pointer.generation))
     }
 }
 

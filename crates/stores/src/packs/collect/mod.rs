@@ -138,13 +138,14 @@ impl PackedBlocks {
             return Err(interrupted("another master has taken the collection over"));
         }
         let mut garbage: VecDeque<_> = VecDeque::new();
-        let gone = choice.dead.iter().chain(&moved.emptied);
+        let newer = self.places.newer_packs(&run).await?;
+        // A pack that was listed a second time meanwhile stays.
+        let gone = choice.dead.iter().chain(&moved.emptied).filter(|id| !newer.contains(*id));
         garbage.extend(gone.map(|id| (path_of(id), choice.bytes.get(id).copied().unwrap_or(0))));
         let singles = self.garbage_of_singles(&mut tally).await?;
         garbage.extend(singles);
         // The directory takes no more packs of these generations, so what it does not name by now is garbage.
         // Only what is in use and in no list may be in one of these packs, if the list has lost it.
-        let newer = self.places.newer_packs(&run).await?;
         for id in choice.unlisted.iter().filter(|id| !newer.contains(id)) {
             if self.may_be_in_use(id, choice.bytes[id], &tally).await? {
                 tracing::error!(pack = %id, "a pack in no list has blocks in use: run `fula fsck --repair`");

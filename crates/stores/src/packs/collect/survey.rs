@@ -7,9 +7,8 @@ use fula_core::{StoreError, packs::PackId};
 use super::{
     super::{
         PackedBlocks,
-        format::{HEAD_BYTES, generation_of},
         merge::Merged,
-        names::{id_at, path_of, shard_path, told_generation},
+        names::{id_at, shard_path, told_generation},
         place::{Located, Tag},
         run::Run,
     },
@@ -132,7 +131,7 @@ impl Tally {
                 let Some(id) = id_at(shard, &meta.location) else { continue };
                 let found = self.packs.get(&id);
                 let is_full = found.is_some_and(|used| used.bytes * 100 > LIVE_PERCENT * meta.size);
-                if is_full || !is_below(store, &id, bound).await? {
+                if is_full || told_generation(&id) >= bound {
                     continue;
                 }
                 choice.bytes.insert(id, meta.size);
@@ -155,14 +154,4 @@ impl Tally {
         }
         Ok(choice)
     }
-}
-
-/// Returns whether a pack is of a generation below `bound`.
-async fn is_below(store: &PackedBlocks, id: &PackId, bound: u64) -> Result<bool, StoreError> {
-    if told_generation(id) < bound {
-        return Ok(true);
-    }
-    // The name of a pack of an earlier build tells no generation.
-    let head = store.objects.get_range(&path_of(id), 0..HEAD_BYTES as u64).await?;
-    Ok(head.is_some_and(|head| generation_of(&head).is_ok_and(|generation| generation < bound)))
 }
