@@ -233,12 +233,7 @@ impl Node {
             keys = keys.remembered_on(Arc::clone(disk), arbiter.clone());
         }
         let revocations = Revocations::open(Arc::clone(&metadata), disk).await?;
-        let clock: Clock = if is_watched {
-            let clock = CredentialClock::new(arbiter.clone(), system_clock());
-            Arc::new(move || clock.now())
-        } else {
-            system_clock()
-        };
+        let clock = credential_clock(&arbiter, is_watched);
         let authenticator = Authenticator::new(keys, revocations, clock);
         let recovery = if is_watched {
             let is_master = matches!(purpose, Purpose::Serve(_));
@@ -293,6 +288,15 @@ impl Node {
     pub(crate) fn roots(&self) -> &Arc<dyn RootPointerStore> {
         self.service.arbiter().unchecked()
     }
+}
+
+/// Returns the clock by which credentials are checked: the arbiter's if other masters share it.
+fn credential_clock(arbiter: &Arbiter, is_watched: bool) -> Clock {
+    if !is_watched {
+        return system_clock();
+    }
+    let clock = CredentialClock::new(arbiter.clone(), system_clock());
+    Arc::new(move || clock.now())
 }
 
 /// Returns the name of this machine; empty if it has none.
