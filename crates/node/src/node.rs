@@ -5,7 +5,7 @@ mod blocks;
 mod storage;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -173,7 +173,7 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let random: Random = system_random();
         let data_dir = &backends.data_dir;
-        let store = open_store(data_dir, purpose, despite_damage)?;
+        let store = storage::open_store(data_dir, purpose, despite_damage)?;
         storage::check_purpose_of(data_dir, &store, backends, purpose).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
         let keys_of_node = NodeKeys::of(&sealing);
@@ -233,12 +233,7 @@ impl Node {
             keys = keys.remembered_on(Arc::clone(disk), arbiter.clone());
         }
         let revocations = Revocations::open(Arc::clone(&metadata), disk).await?;
-        let clock: Clock = if is_watched {
-            let clock = CredentialClock::new(arbiter.clone(), system_clock());
-            Arc::new(move || clock.now())
-        } else {
-            system_clock()
-        };
+        let clock = credential_clock(&arbiter, is_watched);
         let authenticator = Authenticator::new(keys, revocations, clock);
         let recovery = if is_watched {
             let is_master = matches!(purpose, Purpose::Serve(_));
@@ -298,6 +293,15 @@ impl Node {
     }
 }
 
+/// Returns the clock by which credentials are checked: the arbiter's if other masters share it.
+fn credential_clock(arbiter: &Arbiter, is_watched: bool) -> Clock {
+    if !is_watched {
+        return system_clock();
+    }
+    let clock = CredentialClock::new(arbiter.clone(), system_clock());
+    Arc::new(move || clock.now())
+}
+
 /// Returns the name of this machine; empty if it has none.
 pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -312,26 +316,6 @@ fn place(recovery: Option<&Recovery>, purpose: Purpose) -> String {
         }
         _ => host_name(),
     }
-}
-
-/// Opens a data directory. Blocks the thread while the log is read back.
-fn open_store(
-    data_dir: &Path,
-    purpose: Purpose,
-    despite_damage: bool,
-) -> Result<LocalStore, NodeError> {
-    let clock = system_clock();
-    if purpose == Purpose::Read {
-        let opened = tokio::task::block_in_place(|| LocalStore::open_read_only(data_dir, clock));
-        return Ok(opened?);
-    }
-    let setting = FileError::of_setting("--data-dir (FULA_DATA_DIR)");
-    if files::lacks_log(data_dir) {
-        return Err(NodeError::LogLost(data_dir.to_owned()));
-    }
-    files::check_not_foreign(data_dir).map_err(&setting)?;
-    files::make_data_dir(data_dir).map_err(setting)?;
-    Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
 
 /// Returns 16 random bytes.

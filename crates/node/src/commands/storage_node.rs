@@ -13,7 +13,7 @@ use fula_service::{Limits, auth::Authenticator};
 use tokio::net::TcpListener;
 
 use super::{
-    fail,
+    Failure, fail,
     gateway::{
         StartError, note_running, start_log, stop_signal, tls_of, wait_for,
         warn_of_unknown_settings,
@@ -28,6 +28,7 @@ use crate::{
     jwks,
     listeners::{Taken, usable},
     node::{Node, NodeError, Purpose},
+    output::say,
     readiness,
 };
 
@@ -35,6 +36,7 @@ use crate::{
 pub(crate) async fn run(settings: Box<StorageNodeSettings>) -> ExitCode {
     match serve(*settings).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Config(error)) => Failure::from(error).report(),
         Err(error) => fail(&error),
     }
 }
@@ -134,7 +136,7 @@ fn greet(
     };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let masters: Vec<&str> = config.masters.iter().map(|master| master.name.as_str()).collect();
-    println!(
+    say!(
         "Fula {version} takes blocks on {scheme}://{listen}\n\n\
          \x20 data         {data}\n\
          \x20 node         {id}\n\

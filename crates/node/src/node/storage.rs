@@ -9,7 +9,10 @@ use fula_service::{Keeper, auth::SealingKey};
 use fula_stores::{LocalStore, local::system_clock};
 
 use super::{Node, NodeError, Purpose, read_text};
-use crate::{config::Backends, files};
+use crate::{
+    config::Backends,
+    files::{self, FileError},
+};
 
 /// Record of what a data directory is for, if it is not that of a gateway.
 const ROLE: &str = "role";
@@ -112,4 +115,24 @@ async fn check_role(
         _ => {}
     }
     Ok(())
+}
+
+/// Opens a data directory. Blocks the thread while the log is read back.
+pub(super) fn open_store(
+    data_dir: &Path,
+    purpose: Purpose,
+    despite_damage: bool,
+) -> Result<LocalStore, NodeError> {
+    let clock = system_clock();
+    if purpose == Purpose::Read {
+        let opened = tokio::task::block_in_place(|| LocalStore::open_read_only(data_dir, clock));
+        return Ok(opened?);
+    }
+    let setting = FileError::of_setting("--data-dir (FULA_DATA_DIR)");
+    if files::lacks_log(data_dir) {
+        return Err(NodeError::LogLost(data_dir.to_owned()));
+    }
+    files::check_not_foreign(data_dir).map_err(&setting)?;
+    files::make_data_dir(data_dir).map_err(setting)?;
+    Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }
