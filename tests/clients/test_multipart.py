@@ -174,7 +174,8 @@ def test_parts_copied_from_objects(s3, bucket):
 
 @pytest.mark.parametrize("algorithm, kind", [
     ("CRC32", "COMPOSITE"), ("CRC32", "FULL_OBJECT"), ("CRC32C", "FULL_OBJECT"),
-    ("CRC64NVME", "FULL_OBJECT"), ("SHA256", "COMPOSITE"), ("SHA1", "COMPOSITE"),
+    ("CRC64NVME", "FULL_OBJECT"), ("SHA256", "COMPOSITE"), ("SHA1", "COMPOSITE"), ("SHA512", "COMPOSITE"),
+    ("XXHASH64", "COMPOSITE"), ("XXHASH3", "COMPOSITE"), ("XXHASH128", "COMPOSITE"),
 ])
 def test_checksums_of_uploads(s3, bucket, algorithm, kind):
     bodies = [pattern(5 * MIB, 1), pattern(77, 2)]
@@ -202,7 +203,7 @@ def test_checksums_of_uploads(s3, bucket, algorithm, kind):
 
 
 def test_impossible_checksum_types_are_refused(s3, bucket):
-    for algorithm, kind in [("CRC64NVME", "COMPOSITE"), ("SHA256", "FULL_OBJECT")]:
+    for algorithm, kind in [("CRC64NVME", "COMPOSITE"), ("SHA256", "FULL_OBJECT"), ("XXHASH3", "FULL_OBJECT")]:
         with Refused("InvalidRequest", 400):
             begin(s3, bucket, ChecksumAlgorithm=algorithm, ChecksumType=kind)
 

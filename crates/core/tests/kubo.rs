@@ -91,6 +91,8 @@ fn record(n: u64) -> ObjectRecord {
         content: Some(Cid::of(Codec::Raw, b"hello")),
         parts: None,
         fingerprint: Some(Fingerprint([3; 16])),
+        is_versioned: false,
+        null_at: None,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     error::{busy, s3_error as to_s3},
     limit::RateLimits,
     request::{Peer, RequestId, is_chunked, query_value},
-    signature::{ChunkKey, FORGED, Presented, Received, Rules},
+    signature::{ChunkKey, FORGED, FormSignature, Presented, Received, Rules},
 };
 
 /// Authenticates requests, and limits their rate.
@@ -214,6 +214,45 @@ impl AuthLayer {
             self.authenticate_signature(received, credential, &mut parts.extensions).await?;
         }
         parts.extensions.remove::<Proof>().ok_or_else(|| s3_error!(AccessDenied))
+    }
+
+    /// Authenticates a form that was signed with a policy which ends at `expires`, and puts its identity into
+    /// the extensions.
+    ///
+    /// # Errors
+    /// The errors of AWS for a signature that is malformed or wrong, and for a credential that is not
+    /// accepted.
+    pub(crate) async fn authenticate_form(
+        &self,
+        form: FormSignature<'_>,
+        expires: fula_identity::Seconds,
+        extensions: &mut Extensions,
+    ) -> S3Result<()> {
+        let origin = Origin::of(extensions);
+        let presented = form.check(&self.rules, self.authenticator.now());
+        let presented = presented.map_err(|refusal| {
+            origin.refused(&redacted_unknown(form.claimed_key()), refusal.reason);
+            refusal.error
+        })?;
+        let access_key = presented.access_key();
+        let secret = self.authenticator.secret_of(access_key).await.map_err(|error| {
+            origin.refused(&redacted_unknown(access_key), &error);
+            auth_error(error)
+        })?;
+        if !presented.verify(form.policy, secret.expose()) {
+            origin.refused(&redacted(access_key), FORGED);
+            return Err(S3Error::new(S3ErrorCode::SignatureDoesNotMatch));
+        }
+        let signed = Signed {
+            access_key,
+            session_token: form.session_token,
+            url_expires: Some(expires),
+            is_private: self.is_private(extensions),
+        };
+        let proof = self.authenticator.admit(signed).await;
+        let proof = self.decide(extensions, &redacted(access_key), proof)?;
+        extensions.insert(proof);
+        Ok(())
     }
 
     /// Logs a decision, and applies the rate limit of an authenticated user.

@@ -20,6 +20,10 @@ pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
         "CRC64NVME" => Some(Algorithm::Crc64Nvme),
         "SHA1" => Some(Algorithm::Sha1),
         "SHA256" => Some(Algorithm::Sha256),
+        "SHA512" => Some(Algorithm::Sha512),
+        "XXHASH64" => Some(Algorithm::Xxhash64),
+        "XXHASH3" => Some(Algorithm::Xxhash3),
+        "XXHASH128" => Some(Algorithm::Xxhash128),
         _ => None,
     }
 }
@@ -37,7 +41,8 @@ fn not_offered(name: &str) -> S3Error {
     let name = shown(name);
     s3_error!(
         InvalidRequest,
-        "{name} is not offered: the checksum algorithms are CRC32, CRC32C, CRC64NVME, SHA1 and SHA256."
+        "{name} is not offered: the checksum algorithms are CRC32, CRC32C, CRC64NVME, SHA1, SHA256, SHA512, \
+         XXHASH64, XXHASH3 and XXHASH128."
     )
 }
 
@@ -49,6 +54,10 @@ pub(crate) fn algorithm_name(algorithm: Algorithm) -> &'static str {
         Algorithm::Crc64Nvme => "CRC64NVME",
         Algorithm::Sha1 => "SHA1",
         Algorithm::Sha256 => "SHA256",
+        Algorithm::Sha512 => "SHA512",
+        Algorithm::Xxhash64 => "XXHASH64",
+        Algorithm::Xxhash3 => "XXHASH3",
+        Algorithm::Xxhash128 => "XXHASH128",
     }
 }
 
@@ -59,6 +68,10 @@ fn header_name(algorithm: Algorithm) -> &'static str {
         Algorithm::Crc64Nvme => "x-amz-checksum-crc64nvme",
         Algorithm::Sha1 => "x-amz-checksum-sha1",
         Algorithm::Sha256 => "x-amz-checksum-sha256",
+        Algorithm::Sha512 => "x-amz-checksum-sha512",
+        Algorithm::Xxhash64 => "x-amz-checksum-xxhash64",
+        Algorithm::Xxhash3 => "x-amz-checksum-xxhash3",
+        Algorithm::Xxhash128 => "x-amz-checksum-xxhash128",
     }
 }
 

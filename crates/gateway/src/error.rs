@@ -6,7 +6,10 @@ use fula_service::{Applied, ConditionName, ErrorKind, Outage, ServiceError, erro
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode, s3_error};
 
-use crate::date::{http_date, timestamp};
+use crate::{
+    date::{http_date, timestamp},
+    xml::printable,
+};
 
 /// Number of seconds that a client is asked to wait before it tries again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -83,14 +86,20 @@ fn row(error: &ServiceError) -> S3Error {
     use ServiceError as E;
     match error {
         E::NoSuchBucket => Code::NoSuchBucket.into(),
-        E::BucketAlreadyOwned => Code::BucketAlreadyOwnedByYou.into(),
+        E::BucketAlreadyOwned => already_owned(),
         E::BucketNameTaken => Code::BucketAlreadyExists.into(),
         E::TooManyBuckets(max) => too_many_buckets(*max),
         E::TooManyPublicBuckets(max) => too_many_public(*max),
         E::BucketNotEmpty => Code::BucketNotEmpty.into(),
         E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
-        E::NoSuchPolicy => Code::NoSuchBucketPolicy.into(),
+        E::PublicPolicyBlocked => s3_error!(
+            AccessDenied,
+            "Public policies are blocked by the BlockPublicPolicy block public access setting."
+        ),
+        E::NoSuchPolicy => s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist"),
         E::NoSuchKey => Code::NoSuchKey.into(),
+        E::NoSuchVersion => s3_error!(NoSuchVersion, "The specified version does not exist."),
+        E::DeleteMarker { id, time_ms, is_named } => delete_marker(*id, *time_ms, *is_named),
         E::NoSuchUpload => Code::NoSuchUpload.into(),
         E::InvalidPart(_) => Code::InvalidPart.into(),
         E::InvalidPartOrder => Code::InvalidPartOrder.into(),
@@ -132,6 +141,14 @@ fn row(error: &ServiceError) -> S3Error {
         E::NewerFormat => newer_format(),
         E::Internal(_) => Code::InternalError.into(),
     }
+}
+
+/// Returns the error for a bucket that the caller has. The usual text speaks of regions of AWS.
+fn already_owned() -> S3Error {
+    s3_error!(
+        BucketAlreadyOwnedByYou,
+        "Your previous request to create the named bucket succeeded and you already own it."
+    )
 }
 
 fn outage_of(error: &ServiceError) -> Outage {
@@ -216,6 +233,25 @@ fn outcome_header(outcome: Applied) -> (HeaderName, HeaderValue) {
     (OUTCOME_HEADER, HeaderValue::from_static(outcome))
 }
 
+/// Adds the elements that name a wrong argument.
+pub(crate) fn with_argument(error: S3Error, name: &str, value: &HeaderValue) -> S3Error {
+    let value = escape(&printable(&String::from_utf8_lossy(value.as_bytes())));
+    let detail =
+        format!("<ArgumentName>{name}</ArgumentName><ArgumentValue>{value}</ArgumentValue>");
+    with_detail(error, &detail)
+}
+
+/// Adds the element that names the bucket of an error.
+pub(crate) fn with_bucket(error: S3Error, bucket: &str) -> S3Error {
+    with_detail(error, &format!("<BucketName>{}</BucketName>", escape(bucket)))
+}
+
+/// Adds elements to an error.
+pub(crate) fn with_detail(error: S3Error, elements: &str) -> S3Error {
+    let detail = HeaderValue::from_str(elements).ok();
+    with_headers(error, detail.map(|detail| (DETAIL_HEADER, detail)))
+}
+
 fn with_headers(
     mut error: S3Error,
     added: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
@@ -227,7 +263,7 @@ fn with_headers(
 }
 
 /// Returns an error with a code that S3 servers use and `s3s` does not know.
-fn custom(code: &'static str, status: StatusCode, text: String) -> S3Error {
+pub(crate) fn custom(code: &'static str, status: StatusCode, text: String) -> S3Error {
     let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), text);
     error.set_status_code(status);
     error
@@ -309,6 +345,21 @@ fn not_modified(etag: &fula_core::bucket::ETag, time_ms: u64) -> S3Error {
     let headers = [(header::ETAG, etag), (header::LAST_MODIFIED, time)];
     let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
     with_headers(S3Error::new(S3ErrorCode::NotModified), headers)
+}
+
+/// Returns the error for a delete marker: there is no object, or the version that was named has no content.
+fn delete_marker(id: fula_core::bucket::VersionId, time_ms: u64, is_named: bool) -> S3Error {
+    let mut headers = vec![(HeaderName::from_static("x-amz-delete-marker"), "true".parse().ok())];
+    headers.push((HeaderName::from_static("x-amz-version-id"), id.to_string().parse().ok()));
+    let error = if is_named {
+        headers.push((header::ALLOW, Some(HeaderValue::from_static("DELETE"))));
+        headers.push((header::LAST_MODIFIED, http_date(timestamp(time_ms))));
+        S3ErrorCode::MethodNotAllowed
+    } else {
+        S3ErrorCode::NoSuchKey
+    };
+    let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    with_headers(S3Error::new(error), headers)
 }
 
 fn invalid_range(size: u64) -> S3Error {

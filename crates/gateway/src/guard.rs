@@ -5,29 +5,23 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use fula_core::bucket::ChecksumAlgorithm as Algorithm;
 use fula_service::{ServiceError, body::digests_of};
-use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+use http::{HeaderMap, header, request::Parts};
 use s3s::{S3Result, s3_error};
 
 use crate::{
     digest::{Digests, trailer},
     error::{not_implemented, payload_mismatch, s3_error as to_s3},
+    form::is_form,
     payload::announced_hash,
     query::Kind,
     request::is_chunked,
     signature::chunks::Trailers,
 };
 
-/// Refuses forms that browsers post. `s3s` would read their file before the sender is authenticated.
+/// Refuses forms for anything but a new object. `s3s` would read their file before the sender is
+/// authenticated.
 pub(crate) fn check_form(parts: &Parts) -> S3Result<()> {
-    let value = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let is_form = value.is_some_and(|value| {
-        let kind = b"multipart/form-data";
-        value.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind))
-    });
-    if parts.method == Method::POST && is_form {
-        return Err(not_implemented("Browser-based upload (POST object)"));
-    }
-    Ok(())
+    if is_form(parts) { Err(not_implemented("A form with a query")) } else { Ok(()) }
 }
 
 /// Refuses a host with bytes beyond ASCII. A host name has none, and different readers would interpret them
@@ -120,6 +114,8 @@ fn sha256(body: &Bytes) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -3,6 +3,8 @@
 //! It assigns request ids, logs each request, counts metrics by operation and status, serves the routes of
 //! the gateway itself, and completes the error bodies of `s3s`. No secret, token or query is ever logged.
 
+mod post;
+
 use std::{
     panic::AssertUnwindSafe,
     sync::{
@@ -12,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_service::Seen;
+use fula_service::{Seen, Service, auth::Proof};
 use futures::FutureExt;
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
@@ -25,14 +27,15 @@ use crate::{
     WireConfig,
     auth::{AuthLayer, Signer},
     buffered::{self, BufferedBodies},
+    cors::{self, CrossOrigin},
     credential::{Credential, bearer_of},
     error::{CONDITION_HEADER, DETAIL_HEADER, FORGED_HEADER, escape, respond},
-    guard,
+    form, guard,
     ingest::{self, MasterIngest},
     normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
-    request::{HostBucket, Operation, RequestId},
+    request::{AnswerStatus, HostBucket, Operation, RequestId},
     request_body::{self, Lent, MinimumPace},
     signature::{ChunkKey, Received},
     sts,
@@ -53,6 +56,7 @@ const OWN_ROUTES: &str = "/fula/";
 #[derive(Clone, Debug)]
 pub struct Gateway {
     s3: S3Service,
+    service: Service,
     auth_layer: AuthLayer,
     buffered: BufferedBodies,
     config: Arc<WireConfig>,
@@ -78,6 +82,7 @@ impl RequestIds {
 impl Gateway {
     pub(crate) fn new(
         s3: S3Service,
+        service: Service,
         auth_layer: AuthLayer,
         buffered: BufferedBodies,
         config: WireConfig,
@@ -86,6 +91,7 @@ impl Gateway {
         let seed = RandomState::new().hash_one("request ids");
         Self {
             s3,
+            service,
             auth_layer,
             buffered,
             config: Arc::new(config),
@@ -111,6 +117,11 @@ impl Gateway {
         let id = self.ids.draw();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        let host_bucket = self.host_bucket(&request);
+        let cross_origin = CrossOrigin::of(&request, host_bucket.as_ref());
+        if let Some(cross_origin) = &cross_origin {
+            request.extensions_mut().insert(Arc::clone(cross_origin));
+        }
         let waits_for_continue = request.headers().contains_key(header::EXPECT);
         let linger = request.extensions().get().cloned();
         let operation = Arc::new(Operation::default());
@@ -132,6 +143,11 @@ impl Gateway {
             response = respond(fault);
         }
         mend(&mut response, &id, &path);
+        match cross_origin {
+            Some(cross_origin) => cross_origin.complete(&self.service, &mut response).await,
+            None if [Method::GET, Method::HEAD].contains(&method) => cors::vary(&mut response),
+            None => {}
+        }
         if waits_for_continue && is_empty {
             // No 100 is sent for an empty body. Clients may then misread the next answer on the connection
             // (botocore takes the status of this answer for it), so the connection is closed.
@@ -180,6 +196,12 @@ impl Gateway {
             operation.set("FulaRoute".to_owned());
             return self.own_route(&request);
         }
+        if request.method() == Method::OPTIONS {
+            operation.set("Preflight".to_owned());
+            let authenticator = self.auth_layer.authenticator();
+            return cors::preflight(&self.service, authenticator, &request, host_bucket.as_ref())
+                .await;
+        }
         let (parts, body) = request.into_parts();
         if sts::is_sts(&parts) && host_bucket.is_none() {
             operation.set("AssumeRoleWithWebIdentity".to_owned());
@@ -189,6 +211,10 @@ impl Gateway {
                 }
                 Err(error) => respond(error),
             };
+        }
+        if form::is_form(&parts) && parts.uri.query().is_none_or(str::is_empty) {
+            operation.set("PostObject".to_owned());
+            return self.post_form(parts, body, host_bucket, lent).await;
         }
         let admitted = self.admit(parts, body, host_bucket, lent).await;
         let admitted = match admitted {
@@ -248,6 +274,11 @@ impl Gateway {
             if let Some(seen) = parts.extensions.get::<Arc<Seen>>() {
                 seen.note_waited(began.elapsed());
             }
+        }
+        if let (Some(cross_origin), Some(proof)) =
+            (parts.extensions.get::<Arc<CrossOrigin>>(), parts.extensions.get::<Proof>())
+        {
+            cross_origin.signed_by(&proof.identity);
         }
         if host_bucket.is_none() {
             check_bucket(parts.uri.path())?;
@@ -420,6 +451,9 @@ fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
     let is_part = response.headers().contains_key(header::CONTENT_RANGE);
     if is_part && response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    if let Some(AnswerStatus(status)) = response.extensions().get().copied() {
+        *response.status_mut() = status;
     }
     let condition = response.headers_mut().remove(CONDITION_HEADER);
     let detail = response.headers_mut().remove(DETAIL_HEADER);

@@ -9,10 +9,12 @@ mod auth;
 mod buffered;
 mod connection_io;
 mod connections;
+mod cors;
 mod credential;
 mod date;
 mod digest;
 mod error;
+mod form;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod guard;
@@ -108,6 +110,7 @@ pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfi
     let auth_layer = auth::AuthLayer::new(authenticator, limited, rules, config.tls_terminated);
     let commit = s3::CommitRoute::new(service.clone(), limits.xml_bytes_max);
     let buffered = buffered::BufferedBodies::new(&service, limits.body_idle_timeout);
+    let for_cors = service.clone();
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
     builder.set_route(commit);
     builder.set_config(std::sync::Arc::new(provider));
@@ -117,5 +120,5 @@ pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfi
         builder.set_host(domain.clone());
     }
     let s3: S3Service = builder.build();
-    Gateway::new(s3, auth_layer, buffered, config)
+    Gateway::new(s3, for_cors, auth_layer, buffered, config)
 }

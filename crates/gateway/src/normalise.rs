@@ -67,6 +67,10 @@ pub(crate) fn hide(parts: &mut Parts) {
             seen.insert(name, if is_source { ascii(value) } else { value.clone() });
         }
     }
+    // `s3s` requires this header. The operation reads it from the request as it was sent.
+    if parts.uri.query().is_some_and(|query| query.contains("attributes")) {
+        seen.insert("x-amz-object-attributes", HeaderValue::from_static("ETag"));
+    }
     let uri = without_parameters(&parts.uri, |name| name == "response-expires");
     let sent = Sent {
         headers: std::mem::replace(&mut parts.headers, seen),

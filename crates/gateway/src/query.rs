@@ -4,6 +4,8 @@
 //! would delete the object. In the table of this module every supported operation is one row. A request
 //! that matches no row is refused before `s3s` sees it.
 
+mod refused;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -139,7 +141,7 @@ const LIST_UPLOADS: &[&str] =
 
 const DOCUMENT: Payload = Payload::BufferedBodies(Kind::Document);
 
-/// Every operation that is supported.
+/// Every operation that is supported, but those on subresources ([`settings`]).
 const ROUTES: &[Route] = &[
     Route::new(Method::GET, Level::Service, &[])
         .with(&["bucket-region", "continuation-token", "max-buckets", "prefix"])
@@ -171,6 +173,11 @@ const ROUTES: &[Route] = &[
         .payload(Payload::BufferedBodies(Kind::Completion)),
 ];
 
+/// Returns every operation that is supported.
+fn routes() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(settings::ROUTES)
+}
+
 /// Largest number of characters of an unknown parameter that an error repeats.
 const SHOWN_CHARS_MAX: usize = 64;
 
@@ -194,6 +201,10 @@ fn is_common(name: &str) -> bool {
             | "x-amz-checksum-mode"
             | "x-amz-checksum-sha1"
             | "x-amz-checksum-sha256"
+            | "x-amz-checksum-sha512"
+            | "x-amz-checksum-xxhash128"
+            | "x-amz-checksum-xxhash3"
+            | "x-amz-checksum-xxhash64"
             | "x-amz-sdk-checksum-algorithm"
             | "x-amz-user-agent"
             | "x-id"
@@ -251,7 +262,7 @@ fn find(method: &Method, level: Level, query: &str) -> S3Result<&'static Route> 
         let name = shown(name);
         return Err(s3_error!(InvalidRequest, "The query parameter {name} is there twice."));
     }
-    let fitting = ROUTES.iter().filter(|route| route.fits(method, level, &names));
+    let fitting = routes().filter(|route| route.fits(method, level, &names));
     // The plain operation matches every request with only common parameters, so a more specific one goes
     // first.
     fitting.max_by_key(|route| route.required.len()).ok_or_else(|| refusal(method, level, &names))
@@ -267,7 +278,7 @@ fn refusal(method: &Method, level: Level, names: &[Cow<'_, str>]) -> S3Error {
     let is_offered = |name: &str| {
         let knows =
             |route: &Route| route.required.contains(&name) || route.optional.contains(&name);
-        is_common(name) || ROUTES.iter().any(knows)
+        is_common(name) || routes().any(knows)
     };
     let has = |name: &str| names.iter().any(|found| found == name);
     match (method.as_str(), level) {
@@ -280,6 +291,9 @@ fn refusal(method: &Method, level: Level, names: &[Cow<'_, str>]) -> S3Error {
             return s3_error!(InvalidRequest, "A key must be specified");
         }
         _ => {}
+    }
+    if let Some(operation) = refused::name(method, level, names) {
+        return not_implemented(operation);
     }
     if let Some(name) = names.iter().find(|name| !is_offered(name)) {
         return not_implemented(&format!("The query parameter {}", shown(name)));

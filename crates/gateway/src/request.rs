@@ -39,6 +39,10 @@ impl Operation {
     }
 }
 
+/// The status of an answer, where it differs from that of `s3s`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerStatus(pub(crate) http::StatusCode);
+
 /// The bucket that the host of a request names.
 #[derive(Clone, Debug)]
 pub(crate) struct HostBucket(pub(crate) String);

@@ -70,6 +70,12 @@ pub(crate) enum NodeError {
     /// The directory is that of a gateway. Choose another one.
     #[error("the data directory {0} belongs to a gateway; choose another --data-dir")]
     OfGateway(PathBuf),
+    /// The directory holds the buckets of a single master. Import them, or choose another one.
+    #[error(
+        "the data directory {0} holds the buckets of a single master, which a shared arbiter would not show; \
+         copy them with fula roots import, and start this master with an empty --data-dir"
+    )]
+    OfSingleMaster(PathBuf),
     /// The file of the sealing key is missing. Restore it from a backup.
     #[error(
         "{0} holds access keys, and secrets.key, under which they are sealed, is missing; copy it back \
@@ -320,6 +326,7 @@ fn open_store(
     if files::lacks_log(data_dir) {
         return Err(NodeError::LogLost(data_dir.to_owned()));
     }
+    files::check_not_foreign(data_dir).map_err(&setting)?;
     files::make_data_dir(data_dir).map_err(setting)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }

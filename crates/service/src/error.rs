@@ -66,12 +66,29 @@ pub enum ServiceError {
     /// The policy is malformed.
     #[error("the policy is malformed: {0}")]
     MalformedPolicy(String),
+    /// The policy would make something public, and the public access block of the bucket forbids that.
+    #[error("the public access block of the bucket refuses policies that make something public")]
+    PublicPolicyBlocked,
     /// The bucket has no policy.
     #[error("the bucket has no policy")]
     NoSuchPolicy,
     /// The object does not exist.
     #[error("the object does not exist")]
     NoSuchKey,
+    /// The version does not exist.
+    #[error("the version does not exist")]
+    NoSuchVersion,
+    /// The object was deleted, and the newest version is a delete marker; or the version that was named is
+    /// one, which has no content.
+    #[error("the version is a delete marker")]
+    DeleteMarker {
+        /// Id of the marker.
+        id: fula_core::bucket::VersionId,
+        /// Time at which it was made, in milliseconds since 1970.
+        time_ms: u64,
+        /// Whether the request named it.
+        is_named: bool,
+    },
     /// The upload does not exist, or it was completed or aborted.
     #[error("the upload does not exist, or has ended")]
     NoSuchUpload,
@@ -332,14 +349,23 @@ impl ServiceError {
             _ => None,
         }
     }
+    /// Returns the error for a record that is a delete marker.
+    pub(crate) fn delete_marker(record: &fula_core::bucket::ObjectRecord, is_named: bool) -> Self {
+        Self::DeleteMarker { id: record.version_id(), time_ms: record.time, is_named }
+    }
 
     /// Returns what the caller can do about the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::AccessDenied | Self::CredentialExpired | Self::NotProved(_) => ErrorKind::Denied,
+            Self::AccessDenied
+            | Self::CredentialExpired
+            | Self::PublicPolicyBlocked
+            | Self::NotProved(_) => ErrorKind::Denied,
             Self::NoSuchBucket
             | Self::NoSuchPolicy
             | Self::NoSuchKey
+            | Self::NoSuchVersion
+            | Self::DeleteMarker { .. }
             | Self::NoSuchUpload
             | Self::InvalidPart(_) => ErrorKind::NotFound,
             Self::PreconditionFailed(_) | Self::NotModified { .. } => ErrorKind::Precondition,

@@ -71,8 +71,10 @@ pub struct Collection {
     /// Number of roots that were walked.
     pub roots: u64,
     /// Number of blocks found in use.
+    #[serde(rename = "marked_blocks")]
     pub marked: u64,
     /// Number of blocks deleted.
+    #[serde(rename = "deleted_blocks")]
     pub deleted: u64,
     /// Bytes of the deleted blocks.
     pub deleted_bytes: u64,
@@ -87,7 +89,9 @@ pub struct Collection {
     /// Number of blocks in use that the store does not have, where masters share blocks.
     #[serde(default)]
     pub missing: u64,
-    /// Times at which the retention of the first and of the last retained block ends.
+    /// Times at which the retention of the first and of the last retained block ends, in milliseconds since
+    /// 1970.
+    #[serde(rename = "released_ms")]
     pub released: Option<(TimeMs, TimeMs)>,
 }
 

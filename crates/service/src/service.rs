@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use fula_core::{BucketAddress, BucketName, ObjectKey, OwnerId};
+use fula_core::{BucketAddress, BucketName, ObjectKey, OwnerId, bucket::VersionId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -192,10 +192,12 @@ impl Service {
         owner: BucketOwner,
         bucket: &BucketName,
         key: &ObjectKey,
+        version: Option<VersionId>,
     ) -> Result<Arc<Head>, ServiceError> {
         let found = self.find(caller, owner, bucket, Freshness::Newest).await?;
         let target = Part::Key(key).target(bucket);
-        self.decide(caller, owner, found, Action::GetObject, target).await
+        let action = if version.is_some() { Action::GetProperties } else { Action::GetObject };
+        self.decide(caller, owner, found, action, target).await
     }
 
     /// Checks that the caller may do `action` to `target` in the bucket that was found.

@@ -5,11 +5,14 @@
 
 use bytes::Bytes;
 
-use super::object::{Fingerprint, Seq};
+use super::{object::Fingerprint, version::Seq};
 use crate::id::{ObjectKey, UploadId};
 
 /// Length of the suffix of an upload key in bytes: upload id (16) and part number (4).
 const UPLOAD_SUFFIX: usize = 20;
+
+/// Length of the suffix of a version key in bytes: version (8) and index (4).
+const VERSION_SUFFIX: usize = 12;
 
 fn escaped(key: &str, room: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(key.len() + 2 + room);
@@ -71,10 +74,34 @@ fn unescape(terminated: &[u8]) -> Option<String> {
 
 /// Returns the key of a noncurrent version: newest first within an object key.
 pub fn version(key: &ObjectKey, seq: Seq) -> Bytes {
-    let mut out = terminated(key.as_str(), 12);
+    version_of(key.as_str(), seq)
+}
+
+/// Does the same for a key that a client named, which may be longer than a key can be.
+pub(super) fn version_of(key: &str, seq: Seq) -> Bytes {
+    let mut out = terminated(key, VERSION_SUFFIX);
     out.extend((!seq.version).to_be_bytes());
     out.extend((!seq.index).to_be_bytes());
     out.into()
+}
+
+/// Returns the smallest version key that is greater than those of every version of `key`.
+pub fn after_versions_of(key: &ObjectKey) -> Bytes {
+    after_uploads_of(key.as_str())
+}
+
+/// Returns the smallest version key of an object key.
+pub fn versions_of(key: &ObjectKey) -> Bytes {
+    terminated(key.as_str(), 0).into()
+}
+
+/// Splits a version key into object key and position; `None` when it was not made by [`version`].
+pub fn parse_version(encoded: &[u8]) -> Option<(String, Seq)> {
+    let (key, suffix) = encoded.split_at_checked(encoded.len().checked_sub(VERSION_SUFFIX)?)?;
+    let (version, index) = suffix.split_first_chunk::<8>()?;
+    let version = !u64::from_be_bytes(*version);
+    let index = !u32::from_be_bytes(index.try_into().ok()?);
+    Some((unescape(key)?, Seq { version, index }))
 }
 
 /// Returns the key of the remembered outcome of a write. An empty `key` stands for the bucket itself.
@@ -121,6 +148,11 @@ mod tests {
         let at = |version, index| super::version(&key("k"), Seq { version, index });
         assert!(at(2, 0) < at(1, 5));
         assert!(at(1, 5) < at(1, 4));
+        let (first, end) = (versions_of(&key("k")), after_versions_of(&key("k")));
+        assert!(first < at(u64::MAX, u32::MAX) && at(0, 0) < end);
+        assert!(end < super::version(&key("k\0"), Seq { version: u64::MAX, index: 0 }));
+        let seq = Seq { version: 7, index: 9 };
+        assert_eq!(parse_version(&at(7, 9)), Some(("k".to_owned(), seq)));
     }
 
     #[test]

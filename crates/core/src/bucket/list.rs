@@ -109,7 +109,7 @@ fn first_key(query: &ListQuery<'_>) -> Option<Vec<u8>> {
     Some([after.as_bytes(), &[0]].concat())
 }
 
-fn common_prefix(query: &ListQuery<'_>, rest: &str) -> Option<String> {
+pub(super) fn common_prefix(query: &ListQuery<'_>, rest: &str) -> Option<String> {
     if query.delimiter.is_empty() {
         return None;
     }

@@ -10,21 +10,25 @@ mod checksum;
 mod etag;
 pub mod keys;
 mod list;
+mod list_versions;
 mod object;
 mod parts;
 mod recent;
 mod root;
 pub mod settings;
 mod upload;
+mod version;
 
 pub use self::{
     checksum::{Checksum, ChecksumAlgorithm},
     etag::ETag,
     list::{ListPage, ListQuery, Listed, list_page},
-    object::{Attached, Fingerprint, ObjectKind, ObjectRecord, Seq, TextMap},
+    list_versions::{ListedVersion, VersionPage, list_versions},
+    object::{Attached, Fingerprint, ObjectKind, ObjectRecord, TextMap},
     parts::{PartSpan, read_parts, write_parts},
     recent::{Recent, RecentOutcome},
     root::{AUTHORS_MAX, Author, BucketRoot, FORMAT, ROOT_BYTES_MAX},
     settings::Settings,
     upload::{Completed, PartRecord, UploadRecord},
+    version::{InvalidVersionId, Seq, VersionId, Versioning},
 };

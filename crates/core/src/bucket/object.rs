@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{checksum::Checksum, etag::ETag};
+use super::{
+    checksum::Checksum,
+    etag::ETag,
+    version::{Seq, VersionId},
+};
 use crate::{
     block::Block,
     cbor::{Invalid, Reader, Writer},
@@ -31,15 +35,6 @@ pub enum ObjectKind {
     DeleteMarker,
     /// An object whose content is held elsewhere. Its `ETag` is the CID of the content.
     Mapped,
-}
-
-/// Position of an object version in the history of its bucket: the commit, and the index in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seq {
-    /// Version of the root that the commit published.
-    pub version: u64,
-    /// Index of the change within that commit.
-    pub index: u32,
 }
 
 /// Hash that identifies one request of one user, so that a retry of it is recognised.
@@ -105,7 +100,7 @@ impl Attached {
     }
 }
 
-fn write_map(map: &TextMap, out: &mut Writer) {
+pub(super) fn write_map(map: &TextMap, out: &mut Writer) {
     let mut pairs: Vec<_> = map.iter().collect();
     pairs.sort_by_key(|(name, _)| (name.len(), name.as_bytes()));
     out.map(pairs.len());
@@ -156,9 +151,30 @@ pub struct ObjectRecord {
     pub parts: Option<Cid>,
     /// Fingerprint of the request that wrote it, when that request can be retried.
     pub fingerprint: Option<Fingerprint>,
+    /// Whether it is a version with an id of its own. Otherwise it is the null version.
+    pub is_versioned: bool,
+    /// Position of the null version of the key, when that is an older one. It counts only in the newest
+    /// version of the key.
+    pub null_at: Option<Seq>,
 }
 
 impl ObjectRecord {
+    /// Returns the id of the version.
+    pub fn version_id(&self) -> VersionId {
+        if self.is_versioned { VersionId::At(self.seq) } else { VersionId::Null }
+    }
+
+    /// Appends the extensions: `{"n": [version, index], "v": 1}`, each only where it says something.
+    fn write_extensions(&self, out: &mut Writer) {
+        out.map(usize::from(self.is_versioned) + usize::from(self.null_at.is_some()));
+        if let Some(Seq { version, index }) = self.null_at {
+            out.text("n").array(2).uint(version).uint(u64::from(index));
+        }
+        if self.is_versioned {
+            out.text("v").uint(1);
+        }
+    }
+
     /// Encodes the record without its size, which the tree keeps as the weight of the entry.
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::with_capacity(256);
@@ -179,7 +195,7 @@ impl ObjectRecord {
         write_text(self.class.as_deref(), &mut out);
         out.link_or_null(self.content.as_ref()).link_or_null(self.parts.as_ref());
         write_bytes(self.fingerprint.as_ref().map(|print| print.0.as_slice()), &mut out);
-        out.map(0);
+        self.write_extensions(&mut out);
         out.finish()
     }
 
@@ -206,9 +222,7 @@ impl ObjectRecord {
         let checksums =
             (0..reader.array()?).map(|_| Checksum::read(reader)).collect::<Result<_, _>>()?;
         let time = reader.uint()?;
-        reader.tuple(2)?;
-        let version = reader.uint()?;
-        let index = reader.uint()?.try_into().map_err(|_| Invalid("bad seq"))?;
+        let seq = read_seq(reader)?;
         let [headers, metadata, tags] =
             [Attached::read(reader)?, Attached::read(reader)?, Attached::read(reader)?];
         let acl = read_text(reader)?;
@@ -217,14 +231,14 @@ impl ObjectRecord {
         let class = read_text(reader)?;
         let (content, parts) = (reader.link_or_null()?, reader.link_or_null()?);
         let fingerprint = if reader.null() { None } else { Some(Fingerprint(reader.array_of()?)) };
-        reader.raw()?;
+        let (is_versioned, null_at) = read_extensions(reader)?;
         Ok(Self {
             kind,
             size,
             etag,
             checksums,
             time,
-            seq: Seq { version, index },
+            seq,
             headers,
             metadata,
             tags,
@@ -235,8 +249,31 @@ impl ObjectRecord {
             content,
             parts,
             fingerprint,
+            is_versioned,
+            null_at,
         })
     }
+}
+
+fn read_seq(reader: &mut Reader<'_>) -> Result<Seq, Invalid> {
+    reader.tuple(2)?;
+    let version = reader.uint()?;
+    let index = reader.uint()?.try_into().map_err(|_| Invalid("bad seq"))?;
+    Ok(Seq { version, index })
+}
+
+/// Reads the extensions of a record. Those of later programs are skipped.
+fn read_extensions(reader: &mut Reader<'_>) -> Result<(bool, Option<Seq>), Invalid> {
+    let (mut is_versioned, mut null_at) = (false, None);
+    let mut names = reader.names()?;
+    for _ in 0..names.count() {
+        match names.next(reader)? {
+            "n" => null_at = Some(read_seq(reader)?),
+            "v" => is_versioned = reader.uint()? == 1,
+            _ => drop(reader.raw()?),
+        }
+    }
+    Ok((is_versioned, null_at))
 }
 
 fn write_text(text: Option<&str>, out: &mut Writer) {
@@ -288,6 +325,28 @@ mod tests {
             content: Some(Cid::of(Codec::Raw, b"hello")),
             parts: None,
             fingerprint: None,
+            is_versioned: false,
+            null_at: None,
+        }
+    }
+
+    #[test]
+    fn a_version_ends_with_its_extensions() {
+        let plain = record().encode();
+        let seq = Seq { version: 3, index: 1 };
+        for (is_versioned, null_at, end) in [
+            (true, None, "a1617601"),
+            (false, Some(seq), "a1616e820301"),
+            (true, Some(seq), "a2616e820301617601"),
+        ] {
+            let record = ObjectRecord { is_versioned, null_at, ..record() };
+            let encoded = record.encode();
+            assert_eq!(ObjectRecord::decode(&encoded, 5).unwrap(), record);
+            let same = plain.len() - 1;
+            assert_eq!(
+                (&encoded[..same], hex::encode(&encoded[same..]).as_str()),
+                (&plain[..same], end)
+            );
         }
     }
 

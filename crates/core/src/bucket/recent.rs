@@ -25,9 +25,13 @@ pub enum RecentOutcome {
     Upload(UploadId),
     /// The write was refused; the service defines the code.
     Refused(u8),
-    /// One byte for each change of a commit of several keys: 0 if it was carried out, else the service's
-    /// code of the refusal.
-    Each(Bytes),
+    /// The outcomes of the changes of a commit of several keys.
+    Each {
+        /// One byte for each: 0 if it was carried out, else the service's code of the refusal.
+        codes: Bytes,
+        /// Four bytes for each, in which the service tells of delete markers; empty when there are none.
+        markers: Bytes,
+    },
 }
 
 /// The remembered outcome of one write.
@@ -49,6 +53,7 @@ impl Recent {
             metadata: Attached::default(),
             tags: Attached::default(),
             parts: None,
+            null_at: None,
             ..record.clone()
         };
         let outcome = RecentOutcome::Stored(Box::new(bare));
@@ -72,9 +77,14 @@ impl Recent {
             }
             RecentOutcome::Upload(id) => out.uint(2).bytes(&id.0),
             RecentOutcome::Refused(code) => out.uint(3).uint(u64::from(*code)),
-            RecentOutcome::Each(codes) => out.uint(4).bytes(codes),
+            RecentOutcome::Each { codes, .. } => out.uint(4).bytes(codes),
         };
-        out.map(0);
+        match &self.outcome {
+            RecentOutcome::Each { markers, .. } if !markers.is_empty() => {
+                out.map(1).text("m").bytes(markers)
+            }
+            _ => out.map(0),
+        };
         out.finish()
     }
 
@@ -108,10 +118,10 @@ impl Recent {
                     let code = reader.uint()?.try_into();
                     RecentOutcome::Refused(code.map_err(|_| Invalid("bad refusal"))?)
                 }
-                4 => RecentOutcome::Each(reader.bytes()?),
+                4 => RecentOutcome::Each { codes: reader.bytes()?, markers: Bytes::new() },
                 _ => return Err(Invalid("unknown outcome")),
             };
-            reader.raw()?;
+            let outcome = with_markers(outcome, &mut reader)?;
             reader.end()?;
             Ok(Self { time, version, outcome })
         };
@@ -122,6 +132,21 @@ impl Recent {
         }
         Ok(recent)
     }
+}
+
+/// Reads the extensions of an entry. Those of later programs are skipped.
+fn with_markers(
+    mut outcome: RecentOutcome,
+    reader: &mut Reader<'_>,
+) -> Result<RecentOutcome, Invalid> {
+    let mut names = reader.names()?;
+    for _ in 0..names.count() {
+        match (names.next(reader)?, &mut outcome) {
+            ("m", RecentOutcome::Each { markers, .. }) => *markers = reader.bytes()?,
+            _ => drop(reader.raw()?),
+        }
+    }
+    Ok(outcome)
 }
 
 #[cfg(test)]
@@ -151,6 +176,8 @@ mod tests {
             content: Some(Cid::of(Codec::Raw, b"hello")),
             parts: Some(Cid::of(Codec::DagCbor, b"parts")),
             fingerprint: Some(Fingerprint([1; 16])),
+            is_versioned: true,
+            null_at: None,
         };
         let displaced = Recent::displaced(&record);
         assert_eq!((displaced.time, displaced.version), (7, 3));
@@ -162,7 +189,11 @@ mod tests {
             RecentOutcome::Done,
             RecentOutcome::Upload(UploadId([4; 16])),
             RecentOutcome::Refused(3),
-            RecentOutcome::Each(Bytes::from_static(&[0, 2])),
+            RecentOutcome::Each { codes: Bytes::from_static(&[0, 2]), markers: Bytes::new() },
+            RecentOutcome::Each {
+                codes: Bytes::from_static(&[0]),
+                markers: Bytes::from_static(&[0, 0, 0, 1]),
+            },
         ] {
             let recent = Recent { time: 1, version: 2, outcome };
             assert_eq!(Recent::decode(&recent.encode()).unwrap(), recent);

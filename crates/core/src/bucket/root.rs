@@ -1,5 +1,6 @@
 //! The root block, from which everything of one bucket is reachable by links.
 
+use super::version::Versioning;
 use crate::{
     block::Block,
     cbor::{Invalid, Reader, Writer},
@@ -9,8 +10,12 @@ use crate::{
     tree::{Salt, Tree},
 };
 
-/// The format that this code writes. It can read a root with a higher number, but does not change it.
-pub const FORMAT: u64 = 1;
+/// The highest format that this code writes. It can read a root with a higher number, but does not change
+/// it.
+pub const FORMAT: u64 = 2;
+
+/// The format of a bucket that never kept versions. Programs that know no other leave the others alone.
+const FORMAT_PLAIN: u64 = 1;
 
 /// Largest root block in bytes.
 pub const ROOT_BYTES_MAX: usize = 4096;
@@ -68,6 +73,8 @@ pub struct BucketRoot {
     pub uploads: Tree,
     /// (key, fingerprint) → outcome of a displaced write.
     pub recent: Tree,
+    /// Whether the bucket keeps versions; `None` when it never did.
+    pub versioning: Option<Versioning>,
 }
 
 impl BucketRoot {
@@ -81,7 +88,7 @@ impl BucketRoot {
         time: TimeMs,
     ) -> Self {
         Self {
-            format: FORMAT,
+            format: FORMAT_PLAIN,
             owner,
             name,
             id,
@@ -97,7 +104,15 @@ impl BucketRoot {
             versions: Tree::default(),
             uploads: Tree::default(),
             recent: Tree::default(),
+            versioning: None,
         }
+    }
+
+    /// Sets whether the bucket keeps versions. From now on, programs that know nothing of versions leave it
+    /// alone.
+    pub fn set_versioning(&mut self, versioning: Versioning) {
+        self.versioning = Some(versioning);
+        self.format = self.format.max(FORMAT);
     }
 
     /// Records `writer` as the author of this root, and removes authors whose last commit is older than
@@ -141,7 +156,10 @@ impl BucketRoot {
         for tree in [&self.objects, &self.versions, &self.uploads, &self.recent] {
             tree.write(&mut out);
         }
-        out.map(0);
+        match self.versioning {
+            Some(versioning) => out.map(1).text("versioning").uint(versioning.code()),
+            None => out.map(0),
+        };
         let block = Block::new(Codec::DagCbor, out.finish());
         debug_assert!(block.bytes().len() <= ROOT_BYTES_MAX, "a root stays small");
         block
@@ -162,7 +180,7 @@ impl BucketRoot {
     fn parse(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
         let fields = reader.array()?;
         let format = reader.uint()?;
-        if fields < FIELDS || format < FORMAT || (format == FORMAT && fields > FIELDS) {
+        if fields < FIELDS || format < FORMAT_PLAIN || (format <= FORMAT && fields > FIELDS) {
             return Err(Invalid("not a root of a known format"));
         }
         let owner = OwnerId(reader.array_of()?);
@@ -189,7 +207,8 @@ impl BucketRoot {
         let settings = reader.link_or_null()?;
         let [objects, versions, uploads, recent] =
             [Tree::read(reader)?, Tree::read(reader)?, Tree::read(reader)?, Tree::read(reader)?];
-        for _ in FIELDS - 1..fields {
+        let versioning = read_versioning(reader)?;
+        for _ in FIELDS..fields {
             reader.raw()?;
         }
         reader.end()?;
@@ -210,8 +229,22 @@ impl BucketRoot {
             versions,
             uploads,
             recent,
+            versioning,
         })
     }
+}
+
+/// Reads the extensions of a root. Those of later programs are skipped.
+fn read_versioning(reader: &mut Reader<'_>) -> Result<Option<Versioning>, Invalid> {
+    let mut versioning = None;
+    let mut names = reader.names()?;
+    for _ in 0..names.count() {
+        match names.next(reader)? {
+            "versioning" => versioning = Some(Versioning::of_code(reader.uint()?)?),
+            _ => drop(reader.raw()?),
+        }
+    }
+    Ok(versioning)
 }
 
 #[cfg(test)]

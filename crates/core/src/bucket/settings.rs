@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::object::{Attached, TextMap, write_map};
 use crate::{
     block::{Block, BlockStore, require},
     cbor::{Invalid, Reader, Writer},
@@ -65,10 +66,7 @@ pub async fn read_text(
     settings: Option<&Cid>,
     name: &'static str,
 ) -> Result<Option<String>, StoreError> {
-    let Some(cid) = settings else { return Ok(None) };
-    let settings = Settings::from_block(&require(blocks, cid).await?)?;
-    let Some(cid) = settings.blocks.get(name) else { return Ok(None) };
-    let block = require(blocks, cid).await?;
+    let Some(block) = read_block(blocks, settings, name).await? else { return Ok(None) };
     let mut reader = Reader::new(block.bytes());
     let mut read = || {
         let text = reader.text()?.to_owned();
@@ -76,6 +74,38 @@ pub async fn read_text(
         Ok(Some(text))
     };
     read().map_err(|invalid: Invalid| invalid.of(name))
+}
+
+/// Returns the block of a setting whose value is a map of texts.
+pub fn map_block(map: &TextMap) -> Block {
+    let mut out = Writer::with_capacity(256);
+    write_map(map, &mut out);
+    Block::new(Codec::DagCbor, out.finish())
+}
+
+/// Reads the setting `name`, whose value is a map of texts, of a bucket whose root links `settings`.
+///
+/// # Errors
+/// [`StoreError`] when a block cannot be read; [`StoreError::Malformed`] when the value is no such map.
+pub async fn read_map(
+    blocks: &dyn BlockStore,
+    settings: Option<&Cid>,
+    name: &str,
+) -> Result<Option<TextMap>, StoreError> {
+    let Some(block) = read_block(blocks, settings, name).await? else { return Ok(None) };
+    Attached::read_block(&block).map(Some)
+}
+
+/// Reads the block of a setting.
+async fn read_block(
+    blocks: &dyn BlockStore,
+    settings: Option<&Cid>,
+    name: &str,
+) -> Result<Option<Block>, StoreError> {
+    let Some(cid) = settings else { return Ok(None) };
+    let settings = Settings::from_block(&require(blocks, cid).await?)?;
+    let Some(cid) = settings.blocks.get(name) else { return Ok(None) };
+    require(blocks, cid).await.map(Some)
 }
 
 #[cfg(test)]
@@ -95,6 +125,15 @@ mod tests {
             "bafyr4ibruw2oucsyxvtjf5ixrm2chtaw4upp47cxmhepgkkc77lqs6oyne"
         );
         assert_eq!(Settings::default().to_block().bytes().as_ref(), [0xa0]);
+    }
+
+    #[test]
+    fn a_map_of_texts_round_trips_and_matches_the_vector() {
+        let map = [("b", "2"), ("long", ""), ("a", "1")];
+        let map: TextMap = map.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let block = map_block(&map);
+        assert_eq!(Attached::read_block(&block).unwrap(), map);
+        assert_eq!(hex::encode(block.bytes()), "a3616161316162613264 6c6f6e6760".replace(' ', ""));
     }
 
     #[test]

@@ -179,6 +179,8 @@ mod tests {
             content: None,
             parts: None,
             fingerprint: None,
+            is_versioned: false,
+            null_at: None,
         };
         let mut upload = UploadRecord {
             initiated: 5,

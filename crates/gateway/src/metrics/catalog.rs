@@ -231,6 +231,11 @@ pub const ALL: &[Metric] = &[
     histogram("fula_gc_seconds", "seconds", "Time of a collection, with its pauses."),
     gauge("fula_gc_marked_blocks", "blocks", "Blocks in use at the last collection."),
     counter("fula_scrub_blocks_total", "blocks", "Blocks that the scrub has read."),
+    gauge(
+        "fula_damage_known",
+        "0 or 1",
+        "1 while damage was found since the last fula fsck without a problem.",
+    ),
     gauge("fula_scrub_damaged_blocks", "blocks", "Damaged blocks that the scrub has found."),
     gauge(
         "fula_scrub_ended_timestamp_seconds",

@@ -1,7 +1,7 @@
 //! Operations on buckets, and listings.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use fula_core::{BucketName, OwnerId};
+use fula_core::{BucketName, OwnerId, bucket::ObjectRecord};
 use fula_service::{BucketPage, Identity, ListRequest, Listing, ListingLine, limits::PAGE_MAX};
 use http::HeaderValue;
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
@@ -9,6 +9,8 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 use super::{
     Api, caller,
     convert::{bucket_name, checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
+    grants::check_new_bucket,
+    tags,
 };
 use crate::{
     auth::identity,
@@ -52,11 +54,19 @@ impl Names {
 }
 
 /// Returns an owner in the form of S3. The name of another owner than the caller is not known.
-fn owner_of(request: &http::Extensions, owner: OwnerId) -> Owner {
+pub(super) fn owner_of(request: &http::Extensions, owner: OwnerId) -> Owner {
     let named = identity(request).filter(|identity| identity.owner == owner);
     let id = owner.to_string();
     let display_name = named.map_or_else(|| id.clone(), Identity::display);
     Owner { display_name: Some(display_name), id: Some(id) }
+}
+
+/// Returns the algorithms of the checksums of an object.
+pub(super) fn algorithms(record: &ObjectRecord) -> Vec<ChecksumAlgorithm> {
+    let name = |checksum: &fula_core::bucket::Checksum| {
+        ChecksumAlgorithm::from_static(algorithm_name(checksum.algorithm))
+    };
+    record.checksums.iter().map(name).collect()
 }
 
 fn split(
@@ -68,13 +78,7 @@ fn split(
     for line in &listing.lines {
         match line {
             ListingLine::Object(key, record) => {
-                let algorithms: Vec<_> = record
-                    .checksums
-                    .iter()
-                    .map(|checksum| {
-                        ChecksumAlgorithm::from_static(algorithm_name(checksum.algorithm))
-                    })
-                    .collect();
+                let algorithms = algorithms(record);
                 objects.push(Object {
                     key: Some(names.encode(key)),
                     e_tag: Some(etag(&record.etag)),
@@ -97,7 +101,7 @@ fn split(
     (objects, prefixes)
 }
 
-fn none_if_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
+pub(super) fn none_if_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     Some(list).filter(|list| !list.is_empty())
 }
 
@@ -170,15 +174,21 @@ impl Api {
         &self,
         request: S3Request<CreateBucketInput>,
     ) -> S3Result<S3Response<CreateBucketOutput>> {
-        refuse_unoffered(&request.headers)?;
+        check_new_bucket(&request)?;
+        refuse_unoffered(&request)?;
         refuse_conditions(&request.headers, &[])?;
         let name = &bucket_name(&request.input.bucket)?;
-        let location = match &request.input.create_bucket_configuration {
+        tags::refuse(&request.headers)?;
+        let configuration = request.input.create_bucket_configuration.as_ref();
+        let location = match configuration {
             Some(configuration) => self.location_of(configuration)?,
             None => None,
         };
+        let tags = configuration.and_then(|configuration| configuration.tags.as_ref());
+        let tags = tags::of_new_bucket(tags)?;
         let caller = &caller(&request)?;
-        self.service.create_bucket(caller, name, location).await.map_err(to_s3)?;
+        let created = self.service.create_tagged_bucket(caller, name, location, &tags).await;
+        created.map_err(to_s3)?;
         Ok(S3Response::new(CreateBucketOutput {
             location: Some(format!("/{name}")),
             bucket_arn: Some(format!("arn:aws:s3:::{name}")),
@@ -190,13 +200,9 @@ impl Api {
         &self,
         configuration: &'a CreateBucketConfiguration,
     ) -> S3Result<Option<&'a str>> {
-        let CreateBucketConfiguration { bucket, location, location_constraint, tags, .. } =
-            configuration;
+        let CreateBucketConfiguration { bucket, location, location_constraint, .. } = configuration;
         if bucket.is_some() || location.is_some() {
             return Err(not_implemented("A directory bucket"));
-        }
-        if tags.as_ref().is_some_and(|tags| !tags.is_empty()) {
-            return Err(not_implemented("Tags of a bucket"));
         }
         let region = location_constraint.as_ref().map(BucketLocationConstraint::as_str);
         let Some(region) = region.filter(|region| !region.is_empty()) else { return Ok(None) };

@@ -124,7 +124,7 @@ impl Map {
         let source = |from: MapSource| -> S3Result<CopySourceRequest> {
             let (bucket, key) = (bucket_name(&from.bucket)?, object_key(&from.key)?);
             let (owner, conditions) = (BucketOwner::Unsaid, ReadConditions::default());
-            Ok(CopySourceRequest { owner, bucket, key, conditions })
+            Ok(CopySourceRequest { owner, bucket, key, version: None, conditions })
         };
         Ok(MapRequest {
             cid: cid(&self.cid)?,
@@ -205,7 +205,8 @@ impl Put {
             return Err(s3_error!(InvalidArgument, "{bad:?} is no lower-case header name"));
         }
         let metadata = std::mem::take(&mut self.metadata);
-        let facts = ObjectFacts { headers: headers.into_iter().collect(), metadata, acl: None };
+        let headers = headers.into_iter().collect();
+        let facts = ObjectFacts { headers, metadata, ..ObjectFacts::default() };
         match map {
             Some(map) => Ok(BatchAction::Map(Box::new(map.read(&self.key, facts)?))),
             None => Ok(BatchAction::Put { body, facts }),

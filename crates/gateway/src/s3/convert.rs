@@ -16,11 +16,12 @@ use fula_service::{
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use s3s::{
-    S3Result,
+    S3Request, S3Result,
     dto::{self, StreamingBlob},
     s3_error,
 };
 
+use super::{grants::check_write, tags};
 use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
@@ -122,15 +123,14 @@ pub(super) fn read_conditions(headers: &HeaderMap, prefix: &str) -> S3Result<Rea
 }
 
 /// Refuses request headers that ask for unsupported features.
-pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
+pub(super) fn refuse_unoffered<T>(request: &S3Request<T>) -> S3Result<()> {
+    let headers = &request.headers;
     for (name, value) in headers {
         let name = name.as_str();
         let refused = name.starts_with("x-amz-server-side-encryption")
             || name.starts_with("x-amz-copy-source-server-side-encryption")
             || name.starts_with("x-amz-object-lock-")
-            || name.starts_with("x-amz-grant-")
             || [
-                "x-amz-tagging",
                 "x-amz-website-redirect-location",
                 "x-amz-write-offset-bytes",
                 "x-amz-if-match-size",
@@ -147,12 +147,7 @@ pub(super) fn refuse_unoffered(headers: &HeaderMap) -> S3Result<()> {
     if class.is_some_and(|class| class != b"STANDARD") {
         return Err(s3_error!(InvalidStorageClass));
     }
-    let acl = headers.get("x-amz-acl").map(HeaderValue::as_bytes);
-    let owner_only: [&[u8]; 3] = [b"private", b"bucket-owner-full-control", b"bucket-owner-read"];
-    if acl.is_some_and(|acl| !owner_only.contains(&acl)) {
-        return Err(error::not_implemented("An ACL that lets others in"));
-    }
-    Ok(())
+    check_write(request)
 }
 
 /// Header of a mapping with the CID of the content.
@@ -166,9 +161,9 @@ pub(super) fn is_mapping(headers: &HeaderMap) -> bool {
     headers.contains_key(CID) || headers.contains_key(SIZE)
 }
 
-/// Returns the headers that an object keeps, byte for byte, from the request as it was sent.
-pub(super) fn object_facts(headers: &HeaderMap) -> ObjectFacts {
-    let mut facts = ObjectFacts::default();
+/// Returns the headers that an object keeps, byte for byte, from the request as it was sent, and its tags.
+pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
+    let mut facts = ObjectFacts { tags: tags::in_header(headers)?, ..ObjectFacts::default() };
     for name in KEPT_HEADERS {
         if let Some(value) = value_of(headers, name) {
             let value = if name == "content-encoding" { without_chunking(&value) } else { value };
@@ -186,7 +181,7 @@ pub(super) fn object_facts(headers: &HeaderMap) -> ObjectFacts {
         }
     }
     facts.acl = value_of(headers, "x-amz-acl");
-    facts
+    Ok(facts)
 }
 
 /// Returns the value of a header in the form in which it is stored.
@@ -278,6 +273,10 @@ macro_rules! set_checksums {
                 Stored::Crc64Nvme => $out.checksum_crc64nvme = value,
                 Stored::Sha1 => $out.checksum_sha1 = value,
                 Stored::Sha256 => $out.checksum_sha256 = value,
+                Stored::Sha512 => $out.checksum_sha512 = value,
+                Stored::Xxhash64 => $out.checksum_xxhash64 = value,
+                Stored::Xxhash3 => $out.checksum_xxhash3 = value,
+                Stored::Xxhash128 => $out.checksum_xxhash128 = value,
             }
         }
     };
@@ -346,7 +345,7 @@ mod tests {
             headers.append(name, HeaderValue::from_bytes(value).unwrap());
         }
         headers.append("cache-control", HeaderValue::from_bytes(b"a\xff").unwrap());
-        let facts = object_facts(&headers);
+        let facts = object_facts(&headers).unwrap();
         assert_eq!(facts.metadata["1"], "grün");
         let mut out = HeaderMap::new();
         write_facts(&facts.headers, &facts.metadata, &mut out);

@@ -49,7 +49,7 @@ impl Api {
             let text = "Mappings are off here: send the content. The operator sets FULA_REMOTE_CID_PUT=on.";
             return Err(s3_error!(InvalidRequest, "{text}"));
         }
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
         let (cid, size) = named(&request.headers)?;
         let mut body = convert::body(request.input.body.take());
         while let Some(bytes) = body.next().await {
@@ -66,7 +66,7 @@ impl Api {
             nodes: Vec::new(),
             receipts: offered.into_iter().collect(),
             source: None,
-            facts: object_facts(&request.headers),
+            facts: object_facts(&request.headers)?,
         };
         let conditions = write_conditions(&request.headers)?;
         let caller = caller(&request)?;

@@ -1,12 +1,22 @@
 //! The S3 operations, translated to and from the service.
 
+mod acl;
+mod attributes;
 mod bucket;
 mod commit;
 mod convert;
+mod cors;
+mod delete;
+mod grants;
 mod mapping;
 mod multipart;
 mod object;
 mod policy;
+mod public_access;
+mod settings;
+mod tagging;
+mod tags;
+mod versions;
 
 use std::sync::Arc;
 
@@ -164,4 +174,51 @@ operations! {
     list_multipart_uploads: ListMultipartUploadsInput => ListMultipartUploadsOutput,
     complete_multipart_upload: CompleteMultipartUploadInput => CompleteMultipartUploadOutput,
     abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput,
+    delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput,
+    delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput,
+    delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput,
+    delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput,
+    delete_public_access_block: DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput,
+    get_bucket_abac: GetBucketAbacInput => GetBucketAbacOutput,
+    get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput,
+    get_bucket_acl: GetBucketAclInput => GetBucketAclOutput,
+    get_bucket_analytics_configuration: GetBucketAnalyticsConfigurationInput => GetBucketAnalyticsConfigurationOutput,
+    delete_bucket_cors: DeleteBucketCorsInput => DeleteBucketCorsOutput,
+    put_bucket_cors: PutBucketCorsInput => PutBucketCorsOutput,
+    get_bucket_cors: GetBucketCorsInput => GetBucketCorsOutput,
+    get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput,
+    get_bucket_intelligent_tiering_configuration: GetBucketIntelligentTieringConfigurationInput => GetBucketIntelligentTieringConfigurationOutput,
+    get_bucket_inventory_configuration: GetBucketInventoryConfigurationInput => GetBucketInventoryConfigurationOutput,
+    get_bucket_lifecycle_configuration: GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput,
+    get_bucket_logging: GetBucketLoggingInput => GetBucketLoggingOutput,
+    get_bucket_metadata_configuration: GetBucketMetadataConfigurationInput => GetBucketMetadataConfigurationOutput,
+    get_bucket_metrics_configuration: GetBucketMetricsConfigurationInput => GetBucketMetricsConfigurationOutput,
+    get_bucket_notification_configuration: GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput,
+    get_bucket_ownership_controls: GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput,
+    get_bucket_replication: GetBucketReplicationInput => GetBucketReplicationOutput,
+    get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput,
+    delete_bucket_tagging: DeleteBucketTaggingInput => DeleteBucketTaggingOutput,
+    delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput,
+    put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput,
+    put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput,
+    list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput,
+    put_bucket_versioning: PutBucketVersioningInput => PutBucketVersioningOutput,
+    put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput,
+    get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput,
+    get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput,
+    get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput,
+    get_object_acl: GetObjectAclInput => GetObjectAclOutput,
+    get_object_attributes: GetObjectAttributesInput => GetObjectAttributesOutput,
+    get_object_legal_hold: GetObjectLegalHoldInput => GetObjectLegalHoldOutput,
+    get_object_lock_configuration: GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput,
+    get_object_retention: GetObjectRetentionInput => GetObjectRetentionOutput,
+    get_object_tagging: GetObjectTaggingInput => GetObjectTaggingOutput,
+    get_public_access_block: GetPublicAccessBlockInput => GetPublicAccessBlockOutput,
+    list_bucket_analytics_configurations: ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput,
+    list_bucket_intelligent_tiering_configurations: ListBucketIntelligentTieringConfigurationsInput => ListBucketIntelligentTieringConfigurationsOutput,
+    list_bucket_inventory_configurations: ListBucketInventoryConfigurationsInput => ListBucketInventoryConfigurationsOutput,
+    list_bucket_metrics_configurations: ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput,
+    put_bucket_acl: PutBucketAclInput => PutBucketAclOutput,
+    put_bucket_ownership_controls: PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput,
+    put_object_acl: PutObjectAclInput => PutObjectAclOutput,
 }

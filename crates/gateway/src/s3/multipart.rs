@@ -18,6 +18,7 @@ use super::{
         refuse_unoffered, set_checksums, url_encode, write_conditions,
     },
     object::{copy_source, written_headers},
+    tags, versions,
 };
 use crate::{
     date::timestamp,
@@ -60,7 +61,8 @@ fn asked_checksum(
     let possible = match algorithm {
         Algorithm::Crc32 | Algorithm::Crc32c => true,
         Algorithm::Crc64Nvme => !composite,
-        Algorithm::Sha1 | Algorithm::Sha256 => composite,
+        // Of the others, nothing about the whole follows from the parts.
+        _ => composite,
     };
     if !possible {
         let (kind, name) = (if composite { "COMPOSITE" } else { "FULL_OBJECT" }, name.as_str());
@@ -99,7 +101,7 @@ fn copy_fault(error: ServiceError) -> S3Error {
             InvalidArgument,
             "Range specified is not valid for source object of size: {size}"
         ),
-        error => to_s3(error),
+        error => versions::copy_fault(error),
     }
 }
 
@@ -110,6 +112,10 @@ fn complete_part(part: CompletedPart) -> S3Result<CompletePart> {
         (Algorithm::Crc64Nvme, part.checksum_crc64nvme),
         (Algorithm::Sha1, part.checksum_sha1),
         (Algorithm::Sha256, part.checksum_sha256),
+        (Algorithm::Sha512, part.checksum_sha512),
+        (Algorithm::Xxhash64, part.checksum_xxhash64),
+        (Algorithm::Xxhash3, part.checksum_xxhash3),
+        (Algorithm::Xxhash128, part.checksum_xxhash128),
     ];
     let mut checksum = None;
     for (algorithm, value) in given {
@@ -131,7 +137,7 @@ impl Api {
         &self,
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         let checksum =
@@ -139,7 +145,7 @@ impl Api {
         let bucket = bucket_name(&input.bucket)?;
         let create = CreateUploadRequest {
             key: object_key(&input.key)?,
-            facts: object_facts(&request.headers),
+            facts: object_facts(&request.headers)?,
             checksum,
         };
         let caller = &caller(&request)?;
@@ -160,7 +166,8 @@ impl Api {
         &self,
         mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
+        tags::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let length = request.input.content_length;
         let body = convert::body(request.input.body.take());
@@ -184,11 +191,13 @@ impl Api {
         &self,
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
+        tags::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
         let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;
         let source = copy_source(&request.headers, &input.copy_source, conditions)?;
+        let source_version = source.version;
         let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
         let caller = &caller(&request)?;
         let bucket = bucket_name(&input.bucket)?;
@@ -209,6 +218,7 @@ impl Api {
         set_checksums!(result, part.checksum.iter());
         Ok(S3Response::new(UploadPartCopyOutput {
             copy_part_result: Some(result),
+            copy_source_version_id: source_version.map(|version| version.to_string()),
             ..UploadPartCopyOutput::default()
         }))
     }

@@ -7,13 +7,11 @@ use std::{
 };
 
 use fula_core::bucket::{
-    ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
+    Checksum, ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
 };
 use fula_service::{
-    Caller, CopyRequest, CopySourceRequest, DeleteKey, Object, PutRequest, ServiceError,
-    body::BodyFacts,
-    condition::{ReadConditions, Tags, WriteConditions},
-    limits::{DELETE_KEYS_MAX, PUT_BYTES_MAX},
+    Caller, CopyRequest, CopySourceRequest, Object, PutRequest, ServiceError, body::BodyFacts,
+    condition::ReadConditions, limits::PUT_BYTES_MAX,
 };
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -24,9 +22,10 @@ use super::{
     Api, bucket_owner, caller,
     convert::{
         self, DEFAULT_CONTENT_TYPE, bucket_name, checksum_type, etag, object_facts, object_key,
-        read_conditions, refuse_conditions, refuse_unoffered, set_checksums, write_conditions,
-        write_facts,
+        read_conditions, refuse_unoffered, set_checksums, write_conditions, write_facts,
     },
+    tags,
+    versions::{copy_fault, made_version, set_version, version_of},
 };
 use crate::{
     date::{parse_http_date, timestamp},
@@ -34,16 +33,7 @@ use crate::{
     error::{not_implemented, s3_error as to_s3},
     range::ByteRange,
     signature::chunks::Trailers,
-    xml::printable,
 };
-
-/// Refuses all versions but the null version, because versioning is not supported.
-pub(super) fn refuse_version(version: Option<&String>) -> S3Result<()> {
-    match version.map(String::as_str) {
-        None | Some("null") => Ok(()),
-        Some(_) => Err(not_implemented("Object versioning")),
-    }
-}
 
 pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -59,6 +49,10 @@ pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
 pub(super) fn written_headers(record: &ObjectRecord) -> HeaderMap {
     let mut headers = cid_header(record);
     headers.insert("x-amz-object-size", HeaderValue::from(record.size));
+    // As on AWS, nothing names the null version that a write makes.
+    if record.is_versioned {
+        set_version(&mut headers, record.version_id());
+    }
     headers
 }
 
@@ -69,10 +63,11 @@ pub(super) fn copy_source(
 ) -> S3Result<CopySourceRequest> {
     match source {
         CopySource::Bucket { bucket, key, version_id } => {
-            refuse_version(version_id.as_ref().map(ToString::to_string).as_ref())?;
+            let version = version_id.as_ref().map(ToString::to_string);
+            let version = version_of(version.as_ref())?;
             let owner = bucket_owner(headers, "x-amz-source-expected-bucket-owner");
             let (bucket, key) = (bucket_name(bucket)?, object_key(key)?);
-            Ok(CopySourceRequest { owner, bucket, key, conditions })
+            Ok(CopySourceRequest { owner, bucket, key, version, conditions })
         }
         _ => Err(not_implemented("A copy source given as an ARN")),
     }
@@ -111,8 +106,8 @@ impl Api {
         let length = request.input.content_length;
         let body = request.input.body.take();
         let body = convert::body(body);
-        refuse_unoffered(&request.headers)?;
-        let facts = object_facts(&request.headers);
+        refuse_unoffered(&request)?;
+        let facts = object_facts(&request.headers)?;
         let conditions = write_conditions(&request.headers)?;
         let caller = caller(&request)?;
         let body_facts = Self::body_facts(&mut request, length, None)?;
@@ -137,12 +132,12 @@ impl Api {
         request: S3Request<GetObjectInput>,
     ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
+        let version = version_of(input.version_id.as_ref())?;
         let conditions = read_conditions(&request.headers, "")?;
         let caller = &caller(&request)?;
         check_overrides(caller, &request.uri)?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found = self.service.get_object(caller, &bucket, &key, &conditions);
+        let found = self.service.get_version(caller, &bucket, &key, version, &conditions);
         let object = found.await.map_err(to_s3)?;
         let range = range_of(&request.headers, &object.record);
         let part = self.select(&object, range, input.part_number).await?;
@@ -159,9 +154,9 @@ impl Api {
             last_modified: Some(timestamp(object.record.time)),
             ..GetObjectOutput::default()
         };
-        if wants_checksum(input.checksum_mode.as_ref()) && !part.is_partial {
-            set_checksums!(output, &object.record.checksums);
-            output.checksum_type = checksum_type(&object.record.checksums);
+        if wants_checksum(input.checksum_mode.as_ref()) {
+            set_checksums!(output, &part.checksums);
+            output.checksum_type = checksum_type(&part.checksums);
         }
         let mut response = S3Response::new(output);
         response.status = part.is_partial.then_some(StatusCode::PARTIAL_CONTENT);
@@ -175,12 +170,12 @@ impl Api {
         request: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = &request.input;
-        refuse_version(input.version_id.as_ref())?;
+        let version = version_of(input.version_id.as_ref())?;
         let conditions = read_conditions(&request.headers, "")?;
         let caller = &caller(&request)?;
         check_overrides(caller, &request.uri)?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found = self.service.get_object(caller, &bucket, &key, &conditions);
+        let found = self.service.get_version(caller, &bucket, &key, version, &conditions);
         let object = found.await.map_err(to_s3)?;
         let range = range_of(&request.headers, &object.record);
         let part = self.select(&object, range, input.part_number).await?;
@@ -193,9 +188,9 @@ impl Api {
             last_modified: Some(timestamp(object.record.time)),
             ..HeadObjectOutput::default()
         };
-        if wants_checksum(input.checksum_mode.as_ref()) && !part.is_partial {
-            set_checksums!(output, &object.record.checksums);
-            output.checksum_type = checksum_type(&object.record.checksums);
+        if wants_checksum(input.checksum_mode.as_ref()) {
+            set_checksums!(output, &part.checksums);
+            output.checksum_type = checksum_type(&part.checksums);
         }
         let mut response = S3Response::new(output);
         response.status = part.is_partial.then_some(StatusCode::PARTIAL_CONTENT);
@@ -211,7 +206,8 @@ impl Api {
         part_number: Option<i32>,
     ) -> S3Result<Selected> {
         let size = object.record.size;
-        let whole = Selected { range: 0..size, is_partial: false, count: None };
+        let checksums = object.record.checksums.clone();
+        let whole = Selected { range: 0..size, is_partial: false, count: None, checksums };
         match (range, part_number) {
             (None, None) => Ok(whole),
             (Some(_), Some(_)) => {
@@ -220,7 +216,7 @@ impl Api {
             (Some(range), None) => {
                 let range = range.within(size);
                 let range = range.ok_or_else(|| to_s3(ServiceError::InvalidRange { size }))?;
-                Ok(Selected { range, is_partial: true, count: None })
+                Ok(Selected { range, is_partial: true, count: None, checksums: Vec::new() })
             }
             (None, Some(number)) => {
                 let parts = self.service.parts_of(&object.record).await.map_err(to_s3)?;
@@ -229,92 +225,11 @@ impl Api {
         }
     }
 
-    pub(super) async fn delete_object(
-        &self,
-        request: S3Request<DeleteObjectInput>,
-    ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        let input = &request.input;
-        let conditional = request.headers.contains_key(http::header::IF_MATCH);
-        if conditional && input.version_id.is_some() {
-            return Err(not_implemented("If-Match together with versionId"));
-        }
-        if input.if_match_size.is_some() || input.if_match_last_modified_time.is_some() {
-            return Err(not_implemented("The header x-amz-if-match-size or -last-modified-time"));
-        }
-        refuse_version(input.version_id.as_ref())?;
-        refuse_conditions(&request.headers, &["if-match"])?;
-        let conditions = write_conditions(&request.headers)?;
-        let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let delete = DeleteKey { key, conditions };
-        let caller = &caller(&request)?;
-        self.service.delete_object(caller, &bucket, delete).await.map_err(to_s3)?;
-        Ok(S3Response::new(DeleteObjectOutput::default()))
-    }
-
-    pub(super) async fn delete_objects(
-        &self,
-        request: S3Request<DeleteObjectsInput>,
-    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-        refuse_conditions(&request.headers, &[])?;
-        let caller = &caller(&request)?;
-        let input = request.input;
-        let objects = input.delete.objects;
-        if objects.is_empty() || objects.len() > DELETE_KEYS_MAX {
-            return Err(s3_error!(MalformedXML));
-        }
-        for object in &objects {
-            refuse_version(object.version_id.as_ref())?;
-            if object.size.is_some() || object.last_modified_time.is_some() {
-                return Err(not_implemented("A condition on size or time of a key to delete"));
-            }
-        }
-        let bucket = bucket_name(&input.bucket)?;
-        let keys: Vec<_> = objects.iter().map(|object| object_key(&object.key)).collect();
-        let parsed = objects
-            .iter()
-            .zip(&keys)
-            .filter_map(|(object, key)| Some((object, key.as_ref().ok()?)));
-        let deletes = parsed.map(|(object, key)| {
-            let if_match = object.e_tag.as_ref().map(|tag| match tag.value() {
-                "*" => Tags::Any,
-                value => Tags::Of(vec![value.to_owned()]),
-            });
-            let conditions = WriteConditions { if_match, if_none_match: None };
-            DeleteKey { key: key.clone(), conditions }
-        });
-        let outcomes = self.service.delete_objects(caller, &bucket, deletes.collect());
-        let mut outcomes = outcomes.await.map_err(to_s3)?.into_iter();
-        let (mut deleted, mut failed) = (Vec::new(), Vec::new());
-        for (object, key) in objects.into_iter().zip(keys) {
-            let outcome = key.and_then(|_| outcomes.next().unwrap_or(Ok(())).map_err(to_s3));
-            match outcome {
-                Ok(()) => deleted.push(DeletedObject {
-                    key: Some(printable(&object.key)),
-                    ..DeletedObject::default()
-                }),
-                Err(error) => {
-                    failed.push(Error {
-                        key: Some(printable(&object.key)),
-                        code: Some(error.code().as_str().to_owned()),
-                        message: error.message().map(ToOwned::to_owned),
-                        ..Error::default()
-                    });
-                }
-            }
-        }
-        let quiet = input.delete.quiet.unwrap_or_default();
-        Ok(S3Response::new(DeleteObjectsOutput {
-            deleted: Some(deleted).filter(|all| !quiet && !all.is_empty()),
-            errors: Some(failed).filter(|all| !all.is_empty()),
-            ..DeleteObjectsOutput::default()
-        }))
-    }
-
     pub(super) async fn copy_object(
         &self,
         request: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
-        refuse_unoffered(&request.headers)?;
+        refuse_unoffered(&request)?;
         let input = &request.input;
         let conditions = read_conditions(&request.headers, "x-amz-copy-source-")?;
         let replaces = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
@@ -322,22 +237,19 @@ impl Api {
             Some(MetadataDirective::REPLACE) => true,
             Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
         };
-        if let Some(value) = request.headers.get("x-amz-tagging-directive")
-            && ![b"COPY".as_slice(), b"REPLACE"].contains(&value.as_bytes())
-        {
-            return Err(s3_error!(InvalidArgument, "Unknown tagging directive."));
-        }
         let copy = CopyRequest {
             source: copy_source(&request.headers, &input.copy_source, conditions)?,
             key: object_key(&input.key)?,
-            replace: if replaces { Some(object_facts(&request.headers)) } else { None },
+            replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
+            tags: tags::of_copy(&request.headers)?,
             checksum: asked_algorithm(input.checksum_algorithm.as_ref())?,
             conditions: write_conditions(&request.headers)?,
         };
         let caller = &caller(&request)?;
         let bucket = bucket_name(&input.bucket)?;
+        let source_version = copy.source.version;
         let copied = self.service.copy_object(caller, &bucket, copy).await;
-        let record = copied.map_err(to_s3)?;
+        let record = copied.map_err(copy_fault)?;
         let mut result = CopyObjectResult {
             e_tag: Some(etag(&record.etag)),
             last_modified: Some(timestamp(record.time)),
@@ -345,8 +257,12 @@ impl Api {
             ..CopyObjectResult::default()
         };
         set_checksums!(result, &record.checksums);
-        let output =
-            CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() };
+        let output = CopyObjectOutput {
+            copy_object_result: Some(result),
+            copy_source_version_id: source_version.map(|version| version.to_string()),
+            version_id: made_version(&record),
+            ..CopyObjectOutput::default()
+        };
         let mut response = S3Response::new(output);
         response.headers = cid_header(&record);
         Ok(response)
@@ -358,6 +274,8 @@ struct Selected {
     range: ops::Range<u64>,
     is_partial: bool,
     count: Option<i32>,
+    /// Checksums of exactly these bytes.
+    checksums: Vec<Checksum>,
 }
 
 impl Selected {
@@ -375,7 +293,13 @@ fn part_range(record: &ObjectRecord, parts: &[PartSpan], number: i32) -> S3Resul
     let is_multipart = matches!(record.etag, StoredTag::Multipart(..)) && !parts.is_empty();
     if !is_multipart {
         return if wanted == 1 {
-            Ok(Selected { range: 0..record.size, is_partial: record.size > 0, count: None })
+            let checksums = record.checksums.clone();
+            Ok(Selected {
+                range: 0..record.size,
+                is_partial: record.size > 0,
+                count: None,
+                checksums,
+            })
         } else {
             let mut error = none();
             error.set_status_code(StatusCode::RANGE_NOT_SATISFIABLE);
@@ -391,7 +315,8 @@ fn part_range(record: &ObjectRecord, parts: &[PartSpan], number: i32) -> S3Resul
     };
     let start: u64 = parts[..index].iter().map(|part| part.size).sum();
     let count = i32::try_from(parts.len()).ok();
-    Ok(Selected { range: start..start + part.size, is_partial: true, count })
+    let checksums = part.checksum.iter().cloned().collect();
+    Ok(Selected { range: start..start + part.size, is_partial: true, count, checksums })
 }
 
 fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
@@ -404,6 +329,12 @@ fn object_headers(object: &Object) -> HeaderMap {
     // A browser must not interpret an object as a script or a page unless its owner declared it as one.
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     write_facts(&object.headers, &object.metadata, &mut headers);
+    if let Some(version) = object.version {
+        set_version(&mut headers, version);
+    }
+    if !object.tags.is_empty() {
+        headers.insert("x-amz-tagging-count", HeaderValue::from(object.tags.len()));
+    }
     headers
 }
 

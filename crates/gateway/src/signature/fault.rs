@@ -41,6 +41,8 @@ pub(super) enum Place {
     Header,
     /// The query of a presigned URL.
     Query,
+    /// The fields of a form.
+    Form,
 }
 
 impl Place {
@@ -48,6 +50,7 @@ impl Place {
     pub(super) fn fault(self, what: &str) -> S3Error {
         match self {
             Self::Header => header_malformed(what),
+            Self::Form => s3s::s3_error!(InvalidArgument, "X-Amz-Credential: {what}"),
             Self::Query => {
                 query_fault(&format!("Error parsing the X-Amz-Credential parameter; {what}"))
             }
@@ -60,6 +63,7 @@ impl Place {
             Self::Header => {
                 header_malformed("the authorization component \"SignedHeaders\" is malformed.")
             }
+            Self::Form => self.fault("the signed headers are malformed."),
             Self::Query => query_fault("Error parsing the X-Amz-SignedHeaders parameter"),
         }
     }
@@ -82,7 +86,7 @@ pub(super) fn query_fault(text: &str) -> S3Error {
 }
 
 /// Returns the error for another scheme than version 4 of signatures.
-pub(super) fn unsupported() -> S3Error {
+pub(crate) fn unsupported() -> S3Error {
     s3_error!(
         InvalidRequest,
         "The authorization mechanism you have provided is not supported. Please use {SCHEME}."

@@ -6,6 +6,7 @@
 
 pub(crate) mod chunks;
 mod fault;
+mod form;
 mod scope;
 mod v2;
 mod v4;
@@ -16,7 +17,8 @@ use fula_identity::Seconds;
 use http::{HeaderMap, Method, Uri};
 
 pub(crate) use self::{
-    fault::{FORGED, Refusal, shown},
+    fault::{FORGED, Refusal, shown, unsupported},
+    form::FormSignature,
     v4::{CONTENT_HASH, ChunkKey, UNSIGNED, no_hash},
 };
 use crate::{credential::Credential, presigned::is_v4_url, request::query_value};

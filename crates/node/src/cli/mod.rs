@@ -28,7 +28,7 @@ pub(crate) use self::{
     },
     storage_node::StorageNodeSettings,
     token::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
-    value::Time,
+    value::{IssuedBefore, Time},
 };
 
 /// An S3 object store over content-addressed blocks
@@ -96,6 +96,13 @@ pub(crate) enum CliError {
     /// Mend a value in the settings file.
     #[error("cannot use the settings in {0}: {1}")]
     Value(std::path::PathBuf, String),
+}
+
+impl CliError {
+    /// Returns whether the call is wrong. Otherwise the settings file cannot be read.
+    pub(crate) fn is_wrong_usage(&self) -> bool {
+        !matches!(self, Self::File(SettingsFileError::Open(_)))
+    }
 }
 
 /// Parses a command line with the program's name in front. Values in the settings file of a

@@ -17,13 +17,15 @@ use fula_gateway::{
     tls::TlsAcceptor,
 };
 use fula_service::{
-    Mapping, MasterInfo, Recovery, Service, ServiceError, auth::Revoked, error::chain,
+    Mapping, MasterInfo, Recovery, Service, ServiceError,
+    auth::{Revoked, user_of},
+    error::chain,
 };
 use fula_stores::local::system_clock;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
 
-use super::fail;
+use super::{Failure, fail};
 use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
@@ -36,6 +38,7 @@ use crate::{
     jwks,
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
+    output::say,
     readiness, scrub,
     state::Running,
 };
@@ -70,6 +73,7 @@ pub(super) enum StartError {
 pub(crate) async fn run(settings: Box<GatewaySettings>) -> ExitCode {
     match serve(*settings).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Config(error)) => Failure::from(error).report(),
         Err(error) => fail(&error),
     }
 }
@@ -98,7 +102,8 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let socket = admin::listen(&config.backends.data_dir)?;
     let stop = stop_signal()?;
     let open = note_running(&node, &listener, connections).await;
-    greet(&config, &node, &listener, &admin_listener);
+    let fault = credentials_fault(&config, &node).await;
+    greet(&config, &node, &listener, &admin_listener, fault.as_deref());
 
     let limits = config.wire.limits.clone();
     let admin_node = Arc::clone(&node);
@@ -197,6 +202,10 @@ pub(super) fn tls_of(
 ) -> Result<Option<TlsAcceptor>, StartError> {
     let Some((cert, key)) = files else { return Ok(None) };
     files::check_readable(cert).map_err(FileError::of_setting("--tls-cert (FULA_TLS_CERT)"))?;
+    // A certificate in place of the key is open to all. What is wrong then is not its mode.
+    if fula_gateway::tls::is_certificate(key) {
+        fula_gateway::tls::acceptor(cert, key)?;
+    }
     let of_key = FileError::of_setting("--tls-key (FULA_TLS_KEY)");
     files::check_private(key).and_then(|()| files::check_readable(key)).map_err(of_key)?;
     Ok(Some(fula_gateway::tls::acceptor(cert, key)?))
@@ -301,7 +310,7 @@ async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartE
         if node.authenticator.revocations().all().iter().any(|found| found.revoked == revoked) {
             return Err(StartError::RevokedKey(id.clone()));
         }
-        let imported = node.authenticator.keys().import(FIRST_USER, id, secret, now).await;
+        let imported = node.authenticator.keys().import_own(FIRST_USER, id, secret, now).await;
         imported.map_err(StartError::FirstKey)?;
         return Ok(files::write_credentials(&config.backends.data_dir, id, secret)?);
     }
@@ -336,7 +345,35 @@ async fn introduce(node: &Node, listen: Option<SocketAddr>) {
     }
 }
 
-fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &TcpListener) {
+/// Returns why nobody should use the key in the credentials file, if that is so.
+async fn credentials_fault(config: &GatewayConfig, node: &Node) -> Option<String> {
+    let Some(id) = files::credentials_id(&config.backends.data_dir) else {
+        return Some("the file has no access key".to_owned());
+    };
+    let (keys, revocations) = (node.authenticator.keys(), node.authenticator.revocations());
+    // Where the arbiter does not answer, nothing is known about the key.
+    let Some(found) = keys.find(&id).await.ok()? else {
+        let was_revoked = keys.was_revoked(&id, None).await.unwrap_or(false);
+        return Some(
+            if was_revoked { "its key was revoked" } else { "its key is unknown here" }.to_owned(),
+        );
+    };
+    let user = &found.identity.user;
+    if revocations.refuses_key(user, found.created, Some(&id)) {
+        return Some("its key was revoked".to_owned());
+    }
+    (*user != user_of(FIRST_USER))
+        .then(|| format!("its key belongs to {user}, not to {FIRST_USER}"))
+}
+
+/// Prints where everything is. `fault` is the reason why nobody should use the key in the credentials file.
+fn greet(
+    config: &GatewayConfig,
+    node: &Node,
+    listener: &TcpListener,
+    admin: &TcpListener,
+    fault: Option<&str>,
+) {
     let address = |listener: &TcpListener| {
         listener.local_addr().map_or_else(|_| "?".to_owned(), |address| usable(address).to_string())
     };
@@ -345,18 +382,32 @@ fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &Tc
     let credentials = files::credentials_path(data_dir);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let name = node.recovery.as_ref().map(Recovery::name);
-    println!(
+    let (note, credentials_line) = match fault {
+        None => {
+            let line = format!("  export AWS_SHARED_CREDENTIALS_FILE={}", credentials.display());
+            (String::new(), line)
+        }
+        Some(fault) => {
+            let make = format!(
+                "  (echo '[default]'; fula keys create --user {FIRST_USER} --data-dir {}) > new-credentials\n\
+                 \x20 export AWS_SHARED_CREDENTIALS_FILE=$PWD/new-credentials",
+                data_dir.display()
+            );
+            (format!("  (do not use it: {fault})"), make)
+        }
+    };
+    say!(
         "Fula {version} serves S3 on {scheme}://{s3}\n\n\
          \x20 data         {data}\n\
          {master}\
          \x20 arbiter      {arbiter}\n\
          \x20 blocks       {blocks}\n\
-         \x20 credentials  {credentials}\n\
+         \x20 credentials  {credentials}{note}\n\
          \x20 health       http://{admin}/healthz  /readyz  /metrics\n\
          {everywhere}\n\
          Paste this to use it:\n\n\
          \x20 export AWS_ENDPOINT_URL={scheme}://{s3} AWS_REGION={region} AWS_DEFAULT_REGION={region}\n\
-         \x20 export AWS_SHARED_CREDENTIALS_FILE={credentials}\n\
+         {credentials_line}\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 mb s3://my-bucket\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 cp README.md s3://my-bucket/\n",
         version = env!("CARGO_PKG_VERSION"),

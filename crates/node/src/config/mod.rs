@@ -79,11 +79,23 @@ pub(crate) enum ConfigError {
     /// password.
     #[error("FULA_JWKS is not a file or a URL that can be used: {0}")]
     Jwks(&'static str),
+    /// Both listeners have one address. Give the admin listener another port.
+    #[error(
+        "--listen (FULA_LISTEN) and --admin-listen (FULA_ADMIN_LISTEN) are both {0}: give them different ports"
+    )]
+    SameAddress(SocketAddr),
     /// No data directory is set, and none can be derived from the environment. Set one.
     #[error(
         "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
     )]
     NoDataDir,
+}
+
+impl ConfigError {
+    /// Returns whether the settings are wrong in themselves. Otherwise a file that they name cannot be used.
+    pub(crate) fn is_wrong_usage(&self) -> bool {
+        !matches!(self, Self::File(_) | Self::Secret(..) | Self::Jwks(_))
+    }
 }
 
 /// The places of all stores, in a combination that is safe.
@@ -216,6 +228,9 @@ impl GatewayConfig {
     /// [`ConfigError`].
     pub(crate) fn check(settings: GatewaySettings) -> Result<Self, ConfigError> {
         let wire = wire(&settings)?;
+        if settings.listen == settings.admin_listen && settings.listen.port() != 0 {
+            return Err(ConfigError::SameAddress(settings.listen));
+        }
         let limits = limits(&settings);
         let backends = Backends::check(
             &settings.data,
@@ -398,6 +413,9 @@ mod tests {
         assert_eq!((limits.buckets_per_owner, limits.public_buckets_per_owner), (10_000, 3));
         assert!(wrong(&["--access-key-id", "A"]).contains("both"));
         assert!(wrong(&["--tls-cert", "A"]).contains("both"));
+        let text = wrong(&["--listen", ":9000", "--admin-listen", "0.0.0.0:9000"]);
+        assert!(text.contains("FULA_ADMIN_LISTEN") && text.contains("different ports"), "{text}");
+        check(&["--listen", ":0", "--admin-listen", ":0"]).unwrap();
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl Node {
     }
 }
 
-/// Refuses a directory of a master of a shared arbiter if no database is set, and a missing sealing key.
+/// Refuses a directory of a master of a shared arbiter if no database is set, one with buckets of a single
+/// master if one is, and a missing sealing key.
 pub(super) async fn check_purpose_of(
     data_dir: &Path,
     store: &LocalStore,
@@ -74,6 +75,12 @@ pub(super) async fn check_purpose_of(
         Ok(!store.metadata.list(table, None, 1).await?.is_empty())
     };
     check_role(data_dir, store, purpose).await?;
+    if backends.shared.is_some()
+        && matches!(purpose, Purpose::Serve(_))
+        && store.roots.counts().0 > 0
+    {
+        return Err(NodeError::OfSingleMaster(data_dir.to_owned()));
+    }
     if backends.shared.is_none() && has_any(Table::Remembered).await? {
         return Err(NodeError::OfSharedArbiter(data_dir.to_owned()));
     }

@@ -83,6 +83,8 @@ impl Recovery {
             let edits = self.one_sided(base.uploads, root.uploads, side.root.uploads).await?;
             merged.uploads += edits.values().flatten().count();
             self.apply(&salt, &mut root.uploads, &edits, &mut blocks).await?;
+            let edits = self.one_sided(base.versions, root.versions, side.root.versions).await?;
+            self.apply(&salt, &mut root.versions, &edits, &mut blocks).await?;
             let edits = self.one_sided(base.recent, root.recent, side.root.recent).await?;
             self.apply(&salt, &mut root.recent, &edits, &mut blocks).await?;
         }

@@ -62,13 +62,19 @@ mod tests {
     fn target(action: Action, key: &'static str) -> Target<'static> {
         match action {
             Action::HeadBucket => Target::Anything(BUCKET),
-            Action::ListObjects => Target::Prefix(BUCKET, key),
-            Action::GetObject | Action::PutObject | Action::DeleteObject | Action::ListUploads => {
-                Target::Object(BUCKET, key)
-            }
-            Action::CreateBucket | Action::DeleteBucket | Action::GetPolicy | Action::PutPolicy => {
-                Target::Bucket(BUCKET)
-            }
+            Action::ListObjects | Action::ListVersions => Target::Prefix(BUCKET, key),
+            Action::GetObject
+            | Action::PutObject
+            | Action::DeleteObject
+            | Action::ListUploads
+            | Action::GetProperties
+            | Action::PutProperties => Target::Object(BUCKET, key),
+            Action::CreateBucket
+            | Action::DeleteBucket
+            | Action::GetPolicy
+            | Action::PutPolicy
+            | Action::GetSettings
+            | Action::PutSettings => Target::Bucket(BUCKET),
         }
     }
 
@@ -98,29 +104,30 @@ mod tests {
         let some = PublicRead::parse(policy, &BucketName::parse(BUCKET).unwrap()).unwrap();
         let private = Some(Holder { owner: owner.owner, public: &nothing });
         let public = Some(Holder { owner: owner.owner, public: &some });
-        // The columns: head list get put delete uploads create delete policy policy
+        // The columns: head list get put delete uploads create delete policy policy; settings settings
+        // properties properties versions
         let table = [
-            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaa"),
-            ("reader in", Some(&reader), "in/k", private, "aaaddddddd"),
-            ("reader out", Some(&reader), "out/k", private, "addddddddd"),
-            ("writer", Some(&writer), "in/k", private, "addaaadddd"),
-            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaa"),
-            ("elsewhere", Some(&elsewhere), "in/k", private, "dddddddddd"),
-            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnn"),
-            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "dddddddddd"),
-            ("anonymous", None, "in/k", private, "dddddddddd"),
+            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaa"),
+            ("reader in", Some(&reader), "in/k", private, "aaadddddddddada"),
+            ("reader out", Some(&reader), "out/k", private, "adddddddddddddd"),
+            ("writer", Some(&writer), "in/k", private, "addaaadddddddad"),
+            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaaa"),
+            ("elsewhere", Some(&elsewhere), "in/k", private, "ddddddddddddddd"),
+            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnnn"),
+            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "ddddddddddddddd"),
+            ("anonymous", None, "in/k", private, "ddddddddddddddd"),
             // A bucket that does not exist is answered like one of another owner.
-            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnn"),
-            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "dddddddddd"),
-            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "dddddddddd"),
-            ("anonymous, absent", None, "in/k", None, "dddddddddd"),
+            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnnn"),
+            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "ddddddddddddddd"),
+            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "ddddddddddddddd"),
+            ("anonymous, absent", None, "in/k", None, "ddddddddddddddd"),
             // Only the objects below `in/` were made public.
-            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaa"),
-            ("stranger, public", Some(&stranger), "in/k", public, "ddaddddddd"),
-            ("stranger, not public", Some(&stranger), "out/k", public, "dddddddddd"),
-            ("anonymous, public", None, "in/k", public, "ddaddddddd"),
-            ("anonymous, not public", None, "out/k", public, "dddddddddd"),
-            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddaddddddd"),
+            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaaa"),
+            ("stranger, public", Some(&stranger), "in/k", public, "ddadddddddddddd"),
+            ("stranger, not public", Some(&stranger), "out/k", public, "ddddddddddddddd"),
+            ("anonymous, public", None, "in/k", public, "ddadddddddddddd"),
+            ("anonymous, not public", None, "out/k", public, "ddddddddddddddd"),
+            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddadddddddddddd"),
         ];
         for (name, who, key, holder, expected) in table {
             assert_eq!(row(who, key, holder), expected, "{name}");

@@ -25,11 +25,21 @@ pub enum Action {
     GetPolicy,
     /// Sets or removes the policy of a bucket.
     PutPolicy,
+    /// Reads a setting of a bucket other than its policy.
+    GetSettings,
+    /// Sets or removes a setting of a bucket other than its policy.
+    PutSettings,
+    /// Reads the tags, the ACL, the attributes or an older version of an object.
+    GetProperties,
+    /// Replaces the tags or the ACL of an object.
+    PutProperties,
+    /// Lists the versions of objects.
+    ListVersions,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::HeadBucket,
         Self::ListObjects,
         Self::GetObject,
@@ -40,17 +50,31 @@ impl Action {
         Self::DeleteBucket,
         Self::GetPolicy,
         Self::PutPolicy,
+        Self::GetSettings,
+        Self::PutSettings,
+        Self::GetProperties,
+        Self::PutProperties,
+        Self::ListVersions,
     ];
 
     /// Returns the verb that a scope must have to allow the action.
     pub fn verb(self) -> Verb {
         match self {
-            Self::HeadBucket | Self::ListObjects | Self::GetObject => Verb::Read,
+            Self::HeadBucket
+            | Self::ListObjects
+            | Self::GetObject
+            | Self::GetSettings
+            | Self::GetProperties
+            | Self::ListVersions => Verb::Read,
             // Uploads in progress concern only those who may write.
-            Self::PutObject | Self::DeleteObject | Self::ListUploads => Verb::Write,
-            Self::CreateBucket | Self::DeleteBucket | Self::GetPolicy | Self::PutPolicy => {
-                Verb::Admin
+            Self::PutObject | Self::DeleteObject | Self::ListUploads | Self::PutProperties => {
+                Verb::Write
             }
+            Self::CreateBucket
+            | Self::DeleteBucket
+            | Self::GetPolicy
+            | Self::PutPolicy
+            | Self::PutSettings => Verb::Admin,
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Reads the policy of a bucket from its root.
+//! Reads what decides who may do something without being the owner: the policy of a bucket, its public access
+//! block, and its rules for other origins.
 
 use fula_core::{
     BlockStore,
-    bucket::{BucketRoot, settings},
+    bucket::{BucketRoot, TextMap, settings},
 };
 
 use super::policy::PublicRead;
@@ -11,18 +12,23 @@ use crate::error::ServiceError;
 /// Name of the setting that holds the policy, as text in a block of its own.
 pub(crate) const POLICY: &str = "policy";
 
+/// Name of the setting that holds the rules for other origins, as text in a block of its own.
+pub(crate) const CORS: &str = "cors";
+
 /// Returns the public part of the bucket that a root describes.
 pub(crate) async fn public(
     blocks: &dyn BlockStore,
     root: &BucketRoot,
 ) -> Result<PublicRead, ServiceError> {
     match policy_text(blocks, root).await? {
+        Some(_) if is_restricted(blocks, root).await? => Ok(PublicRead::default()),
         Some(text) => PublicRead::parse(&text, &root.name),
         None => Ok(PublicRead::default()),
     }
 }
 
-/// Returns whether any part of the bucket that a root describes is public.
+/// Returns whether anyone reaches the bucket that a root describes by its bare name: any part of it is
+/// public, or it has rules for other origins, which preflights without credentials ask for.
 ///
 /// # Errors
 /// [`ServiceError::Unavailable`] while its policy cannot be read.
@@ -30,7 +36,21 @@ pub(crate) async fn is_public(
     blocks: &dyn BlockStore,
     root: &BucketRoot,
 ) -> Result<bool, ServiceError> {
-    Ok(!public(blocks, root).await?.is_nothing())
+    Ok(!public(blocks, root).await?.is_nothing() || cors_text(blocks, root).await?.is_some())
+}
+
+/// Returns whether nothing of the bucket is public, whatever its policy says.
+async fn is_restricted(blocks: &dyn BlockStore, root: &BucketRoot) -> Result<bool, ServiceError> {
+    let block = PublicAccessBlock::of_root(blocks, root).await?;
+    Ok(block.is_some_and(|block| block.restrict_buckets))
+}
+
+/// Returns the rules for other origins, as the gateway stored them.
+pub(crate) async fn cors_text(
+    blocks: &dyn BlockStore,
+    root: &BucketRoot,
+) -> Result<Option<String>, ServiceError> {
+    Ok(settings::read_text(blocks, root.settings.as_ref(), CORS).await?)
 }
 
 pub(crate) async fn policy_text(
@@ -38,4 +58,67 @@ pub(crate) async fn policy_text(
     root: &BucketRoot,
 ) -> Result<Option<String>, ServiceError> {
     Ok(settings::read_text(blocks, root.settings.as_ref(), POLICY).await?)
+}
+
+/// Name of the setting that holds the public access block, as a map of texts.
+pub(crate) const PUBLIC_ACCESS: &str = "publicAccessBlock";
+
+/// The public access block of a bucket. ACLs never make anything public here, so the parts about ACLs have no
+/// effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is set by itself, as on AWS")]
+pub struct PublicAccessBlock {
+    /// Whether ACLs that make something public are refused.
+    pub block_acls: bool,
+    /// Whether ACLs that make something public are ignored.
+    pub ignore_acls: bool,
+    /// Whether policies that make something public are refused.
+    pub block_policy: bool,
+    /// Whether what a policy makes public is private all the same.
+    pub restrict_buckets: bool,
+}
+
+/// Names of the parts in a stored block.
+const NAMES: [&str; 4] = ["blockAcls", "ignoreAcls", "blockPolicy", "restrictBuckets"];
+
+impl PublicAccessBlock {
+    /// Returns the parts that are set, by name.
+    pub(crate) fn to_map(self) -> TextMap {
+        let set = [self.block_acls, self.ignore_acls, self.block_policy, self.restrict_buckets];
+        let pairs = NAMES.iter().zip(set);
+        pairs.map(|(name, is_set)| ((*name).to_owned(), is_set.to_string())).collect()
+    }
+
+    fn of_map(map: &TextMap) -> Self {
+        let is_set = |name: &str| map.get(name).is_some_and(|text| text == "true");
+        let [block_acls, ignore_acls, block_policy, restrict_buckets] = NAMES.map(is_set);
+        Self { block_acls, ignore_acls, block_policy, restrict_buckets }
+    }
+
+    /// Reads the public access block of the bucket that a root describes.
+    pub(crate) async fn of_root(
+        blocks: &dyn BlockStore,
+        root: &BucketRoot,
+    ) -> Result<Option<Self>, ServiceError> {
+        let map = settings::read_map(blocks, root.settings.as_ref(), PUBLIC_ACCESS).await?;
+        Ok(map.map(|map| Self::of_map(&map)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_comes_back() {
+        for bits in 0..16_u8 {
+            let block = PublicAccessBlock {
+                block_acls: bits & 1 != 0,
+                ignore_acls: bits & 2 != 0,
+                block_policy: bits & 4 != 0,
+                restrict_buckets: bits & 8 != 0,
+            };
+            assert_eq!(PublicAccessBlock::of_map(&block.to_map()), block);
+        }
+    }
 }

@@ -6,6 +6,7 @@
 pub mod access;
 mod action;
 pub(crate) mod bucket_policy;
+mod claimed;
 mod clock;
 mod key_memory;
 mod key_record;

@@ -6,7 +6,9 @@
 use bytes::Bytes;
 use fula_core::{
     Block, BucketId,
-    bucket::{Attached, Fingerprint, ObjectRecord, PartRecord, UploadRecord},
+    bucket::{
+        Attached, Fingerprint, ObjectRecord, PartRecord, UploadRecord, VersionId, Versioning,
+    },
     id::{ObjectKey, UploadId},
     root::GlobalName,
     tree::Salt,
@@ -14,14 +16,17 @@ use fula_core::{
 
 use super::{
     completion::{CompleteUpload, is_expired},
-    edits::{Answer, bytes_of, open_upload, remove, write},
+    deleted::{Deleted, KeyToDelete},
+    edits::{Answer, bytes_of, open_upload},
     step::{Step, StepKind, commit},
+    versions::{delete_many, remove, remove_version, source_of, tag, write},
     working::Working,
 };
 use crate::{
     error::ServiceError,
     names::NamePolicy,
     objects::condition::{ReadConditions, WriteConditions},
+    objects::record::Maps,
 };
 
 /// The source of the record of a write.
@@ -34,11 +39,34 @@ pub(crate) enum Source {
     /// Another object of the same bucket, as it is at the commit.
     SameBucket {
         key: ObjectKey,
+        /// Version of the source; `None` for the current object.
+        version: Option<VersionId>,
         conditions: ReadConditions,
-        /// Replaces headers and metadata when set.
-        replace: Option<Box<(Attached, Attached)>>,
+        replace: Box<Replacement>,
     },
 }
+
+/// The maps of a copied record that are replaced.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Replacement {
+    /// Headers and metadata. The tags among them do not count.
+    pub(crate) facts: Option<Maps>,
+    pub(crate) tags: Option<Attached>,
+}
+
+impl Replacement {
+    pub(crate) fn apply(&self, record: &mut ObjectRecord) {
+        if let Some(maps) = self.facts.clone() {
+            (record.headers, record.metadata) = (maps.headers, maps.metadata);
+        }
+        if let Some(tags) = self.tags.clone() {
+            record.tags = tags;
+        }
+    }
+}
+
+/// Name of the setting that holds the tags of the bucket, as a map of texts.
+pub(crate) const TAGGING: &str = "tagging";
 
 /// Name of the setting that holds the location which the client asked for, as text.
 pub(crate) const LOCATION: &str = "location";
@@ -49,8 +77,8 @@ pub(crate) enum Change {
     CreateBucket {
         id: BucketId,
         salt: Salt,
-        /// Value of the setting [`LOCATION`].
-        location: Option<Block>,
+        /// The first settings, by name.
+        settings: Vec<(&'static str, Block)>,
         global_name: GlobalName,
     },
     DeleteBucket,
@@ -70,11 +98,18 @@ pub(crate) enum Change {
         /// Small body and attached maps, which are stored with the commit.
         blocks: Vec<Block>,
     },
-    Delete {
+    Delete(KeyToDelete),
+    /// Replaces the tags of an object.
+    Tag {
         key: ObjectKey,
-        conditions: WriteConditions,
+        version: Option<VersionId>,
+        tags: Attached,
+        /// The tags, if they are large.
+        blocks: Vec<Block>,
     },
-    DeleteMany(Vec<(ObjectKey, WriteConditions)>),
+    DeleteMany(Vec<KeyToDelete>),
+    /// Sets whether the bucket keeps versions.
+    SetVersioning(Versioning),
     CreateUpload {
         key: ObjectKey,
         id: UploadId,
@@ -104,7 +139,7 @@ impl Change {
     pub(crate) fn takes_away(&self) -> bool {
         match self {
             Self::DeleteBucket
-            | Self::Delete { .. }
+            | Self::Delete(_)
             | Self::DeleteMany(_)
             | Self::AbortUpload { .. } => true,
             Self::Commit(steps) => steps.iter().all(|step| matches!(step.kind, StepKind::Delete)),
@@ -117,15 +152,18 @@ impl Change {
         let blocks: &[Block] = match self {
             Self::Write { blocks, .. }
             | Self::CreateUpload { blocks, .. }
+            | Self::Tag { blocks, .. }
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
             Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
-            Self::Set { value, .. } | Self::CreateBucket { location: value, .. } => {
-                value.as_slice()
+            Self::Set { value, .. } => value.as_slice(),
+            Self::CreateBucket { settings, .. } => {
+                return settings.iter().map(|(_, block)| block.bytes().len()).sum();
             }
             Self::DeleteBucket
             | Self::SettleName(_)
-            | Self::Delete { .. }
+            | Self::SetVersioning(_)
+            | Self::Delete(_)
             | Self::DeleteMany(_)
             | Self::AbortUpload { .. } => &[],
         };
@@ -141,14 +179,14 @@ impl Change {
         fingerprint: Option<Fingerprint>,
     ) -> Result<Answer, ServiceError> {
         match self {
-            Self::CreateBucket { id, salt, location, global_name } => {
+            Self::CreateBucket { id, salt, settings, global_name } => {
                 if work.require_bucket().is_ok() {
                     return Err(ServiceError::BucketAlreadyOwned);
                 }
                 let recent = work.recent_anew().await?;
                 work.create(*id, *salt, *global_name, recent);
-                if location.is_some() {
-                    set(work, LOCATION, location.as_ref(), GlobalName::Keep).await?;
+                for (name, value) in settings {
+                    set(work, name, Some(value), GlobalName::Keep).await?;
                 }
                 Ok(Answer::Done)
             }
@@ -166,18 +204,34 @@ impl Change {
             }
             Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
             Self::Write { key, source, conditions, blocks } => {
-                let current = work.object(key).await?;
-                work.judge(conditions, current.as_ref())?;
+                let newest = work.newest(key).await?;
+                work.judge(conditions, newest.current.as_ref())?;
                 let mut record = source.record(work).await?;
                 work.carry(blocks);
                 record.fingerprint = fingerprint;
-                write(work, key, current.as_ref(), &mut record);
+                write(work, key, &newest, &mut record);
                 Ok(Answer::Object(Box::new(record)))
             }
-            Self::Delete { key, conditions } => {
-                let current = work.object(key).await?;
-                work.judge(conditions, current.as_ref())?;
-                remove(work, key, current.as_ref());
+            Self::Delete(delete) => {
+                let newest = work.newest(&delete.key).await?;
+                work.judge(&delete.conditions, newest.current.as_ref())?;
+                let deleted = match delete.version {
+                    Some(id) => remove_version(work, &delete.key, id).await?,
+                    None => remove(work, &delete.key, &newest),
+                };
+                Ok(match deleted {
+                    Deleted::Plain => Answer::Done,
+                    deleted => Answer::Each(vec![Ok(deleted)]),
+                })
+            }
+            Self::SetVersioning(versioning) => {
+                work.require_bucket()?;
+                work.set_versioning(*versioning);
+                Ok(Answer::Done)
+            }
+            Self::Tag { key, version, tags, blocks } => {
+                tag(work, key, *version, tags).await?;
+                work.carry(blocks);
                 Ok(Answer::Done)
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
@@ -222,28 +276,6 @@ async fn set(
     Ok(())
 }
 
-/// Removes the objects whose conditions hold. All conditions are checked before the first is removed.
-async fn delete_many(
-    work: &mut Working<'_>,
-    keys: &[(ObjectKey, WriteConditions)],
-) -> Result<Answer, ServiceError> {
-    work.require_bucket()?;
-    let mut outcomes = Vec::with_capacity(keys.len());
-    let mut allowed = Vec::new();
-    for (key, conditions) in keys {
-        let current = work.object(key).await?;
-        let outcome = work.judge(conditions, current.as_ref());
-        if outcome.is_ok() {
-            allowed.push((key, current));
-        }
-        outcomes.push(outcome);
-    }
-    for (key, current) in allowed {
-        remove(work, key, current.as_ref());
-    }
-    Ok(Answer::Each(outcomes))
-}
-
 /// Begins an upload, and removes completed ones whose answers have expired.
 async fn create_upload(
     work: &mut Working<'_>,
@@ -276,12 +308,10 @@ impl Source {
         match self {
             Self::Record(record) => Ok(ObjectRecord::clone(record)),
             Self::Refused(error) => Err(error.clone()),
-            Self::SameBucket { key, conditions, replace } => {
-                let mut record = work.object(key).await?.ok_or(ServiceError::NoSuchKey)?;
+            Self::SameBucket { key, version, conditions, replace } => {
+                let mut record = source_of(work, key, *version).await?;
                 conditions.judge_source(&record)?;
-                if let Some(replace) = replace {
-                    (record.headers, record.metadata) = (**replace).clone();
-                }
+                replace.apply(&mut record);
                 record.fingerprint = None;
                 Ok(record)
             }

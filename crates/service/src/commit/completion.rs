@@ -7,10 +7,7 @@ use fula_core::{
     root::TimeMs,
 };
 
-use super::{
-    edits::{Answer, write},
-    working::Working,
-};
+use super::{edits::Answer, versions::write, working::Working};
 use crate::{error::ServiceError, limits::COMPLETED_KEPT_MS, objects::condition::WriteConditions};
 
 /// A completion of an upload whose content was joined before the change was queued.
@@ -48,15 +45,15 @@ impl CompleteUpload {
                 Err(ServiceError::NoSuchUpload)
             };
         }
-        let current = work.object(&self.key).await?;
-        work.judge(&self.conditions, current.as_ref())?;
+        let newest = work.newest(&self.key).await?;
+        work.judge(&self.conditions, newest.current.as_ref())?;
         let parts = work.parts(&self.key, self.id).await?;
         if !self.is_unchanged(&parts) {
             return Ok(Answer::JoinAgain);
         }
         let mut record = self.record.clone();
         work.carry(&self.blocks);
-        write(work, &self.key, current.as_ref(), &mut record);
+        write(work, &self.key, &newest, &mut record);
         work.remove_upload(&self.key, self.id, parts.iter().map(|(number, _)| *number), false);
         upload.completed = Some(Completed {
             time: work.time(),

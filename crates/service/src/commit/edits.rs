@@ -6,7 +6,7 @@ use fula_core::{
     id::{ObjectKey, UploadId},
 };
 
-use super::working::Working;
+use super::{deleted::Deleted, working::Working};
 use crate::error::ServiceError;
 
 /// The answer of a change that was carried out.
@@ -15,34 +15,10 @@ pub(crate) enum Answer {
     Done,
     Object(Box<ObjectRecord>),
     Upload(UploadId),
-    /// The outcome of each key of a deletion of several keys.
-    Each(Vec<Result<(), ServiceError>>),
+    /// The outcome of each key of a deletion of several keys, or of one that concerns a delete marker.
+    Each(Vec<Result<Deleted, ServiceError>>),
     /// A part was replaced after the content was joined. Join the parts again.
     JoinAgain,
-}
-
-/// Removes an object, if it exists.
-pub(super) fn remove(work: &mut Working<'_>, key: &ObjectKey, current: Option<&ObjectRecord>) {
-    if let Some(current) = current {
-        work.displace(key.as_str(), current);
-        work.remove_object(key);
-    }
-}
-
-/// Gives a record its time and its position in the history, and makes it the current one instead of
-/// `current`.
-pub(super) fn write(
-    work: &mut Working<'_>,
-    key: &ObjectKey,
-    current: Option<&ObjectRecord>,
-    record: &mut ObjectRecord,
-) {
-    if let Some(current) = current {
-        work.displace(key.as_str(), current);
-    }
-    record.time = work.time();
-    record.seq = work.seq();
-    work.put_object(key, record);
 }
 
 /// Returns the header of an upload in progress.

@@ -15,6 +15,7 @@
 mod change;
 mod completion;
 mod contention;
+mod deleted;
 mod drops;
 mod edits;
 mod overlay;
@@ -22,6 +23,7 @@ mod publish;
 mod replay;
 mod round;
 mod step;
+mod versions;
 mod working;
 
 use std::{
@@ -38,9 +40,11 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::deleted::Deleted;
 pub(crate) use self::{
-    change::{Change, LOCATION, Source, content_of, empty_block},
+    change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
+    deleted::KeyToDelete,
     edits::Answer,
     step::{Step, StepKind},
     working::decode_part,

@@ -10,7 +10,7 @@ use fula_core::{
     tree::Cursor,
 };
 
-use super::{edits::Answer, working::Working};
+use super::{deleted::Deleted, edits::Answer, working::Working};
 use crate::{
     caller::IdempotencyKey,
     error::{ConditionName, ServiceError},
@@ -57,15 +57,21 @@ fn refusal_of(code: u8) -> ServiceError {
     found.map_or(ServiceError::bug(format!("refused with code {code}")), |(_, e)| e.clone())
 }
 
-fn answer_of(outcome: RecentOutcome) -> Result<Answer, ServiceError> {
+fn answer_of(outcome: RecentOutcome, version: u64) -> Result<Answer, ServiceError> {
     match outcome {
         RecentOutcome::Done => Ok(Answer::Done),
         RecentOutcome::Stored(record) => Ok(Answer::Object(record)),
         RecentOutcome::Upload(id) => Ok(Answer::Upload(id)),
         RecentOutcome::Refused(code) => Err(refusal_of(code)),
-        RecentOutcome::Each(codes) => {
-            let each = |code: &u8| if *code == 0 { Ok(()) } else { Err(refusal_of(*code)) };
-            Ok(Answer::Each(codes.iter().map(each).collect()))
+        RecentOutcome::Each { codes, markers } => {
+            let mut markers = markers.as_chunks().0.iter();
+            let mut each = |code: &u8| {
+                let marker = markers.next().copied().map(u32::from_be_bytes);
+                let deleted =
+                    marker.map_or(Deleted::Plain, |marker| Deleted::of_code(marker, version));
+                if *code == 0 { Ok(deleted) } else { Err(refusal_of(*code)) }
+            };
+            Ok(Answer::Each(codes.iter().map(&mut each).collect()))
         }
     }
 }
@@ -76,12 +82,20 @@ fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<R
         Ok(Answer::Done) => Some(RecentOutcome::Done),
         Ok(Answer::Upload(id)) => Some(RecentOutcome::Upload(*id)),
         Ok(Answer::Each(results)) => {
-            let code = |result: &Result<(), ServiceError>| match result {
-                Ok(()) => Some(0),
+            let code = |result: &Result<Deleted, ServiceError>| match result {
+                Ok(_) => Some(0),
                 Err(refusal) => code_of(refusal),
             };
             let codes: Option<Vec<u8>> = results.iter().map(code).collect();
-            codes.map(|codes| RecentOutcome::Each(Bytes::from(codes)))
+            let deleted = results.iter().map(|result| match result {
+                Ok(deleted) => *deleted,
+                Err(_) => Deleted::Plain,
+            });
+            let is_plain = deleted.clone().all(|deleted| deleted == Deleted::Plain);
+            let markers: Vec<u8> =
+                deleted.flat_map(|deleted| deleted.code().to_be_bytes()).collect();
+            let markers = if is_plain { Bytes::new() } else { Bytes::from(markers) };
+            codes.map(|codes| RecentOutcome::Each { codes: Bytes::from(codes), markers })
         }
         // The first attempt may still be under way, and must not succeed after this refusal.
         Err(refusal) if is_retry => code_of(refusal).map(RecentOutcome::Refused),
@@ -107,7 +121,7 @@ impl Working<'_> {
         let key = keys::recent(&idempotency_key.key, idempotency_key.fingerprint);
         let Some(value) = self.recent_entry(&key).await? else { return Ok(None) };
         let recent = Recent::decode(&value)?;
-        Ok(Some((answer_of(recent.outcome), recent.version)))
+        Ok(Some((answer_of(recent.outcome, recent.version), recent.version)))
     }
 
     /// Remembers the outcome of a write, unless it is remembered otherwise.

@@ -8,7 +8,8 @@ use fula_core::{
 
 use super::{
     completion::CompleteUpload,
-    edits::{Answer, bytes_of, open_upload, remove, write},
+    edits::{Answer, bytes_of, open_upload},
+    versions::{remove, write},
     working::Working,
 };
 use crate::{
@@ -76,17 +77,17 @@ impl Step {
     }
 
     async fn apply(&self, work: &mut Working<'_>) -> Result<(), ServiceError> {
-        let current = work.object(&self.key).await?;
+        let newest = work.newest(&self.key).await?;
         match &self.kind {
             StepKind::Write { record, blocks } => {
                 let mut record = ObjectRecord::clone(record);
                 work.carry(blocks);
-                write(work, &self.key, current.as_ref(), &mut record);
+                write(work, &self.key, &newest, &mut record);
             }
             StepKind::Complete(complete) => drop(complete.apply(work).await?),
             StepKind::Completed(_) | StepKind::Refused(_) => {}
             StepKind::Delete => {
-                remove(work, &self.key, current.as_ref());
+                remove(work, &self.key, &newest);
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! The state of a bucket while a round edits it: the base root, and the changes so far.
 
+mod versions;
+
 use std::collections::HashSet;
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use fula_core::{
     tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
 };
 
+pub(super) use self::versions::Newest;
 use super::overlay::Overlay;
 use crate::{
     arbiter::Head,
@@ -27,6 +30,7 @@ use crate::{
 struct Open {
     root: BucketRoot,
     objects: Overlay,
+    versions: Overlay,
     uploads: Overlay,
 }
 
@@ -83,6 +87,7 @@ impl<'a> Working<'a> {
             }
             Some(head) if head.root.deleted.is_none() => Some(Open {
                 objects: Overlay { tree: head.root.objects, edits: Edits::new() },
+                versions: Overlay { tree: head.root.versions, edits: Edits::new() },
                 uploads: Overlay { tree: head.root.uploads, edits: Edits::new() },
                 root: head.root.clone(),
             }),
@@ -209,7 +214,8 @@ impl<'a> Working<'a> {
     ) {
         let BucketAddress { owner, name } = self.address.clone();
         let root = BucketRoot::new(owner, name, id, salt, self.version, self.time);
-        self.open = Some(Open { root, objects: Overlay::default(), uploads: Overlay::default() });
+        let (objects, versions, uploads) = Default::default();
+        self.open = Some(Open { root, objects, versions, uploads });
         self.recent = recent;
         self.say_name(global_name);
         self.changes += 1;
@@ -241,9 +247,10 @@ impl<'a> Working<'a> {
         self.changes += 1;
     }
 
-    /// Returns whether the bucket has no objects.
+    /// Returns whether the bucket has no objects, versions or delete markers.
     pub(super) async fn is_empty(&self) -> Result<bool, ServiceError> {
-        Ok(self.open()?.objects.is_empty(self.nodes).await?)
+        let Open { objects, versions, .. } = self.open()?;
+        Ok(objects.is_empty(self.nodes).await? && versions.is_empty(self.nodes).await?)
     }
 
     /// Returns the current object of a key.
@@ -398,9 +405,11 @@ impl<'a> Working<'a> {
         let mut root = match self.open.take() {
             Some(open) => {
                 let mut root = open.root;
-                for (tree, overlay) in
-                    [(&mut root.objects, open.objects), (&mut root.uploads, open.uploads)]
-                {
+                for (tree, overlay) in [
+                    (&mut root.objects, open.objects),
+                    (&mut root.versions, open.versions),
+                    (&mut root.uploads, open.uploads),
+                ] {
                     let edited =
                         edit(self.nodes, &root.salt, &overlay.tree, &overlay.edits).await?;
                     *tree = edited.tree;

@@ -27,7 +27,8 @@ use crate::{
     error::ServiceError,
     objects::{
         condition::WriteConditions,
-        object::{CopySourceRequest, ObjectFacts, bare_record},
+        object::{CopySourceRequest, ObjectFacts},
+        record::bare_record,
     },
     pins::PinnedBlocks,
     service::{Part, Service},
@@ -156,7 +157,7 @@ impl Service {
         if mapping.copies {
             self.copy_leaves(caller, mapping, &holders, &leaves).await?;
         }
-        let (headers, metadata, mut blocks) = request.facts.clone().attach()?;
+        let (maps, mut blocks) = request.facts.clone().attach()?;
         blocks.extend(request.nodes.iter().cloned());
         let holders_of = holders_block(&holders);
         let record = ObjectRecord {
@@ -165,7 +166,7 @@ impl Service {
             etag: ETag::Cid(request.cid),
             content: Some(request.cid),
             parts: Some(holders_of.cid()),
-            ..bare_record(headers, metadata, request.facts.acl.clone())
+            ..bare_record(maps, request.facts.acl.clone())
         };
         blocks.push(holders_of);
         let held = holders.iter().map(|node| (*node, proved.held_by(*node, &leaves)));
@@ -180,10 +181,12 @@ impl Service {
         source: &CopySourceRequest,
         proved: &mut Proved,
     ) -> Result<(), ServiceError> {
-        let CopySourceRequest { owner, bucket, key, conditions } = source;
-        let head = self.resolve_source(caller, *owner, bucket, key).await?;
-        let record = self.record_for_write(caller, &head, key).await?;
-        let record = record.ok_or(ServiceError::NoSuchKey)?;
+        let CopySourceRequest { owner, bucket, key, version, conditions } = source;
+        let head = self.resolve_source(caller, *owner, bucket, key, *version).await?;
+        // Leaves that are in the own block store are linked, and not put again.
+        caller.pins.note_source(head.row.pointer.generation);
+        let found = self.found(&head, key, *version);
+        let record = self.before_write(caller, "block store", found).await?;
         conditions.judge_source(&record)?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         let (mut stack, mut seen) = (vec![(content_of(&record)?, record.size)], HashSet::new());
@@ -301,12 +304,12 @@ async fn ask_nodes(
 
 /// Returns what identifies a mapping for a retry.
 pub(crate) fn fingerprint_of(request: &MapRequest) -> Result<Vec<u8>, ServiceError> {
-    let (headers, metadata, _) = request.facts.clone().attach()?;
+    let (maps, _) = request.facts.clone().attach()?;
     let record = ObjectRecord {
         kind: ObjectKind::Mapped,
         size: request.size,
         etag: ETag::Cid(request.cid),
-        ..bare_record(headers, metadata, request.facts.acl.clone())
+        ..bare_record(maps, request.facts.acl.clone())
     };
     Ok(record.encode().to_vec())
 }

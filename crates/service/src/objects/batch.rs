@@ -18,7 +18,8 @@ use crate::{
     objects::body::digests_of,
     objects::condition::WriteConditions,
     objects::multipart::{CompletePart, CompleteRequest, JOINS_MAX, Joined, Named},
-    objects::object::{ObjectFacts, bare_record},
+    objects::object::ObjectFacts,
+    objects::record::bare_record,
     service::{Part, Service},
 };
 
@@ -214,7 +215,7 @@ fn inline(body: &Bytes, facts: &ObjectFacts) -> Result<(ObjectRecord, Vec<Block>
         return Err(ServiceError::EntityTooLarge(COMMIT_BODY_BYTES_MAX as u64));
     }
     let acl = facts.acl.clone();
-    let (headers, metadata, mut blocks) = facts.clone().attach()?;
+    let (maps, mut blocks) = facts.clone().attach()?;
     let (md5, checksums) = digests_of(body, ChecksumAlgorithm::Crc64Nvme);
     let block = Block::new(Codec::Raw, body.clone());
     let record = ObjectRecord {
@@ -222,7 +223,7 @@ fn inline(body: &Bytes, facts: &ObjectFacts) -> Result<(ObjectRecord, Vec<Block>
         etag: ETag::Md5(md5),
         checksums,
         content: Some(block.cid()),
-        ..bare_record(headers, metadata, acl)
+        ..bare_record(maps, acl)
     };
     blocks.push(block);
     Ok((record, blocks))

@@ -1,18 +1,25 @@
 //! Operations on buckets: create, delete, look up, list, policies.
 
-use fula_core::{BucketAddress, BucketId, BucketName, bucket::settings, root::TimeMs, tree::Salt};
+use fula_core::{
+    BucketAddress, BucketId, BucketName,
+    bucket::{TextMap, settings},
+    root::TimeMs,
+    tree::Salt,
+};
 
 use crate::{
     arbiter::Head,
     auth::access::{Action, Holder, Target, authorize},
-    auth::bucket_policy::{POLICY, policy_text, public},
+    auth::bucket_policy::{
+        CORS, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text, policy_text, public,
+    },
     auth::policy::PublicRead,
     caller::Caller,
-    commit::{Change, CommitRequest, LOCATION},
+    commit::{Change, CommitRequest, LOCATION, TAGGING},
     error::ServiceError,
     limits::PAGE_MAX,
     names::NamePolicy,
-    service::{Part, Service},
+    service::{Freshness, Part, Service},
 };
 
 /// Facts about a bucket.
@@ -50,6 +57,20 @@ impl Service {
         name: &BucketName,
         location: Option<&str>,
     ) -> Result<(), ServiceError> {
+        self.create_tagged_bucket(caller, name, location, &TextMap::new()).await
+    }
+
+    /// Creates a bucket with tags.
+    ///
+    /// # Errors
+    /// Those of [`Self::create_bucket`].
+    pub async fn create_tagged_bucket(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        location: Option<&str>,
+        tags: &TextMap,
+    ) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
         let nothing = PublicRead::default();
         let own = Holder { owner: identity.owner, public: &nothing };
@@ -58,10 +79,15 @@ impl Service {
         let change = Change::CreateBucket {
             id: BucketId(self.random()),
             salt: Salt(self.random()),
-            location: location.map(settings::text_block),
+            settings: location
+                .map(|location| (LOCATION, settings::text_block(location)))
+                .into_iter()
+                .chain((!tags.is_empty()).then(|| (TAGGING, settings::map_block(tags))))
+                .collect(),
             global_name: self.names.at_creation(),
         };
-        let made_of = [name.as_str().as_bytes(), location.unwrap_or_default().as_bytes()];
+        let mut made_of = vec![name.as_str().as_bytes(), location.unwrap_or_default().as_bytes()];
+        made_of.extend(tags.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
         let idempotency_key = caller.idempotency_key("create-bucket", "", &made_of);
         let request = CommitRequest::of(caller, None, idempotency_key, change);
         let address = BucketAddress::new(identity.owner, name.clone());
@@ -153,6 +179,8 @@ impl Service {
     }
 
     /// Sets or removes the policy of a bucket. The bucket claims or releases its global name accordingly.
+    /// If something of the bucket is public then, returns whether it holds the name: another public bucket
+    /// may have it. Returns `None` if nothing is public, or the arbiter does not answer.
     ///
     /// # Errors
     /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for a policy that cannot be
@@ -162,10 +190,17 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
         text: Option<&str>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Option<bool>, ServiceError> {
         let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
         let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
-        let is_public = public.is_some_and(|public| !public.is_nothing());
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let block = PublicAccessBlock::of_root(blocks, &head.root).await?.unwrap_or_default();
+        let makes_public = public.is_some_and(|public| !public.is_nothing());
+        if makes_public && block.block_policy {
+            return Err(ServiceError::PublicPolicyBlocked);
+        }
+        let is_public = (makes_public && !block.restrict_buckets)
+            || cors_text(blocks, &head.root).await?.is_some();
         if is_public && self.names == NamePolicy::PerOwner {
             self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
         }
@@ -174,7 +209,111 @@ impl Service {
             caller.idempotency_key("policy", "", &[text.unwrap_or_default().as_bytes()]);
         let change =
             Change::Set { name: POLICY, value, global_name: self.names.at_policy(is_public) };
+        self.change(caller, &head, change, idempotency_key).await?;
+        if !is_public {
+            return Ok(None);
+        }
+        // The policy is set, whatever comes of this read.
+        let row = self.arbiter().bucket_row(head.address()).await.ok().flatten();
+        let holds_name = row.map(|row| row.global_name);
+        if holds_name == Some(false) {
+            let owner = head.address().owner;
+            tracing::warn!(bucket = %name, %owner, "a bucket is public, and another one holds its global name");
+        }
+        Ok(holds_name)
+    }
+
+    /// Returns the public access block of a bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn public_access(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<Option<PublicAccessBlock>, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        PublicAccessBlock::of_root(self.arbiter().nodes().blocks().as_ref(), &head.root).await
+    }
+
+    /// Sets or removes the public access block of a bucket. The bucket claims or releases its global name
+    /// accordingly.
+    ///
+    /// # Errors
+    /// [`ServiceError::TooManyPublicBuckets`].
+    pub async fn set_public_access(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        block: Option<PublicAccessBlock>,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let policy = policy_text(blocks, &head.root).await?;
+        let public = policy.map(|text| PublicRead::parse(&text, name)).transpose()?;
+        let is_restricted = block.is_some_and(|block| block.restrict_buckets);
+        let is_reached = (public.is_some_and(|public| !public.is_nothing()) && !is_restricted)
+            || cors_text(blocks, &head.root).await?.is_some();
+        if is_reached && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
+        }
+        let value = block.map(|block| settings::map_block(&block.to_map()));
+        let made_of = value.as_ref().map_or(&[][..], |block| block.bytes());
+        let idempotency_key = caller.idempotency_key("public-access", "", &[made_of]);
+        let global_name = self.names.at_policy(is_reached);
+        let change = Change::Set { name: PUBLIC_ACCESS, value, global_name };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+
+    /// Sets or removes the rules for other origins. The bucket claims or releases its global name
+    /// accordingly, because a preflight names neither caller nor owner.
+    ///
+    /// # Errors
+    /// [`ServiceError::TooManyPublicBuckets`].
+    pub async fn set_cors(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        text: Option<&str>,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let is_reached = text.is_some() || !self.public(&head).await?.is_nothing();
+        if is_reached && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
+        }
+        let value = text.map(settings::text_block);
+        let idempotency_key =
+            caller.idempotency_key("cors", "", &[text.unwrap_or_default().as_bytes()]);
+        let change =
+            Change::Set { name: CORS, value, global_name: self.names.at_policy(is_reached) };
+        self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+
+    /// Returns the rules of a bucket for other origins.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn cors(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<Option<String>, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        cors_text(self.arbiter().nodes().blocks().as_ref(), &head.root).await
+    }
+
+    /// Returns the rules of the bucket that a name means to a caller, whatever the caller may do.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`].
+    pub async fn cors_of_anyone(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<Option<String>, ServiceError> {
+        let found = self.find(caller, caller.bucket_owner, name, Freshness::MayBeStale).await?;
+        let head = found.ok_or(ServiceError::NoSuchBucket)?;
+        cors_text(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
     /// Checks that a bucket may be made public: it holds its global name already, or its owner may claim

@@ -10,6 +10,10 @@ enum Running {
     Crc(CrcDigest),
     Sha1(sha1::Sha1),
     Sha256(sha2::Sha256),
+    Sha512(sha2::Sha512),
+    Xxhash64(xxhash_rust::xxh64::Xxh64),
+    /// The state is large, and the same for both lengths.
+    Xxhash3(Box<xxhash_rust::xxh3::Xxh3>),
 }
 
 impl Running {
@@ -17,6 +21,11 @@ impl Running {
         match algorithm {
             ChecksumAlgorithm::Sha1 => Self::Sha1(sha1::Sha1::new()),
             ChecksumAlgorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
+            ChecksumAlgorithm::Sha512 => Self::Sha512(sha2::Sha512::new()),
+            ChecksumAlgorithm::Xxhash64 => Self::Xxhash64(xxhash_rust::xxh64::Xxh64::new(0)),
+            ChecksumAlgorithm::Xxhash3 | ChecksumAlgorithm::Xxhash128 => {
+                Self::Xxhash3(Box::new(xxhash_rust::xxh3::Xxh3::new()))
+            }
             crc => Self::Crc(CrcDigest::new(crc_algorithm(crc).expect("the others are CRCs"))),
         }
     }
@@ -26,6 +35,9 @@ impl Running {
             Self::Crc(crc) => crc.update(bytes),
             Self::Sha1(sha) => sha.update(bytes),
             Self::Sha256(sha) => sha.update(bytes),
+            Self::Sha512(sha) => sha.update(bytes),
+            Self::Xxhash64(hash) => hash.update(bytes),
+            Self::Xxhash3(hash) => hash.update(bytes),
         }
     }
 
@@ -34,6 +46,10 @@ impl Running {
             Self::Crc(crc) => crc_bytes(crc.finalize(), len),
             Self::Sha1(sha) => sha.finalize().to_vec().into(),
             Self::Sha256(sha) => sha.finalize().to_vec().into(),
+            Self::Sha512(sha) => sha.finalize().to_vec().into(),
+            Self::Xxhash64(hash) => Bytes::copy_from_slice(&hash.digest().to_be_bytes()),
+            Self::Xxhash3(hash) if len == 8 => Bytes::copy_from_slice(&hash.digest().to_be_bytes()),
+            Self::Xxhash3(hash) => Bytes::copy_from_slice(&hash.digest128().to_be_bytes()),
         }
     }
 }
@@ -43,7 +59,12 @@ fn crc_algorithm(algorithm: ChecksumAlgorithm) -> Option<CrcAlgorithm> {
         ChecksumAlgorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
         ChecksumAlgorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
         ChecksumAlgorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
-        ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => None,
+        ChecksumAlgorithm::Sha1
+        | ChecksumAlgorithm::Sha256
+        | ChecksumAlgorithm::Sha512
+        | ChecksumAlgorithm::Xxhash64
+        | ChecksumAlgorithm::Xxhash3
+        | ChecksumAlgorithm::Xxhash128 => None,
     }
 }
 
@@ -133,8 +154,9 @@ pub(crate) fn joined(algorithm: ChecksumAlgorithm, parts: &[(Bytes, u64)]) -> Op
 mod tests {
     use super::*;
 
-    /// Checksums of "123456789" from the catalogues of the algorithms, RFC 3174 and FIPS 180-4.
-    const CHECK: [(ChecksumAlgorithm, &str); 5] = [
+    /// Checksums of "123456789" from the catalogues of the algorithms, RFC 3174 and FIPS 180-4;
+    /// those of XXH from the AWS CRT.
+    const CHECK: [(ChecksumAlgorithm, &str); 9] = [
         (ChecksumAlgorithm::Crc32, "cbf43926"),
         (ChecksumAlgorithm::Crc32c, "e3069283"),
         (ChecksumAlgorithm::Crc64Nvme, "ae8b14860a799888"),
@@ -143,6 +165,14 @@ mod tests {
             ChecksumAlgorithm::Sha256,
             "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",
         ),
+        (
+            ChecksumAlgorithm::Sha512,
+            "d9e6762dd1c8eaf6d61b3c6192fc408d4d6d5f1176d0c29169bc24e71c3f274a\
+             d27fcd5811b313d681f7e55ec02d73d499c95455b6b5bb503acf574fba8ffe85",
+        ),
+        (ChecksumAlgorithm::Xxhash64, "8cb841db40e6ae83"),
+        (ChecksumAlgorithm::Xxhash3, "72dcb18b67a17dff"),
+        (ChecksumAlgorithm::Xxhash128, "33119477ede5dcd5e9716427681d5860"),
     ];
 
     #[test]

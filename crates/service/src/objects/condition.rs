@@ -161,6 +161,8 @@ mod tests {
             content: None,
             parts: None,
             fingerprint: None,
+            is_versioned: false,
+            null_at: None,
         }
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fula_core::{
-    BucketName,
-    bucket::{Attached, Checksum, ChecksumAlgorithm, ObjectRecord},
+    Block, BucketName,
+    bucket::{Attached, Checksum, ChecksumAlgorithm, ObjectRecord, TextMap},
 };
 use futures::StreamExt;
 
@@ -13,13 +13,30 @@ use crate::{
     auth::access::Action,
     budget,
     caller::Caller,
-    commit::{Change, Source},
+    commit::{Change, Replacement, Source},
     error::ServiceError,
     limits::PUT_BYTES_MAX,
     objects::checksum::Digests,
-    objects::object::{CopyRequest, CopySourceRequest, bare_record},
+    objects::object::{CopyRequest, CopySourceRequest, ObjectFacts},
+    objects::record::{Maps, bare_record},
     service::{Part, Service, WriteTarget},
 };
+
+/// Returns the maps that a copy replaces, and the blocks of those that are large.
+fn replacement(request: &CopyRequest) -> Result<(Replacement, Vec<Block>), ServiceError> {
+    let (mut replacement, mut blocks) = (Replacement::default(), Vec::new());
+    if let Some(facts) = request.replace.clone() {
+        let (maps, attached) = ObjectFacts { tags: TextMap::new(), ..facts }.attach()?;
+        blocks.extend(attached);
+        replacement.facts = Some(maps);
+    }
+    if let Some(tags) = request.tags.clone() {
+        let (tags, block) = Attached::new(tags);
+        blocks.extend(block);
+        replacement.tags = Some(tags);
+    }
+    Ok((replacement, blocks))
+}
 
 /// Returns whether an object has a checksum of this algorithm over all its bytes.
 fn has_whole(record: &ObjectRecord, algorithm: ChecksumAlgorithm) -> bool {
@@ -42,18 +59,20 @@ impl Service {
     ) -> Result<ObjectRecord, ServiceError> {
         let part = Part::Key(&request.key);
         let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let (replace, blocks) = match &request.replace {
-            Some(facts) => {
-                let (headers, metadata, blocks) = facts.clone().attach()?;
-                (Some(Box::new((headers, metadata))), blocks)
-            }
-            None => (None, Vec::new()),
-        };
+        let (replace, blocks) = replacement(&request)?;
         let CopySourceRequest { bucket: source_bucket, key: source_key, .. } = &request.source;
         let mut copied_from =
             [source_bucket.as_str().as_bytes(), b"/", source_key.as_bytes()].concat();
-        if let Some((headers, metadata)) = replace.as_deref() {
-            copied_from.extend(bare_record(headers.clone(), metadata.clone(), None).encode());
+        if let Some(version) = request.source.version {
+            copied_from.extend(format!("?{version}").into_bytes());
+        }
+        if let Some(maps) = &replace.facts {
+            copied_from.extend(bare_record(maps.clone(), None).encode());
+        }
+        if let Some(tags) = &replace.tags {
+            let tags = Maps { tags: tags.clone(), ..Maps::default() };
+            copied_from.push(b'#');
+            copied_from.extend(bare_record(tags, None).encode());
         }
         if let Some(algorithm) = request.checksum {
             copied_from.extend([b'/', algorithm as u8]);
@@ -78,14 +97,16 @@ impl Service {
         caller: &Caller,
         head: &Head,
         request: &CopyRequest,
-        replace: Option<Box<(Attached, Attached)>>,
+        replace: Replacement,
     ) -> Result<Source, ServiceError> {
         let CopyRequest { source, key, conditions, .. } = request;
         self.may_compare(caller, head, key, conditions).await?;
-        let from = self.resolve_source(caller, source.owner, &source.bucket, &source.key).await?;
+        let from = self
+            .resolve_source(caller, source.owner, &source.bucket, &source.key, source.version)
+            .await?;
         let is_same = from.root.id == head.root.id;
-        let changes_nothing = replace.is_none() && request.checksum.is_none();
-        if is_same && source.key == *key && changes_nothing {
+        let changes_nothing = replace.facts.is_none() && request.checksum.is_none();
+        if is_same && source.key == *key && source.version.is_none() && changes_nothing {
             return Err(ServiceError::InvalidRequest(
                 "This copy request is illegal because it is trying to copy an object to itself \
                  without changing the object's metadata, storage class, website redirect location \
@@ -93,7 +114,11 @@ impl Service {
                     .to_owned(),
             ));
         }
-        let found = self.record_for_write(caller, &from, &source.key).await?;
+        let found = self.found(&from, &source.key, source.version);
+        let found = match self.before_write(caller, "block store", found).await {
+            Err(ServiceError::NoSuchKey) => None,
+            found => Some(found?),
+        };
         if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
             return Err(ServiceError::InvalidRequest(
                 "The specified copy source is larger than the maximum allowable size for a copy \
@@ -108,7 +133,8 @@ impl Service {
         };
         if is_same && !is_read {
             let key = source.key.clone();
-            return Ok(Source::SameBucket { key, conditions, replace });
+            let (version, replace) = (source.version, Box::new(replace));
+            return Ok(Source::SameBucket { key, version, conditions, replace });
         }
         let record = found.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_source(&record)?;
@@ -117,17 +143,9 @@ impl Service {
             Some(algorithm) => vec![self.checksum_of(&record, algorithm).await?],
             None => record.checksums.clone(),
         };
-        let (headers, metadata) = match replace {
-            Some(replace) => *replace,
-            None => (record.headers.clone(), record.metadata.clone()),
-        };
-        Ok(Source::Record(Box::new(ObjectRecord {
-            headers,
-            metadata,
-            checksums,
-            fingerprint: None,
-            ..record
-        })))
+        let mut record = ObjectRecord { checksums, fingerprint: None, ..record };
+        replace.apply(&mut record);
+        Ok(Source::Record(Box::new(record)))
     }
 
     /// Reads an object, and returns its checksum.

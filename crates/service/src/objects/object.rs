@@ -7,7 +7,7 @@ use fula_core::{
     Block, BucketName, ObjectKey, StoreError,
     block::require,
     bucket::{
-        Attached, ChecksumAlgorithm, ETag, ObjectKind, ObjectRecord, PartSpan, Seq, TextMap,
+        Attached, ChecksumAlgorithm, ObjectKind, ObjectRecord, PartSpan, TextMap, VersionId,
         read_parts,
     },
     content,
@@ -26,6 +26,7 @@ use crate::{
     limits::METADATA_BYTES_MAX,
     objects::body::{self, BodyFacts, BodyStream, Intake},
     objects::condition::{ReadConditions, Tags, WriteConditions},
+    objects::record::{Maps, bare_record},
     pins::PinnedBlocks,
     service::{Part, Service, WriteTarget},
 };
@@ -37,6 +38,8 @@ pub struct ObjectFacts {
     pub headers: TextMap,
     /// User metadata by name without its prefix.
     pub metadata: TextMap,
+    /// Tags.
+    pub tags: TextMap,
     /// Canned ACL.
     pub acl: Option<String>,
 }
@@ -64,6 +67,10 @@ pub struct Object {
     pub headers: TextMap,
     /// User metadata.
     pub metadata: TextMap,
+    /// Tags. They are empty for a caller who may not read them.
+    pub tags: TextMap,
+    /// Id of the version, if the bucket keeps versions or once did.
+    pub version: Option<VersionId>,
 }
 
 /// The source of a copy.
@@ -75,6 +82,8 @@ pub struct CopySourceRequest {
     pub bucket: BucketName,
     /// Key of the source.
     pub key: ObjectKey,
+    /// Version of the source; `None` for the current object.
+    pub version: Option<VersionId>,
     /// Conditions on the source.
     pub conditions: ReadConditions,
 }
@@ -86,8 +95,10 @@ pub struct CopyRequest {
     pub source: CopySourceRequest,
     /// Key of the copy.
     pub key: ObjectKey,
-    /// New headers and metadata; `None` to keep those of the source.
+    /// New headers and metadata; `None` to keep those of the source. Their tags do not count.
     pub replace: Option<ObjectFacts>,
+    /// New tags; `None` to keep those of the source.
+    pub tags: Option<TextMap>,
     /// Algorithm of the copy's checksum; `None` to keep the checksums of the source.
     pub checksum: Option<ChecksumAlgorithm>,
     /// Conditions on the object that is replaced.
@@ -105,40 +116,16 @@ pub struct DeleteKey {
 
 impl ObjectFacts {
     /// Checks the limits, and decides what is kept in the record. Returns blocks for the rest.
-    pub(crate) fn attach(self) -> Result<(Attached, Attached, Vec<Block>), ServiceError> {
+    pub(crate) fn attach(self) -> Result<(Maps, Vec<Block>), ServiceError> {
         let bytes: usize = self.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > METADATA_BYTES_MAX {
             return Err(ServiceError::MetadataTooLarge(METADATA_BYTES_MAX));
         }
         let (headers, first) = Attached::new(self.headers);
         let (metadata, second) = Attached::new(self.metadata);
-        Ok((headers, metadata, first.into_iter().chain(second).collect()))
-    }
-}
-
-/// Returns a record with headers and metadata only. Content, size and entity tag are filled in later.
-pub(crate) fn bare_record(
-    headers: Attached,
-    metadata: Attached,
-    acl: Option<String>,
-) -> ObjectRecord {
-    ObjectRecord {
-        kind: ObjectKind::Object,
-        size: 0,
-        etag: ETag::Md5([0; 16]),
-        checksums: Vec::new(),
-        time: 0,
-        seq: Seq::default(),
-        headers,
-        metadata,
-        tags: Attached::default(),
-        acl,
-        lock: None,
-        sse: None,
-        class: None,
-        content: None,
-        parts: None,
-        fingerprint: None,
+        let (tags, third) = Attached::new(self.tags);
+        let blocks = [first, second, third].into_iter().flatten().collect();
+        Ok((Maps { headers, metadata, tags }, blocks))
     }
 }
 
@@ -172,7 +159,7 @@ impl Service {
             }
         }
         let acl = request.facts.acl.clone();
-        let (headers, metadata, mut blocks) = request.facts.attach()?;
+        let (maps, mut blocks) = request.facts.attach()?;
         // The memory is held until the commit, because a small body is stored with the round.
         let permit = self.share_in(caller, request.body_facts.length).await?;
         let intake = self.intake(caller, &permit);
@@ -189,7 +176,7 @@ impl Service {
             etag: taken.etag(),
             checksums: taken.checksums,
             content: Some(taken.content),
-            ..bare_record(headers, metadata, acl)
+            ..bare_record(maps, acl)
         };
         blocks.extend(taken.riding);
         let conditions = request.conditions;
@@ -281,13 +268,43 @@ impl Service {
         key: &ObjectKey,
         conditions: &ReadConditions,
     ) -> Result<Object, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::GetObject, Part::Key(key)).await?;
-        let record = self.record(&head, key).await?;
-        let record = record.ok_or(ServiceError::NoSuchKey)?;
+        self.get_version(caller, bucket, key, None, conditions).await
+    }
+
+    /// Finds an object or one of its versions whose conditions hold.
+    ///
+    /// # Errors
+    /// Those of [`Self::get_object`]; [`ServiceError::NoSuchVersion`], [`ServiceError::DeleteMarker`].
+    pub async fn get_version(
+        &self,
+        caller: &Caller,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+        conditions: &ReadConditions,
+    ) -> Result<Object, ServiceError> {
+        let action = if version.is_some() { Action::GetProperties } else { Action::GetObject };
+        let head = self.resolve(caller, bucket, action, Part::Key(key)).await?;
+        let record = self.found(&head, key, version).await?;
         conditions.judge_read(&record)?;
+        let target = Part::Key(key).target(bucket);
+        let may_read_tags = record.tags != Attached::default()
+            && self.authorize(caller, Some(&head), Action::GetProperties, target).await.is_ok();
+        self.with_maps(&head, record, may_read_tags).await
+    }
+
+    /// Reads the maps that a record links.
+    pub(crate) async fn with_maps(
+        &self,
+        head: &Head,
+        record: ObjectRecord,
+        with_tags: bool,
+    ) -> Result<Object, ServiceError> {
         let headers = self.attached(&record.headers).await?;
         let metadata = self.attached(&record.metadata).await?;
-        Ok(Object { record, headers, metadata })
+        let tags = if with_tags { self.attached(&record.tags).await? } else { TextMap::new() };
+        let version = head.root.versioning.map(|_| record.version_id());
+        Ok(Object { record, headers, metadata, tags, version })
     }
 
     async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {
@@ -361,66 +378,5 @@ impl Service {
         };
         let block = require(self.arbiter().nodes().blocks().as_ref(), cid).await?;
         Ok(read_parts(&block)?)
-    }
-
-    /// Deletes an object. Deleting an absent object succeeds unless a condition forbids it.
-    ///
-    /// # Errors
-    /// [`ServiceError::PreconditionFailed`], [`ServiceError::NoSuchKey`] for a condition without an object.
-    pub async fn delete_object(
-        &self,
-        caller: &Caller,
-        bucket: &BucketName,
-        request: DeleteKey,
-    ) -> Result<(), ServiceError> {
-        let part = Part::Key(&request.key);
-        let target = self.resolve_for_write(caller, bucket, Action::DeleteObject, part).await?;
-        let DeleteKey { key, conditions } = request;
-        self.may_compare(caller, &target.head, &key, &conditions).await?;
-        let idempotency_key =
-            caller.idempotency_key("delete", key.as_str(), &[&conditions.to_bytes()]);
-        let change = Change::Delete { key, conditions };
-        self.change_at(caller, &target, change, idempotency_key).await.map(drop)
-    }
-
-    /// Deletes several objects in one commit. Returns one outcome for each key, in order.
-    ///
-    /// # Errors
-    /// Errors about the request as a whole.
-    pub async fn delete_objects(
-        &self,
-        caller: &Caller,
-        bucket: &BucketName,
-        requests: Vec<DeleteKey>,
-    ) -> Result<Vec<Result<(), ServiceError>>, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::DeleteObject, Part::Anything).await?;
-        let mut allowed = Vec::with_capacity(requests.len());
-        for DeleteKey { key, conditions } in requests {
-            let target = Part::Key(&key).target(bucket);
-            let may = self.authorize(caller, Some(&head), Action::DeleteObject, target).await;
-            let may = match may {
-                Ok(()) => self.may_compare(caller, &head, &key, &conditions).await,
-                Err(error) => Err(error),
-            };
-            allowed.push(may.map(|()| (key, conditions)));
-        }
-        let good: Vec<_> = allowed.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
-        let named: Vec<Vec<u8>> = good
-            .iter()
-            .flat_map(|(key, conditions)| [key.as_bytes().to_vec(), conditions.to_bytes()])
-            .collect();
-        let named: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
-        let idempotency_key = caller.idempotency_key("delete-many", "", &named);
-        let outcomes =
-            match self.change(caller, &head, Change::DeleteMany(good), idempotency_key).await? {
-                Answer::Each(outcomes) => outcomes,
-                other => return Err(ServiceError::bug(format!("a delete answered {other:?}"))),
-            };
-        let mut outcomes = outcomes.into_iter();
-        let outcome = |key: Result<_, ServiceError>| match key {
-            Ok(_) => outcomes.next().unwrap_or(Ok(())),
-            Err(error) => Err(error),
-        };
-        Ok(allowed.into_iter().map(outcome).collect())
     }
 }

@@ -20,6 +20,7 @@ mod retries;
 mod rounds;
 mod settle;
 mod slow;
+mod versions;
 
 use std::sync::Arc;
 

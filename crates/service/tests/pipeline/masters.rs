@@ -253,12 +253,14 @@ async fn a_copy_is_not_made_of_a_stale_source() {
             owner: BucketOwner::default(),
             bucket: bucket(),
             key: object_key("k"),
+            version: None,
             conditions: ReadConditions::default(),
         };
         let request = CopyRequest {
             source,
             key: object_key("copy"),
             replace: None,
+            tags: None,
             checksum: None,
             conditions: WriteConditions::default(),
         };

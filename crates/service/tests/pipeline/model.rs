@@ -68,12 +68,14 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
                 owner: BucketOwner::default(),
                 bucket: bucket(),
                 key: object_key(&from),
+                version: None,
                 conditions: ReadConditions::default(),
             };
             let request = CopyRequest {
                 source,
                 key: object_key(&to),
                 replace: Some(ObjectFacts::default()),
+                tags: None,
                 checksum: None,
                 conditions: WriteConditions::default(),
             };

@@ -121,7 +121,13 @@ async fn get(service: &Service, who: &Caller) -> Result<Vec<u8>, ServiceError> {
 
 fn source(bucket: &str, owner: BucketOwner) -> CopySourceRequest {
     let conditions = ReadConditions::default();
-    CopySourceRequest { owner, bucket: bucket_name(bucket), key: object_key("k"), conditions }
+    CopySourceRequest {
+        owner,
+        bucket: bucket_name(bucket),
+        key: object_key("k"),
+        version: None,
+        conditions,
+    }
 }
 
 /// Copies `k` of a bucket into the caller's bucket `mine`, as a whole and as a part.
@@ -134,6 +140,7 @@ async fn copy(
         source: source(BUCKET, owner),
         key: object_key("copy"),
         replace: None,
+        tags: None,
         checksum: None,
         conditions: WriteConditions::default(),
     };
@@ -176,7 +183,7 @@ async fn in_every_way(
         ("copy from", whole),
         ("copy a part from", part),
         ("get policy", service.policy(who, &bucket()).await.map(drop)),
-        ("set policy", service.set_policy(who, &bucket(), None).await),
+        ("set policy", service.set_policy(who, &bucket(), None).await.map(drop)),
         ("delete bucket", service.delete_bucket(who, &bucket()).await),
         ("delete bucket again", service.delete_bucket(&retry, &bucket()).await),
     ]
@@ -323,7 +330,10 @@ async fn of_a_round_the_last_that_says_anything_of_the_name_counts() {
     let shop = Shop::new();
     let service = shop.owners(1);
     let (alice, bucket, all) = (user("key:alice"), bucket(), public(BUCKET));
-    let set = |policy| -> Change<'_> { Box::pin(service.set_policy(&alice, &bucket, policy)) };
+    let set = |policy| -> Change<'_> {
+        let (service, alice, bucket) = (&service, &alice, &bucket);
+        Box::pin(async move { service.set_policy(alice, bucket, policy).await.map(drop) })
+    };
     let other = |key| -> Change<'_> { Box::pin(put_key(&service, &alice, key, "x")) };
     service.create_bucket(&alice, &bucket, None).await.unwrap();
     in_one_round(&shop, &service, &alice, vec![set(None), set(Some(&all)), other("a")]).await;
@@ -459,4 +469,25 @@ async fn a_healed_bucket_holds_its_name_only_while_it_is_public() {
         let holder = federation.roots.find_bucket(&name).await.unwrap().value;
         assert_eq!(holder.is_some(), is_public);
     }
+}
+
+#[tokio::test]
+async fn a_bucket_with_rules_for_other_origins_holds_its_name() {
+    let shop = Shop::new();
+    let (service, who) = (shop.owners(1), user("key:one"));
+    let name = BucketName::parse("bucket").unwrap();
+    service.create_bucket(&who, &name, None).await.unwrap();
+    let anonymous = Caller::default();
+    let found = service.cors_of_anyone(&anonymous, &name).await;
+    assert!(matches!(found, Err(ServiceError::NoSuchBucket)), "{found:?}");
+    service.set_cors(&who, &name, Some("[]")).await.unwrap();
+    assert_eq!(shop.holder("bucket").await, Some(owner(&who)));
+    let found = service.cors_of_anyone(&anonymous, &name).await.unwrap();
+    assert_eq!(found.as_deref(), Some("[]"));
+    // Removing a policy, and settling the names, leave it its name.
+    service.set_policy(&who, &name, None).await.unwrap();
+    shop.settle(&service).await;
+    assert_eq!(shop.holder("bucket").await, Some(owner(&who)));
+    service.set_cors(&who, &name, None).await.unwrap();
+    assert_eq!(shop.holder("bucket").await, None);
 }

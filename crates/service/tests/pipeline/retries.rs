@@ -194,11 +194,18 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
             owner: BucketOwner::default(),
             bucket: bucket_name("source"),
             key: object_key("s"),
+            version: None,
             conditions: ReadConditions::default(),
         };
         let conditions = WriteConditions::default();
-        let request =
-            CopyRequest { source, key: object_key("k"), replace: None, checksum: None, conditions };
+        let request = CopyRequest {
+            source,
+            key: object_key("k"),
+            replace: None,
+            tags: None,
+            checksum: None,
+            conditions,
+        };
         master.service.copy_object(caller, &bucket(), request).await
     };
     let first = copy(&one, &attempt(&one, "c", 1)).await.unwrap();
@@ -271,4 +278,40 @@ async fn a_retried_part_that_is_bound_to_a_version_gets_its_first_answer() {
     let first = put_part(&one, &bound(&one, 1), &id).await.unwrap();
     assert!(one.version().await > version);
     assert_eq!(put_part(&two, &bound(&two, 2), &id).await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn tags_hold_on_every_master_and_a_retry_sets_them_once() {
+    let (_, [one, two]) = two_masters().await;
+    let map = |value: &str| [("a".to_owned(), value.to_owned())].into();
+    let tag = async |master: &Master, id, number, value| {
+        let (caller, key) = (attempt(master, id, number), object_key("k"));
+        master.service.tag_object(&caller, &bucket(), key, None, map(value)).await
+    };
+    let refused = tag(&one, "early", 2, "0").await;
+    assert!(matches!(refused, Err(ServiceError::NoSuchKey)), "{refused:?}");
+    let first = put(&one, &attempt(&one, "p", 1), b"x", if_absent()).await.unwrap();
+    tag(&one, "i", 1, "1").await.unwrap();
+    tag(&two, "j", 1, "2").await.unwrap();
+    tag(&two, "i", 2, "1").await.unwrap();
+    for master in [&one, &two] {
+        let (name, key) = (bucket(), object_key("k"));
+        let found = master.service.object_properties(&master.user, &name, &key, None).await;
+        let (_, found) = found.unwrap();
+        assert_eq!(found.tags, map("2"));
+        assert_eq!((found.record.time, found.record.seq), (first.time, first.seq));
+    }
+    // The object still remembers who put it, and the refused call stays refused.
+    let again = put(&two, &attempt(&two, "p", 2), b"x", if_absent()).await.unwrap();
+    assert_eq!(again.seq, first.seq);
+    let refused = tag(&one, "early", 1, "0").await;
+    assert!(matches!(refused, Err(ServiceError::NoSuchKey)), "{refused:?}");
+    let settings = async |master: &Master, id, number, value| {
+        let caller = attempt(master, id, number);
+        master.service.tag_bucket(&caller, &bucket(), &map(value)).await.unwrap();
+    };
+    settings(&one, "s", 1, "1").await;
+    settings(&two, "t", 1, "2").await;
+    settings(&two, "s", 2, "1").await;
+    assert_eq!(one.service.bucket_tags(&one.user, &bucket()).await.unwrap(), map("2"));
 }

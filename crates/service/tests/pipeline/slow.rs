@@ -331,6 +331,7 @@ impl World {
             owner: BucketOwner::Unsaid,
             bucket: bucket_name(from.0),
             key: object_key(from.1),
+            version: None,
             conditions: ReadConditions::default(),
         };
         let conditions = WriteConditions::default();
@@ -338,6 +339,7 @@ impl World {
             source,
             key: object_key(to.1),
             replace: None,
+            tags: None,
             checksum: None,
             conditions,
         };

@@ -23,7 +23,8 @@ use crate::{
     limits::SWEEP_UPLOADS,
     objects::body::{BodyFacts, BodyStream},
     objects::condition::WriteConditions,
-    objects::object::{CopySourceRequest, ObjectFacts, bare_record},
+    objects::object::{CopySourceRequest, ObjectFacts},
+    objects::record::bare_record,
     service::{Part, Service},
 };
 
@@ -206,7 +207,7 @@ impl Service {
         let CreateUploadRequest { key, facts, checksum } = request;
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
         let acl = facts.acl.clone();
-        let (headers, metadata, blocks) = facts.attach()?;
+        let (maps, blocks) = facts.attach()?;
         let now = self.before_write(caller, "arbiter", self.arbiter().now()).await?;
         let id = UploadId::new(now, self.random());
         let record = UploadRecord {
@@ -216,7 +217,7 @@ impl Service {
                 .as_ref()
                 .map(|identity| identity.user.clone())
                 .unwrap_or_default(),
-            template: bare_record(headers, metadata, acl),
+            template: bare_record(maps, acl),
             checksum: checksum.map(|(algorithm, composite)| (algorithm as u8, composite)),
             completed: None,
         };

@@ -146,9 +146,11 @@ impl Service {
         caller: &Caller,
         source: &CopySourceRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let from = self.resolve_source(caller, source.owner, &source.bucket, &source.key).await?;
-        let record = self.record_for_write(caller, &from, &source.key).await?;
-        let record = record.ok_or(ServiceError::NoSuchKey)?;
+        let from = self
+            .resolve_source(caller, source.owner, &source.bucket, &source.key, source.version)
+            .await?;
+        let found = self.found(&from, &source.key, source.version);
+        let record = self.before_write(caller, "block store", found).await?;
         source.conditions.judge_source(&record)?;
         Ok(record)
     }

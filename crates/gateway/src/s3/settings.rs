@@ -1,0 +1,193 @@
+//! Settings of a bucket: reading what was never set, as AWS answers it, and removing it.
+//!
+//! Tools read every setting of a bucket before they use it. A setting that is not offered is never set, so
+//! AWS has a definite answer for each.
+
+use fula_core::OwnerId;
+use http::StatusCode;
+use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*};
+
+use super::{Api, caller, convert::bucket_name};
+use crate::error::{custom, not_implemented, s3_error as to_s3, with_bucket};
+
+/// Returns the error for a setting that a bucket does not have.
+pub(super) fn not_set(code: &'static str, text: &str, bucket: &str) -> S3Error {
+    with_bucket(custom(code, StatusCode::NOT_FOUND, text.to_owned()), bucket)
+}
+
+impl Api {
+    /// Checks that the caller may read the settings of a bucket. Returns its owner.
+    pub(super) async fn may_read<T>(
+        &self,
+        request: &S3Request<T>,
+        bucket: &str,
+    ) -> S3Result<OwnerId> {
+        let (caller, bucket) = (caller(request)?, bucket_name(bucket)?);
+        self.service.read_settings(&caller, &bucket).await.map_err(to_s3)
+    }
+
+    /// Checks that the caller may change the settings of a bucket. Returns its owner.
+    pub(super) async fn may_change<T>(
+        &self,
+        request: &S3Request<T>,
+        bucket: &str,
+    ) -> S3Result<OwnerId> {
+        let (caller, bucket) = (caller(request)?, bucket_name(bucket)?);
+        self.service.change_settings(&caller, &bucket).await.map_err(to_s3)
+    }
+
+    pub(super) async fn put_bucket_ownership_controls(
+        &self,
+        request: S3Request<PutBucketOwnershipControlsInput>,
+    ) -> S3Result<S3Response<PutBucketOwnershipControlsOutput>> {
+        self.may_change(&request, &request.input.bucket).await?;
+        let rules = &request.input.ownership_controls.rules;
+        let is_kept = |rule: &OwnershipControlsRule| {
+            rule.object_ownership.as_str() == ObjectOwnership::BUCKET_OWNER_ENFORCED
+        };
+        match rules.as_slice() {
+            [rule] if is_kept(rule) => {
+                Ok(S3Response::new(PutBucketOwnershipControlsOutput::default()))
+            }
+            [_] => Err(not_implemented("Object ownership other than BucketOwnerEnforced")),
+            _ => Err(s3s::s3_error!(MalformedXML)),
+        }
+    }
+}
+
+/// Defines operations that read a setting which no bucket has.
+macro_rules! never_set {
+    ($($name:ident: $input:ty => $output:ty: $code:literal, $text:literal;)+) => {
+        impl Api {
+            $(pub(super) async fn $name(
+                &self,
+                request: S3Request<$input>,
+            ) -> S3Result<S3Response<$output>> {
+                self.may_read(&request, &request.input.bucket).await?;
+                Err(not_set($code, $text, &request.input.bucket))
+            })+
+        }
+    };
+}
+
+never_set! {
+    get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput:
+        "ServerSideEncryptionConfigurationNotFoundError",
+        "The server side encryption configuration was not found";
+    get_bucket_lifecycle_configuration:
+        GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput:
+        "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist";
+    get_bucket_replication: GetBucketReplicationInput => GetBucketReplicationOutput:
+        "ReplicationConfigurationNotFoundError", "The replication configuration was not found";
+    get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput:
+        "NoSuchWebsiteConfiguration",
+        "The specified bucket does not have a website configuration";
+    get_object_lock_configuration:
+        GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput:
+        "ObjectLockConfigurationNotFoundError",
+        "Object Lock configuration does not exist for this bucket";
+    get_bucket_metadata_configuration:
+        GetBucketMetadataConfigurationInput => GetBucketMetadataConfigurationOutput:
+        "MetadataConfigurationNotFound", "The metadata configuration does not exist";
+    get_bucket_analytics_configuration:
+        GetBucketAnalyticsConfigurationInput => GetBucketAnalyticsConfigurationOutput:
+        "NoSuchConfiguration", "The specified configuration does not exist.";
+    get_bucket_intelligent_tiering_configuration:
+        GetBucketIntelligentTieringConfigurationInput
+        => GetBucketIntelligentTieringConfigurationOutput:
+        "NoSuchConfiguration", "The specified configuration does not exist.";
+    get_bucket_inventory_configuration:
+        GetBucketInventoryConfigurationInput => GetBucketInventoryConfigurationOutput:
+        "NoSuchConfiguration", "The specified configuration does not exist.";
+    get_bucket_metrics_configuration:
+        GetBucketMetricsConfigurationInput => GetBucketMetricsConfigurationOutput:
+        "NoSuchConfiguration", "The specified configuration does not exist.";
+}
+
+/// Defines operations that read a setting which all buckets have with the same value.
+macro_rules! always_the_same {
+    ($($name:ident: $input:ty => $output:ident: $value:expr;)+) => {
+        impl Api {
+            $(pub(super) async fn $name(
+                &self,
+                request: S3Request<$input>,
+            ) -> S3Result<S3Response<$output>> {
+                self.may_read(&request, &request.input.bucket).await?;
+                Ok(S3Response::new($value))
+            })+
+        }
+    };
+}
+
+always_the_same! {
+    get_bucket_logging:
+        GetBucketLoggingInput => GetBucketLoggingOutput:
+        GetBucketLoggingOutput::default();
+    get_bucket_notification_configuration:
+        GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput:
+        GetBucketNotificationConfigurationOutput::default();
+    get_bucket_accelerate_configuration:
+        GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput:
+        GetBucketAccelerateConfigurationOutput::default();
+    get_bucket_request_payment:
+        GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput:
+        GetBucketRequestPaymentOutput { payer: Some(Payer::from_static(Payer::BUCKET_OWNER)) };
+    get_bucket_abac: GetBucketAbacInput => GetBucketAbacOutput: {
+        let status = Some(BucketAbacStatus::from_static(BucketAbacStatus::DISABLED));
+        GetBucketAbacOutput { abac_status: Some(AbacStatus { status }) }
+    };
+    // Objects belong to the owner of the bucket, and there are no ACLs.
+    get_bucket_ownership_controls:
+        GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput: {
+        let enforced = ObjectOwnership::from_static(ObjectOwnership::BUCKET_OWNER_ENFORCED);
+        let rules = vec![OwnershipControlsRule { object_ownership: enforced }];
+        GetBucketOwnershipControlsOutput { ownership_controls: Some(OwnershipControls { rules }) }
+    };
+    list_bucket_analytics_configurations:
+        ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput:
+        ListBucketAnalyticsConfigurationsOutput {
+            is_truncated: Some(false),
+            ..ListBucketAnalyticsConfigurationsOutput::default()
+        };
+    list_bucket_intelligent_tiering_configurations:
+        ListBucketIntelligentTieringConfigurationsInput
+        => ListBucketIntelligentTieringConfigurationsOutput:
+        ListBucketIntelligentTieringConfigurationsOutput {
+            is_truncated: Some(false),
+            ..ListBucketIntelligentTieringConfigurationsOutput::default()
+        };
+    list_bucket_inventory_configurations:
+        ListBucketInventoryConfigurationsInput => ListBucketInventoryConfigurationsOutput:
+        ListBucketInventoryConfigurationsOutput {
+            is_truncated: Some(false),
+            ..ListBucketInventoryConfigurationsOutput::default()
+        };
+    list_bucket_metrics_configurations:
+        ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput:
+        ListBucketMetricsConfigurationsOutput {
+            is_truncated: Some(false),
+            ..ListBucketMetricsConfigurationsOutput::default()
+        };
+}
+
+/// Defines operations that remove a setting which no bucket has. Nothing changes, as on AWS.
+macro_rules! nothing_to_remove {
+    ($($name:ident: $input:ty => $output:ident;)+) => {
+        impl Api {
+            $(pub(super) async fn $name(
+                &self,
+                request: S3Request<$input>,
+            ) -> S3Result<S3Response<$output>> {
+                self.may_change(&request, &request.input.bucket).await?;
+                Ok(S3Response::new($output::default()))
+            })+
+        }
+    };
+}
+
+nothing_to_remove! {
+    delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
+    delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
+    delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput;
+    delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
+}

@@ -1,0 +1,142 @@
+//! Settings of a bucket other than its policy, and what an object has beside its content.
+//!
+//! A setting is a text in a block of its own, as it was sent (docs/adr/0044).
+
+use fula_core::{
+    BucketName, ObjectKey, OwnerId,
+    bucket::{Attached, TextMap, VersionId, settings},
+    root::GlobalName,
+};
+
+use crate::{
+    auth::access::Action,
+    caller::Caller,
+    commit::{Change, TAGGING},
+    error::ServiceError,
+    objects::object::Object,
+    service::{Part, Service},
+};
+
+impl Service {
+    /// Returns the owner of a bucket whose settings the caller may read.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn read_settings(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<OwnerId, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        Ok(head.row.address.owner)
+    }
+
+    /// Returns the owner of a bucket whose settings the caller may change.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn change_settings(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<OwnerId, ServiceError> {
+        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        Ok(head.row.address.owner)
+    }
+
+    /// Returns an object whose tags, ACL and attributes the caller may read, and its owner.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn object_properties(
+        &self,
+        caller: &Caller,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+    ) -> Result<(OwnerId, Object), ServiceError> {
+        let head = self.resolve(caller, bucket, Action::GetProperties, Part::Key(key)).await?;
+        let record = self.found(&head, key, version).await?;
+        Ok((head.row.address.owner, self.with_maps(&head, record, true).await?))
+    }
+
+    /// Returns the owner of an object whose tags and ACL the caller may replace.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn change_properties(
+        &self,
+        caller: &Caller,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+    ) -> Result<OwnerId, ServiceError> {
+        let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(key)).await?;
+        self.before_write(caller, "block store", self.found(&head, key, version)).await?;
+        Ok(head.row.address.owner)
+    }
+
+    /// Replaces the tags of an object or of a version. It is otherwise unchanged, also its time. Returns the
+    /// id of the version, if the bucket keeps versions.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn tag_object(
+        &self,
+        caller: &Caller,
+        bucket: &BucketName,
+        key: ObjectKey,
+        version: Option<VersionId>,
+        tags: TextMap,
+    ) -> Result<Option<VersionId>, ServiceError> {
+        let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(&key)).await?;
+        let encoded = settings::map_block(&tags);
+        let named = version.map(|version| version.to_string()).unwrap_or_default();
+        let made_of: [&[u8]; 2] = [encoded.bytes(), named.as_bytes()];
+        let idempotency_key = caller.idempotency_key("tag", key.as_str(), &made_of);
+        let (tags, block) = Attached::new(tags);
+        let known = match version {
+            None if head.root.versioning.is_some() => {
+                let current = self.record_for_write(caller, &head, &key).await?;
+                current.map(|current| current.version_id())
+            }
+            version => version,
+        };
+        let change = Change::Tag { key, version, tags, blocks: block.into_iter().collect() };
+        self.change(caller, &head, change, idempotency_key).await?;
+        Ok(known)
+    }
+
+    /// Returns the tags of a bucket. They are empty if none were set.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn bucket_tags(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<TextMap, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let tags = settings::read_map(blocks, head.root.settings.as_ref(), TAGGING).await?;
+        Ok(tags.unwrap_or_default())
+    }
+
+    /// Replaces the tags of a bucket.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
+    pub async fn tag_bucket(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        tags: &TextMap,
+    ) -> Result<(), ServiceError> {
+        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let value = settings::map_block(tags);
+        let idempotency_key = caller.idempotency_key("tag-bucket", "", &[value.bytes()]);
+        let value = Some(value).filter(|_| !tags.is_empty());
+        let change = Change::Set { name: TAGGING, value, global_name: GlobalName::Keep };
+        self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+}
