@@ -188,8 +188,7 @@ impl Gateway {
         if let Err(error) = self.auth_layer.check_address(request.extensions()) {
             return respond(error);
         }
-        if host_bucket.is_none()
-            && let Some(ingest) = &self.ingest
+        if let (None, Some(ingest)) = (&host_bucket, &self.ingest)
             && let Some(routed) = ingest::route(ingest, request.uri().path())
         {
             return ingest.serve(routed, &self.auth_layer, request, operation).await;

@@ -18,7 +18,6 @@ use fula_core::{
     metadata::{Table, WriteOutcome},
     tree::Nodes,
 };
-use fula_ingest::NodeLimits;
 use fula_service::{
     Arbiter, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
     auth::{Authenticator, Clock, CredentialClock, KeyRing, Revocations, SealingKey},
@@ -254,7 +253,6 @@ impl Node {
             authenticator.keys().set_made_on(place(recovery.as_ref(), purpose));
         }
         let service = Service::new(arbiter, limits, random, names);
-        let is_command = !matches!(purpose, Purpose::Serve(_) | Purpose::Store);
         let (backends, collections) = (backends.clone(), Account::default());
         let running = OnceLock::new();
         let opened = Self {
@@ -272,11 +270,7 @@ impl Node {
             packs: packed,
             keys: keys_of_node,
         };
-        // A command that collects leaves alone what a storage node holds.
-        if is_command && owns_blocks && opened.has_holds().await? {
-            opened.open_storage(NodeLimits::default()).await?;
-        }
-        Ok(opened)
+        opened.with_holds_kept(purpose).await
     }
 
     /// Returns whether this master alone writes and needs the blocks of the store. Then every block that its

@@ -33,6 +33,16 @@ impl NodeKeys {
 }
 
 impl Node {
+    /// Keeps what a storage node in this data directory holds from a command that collects. A process that
+    /// serves opens the storage node itself.
+    pub(super) async fn with_holds_kept(self, purpose: Purpose) -> Result<Self, NodeError> {
+        let is_command = !matches!(purpose, Purpose::Serve(_) | Purpose::Store);
+        if is_command && self.owns_blocks() && self.has_holds().await? {
+            self.open_storage(NodeLimits::default()).await?;
+        }
+        Ok(self)
+    }
+
     /// Returns whether a storage node in this data directory holds blocks.
     pub(crate) async fn has_holds(&self) -> Result<bool, StoreError> {
         Ok(!self.store.metadata.list(Table::Holds, None, 1).await?.is_empty())

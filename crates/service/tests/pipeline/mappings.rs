@@ -303,6 +303,7 @@ async fn a_mapped_object_is_like_any_other() {
         source: source.clone(),
         key: object_key("copy"),
         replace: None,
+        tags: None,
         checksum: None,
         conditions: WriteConditions::default(),
     };
