@@ -65,18 +65,18 @@ pub(crate) enum NodeError {
          set FULA_DATABASE_URL, or choose another --data-dir"
     )]
     OfSharedArbiter(PathBuf),
-    /// The directory is that of a storage node. Choose another one.
-    #[error("the data directory {0} belongs to a storage node; choose another --data-dir")]
-    OfStorageNode(PathBuf),
-    /// The directory is that of a gateway. Choose another one.
-    #[error("the data directory {0} belongs to a gateway; choose another --data-dir")]
-    OfGateway(PathBuf),
     /// The directory holds the buckets of a single master. Import them, or choose another one.
     #[error(
         "the data directory {0} holds the buckets of a single master, which a shared arbiter would not show; \
          copy them with fula roots import, and start this master with an empty --data-dir"
     )]
     OfSingleMaster(PathBuf),
+    /// The directory is that of a storage node. Choose another one.
+    #[error("the data directory {0} belongs to a storage node; choose another --data-dir")]
+    OfStorageNode(PathBuf),
+    /// The directory is that of a gateway. Choose another one.
+    #[error("the data directory {0} belongs to a gateway; choose another --data-dir")]
+    OfGateway(PathBuf),
     /// The file of the sealing key is missing. Restore it from a backup.
     #[error(
         "{0} holds access keys, and secrets.key, under which they are sealed, is missing; copy it back \

@@ -146,7 +146,7 @@ fn show_collected(done: &Value) {
     } else {
         if found["missing"].as_u64().is_some_and(|missing| missing > 0) {
             say!(
-                "{} blocks in use are missing from the block store: run `fula fsck`",
+                "{} blocks in use are not in the block store: storage nodes hold them, or `fula fsck` names them",
                 found["missing"]
             );
         }

@@ -183,10 +183,9 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let CopySourceRequest { owner, bucket, key, version, conditions } = source;
         let head = self.resolve_source(caller, *owner, bucket, key, *version).await?;
-        // Leaves that are in the own block store are linked, and not put again.
-        caller.pins.note_source(head.row.pointer.generation);
         let found = self.found(&head, key, *version);
         let record = self.before_write(caller, "block store", found).await?;
+        caller.pins.note_source(head.row.pointer.generation);
         conditions.judge_source(&record)?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         let (mut stack, mut seen) = (vec![(content_of(&record)?, record.size)], HashSet::new());
