@@ -38,6 +38,10 @@ ELSEWHERE = {
     ("CONTRIBUTING.md", "cargo t"): "they are parts of `make test`, or run as long as a developer wants",
     ("CONTRIBUTING.md", "FULA_WRITE_DOCS"): "`make check` runs the same test, which compares the table",
     ("examples/README.md", "cargo run"): "`cargo test` builds the program and runs its test",
+    ("docs/guide/storage-nodes.md", "curl -s https"): "several machines and their keys; test_ingest.py does the same with processes",
+    ("docs/guide/storage-nodes.md", "FULA_STORAGE_NODES"): "several machines and their keys; test_ingest.py does the same with processes",
+    ("docs/guide/storage-nodes.md", "curl -H @header -X POST"): "several machines and their keys; test_ingest.py does the same with processes",
+    ("docs/guide/storage-nodes.md", "curl -H @header -X PUT"): "several machines and their keys; test_ingest.py does the same with processes",
 }
 COMMAND = re.compile(r"\s*(\$ |# |fula |aws |curl |make |cargo |export |psql |docker )")
 

@@ -4,6 +4,8 @@
 //! the gateway itself, and completes the error bodies of `s3s`. No secret, token or query is ever logged.
 
 mod post;
+#[cfg(test)]
+mod tests;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -186,8 +188,7 @@ impl Gateway {
         if let Err(error) = self.auth_layer.check_address(request.extensions()) {
             return respond(error);
         }
-        if host_bucket.is_none()
-            && let Some(ingest) = &self.ingest
+        if let (None, Some(ingest)) = (&host_bucket, &self.ingest)
             && let Some(routed) = ingest::route(ingest, request.uri().path())
         {
             return ingest.serve(routed, &self.auth_layer, request, operation).await;
@@ -367,8 +368,8 @@ impl Gateway {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/fula/capabilities") => {
                 let policy = self.auth_layer.authenticator().policy();
-                let (maps, ingests) =
-                    self.ingest.as_ref().map_or((false, false), MasterIngest::capabilities);
+                let ingest = self.ingest.as_ref();
+                let (maps, ingests) = ingest.map(MasterIngest::capabilities).unwrap_or_default();
                 let capabilities = serde_json::json!({
                     "remoteCidPut": maps,
                     "eip712Auth": policy.eip712,
@@ -376,7 +377,7 @@ impl Gateway {
                     "audiences": policy.audiences,
                     "bucketRootCas": true,
                     "ingest": ingests,
-                    "masterKey": self.ingest.as_ref().map(|ingest| ingest.key().to_string()),
+                    "masterKey": ingest.map(|ingest| ingest.key().to_string()),
                     "version": env!("CARGO_PKG_VERSION"),
                 });
                 json_response(StatusCode::OK, &capabilities)
@@ -495,28 +496,4 @@ fn mend_xml(body: &Bytes, elements: &str, id: &str, path: &str) -> Option<String
     Some(format!(
         "{head}{elements}<Resource>{resource}</Resource><RequestId>{id}</RequestId></Error>"
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_name_the_resource_and_the_request() {
-        let body = Bytes::from_static(b"<?xml?><Error><Code>NoSuchKey</Code></Error>");
-        let mended = mend_xml(&body, "<Region>r</Region>", "ID", "/b/<&>").unwrap();
-        assert_eq!(
-            mended,
-            "<?xml?><Error><Code>NoSuchKey</Code><Region>r</Region>\
-             <Resource>/b/&lt;&amp;&gt;</Resource><RequestId>ID</RequestId></Error>"
-        );
-        assert!(mend_xml(&Bytes::from_static(b"not xml"), "", "ID", "/").is_none());
-    }
-
-    #[test]
-    fn request_ids_do_not_repeat() {
-        let ids = RequestIds { seed: 7, next: AtomicU64::new(0) };
-        let drawn: std::collections::HashSet<_> = (0..10_000).map(|_| ids.draw()).collect();
-        assert_eq!(drawn.len(), 10_000);
-    }
 }

@@ -3,6 +3,8 @@
 
 mod blocks;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::PathBuf,
@@ -16,7 +18,6 @@ use fula_core::{
     metadata::{Table, WriteOutcome},
     tree::Nodes,
 };
-use fula_ingest::NodeLimits;
 use fula_service::{
     Arbiter, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
     auth::{Authenticator, Clock, CredentialClock, KeyRing, Revocations, SealingKey},
@@ -250,7 +251,6 @@ impl Node {
             arbiter.lease_to_itself();
         }
         let service = Service::new(arbiter, limits, random, names);
-        let is_command = !matches!(purpose, Purpose::Serve(_) | Purpose::Store);
         let (backends, collections) = (backends.clone(), Account::default());
         let running = OnceLock::new();
         let opened = Self {
@@ -268,11 +268,7 @@ impl Node {
             packs: packed,
             keys: keys_of_node,
         };
-        // A command that collects leaves alone what a storage node holds.
-        if is_command && owns_blocks && opened.has_holds().await? {
-            opened.open_storage(NodeLimits::default()).await?;
-        }
-        Ok(opened)
+        opened.with_holds_kept(purpose).await
     }
 
     /// Returns whether this master alone writes and needs the blocks of the store. Then every block that its
@@ -454,41 +450,4 @@ async fn read_text(
 ) -> Result<Option<String>, StoreError> {
     let value = metadata.read(table, name).await?.and_then(|entry| entry.value);
     Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use fula_core::in_memory::{MemoryMetadata, MemoryRoots};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn commands_take_what_masters_agreed_on_and_decide_nothing() {
-        let metadata = MemoryMetadata::default();
-        let serve = Purpose::Serve(NamePolicy::PerOwner);
-        for mode in [SEALING_KEY, BLOCKS] {
-            for command in [Purpose::Administer, Purpose::Read] {
-                assert_eq!(agreed(&metadata, mode, command, "theirs").await.unwrap(), None);
-                // Even a deletion would be a row that a restore conflicts with.
-                assert_eq!(metadata.read(Table::Modes, mode).await.unwrap(), None);
-            }
-            for purpose in [serve, Purpose::Administer, Purpose::Read, Purpose::MoveIn] {
-                let found = agreed(&metadata, mode, purpose, "ours").await.unwrap();
-                assert_eq!(found.as_deref(), Some("ours"));
-            }
-            let found = agreed(&metadata, mode, Purpose::Administer, "others").await.unwrap();
-            assert_eq!(found.as_deref(), Some("ours"));
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_moves_into_an_arbiter_that_is_being_restored() {
-        let (roots, metadata) = (MemoryRoots::default(), MemoryMetadata::default());
-        check_whole(&roots, &metadata).await.unwrap();
-        metadata.write(Table::Masters, "one", 0, Some("{}".into())).await.unwrap();
-        let refused = check_whole(&roots, &metadata).await.unwrap_err();
-        assert!(matches!(refused, NodeError::NobodyDecided), "{refused}");
-        metadata.write(Table::Modes, SEALING_KEY, 0, Some("00".into())).await.unwrap();
-        check_whole(&roots, &metadata).await.unwrap();
-    }
 }

@@ -36,6 +36,16 @@ impl NodeKeys {
 }
 
 impl Node {
+    /// Keeps what a storage node in this data directory holds from a command that collects. A process that
+    /// serves opens the storage node itself.
+    pub(super) async fn with_holds_kept(self, purpose: Purpose) -> Result<Self, NodeError> {
+        let is_command = !matches!(purpose, Purpose::Serve(_) | Purpose::Store);
+        if is_command && self.owns_blocks() && self.has_holds().await? {
+            self.open_storage(NodeLimits::default()).await?;
+        }
+        Ok(self)
+    }
+
     /// Returns whether a storage node in this data directory holds blocks.
     pub(crate) async fn has_holds(&self) -> Result<bool, StoreError> {
         Ok(!self.store.metadata.list(Table::Holds, None, 1).await?.is_empty())
@@ -66,7 +76,8 @@ impl Node {
     }
 }
 
-/// Refuses a directory of a master of a shared arbiter if no database is set, and a missing sealing key.
+/// Refuses a directory of a master of a shared arbiter if no database is set, one with buckets of a single
+/// master if one is, and a missing sealing key.
 pub(super) async fn check_purpose_of(
     data_dir: &Path,
     store: &LocalStore,

@@ -350,13 +350,13 @@ async fn copies_need_no_node() {
     assert!(matches!(refused, Err(ServiceError::NodeAway(name)) if name == "south"));
 }
 
-/// What goes wrong in one row of the failure matrix, and what the client is told.
+/// One row of the failure matrix: the fault, and the answer that the client gets.
 struct Row {
     what: &'static str,
     expected: &'static str,
 }
 
-/// Carries out one row. Returns what the client is told.
+/// Carries out one row. Returns the answer that the client gets.
 async fn told(row: &Row) -> String {
     let world = World::new(None, false).await;
     let sent = block(1);
