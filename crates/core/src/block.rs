@@ -132,6 +132,10 @@ pub struct Swept {
     pub deleted: u64,
     /// Bytes of the deleted blocks.
     pub bytes: u64,
+    /// Bytes of marked blocks, where only the sweep can tell.
+    pub live_bytes: u64,
+    /// Number of marked blocks that the store does not have, where only the sweep can tell.
+    pub missing: u64,
     /// Where the next call continues; `None` after the last one.
     pub next: Option<Position>,
 }
@@ -170,6 +174,17 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError>;
+
+    /// Returns the generation that blocks are put under, in a store that several masters share and that is
+    /// collected by generation (docs/adr/0042); `None` in other stores. There the epoch is the generation.
+    fn generation(&self) -> Option<u64> {
+        None
+    }
+
+    /// Learns that a generation has begun: later puts are under it, or a higher one.
+    fn observe_generation(&self, generation: u64) {
+        let _ = generation;
+    }
 
     /// Starts a new epoch and returns it. Later puts belong to it. A collection of an earlier epoch
     /// that still runs may from now on keep blocks that it would have deleted.
@@ -277,6 +292,8 @@ pub async fn sweep_all(
         let swept = blocks.sweep(position, cut, put_before).await?;
         done.deleted += swept.deleted;
         done.bytes += swept.bytes;
+        done.live_bytes += swept.live_bytes;
+        done.missing += swept.missing;
         from = swept.next;
     }
     Ok(done)

@@ -7,7 +7,7 @@ mod drops;
 mod metadata;
 mod packs;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -20,8 +20,9 @@ pub use self::{
 use crate::{
     error::{StoreError, SwapError},
     id::{BucketAddress, BucketName, OwnerId},
+    metadata::Table,
     root::{
-        CasOutcome, DeletedRow, GlobalName, Mark, NewRoot, RootCounts, RootPointer,
+        CasOutcome, DeletedRow, GlobalName, LeaseId, Mark, NewRoot, RootCounts, RootPointer,
         RootPointerStore, RootRow, Stamped, TimeMs,
     },
 };
@@ -37,6 +38,8 @@ pub struct RowSet {
     deleted: usize,
     /// Version floor: the version of a name without a row begins above it.
     floor: u64,
+    /// Generation below which no first row may be.
+    generation: u64,
 }
 
 /// The decision about a swap.
@@ -63,6 +66,9 @@ impl RowSet {
         if expected.is_none() && new.pointer.version <= self.floor {
             return SwapDecision::Refuse(CasOutcome::BelowFloor { floor: self.floor });
         }
+        if expected.is_none() && new.pointer.generation < self.generation {
+            return SwapDecision::Refuse(CasOutcome::BelowGeneration);
+        }
         let owner = bucket.owner;
         let holder = self.global.get(&bucket.name);
         let global_name = match (new.global_name, holder) {
@@ -86,8 +92,28 @@ impl RowSet {
         })
     }
 
+    /// Returns the highest generation that was begun, or that any row has had.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Begins a generation: no first row may be below it. Returns the rows that are.
+    pub fn begin_generation(&mut self, generation: u64) -> Vec<BucketAddress> {
+        self.generation = self.generation.max(generation);
+        let is_below = |row: &&RootRow| row.pointer.generation < generation;
+        self.rows.values().filter(is_below).map(|row| row.address.clone()).collect()
+    }
+
+    /// Returns a row with a higher generation, unless it has that already.
+    pub fn raised(&self, bucket: &BucketAddress, generation: u64) -> Option<RootRow> {
+        let row = self.get(bucket).filter(|row| row.pointer.generation < generation)?;
+        let pointer = RootPointer { generation, ..row.pointer };
+        Some(RootRow { pointer, ..row.clone() })
+    }
+
     /// Writes a row that [`Self::judge`] allowed, or one that was read back from disk.
     pub fn apply(&mut self, row: RootRow) {
+        self.generation = self.generation.max(row.pointer.generation);
         if row.global_name {
             self.global.insert(row.address.name.clone(), row.address.owner);
         } else if self.global.get(&row.address.name) == Some(&row.address.owner) {
@@ -167,9 +193,22 @@ pub struct MemoryBackup {
 #[derive(Debug, Default)]
 pub struct MemoryRoots {
     state: Mutex<RootsState>,
+    /// The records of masters, which have their leases.
+    masters: Option<Arc<MemoryMetadata>>,
 }
 
 impl MemoryRoots {
+    /// Returns an arbiter whose masters have their leases in `masters`.
+    pub fn with_leases(masters: Arc<MemoryMetadata>) -> Self {
+        Self { masters: Some(masters), ..Self::default() }
+    }
+
+    fn has_lease(&self, lease: &LeaseId) -> bool {
+        let record =
+            self.masters.as_ref().and_then(|masters| masters.value(Table::Masters, &lease.master));
+        record.is_some_and(|record| lease.is_in(&record))
+    }
+
     /// Returns the current state, for [`Self::restore`].
     pub fn backup(&self) -> MemoryBackup {
         let state = self.state.lock();
@@ -224,12 +263,32 @@ impl RootPointerStore for MemoryRoots {
     ) -> Result<Stamped<CasOutcome>, SwapError> {
         assert!(new.pointer.version > expected.map_or(0, |old| old.version), "version must rise");
         Ok(self.stamp(|state| match state.rows.judge(bucket, expected, new) {
+            SwapDecision::Write(_)
+                if new.lease.as_ref().is_some_and(|lease| !self.has_lease(lease)) =>
+            {
+                CasOutcome::LeaseBroken
+            }
             SwapDecision::Write(row) => {
                 state.rows.apply(row);
                 state.position += 1;
                 CasOutcome::Won
             }
             SwapDecision::Refuse(outcome) => outcome,
+        }))
+    }
+
+    async fn generation(&self) -> Result<Stamped<u64>, StoreError> {
+        Ok(self.stamp(|state| state.rows.generation()))
+    }
+
+    async fn raise_generation(&self, generation: u64) -> Result<Stamped<()>, StoreError> {
+        Ok(self.stamp(|state| {
+            for bucket in state.rows.begin_generation(generation) {
+                if let Some(row) = state.rows.raised(&bucket, generation) {
+                    state.rows.apply(row);
+                }
+            }
+            state.position += 1;
         }))
     }
 

@@ -45,6 +45,16 @@ pub struct PackEntry {
     pub index: Bytes,
 }
 
+/// The outcome of adding a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It was added, and has this sequence number.
+    At(u64),
+    /// Nothing was changed: packs below this generation may not be added any more, because a collector may
+    /// have deleted them. Put the blocks again under a higher generation.
+    BelowGeneration(u64),
+}
+
 /// Part of the directory, as of one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DirectoryPage {
@@ -52,6 +62,8 @@ pub struct DirectoryPage {
     pub manifest_version: u64,
     /// The manifest; empty before the first one. The directory does not look into it.
     pub manifest: Bytes,
+    /// Lowest generation of packs that may still be added.
+    pub min_generation: u64,
     /// The highest sequence number that was ever given; 0 before the first one.
     pub last: u64,
     /// Entries with their sequence numbers, in ascending order.
@@ -68,11 +80,12 @@ pub struct DirectoryPage {
 /// - An entry is durable when [`Self::add`] returns. A root may need its pack from then on.
 #[async_trait]
 pub trait PackDirectory: fmt::Debug + Send + Sync + 'static {
-    /// Adds a pack that is durable in the block store, and returns its sequence number, from 1 on.
+    /// Adds a pack that is durable in the block store, unless its generation is too low. Sequence numbers
+    /// begin with 1.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`]; [`StoreError::Unavailable`]: the entry may be there all the same.
-    async fn add(&self, pack: &PackEntry) -> Result<u64, StoreError>;
+    async fn add(&self, pack: &PackEntry) -> Result<Added, StoreError>;
 
     /// Returns the manifest and up to `limit` entries with sequence numbers above `after`.
     ///
@@ -80,8 +93,9 @@ pub trait PackDirectory: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn read(&self, after: u64, limit: usize) -> Result<DirectoryPage, StoreError>;
 
-    /// Replaces the manifest if it was replaced `expected` times so far, and removes all entries up to
-    /// `through`, in one step. Returns whether it did. Durable when it returns.
+    /// Replaces the manifest if it was replaced `expected` times so far, removes all entries up to `through`,
+    /// and raises [`DirectoryPage::min_generation`] to `min_generation` unless it is higher, in one step.
+    /// Returns whether it did. Durable when it returns.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`]; [`StoreError::Unavailable`]: it may have been done all the same.
@@ -90,6 +104,7 @@ pub trait PackDirectory: fmt::Debug + Send + Sync + 'static {
         expected: u64,
         manifest: Bytes,
         through: u64,
+        min_generation: u64,
     ) -> Result<bool, StoreError>;
 }
 

@@ -110,6 +110,27 @@ pub struct NewRoot {
     pub deleted: Option<TimeMs>,
     /// Effect of the swap on the global name.
     pub global_name: GlobalName,
+    /// Lease of a master that the new root relies on. The swap is refused with [`CasOutcome::LeaseBroken`]
+    /// unless the arbiter still has it.
+    pub lease: Option<LeaseId>,
+}
+
+/// A lease of a master: as long as the arbiter has it, blocks that the master has put are kept
+/// (docs/adr/0042).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseId {
+    /// Name of the master. The lease is in its record in [`crate::metadata::Table::Masters`].
+    pub master: String,
+    /// Random text that tells this lease from earlier ones of the master; at most 64 hex digits.
+    pub id: String,
+}
+
+impl LeaseId {
+    /// Returns whether the record of the master has this lease.
+    pub fn is_in(&self, record: &[u8]) -> bool {
+        let is_hex = self.id.len() >= 16 && self.id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hex && record.windows(self.id.len()).any(|part| part == self.id.as_bytes())
+    }
 }
 
 /// The definite outcome of a swap.
@@ -124,6 +145,11 @@ pub enum CasOutcome {
     },
     /// Nothing was changed, because another owner holds the global name that was required.
     NameTaken,
+    /// Nothing was changed, because the arbiter does not have the lease that the new root relies on.
+    LeaseBroken,
+    /// Nothing was changed. There is no row, as expected, but the generation of the new pointer is below the
+    /// generation of the arbiter.
+    BelowGeneration,
     /// Nothing was changed. There is no row, as expected, but the version of the new pointer is not
     /// above the version floor.
     BelowFloor {
@@ -172,6 +198,8 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// The caller has made every block under `new` durable, or [`Self::covered_by_swap`] says that the
     /// swap does it. The row is durable before the call returns.
+    ///
+    /// The generation of the first row of a name is at least that of the last [`Self::raise_generation`].
     ///
     /// # Errors
     /// [`SwapError::NotSent`]: the swap was certainly not applied. [`SwapError::Unknown`]: it may have
@@ -224,6 +252,19 @@ pub trait RootPointerStore: fmt::Debug + Send + Sync + 'static {
         drop(rows);
         Ok(Vec::new())
     }
+
+    /// Returns the highest generation that was ever raised; 0 before the first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn generation(&self) -> Result<Stamped<u64>, StoreError>;
+
+    /// Raises the generation of every row that has a lower one to `generation`. Once it has returned, no swap
+    /// can win that expects a lower generation, and no first row can have one. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Unavailable`]: some rows may be raised all the same.
+    async fn raise_generation(&self, generation: u64) -> Result<Stamped<()>, StoreError>;
 
     /// Returns the part of `mark` that a swap makes durable itself before it returns. Blocks in the same
     /// log as the arbiter need no separate sync. The default implementation covers nothing.

@@ -80,6 +80,17 @@ async fn the_root_suite_refuses_broken_stores() {
     for fault in [RootFault::DropsWhatWasSwapped, RootFault::DropsTheLiving] {
         refuses!(root_store::drops_only_what_it_is_told, BrokenRoots::new(fault));
     }
+    for fault in [RootFault::RaisesNothing, RootFault::CreatesBelow] {
+        refuses!(
+            root_store::a_raised_generation_refuses_what_began_before,
+            BrokenRoots::new(fault)
+        );
+    }
+    refuses!(
+        root_store::racing_swaps_are_seen_or_refused,
+        BrokenRoots::new(RootFault::RaisesNothing)
+    );
+    refuses!(root_store::an_unknown_lease_is_refused, BrokenRoots::new(RootFault::IgnoresLease));
 }
 
 #[tokio::test]
@@ -101,5 +112,9 @@ async fn the_pack_suite_refuses_broken_directories() {
     refuses!(
         pack_directory::a_reader_that_follows_misses_nothing,
         BrokenPacks::new(PacksFault::ShowsLate)
+    );
+    refuses!(
+        pack_directory::refuses_packs_of_a_past_generation,
+        BrokenPacks::new(PacksFault::AddsBelow)
     );
 }

@@ -262,7 +262,9 @@ async fn look_at_space(node: &Node) -> Result<Value, Refused> {
     let retention = node.service.committer().limits().retention;
     let why = match space::look(node, retention).await {
         Ok(Some(outlook)) => return Ok(json!(outlook)),
-        Ok(None) => "where arbiter or blocks are shared, nothing is collected".to_owned(),
+        Ok(None) => {
+            "of shared blocks, it is known only after a collection: see `fula gc --now`".to_owned()
+        }
         Err(error) => error,
     };
     let mut sizes = json!(Sizes::of(node, None)?);

@@ -2,8 +2,10 @@
 //! bytes are dead.
 //!
 //! It runs concurrently with requests, and sleeps more while requests are in flight. The pace follows the
-//! growth of the log. Where the arbiter or the blocks are shared, no block is collected. Decision:
-//! docs/adr/0014.
+//! growth of the log. Decision: docs/adr/0014. Blocks in packs are collected by one master at a time
+//! ([`shared`], docs/adr/0042).
+
+pub(crate) mod shared;
 
 use std::{
     collections::VecDeque,
@@ -55,7 +57,7 @@ const MOVE_REST: Duration = Duration::from_micros(500);
 /// The result of a requested collection.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Done {
-    /// What was collected; `None` where the arbiter or the blocks are shared.
+    /// What was collected; `None` where masters overwrite each other's updates, so that nothing can be.
     pub(crate) collection: Option<Collection>,
     /// Number of rows of deleted buckets that were dropped.
     pub(crate) dropped_buckets: u64,
@@ -76,7 +78,11 @@ pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, S
     let began = Instant::now();
     let (rest, worth) = (|| REST, || DEAD_PERCENT_NOW);
     let dropped_buckets = drop_deleted(node, retention, true).await;
-    let collection = collect(node, retention, &rest).await?;
+    let collection = if node.owns_blocks() {
+        collect(node, retention, &rest).await?
+    } else {
+        shared::now(node, retention).await?
+    };
     let rewritten_bytes = rewrite(node, worth, true, rest).await?;
     let sizes = Sizes::of(node, collection.as_ref()).map_err(|error| chain(&error))?;
     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -99,8 +105,7 @@ async fn drop_deleted(node: &Node, retention: Duration, all: bool) -> u64 {
     }
 }
 
-/// Runs a collection. Returns `None` where other masters may write or need blocks, because this process does
-/// not know which.
+/// Runs a collection of the blocks in the log. Returns `None` where blocks are elsewhere.
 async fn collect(
     node: &Node,
     retention: Duration,
@@ -111,6 +116,15 @@ async fn collect(
     }
     let began = Instant::now();
     let collected = node.service.collect(retention, rest).await.map_err(|error| chain(&error));
+    account(node, began, collected).map(Some)
+}
+
+/// Records the outcome of a collection that began at a time.
+fn account(
+    node: &Node,
+    began: Instant,
+    collected: Result<Collection, String>,
+) -> Result<Collection, String> {
     node.collections.note(&collected);
     let collected =
         collected.inspect_err(|_| metrics::counter!("fula_gc_failures_total").increment(1))?;
@@ -119,7 +133,7 @@ async fn collect(
     metrics::counter!("fula_gc_deleted_bytes_total").increment(collected.deleted_bytes);
     metrics::gauge!("fula_gc_marked_blocks").set(f64_of(collected.marked));
     metrics::histogram!("fula_gc_seconds").record(began.elapsed().as_secs_f64());
-    Ok(Some(collected))
+    Ok(collected)
 }
 
 /// Rewrites segments until the dead share of each is below `worth()` percent. Returns the bytes of the

@@ -141,6 +141,8 @@ pub(crate) struct Node {
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
     owns_blocks: bool,
+    /// The blocks in packs, where they are not in the data directory.
+    packs: Option<Arc<PackedBlocks>>,
 }
 
 impl Node {
@@ -182,7 +184,7 @@ impl Node {
             };
         }
         let owns_blocks = backends.shared.is_none() && backends.blocks_url.is_none();
-        let blocks: Arc<dyn BlockStore> = match &backends.blocks_url {
+        let packed = match &backends.blocks_url {
             Some(url) => {
                 let (objects, name) =
                     blocks::open(url, metadata.as_ref(), purpose, &random).await?;
@@ -192,8 +194,14 @@ impl Node {
                 };
                 let random = Arc::clone(&random);
                 let fresh_id = Arc::new(move || fresh_id(&random));
-                Arc::new(PackedBlocks::open(objects, &name, packs, fresh_id).await?)
+                let packed = PackedBlocks::open(objects, &name, packs, fresh_id).await?;
+                packed.use_scratch(data_dir.clone());
+                Some(Arc::new(packed))
             }
+            None => None,
+        };
+        let blocks: Arc<dyn BlockStore> = match &packed {
+            Some(packed) => Arc::clone(packed) as _,
             None => Arc::clone(&store.blocks) as _,
         };
         let nodes = Arc::new(Nodes::new(blocks, limits.cache_bytes));
@@ -239,6 +247,7 @@ impl Node {
             collections,
             running,
             owns_blocks,
+            packs: packed,
         })
     }
 
@@ -246,6 +255,12 @@ impl Node {
     /// root pointers do not lead to is garbage.
     pub(crate) fn owns_blocks(&self) -> bool {
         self.owns_blocks
+    }
+
+    /// Returns the blocks that may be collected by generation: those in packs, unless swaps do not compare.
+    pub(crate) fn collectable_packs(&self) -> Option<&Arc<PackedBlocks>> {
+        let compares = self.backends.shared.is_none() || self.recovery.is_some();
+        self.packs.as_ref().filter(|_| compares)
     }
 
     /// Returns the root pointers of the arbiter, without the checks against a rollback.

@@ -30,6 +30,15 @@ pub enum Fault {
     CollectDespiteReads,
     /// The collector deletes blocks that were replaced after it determined which roots are in use.
     CollectJustReplaced,
+    /// Content that a request has streamed, or copies from another bucket, is linked whatever collections
+    /// have begun since.
+    ContentNeedsNoOrigin,
+    /// After a lost swap, blocks that were put for it are not put again.
+    BlocksNotPutAgain,
+    /// A swap does not compare the lease that it relies on.
+    LeaseNotCompared,
+    /// A collection does not wait for other masters, and ignores their leases.
+    LeasesIgnored,
 }
 
 /// The fault that is injected, if any.

@@ -14,22 +14,25 @@
 //!   everything that a write links from a root which it holds is reachable from a marked root.
 //! - A tree node that cannot be read ends the collection, and nothing is deleted.
 //!
-//! # Deliberately absent
-//! Collection with a shared arbiter: writes of other masters are not known here.
+//! Where masters share blocks, the arbiter's generation tells what other masters have put since a collection
+//! began, and their leases tell what they need ([`shared`], docs/adr/0042).
+
+mod shared;
 
 use std::{sync::Arc, time::Duration};
 
 use fula_core::{
-    Block, BlockStore, Cid, Codec, StoreError,
+    BlockStore, Cid, Codec, StoreError,
     block::{Epoch, Position, require},
     bucket::BucketRoot,
     root::TimeMs,
 };
+use futures::future::join_all;
 use tokio::time::Instant;
 
 use crate::{
     admin::fsck,
-    arbiter::{Arbiter, Head},
+    arbiter::{Arbiter, Begun, Head, Recovery},
     error::{Applied, ServiceError},
     fault_injection::{Fault, FaultInjection},
     pins::PinRegistry,
@@ -39,6 +42,9 @@ use crate::{
 /// Longest wait for changes that began before the cut, not counting bodies on their way. If some take
 /// longer, the blocks that were put since the oldest of them began are left to the next collection.
 const WRITES_WAIT: Duration = Duration::from_secs(10);
+
+/// Number of blocks that are read at a time: in a distant store, reads take much longer than what follows.
+const READ_AT_ONCE: usize = 16;
 
 /// Number of blocks between two checks of the clock.
 const STEP_BLOCKS: u32 = 32;
@@ -75,6 +81,9 @@ pub struct Collection {
     pub retained_bytes: u64,
     /// Bytes of root blocks that are kept only for the history.
     pub history_bytes: u64,
+    /// Number of blocks in use that the store does not have, where masters share blocks.
+    #[serde(default)]
+    pub missing: u64,
     /// Times at which the retention of the first and of the last retained block ends.
     pub released: Option<(TimeMs, TimeMs)>,
 }
@@ -96,9 +105,9 @@ impl Service {
     ) -> Result<Collection, ServiceError> {
         let _one_at_a_time = self.collecting.lock().await;
         let faults = self.committer.limits().faults;
-        let mut collector = Collector::begin(self.arbiter(), faults, retention, rest).await?;
+        let mut collector = Collector::begin(self.arbiter(), faults, retention, rest, None).await?;
         collector.mark_all().await?;
-        collector.sweep().await?;
+        collector.sweep(None).await?;
         Ok(collector.done)
     }
 
@@ -114,7 +123,7 @@ impl Service {
     ) -> Result<Collection, ServiceError> {
         let _one_at_a_time = self.collecting.lock().await;
         let faults = self.committer.limits().faults;
-        let mut collector = Collector::begin(self.arbiter(), faults, retention, rest).await?;
+        let mut collector = Collector::begin(self.arbiter(), faults, retention, rest, None).await?;
         collector.mark_all().await?;
         Ok(collector.done)
     }
@@ -174,6 +183,7 @@ impl<'a> Collector<'a> {
         faults: FaultInjection,
         retention: Duration,
         rest: &'a (dyn Fn() -> u32 + Sync),
+        shared: Option<Begun>,
     ) -> Result<Self, ServiceError> {
         let (blocks, pin_registry) = (arbiter.nodes().blocks(), arbiter.pins().as_ref());
         let cut = pin_registry.begin_epoch(blocks.as_ref());
@@ -202,13 +212,15 @@ impl<'a> Collector<'a> {
         let kept = if is_blind { Vec::new() } else { pin_registry.pinned_blocks() };
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let since = if faults.has(Fault::CollectJustReplaced) { TimeMs::MAX } else { now };
+        let put_before = oldest.map_or(cut, |oldest| oldest.min(cut));
+        let reads_since = shared.map_or(TimeMs::MAX, |begun| begun.reads_since);
         Ok(Self {
             arbiter,
             blocks,
             pin_registry,
             cut,
-            put_before: oldest.map_or(cut, |oldest| oldest.min(cut)),
-            since: since.saturating_sub(retention),
+            put_before: shared.map_or(put_before, |begun| begun.bound),
+            since: since.saturating_sub(retention).min(reads_since),
             retention,
             keeper: Keeper::Live,
             now,
@@ -290,12 +302,17 @@ impl<'a> Collector<'a> {
     async fn mark_tree(&mut self, root: Cid) -> Result<(), StoreError> {
         self.done.roots += 1;
         let mut stack = self.mark(&[root]);
-        while let Some(cid) = stack.pop() {
-            let block: Block = require(self.blocks.as_ref(), &cid).await?;
-            let links = fsck::links(&cid, &block)
-                .map_err(|why| StoreError::Malformed { what: "block", why })?;
-            stack.extend(self.mark(&links));
-            self.step().await;
+        while !stack.is_empty() {
+            let next = stack.split_off(stack.len().saturating_sub(READ_AT_ONCE));
+            let blocks = Arc::clone(self.blocks);
+            let reads = next.iter().map(|cid| require(blocks.as_ref(), cid));
+            for block in join_all(reads).await {
+                let block = block?;
+                let links = fsck::links(&block.cid(), &block)
+                    .map_err(|why| StoreError::Malformed { what: "block", why })?;
+                stack.extend(self.mark(&links));
+                self.step().await;
+            }
         }
         Ok(())
     }
@@ -326,12 +343,17 @@ impl<'a> Collector<'a> {
     }
 
     /// Deletes the blocks that are not marked.
-    async fn sweep(&mut self) -> Result<(), ServiceError> {
+    async fn sweep(&mut self, recovery: Option<&Recovery>) -> Result<(), ServiceError> {
         let mut from = Some(Position::default());
         while let Some(position) = from {
+            if let Some(recovery) = recovery {
+                recovery.may_collect().await?;
+            }
             let swept = self.blocks.sweep(position, self.cut, self.put_before).await?;
             self.done.deleted += swept.deleted;
             self.done.deleted_bytes += swept.bytes;
+            self.done.live_bytes += swept.live_bytes;
+            self.done.missing += swept.missing;
             from = swept.next;
             self.pause().await;
         }

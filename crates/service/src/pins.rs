@@ -6,7 +6,11 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use fula_core::{BlockStore, Cid, block::Epoch};
+use fula_core::{
+    BlockStore, Cid,
+    block::Epoch,
+    root::{LeaseId, TimeMs},
+};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -37,8 +41,30 @@ struct State {
     heads_max: usize,
     /// Blocks that are in use with everything that they link to, and the number of users.
     pinned: HashMap<Cid, usize>,
-    /// Number of bodies on their way in or out.
-    bodies: usize,
+    /// Number of bodies on their way in, by the epoch in which they began.
+    bodies: BTreeMap<Epoch, usize>,
+    /// Number of bodies on their way out, by the arbiter's time at which they began.
+    reads_out: BTreeMap<TimeMs, usize>,
+    /// The lease that this master has in the arbiter, where masters share blocks.
+    lease: Option<LeaseId>,
+}
+
+/// What content that a master does not have in memory relies on, where masters share blocks
+/// (docs/adr/0042).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// No collection up to this generation deletes the content.
+    pub(crate) generation: Epoch,
+    /// While the arbiter has this lease, no later one does.
+    pub(crate) lease: Option<LeaseId>,
+}
+
+impl Origin {
+    /// Returns what both rely on.
+    fn and(self, other: Self) -> Self {
+        let lease = self.lease.filter(|lease| other.lease.as_ref() == Some(lease));
+        Self { generation: self.generation.min(other.generation), lease }
+    }
 }
 
 /// A write in flight. Nothing that was put since it began is deleted.
@@ -51,12 +77,7 @@ pub(crate) struct WriteLease {
 impl Drop for WriteLease {
     fn drop(&mut self) {
         let mut state = self.pin_registry.state();
-        if let Some(writes) = state.writes.get_mut(&self.epoch) {
-            *writes -= 1;
-            if *writes == 0 {
-                state.writes.remove(&self.epoch);
-            }
-        }
+        release_one(&mut state.writes, &self.epoch);
         drop(state);
         self.pin_registry.ended.notify_waiters();
     }
@@ -83,12 +104,49 @@ impl Drop for PointerRead {
 pub(crate) struct PinnedBlocks {
     pin_registry: Arc<PinRegistry>,
     cids: Vec<Cid>,
+    way: Way,
+}
+
+/// The way that content goes.
+#[derive(Debug)]
+enum Way {
+    In(Origin),
+    Out(TimeMs),
+}
+
+/// Removes one of the users of a key.
+fn release_one<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
 }
 
 impl PinnedBlocks {
+    /// Pins content on its way in.
     pub(crate) fn new(pin_registry: &Arc<PinRegistry>) -> Self {
-        pin_registry.state().bodies += 1;
-        Self { pin_registry: Arc::clone(pin_registry), cids: Vec::new() }
+        let mut state = pin_registry.state();
+        let origin = Origin { generation: state.epoch, lease: state.lease.clone() };
+        *state.bodies.entry(origin.generation).or_default() += 1;
+        drop(state);
+        let (pin_registry, way) = (Arc::clone(pin_registry), Way::In(origin));
+        Self { pin_registry, cids: Vec::new(), way }
+    }
+
+    /// Pins content on its way out, which is read from a root that was current at this time, about.
+    pub(crate) fn of_read(pin_registry: &Arc<PinRegistry>, time: TimeMs) -> Self {
+        *pin_registry.state().reads_out.entry(time).or_default() += 1;
+        let pin_registry = Arc::clone(pin_registry);
+        Self { pin_registry, cids: Vec::new(), way: Way::Out(time) }
+    }
+
+    fn origin(&self) -> Option<&Origin> {
+        match &self.way {
+            Way::In(origin) => Some(origin),
+            Way::Out(_) => None,
+        }
     }
 
     /// Adds blocks. Call it before they are put, so that they are pinned at every moment.
@@ -112,7 +170,10 @@ impl Drop for PinnedBlocks {
     fn drop(&mut self) {
         let mut state = self.pin_registry.state();
         state.release(self.cids.drain(..));
-        state.bodies -= 1;
+        match &self.way {
+            Way::In(origin) => release_one(&mut state.bodies, &origin.generation),
+            Way::Out(time) => release_one(&mut state.reads_out, time),
+        }
     }
 }
 
@@ -183,14 +244,43 @@ impl PinRegistry {
     /// Returns whether any request writes, or a body is on its way.
     pub(crate) fn is_busy(&self) -> bool {
         let state = self.state();
-        state.bodies > 0 || !state.writes.is_empty()
+        !(state.bodies.is_empty() && state.reads_out.is_empty() && state.writes.is_empty())
+    }
+
+    /// Learns a generation of shared blocks, which is their epoch. Call it after the block store has learnt
+    /// it: content that begins from now on counts as put under it.
+    pub(crate) fn observe_generation(&self, generation: u64) {
+        let mut state = self.state();
+        state.epoch = state.epoch.max(Epoch(u32::try_from(generation).unwrap_or(u32::MAX)));
+    }
+
+    /// Sets the lease that this master has in the arbiter.
+    pub(crate) fn set_lease(&self, lease: Option<LeaseId>) {
+        self.state().lease = lease;
+    }
+
+    /// Returns the lease that this master has in the arbiter.
+    pub(crate) fn lease(&self) -> Option<LeaseId> {
+        self.state().lease.clone()
+    }
+
+    /// Returns the generation from which on this master needs what it has put.
+    pub(crate) fn floor(&self) -> Epoch {
+        let state = self.state();
+        state.bodies.keys().next().map_or(state.epoch, |oldest| (*oldest).min(state.epoch))
+    }
+
+    /// Returns the time at which the oldest body on its way out began.
+    pub(crate) fn oldest_read(&self) -> Option<TimeMs> {
+        self.state().reads_out.keys().next().copied()
     }
 
     /// Begins a new epoch. Writes that begin from now on put their blocks in it or in later ones.
     pub(super) fn begin_epoch(&self, blocks: &dyn BlockStore) -> Epoch {
         let mut state = self.state();
-        state.epoch = blocks.advance_epoch();
-        state.epoch
+        let begun = blocks.advance_epoch();
+        state.epoch = state.epoch.max(begun);
+        begun
     }
 
     /// Returns the epoch of the oldest write in flight, if there is one.
@@ -227,6 +317,17 @@ struct Held {
     lease: Option<WriteLease>,
     heads: Vec<Arc<Head>>,
     content: Option<PinnedBlocks>,
+    /// What content relies on that is not in memory.
+    origin: Option<Origin>,
+}
+
+impl Held {
+    fn rely_on(&mut self, origin: Option<Origin>) {
+        self.origin = match (self.origin.take(), origin) {
+            (Some(before), Some(origin)) => Some(before.and(origin)),
+            (before, origin) => before.or(origin),
+        };
+    }
 }
 
 impl RequestPins {
@@ -253,7 +354,20 @@ impl RequestPins {
 
     /// Pins the content that the request has received.
     pub(crate) fn pin_blocks(&self, content: PinnedBlocks) {
-        self.held().content = Some(content);
+        let mut held = self.held();
+        held.rely_on(content.origin().cloned());
+        held.content = Some(content);
+    }
+
+    /// Records that the request links content which it read from a root of this generation.
+    pub(crate) fn note_source(&self, generation: u64) {
+        let generation = Epoch(u32::try_from(generation).unwrap_or(u32::MAX));
+        self.held().rely_on(Some(Origin { generation, lease: None }));
+    }
+
+    /// Returns what the content of the request relies on; `None` if all of it is in memory.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.held().origin.clone()
     }
 }
 

@@ -126,6 +126,12 @@ pub enum RootFault {
     DropsWhatWasSwapped,
     /// Rows of live buckets are dropped too.
     DropsTheLiving,
+    /// A generation is not raised in the rows.
+    RaisesNothing,
+    /// A first row may be below the generation.
+    CreatesBelow,
+    /// A lease that a swap relies on is not compared.
+    IgnoresLease,
 }
 
 /// An arbiter with one fault.
@@ -194,6 +200,9 @@ impl RootHooks for BrokenRoots {
         let row = self.row(bucket).await.map_err(SwapError::NotSent)?;
         let current = row.map(|row| row.pointer);
         let mut new = new.clone();
+        if self.fault == RootFault::IgnoresLease {
+            new.lease = None;
+        }
         let believed = match (self.fault, current, expected) {
             (RootFault::IgnoresExpected, ..) => current,
             (RootFault::IgnoresVersion, Some(current), Some(expected))
@@ -214,12 +223,18 @@ impl RootHooks for BrokenRoots {
                 }
             }
             (RootFault::SharesNames, outcome @ CasOutcome::NameTaken)
-            | (RootFault::ForgetsFloor, outcome @ CasOutcome::BelowFloor { .. }) => {
+            | (RootFault::ForgetsFloor, outcome @ CasOutcome::BelowFloor { .. })
+            | (RootFault::CreatesBelow, outcome @ CasOutcome::BelowGeneration) => {
                 *outcome = CasOutcome::Won;
             }
             _ => {}
         }
         Ok(stamped)
+    }
+
+    async fn raise(&self, generation: u64) -> Result<Stamped<()>, StoreError> {
+        let generation = if self.fault == RootFault::RaisesNothing { 0 } else { generation };
+        self.inner.raise_generation(generation).await
     }
 
     async fn count(&self, owner: OwnerId) -> Result<Stamped<RootCounts>, StoreError> {

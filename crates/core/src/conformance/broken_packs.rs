@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::{
     error::StoreError,
     in_memory::MemoryPacks,
-    packs::{DirectoryPage, PackDirectory, PackEntry},
+    packs::{Added, DirectoryPage, PackDirectory, PackEntry},
 };
 
 /// How [`BrokenPacks`] is broken.
@@ -20,6 +20,8 @@ pub enum PacksFault {
     /// An entry becomes visible after one with a higher number, as with numbers that are drawn before a
     /// transaction commits.
     ShowsLate,
+    /// Packs of any generation may be added.
+    AddsBelow,
 }
 
 /// A directory of packs with one fault.
@@ -40,8 +42,11 @@ impl BrokenPacks {
 
 #[async_trait]
 impl PackDirectory for BrokenPacks {
-    async fn add(&self, pack: &PackEntry) -> Result<u64, StoreError> {
-        let seq = self.inner.add(pack).await?;
+    async fn add(&self, pack: &PackEntry) -> Result<Added, StoreError> {
+        let generation =
+            if self.fault == PacksFault::AddsBelow { u64::MAX } else { pack.generation };
+        let added = self.inner.add(&PackEntry { generation, ..pack.clone() }).await?;
+        let Added::At(seq) = added else { return Ok(added) };
         if self.fault == PacksFault::ShowsLate {
             let mut hidden = self.hidden.lock();
             *hidden = match *hidden {
@@ -50,7 +55,7 @@ impl PackDirectory for BrokenPacks {
                 None => Some(seq),
             };
         }
-        Ok(seq)
+        Ok(added)
     }
 
     async fn read(&self, after: u64, limit: usize) -> Result<DirectoryPage, StoreError> {
@@ -69,16 +74,19 @@ impl PackDirectory for BrokenPacks {
         expected: u64,
         manifest: Bytes,
         through: u64,
+        min_generation: u64,
     ) -> Result<bool, StoreError> {
         let current = self.inner.read(0, 0).await?.manifest_version;
         match self.fault {
             PacksFault::IgnoresExpected => {
-                self.inner.replace_manifest(current, manifest, through).await
+                self.inner.replace_manifest(current, manifest, through, min_generation).await
             }
             PacksFault::RemovesAll => {
-                self.inner.replace_manifest(expected, manifest, u64::MAX - 1).await
+                self.inner.replace_manifest(expected, manifest, u64::MAX - 1, min_generation).await
             }
-            PacksFault::ShowsLate => self.inner.replace_manifest(expected, manifest, through).await,
+            PacksFault::ShowsLate | PacksFault::AddsBelow => {
+                self.inner.replace_manifest(expected, manifest, through, min_generation).await
+            }
         }
     }
 }

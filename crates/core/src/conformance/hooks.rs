@@ -28,6 +28,8 @@ pub enum RootRead {
     Count,
     /// [`RootPointerStore::find_bucket`].
     Find,
+    /// [`RootPointerStore::generation`].
+    Generation,
 }
 
 /// Hooks into an arbiter in memory. A type with this trait is a [`RootPointerStore`] too: it passes
@@ -75,6 +77,14 @@ pub trait RootHooks: fmt::Debug + Send + Sync + 'static {
         self.inner().cas_root(bucket, expected, new).await
     }
 
+    /// Replaces [`RootPointerStore::raise_generation`].
+    ///
+    /// # Errors
+    /// The errors of the replaced method.
+    async fn raise(&self, generation: u64) -> Result<Stamped<()>, StoreError> {
+        self.inner().raise_generation(generation).await
+    }
+
     /// Replaces [`RootPointerStore::count_roots`].
     ///
     /// # Errors
@@ -116,6 +126,17 @@ impl<H: RootHooks> RootPointerStore for H {
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
         self.swap(bucket, expected, new).await
+    }
+
+    async fn generation(&self) -> Result<Stamped<u64>, StoreError> {
+        self.before(RootRead::Generation).await?;
+        let answer = self.inner().generation().await;
+        self.after(RootRead::Generation).await;
+        answer
+    }
+
+    async fn raise_generation(&self, generation: u64) -> Result<Stamped<()>, StoreError> {
+        self.raise(generation).await
     }
 
     fn can_drop_roots(&self) -> bool {

@@ -38,7 +38,8 @@ macro_rules! conformance_suite {
             lists_one_owner_in_order, scans_all_owners_in_order, global_names_have_one_holder,
             racing_claims_have_one_holder, counts_what_an_owner_has, marks_and_time_do_not_fall,
             waits_end, drops_only_what_it_is_told,
-            versions_go_on_after_a_drop);
+            versions_go_on_after_a_drop, a_raised_generation_refuses_what_began_before,
+            racing_swaps_are_seen_or_refused, an_unknown_lease_is_refused);
     };
     (metadata, $new:expr) => {
         $crate::conformance_suite!(@each metadata, $new,
@@ -50,6 +51,7 @@ macro_rules! conformance_suite {
         $crate::conformance_suite!(@each pack_directory, $new,
             absent_is_none, lists_in_order, a_manifest_replaces_entries,
             a_stale_manifest_changes_nothing, racing_manifests_have_one_winner,
+            refuses_packs_of_a_past_generation,
             refuses_oversized_records, a_reader_that_follows_misses_nothing);
     };
     (@each $suite:ident, $new:expr, $($clause:ident),+ $(,)?) => {$(

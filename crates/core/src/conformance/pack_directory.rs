@@ -7,7 +7,7 @@ use futures::future::{join, join_all};
 
 use crate::{
     error::StoreError,
-    packs::{INDEX_BYTES_MAX, PackDirectory, PackEntry, PackId, read_all},
+    packs::{Added, INDEX_BYTES_MAX, PackDirectory, PackEntry, PackId, read_all},
 };
 
 fn pack(n: u8) -> PackEntry {
@@ -25,7 +25,7 @@ pub async fn absent_is_none(store: &dyn PackDirectory) {
 /// Entries are returned whole, in the order in which they were added, in pages.
 pub async fn lists_in_order(store: &dyn PackDirectory) {
     for n in 1..=5 {
-        assert_eq!(store.add(&pack(n)).await.unwrap(), u64::from(n));
+        assert_eq!(store.add(&pack(n)).await.unwrap(), Added::At(u64::from(n)));
     }
     let expected: Vec<_> = (1..=5).map(|n| (u64::from(n), pack(n))).collect();
     assert_eq!(store.read(0, 3).await.unwrap().entries, expected[..3]);
@@ -39,17 +39,17 @@ pub async fn a_manifest_replaces_entries(store: &dyn PackDirectory) {
     for n in 1..=4 {
         store.add(&pack(n)).await.unwrap();
     }
-    assert!(store.replace_manifest(0, Bytes::from_static(b"one"), 3).await.unwrap());
+    assert!(store.replace_manifest(0, Bytes::from_static(b"one"), 3, 0).await.unwrap());
     let page = store.read(0, 10).await.unwrap();
     assert_eq!((page.manifest_version, &page.manifest[..]), (1, &b"one"[..]));
     assert_eq!(page.entries, [(4, pack(4))]);
-    assert!(store.replace_manifest(1, Bytes::from_static(b"two"), 4).await.unwrap());
-    assert_eq!(store.add(&pack(5)).await.unwrap(), 5);
+    assert!(store.replace_manifest(1, Bytes::from_static(b"two"), 4, 0).await.unwrap());
+    assert_eq!(store.add(&pack(5)).await.unwrap(), Added::At(5));
     let page = store.read(2, 10).await.unwrap();
     assert_eq!((page.manifest_version, page.last, &page.manifest[..]), (2, 5, &b"two"[..]));
     assert_eq!(page.entries, [(5, pack(5))]);
     // The last number is known when no entry is left, too.
-    assert!(store.replace_manifest(2, Bytes::new(), 5).await.unwrap());
+    assert!(store.replace_manifest(2, Bytes::new(), 5, 0).await.unwrap());
     assert_eq!(store.read(5, 10).await.unwrap().last, 5);
 }
 
@@ -57,19 +57,34 @@ pub async fn a_manifest_replaces_entries(store: &dyn PackDirectory) {
 pub async fn a_stale_manifest_changes_nothing(store: &dyn PackDirectory) {
     store.add(&pack(1)).await.unwrap();
     for stale in [1, 7] {
-        assert!(!store.replace_manifest(stale, Bytes::from_static(b"x"), 1).await.unwrap());
+        assert!(!store.replace_manifest(stale, Bytes::from_static(b"x"), 1, 0).await.unwrap());
     }
-    assert!(store.replace_manifest(0, Bytes::from_static(b"one"), 0).await.unwrap());
-    assert!(!store.replace_manifest(0, Bytes::from_static(b"x"), 1).await.unwrap());
+    assert!(store.replace_manifest(0, Bytes::from_static(b"one"), 0, 0).await.unwrap());
+    assert!(!store.replace_manifest(0, Bytes::from_static(b"x"), 1, 0).await.unwrap());
     let page = store.read(0, 10).await.unwrap();
     assert_eq!((page.manifest_version, &page.manifest[..]), (1, &b"one"[..]));
     assert_eq!(page.entries, [(1, pack(1))]);
 }
 
+/// A pack below the lowest generation is not added, and changes nothing. The lowest generation never falls.
+pub async fn refuses_packs_of_a_past_generation(store: &dyn PackDirectory) {
+    assert_eq!(store.add(&pack(2)).await.unwrap(), Added::At(1));
+    assert!(store.replace_manifest(0, Bytes::from_static(b"one"), 0, 5).await.unwrap());
+    assert!(!store.replace_manifest(0, Bytes::from_static(b"x"), 0, 9).await.unwrap());
+    assert!(store.replace_manifest(1, Bytes::from_static(b"two"), 0, 3).await.unwrap());
+    for below in [0, 4] {
+        assert_eq!(store.add(&pack(below)).await.unwrap(), Added::BelowGeneration(5));
+    }
+    assert_eq!(store.add(&pack(5)).await.unwrap(), Added::At(2));
+    let page = store.read(0, 10).await.unwrap();
+    assert_eq!((page.min_generation, page.last), (5, 2));
+    assert_eq!(page.entries, [(1, pack(2)), (2, pack(5))]);
+}
+
 /// Of masters that replace one manifest at the same time, one does.
 pub async fn racing_manifests_have_one_winner(store: &dyn PackDirectory) {
     for round in 0..5 {
-        let racers = (0..4_u8).map(|n| store.replace_manifest(round, vec![n].into(), 0));
+        let racers = (0..4_u8).map(|n| store.replace_manifest(round, vec![n].into(), 0, 0));
         let won = join_all(racers).await.into_iter().filter(|won| *won.as_ref().unwrap()).count();
         assert_eq!(won, 1, "round {round}");
     }
@@ -80,7 +95,7 @@ pub async fn refuses_oversized_records(store: &dyn PackDirectory) {
     let large = Bytes::from(vec![0; INDEX_BYTES_MAX + 1]);
     let refused = store.add(&PackEntry { index: large.clone(), ..pack(1) }).await;
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
-    let refused = store.replace_manifest(0, large.clone(), 0).await;
+    let refused = store.replace_manifest(0, large.clone(), 0, 0).await;
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
     let largest = PackEntry { index: large.slice(1..), ..pack(1) };
     store.add(&largest).await.unwrap();

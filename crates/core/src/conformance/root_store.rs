@@ -7,8 +7,8 @@ use futures::future::join_all;
 use crate::{
     id::{BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId},
     root::{
-        CasOutcome, DeletedRow, GlobalName, NewRoot, RootCounts, RootPointer, RootPointerStore,
-        RootRow,
+        CasOutcome, DeletedRow, GlobalName, LeaseId, NewRoot, RootCounts, RootPointer,
+        RootPointerStore, RootRow,
     },
 };
 
@@ -34,6 +34,7 @@ fn new_root(pointer: RootPointer) -> NewRoot {
         created: 5,
         deleted: None,
         global_name: GlobalName::ClaimIfFree,
+        lease: None,
     }
 }
 
@@ -69,6 +70,7 @@ pub async fn first_swap_creates(store: &dyn RootPointerStore) {
         created: 6,
         deleted: Some(7),
         global_name: GlobalName::Keep,
+        lease: None,
     };
     let outcome = store.cas_root(&address(OWNER, "bucket"), Some(pointer(1, 1)), &deleted).await;
     assert_eq!(outcome.unwrap().value, CasOutcome::Won);
@@ -409,6 +411,68 @@ pub async fn versions_go_on_after_a_drop(store: &dyn RootPointerStore) {
     assert_eq!(begin("first", 11).await, CasOutcome::Won);
     let next = swap(store, OWNER, "alive", Some(pointer(1, 1)), pointer(2, 2)).await;
     assert_eq!(next, CasOutcome::Won);
+}
+
+/// Once a generation is raised, swaps that expect a lower one are refused, and so are first rows below it.
+pub async fn a_raised_generation_refuses_what_began_before(store: &dyn RootPointerStore) {
+    let at = |seed, version, generation| RootPointer { generation, ..pointer(seed, version) };
+    for bucket in ["one", "two"] {
+        assert_eq!(swap(store, OWNER, bucket, None, pointer(1, 1)).await, CasOutcome::Won);
+    }
+    assert_eq!(store.generation().await.unwrap().value, 0);
+    store.raise_generation(5).await.unwrap();
+    // A lower one changes nothing.
+    store.raise_generation(3).await.unwrap();
+    assert_eq!(store.generation().await.unwrap().value, 5);
+    for bucket in ["one", "two"] {
+        assert_eq!(get(store, OWNER, bucket).await.unwrap().pointer, at(1, 1, 5));
+    }
+    let stale = swap(store, OWNER, "one", Some(pointer(1, 1)), pointer(2, 2)).await;
+    assert!(matches!(stale, CasOutcome::Conflict { current: Some(_) }), "{stale:?}");
+    assert_eq!(swap(store, OWNER, "one", Some(at(1, 1, 5)), at(2, 2, 5)).await, CasOutcome::Won);
+    assert_eq!(get(store, OWNER, "two").await.unwrap().pointer, at(1, 1, 5));
+    for below in [0, 4] {
+        let refused = swap(store, OWNER, "new", None, at(1, 1, below)).await;
+        assert_eq!(refused, CasOutcome::BelowGeneration, "generation {below}");
+    }
+    assert_eq!(get(store, OWNER, "new").await, None);
+    assert_eq!(swap(store, OWNER, "new", None, at(1, 1, 5)).await, CasOutcome::Won);
+}
+
+/// Of swaps and a new generation that race, each swap is either seen by who raised it, or refused.
+pub async fn racing_swaps_are_seen_or_refused(store: &dyn RootPointerStore) {
+    swap(store, OWNER, "bucket", None, pointer(0, 1)).await;
+    let writing = async {
+        let mut expected = pointer(0, 1);
+        for seed in 1..=20 {
+            let next = pointer(seed, expected.version + 1);
+            if swap(store, OWNER, "bucket", Some(expected), next).await != CasOutcome::Won {
+                break;
+            }
+            expected = next;
+            yield_now().await;
+        }
+        expected
+    };
+    let raising = async {
+        yield_now().await;
+        store.raise_generation(1).await.unwrap();
+        get(store, OWNER, "bucket").await.unwrap().pointer
+    };
+    let (won, seen) = futures::future::join(writing, raising).await;
+    assert_eq!(seen, RootPointer { generation: 1, ..won });
+}
+
+/// A swap that relies on a lease which the arbiter does not have changes nothing.
+pub async fn an_unknown_lease_is_refused(store: &dyn RootPointerStore) {
+    swap(store, OWNER, "bucket", None, pointer(1, 1)).await;
+    for id in ["00112233445566778899aabbccddeeff", "", "{"] {
+        let lease = Some(LeaseId { master: "someone".to_owned(), id: id.to_owned() });
+        let new = NewRoot { lease, ..new_root(pointer(2, 2)) };
+        let refused = store.cas_root(&address(OWNER, "bucket"), Some(pointer(1, 1)), &new).await;
+        assert_eq!(refused.unwrap().value, CasOutcome::LeaseBroken, "lease {id:?}");
+    }
+    assert_eq!(get(store, OWNER, "bucket").await.unwrap().pointer, pointer(1, 1));
 }
 
 /// Lets the other tasks run, on any executor.

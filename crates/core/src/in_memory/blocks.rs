@@ -1,6 +1,6 @@
 //! A block store in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -50,6 +50,45 @@ impl MemoryBlocks {
         held.map(|held| held.block.clone())
     }
 
+    /// Puts blocks under an epoch, as one of several masters does that knows of no later one.
+    ///
+    /// # Errors
+    /// The errors of [`BlockStore::put`].
+    pub fn put_under(&self, blocks: &[Block], epoch: Epoch) -> Result<SyncMark, StoreError> {
+        let mut state = self.state.lock();
+        let mut last = 0;
+        for block in blocks {
+            let len = block.bytes().len();
+            if len > BLOCK_BYTES_MAX {
+                return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
+            }
+            state.position += 1;
+            let position = state.position;
+            let held = state.held.entry(block.cid()).or_insert_with(|| Held {
+                block: block.clone(),
+                epoch,
+                marked: Epoch::default(),
+                position,
+            });
+            held.epoch = held.epoch.max(epoch);
+            last = last.max(held.position);
+        }
+        Ok(SyncMark { positions: [last, 0] })
+    }
+
+    /// Deletes blocks that were put before an epoch and are not among those that are kept, up to `limit` of
+    /// them. Returns their number.
+    pub fn delete_before(&self, epoch: Epoch, kept: &HashSet<Cid>, limit: usize) -> usize {
+        let held = &mut self.state.lock().held;
+        let is_garbage = |(cid, held): &(&Cid, &Held)| held.epoch < epoch && !kept.contains(cid);
+        let garbage: Vec<_> =
+            held.iter().filter(is_garbage).map(|(cid, _)| *cid).take(limit).collect();
+        for cid in &garbage {
+            held.remove(cid);
+        }
+        garbage.len()
+    }
+
     /// Returns the number of blocks stored.
     pub fn len(&self) -> usize {
         self.state.lock().held.len()
@@ -69,25 +108,8 @@ impl MemoryBlocks {
 #[async_trait]
 impl BlockStore for MemoryBlocks {
     async fn put(&self, blocks: &[Block], _: Placement) -> Result<SyncMark, StoreError> {
-        let mut state = self.state.lock();
-        let mut last = 0;
-        for block in blocks {
-            let len = block.bytes().len();
-            if len > BLOCK_BYTES_MAX {
-                return Err(StoreError::TooLarge { len, max: BLOCK_BYTES_MAX });
-            }
-            state.position += 1;
-            let (epoch, position) = (state.epoch, state.position);
-            let held = state.held.entry(block.cid()).or_insert_with(|| Held {
-                block: block.clone(),
-                epoch,
-                marked: Epoch::default(),
-                position,
-            });
-            held.epoch = epoch;
-            last = last.max(held.position);
-        }
-        Ok(SyncMark { positions: [last, 0] })
+        let epoch = self.state.lock().epoch;
+        self.put_under(blocks, epoch)
     }
 
     async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {

@@ -74,6 +74,11 @@ pub struct MemoryMetadata {
 }
 
 impl MemoryMetadata {
+    /// Returns the value of a record, if it has one.
+    pub(super) fn value(&self, table: Table, name: &str) -> Option<Bytes> {
+        self.records.lock().get(table, name)?.value.clone()
+    }
+
     /// Returns the current records, for [`Self::restore`].
     pub fn backup(&self) -> Records {
         self.records.lock().clone()

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::{
     error::StoreError,
-    packs::{DirectoryPage, INDEX_BYTES_MAX, PackDirectory, PackEntry},
+    packs::{Added, DirectoryPage, INDEX_BYTES_MAX, PackDirectory, PackEntry},
 };
 
 /// Entries, manifest, and the rules of both.
@@ -18,6 +18,7 @@ struct State {
     entries: BTreeMap<u64, PackEntry>,
     manifest_version: u64,
     manifest: Bytes,
+    min_generation: u64,
 }
 
 /// A directory of packs in memory.
@@ -39,13 +40,16 @@ pub fn check_index(bytes: &Bytes) -> Result<(), StoreError> {
 
 #[async_trait]
 impl PackDirectory for MemoryPacks {
-    async fn add(&self, pack: &PackEntry) -> Result<u64, StoreError> {
+    async fn add(&self, pack: &PackEntry) -> Result<Added, StoreError> {
         check_index(&pack.index)?;
         let mut state = self.state.lock();
+        if pack.generation < state.min_generation {
+            return Ok(Added::BelowGeneration(state.min_generation));
+        }
         state.last += 1;
         let seq = state.last;
         state.entries.insert(seq, pack.clone());
-        Ok(seq)
+        Ok(Added::At(seq))
     }
 
     async fn read(&self, after: u64, limit: usize) -> Result<DirectoryPage, StoreError> {
@@ -54,6 +58,7 @@ impl PackDirectory for MemoryPacks {
         Ok(DirectoryPage {
             manifest_version: state.manifest_version,
             manifest: state.manifest.clone(),
+            min_generation: state.min_generation,
             last: state.last,
             entries: entries.map(|(seq, pack)| (*seq, pack.clone())).collect(),
         })
@@ -64,6 +69,7 @@ impl PackDirectory for MemoryPacks {
         expected: u64,
         manifest: Bytes,
         through: u64,
+        min_generation: u64,
     ) -> Result<bool, StoreError> {
         check_index(&manifest)?;
         let mut state = self.state.lock();
@@ -72,6 +78,7 @@ impl PackDirectory for MemoryPacks {
         }
         state.manifest_version += 1;
         state.manifest = manifest;
+        state.min_generation = state.min_generation.max(min_generation);
         state.entries = state.entries.split_off(&through.saturating_add(1));
         Ok(true)
     }

@@ -130,8 +130,7 @@ pub(crate) async fn gc(args: GcArgs) -> ExitCode {
     finish(args.common.json, result, show)
 }
 
-const NOT_COLLECTED: &str =
-    "where the arbiter or the blocks are shared, the needs of other masters are not known";
+const NOT_COLLECTED: &str = "with FULA_BUCKET_ROOT_CAS=off, masters overwrite each other's updates, and what they need is not known";
 
 /// Prints what a collection did.
 fn show_collected(done: &Value) {
@@ -139,6 +138,12 @@ fn show_collected(done: &Value) {
     if found.is_null() {
         println!("Nothing was collected: {NOT_COLLECTED}.");
     } else {
+        if found["missing"].as_u64().is_some_and(|missing| missing > 0) {
+            println!(
+                "{} blocks in use are missing from the block store: run `fula fsck`",
+                found["missing"]
+            );
+        }
         println!(
             "{} blocks of {} bytes deleted, {} in use{}",
             found["deleted"],

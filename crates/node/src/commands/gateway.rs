@@ -126,6 +126,15 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     if tokio::time::timeout(grace, node.service.committer().drained()).await.is_err() {
         tracing::warn!("changes were still queued at the end of the grace period");
     }
+    if let Some(recovery) = &node.recovery
+        && let Ok(Err(error)) = tokio::time::timeout(grace, recovery.give_lease_up()).await
+    {
+        let error = chain(&error);
+        tracing::info!(
+            error,
+            "a collection will wait for this master, whose lease is not given up"
+        );
+    }
     drop(std::fs::remove_file(files::socket_path(&config.backends.data_dir)));
     tracing::info!("stopped");
     Ok(())
@@ -185,6 +194,7 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
         tokio::spawn(recovery.clone().run());
     }
     tokio::spawn(gc::tend(Arc::clone(node)));
+    tokio::spawn(gc::shared::tend(Arc::clone(node)));
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
     tokio::spawn(scrub::run(Arc::clone(node), scrubbed_in));
     tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));

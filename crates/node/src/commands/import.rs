@@ -2,7 +2,7 @@
 
 use fula_core::{
     block::{Placement, Position, require},
-    root::{CasOutcome, GlobalName, NewRoot, RootRow},
+    root::{CasOutcome, GlobalName, NewRoot, RootPointer, RootRow},
 };
 use fula_service::{Limits, error::chain, system_random};
 use serde::Serialize;
@@ -81,6 +81,9 @@ fn unfinished(from: &Node) -> Vec<String> {
 }
 
 async fn import(from: &Node, to: &Node) -> Result<Report, String> {
+    // What is copied is put under this generation: should a collection begin meanwhile, no bucket is published.
+    let generation = to.roots().generation().await.map_err(|error| chain(&error))?.value;
+    to.nodes.blocks().observe_generation(generation);
     copy_blocks(from, to).await?;
     let mut report = Report::default();
     let mut after = None;
@@ -90,7 +93,8 @@ async fn import(from: &Node, to: &Node) -> Result<Report, String> {
         let Some(last) = page.last() else { break };
         after = Some(last.address.clone());
         for row in page {
-            import_row(to, row, &mut report).await?;
+            let pointer = RootPointer { generation, ..row.pointer };
+            import_row(to, RootRow { pointer, ..row }, &mut report).await?;
         }
     }
     report.key = import_keys(from, to).await?;
@@ -107,7 +111,7 @@ async fn import_row(to: &Node, row: RootRow, report: &mut Report) -> Result<(), 
     })?;
     match publish(to, row).await? {
         None => report.imported.push(name),
-        Some(current) if current.pointer == pointer => report.already.push(name),
+        Some(current) if is_same(&current.pointer, &pointer) => report.already.push(name),
         Some(current) => {
             report.not_brought.push(format!(
                 "bucket {name} as it is here, at version {}: the arbiter has another state of it, at version \
@@ -118,6 +122,11 @@ async fn import_row(to: &Node, row: RootRow, report: &mut Report) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Returns whether two pointers name the same state: a collection may have raised the generation since.
+fn is_same(one: &RootPointer, other: &RootPointer) -> bool {
+    (one.root, one.version) == (other.root, other.version)
 }
 
 async fn import_keys(from: &Node, to: &Node) -> Result<Vec<String>, String> {
@@ -186,12 +195,18 @@ async fn publish(to: &Node, row: RootRow) -> Result<Option<RootRow>, String> {
         created: row.created,
         deleted: row.deleted,
         global_name,
+        lease: None,
     };
     let swapped = to.roots().cas_root(&row.address, None, &new).await;
     match swapped.map_err(|error| chain(&error))?.value {
         CasOutcome::Won => Ok(None),
         CasOutcome::Conflict { current } => Ok(current),
         CasOutcome::NameTaken => Err(format!("the name {} is taken", row.address.name)),
+        CasOutcome::BelowGeneration | CasOutcome::LeaseBroken => Err(
+            "a collection of garbage has begun meanwhile, so some of the blocks may be gone again: run the \
+             command once more"
+                .to_owned(),
+        ),
         CasOutcome::BelowFloor { floor } => Err(format!(
             "the arbiter has dropped rows of deleted buckets up to version {floor}: bucket {} cannot be \
              imported into it at version {}",

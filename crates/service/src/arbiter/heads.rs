@@ -182,6 +182,7 @@ impl Arbiter {
             return Ok(None);
         };
         self.0.claims.note(&row, self.0.writer);
+        self.observe_generation(row.pointer.generation);
         self.load(bucket, row, &asked).await.map(Some)
     }
 
@@ -197,7 +198,15 @@ impl Arbiter {
         {
             return Ok(head);
         }
-        let root = self.root(&row.pointer).await?;
+        // A collection raises the generation of a pointer, and changes nothing else.
+        let known = self.0.heads.get(bucket).filter(|head| {
+            let known = head.row.pointer;
+            known.root == row.pointer.root && known.version == row.pointer.version
+        });
+        let root = match known {
+            Some(head) => head.root.clone(),
+            None => self.root(&row.pointer).await?,
+        };
         let agree = root.owner == row.address.owner
             && root.name == row.address.name
             && root.version == row.pointer.version
@@ -239,7 +248,8 @@ impl Arbiter {
     /// Caches a head, unless a newer one is cached.
     fn keep(&self, head: &Arc<Head>) {
         let known = self.0.heads.get(head.address());
-        if known.is_none_or(|known| known.row.pointer.version < head.row.pointer.version) {
+        let age = |head: &Head| (head.row.pointer.version, head.row.pointer.generation);
+        if known.is_none_or(|known| age(&known) < age(head)) {
             self.0.heads.insert(head.address().clone(), Arc::clone(head));
         }
     }

@@ -5,6 +5,7 @@
 //! [`recovery`] brings the masters back from an arbiter that went back in time.
 
 mod clock;
+mod collection;
 pub(crate) mod head;
 mod heads;
 mod merge;
@@ -24,8 +25,11 @@ use fula_core::{
 };
 use quick_cache::sync::Cache;
 
-pub(crate) use self::swap::{SwapAnswer, Unverified};
 use self::{clock::ArbiterClock, priority::PriorityClaims, reader::PointerReader};
+pub(crate) use self::{
+    collection::Begun,
+    swap::{SwapAnswer, Unverified},
+};
 pub use self::{
     head::Head,
     merge::Merged,
@@ -109,6 +113,43 @@ impl Arbiter {
     /// Returns the writer id under which this master commits.
     pub fn writer(&self) -> WriterId {
         self.0.writer
+    }
+
+    /// Learns a generation, where masters share blocks: what is put from now on is under it.
+    pub(crate) fn observe_generation(&self, generation: u64) {
+        let blocks = self.nodes().blocks();
+        if blocks.generation().is_some_and(|known| known < generation) {
+            blocks.observe_generation(generation);
+            self.pins().observe_generation(generation);
+        }
+    }
+
+    /// Returns the highest generation that this master knows; 0 where masters do not share blocks.
+    pub(crate) fn generation(&self) -> u64 {
+        self.nodes().blocks().generation().unwrap_or_default()
+    }
+
+    /// Asks the arbiter for the generation, and learns it.
+    ///
+    /// # Errors
+    /// The errors of [`Self::find_bucket`].
+    pub(crate) async fn learn_generation(&self) -> Result<(), ServiceError> {
+        let generation = self.checked(self.0.roots.generation()).await?;
+        self.observe_generation(generation);
+        Ok(())
+    }
+
+    /// Begins a new generation in the arbiter, and returns it. Swaps that began under an earlier one are
+    /// refused from now on.
+    ///
+    /// # Errors
+    /// The errors of [`Self::find_bucket`]; some rows may be raised all the same.
+    pub(crate) async fn raise_generation(&self) -> Result<u64, ServiceError> {
+        let known = self.checked(self.0.roots.generation()).await?;
+        let generation = known.max(self.generation()) + 1;
+        self.checked(self.0.roots.raise_generation(generation)).await?;
+        self.observe_generation(generation);
+        Ok(generation)
     }
 
     /// Returns the row that holds a global name.

@@ -105,7 +105,9 @@ impl Arbiter {
             created: root.created,
             deleted: root.deleted,
             global_name: names.of_root(blocks.as_ref(), &root).await?,
+            lease: None,
         };
+        self.observe_generation(pointer.generation);
         let mark = blocks.put(&[block], Placement::Commit).await?;
         blocks.sync(mark).await?;
         let swapped = self.unchecked().cas_root(&row.address, Some(row.pointer), &new).await;

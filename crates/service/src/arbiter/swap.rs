@@ -8,7 +8,7 @@ use fula_core::{
 };
 
 use super::{Arbiter, rollback::Asked};
-use crate::error::ServiceError;
+use crate::{error::ServiceError, fault_injection::Fault};
 
 /// A row that the arbiter returned, and what was known of its bucket when it was asked. Only
 /// [`Arbiter::adopt`] makes a head of it.
@@ -39,6 +39,10 @@ pub(crate) enum SwapAnswer {
     NameTaken,
     /// The swap was refused: there is no row, and the version must be above this one.
     BelowFloor(u64),
+    /// The swap was refused: there is no row, and the generation of the first one must be higher.
+    BelowGeneration,
+    /// The swap was refused: the row is as expected, and the arbiter does not have the lease any more.
+    LeaseBroken,
     /// The swap was not sent, because this master may not write now.
     NotPermitted(ServiceError),
     /// The swap was certainly not carried out.
@@ -75,6 +79,13 @@ impl Arbiter {
             return SwapAnswer::NotPermitted(error);
         }
         let (floor, asked) = (guard.floor(), guard.ask(bucket));
+        let without_lease;
+        let new = if self.0.faults.has(Fault::LeaseNotCompared) {
+            without_lease = NewRoot { lease: None, ..new.clone() };
+            &without_lease
+        } else {
+            new
+        };
         let stamped = match self.0.roots.cas_root(bucket, expected, new).await {
             Ok(stamped) => stamped,
             Err(SwapError::NotSent(error)) => return SwapAnswer::NotSent(error),
@@ -94,6 +105,8 @@ impl Arbiter {
             }
             CasOutcome::NameTaken => SwapAnswer::NameTaken,
             CasOutcome::BelowFloor { floor } => SwapAnswer::BelowFloor(floor),
+            CasOutcome::BelowGeneration => SwapAnswer::BelowGeneration,
+            CasOutcome::LeaseBroken => SwapAnswer::LeaseBroken,
         }
     }
 

@@ -18,6 +18,7 @@ mod contention;
 mod deleted;
 mod drops;
 mod edits;
+mod overlay;
 mod publish;
 mod replay;
 mod round;
@@ -54,7 +55,7 @@ use crate::{
     caller::{Caller, IdempotencyKey, Seen},
     error::{Applied, ServiceError},
     limits::Limits,
-    pins::RequestPins,
+    pins::{Origin, RequestPins},
 };
 
 /// A change, and the conditions of the request for it.
@@ -67,6 +68,8 @@ pub(crate) struct CommitRequest {
     /// Key by which a retry is recognised.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
     pub(crate) change: Change,
+    /// What content relies on that the change links to and does not carry.
+    pub(crate) origin: Option<Origin>,
     /// Pins the blocks that the change links to.
     _pins: RequestPins,
 }
@@ -80,7 +83,8 @@ impl CommitRequest {
         change: Change,
     ) -> Self {
         let (if_version, pins) = (caller.if_version, caller.pins.clone());
-        Self { bucket, if_version, idempotency_key, change, _pins: pins }
+        let origin = pins.origin();
+        Self { bucket, if_version, idempotency_key, change, origin, _pins: pins }
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) enum Swapped {
     Won,
     /// The swap was lost. Apply the changes again, on this base.
     Lost(Option<Arc<Head>>),
+    /// The swap was refused, because the arbiter does not have the lease any more that it relied on.
+    LeaseBroken,
     Failed(ServiceError),
 }
 
@@ -113,6 +115,17 @@ impl Inner {
                     self.sent.lock().raise_floor(floor);
                     return never_there(is_unknown);
                 }
+                SwapAnswer::BelowGeneration => {
+                    return match self.arbiter.learn_generation().await {
+                        Ok(()) => never_there(is_unknown),
+                        Err(_) if is_unknown => {
+                            Swapped::Failed(ServiceError::Busy(Applied::Unknown))
+                        }
+                        Err(error) => Swapped::Failed(error),
+                    };
+                }
+                // The row is as it was. No attempt can win any more, because no lease comes back.
+                SwapAnswer::LeaseBroken => return Swapped::LeaseBroken,
                 SwapAnswer::NotPermitted(error) => return Swapped::Failed(error),
                 SwapAnswer::NotSent(error) if !is_unknown => {
                     return Swapped::Failed(error.into());

@@ -1,8 +1,8 @@
 //! The writer task of a bucket. It runs one round after another as long as changes wait.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc};
 
-use fula_core::{Block, BucketAddress, Cid, RootPointer, block::Placement};
+use fula_core::{Block, BucketAddress, Cid, RootPointer, block::Placement, root::LeaseId};
 use futures::FutureExt;
 use tokio::time::Instant;
 
@@ -171,6 +171,8 @@ impl Inner {
                 }
             }
         }
+        // What earlier attempts have put: only a fault has a use for it.
+        let mut put = HashSet::new();
         for attempt in 0..self.limits.round_attempts_max {
             batch = without_expired(batch);
             if batch.is_empty() {
@@ -184,7 +186,7 @@ impl Inner {
                     return Ended::default();
                 }
             };
-            let Some(sealed) = sealed else {
+            let Some(mut sealed) = sealed else {
                 let known = (base.as_deref(), is_current);
                 match self.settle_unpublished(bucket, known, batch, outcomes).await {
                     Some((left, head)) => (batch, base, is_current) = (left, head, true),
@@ -192,6 +194,9 @@ impl Inner {
                 }
                 continue;
             };
+            if self.limits.faults.has(Fault::BlocksNotPutAgain) {
+                sealed.blocks.retain(|block| put.insert(block.cid()));
+            }
             let takes_away = only_take_away(&batch, &outcomes);
             let placement = if takes_away { Placement::Removal } else { Placement::Commit };
             match self.publish(bucket, base.as_deref(), &sealed, placement, &mut batch).await {
@@ -207,6 +212,12 @@ impl Inner {
                     self.arbiter.nodes().forget(&made);
                     self.arbiter.post_priority_claim(bucket);
                     (base, is_current) = (current, true);
+                }
+                // Nothing was changed. Changes that rely on the lease are refused now.
+                Swapped::LeaseBroken => {
+                    if self.arbiter.pins().lease() == sealed.row.lease {
+                        self.arbiter.pins().set_lease(None);
+                    }
                 }
                 Swapped::Failed(error) => {
                     batch = refuse(batch, &outcomes, &error);
@@ -310,7 +321,9 @@ impl Inner {
     ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
         let now = self.arbiter.now().await?;
         let sent = self.sent.lock().before(bucket, base.is_some());
-        let mut work = Working::new(self.arbiter.nodes(), bucket, base, now, sent)?;
+        let (nodes, generation) = (self.arbiter.nodes(), self.arbiter.generation());
+        let mut work = Working::new(nodes, bucket, base, now, sent, generation)?;
+        let lease = self.arbiter.pins().lease();
         let mut outcomes = Vec::with_capacity(batch.len());
         let faults = self.limits.faults;
         work.ignore_conditions(
@@ -320,7 +333,8 @@ impl Inner {
         let base_version = base.map_or(0, |head| head.row.pointer.version);
         for Pending { request, .. } in batch {
             let changes = work.changes();
-            let (result, version) = request.judge(&mut work, base_version, faults).await;
+            let (result, version) =
+                request.judge(&mut work, base_version, lease.as_ref(), faults).await;
             outcomes.push(Outcome { result, version, writes: work.changes() > changes });
         }
         if !work.is_changed() {
@@ -338,8 +352,7 @@ impl Inner {
             }
             sweeps.insert(bucket.clone(), next);
         }
-        let generation = base.map_or(0, |head| head.row.pointer.generation);
-        let sealed = work.seal(self.arbiter.writer(), generation).await?;
+        let sealed = work.seal(self.arbiter.writer()).await?;
         Ok((outcomes, Some(sealed)))
     }
 }
@@ -349,7 +362,13 @@ type Judged = (Result<Answer, ServiceError>, u64);
 
 impl CommitRequest {
     /// Applies the change, unless it was carried out before.
-    async fn judge(&self, work: &mut Working<'_>, base: u64, faults: FaultInjection) -> Judged {
+    async fn judge(
+        &self,
+        work: &mut Working<'_>,
+        base: u64,
+        lease: Option<&LeaseId>,
+        faults: FaultInjection,
+    ) -> Judged {
         let idempotency_key =
             self.idempotency_key.as_ref().filter(|_| !faults.has(Fault::RecordOff));
         if let Some(idempotency_key) = idempotency_key {
@@ -372,7 +391,11 @@ impl CommitRequest {
         } else {
             let idempotency_key =
                 self.idempotency_key.as_ref().map(|idempotency_key| idempotency_key.fingerprint);
-            self.change.apply(work, idempotency_key).await
+            let origin = self.origin.as_ref().filter(|_| !faults.has(Fault::ContentNeedsNoOrigin));
+            match work.require_origin(origin, lease.cloned()) {
+                Ok(()) => self.change.apply(work, idempotency_key).await,
+                Err(error) => Err(error),
+            }
         };
         // A change that had no effect may be tried again, unless another attempt may still be under way.
         if let Some(idempotency_key) = idempotency_key

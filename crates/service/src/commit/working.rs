@@ -2,7 +2,7 @@
 
 mod versions;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use fula_core::{
@@ -10,77 +10,20 @@ use fula_core::{
     block::require,
     bucket::{BucketRoot, ObjectRecord, PartRecord, Recent, Seq, Settings, UploadRecord, keys},
     id::{ObjectKey, UploadId},
-    root::{GlobalName, NewRoot, RootPointer, TimeMs},
+    root::{GlobalName, LeaseId, NewRoot, RootPointer, TimeMs},
     tree::{Cursor, Edits, Entry, Nodes, Salt, Tree, edit},
 };
 
 pub(super) use self::versions::Newest;
-use crate::arbiter::Head;
+use super::overlay::Overlay;
 use crate::{
-    error::ServiceError,
+    arbiter::Head,
+    error::{Applied, ServiceError},
     limits::{AUTHORS_KEPT_MS, RECENT_CARRIED_MAX},
     names::NamePolicy,
     objects::condition::WriteConditions,
+    pins::Origin,
 };
-
-/// A tree with edits that are not applied yet.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Overlay {
-    tree: Tree,
-    edits: Edits,
-}
-
-impl Overlay {
-    async fn get(&self, nodes: &Nodes, key: &[u8]) -> Result<Option<(u64, Bytes)>, StoreError> {
-        if let Some(edited) = self.edits.get(key) {
-            return Ok(edited.clone());
-        }
-        Ok(self.tree.get(nodes, key).await?.map(|entry| (entry.weight, entry.value)))
-    }
-
-    /// Returns the entries of `from..to` in order, including the edits.
-    async fn range(
-        &self,
-        nodes: &Nodes,
-        from: &Bytes,
-        to: &Bytes,
-    ) -> Result<Vec<Entry>, StoreError> {
-        let mut found: BTreeMap<Bytes, (u64, Bytes)> = BTreeMap::new();
-        let mut cursor = Cursor::new(nodes, &self.tree);
-        cursor.seek(from).await?;
-        while let Some(entry) = cursor.next().await? {
-            if entry.key >= *to {
-                break;
-            }
-            found.insert(entry.key, (entry.weight, entry.value));
-        }
-        for (key, edited) in self.edits.range(from.clone()..to.clone()) {
-            match edited {
-                Some(edited) => drop(found.insert(key.clone(), edited.clone())),
-                None => drop(found.remove(key)),
-            }
-        }
-        let entry = |(key, (weight, value))| Entry { key, weight, value };
-        Ok(found.into_iter().map(entry).collect())
-    }
-
-    async fn is_empty(&self, nodes: &Nodes) -> Result<bool, StoreError> {
-        if self.edits.values().any(Option::is_some) {
-            return Ok(false);
-        }
-        if self.edits.is_empty() || self.tree.count > self.edits.len() as u64 {
-            return Ok(self.tree.count == 0);
-        }
-        let mut cursor = Cursor::new(nodes, &self.tree);
-        cursor.seek(b"").await?;
-        while let Some(entry) = cursor.next().await? {
-            if !self.edits.contains_key(&entry.key) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-}
 
 /// The bucket that a round edits, if it exists.
 #[derive(Clone, Debug)]
@@ -119,17 +62,22 @@ pub(super) struct Working<'a> {
     time: TimeMs,
     changes: u32,
     ignores_conditions: bool,
+    /// Generation of the root that this round would publish.
+    generation: u64,
+    /// Lease that the round relies on.
+    lease: Option<LeaseId>,
 }
 
 impl<'a> Working<'a> {
     /// Starts from `base`. `now` is the arbiter's time, `sent` the highest version for which this writer
-    /// has sent a swap.
+    /// has sent a swap. Without a base, the first row has this `generation`.
     pub(super) fn new(
         nodes: &'a Nodes,
         address: &'a BucketAddress,
         base: Option<&'a Head>,
         now: TimeMs,
         sent: u64,
+        generation: u64,
     ) -> Result<Self, ServiceError> {
         // Time never runs backwards within a bucket.
         let time = base.map_or(now, |head| head.root.time.max(now));
@@ -147,11 +95,13 @@ impl<'a> Working<'a> {
         };
         let global_name = GlobalName::Keep;
         let version = base.map_or(0, |head| head.row.pointer.version).max(sent) + 1;
+        let generation = base.map_or(generation, |head| head.row.pointer.generation);
         let blocks = Vec::new();
         let tree = base.map(|head| head.root.recent).unwrap_or_default();
         let recent = Overlay { tree, edits: Edits::new() };
         let changes = 0;
         let ignores_conditions = false;
+        let lease = None;
         Ok(Self {
             nodes,
             address,
@@ -164,12 +114,35 @@ impl<'a> Working<'a> {
             time,
             changes,
             ignores_conditions,
+            generation,
+            lease,
         })
     }
 
     /// Ignores conditions from now on, which is a fault for tests.
     pub(super) fn ignore_conditions(&mut self, ignore: bool) {
         self.ignores_conditions = ignore;
+    }
+
+    /// Checks that content which a change links to, and does not carry, cannot have been collected: it was put
+    /// under the generation of this round or a later one, or `lease` of this master has kept it since.
+    ///
+    /// # Errors
+    /// [`ServiceError::Busy`] for content that may be gone.
+    pub(super) fn require_origin(
+        &mut self,
+        origin: Option<&Origin>,
+        lease: Option<LeaseId>,
+    ) -> Result<(), ServiceError> {
+        let Some(origin) = origin else { return Ok(()) };
+        if u64::from(origin.generation.0) >= self.generation {
+            return Ok(());
+        }
+        if lease.is_none() || origin.lease != lease {
+            return Err(ServiceError::Busy(Applied::None));
+        }
+        self.lease = lease;
+        Ok(())
     }
 
     /// Checks the conditions of a write against the object that it would replace.
@@ -424,11 +397,8 @@ impl<'a> Working<'a> {
     }
 
     /// Applies all edits. Returns what to publish.
-    pub(super) async fn seal(
-        mut self,
-        writer: WriterId,
-        generation: u64,
-    ) -> Result<Sealed, ServiceError> {
+    pub(super) async fn seal(mut self, writer: WriterId) -> Result<Sealed, ServiceError> {
+        let generation = self.generation;
         let (version, time) = (self.version, self.time);
         let mut blocks = std::mem::take(&mut self.blocks);
         let mut replaced = Vec::new();
@@ -468,6 +438,7 @@ impl<'a> Working<'a> {
             created: root.created,
             deleted: root.deleted,
             global_name: self.global_name,
+            lease: self.lease,
         };
         blocks.push(block);
         // Equal bodies, and nodes that two trees share, are one block.

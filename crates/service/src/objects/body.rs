@@ -157,7 +157,9 @@ pub(crate) async fn take(
     seen.note_waited(arrived.elapsed());
     check(facts, &taken)?;
     pins.begin_write(pin_registry);
-    pins.pin_blocks(kept);
+    if taken.riding.is_none() {
+        pins.pin_blocks(kept);
+    }
     Ok(taken)
 }
 

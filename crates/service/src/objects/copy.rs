@@ -138,6 +138,7 @@ impl Service {
         }
         let record = found.ok_or(ServiceError::NoSuchKey)?;
         conditions.judge_source(&record)?;
+        caller.pins.note_source(from.row.pointer.generation);
         let checksums = match request.checksum.filter(|_| is_read) {
             Some(algorithm) => vec![self.checksum_of(&record, algorithm).await?],
             None => record.checksums.clone(),

@@ -346,7 +346,8 @@ impl Service {
         let content = content_of(record)?;
         let stream = content::stream(blocks, content, record.size, range);
         // The blocks that are read are pinned. Unlike a lease this holds back nothing else.
-        let mut kept = PinnedBlocks::new(self.arbiter().pins());
+        let began = self.arbiter().time().unwrap_or_default();
+        let mut kept = PinnedBlocks::of_read(self.arbiter().pins(), began);
         kept.add([content]);
         let framed = move |bytes: Result<Bytes, StoreError>| {
             let _kept = &kept;

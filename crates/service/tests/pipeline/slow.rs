@@ -205,7 +205,7 @@ impl RootHooks for SlowRoots {
                 self.jitter.step().await;
                 self.scans.pass().await;
             }
-            RootRead::List | RootRead::Count | RootRead::Find => {}
+            RootRead::List | RootRead::Count | RootRead::Find | RootRead::Generation => {}
         }
         Ok(())
     }

@@ -5,15 +5,16 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use fula_core::{BucketName, ObjectKey, bucket::ChecksumAlgorithm};
 use fula_service::{
-    Applied, Caller, DeleteKey, Identity, Invocation, ListRequest, ListingLine, ObjectFacts,
-    PutRequest, Service, ServiceError,
+    Applied, BucketOwner, Caller, CopyRequest, CopySourceRequest, DeleteKey, Identity, Invocation,
+    ListRequest, ListingLine, ObjectFacts, PutRequest, Service, ServiceError,
     body::{BodyFacts, BodyStream},
     condition::{ReadConditions, Tags, WriteConditions},
 };
 use fula_testkit::history::{Condition, Ending, Event, Op};
+use futures::StreamExt;
 use tokio::time::{sleep, timeout};
 
-use crate::world::{MASTERS, World};
+use crate::world::{MASTERS, Master, World};
 
 const BUCKET: &str = "bucket";
 
@@ -28,6 +29,12 @@ fn object_key(text: &str) -> ObjectKey {
     ObjectKey::parse(text.to_owned()).unwrap()
 }
 
+/// Name of a bucket of objects that are copied.
+const SOURCES: &str = "sources";
+
+/// Longest piece in which a body arrives, so that two of them do not fit one block.
+const PIECE: usize = (1 << 19) + 1;
+
 const CLIENTS: usize = 6;
 
 /// Number of the first client that does not number its calls and does not retry.
@@ -39,10 +46,20 @@ const ATTEMPTS: u32 = 5;
 /// Longest wait of a client for an answer.
 const PATIENCE: Duration = Duration::from_secs(6);
 
+/// Longest wait of a client that sends a long body.
+const PATIENCE_FOR_LONG: Duration = Duration::from_mins(5);
+
+/// The master that a request goes to.
+struct At {
+    world: Arc<World>,
+    me: usize,
+    service: Service,
+}
+
 /// The running masters, by number. A crashed one is replaced after a while.
 struct Masters {
     world: Arc<World>,
-    running: tokio::sync::Mutex<Vec<(u64, Service)>>,
+    running: tokio::sync::Mutex<Vec<(u64, Master)>>,
 }
 
 impl Masters {
@@ -55,6 +72,10 @@ impl Masters {
     }
 
     async fn get(&self, me: usize) -> Service {
+        self.master(me).await.service
+    }
+
+    async fn master(&self, me: usize) -> Master {
         let mut running = self.running.lock().await;
         if running[me].0 != self.world.life(me) {
             running[me] = (self.world.life(me), self.world.master(me).await);
@@ -74,6 +95,8 @@ struct Asked {
     key: String,
     body: String,
     condition: Option<Condition>,
+    /// Whether the object is a copy of one in another bucket, which is deleted meanwhile.
+    is_copy: bool,
 }
 
 /// The result of one attempt.
@@ -95,7 +118,8 @@ fn conditions(condition: Option<&Condition>) -> WriteConditions {
     conditions
 }
 
-async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered {
+async fn attempt(at: &At, caller: &Caller, asked: &Asked) -> Answered {
+    let service = &at.service;
     let mut answered = Answered {
         ending: Ending::Done,
         status: 200,
@@ -112,7 +136,12 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
         Op::Delete if asked.key == FLEETING => {
             service.delete_bucket(caller, &bucket_name(FLEETING)).await
         }
-        Op::Put => put(service, caller, asked).await.map(|etag| answered.etag = Some(etag)),
+        Op::Put if asked.is_copy => {
+            copy(at, caller, asked).await.map(|etag| answered.etag = Some(etag))
+        }
+        Op::Put => put_at(at, caller, BUCKET, &asked.key, asked)
+            .await
+            .map(|etag| answered.etag = Some(etag)),
         Op::Delete => {
             let conditions = conditions(asked.condition.as_ref());
             let request = DeleteKey { key: object_key(&asked.key), conditions };
@@ -149,13 +178,64 @@ async fn attempt(service: &Service, caller: &Caller, asked: &Asked) -> Answered 
     answered
 }
 
+/// Puts an object into another bucket, and copies it while it is deleted there. Returns its entity tag.
+async fn copy(at: &At, caller: &Caller, asked: &Asked) -> Result<String, ServiceError> {
+    let service = &at.service;
+    let key = object_key(&asked.body);
+    let plain = Caller::of(identity());
+    let source = Asked { condition: None, ..asked.clone() };
+    put_at(at, &plain, SOURCES, key.as_str(), &source).await?;
+    let request = CopyRequest {
+        source: CopySourceRequest {
+            owner: BucketOwner::Unsaid,
+            bucket: bucket_name(SOURCES),
+            key: key.clone(),
+            conditions: ReadConditions::default(),
+        },
+        key: object_key(&asked.key),
+        replace: None,
+        checksum: None,
+        conditions: conditions(asked.condition.as_ref()),
+    };
+    let conditions = WriteConditions::default();
+    let (sources, bucket) = (bucket_name(SOURCES), bucket_name(BUCKET));
+    let deletion = service.delete_object(&plain, &sources, DeleteKey { key, conditions });
+    let copying = service.copy_object(caller, &bucket, request);
+    let (copied, _) = futures::future::join(copying, deletion).await;
+    match copied {
+        Ok(record) => Ok(record.etag.to_string()),
+        // The source is gone: nothing was changed.
+        Err(ServiceError::NoSuchKey) => Err(ServiceError::Busy(Applied::None)),
+        Err(error) => Err(error),
+    }
+}
+
 /// Puts an object, and returns its entity tag.
-async fn put(service: &Service, caller: &Caller, asked: &Asked) -> Result<String, ServiceError> {
+async fn put_at(
+    at: &At,
+    caller: &Caller,
+    bucket: &str,
+    key: &str,
+    asked: &Asked,
+) -> Result<String, ServiceError> {
     let body = Bytes::from(asked.body.clone());
-    let body: BodyStream = Box::pin(futures::stream::iter([Ok(body)]));
+    // A long body arrives in pieces.
+    let pieces: Vec<_> = (0..body.len().div_ceil(PIECE)).map(|n| n * PIECE).collect();
+    let (world, me) = (Arc::clone(&at.world), at.me);
+    let piece = move |from: usize| {
+        let body = body.slice(from..body.len().min(from + PIECE));
+        let world = Arc::clone(&world);
+        async move {
+            if from > 0 {
+                world.between_pieces(me).await;
+            }
+            Ok(body)
+        }
+    };
+    let body: BodyStream = Box::pin(futures::stream::iter(pieces).then(piece));
     let body_facts = BodyFacts {
         length: None,
-        length_max: 1 << 20,
+        length_max: 2 << 20,
         md5: None,
         keep: ChecksumAlgorithm::Crc32,
         sent: ChecksumAlgorithm::Crc32,
@@ -163,13 +243,13 @@ async fn put(service: &Service, caller: &Caller, asked: &Asked) -> Result<String
         trailer: None,
     };
     let request = PutRequest {
-        key: object_key(&asked.key),
+        key: object_key(key),
         facts: ObjectFacts::default(),
         conditions: conditions(asked.condition.as_ref()),
         body,
         body_facts,
     };
-    let record = service.put_object(caller, &bucket_name(BUCKET), request).await?;
+    let record = at.service.put_object(caller, &bucket_name(bucket), request).await?;
     Ok(record.etag.to_string())
 }
 
@@ -204,8 +284,9 @@ async fn call(masters: &Masters, client: usize, number: usize, asked: Asked) -> 
         let me = usize::try_from(world.draw(MASTERS as u64)).unwrap();
         let invocation = Invocation::new(&id, n).filter(|_| !plain);
         let caller = Caller { invocation, ..Caller::of(identity()) };
-        let service = masters.get(me).await;
-        let answered = timeout(PATIENCE, attempt(&service, &caller, &asked)).await;
+        let at = At { world: Arc::clone(world), me, service: masters.get(me).await };
+        let patience = if asked.body.len() > PIECE { PATIENCE_FOR_LONG } else { PATIENCE };
+        let answered = timeout(patience, attempt(&at, &caller, &asked)).await;
         match answered {
             Ok(answered) if matches!(answered.ending, Ending::Done | Ending::Refused) => {
                 last = Some(answered);
@@ -256,7 +337,8 @@ async fn client(masters: &Masters, client: usize) -> Vec<Event> {
     let world = &masters.world;
     let mut events: Vec<Event> = Vec::new();
     for number in 0..OPERATIONS {
-        sleep(Duration::from_millis(world.draw(300))).await;
+        // Where masters collect, a run is long enough for one of them to lose its lease.
+        sleep(Duration::from_millis(world.draw(if world.collects() { 20_000 } else { 300 }))).await;
         let key = format!("k{}", world.draw(KEYS));
         let body = format!("{client}-{number}");
         let seen = events.iter().rev().find(|event| event.key == key && event.etag.is_some());
@@ -276,10 +358,31 @@ async fn client(masters: &Masters, client: usize) -> Vec<Event> {
             (_, true) => (FLEETING.to_owned(), Some(Condition::IfMatch(FLEETING.to_owned()))),
             _ => (key, condition),
         };
-        let asked = Asked { op, key, body, condition };
+        let is_plain = op == Op::Put && key != FLEETING;
+        let kind = if world.collects() && is_plain {
+            world.draw(world.puts_of_a_kind())
+        } else {
+            u64::MAX
+        };
+        let body = if kind == 0 { body.clone() + &" ".repeat(2 * PIECE) } else { body };
+        let asked = Asked { op, key, body, condition, is_copy: (1..4).contains(&kind) };
         events.push(call(masters, client, number, asked).await);
     }
     events
+}
+
+/// Collects once more, when nothing goes wrong any more, and checks that everything is there.
+async fn collect_at_the_end(world: &World, masters: &Masters) {
+    let Master { service, recovery } = masters.master(0).await;
+    let mut tries = 0;
+    while let Err(error) = world.collect(&service, recovery.as_ref().unwrap()).await {
+        tries += 1;
+        if tries == 5 {
+            return world.violate(format!("a collection fails when all is calm: {error}"));
+        }
+        sleep(Duration::from_secs(30)).await;
+    }
+    world.check_whole().await;
 }
 
 /// Drives a run, and returns its history. Other problems are recorded in the world.
@@ -287,6 +390,9 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
     let masters = Masters::new(world).await;
     let first = masters.get(0).await;
     first.create_bucket(&Caller::of(identity()), &bucket_name(BUCKET), None).await.unwrap();
+    if world.collects() {
+        first.create_bucket(&Caller::of(identity()), &bucket_name(SOURCES), None).await.unwrap();
+    }
     world.set_calm(false);
     let clients = (0..CLIENTS).map(|n| client(&masters, n));
     let clients = futures::future::join_all(clients);
@@ -301,23 +407,38 @@ pub(crate) async fn drive(world: &Arc<World>) -> Vec<Event> {
     if world.regresses() {
         world.merge(&masters.get(0).await).await;
     }
+    if world.collects() {
+        collect_at_the_end(world, &masters).await;
+    }
     let mut counts = Vec::new();
     for me in 0..MASTERS {
         let number = CLIENTS + me;
         for (n, key) in (0..KEYS).enumerate() {
-            let asked =
-                Asked { op: Op::Get, key: format!("k{key}"), body: String::new(), condition: None };
+            let asked = Asked {
+                op: Op::Get,
+                key: format!("k{key}"),
+                body: String::new(),
+                condition: None,
+                is_copy: false,
+            };
             events.push(call(&masters, number, n, asked).await);
         }
-        let asked =
-            Asked { op: Op::List, key: String::new(), body: String::new(), condition: None };
+        let asked = Asked {
+            op: Op::List,
+            key: String::new(),
+            body: String::new(),
+            condition: None,
+            is_copy: false,
+        };
         let listing = call(&masters, number, 99, asked).await;
-        let info = masters
-            .get(me)
-            .await
-            .bucket(&Caller::of(identity()), &bucket_name(BUCKET))
-            .await
-            .unwrap();
+        let service = masters.get(me).await;
+        let info = match service.bucket(&Caller::of(identity()), &bucket_name(BUCKET)).await {
+            Ok(info) => info,
+            Err(error) => {
+                world.violate(format!("master {me} cannot read the bucket: {error}"));
+                continue;
+            }
+        };
         counts.push((info.objects, info.bytes, listing.version, listing.listing.clone()));
         if listing.outcome != Ending::Done || info.objects != listing.listing.len() as u64 {
             world.violate(format!("master {me} counts {} objects: {listing:?}", info.objects));

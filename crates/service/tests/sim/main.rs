@@ -16,7 +16,7 @@ use fula_testkit::{
     history::{Ending, Event, Op},
 };
 
-use crate::world::{Faults, World};
+use crate::world::{Compared, Faults, World};
 
 /// Number of seeds of an ordinary run.
 const SEEDS: u64 = 10_000;
@@ -29,6 +29,8 @@ struct Outcome {
     events: usize,
     faults: usize,
     forked: bool,
+    /// Number of blocks that were collected.
+    deleted: u64,
     trace: [u8; 32],
     violations: Vec<String>,
 }
@@ -58,6 +60,7 @@ fn run(seed: u64, faults: &Faults, tell: bool) -> Outcome {
             faults: world.fault_count(),
             trace: world.trace(),
             forked: world.forked(),
+            deleted: world.deleted(),
             violations,
         };
         (outcome, world)
@@ -96,6 +99,7 @@ fn number(name: &str) -> Option<u64> {
 fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, Outcome)> {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let [events, hit, forks] = [(); 3].map(|()| AtomicUsize::new(0));
+    let deleted = AtomicU64::new(0);
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -109,6 +113,7 @@ fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, O
                     events.fetch_add(outcome.events, Ordering::Relaxed);
                     hit.fetch_add(outcome.faults, Ordering::Relaxed);
                     forks.fetch_add(usize::from(outcome.forked), Ordering::Relaxed);
+                    deleted.fetch_add(outcome.deleted, Ordering::Relaxed);
                     if !outcome.violations.is_empty() {
                         failed.fetch_min(seed, Ordering::Relaxed);
                     }
@@ -118,7 +123,11 @@ fn first_failure(seeds: std::ops::Range<u64>, faults: &Faults) -> Option<(u64, O
     });
     let [events, hit, forks] = [events, hit, forks].map(AtomicUsize::into_inner);
     let count = usize::try_from(seeds.end - seeds.start).unwrap();
-    println!("{count} seeds, {events} operations, {hit} faults, {forks} forks");
+    let deleted = deleted.into_inner();
+    println!(
+        "{count} seeds, {events} operations, {hit} faults, {forks} forks, {deleted} blocks collected"
+    );
+    assert!(!faults.collects || deleted > 0, "nothing was collected in any run");
     assert!(forks * 4 < count, "{forks} forks in {count} runs: nothing was checked");
     assert!(hit > 0, "nothing went wrong in any run");
     let seed = failed.into_inner();
@@ -171,6 +180,47 @@ fn a_seed_gives_the_same_run_every_time() {
     }
 }
 
+/// Returns the faults of runs in which all masters collect garbage.
+fn collecting() -> Faults {
+    Faults { collects: true, pause_ms: 150_000, ..Faults::default() }
+}
+
+#[test]
+fn no_seed_collects_what_is_needed() {
+    all_hold(&collecting(), SEEDS);
+}
+
+fn collecting_with(fault: Fault) -> Faults {
+    let omitted = FaultInjection(Some(fault));
+    Faults { omitted, puts_of_a_kind: 6, pause: 20, ..collecting() }
+}
+
+#[test]
+fn a_swap_that_does_not_compare_the_generation_is_found() {
+    let faults = Faults { compared: Compared::AllButGeneration, ..collecting() };
+    is_found("generation not compared", &faults);
+}
+
+#[test]
+fn blocks_that_are_not_put_again_are_found() {
+    is_found("blocks not put again", &collecting_with(Fault::BlocksNotPutAgain));
+}
+
+#[test]
+fn content_that_is_linked_after_a_collection_is_found() {
+    is_found("content needs no origin", &collecting_with(Fault::ContentNeedsNoOrigin));
+}
+
+#[test]
+fn a_lease_that_is_not_compared_is_found() {
+    is_found("lease not compared", &collecting_with(Fault::LeaseNotCompared));
+}
+
+#[test]
+fn leases_that_are_ignored_are_found() {
+    is_found("leases ignored", &collecting_with(Fault::LeasesIgnored));
+}
+
 /// Checks that the simulation notices a rule that is left out.
 fn is_found(name: &str, faults: &Faults) {
     let Some((seed, outcome)) = first_failure(0..SEEDS_TO_FIND_A_FLAW, faults) else {
@@ -185,7 +235,7 @@ fn with(fault: Fault) -> Faults {
 
 #[test]
 fn a_swap_that_does_not_compare_is_found() {
-    is_found("version not compared", &Faults { compares: false, ..Faults::default() });
+    is_found("version not compared", &Faults { compared: Compared::Nothing, ..Faults::default() });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The world of one run: arbiter, blocks, masters, and the faults between them.
 
+mod collections;
 mod link;
 
 use std::{sync::Arc, time::Duration};
@@ -28,6 +29,14 @@ use self::link::Link;
 /// Number of masters of a run.
 pub(crate) const MASTERS: usize = 3;
 
+/// What a swap compares of the pointer that it replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    Nothing,
+    AllButGeneration,
+    All,
+}
+
 /// The probability of each fault, per 1000 steps or messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Faults {
@@ -40,12 +49,18 @@ pub(crate) struct Faults {
     pub(crate) crash: u64,
     pub(crate) pause: u64,
     pub(crate) arbiter_away: u64,
-    /// Whether swaps compare the pointer that they replace.
-    pub(crate) compares: bool,
+    /// What swaps compare of the pointer that they replace.
+    pub(crate) compared: Compared,
     /// The rule of the pipeline that is left out.
     pub(crate) omitted: FaultInjection,
     /// Whether the arbiter is restored from an earlier state once in a run.
     pub(crate) regresses: bool,
+    /// Whether masters collect garbage all the time.
+    pub(crate) collects: bool,
+    /// Longest pause of a master in milliseconds.
+    pub(crate) pause_ms: u64,
+    /// Of so many puts of a run with collections, one has a long body and three are copies.
+    pub(crate) puts_of_a_kind: u64,
 }
 
 impl Default for Faults {
@@ -59,11 +74,21 @@ impl Default for Faults {
             crash: 4,
             pause: 6,
             arbiter_away: 3,
-            compares: true,
+            compared: Compared::All,
             omitted: FaultInjection::default(),
             regresses: false,
+            collects: false,
+            pause_ms: 8_000,
+            puts_of_a_kind: 24,
         }
     }
+}
+
+/// A master in one of its lives.
+#[derive(Clone)]
+pub(crate) struct Master {
+    pub(crate) service: Service,
+    pub(crate) recovery: Option<Recovery>,
 }
 
 #[derive(Debug)]
@@ -85,6 +110,8 @@ struct State {
     blind_from_ns: Option<u64>,
     /// Time from which on no faults happen.
     calm_from_ns: u64,
+    /// Number of blocks that were collected.
+    deleted: u64,
 }
 
 /// The state that the masters of one run share.
@@ -122,12 +149,14 @@ impl World {
             server: 0,
             blind_from_ns: None,
             calm_from_ns: 0,
+            deleted: 0,
         };
+        let metadata: Arc<MemoryMetadata> = Arc::default();
         Arc::new(Self {
             faults,
             state: Mutex::new(state),
-            roots: MemoryRoots::default(),
-            metadata: Arc::default(),
+            roots: MemoryRoots::with_leases(Arc::clone(&metadata)),
+            metadata,
             memories: std::array::from_fn(|_| Arc::new(MemoryMetadata::default()) as _),
             blocks: Arc::default(),
             durable: tokio::sync::Mutex::default(),
@@ -158,6 +187,14 @@ impl World {
 
     pub(crate) fn regresses(&self) -> bool {
         self.faults.regresses
+    }
+
+    pub(crate) fn collects(&self) -> bool {
+        self.faults.collects
+    }
+
+    pub(crate) fn puts_of_a_kind(&self) -> u64 {
+        self.faults.puts_of_a_kind
     }
 
     pub(crate) fn fault_count(&self) -> usize {
@@ -278,8 +315,8 @@ impl World {
     }
 
     /// Starts a master in its present life.
-    pub(crate) async fn master(self: &Arc<Self>, me: usize) -> Service {
-        let link = Link { world: Arc::clone(self), me, life: self.life(me) };
+    pub(crate) async fn master(self: &Arc<Self>, me: usize) -> Master {
+        let link = Link::new(self, me);
         let limits = Limits {
             commit_deadline: Duration::from_secs(3),
             resolve_for: Duration::from_secs(10),
@@ -288,6 +325,7 @@ impl World {
             heads_max: 1,
             ..Limits::default()
         };
+        let started = link.clone();
         let nodes = Arc::new(Nodes::new(Arc::new(link.clone()), 1 << 20));
         let mut writer = [u8::try_from(me).unwrap(); 16];
         writer[..8].copy_from_slice(&link.life.to_be_bytes());
@@ -298,10 +336,11 @@ impl World {
                 *byte = link.world.draw(256).to_le_bytes()[0];
             }
         });
-        if self.faults.regresses {
+        let mut recovery = None;
+        if self.faults.regresses || self.faults.collects {
             let metadata: Arc<dyn MetadataStore> = Arc::clone(&self.metadata) as _;
             let memory = Arc::clone(&self.memories[me]);
-            let recovery = Recovery::open(
+            let opened = Recovery::open(
                 arbiter.clone(),
                 metadata,
                 memory,
@@ -309,10 +348,21 @@ impl World {
                 NamePolicy::PerOwner,
                 true,
             )
-            .await;
-            tokio::spawn(recovery.unwrap().run());
+            .await
+            .unwrap();
+            // While the arbiter is away, the first heartbeat comes later.
+            drop(opened.beat().await);
+            tokio::spawn(opened.clone().run());
+            recovery = Some(opened);
         }
-        Service::new(arbiter, limits, random, NamePolicy::PerOwner)
+        started.start();
+        let service = Service::new(arbiter, limits, random, NamePolicy::PerOwner);
+        if let Some(recovery) = &recovery
+            && self.faults.collects
+        {
+            tokio::spawn(Arc::clone(self).collect_for_ever(service.clone(), recovery.clone(), me));
+        }
+        Master { service, recovery }
     }
 
     async fn guard(&self, me: usize) -> RollbackGuard {
@@ -320,7 +370,7 @@ impl World {
         if self.faults.regresses && !is_faulty {
             return RollbackGuard::open(Some(Arc::clone(&self.memories[me]))).await.unwrap();
         }
-        RollbackGuard::new(None, self.faults.compares && !is_faulty)
+        RollbackGuard::new(None, self.faults.compared != Compared::Nothing && !is_faulty)
     }
 
     async fn row(&self, bucket: &BucketAddress) -> Option<RootRow> {
@@ -331,8 +381,13 @@ impl World {
     async fn swap(&self, swap: &Swap) -> Result<Stamped<CasOutcome>, SwapError> {
         self.tick();
         let mut expected = swap.expected;
+        if self.faults.compared == Compared::AllButGeneration
+            && let (Some(expected), Some(row)) = (&mut expected, self.row(&swap.bucket).await)
+        {
+            expected.generation = row.pointer.generation;
+        }
         let mut new = swap.new.clone();
-        if !self.faults.compares {
+        if self.faults.compared == Compared::Nothing {
             let row = self.row(&swap.bucket).await;
             expected = row.map(|row| row.pointer);
             if expected.is_some_and(|current| current.version >= new.pointer.version) {
@@ -363,6 +418,10 @@ impl World {
     async fn check_durable(&self, row: &RootRow) {
         let view: Arc<dyn BlockStore> = Arc::new(DurableView(Arc::clone(&self.blocks)));
         let mut seen = self.durable.lock().await;
+        if self.faults.collects {
+            // What was whole before may have been collected.
+            *seen = fsck::Checked::default();
+        }
         let report = fsck::check_bucket(&Nodes::new(view, 1 << 20), row, &mut seen).await.unwrap();
         if !report.problems.is_empty() {
             self.violate(format!("published what is not durable: {:?}", report.problems[0]));

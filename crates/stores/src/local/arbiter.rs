@@ -21,6 +21,9 @@ use super::{
 };
 use crate::log::{Kind, Log, Need, Record, StreamName, blocking};
 
+/// Number of rows that get a new generation with one write.
+const RAISED_AT_ONCE: usize = 256;
+
 /// The embedded arbiter: root pointers in the log of a data directory.
 pub struct LocalRoots {
     pub(super) log: Arc<Log>,
@@ -94,16 +97,23 @@ impl LocalRoots {
 
     /// Makes a row durable. The error tells whether the row may be there all the same.
     pub(super) async fn persist(&self, row: &RootRow) -> Result<(), SwapError> {
+        self.persist_all(std::slice::from_ref(row)).await
+    }
+
+    async fn persist_all(&self, rows: &[RootRow]) -> Result<(), SwapError> {
         let failed = |error| unavailable("swap", error);
         let position = {
             let mut state = self.state.write();
-            state.position += 1;
-            state.position
+            state.position += rows.len() as u64;
+            state.position - rows.len() as u64
         };
-        let key = key_of(&row.address);
-        let value = write_row(position, row);
-        let record = Record { kind: Kind::Root, key: &key, value: &value };
-        let appended = self.log.append(StreamName::Commit, &[record], Need::Removal);
+        let numbered = rows.iter().zip(position + 1..);
+        let encoded: Vec<_> = numbered
+            .map(|(row, position)| (key_of(&row.address), write_row(position, row)))
+            .collect();
+        let records: Vec<_> =
+            encoded.iter().map(|(key, value)| Record { kind: Kind::Root, key, value }).collect();
+        let appended = self.log.append(StreamName::Commit, &records, Need::Removal);
         let position = appended.map_err(|error| {
             // A write that failed and was cut off again is certainly not there.
             let unknown = self.log.is_poisoned(StreamName::Commit);
@@ -134,6 +144,10 @@ impl RootPointerStore for LocalRoots {
         new: &NewRoot,
     ) -> Result<Stamped<CasOutcome>, SwapError> {
         let _turn = self.stripes.lock(bucket.name.as_str()).await;
+        if new.lease.is_some() {
+            // Leases are of masters that share an arbiter.
+            return Ok(self.stamp(|_| CasOutcome::LeaseBroken));
+        }
         let judged = self.state.read().rows.judge(bucket, expected, new);
         let row = match judged {
             SwapDecision::Write(row) => row,
@@ -143,6 +157,39 @@ impl RootPointerStore for LocalRoots {
         self.persist(&row).await?;
         self.state.write().apply(row);
         Ok(self.stamp(|_| CasOutcome::Won))
+    }
+
+    async fn generation(&self) -> Result<Stamped<u64>, StoreError> {
+        Ok(self.stamp(RowSet::generation))
+    }
+
+    async fn raise_generation(&self, generation: u64) -> Result<Stamped<()>, StoreError> {
+        drop(self.state.write().rows.begin_generation(generation));
+        // A first row that was examined before this has ended when the rows are listed.
+        self.stripes.ended().await;
+        let below = self.state.write().rows.begin_generation(generation);
+        let mut by_stripe: BTreeMap<usize, Vec<BucketAddress>> = BTreeMap::new();
+        for address in below {
+            by_stripe
+                .entry(self.stripes.stripe_of(address.name.as_str()))
+                .or_default()
+                .push(address);
+        }
+        for (stripe, addresses) in by_stripe {
+            for page in addresses.chunks(RAISED_AT_ONCE) {
+                let _turn = self.stripes.locks[stripe].lock().await;
+                let raised = |address| self.state.read().rows.raised(address, generation);
+                let rows: Vec<_> = page.iter().filter_map(raised).collect();
+                self.persist_all(&rows).await.map_err(|error| match error {
+                    SwapError::NotSent(error) | SwapError::Unknown(error) => error,
+                })?;
+                let mut state = self.state.write();
+                for row in rows {
+                    state.apply(row);
+                }
+            }
+        }
+        Ok(self.stamp(|_| ()))
     }
 
     fn can_drop_roots(&self) -> bool {

@@ -151,6 +151,7 @@ impl Case {
             created: 1,
             deleted: is_deleted.then_some(1),
             global_name: fula_core::root::GlobalName::ClaimIfFree,
+            lease: None,
         };
         if is_deleted {
             self.model.tombstones.insert(pointer);

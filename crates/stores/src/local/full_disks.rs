@@ -100,6 +100,7 @@ impl Case {
             created: 1,
             deleted: None,
             global_name: GlobalName::ClaimIfFree,
+            lease: None,
         };
         let bucket = BucketAddress::new(OWNER, BucketName::parse("bucket").unwrap());
         match self.store.roots.cas_root(&bucket, expected, &new).await {

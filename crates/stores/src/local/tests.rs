@@ -83,6 +83,7 @@ fn new_root(version: u64) -> NewRoot {
         created: 1,
         deleted: None,
         global_name: fula_core::root::GlobalName::ClaimIfFree,
+        lease: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The newest entries of the directory and the manifest, as a master keeps them in memory.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) places: HashMap<Tag, (u64, Place)>,
     /// Lengths of the packs of the entries.
     pub(super) packs: HashMap<PackId, u64>,
+    /// Bytes of the packs that this master has listed.
+    pub(super) added_bytes: u64,
 }
 
 /// What the manifest says: entries up to a number are in the runs, the newest of which is first.
@@ -55,18 +57,34 @@ pub(super) struct Manifest {
     /// Names of runs that the last merge replaced. The next one deletes them: by then every master that looks
     /// has the newer ones.
     pub(super) retired: Vec<[u8; 16]>,
+    /// Runs that a collection works on. Merges leave them alone.
+    pub(super) held: Option<Held>,
+}
+
+/// The oldest runs, while a collection works on them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Random name of the collection.
+    pub(super) by: [u8; 16],
+    /// Number of the runs, from the end of the list.
+    pub(super) count: usize,
 }
 
 impl Manifest {
     pub(super) fn encode(&self) -> Bytes {
         let mut out = Writer::with_capacity(256);
-        out.array(4).uint(1).uint(self.through).array(self.runs.len());
+        // Without a collection under way, the manifest has the form of earlier builds.
+        let (fields, format) = if self.held.is_some() { (5, 2) } else { (4, 1) };
+        out.array(fields).uint(format).uint(self.through).array(self.runs.len());
         for run in self.runs.iter() {
             run.write(&mut out);
         }
         out.array(self.retired.len());
         for id in &self.retired {
             out.bytes(id);
+        }
+        if let Some(held) = &self.held {
+            out.array(2).bytes(&held.by).uint(held.count as u64);
         }
         out.finish()
     }
@@ -75,8 +93,9 @@ impl Manifest {
         let wrong = |Invalid(why)| StoreError::Malformed { what: "manifest of the packs", why };
         let mut reader = Reader::new(bytes);
         let mut read = || {
-            reader.tuple(4)?;
-            if reader.uint()? != 1 {
+            let fields = reader.array()?;
+            let format = reader.uint()?;
+            if !matches!((fields, format), (4, 1) | (5, 2)) {
                 return Err(Invalid("it was written by a later build"));
             }
             let through = reader.uint()?;
@@ -90,11 +109,26 @@ impl Manifest {
             for _ in 0..count {
                 retired.push(reader.array_of()?);
             }
-            Ok(Self { through, runs: runs.into(), retired })
+            let held = if format == 2 {
+                reader.tuple(2)?;
+                let (by, count) = (reader.array_of()?, reader.uint()?);
+                let count = usize::try_from(count).ok().filter(|count| *count <= runs.len());
+                Some(Held { by, count: count.ok_or(Invalid("it holds more runs than it names"))? })
+            } else {
+                None
+            };
+            Ok(Self { through, runs: runs.into(), retired, held })
         };
         let manifest = read().map_err(wrong)?;
         reader.end().map_err(wrong)?;
         Ok(manifest)
+    }
+}
+
+impl Manifest {
+    /// Returns the number of runs that merges may take, which are the first ones.
+    pub(super) fn free(&self) -> usize {
+        self.runs.len() - self.held.as_ref().map_or(0, |held| held.count)
     }
 }
 
@@ -134,6 +168,22 @@ impl State {
         self.packs.insert(pack.id, pack.bytes);
         self.entries.insert(seq, Listed { id: pack.id, index: pack.index.clone() });
         Ok(())
+    }
+
+    /// Returns where the newest entry has a block that lies in a pack which is not gone.
+    pub(super) fn find_besides(
+        &self,
+        gone: &HashSet<PackId>,
+        tag: &Tag,
+    ) -> Result<Option<Place>, StoreError> {
+        for listed in self.entries.values().rev().filter(|listed| !gone.contains(&listed.id)) {
+            let index = decode_index(&listed.index)?;
+            if let Some(entry) = index.iter().find(|entry| entry.tag == *tag) {
+                let (offset, len) = (entry.offset, entry.len);
+                return Ok(Some(Place { pack: listed.id, offset, len }));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes the entries up to a number.

@@ -5,11 +5,15 @@
 //! it, so every master of the arbiter finds every block (`places`). Builds before packs wrote each block as
 //! a separate object; those are read as before. Decision: docs/adr/0041.
 //!
-//! # Deliberately absent
-//! Deleting: nothing is collected where masters share blocks.
+//! Each pack is of a generation. A collector deletes only packs of past generations (`collect`,
+//! docs/adr/0042).
 
+mod collect;
 mod format;
 mod known;
+mod listing;
+mod merge;
+mod names;
 mod place;
 mod places;
 mod records;
@@ -21,27 +25,27 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
-    Block, BlockStore, Cid, Codec, PackDirectory, StoreError,
-    block::{BLOCK_BYTES_MAX, Listed, Placement, Position, SyncMark},
+    Block, BlockStore, Cid, PackDirectory, StoreError,
+    block::{BLOCK_BYTES_MAX, Epoch, Listed, Placement, Position, Swept, SyncMark},
     packs::{PackEntry, PackId},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{ObjectMeta, path::Path};
+use object_store::path::Path;
 use quick_cache::{Weighter, sync::Cache};
 
 pub use self::records::RecordDirectory;
 use self::{
-    format::{BLOCKS_MAX, END_BYTES, Encoded, HEAD_BYTES, PackIndex, generation_of},
-    place::{Place, Tag, TagKey, encode_index},
-    places::Places,
-    run::Run,
+    format::{BLOCKS_MAX, Encoded},
+    names::{CODECS, path_of, single_path},
+    place::{IndexEntry, Place, Tag, TagKey, encode_index},
+    places::{Listing, Places},
 };
 use crate::objects::{Found, Objects};
 
@@ -51,14 +55,14 @@ const PACK_BYTES: usize = 16 << 20;
 /// Packs written at a time by one put.
 const CONCURRENCY: usize = 4;
 
-/// Packs whose indexes are read at a time when they are listed anew.
-const LISTED_AT_ONCE: usize = 32;
-
 /// Longest pack that is read whole for one of its blocks: others of them are likely to be wanted next.
 const WHOLE_BYTES: u64 = 256 << 10;
 
 /// Memory for packs that were read whole, in bytes.
 const WHOLE_CACHE_BYTES: u64 = 16 << 20;
+
+/// Times that one put begins anew because the generation has risen.
+const GENERATIONS_MAX: usize = 4;
 
 /// Prefix of blocks that are objects of their own.
 const SINGLE: &str = "blocks";
@@ -86,6 +90,9 @@ pub struct PackedBlocks {
     whole: Cache<PackId, Bytes, ByLength>,
     /// Whether there are blocks that are objects of their own.
     has_single_blocks: AtomicBool,
+    /// Generation of the packs that are written.
+    current_generation: AtomicU64,
+    collection: collect::State,
 }
 
 impl std::fmt::Debug for PackedBlocks {
@@ -115,6 +122,8 @@ impl PackedBlocks {
             fresh_id,
             whole: Cache::with_weighter(256, WHOLE_CACHE_BYTES, ByLength),
             has_single_blocks,
+            current_generation: AtomicU64::new(0),
+            collection: collect::State::default(),
         })
     }
 
@@ -132,17 +141,34 @@ impl PackedBlocks {
                 source: stopped.into(),
             })??;
         }
-        let id = PackId((self.fresh_id)());
-        // Collections will tell packs of before from later ones by it.
-        let generation = 0;
+        for _ in 0..GENERATIONS_MAX {
+            let (entry, _) = self.write_pack(blocks).await?;
+            match self.places.add(&entry).await? {
+                Listing::Done { is_turn } => {
+                    if is_turn {
+                        drop(self.merge());
+                    }
+                    return Ok(());
+                }
+                // A collector may take the pack for garbage of a write that was given up.
+                Listing::BelowGeneration(generation) => self.observe_generation(generation),
+            }
+        }
+        let source = "collections follow one another too quickly".into();
+        Err(StoreError::Unavailable { backend: "block store", action: "put", source })
+    }
+
+    /// Writes a pack under the current generation, and returns its entry of the list with its index.
+    async fn write_pack(
+        &self,
+        blocks: &[&Block],
+    ) -> Result<(PackEntry, Vec<IndexEntry>), StoreError> {
+        let generation = self.current_generation.load(Ordering::Acquire);
+        let id = names::new_id((self.fresh_id)(), generation);
         let pack = Encoded::new(generation, &self.key, blocks);
         self.store_pack(&id, &pack).await?;
         let index = encode_index(&pack.index);
-        let entry = PackEntry { id, generation, bytes: pack.bytes, index };
-        if self.places.add(&entry).await? {
-            drop(self.merge());
-        }
-        Ok(())
+        Ok((PackEntry { id, generation, bytes: pack.bytes, index }, pack.index))
     }
 
     /// Writes the object of a pack.
@@ -239,151 +265,6 @@ impl PackedBlocks {
             Found::Whole(bytes) => Block::verify(*cid, bytes).map(Some),
         }
     }
-
-    /// Lists every pack that the directory does not know, and returns how many there were. Reads the index of
-    /// every pack that is in no entry of the list.
-    async fn list_anew(&self) -> Result<u64, StoreError> {
-        let runs = self.places.whole_runs().await?;
-        let mut found = 0;
-        for shard in 0..=u8::MAX {
-            let metas = self.objects.list(&shard_path(shard)).await?;
-            let looks = metas.into_iter().map(|meta| self.add_unlisted(&runs, shard, meta));
-            let mut looks =
-                stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(LISTED_AT_ONCE);
-            while let Some(is_added) = looks.try_next().await? {
-                found += u64::from(is_added);
-            }
-        }
-        self.places.forget_lost_runs().await?;
-        Ok(found)
-    }
-
-    /// Lists a pack that has a block which is found nowhere else. Returns whether it did.
-    async fn add_unlisted(
-        &self,
-        runs: &[Run],
-        shard: u8,
-        meta: ObjectMeta,
-    ) -> Result<bool, StoreError> {
-        let Some(id) = id_at(shard, &meta.location) else { return Ok(false) };
-        if self.places.listed_bytes(&id).is_some() {
-            return Ok(false);
-        }
-        let Some(index) = self.pack_index(&meta).await? else { return Ok(false) };
-        let mut is_known = true;
-        for (cid, offset, len) in &index.blocks {
-            let found = self.places.locate_in(runs, &Tag::new(&self.key, cid)).await;
-            // A copy elsewhere may be damaged, and a run may have been merged meanwhile. An entry too many
-            // does no harm.
-            let here = Place { pack: id, offset: *offset, len: *len };
-            is_known &= found.is_ok_and(|place| place == Some(here));
-        }
-        if is_known {
-            return Ok(false);
-        }
-        let head = self.objects.get_range(&path_of(&id), 0..HEAD_BYTES as u64).await?;
-        let generation = generation_of(&head.unwrap_or_default()).unwrap_or_else(|error| {
-            tracing::warn!(pack = %id, %error, "the beginning of a pack cannot be read");
-            0
-        });
-        let entry = |(cid, offset, len): &(Cid, u32, u32)| {
-            let tag = Tag::new(&self.key, cid);
-            place::IndexEntry { tag, offset: *offset, len: *len }
-        };
-        let index: Vec<_> = index.blocks.iter().map(entry).collect();
-        let entry = PackEntry { id, generation, bytes: meta.size, index: encode_index(&index) };
-        if self.places.add(&entry).await? || self.places.is_overfull() {
-            // It may fail as long as a run is lost, and is tried again later.
-            drop(self.merge().await);
-        }
-        Ok(true)
-    }
-
-    /// Reads the index in a pack; `None` for a pack that is gone, or that is no pack.
-    async fn pack_index(&self, meta: &ObjectMeta) -> Result<Option<PackIndex>, StoreError> {
-        let (path, size) = (&meta.location, meta.size);
-        let Some(from) = size.checked_sub(END_BYTES as u64) else {
-            tracing::warn!(pack = %path, "an object among the packs is too short to be one");
-            return Ok(None);
-        };
-        let Some(end) = self.objects.get_range(path, from..size).await? else { return Ok(None) };
-        let Some(from) = PackIndex::len_by(&end).and_then(|len| size.checked_sub(len)) else {
-            tracing::warn!(pack = %path, "an object among the packs is no pack, or is cut off");
-            return Ok(None);
-        };
-        let Some(bytes) = self.objects.get_range(path, from..size).await? else { return Ok(None) };
-        match PackIndex::parse(&bytes) {
-            Ok(index) => Ok(Some(index)),
-            Err(error) => {
-                tracing::warn!(pack = %path, %error, "the index of a pack cannot be read");
-                Ok(None)
-            }
-        }
-    }
-
-    /// Lists the packs whose names begin with one byte, and the blocks in them that are found there.
-    async fn list_packed(&self, shard: u8) -> Result<Vec<(Cid, u64)>, StoreError> {
-        let mut blocks = Vec::new();
-        for meta in self.objects.list(&shard_path(shard)).await? {
-            let Some(id) = id_at(shard, &meta.location) else { continue };
-            let Some(index) = self.pack_index(&meta).await? else { continue };
-            for (cid, offset, len) in index.blocks {
-                // A block that was put again is listed once, where it is read from.
-                let place = self.places.locate(&Tag::new(&self.key, &cid)).await?;
-                if place == Some(Place { pack: id, offset, len }) {
-                    blocks.push((cid, u64::from(len)));
-                }
-            }
-        }
-        Ok(blocks)
-    }
-
-    async fn list_single(&self, codec: Codec, shard: u8) -> Result<Vec<(Cid, u64)>, StoreError> {
-        let prefix = Path::from(format!("blocks/{:02x}/{shard:02x}", codec as u8));
-        let found = self.objects.list(&prefix).await?.into_iter();
-        let blocks =
-            found.filter_map(|meta| Some((single_at(codec, shard, &meta.location)?, meta.size)));
-        let mut left = Vec::new();
-        for (cid, size) in blocks {
-            if self.places.locate(&Tag::new(&self.key, &cid)).await?.is_none() {
-                left.push((cid, size));
-            }
-        }
-        Ok(left)
-    }
-}
-
-/// Returns where a pack lies.
-fn path_of(id: &PackId) -> Path {
-    let name = id.to_string();
-    Path::from(format!("packs/{}/{}", &name[..2], &name[2..]))
-}
-
-fn shard_path(shard: u8) -> Path {
-    Path::from(format!("packs/{shard:02x}"))
-}
-
-/// Reads the name of a pack back from where it lies.
-fn id_at(shard: u8, path: &Path) -> Option<PackId> {
-    let mut id = [shard; 16];
-    hex::decode_to_slice(path.filename()?, &mut id[1..]).ok()?;
-    Some(PackId(id))
-}
-
-/// The codecs by which blocks are listed that are objects of their own.
-const CODECS: [Codec; 3] = [Codec::Raw, Codec::DagPb, Codec::DagCbor];
-
-/// Returns where a block lies that is an object of its own.
-fn single_path(cid: &Cid) -> Path {
-    let digest = hex::encode(cid.digest());
-    Path::from(format!("blocks/{:02x}/{}/{}", cid.codec() as u8, &digest[..2], &digest[2..]))
-}
-
-/// Reads an address back from where such a block lies.
-fn single_at(codec: Codec, shard: u8, path: &Path) -> Option<Cid> {
-    let mut digest = [shard; 32];
-    hex::decode_to_slice(path.filename()?, &mut digest[1..]).ok()?;
-    Some(Cid::from_digest(codec, digest))
 }
 
 /// Divides blocks among packs.
@@ -447,16 +328,18 @@ impl BlockStore for PackedBlocks {
             }
         }
         // Where it was found first may be out of date.
-        let place = self.places.locate_anew(&Tag::new(&self.key, cid)).await?;
-        let block = match place {
-            Some(place) => self.read_at(cid, place).await?,
-            None => None,
-        };
-        if block.is_none() {
-            self.objects.check_mounted().await?;
-            return first.map_or(Ok(None), Err);
+        let tag = Tag::new(&self.key, cid);
+        let (mut place, mut gone) = (self.places.locate_anew(&tag).await?, HashSet::new());
+        while let Some(found) = place {
+            if let Some(block) = self.read_at(cid, found).await? {
+                return Ok(Some(block));
+            }
+            // An entry may outlive its pack where a write was given up.
+            gone.insert(found.pack);
+            place = self.places.locate_besides(&gone, &tag).await?;
         }
-        Ok(block)
+        self.objects.check_mounted().await?;
+        first.map_or(Ok(None), Err)
     }
 
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
@@ -491,6 +374,32 @@ impl BlockStore for PackedBlocks {
 
     async fn recover(&self) -> Result<u64, StoreError> {
         self.list_anew().await
+    }
+
+    fn generation(&self) -> Option<u64> {
+        Some(self.current_generation.load(Ordering::Acquire))
+    }
+
+    fn observe_generation(&self, generation: u64) {
+        self.current_generation.fetch_max(generation, Ordering::AcqRel);
+    }
+
+    fn advance_epoch(&self) -> Epoch {
+        let generation = self.current_generation.load(Ordering::Acquire);
+        self.begin_marks(Epoch(u32::try_from(generation).unwrap_or(u32::MAX)))
+    }
+
+    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+        self.mark_tags(cids, cut)
+    }
+
+    async fn sweep(
+        &self,
+        from: Position,
+        cut: Epoch,
+        put_before: Epoch,
+    ) -> Result<Swept, StoreError> {
+        self.sweep_packs(from, cut, put_before).await
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

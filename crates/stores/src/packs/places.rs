@@ -3,7 +3,10 @@
 //! The entries are kept in memory. A merge moves them into an index run once there are [`MERGE_AT`](super::known::MERGE_AT) of them,
 //! so memory does not grow with the store. Pages of runs are read when they are needed, and cached.
 
+mod runs;
+
 use std::{
+    collections::HashSet,
     pin::pin,
     sync::{
         Arc,
@@ -14,7 +17,7 @@ use std::{
 
 use fula_core::{
     PackDirectory, StoreError,
-    packs::{DirectoryPage, PackEntry, PackId},
+    packs::{Added, DirectoryPage, PackEntry, PackId},
 };
 use futures::future::{Either, join_all, select};
 use parking_lot::{Mutex, RwLock};
@@ -23,8 +26,8 @@ use tokio::time::Instant;
 
 use super::{
     known::{MERGE_BLOCKS, Manifest, State},
-    place::{Located, Place, Tag},
-    run::{self, Page, Run},
+    place::{Place, Tag},
+    run::{Page, Run},
 };
 use crate::objects::Objects;
 
@@ -45,6 +48,9 @@ const FRESH: Duration = Duration::from_millis(50);
 
 /// Memory for pages of index runs, in bytes.
 const PAGES_BYTES: u64 = 16 << 20;
+
+/// Times that a collection tries to take the runs.
+const HOLD_TRIES: usize = 16;
 
 /// Shortest time between two readings of the whole directory for blocks that were not found.
 const REREAD_EVERY: Duration = Duration::from_secs(1);
@@ -76,6 +82,17 @@ pub(super) struct Places {
     merging: tokio::sync::Mutex<()>,
 }
 
+/// The outcome of listing a pack.
+pub(super) enum Listing {
+    /// It is listed.
+    Done {
+        /// Whether it is this master's turn to merge.
+        is_turn: bool,
+    },
+    /// It is not listed, because its generation is below this one.
+    BelowGeneration(u64),
+}
+
 impl Places {
     pub(super) fn new(objects: Objects, directory: Arc<dyn PackDirectory>) -> Self {
         let pages = usize::try_from(PAGES_BYTES / 4096).unwrap_or(1024);
@@ -92,16 +109,20 @@ impl Places {
         }
     }
 
-    /// Lists a pack that is durable. Returns whether it is this master's turn to merge.
+    /// Lists a pack that is durable.
     ///
     /// # Errors
     /// What [`PackDirectory::add`] returns.
-    pub(super) async fn add(&self, pack: &PackEntry) -> Result<bool, StoreError> {
-        let seq = self.directory.add(pack).await?;
+    pub(super) async fn add(&self, pack: &PackEntry) -> Result<Listing, StoreError> {
+        let seq = match self.directory.add(pack).await? {
+            Added::At(seq) => seq,
+            Added::BelowGeneration(generation) => return Ok(Listing::BelowGeneration(generation)),
+        };
         let mut state = self.state.write();
         state.insert(seq, pack)?;
+        state.added_bytes += pack.bytes;
         let is_turn = seq.is_multiple_of(MERGE_TURN) || pack.index.len() > MERGE_BLOCKS / 32;
-        Ok(is_turn && state.fill() >= 1)
+        Ok(Listing::Done { is_turn: is_turn && state.fill() >= 1 })
     }
 
     /// Returns whether there are so many entries that no more may be added before a merge.
@@ -188,6 +209,27 @@ impl Places {
             return Ok(Some(*place));
         }
         self.find_in(&self.runs(), tag).await
+    }
+
+    /// Returns a place of a block that is not in one of the packs that are gone, by what is known.
+    ///
+    /// # Errors
+    /// As [`Self::locate`].
+    pub(super) async fn locate_besides(
+        &self,
+        gone: &HashSet<PackId>,
+        tag: &Tag,
+    ) -> Result<Option<Place>, StoreError> {
+        if let Some(place) = self.state.read().find_besides(gone, tag)? {
+            return Ok(Some(place));
+        }
+        for run in self.runs().iter() {
+            match self.find_in_one(run, tag).await? {
+                Some(place) if !gone.contains(&place.pack) => return Ok(Some(place)),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the length of a pack that is still in the list.
@@ -280,89 +322,6 @@ impl Places {
         Ok(count)
     }
 
-    /// Moves the entries of the directory into an index run, together with runs that are not much larger.
-    /// Returns how many blocks the new run knows; `None` where there is not enough to do unless `is_asked`, or
-    /// where another master was faster.
-    ///
-    /// # Errors
-    /// [`StoreError`]; nothing changed then, or all of it.
-    pub(super) async fn merge(
-        &self,
-        is_asked: bool,
-        fresh_id: impl FnMut() -> [u8; 16],
-    ) -> Result<Option<u64>, StoreError> {
-        let _one_at_a_time = self.merging.lock().await;
-        if !is_asked && self.state.read().fill() < 1 {
-            return Ok(None);
-        }
-        // A run that is written beside the store would be hidden once the store is mounted again.
-        self.objects.check_named().await?;
-        // What is removed from the list must be what goes into the run.
-        self.reread_all().await?;
-        let (version, newest, before) = {
-            let state = self.state.read();
-            let through = state.through;
-            let of_entries = |(tag, (seq, place)): (&Tag, &(u64, Place))| {
-                (*seq <= through).then_some(Located { tag: *tag, place: *place })
-            };
-            let mut newest: Vec<_> = state.places.iter().filter_map(of_entries).collect();
-            newest.sort_unstable_by_key(|located| located.tag);
-            (state.manifest_version, newest, Manifest { through, ..state.manifest.clone() })
-        };
-        let taken = self.mergeable(newest.len() as u64, &before.runs).await?;
-        let (taken, left) = before.runs.split_at(taken);
-        let run = run::merge(&self.objects, &newest, taken, fresh_id).await?;
-        let manifest = Manifest {
-            through: before.through,
-            runs: std::iter::once(run).chain(left.iter().copied()).collect(),
-            retired: taken.iter().map(|run| run.id).collect(),
-        };
-        self.objects.check_named().await?;
-        let (through, encoded) = (manifest.through, manifest.encode());
-        let replaced = self.directory.replace_manifest(version, encoded, through).await?;
-        // Deletions may fail: what they leave behind is only garbage.
-        let garbage = if replaced { before.retired } else { vec![run.id] };
-        for id in garbage {
-            if let Err(error) = self.objects.delete(&run::path_of(&id)).await {
-                tracing::warn!(%error, "cannot delete an index run that is not used any more");
-            }
-        }
-        self.refresh().await?;
-        Ok(replaced.then_some(run.records))
-    }
-
-    /// Returns how many of the newest runs are to be merged with so many records: those that are not much
-    /// larger, up to the first that cannot be read.
-    async fn mergeable(&self, mut records: u64, runs: &[Run]) -> Result<usize, StoreError> {
-        let mut count = 0;
-        for run in runs {
-            if run.records > RUN_RATIO * records || !run.is_whole(&self.objects).await? {
-                break;
-            }
-            (records, count) = (records + run.records, count + 1);
-        }
-        Ok(count)
-    }
-
-    /// Reads the directory anew, and returns the runs that are whole. Reads every run.
-    ///
-    /// # Errors
-    /// [`StoreError`], also where the store itself seems to be another one.
-    pub(super) async fn whole_runs(&self) -> Result<Vec<Run>, StoreError> {
-        self.objects.check_named().await?;
-        // What was known before may be listed no more.
-        self.reread_all().await?;
-        let mut whole = Vec::new();
-        for run in self.runs().iter() {
-            if run.is_whole(&self.objects).await? {
-                whole.push(*run);
-            } else {
-                tracing::warn!(run = %run.path(), "an index run is missing or damaged");
-            }
-        }
-        Ok(whole)
-    }
-
     /// Returns where a block lies by the list and by some of the runs.
     ///
     /// # Errors
@@ -378,24 +337,9 @@ impl Places {
         self.find_in(runs, tag).await
     }
 
-    /// Leaves runs out of the manifest that are not whole, after everything that they knew was listed again.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(super) async fn forget_lost_runs(&self) -> Result<(), StoreError> {
-        let _one_at_a_time = self.merging.lock().await;
-        let whole = self.whole_runs().await?;
-        let (version, manifest) = {
-            let state = self.state.read();
-            (state.manifest_version, state.manifest.clone())
-        };
-        if whole.len() < manifest.runs.len() {
-            let through = manifest.through;
-            let manifest = Manifest { runs: whole.into(), ..manifest };
-            self.directory.replace_manifest(version, manifest.encode(), through).await?;
-            self.refresh().await?;
-        }
-        Ok(())
+    /// Returns the bytes of the packs that this master has listed.
+    pub(super) fn added_bytes(&self) -> u64 {
+        self.state.read().added_bytes
     }
 
     #[cfg(test)]

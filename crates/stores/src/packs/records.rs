@@ -12,7 +12,7 @@ use fula_core::{
     cbor::{Invalid, Reader, Writer},
     in_memory::check_index,
     metadata::{Table, WriteOutcome},
-    packs::{DirectoryPage, PackEntry, PackId},
+    packs::{Added, DirectoryPage, PackEntry, PackId},
 };
 use parking_lot::Mutex;
 
@@ -36,6 +36,8 @@ struct State {
     given: u64,
     /// Up to which number the manifest covers the entries.
     through: u64,
+    /// Lowest generation that may be added.
+    min_generation: u64,
     /// Entries above [`DirectoryPage::last`] whose writes have ended; `None` where one failed. They are shown
     /// once all below them have ended.
     ended: BTreeMap<u64, Option<PackEntry>>,
@@ -77,6 +79,8 @@ pub struct RecordDirectory {
     state: Mutex<State>,
     /// Held while the manifest is replaced.
     replacing: tokio::sync::Mutex<()>,
+    /// Held for reading while an entry is added.
+    adding: tokio::sync::RwLock<()>,
 }
 
 impl RecordDirectory {
@@ -88,9 +92,11 @@ impl RecordDirectory {
         let mut state = State::default();
         if let Some(entry) = records.read(Table::Packs, MANIFEST).await? {
             let value = entry.value.unwrap_or_default();
-            let (last, through, manifest) = read_manifest(&value).map_err(malformed)?;
-            (state.page.last, state.through) = (last, through);
-            (state.page.manifest, state.page.manifest_version) = (manifest, entry.version);
+            let stored = StoredManifest::read(&value).map_err(malformed)?;
+            (state.page.last, state.through) = (stored.last, stored.through);
+            state.page.min_generation = stored.min_generation;
+            state.min_generation = stored.min_generation;
+            (state.page.manifest, state.page.manifest_version) = (stored.manifest, entry.version);
         }
         let mut after: Option<String> = None;
         let mut found = BTreeMap::new();
@@ -115,7 +121,8 @@ impl RecordDirectory {
         state.page.last = state.page.last.max(found.keys().last().copied().unwrap_or_default());
         state.given = state.page.last;
         state.page.entries = found.into_iter().collect();
-        Ok(Self { records, state: Mutex::new(state), replacing: tokio::sync::Mutex::default() })
+        let (replacing, adding) = Default::default();
+        Ok(Self { records, state: Mutex::new(state), replacing, adding })
     }
 
     async fn write(&self, name: &str, expected: u64, value: Bytes) -> Result<u64, StoreError> {
@@ -158,26 +165,50 @@ fn read_entry(value: &Bytes) -> Result<(u64, PackEntry), Invalid> {
     Ok((seq, PackEntry { id, generation, bytes, index }))
 }
 
-fn write_manifest(last: u64, through: u64, manifest: &[u8]) -> Bytes {
-    let mut out = Writer::with_capacity(manifest.len() + 32);
-    out.array(3).uint(last).uint(through).bytes(manifest);
-    out.finish()
+/// The record of the manifest.
+struct StoredManifest {
+    /// The highest number that was given when it was written.
+    last: u64,
+    through: u64,
+    min_generation: u64,
+    manifest: Bytes,
 }
 
-fn read_manifest(value: &Bytes) -> Result<(u64, u64, Bytes), Invalid> {
-    let mut reader = Reader::new(value);
-    reader.tuple(3)?;
-    let read = (reader.uint()?, reader.uint()?, reader.bytes()?);
-    reader.end()?;
-    Ok(read)
+impl StoredManifest {
+    /// Encodes the record. One without a generation has the form of earlier builds.
+    fn write(&self) -> Bytes {
+        let mut out = Writer::with_capacity(self.manifest.len() + 48);
+        out.array(if self.min_generation == 0 { 3 } else { 4 }).uint(self.last).uint(self.through);
+        out.bytes(&self.manifest);
+        if self.min_generation > 0 {
+            out.uint(self.min_generation);
+        }
+        out.finish()
+    }
+
+    fn read(value: &Bytes) -> Result<Self, Invalid> {
+        let mut reader = Reader::new(value);
+        let fields = reader.array()?;
+        if !(3..=4).contains(&fields) {
+            return Err(Invalid("a manifest has three or four fields"));
+        }
+        let (last, through, manifest) = (reader.uint()?, reader.uint()?, reader.bytes()?);
+        let min_generation = if fields == 4 { reader.uint()? } else { 0 };
+        reader.end()?;
+        Ok(Self { last, through, min_generation, manifest })
+    }
 }
 
 #[async_trait]
 impl PackDirectory for RecordDirectory {
-    async fn add(&self, pack: &PackEntry) -> Result<u64, StoreError> {
+    async fn add(&self, pack: &PackEntry) -> Result<Added, StoreError> {
         check_index(&pack.index)?;
+        let _adding = self.adding.read().await;
         let (slot, mut adding) = {
             let mut state = self.state.lock();
+            if pack.generation < state.min_generation {
+                return Ok(Added::BelowGeneration(state.min_generation));
+            }
             state.given += 1;
             let seq = state.given;
             let slot = state.free.pop().unwrap_or_else(|| {
@@ -191,7 +222,7 @@ impl PackDirectory for RecordDirectory {
         let version = self.write(&name_of(slot.number), slot.version, value).await?;
         self.state.lock().slots.insert(adding.seq, Slot { version, ..slot });
         adding.written = Some(pack.clone());
-        Ok(adding.seq)
+        Ok(Added::At(adding.seq))
     }
 
     async fn read(&self, after: u64, limit: usize) -> Result<DirectoryPage, StoreError> {
@@ -206,21 +237,28 @@ impl PackDirectory for RecordDirectory {
         expected: u64,
         manifest: Bytes,
         through: u64,
+        min_generation: u64,
     ) -> Result<bool, StoreError> {
         check_index(&manifest)?;
         let _one_at_a_time = self.replacing.lock().await;
         let (value, through) = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             if state.page.manifest_version != expected {
                 return Ok(false);
             }
             let through = through.min(state.page.last).max(state.through);
-            (write_manifest(state.page.last, through, &manifest), through)
+            // No add that begins from now on may be below it, whether the write below succeeds or not.
+            state.min_generation = state.min_generation.max(min_generation);
+            let (last, manifest) = (state.page.last, manifest.clone());
+            let min_generation = state.min_generation;
+            (StoredManifest { last, through, min_generation, manifest }.write(), through)
         };
+        // What began before that is in the list, or has failed, when this returns.
+        drop(self.adding.write().await);
         let version = self.write(MANIFEST, expected, value).await?;
         let mut state = self.state.lock();
         (state.page.manifest_version, state.page.manifest) = (version, manifest);
-        state.through = through;
+        (state.through, state.page.min_generation) = (through, state.min_generation);
         let kept = state.slots.split_off(&(through + 1));
         let freed = std::mem::replace(&mut state.slots, kept);
         state.free.extend(freed.into_values());
@@ -259,11 +297,11 @@ mod tests {
             assert_eq!((before.manifest_version, before.last), (round, 10 * round));
             for n in 0..10 {
                 let seq = directory.add(&pack(n)).await.unwrap();
-                assert_eq!(seq, 10 * round + u64::from(n) + 1);
+                assert_eq!(seq, Added::At(10 * round + u64::from(n) + 1));
             }
             let manifest = Bytes::from(vec![1; 10]);
             let through = 10 * round + 7;
-            assert!(directory.replace_manifest(round, manifest, through).await.unwrap());
+            assert!(directory.replace_manifest(round, manifest, through, round).await.unwrap());
             let read = directory.read(0, 100).await.unwrap();
             assert_eq!(open(&records).await.read(0, 100).await.unwrap(), read);
             assert_eq!(read.entries.iter().map(|(seq, _)| *seq).min(), Some(through + 1));

@@ -176,7 +176,7 @@ impl Page {
 }
 
 /// The records of a run, one after another.
-struct Records<'a> {
+pub(super) struct Records<'a> {
     objects: &'a Objects,
     run: Run,
     next_page: u64,
@@ -188,12 +188,16 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    fn new(objects: &'a Objects, run: Run) -> Self {
+    pub(super) fn new(objects: &'a Objects, run: Run) -> Self {
         let pages = Vec::new().into_iter();
         Self { objects, run, next_page: 0, pages, page: None, at: 0, count: 0 }
     }
 
-    async fn next(&mut self) -> Result<Option<Located>, StoreError> {
+    /// Returns the next record by tag.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the store; [`StoreError::Malformed`].
+    pub(super) async fn next(&mut self) -> Result<Option<Located>, StoreError> {
         loop {
             if let Some(page) = &self.page
                 && let Some(record) = page.records().get(self.at)
@@ -220,7 +224,7 @@ impl<'a> Records<'a> {
 }
 
 /// Writes a run page by page.
-struct RunWriter {
+pub(super) struct RunWriter {
     id: [u8; 16],
     out: BufWriter,
     pages: u64,
@@ -231,14 +235,27 @@ struct RunWriter {
 }
 
 /// Why a run was not written.
-enum Failed {
+pub(super) enum Failed {
     /// Too many records belong to one page.
     Overflow,
+    /// The store failed, or what is merged.
     Store(StoreError),
 }
 
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl RunWriter {
-    async fn push(&mut self, located: &Located) -> Result<(), Failed> {
+    fn new(objects: &Objects, id: [u8; 16], pages: u64) -> Self {
+        let out = objects.writer(path_of(&id));
+        Self { id, out, pages, page: 0, records: BytesMut::new(), count: 0 }
+    }
+
+    /// Adds a record. Each has a higher tag than the one before.
+    pub(super) async fn push(&mut self, located: &Located) -> Result<(), Failed> {
         let page = located.tag.page(self.pages);
         while self.page < page {
             self.end_page().await?;
@@ -263,6 +280,59 @@ impl RunWriter {
         self.page += 1;
         in_time(self.out.write_all(&page)).await.map_err(Failed::Store)
     }
+
+    async fn finish(&mut self) -> Result<Run, Failed> {
+        while self.page < self.pages {
+            self.end_page().await?;
+        }
+        in_time(self.out.shutdown()).await?;
+        Ok(Run { id: self.id, pages: self.pages, records: self.count })
+    }
+}
+
+/// The attempts to write one run: it is written again where too many records belong to one page.
+pub(super) struct Attempts<'a> {
+    objects: &'a Objects,
+    pages: u64,
+    left: usize,
+}
+
+impl<'a> Attempts<'a> {
+    /// Prepares a run of about so many records.
+    pub(super) fn new(objects: &'a Objects, records: u64) -> Self {
+        Self { objects, pages: records.div_ceil(RECORDS_MEAN).max(1), left: TRIES }
+    }
+
+    /// Begins the next attempt.
+    pub(super) fn begin(&self, id: [u8; 16]) -> RunWriter {
+        RunWriter::new(self.objects, id, self.pages)
+    }
+
+    /// Ends an attempt. Returns the run; `None` where the next attempt is to be begun.
+    ///
+    /// # Errors
+    /// [`StoreError`]; part of an object may be left that no manifest names.
+    pub(super) async fn end(
+        &mut self,
+        mut out: RunWriter,
+        filled: Result<(), Failed>,
+    ) -> Result<Option<Run>, StoreError> {
+        let written = match filled {
+            Ok(()) => out.finish().await,
+            Err(failed) => Err(failed),
+        };
+        let failed = match written {
+            Ok(run) => return Ok(Some(run)),
+            Err(failed) => failed,
+        };
+        drop(out.out.abort().await);
+        match failed {
+            Failed::Store(error) => return Err(error),
+            Failed::Overflow => self.pages += self.pages.div_ceil(4),
+        }
+        self.left -= 1;
+        if self.left == 0 { Err(malformed("its tags are not spread evenly")) } else { Ok(None) }
+    }
 }
 
 /// Waits for a write as long as a store may take that does not hang.
@@ -280,80 +350,6 @@ fn unwritten(error: std::io::Error) -> StoreError {
     StoreError::Unavailable { backend: "object store", action: "put", source: error.into() }
 }
 
-/// Writes a run of `newest`, sorted by tag, and of older runs, the newest of them first. Of several records
-/// of a tag, the newest stays.
-///
-/// # Errors
-/// [`StoreError`]; part of an object may be left that no manifest names.
-pub(super) async fn merge(
-    objects: &Objects,
-    newest: &[Located],
-    older: &[Run],
-    mut fresh_id: impl FnMut() -> [u8; 16],
-) -> Result<Run, StoreError> {
-    let records = newest.len() as u64 + older.iter().map(|run| run.records).sum::<u64>();
-    let mut pages = records.div_ceil(RECORDS_MEAN).max(1);
-    for _ in 0..TRIES {
-        let id = fresh_id();
-        let mut out = RunWriter {
-            id,
-            out: objects.writer(path_of(&id)),
-            pages,
-            page: 0,
-            records: BytesMut::new(),
-            count: 0,
-        };
-        match merge_into(&mut out, objects, newest, older).await {
-            Ok(()) => {
-                in_time(out.out.shutdown()).await?;
-                return Ok(Run { id, pages, records: out.count });
-            }
-            Err(failed) => {
-                drop(out.out.abort().await);
-                match failed {
-                    Failed::Overflow => pages += pages.div_ceil(4),
-                    Failed::Store(error) => return Err(error),
-                }
-            }
-        }
-    }
-    Err(malformed("its tags are not spread evenly"))
-}
-
-async fn merge_into(
-    out: &mut RunWriter,
-    objects: &Objects,
-    newest: &[Located],
-    older: &[Run],
-) -> Result<(), Failed> {
-    let mut newest = newest.iter().copied();
-    let mut sources: Vec<_> = older.iter().map(|run| Records::new(objects, *run)).collect();
-    // The next record of each source, the newest source first.
-    let mut heads = vec![newest.next()];
-    for source in &mut sources {
-        heads.push(source.next().await.map_err(Failed::Store)?);
-    }
-    while let Some(tag) = heads.iter().flatten().map(|head| head.tag).min() {
-        let mut is_written = false;
-        for (n, head) in heads.iter_mut().enumerate() {
-            while let Some(record) = head.filter(|record| record.tag == tag) {
-                if !is_written {
-                    out.push(&record).await?;
-                    is_written = true;
-                }
-                *head = match n.checked_sub(1) {
-                    None => newest.next(),
-                    Some(n) => sources[n].next().await.map_err(Failed::Store)?,
-                };
-            }
-        }
-    }
-    while out.page < out.pages {
-        out.end_page().await?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
@@ -361,7 +357,10 @@ mod tests {
     use fula_core::{Cid, Codec, packs::PackId};
     use object_store::memory::InMemory;
 
-    use super::{super::place::TagKey, *};
+    use super::{
+        super::{merge::merge, place::TagKey},
+        *,
+    };
 
     fn objects() -> Objects {
         Objects::on(Arc::new(InMemory::new()))

@@ -3,10 +3,11 @@
 use std::sync::atomic::AtomicU64;
 
 use fula_core::{
+    Codec,
     block::list_all,
     conformance_suite,
     in_memory::{MemoryMetadata, MemoryPacks},
-    packs::read_all,
+    packs::{Added, read_all},
 };
 use object_store::{
     ObjectStoreExt, PutPayload,
@@ -15,10 +16,10 @@ use object_store::{
 };
 use tempfile::TempDir;
 
-use super::*;
+use super::{format::HEAD_BYTES, names::single_path, *};
 
 /// Names that no store of this process repeats.
-fn ids() -> FreshId {
+pub(super) fn ids() -> FreshId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     Arc::new(|| {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -30,15 +31,15 @@ fn ids() -> FreshId {
     })
 }
 
-async fn open(objects: &Objects, directory: Arc<dyn PackDirectory>) -> PackedBlocks {
+pub(super) async fn open(objects: &Objects, directory: Arc<dyn PackDirectory>) -> PackedBlocks {
     PackedBlocks::open(objects.clone(), "a store", directory, ids()).await.unwrap()
 }
 
-fn block(n: u32) -> Block {
+pub(super) fn block(n: u32) -> Block {
     Block::new(Codec::Raw, n.to_le_bytes().to_vec())
 }
 
-async fn put(store: &PackedBlocks, blocks: &[Block]) {
+pub(super) async fn put(store: &PackedBlocks, blocks: &[Block]) {
     store.put(blocks, Placement::Commit).await.unwrap();
 }
 
@@ -80,7 +81,7 @@ fn in_memory() -> (Arc<InMemory>, Objects, Arc<MemoryPacks>) {
     (store, objects, Arc::new(MemoryPacks::default()))
 }
 
-async fn names(objects: &Objects, prefix: &str) -> Vec<String> {
+pub(super) async fn names(objects: &Objects, prefix: &str) -> Vec<String> {
     let found = objects.list(&Path::from(prefix)).await.unwrap();
     found.into_iter().map(|meta| meta.location.to_string()).collect()
 }
@@ -459,7 +460,7 @@ fn away<T>() -> Result<T, StoreError> {
 
 #[async_trait]
 impl PackDirectory for Away {
-    async fn add(&self, _: &PackEntry) -> Result<u64, StoreError> {
+    async fn add(&self, _: &PackEntry) -> Result<Added, StoreError> {
         away()
     }
 
@@ -467,7 +468,7 @@ impl PackDirectory for Away {
         away()
     }
 
-    async fn replace_manifest(&self, _: u64, _: Bytes, _: u64) -> Result<bool, StoreError> {
+    async fn replace_manifest(&self, _: u64, _: Bytes, _: u64, _: u64) -> Result<bool, StoreError> {
         away()
     }
 }
@@ -492,7 +493,7 @@ impl Switch {
 
 #[async_trait]
 impl PackDirectory for Switch {
-    async fn add(&self, pack: &PackEntry) -> Result<u64, StoreError> {
+    async fn add(&self, pack: &PackEntry) -> Result<Added, StoreError> {
         self.now().add(pack).await
     }
 
@@ -509,7 +510,8 @@ impl PackDirectory for Switch {
         expected: u64,
         manifest: Bytes,
         through: u64,
+        min_generation: u64,
     ) -> Result<bool, StoreError> {
-        self.now().replace_manifest(expected, manifest, through).await
+        self.now().replace_manifest(expected, manifest, through, min_generation).await
     }
 }

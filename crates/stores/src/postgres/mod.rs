@@ -7,6 +7,7 @@
 //! Decisions: docs/adr/0007, docs/adr/0031.
 
 mod explain;
+mod generation;
 mod grants;
 mod metadata;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use fula_core::{
     PackDirectory, StoreError,
     in_memory::check_index,
-    packs::{DirectoryPage, PackEntry, PackId},
+    packs::{Added, DirectoryPage, PackEntry, PackId},
 };
 use sqlx::{Row, postgres::PgRow};
 
@@ -20,7 +20,7 @@ use super::{
 /// the order of their numbers. This commit does not wait for the disk, so that the lock is short; [`KEEP`] does.
 const ADD: &str = "WITH counted AS (
     UPDATE fula_pack_list SET last = last + 1
-    WHERE id = 1 AND set_config('synchronous_commit', 'off', true) = 'off' RETURNING last),
+    WHERE id = 1 AND min_generation <= $2 AND set_config('synchronous_commit', 'off', true) = 'off' RETURNING last),
     added AS (INSERT INTO fula_packs (seq, pack, generation, bytes, blocks)
     SELECT last, $1, $2, $3, $4 FROM counted RETURNING seq)
     SELECT seq FROM added";
@@ -40,14 +40,15 @@ const KEEP: &str = concat!(
 const TRIES: usize = 4;
 
 /// Entries after a number, with the manifest in each row. One row always comes.
-const READ: &str = "SELECT last, manifest_version, encode(manifest, 'hex') AS manifest, seq, pack,
+const READ: &str = "SELECT last, manifest_version, min_generation, encode(manifest, 'hex') AS manifest, seq, pack,
     generation, bytes, encode(blocks, 'hex') AS blocks
     FROM fula_pack_list LEFT JOIN (SELECT * FROM fula_packs WHERE seq > $1 ORDER BY seq LIMIT $2) AS packs
     ON true WHERE id = 1";
 
 const REPLACE: &str = concat!(
     "WITH replaced AS (
-    UPDATE fula_pack_list SET manifest = $2, manifest_version = manifest_version + 1
+    UPDATE fula_pack_list SET manifest = $2, manifest_version = manifest_version + 1,
+        min_generation = greatest(min_generation, $5)
     WHERE id = 1 AND manifest_version = $1 AND ",
     durable!("$4"),
     " RETURNING 1),
@@ -104,9 +105,18 @@ impl PostgresPacks {
         statement: Statement,
         changed: &'static str,
     ) -> Result<bool, StoreError> {
-        let statement = statement.text(self.writes.server.commit);
+        self.send_durably(action, &statement.text(self.writes.server.commit), changed).await
+    }
+
+    /// Does the same with a statement that is complete.
+    async fn send_durably(
+        &self,
+        action: &'static str,
+        statement: &Statement,
+        changed: &'static str,
+    ) -> Result<bool, StoreError> {
         let unanswered = || malformed("a write was not answered");
-        let row = self.write(action, &statement).await?.ok_or_else(unanswered)?;
+        let row = self.write(action, statement).await?.ok_or_else(unanswered)?;
         if !row.try_get::<bool, _>("is_durable").map_err(|_| unanswered())? {
             return Err(unavailable(action, PostgresError::SettingsNotKept));
         }
@@ -114,7 +124,7 @@ impl PostgresPacks {
     }
 }
 
-fn signed(number: u64) -> Result<i64, StoreError> {
+pub(super) fn signed(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|_| malformed("a number is out of range"))
 }
 
@@ -149,7 +159,7 @@ fn entry(row: &PgRow) -> Result<Option<(u64, PackEntry)>, StoreError> {
 
 #[async_trait]
 impl PackDirectory for PostgresPacks {
-    async fn add(&self, pack: &PackEntry) -> Result<u64, StoreError> {
+    async fn add(&self, pack: &PackEntry) -> Result<Added, StoreError> {
         check_index(&pack.index)?;
         let add = Statement::new(ADD)
             .text(pack.id.to_string())
@@ -157,11 +167,17 @@ impl PackDirectory for PostgresPacks {
             .number(signed(pack.bytes)?)
             .bytes(Some(&pack.index));
         for _ in 0..TRIES {
-            let row = self.write("add_pack", &add).await?;
-            let seq = number(&row.ok_or_else(|| unavailable("add_pack", EMPTIED))?, "seq")?;
+            let Some(row) = self.write("add_pack", &add).await? else {
+                let min_generation = self.read(u64::MAX >> 1, 0).await?.min_generation;
+                if pack.generation < min_generation {
+                    return Ok(Added::BelowGeneration(min_generation));
+                }
+                return Err(unavailable("add_pack", EMPTIED));
+            };
+            let seq = number(&row, "seq")?;
             let keep = Statement::new(KEEP).number(signed(seq)?).text(pack.id.to_string());
             if self.write_durably("add_pack", keep, "kept").await? {
-                return Ok(seq);
+                return Ok(Added::At(seq));
             }
         }
         Err(unavailable("add_pack", "the entry was removed again and again"))
@@ -179,6 +195,7 @@ impl PackDirectory for PostgresPacks {
         Ok(DirectoryPage {
             manifest_version: number(first, "manifest_version")?,
             manifest: bytes(first, "manifest")?,
+            min_generation: number(first, "min_generation")?,
             last: number(first, "last")?,
             entries,
         })
@@ -189,12 +206,15 @@ impl PackDirectory for PostgresPacks {
         expected: u64,
         manifest: Bytes,
         through: u64,
+        min_generation: u64,
     ) -> Result<bool, StoreError> {
         check_index(&manifest)?;
         let replace = Statement::new(REPLACE)
             .number(signed(expected)?)
             .bytes(Some(&manifest))
-            .number(signed(through)?);
-        self.write_durably("replace_manifest", replace, "replaced").await
+            .number(signed(through)?)
+            .text(self.writes.server.commit)
+            .number(signed(min_generation)?);
+        self.send_durably("replace_manifest", &replace, "replaced").await
     }
 }

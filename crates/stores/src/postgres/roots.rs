@@ -12,7 +12,7 @@ use fula_core::{
 use sqlx::{Row, pool::PoolConnection, postgres::PgRow};
 
 use super::{
-    ANSWER, PostgresError, SWAP_KEPT, malformed,
+    ANSWER, PostgresError, SWAP_KEPT, generation, malformed,
     sessions::{Connections, abandon, into_sqlx},
     stamp,
     statement::{Statement, durable},
@@ -53,18 +53,26 @@ const COUNT: &str = "SELECT arbiter, position, now_ms, buckets, global_names FRO
     SELECT count(*) AS buckets, count(global_name) AS global_names
     FROM bucket_roots WHERE owner_id = $1 AND deleted_ms IS NULL) AS counted";
 
-/// Replaces a row that is still as expected.
-const SWAP: &str = concat!(
-    "WITH swapped AS (
-    UPDATE bucket_roots SET root_cid = $3, version = $4, generation = $5, bucket_id = $6,
+/// The part of a swap that both forms share, up to the condition on durability.
+macro_rules! swap {
+    () => {
+        "UPDATE bucket_roots SET root_cid = $3, version = $4, generation = $5, bucket_id = $6,
         created_ms = $7, deleted_ms = $8, updated_at = now(), claim = NULL,
         global_name = CASE $9
             WHEN 'keep' THEN global_name WHEN 'release' THEN NULL WHEN 'require' THEN bucket
             ELSE CASE WHEN EXISTS (SELECT 1 FROM bucket_roots AS other
                 WHERE other.global_name = $2 AND other.owner_id <> $1) THEN NULL ELSE bucket END
             END
-    WHERE owner_id = $1 AND bucket = $2 AND root_cid = $11 AND version = $12 AND generation = $13
-        AND ",
+    WHERE owner_id = $1 AND bucket = $2 AND root_cid = $11 AND version = $12 AND generation = $13"
+    };
+}
+
+/// Replaces a row that is still as expected.
+const SWAP: &str = concat!(
+    "WITH swapped AS (
+    ",
+    swap!(),
+    " AND ",
     durable!("$10"),
     " RETURNING 1)
     SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped, ",
@@ -72,9 +80,27 @@ const SWAP: &str = concat!(
     " AS is_durable FROM fula_mark"
 );
 
-/// Writes the first row of a name.
+/// Does the same for a new root that relies on a lease of its master. The record with the lease is locked
+/// until the swap is visible, so a collector that takes the lease away sees the new root afterwards.
+const SWAP_WITH_LEASE: &str = concat!(
+    "WITH lease AS (SELECT 1 FROM fula_directory WHERE kind = 'masters' AND name = $14
+        AND position($15 in convert_from(value, 'UTF8')) > 0 FOR SHARE),
+    swapped AS (
+    ",
+    swap!(),
+    " AND EXISTS (SELECT 1 FROM lease) AND ",
+    durable!("$10"),
+    " RETURNING 1)
+    SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped, ",
+    durable!("$10"),
+    " AS is_durable FROM fula_mark"
+);
+
+/// Writes the first row of a name, unless its generation is below that of the arbiter. The row of the
+/// generation is locked until the new row is visible, so who raises it sees the new row afterwards.
 const CREATE: &str = concat!(
-    "WITH swapped AS (
+    "WITH current AS (SELECT generation FROM fula_arbiter WHERE id = 1 FOR SHARE),
+    swapped AS (
     INSERT INTO bucket_roots (owner_id, bucket, root_cid, version, generation, bucket_id,
         created_ms, deleted_ms, global_name)
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE $9
@@ -82,7 +108,7 @@ const CREATE: &str = concat!(
         ELSE CASE WHEN EXISTS (SELECT 1 FROM bucket_roots AS other WHERE other.global_name = $2)
             THEN NULL ELSE $2 END
         END
-    WHERE ",
+    WHERE EXISTS (SELECT 1 FROM current WHERE current.generation <= $5) AND ",
     durable!("$10"),
     " ON CONFLICT (owner_id, bucket) DO NOTHING RETURNING 1)
     SELECT arbiter, position, now_ms, (SELECT count(*) FROM swapped) AS swapped, ",
@@ -237,6 +263,7 @@ impl Swap {
     fn statement(&self) -> Statement {
         let statement = match self.expected {
             _ if !self.compares => OVERWRITE,
+            Some(_) if self.new.lease.is_some() => SWAP_WITH_LEASE,
             Some(_) => SWAP,
             None => CREATE,
         };
@@ -258,12 +285,16 @@ impl Swap {
             .number(self.new.deleted.map(signed))
             .text(global_name)
             .text(self.commit);
-        match self.expected {
+        let statement = match self.expected {
             Some(old) if self.compares => statement
                 .text(old.root.to_string())
                 .number(signed(old.version))
                 .number(signed(old.generation)),
-            _ => statement,
+            _ => return statement,
+        };
+        match &self.new.lease {
+            Some(lease) => statement.text(lease.master.clone()).text(lease.id.clone()),
+            None => statement,
         }
     }
 
@@ -335,8 +366,23 @@ impl RootPointerStore for PostgresRoots {
         // This is a separate statement, begun after the swap was refused, so it sees the winner.
         let current = self.get(std::slice::from_ref(bucket)).await.map_err(SwapError::NotSent)?;
         let Stamped { mut value, time, mark } = current;
-        let value = outcome.unwrap_or(CasOutcome::Conflict { current: value.pop().flatten() });
-        Ok(Stamped { value, time, mark })
+        let current = value.pop().flatten();
+        let is_as_expected = current.as_ref().map(|row| row.pointer) == expected;
+        // A row that is as expected was refused for another reason, of which each statement has one.
+        let refused = match current {
+            Some(_) if is_as_expected => CasOutcome::LeaseBroken,
+            None if is_as_expected => CasOutcome::BelowGeneration,
+            current => CasOutcome::Conflict { current },
+        };
+        Ok(Stamped { value: outcome.unwrap_or(refused), time, mark })
+    }
+
+    async fn generation(&self) -> Result<Stamped<u64>, StoreError> {
+        generation::read(&self.reads).await
+    }
+
+    async fn raise_generation(&self, generation: u64) -> Result<Stamped<()>, StoreError> {
+        generation::raise(&self.swaps, generation).await
     }
 
     async fn wait_root(

@@ -101,6 +101,13 @@ impl Recovery {
                 "the arbiter had forgotten packs of blocks: they are listed again"
             );
         }
+        // The arbiter may have forgotten generations in which blocks were collected.
+        if self.blocks().generation().is_some() {
+            let roots = self.arbiter.unchecked();
+            let generation = roots.generation().await?.value.max(self.arbiter.generation()) + 1;
+            roots.raise_generation(generation).await?;
+            self.arbiter.observe_generation(generation);
+        }
         let prefix = format!("claim/{}/", current.id);
         let mut claimed: BTreeMap<BucketAddress, Vec<RecoveryClaim>> = BTreeMap::new();
         for (name, value) in self.records(&prefix).await? {
@@ -219,20 +226,30 @@ impl Recovery {
             pointer: RootPointer {
                 root: block.cid(),
                 version: root.version,
-                generation: row.as_ref().map_or(0, |row| row.pointer.generation),
+                generation: row
+                    .as_ref()
+                    .map_or(self.arbiter.generation(), |row| row.pointer.generation),
             },
             bucket_id: root.id,
             created: root.created,
             deleted: root.deleted,
             global_name: self.global_name(bucket, &root).await,
+            lease: None,
         };
         blocks.push(block);
+        self.arbiter.observe_generation(new.pointer.generation);
         let mark = self.blocks().put(&blocks, Placement::Commit).await?;
         self.blocks().sync(mark).await?;
         let expected = row.map(|row| row.pointer);
         let swapped = self.arbiter.unchecked().cas_root(bucket, expected, &new).await;
         match swapped {
-            Ok(stamped) => Ok(stamped.value == CasOutcome::Won),
+            Ok(stamped) => {
+                if stamped.value == CasOutcome::BelowGeneration {
+                    let generation = self.arbiter.unchecked().generation().await?.value;
+                    self.arbiter.observe_generation(generation);
+                }
+                Ok(stamped.value == CasOutcome::Won)
+            }
             Err(error) => Err(ServiceError::unavailable(error)),
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Recovery,
-    records::{json, records},
+    records::{Lease, json, records},
 };
 use crate::error::{Applied, ServiceError};
 
@@ -45,15 +45,18 @@ pub struct MasterInfo {
 /// A master's record in the arbiter. Earlier versions wrote an empty one.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct MasterRecord {
+pub(super) struct MasterRecord {
     #[serde(flatten)]
-    info: MasterInfo,
+    pub(super) info: MasterInfo,
     /// Time of its last heartbeat, by the arbiter's clock.
-    seen: Option<TimeMs>,
+    pub(super) seen: Option<TimeMs>,
+    /// Its lease, where masters share blocks. Earlier versions have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lease: Option<Lease>,
 }
 
 impl MasterRecord {
-    fn is_alive(&self, now: TimeMs) -> bool {
+    pub(super) fn is_alive(&self, now: TimeMs) -> bool {
         self.seen.is_some_and(|seen| now.saturating_sub(seen) < ALIVE_MS)
     }
 }
@@ -119,6 +122,8 @@ impl Recovery {
         let now = self.arbiter_time().await?;
         let entry = self.metadata.read(Table::Masters, &self.name).await?;
         let version = entry.as_ref().map_or(0, |entry| entry.version);
+        let kept = entry.as_ref().and_then(|entry| entry.value.as_ref());
+        let kept: Option<MasterRecord> = kept.and_then(|value| serde_json::from_slice(value).ok());
         if entry.is_some_and(|entry| entry.value.is_none()) {
             let master = &self.name;
             tracing::warn!(
@@ -126,10 +131,16 @@ impl Recovery {
                 "this master was removed, but is running: it is on the list again"
             );
         }
-        let record = MasterRecord { info: self.info.lock().clone(), seen: Some(now) };
-        // Only this master writes its record, and an operator who removes it. In that case the next
-        // heartbeat succeeds.
-        self.metadata.write(Table::Masters, &self.name, version, Some(json(&record))).await?;
+        let lease = self.next_lease(kept.and_then(|record| record.lease), now).await?;
+        let info = self.info.lock().clone();
+        let record = MasterRecord { info, seen: Some(now), lease: lease.clone() };
+        // This master writes its record, an operator who removes it, and a collector that takes the lease
+        // away. In these cases the next heartbeat succeeds.
+        let value = Some(json(&record));
+        let written = self.metadata.write(Table::Masters, &self.name, version, value).await?;
+        if let (WriteOutcome::Done(_), Some(lease)) = (written, lease) {
+            self.use_lease(lease).await?;
+        }
         self.look_at_masters().await
     }
 
@@ -157,7 +168,8 @@ impl Recovery {
         let entry = self.metadata.read(Table::Masters, &self.name).await?;
         let version = entry.as_ref().map_or(0, |entry| entry.version);
         if entry.is_none_or(|entry| entry.value.is_none()) {
-            let record = MasterRecord { info: self.info.lock().clone(), seen: None };
+            let info = self.info.lock().clone();
+            let record = MasterRecord { info, seen: None, lease: None };
             self.metadata.write(Table::Masters, &self.name, version, Some(json(&record))).await?;
         }
         Ok(())
@@ -170,7 +182,9 @@ impl Recovery {
     }
 
     /// Does the same, with their records on the arbiter's list.
-    async fn known_masters(&self) -> Result<BTreeMap<String, MasterRecord>, ServiceError> {
+    pub(super) async fn known_masters(
+        &self,
+    ) -> Result<BTreeMap<String, MasterRecord>, ServiceError> {
         let mut masters: BTreeMap<String, MasterRecord> = BTreeMap::new();
         for (name, value) in records(self.metadata.as_ref(), Table::Masters, "").await? {
             let known = self.memory.read(Table::Masters, &name).await?;
@@ -215,7 +229,7 @@ impl Recovery {
         let now = self.arbiter_time().await?;
         let masters = known.into_iter().map(|(name, record)| {
             let (is_alive, is_self) = (record.is_alive(now), name == self.name);
-            let MasterRecord { info, seen } = record;
+            let MasterRecord { info, seen, .. } = record;
             let age_ms = seen.map(|seen| now.saturating_sub(seen));
             Master { name, info, seen_ms: seen, age_ms, is_alive, is_self }
         });

@@ -7,6 +7,7 @@
 //! sealed and reported.
 
 mod heal;
+mod leases;
 mod masters;
 mod records;
 
@@ -67,7 +68,7 @@ pub struct Status {
 }
 
 /// The part that one master takes in recoveries.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Recovery {
     arbiter: Arbiter,
     metadata: Arc<dyn MetadataStore>,
@@ -85,6 +86,13 @@ pub struct Recovery {
     writer: WriterId,
     /// The bucket that was last compared with the arbiter.
     compared: Arc<Mutex<Option<BucketAddress>>>,
+    random: Random,
+}
+
+impl std::fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recovery").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Recovery {
@@ -125,7 +133,11 @@ impl Recovery {
             names,
             writer,
             compared: Arc::default(),
+            random: Arc::clone(random),
         };
+        let known = recovery.arbiter.guard().all_known();
+        let highest = known.iter().map(|(_, known)| known.pointer.generation).max();
+        recovery.arbiter.observe_generation(highest.unwrap_or_default());
         recovery.register().await?;
         // From here on this master knows how far the arbiter had come, and of a recovery under way. A disk
         // that cannot be written is reported by the guard, and does not prevent reads.
@@ -137,11 +149,13 @@ impl Recovery {
     /// Looks at the arbiter every second, for ever, and sends heartbeats.
     pub async fn run(self) {
         let mut was_well = true;
-        let mut beaten = Instant::now();
+        let (mut beaten, mut told) = (Instant::now(), self.arbiter.generation());
         loop {
             tokio::time::sleep(LOOK).await;
-            if beaten.elapsed() >= BEAT {
-                beaten = Instant::now();
+            // A collector waits until each master has seen the generation.
+            let generation = self.arbiter.generation();
+            if beaten.elapsed() >= BEAT || generation > told {
+                (beaten, told) = (Instant::now(), generation);
                 if let Err(error) = self.beat().await {
                     tracing::debug!(
                         error = chain(&error),

@@ -1,7 +1,7 @@
 //! Records that masters exchange during a recovery, in tables that all of them share.
 
 use bytes::Bytes;
-use fula_core::{MetadataStore, metadata::Table};
+use fula_core::{MetadataStore, metadata::Table, root::TimeMs};
 use serde::{Deserialize, Serialize};
 
 use crate::{error::ServiceError, limits::PAGE_MAX};
@@ -24,6 +24,28 @@ pub struct RecoveryClaim {
     pub root: String,
     /// Version of its root.
     pub version: u64,
+}
+
+/// The lease of a master, as its record has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Lease {
+    /// Random text that tells it from earlier leases.
+    pub(super) id: String,
+    /// The highest generation that the master has seen; 0 before it knows, and while the arbiter is in doubt.
+    pub(super) generation: u64,
+    /// The master needs what it has put under this generation and later ones.
+    pub(super) floor: u64,
+    /// Its readers need the roots that were current at this time or later, by the arbiter's clock.
+    pub(super) reads_since: TimeMs,
+}
+
+impl Lease {
+    /// Returns the lease of a master that has stopped, and needs nothing.
+    pub(super) fn of_none() -> Self {
+        let max = u64::MAX;
+        Self { id: String::new(), generation: max, floor: max, reads_since: max }
+    }
 }
 
 pub(super) fn json<T: Serialize>(value: &T) -> Bytes {

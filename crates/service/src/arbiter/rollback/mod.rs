@@ -425,7 +425,8 @@ impl RollbackGuard {
     }
 
     fn remember_head(&self, state: &mut State, bucket: &BucketAddress, head: &Head) {
-        let newer = |known: &Arc<KnownState>| known.pointer.version < head.row.pointer.version;
+        let age = |pointer: RootPointer| (pointer.version, pointer.generation);
+        let newer = |known: &Arc<KnownState>| age(known.pointer) < age(head.row.pointer);
         if state.buckets.get(bucket).is_none_or(newer) {
             state.buckets.insert(bucket.clone(), Arc::new(KnownState::of(head)));
             if self.local_state.is_some() {

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use fula_core::{
     Block, BucketName, Cid,
-    block::Placement,
     bucket::{Checksum, ETag, ObjectRecord, PartRecord, PartSpan, write_parts},
     content::{self, FileLink},
     id::UploadId,
@@ -150,8 +149,8 @@ impl Service {
         Ok(Joined::Ready(Box::new(complete)))
     }
 
-    /// Stores one node over the content of the parts. Returns its address and length, and the block that is
-    /// stored with the commit if it is small.
+    /// Makes one node over the content of the parts. Returns its address and length, and the block, which is
+    /// stored with the commit.
     async fn join_content(
         &self,
         joined: &[(u32, PartRecord)],
@@ -167,12 +166,7 @@ impl Service {
                 let empty = empty_block();
                 Ok((empty.cid(), 0, Some(empty)))
             }
-            Some((root, None)) => Ok((root.cid, root.size, None)),
-            Some((root, Some(block))) => {
-                let mark = blocks.put(std::slice::from_ref(&block), Placement::Bulk).await?;
-                blocks.sync(mark).await?;
-                Ok((root.cid, root.size, None))
-            }
+            Some((root, block)) => Ok((root.cid, root.size, block)),
         }
     }
 }

@@ -1,6 +1,13 @@
 //! The connection of one master to the world: its arbiter and its blocks, behind a network with faults.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use fula_core::{
@@ -11,6 +18,7 @@ use fula_core::{
     in_memory::MemoryRoots,
     root::{CasOutcome, NewRoot, Stamped},
 };
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Swap, World, cut};
@@ -21,6 +29,12 @@ pub(super) struct Link {
     pub(super) world: Arc<World>,
     pub(super) me: usize,
     pub(super) life: u64,
+    /// Generation that this life puts blocks under, where masters collect.
+    generation: Arc<AtomicU64>,
+    /// Whether the master has started: until then nothing goes wrong.
+    has_started: Arc<AtomicBool>,
+    /// What the collection of this life has marked.
+    marked: Arc<Mutex<HashSet<Cid>>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -30,17 +44,37 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
+    pub(super) fn new(world: &Arc<World>, me: usize) -> Self {
+        let (generation, has_started, marked) = Default::default();
+        Self { world: Arc::clone(world), me, life: world.life(me), generation, has_started, marked }
+    }
+
+    /// From now on things go wrong.
+    pub(super) fn start(&self) {
+        self.has_started.store(true, Ordering::Relaxed);
+    }
+
+    fn strikes(&self, per_mille: u64, what: &str) -> bool {
+        let may_strike = self.has_started.load(Ordering::Relaxed);
+        self.world.strikes(if may_strike { per_mille } else { 0 }, what)
+    }
+
+    fn epoch(&self) -> Epoch {
+        Epoch(u32::try_from(self.generation.load(Ordering::Relaxed)).unwrap())
+    }
+
     /// Runs one step of the master, in which it may be slow, sleep, or end for ever.
     async fn step(&self, what: &str) {
-        let Self { world, me, life } = self;
-        if world.life(*me) == *life && world.strikes(world.faults.crash, "a crash") {
+        let Self { world, me, life, .. } = self;
+        if world.life(*me) == *life && self.strikes(world.faults.crash, "a crash") {
             world.crash(*me);
         }
-        if world.life(*me) == *life && world.strikes(world.faults.pause, "a pause") {
-            let until = Instant::now() + Duration::from_millis(500 + world.draw(8_000));
+        if world.life(*me) == *life && self.strikes(world.faults.pause, "a pause") {
+            let until =
+                Instant::now() + Duration::from_millis(500 + world.draw(world.faults.pause_ms));
             world.state().asleep_until[*me] = until;
         }
-        let slow = world.strikes(world.faults.slow, "slow");
+        let slow = self.strikes(world.faults.slow, "slow");
         let wait = if slow { 1 + world.draw(400) } else { world.draw(4) };
         sleep(Duration::from_millis(wait)).await;
         loop {
@@ -48,7 +82,7 @@ impl Link {
                 std::future::pending::<()>().await;
             }
             let until = world.state().asleep_until[*me];
-            if until <= Instant::now() {
+            if until <= Instant::now() || !self.has_started.load(Ordering::Relaxed) {
                 break;
             }
             sleep_until(until.min(Instant::now() + Duration::from_millis(100))).await;
@@ -58,11 +92,12 @@ impl Link {
 
     async fn reach(&self) -> Result<(), StoreError> {
         let world = &self.world;
-        if world.strikes(world.faults.arbiter_away, "the arbiter goes away") {
+        if self.strikes(world.faults.arbiter_away, "the arbiter goes away") {
             let until = Instant::now() + Duration::from_millis(100 + world.draw(2_000));
             world.state().arbiter_away_until = until;
         }
-        if world.state().arbiter_away_until > Instant::now() {
+        let has_started = self.has_started.load(Ordering::Relaxed);
+        if has_started && world.state().arbiter_away_until > Instant::now() {
             sleep(Duration::from_millis(20)).await;
             return Err(cut());
         }
@@ -98,13 +133,14 @@ impl RootHooks for Link {
             RootRead::List => self.step("lists buckets").await,
             RootRead::Count => self.step("counts buckets").await,
             RootRead::Find => self.step("looks for a name").await,
+            RootRead::Generation => self.step("asks for the generation").await,
             RootRead::Scan => {}
         }
         if matches!(read, RootRead::Get | RootRead::Count) {
             self.reach().await?;
         }
         if read == RootRead::Get {
-            if self.world.strikes(self.world.faults.request_lost, "a read is lost") {
+            if self.strikes(self.world.faults.request_lost, "a read is lost") {
                 sleep(Duration::from_millis(200)).await;
                 return Err(cut());
             }
@@ -128,22 +164,22 @@ impl RootHooks for Link {
         let swap = Swap { bucket: bucket.clone(), expected, new: new.clone() };
         let (world, faults) = (&self.world, &self.world.faults);
         self.step(&format!("swaps to version {}", new.pointer.version)).await;
-        if world.strikes(faults.not_sent, "a swap is not sent") {
+        if self.strikes(faults.not_sent, "a swap is not sent") {
             return Err(SwapError::NotSent(cut()));
         }
         self.reach().await.map_err(SwapError::Unknown)?;
-        if world.strikes(faults.request_lost, "a swap is lost") {
-            if world.strikes(500, "and will be late") {
+        if self.strikes(faults.request_lost, "a swap is lost") {
+            if self.strikes(500, "and will be late") {
                 self.later(&swap);
             }
             sleep(Duration::from_millis(200)).await;
             return Err(SwapError::Unknown(cut()));
         }
         let outcome = world.swap(&swap).await?;
-        if world.strikes(faults.late, "a swap is doubled") {
+        if self.strikes(faults.late, "a swap is doubled") {
             self.later(&swap);
         }
-        let lost = world.strikes(faults.answer_lost, "an answer is lost");
+        let lost = self.strikes(faults.answer_lost, "an answer is lost");
         self.step("hears of its swap").await;
         if lost {
             sleep(Duration::from_millis(200)).await;
@@ -161,7 +197,21 @@ impl RootHooks for Link {
 impl BlockStore for Link {
     async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
         self.step("puts blocks").await;
+        if self.world.faults.collects {
+            // A put takes the generation that its master knows when it begins.
+            let epoch = self.epoch();
+            self.step("has put blocks").await;
+            return self.world.blocks.put_under(blocks, epoch);
+        }
         self.world.blocks.put(blocks, placement).await
+    }
+
+    fn generation(&self) -> Option<u64> {
+        self.world.faults.collects.then(|| self.generation.load(Ordering::Relaxed))
+    }
+
+    fn observe_generation(&self, generation: u64) {
+        self.generation.fetch_max(generation, Ordering::Relaxed);
     }
 
     async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
@@ -181,20 +231,26 @@ impl BlockStore for Link {
     }
 
     fn advance_epoch(&self) -> Epoch {
-        self.world.blocks.advance_epoch()
+        self.marked.lock().clear();
+        self.epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
-        self.world.blocks.mark(cids, cut)
+    fn mark(&self, cids: &[Cid], _: Epoch) -> Vec<Cid> {
+        let mut marked = self.marked.lock();
+        cids.iter().filter(|cid| marked.insert(**cid)).copied().collect()
     }
 
     async fn sweep(
         &self,
-        from: Position,
-        cut: Epoch,
+        Position(from): Position,
+        _: Epoch,
         put_before: Epoch,
     ) -> Result<Swept, StoreError> {
-        self.world.blocks.sweep(from, cut, put_before).await
+        self.step("deletes blocks").await;
+        let marked = self.marked.lock();
+        let deleted = self.world.blocks.delete_before(put_before, &marked, 20) as u64;
+        let next = (deleted > 0).then_some(Position(from + 1));
+        Ok(Swept { deleted, next, ..Swept::default() })
     }
 
     async fn list(&self, from: Position) -> Result<Listed, StoreError> {

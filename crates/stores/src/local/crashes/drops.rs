@@ -191,6 +191,7 @@ impl Race {
                 created: 1,
                 deleted: (won.len() % 2 == 1).then_some(1),
                 global_name: GlobalName::Keep,
+                lease: None,
             };
             match self.store.roots.cas_root(&bucket, expected, &new).await.unwrap().value {
                 CasOutcome::Won => {

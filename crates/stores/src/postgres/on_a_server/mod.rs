@@ -10,11 +10,13 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use bytes::Bytes;
 use fula_core::{
-    BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId, PackDirectory, RootPointer,
-    RootPointerStore, WriterId, conformance_suite,
-    packs::{PackEntry, PackId},
-    root::{CasOutcome, GlobalName, NewRoot},
+    BucketAddress, BucketId, BucketName, Cid, Codec, MetadataStore, OwnerId, PackDirectory,
+    RootPointer, RootPointerStore, WriterId, conformance_suite,
+    metadata::Table,
+    packs::{Added, PackEntry, PackId},
+    root::{CasOutcome, GlobalName, LeaseId, NewRoot},
 };
 use fula_testkit::postgres::Postgres;
 
@@ -73,11 +75,11 @@ async fn a_pack_that_was_listed_is_listed_after_a_crash() {
     let packs = PostgresArbiter::open(&server.url(), true).await.unwrap().packs;
     let pack =
         PackEntry { id: PackId([7; 16]), generation: 0, bytes: 100, index: vec![1; 24].into() };
-    let seq = packs.add(&pack).await.unwrap();
+    assert_eq!(packs.add(&pack).await.unwrap(), Added::At(1));
     server.crash(true).unwrap();
     server.launch().unwrap();
     let packs = PostgresArbiter::open(&server.url(), true).await.unwrap().packs;
-    assert_eq!(packs.read(0, 10).await.unwrap().entries, [(seq, pack)]);
+    assert_eq!(packs.read(0, 10).await.unwrap().entries, [(1, pack)]);
 }
 
 #[tokio::test]
@@ -91,6 +93,7 @@ async fn a_wait_hears_of_a_swap_at_once() {
         created: 1,
         deleted: None,
         global_name: GlobalName::Keep,
+        lease: None,
     };
     let patience = std::time::Duration::from_secs(4);
     let waiting = roots.wait_root(&bucket, 0, patience);
@@ -106,6 +109,40 @@ async fn a_wait_hears_of_a_swap_at_once() {
 }
 
 #[tokio::test]
+async fn a_swap_that_relies_on_a_lease_wins_as_long_as_the_arbiter_has_it() {
+    let arbiter = arbiter().await;
+    let (roots, metadata) = (&arbiter.roots, &arbiter.metadata);
+    let bucket = BucketAddress::new(OwnerId([1; 16]), BucketName::parse("bucket").unwrap());
+    let lease = LeaseId { master: "one".to_owned(), id: "00112233445566778899aabbccddeeff".into() };
+    let new = |version, lease| NewRoot {
+        pointer: RootPointer { root: Cid::of(Codec::DagCbor, &[1]), version, generation: 0 },
+        bucket_id: BucketId([2; 16]),
+        created: 1,
+        deleted: None,
+        global_name: GlobalName::Keep,
+        lease,
+    };
+    let swap = async |expected: u64, lease: Option<&LeaseId>| {
+        let new = new(expected + 1, lease.cloned());
+        let expected = RootPointer { version: expected, ..new.pointer };
+        roots.cas_root(&bucket, Some(expected), &new).await.unwrap().value
+    };
+    roots.cas_root(&bucket, None, &new(1, None)).await.unwrap();
+    assert_eq!(swap(1, Some(&lease)).await, CasOutcome::LeaseBroken);
+    let record = format!("{{\"host\":\"h\",\"lease\":{{\"id\":\"{}\"}}}}", lease.id);
+    let record = Some(Bytes::from(record));
+    metadata.write(Table::Masters, "one", 0, record).await.unwrap();
+    assert_eq!(swap(1, Some(&lease)).await, CasOutcome::Won);
+    let other = LeaseId { master: "other".to_owned(), ..lease.clone() };
+    assert_eq!(swap(2, Some(&other)).await, CasOutcome::LeaseBroken);
+    metadata.write(Table::Masters, "one", 1, Some("{}".into())).await.unwrap();
+    assert_eq!(swap(2, Some(&lease)).await, CasOutcome::LeaseBroken);
+    metadata.write(Table::Masters, "one", 2, None).await.unwrap();
+    assert_eq!(swap(2, Some(&lease)).await, CasOutcome::LeaseBroken);
+    assert_eq!(swap(2, None).await, CasOutcome::Won);
+}
+
+#[tokio::test]
 async fn a_claim_is_seen_until_the_next_swap() {
     let roots = arbiter().await.roots;
     let name = BucketName::parse("bucket").unwrap();
@@ -116,6 +153,7 @@ async fn a_claim_is_seen_until_the_next_swap() {
         created: 1,
         deleted: None,
         global_name: GlobalName::Keep,
+        lease: None,
     };
     let names = [bucket.clone()];
     let claim = async || roots.get_roots(&names).await.unwrap().value.remove(0).unwrap().claim;
@@ -196,6 +234,7 @@ async fn names_are_claimed_and_released_where_swaps_do_not_compare() {
             created: 1,
             deleted: None,
             global_name,
+            lease: None,
         };
         let swapped = roots.cas_root(&address(owner), None, &new).await.unwrap().value;
         assert_eq!(swapped, CasOutcome::Won);

@@ -86,6 +86,7 @@ async fn swap(arbiter: &PostgresArbiter, bucket: &BucketAddress, version: u64) -
         created: 1,
         deleted: None,
         global_name: GlobalName::Keep,
+        lease: None,
     };
     let swapped = arbiter.roots.cas_root(bucket, expected, &new).await;
     swapped.is_ok_and(|stamped| stamped.value == CasOutcome::Won)

@@ -1,0 +1,216 @@
+//! When to collect blocks in packs, and which of the masters does it.
+//!
+//! A record in the metadata store says which master collects, and how the last collection ended. It only
+//! keeps two masters from doing the same work: collections that run at the same time do no harm.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use fula_core::{
+    MetadataStore, StoreError,
+    metadata::{Table, WriteOutcome},
+    root::TimeMs,
+};
+use fula_service::{Collection, error::chain};
+use serde::{Deserialize, Serialize};
+
+use super::{Growth, LOOK_EVERY, REST};
+use crate::node::Node;
+
+/// Name of the record.
+const NAME: &str = "collection";
+
+/// Time without an update after which another master may collect.
+const TAKEN_OVER_AFTER: Duration = Duration::from_mins(5);
+
+/// Interval between two updates of the record during a collection.
+const TOUCH_EVERY: Duration = Duration::from_mins(1);
+
+/// Time after which a collection is due for any amount of written bytes.
+const COLLECT_AFTER: Duration = Duration::from_hours(1);
+
+/// Time without writes after which a collection is due for [`IDLE_BYTES`]: then it disturbs nobody.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// Bytes that make a collection due once this master is idle.
+const IDLE_BYTES: u64 = 4 << 20;
+
+/// The record of the last collection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Record {
+    /// Writer id of the master that collects; empty while none does.
+    by: String,
+    /// Time of its last update of the record, by the arbiter's clock.
+    touched_ms: TimeMs,
+    /// End of the last collection that succeeded, by the arbiter's clock; 0 before the first.
+    pub(crate) ended_ms: TimeMs,
+    /// Name of the machine of the master that collected.
+    pub(crate) host: String,
+    /// The result of that collection.
+    pub(crate) found: Option<Collection>,
+}
+
+/// Returns the record of the last collection.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn last(metadata: &dyn MetadataStore) -> Result<Record, StoreError> {
+    Ok(read(metadata).await?.1)
+}
+
+async fn read(metadata: &dyn MetadataStore) -> Result<(u64, Record), StoreError> {
+    let Some(entry) = metadata.read(Table::Modes, NAME).await? else {
+        return Ok((0, Record::default()));
+    };
+    // A record of a later version is as good as none.
+    let record = entry.value.and_then(|value| serde_json::from_slice(&value).ok());
+    Ok((entry.version, record.unwrap_or_default()))
+}
+
+fn millis(time: Duration) -> TimeMs {
+    TimeMs::try_from(time.as_millis()).unwrap_or(TimeMs::MAX)
+}
+
+/// One collection of this master.
+struct Turn<'a> {
+    node: &'a Node,
+    version: u64,
+    record: Record,
+}
+
+impl<'a> Turn<'a> {
+    /// Begins a collection, unless another master is at it.
+    async fn begin(node: &'a Node) -> Result<Option<Self>, String> {
+        let arbiter = node.service.arbiter();
+        let now = arbiter.now().await.map_err(|error| chain(&error))?;
+        let (version, mut record) =
+            read(node.metadata.as_ref()).await.map_err(|error| chain(&error))?;
+        let own = arbiter.writer().to_string();
+        let is_silent = now.saturating_sub(record.touched_ms) > millis(TAKEN_OVER_AFTER);
+        if !record.by.is_empty() && record.by != own && !is_silent {
+            return Ok(None);
+        }
+        (record.by, record.touched_ms) = (own, now);
+        let mut turn = Self { node, version, record };
+        Ok(turn.write().await?.then_some(turn))
+    }
+
+    /// Writes the record. Returns false if another master has written it.
+    async fn write(&mut self) -> Result<bool, String> {
+        let value = Some(Bytes::from(serde_json::to_vec(&self.record).unwrap_or_default()));
+        let written = self.node.metadata.write(Table::Modes, NAME, self.version, value).await;
+        match written.map_err(|error| chain(&error))? {
+            WriteOutcome::Done(version) => {
+                self.version = version;
+                Ok(true)
+            }
+            WriteOutcome::Conflict(_) => Ok(false),
+        }
+    }
+
+    /// Collects, and updates the record meanwhile.
+    async fn run(
+        &mut self,
+        retention: Duration,
+        rest: &(dyn Fn() -> u32 + Sync),
+    ) -> Result<Collection, String> {
+        let node = self.node;
+        let began = Instant::now();
+        let mut collecting =
+            std::pin::pin!(node.service.collect_shared(node.recovery.as_ref(), retention, rest));
+        let collected = loop {
+            if let Ok(collected) = tokio::time::timeout(TOUCH_EVERY, &mut collecting).await {
+                break collected;
+            }
+            self.record.touched_ms += millis(TOUCH_EVERY);
+            // Where another master has taken over, this collection ends without a result.
+            self.write().await?;
+        };
+        let collected = super::account(node, began, collected.map_err(|error| chain(&error)));
+        self.record.by = String::new();
+        if let Ok(found) = &collected {
+            let ended = node.service.arbiter().time().unwrap_or(self.record.touched_ms);
+            self.record.ended_ms = ended;
+            (self.record.host, self.record.found) = (crate::node::host_name(), Some(*found));
+        }
+        self.write().await?;
+        collected
+    }
+}
+
+/// Runs a collection for an operator. Returns `None` where nothing can be collected.
+///
+/// # Errors
+/// The reason why it ended early, in words for the operator.
+pub(crate) async fn now(node: &Node, retention: Duration) -> Result<Option<Collection>, String> {
+    if node.collectable_packs().is_none() {
+        return Ok(None);
+    }
+    match Turn::begin(node).await? {
+        Some(mut turn) => turn.run(retention, &|| REST).await.map(Some),
+        None => Err("another master collects at this moment; try again later".to_owned()),
+    }
+}
+
+/// Collects for as long as the gateway runs, when enough was written through this master.
+pub(crate) async fn tend(node: Arc<Node>) {
+    let Some(packs) = node.collectable_packs().cloned() else { return };
+    let retention = node.service.committer().limits().retention;
+    let mut growth = Growth::default();
+    let (mut collected, mut tried) = (Instant::now(), Instant::now());
+    let (mut came, mut changed, mut seen_end) = (0, Instant::now(), 0);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let added = packs.added_bytes();
+        if added != came {
+            (came, changed) = (added, Instant::now());
+        }
+        let collectable = growth.look(Instant::now(), added, retention);
+        let is_due = growth.is_due(collectable)
+            || (collectable >= IDLE_BYTES && changed.elapsed() >= IDLE)
+            || (collectable > 0 && collected.elapsed() >= COLLECT_AFTER);
+        if !is_due || tried.elapsed() < growth.wait() {
+            continue;
+        }
+        // What another master has collected since is not to be collected again.
+        if let Ok(record) = last(node.metadata.as_ref()).await
+            && record.ended_ms > seen_end
+            && seen_end > 0
+        {
+            seen_end = record.ended_ms;
+            growth.collect(collectable, record.found.map_or(0, |found| found.live_bytes));
+            collected = Instant::now();
+            continue;
+        }
+        let turn = match Turn::begin(&node).await {
+            Ok(Some(turn)) => Ok(turn),
+            Ok(None) => continue,
+            Err(error) => Err(error),
+        };
+        let result = match turn {
+            Ok(mut turn) => {
+                let result = turn.run(retention, &|| growth.rest(collectable)).await;
+                seen_end = turn.record.ended_ms;
+                result
+            }
+            Err(error) => Err(error),
+        };
+        tried = Instant::now();
+        match result {
+            Ok(done) => {
+                let (deleted, bytes) = (done.deleted, done.deleted_bytes);
+                tracing::info!(deleted, bytes, "collected objects that nothing needs");
+                growth.collect(collectable, done.live_bytes);
+                (growth.failures, collected) = (0, Instant::now());
+            }
+            Err(error) => {
+                tracing::warn!(error, "the collection failed; it is tried again");
+                growth.failures += 1;
+            }
+        }
+    }
+}

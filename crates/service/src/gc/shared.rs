@@ -1,0 +1,69 @@
+//! Collection of blocks that masters share.
+//!
+//! # Invariants
+//! - The generation is raised in every root pointer before one is read. So a swap that a collection has not
+//!   seen is refused, and its master puts again what the swap links, under the new generation.
+//! - Only what was put under earlier generations is deleted, and nothing that the lease of a master keeps.
+//! - Nothing is deleted while the arbiter is in doubt.
+
+use std::time::Duration;
+
+use fula_core::{Cid, StoreError};
+
+use super::{Collection, Collector, Keeper};
+use crate::{
+    arbiter::{Begun, Recovery},
+    error::ServiceError,
+    fault_injection::Fault,
+    service::Service,
+};
+
+impl Service {
+    /// Deletes the blocks of a shared store that nothing needs, as [`Self::collect`] does of a store of this
+    /// master alone. `recovery` is the part that this master takes among others; `None` where the arbiter is
+    /// its own.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`]: something cannot be read, or must not be collected now;
+    /// [`ServiceError::Regressed`]. Some garbage may be deleted all the same.
+    pub async fn collect_shared(
+        &self,
+        recovery: Option<&Recovery>,
+        retention: Duration,
+        rest: &(dyn Fn() -> u32 + Sync),
+    ) -> Result<Collection, ServiceError> {
+        let _one_at_a_time = self.collecting.lock().await;
+        let faults = self.committer.limits().faults;
+        let begun = match recovery {
+            Some(recovery) => recovery.begin_collection().await?,
+            None => Begun::alone(self.arbiter()).await?,
+        };
+        let mut collector =
+            Collector::begin(self.arbiter(), faults, retention, rest, Some(begun)).await?;
+        if let Some(recovery) = recovery
+            && !faults.has(Fault::LeasesIgnored)
+        {
+            collector.mark_forks(recovery).await?;
+        }
+        collector.mark_all().await?;
+        collector.sweep(recovery).await?;
+        Ok(collector.done)
+    }
+}
+
+impl Collector<'_> {
+    /// Marks every side of the forked buckets. A side that has lost a block keeps nothing else back.
+    async fn mark_forks(&mut self, recovery: &Recovery) -> Result<(), ServiceError> {
+        self.keeper = Keeper::Live;
+        for root in recovery.forked_roots().await? {
+            let Ok(root) = root.parse::<Cid>() else { continue };
+            match self.mark_tree(root).await {
+                Err(StoreError::Missing { cid }) => {
+                    tracing::error!(%root, %cid, "a side of a forked bucket lacks a block");
+                }
+                marked => marked?,
+            }
+        }
+        Ok(())
+    }
+}
