@@ -4,6 +4,7 @@
 mod buckets;
 mod compare;
 mod figures;
+mod ingest;
 mod load;
 mod memory;
 mod peers;
@@ -204,6 +205,17 @@ enum Command {
         #[arg(long)]
         baseline: Option<PathBuf>,
     },
+    /// Measure a storage node beside a master: a large file, small blocks, mappings and receipts, in turns
+    Ingest {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Length of the file in MiB
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+        /// Number of small blocks, and of mappings
+        #[arg(long, default_value_t = 4096)]
+        small: u64,
+    },
     /// Run many connections, mixed sizes and stalled clients, and check memory, errors and latency
     Soak {
         #[arg(long, default_value_t = 1000)]
@@ -297,6 +309,9 @@ async fn run(cli: Cli) -> io::Result<()> {
             let kinds = ours.collect();
             shared::run(&shared::Plan { kinds, store, masters, delay, connections, rounds, length })
                 .await
+        }
+        Command::Ingest { rounds, mib, small } => {
+            ingest::run(&ingest::Plan { rounds, mib, small }).await
         }
         Command::Soak { connections, seconds } => {
             soak::run(connections, Duration::from_secs(seconds)).await

@@ -72,6 +72,13 @@ class FailingDisk(Disk):
         device = f"$(basename $(losetup -n -O NAME -j {self.mount_point}.image))"
         self.run(f"echo test > /sys/fs/ext4/{device}/trigger_fs_error")
 
+    def freeze(self):
+        """Lets every write and every fsync wait until `thaw`."""
+        self.run(f"fsfreeze -f {self.mount_point}")
+
+    def thaw(self):
+        self.run(f"fsfreeze -u {self.mount_point}")
+
     def mend(self):
         """Repairs it as an operator does. No process may use it."""
         image = f"{self.mount_point}.image"

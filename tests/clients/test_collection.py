@@ -99,7 +99,7 @@ def test_three_masters_collect_what_none_of_them_needs(federation, tmp_path):
         uploading = pool.submit(clients[0].put_object, Bucket="bucket", Key="slow", Body=slow)
         assert slow.half.wait(60)
         first = collect(masters[1], "--retention", "0s")["collection"]
-        assert first["deleted"] > 0 and first["missing"] == 0
+        assert first["deleted_blocks"] > 0 and first["missing"] == 0
         slow.goes_on.set()
         uploading.result(timeout=60)
     assert begun + reading.read() == pattern(8 * MIB, 6)
@@ -130,7 +130,7 @@ def test_a_master_that_was_killed_holds_nothing_back_for_ever(federation, tmp_pa
     expected = overwrite(clients, "bucket", 4)
     other.kill()
     # The collector waits until the lease of the other master is over.
-    assert collect(one, "--retention", "0s")["collection"]["deleted"] > 0
+    assert collect(one, "--retention", "0s")["collection"]["deleted_blocks"] > 0
     check(clients[:1], "bucket", expected)
     other.start(env=other.shared)
     clients[1] = other.client(key=key)
@@ -151,7 +151,7 @@ def test_one_master_collects_its_shared_blocks(tmp_path):
         expected = overwrite([s3], "bucket", 10)
         before = size_of(tmp_path / "blocks")
         found = collect(gateway, "--retention", "0s")["collection"]
-        assert found["deleted"] > 0 and found["missing"] == 0
+        assert found["deleted_blocks"] > 0 and found["missing"] == 0
         check([s3], "bucket", expected)
         assert size_of(tmp_path / "blocks") < before / 3
         gateway.kill()

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 from conftest import FULA, Gateway
-from helpers import pattern
+from helpers import pattern, self_signed
 from masters import admin, federation, signed
 
 
@@ -78,6 +78,126 @@ def test_looking_writes_nothing(federation, tmp_path):
         looked = fula(*command, "--data-dir", empty, env={})
         assert looked.returncode != 0 and "no gateway was ever started" in looked.stderr, command
     assert list(empty.iterdir()) == []
+
+
+def test_a_directory_of_something_else_stays_as_it_is(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letter.txt").write_text("dear reader")
+    before = contents(home)
+    listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    for command in (["gateway", *listen], ["keys", "create", "--user", "me"]):
+        refused = fula(*command, "--data-dir", home, env={})
+        assert refused.returncode == 1, refused.stdout
+    started = fula("gateway", *listen, "--data-dir", home, env={})
+    assert "--data-dir (FULA_DATA_DIR)" in started.stderr and "letter.txt" in started.stderr
+    assert contents(home) == before
+    for command in (["gateway", *listen], ["status"], ["keys", "list"]):
+        refused = fula(*command, "--data-dir", home / "letter.txt", env={})
+        assert refused.returncode != 0 and "is a file, not a directory" in refused.stderr, refused.stderr
+
+
+def test_another_user_of_the_machine_learns_whose_the_directory_is(own_gateway):
+    # The user `nobody` can start the program and must not see the data.
+    program = own_gateway.data_dir.parent / "fula"
+    shutil.copy(FULA, program)
+    for directory in list(program.parents)[:-2]:
+        if not directory.stat().st_mode & 0o001:
+            directory.chmod(directory.stat().st_mode | 0o011)
+    for command in (["keys", "list"], ["status"], ["fsck", "--repair"]):
+        refused = subprocess.run(["setpriv", "--reuid=65534", "--clear-groups", program, *command, "--data-dir",
+                                  own_gateway.data_dir], capture_output=True, text=True, timeout=60)
+        assert refused.returncode != 0 and "permission denied for user id 65534" in refused.stderr, refused.stderr
+        assert f"sudo -u '#{os.getuid()}'" in refused.stderr and "ever started" not in refused.stderr
+
+
+def test_output_that_nobody_reads_ends_quietly(own_gateway):
+    for command in ("keys list", "roots show", "status", "--help", "gc", "fsck", "revoke list"):
+        # The reader is gone before the first line comes.
+        done = subprocess.run(["bash", "-o", "pipefail", "-c",
+                               f'{FULA} {command} --data-dir "$1" | sleep 0', "-", own_gateway.data_dir],
+                              capture_output=True, text=True, timeout=60)
+        assert "panic" not in done.stderr and done.returncode == 0, (command, done.stderr)
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([FULA, *command.split(), "--data-dir", own_gateway.data_dir], stdout=write,
+                              stderr=subprocess.PIPE, text=True, timeout=60)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (0, ""), command
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([FULA, "keys", "list", "--data-dir", own_gateway.data_dir], stdout=full,
+                              stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and "cannot write to standard output: the disk is full" in done.stderr
+
+
+def test_wrong_usage_has_one_exit_status(tmp_path):
+    settings = tmp_path / "fula.toml"
+    start = ["gateway", "--data-dir", tmp_path / "data"]
+    settings.write_text("region = us-east-1\n")
+    for command in (["revoke", "wallet", "0x1"], ["revoke", "user", "a", "--issued-before", "noon"],
+                    ["token", "typed-data", "--wallet", "me"], ["token", "mint", "--key-file", "k", "--lifetime", "25h"],
+                    ["token", "mint", "--key-file", "k", "--scope", "all"],
+                    ["token", "assemble", "--typed-data", "-", "--signature", "0x00"],
+                    [*start, "--config", settings], [*start, "--access-key-id", "A"],
+                    [*start, "--listen", ":9000", "--admin-listen", ":9000"],
+                    ["masters", "list", "--database-url", "postgres://h/d"], ["keys"], ["nothing"]):
+        done = fula(*command, env={})
+        assert done.returncode == 2 and done.stdout == "", (command, done.stderr)
+    wrong = fula(*start, "--config", settings, env={})
+    assert "line 1" in wrong.stderr and "quotes" in wrong.stderr, wrong.stderr
+    assert fula("keys", "list", "--data-dir", tmp_path / "absent", env={}).returncode == 1
+
+
+def test_certificate_and_key_in_each_others_place(tmp_path):
+    cert, key = self_signed(tmp_path, "127.0.0.1")
+    swapped = fula("gateway", "--data-dir", tmp_path / "data", "--listen", "127.0.0.1:0", "--admin-listen",
+                   "127.0.0.1:0", "--tls-cert", key, "--tls-key", cert, env={})
+    assert swapped.returncode == 1 and "swapped" in swapped.stderr, swapped.stderr
+
+
+def test_an_s3_tool_on_the_admin_address_learns_where_it_is(own_gateway):
+    done = own_gateway.run("aws", "--endpoint-url", own_gateway.admin, "s3", "ls", check=False)
+    assert done.returncode != 0 and "admin address" in done.stderr and "FULA_LISTEN" in done.stderr, done.stderr
+
+
+def test_a_directory_of_masters_is_no_source_of_an_import(federation):
+    master = federation.gateway("master")
+    master.client().create_bucket(Bucket="bucket")
+    master.stop()
+    refused = fula("roots", "import", "--data-dir", master.data_dir, "--source-secrets-key-file",
+                   federation.env()["FULA_SECRETS_KEY_FILE"], env=federation.env())
+    assert refused.returncode == 1 and "shares an arbiter already" in refused.stderr, refused.stderr
+
+
+def test_a_single_master_does_not_become_one_of_several_without_its_buckets(federation, own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    own_gateway.stop()
+    refused = fula("gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir",
+                   own_gateway.data_dir, env=federation.env())
+    assert refused.returncode == 1 and "fula roots import" in refused.stderr, refused.stderr
+
+
+def test_commands_beside_a_gateway_say_that_the_database_is_away(federation):
+    master = federation.gateway("master")
+    master.client().create_bucket(Bucket="bucket")
+    federation.postgres.tell("crash")
+    for command in (["roots", "show"], ["keys", "list"], ["masters", "list"], ["roots", "log", "bucket"]):
+        failed = admin(master, *command)
+        assert failed.returncode == 1 and "the arbiter's database cannot be used" in failed.stderr, failed.stderr
+        assert "FULA_DATABASE_URL" in failed.stderr and "_" not in failed.stderr.replace("FULA_DATABASE_URL", "")
+    federation.postgres.tell("launch")
+
+
+def test_the_state_of_a_stopped_gateway_names_what_is_missing(own_gateway):
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    s3.put_object(Bucket="bucket", Key="k", Body=pattern(3_000_000))
+    own_gateway.stop()
+    (segment,) = (own_gateway.data_dir / "log").glob("bulk-*.log")
+    segment.unlink()
+    status = own_gateway.fula("status", check=False)
+    assert status.returncode == 1 and segment.name in status.stdout and "fula fsck --repair" in status.stdout
 
 
 def test_errors_name_the_setting_and_say_things_once(federation, own_gateway):

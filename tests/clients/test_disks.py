@@ -1,5 +1,6 @@
 """Gateways whose data directory is on a disk that is small, full or failing."""
 
+import concurrent.futures
 import json
 import os
 import shutil
@@ -274,3 +275,54 @@ def test_a_master_whose_disk_becomes_read_only_acknowledges_only_what_it_remembe
         master.check_healed()
         master.put_until_it_succeeds("more")
         master.check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file system hang")
+def test_a_disk_that_hangs_is_told_in_time(tmp_path):
+    def timed(*request):
+        began = time.monotonic()
+        status, headers, body = signed(gateway, *request)
+        return time.monotonic() - began, status, headers, body
+
+    def ask(path):
+        try:
+            with urllib.request.urlopen(f"{gateway.admin}/{path}", timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    with FailingDisk(tmp_path / "disk", 64) as disk, Gateway(disk.path) as gateway:
+        gateway.start({"FULA_COMMIT_DEADLINE": "3s"})
+        s3 = gateway.client()
+        for bucket in ("one", "two", "three", "four"):
+            s3.create_bucket(Bucket=bucket)
+            s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+        disk.freeze()
+        try:
+            # More writers than threads, to several buckets, with small and with large bodies.
+            writes = [("PUT", f"/{bucket}/{n}", body) for bucket in ("one", "two", "three", "four")
+                      for n, body in enumerate((b"y" * 100, pattern(3 * MIB), b"z" * 50_000))]
+            with concurrent.futures.ThreadPoolExecutor(16) as pool:
+                answers = list(pool.map(lambda write: timed(*write), writes))
+            for took, status, headers, body in answers:
+                assert status == 503 and headers["x-fula-outcome"] in ("none", "unknown"), body
+                assert took < 5, took
+            # What is in memory is read, and the process lives and says what is wrong.
+            assert signed(gateway, "GET", "/one/k")[2] == b"x"
+            assert ask("healthz")[0] == 200
+            deadline = time.monotonic() + 20
+            while "the disk of the data directory has not answered" not in (said := ask("readyz"))[1]:
+                assert time.monotonic() < deadline, said
+            assert said[0] == 503
+            took, status, _, body = timed("PUT", "/one/more", b"y")
+            assert status == 503 and took < 5, body
+        finally:
+            disk.thaw()
+        deadline = time.monotonic() + 30
+        while signed(gateway, "PUT", "/one/k", b"after")[0] != 200:
+            assert time.monotonic() < deadline
+        assert ask("readyz")[0] == 200
+        gateway.stop()
+        assert gateway.fula("fsck").stdout.endswith("0 problems\n")
+        gateway.start()
+        assert signed(gateway, "GET", "/one/k")[2] == b"after"

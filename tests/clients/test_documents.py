@@ -6,6 +6,7 @@
 | `sh server` | run in a shell of its own, where its last command serves until the next such block |
 | `sh elsewhere` | not run: `ELSEWHERE` says why |
 | `sql` | run by the superuser of the database |
+| `sh database` | run by the user `postgres` on the machine of the database |
 | `toml NAME` | written to the file NAME, for the blocks after it |
 | `json` | parsed |
 | `text` | layouts and output, no commands |
@@ -77,7 +78,7 @@ def blocks_of(document):
 
 BLOCKS = {document: blocks_of(document) for document in documents()}
 ALL = [block for blocks in BLOCKS.values() for block in blocks]
-RUN = ("sh", "sh server", "sql")
+RUN = ("sh", "sh server", "sh database", "sql")
 
 
 def place(block):

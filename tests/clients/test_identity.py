@@ -353,7 +353,7 @@ def test_every_operation_for_everyone(door):
     clients = {name: token_client(door, token) if token else unsigned for name, token in tokens.items()}
     door.fula("revoke", "wallet", revoked.user.upper().replace("0X", "0x"))
     mistyped = door.fula("revoke", "wallet", revoked.user[:-1], check=False)
-    assert mistyped.returncode == 1 and "40 hex digits" in mistyped.stderr
+    assert mistyped.returncode == 2 and "40 hex digits" in mistyped.stderr
 
     def fill(value):
         if isinstance(value, str) and value.startswith("{"):

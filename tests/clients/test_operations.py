@@ -250,7 +250,7 @@ def test_history(own_gateway):
     assert log[0]["root"] in text and len(text.splitlines()) == 2
     assert text.split("\n")[0].split() == ["VERSION", "TIME", "OBJECTS", "BYTES", "ROOT"]
     shown = own_gateway.fula("roots", "show").stdout.splitlines()
-    assert shown[0].split() == ["VERSION", "ROOT", "OWNER", "BUCKET"] and len(shown[1].split()) == 4
+    assert shown[0].split() == ["VERSION", "ROOT", "OWNER", "USER", "PUBLIC", "NAME", "BUCKET"] and len(shown[1].split()) == 7
     # A name that is not there is told with those that are, the ones most like it first.
     for n in range(11):
         s3.create_bucket(Bucket=f"another-{n:02}")
@@ -353,7 +353,7 @@ def test_tls(tmp_path):
         [FULA, "gateway", "--data-dir", tmp_path / "data", "--tls-cert", cert],
         capture_output=True, text=True, timeout=30,
     )
-    assert half.returncode == 1 and "--tls-key" in half.stderr
+    assert half.returncode == 2 and "--tls-key" in half.stderr
     key.chmod(0o644)
     options = ["--tls-cert", cert, "--tls-key", key, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
     readable = subprocess.run(
@@ -449,9 +449,9 @@ def test_space_comes_back(tmp_path, monkeypatch):
     assert before["log_bytes"] > 80 * MIB and before["retained_bytes"] > 70 * MIB
     # What was replaced within the retention stays.
     kept = json.loads(gateway.fula("gc", "--now", "--json").stdout)
-    assert kept["collection"]["deleted"] == 0
+    assert kept["collection"]["deleted_blocks"] == 0
     done = json.loads(gateway.fula("gc", "--now", "--retention", "0s", "--json").stdout)
-    assert done["collection"]["deleted"] > 100 and done["rewritten_bytes"] > 70 * MIB
+    assert done["collection"]["deleted_blocks"] > 100 and done["rewritten_bytes"] > 70 * MIB
     assert done["log_bytes"] < 8 * MIB and done["live_bytes"] < 4 * MIB
     on_disk = sum(f.stat().st_size for f in (tmp_path / "data" / "log").glob("*.log"))
     assert on_disk == sizes()["log_bytes"]
@@ -471,10 +471,10 @@ def test_space_comes_back(tmp_path, monkeypatch):
     s3.put_object(Bucket="bucket", Key="small", Body=bodies["small"])
     gateway.stop()
     assert "in use" in gateway.fula("gc", "--now").stdout
-    assert gateway.fula("gc", "--now").stdout.startswith("0 blocks of 0 bytes deleted")
+    assert gateway.fula("gc", "--now").stdout.startswith("0 blocks of 0 B deleted")
     monkeypatch.setenv("FULA_RETENTION", "0s")
     done = json.loads(gateway.fula("gc", "--now", "--json").stdout)
-    assert done["collection"]["deleted"] > 0
+    assert done["collection"]["deleted_blocks"] > 0
     wrong = gateway.fula("gc", "--now", "--retention", "soon", check=False)
     assert wrong.returncode == 2 and "e.g. 10s" in wrong.stderr
 

@@ -224,7 +224,7 @@ def test_the_token_command(door, tmp_path):
     assert mistyped.returncode == 2 and "e.g. 10s" in mistyped.stderr
     for wrong in (("--lifetime", "25h"), ("--scope", "everything")):
         refused = mint(*wrong)
-        assert refused.returncode == 1 and refused.stderr.startswith("fula: ")
+        assert refused.returncode == 2 and refused.stderr.startswith("error: ")
     password.write_text("wrong")
     assert "the password is wrong" in mint().stderr
     password.chmod(0o644)

@@ -53,6 +53,61 @@ def test_a_key_that_was_revoked_by_itself_leaves_its_user(own_gateway):
     own_gateway.client(key=second).list_buckets()
     with Refused("InvalidAccessKeyId", 403):
         own_gateway.client(key=first).list_buckets()
+    # It stays on the list, and to revoke it again says what happened.
+    listed = json.loads(own_gateway.fula("keys", "list", "--user", "carol", "--json").stdout)
+    assert {found["id"]: found["revoked"] for found in listed} == {first[0]: True, second[0]: False}
+    assert own_gateway.fula("keys", "revoke", first[0]).stdout == f"already revoked {first[0]}\n"
+    assert own_gateway.fula("revoke", "key", first[0]).stdout == f"already revoked key {first[0]}\n"
+    assert len(own_gateway.fula("revoke", "list").stdout.splitlines()) == 2
+
+
+def test_an_owner_id_is_a_spelling_of_its_user(own_gateway):
+    user, key = make_key(own_gateway, "carol")
+    s3 = own_gateway.client(key=key)
+    s3.create_bucket(Bucket="bucket")
+    own_gateway.client().create_bucket(Bucket="bucket")
+    rows = json.loads(own_gateway.fula("roots", "show", "--json").stdout)["buckets"]
+    owner = {row["user"]: row["owner"] for row in rows}[user]
+    assert s3.list_buckets()["Owner"]["ID"] == owner
+    assert re.search(rf" {owner}  key:carol +no +- +bucket$", own_gateway.fula("roots", "show").stdout, re.M)
+    own_gateway.fula("roots", "log", "bucket", "--user", owner)
+    assert key[0] in own_gateway.fula("keys", "list", "--user", owner).stdout
+    unknown = own_gateway.fula("keys", "list", "--user", "0" * 32, check=False)
+    assert unknown.returncode == 1 and "name the user" in unknown.stderr
+    assert own_gateway.fula("revoke", "user", owner, "--yes").stdout == "revoked user key:carol\n"
+    refused = own_gateway.fula("keys", "create", "--user", owner, check=False)
+    assert "key:carol is revoked" in refused.stderr
+
+
+def test_what_is_public_and_who_holds_a_name_is_shown(own_gateway):
+    policy = json.dumps({"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject",
+                                        "Resource": "arn:aws:s3:::bucket/*"}]})
+    _, key = make_key(own_gateway, "carol")
+    for s3 in (own_gateway.client(), own_gateway.client(key=key)):
+        s3.create_bucket(Bucket="bucket")
+        answer = s3.put_bucket_policy(Bucket="bucket", Policy=policy)
+    own_gateway.client().create_bucket(Bucket="private")
+    assert answer["ResponseMetadata"]["HTTPHeaders"]["x-fula-global-name"] == "taken"
+    shown = own_gateway.fula("roots", "show").stdout
+    columns = {(line.split()[3], line.split()[6]): line.split()[4:6] for line in shown.splitlines()[1:]
+               if len(line.split()) == 7}
+    assert columns == {("key:admin", "bucket"): ["yes", "held"], ("key:carol", "bucket"): ["yes", "taken"],
+                       ("key:admin", "private"): ["no", "-"]}
+
+
+def test_the_start_recommends_no_key_that_does_not_work(own_gateway):
+    assert "AWS_SHARED_CREDENTIALS_FILE" in own_gateway.banner and "do not use" not in own_gateway.banner
+    own_gateway.fula("keys", "revoke", own_gateway.credentials()[0])
+    own_gateway.stop()
+    own_gateway.start()
+    assert "do not use it: its key was revoked" in own_gateway.banner
+    assert "keys create --user admin" in own_gateway.banner
+    _, (key, secret) = make_key(own_gateway, "carol")
+    path = own_gateway.data_dir / "credentials"
+    path.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    own_gateway.stop()
+    own_gateway.start()
+    assert "its key belongs to key:carol, not to admin" in own_gateway.banner
 
 
 def test_an_owner_is_not_cut_off_for_ever_by_mistake(own_gateway):

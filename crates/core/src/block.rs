@@ -247,6 +247,9 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
         Ok(0)
     }
 
+    /// Drops copies of blocks in memory, so that the next reads show what is really stored.
+    fn drop_copies(&self) {}
+
     /// Asks whether the store can be used, where that is not certain.
     ///
     /// # Errors

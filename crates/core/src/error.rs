@@ -37,21 +37,43 @@ pub enum StoreError {
         why: &'static str,
     },
     /// The medium is full. Free space, then retry.
-    #[error("{backend} is out of space")]
+    #[error("{} is full", place(backend))]
     Full {
         /// Name of the implementation, e.g. `"log"`.
         backend: &'static str,
     },
     /// The backend refused or did not answer, and nothing was changed. Retry with backoff.
-    #[error("{backend} is unavailable during {action}")]
+    #[error("{} cannot be used{}", place(backend), cure(backend))]
     Unavailable {
         /// Name of the implementation, e.g. `"postgres"`.
         backend: &'static str,
-        /// Name of the method, e.g. `"sync"`.
+        /// Name of the method, e.g. `"sync"`, for `Debug`.
         action: &'static str,
         /// The underlying error, for the log.
         source: Source,
     },
+}
+
+/// Returns what an operator calls a backend.
+fn place(backend: &str) -> &str {
+    match backend {
+        "postgres" => "the arbiter's database",
+        "log" => "the disk of the data directory",
+        "object store" | "block store" => "the block store",
+        "metadata" | "arbiter" => "the arbiter",
+        other => other,
+    }
+}
+
+/// Returns what an operator does about a backend that cannot be used, as the end of a sentence.
+fn cure(backend: &str) -> &'static str {
+    match backend {
+        "postgres" => " (look whether it runs, and whether FULA_DATABASE_URL names it)",
+        "object store" | "block store" => {
+            " (look whether it runs, and whether FULA_BLOCKS names it)"
+        }
+        _ => "",
+    }
 }
 
 /// A swap that has no definite outcome, or was never sent.

@@ -31,11 +31,13 @@ pub enum Table {
     RememberedKeys,
     /// The list of packs of a master that shares no arbiter, kept by that master alone.
     Packs,
+    /// Holds of a storage node on its blocks, kept by that node alone.
+    Holds,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Keys,
         Self::Sessions,
         Self::Revocations,
@@ -45,6 +47,7 @@ impl Table {
         Self::Remembered,
         Self::RememberedKeys,
         Self::Packs,
+        Self::Holds,
     ];
 
     /// Returns the name under which it is stored.
@@ -59,6 +62,7 @@ impl Table {
             Self::Remembered => "remembered",
             Self::RememberedKeys => "remembered-keys",
             Self::Packs => "packs",
+            Self::Holds => "holds",
         }
     }
 }

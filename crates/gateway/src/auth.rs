@@ -10,7 +10,7 @@ use fula_service::{
     Identity,
     auth::{AuthError, Authenticator, Proof, Signed, redacted, redacted_unknown},
 };
-use http::{Extensions, HeaderMap, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderValue, request::Parts};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
 use crate::{
@@ -236,6 +236,23 @@ impl AuthLayer {
         let proof = self.decide(extensions, &redacted(access_key), proof)?;
         extensions.insert(proof);
         Ok(())
+    }
+
+    /// Authenticates a request without a body that is no S3 request, by a bearer token or a signature in its
+    /// header.
+    ///
+    /// # Errors
+    /// The errors of [`Self::authenticate_bearer`] and [`Self::authenticate_signature`]; 403 `AccessDenied`
+    /// for any other request.
+    pub(crate) async fn authenticate(&self, parts: &mut Parts) -> S3Result<Proof> {
+        let credential = Credential::of(parts)?;
+        let has_token = self.authenticate_bearer(&parts.headers, &mut parts.extensions)?;
+        if credential == Credential::Header && !has_token {
+            let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
+            let received = Received { method, uri, headers, host_bucket: None };
+            self.authenticate_signature(received, credential, &mut parts.extensions).await?;
+        }
+        parts.extensions.remove::<Proof>().ok_or_else(|| s3_error!(AccessDenied))
     }
 
     /// Logs a decision, and applies the rate limit of an authenticated user.

@@ -86,7 +86,7 @@ fn row(error: &ServiceError) -> S3Error {
     use ServiceError as E;
     match error {
         E::NoSuchBucket => Code::NoSuchBucket.into(),
-        E::BucketAlreadyOwned => Code::BucketAlreadyOwnedByYou.into(),
+        E::BucketAlreadyOwned => already_owned(),
         E::BucketNameTaken => Code::BucketAlreadyExists.into(),
         E::TooManyBuckets(max) => too_many_buckets(*max),
         E::TooManyPublicBuckets(max) => too_many_public(*max),
@@ -122,6 +122,14 @@ fn row(error: &ServiceError) -> S3Error {
         E::MetadataTooLarge(_) => Code::MetadataTooLarge.into(),
         E::InvalidArgument(text) => s3_error!(InvalidArgument, "{text}"),
         E::InvalidRequest(text) => s3_error!(InvalidRequest, "{text}"),
+        E::NotProved(why) => s3_error!(AccessDenied, "Access Denied: {why}."),
+        E::NotHeld(why) => not_held(why),
+        E::NodeAway(name) => {
+            let text = format!(
+                "Storage node {name}, which holds the content, does not answer. Send the request again later."
+            );
+            S3Error::with_message(S3ErrorCode::SlowDown, text)
+        }
         E::NotImplemented(what) => not_implemented(what),
         E::Busy(outcome) => s3_error!(SlowDown, "{}", busy_text(*outcome)),
         // Sending the request again, and more slowly, helps once the store is back.
@@ -133,6 +141,14 @@ fn row(error: &ServiceError) -> S3Error {
         E::NewerFormat => newer_format(),
         E::Internal(_) => Code::InternalError.into(),
     }
+}
+
+/// Returns the error for a bucket that the caller has. The usual text speaks of regions of AWS.
+fn already_owned() -> S3Error {
+    s3_error!(
+        BucketAlreadyOwnedByYou,
+        "Your previous request to create the named bucket succeeded and you already own it."
+    )
 }
 
 fn outage_of(error: &ServiceError) -> Outage {
@@ -275,6 +291,13 @@ fn too_many_public(max: u64) -> S3Error {
 /// ignored.
 pub(crate) fn not_implemented(what: &str) -> S3Error {
     s3_error!(NotImplemented, "{what} is not implemented.")
+}
+
+/// Returns the error for a mapping whose blocks are not there. Clients then send the content itself.
+fn not_held(why: &str) -> S3Error {
+    let text =
+        format!("The blocks of the mapping are not there: {why}. Send them, or the content.");
+    s3_error!(OperationAborted, "{text}")
 }
 
 fn credential_expired() -> S3Error {

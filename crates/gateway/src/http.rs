@@ -30,7 +30,9 @@ use crate::{
     cors::{self, CrossOrigin},
     credential::{Credential, bearer_of},
     error::{CONDITION_HEADER, DETAIL_HEADER, FORGED_HEADER, escape, respond},
-    form, guard, normalise,
+    form, guard,
+    ingest::{self, MasterIngest},
+    normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
     request::{AnswerStatus, HostBucket, Operation, RequestId},
@@ -59,6 +61,7 @@ pub struct Gateway {
     buffered: BufferedBodies,
     config: Arc<WireConfig>,
     ids: Arc<RequestIds>,
+    ingest: Option<MasterIngest>,
 }
 
 /// Generates request ids from the start of the process and a counter.
@@ -93,7 +96,15 @@ impl Gateway {
             buffered,
             config: Arc::new(config),
             ids: Arc::new(RequestIds { seed, next: AtomicU64::new(0) }),
+            ingest: None,
         }
+    }
+
+    /// Answers the requests of storage nodes and of their clients, too.
+    #[must_use]
+    pub fn with_ingest(mut self, ingest: MasterIngest) -> Self {
+        self.ingest = Some(ingest);
+        self
     }
 
     /// Answers one request.
@@ -174,6 +185,12 @@ impl Gateway {
         let host_bucket = self.host_bucket(&request);
         if let Err(error) = self.auth_layer.check_address(request.extensions()) {
             return respond(error);
+        }
+        if host_bucket.is_none()
+            && let Some(ingest) = &self.ingest
+            && let Some(routed) = ingest::route(ingest, request.uri().path())
+        {
+            return ingest.serve(routed, &self.auth_layer, request, operation).await;
         }
         if request.uri().path().starts_with(OWN_ROUTES) && host_bucket.is_none() {
             operation.set("FulaRoute".to_owned());
@@ -350,13 +367,16 @@ impl Gateway {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/fula/capabilities") => {
                 let policy = self.auth_layer.authenticator().policy();
+                let (maps, ingests) =
+                    self.ingest.as_ref().map_or((false, false), MasterIngest::capabilities);
                 let capabilities = serde_json::json!({
-                    "remoteCidPut": false,
+                    "remoteCidPut": maps,
                     "eip712Auth": policy.eip712,
                     "eip712V1": policy.eip712 && policy.v1,
                     "audiences": policy.audiences,
                     "bucketRootCas": true,
-                    "ingest": false,
+                    "ingest": ingests,
+                    "masterKey": self.ingest.as_ref().map(|ingest| ingest.key().to_string()),
                     "version": env!("CARGO_PKG_VERSION"),
                 });
                 json_response(StatusCode::OK, &capabilities)

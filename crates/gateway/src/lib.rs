@@ -20,6 +20,7 @@ pub mod fuzzing;
 mod guard;
 mod host;
 mod http;
+pub mod ingest;
 mod limit;
 pub mod metrics;
 mod normalise;

@@ -14,6 +14,9 @@ pub enum TlsError {
     /// The file cannot be read. Correct it.
     #[error("cannot read PEM from {0}")]
     Pem(String, #[source] pem::Error),
+    /// The file holds something else than what its setting names. Correct the setting.
+    #[error("{0} holds no {1}{hint}", hint = if *.2 { "; are --tls-cert and --tls-key swapped?" } else { "" })]
+    Lacks(String, &'static str, bool),
     /// The key does not belong to the certificate, or is of an unsupported kind.
     #[error("certificate and key do not work together")]
     Rejected(#[from] rustls::Error),
@@ -31,7 +34,17 @@ pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(failed(cert))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(failed(key))?;
+    if chain.is_empty() {
+        let is_swapped = PrivateKeyDer::from_pem_file(cert).is_ok();
+        return Err(TlsError::Lacks(cert.display().to_string(), "certificate", is_swapped));
+    }
+    let key = match PrivateKeyDer::from_pem_file(key) {
+        Err(pem::Error::NoItemsFound) => {
+            let is_swapped = CertificateDer::from_pem_file(key).is_ok();
+            return Err(TlsError::Lacks(key.display().to_string(), "private key", is_swapped));
+        }
+        read => read.map_err(failed(key))?,
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -39,6 +52,11 @@ pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Returns whether a file holds a certificate and no private key.
+pub fn is_certificate(path: &Path) -> bool {
+    CertificateDer::from_pem_file(path).is_ok() && PrivateKeyDer::from_pem_file(path).is_err()
 }
 
 /// Installs the TLS provider of the process, which all its parts use.

@@ -172,6 +172,15 @@ impl Grant {
         }
     }
 
+    /// Returns whether the grant allows to write anything. Blocks that are sent to a storage node belong to no
+    /// bucket yet.
+    pub fn can_write(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Scopes(scopes) => scopes.iter().any(|scope| scope.verb != Verb::Read),
+        }
+    }
+
     /// Returns whether the grant covers exactly one object.
     pub fn is_one_object(&self) -> bool {
         match self {

@@ -14,6 +14,7 @@ mod users;
 
 use std::{path::Path, sync::Arc};
 
+use fula_core::StoreError;
 use fula_service::{Forgotten, Recovery, auth::Revoked, error::chain, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -196,25 +197,38 @@ async fn carry_out(
         }
         Request::KeysList { user } => users::list_keys(node, user.as_deref()).await,
         Request::KeysRevoke { id, user } => {
+            let user = users::named(node, user).await?;
+            if keys.was_revoked(&id, user.as_deref()).await? {
+                return Ok(json!({"revoked": id, "already": true}));
+            }
             if !keys.exists(&id, user.as_deref()).await? {
-                return Err(Refused(format!("there is no access key {id}")));
+                return Err(Refused(format!(
+                    "there is no access key {id}; fula keys list shows all keys, and fula revoke key ends sessions"
+                )));
             }
             revoke(node, Revoked::Key(id.clone())).await?;
             Ok(json!({"revoked": id}))
         }
         Request::Revoke { revoked, sureness, before_now } => {
             let revoked = if before_now { until_now(node, revoked) } else { revoked };
+            let revoked = users::with_user(node, revoked).await?;
+            if let Revoked::Key(id) = &revoked
+                && keys.was_revoked(id, None).await?
+            {
+                return Ok(json!({"revoked": users::revoked_json(&revoked), "already": true}));
+            }
             users::check_revocation(node, &revoked, sureness).await?;
             revoke(node, revoked.clone()).await?;
-            Ok(json!({"revoked": revoked}))
+            Ok(json!({"revoked": users::revoked_json(&revoked)}))
         }
-        Request::RevokeList => Ok(json!(node.authenticator.revocations().all())),
+        Request::RevokeList => Ok(users::list_revocations(node)),
         Request::MastersList => Ok(json!(shared(node)?.list_masters().await?)),
         Request::MastersForget { name, force } => forget_master(node, &name, force).await,
         Request::RootsLog { bucket, user, limit } => {
             let row = find_row(node, &bucket, user.as_deref()).await?;
             let blocks = node.nodes.blocks().as_ref();
-            let commits = history::log(blocks, row.pointer.root, limit).await?;
+            let commits = history::log(blocks, row.pointer.root, limit).await;
+            let commits = commits.map_err(|error| unreadable_root(&bucket, error))?;
             Ok(commits.iter().map(commit_json).collect())
         }
         Request::RootsShow { bucket } => show_roots(node, bucket.as_deref()).await,
@@ -241,6 +255,18 @@ async fn carry_out(
             let retention = retention_ms.map_or(own, std::time::Duration::from_millis);
             Ok(json!(gc::now(node, retention).await.map_err(Refused)?))
         }
+    }
+}
+
+/// Returns the error for a bucket whose history cannot be read.
+fn unreadable_root(bucket: &str, error: StoreError) -> Refused {
+    let what = chain(&error);
+    match error {
+        StoreError::Missing { .. } | StoreError::Damaged { .. } => Refused(format!(
+            "the history of bucket {bucket} cannot be read: {what}; run fula fsck, and look at what fula fsck \
+             --repair offers"
+        )),
+        _ => Refused(what),
     }
 }
 
@@ -281,7 +307,7 @@ fn until_now(node: &Node, revoked: Revoked) -> Revoked {
     }
 }
 
-/// Revokes a credential or a user. The record of a revoked key is deleted as well. That happens last: the
+/// Revokes a credential or a user. The secret of a revoked key is deleted as well. That happens last: the
 /// revocation refuses the key even if an arbiter restored from a backup brings the record back, and a command
 /// that failed on the way can be run again.
 async fn revoke(node: &Node, revoked: Revoked) -> Result<(), Refused> {
@@ -392,7 +418,7 @@ pub(crate) async fn ask(
     let asked = match UnixStream::connect(&path).await {
         Ok(stream) => exchange(stream, request, report).await,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            return Some(Err(FileError::Io(path, error).to_string()));
+            return Some(Err(files::denied(data_dir).to_string()));
         }
         Err(_) => return None,
     };

@@ -31,6 +31,27 @@ pub(crate) enum FileError {
     /// Others can read a file that holds a secret. Protect it with `chmod 600`.
     #[error("{0} holds a secret and can be read by others; run: chmod 600 {0}")]
     TooOpen(PathBuf),
+    /// A file stands where a directory is expected. Name a directory.
+    #[error("{0} is a file, not a directory: name a directory that is new or empty")]
+    NotADirectory(PathBuf),
+    /// The directory holds files of something else. Name another one.
+    #[error(
+        "{0} is not empty, and not a data directory of Fula: it holds {1}; name a directory that is new or empty"
+    )]
+    Foreign(PathBuf, String),
+    /// This user may not read the data directory. Become its owner.
+    #[error(
+        "{dir}: permission denied for user id {user}, as which this command runs; run it as the user that the \
+         gateway runs as{owner}"
+    )]
+    Denied {
+        /// Path that cannot be read.
+        dir: PathBuf,
+        /// User id of this process.
+        user: u32,
+        /// User id of the owner, as the end of a sentence; empty if it cannot be read either.
+        owner: String,
+    },
     /// The path of a socket is too long. Choose a data directory with a shorter path.
     #[error("{0} is too long a path for a socket; choose a shorter --data-dir")]
     TooLong(PathBuf),
@@ -118,9 +139,84 @@ pub(crate) fn credentials_path(data_dir: &Path) -> PathBuf {
     data_dir.join("credentials")
 }
 
-/// Returns whether a gateway or a command has used this data directory: whether it has a log.
-pub(crate) fn is_data_dir(dir: &Path) -> bool {
-    dir.join("log").is_dir()
+/// What a path that is named as a data directory leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum DataDir {
+    /// Nothing.
+    Missing,
+    /// A directory without files.
+    Empty,
+    /// A data directory without a log: a file of one is there already, or a start did not come further.
+    Begun,
+    /// A data directory that a gateway or a command has used.
+    Used,
+    /// A directory with files of something else, one of which is named here.
+    Foreign(String),
+}
+
+/// Looks at what a path that is named as a data directory leads to.
+///
+/// # Errors
+/// [`FileError::Denied`], [`FileError::NotADirectory`], [`FileError::Io`].
+pub(crate) fn look_at(dir: &Path) -> Result<DataDir, FileError> {
+    let Some(names) = names_in(dir)? else { return Ok(DataDir::Missing) };
+    let is_of_log = |name: &String| {
+        let is_segment = ["commit-", "bulk-"].iter().any(|stream| name.starts_with(stream));
+        name == "manifest" || (is_segment && name.strip_suffix(".log").is_some())
+    };
+    if names.iter().any(|name| name == "log") && dir.join("log").is_dir() {
+        let in_log = names_in(&dir.join("log"))?.unwrap_or_default();
+        if in_log.iter().any(is_of_log) {
+            return Ok(DataDir::Used);
+        }
+    }
+    let is_lock = |path: &Path| fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() == 0);
+    if credentials_path(dir).is_file()
+        || dir.join(SEALING_KEY).is_file()
+        || is_lock(&dir.join("lock"))
+    {
+        return Ok(DataDir::Begun);
+    }
+    // Some file systems have this directory from the beginning.
+    let foreign = names.into_iter().filter(|name| name != "lost+found").min();
+    Ok(foreign.map_or(DataDir::Empty, DataDir::Foreign))
+}
+
+/// Returns the names of the files in a directory, or `None` if there is no such path.
+fn names_in(dir: &Path) -> Result<Option<Vec<String>>, FileError> {
+    let names = fs::read_dir(dir).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    });
+    match names {
+        Ok(names) => Ok(Some(names)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(None),
+            io::ErrorKind::NotADirectory if dir.exists() => {
+                Err(FileError::NotADirectory(dir.to_owned()))
+            }
+            io::ErrorKind::PermissionDenied => Err(denied(dir)),
+            _ => Err(FileError::Io(dir.to_owned(), error)),
+        },
+    }
+}
+
+/// Returns the error for a path that this user may not read.
+pub(crate) fn denied(path: &Path) -> FileError {
+    let owner = fs::metadata(path).map(|found| found.uid());
+    let owner = owner.map(|owner| format!(", user id {owner} (sudo -u '#{owner}' fula …)"));
+    let user = rustix::process::geteuid().as_raw();
+    FileError::Denied { dir: path.to_owned(), user, owner: owner.unwrap_or_default() }
+}
+
+/// Refuses a directory that holds files of something else, as the place of a new data directory.
+///
+/// # Errors
+/// [`FileError::Foreign`], and the errors of [`look_at`].
+pub(crate) fn check_not_foreign(dir: &Path) -> Result<(), FileError> {
+    match look_at(dir)? {
+        DataDir::Foreign(name) => Err(FileError::Foreign(dir.to_owned(), name)),
+        DataDir::Missing | DataDir::Empty | DataDir::Begun | DataDir::Used => Ok(()),
+    }
 }
 
 /// Creates the data directory for its owner alone, if it does not exist.
@@ -231,6 +327,13 @@ pub(crate) fn make_sealing_key(path: &Path, random: &Random) -> Result<(), FileE
     write_new(path, &format!("{}\n", hex::encode(key)))
 }
 
+/// Returns the access key id in the credentials file.
+pub(crate) fn credentials_id(data_dir: &Path) -> Option<String> {
+    let text = fs::read_to_string(credentials_path(data_dir)).ok()?;
+    let id = text.lines().find_map(|line| line.trim().strip_prefix("aws_access_key_id"))?;
+    Some(id.trim().strip_prefix('=')?.trim().to_owned())
+}
+
 /// Writes the first user's key as an AWS credentials file.
 pub(crate) fn write_credentials(
     data_dir: &Path,
@@ -290,6 +393,32 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_of_something_else_is_no_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let at = |name: &str| path.join(name);
+        assert_eq!(look_at(&at("absent")).unwrap(), DataDir::Missing);
+        fs::create_dir(at("lost+found")).unwrap();
+        assert_eq!(look_at(path).unwrap(), DataDir::Empty);
+        fs::write(at("notes.txt"), "x").unwrap();
+        assert_eq!(look_at(path).unwrap(), DataDir::Foreign("notes.txt".to_owned()));
+        let refused = check_not_foreign(path).unwrap_err().to_string();
+        assert!(refused.contains("notes.txt") && refused.contains("new or empty"), "{refused}");
+        let refused = look_at(&at("notes.txt")).unwrap_err().to_string();
+        assert!(refused.contains("is a file, not a directory"), "{refused}");
+        // As /var has: a directory of logs, and one for locks.
+        fs::create_dir(at("log")).unwrap();
+        fs::write(at("log/syslog.log"), "x").unwrap();
+        fs::create_dir(at("lock")).unwrap();
+        assert!(matches!(look_at(path).unwrap(), DataDir::Foreign(_)));
+        fs::remove_dir(at("lock")).unwrap();
+        fs::write(at("lock"), "").unwrap();
+        assert_eq!(look_at(path).unwrap(), DataDir::Begun);
+        fs::write(at("log/commit-00000001.log"), "x").unwrap();
+        assert_eq!(look_at(path).unwrap(), DataDir::Used);
+    }
+
+    #[test]
     fn credentials_are_for_their_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         write_credentials(dir.path(), "AKID", &Secret::new("s3cret".into())).unwrap();
@@ -298,5 +427,6 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let text = std::fs::read_to_string(path).unwrap();
         assert!(text.starts_with("[default]\naws_access_key_id = AKID\n"));
+        assert_eq!(credentials_id(dir.path()).as_deref(), Some("AKID"));
     }
 }

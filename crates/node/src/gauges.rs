@@ -41,7 +41,7 @@ fn look_at_disk(node: &Node) -> std::io::Result<()> {
     metrics::gauge!("fula_disk_free_bytes").set(f64_of(room.free));
     metrics::gauge!("fula_disk_size_bytes").set(f64_of(room.size));
     metrics::gauge!("fula_disk_reserved_bytes").set(f64_of(room.kept()));
-    let found = node.collections.ledger().ended.map(|(_, found)| found);
+    let found = node.collections.ledger().last;
     let sizes = Sizes::of(node, found.as_ref())?;
     metrics::gauge!("fula_log_bytes").set(f64_of(sizes.log));
     metrics::gauge!("fula_log_live_bytes").set(f64_of(sizes.live));
@@ -56,6 +56,7 @@ pub(crate) fn refresh(node: &Node) {
     metrics::counter!("fula_log_fsyncs_total").absolute(work.fsyncs);
     metrics::counter!("fula_log_appended_bytes_total").absolute(work.appended_bytes);
     metrics::gauge!("fula_log_failed").set(u8::from(node.store.has_failed()));
+    metrics::gauge!("fula_damage_known").set(u8::from(node.store.is_damage_known()));
     let nodes = node.service.arbiter().nodes();
     metrics::counter!("fula_node_reads_total").absolute(nodes.reads());
     metrics::gauge!("fula_node_cache_bytes").set(f64_of(nodes.cache_bytes()));

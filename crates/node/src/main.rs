@@ -8,10 +8,12 @@ mod config;
 mod files;
 mod gauges;
 mod gc;
+mod ingest;
 mod jwks;
 mod keystore;
 mod listeners;
 mod node;
+mod output;
 mod readiness;
 mod scrub;
 mod space;
@@ -20,7 +22,11 @@ mod status;
 
 use std::process::ExitCode;
 
-use crate::cli::{CliError, Command};
+use crate::{
+    cli::{CliError, Command},
+    commands::WRONG_USAGE,
+    output::note,
+};
 
 /// The allocator, chosen because requests and commits allocate many small objects on all threads
 /// (docs/adr/0018).
@@ -29,6 +35,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Most threads that hash large bodies and wait for the disk.
 const BLOCKING_THREADS: usize = 32;
+
+/// The same of a storage node, where each of them may keep the buffer of a block.
+const STORAGE_NODE_THREADS: usize = 8;
 
 fn main() -> ExitCode {
     files::keep_private();
@@ -39,27 +48,31 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(CliError::Typed(error)) => error.exit(),
         Err(error) => {
-            eprintln!("fula: {error}");
-            return ExitCode::FAILURE;
+            note!("fula: {error}");
+            let status = if error.is_wrong_usage() { WRONG_USAGE } else { 1 };
+            return ExitCode::from(status);
         }
     };
     fula_gateway::tls::install_provider();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    // One worker thread may be waiting for an fsync of the log. Threads that hash and wait for the disk are
-    // few, because each of them keeps its own memory.
-    builder.worker_threads(cores + 1).max_blocking_threads(BLOCKING_THREADS);
+    // One worker thread may be waiting for an fsync of the log, and on a disk that hangs another one for an
+    // append. Threads that hash and wait for the disk are few, because each of them keeps its own memory.
+    let is_storage_node = matches!(cli.command, Command::StorageNode(_));
+    let blocking = if is_storage_node { STORAGE_NODE_THREADS } else { BLOCKING_THREADS };
+    builder.worker_threads(cores + 2).max_blocking_threads(blocking);
     let runtime = builder.enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("fula: cannot start its threads: {}", fula_core::error::io_text(&error));
+            note!("fula: cannot start its threads: {}", fula_core::error::io_text(&error));
             return ExitCode::FAILURE;
         }
     };
     let code = runtime.block_on(async {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
+            Command::StorageNode(args) => commands::storage_node::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Token(args) => commands::token::run(args),
             Command::Revoke(args) => commands::revoke::run(args).await,

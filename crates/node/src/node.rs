@@ -2,6 +2,7 @@
 //! damage data: other blocks, another sealing key, or settings that differ from those of the other masters.
 
 mod blocks;
+mod storage;
 
 use std::{
     path::{Path, PathBuf},
@@ -15,6 +16,7 @@ use fula_core::{
     metadata::{Table, WriteOutcome},
     tree::Nodes,
 };
+use fula_ingest::NodeLimits;
 use fula_service::{
     Arbiter, Limits, NamePolicy, Random, Recovery, RollbackGuard, Service, ServiceError,
     auth::{Authenticator, Clock, CredentialClock, KeyRing, Revocations, SealingKey},
@@ -25,6 +27,7 @@ use fula_stores::{
     RecordDirectory, local::system_clock,
 };
 
+use self::storage::NodeKeys;
 use crate::{
     config::{Backends, SharedArbiter},
     files::{self, FileError},
@@ -61,6 +64,18 @@ pub(crate) enum NodeError {
          set FULA_DATABASE_URL, or choose another --data-dir"
     )]
     OfSharedArbiter(PathBuf),
+    /// The directory holds the buckets of a single master. Import them, or choose another one.
+    #[error(
+        "the data directory {0} holds the buckets of a single master, which a shared arbiter would not show; \
+         copy them with fula roots import, and start this master with an empty --data-dir"
+    )]
+    OfSingleMaster(PathBuf),
+    /// The directory is that of a storage node. Choose another one.
+    #[error("the data directory {0} belongs to a storage node; choose another --data-dir")]
+    OfStorageNode(PathBuf),
+    /// The directory is that of a gateway. Choose another one.
+    #[error("the data directory {0} belongs to a gateway; choose another --data-dir")]
+    OfGateway(PathBuf),
     /// The file of the sealing key is missing. Restore it from a backup.
     #[error(
         "{0} holds access keys, and secrets.key, under which they are sealed, is missing; copy it back \
@@ -118,6 +133,8 @@ pub(crate) enum Purpose {
     MoveIn,
     /// A command that changes nothing in the data directory of a single master.
     Read,
+    /// A storage node.
+    Store,
 }
 
 /// An open data directory, with its stores and the service on them.
@@ -141,6 +158,7 @@ pub(crate) struct Node {
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
     owns_blocks: bool,
+    keys: NodeKeys,
     /// The blocks in packs, where they are not in the data directory.
     packs: Option<Arc<PackedBlocks>>,
 }
@@ -156,8 +174,9 @@ impl Node {
         let random: Random = system_random();
         let data_dir = &backends.data_dir;
         let store = open_store(data_dir, purpose, despite_damage)?;
-        check_purpose_of(data_dir, &store, backends).await?;
+        storage::check_purpose_of(data_dir, &store, backends, purpose).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
+        let keys_of_node = NodeKeys::of(&sealing);
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
@@ -233,9 +252,10 @@ impl Node {
             authenticator.keys().set_made_on(place(recovery.as_ref(), purpose));
         }
         let service = Service::new(arbiter, limits, random, names);
+        let is_command = !matches!(purpose, Purpose::Serve(_) | Purpose::Store);
         let (backends, collections) = (backends.clone(), Account::default());
         let running = OnceLock::new();
-        Ok(Self {
+        let opened = Self {
             store,
             nodes,
             metadata,
@@ -248,7 +268,13 @@ impl Node {
             running,
             owns_blocks,
             packs: packed,
-        })
+            keys: keys_of_node,
+        };
+        // A command that collects leaves alone what a storage node holds.
+        if is_command && owns_blocks && opened.has_holds().await? {
+            opened.open_storage(NodeLimits::default()).await?;
+        }
+        Ok(opened)
     }
 
     /// Returns whether this master alone writes and needs the blocks of the store. Then every block that its
@@ -300,27 +326,9 @@ fn open_store(
     if files::lacks_log(data_dir) {
         return Err(NodeError::LogLost(data_dir.to_owned()));
     }
+    files::check_not_foreign(data_dir).map_err(&setting)?;
     files::make_data_dir(data_dir).map_err(setting)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
-}
-
-/// Refuses a directory of a master of a shared arbiter if no database is set, and a missing sealing key.
-async fn check_purpose_of(
-    data_dir: &Path,
-    store: &LocalStore,
-    backends: &Backends,
-) -> Result<(), NodeError> {
-    let has_any = async |table| -> Result<bool, StoreError> {
-        Ok(!store.metadata.list(table, None, 1).await?.is_empty())
-    };
-    if backends.shared.is_none() && has_any(Table::Remembered).await? {
-        return Err(NodeError::OfSharedArbiter(data_dir.to_owned()));
-    }
-    let is_sealed = has_any(Table::Keys).await? || has_any(Table::Sessions).await?;
-    if is_sealed && backends.secrets_key_file.is_none() && !files::has_sealing_key(data_dir)? {
-        return Err(NodeError::NoSealingKey(data_dir.to_owned()));
-    }
-    Ok(())
 }
 
 /// Returns 16 random bytes.
@@ -359,7 +367,7 @@ async fn open_shared(
     purpose: Purpose,
 ) -> Result<OpenedArbiter, NodeError> {
     let open = async |compares| match purpose {
-        Purpose::Serve(_) | Purpose::MoveIn => {
+        Purpose::Serve(_) | Purpose::MoveIn | Purpose::Store => {
             PostgresArbiter::open(&shared.database_url, compares).await
         }
         Purpose::Administer | Purpose::Read => {
@@ -393,7 +401,7 @@ async fn open_shared(
             }
             (shared.compares, names)
         }
-        Purpose::Administer | Purpose::MoveIn | Purpose::Read => {
+        Purpose::Administer | Purpose::MoveIn | Purpose::Read | Purpose::Store => {
             let mode = async |mode| read_text(metadata.as_ref(), Table::Modes, mode).await;
             let compares = mode(CAS).await?.as_deref() != Some("off");
             let is_global = mode(NAMES).await?.as_deref() == Some("global");
@@ -434,7 +442,9 @@ async fn agreed(
     ours: &str,
 ) -> Result<Option<String>, StoreError> {
     match purpose {
-        Purpose::Serve(_) | Purpose::MoveIn => agree(metadata, mode, ours).await.map(Some),
+        Purpose::Serve(_) | Purpose::MoveIn | Purpose::Store => {
+            agree(metadata, mode, ours).await.map(Some)
+        }
         Purpose::Administer | Purpose::Read => read_text(metadata, Table::Modes, mode).await,
     }
 }

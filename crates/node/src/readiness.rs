@@ -18,6 +18,11 @@ pub(crate) async fn check(node: &Node) -> Result<(), String> {
     if node.store.has_failed() {
         return Err("the log failed: check the disk, then restart".to_owned());
     }
+    let pending = node.store.pending_for();
+    if pending >= PATIENCE {
+        let seconds = pending.as_secs();
+        return Err(format!("the disk of the data directory has not answered for {seconds} s"));
+    }
     let guard = node.service.arbiter().guard();
     if let Some(failure) = guard.disk_failure() {
         return Err(format!(

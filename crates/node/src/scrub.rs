@@ -88,6 +88,30 @@ pub(crate) async fn progress(metadata: &dyn MetadataStore) -> Result<Progress, S
     Ok(read(metadata).await?.1)
 }
 
+/// Forgets the damaged blocks that passes have found, after a check found no problem. If a master writes the
+/// record at the same moment, the next check does it.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn forget_damage(metadata: &dyn MetadataStore) -> Result<(), StoreError> {
+    let (version, mut progress) = read(metadata).await?;
+    let passes = [&mut progress.last, &mut progress.current];
+    let mut has_damage = false;
+    for pass in passes.into_iter().flatten() {
+        has_damage |= pass.damaged > 0;
+        (pass.damaged, pass.named) = (0, Vec::new());
+    }
+    if has_damage {
+        publish(&progress);
+        metadata.write(Table::Modes, NAME, version, Some(encode(&progress))).await?;
+    }
+    Ok(())
+}
+
+fn encode(progress: &Progress) -> Bytes {
+    Bytes::from(serde_json::to_vec(progress).unwrap_or_default())
+}
+
 async fn read(metadata: &dyn MetadataStore) -> Result<(u64, Progress), StoreError> {
     let Some(entry) = metadata.read(Table::Modes, NAME).await? else {
         return Ok((0, Progress::default()));
@@ -237,8 +261,7 @@ impl Scrub<'_> {
 
     /// Writes the record. Returns false if another master has written it in the meantime.
     async fn write(&self, version: &mut u64, progress: &Progress) -> Result<bool, StoreError> {
-        let value = Bytes::from(serde_json::to_vec(progress).unwrap_or_default());
-        match self.metadata.write(Table::Modes, NAME, *version, Some(value)).await? {
+        match self.metadata.write(Table::Modes, NAME, *version, Some(encode(progress))).await? {
             WriteOutcome::Done(now) => {
                 *version = now;
                 Ok(true)

@@ -31,8 +31,10 @@ pub(crate) struct Account(Mutex<Ledger>);
 /// The outcome of the newest collections.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Ledger {
-    /// End of the last collection that succeeded, in milliseconds since 1970, and its result.
-    pub(crate) ended: Option<(TimeMs, Collection)>,
+    /// End of the last collection that succeeded, in milliseconds since 1970.
+    pub(crate) ended_ms: Option<TimeMs>,
+    /// Result of that collection.
+    pub(crate) last: Option<Collection>,
     /// The reason why the last collection failed, if it did.
     pub(crate) failure: Option<String>,
 }
@@ -48,7 +50,7 @@ impl Account {
         let mut ledger = self.0.lock();
         match collected {
             Ok(found) => {
-                ledger.ended = Some((system_clock()(), *found));
+                (ledger.ended_ms, ledger.last) = (Some(system_clock()()), Some(*found));
                 ledger.failure = None;
             }
             Err(error) => ledger.failure = Some(error.clone()),

@@ -28,8 +28,8 @@ pub(crate) struct Page {
     blocks: String,
     /// The masters of a shared arbiter.
     masters: Vec<Master>,
-    /// Numbers of buckets in the embedded arbiter: live ones, and deleted ones whose rows are kept.
-    buckets: Option<(usize, usize)>,
+    /// Numbers of buckets in the embedded arbiter.
+    buckets: Option<Buckets>,
     disk: Option<Disk>,
     log: Option<Sizes>,
     collections: Option<Ledger>,
@@ -51,12 +51,23 @@ struct Gateway {
     cache_bytes: u64,
 }
 
-/// The disk of the data directory, in bytes.
+/// Numbers of buckets.
+#[derive(Debug, Serialize)]
+struct Buckets {
+    live: usize,
+    /// Deleted buckets whose rows are kept.
+    deleted: usize,
+}
+
+/// The disk of the data directory.
 #[derive(Debug, Serialize)]
 struct Disk {
+    #[serde(rename = "free_bytes")]
     free: u64,
+    #[serde(rename = "size_bytes")]
     size: u64,
     /// Free space below which writes are refused.
+    #[serde(rename = "reserved_bytes")]
     reserved: u64,
 }
 
@@ -84,8 +95,7 @@ pub(crate) async fn page(node: &Node) -> Page {
     let (mut disk_found, mut log) = (None, None);
     if !is_scratch {
         disk_found = disk(node, &mut problems);
-        let found = collections.ended.map(|(_, found)| found);
-        let sizes = Sizes::of(node, found.as_ref());
+        let sizes = Sizes::of(node, collections.last.as_ref());
         log = sizes.map_err(|error| problems.push(format!("the log: {}", chain(&error)))).ok();
     }
     Page {
@@ -96,7 +106,10 @@ pub(crate) async fn page(node: &Node) -> Page {
         arbiter: node.backends.arbiter_name(),
         blocks: node.backends.blocks_name().to_owned(),
         masters,
-        buckets: node.roots().can_drop_roots().then(|| node.store.roots.counts()),
+        buckets: node.roots().can_drop_roots().then(|| {
+            let (live, deleted) = node.store.roots.counts();
+            Buckets { live, deleted }
+        }),
         disk: disk_found,
         log,
         collections: (!is_scratch).then_some(collections),
@@ -182,16 +195,28 @@ fn missing_masters(masters: &[Master], runs_here: bool) -> Vec<String> {
     others.map(text).collect()
 }
 
-/// Adds the damage that was found when the log was opened to the problems.
+/// Adds the damage that was found, now or earlier, to the problems.
 fn damage(node: &Node, problems: &mut Vec<String>) {
     let recovery = &node.store.recovery;
+    if !recovery.missing.is_empty() {
+        problems.push(format!(
+            "segments of the log are missing, and a gateway refuses to start: {}; copy them back from a backup, \
+             or see fula fsck --repair",
+            recovery.missing.join(", ")
+        ));
+    }
     if recovery.is_unrepaired {
         problems.push("a repair did not end: run fula fsck --repair again".to_owned());
     }
-    if !recovery.damaged.is_empty() {
-        let places = recovery.damaged.len();
-        problems
-            .push(format!("the log was damaged in {places} places at the start: run fula fsck"));
+    if node.store.is_damage_known() {
+        let at_start = match recovery.damaged.len() {
+            0 => String::new(),
+            places => format!(", in {places} places at the start"),
+        };
+        problems.push(format!(
+            "damage was found{at_start}: run fula fsck, which names what is affected; this stays until fula \
+             fsck finds no problem"
+        ));
     }
 }
 
@@ -206,12 +231,13 @@ fn disk(node: &Node, problems: &mut Vec<String>) -> Option<Disk> {
     let (free, reserved) = (room.free, room.kept());
     if free <= reserved {
         problems.push(format!(
-            "the disk is full: {free} bytes are free, and writes are refused up to {reserved}; delete \
-             objects, then run fula gc --now --retention 0s"
+            "the disk is full: {free} bytes are free, and writes are refused below {reserved}; delete \
+             objects and run fula gc --now --retention 0s, remove other files, or use a larger disk"
         ));
     } else if room.is_short() {
         problems.push(format!(
-            "the disk is nearly full: {free} bytes are free, and writes are refused from {reserved} on"
+            "the disk is nearly full: {free} bytes are free, and writes are refused below {reserved}; delete \
+             objects and run fula gc --now --retention 0s, remove other files, or use a larger disk"
         ));
     }
     Some(Disk { free, size: room.size, reserved })

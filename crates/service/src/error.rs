@@ -167,6 +167,15 @@ pub enum ServiceError {
     /// The request as a whole is not valid.
     #[error("{0}")]
     InvalidRequest(String),
+    /// A receipt or an object proves no right to the blocks of a mapping.
+    #[error("{0}")]
+    NotProved(String),
+    /// Blocks of a mapping are not held for the caller. Send them, or the content itself.
+    #[error("{0}")]
+    NotHeld(String),
+    /// A storage node that holds the content does not answer. Retry later.
+    #[error("storage node {0} does not answer")]
+    NodeAway(String),
     /// The feature is not supported. Such requests are refused rather than partly carried out.
     #[error("{0} is not implemented")]
     NotImplemented(&'static str),
@@ -348,9 +357,10 @@ impl ServiceError {
     /// Returns what the caller can do about the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::AccessDenied | Self::CredentialExpired | Self::PublicPolicyBlocked => {
-                ErrorKind::Denied
-            }
+            Self::AccessDenied
+            | Self::CredentialExpired
+            | Self::PublicPolicyBlocked
+            | Self::NotProved(_) => ErrorKind::Denied,
             Self::NoSuchBucket
             | Self::NoSuchPolicy
             | Self::NoSuchKey
@@ -364,6 +374,7 @@ impl ServiceError {
             | Self::TooManyBuckets(_)
             | Self::TooManyPublicBuckets(_)
             | Self::BucketNotEmpty
+            | Self::NotHeld(_)
             | Self::NewerFormat => ErrorKind::Conflict,
             Self::MalformedPolicy(_)
             | Self::InvalidPartOrder
@@ -381,7 +392,9 @@ impl ServiceError {
             | Self::InvalidRequest(_)
             | Self::NotImplemented(_) => ErrorKind::Invalid,
             Self::Busy(applied) => ErrorKind::Retry(*applied),
-            Self::Regressed(_) | Self::Unavailable(_) => ErrorKind::Retry(Applied::None),
+            Self::Regressed(_) | Self::Unavailable(_) | Self::NodeAway(_) => {
+                ErrorKind::Retry(Applied::None)
+            }
             Self::Full => ErrorKind::Full,
             Self::Damaged(_) => ErrorKind::Damaged,
             Self::Internal(_) => ErrorKind::Bug,
@@ -394,6 +407,9 @@ impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Full { .. } => Self::Full,
+            StoreError::Unavailable { backend: crate::mapping::BACKEND, source, .. } => {
+                Self::NodeAway(source.to_string())
+            }
             StoreError::Unavailable { .. } => Self::unavailable(error),
             StoreError::Damaged { .. } | StoreError::Missing { .. } => {
                 Self::Damaged(Source::new(error))

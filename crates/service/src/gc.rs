@@ -53,6 +53,9 @@ const STEP_BLOCKS: u32 = 32;
 /// millisecond or more, so pausing after less work would not be worthwhile.
 const STEP: Duration = Duration::from_micros(250);
 
+/// Number of blocks of storage holds that are marked at a time.
+const KEPT_CHUNK: usize = 256;
+
 /// Number of rows that are read at a time.
 const PAGE: usize = 512;
 
@@ -68,8 +71,10 @@ pub struct Collection {
     /// Number of roots that were walked.
     pub roots: u64,
     /// Number of blocks found in use.
+    #[serde(rename = "marked_blocks")]
     pub marked: u64,
     /// Number of blocks deleted.
+    #[serde(rename = "deleted_blocks")]
     pub deleted: u64,
     /// Bytes of the deleted blocks.
     pub deleted_bytes: u64,
@@ -84,7 +89,9 @@ pub struct Collection {
     /// Number of blocks in use that the store does not have, where masters share blocks.
     #[serde(default)]
     pub missing: u64,
-    /// Times at which the retention of the first and of the last retained block ends.
+    /// Times at which the retention of the first and of the last retained block ends, in milliseconds since
+    /// 1970.
+    #[serde(rename = "released_ms")]
     pub released: Option<(TimeMs, TimeMs)>,
 }
 
@@ -245,6 +252,11 @@ impl<'a> Collector<'a> {
                 Err(StoreError::Missing { cid: missing }) if missing == cid => {}
                 marked => marked?,
             }
+        }
+        // They are asked for after the cut: what is held later is put later, too. Nothing below them is needed.
+        for cids in self.pin_registry.kept_blocks().chunks(KEPT_CHUNK) {
+            self.mark(cids);
+            self.step().await;
         }
         let mut after = None;
         loop {

@@ -13,6 +13,7 @@ pub mod error;
 pub mod fault_injection;
 mod gc;
 pub mod limits;
+pub mod mapping;
 mod names;
 mod objects;
 mod pins;
@@ -37,6 +38,7 @@ pub use self::{
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,
     limits::Limits,
+    mapping::{MapRequest, Mapping, NodeAway, StorageNodes},
     names::NamePolicy,
     objects::batch::{BatchAction, BatchChange, BatchResult},
     objects::bucket::{BucketInfo, BucketPage},
@@ -49,7 +51,7 @@ pub use self::{
     objects::rename::RenameRequest,
     objects::versions::VersionListing,
     objects::{body, condition},
-    pins::RequestPins,
+    pins::{Keeper, RequestPins},
     service::{Random, Service, system_random},
     settle::{Settled, unsettle_names},
 };

@@ -47,6 +47,8 @@ struct State {
     reads_out: BTreeMap<TimeMs, usize>,
     /// The lease that this master has in the arbiter, where masters share blocks.
     lease: Option<LeaseId>,
+    /// Sources of further blocks that are kept, without what they link to.
+    keepers: Vec<Keeper>,
 }
 
 /// What content that a master does not have in memory relies on, where masters share blocks
@@ -64,6 +66,16 @@ impl Origin {
     fn and(self, other: Self) -> Self {
         let lease = self.lease.filter(|lease| other.lease.as_ref() == Some(lease));
         Self { generation: self.generation.min(other.generation), lease }
+    }
+}
+
+/// A source of blocks that are kept for another reason than requests: the holds of a storage node.
+#[derive(Clone)]
+pub struct Keeper(pub Arc<dyn Fn() -> Vec<Cid> + Send + Sync>);
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keeper(…)")
     }
 }
 
@@ -239,6 +251,17 @@ impl PinRegistry {
     /// the current epoch or later.
     pub(crate) fn pinned_blocks(&self) -> Vec<Cid> {
         self.state().pinned.keys().copied().collect()
+    }
+
+    /// Adds a source of blocks that are kept. It returns a block from before it is put until it may go.
+    pub(crate) fn add_keeper(&self, keeper: Keeper) {
+        self.state().keepers.push(keeper);
+    }
+
+    /// Returns the blocks that keepers keep, without what they link to.
+    pub(crate) fn kept_blocks(&self) -> Vec<Cid> {
+        let keepers = self.state().keepers.clone();
+        keepers.iter().flat_map(|keeper| (keeper.0)()).collect()
     }
 
     /// Returns whether any request writes, or a body is on its way.

@@ -19,7 +19,9 @@ use crate::{
     commit::{Answer, Change, CommitRequest, Committer},
     error::ServiceError,
     limits::Limits,
+    mapping::{Mapping, PinQueue},
     names::{NameMeaning, NamePolicy},
+    pins::Keeper,
 };
 
 /// The bucket that a write is about.
@@ -94,6 +96,9 @@ pub struct Service {
     pub(crate) sweeps: Arc<Mutex<HashMap<BucketAddress, Bytes>>>,
     /// Held during a collection, and while rows are dropped.
     pub(crate) collecting: Arc<tokio::sync::Mutex<()>>,
+    /// Storage nodes that hold content; `None` where there are none.
+    pub(crate) mapping: Option<Mapping>,
+    pub(crate) pin_queue: PinQueue,
 }
 
 impl std::fmt::Debug for Service {
@@ -116,6 +121,8 @@ impl Service {
             names,
             sweeps: Arc::default(),
             collecting: Arc::default(),
+            mapping: None,
+            pin_queue: PinQueue::default(),
         }
     }
 
@@ -127,6 +134,11 @@ impl Service {
     /// Returns the arbiter.
     pub fn arbiter(&self) -> &Arbiter {
         self.committer.arbiter()
+    }
+
+    /// Keeps blocks from the collector that `keeper` names: those that a storage node holds.
+    pub fn keep(&self, keeper: Keeper) {
+        self.arbiter().pins().add_keeper(keeper);
     }
 
     /// Returns whether any write is in flight, or any body on its way.
@@ -142,6 +154,11 @@ impl Service {
     /// Returns the memory budget of bodies that are read before their sender is authenticated.
     pub fn unauthenticated_budget(&self) -> &MemoryBudget {
         &self.unauthenticated_budget
+    }
+
+    /// Returns 16 random bytes.
+    pub fn draw(&self) -> [u8; 16] {
+        self.random()
     }
 
     pub(crate) fn random<const N: usize>(&self) -> [u8; N] {

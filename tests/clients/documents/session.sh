@@ -3,6 +3,7 @@
 #   server  commands of which the last one serves; it runs until the next such block, or the end
 #   sh      commands of the other shell, which is one and the same for all of them
 #   sql     what the database's superuser runs
+#   database  what the user `postgres` runs on the machine of the database
 # It wants namespaces of its own: there every port and /srv are free, and `db` is a host with a Postgres.
 set -eo pipefail
 
@@ -31,8 +32,11 @@ start_postgres() {
 host all,replication postgres 127.0.0.1/32 trust
 host all all 127.0.0.1/32 scram-sha-256
 END
-  as_postgres "$programs/pg_ctl" -D /mnt/database -w -l /mnt/database/log \
-    -o "-c listen_addresses=127.0.0.1 -c unix_socket_directories=" start > /dev/null
+  as_postgres tee -a /mnt/database/postgresql.conf > /dev/null << END
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+END
+  as_postgres "$programs/pg_ctl" -D /mnt/database -w -l /mnt/database/log start > /dev/null
 }
 
 start_server() {
@@ -75,6 +79,10 @@ for block in "$@"; do
     # shellcheck source=/dev/null
     . "$file"
     { set +x; } 2> /dev/null
+    ;;
+  database)
+    cp "$file" /mnt/block
+    (cd /mnt && PGDATA=/mnt/database PATH="$programs:$PATH" as_postgres bash -exo pipefail /mnt/block)
     ;;
   sql)
     [ -n "${programs:-}" ] || start_postgres

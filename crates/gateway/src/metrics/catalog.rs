@@ -231,6 +231,11 @@ pub const ALL: &[Metric] = &[
     histogram("fula_gc_seconds", "seconds", "Time of a collection, with its pauses."),
     gauge("fula_gc_marked_blocks", "blocks", "Blocks in use at the last collection."),
     counter("fula_scrub_blocks_total", "blocks", "Blocks that the scrub has read."),
+    gauge(
+        "fula_damage_known",
+        "0 or 1",
+        "1 while damage was found since the last fula fsck without a problem.",
+    ),
     gauge("fula_scrub_damaged_blocks", "blocks", "Damaged blocks that the scrub has found."),
     gauge(
         "fula_scrub_ended_timestamp_seconds",
@@ -245,4 +250,21 @@ pub const ALL: &[Metric] = &[
         "Rows of deleted buckets that were dropped.",
     ),
     counter("fula_gc_rewritten_bytes_total", "bytes", "Bytes of segments that were rewritten."),
+    // Storage nodes.
+    gauge("fula_storage_nodes_away", "nodes", "Nodes of FULA_STORAGE_NODES that do not answer."),
+    counter(
+        "fula_mapped_lost_total",
+        "blocks",
+        "Blocks of mapped objects that a storage node did not have any more.",
+    ),
+    counter(
+        "fula_holds_pinned_total",
+        "blocks",
+        "Blocks whose lease or pin ended and was renewed.",
+    ),
+    counter(
+        "fula_holds_released_total",
+        "blocks",
+        "Blocks whose lease or pin ended, and that nobody needs.",
+    ),
 ];

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use fula_core::BucketName;
+use fula_core::{Block, BucketName, Cid, Codec};
+use fula_ingest::mapping::Offered;
 use fula_service::{
-    BatchAction, BatchChange, CompletePart, ObjectFacts, Service,
-    condition::{Tags, WriteConditions},
+    BatchAction, BatchChange, BucketOwner, CompletePart, CopySourceRequest, MapRequest,
+    ObjectFacts, Service,
+    condition::{ReadConditions, Tags, WriteConditions},
 };
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -58,6 +60,7 @@ struct Put {
     text: Option<String>,
     base64: Option<String>,
     upload: Option<Upload>,
+    map: Option<Box<Map>>,
     content_type: Option<String>,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
@@ -70,6 +73,68 @@ struct Put {
 struct Upload {
     id: String,
     parts: Vec<Part>,
+}
+
+/// Content that storage nodes hold.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Map {
+    cid: String,
+    size: u64,
+    /// Inner nodes in base64.
+    #[serde(default)]
+    nodes: Vec<String>,
+    #[serde(default)]
+    receipts: Vec<MapReceipt>,
+    /// An object that has some of the leaves.
+    from: Option<MapSource>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MapReceipt {
+    receipt: String,
+    blocks: Vec<(String, u32)>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MapSource {
+    bucket: String,
+    key: String,
+}
+
+impl Map {
+    fn read(self, key: &str, facts: ObjectFacts) -> S3Result<MapRequest> {
+        let cid = |text: &str| {
+            let cid: Result<Cid, _> = text.parse();
+            cid.map_err(|_| {
+                s3_error!(InvalidRequest, "{key:?}: {text:?} is no CID that is supported")
+            })
+        };
+        let node = |text: &String| match BASE64_STANDARD.decode(text) {
+            Ok(bytes) => Ok(Block::new(Codec::DagPb, bytes)),
+            Err(_) => Err(s3_error!(InvalidArgument, "{key:?}: base64 is malformed")),
+        };
+        let offered = |shown: MapReceipt| {
+            let blocks = shown.blocks.iter().map(|(text, size)| Ok((cid(text)?, *size)));
+            let blocks = blocks.collect::<S3Result<_>>()?;
+            Ok(Offered { receipt: shown.receipt, blocks })
+        };
+        let source = |from: MapSource| -> S3Result<CopySourceRequest> {
+            let (bucket, key) = (bucket_name(&from.bucket)?, object_key(&from.key)?);
+            let (owner, conditions) = (BucketOwner::Unsaid, ReadConditions::default());
+            Ok(CopySourceRequest { owner, bucket, key, version: None, conditions })
+        };
+        Ok(MapRequest {
+            cid: cid(&self.cid)?,
+            size: self.size,
+            nodes: self.nodes.iter().map(node).collect::<S3Result<_>>()?,
+            receipts: self.receipts.into_iter().map(offered).collect::<S3Result<_>>()?,
+            source: self.from.map(source).transpose()?,
+            facts,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,8 +160,14 @@ fn tags(value: Option<String>) -> Option<Tags> {
 
 impl Put {
     fn action(&mut self) -> S3Result<BatchAction> {
+        let map = self.map.take();
         let given = (self.text.take(), self.base64.take(), self.upload.take());
         let body = match given {
+            (None, None, None) if map.is_some() => Bytes::new(),
+            _ if map.is_some() => {
+                let text = "a put has one of text, base64, upload and map";
+                return Err(s3_error!(InvalidArgument, "{:?}: {text}", self.key));
+            }
             (Some(text), None, None) => Bytes::from(text),
             (None, Some(text), None) => match BASE64_STANDARD.decode(text) {
                 Ok(bytes) => Bytes::from(bytes),
@@ -117,7 +188,7 @@ impl Put {
                 return Ok(BatchAction::Complete { id: upload.id, parts: parts.collect() });
             }
             _ => {
-                let text = "a put has one of text, base64 and upload";
+                let text = "a put has one of text, base64, upload and map";
                 return Err(s3_error!(InvalidArgument, "{:?}: {text}", self.key));
             }
         };
@@ -136,7 +207,10 @@ impl Put {
         let metadata = std::mem::take(&mut self.metadata);
         let headers = headers.into_iter().collect();
         let facts = ObjectFacts { headers, metadata, ..ObjectFacts::default() };
-        Ok(BatchAction::Put { body, facts })
+        match map {
+            Some(map) => Ok(BatchAction::Map(Box::new(map.read(&self.key, facts)?))),
+            None => Ok(BatchAction::Put { body, facts }),
+        }
     }
 }
 

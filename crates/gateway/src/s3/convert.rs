@@ -150,6 +150,17 @@ pub(super) fn refuse_unoffered<T>(request: &S3Request<T>) -> S3Result<()> {
     check_write(request)
 }
 
+/// Header of a mapping with the CID of the content.
+pub(super) const CID: HeaderName = HeaderName::from_static("x-amz-meta-fula-remote-cid");
+
+/// Header of a mapping with the length of the content in bytes.
+pub(super) const SIZE: HeaderName = HeaderName::from_static("x-amz-meta-fula-remote-size");
+
+/// Returns whether a PUT is a mapping. Its headers are never stored as metadata.
+pub(super) fn is_mapping(headers: &HeaderMap) -> bool {
+    headers.contains_key(CID) || headers.contains_key(SIZE)
+}
+
 /// Returns the headers that an object keeps, byte for byte, from the request as it was sent, and its tags.
 pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
     let mut facts = ObjectFacts { tags: tags::in_header(headers)?, ..ObjectFacts::default() };
@@ -163,6 +174,7 @@ pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
     }
     for name in headers.keys() {
         if let Some(short) = name.as_str().strip_prefix(META_PREFIX)
+            && ![CID, SIZE].contains(name)
             && let Some(value) = value_of(headers, name.as_str())
         {
             facts.metadata.insert(short.to_owned(), value);

@@ -8,6 +8,7 @@ mod convert;
 mod cors;
 mod delete;
 mod grants;
+mod mapping;
 mod multipart;
 mod object;
 mod policy;

@@ -100,6 +100,9 @@ impl Api {
         &self,
         mut request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
+        if convert::is_mapping(&request.headers) {
+            return self.put_mapping(request).await;
+        }
         let length = request.input.content_length;
         let body = request.input.body.take();
         let body = convert::body(body);

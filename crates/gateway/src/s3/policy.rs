@@ -1,9 +1,13 @@
 //! Bucket policies, with which an owner makes parts of a bucket public.
 
+use http::{HeaderName, HeaderValue};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{Api, caller, convert::bucket_name};
 use crate::error::s3_error as to_s3;
+
+/// Whether a public bucket holds its global name: `held`, or `taken` if another bucket does.
+const GLOBAL_NAME: HeaderName = HeaderName::from_static("x-fula-global-name");
 
 impl Api {
     pub(super) async fn put_bucket_policy(
@@ -21,8 +25,13 @@ impl Api {
         }
         let bucket = bucket_name(&input.bucket)?;
         let put = self.service.set_policy(caller, &bucket, Some(&input.policy));
-        put.await.map_err(to_s3)?;
-        Ok(S3Response::new(PutBucketPolicyOutput::default()))
+        let holds_name = put.await.map_err(to_s3)?;
+        let mut response = S3Response::new(PutBucketPolicyOutput::default());
+        if let Some(holds_name) = holds_name {
+            let state = if holds_name { "held" } else { "taken" };
+            response.headers.insert(GLOBAL_NAME, HeaderValue::from_static(state));
+        }
+        Ok(response)
     }
 
     pub(super) async fn get_bucket_policy(

@@ -1,8 +1,8 @@
 //! Checks every byte of the log, and every block that a bucket needs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use fula_core::{Cid, OwnerId};
+use fula_core::Cid;
 use fula_service::{
     error::chain,
     fsck::{self, Checked, Fault, Place, Problem, TreeName},
@@ -10,8 +10,8 @@ use fula_service::{
 use fula_stores::Damage;
 use serde_json::{Value, json};
 
-use super::{Progress, Refused, all_rows};
-use crate::{config::Backends, node::Node};
+use super::{Progress, Refused, all_rows, users};
+use crate::{config::Backends, node::Node, scrub};
 
 /// Most bytes of an answer that describe problems; further problems are only counted.
 const NAMED_BYTES_MAX: usize = 8 << 20;
@@ -37,6 +37,8 @@ struct Needed {
 
 /// Reads every byte of the log, and every block reachable from the roots.
 pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Refused> {
+    let times_damaged = node.store.times_damaged();
+    node.nodes.blocks().drop_copies();
     let report = |n, of| progress.say(format!("segment {} of {of} of the log", n + 1));
     let damaged = tokio::task::block_in_place(|| node.store.verify_reporting(&report));
     let damaged =
@@ -48,7 +50,7 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
         damaged: damaged.iter().filter_map(|damage| damage.cid).collect(),
         ..Needed::default()
     };
-    let users = users(node).await;
+    let users = users::by_owner(node).await;
     let mut buckets = Vec::new();
     let rows = all_rows(node).await?;
     let count = rows.len();
@@ -74,9 +76,11 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
     note_suspects(node, &damaged);
     let places: Vec<Value> = damaged.iter().map(|damage| needed.place(damage)).collect();
     let is_unrepaired = node.store.recovery.is_unrepaired;
+    let problems = needed.problems + u64::from(is_unrepaired);
+    note_outcome(node, problems, times_damaged).await;
     let cut: u64 = node.store.recovery.truncated.iter().map(|cut| cut.bytes).sum();
     Ok(json!({
-        "problems": needed.problems + u64::from(is_unrepaired),
+        "problems": problems,
         "left_off": needed.left_off,
         "log_checked": !node.backends.is_scratch,
         "damaged": places,
@@ -101,18 +105,30 @@ fn lost_rows(node: &Node) -> &'static str {
     }
 }
 
-/// Returns the users that have access keys, by owner id.
-async fn users(node: &Node) -> HashMap<OwnerId, String> {
-    let keys = node.authenticator.keys().list(None).await.unwrap_or_default();
-    keys.into_iter().map(|key| (OwnerId::of_user(&key.user), key.user)).collect()
-}
-
 /// Marks damaged blocks, so that the next put of one of them stores it again.
 fn note_suspects(node: &Node, damaged: &[Damage]) {
     let cids: Vec<Cid> = damaged.iter().filter_map(|damage| damage.cid).collect();
     let noted = tokio::task::block_in_place(|| node.store.note_suspects(&cids));
     if let Err(error) = noted {
         tracing::warn!(error = chain(&error), "cannot mark damaged blocks for being stored again");
+    }
+}
+
+/// Keeps what `fula status` says about damage until a check finds no problem, and forgets it then.
+/// `times_damaged` tells whether damage was found during the check.
+async fn note_outcome(node: &Node, problems: u64, times_damaged: u64) {
+    if node.backends.is_scratch {
+        return;
+    }
+    if problems > 0 {
+        return tokio::task::block_in_place(|| node.store.note_damage());
+    }
+    let forgotten = tokio::task::block_in_place(|| node.store.forget_damage(times_damaged));
+    if let Err(error) = forgotten {
+        tracing::warn!(error = chain(&error), "cannot record that no damage is left");
+    }
+    if let Err(error) = scrub::forget_damage(node.metadata.as_ref()).await {
+        tracing::warn!(error = chain(&error), "cannot record that no block is damaged any more");
     }
 }
 

@@ -27,6 +27,7 @@ const NOTHING_FOUND: &str =
 /// go back to those roots.
 pub(super) async fn roots(node: &Node, apply: bool, progress: &Progress) -> Result<Value, Refused> {
     progress.say("looking for packs that are not listed".to_owned());
+    node.nodes.blocks().drop_copies();
     let packs = node.nodes.blocks().recover().await?;
     if packs > 0 {
         progress.say(format!("listed {packs} packs of blocks that were not listed"));

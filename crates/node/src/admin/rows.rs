@@ -1,18 +1,31 @@
 //! Root pointers and commits, as answers of administrative requests.
 
-use fula_core::{OwnerId, root::RootRow};
-use fula_service::history;
+use std::collections::HashMap;
+
+use fula_core::{
+    OwnerId,
+    root::{GlobalName, RootRow},
+};
+use fula_service::{NamePolicy, history};
+use futures::future;
 use serde_json::{Value, json};
 
-use super::{ROWS_PAGE, Refused, user_id};
+use super::{ROWS_PAGE, Refused, users};
 use crate::node::Node;
 
 /// Returns the root pointers of all buckets, or of those with one name, and the state of the recovery.
 pub(super) async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Value, Refused> {
-    let rows = all_rows(node).await?;
-    let named =
-        rows.iter().filter(|row| bucket.is_none_or(|name| row.address.name.as_str() == name));
-    let buckets: Vec<Value> = named.map(row_json).collect();
+    let mut rows = all_rows(node).await?;
+    rows.retain(|row| bucket.is_none_or(|name| row.address.name.as_str() == name));
+    let users = users::by_owner(node).await;
+    let mut buckets = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(ROOTS_AT_ONCE) {
+        let mut shown = Vec::with_capacity(rows.len());
+        for row in rows {
+            shown.push(row_json(node, row, &users));
+        }
+        buckets.extend(future::join_all(shown).await);
+    }
     let status = match &node.recovery {
         Some(recovery) => Some(recovery.status().await?),
         None => None,
@@ -20,9 +33,13 @@ pub(super) async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Valu
     Ok(json!({"buckets": buckets, "recovery": status}))
 }
 
-fn row_json(row: &RootRow) -> Value {
+/// Roots that are read at a time.
+const ROOTS_AT_ONCE: usize = 16;
+
+async fn row_json(node: &Node, row: &RootRow, users: &HashMap<OwnerId, String>) -> Value {
     json!({
         "owner": row.address.owner.to_string(),
+        "user": users.get(&row.address.owner),
         "bucket": row.address.name.as_str(),
         "root": row.pointer.root.to_string(),
         "version": row.pointer.version,
@@ -30,7 +47,16 @@ fn row_json(row: &RootRow) -> Value {
         "created_ms": row.created,
         "deleted_ms": row.deleted,
         "global_name": row.global_name,
+        "public": is_public(node, row).await,
     })
+}
+
+/// Returns whether anything of a bucket is public, or `None` if its root or its policy cannot be read.
+async fn is_public(node: &Node, row: &RootRow) -> Option<bool> {
+    let blocks = node.nodes.blocks().as_ref();
+    // With this policy a bucket claims its name if and only if something of it is public.
+    let name = NamePolicy::PerOwner.of_pointer(blocks, &row.pointer.root).await.ok()?;
+    Some(name == GlobalName::ClaimIfFree)
 }
 
 pub(super) fn commit_json(commit: &history::Commit) -> Value {
@@ -64,7 +90,7 @@ pub(super) async fn find_row(
     bucket: &str,
     user: Option<&str>,
 ) -> Result<RootRow, Refused> {
-    let owner: Option<OwnerId> = user.map(|user| OwnerId::of_user(&user_id(user)));
+    let owner: Option<OwnerId> = user.map(users::owner_id);
     let mut rows = all_rows(node).await?;
     rows.retain(|row| owner.is_none_or(|owner| row.address.owner == owner));
     let candidates = candidates(&rows, bucket);
@@ -75,7 +101,7 @@ pub(super) async fn find_row(
             Err(Refused(format!("several users have a bucket {bucket}: name one with --user")))
         }
         (None, _) => {
-            let whose = user.map(|user| format!(" of {}", user_id(user))).unwrap_or_default();
+            let whose = user.map(|user| format!(" of {}", users::shown(user))).unwrap_or_default();
             Err(Refused(format!("there is no bucket {bucket}{whose}{candidates}")))
         }
     }

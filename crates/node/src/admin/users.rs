@@ -1,6 +1,6 @@
 //! Users of access keys: parses their names, makes and lists their keys, and checks revocations.
 
-use std::fmt::Write;
+use std::{collections::HashMap, fmt::Write};
 
 use fula_core::OwnerId;
 use fula_service::auth::{KeyInfo, Revoked, user_of};
@@ -18,10 +18,75 @@ pub(crate) fn user_id(text: &str) -> String {
     }
 }
 
+/// Returns the owner id of the user that a person means. The text may also be the owner id, as `fula roots
+/// show` prints it.
+pub(super) fn owner_id(text: &str) -> OwnerId {
+    text.parse().unwrap_or_else(|_| OwnerId::of_user(&user_id(text)))
+}
+
+/// Returns the user or the owner id that a person means, as text for people.
+pub(super) fn shown(text: &str) -> String {
+    text.parse::<OwnerId>().map_or_else(|_| user_id(text), |owner| format!("owner {owner}"))
+}
+
+/// Returns the users that have or had access keys, by owner id.
+pub(super) async fn by_owner(node: &Node) -> HashMap<OwnerId, String> {
+    let keys = node.authenticator.keys().list(None).await.unwrap_or_default();
+    keys.into_iter().map(|key| (OwnerId::of_user(&key.user), key.user)).collect()
+}
+
+/// Returns the user of access keys that a person means, if the text is given. In place of an owner id it
+/// returns the user.
+pub(super) async fn named(node: &Node, text: Option<String>) -> Result<Option<String>, Refused> {
+    let Some(text) = text else { return Ok(None) };
+    let Ok(owner) = text.parse::<OwnerId>() else { return Ok(Some(text)) };
+    let user = by_owner(node).await.remove(&owner);
+    user.map(Some).ok_or_else(|| {
+        Refused(format!(
+            "no user of access keys has the owner id {owner}, and a user cannot be found out from it: name the user"
+        ))
+    })
+}
+
+/// Returns a revocation with the user in place of an owner id.
+pub(super) async fn with_user(node: &Node, revoked: Revoked) -> Result<Revoked, Refused> {
+    let user_in = async |user: String| -> Result<String, Refused> {
+        let text = user.strip_prefix("key:").unwrap_or(&user).to_owned();
+        Ok(if text.parse::<OwnerId>().is_ok() {
+            named(node, Some(text)).await?.unwrap_or(user)
+        } else {
+            user
+        })
+    };
+    Ok(match revoked {
+        Revoked::User(user) => Revoked::User(user_in(user).await?),
+        Revoked::IssuedBefore(user, before) => Revoked::IssuedBefore(user_in(user).await?, before),
+        other @ (Revoked::Token(_) | Revoked::Key(_)) => other,
+    })
+}
+
+/// Returns a revocation as it is shown, with names for all its parts.
+pub(super) fn revoked_json(revoked: &Revoked) -> Value {
+    match revoked {
+        Revoked::IssuedBefore(user, before) => {
+            json!({"issued-before": {"user": user, "before_s": before}})
+        }
+        other => json!(other),
+    }
+}
+
+/// Returns all revocations.
+pub(super) fn list_revocations(node: &Node) -> Value {
+    let all = node.authenticator.revocations().all();
+    all.iter()
+        .map(|found| json!({"revoked": revoked_json(&found.revoked), "at_ms": found.at}))
+        .collect()
+}
+
 /// Makes an access key, unless it would be refused at once.
 pub(super) async fn create_key(node: &Node, user: &str) -> Result<Value, Refused> {
     let now = node.service.arbiter().now().await?;
-    let user = user_of(user);
+    let user = user_of(&named(node, Some(user.to_owned())).await?.unwrap_or_default());
     if node.authenticator.revocations().refuses_key(&user, now, None) {
         return Err(Refused(format!(
             "{user} is revoked, which cannot be taken back: a new key would be refused. Choose another \
@@ -35,15 +100,16 @@ pub(super) async fn create_key(node: &Node, user: &str) -> Result<Value, Refused
 /// Returns the access keys of one user or of all, and whether each is refused.
 pub(super) async fn list_keys(node: &Node, user: Option<&str>) -> Result<Value, Refused> {
     let revocations = node.authenticator.revocations();
-    let keys = node.authenticator.keys().list(user).await?;
+    let user = named(node, user.map(str::to_owned)).await?;
+    let keys = node.authenticator.keys().list(user.as_deref()).await?;
     let with_state = keys.iter().map(|key| {
-        let is_revoked = revocations.refuses_key(&key.user, key.created, Some(&key.id));
+        let is_refused = revocations.refuses_key(&key.user, key.created, Some(&key.id));
         json!({
             "id": key.id,
             "user": key.user,
-            "created": key.created,
+            "created_ms": key.created,
             "made_on": key.made_on,
-            "revoked": is_revoked,
+            "revoked": key.is_revoked || is_refused,
         })
     });
     Ok(with_state.collect())
@@ -76,7 +142,9 @@ pub(super) async fn check_revocation(
         )));
     }
     let revocations = node.authenticator.revocations();
-    let is_live = |key: &&KeyInfo| !revocations.refuses_key(&key.user, key.created, Some(&key.id));
+    let is_live = |key: &&KeyInfo| {
+        !key.is_revoked && !revocations.refuses_key(&key.user, key.created, Some(&key.id))
+    };
     let live: Vec<&str> = keys.iter().filter(is_live).map(|key| key.id.as_str()).collect();
     if !is_for_ever || (live.is_empty() && buckets.0 == 0) {
         return Ok(());

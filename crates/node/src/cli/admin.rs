@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use fula_identity::Address;
 
-use super::{DataDirArgs, SharedArgs, Time, value::from_one};
+use super::{
+    DataDirArgs, SharedArgs, Time,
+    value::{IssuedBefore, from_one, wallet},
+};
 
 /// Options of `fula keys`.
 #[derive(Debug, Args)]
@@ -66,10 +70,11 @@ pub(crate) enum RevokeCommand {
     /// Revoke all tokens and sessions of a wallet, also those made later
     Wallet {
         /// Address of the wallet: 0x and 40 hex digits
-        address: String,
+        #[arg(value_parser = wallet)]
+        address: Address,
         /// Revoke only what was issued before this time, given as seconds since 1970 or `now`
         #[arg(long, value_name = "TIME")]
-        issued_before: Option<String>,
+        issued_before: Option<IssuedBefore>,
         /// Revoke the wallet even if it owns buckets, which nobody can write to afterwards
         #[arg(long)]
         yes: bool,
@@ -93,7 +98,7 @@ pub(crate) enum RevokeCommand {
         yes: bool,
         /// Revoke only what was issued before this time, given as seconds since 1970 or `now`
         #[arg(long, value_name = "TIME")]
-        issued_before: Option<String>,
+        issued_before: Option<IssuedBefore>,
         #[command(flatten)]
         common: AdminArgs,
     },
@@ -196,7 +201,8 @@ pub(crate) enum RootsCommand {
     Log {
         /// Name of the bucket
         bucket: String,
-        /// Owner of the bucket, a user of access keys or a wallet; needed if several have one of this name
+        /// Owner of the bucket: a user of access keys, a wallet, or an owner id as `fula roots show` prints it;
+        /// needed if several have a bucket of this name
         #[arg(long)]
         user: Option<String>,
         /// Largest number of commits to show
@@ -230,7 +236,8 @@ pub(crate) enum RootsCommand {
     Merge {
         /// Name of the bucket
         bucket: String,
-        /// Owner of the bucket, a user of access keys or a wallet; needed if several have one of this name
+        /// Owner of the bucket: a user of access keys, a wallet, or an owner id as `fula roots show` prints it;
+        /// needed if several have a bucket of this name
         #[arg(long)]
         user: Option<String>,
         /// Merge the bucket; without this, the command only shows what a merge would do

@@ -52,7 +52,7 @@ fn read(path: &Path) -> Result<Vec<(String, String)>, SettingsFileError> {
     let table: toml::Table = toml::from_str(&text).map_err(|error| {
         // The message alone: the line it points at may hold a secret.
         let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
-        unreadable(format!("line {line}: {}", error.message()))
+        unreadable(format!("line {line}: {}{}", error.message(), hint(&text, line)))
     })?;
     let is_secret = |(name, value): (&String, &Value)| match name.as_str() {
         "secret_access_key" => true,
@@ -71,6 +71,20 @@ fn read(path: &Path) -> Result<Vec<(String, String)>, SettingsFileError> {
     table.into_iter().map(plain).collect()
 }
 
+/// Returns the advice about a text without quotes, as the end of a message.
+fn hint(text: &str, line: usize) -> &'static str {
+    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let value = line.split_once('=').map(|(_, value)| value.trim()).unwrap_or_default();
+    let is_word = value.starts_with(|first: char| first.is_alphabetic() || "/.~:*".contains(first));
+    let is_number = value.starts_with(|first: char| first.is_ascii_digit())
+        && value.contains(|other: char| !other.is_ascii_digit());
+    if (is_word && !["true", "false"].contains(&value)) || is_number {
+        "; a text, a size with a unit and a time stand in double quotes"
+    } else {
+        ""
+    }
+}
+
 /// Returns whether there may be a password in a database URL.
 fn may_hold_password(url: &str) -> bool {
     let Some((_, rest)) = url.split_once("://") else { return true };
@@ -81,6 +95,23 @@ fn may_hold_password(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_without_quotes_is_told_from_other_mistakes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, is_about_quotes) in [
+            ("log = \"json\"\nregion = us-east-1\n", true),
+            ("data_dir = /srv/fula\n", true),
+            ("cache_bytes = 64M\n", true),
+            ("region \"x\"\n", false),
+            ("[section\n", false),
+        ] {
+            std::fs::write(file.path(), text).unwrap();
+            let refused = read(file.path()).unwrap_err().to_string();
+            assert_eq!(refused.contains("double quotes"), is_about_quotes, "{text}: {refused}");
+            assert!(refused.contains("line "), "{refused}");
+        }
+    }
 
     #[test]
     fn settings_with_a_secret_must_be_private() {

@@ -2,7 +2,9 @@
 
 mod admin;
 mod file;
+mod ingest;
 mod settings;
+mod storage_node;
 #[cfg(test)]
 mod table;
 mod token;
@@ -19,12 +21,14 @@ pub(crate) use self::{
         SecretsArgs, SecretsCommand, StatusArgs,
     },
     file::SettingsFileError,
+    ingest::{IngestLimits, IngestSettings},
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
         LogFormat, SharedArgs, SignatureV2,
     },
+    storage_node::StorageNodeSettings,
     token::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
-    value::Time,
+    value::{IssuedBefore, Time},
 };
 
 /// An S3 object store over content-addressed blocks
@@ -43,6 +47,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a gateway: serve S3 until SIGTERM or SIGINT
     Gateway(Box<GatewaySettings>),
+    /// Run a storage node: take and serve blocks for masters until SIGTERM or SIGINT
+    ///
+    /// Clients send blocks to the node, and a master records which content a key means. The node signs a receipt
+    /// for each block, keeps the block for a day, and then for as long as some master needs it.
+    StorageNode(Box<StorageNodeSettings>),
     /// Make, list and revoke access keys
     Keys(KeysArgs),
     /// Make tokens that an Ethereum wallet signs
@@ -87,6 +96,13 @@ pub(crate) enum CliError {
     /// Mend a value in the settings file.
     #[error("cannot use the settings in {0}: {1}")]
     Value(std::path::PathBuf, String),
+}
+
+impl CliError {
+    /// Returns whether the call is wrong. Otherwise the settings file cannot be read.
+    pub(crate) fn is_wrong_usage(&self) -> bool {
+        !matches!(self, Self::File(SettingsFileError::Open(_)))
+    }
 }
 
 /// Parses a command line with the program's name in front. Values in the settings file of a

@@ -9,7 +9,10 @@ use clap::{ArgAction::Set, Args, ValueEnum};
 use fula_gateway::WireLimits;
 use fula_service::{Limits, auth::SESSIONS_MAX, limits::KEYS_PER_USER};
 
-use super::value::{Size, Time, above_zero, from_one, listen_address, switch};
+use super::{
+    IngestSettings,
+    value::{Size, Time, above_zero, from_one, listen_address, switch},
+};
 
 /// Settings of `fula gateway`. Each can also be set in the environment, or in the settings file under the
 /// same name in lower case without FULA_. A flag wins over the environment, which wins over the file.
@@ -171,6 +174,8 @@ pub(crate) struct GatewaySettings {
         hide_default_value = true
     )]
     pub(crate) secret_access_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) ingest: IngestSettings,
     #[command(flatten)]
     pub(crate) auth: AuthSettings,
 }

@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use fula_identity::{Address, wallet::SIGNATURE_BYTES};
 
-use super::{Time, value::above_zero};
+use super::{
+    Time,
+    value::{life, scope, signature, wallet},
+};
 
 /// Options of `fula token`.
 #[derive(Debug, Args)]
@@ -45,8 +49,8 @@ pub(crate) enum TokenCommand {
     /// Print typed data for a browser wallet to sign with `eth_signTypedData_v4`
     TypedData {
         /// Address of the wallet that will sign
-        #[arg(long, value_name = "ADDRESS")]
-        wallet: String,
+        #[arg(long, value_name = "ADDRESS", value_parser = wallet)]
+        wallet: Address,
         #[command(flatten)]
         claims: ClaimArgs,
     },
@@ -56,8 +60,8 @@ pub(crate) enum TokenCommand {
         #[arg(long, value_name = "FILE")]
         typed_data: PathBuf,
         /// Signature of the wallet: 0x and 130 hex digits
-        #[arg(long, value_name = "HEX")]
-        signature: String,
+        #[arg(long, value_name = "HEX", value_parser = signature)]
+        signature: [u8; SIGNATURE_BYTES],
         /// Form in which the token is printed
         #[arg(long, default_value = "bearer")]
         output: TokenOutput,
@@ -71,10 +75,10 @@ pub(crate) struct ClaimArgs {
     #[arg(long, default_value = "*")]
     pub(crate) audience: String,
     /// What the token may be used for, e.g. read:photos/2026/; repeat it for more
-    #[arg(long, default_value = "admin:*")]
+    #[arg(long, default_value = "admin:*", value_parser = scope)]
     pub(crate) scope: Vec<String>,
     /// Time for which the token is valid, up to 24h
-    #[arg(long, default_value = "12h", value_name = "TIME", value_parser = above_zero)]
+    #[arg(long, default_value = "12h", value_name = "TIME", value_parser = life)]
     pub(crate) lifetime: Time,
     /// Make a token of version 1, without audience and scope, for gateways that know no other
     #[arg(long)]

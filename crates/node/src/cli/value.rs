@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use fula_identity::{Address, Scope, wallet::SIGNATURE_BYTES, wallet_token::LIFE_MAX};
 use parse_size::ByteSuffix;
 
 /// A span of time as it is typed and printed, e.g. `10s`, `1h` or `1h 30m`.
@@ -94,6 +95,51 @@ pub(crate) fn switch(text: &str) -> Result<bool, &'static str> {
         "off" | "false" | "no" | "0" => Ok(false),
         _ => Err("it is on or off"),
     }
+}
+
+/// A time before which credentials were issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IssuedBefore {
+    /// The time at which the request is carried out.
+    Now,
+    /// Seconds since 1970.
+    Seconds(u64),
+}
+
+impl FromStr for IssuedBefore {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "now" => Ok(Self::Now),
+            text => text.parse().map(Self::Seconds).map_err(|_| "it is seconds since 1970, or now"),
+        }
+    }
+}
+
+/// Parses the address of a wallet.
+pub(crate) fn wallet(text: &str) -> Result<Address, &'static str> {
+    Address::parse(text).ok_or("a wallet is 0x and 40 hex digits")
+}
+
+/// Parses the life of a token.
+pub(crate) fn life(text: &str) -> Result<Time, String> {
+    let time = above_zero(text).map_err(|error| error.to_string())?;
+    let is_valid = (1..=LIFE_MAX).contains(&time.0.as_secs());
+    if is_valid { Ok(time) } else { Err("a token lives from 1s to 24h".to_owned()) }
+}
+
+/// Parses the scope of a token, which stays as it was typed.
+pub(crate) fn scope(text: &str) -> Result<String, String> {
+    text.parse::<Scope>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Parses the signature of a wallet.
+pub(crate) fn signature(text: &str) -> Result<[u8; SIGNATURE_BYTES], &'static str> {
+    let mut bytes = [0; SIGNATURE_BYTES];
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let decoded = hex::decode_to_slice(digits, &mut bytes);
+    decoded.map(|()| bytes).map_err(|_| "a signature is 0x and 130 hex digits")
 }
 
 /// Returns what parses a number that is at least 1.

@@ -6,7 +6,10 @@ use fula_service::Limits;
 use fula_stores::PostgresArbiter;
 use serde_json::{Value, json};
 
-use super::text::{ago, text, when};
+use super::{
+    Failure,
+    text::{ago, bytes, text, when},
+};
 use crate::{
     admin::{self, Answer, Request, Step},
     cli::{
@@ -14,8 +17,9 @@ use crate::{
         MigrateArgs, RootsArgs, RootsCommand, SecretsArgs, SecretsCommand, Time,
     },
     config::Backends,
-    files,
+    files::{self, DataDir},
     node::{Node, Purpose},
+    output::{note, say},
 };
 
 /// Time after which a command prints what it waits for.
@@ -26,7 +30,7 @@ const SLOW: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// The reason why the request failed, in words for the operator.
-pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value, String> {
+pub(super) async fn perform(args: &AdminArgs, request: Request) -> Result<Value, Failure> {
     perform_within(args, request, Limits::default()).await
 }
 
@@ -35,13 +39,13 @@ async fn perform_within(
     args: &AdminArgs,
     request: Request,
     limits: Limits,
-) -> Result<Value, String> {
+) -> Result<Value, Failure> {
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
-    let mut backends = backends.map_err(|error| error.to_string())?;
+    let mut backends = backends?;
     let dir = backends.data_dir.clone();
     let scratch = scratch_for(&mut backends, &request)?;
-    let report = |text: &str| eprintln!("fula: {text}");
+    let report = |text: &str| note!("fula: {text}");
     let answer = if let Some(answer) = admin::ask(&dir, &request, report).await {
         answer?
     } else {
@@ -64,8 +68,8 @@ async fn perform_within(
     drop(scratch);
     match answer {
         Answer::Ok(value) => Ok(value),
-        Answer::Error(text) => Err(text),
-        Answer::Progress(_) => Err("the gateway's answer is incomplete".to_owned()),
+        Answer::Error(text) => Err(text.into()),
+        Answer::Progress(_) => Err("the gateway's answer is incomplete".to_owned().into()),
     }
 }
 
@@ -78,7 +82,7 @@ async fn say_if_slow<T>(opening: impl Future<Output = T>, backends: &Backends) -
     }
     if backends.shared.is_some() {
         let arbiter = backends.arbiter_name();
-        eprintln!("fula: waiting for the arbiter, {arbiter}, for up to 30 s");
+        note!("fula: waiting for the arbiter, {arbiter}, for up to 30 s");
     }
     opening.await
 }
@@ -90,15 +94,17 @@ fn scratch_for(
     request: &Request,
 ) -> Result<Option<files::ScratchDir>, String> {
     let dir = &backends.data_dir;
-    // An operator may make keys before the first start of a gateway.
     let makes_keys = matches!(request, Request::KeysCreate { .. });
-    if files::is_data_dir(dir) || (backends.shared.is_none() && makes_keys && dir.is_dir()) {
-        return Ok(None);
-    }
-    let what = if dir.is_dir() {
-        format!("no gateway was ever started on the data directory {}", dir.display())
-    } else {
-        format!("there is no data directory {}", dir.display())
+    let what = match files::look_at(dir).map_err(|error| error.to_string())? {
+        DataDir::Used => return Ok(None),
+        DataDir::Missing => format!("there is no data directory {}", dir.display()),
+        // An operator may make keys before the first start.
+        DataDir::Empty | DataDir::Begun if backends.shared.is_none() && makes_keys => {
+            return Ok(None);
+        }
+        DataDir::Empty | DataDir::Begun | DataDir::Foreign(_) => {
+            format!("no gateway was ever started on the data directory {}", dir.display())
+        }
     };
     if backends.shared.is_none() {
         return Err(format!(
@@ -136,19 +142,19 @@ const NOT_COLLECTED: &str = "with FULA_BUCKET_ROOT_CAS=off, masters overwrite ea
 fn show_collected(done: &Value) {
     let found = &done["collection"];
     if found.is_null() {
-        println!("Nothing was collected: {NOT_COLLECTED}.");
+        say!("Nothing was collected: {NOT_COLLECTED}.");
     } else {
         if found["missing"].as_u64().is_some_and(|missing| missing > 0) {
-            println!(
-                "{} blocks in use are missing from the block store: run `fula fsck`",
+            say!(
+                "{} blocks in use are not in the block store: storage nodes hold them, or `fula fsck` names them",
                 found["missing"]
             );
         }
-        println!(
-            "{} blocks of {} bytes deleted, {} in use{}",
-            found["deleted"],
-            found["deleted_bytes"],
-            found["marked"],
+        say!(
+            "{} blocks of {} deleted, {} in use{}",
+            found["deleted_blocks"],
+            bytes(&found["deleted_bytes"]),
+            found["marked_blocks"],
             if found["held_back"] == true {
                 "; writes in flight held some back, try again later"
             } else {
@@ -157,24 +163,24 @@ fn show_collected(done: &Value) {
         );
     }
     if let Some(dropped) = done["dropped_buckets"].as_u64().filter(|dropped| *dropped > 0) {
-        println!("{dropped} deleted buckets dropped");
+        say!("{dropped} deleted buckets dropped");
     }
     let number = |field: &str| done[field].as_u64().unwrap_or(0);
     let in_use = number("live_bytes") + number("retained_bytes");
-    println!("{} bytes of log, {in_use} in use", number("log_bytes"));
-    show_retained(done, found["released"].as_array().map(Vec::as_slice));
+    say!("{} of log, {} in use", bytes(&done["log_bytes"]), bytes(&json!(in_use)));
+    show_retained(done, found["released_ms"].as_array().map(Vec::as_slice));
 }
 
 /// Prints the sizes of the parts of the log.
 fn show_outlook(found: &Value) {
     let row = |name: &str, field: &str, what: &str| {
-        println!("{name:<12}{:>16} bytes  {what}", found[field].as_u64().unwrap_or(0));
+        say!("{name:<12}{:>11}  {what}", bytes(&found[field]));
     };
     row("log", "log_bytes", "in all");
     row("live", "live_bytes", "buckets as they are now");
     row("retained", "retained_bytes", "replaced or deleted within the retention");
     if let Some(why) = found["unknown"].as_str() {
-        println!("How much is retained or can be collected is not known: {why}.");
+        say!("How much is retained or can be collected is not known: {why}.");
     } else {
         row(
             "collectable",
@@ -189,9 +195,9 @@ fn show_outlook(found: &Value) {
 /// Prints the times at which retained bytes can be collected, if there are any.
 fn show_retained(found: &Value, released: Option<&[Value]>) {
     if let Some([first, last]) = released {
-        println!(
-            "{} bytes wait for the retention: the first until {}, the last until {}",
-            found["retained_bytes"],
+        say!(
+            "{} wait for the retention: the first until {}, the last until {}",
+            bytes(&found["retained_bytes"]),
             when(first),
             when(last)
         );
@@ -201,16 +207,13 @@ fn show_retained(found: &Value, released: Option<&[Value]>) {
 /// Prints a result as JSON or with `show`, or prints the error. Returns the exit status.
 pub(super) fn finish(
     json: bool,
-    result: Result<Value, String>,
+    result: Result<Value, Failure>,
     show: impl FnOnce(&Value),
 ) -> ExitCode {
     match result {
-        Ok(value) if json => println!("{value:#}"),
+        Ok(value) if json => say!("{value:#}"),
         Ok(value) => show(&value),
-        Err(text) => {
-            eprintln!("fula: {text}");
-            return ExitCode::FAILURE;
-        }
+        Err(failure) => return failure.report(),
     }
     ExitCode::SUCCESS
 }
@@ -222,9 +225,9 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
             let keys_per_user = keys_per_user.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
             let made = perform(&common, Request::KeysCreate { user, keys_per_user }).await;
             finish(common.json, made, |key| {
-                println!("aws_access_key_id = {}", text(&key["id"]));
-                println!("aws_secret_access_key = {}", text(&key["secret"]));
-                eprintln!("Made for {}. The secret is not shown again.", text(&key["user"]));
+                say!("aws_access_key_id = {}", text(&key["id"]));
+                say!("aws_secret_access_key = {}", text(&key["secret"]));
+                note!("Made for {}. The secret is not shown again.", text(&key["user"]));
             })
         }
         KeysCommand::List { user, common } => {
@@ -233,19 +236,23 @@ pub(crate) async fn keys(args: KeysArgs) -> ExitCode {
         }
         KeysCommand::Revoke { id, user, common } => {
             let revoked = perform(&common, Request::KeysRevoke { id, user }).await;
-            finish(common.json, revoked, |key| println!("revoked {}", text(&key["revoked"])))
+            finish(common.json, revoked, |key| {
+                let already = if key["already"] == true { "already " } else { "" };
+                say!("{already}revoked {}", text(&key["revoked"]));
+            })
         }
     }
 }
 
 fn show_keys(keys: &Value) {
     let row = |id: &str, user: &str, created: &str, state: &str, made_on: &str| {
-        println!("{id:<24} {user:<24} {created:<21} {state:<8} {made_on}");
+        say!("{id:<24} {user:<24} {created:<21} {state:<8} {made_on}");
     };
     row("ACCESS KEY ID", "USER", "CREATED", "STATE", "MADE ON");
     for key in keys.as_array().into_iter().flatten() {
         let state = if key["revoked"] == true { "revoked" } else { "live" };
-        let created = when(&key["created"]);
+        let time = &key["created_ms"];
+        let created = if time.is_null() { "-".to_owned() } else { when(time) };
         row(text(&key["id"]), text(&key["user"]), &created, state, text(&key["made_on"]));
     }
 }
@@ -259,14 +266,14 @@ pub(crate) async fn masters(args: MastersArgs) -> ExitCode {
         }
         MastersCommand::Forget { name, force, common } => {
             let forgotten = perform(&common, Request::MastersForget { name, force }).await;
-            finish(common.json, forgotten, |it| println!("forgot {}", text(&it["forgotten"])))
+            finish(common.json, forgotten, |it| say!("forgot {}", text(&it["forgotten"])))
         }
     }
 }
 
 fn show_masters(masters: &Value) {
     let row = |name: &str, host: &str, address: &str, version: &str, seen: &str| {
-        println!("{name:<18}{host:<24} {address:<22} {version:<10} {seen}");
+        say!("{name:<18}{host:<24} {address:<22} {version:<10} {seen}");
     };
     row("NAME", "HOST", "ADDRESS", "VERSION", "LAST SEEN");
     for master in masters.as_array().into_iter().flatten() {
@@ -308,16 +315,16 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
                     .collect();
                 let base =
                     merged["base"].as_u64().map_or("none".to_owned(), |base| base.to_string());
-                println!("sides at versions {}; newest common version {base}", sides.join(" and "));
+                say!("sides at versions {}; newest common version {base}", sides.join(" and "));
                 for key in merged["taken"].as_array().into_iter().flatten() {
-                    println!("taken  {}", key.as_str().unwrap_or("-"));
+                    say!("taken  {}", key.as_str().unwrap_or("-"));
                 }
                 for both in merged["both"].as_array().into_iter().flatten() {
                     let kept = both[1].as_str().unwrap_or("a deletion, not kept");
-                    println!("both   {}  older: {kept}", both[0].as_str().unwrap_or("-"));
+                    say!("both   {}  older: {kept}", both[0].as_str().unwrap_or("-"));
                 }
                 if !apply {
-                    println!("nothing was changed; run again with --apply");
+                    say!("nothing was changed; run again with --apply");
                 }
             })
         }
@@ -331,22 +338,39 @@ pub(crate) async fn roots(args: RootsArgs) -> ExitCode {
 
 /// Prints root pointers, one line a bucket.
 fn show_rows(rows: &Value) {
-    // The columns are as wide as a CID and an owner id.
-    println!("{:>8}  {:<59}  {:<64}  BUCKET", "VERSION", "ROOT", "OWNER");
+    let line = |fields: [&str; 7]| {
+        let [version, root, owner, user, public, name, bucket] = fields;
+        // The columns of root and owner are as wide as a CID and an owner id.
+        say!("{version:>8}  {root:<59}  {owner:<32}  {user:<16}  {public:<6}  {name:<6}  {bucket}");
+    };
+    line(["VERSION", "ROOT", "OWNER", "USER", "PUBLIC", "NAME", "BUCKET"]);
     for row in rows.as_array().into_iter().flatten() {
+        let field = |name: &str| text(&row[name]);
         let gone = if row["deleted_ms"].is_null() { "" } else { "  (deleted)" };
-        let (root, owner, bucket) = (text(&row["root"]), text(&row["owner"]), text(&row["bucket"]));
-        println!("{:>8}  {root:<59}  {owner:<64}  {bucket}{gone}", row["version"]);
+        let public = match row["public"].as_bool() {
+            _ if !row["deleted_ms"].is_null() => "-",
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "?",
+        };
+        // Who names the bucket without its owner reaches it only if it holds the name.
+        let name = match (row["global_name"] == true, public) {
+            (true, _) => "held",
+            (false, "yes") => "taken",
+            (false, _) => "-",
+        };
+        let (version, bucket) = (row["version"].to_string(), format!("{}{gone}", field("bucket")));
+        line([&version, field("root"), field("owner"), field("user"), public, name, &bucket]);
     }
 }
 
 /// Prints the commits of a bucket.
 fn show_commits(commits: &Value) {
-    println!("{:>8}  {:<20}  {:>10}  {:>16}  ROOT", "VERSION", "TIME", "OBJECTS", "BYTES");
+    say!("{:>8}  {:<20}  {:>10}  {:>16}  ROOT", "VERSION", "TIME", "OBJECTS", "BYTES");
     for commit in commits.as_array().into_iter().flatten() {
         let number = |field: &str| commit[field].as_u64().unwrap_or(0);
         let gone = if commit["deleted"] == true { "  (deleted)" } else { "" };
-        println!(
+        say!(
             "{:>8}  {:<20}  {:>10}  {:>16}  {}{gone}",
             number("version"),
             when(&commit["time_ms"]),
@@ -366,7 +390,7 @@ async fn import(args: ImportArgs) -> ExitCode {
         for (what, names) in report.as_object().into_iter().flatten() {
             let what = what.replace('_', " ");
             for name in names.as_array().into_iter().flatten() {
-                println!("{what:<11} {}", name.as_str().unwrap_or("-"));
+                say!("{what:<11} {}", name.as_str().unwrap_or("-"));
             }
         }
     });
@@ -379,17 +403,17 @@ fn show_recovery(status: &Value) {
         return;
     }
     match status["alarm"].as_str() {
-        Some(reason) => println!("nothing is written: {reason}"),
-        None => println!("the arbiter is trusted"),
+        Some(reason) => say!("nothing is written: {reason}"),
+        None => say!("the arbiter is trusted"),
     }
     for (master, posted) in status["masters"].as_object().into_iter().flatten() {
         let said = if *posted == true { "has said what it remembers" } else { "is waited for" };
         if status["alarm"].is_string() {
-            println!("  master {master} {said}");
+            say!("  master {master} {said}");
         }
     }
     for bucket in status["healed"].as_array().into_iter().flatten() {
-        println!("  healed {}", bucket.as_str().unwrap_or("-"));
+        say!("  healed {}", bucket.as_str().unwrap_or("-"));
     }
     for (bucket, claims) in status["forks"].as_object().into_iter().flatten() {
         let versions: Vec<String> = claims
@@ -399,11 +423,11 @@ fn show_recovery(status: &Value) {
             .map(|claim| format!("version {} with root {}", claim["version"], text(&claim["root"])))
             .collect();
         let name = bucket.rsplit('/').next().unwrap_or(bucket);
-        println!(
+        say!(
             "  bucket {bucket} is sealed, because masters hold different changes of it: {}",
             versions.join("; ")
         );
-        println!("  look at what fula roots merge {name} would do, then run it with --apply");
+        say!("  look at what fula roots merge {name} would do, then run it with --apply");
     }
 }
 
@@ -412,7 +436,7 @@ pub(crate) fn secrets(args: SecretsArgs) -> ExitCode {
     let SecretsCommand::Keygen { file } = args.command;
     match files::make_sealing_key(&file, &fula_service::system_random()) {
         Ok(()) => {
-            eprintln!("Made {}. Copy it to every master, and keep a backup.", file.display());
+            note!("Made {}. Copy it to every master, and keep a backup.", file.display());
             ExitCode::SUCCESS
         }
         Err(error) => super::fail(&error),
@@ -424,9 +448,9 @@ pub(crate) async fn migrate(args: MigrateArgs) -> ExitCode {
     match PostgresArbiter::migrate(&args.database_url, &args.roles).await {
         Ok(grants) => {
             // This goes to standard error, so that standard output can be sent to the database as it is.
-            eprintln!("The arbiter's tables are up to date.");
+            note!("The arbiter's tables are up to date.");
             for grant in grants {
-                println!("{grant}");
+                say!("{grant}");
             }
             ExitCode::SUCCESS
         }

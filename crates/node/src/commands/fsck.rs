@@ -16,8 +16,9 @@ use crate::{
     admin::Request,
     cli::{AdminArgs, CasMode, FsckArgs, RootsLeft},
     config::Backends,
-    files,
+    files::{self, DataDir},
     node::{Node, Purpose},
+    output::{note, say},
 };
 
 const DAMAGED: u8 = 1;
@@ -29,77 +30,102 @@ pub(crate) async fn run(args: FsckArgs) -> ExitCode {
         let mut repaired = repair(&args.common, args.roots).await;
         if repaired.is_ok() {
             let request = Request::RestoreRoots { apply: args.apply };
-            repaired = perform(&args.common, request).await.map(|offers| show_offers(&offers));
+            let offers = perform(&args.common, request).await;
+            repaired = offers.map(|offers| show_offers(&offers)).map_err(|failure| failure.text);
         }
         if let Err(text) = repaired {
-            eprintln!("fula: {text}");
+            note!("fula: {text}");
             return ExitCode::from(COULD_NOT_LOOK);
         }
     }
     match perform(&args.common, Request::Fsck { progress: true }).await {
         Ok(report) => {
             if args.common.json {
-                println!("{report:#}");
+                say!("{report:#}");
             } else {
                 show(&report);
             }
             if report["problems"] == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) }
         }
-        Err(text) => {
-            eprintln!("fula: {text}");
+        Err(failure) => {
+            failure.report();
             ExitCode::from(COULD_NOT_LOOK)
         }
     }
 }
 
 fn show(report: &Value) {
-    for damage in report["damaged"].as_array().into_iter().flatten() {
-        let what = damage["cid"].as_str().unwrap_or("records whose names are lost");
-        let (segment, meaning) = (text(&damage["segment"]), text(&damage["meaning"]));
-        println!("damaged: {what} ({segment} at {}): {meaning}", damage["offset"]);
+    for places in alike(&report["damaged"], &["segment", "meaning"]) {
+        let first = places[0];
+        let what = first["cid"].as_str().unwrap_or("records whose names are lost");
+        let (segment, meaning) = (text(&first["segment"]), text(&first["meaning"]));
+        let more = match places.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more places of this segment"),
+        };
+        say!("damaged: {what} ({segment} at {}){more}: {meaning}", first["offset"]);
     }
     for bucket in report["buckets"].as_array().into_iter().flatten() {
         let owner = text(&bucket["owner"]);
         let user = bucket["user"].as_str().map(|user| format!("{user}, ")).unwrap_or_default();
-        println!(
+        say!(
             "bucket {} of {user}owner {owner}: {} blocks, {} problems",
             text(&bucket["bucket"]),
             bucket["blocks"],
             bucket["count"]
         );
-        for problem in bucket["problems"].as_array().into_iter().flatten() {
-            let (place, what) = (text(&problem["where"]), text(&problem["what"]));
-            println!("  {place}: {what}. To clear it, {}.", text(&problem["cleared_by"]));
+        for problems in alike(&bucket["problems"], &["where", "cleared_by"]) {
+            let first = problems[0];
+            let (place, what) = (text(&first["where"]), text(&first["what"]));
+            let (more, them) = match problems.len() - 1 {
+                0 => (String::new(), "it"),
+                more => (format!(", and {more} more problems"), "them"),
+            };
+            say!("  {place}: {what}{more}. To clear {them}, {}.", text(&first["cleared_by"]));
         }
     }
     if let Some(more) = report["left_off"].as_u64().filter(|more| *more > 0) {
-        println!("{more} more problems are not named");
+        say!("{more} more problems are not named");
     }
     if let Some(cut) = report["unfinished_bytes_cut"].as_u64().filter(|cut| *cut > 0) {
-        println!("{cut} bytes of unfinished writes were cut off the log when it was opened");
+        say!("{cut} bytes of unfinished writes were cut off the log when it was opened");
     }
     if report["unfinished_repair"] == true {
-        println!("a repair did not end: run `fula fsck --repair` again");
+        say!("a repair did not end: run `fula fsck --repair` again");
     }
     if report["log_checked"] == false {
-        println!("the log of a gateway was not checked: name its data directory with --data-dir");
+        say!("the log of a gateway was not checked: name its data directory with --data-dir");
     }
-    println!("{} problems", report["problems"]);
+    say!("{} problems", report["problems"]);
+}
+
+/// Splits a list into runs of values that are alike in some fields, so that each run is one line.
+fn alike<'a>(list: &'a Value, fields: &[&str]) -> Vec<Vec<&'a Value>> {
+    let mut runs: Vec<Vec<&Value>> = Vec::new();
+    for value in list.as_array().into_iter().flatten() {
+        match runs.last_mut() {
+            Some(run) if fields.iter().all(|field| run[0][field] == value[field]) => {
+                run.push(value);
+            }
+            _ => runs.push(vec![value]),
+        }
+    }
+    runs
 }
 
 /// Prints on standard error which buckets can go back to an older root, or have done so.
 fn show_offers(offers: &Value) {
     for offer in offers.as_array().into_iter().flatten() {
         let (bucket, owner) = (text(&offer["bucket"]), text(&offer["owner"]));
-        eprintln!("fula: the newest root of bucket {bucket} of owner {owner} cannot be read");
+        note!("fula: the newest root of bucket {bucket} of owner {owner} cannot be read");
         if offer["from_memory"] == true {
-            eprintln!("  this gateway has it in memory, and can store it again");
+            note!("  this gateway has it in memory, and can store it again");
         }
         show_loss(offer);
         match (offer["restored_version"].as_u64(), offer["why_not"].as_str()) {
-            (Some(now), _) => eprintln!("  the bucket can be read again, at version {now}"),
-            (None, Some(why)) => eprintln!("  nothing was changed: {why}"),
-            (None, None) => eprintln!("  nothing was changed; run again with --apply"),
+            (Some(now), _) => note!("  the bucket can be read again, at version {now}"),
+            (None, Some(why)) => note!("  nothing was changed: {why}"),
+            (None, None) => note!("  nothing was changed; run again with --apply"),
         }
     }
 }
@@ -108,14 +134,14 @@ fn show_offers(offers: &Value) {
 fn show_loss(offer: &Value) {
     let Some(version) = offer["version"].as_u64() else { return };
     let (lost, time) = (&offer["lost_version"], when(&offer["time_ms"]));
-    eprintln!("  the newest that can be read is {}", text(&offer["root"]));
-    eprintln!("  of {time}, at version {version}, with {} objects", offer["objects"]);
-    eprintln!("  lost: the commits after version {version} up to {lost}");
+    note!("  the newest that can be read is {}", text(&offer["root"]));
+    note!("  of {time}, at version {version}, with {} objects", offer["objects"]);
+    note!("  lost: the commits after version {version} up to {lost}");
     if let Some(objects) = offer["lost_objects"].as_u64() {
-        eprintln!("  lost: a state with {objects} objects");
+        note!("  lost: a state with {objects} objects");
     }
     for problem in offer["problems"].as_array().into_iter().flatten() {
-        eprintln!("  lost: {}: {}", text(&problem["where"]), text(&problem["what"]));
+        note!("  lost: {}: {}", text(&problem["where"]), text(&problem["what"]));
     }
 }
 
@@ -136,7 +162,8 @@ async fn repair(args: &AdminArgs, roots: Option<RootsLeft>) -> Result<(), String
     let key_file = args.secrets_key_file.clone();
     let backends = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
     let backends = backends.map_err(|error| error.to_string())?;
-    if !files::is_data_dir(&backends.data_dir) {
+    let found = files::look_at(&backends.data_dir).map_err(|error| error.to_string())?;
+    if found != DataDir::Used {
         if backends.shared.is_some() {
             return Ok(());
         }
@@ -180,7 +207,7 @@ fn repair_log(backends: &Backends, roots: Option<RootsLeft>) -> Result<(), Strin
     let given_up = store.give_up_missing();
     given_up.map_err(|error| format!("cannot give up {missing}: {}", chain(&error)))?;
     if !missing.is_empty() {
-        eprintln!("fula: gave up what was in {missing}");
+        note!("fula: gave up what was in {missing}");
     }
     if roots == Some(RootsLeft::Keep) {
         set_aside_and_end(&store)?;
@@ -195,7 +222,7 @@ fn set_aside_and_end(store: &LocalStore) -> Result<(), String> {
         aside.map_err(|error| format!("cannot set damaged segments aside: {}", chain(&error)))?;
     let ended = store.end_repair();
     ended.map_err(|error| format!("cannot note that the repair has ended: {}", chain(&error)))?;
-    eprintln!("fula: set {aside} damaged segments aside, left root pointers as they are");
+    note!("fula: set {aside} damaged segments aside, left root pointers as they are");
     Ok(())
 }
 
@@ -224,7 +251,7 @@ async fn repair_all(backends: &Backends, roots: Option<RootsLeft>) -> Result<(),
     let rebuilt = rebuild_roots(&node, pointers_lost).await?;
     let ended = tokio::task::block_in_place(|| node.store.end_repair());
     ended.map_err(|error| format!("cannot note that the repair has ended: {}", chain(&error)))?;
-    eprintln!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");
+    note!("fula: set {aside} damaged segments aside, rebuilt {rebuilt} root pointers");
     Ok(())
 }
 
@@ -263,4 +290,24 @@ async fn rebuild_roots(node: &Node, pointers_lost: bool) -> Result<u64, String> 
         unsettled.map_err(|error| chain(&error))?;
     }
     Ok(rebuilt)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_alike_is_one_line() {
+        let list = json!([
+            {"where": "a", "what": 1, "cleared_by": "x"},
+            {"where": "a", "what": 2, "cleared_by": "x"},
+            {"where": "b", "what": 3, "cleared_by": "x"},
+            {"where": "b", "what": 4, "cleared_by": "y"},
+        ]);
+        let runs = alike(&list, &["where", "cleared_by"]);
+        assert_eq!(runs.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
+        assert!(alike(&json!(null), &["where"]).is_empty());
+    }
 }

@@ -10,24 +10,35 @@ use std::{
 };
 
 use fula_gateway::{
-    admin as wire_admin, metrics,
+    WireConfig, admin as wire_admin,
+    ingest::{self, IngestRoutes, MasterIngest, NodeAddress, Trust},
+    metrics,
     server::{self, ConnectionLimits, Listening},
     tls::TlsAcceptor,
 };
-use fula_service::{MasterInfo, Recovery, ServiceError, auth::Revoked, error::chain};
+use fula_service::{
+    Mapping, MasterInfo, Recovery, Service, ServiceError,
+    auth::{Revoked, user_of},
+    error::chain,
+};
 use fula_stores::local::system_clock;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
 
-use super::fail;
+use super::{Failure, fail};
 use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
-    config::{ConfigError, GatewayConfig, admin_limits, raise_descriptors},
+    config::{
+        ConfigError, GatewayConfig, IngestConfig, PeerAddress, admin_limits, raise_descriptors,
+    },
     files::{self, FileError},
-    gauges, gc, jwks,
+    gauges, gc,
+    ingest::{NodeLinks, OwnMaster, settle_for_ever},
+    jwks,
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
+    output::say,
     readiness, scrub,
     state::Running,
 };
@@ -37,7 +48,7 @@ const FIRST_USER: &str = "admin";
 
 /// The reason why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+pub(super) enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -62,6 +73,7 @@ enum StartError {
 pub(crate) async fn run(settings: Box<GatewaySettings>) -> ExitCode {
     match serve(*settings).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Config(error)) => Failure::from(error).report(),
         Err(error) => fail(&error),
     }
 }
@@ -82,13 +94,16 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     gauges::begin();
     let node = Arc::new(open_node(&config).await?);
     let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
+    let (service, ingest) = with_ingest(&config, &node, service).await?;
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
+    let gateway = gateway.with_ingest(ingest);
 
     let (listener, admin_listener) = (listener.listen()?, admin_listener.listen()?);
     let socket = admin::listen(&config.backends.data_dir)?;
     let stop = stop_signal()?;
     let open = note_running(&node, &listener, connections).await;
-    greet(&config, &node, &listener, &admin_listener);
+    let fault = credentials_fault(&config, &node).await;
+    greet(&config, &node, &listener, &admin_listener, fault.as_deref());
 
     let limits = config.wire.limits.clone();
     let admin_node = Arc::clone(&node);
@@ -140,10 +155,57 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Connects the service with the storage nodes, and opens the one of this gateway if it is on. Holds of an
+/// earlier start are kept in any case.
+async fn with_ingest(
+    config: &GatewayConfig,
+    node: &Arc<Node>,
+    service: Service,
+) -> Result<(Service, MasterIngest), StartError> {
+    let IngestConfig { nodes, accepts, copies, own, limits, uploads } = config.ingest.clone();
+    let key = node.master_key();
+    let is_needed = own || (node.owns_blocks() && node.has_holds().await?);
+    let storage = if is_needed { Some(node.open_storage(limits).await?) } else { None };
+    if let Some(storage) = &storage {
+        let master = Arc::new(OwnMaster(service.clone()));
+        tokio::spawn(settle_for_ever(storage.clone(), master));
+    }
+    let links = NodeLinks::new(&nodes, &key, storage.clone().filter(|_| own));
+    let links = Arc::new(links.map_err(|error| StartError::Process("HTTP", error.into()))?);
+    tokio::spawn(Arc::clone(&links).watch());
+    let service = service.with_mapping(Mapping { nodes: links, accepts, copies });
+    let routes = storage.filter(|_| own).map(|storage| {
+        let (trust, wire) = (Trust::own(key.public()), config.wire.clone());
+        let WireConfig { tls_terminated, rates, limits, .. } = wire;
+        let how = ingest::IngestConfig { uploads, tls_terminated, rates, limits };
+        IngestRoutes::new(storage, node.authenticator.clone(), trust, how)
+    });
+    let address = |node: &PeerAddress| NodeAddress {
+        name: node.name.clone(),
+        url: node.url.as_str().trim_end_matches('/').to_owned(),
+        key: node.key,
+    };
+    let addresses = nodes.iter().map(address).collect();
+    let authenticator = node.authenticator.clone();
+    let ingest = MasterIngest::new(service.clone(), authenticator, key, addresses, routes);
+    Ok((service, ingest))
+}
+
 /// Reads the certificate of the S3 listener, if it has one.
 fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
-    let Some((cert, key)) = &config.tls else { return Ok(None) };
+    tls_of(config.tls.as_ref())
+}
+
+/// Reads a certificate and its key, if there are any.
+pub(super) fn tls_of(
+    files: Option<&(std::path::PathBuf, std::path::PathBuf)>,
+) -> Result<Option<TlsAcceptor>, StartError> {
+    let Some((cert, key)) = files else { return Ok(None) };
     files::check_readable(cert).map_err(FileError::of_setting("--tls-cert (FULA_TLS_CERT)"))?;
+    // A certificate in place of the key is open to all. What is wrong then is not its mode.
+    if fula_gateway::tls::is_certificate(key) {
+        fula_gateway::tls::acceptor(cert, key)?;
+    }
     let of_key = FileError::of_setting("--tls-key (FULA_TLS_KEY)");
     files::check_private(key).and_then(|()| files::check_readable(key)).map_err(of_key)?;
     Ok(Some(fula_gateway::tls::acceptor(cert, key)?))
@@ -151,7 +213,7 @@ fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
 
 /// Records the state of this gateway in the node, and announces it to the other masters. Returns the counter
 /// of its open connections.
-async fn note_running(
+pub(super) async fn note_running(
     node: &Node,
     listener: &TcpListener,
     connections: ConnectionLimits,
@@ -201,7 +263,7 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
 }
 
 /// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.
-fn warn_of_unknown_settings() {
+pub(super) fn warn_of_unknown_settings() {
     let known = cli::setting_variables();
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -213,7 +275,7 @@ fn warn_of_unknown_settings() {
     }
 }
 
-fn start_log(format: LogFormat) {
+pub(super) fn start_log(format: LogFormat) {
     // s3s logs every refused request as an error. The gateway logs them once, so the log of s3s is off.
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info"))
@@ -248,7 +310,7 @@ async fn set_first_key(config: &GatewayConfig, node: &Node) -> Result<(), StartE
         if node.authenticator.revocations().all().iter().any(|found| found.revoked == revoked) {
             return Err(StartError::RevokedKey(id.clone()));
         }
-        let imported = node.authenticator.keys().import(FIRST_USER, id, secret, now).await;
+        let imported = node.authenticator.keys().import_own(FIRST_USER, id, secret, now).await;
         imported.map_err(StartError::FirstKey)?;
         return Ok(files::write_credentials(&config.backends.data_dir, id, secret)?);
     }
@@ -283,7 +345,35 @@ async fn introduce(node: &Node, listen: Option<SocketAddr>) {
     }
 }
 
-fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &TcpListener) {
+/// Returns why nobody should use the key in the credentials file, if that is so.
+async fn credentials_fault(config: &GatewayConfig, node: &Node) -> Option<String> {
+    let Some(id) = files::credentials_id(&config.backends.data_dir) else {
+        return Some("the file has no access key".to_owned());
+    };
+    let (keys, revocations) = (node.authenticator.keys(), node.authenticator.revocations());
+    // Where the arbiter does not answer, nothing is known about the key.
+    let Some(found) = keys.find(&id).await.ok()? else {
+        let was_revoked = keys.was_revoked(&id, None).await.unwrap_or(false);
+        return Some(
+            if was_revoked { "its key was revoked" } else { "its key is unknown here" }.to_owned(),
+        );
+    };
+    let user = &found.identity.user;
+    if revocations.refuses_key(user, found.created, Some(&id)) {
+        return Some("its key was revoked".to_owned());
+    }
+    (*user != user_of(FIRST_USER))
+        .then(|| format!("its key belongs to {user}, not to {FIRST_USER}"))
+}
+
+/// Prints where everything is. `fault` is the reason why nobody should use the key in the credentials file.
+fn greet(
+    config: &GatewayConfig,
+    node: &Node,
+    listener: &TcpListener,
+    admin: &TcpListener,
+    fault: Option<&str>,
+) {
     let address = |listener: &TcpListener| {
         listener.local_addr().map_or_else(|_| "?".to_owned(), |address| usable(address).to_string())
     };
@@ -292,18 +382,32 @@ fn greet(config: &GatewayConfig, node: &Node, listener: &TcpListener, admin: &Tc
     let credentials = files::credentials_path(data_dir);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let name = node.recovery.as_ref().map(Recovery::name);
-    println!(
+    let (note, credentials_line) = match fault {
+        None => {
+            let line = format!("  export AWS_SHARED_CREDENTIALS_FILE={}", credentials.display());
+            (String::new(), line)
+        }
+        Some(fault) => {
+            let make = format!(
+                "  (echo '[default]'; fula keys create --user {FIRST_USER} --data-dir {}) > new-credentials\n\
+                 \x20 export AWS_SHARED_CREDENTIALS_FILE=$PWD/new-credentials",
+                data_dir.display()
+            );
+            (format!("  (do not use it: {fault})"), make)
+        }
+    };
+    say!(
         "Fula {version} serves S3 on {scheme}://{s3}\n\n\
          \x20 data         {data}\n\
          {master}\
          \x20 arbiter      {arbiter}\n\
          \x20 blocks       {blocks}\n\
-         \x20 credentials  {credentials}\n\
+         \x20 credentials  {credentials}{note}\n\
          \x20 health       http://{admin}/healthz  /readyz  /metrics\n\
          {everywhere}\n\
          Paste this to use it:\n\n\
          \x20 export AWS_ENDPOINT_URL={scheme}://{s3} AWS_REGION={region} AWS_DEFAULT_REGION={region}\n\
-         \x20 export AWS_SHARED_CREDENTIALS_FILE={credentials}\n\
+         {credentials_line}\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 mb s3://my-bucket\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 cp README.md s3://my-bucket/\n",
         version = env!("CARGO_PKG_VERSION"),
@@ -333,7 +437,7 @@ fn everywhere(listener: &TcpListener, scheme: &str) -> String {
 }
 
 /// Returns a value that becomes true at SIGTERM or SIGINT. A second signal ends the process at once.
-fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
+pub(super) fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
     let failed = |error: std::io::Error| StartError::Process("signals", error.into());
     let mut term = unix::signal(unix::SignalKind::terminate()).map_err(failed)?;
     let mut int = unix::signal(unix::SignalKind::interrupt()).map_err(failed)?;
@@ -355,6 +459,6 @@ fn stop_signal() -> Result<watch::Receiver<bool>, StartError> {
     Ok(receive)
 }
 
-async fn wait_for(mut stop: watch::Receiver<bool>) {
+pub(super) async fn wait_for(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }

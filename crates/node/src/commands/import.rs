@@ -8,11 +8,13 @@ use fula_service::{Limits, error::chain, system_random};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::Failure;
 use crate::{
     cli::{CasMode, DataDirArgs, ImportArgs, SharedArgs},
     config::Backends,
-    files::ScratchDir,
-    node::{Node, Purpose},
+    files::{self, DataDir, ScratchDir},
+    node::{Node, NodeError, Purpose},
+    output::note,
 };
 
 /// Most rows and blocks that are read at a time.
@@ -20,33 +22,45 @@ const PAGE: usize = 256;
 
 /// Runs `fula roots import`. It can be run again: buckets and keys that are already in the arbiter stay as
 /// they are.
-pub(crate) async fn run(args: &ImportArgs) -> Result<Value, String> {
+pub(crate) async fn run(args: &ImportArgs) -> Result<Value, Failure> {
     let text = |error: &(dyn std::error::Error + 'static)| chain(error);
     let key_file = args.secrets_key_file.clone();
     let shared = Backends::check(&args.data, args.shared.clone(), key_file, CasMode::Auto);
-    let mut shared = shared.map_err(|error| text(&error))?;
+    let mut shared = shared?;
     if shared.shared.is_none() {
-        return Err("set FULA_DATABASE_URL: the arbiter to import into".to_owned());
+        return Err("set FULA_DATABASE_URL: the arbiter to import into".to_owned().into());
     }
     let data = DataDirArgs { data_dir: Some(shared.data_dir.clone()) };
     let source = SharedArgs { database_url: None, blocks: args.source_blocks.clone() };
     let key_file = args.source_secrets_key_file.clone();
     let own = Backends::check(&data, source, key_file, CasMode::Auto);
-    let own = own.map_err(|error| text(&error))?;
-    if !own.data_dir.join("lock").exists() {
-        return Err(format!("{} is not a data directory", own.data_dir.display()));
+    let own = own?;
+    let dir = own.data_dir.display();
+    if files::look_at(&own.data_dir).map_err(|error| text(&error))? != DataDir::Used {
+        let text = format!(
+            "no gateway was ever started on the data directory {dir}: nothing can be imported from it"
+        );
+        return Err(text.into());
     }
     if own.secrets_key_file.is_none() && !own.data_dir.join("secrets.key").exists() {
         return Err("the data directory has no secrets.key: name the key file that its gateway \
                     used with --source-secrets-key-file"
-            .to_owned());
+            .to_owned()
+            .into());
     }
     // The arbiter is opened with a temporary data directory.
     let scratch = ScratchDir::make(&system_random()).map_err(|error| text(&error))?;
     scratch.path().clone_into(&mut shared.data_dir);
     let open = async |backends, purpose| {
         let opened = Node::open(backends, Limits::default(), purpose, false).await;
-        opened.map_err(|error| text(&error))
+        opened.map_err(|error| match error {
+            NodeError::OfSharedArbiter(dir) => format!(
+                "the data directory {} is that of a master which shares an arbiter already: its buckets are in \
+                 that arbiter; name the directory of a single master with --data-dir",
+                dir.display()
+            ),
+            error => text(&error),
+        })
     };
     let from = open(&own, Purpose::Read).await?;
     let to = open(&shared, Purpose::MoveIn).await?;
@@ -97,8 +111,9 @@ async fn import(from: &Node, to: &Node) -> Result<Report, String> {
             import_row(to, RootRow { pointer, ..row }, &mut report).await?;
         }
     }
-    report.key = import_keys(from, to).await?;
+    // A key that was revoked by itself must not be accepted in between.
     import_revocations(from, to).await?;
+    report.key = import_keys(from, to).await?;
     Ok(report)
 }
 
@@ -130,7 +145,8 @@ fn is_same(one: &RootPointer, other: &RootPointer) -> bool {
 }
 
 async fn import_keys(from: &Node, to: &Node) -> Result<Vec<String>, String> {
-    let keys = from.authenticator.keys().list(None).await.map_err(|error| chain(&error))?;
+    let mut keys = from.authenticator.keys().list(None).await.map_err(|error| chain(&error))?;
+    keys.retain(|key| !key.is_revoked);
     for key in &keys {
         let found = from.authenticator.keys().find(&key.id).await.map_err(|error| chain(&error))?;
         let Some(found) = found else { continue };
@@ -174,7 +190,7 @@ async fn copy_blocks(from: &Node, to: &Node) -> Result<(), String> {
             };
             put.await.map_err(|error| chain(&error))?;
             copied += page.len();
-            eprintln!("copied {copied} blocks");
+            note!("copied {copied} blocks");
         }
     }
     Ok(())

@@ -3,17 +3,19 @@
 use std::{io::Read, process::ExitCode};
 
 use fula_core::error::io_text;
-use fula_identity::{Address, TOKEN_BYTES_MAX, TokenDigest, token_digest};
+use fula_identity::{TOKEN_BYTES_MAX, TokenDigest, token_digest};
 use fula_service::auth::Revoked;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
+    Failure,
     admin::{finish, perform},
     text::{text, when},
 };
 use crate::{
     admin::{self, Request, Sureness},
-    cli::{RevokeArgs, RevokeCommand},
+    cli::{IssuedBefore, RevokeArgs, RevokeCommand},
+    output::say,
 };
 
 /// Runs `fula revoke`.
@@ -21,10 +23,8 @@ pub(crate) async fn run(args: RevokeArgs) -> ExitCode {
     let mut before_now = false;
     let (revoked, sureness, common) = match args.command {
         RevokeCommand::Wallet { address, issued_before, yes, common } => {
-            let wallet = Address::parse(&address).map(|wallet| wallet.to_string());
-            let wallet = wallet.ok_or_else(|| "a wallet is 0x and 40 hex digits".to_owned());
-            before_now = is_now(issued_before.as_deref());
-            let revoked = wallet.and_then(|wallet| of_user(wallet, issued_before.as_deref()));
+            before_now = issued_before == Some(IssuedBefore::Now);
+            let revoked = Ok(of_user(address.to_string(), issued_before));
             // A mistyped wallet is unlikely, because its address has a checksum or is copied.
             (revoked, if yes { Sureness::Certain } else { Sureness::Known }, common)
         }
@@ -35,8 +35,8 @@ pub(crate) async fn run(args: RevokeArgs) -> ExitCode {
                 None if jwt => user,
                 None => admin::user_id(&user),
             };
-            before_now = is_now(issued_before.as_deref());
-            (of_user(user, issued_before.as_deref()), sure_if(yes), common)
+            before_now = issued_before == Some(IssuedBefore::Now);
+            (Ok(of_user(user, issued_before)), sure_if(yes), common)
         }
         RevokeCommand::Token { token, common } => (read_token(&token), Sureness::Certain, common),
         RevokeCommand::Key { id, yes, common } => (Ok(Revoked::Key(id)), sure_if(yes), common),
@@ -47,11 +47,12 @@ pub(crate) async fn run(args: RevokeArgs) -> ExitCode {
     };
     let revoked = match revoked {
         Ok(revoked) => perform(&common, Request::Revoke { revoked, sureness, before_now }).await,
-        Err(text) => Err(text),
+        Err(text) => Err(Failure::from(text)),
     };
     finish(common.json, revoked, |done| {
         let (kind, what) = described(&done["revoked"]);
-        println!("revoked {kind} {what}");
+        let already = if done["already"] == true { "already " } else { "" };
+        say!("{already}revoked {kind} {what}");
     })
 }
 
@@ -60,10 +61,10 @@ fn sure_if(yes: bool) -> Sureness {
 }
 
 fn show_list(listed: &Value) {
-    println!("{:<22} {:<6} WHAT", "REVOKED AT", "KIND");
+    say!("{:<22} {:<6} WHAT", "REVOKED AT", "KIND");
     for found in listed.as_array().into_iter().flatten() {
         let (kind, what) = described(&found["revoked"]);
-        println!("{:<22} {kind:<6} {what}", when(&found["at"]));
+        say!("{:<22} {kind:<6} {what}", when(&found["at_ms"]));
     }
 }
 
@@ -72,8 +73,8 @@ fn described(revoked: &Value) -> (&str, String) {
     let name = |value: &Value| text(value).replace('\0', " ");
     match revoked.as_object().and_then(|fields| fields.iter().next()) {
         Some((kind, value)) if kind == "issued-before" => {
-            let millis = value[1].as_u64().unwrap_or(0).saturating_mul(1000);
-            let (user, time) = (name(&value[0]), when(&json!(millis)));
+            let millis = value["before_s"].as_u64().unwrap_or(0).saturating_mul(1000);
+            let (user, time) = (name(&value["user"]), when(&millis.into()));
             ("user", format!("{user}: everything issued before {time}"))
         }
         Some((kind, value)) => (kind, name(value)),
@@ -81,20 +82,13 @@ fn described(revoked: &Value) -> (&str, String) {
     }
 }
 
-/// Returns whether everything issued before now is revoked. The gateway that answers supplies the time.
-fn is_now(issued_before: Option<&str>) -> bool {
-    issued_before == Some("now")
-}
-
-fn of_user(user: String, issued_before: Option<&str>) -> Result<Revoked, String> {
-    let before = match issued_before {
-        None => return Ok(Revoked::User(user)),
-        Some("now") => 0,
-        Some(text) => {
-            text.parse().map_err(|_| "--issued-before is seconds since 1970, or now".to_owned())?
-        }
-    };
-    Ok(Revoked::IssuedBefore(user, before))
+fn of_user(user: String, issued_before: Option<IssuedBefore>) -> Revoked {
+    match issued_before {
+        None => Revoked::User(user),
+        // The gateway that answers supplies the time.
+        Some(IssuedBefore::Now) => Revoked::IssuedBefore(user, 0),
+        Some(IssuedBefore::Seconds(before)) => Revoked::IssuedBefore(user, before),
+    }
 }
 
 fn read_token(text: &str) -> Result<Revoked, String> {

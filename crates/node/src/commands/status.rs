@@ -9,7 +9,7 @@ use super::{
     admin::perform,
     text::{ago, bytes, text, when},
 };
-use crate::{admin::Request, cli::StatusArgs, listeners::usable};
+use crate::{admin::Request, cli::StatusArgs, listeners::usable, output::say};
 
 const NEEDS_ATTENTION: u8 = 1;
 const COULD_NOT_LOOK: u8 = 2;
@@ -19,22 +19,22 @@ pub(crate) async fn run(args: StatusArgs) -> ExitCode {
     match perform(&args.common, Request::Status).await {
         Ok(page) => {
             if args.common.json {
-                println!("{page:#}");
+                say!("{page:#}");
             } else {
                 show(&page);
             }
             let is_well = page["problems"].as_array().is_some_and(Vec::is_empty);
             if is_well { ExitCode::SUCCESS } else { ExitCode::from(NEEDS_ATTENTION) }
         }
-        Err(text) => {
-            eprintln!("fula: {text}");
+        Err(failure) => {
+            failure.report();
             ExitCode::from(COULD_NOT_LOOK)
         }
     }
 }
 
 fn line(name: &str, value: &str) {
-    println!("{name:<13}{value}");
+    say!("{name:<13}{value}");
 }
 
 /// Returns the address at which a client on this machine reaches a gateway.
@@ -74,8 +74,9 @@ fn show(page: &Value) {
             (text(&master["name"]), text(&master["host"]), ago(&master["age_ms"]));
         line("master", &format!("{name}  {host}  {}  {seen}{this}", text(&master["address"])));
     }
-    if let Some([live, deleted]) = page["buckets"].as_array().map(Vec::as_slice) {
-        line("buckets", &format!("{live}, and {deleted} deleted"));
+    let buckets = &page["buckets"];
+    if !buckets.is_null() {
+        line("buckets", &format!("{}, and {} deleted", buckets["live"], buckets["deleted"]));
     }
     show_space(page);
     if !gateway.is_null() {
@@ -113,8 +114,8 @@ fn show_scrub(scrub: &Value) {
 fn show_space(page: &Value) {
     let (disk, log) = (&page["disk"], &page["log"]);
     if !disk.is_null() {
-        let (free, size) = (bytes(&disk["free"]), bytes(&disk["size"]));
-        let reserved = bytes(&disk["reserved"]);
+        let (free, size) = (bytes(&disk["free_bytes"]), bytes(&disk["size_bytes"]));
+        let reserved = bytes(&disk["reserved_bytes"]);
         line("disk", &format!("{free} of {size} free; writes are refused below {reserved}"));
     }
     if !log.is_null() {
@@ -123,14 +124,13 @@ fn show_space(page: &Value) {
         line("log", &format!("{all}: {live} live, {retained} retained, {dead} dead"));
     }
     let collections = &page["collections"];
-    match collections["ended"].as_array().map(Vec::as_slice) {
-        Some([_, found]) => {
-            let (deleted, freed) = (&found["deleted"], bytes(&found["deleted_bytes"]));
-            let at = when(&collections["ended"][0]);
-            line("collection", &format!("{at}: {deleted} blocks of {freed} deleted"));
-        }
-        None if collections.is_null() => {}
-        _ => line("collection", "none since the start"),
+    let last = &collections["last"];
+    if !last.is_null() {
+        let (deleted, freed) = (&last["deleted_blocks"], bytes(&last["deleted_bytes"]));
+        let at = when(&collections["ended_ms"]);
+        line("collection", &format!("{at}: {deleted} blocks of {freed} deleted"));
+    } else if !collections.is_null() {
+        line("collection", "none since the start");
     }
     show_scrub(&page["scrub"]);
 }

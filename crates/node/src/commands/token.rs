@@ -1,17 +1,17 @@
 //! `fula token`: makes wallet tokens. It needs no gateway.
 
 use std::{
-    io::{IsTerminal, Read, Write},
+    io::{IsTerminal, Read},
     path::Path,
     process::ExitCode,
 };
 
 use fula_core::error::io_text;
 use fula_identity::{
-    Address, Scope, Seconds,
+    Address, Seconds,
     eip712::{Claims, V2},
-    wallet::{SIGNATURE_BYTES, WalletKey, recover},
-    wallet_token::{self, LIFE_MAX},
+    wallet::{WalletKey, recover},
+    wallet_token,
 };
 use fula_service::system_random;
 use fula_stores::local::system_clock;
@@ -19,24 +19,22 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use zeroize::Zeroizing;
 
+use super::Failure;
 use crate::{
     cli::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
     files::{self, FileError},
     keystore,
+    output::{self, say},
 };
 
 /// Runs `fula token`.
 pub(crate) fn run(args: TokenArgs) -> ExitCode {
-    let written = carry_out(args.command).and_then(|printed| {
-        let written = printed.write();
-        written.map_err(|error| format!("cannot write to standard output: {error}"))
-    });
-    match written {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(text) => {
-            eprintln!("fula: {text}");
-            ExitCode::FAILURE
+    match carry_out(args.command) {
+        Ok(printed) => {
+            printed.write();
+            ExitCode::SUCCESS
         }
+        Err(text) => Failure::from(text).report(),
     }
 }
 
@@ -50,13 +48,13 @@ enum Printed {
 }
 
 impl Printed {
-    fn write(&self) -> std::io::Result<()> {
-        let mut out = std::io::stdout();
+    fn write(&self) {
         match self {
-            Self::Token(token) if !out.is_terminal() => out.write_all(token.as_bytes())?,
-            Self::Token(text) | Self::Lines(text) => writeln!(out, "{text}")?,
+            Self::Token(token) if !std::io::stdout().is_terminal() => {
+                output::write(|out| out.write_all(token.as_bytes()));
+            }
+            Self::Token(text) | Self::Lines(text) => say!("{text}"),
         }
-        out.flush()
     }
 }
 
@@ -85,24 +83,19 @@ fn carry_out(command: TokenCommand) -> Result<Printed, String> {
             let password = password(password_file.as_deref(), false)?;
             let wallet = keystore::decrypt(&text, &password)
                 .map_err(|error| format!("{}: {error}", key_file.display()))?;
-            let claims = claimed(wallet.address(), &claims)?;
+            let claims = claimed(wallet.address(), &claims);
             Ok(print(&wallet_token::mint(&wallet, &claims), claims.exp, output))
         }
         TokenCommand::TypedData { wallet, claims } => {
-            let wallet = Address::parse(&wallet).ok_or("a wallet is 0x and 40 hex digits")?;
-            Ok(Printed::Lines(format!("{:#}", claimed(wallet, &claims)?.to_typed_data())))
+            Ok(Printed::Lines(format!("{:#}", claimed(wallet, &claims).to_typed_data())))
         }
         TokenCommand::Assemble { typed_data, signature, output } => {
             let claims = read_typed_data(&typed_data)?;
-            let mut bytes = [0; SIGNATURE_BYTES];
-            let digits = signature.strip_prefix("0x").unwrap_or(&signature);
-            hex::decode_to_slice(digits, &mut bytes)
-                .map_err(|_| "a signature is 0x and 130 hex digits")?;
-            if recover(&claims.digest(), &bytes) != Some(claims.wallet) {
+            if recover(&claims.digest(), &signature) != Some(claims.wallet) {
                 let text = "the signature is not that of the wallet over this typed data";
                 return Err(text.to_owned());
             }
-            Ok(print(&wallet_token::assemble(&claims, &bytes), claims.exp, output))
+            Ok(print(&wallet_token::assemble(&claims, &signature), claims.exp, output))
         }
     }
 }
@@ -128,14 +121,8 @@ fn password(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<Vec<u8>>, Str
 }
 
 /// Returns claims that are valid from now on.
-fn claimed(wallet: Address, args: &ClaimArgs) -> Result<Claims, String> {
+fn claimed(wallet: Address, args: &ClaimArgs) -> Claims {
     let life = args.lifetime.0.as_secs();
-    if !(1..=LIFE_MAX).contains(&life) {
-        return Err("--lifetime is from 1s to 24h".to_owned());
-    }
-    for scope in &args.scope {
-        scope.parse::<Scope>().map_err(|error| format!("{scope}: {error}"))?;
-    }
     let iat: Seconds = system_clock()() / 1000;
     let mut nonce = [0; 32];
     system_random()(&mut nonce);
@@ -145,7 +132,7 @@ fn claimed(wallet: Address, args: &ClaimArgs) -> Result<Claims, String> {
         nonce,
         session: Address::ZERO,
     };
-    Ok(Claims { wallet, iat, exp: iat + life, v2: (!args.v1).then_some(v2) })
+    Claims { wallet, iat, exp: iat + life, v2: (!args.v1).then_some(v2) }
 }
 
 /// Reads the typed data that `fula token typed-data` printed.

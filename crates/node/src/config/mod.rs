@@ -3,6 +3,7 @@
 
 mod auth;
 mod connections;
+mod ingest;
 
 use std::{
     net::SocketAddr,
@@ -22,6 +23,7 @@ use crate::{
 pub(crate) use self::{
     auth::{Jwks, JwksSource},
     connections::{ConnectionConfig, admin_limits, raise_descriptors},
+    ingest::{IngestConfig, PeerAddress, StorageNodeConfig},
 };
 
 /// A setting that cannot be used.
@@ -77,11 +79,23 @@ pub(crate) enum ConfigError {
     /// password.
     #[error("FULA_JWKS is not a file or a URL that can be used: {0}")]
     Jwks(&'static str),
+    /// Both listeners have one address. Give the admin listener another port.
+    #[error(
+        "--listen (FULA_LISTEN) and --admin-listen (FULA_ADMIN_LISTEN) are both {0}: give them different ports"
+    )]
+    SameAddress(SocketAddr),
     /// No data directory is set, and none can be derived from the environment. Set one.
     #[error(
         "no data directory: set --data-dir (neither $STATE_DIRECTORY, $XDG_DATA_HOME nor $HOME is set)"
     )]
     NoDataDir,
+}
+
+impl ConfigError {
+    /// Returns whether the settings are wrong in themselves. Otherwise a file that they name cannot be used.
+    pub(crate) fn is_wrong_usage(&self) -> bool {
+        !matches!(self, Self::File(_) | Self::Secret(..) | Self::Jwks(_))
+    }
 }
 
 /// The places of all stores, in a combination that is safe.
@@ -177,6 +191,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) keys_max: usize,
     /// The key set of JWTs.
     pub(crate) jwks: Option<Jwks>,
+    /// Storage nodes, and what this master does with them.
+    pub(crate) ingest: IngestConfig,
 }
 
 impl GatewayConfig {
@@ -212,16 +228,21 @@ impl GatewayConfig {
     /// [`ConfigError`].
     pub(crate) fn check(settings: GatewaySettings) -> Result<Self, ConfigError> {
         let wire = wire(&settings)?;
+        if settings.listen == settings.admin_listen && settings.listen.port() != 0 {
+            return Err(ConfigError::SameAddress(settings.listen));
+        }
         let limits = limits(&settings);
+        let backends = Backends::check(
+            &settings.data,
+            settings.shared,
+            settings.secrets_key_file,
+            settings.bucket_root_cas,
+        )?;
         Ok(Self {
             listen: settings.listen,
             admin_listen: settings.admin_listen,
-            backends: Backends::check(
-                &settings.data,
-                settings.shared,
-                settings.secrets_key_file,
-                settings.bucket_root_cas,
-            )?,
+            ingest: IngestConfig::check(&settings.ingest, &backends)?,
+            backends,
             wire,
             tls: both(settings.tls_cert, settings.tls_key, ConfigError::HalfOfTls)?,
             names: match settings.bucket_names {
@@ -392,6 +413,9 @@ mod tests {
         assert_eq!((limits.buckets_per_owner, limits.public_buckets_per_owner), (10_000, 3));
         assert!(wrong(&["--access-key-id", "A"]).contains("both"));
         assert!(wrong(&["--tls-cert", "A"]).contains("both"));
+        let text = wrong(&["--listen", ":9000", "--admin-listen", "0.0.0.0:9000"]);
+        assert!(text.contains("FULA_ADMIN_LISTEN") && text.contains("different ports"), "{text}");
+        check(&["--listen", ":0", "--admin-listen", ":0"]).unwrap();
     }
 
     #[test]

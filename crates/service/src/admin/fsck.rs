@@ -168,6 +168,14 @@ impl<T> Found<T> {
         self.count += more.count;
     }
 
+    /// Leaves out findings. Those that are not named are taken for the same kind as the named ones.
+    fn without(mut self, is_left_out: impl Fn(&T) -> bool) -> Self {
+        let unnamed = self.count - self.named.len() as u64;
+        self.named.retain(|found| !is_left_out(found));
+        self.count = if self.named.is_empty() { 0 } else { self.named.len() as u64 + unnamed };
+        self
+    }
+
     fn map<U>(self, with: impl FnMut(T) -> U) -> Found<U> {
         Found { named: self.named.into_iter().map(with).collect(), count: self.count }
     }

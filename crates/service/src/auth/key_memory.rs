@@ -201,6 +201,9 @@ impl KeyMemory {
         match found.map(|entry| entry.value) {
             None => return self.known(id).await,
             Some(None) => self.forget(id).await?,
+            Some(Some(record)) if Stored::parse(&record).is_ok_and(|key| key.is_revoked()) => {
+                self.forget(id).await?;
+            }
             Some(Some(record)) => self.note(id, &record).await?,
         }
         Ok(None)
@@ -252,7 +255,7 @@ impl KeyMemory {
         self.write(id, current, Some(record.clone())).await
     }
 
-    /// Removes the copy of a deleted key.
+    /// Removes the copy of a deleted or revoked key.
     ///
     /// # Errors
     /// The errors of [`Self::note`].

@@ -22,7 +22,7 @@ pub(super) struct Stored {
     pub(super) user: String,
     /// Time at which it was made, in milliseconds since 1970.
     pub(super) created: TimeMs,
-    /// Nonce and encrypted secret in hex.
+    /// Nonce and encrypted secret in hex; empty once the key was revoked.
     pub(super) sealed: String,
     /// Where it was made, for a person: host, or host/master. Earlier builds wrote none, and pass over it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +37,16 @@ impl Stored {
     pub(super) fn parse(value: &Bytes) -> Result<Self, ServiceError> {
         serde_json::from_slice(value)
             .map_err(|error| ServiceError::bug(format!("malformed key record: {error}")))
+    }
+
+    /// Returns whether the key was revoked.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.sealed.is_empty()
+    }
+
+    /// Returns the record that remains of the key when it is revoked.
+    pub(super) fn revoked(self) -> Self {
+        Self { sealed: String::new(), ..self }
     }
 
     /// Encodes the record.

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -56,6 +56,8 @@ pub struct KeyInfo {
     pub created: TimeMs,
     /// Where it was made, as [`KeyRing::set_made_on`] was told; unknown for keys of earlier builds.
     pub made_on: Option<String>,
+    /// Whether it was revoked. Its secret is gone then.
+    pub is_revoked: bool,
 }
 
 /// An access key with its secret.
@@ -83,6 +85,15 @@ pub struct KeyRing {
     opened: Arc<Cache<String, (Entry, AccessKey)>>,
     /// The copies of a shared arbiter's keys on this master.
     memory: Option<Arc<KeyMemory>>,
+    /// The key in the settings of this master, if there is one.
+    own: Arc<OnceLock<OwnKey>>,
+}
+
+/// A key whose id and secret the operator chose in the settings of this master.
+struct OwnKey {
+    name: String,
+    info: KeyInfo,
+    secret: Secret,
 }
 
 /// Number of keys that stay decrypted. A request needs its key twice.
@@ -110,7 +121,8 @@ impl KeyRing {
         let records = Records::new(metadata, fresh_for);
         let keys_max = Arc::new(AtomicUsize::new(KEYS_PER_USER));
         let made_on = Arc::default();
-        Self { records, sealing, random, keys_max, made_on, opened, memory: None }
+        let own = Arc::default();
+        Self { records, sealing, random, keys_max, made_on, opened, memory: None, own }
     }
 
     /// Returns a key ring that also keeps copies of the keys on this master's own `disk`, because `arbiter`
@@ -164,7 +176,8 @@ impl KeyRing {
     pub async fn create(&self, name: &str, now: TimeMs) -> Result<(KeyInfo, Secret), ServiceError> {
         let name = name_in(name);
         let max = self.keys_max.load(Ordering::Relaxed);
-        if self.list(Some(name)).await?.len() >= max {
+        let keys = self.list(Some(name)).await?;
+        if keys.iter().filter(|key| !key.is_revoked).count() >= max {
             return Err(ServiceError::InvalidArgument(format!(
                 "user {name} has {max} access keys, which is the most that one user may have; revoke one \
                  with `fula keys revoke ID` (`fula keys list --user {name}` shows them), or raise \
@@ -203,6 +216,37 @@ impl KeyRing {
         }
     }
 
+    /// Stores the key that the settings of this master name, as [`Self::import`] does. If a shared arbiter
+    /// loses it later, because it was restored from a backup, the next request with it stores it again.
+    ///
+    /// # Errors
+    /// The errors of [`Self::import`].
+    pub async fn import_own(
+        &self,
+        name: &str,
+        id: &str,
+        secret: &Secret,
+        now: TimeMs,
+    ) -> Result<(), ServiceError> {
+        let info = self.import(name, id, secret, now).await?;
+        let (name, secret) = (name.to_owned(), secret.clone());
+        drop(self.own.set(OwnKey { name, info, secret }));
+        Ok(())
+    }
+
+    /// Stores this master's own key again, if the arbiter has lost the key `id` and it is that one. Returns
+    /// whether it did.
+    async fn restore_own(&self, id: &str) -> Result<bool, ServiceError> {
+        let Some(own) = self.own.get().filter(|own| own.info.id == id) else { return Ok(false) };
+        self.check_arbiter().await?;
+        tracing::warn!(
+            key = id,
+            "the arbiter has lost the access key of the settings; it is stored again"
+        );
+        self.import(&own.name, id, &own.secret, own.info.created).await?;
+        Ok(true)
+    }
+
     async fn import_once(
         &self,
         name: &str,
@@ -221,9 +265,14 @@ impl KeyRing {
                 let text = format!("access key {id} belongs to user {}", stored.user);
                 return Err(ServiceError::InvalidArgument(text));
             }
+            if stored.is_revoked() {
+                let text = format!("access key {id} was revoked; choose another id");
+                return Err(ServiceError::InvalidArgument(text));
+            }
             if self.sealing.open(id, &stored.sealed)?.expose() == secret.expose() {
                 let Stored { created, made_on, .. } = stored;
-                return Ok(KeyInfo { id: id.to_owned(), user, created, made_on });
+                let id = id.to_owned();
+                return Ok(KeyInfo { id, user, created, made_on, is_revoked: false });
             }
             (created, made_on) = (stored.created, stored.made_on);
         }
@@ -241,7 +290,7 @@ impl KeyRing {
                 {
                     tracing::warn!(%error, "cannot copy an access key to this master's disk");
                 }
-                Ok(KeyInfo { id: id.to_owned(), user, created, made_on })
+                Ok(KeyInfo { id: id.to_owned(), user, created, made_on, is_revoked: false })
             }
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
@@ -257,7 +306,11 @@ impl KeyRing {
         if !is_key_id(id) {
             return Ok(None);
         }
-        let Some(entry) = self.records.read(Table::Keys, id).await? else {
+        let mut found = self.records.read(Table::Keys, id).await?;
+        if found.is_none() && self.restore_own(id).await? {
+            found = self.records.read(Table::Keys, id).await?;
+        }
+        let Some(entry) = found else {
             if let Some(memory) = &self.memory {
                 let checked = memory.check_unknown(id).await;
                 // The next request reads it again.
@@ -272,6 +325,9 @@ impl KeyRing {
             return Ok(Some(found));
         }
         let stored = Stored::parse(value)?;
+        if stored.is_revoked() {
+            return Ok(None);
+        }
         let secret = self.sealing.open(id, &stored.sealed)?;
         let identity = Identity::of_user(&stored.user);
         let found = AccessKey { secret, identity, created: stored.created };
@@ -296,7 +352,7 @@ impl KeyRing {
         bytes
     }
 
-    /// Returns all keys of the user `name`, or of all users.
+    /// Returns all keys of the user `name`, or of all users, with the revoked ones.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
@@ -312,45 +368,64 @@ impl KeyRing {
                 let Some(value) = entry.value else { continue };
                 let stored = Stored::parse(&value)?;
                 if user.as_ref().is_none_or(|user| *user == stored.user) {
+                    let is_revoked = stored.is_revoked();
                     let Stored { user, created, made_on, .. } = stored;
-                    keys.push(KeyInfo { id, user, created, made_on });
+                    keys.push(KeyInfo { id, user, created, made_on, is_revoked });
                 }
             }
         }
     }
 
-    /// Returns whether there is such a key. With `name`, considers only keys of that user.
+    /// Returns whether there is such a key that was not revoked. With `name`, considers only keys of that
+    /// user.
     ///
     /// # Errors
     /// [`ServiceError::InvalidArgument`] when the key belongs to another user;
     /// [`ServiceError::Unavailable`].
     pub async fn exists(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
-        Ok(self.owned(id, name).await?.is_some())
+        Ok(self.owned(id, name).await?.is_some_and(|(_, stored)| !stored.is_revoked()))
     }
 
-    /// Returns the version of a key's record, if there is one.
-    async fn owned(&self, id: &str, name: Option<&str>) -> Result<Option<u64>, ServiceError> {
+    /// Returns whether there was such a key and it was revoked.
+    ///
+    /// # Errors
+    /// The errors of [`Self::exists`].
+    pub async fn was_revoked(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
+        Ok(self.owned(id, name).await?.is_some_and(|(_, stored)| stored.is_revoked()))
+    }
+
+    /// Returns a key's record and its version, if there is one.
+    async fn owned(
+        &self,
+        id: &str,
+        name: Option<&str>,
+    ) -> Result<Option<(u64, Stored)>, ServiceError> {
         let Some(entry) = self.records.metadata.read(Table::Keys, id).await? else {
             return Ok(None);
         };
         let Some(value) = entry.value else { return Ok(None) };
-        let user = Stored::parse(&value)?.user;
-        if name.is_some_and(|name| user_of(name) != user) {
-            let text = format!("access key {id} belongs to user {user}");
+        let stored = Stored::parse(&value)?;
+        if name.is_some_and(|name| user_of(name) != stored.user) {
+            let text = format!("access key {id} belongs to user {}", stored.user);
             return Err(ServiceError::InvalidArgument(text));
         }
-        Ok(Some(entry.version))
+        Ok(Some((entry.version, stored)))
     }
 
-    /// Deletes a key. Returns whether there was one. With `name`, considers only keys of that user.
+    /// Deletes the secret of a key. Its record stays, so that lists show the key as revoked. Returns whether
+    /// there was such a key that was not revoked. With `name`, considers only keys of that user.
     ///
     /// # Errors
     /// [`ServiceError::InvalidArgument`] when the key belongs to another user;
     /// [`ServiceError::Unavailable`].
     pub async fn revoke(&self, id: &str, name: Option<&str>) -> Result<bool, ServiceError> {
-        let Some(version) = self.owned(id, name).await? else { return Ok(false) };
+        let Some((version, stored)) = self.owned(id, name).await? else { return Ok(false) };
+        if stored.is_revoked() {
+            return Ok(false);
+        }
+        let value = stored.revoked().encode()?;
         self.records.forget(Table::Keys, id);
-        match self.records.metadata.write(Table::Keys, id, version, None).await? {
+        match self.records.metadata.write(Table::Keys, id, version, Some(value)).await? {
             WriteOutcome::Done(_) => Ok(true),
             WriteOutcome::Conflict(_) => Err(ServiceError::Busy(crate::error::Applied::None)),
         }
@@ -389,140 +464,4 @@ fn check_key(id: &str, secret: &Secret) -> Result<(), ServiceError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use fula_core::in_memory::MemoryMetadata;
-
-    use super::*;
-    use crate::auth::tests::Cut;
-
-    fn ring() -> (Arc<MemoryMetadata>, KeyRing) {
-        let metadata = Arc::new(MemoryMetadata::default());
-        let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-        let ring = KeyRing::new(metadata.clone(), sealing, crate::system_random(), Duration::ZERO);
-        (metadata, ring)
-    }
-
-    #[tokio::test]
-    async fn keys_are_made_found_listed_and_revoked() {
-        let (_, ring) = ring();
-        let (info, secret) = ring.create("alice", 5).await.unwrap();
-        assert_eq!(info.user, "key:alice");
-        let found = ring.find(&info.id).await.unwrap().unwrap();
-        assert_eq!(found.secret.expose(), secret.expose());
-        assert_eq!(found.identity, Identity::of_user("key:alice"));
-        ring.create("bob", 6).await.unwrap();
-        assert_eq!(ring.list(Some("alice")).await.unwrap(), std::slice::from_ref(&info));
-        assert_eq!(ring.list(None).await.unwrap().len(), 2);
-        assert!(ring.revoke(&info.id, Some("bob")).await.is_err());
-        assert!(ring.revoke(&info.id, Some("alice")).await.unwrap());
-        assert!(!ring.revoke(&info.id, None).await.unwrap());
-        assert!(ring.find(&info.id).await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_key_says_where_it_was_made_and_older_records_say_nothing() {
-        let (metadata, ring) = ring();
-        let (before, _) = ring.create("alice", 5).await.unwrap();
-        assert_eq!(before.made_on, None);
-        let entry = metadata.read(Table::Keys, &before.id).await.unwrap().unwrap();
-        assert!(!String::from_utf8_lossy(&entry.value.unwrap()).contains("made_on"));
-        ring.set_made_on("web1/0123".to_owned());
-        let (after, secret) = ring.create("alice", 5).await.unwrap();
-        assert_eq!(after.made_on.as_deref(), Some("web1/0123"));
-        // Storing it again elsewhere does not change that.
-        ring.set_made_on("web2".to_owned());
-        let again = ring.import("alice", &after.id, &secret, 6).await.unwrap();
-        assert_eq!(again, after);
-        assert!(ring.list(None).await.unwrap().contains(&after));
-        assert!(ring.find(&before.id).await.unwrap().is_some());
-    }
-
-    #[tokio::test]
-    async fn a_user_may_have_so_many_keys() {
-        let (_, ring) = ring();
-        ring.set_keys_max(2);
-        let (first, _) = ring.create("alice", 5).await.unwrap();
-        ring.create("alice", 5).await.unwrap();
-        let refused = ring.create("alice", 5).await.unwrap_err().to_string();
-        assert!(refused.contains("FULA_KEYS_PER_USER") && refused.contains("fula keys revoke"));
-        ring.create("bob", 5).await.unwrap();
-        ring.revoke(&first.id, None).await.unwrap();
-        ring.create("alice", 5).await.unwrap();
-        // A key that the operator chose is stored whatever the number of keys.
-        ring.import("alice", "AKIDEXAMPLE", &Secret::new("first-secret".into()), 5).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_key_revoked_elsewhere_is_refused_in_time() {
-        let metadata = Arc::new(MemoryMetadata::default());
-        let ring = |_| {
-            let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-            KeyRing::new(metadata.clone(), sealing, crate::system_random(), Duration::from_secs(2))
-        };
-        let [here, there] = [0, 1].map(ring);
-        let (info, _) = there.create("alice", 5).await.unwrap();
-        assert!(here.find(&info.id).await.unwrap().is_some());
-        there.revoke(&info.id, None).await.unwrap();
-        assert!(there.find(&info.id).await.unwrap().is_none());
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(here.find(&info.id).await.unwrap().is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn known_keys_count_for_a_while_without_the_directory() {
-        let metadata = Arc::new(Cut::default());
-        let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-        let fresh = Duration::from_secs(2);
-        let ring = KeyRing::new(metadata.clone(), sealing, crate::system_random(), fresh);
-        let (info, _) = ring.create("alice", 5).await.unwrap();
-        ring.find(&info.id).await.unwrap().unwrap();
-        metadata.1.store(true, std::sync::atomic::Ordering::SeqCst);
-        tokio::time::advance(Duration::from_mins(10)).await;
-        assert!(ring.find(&info.id).await.unwrap().is_some());
-        assert!(ring.find("UNKNOWN").await.is_err());
-        tokio::time::advance(Duration::from_mins(10)).await;
-        assert!(ring.find(&info.id).await.is_err(), "it is trusted for ever");
-        metadata.1.store(false, std::sync::atomic::Ordering::SeqCst);
-        assert!(ring.find(&info.id).await.unwrap().is_some());
-    }
-
-    #[tokio::test]
-    async fn secrets_are_sealed_at_rest_and_bound_to_their_id() {
-        let (metadata, ring) = ring();
-        let (info, secret) = ring.create("alice", 5).await.unwrap();
-        let entry = metadata.read(Table::Keys, &info.id).await.unwrap().unwrap();
-        let text = String::from_utf8(entry.value.clone().unwrap().to_vec()).unwrap();
-        assert!(!text.contains(secret.expose()));
-        assert!(!text.contains(&hex::encode(secret.expose())));
-        // The same encrypted secret does not open under another id.
-        metadata.write(Table::Keys, "STOLEN", 0, entry.value).await.unwrap();
-        assert!(ring.find("STOLEN").await.is_err());
-        assert_eq!(format!("{secret:?}"), "Secret(…)");
-    }
-
-    #[tokio::test]
-    async fn importing_again_changes_the_secret_and_nothing_else() {
-        let (_, ring) = ring();
-        let secret = |text: &str| Secret::new(text.to_owned());
-        ring.import("me", "AKIDEXAMPLE", &secret("first-secret"), 1).await.unwrap();
-        ring.import("me", "AKIDEXAMPLE", &secret("other-secret"), 2).await.unwrap();
-        let found = ring.find("AKIDEXAMPLE").await.unwrap().unwrap();
-        assert_eq!(found.secret.expose(), "other-secret");
-        let other = ring.import("you", "AKIDEXAMPLE", &secret("third-secret"), 3).await;
-        assert!(matches!(other, Err(ServiceError::InvalidArgument(_))));
-    }
-
-    #[tokio::test]
-    async fn a_key_that_was_made_here_never_gets_another_secret() {
-        let [(_, one), (_, two)] = [ring(), ring()];
-        let (info, secret) = one.create("alice", 1).await.unwrap();
-        let other = Secret::new("other-secret".into());
-        // The id accepts no other secret where the key is unknown or deleted either.
-        assert!(one.import("alice", &info.id, &other, 2).await.is_err());
-        assert!(two.import("alice", &info.id, &other, 2).await.is_err());
-        two.import("alice", &info.id, &secret, 2).await.unwrap();
-        two.revoke(&info.id, None).await.unwrap();
-        let refused = two.import("alice", &info.id, &other, 3).await.unwrap_err();
-        assert!(refused.to_string().contains("choose another id"), "{refused}");
-    }
-}
+mod tests;

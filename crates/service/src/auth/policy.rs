@@ -141,7 +141,10 @@ impl PublicRead {
                 continue;
             }
             let Some(key) = resource.strip_prefix(&below) else {
-                return Err(malformed("Policy has invalid resource: it is not of this bucket."));
+                return Err(malformed(&format!(
+                    "Policy has invalid resource: {resource:?}. The objects of this bucket are {below}*, and it \
+                     has no other resources."
+                )));
             };
             is_about_objects = true;
             let (key, is_prefix) = key.strip_suffix('*').map_or((key, false), |key| (key, true));

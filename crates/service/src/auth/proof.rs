@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use fula_identity::{Seconds, TokenDigest};
+use fula_ingest::ticket::CredentialTag;
 
 use super::{AuthError, Authenticator, revocations::RevocationSubject};
 use crate::{auth::access::Identity, error::ServiceError};
@@ -81,6 +82,14 @@ impl CredentialCheck {
             Err(AuthError::Service(error)) => Err(error),
             Err(_) => Err(ServiceError::AccessDenied),
         }
+    }
+
+    /// Returns the tag of the credential for a ticket, the time at which it was issued and the time at which it
+    /// ends, both in seconds since 1970.
+    pub fn for_ticket(&self) -> (CredentialTag, Seconds, Option<Seconds>) {
+        let digest = self.digest.map(|digest| digest.to_string());
+        let name = digest.as_deref().or(self.key_id.as_deref()).unwrap_or_default();
+        (CredentialTag::of(name), self.issued, self.ends)
     }
 
     /// Refuses a credential that was revoked.

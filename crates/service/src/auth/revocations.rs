@@ -17,11 +17,12 @@ use std::{
 
 use bytes::Bytes;
 use fula_core::{
-    MetadataStore, StoreError,
+    MetadataStore, OwnerId, StoreError,
     metadata::{Table, WriteOutcome},
     root::TimeMs,
 };
 use fula_identity::{Seconds, TokenDigest};
+use fula_ingest::ticket::{CredentialTag, Ticket};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -76,18 +77,32 @@ struct Set {
     users: BTreeMap<String, Seconds>,
     tokens: HashSet<TokenDigest>,
     keys: HashSet<String>,
+    /// The same by owner, and by tag of the credential, as tickets name them.
+    owners: BTreeMap<OwnerId, Seconds>,
+    tags: HashSet<CredentialTag>,
 }
 
 impl Set {
     fn add(&mut self, revocation: Revocation) {
         match &revocation.revoked {
-            Revoked::User(user) => drop(self.users.insert(user.clone(), Seconds::MAX)),
+            Revoked::User(user) => {
+                self.users.insert(user.clone(), Seconds::MAX);
+                self.owners.insert(OwnerId::of_user(user), Seconds::MAX);
+            }
             Revoked::IssuedBefore(user, before) => {
                 let known = self.users.entry(user.clone()).or_default();
                 *known = (*known).max(*before);
+                let known = self.owners.entry(OwnerId::of_user(user)).or_default();
+                *known = (*known).max(*before);
             }
-            Revoked::Token(digest) => self.tokens.extend(TokenDigest::parse(digest)),
-            Revoked::Key(id) => drop(self.keys.insert(id.clone())),
+            Revoked::Token(digest) => {
+                self.tokens.extend(TokenDigest::parse(digest));
+                self.tags.insert(CredentialTag::of(digest));
+            }
+            Revoked::Key(id) => {
+                self.keys.insert(id.clone());
+                self.tags.insert(CredentialTag::of(id));
+            }
         }
         if self.all.insert(revocation.clone()) {
             self.unsaved.insert(revocation);
@@ -320,6 +335,15 @@ impl Revocations {
     pub fn refuses_key(&self, user: &str, created: TimeMs, id: Option<&str>) -> bool {
         let subject = RevocationSubject { user, issued: created / 1000, digest: None, key_id: id };
         self.set.read().refuses(subject)
+    }
+
+    /// Returns whether the credential that a ticket was given for was revoked.
+    pub fn refuses_ticket(&self, ticket: &Ticket) -> bool {
+        let set = self.set.read();
+        let before = set.owners.get(&ticket.owner).copied().unwrap_or(0);
+        before == Seconds::MAX
+            || ticket.credential_issued < before
+            || set.tags.contains(&ticket.credential)
     }
 
     /// Returns whether a credential was revoked.

@@ -10,6 +10,7 @@ use aes_gcm::{
     Aes256Gcm, KeyInit,
     aead::{Aead, Nonce, Payload},
 };
+use fula_ingest::SigningKey;
 use zeroize::Zeroizing;
 
 use crate::error::ServiceError;
@@ -66,6 +67,19 @@ impl SealingKey {
     pub fn fingerprint(&self) -> String {
         let hash = blake3::derive_key("fula 2026 sealing key fingerprint", self.0.as_slice());
         hex::encode(&hash[..16])
+    }
+
+    /// Returns the key with which the masters of one arbiter sign tickets and requests to storage nodes. It is
+    /// derived, so every master that has the sealing key has it.
+    pub fn ticket_key(&self) -> SigningKey {
+        let seed = blake3::derive_key("fula 2026 ticket key", self.0.as_slice());
+        SigningKey::from_seed(&Zeroizing::new(seed))
+    }
+
+    /// Returns the key with which a storage node signs receipts and requests to masters.
+    pub fn node_key(&self) -> SigningKey {
+        let seed = blake3::derive_key("fula 2026 node key", self.0.as_slice());
+        SigningKey::from_seed(&Zeroizing::new(seed))
     }
 
     fn cipher(&self) -> Aes256Gcm {

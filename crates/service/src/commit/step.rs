@@ -36,6 +36,8 @@ pub(crate) enum StepKind {
     Complete(Box<CompleteUpload>),
     /// The upload was completed before. Only an earlier attempt of this commit may have done that.
     Completed(Box<ObjectRecord>),
+    /// A mapping that cannot be admitted. An earlier attempt of this commit may have been.
+    Refused(ServiceError),
     Delete,
 }
 
@@ -45,7 +47,7 @@ impl Step {
         match &self.kind {
             StepKind::Write { blocks, .. } => bytes_of(blocks),
             StepKind::Complete(complete) => bytes_of(&complete.blocks),
-            StepKind::Completed(_) | StepKind::Delete => 0,
+            StepKind::Completed(_) | StepKind::Refused(_) | StepKind::Delete => 0,
         }
     }
 
@@ -54,7 +56,7 @@ impl Step {
         match &self.kind {
             StepKind::Write { record, .. } | StepKind::Completed(record) => Some(record.etag),
             StepKind::Complete(complete) => Some(complete.record.etag),
-            StepKind::Delete => None,
+            StepKind::Refused(_) | StepKind::Delete => None,
         }
     }
 
@@ -69,6 +71,7 @@ impl Step {
                 Ok(complete.is_unchanged(&work.parts(&self.key, complete.id).await?))
             }
             StepKind::Completed(_) => Err(ServiceError::NoSuchUpload),
+            StepKind::Refused(error) => Err(error.clone()),
             StepKind::Write { .. } | StepKind::Delete => Ok(true),
         }
     }
@@ -82,7 +85,7 @@ impl Step {
                 write(work, &self.key, &newest, &mut record);
             }
             StepKind::Complete(complete) => drop(complete.apply(work).await?),
-            StepKind::Completed(_) => {}
+            StepKind::Completed(_) | StepKind::Refused(_) => {}
             StepKind::Delete => {
                 remove(work, &self.key, &newest);
             }

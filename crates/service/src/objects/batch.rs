@@ -14,6 +14,7 @@ use crate::{
     commit::{Answer, Change, Step, StepKind},
     error::{Applied, ServiceError, in_commit},
     limits::{COMMIT_BODY_BYTES_MAX, COMMIT_CHANGES_MAX},
+    mapping::{Admitted, Delivery, MapRequest, fingerprint_of},
     objects::body::digests_of,
     objects::condition::WriteConditions,
     objects::multipart::{CompletePart, CompleteRequest, JOINS_MAX, Joined, Named},
@@ -39,6 +40,8 @@ pub enum BatchAction {
         /// Its parts, in order.
         parts: Vec<CompletePart>,
     },
+    /// Maps the key to content that storage nodes hold.
+    Map(Box<MapRequest>),
     /// Deletes the object, if there is one.
     Delete,
 }
@@ -52,6 +55,15 @@ pub struct BatchChange {
     pub conditions: WriteConditions,
     /// The action.
     pub action: BatchAction,
+}
+
+/// What the preparation of all changes of a commit gathers.
+#[derive(Default)]
+struct Prepared {
+    /// What identifies the changes, for a retry.
+    made_of: Vec<Vec<u8>>,
+    /// Pins that follow the commit.
+    deliveries: Vec<Delivery>,
 }
 
 /// A key and the entity tag of its new object; `None` for a deletion.
@@ -85,18 +97,27 @@ impl Service {
             let newest = self.before_write(caller, "arbiter", newest).await?;
             let newest = newest.ok_or(ServiceError::NoSuchBucket)?;
             let mut steps = Vec::with_capacity(changes.len());
-            let mut made_of = Vec::new();
+            let mut prepared = Prepared::default();
             for change in changes {
                 let within = |error| in_commit(change.key.as_str(), error);
                 let step =
-                    self.step(caller, &newest, change, &mut made_of).await.map_err(within)?;
+                    self.step(caller, &newest, change, &mut prepared).await.map_err(within)?;
                 steps.push(step);
             }
-            let results = steps.iter().map(|step| (step.key.clone(), step.etag())).collect();
+            let Prepared { made_of, deliveries } = prepared;
+            let etag = |(step, change): (&Step, &BatchChange)| match &change.action {
+                BatchAction::Map(request) => Some(ETag::Cid(request.cid)),
+                _ => step.etag(),
+            };
+            let results = steps.iter().zip(changes);
+            let results = results.map(|both| (both.0.key.clone(), etag(both))).collect();
             let parts: Vec<&[u8]> = made_of.iter().map(Vec::as_slice).collect();
             let idempotency_key = caller.idempotency_key("commit", "", &parts);
             match self.change(caller, &head, Change::Commit(steps), idempotency_key).await? {
-                Answer::Done => return Ok(results),
+                Answer::Done => {
+                    self.deliver(deliveries);
+                    return Ok(results);
+                }
                 Answer::JoinAgain => {}
                 other => {
                     return Err(ServiceError::bug(format!("a commit answered {other:?}")));
@@ -106,17 +127,20 @@ impl Service {
         Err(ServiceError::Busy(Applied::None))
     }
 
-    /// Prepares one change. Adds to `made_of` what identifies it.
+    /// Prepares one change. Adds to `prepared` what identifies it, and what follows the commit.
     async fn step(
         &self,
         caller: &Caller,
         newest: &crate::Head,
         change: &BatchChange,
-        made_of: &mut Vec<Vec<u8>>,
+        prepared: &mut Prepared,
     ) -> Result<Step, ServiceError> {
+        let Prepared { made_of, deliveries } = prepared;
         let action = match change.action {
             BatchAction::Delete => Action::DeleteObject,
-            BatchAction::Put { .. } | BatchAction::Complete { .. } => Action::PutObject,
+            BatchAction::Put { .. } | BatchAction::Complete { .. } | BatchAction::Map(_) => {
+                Action::PutObject
+            }
         };
         let key = &change.key;
         let target = Part::Key(key).target(&newest.row.address.name);
@@ -133,6 +157,18 @@ impl Service {
                 let (record, blocks) = inline(body, facts)?;
                 made_of.push(record.encode().to_vec());
                 StepKind::Write { record: Box::new(record), blocks }
+            }
+            BatchAction::Map(request) => {
+                made_of.push(fingerprint_of(request)?);
+                match self.admit_mapping(caller, request).await {
+                    Ok(Admitted { record, blocks, delivery }) => {
+                        deliveries.push(delivery);
+                        StepKind::Write { record: Box::new(record), blocks }
+                    }
+                    // The first attempt may have been carried out. Only the commit can tell.
+                    Err(error) if caller.is_retry() => StepKind::Refused(error),
+                    Err(error) => return Err(error),
+                }
             }
             BatchAction::Complete { id, parts } => {
                 made_of.push(id.as_bytes().to_vec());

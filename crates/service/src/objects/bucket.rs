@@ -179,6 +179,8 @@ impl Service {
     }
 
     /// Sets or removes the policy of a bucket. The bucket claims or releases its global name accordingly.
+    /// If something of the bucket is public then, returns whether it holds the name: another public bucket
+    /// may have it. Returns `None` if nothing is public, or the arbiter does not answer.
     ///
     /// # Errors
     /// [`ServiceError::MalformedPolicy`]; [`ServiceError::NotImplemented`] for a policy that cannot be
@@ -188,7 +190,7 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
         text: Option<&str>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Option<bool>, ServiceError> {
         let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
         let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
@@ -207,7 +209,18 @@ impl Service {
             caller.idempotency_key("policy", "", &[text.unwrap_or_default().as_bytes()]);
         let change =
             Change::Set { name: POLICY, value, global_name: self.names.at_policy(is_public) };
-        self.change(caller, &head, change, idempotency_key).await.map(drop)
+        self.change(caller, &head, change, idempotency_key).await?;
+        if !is_public {
+            return Ok(None);
+        }
+        // The policy is set, whatever comes of this read.
+        let row = self.arbiter().bucket_row(head.address()).await.ok().flatten();
+        let holds_name = row.map(|row| row.global_name);
+        if holds_name == Some(false) {
+            let owner = head.address().owner;
+            tracing::warn!(bucket = %name, %owner, "a bucket is public, and another one holds its global name");
+        }
+        Ok(holds_name)
     }
 
     /// Returns the public access block of a bucket.

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use fula_core::{
     Block, BucketName, ObjectKey, StoreError,
     block::require,
-    bucket::{Attached, ChecksumAlgorithm, ObjectRecord, PartSpan, TextMap, VersionId, read_parts},
+    bucket::{
+        Attached, ChecksumAlgorithm, ObjectKind, ObjectRecord, PartSpan, TextMap, VersionId,
+        read_parts,
+    },
     content,
 };
 use futures::StreamExt;
@@ -220,7 +223,7 @@ impl Service {
         self.authorize(caller, Some(head), Action::GetObject, target).await
     }
 
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &self,
         caller: &Caller,
         target: &WriteTarget,
@@ -342,7 +345,7 @@ impl Service {
         range: Range<u64>,
         permit: Arc<MemoryPermit>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
-        let blocks = Arc::clone(self.arbiter().nodes().blocks());
+        let blocks = self.blocks_of(record);
         let content = content_of(record)?;
         let stream = content::stream(blocks, content, record.size, range);
         // The blocks that are read are pinned. Unlike a lease this holds back nothing else.
@@ -368,7 +371,11 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Unavailable`].
     pub async fn parts_of(&self, record: &ObjectRecord) -> Result<Vec<PartSpan>, ServiceError> {
-        let Some(cid) = &record.parts else { return Ok(Vec::new()) };
+        // The link of a mapped object is to its holders.
+        let is_mapped = record.kind == ObjectKind::Mapped;
+        let Some(cid) = record.parts.as_ref().filter(|_| !is_mapped) else {
+            return Ok(Vec::new());
+        };
         let block = require(self.arbiter().nodes().blocks().as_ref(), cid).await?;
         Ok(read_parts(&block)?)
     }

@@ -9,6 +9,7 @@ mod faults;
 mod full;
 mod hung;
 mod lost;
+mod mappings;
 mod masters;
 mod model;
 mod names;

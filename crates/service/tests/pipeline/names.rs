@@ -183,7 +183,7 @@ async fn in_every_way(
         ("copy from", whole),
         ("copy a part from", part),
         ("get policy", service.policy(who, &bucket()).await.map(drop)),
-        ("set policy", service.set_policy(who, &bucket(), None).await),
+        ("set policy", service.set_policy(who, &bucket(), None).await.map(drop)),
         ("delete bucket", service.delete_bucket(who, &bucket()).await),
         ("delete bucket again", service.delete_bucket(&retry, &bucket()).await),
     ]
@@ -330,7 +330,10 @@ async fn of_a_round_the_last_that_says_anything_of_the_name_counts() {
     let shop = Shop::new();
     let service = shop.owners(1);
     let (alice, bucket, all) = (user("key:alice"), bucket(), public(BUCKET));
-    let set = |policy| -> Change<'_> { Box::pin(service.set_policy(&alice, &bucket, policy)) };
+    let set = |policy| -> Change<'_> {
+        let (service, alice, bucket) = (&service, &alice, &bucket);
+        Box::pin(async move { service.set_policy(alice, bucket, policy).await.map(drop) })
+    };
     let other = |key| -> Change<'_> { Box::pin(put_key(&service, &alice, key, "x")) };
     service.create_bucket(&alice, &bucket, None).await.unwrap();
     in_one_round(&shop, &service, &alice, vec![set(None), set(Some(&all)), other("a")]).await;

@@ -190,10 +190,12 @@ async fn copy(at: &At, caller: &Caller, asked: &Asked) -> Result<String, Service
             owner: BucketOwner::Unsaid,
             bucket: bucket_name(SOURCES),
             key: key.clone(),
+            version: None,
             conditions: ReadConditions::default(),
         },
         key: object_key(&asked.key),
         replace: None,
+        tags: None,
         checksum: None,
         conditions: conditions(asked.condition.as_ref()),
     };

@@ -13,13 +13,14 @@ use fula_core::{
     root::{CasOutcome, DeletedRow, Mark, NewRoot, RootCounts, RootRow, Stamped, TimeMs},
 };
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use tokio::time::timeout;
 
 use super::{
     Clock, Stripes,
     rows::{Floor, RootsState, write_entry, write_floor, write_row},
     unavailable,
 };
-use crate::log::{Kind, Log, Need, Record, StreamName, blocking};
+use crate::log::{HUNG, Kind, Log, Need, Record, StreamName, blocking};
 
 /// Number of rows that get a new generation with one write.
 const RAISED_AT_ONCE: usize = 256;
@@ -111,10 +112,14 @@ impl LocalRoots {
         let encoded: Vec<_> = numbered
             .map(|(row, position)| (key_of(&row.address), write_row(position, row)))
             .collect();
-        let records: Vec<_> =
-            encoded.iter().map(|(key, value)| Record { kind: Kind::Root, key, value }).collect();
-        let appended = self.log.append(StreamName::Commit, &records, Need::Removal);
-        let position = appended.map_err(|error| {
+        let append = move |log: &Log, patience| {
+            let records: Vec<_> = encoded
+                .iter()
+                .map(|(key, value)| Record { kind: Kind::Root, key, value })
+                .collect();
+            log.append_within(StreamName::Commit, &records, Need::Removal, patience)
+        };
+        let position = self.log.quickly(append).await.map_err(|error| {
             // A write that failed and was cut off again is certainly not there.
             let unknown = self.log.is_poisoned(StreamName::Commit);
             if unknown {
@@ -278,17 +283,20 @@ impl MetadataStore for LocalMetadata {
         };
         let key = [table.name().as_bytes(), &[0], name.as_bytes()].concat();
         let value = write_entry(table, name, &entry);
-        let record = Record { kind: Kind::Metadata, key: &key, value: &value };
         let failed = |error| unavailable("write", error);
-        let position = self.log.append(StreamName::Commit, &[record], Need::Removal);
-        let position = position.map_err(failed)?;
+        let append = move |log: &Log, patience| {
+            let record = Record { kind: Kind::Metadata, key: &key, value: &value };
+            log.append_within(StreamName::Commit, &[record], Need::Removal, patience)
+        };
+        let position = self.log.quickly(append).await.map_err(failed)?;
         // The record may be there after a restart, so the outcome is reported as unknown.
         let unsynced = |error: io::Error| StoreError::Unavailable {
             backend: "log",
             action: "write",
             source: error.into(),
         };
-        self.log.sync(StreamName::Commit, position).await.map_err(unsynced)?;
+        let synced = timeout(HUNG, self.log.sync(StreamName::Commit, position)).await;
+        synced.unwrap_or_else(|late| Err(late.into())).map_err(unsynced)?;
         let version = entry.version;
         self.records.write().apply(table, name, entry);
         Ok(WriteOutcome::Done(version))

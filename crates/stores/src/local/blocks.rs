@@ -1,6 +1,6 @@
 //! The block store of a data directory, on its log.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fula_core::{
@@ -10,7 +10,7 @@ use fula_core::{
 use hashbrown::HashSet;
 
 use super::unavailable;
-use crate::log::{Kind, Log, Need, Record, StreamName, blocking, is_lost};
+use crate::log::{HUNG, Kind, Log, Need, Record, StreamName, blocking, is_lost};
 
 /// The block store of a data directory.
 #[derive(Debug)]
@@ -42,7 +42,12 @@ impl LocalBlocks {
         new.filter(|((_, cid), _)| seen.insert(*cid)).map(|((block, _), _)| block.clone()).collect()
     }
 
-    fn append(log: &Log, blocks: &[Block], placement: Placement) -> io::Result<u64> {
+    fn append(
+        log: &Log,
+        blocks: &[Block],
+        placement: Placement,
+        patience: Duration,
+    ) -> io::Result<u64> {
         let need = if placement == Placement::Removal { Need::Removal } else { Need::More };
         let keys: Vec<_> = blocks.iter().map(|block| block.cid().to_bytes()).collect();
         let records: Vec<_> = blocks
@@ -50,14 +55,15 @@ impl LocalBlocks {
             .zip(&keys)
             .map(|(block, key)| Record { kind: Kind::Block, key, value: block.bytes() })
             .collect();
-        let position = log.append(stream_of(placement), &records, need)?;
+        let position = log.append_within(stream_of(placement), &records, need, patience)?;
         log.trust(blocks);
         Ok(position)
     }
 }
 
-/// Largest append in bytes that runs on the thread of the caller. Longer ones may wait for the disk and run
-/// elsewhere. A round of a dozen changes in a large bucket stays below it.
+/// Largest append of a commit in bytes that runs on the thread of the caller. Longer ones, and the content of
+/// large objects, may wait for the disk and run elsewhere. A round of a dozen changes in a large bucket stays
+/// below it.
 const INLINE_APPEND_BYTES: usize = 512 << 10;
 
 fn stream_of(placement: Placement) -> StreamName {
@@ -80,12 +86,14 @@ impl BlockStore for LocalBlocks {
         }
         let stream = stream_of(placement);
         let bytes: usize = absent.iter().map(|block| block.bytes().len()).sum();
-        let position = if bytes <= INLINE_APPEND_BYTES {
-            Self::append(&self.log, &absent, placement)
+        let position = if bytes <= INLINE_APPEND_BYTES && placement != Placement::Bulk {
+            let append = move |log: &Log, patience| Self::append(log, &absent, placement, patience);
+            self.log.quickly(append).await
         } else {
+            self.log.check_answers().map_err(|error| unavailable("put", error))?;
             let _turn = self.log.turn(stream).await;
             let log = Arc::clone(&self.log);
-            blocking(move || Self::append(&log, &absent, placement)).await
+            blocking(move || Self::append(&log, &absent, placement, HUNG)).await
         };
         let position = position.map_err(|error| unavailable("put", error))?;
         if placement == Placement::Bulk {
@@ -111,20 +119,14 @@ impl BlockStore for LocalBlocks {
             let found = self.log.index().blocks.get(cid);
             let Some(slot) = found else { return Ok(None) };
             let value = match self.log.read_cached(&slot) {
-                Ok(None) => {
-                    let log = Arc::clone(&self.log);
-                    tokio::task::spawn_blocking(move || log.read(&slot))
-                        .await
-                        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
-                        .map(Some)
-                }
+                Ok(None) => self.log.read_waiting(slot).await.map(Some),
                 read => read,
             };
             match value {
                 Ok(Some(bytes)) => {
                     let verified = Block::verify(*cid, bytes);
-                    if verified.is_err() {
-                        self.log.forget_damaged(cid, &slot);
+                    if verified.is_err() && self.log.forget_damaged(cid, &slot) {
+                        self.log.found_damage(slot.segment);
                     }
                     return verified.map(Some);
                 }
@@ -133,12 +135,14 @@ impl BlockStore for LocalBlocks {
                 // The block was moved, and its segment cut off.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     if self.log.forget_damaged(cid, &slot) {
+                        self.log.found_damage(slot.segment);
                         return Err(StoreError::Damaged { cid: *cid });
                     }
                 }
                 // The block may become readable again later.
                 Err(error) if is_lost(&error) => {
                     self.log.suspect(cid);
+                    self.log.found_damage(slot.segment);
                     return Err(StoreError::Damaged { cid: *cid });
                 }
                 Err(error) => return Err(unavailable("get", error)),

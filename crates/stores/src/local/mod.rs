@@ -11,6 +11,8 @@ mod crashes;
 #[cfg(test)]
 mod full_disks;
 #[cfg(test)]
+mod hung;
+#[cfg(test)]
 mod missing;
 #[cfg(test)]
 mod races;
@@ -23,7 +25,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fula_core::{
@@ -289,6 +291,32 @@ impl LocalStore {
         self.log.note_suspects(cids)
     }
 
+    /// Returns whether damage was found, by this process or an earlier one, since the last check that found
+    /// no problem.
+    pub fn is_damage_known(&self) -> bool {
+        self.log.is_damage_known()
+    }
+
+    /// Returns how often damage was found by this process.
+    pub fn times_damaged(&self) -> u64 {
+        self.log.times_damaged()
+    }
+
+    /// Records durably that a check found problems. Blocks the thread.
+    pub fn note_damage(&self) {
+        self.log.note_damage();
+    }
+
+    /// Forgets the damage after a check that found no problem. `times` is the result of
+    /// [`Self::times_damaged`] before the check: damage that was found since is kept. Compaction then
+    /// rewrites the segments in question. Blocks the thread.
+    ///
+    /// # Errors
+    /// The error of the disk.
+    pub fn forget_damage(&self, times: u64) -> io::Result<()> {
+        self.log.forget_damage(times)
+    }
+
     /// Records that a repair begins which will rebuild root pointers. They count as lost until
     /// [`Self::end_repair`]. Blocks the thread.
     ///
@@ -378,6 +406,12 @@ impl LocalStore {
     /// restart.
     pub fn has_failed(&self) -> bool {
         StreamName::ALL.iter().any(|name| self.log.is_poisoned(*name))
+    }
+
+    /// Returns for how long the slowest pending write or fsync has been waiting for the disk; zero if there
+    /// is none.
+    pub fn pending_for(&self) -> Duration {
+        self.log.pending_for()
     }
 
     /// Writes a row unchanged, to rebuild the arbiter.

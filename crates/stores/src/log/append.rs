@@ -4,11 +4,12 @@ use std::{
     collections::BTreeSet,
     io,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use super::{
-    Index, Kind, Log, LogPlace, Need, Place, Record, SegmentFooter, Slot, Stream, StreamName, Tail,
-    encode_into, encoded_len, poisoned,
+    HUNG, Index, Kind, Log, LogPlace, Need, Place, Record, SegmentFooter, Slot, Stream, StreamName,
+    Tail, encode_into, encoded_len, poisoned,
     segment::{HEADER_BYTES, Segment},
 };
 
@@ -18,8 +19,6 @@ const BUFFER_KEPT_BYTES: usize = 2 << 20;
 impl Log {
     /// Appends `records` and indexes them. Returns the position that a sync must reach.
     ///
-    /// On an error none of them is in the log.
-    ///
     /// On an error nothing of them is in the log.
     pub(crate) fn append(
         &self,
@@ -27,21 +26,34 @@ impl Log {
         records: &[Record<'_>],
         need: Need,
     ) -> io::Result<u64> {
+        self.append_within(name, records, need, HUNG)
+    }
+
+    /// Does the same as [`Self::append`]. `patience` is as in [`Stream::lock_tail`].
+    pub(crate) fn append_within(
+        &self,
+        name: StreamName,
+        records: &[Record<'_>],
+        need: Need,
+        patience: Duration,
+    ) -> io::Result<u64> {
         let bytes = records.iter().map(encoded_len).sum::<usize>() as u64;
         let _granted = self.grant(need, bytes)?;
-        self.append_if(name, records, |_, _| true).map(|(end, _)| end)
+        self.append_if(name, records, patience, |_, _| true).map(|(end, _)| end)
     }
 
     /// Appends only the records for which `wanted(index, i)` is true. Also returns the number of bytes
-    /// appended.
+    /// appended. `patience` is as in [`Stream::lock_tail`].
     pub(super) fn append_if(
         &self,
         name: StreamName,
         records: &[Record<'_>],
+        patience: Duration,
         wanted: impl Fn(&Index, usize) -> bool,
     ) -> io::Result<(u64, u64)> {
         let stream = self.stream(name);
-        let mut tail = stream.tail.lock();
+        let mut tail = stream.lock_tail(patience)?;
+        let _writing = stream.writing.begin(self.opened);
         self.check_writable()?;
         if tail.offset >= self.segment_bytes {
             self.roll(stream, &mut tail)?;
@@ -139,6 +151,7 @@ impl Log {
     /// Seals the segment, and begins the next one.
     pub(super) fn roll(&self, stream: &Stream, tail: &mut Tail) -> io::Result<()> {
         self.check_writable()?;
+        let _writing = stream.writing.begin(self.opened);
         self.end(stream, tail)?;
         let synced = self.fsync(&tail.segment);
         synced.inspect_err(|_| stream.poisoned.store(true, Ordering::Release))?;

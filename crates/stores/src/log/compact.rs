@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Index, Key, Log, Slot, StreamName, is_lost, recover,
+    HUNG, Index, Key, Log, Slot, StreamName, is_lost, recover,
     segment::{HEADER_BYTES, Segment},
 };
 
@@ -67,7 +67,7 @@ impl Log {
             // The footer is of use as long as the segment has live records.
             let told = if live > 0 { segment.footer_bytes() } else { 0 };
             let dead = size.saturating_sub(live + HEADER_BYTES + told);
-            let is_left = active.contains(&segment.id) || self.damaged.lock().contains(&segment.id);
+            let is_left = active.contains(&segment.id) || self.damage.keeps(segment.id);
             if !is_left && dead * 100 >= size * dead_percent && dead > 0 {
                 worth.push((live, segment));
             }
@@ -87,7 +87,8 @@ impl Log {
             // Damage, and records whose head is not readable any more, stay in place so that `fula fsck`
             // can report them: a copy would carry a valid checksum.
             if !moved || self.index().live_in(segment.id) > 0 {
-                self.damaged.lock().insert(segment.id);
+                self.mark_damaged(segment.id);
+                self.note_damage();
                 tracing::warn!(
                     segment = segment.name(),
                     "a segment is damaged and cannot be compacted; run `fula fsck`"
@@ -252,7 +253,7 @@ impl Log {
         }
         let records: Vec<_> = batch.iter().map(|(key, _, value)| key.record(value)).collect();
         let is_there = |index: &Index, n: usize| index.get(&batch[n].0) == Some(batch[n].1);
-        let (_, bytes) = self.append_if(name, &records, is_there)?;
+        let (_, bytes) = self.append_if(name, &records, HUNG, is_there)?;
         self.counters.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }

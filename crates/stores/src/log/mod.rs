@@ -14,9 +14,11 @@ mod append;
 mod blocks;
 mod check;
 mod compact;
+mod damage;
 mod disk;
 mod entry;
 mod footer;
+mod hang;
 mod index;
 mod listed;
 mod manifest;
@@ -38,27 +40,33 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use fula_core::{Block, Cid};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::{runtime::Handle, sync::Semaphore};
 
+#[cfg(test)]
+pub(crate) use self::disk::DiskFile;
+use self::{
+    damage::KnownDamage,
+    footer::SegmentFooter,
+    hang::{Busy, READS, SLOW},
+    manifest::Manifest,
+    record::{encode_into, encoded_len},
+    room::Allowance,
+    segment::{HEADER_BYTES, Segment},
+};
 pub(crate) use self::{
     disk::{Disk, FsDisk, is_lost},
+    hang::HUNG,
     index::{Index, Key},
     read_only::ReadOnlyDisk,
     record::{Kind, Record, crc32c},
     room::{DISK_BYTES_MIN, Need},
     slot::{LogPlace, Slot},
-};
-use self::{
-    footer::SegmentFooter,
-    manifest::Manifest,
-    record::{encode_into, encoded_len},
-    room::Allowance,
-    segment::{HEADER_BYTES, Segment},
 };
 pub use self::{
     recover::{Damage, Recovery},
@@ -132,6 +140,10 @@ struct Stream {
     syncing: tokio::sync::Mutex<()>,
     /// Position up to which an unrequested sync was started.
     behind: AtomicU64,
+    /// The append or the beginning of a segment that waits for the disk.
+    writing: Busy,
+    /// The fsync that waits for the disk.
+    flushing: Busy,
 }
 
 impl Stream {
@@ -165,8 +177,11 @@ pub(crate) struct Log {
     manifest: Mutex<Manifest>,
     compacting: Mutex<()>,
     allowance: Mutex<Allowance>,
-    /// Segments that compaction found damaged and leaves alone.
-    damaged: Mutex<BTreeSet<u32>>,
+    damage: KnownDamage,
+    /// When the log was opened.
+    opened: Instant,
+    /// Limits the reads that wait for the disk.
+    readers: Arc<Semaphore>,
     /// Blocks that could not be read.
     suspects: Mutex<BTreeSet<Cid>>,
     /// Number of such blocks.
@@ -174,14 +189,11 @@ pub(crate) struct Log {
     pub(crate) counters: Counters,
 }
 
-/// Runs work that may wait long for the disk without delaying the threads that answer requests.
+/// Runs work that may wait long for the disk on a thread of its own. The caller may stop waiting; the work is
+/// done all the same.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
-        // The thread of the caller does the work, and another thread takes over its other tasks.
-        return tokio::task::block_in_place(work);
-    }
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
@@ -224,9 +236,12 @@ impl Log {
                 synced: AtomicU64::new(offset),
                 syncing: tokio::sync::Mutex::new(()),
                 behind: AtomicU64::new(0),
+                writing: Busy::default(),
+                flushing: Busy::default(),
             });
         }
         let streams = <[Stream; 2]>::try_from(tails).map_err(|_| io::Error::other("streams"))?;
+        let damage = KnownDamage::open(disk.as_ref(), &recovered.report.damaged);
         let log = Self {
             disk,
             segment_bytes,
@@ -237,7 +252,9 @@ impl Log {
             manifest: Mutex::new(recovered.manifest),
             compacting: Mutex::new(()),
             allowance: Mutex::default(),
-            damaged: Mutex::default(),
+            damage,
+            opened: Instant::now(),
+            readers: Arc::new(Semaphore::new(READS)),
             suspects: Mutex::default(),
             suspicions: AtomicUsize::new(0),
             counters: Counters::default(),
@@ -328,17 +345,11 @@ impl Log {
             // The fsync runs on the thread of the caller: to hand it over and back costs as much as an
             // fsync of a fast disk. One thread at a time waits here, and the node has one more thread than
             // cores.
-            self.flush(name)?;
-            self.mark(name);
-            return Ok(());
+            return self.quickly(move |log, patience| log.flush_and_mark(name, patience)).await;
         }
+        self.check_answers()?;
         let log = Arc::clone(self);
-        blocking(move || {
-            log.flush(name)?;
-            log.mark(name);
-            Ok(())
-        })
-        .await
+        blocking(move || log.flush_and_mark(name, HUNG)).await
     }
 
     /// Starts to make appended records durable when there are many, so that a later request to sync finds
@@ -360,13 +371,26 @@ impl Log {
         });
     }
 
+    fn flush_and_mark(&self, name: StreamName, patience: Duration) -> io::Result<()> {
+        self.flush_within(name, patience)?;
+        self.mark(name);
+        Ok(())
+    }
+
     pub(crate) fn flush(&self, name: StreamName) -> io::Result<()> {
+        self.flush_within(name, HUNG)
+    }
+
+    /// Makes everything durable that was appended to a stream before the call. `patience` is as in
+    /// [`Stream::lock_tail`].
+    fn flush_within(&self, name: StreamName, patience: Duration) -> io::Result<()> {
         let stream = self.stream(name);
         let (segment, appended) = {
-            let tail = stream.tail.lock();
+            let tail = stream.lock_tail(patience)?;
             self.check_writable()?;
             (Arc::clone(&tail.segment), tail.appended)
         };
+        let _flushing = stream.flushing.begin(self.opened);
         // Sealing makes older segments durable, so only the current one has to be flushed.
         if let Err(error) = self.fsync(&segment) {
             let _tail = stream.tail.lock();
@@ -382,7 +406,7 @@ impl Log {
     /// after the disk has had time to decay.
     fn mark(&self, name: StreamName) {
         let record = Record { kind: Kind::Mark, key: &[], value: &[] };
-        let mark = self.append_if(name, &[record], |_, _| true);
+        let mark = self.append_if(name, &[record], SLOW, |_, _| true);
         if let Err(error) = mark {
             // The requested part is durable all the same. This fails e.g. while the disk is full.
             tracing::debug!(%error, "cannot record in the log how far it is durable");

@@ -46,7 +46,9 @@ impl PackedBlocks {
         if self.places.listed_bytes(&id).is_some() {
             return Ok(false);
         }
-        let Some(index) = self.pack_index(&meta).await? else { return Ok(false) };
+        let Some(index) = self.pack_index(&meta.location, meta.size).await? else {
+            return Ok(false);
+        };
         let mut is_known = true;
         for (cid, offset, len) in &index.blocks {
             let found = self.places.locate_in(runs, &Tag::new(&self.key, cid)).await;
@@ -88,9 +90,9 @@ impl PackedBlocks {
     /// Reads the index in a pack; `None` for a pack that is gone, or that is no pack.
     pub(super) async fn pack_index(
         &self,
-        meta: &ObjectMeta,
+        path: &Path,
+        size: u64,
     ) -> Result<Option<PackIndex>, StoreError> {
-        let (path, size) = (&meta.location, meta.size);
         let Some(from) = size.checked_sub(END_BYTES as u64) else {
             tracing::warn!(pack = %path, "an object among the packs is too short to be one");
             return Ok(None);
@@ -115,7 +117,7 @@ impl PackedBlocks {
         let mut blocks = Vec::new();
         for meta in self.objects.list(&shard_path(shard)).await? {
             let Some(id) = id_at(shard, &meta.location) else { continue };
-            let Some(index) = self.pack_index(&meta).await? else { continue };
+            let Some(index) = self.pack_index(&meta.location, meta.size).await? else { continue };
             for (cid, offset, len) in index.blocks {
                 // A block that was put again is listed once, where it is read from.
                 let place = self.places.locate(&Tag::new(&self.key, &cid)).await?;

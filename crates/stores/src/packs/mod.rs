@@ -34,6 +34,7 @@ use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, Cid, PackDirectory, StoreError,
     block::{BLOCK_BYTES_MAX, Epoch, Listed, Placement, Position, Swept, SyncMark},
+    error::Source,
     packs::{PackEntry, PackId},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -101,6 +102,10 @@ impl std::fmt::Debug for PackedBlocks {
     }
 }
 
+fn unavailable(action: &'static str, source: impl Into<Source>) -> StoreError {
+    StoreError::Unavailable { backend: "block store", action, source: source.into() }
+}
+
 impl PackedBlocks {
     /// Opens the blocks of a store whose own name is `name`, with the directory that lists its packs. Nothing
     /// can be put into a store whose name is empty.
@@ -130,16 +135,13 @@ impl PackedBlocks {
     /// Writes one pack and lists it.
     async fn put_pack(&self, blocks: &[&Block]) -> Result<(), StoreError> {
         if !self.is_named {
-            let source = "the block store was never used by a gateway: start one first".into();
-            return Err(StoreError::Unavailable { backend: "block store", action: "put", source });
+            let text = "the block store was never used by a gateway: start one first";
+            return Err(unavailable("put", text));
         }
         if self.places.is_overfull() {
             // A task of its own: it goes on when this put is given up.
-            self.merge().await.map_err(|stopped| StoreError::Unavailable {
-                backend: "block store",
-                action: "merge the list of packs",
-                source: stopped.into(),
-            })??;
+            let merged = self.merge().await;
+            merged.map_err(|stopped| unavailable("merge the list of packs", stopped))??;
         }
         for _ in 0..GENERATIONS_MAX {
             let (entry, _) = self.write_pack(blocks).await?;
@@ -184,25 +186,19 @@ impl PackedBlocks {
         if found.is_some_and(|found| found == end) {
             return Ok(());
         }
-        let source = format!("there is another pack of the name {id}").into();
-        Err(StoreError::Unavailable { backend: "object store", action: "put", source })
+        Err(unavailable("put", format!("there is another pack of the name {id}")))
     }
 
     /// Merges the list of packs into an index run, unless there is too little in it by then.
     fn merge(&self) -> tokio::task::JoinHandle<Result<(), StoreError>> {
         let (places, fresh_id) = (Arc::clone(&self.places), Arc::clone(&self.fresh_id));
         tokio::spawn(async move {
-            match places.merge(false, || fresh_id()).await {
-                Ok(blocks) => {
-                    tracing::debug!(blocks, "merged the list of packs into an index run");
-                    Ok(())
-                }
-                Err(error) => {
-                    // The next turn tries again; puts wait once the list is too long.
-                    tracing::warn!(%error, "cannot merge the list of packs");
-                    Err(error)
-                }
-            }
+            let merged = places.merge(false, || fresh_id()).await;
+            // After a failure the next turn tries again; puts wait once the list is too long.
+            let merged = merged
+                .inspect_err(|error| tracing::warn!(%error, "cannot merge the list of packs"));
+            merged
+                .map(|blocks| tracing::debug!(blocks, "merged the list of packs into an index run"))
         })
     }
 
@@ -400,6 +396,10 @@ impl BlockStore for PackedBlocks {
         put_before: Epoch,
     ) -> Result<Swept, StoreError> {
         self.sweep_packs(from, cut, put_before).await
+    }
+
+    fn drop_copies(&self) {
+        self.whole.clear();
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

@@ -10,8 +10,9 @@ use std::{
 };
 
 use fula_core::StoreError;
+use parking_lot::Mutex;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Row,
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, Row,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow, Postgres},
 };
@@ -24,6 +25,9 @@ const CONNECTIONS: u32 = 8;
 
 /// Longest wait for a connection. Nothing has been sent until there is one.
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// Time without use after which a connection is tried before a statement is sent on it.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Time for which a starting master waits for an arbiter that does not answer.
 const START: Duration = Duration::from_secs(30);
@@ -76,9 +80,23 @@ pub(super) struct Server {
     pub(super) commit: &'static str,
     /// Whether a pooler lets others use a session between two statements of this process.
     is_shared: Arc<AtomicBool>,
+    /// Time at which a connection was last found dead, as after a restart of the server.
+    died: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Server {
+    /// Records that a connection was found dead: all that were not used since are probably dead as well.
+    fn note_dead(&self) {
+        *self.died.lock() = Some(Instant::now());
+    }
+
+    /// Returns whether a connection that was not used for `idle` must be tried before something is sent on
+    /// it. A write that is sent on a dead connection has no known outcome.
+    fn may_be_dead(&self, idle: Duration) -> bool {
+        let died = *self.died.lock();
+        idle >= IDLE || died.is_some_and(|died| died.elapsed() <= idle)
+    }
+
     pub(super) fn is_shared(&self) -> bool {
         self.is_shared.load(Ordering::Relaxed)
     }
@@ -111,11 +129,21 @@ pub(super) struct Connections {
 impl Connections {
     pub(super) fn new(url: &str, session: Session, server: &Server) -> Result<Self, PostgresError> {
         let options = options(url)?;
-        let prepared_for = server.clone();
+        let (prepared_for, asked) = (server.clone(), server.clone());
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECT)
             .test_before_acquire(false)
+            .before_acquire(move |connection, used| {
+                let may_be_dead = asked.may_be_dead(used.idle_for);
+                // A dead connection is closed, and another one is taken or made.
+                Box::pin(async move {
+                    if may_be_dead {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .after_connect(move |connection, _| {
                 let server = prepared_for.clone();
                 Box::pin(async move {
@@ -176,6 +204,7 @@ impl Connections {
                     if dead < CONNECTIONS && (is_dead(&error) || self.server.notice(&error)) =>
                 {
                     dead += 1;
+                    self.server.note_dead();
                     abandon(connection);
                 }
                 Ok(answer) => return answer.map_err(|error| unavailable(action, error)),
@@ -282,7 +311,8 @@ async fn look(options: &PgConnectOptions) -> Result<Server, PostgresError> {
             "a pooler shares the arbiter's sessions between clients: statements carry their settings"
         );
     }
-    Ok(Server { commit, is_shared: Arc::new(AtomicBool::new(is_shared)) })
+    let is_shared = Arc::new(AtomicBool::new(is_shared));
+    Ok(Server { commit, is_shared, died: Arc::default() })
 }
 
 /// Waits until the arbiter answers. Refuses at once when waiting cannot help.

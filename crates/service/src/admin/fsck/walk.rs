@@ -6,7 +6,10 @@
 use std::sync::atomic::Ordering;
 
 use fula_core::{
-    Block, BlockStore, Cid, Codec, StoreError, bucket::BucketRoot, cbor::Reader, tree::Node,
+    Block, BlockStore, Cid, Codec, StoreError,
+    bucket::{BucketRoot, ObjectKind, ObjectRecord},
+    cbor::Reader,
+    tree::Node,
 };
 use futures::{FutureExt, future::BoxFuture};
 
@@ -136,8 +139,13 @@ impl<'a> Walk<'a> {
             if read.is_err() {
                 found.add(Found::one(of_key(malformed(cid, "a record cannot be read"))));
             }
+            let is_mapped = is_mapped(name, node, index);
             for link in links {
-                found.add(self.content(link).await?.map(of_key));
+                let mut of_link = self.content(link).await?;
+                if is_mapped {
+                    of_link = of_link.without(is_leaf);
+                }
+                found.add(of_link.map(of_key));
             }
         }
         Ok(found)
@@ -175,6 +183,19 @@ impl<'a> Walk<'a> {
         }
         .boxed()
     }
+}
+
+/// Returns whether an entry is a mapped object, whose leaves storage nodes hold.
+fn is_mapped(name: TreeName, node: &Node, index: usize) -> bool {
+    let entry = node.entry(index);
+    matches!(name, TreeName::Objects | TreeName::Versions)
+        && ObjectRecord::decode(&entry.value, entry.weight)
+            .is_ok_and(|record| record.kind == ObjectKind::Mapped)
+}
+
+/// Returns whether a leaf is missing here.
+fn is_leaf(fault: &Fault) -> bool {
+    matches!(fault, Fault::Missing(cid) if cid.codec() == Codec::Raw)
 }
 
 fn malformed(cid: Cid, why: &'static str) -> Fault {

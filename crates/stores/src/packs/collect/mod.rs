@@ -12,7 +12,7 @@
 //! - The manifest is replaced only if it still says that this collection holds the runs. Who takes the runs
 //!   over makes the results of an earlier collection void.
 //! - Packs that are in no list are deleted only once the directory refuses packs of their generation, and
-//!   only if no block in use is missing.
+//!   only if they have no block in use.
 
 mod marks;
 mod moves;
@@ -142,23 +142,36 @@ impl PackedBlocks {
         garbage.extend(gone.map(|id| (path_of(id), choice.bytes.get(id).copied().unwrap_or(0))));
         let singles = self.garbage_of_singles(&mut tally).await?;
         garbage.extend(singles);
-        let missing = tally.unmatched.len() as u64;
-        if missing == 0 && !tally.is_cut_off {
-            // The directory takes no more packs of these generations, so what it does not name by now is
-            // garbage.
-            let newer = self.places.newer_packs(&run).await?;
-            let is_garbage = |id: &&PackId| !newer.contains(id);
-            let unlisted = choice.unlisted.iter().filter(is_garbage);
-            garbage.extend(unlisted.map(|id| (path_of(id), choice.bytes[id])));
-        } else {
-            tracing::error!(
-                missing,
-                "blocks in use are missing from the block store: packs that are in no list stay; run `fula fsck`"
-            );
+        // The directory takes no more packs of these generations, so what it does not name by now is garbage.
+        // Only what is in use and in no list may be in one of these packs, if the list has lost it.
+        let newer = self.places.newer_packs(&run).await?;
+        for id in choice.unlisted.iter().filter(|id| !newer.contains(id)) {
+            if self.may_be_in_use(id, choice.bytes[id], &tally).await? {
+                tracing::error!(pack = %id, "a pack in no list has blocks in use: run `fula fsck --repair`");
+            } else {
+                garbage.push_back((path_of(id), choice.bytes[id]));
+            }
         }
         let next = (!garbage.is_empty()).then_some(Position(1));
         *self.collection.garbage.lock() = garbage;
+        let missing = tally.unmatched.len() as u64;
         Ok(Swept { live_bytes: tally.live_bytes, missing, next, ..Swept::default() })
+    }
+
+    /// Returns whether a pack that no list names has a block that is in use and that no run has.
+    async fn may_be_in_use(
+        &self,
+        id: &PackId,
+        bytes: u64,
+        tally: &Tally,
+    ) -> Result<bool, StoreError> {
+        if tally.unmatched.is_empty() || tally.is_cut_off {
+            return Ok(tally.is_cut_off);
+        }
+        let Some(index) = self.pack_index(&path_of(id), bytes).await? else { return Ok(false) };
+        let is_wanted =
+            |(cid, ..): &(Cid, u32, u32)| tally.unmatched.contains(&Tag::new(&self.key, cid));
+        Ok(index.blocks.iter().any(is_wanted))
     }
 
     /// Returns the blocks of earlier builds, each an object of its own, that are not in use. Removes those

@@ -83,6 +83,50 @@ async fn a_pack_that_was_listed_is_listed_after_a_crash() {
 }
 
 #[tokio::test]
+async fn the_first_writes_after_a_restart_of_the_server_are_carried_out() {
+    let mut server = Postgres::start(&[]).unwrap();
+    let arbiter = PostgresArbiter::open(&server.url(), true).await.unwrap();
+    let swap = async |name: &str, version: u64| {
+        let bucket = BucketAddress::new(OwnerId([1; 16]), BucketName::parse(name).unwrap());
+        let pointer =
+            |version| RootPointer { root: Cid::of(Codec::DagCbor, &[1]), version, generation: 0 };
+        let new = NewRoot {
+            pointer: pointer(version),
+            bucket_id: BucketId([2; 16]),
+            created: 1,
+            deleted: None,
+            global_name: GlobalName::Keep,
+            lease: None,
+        };
+        let expected = (version > 1).then(|| pointer(version - 1));
+        arbiter.roots.cas_root(&bucket, expected, &new).await.map(|done| done.value)
+    };
+    let write = async |version| {
+        let value = Some(bytes::Bytes::from_static(b"x"));
+        arbiter.metadata.write(fula_core::metadata::Table::Modes, "name", version, value).await
+    };
+    let pack =
+        |n| PackEntry { id: PackId([n; 16]), generation: 0, bytes: 1, index: vec![1; 24].into() };
+    // Several connections of each kind are open.
+    let (one, two, three) = tokio::join!(swap("one", 1), swap("two", 1), swap("three", 1));
+    for outcome in [one, two, three] {
+        assert_eq!(outcome.unwrap(), CasOutcome::Won);
+    }
+    write(0).await.unwrap();
+    arbiter.packs.add(&pack(1)).await.unwrap();
+    server.crash(true).unwrap();
+    server.launch().unwrap();
+    // As every request does before it writes.
+    arbiter.roots.get_roots(&[]).await.unwrap();
+    let (one, two, three) = tokio::join!(swap("one", 2), swap("two", 2), swap("three", 2));
+    for outcome in [one, two, three] {
+        assert_eq!(outcome.unwrap(), CasOutcome::Won);
+    }
+    write(1).await.unwrap();
+    arbiter.packs.add(&pack(2)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_wait_hears_of_a_swap_at_once() {
     let roots = arbiter().await.roots;
     let name = BucketName::parse("bucket").unwrap();

@@ -1,0 +1,291 @@
+//! Blocks in and out: one at a time, and many as a CAR file.
+
+use bytes::Bytes;
+use fula_core::{Block, Cid, OwnerId};
+use fula_ingest::{
+    car::{CarError, CarReader},
+    holds::{BATCH_BLOCKS_MAX, Hold},
+    intake::Intake,
+    node::{Reservation, Stored},
+};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use s3s::Body;
+
+use super::{
+    IngestRoutes, Sender,
+    answer::{Answer, Refused, json, listed},
+    body, cid_of,
+};
+
+/// Header with the receipt.
+const RECEIPT: HeaderName = HeaderName::from_static("x-fula-receipt");
+
+/// Header with the time at which the lease ends, in milliseconds since 1970.
+const LEASE: HeaderName = HeaderName::from_static("x-fula-lease");
+
+/// Largest CAR file in bytes.
+pub(super) const CAR_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of blocks of a CAR file that are put together.
+const GROUP_BYTES: usize = 1 << 20;
+
+/// Memory of a CAR file on its way, in bytes: a group of blocks and a section.
+const CAR_MEMORY: usize = 2 * GROUP_BYTES;
+
+/// Media type of a CAR file.
+const CAR: &str = "application/vnd.ipld.car";
+
+/// Media type of a single block.
+const RAW: &str = "application/vnd.ipld.raw";
+
+/// Bytes that are charged until this is dropped, unless they are kept.
+pub(super) struct Charged<'a> {
+    routes: &'a IngestRoutes,
+    sender: Sender,
+    bytes: u64,
+    /// The reservation ends when the hold has taken its place.
+    _reserved: Reservation,
+}
+
+impl Charged<'_> {
+    /// Leaves the bytes charged to the ticket.
+    pub(super) fn keep(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Charged<'_> {
+    fn drop(&mut self) {
+        if let Sender::Client { ticket: Some(ticket), .. } = &self.sender {
+            self.routes.0.tickets.give_back(ticket, self.bytes);
+        }
+    }
+}
+
+impl IngestRoutes {
+    /// Charges bytes to the quota of the owner and to the ticket.
+    pub(super) fn charge(&self, sender: &Sender, bytes: u64) -> Result<Charged<'_>, Refused> {
+        let Sender::Client { owner, ticket } = sender else {
+            return Err(Refused::new(StatusCode::FORBIDDEN, "masters send no blocks"));
+        };
+        let reserved = self.0.node.reserve(*owner, bytes)?;
+        let fits = ticket
+            .as_ref()
+            .is_none_or(|ticket| self.0.tickets.charge(ticket, bytes, self.0.node.now()));
+        if !fits {
+            let text = "the ticket is used up; get another one from a master";
+            return Err(Refused::new(StatusCode::PAYMENT_REQUIRED, text));
+        }
+        Ok(Charged { routes: self, sender: sender.clone(), bytes, _reserved: reserved })
+    }
+
+    /// Answers `PUT /v0/block?cid=`.
+    pub(super) async fn put_block(&self, request: Request<Body>) -> Answer {
+        let sender = self.client(&request)?;
+        let cid = cid_of(&request)?;
+        let length = body::block_length(request.headers())?;
+        let charged = self.charge(&sender, length as u64)?;
+        let Sender::Client { owner, .. } = sender else { return Err(body::cut_off()) };
+        let turn = self.turn(length).await?;
+        let block = body::block(request.into_body(), cid, length).await?;
+        let mut intake = self.0.node.intake(owner);
+        intake.add(std::slice::from_ref(&block)).await?;
+        // The body is not needed while the disk is waited for.
+        drop((block, turn.memory));
+        let stored = intake.finish().await?;
+        charged.keep();
+        let mut answer = self.stored(&stored);
+        answer["cid"] = cid.to_string().into();
+        answer["size"] = length.into();
+        let mut response = json(StatusCode::OK, &answer);
+        if let Ok(receipt) = HeaderValue::from_str(&stored.receipt) {
+            response.headers_mut().insert(RECEIPT, receipt);
+        }
+        Ok(response)
+    }
+
+    /// Returns the fields that tell of a receipt.
+    pub(super) fn stored(&self, stored: &Stored) -> serde_json::Value {
+        serde_json::json!({
+            "lease": stored.until,
+            "node": self.0.node.id().to_string(),
+            "disk": self.0.node.disk().to_string(),
+            "receipt": stored.receipt,
+        })
+    }
+
+    /// Answers `GET /v0/block?cid=` and `HEAD`.
+    pub(super) async fn get_block(&self, request: Request<Body>) -> Answer {
+        let target = target_of(&request);
+        let method = request.method().clone();
+        let master = self.master((method.as_str(), &target), request.headers(), b"")?;
+        let sender = match master {
+            Some(master) => master,
+            None => self.client(&request)?,
+        };
+        let cid = cid_of(&request)?;
+        // The holds decide before the store is asked.
+        let absent = || Refused::new(StatusCode::NOT_FOUND, "you hold no such block here");
+        let (block, hold) = match sender {
+            Sender::Master => (self.0.node.get_for_master(&cid).await, None),
+            Sender::Client { owner, .. } => {
+                let hold = self.0.node.hold(owner, &cid).ok_or_else(absent)?;
+                if method == Method::HEAD {
+                    return Ok(self.head(owner, cid, hold));
+                }
+                (self.0.node.get(owner, &cid).await, Some((owner, hold)))
+            }
+        };
+        let block = block.map_err(|error| Refused::from_store(&error))?.ok_or_else(absent)?;
+        let mut response = match hold {
+            Some((owner, hold)) => self.head(owner, cid, hold),
+            None => Response::new(Body::empty()),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(RAW));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(block.bytes().len()));
+        if method != Method::HEAD {
+            *response.body_mut() = Body::from(block.bytes().clone());
+        }
+        Ok(response)
+    }
+
+    /// Returns the headers that tell an owner of its hold.
+    fn head(&self, owner: OwnerId, cid: Cid, hold: Hold) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(RAW));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(hold.size));
+        headers.insert(LEASE, HeaderValue::from(hold.until));
+        if let Some(stored) = self.0.node.have(owner, &[cid])
+            && let Ok(receipt) = HeaderValue::from_str(&stored.receipt)
+        {
+            headers.insert(RECEIPT, receipt);
+        }
+        response
+    }
+
+    /// Answers `POST /v0/blocks`.
+    pub(super) async fn put_blocks(&self, request: Request<Body>) -> Answer {
+        let sender = self.client(&request)?;
+        let Sender::Client { owner, .. } = sender else { return Err(body::cut_off()) };
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or(CAR);
+        if kind.split(';').next().map(str::trim) != Some(CAR) {
+            let text = format!("send a CAR file of version 1 as {CAR}");
+            return Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, &text));
+        }
+        if body::length_of(request.headers()).is_some_and(|length| length > CAR_BYTES_MAX) {
+            return Err(car_too_large());
+        }
+        let _turn = self.turn(CAR_MEMORY).await?;
+        let mut upload = CarUpload {
+            routes: self,
+            intake: self.0.node.intake(owner),
+            sender,
+            charged: Vec::new(),
+            group: Vec::new(),
+            group_bytes: 0,
+            bad: None,
+        };
+        let read = upload.read(request.into_body()).await;
+        upload.finish(read).await
+    }
+}
+
+fn car_too_large() -> Refused {
+    let text = format!("a CAR file has at most 64 MiB and {BATCH_BLOCKS_MAX} blocks");
+    Refused::new(StatusCode::PAYLOAD_TOO_LARGE, &text)
+}
+
+/// Returns path and query of a request.
+pub(super) fn target_of(request: &Request<Body>) -> String {
+    request.uri().path_and_query().map_or_else(String::new, ToString::to_string)
+}
+
+/// A CAR file on its way in. It holds one group of blocks and one section in memory.
+struct CarUpload<'a> {
+    routes: &'a IngestRoutes,
+    intake: Intake,
+    sender: Sender,
+    charged: Vec<Charged<'a>>,
+    group: Vec<Block>,
+    group_bytes: usize,
+    /// The block that does not match its CID.
+    bad: Option<Cid>,
+}
+
+impl CarUpload<'_> {
+    async fn read(&mut self, mut body: Body) -> Result<(), Refused> {
+        let (mut reader, mut received) = (CarReader::default(), 0_u64);
+        while let Some(bytes) = body::next(&mut body).await? {
+            received += bytes.len() as u64;
+            if received > CAR_BYTES_MAX {
+                return Err(car_too_large());
+            }
+            reader.push(&bytes);
+            while let Some((cid, bytes)) = reader.next_block().map_err(car_refused)? {
+                self.take(cid, bytes).await?;
+            }
+        }
+        reader.end().map_err(car_refused)
+    }
+
+    async fn take(&mut self, cid: Cid, bytes: Bytes) -> Result<(), Refused> {
+        if cid.codec() == fula_core::Codec::DagCbor {
+            return Err(car_refused(CarError::Section));
+        }
+        if self.intake.blocks().len() + self.group.len() >= BATCH_BLOCKS_MAX {
+            return Err(car_too_large());
+        }
+        self.group_bytes += bytes.len();
+        let block = body::verify(cid, bytes).inspect_err(|_| self.bad = Some(cid))?;
+        self.group.push(block);
+        if self.group_bytes >= GROUP_BYTES { self.put().await } else { Ok(()) }
+    }
+
+    /// Puts the blocks of the group.
+    async fn put(&mut self) -> Result<(), Refused> {
+        let group = std::mem::take(&mut self.group);
+        let bytes: usize = group.iter().map(|block| block.bytes().len()).sum();
+        self.group_bytes = 0;
+        if group.is_empty() {
+            return Ok(());
+        }
+        self.charged.push(self.routes.charge(&self.sender, bytes as u64)?);
+        Ok(self.intake.add(&group).await?)
+    }
+
+    /// Makes durable what came before the end or the fault, and answers which blocks that are.
+    async fn finish(mut self, read: Result<(), Refused>) -> Answer {
+        let read = match (self.put().await, read) {
+            (Err(refused), Ok(())) => Err(refused),
+            (_, read) => read,
+        };
+        let routes = self.routes;
+        let mut answer = serde_json::json!({"blocks": []});
+        if !self.intake.blocks().is_empty() {
+            let stored = self.intake.finish().await?;
+            self.charged.into_iter().for_each(Charged::keep);
+            answer = routes.stored(&stored);
+            answer["blocks"] = listed(&stored.blocks);
+        }
+        match read {
+            Ok(()) => Ok(json(StatusCode::OK, &answer)),
+            Err(refused) => {
+                answer["stored"] = answer["blocks"].take();
+                answer["bad"] = self.bad.map(|cid| cid.to_string()).into();
+                Err(refused.with(answer))
+            }
+        }
+    }
+}
+
+fn car_refused(error: CarError) -> Refused {
+    let status = match error {
+        CarError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        CarError::Header | CarError::Section | CarError::CutOff => StatusCode::BAD_REQUEST,
+    };
+    Refused::new(status, &error.to_string())
+}

@@ -1,0 +1,27 @@
+//! Storage nodes: blocks that clients send directly, the receipts for them, and the leases that keep them.
+//!
+//! The documents are pure functions: [`receipt`], [`ticket`], [`peer`], and the rule by which a mapping is
+//! admitted, [`mapping`]. [`node::StorageNode`] keeps blocks under [`holds`], on the storage traits of
+//! `fula-core`. Nothing here knows of HTTP, of a backend, or of the time of day.
+//!
+//! Decision: docs/adr/0043. Formats: docs/format.md.
+
+pub mod car;
+mod document;
+pub mod faults;
+pub mod holds;
+pub mod intake;
+pub mod key;
+pub mod mapping;
+pub mod node;
+pub mod peer;
+pub mod receipt;
+pub mod ticket;
+
+pub use self::{
+    document::InvalidDocument,
+    key::{PublicKey, SignerId, SigningKey},
+    node::{NodeError, NodeLimits, StorageNode},
+    receipt::{DiskId, Receipt},
+    ticket::Ticket,
+};

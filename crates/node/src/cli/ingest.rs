@@ -1,0 +1,55 @@
+//! Settings about storage nodes that masters and nodes have.
+
+use clap::{ArgAction::Set, Args};
+
+use super::value::{Size, Time, above_zero, from_one, switch};
+
+/// What a master does with storage nodes. Everything is off unless it is set.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct IngestSettings {
+    /// Storage nodes that clients may send blocks to: NAME=URL#KEY, separated by commas. The node prints
+    /// its key at the start [default: none]
+    #[arg(long, env = "FULA_STORAGE_NODES", value_name = "NODES")]
+    pub(crate) storage_nodes: Option<String>,
+    /// Whether a PUT with an empty body may map a key to content that storage nodes hold; needs
+    /// --storage-nodes or --ingest
+    #[arg(long, env = "FULA_REMOTE_CID_PUT", value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "off")]
+    pub(crate) remote_cid_put: bool,
+    /// Whether the content of a mapping is copied into the block store of the master before it is
+    /// committed. Reads then need no storage node
+    #[arg(long, env = "FULA_INGEST_COPY", value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "off")]
+    pub(crate) ingest_copy: bool,
+    /// Whether this gateway takes blocks itself, at `/v0/` of its S3 listener. It works where the blocks
+    /// are in the data directory
+    #[arg(long, env = "FULA_INGEST", value_name = "on|off", value_parser = switch,
+        action = Set, default_value = "off")]
+    pub(crate) ingest: bool,
+    #[command(flatten)]
+    pub(crate) limits: IngestLimits,
+}
+
+/// How much clients may send to `/v0/`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct IngestLimits {
+    /// Most bytes of blocks of one owner that were sent to `/v0/` and are not mapped yet; more are answered
+    /// 402
+    #[arg(
+        id = "ingest_quota",
+        long = "ingest-quota",
+        env = "FULA_INGEST_QUOTA",
+        value_name = "SIZE",
+        default_value = "64G"
+    )]
+    pub(crate) quota: Size,
+    /// Largest number of uploads to `/v0/` at a time. Others wait for 10 s and are then answered 503.
+    /// Their bodies share 4 MiB of memory
+    #[arg(id = "ingest_uploads", long = "ingest-uploads", env = "FULA_INGEST_UPLOADS", value_name = "NUMBER", value_parser = from_one(),
+        default_value_t = 32)]
+    pub(crate) uploads: u64,
+    /// Time, from 2h, for which a block that was sent to `/v0/` is kept without being mapped
+    #[arg(id = "ingest_lease", long = "ingest-lease", env = "FULA_INGEST_LEASE", value_name = "TIME", value_parser = above_zero,
+        default_value = "1d")]
+    pub(crate) lease: Time,
+}

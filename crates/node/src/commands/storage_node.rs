@@ -1,0 +1,160 @@
+//! `fula storage-node`: takes and serves blocks until a signal stops it.
+
+use std::{process::ExitCode, sync::Arc};
+
+use fula_gateway::{
+    admin as wire_admin,
+    ingest::{IngestRoutes, Trust},
+    metrics,
+    server::{self, Listening},
+};
+use fula_ingest::StorageNode;
+use fula_service::{Limits, auth::Authenticator};
+use tokio::net::TcpListener;
+
+use super::{
+    fail,
+    gateway::{
+        StartError, note_running, start_log, stop_signal, tls_of, wait_for,
+        warn_of_unknown_settings,
+    },
+};
+use crate::{
+    admin,
+    cli::StorageNodeSettings,
+    config::{PeerAddress, StorageNodeConfig, admin_limits, raise_descriptors},
+    files, gauges, gc,
+    ingest::{MasterLinks, settle_for_ever},
+    jwks,
+    listeners::{Taken, usable},
+    node::{Node, NodeError, Purpose},
+    readiness,
+};
+
+/// Runs `fula storage-node`.
+pub(crate) async fn run(settings: Box<StorageNodeSettings>) -> ExitCode {
+    match serve(*settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
+    let config = StorageNodeConfig::check(settings)?;
+    start_log(config.log);
+    warn_of_unknown_settings();
+    let connections = config.connections.limits(raise_descriptors());
+    let listener = Taken::take(config.listen, "--listen (FULA_NODE_LISTEN)")?;
+    let admin_listener = Taken::take(config.admin_listen, "--admin-listen (FULA_ADMIN_LISTEN)")?;
+    let tls = tls_of(config.tls.as_ref())?;
+    let recorder =
+        metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
+    gauges::begin();
+    let opened = Node::open(&config.backends, Limits::default(), Purpose::Store, false).await?;
+    let node = Arc::new(opened);
+    node.authenticator.set_policy(config.policy.clone());
+    if let Some(source) = &config.jwks {
+        jwks::start(source.clone(), node.authenticator.clone()).await.map_err(StartError::Jwks)?;
+    }
+    let storage = node.open_storage(config.limits).await?;
+    let trust = Trust::new(config.masters.iter().map(|master| master.key));
+    let authenticator = node.authenticator.clone();
+    let routes = IngestRoutes::new(
+        storage.clone(),
+        authenticator.clone(),
+        Arc::clone(&trust),
+        config.routes.clone(),
+    );
+
+    let (listener, admin_listener) = (listener.listen()?, admin_listener.listen()?);
+    let socket = admin::listen(&config.backends.data_dir)?;
+    let stop = stop_signal()?;
+    let open = note_running(&node, &listener, connections).await;
+    greet(&config, &storage, &listener, &admin_listener);
+
+    let admin_node = Arc::clone(&node);
+    let answer_admin = move |request: http::Request<_>| {
+        let (node, recorder) = (Arc::clone(&admin_node), recorder.clone());
+        async move {
+            let readiness = readiness::check(&node);
+            wire_admin::answer(&request, &recorder, readiness, || gauges::refresh(&node)).await
+        }
+    };
+    let (header_timeout, grace) = (config.routes.limits.header_timeout, config.shutdown_grace);
+    let how = Listening { name: "blocks", tls, header_timeout, grace, connections, open };
+    let admin = Listening {
+        name: "admin",
+        tls: None,
+        connections: admin_limits(),
+        open: Arc::default(),
+        ..how.clone()
+    };
+    tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
+    tokio::spawn(admin::serve(socket, Arc::clone(&node)));
+    start_background_work(&node, &storage, &config.masters, trust, authenticator)?;
+    let answer = move |request: http::Request<_>| {
+        let routes = routes.clone();
+        async move { routes.handle(request).await }
+    };
+    let cut = server::serve(listener, how, wait_for(stop), answer).await;
+    if cut > 0 {
+        tracing::warn!(cut, "connections were still open at the end of the grace period");
+    }
+    drop(std::fs::remove_file(files::socket_path(&config.backends.data_dir)));
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn start_background_work(
+    node: &Arc<Node>,
+    storage: &StorageNode,
+    masters: &[PeerAddress],
+    trust: Arc<Trust>,
+    authenticator: Authenticator,
+) -> Result<(), StartError> {
+    let key = node.node_key();
+    let masters = MasterLinks::new(masters, &key, trust, authenticator.clone());
+    let masters = Arc::new(masters.map_err(|error| StartError::Process("HTTP", error.into()))?);
+    tokio::spawn(Arc::clone(&masters).watch());
+    tokio::spawn(settle_for_ever(storage.clone(), masters));
+    tokio::spawn(async move { authenticator.revocations().run().await });
+    tokio::spawn(gc::tend(Arc::clone(node)));
+    tokio::spawn(gauges::watch_disk(Arc::clone(node)));
+    Ok(())
+}
+
+fn greet(
+    config: &StorageNodeConfig,
+    storage: &StorageNode,
+    listener: &TcpListener,
+    admin: &TcpListener,
+) {
+    let address = |listener: &TcpListener| {
+        listener.local_addr().map_or_else(|_| "?".to_owned(), |address| usable(address).to_string())
+    };
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let masters: Vec<&str> = config.masters.iter().map(|master| master.name.as_str()).collect();
+    println!(
+        "Fula {version} takes blocks on {scheme}://{listen}\n\n\
+         \x20 data         {data}\n\
+         \x20 node         {id}\n\
+         \x20 key          {key}\n\
+         \x20 masters      {masters}\n\
+         \x20 health       http://{admin}/healthz  /readyz  /metrics\n\n\
+         Set this on the masters, with a name for the node and the URL at which clients reach it:\n\n\
+         \x20 FULA_STORAGE_NODES=NAME={scheme}://{listen}#{key}\n",
+        version = env!("CARGO_PKG_VERSION"),
+        listen = address(listener),
+        admin = address(admin),
+        data = config.backends.data_dir.display(),
+        id = storage.id(),
+        key = storage.key().public(),
+        masters = masters.join(", "),
+    );
+}
+
+impl From<fula_core::StoreError> for StartError {
+    fn from(error: fula_core::StoreError) -> Self {
+        Self::Node(NodeError::Modes(error))
+    }
+}

@@ -1,0 +1,115 @@
+//! The storage node of a data directory: its keys, its holds, and whether the directory is one of a node.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use fula_core::{MetadataStore, StoreError, metadata::Table};
+use fula_ingest::{DiskId, NodeLimits, SigningKey, StorageNode};
+use fula_service::{Keeper, auth::SealingKey};
+use fula_stores::{LocalStore, local::system_clock};
+
+use super::{Node, NodeError, Purpose, read_text};
+use crate::{config::Backends, files};
+
+/// Record of what a data directory is for, if it is not that of a gateway.
+const ROLE: &str = "role";
+
+/// The role of the data directory of a storage node.
+const STORAGE_NODE: &str = "storage-node";
+
+/// The keys that are derived from the sealing key.
+#[derive(Debug)]
+pub(super) struct NodeKeys {
+    /// Signs tickets and requests to storage nodes; all masters of an arbiter have it.
+    master: Arc<SigningKey>,
+    /// Signs receipts and requests to masters.
+    node: Arc<SigningKey>,
+}
+
+impl NodeKeys {
+    pub(super) fn of(sealing: &SealingKey) -> Self {
+        Self { master: Arc::new(sealing.ticket_key()), node: Arc::new(sealing.node_key()) }
+    }
+}
+
+impl Node {
+    /// Returns whether a storage node in this data directory holds blocks.
+    pub(crate) async fn has_holds(&self) -> Result<bool, StoreError> {
+        Ok(!self.store.metadata.list(Table::Holds, None, 1).await?.is_empty())
+    }
+
+    /// Returns the key with which the masters of this arbiter sign tickets and requests to storage nodes.
+    pub(crate) fn master_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.keys.master)
+    }
+
+    /// Returns the key with which a storage node in this data directory signs.
+    pub(crate) fn node_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.keys.node)
+    }
+
+    /// Opens the storage node of this data directory. The collector leaves alone what it holds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn open_storage(&self, limits: NodeLimits) -> Result<StorageNode, StoreError> {
+        let records = Arc::clone(&self.store.metadata) as Arc<dyn MetadataStore>;
+        let (blocks, fresh) = (Arc::clone(self.nodes.blocks()), DiskId(self.service.draw()));
+        let key = self.node_key();
+        let opened = StorageNode::open(blocks, records, key, fresh, limits, system_clock()).await?;
+        let holds = opened.clone();
+        self.service.keep(Keeper(Arc::new(move || holds.kept())));
+        Ok(opened)
+    }
+}
+
+/// Refuses a directory of a master of a shared arbiter if no database is set, and a missing sealing key.
+pub(super) async fn check_purpose_of(
+    data_dir: &Path,
+    store: &LocalStore,
+    backends: &Backends,
+    purpose: Purpose,
+) -> Result<(), NodeError> {
+    let has_any = async |table| -> Result<bool, StoreError> {
+        Ok(!store.metadata.list(table, None, 1).await?.is_empty())
+    };
+    check_role(data_dir, store, purpose).await?;
+    if backends.shared.is_some()
+        && matches!(purpose, Purpose::Serve(_))
+        && store.roots.counts().0 > 0
+    {
+        return Err(NodeError::OfSingleMaster(data_dir.to_owned()));
+    }
+    if backends.shared.is_none() && has_any(Table::Remembered).await? {
+        return Err(NodeError::OfSharedArbiter(data_dir.to_owned()));
+    }
+    let is_sealed = has_any(Table::Keys).await? || has_any(Table::Sessions).await?;
+    if is_sealed && backends.secrets_key_file.is_none() && !files::has_sealing_key(data_dir)? {
+        return Err(NodeError::NoSealingKey(data_dir.to_owned()));
+    }
+    Ok(())
+}
+
+/// Refuses to serve S3 from the directory of a storage node, and the other way round.
+async fn check_role(
+    data_dir: &Path,
+    store: &LocalStore,
+    purpose: Purpose,
+) -> Result<(), NodeError> {
+    let role = read_text(store.metadata.as_ref(), Table::Modes, ROLE).await?;
+    match (purpose, role.as_deref()) {
+        (Purpose::Serve(_) | Purpose::MoveIn, Some(STORAGE_NODE)) => {
+            return Err(NodeError::OfStorageNode(data_dir.to_owned()));
+        }
+        (Purpose::Store, Some(STORAGE_NODE)) => {}
+        (Purpose::Store, _) if files::credentials_path(data_dir).exists() => {
+            return Err(NodeError::OfGateway(data_dir.to_owned()));
+        }
+        (Purpose::Store, _) => {
+            let value = Some(Bytes::from_static(STORAGE_NODE.as_bytes()));
+            store.metadata.write(Table::Modes, ROLE, 0, value).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
