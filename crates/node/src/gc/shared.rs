@@ -24,10 +24,10 @@ use crate::node::Node;
 const NAME: &str = "collection";
 
 /// Time without an update after which another master may collect.
-const TAKEN_OVER_AFTER: Duration = Duration::from_mins(5);
+const TAKEN_OVER_AFTER: Duration = Duration::from_secs(30);
 
 /// Interval between two updates of the record during a collection.
-const TOUCH_EVERY: Duration = Duration::from_mins(1);
+const TOUCH_EVERY: Duration = Duration::from_secs(10);
 
 /// Time after which a collection is due for any amount of written bytes.
 const COLLECT_AFTER: Duration = Duration::from_hours(1);
@@ -152,7 +152,9 @@ pub(crate) async fn now(node: &Node, retention: Duration) -> Result<Option<Colle
     }
     match Turn::begin(node).await? {
         Some(mut turn) => turn.run(retention, &|| REST).await.map(Some),
-        None => Err("another master collects at this moment; try again later".to_owned()),
+        None => {
+            Err("a collection is under way on another master; try again in a minute".to_owned())
+        }
     }
 }
 
@@ -162,7 +164,8 @@ pub(crate) async fn tend(node: Arc<Node>) {
     let retention = node.service.committer().limits().retention;
     let mut growth = Growth::default();
     let (mut collected, mut tried) = (Instant::now(), Instant::now());
-    let (mut came, mut changed, mut seen_end) = (0, Instant::now(), 0);
+    let (mut came, mut changed) = (0, Instant::now());
+    let mut seen_end = last(node.metadata.as_ref()).await.map_or(0, |record| record.ended_ms);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let added = packs.added_bytes();
@@ -179,7 +182,6 @@ pub(crate) async fn tend(node: Arc<Node>) {
         // What another master has collected since is not to be collected again.
         if let Ok(record) = last(node.metadata.as_ref()).await
             && record.ended_ms > seen_end
-            && seen_end > 0
         {
             seen_end = record.ended_ms;
             growth.collect(collectable, record.found.map_or(0, |found| found.live_bytes));

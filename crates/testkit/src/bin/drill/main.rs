@@ -2,6 +2,7 @@
 //! several masters (`make drill SECONDS=600 SEED=7`). `drill --help` lists the commands.
 
 mod client;
+mod collections;
 mod faults;
 mod figures;
 mod parts;
@@ -148,14 +149,21 @@ async fn run(
 
     let stop = Arc::new(AtomicBool::new(false));
     let running = start_clients(&cluster, &board, &mut rng, &stop);
+    let collecting = collections::run(&cluster, &stop);
     let faults = faults::inflict(&mut cluster, &mut rng, length, !cas_off).await?;
     stop.store(true, Ordering::Relaxed);
     let mut events = Vec::new();
     for worker in running {
         events.extend(worker.await.map_err(io::Error::other)?);
     }
+    let collected = collecting.await.map_err(io::Error::other)?;
     // After the faults every master must give the same answers.
     let mut violations = agree(&cluster, &board, &mut rng, &mut events).await?;
+    if !cas_off {
+        // Everything is calm: a collection must succeed, and leave everything that is needed.
+        violations.extend(collections::last(&cluster).await);
+        violations.extend(agree(&cluster, &board, &mut rng, &mut events).await?);
+    }
     let poisoned = board.poisoned();
     events.retain(|event| !poisoned.contains(&event.key));
     for event in &mut events {
@@ -167,6 +175,7 @@ async fn run(
     verdict.violations.extend(board.violations());
     tell_operations(&events);
     println!("faults: {faults}");
+    println!("collections: {collected}");
     println!("history: {}", history.display());
     tell(&verdict);
     if cas_off {
@@ -185,7 +194,8 @@ async fn run(
 
 /// Starts the masters and what they share.
 async fn start_cluster(cas_off: bool, wallets: bool) -> io::Result<Cluster> {
-    let mut env = vec![("FULA_COMMIT_DEADLINE", "4s")];
+    // Nothing that was replaced is retained, so that collections delete as much as they can.
+    let mut env = vec![("FULA_COMMIT_DEADLINE", "4s"), ("FULA_RETENTION", "0s")];
     if cas_off {
         env.push(("FULA_BUCKET_ROOT_CAS", "off"));
     }
