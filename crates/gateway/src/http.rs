@@ -3,6 +3,7 @@
 //! It assigns request ids, logs each request, counts metrics by operation and status, serves the routes of
 //! the gateway itself, and completes the error bodies of `s3s`. No secret, token or query is ever logged.
 
+mod answer;
 mod post;
 #[cfg(test)]
 mod tests;
@@ -15,41 +16,31 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use fula_service::{Seen, Service, auth::Proof};
 use futures::FutureExt;
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
-};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use s3s::{S3ErrorCode, S3Result, s3_error, service::S3Service};
 use tokio::time::Instant;
 
+use self::answer::{mend, tell_version};
 use crate::{
     WireConfig,
     auth::{AuthLayer, Signer},
     buffered::{self, BufferedBodies},
     cors::{self, CrossOrigin},
     credential::{Credential, bearer_of},
-    error::{CONDITION_HEADER, DETAIL_HEADER, FORGED_HEADER, escape, respond},
+    error::{FORGED_HEADER, respond},
     form, guard,
     ingest::{self, MasterIngest},
     normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
-    request::{AnswerStatus, HostBucket, Operation, RequestId},
+    request::{HostBucket, Operation, RequestId},
     request_body::{self, Lent, MinimumPace},
     signature::{ChunkKey, Received},
     sts,
 };
-
-/// Header with the bucket version that an answer holds at.
-const VERSION: HeaderName = HeaderName::from_static("x-fula-version");
-
-/// The same, for an answer that may be outdated because the arbiter is away.
-const STALE: HeaderName = HeaderName::from_static("x-fula-stale");
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
 /// Prefix of the gateway's own routes. `fula` cannot be a bucket name.
 const OWN_ROUTES: &str = "/fula/";
@@ -434,66 +425,4 @@ fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<s3s::
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
-}
-
-/// Sets the headers that tell the bucket version of an answer, and whether it may be outdated.
-fn tell_version(response: &mut Response<s3s::Body>, seen: &Seen) {
-    let Some(version) = seen.version() else { return };
-    let headers = response.headers_mut();
-    headers.insert(VERSION, HeaderValue::from(version));
-    if seen.is_stale() {
-        headers.insert(STALE, HeaderValue::from(version));
-    }
-}
-
-/// Adds the headers of every answer, and completes XML errors.
-fn mend(response: &mut Response<s3s::Body>, id: &str, path: &str) {
-    // `s3s` answers HEAD with 200 even if only a part of the object was requested.
-    let is_part = response.headers().contains_key(header::CONTENT_RANGE);
-    if is_part && response.status() == StatusCode::OK {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    if let Some(AnswerStatus(status)) = response.extensions().get().copied() {
-        *response.status_mut() = status;
-    }
-    let condition = response.headers_mut().remove(CONDITION_HEADER);
-    let detail = response.headers_mut().remove(DETAIL_HEADER);
-    let status = response.status();
-    if (status.is_client_error() || status.is_server_error())
-        && let Some(body) = response.body_mut().take_bytes()
-    {
-        let condition = text_of(condition.as_ref());
-        let condition = condition.map(|name| format!("<Condition>{name}</Condition>"));
-        let elements = [condition.as_deref(), text_of(detail.as_ref())];
-        let elements: String = elements.into_iter().flatten().collect();
-        let mended = mend_xml(&body, &elements, id, path).map_or(body, Bytes::from);
-        if response.headers().contains_key(header::CONTENT_LENGTH) {
-            let length = HeaderValue::from(mended.len());
-            response.headers_mut().insert(header::CONTENT_LENGTH, length);
-        }
-        *response.body_mut() = s3s::Body::from(mended);
-    }
-    let is_xml = response.body().bytes().is_some_and(|body| body.starts_with(b"<?xml"));
-    let headers = response.headers_mut();
-    if is_xml && !headers.contains_key(header::CONTENT_TYPE) {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
-    }
-    if let Ok(value) = HeaderValue::from_str(id) {
-        headers.insert(REQUEST_ID, value);
-    }
-    headers.insert(header::SERVER, HeaderValue::from_static("Fula"));
-}
-
-fn text_of(value: Option<&HeaderValue>) -> Option<&str> {
-    value.and_then(|value| value.to_str().ok())
-}
-
-/// Inserts the elements that `s3s` leaves out before the end of an error.
-fn mend_xml(body: &Bytes, elements: &str, id: &str, path: &str) -> Option<String> {
-    let text = std::str::from_utf8(body).ok()?;
-    let head = text.strip_suffix("</Error>")?;
-    let resource = escape(path);
-    Some(format!(
-        "{head}{elements}<Resource>{resource}</Resource><RequestId>{id}</RequestId></Error>"
-    ))
 }

@@ -67,9 +67,13 @@ pub(crate) fn hide(parts: &mut Parts) {
             seen.insert(name, if is_source { ascii(value) } else { value.clone() });
         }
     }
-    // `s3s` requires this header. The operation reads it from the request as it was sent.
-    if parts.uri.query().is_some_and(|query| query.contains("attributes")) {
+    // `s3s` requires these headers. The operations read them from the request as it was sent.
+    let query = parts.uri.query().unwrap_or_default();
+    if query.contains("attributes") {
         seen.insert("x-amz-object-attributes", HeaderValue::from_static("ETag"));
+    }
+    if query.contains("renameObject") {
+        seen.insert("x-amz-rename-source", HeaderValue::from_static("-"));
     }
     let uri = without_parameters(&parts.uri, |name| name == "response-expires");
     let sent = Sent {

@@ -2,12 +2,15 @@
 //!
 //! The module knows nothing of HTTP. The gateway maps every error to an S3 code, without a catch-all.
 
+mod condition;
 #[cfg(test)]
 mod tests;
 
 use std::{error::Error, fmt, sync::Arc};
 
 use fula_core::StoreError;
+
+pub use self::condition::ConditionName;
 
 /// Whether a failed write may have been applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,33 +19,6 @@ pub enum Applied {
     None,
     /// The write may have been applied, or may still be.
     Unknown,
-}
-
-/// The name of a condition that did not hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConditionName {
-    /// `If-Match`.
-    IfMatch,
-    /// `If-None-Match`.
-    IfNoneMatch,
-    /// `If-Unmodified-Since`.
-    IfUnmodifiedSince,
-    /// `If-Modified-Since`.
-    IfModifiedSince,
-    /// `x-fula-if-version`.
-    BucketVersion,
-}
-
-impl fmt::Display for ConditionName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::IfMatch => "If-Match",
-            Self::IfNoneMatch => "If-None-Match",
-            Self::IfUnmodifiedSince => "If-Unmodified-Since",
-            Self::IfModifiedSince => "If-Modified-Since",
-            Self::BucketVersion => "x-fula-if-version",
-        })
-    }
 }
 
 /// The reason why a request was not carried out.

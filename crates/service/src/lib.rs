@@ -48,6 +48,7 @@ pub use self::{
         PartInfo, PartsPage, PutPartRequest, UploadInfo, UploadLine, UploadsPage,
     },
     objects::object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
+    objects::rename::RenameRequest,
     objects::versions::VersionListing,
     objects::{body, condition},
     pins::{Keeper, RequestPins},

@@ -55,7 +55,6 @@ const REFUSED: &[Refused] = &[
     (Method::PUT, Object, "annotation", "PutObjectAnnotation"),
     (Method::PUT, Object, "encryption", "UpdateObjectEncryption"),
     (Method::PUT, Object, "legal-hold", "PutObjectLegalHold"),
-    (Method::PUT, Object, "renameObject", "RenameObject"),
     (Method::PUT, Object, "retention", "PutObjectRetention"),
     (Method::DELETE, Object, "annotation", "DeleteObjectAnnotation"),
     (Method::POST, Object, "restore", "RestoreObject"),

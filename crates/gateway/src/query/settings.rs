@@ -73,4 +73,5 @@ pub(super) const ROUTES: &[Route] = &[
     Route::new(Method::PUT, Level::Object, &["acl"]).with(VERSION).payload(DOCUMENT),
     Route::new(Method::PUT, Level::Object, &["tagging"]).with(VERSION).payload(DOCUMENT),
     Route::new(Method::DELETE, Level::Object, &["tagging"]).with(VERSION),
+    Route::new(Method::PUT, Level::Object, &["renameObject"]),
 ];

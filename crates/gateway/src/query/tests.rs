@@ -156,7 +156,7 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
             "tagging",
             "versioning",
         ]),
-        ("PUT", Level::Object) => is(&["acl", "%61cl", "tagging"]),
+        ("PUT", Level::Object) => is(&["acl", "%61cl", "renameObject", "tagging"]),
         ("DELETE", Level::Bucket) => is(&[
             "policy",
             "polic%79",

@@ -13,6 +13,7 @@ mod multipart;
 mod object;
 mod policy;
 mod public_access;
+mod rename;
 mod settings;
 mod tagging;
 mod tags;
@@ -204,6 +205,7 @@ operations! {
     list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput,
     put_bucket_versioning: PutBucketVersioningInput => PutBucketVersioningOutput,
     put_public_access_block: PutPublicAccessBlockInput => PutPublicAccessBlockOutput,
+    rename_object: RenameObjectInput => RenameObjectOutput,
     get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput,
     get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput,
     get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput,

@@ -19,7 +19,7 @@ use super::{
     deleted::{Deleted, KeyToDelete},
     edits::{Answer, bytes_of, open_upload},
     step::{Step, StepKind, commit},
-    versions::{delete_many, remove, remove_version, source_of, tag, write},
+    versions::{delete_many, remove, remove_version, rename, source_of, tag, write},
     working::Working,
 };
 use crate::{
@@ -99,6 +99,15 @@ pub(crate) enum Change {
         blocks: Vec<Block>,
     },
     Delete(KeyToDelete),
+    /// Gives an object another key.
+    Rename {
+        from: ObjectKey,
+        to: ObjectKey,
+        /// Conditions on the object.
+        source: ReadConditions,
+        /// Conditions on the object that is replaced.
+        conditions: WriteConditions,
+    },
     /// Replaces the tags of an object.
     Tag {
         key: ObjectKey,
@@ -163,6 +172,7 @@ impl Change {
             Self::DeleteBucket
             | Self::SettleName(_)
             | Self::SetVersioning(_)
+            | Self::Rename { .. }
             | Self::Delete(_)
             | Self::DeleteMany(_)
             | Self::AbortUpload { .. } => &[],
@@ -228,6 +238,10 @@ impl Change {
                 work.require_bucket()?;
                 work.set_versioning(*versioning);
                 Ok(Answer::Done)
+            }
+            Self::Rename { from, to, source, conditions } => {
+                let record = rename(work, from, to, (source, conditions), fingerprint).await?;
+                Ok(Answer::Object(Box::new(record)))
             }
             Self::Tag { key, version, tags, blocks } => {
                 tag(work, key, *version, tags).await?;

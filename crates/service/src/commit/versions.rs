@@ -3,7 +3,7 @@
 //! Everything that a change needs is read first; then its edits cannot fail.
 
 use fula_core::{
-    bucket::{Attached, ETag, ObjectKind, ObjectRecord, Seq, VersionId, Versioning},
+    bucket::{Attached, ETag, Fingerprint, ObjectKind, ObjectRecord, Seq, VersionId, Versioning},
     id::ObjectKey,
 };
 
@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     error::ServiceError,
-    objects::record::{Maps, bare_record},
+    objects::{
+        condition::{ReadConditions, WriteConditions},
+        record::{Maps, bare_record},
+    },
 };
 
 /// Makes a record the current object instead of `newest`. Gives it its time, its position in the history and
@@ -177,6 +180,24 @@ pub(super) async fn tag(
         work.put_version(key, &record);
     }
     Ok(())
+}
+
+/// Gives an object another key. Its content, headers and tags stay.
+pub(super) async fn rename(
+    work: &mut Working<'_>,
+    from: &ObjectKey,
+    to: &ObjectKey,
+    (source, conditions): (&ReadConditions, &WriteConditions),
+    fingerprint: Option<Fingerprint>,
+) -> Result<ObjectRecord, ServiceError> {
+    let (old, replaced) = (work.newest(from).await?, work.newest(to).await?);
+    work.judge(conditions, replaced.current.as_ref())?;
+    let mut record = old.current.clone().ok_or(ServiceError::NoSuchKey)?;
+    source.judge_source(&record)?;
+    record.fingerprint = fingerprint;
+    write(work, to, &replaced, &mut record);
+    remove(work, from, &old);
+    Ok(record)
 }
 
 /// Returns the object or the version that is copied.

@@ -11,5 +11,6 @@ pub(crate) mod list;
 pub(crate) mod multipart;
 pub(crate) mod object;
 pub(crate) mod record;
+pub(crate) mod rename;
 pub(crate) mod settings;
 pub(crate) mod versions;

@@ -10,8 +10,8 @@ use fula_core::{
     tree::{Cursor, Nodes},
 };
 
-use super::{Overlay, Working};
-use crate::error::ServiceError;
+use super::Working;
+use crate::{commit::overlay::Overlay, error::ServiceError};
 
 /// The newest version of a key: its current object, or a delete marker.
 #[derive(Clone, Debug, Default)]

@@ -90,9 +90,10 @@ async fn dead_packs_go_and_sparse_ones_are_written_anew() {
     read_all(&one, &live).await;
     read_all(&other, &live).await;
     read_all(&masters.open().await, &live).await;
+    // A master may still have a copy of what is gone.
+    let fresh = masters.open().await;
     for gone in [blocks(0..50), blocks(51..60), blocks(62..70)].concat() {
-        assert_eq!(one.get(&gone.cid()).await.unwrap(), None);
-        assert_eq!(other.get(&gone.cid()).await.unwrap(), None);
+        assert_eq!(fresh.get(&gone.cid()).await.unwrap(), None);
     }
     // What was garbage can be put again.
     put(&other, &blocks(0..10)).await;
@@ -123,7 +124,7 @@ async fn what_is_put_during_a_collection_stays() {
     assert_eq!(swept.deleted, 1);
     read_all(&one, &blocks(5..20)).await;
     read_all(&other, &blocks(5..20)).await;
-    assert_eq!(other.get(&block(0).cid()).await.unwrap(), None);
+    assert_eq!(masters.open().await.get(&block(0).cid()).await.unwrap(), None);
 }
 
 #[tokio::test]
