@@ -2,6 +2,7 @@
 //! commands.
 
 mod buckets;
+mod collected;
 mod compare;
 mod figures;
 mod ingest;
@@ -205,6 +206,21 @@ enum Command {
         #[arg(long)]
         baseline: Option<PathBuf>,
     },
+    /// Overwrite keys in a shared block store, and print what is on disk while its masters collect garbage
+    Collected {
+        /// Number of masters; one has the embedded arbiter, several share a Postgres
+        #[arg(long, default_value_t = 3)]
+        masters: usize,
+        /// Number of PUTs of all masters together
+        #[arg(long, default_value_t = 20_000)]
+        overwrites: u64,
+        /// Number of keys that they overwrite
+        #[arg(long, default_value_t = 100)]
+        keys: u64,
+        /// Number of lines of the table while the masters write
+        #[arg(long, default_value_t = 10)]
+        lines: u64,
+    },
     /// Measure a storage node beside a master: a large file, small blocks, mappings and receipts, in turns
     Ingest {
         #[arg(long, default_value_t = 5)]
@@ -309,6 +325,9 @@ async fn run(cli: Cli) -> io::Result<()> {
             let kinds = ours.collect();
             shared::run(&shared::Plan { kinds, store, masters, delay, connections, rounds, length })
                 .await
+        }
+        Command::Collected { masters, overwrites, keys, lines } => {
+            collected::run(&collected::Plan { masters, overwrites, keys, lines }).await
         }
         Command::Ingest { rounds, mib, small } => {
             ingest::run(&ingest::Plan { rounds, mib, small }).await

@@ -50,22 +50,22 @@ pub(crate) struct Plan {
 }
 
 /// Bytes of an object.
-const BYTES: usize = 4 << 10;
+pub(crate) const BYTES: usize = 4 << 10;
 
 /// Masters of one build, with everything that they share.
-struct Federation {
+pub(crate) struct Federation {
     name: &'static str,
-    gateways: Vec<Gateway>,
-    credentials: Credentials,
+    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) credentials: Credentials,
     /// Where the block store keeps its files.
-    store_dir: PathBuf,
+    pub(crate) store_dir: PathBuf,
     /// What goes with it.
     _kept: (Option<Postgres>, TempDir),
 }
 
 /// SeaweedFS, where it is the store: one for all builds, each of which has a prefix of its own. A second one
 /// beside it does not always start.
-struct Below {
+pub(crate) struct Below {
     peer: Peer,
     /// What adds the delay.
     link: Link,
@@ -97,12 +97,23 @@ struct Sample {
 
 impl Federation {
     async fn start(plan: &Plan, kind: &Kind, below: Option<&Below>) -> io::Result<Self> {
+        Self::start_with(plan.masters, kind, below, &[]).await
+    }
+
+    /// Starts masters with additional settings.
+    pub(crate) async fn start_with(
+        masters: usize,
+        kind: &Kind,
+        below: Option<&Below>,
+        settings: &[(&str, &str)],
+    ) -> io::Result<Self> {
         let binary = match kind {
             Kind::Baseline(binary) => binary.clone(),
             _ => fula_binary()?,
         };
         let dir = tempfile::Builder::new().prefix("fula-bench-").tempdir()?;
         let mut env: Vec<(String, OsString)> = vec![("RUST_LOG".into(), "warn".into())];
+        env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())));
         let store_dir = if let Some(below) = below {
             let url = format!("s3://blocks/{}", kind.name());
             env.extend(s3_settings(&below.peer.credentials, below.link.address(), url));
@@ -113,7 +124,7 @@ impl Federation {
             store_dir
         };
         let mut postgres = None;
-        if plan.masters > 1 {
+        if masters > 1 {
             let started = Postgres::start(&["max_connections=200"])?;
             env.push(("FULA_DATABASE_URL".into(), started.url().into()));
             let key = dir.path().join("secrets.key");
@@ -129,7 +140,7 @@ impl Federation {
             postgres = Some(started);
         }
         let mut gateways = Vec::new();
-        for n in 0..plan.masters {
+        for n in 0..masters {
             let data_dir = dir.path().join(format!("master{n}"));
             let mut gateway = Gateway::new(&binary, &data_dir, env.clone())?;
             gateway.launch()?;
@@ -239,7 +250,7 @@ fn s3_settings(
 }
 
 /// Returns how many files are under a directory, and what they take up on disk, in bytes.
-fn stored(dir: &Path) -> io::Result<(u64, u64)> {
+pub(crate) fn stored(dir: &Path) -> io::Result<(u64, u64)> {
     let (mut count, mut bytes) = (0, 0);
     for path in files(dir)? {
         if let Ok(metadata) = fs::metadata(path) {

@@ -7,6 +7,7 @@ mod credentials;
 mod drops;
 mod faults;
 mod full;
+mod generations;
 mod hung;
 mod lost;
 mod mappings;
