@@ -57,10 +57,11 @@ fn main() -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // One worker thread may be waiting for an fsync of the log, and on a disk that hangs another one for an
-    // append. Threads that hash and wait for the disk are few, because each of them keeps its own memory.
+    // append; a third one answers. More threads than cores and one make requests slower. Threads that hash and
+    // wait for the disk are few, because each of them keeps its own memory.
     let is_storage_node = matches!(cli.command, Command::StorageNode(_));
     let blocking = if is_storage_node { STORAGE_NODE_THREADS } else { BLOCKING_THREADS };
-    builder.worker_threads(cores + 2).max_blocking_threads(blocking);
+    builder.worker_threads((cores + 1).max(3)).max_blocking_threads(blocking);
     let runtime = builder.enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
