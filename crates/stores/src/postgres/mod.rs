@@ -14,6 +14,7 @@ mod metadata;
 mod on_a_server;
 mod packs;
 mod roots;
+mod rows;
 mod schema;
 mod sessions;
 mod statement;
