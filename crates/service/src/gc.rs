@@ -102,9 +102,8 @@ impl Service {
     /// a time; further calls wait for it.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`]: something cannot be read, and nothing was deleted; nor with
-    /// [`ServiceError::Unavailable`]: something cannot be read. [`ServiceError::Busy`]: the read of a
-    /// pointer takes too long. In both cases nothing was deleted.
+    /// [`ServiceError::Unavailable`]: something cannot be read. [`ServiceError::Busy`]: the read of a pointer
+    /// takes too long. In both cases nothing was deleted.
     pub async fn collect(
         &self,
         retention: Duration,

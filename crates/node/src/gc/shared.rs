@@ -197,19 +197,21 @@ pub(crate) async fn tend(node: Arc<Node>) {
             (came, changed) = (added, Instant::now());
         }
         let collectable = growth.look(Instant::now(), added, retention);
-        let is_due = growth.is_due(collectable)
-            || (collectable >= IDLE_BYTES && changed.elapsed() >= IDLE)
-            || (collectable > 0 && collected.elapsed() >= COLLECT_AFTER);
-        if !is_due || tried.elapsed() < growth.wait() {
-            continue;
-        }
-        // What another master has collected since is not to be collected again.
-        if let Ok(record) = last(node.metadata.as_ref()).await
+        // What another master has just collected is not collected again. This is looked up soon after it has
+        // ended, so that what is written afterwards counts.
+        if collectable > 0
+            && let Ok(record) = last(node.metadata.as_ref()).await
             && record.ended_ms > seen_end
         {
             seen_end = record.ended_ms;
             growth.collect(collectable, record.found.map_or(0, |found| found.live_bytes));
             collected = Instant::now();
+            continue;
+        }
+        let is_due = growth.is_due(collectable)
+            || (collectable >= IDLE_BYTES && changed.elapsed() >= IDLE)
+            || (collectable > 0 && collected.elapsed() >= COLLECT_AFTER);
+        if !is_due || tried.elapsed() < growth.wait() {
             continue;
         }
         let turn = match Turn::begin(&node).await {

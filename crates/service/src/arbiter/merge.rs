@@ -40,10 +40,6 @@ impl Recovery {
     /// key followed by `.fork-` and its version. A side on which the bucket was deleted counts as one on
     /// which all objects were deleted: the bucket stays as long as any side has it.
     ///
-    /// Of a key changed on both sides the newer record stays, and the older one is kept under
-    /// the key followed by `.fork-` and its version. A side on which the bucket was deleted counts
-    /// as one on which its objects were: the bucket stays as long as any side has it.
-    ///
     /// # Errors
     /// [`ServiceError::InvalidRequest`] for a bucket that is not forked;
     /// [`ServiceError::Unavailable`] while blocks of a side cannot be read.

@@ -3,22 +3,23 @@
 use fula_core::{Cid, Codec, packs::PackId};
 use object_store::path::Path;
 
-/// Bytes 9 to 11 of names that tell a generation. Names of earlier builds are random.
-const TELLS: [u8; 3] = *b"gen";
+/// Bytes 9 to 11 of names that contain a generation. Names of earlier builds are random.
+const MARKER: [u8; 3] = *b"gen";
 
-/// Returns a new name of a pack: nine random bytes, [`TELLS`], and the lower half of its generation. A
+/// Returns a new name of a pack: nine random bytes, [`MARKER`], and the lower half of its generation. A
 /// collector need not read a pack to learn its generation then.
 pub(super) fn new_id(random: [u8; 16], generation: u64) -> PackId {
     let mut id = random;
-    id[9..12].copy_from_slice(&TELLS);
+    id[9..12].copy_from_slice(&MARKER);
     id[12..].copy_from_slice(&generation.to_be_bytes()[4..]);
     PackId(id)
 }
 
-/// Returns the generation that the name of a pack tells; 0 for packs of earlier builds, which have no other.
+/// Returns the generation in the name of a pack. It is 0 for packs of earlier builds: all of them are of
+/// generation 0.
 pub(super) fn told_generation(id: &PackId) -> u64 {
     let [.., a, b, c, d] = id.0;
-    if id.0[9..12] == TELLS { u64::from(u32::from_be_bytes([a, b, c, d])) } else { 0 }
+    if id.0[9..12] == MARKER { u64::from(u32::from_be_bytes([a, b, c, d])) } else { 0 }
 }
 
 /// Returns where a pack lies.
