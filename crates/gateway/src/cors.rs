@@ -237,14 +237,19 @@ async fn allow<B>(
         Err(fula_service::ServiceError::NoSuchBucket) => return Err(not_found()),
         found => found.map_err(to_s3)?,
     };
+    // A bucket that was found by its owner may be private: without rules, it looks as if it did not exist.
+    let is_bare = caller.identity.is_none() && matches!(caller.bucket_owner, BucketOwner::Unsaid);
     let Some(rules) = rules else {
         let text = "CORSResponse: CORS is not enabled for this bucket.";
-        return Err(forbidden(text, method, level));
+        return Err(if is_bare { forbidden(text, method, level) } else { not_found() });
     };
     let rules: Vec<Rule> = serde_json::from_str(&rules).unwrap_or_default();
     let mut out = HeaderMap::new();
     if headers.len() <= HEADERS_MAX && apply(&rules, origin, method, &headers, &mut out) {
         return Ok(out);
+    }
+    if !is_bare {
+        return Err(not_found());
     }
     let text = "CORSResponse: This CORS request is not allowed. This is usually because the evalution \
                 of Origin, request method / Access-Control-Request-Method or \

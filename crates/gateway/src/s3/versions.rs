@@ -136,7 +136,10 @@ impl Api {
         };
         if let Some(last) = listing.lines.last().filter(|_| listing.truncated) {
             let (name, version) = match last {
-                ListedVersion::Version { key, record, .. } => (key, Some(record.version_id())),
+                // The position of a null version is named: it may be deleted before the next page.
+                ListedVersion::Version { key, record, .. } => {
+                    (key, Some(VersionId::At(record.seq)))
+                }
                 ListedVersion::Prefix(prefix) => (prefix, None),
             };
             output.next_key_marker = Some(names.encode(name));

@@ -96,14 +96,6 @@ pub struct ReadConditions {
 }
 
 impl ReadConditions {
-    /// Returns whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.if_match.is_none()
-            && self.if_none_match.is_none()
-            && self.if_modified_since.is_none()
-            && self.if_unmodified_since.is_none()
-    }
-
     /// Returns the first condition that does not hold, in order of precedence.
     fn failed(&self, record: &ObjectRecord) -> Option<ConditionName> {
         // HTTP dates have whole seconds.

@@ -119,6 +119,12 @@ impl Service {
             Err(ServiceError::NoSuchKey) => None,
             found => Some(found?),
         };
+        // A copy shows the tags that it takes over, so the caller must be allowed to read them.
+        let has_tags = found.as_ref().is_some_and(|record| record.tags != Attached::default());
+        if replace.tags.is_none() && has_tags {
+            let target = Part::Key(&source.key).target(&source.bucket);
+            self.authorize(caller, Some(&from), Action::GetProperties, target).await?;
+        }
         if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
             return Err(ServiceError::InvalidRequest(
                 "The specified copy source is larger than the maximum allowable size for a copy \

@@ -45,8 +45,9 @@ impl Service {
         let target = |key| Part::Key(key).target(bucket);
         self.authorize(caller, Some(&head), Action::PutObject, target(&to)).await?;
         self.may_compare(caller, &head, &to, &conditions).await?;
-        if !source.is_empty() {
-            self.authorize(caller, Some(&head), Action::GetObject, target(&from)).await?;
+        // What is renamed could be read under its new key, with its tags.
+        for action in [Action::GetObject, Action::GetProperties] {
+            self.authorize(caller, Some(&head), action, target(&from)).await?;
         }
         let made_of: [&[u8]; 3] =
             [from.as_bytes(), &format!("{source:?}").into_bytes(), &conditions.to_bytes()];
