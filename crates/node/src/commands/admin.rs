@@ -130,6 +130,7 @@ pub(crate) async fn gc(args: GcArgs) -> ExitCode {
     let retention_ms = args.retention.map(millis);
     let mut limits = Limits::default();
     limits.retention = args.usual_retention.map_or(limits.retention, |time| time.0);
+    limits.retained_max = args.usual_retention_bytes.unwrap_or(limits.retained_max);
     let request = Request::Gc { now: args.now, retention_ms };
     let result = perform_within(&args.common, request, limits).await;
     let show = if args.now { show_collected } else { show_outlook };
@@ -178,7 +179,12 @@ fn show_outlook(found: &Value) {
     };
     row("log", "log_bytes", "in all");
     row("live", "live_bytes", "buckets as they are now");
-    row("retained", "retained_bytes", "replaced or deleted within the retention");
+    let kept_for = found["retention_ms"].as_u64().map(Duration::from_millis);
+    let within = kept_for.map_or_else(
+        || "replaced or deleted within the retention".to_owned(),
+        |time| format!("replaced or deleted within the last {}", humantime::format_duration(time)),
+    );
+    row("retained", "retained_bytes", &within);
     if let Some(why) = found["unknown"].as_str() {
         say!("How much is retained or can be collected is not known: {why}.");
     } else {
