@@ -2,8 +2,8 @@
 //! block, and its rules for other origins.
 
 use fula_core::{
-    BlockStore,
-    bucket::{BucketRoot, TextMap, settings},
+    Block, BlockStore, BucketName,
+    bucket::{Attached, BucketRoot, TextMap, settings},
 };
 
 use super::policy::PublicRead;
@@ -27,8 +27,7 @@ pub(crate) async fn public(
     }
 }
 
-/// Returns whether anyone reaches the bucket that a root describes by its bare name: any part of it is
-/// public, or it has rules for other origins, which preflights without credentials ask for.
+/// Returns whether anyone reaches the bucket that a root describes by its bare name.
 ///
 /// # Errors
 /// [`ServiceError::Unavailable`] while its policy cannot be read.
@@ -36,7 +35,69 @@ pub(crate) async fn is_public(
     blocks: &dyn BlockStore,
     root: &BucketRoot,
 ) -> Result<bool, ServiceError> {
-    Ok(!public(blocks, root).await?.is_nothing() || cors_text(blocks, root).await?.is_some())
+    Openness::of_root(blocks, root).await?.is_reached(&root.name)
+}
+
+/// The settings that decide whether anyone reaches a bucket by its bare name.
+#[derive(Debug, Default)]
+pub(crate) struct Openness {
+    pub(crate) policy: Option<String>,
+    pub(crate) block: Option<PublicAccessBlock>,
+    pub(crate) has_cors: bool,
+}
+
+impl Openness {
+    /// Reads the settings of the bucket that a root describes.
+    pub(crate) async fn of_root(
+        blocks: &dyn BlockStore,
+        root: &BucketRoot,
+    ) -> Result<Self, ServiceError> {
+        Ok(Self {
+            policy: policy_text(blocks, root).await?,
+            block: PublicAccessBlock::of_root(blocks, root).await?,
+            has_cors: cors_text(blocks, root).await?.is_some(),
+        })
+    }
+
+    /// Decodes the blocks of the settings.
+    pub(crate) fn of_blocks(
+        policy: Option<&Block>,
+        block: Option<&Block>,
+        has_cors: bool,
+    ) -> Result<Self, ServiceError> {
+        let block = block.map(Attached::read_block).transpose()?;
+        Ok(Self {
+            policy: policy.map(|block| settings::text_of(block, POLICY)).transpose()?,
+            block: block.map(|map| PublicAccessBlock::of_map(&map)),
+            has_cors,
+        })
+    }
+
+    /// Returns whether the policy makes something public.
+    fn makes_public(&self, bucket: &BucketName) -> Result<bool, ServiceError> {
+        let public = self.policy.as_deref().map(|text| PublicRead::parse(text, bucket));
+        Ok(public.transpose()?.is_some_and(|public| !public.is_nothing()))
+    }
+
+    /// Returns whether anyone reaches the bucket by its bare name: any part of it is public, or it has rules
+    /// for other origins, which preflights without credentials ask for.
+    pub(crate) fn is_reached(&self, bucket: &BucketName) -> Result<bool, ServiceError> {
+        let is_restricted = self.block.is_some_and(|block| block.restrict_buckets);
+        Ok(self.has_cors || (!is_restricted && self.makes_public(bucket)?))
+    }
+
+    /// Refuses a policy that makes something public where the public access block forbids that.
+    ///
+    /// # Errors
+    /// [`ServiceError::PublicPolicyBlocked`].
+    pub(crate) fn check_policy(&self, bucket: &BucketName) -> Result<(), ServiceError> {
+        match self.block {
+            Some(block) if block.block_policy && self.makes_public(bucket)? => {
+                Err(ServiceError::PublicPolicyBlocked)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Returns whether nothing of the bucket is public, whatever its policy says.

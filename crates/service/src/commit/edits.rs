@@ -14,6 +14,8 @@ use crate::error::ServiceError;
 pub(crate) enum Answer {
     Done,
     Object(Box<ObjectRecord>),
+    /// What is remembered of an object whose tags were replaced: which version it is.
+    Tagged(Box<ObjectRecord>),
     Upload(UploadId),
     /// The outcome of each key of a deletion of several keys, or of one that concerns a delete marker.
     Each(Vec<Result<Deleted, ServiceError>>),

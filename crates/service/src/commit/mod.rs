@@ -96,6 +96,8 @@ struct Outcome {
     version: u64,
     /// Whether the round must be published for it.
     writes: bool,
+    /// Whether it only deletes, and makes no delete marker.
+    takes_away: bool,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,7 @@ fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
             result: Err(error.clone()),
             version: 0,
             writes: false,
+            takes_away: false,
         }));
     }
 }

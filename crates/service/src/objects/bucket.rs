@@ -11,7 +11,7 @@ use crate::{
     arbiter::Head,
     auth::access::{Action, Holder, Target, authorize},
     auth::bucket_policy::{
-        CORS, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text, policy_text, public,
+        CORS, Openness, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text, policy_text, public,
     },
     auth::policy::PublicRead,
     caller::Caller,
@@ -192,23 +192,17 @@ impl Service {
         text: Option<&str>,
     ) -> Result<Option<bool>, ServiceError> {
         let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
-        let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
-        let blocks = self.arbiter().nodes().blocks().as_ref();
-        let block = PublicAccessBlock::of_root(blocks, &head.root).await?.unwrap_or_default();
-        let makes_public = public.is_some_and(|public| !public.is_nothing());
-        if makes_public && block.block_policy {
-            return Err(ServiceError::PublicPolicyBlocked);
+        if let Some(text) = text {
+            PublicRead::parse(text, name)?;
         }
-        let is_public = (makes_public && !block.restrict_buckets)
-            || cors_text(blocks, &head.root).await?.is_some();
-        if is_public && self.names == NamePolicy::PerOwner {
-            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
-        }
+        let mut open = self.openness(&head).await?;
+        open.policy = text.map(ToOwned::to_owned);
+        open.check_policy(name)?;
+        let is_public = self.check_reach(caller, &head, &open).await?;
         let value = text.map(settings::text_block);
         let idempotency_key =
             caller.idempotency_key("policy", "", &[text.unwrap_or_default().as_bytes()]);
-        let change =
-            Change::Set { name: POLICY, value, global_name: self.names.at_policy(is_public) };
+        let change = Change::Set { name: POLICY, value, names: Some(self.names) };
         self.change(caller, &head, change, idempotency_key).await?;
         if !is_public {
             return Ok(None);
@@ -248,20 +242,12 @@ impl Service {
         block: Option<PublicAccessBlock>,
     ) -> Result<(), ServiceError> {
         let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
-        let blocks = self.arbiter().nodes().blocks().as_ref();
-        let policy = policy_text(blocks, &head.root).await?;
-        let public = policy.map(|text| PublicRead::parse(&text, name)).transpose()?;
-        let is_restricted = block.is_some_and(|block| block.restrict_buckets);
-        let is_reached = (public.is_some_and(|public| !public.is_nothing()) && !is_restricted)
-            || cors_text(blocks, &head.root).await?.is_some();
-        if is_reached && self.names == NamePolicy::PerOwner {
-            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
-        }
+        let open = Openness { block, ..self.openness(&head).await? };
+        self.check_reach(caller, &head, &open).await?;
         let value = block.map(|block| settings::map_block(&block.to_map()));
         let made_of = value.as_ref().map_or(&[][..], |block| block.bytes());
         let idempotency_key = caller.idempotency_key("public-access", "", &[made_of]);
-        let global_name = self.names.at_policy(is_reached);
-        let change = Change::Set { name: PUBLIC_ACCESS, value, global_name };
+        let change = Change::Set { name: PUBLIC_ACCESS, value, names: Some(self.names) };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 
@@ -277,15 +263,12 @@ impl Service {
         text: Option<&str>,
     ) -> Result<(), ServiceError> {
         let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
-        let is_reached = text.is_some() || !self.public(&head).await?.is_nothing();
-        if is_reached && self.names == NamePolicy::PerOwner {
-            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
-        }
+        let open = Openness { has_cors: text.is_some(), ..self.openness(&head).await? };
+        self.check_reach(caller, &head, &open).await?;
         let value = text.map(settings::text_block);
         let idempotency_key =
             caller.idempotency_key("cors", "", &[text.unwrap_or_default().as_bytes()]);
-        let change =
-            Change::Set { name: CORS, value, global_name: self.names.at_policy(is_reached) };
+        let change = Change::Set { name: CORS, value, names: Some(self.names) };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 
@@ -314,6 +297,26 @@ impl Service {
         let found = self.find(caller, caller.bucket_owner, name, Freshness::MayBeStale).await?;
         let head = found.ok_or(ServiceError::NoSuchBucket)?;
         cors_text(self.arbiter().nodes().blocks().as_ref(), &head.root).await
+    }
+
+    /// Returns the settings that decide who reaches a bucket by its bare name.
+    async fn openness(&self, head: &Head) -> Result<Openness, ServiceError> {
+        Openness::of_root(self.arbiter().nodes().blocks().as_ref(), &head.root).await
+    }
+
+    /// Returns whether anyone will reach the bucket, and checks that its owner may have one more such bucket.
+    /// What the commit decides counts, if settings change at the same moment.
+    async fn check_reach(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        open: &Openness,
+    ) -> Result<bool, ServiceError> {
+        let is_reached = open.is_reached(&head.root.name)?;
+        if is_reached && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
+        }
+        Ok(is_reached)
     }
 
     /// Checks that a bucket may be made public: it holds its global name already, or its owner may claim

@@ -5,13 +5,12 @@
 use fula_core::{
     BucketName, ObjectKey, OwnerId,
     bucket::{Attached, TextMap, VersionId, settings},
-    root::GlobalName,
 };
 
 use crate::{
     auth::access::Action,
     caller::Caller,
-    commit::{Change, TAGGING},
+    commit::{Answer, Change, TAGGING},
     error::ServiceError,
     objects::object::Object,
     service::{Part, Service},
@@ -95,16 +94,19 @@ impl Service {
         let made_of: [&[u8]; 2] = [encoded.bytes(), named.as_bytes()];
         let idempotency_key = caller.idempotency_key("tag", key.as_str(), &made_of);
         let (tags, block) = Attached::new(tags);
-        let known = match version {
-            None if head.root.versioning.is_some() => {
-                let current = self.record_for_write(caller, &head, &key).await?;
-                current.map(|current| current.version_id())
-            }
-            version => version,
-        };
         let change = Change::Tag { key, version, tags, blocks: block.into_iter().collect() };
-        self.change(caller, &head, change, idempotency_key).await?;
-        Ok(known)
+        match self.change(caller, &head, change, idempotency_key).await {
+            Ok(Answer::Tagged(record) | Answer::Object(record)) => {
+                Ok(head.root.versioning.map(|_| record.version_id()))
+            }
+            // An older build remembered no version.
+            Ok(_) => Ok(version),
+            Err(ServiceError::DeleteMarker { time_ms, is_named, .. }) => {
+                let id = version.unwrap_or(VersionId::Null);
+                Err(ServiceError::DeleteMarker { id, time_ms, is_named })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the tags of a bucket. They are empty if none were set.
@@ -136,7 +138,7 @@ impl Service {
         let value = settings::map_block(tags);
         let idempotency_key = caller.idempotency_key("tag-bucket", "", &[value.bytes()]);
         let value = Some(value).filter(|_| !tags.is_empty());
-        let change = Change::Set { name: TAGGING, value, global_name: GlobalName::Keep };
+        let change = Change::Set { name: TAGGING, value, names: None };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 }

@@ -19,6 +19,7 @@ mod own_disk;
 mod regression;
 mod retries;
 mod rounds;
+mod settings;
 mod settle;
 mod slow;
 mod versions;
