@@ -295,9 +295,9 @@ async fn set(
         let has_cors = settings.blocks.contains_key(CORS);
         let open = Openness::of_blocks(policy.as_ref(), block.as_ref(), has_cors)?;
         if name == POLICY && value.is_some() {
-            open.check_policy(work.name())?;
+            open.check_policy()?;
         }
-        global_name = names.at_policy(open.is_reached(work.name())?);
+        global_name = names.at_policy(open.is_reached());
     }
     work.carry(value.map(std::slice::from_ref).unwrap_or_default());
     work.set_settings(&settings, global_name);

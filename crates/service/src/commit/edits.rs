@@ -19,6 +19,8 @@ pub(crate) enum Answer {
     Upload(UploadId),
     /// The outcome of each key of a deletion of several keys, or of one that concerns a delete marker.
     Each(Vec<Result<Deleted, ServiceError>>),
+    /// The settings are not those by which the change was allowed. Decide again whether it is.
+    AllowAgain,
     /// A part was replaced after the content was joined. Join the parts again.
     JoinAgain,
 }

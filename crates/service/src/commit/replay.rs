@@ -105,7 +105,7 @@ fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<R
         Err(refusal) if is_retry => code_of(refusal).map(RecentOutcome::Refused),
         // The record of an object remembers its write, and the header of an upload its completion. A
         // completion that must be joined again is not an outcome.
-        Ok(Answer::Object(_) | Answer::JoinAgain) | Err(_) => None,
+        Ok(Answer::Object(_) | Answer::JoinAgain | Answer::AllowAgain) | Err(_) => None,
     }
 }
 

@@ -394,6 +394,8 @@ impl CommitRequest {
             Err(ServiceError::NoSuchBucket)
         } else if self.if_version.is_some_and(|version| version != base) {
             Err(ServiceError::PreconditionFailed(ConditionName::BucketVersion))
+        } else if self.settings.is_some() && self.settings != work.settings_link() {
+            Ok(Answer::AllowAgain)
         } else {
             let idempotency_key =
                 self.idempotency_key.as_ref().map(|idempotency_key| idempotency_key.fingerprint);

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BucketAddress, BucketId, BucketName, Cid, StoreError, WriterId,
+    Block, BucketAddress, BucketId, Cid, StoreError, WriterId,
     block::require,
     bucket::{BucketRoot, ObjectRecord, PartRecord, Recent, Seq, Settings, UploadRecord, keys},
     id::{ObjectKey, UploadId},
@@ -354,9 +354,9 @@ impl<'a> Working<'a> {
         }
     }
 
-    /// Returns the name of the bucket.
-    pub(super) fn name(&self) -> &BucketName {
-        &self.address.name
+    /// Returns the address of the settings, if the bucket exists.
+    pub(super) fn settings_link(&self) -> Option<Option<Cid>> {
+        self.open.as_ref().map(|open| open.root.settings)
     }
 
     /// Replaces the settings of the bucket, and does with the global name what they require.

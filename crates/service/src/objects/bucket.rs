@@ -9,11 +9,12 @@ use fula_core::{
 
 use crate::{
     arbiter::Head,
-    auth::access::{Action, Holder, Target, authorize},
+    auth::access::{Action, Holder, Setting, Target, authorize},
     auth::bucket_policy::{
-        CORS, Openness, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text, policy_text, public,
+        BucketAccess, CORS, Openness, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text,
+        policy_text,
     },
-    auth::policy::PublicRead,
+    auth::policy::Policy,
     caller::Caller,
     commit::{Change, CommitRequest, LOCATION, TAGGING},
     error::ServiceError,
@@ -72,10 +73,10 @@ impl Service {
         tags: &TextMap,
     ) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
-        let nothing = PublicRead::default();
-        let own = Holder { owner: identity.owner, public: &nothing };
+        let nothing = BucketAccess::default();
+        let own = Holder { owner: identity.owner, access: &nothing };
         let target = Target::Bucket(name.as_str());
-        authorize(Some(identity), Action::CreateBucket, target, Some(own))?;
+        authorize(Some(identity), Action::CreateBucket, target, Some(own), &|_: &str| None)?;
         let change = Change::CreateBucket {
             id: BucketId(self.random()),
             salt: Salt(self.random()),
@@ -163,7 +164,7 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<Option<String>, ServiceError> {
-        let head = self.resolve(caller, name, Action::HeadBucket, Part::Anything).await?;
+        let head = self.resolve(caller, name, Action::GetLocation, Part::Anything).await?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         Ok(settings::read_text(blocks, head.root.settings.as_ref(), LOCATION).await?)
     }
@@ -176,6 +177,21 @@ impl Service {
         let head = self.resolve(caller, name, Action::GetPolicy, Part::Whole).await?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)
+    }
+
+    /// Returns whether the policy of a bucket makes it public, by the rule of AWS.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchPolicy`].
+    pub async fn policy_status(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<bool, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetPolicyStatus, Part::Whole).await?;
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let text = policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)?;
+        Ok(Policy::parse(&text)?.is_public())
     }
 
     /// Sets or removes the policy of a bucket. The bucket claims or releases its global name accordingly.
@@ -191,13 +207,14 @@ impl Service {
         name: &BucketName,
         text: Option<&str>,
     ) -> Result<Option<bool>, ServiceError> {
-        let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
+        let action = if text.is_some() { Action::PutPolicy } else { Action::DeletePolicy };
+        let head = self.resolve(caller, name, action, Part::Whole).await?;
         if let Some(text) = text {
-            PublicRead::parse(text, name)?;
+            Policy::check(text, name)?;
         }
         let mut open = self.openness(&head).await?;
         open.policy = text.map(ToOwned::to_owned);
-        open.check_policy(name)?;
+        open.check_policy()?;
         let is_public = self.check_reach(caller, &head, &open).await?;
         let value = text.map(settings::text_block);
         let idempotency_key =
@@ -226,7 +243,9 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<Option<PublicAccessBlock>, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head = self
+            .resolve(caller, name, Action::GetSetting(Setting::PublicAccess), Part::Whole)
+            .await?;
         PublicAccessBlock::of_root(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
@@ -241,7 +260,9 @@ impl Service {
         name: &BucketName,
         block: Option<PublicAccessBlock>,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let head = self
+            .resolve(caller, name, Action::PutSetting(Setting::PublicAccess), Part::Whole)
+            .await?;
         let open = Openness { block, ..self.openness(&head).await? };
         self.check_reach(caller, &head, &open).await?;
         let value = block.map(|block| settings::map_block(&block.to_map()));
@@ -262,7 +283,8 @@ impl Service {
         name: &BucketName,
         text: Option<&str>,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let head =
+            self.resolve(caller, name, Action::PutSetting(Setting::Cors), Part::Whole).await?;
         let open = Openness { has_cors: text.is_some(), ..self.openness(&head).await? };
         self.check_reach(caller, &head, &open).await?;
         let value = text.map(settings::text_block);
@@ -281,7 +303,8 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<Option<String>, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head =
+            self.resolve(caller, name, Action::GetSetting(Setting::Cors), Part::Whole).await?;
         cors_text(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
@@ -312,7 +335,7 @@ impl Service {
         head: &Head,
         open: &Openness,
     ) -> Result<bool, ServiceError> {
-        let is_reached = open.is_reached(&head.root.name)?;
+        let is_reached = open.is_reached();
         if is_reached && self.names == NamePolicy::PerOwner {
             self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
         }
@@ -331,11 +354,6 @@ impl Service {
             Some(row) if row.global_name => Ok(()),
             _ => Err(ServiceError::TooManyPublicBuckets(max)),
         }
-    }
-
-    /// Returns the public part of a bucket.
-    pub(crate) async fn public(&self, head: &Head) -> Result<PublicRead, ServiceError> {
-        public(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
     /// Returns a page of the caller's buckets whose name starts with `prefix` and is after `after`. For a

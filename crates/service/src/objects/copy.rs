@@ -10,7 +10,7 @@ use futures::StreamExt;
 
 use crate::{
     arbiter::Head,
-    auth::access::Action,
+    auth::access::{Action, Property, Which},
     budget,
     caller::Caller,
     commit::{Change, Replacement, Source},
@@ -88,7 +88,7 @@ impl Service {
         let idempotency_key =
             caller.idempotency_key("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
         let change = Change::Write { key, source, conditions, blocks };
-        self.write(caller, &WriteTarget { head, is_guess: false }, change, idempotency_key).await
+        self.write(caller, &WriteTarget { head, guessed: None }, change, idempotency_key).await
     }
 
     /// Checks the source of a copy, and returns it.
@@ -127,8 +127,9 @@ impl Service {
         // A copy shows the tags that it takes over, so the caller must be allowed to read them.
         let has_tags = found.as_ref().is_ok_and(|record| record.tags != Attached::default());
         if replace.tags.is_none() && has_tags {
-            let target = Part::Key(&source.key).target(&source.bucket);
-            self.authorize(caller, Some(&from), Action::GetProperties, target).await?;
+            let read_tags = Action::GetProperty(Property::Tags, Which::of(source.version));
+            let part = Part::of(&source.key, source.version);
+            self.authorize(caller, &from, read_tags, part).await?;
         }
         if found.as_ref().is_ok_and(|record| record.size > PUT_BYTES_MAX) {
             return Err(ServiceError::InvalidRequest(

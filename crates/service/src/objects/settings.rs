@@ -8,7 +8,7 @@ use fula_core::{
 };
 
 use crate::{
-    auth::access::Action,
+    auth::access::{Action, Property, Setting, Which},
     caller::Caller,
     commit::{Answer, Change, TAGGING},
     error::ServiceError,
@@ -25,8 +25,9 @@ impl Service {
         &self,
         caller: &Caller,
         name: &BucketName,
+        setting: Setting,
     ) -> Result<OwnerId, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head = self.resolve(caller, name, Action::GetSetting(setting), Part::Whole).await?;
         Ok(head.row.address.owner)
     }
 
@@ -38,12 +39,13 @@ impl Service {
         &self,
         caller: &Caller,
         name: &BucketName,
+        setting: Setting,
     ) -> Result<OwnerId, ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let head = self.resolve(caller, name, Action::PutSetting(setting), Part::Whole).await?;
         Ok(head.row.address.owner)
     }
 
-    /// Returns an object whose tags, ACL and attributes the caller may read, and its owner.
+    /// Returns an object of which the caller may read a property, and its owner.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
@@ -53,13 +55,15 @@ impl Service {
         bucket: &BucketName,
         key: &ObjectKey,
         version: Option<VersionId>,
+        property: Property,
     ) -> Result<(OwnerId, Object), ServiceError> {
-        let head = self.resolve(caller, bucket, Action::GetProperties, Part::Key(key)).await?;
+        let action = Action::GetProperty(property, Which::of(version));
+        let head = self.resolve(caller, bucket, action, Part::of(key, version)).await?;
         let record = self.found(&head, key, version).await?;
         Ok((head.row.address.owner, self.with_maps(&head, record, true).await?))
     }
 
-    /// Returns the owner of an object whose tags and ACL the caller may replace.
+    /// Returns the owner of an object whose ACL the caller may replace.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
@@ -70,12 +74,13 @@ impl Service {
         key: &ObjectKey,
         version: Option<VersionId>,
     ) -> Result<OwnerId, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(key)).await?;
+        let action = Action::PutProperty(Property::Acl, Which::of(version));
+        let head = self.resolve(caller, bucket, action, Part::of(key, version)).await?;
         self.before_write(caller, "block store", self.found(&head, key, version)).await?;
         Ok(head.row.address.owner)
     }
 
-    /// Replaces the tags of an object or of a version. It is otherwise unchanged, also its time. Returns the
+    /// Replaces the tags of an object or of a version, or removes them, if the request has none. It is otherwise unchanged, also its time. Returns the
     /// id of the version, if the bucket keeps versions.
     ///
     /// # Errors
@@ -88,7 +93,13 @@ impl Service {
         version: Option<VersionId>,
         tags: TextMap,
     ) -> Result<Option<VersionId>, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(&key)).await?;
+        let which = Which::of(version);
+        let action = if tags.is_empty() && caller.request_tags.is_none() {
+            Action::DeleteTags(which)
+        } else {
+            Action::PutProperty(Property::Tags, which)
+        };
+        let head = self.resolve(caller, bucket, action, Part::of(&key, version)).await?;
         let encoded = settings::map_block(&tags);
         let named = version.map(|version| version.to_string()).unwrap_or_default();
         let made_of: [&[u8]; 2] = [encoded.bytes(), named.as_bytes()];
@@ -118,7 +129,8 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<TextMap, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head =
+            self.resolve(caller, name, Action::GetSetting(Setting::Tagging), Part::Whole).await?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         let tags = settings::read_map(blocks, head.root.settings.as_ref(), TAGGING).await?;
         Ok(tags.unwrap_or_default())
@@ -134,7 +146,8 @@ impl Service {
         name: &BucketName,
         tags: &TextMap,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let head =
+            self.resolve(caller, name, Action::PutSetting(Setting::Tagging), Part::Whole).await?;
         let value = settings::map_block(tags);
         let idempotency_key = caller.idempotency_key("tag-bucket", "", &[value.bytes()]);
         let value = Some(value).filter(|_| !tags.is_empty());

@@ -16,6 +16,7 @@ mod model;
 mod names;
 mod nodes;
 mod own_disk;
+mod policies;
 mod regression;
 mod retries;
 mod rounds;
