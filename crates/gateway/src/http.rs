@@ -36,7 +36,7 @@ use crate::{
     normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
-    request::{HostBucket, Operation, RequestId},
+    request::{HostBucket, Operation, Peer, RequestId, SecureTransport},
     request_body::{self, Lent, MinimumPace},
     signature::{ChunkKey, Received},
     sts,
@@ -120,6 +120,10 @@ impl Gateway {
         let operation = Arc::new(Operation::default());
         let seen = Arc::new(Seen::default());
         request.extensions_mut().insert(RequestId(id.clone()));
+        let is_tls = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_tls);
+        if is_tls || self.config.tls_terminated {
+            request.extensions_mut().insert(SecureTransport);
+        }
         request.extensions_mut().insert(Arc::clone(&operation));
         request.extensions_mut().insert(Arc::clone(&seen));
         let is_empty = request.body().is_end_stream();

@@ -33,7 +33,7 @@ pub use self::{
         policy,
     },
     budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
-    caller::{BucketOwner, Caller, Invocation, Seen},
+    caller::{BucketOwner, Caller, Invocation, RequestKeys, Seen},
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,

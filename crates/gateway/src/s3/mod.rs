@@ -8,6 +8,7 @@ mod convert;
 mod cors;
 mod delete;
 mod grants;
+mod keys;
 mod mapping;
 mod multipart;
 mod object;
@@ -34,6 +35,7 @@ use s3s::{
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::commit::parse as parse_commit;
+use self::keys::keys_of;
 pub(crate) use self::{commit::CommitRoute, convert::bucket_name};
 use crate::{WireConfig, auth::identity, error, normalise, request::Operation};
 
@@ -112,6 +114,8 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
         seen: request.extensions.get::<Arc<Seen>>().cloned().unwrap_or_default(),
         closer: request.extensions.get().cloned(),
         pins: RequestPins::default(),
+        keys: keys_of(request),
+        request_tags: None,
     })
 }
 
