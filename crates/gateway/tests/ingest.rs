@@ -10,10 +10,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fula_core::{
     Block, BlockStore, Cid, Codec, OwnerId, StoreError,
     block::{Listed, Placement, Position, SyncMark},
+    car,
     in_memory::{MemoryBlocks, MemoryMetadata},
 };
 use fula_gateway::{
@@ -22,8 +23,8 @@ use fula_gateway::{
 };
 use fula_identity::{Policy, eip712::Claims, wallet::WalletKey, wallet_token};
 use fula_ingest::{
-    DiskId, NodeLimits, Receipt, SignerId, SigningKey, StorageNode, Ticket, car, peer,
-    receipt::Subject, ticket::CredentialTag,
+    DiskId, NodeLimits, Receipt, SignerId, SigningKey, StorageNode, Ticket, peer, receipt::Subject,
+    ticket::CredentialTag,
 };
 use fula_service::auth::{Authenticator, KeyRing, Revocations, Revoked, SealingKey};
 use http::{Method, Request, StatusCode, header};
@@ -400,11 +401,11 @@ async fn a_node_that_hears_of_no_master_accepts_nothing() {
 }
 
 fn car_of(blocks: &[(Cid, Bytes)]) -> Vec<u8> {
-    let mut file = car::header(&[blocks[0].0]).to_vec();
+    let mut file = BytesMut::from(car::header(&[blocks[0].0]));
     for (cid, bytes) in blocks {
-        file.extend(car::section(cid, bytes));
+        car::put_section(&mut file, cid, bytes);
     }
-    file
+    file.to_vec()
 }
 
 #[tokio::test]

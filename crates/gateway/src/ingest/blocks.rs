@@ -1,9 +1,11 @@
 //! Blocks in and out: one at a time, and many as a CAR file.
 
 use bytes::Bytes;
-use fula_core::{Block, Cid, OwnerId};
-use fula_ingest::{
+use fula_core::{
+    Block, Cid, OwnerId,
     car::{CarError, CarReader},
+};
+use fula_ingest::{
     holds::{BATCH_BLOCKS_MAX, Hold},
     intake::Intake,
     node::{Reservation, Stored},

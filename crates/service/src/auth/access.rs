@@ -74,7 +74,8 @@ mod tests {
             | Action::GetPolicy
             | Action::PutPolicy
             | Action::GetSettings
-            | Action::PutSettings => Target::Bucket(BUCKET),
+            | Action::PutSettings
+            | Action::ExportBucket => Target::Bucket(BUCKET),
         }
     }
 
@@ -105,29 +106,29 @@ mod tests {
         let private = Some(Holder { owner: owner.owner, public: &nothing });
         let public = Some(Holder { owner: owner.owner, public: &some });
         // The columns: head list get put delete uploads create delete policy policy; settings settings
-        // properties properties versions
+        // properties properties versions export
         let table = [
-            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaa"),
-            ("reader in", Some(&reader), "in/k", private, "aaadddddddddada"),
-            ("reader out", Some(&reader), "out/k", private, "adddddddddddddd"),
-            ("writer", Some(&writer), "in/k", private, "addaaadddddddad"),
-            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaaa"),
-            ("elsewhere", Some(&elsewhere), "in/k", private, "ddddddddddddddd"),
-            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnnn"),
-            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "ddddddddddddddd"),
-            ("anonymous", None, "in/k", private, "ddddddddddddddd"),
+            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaaa"),
+            ("reader in", Some(&reader), "in/k", private, "aaadddddddddadad"),
+            ("reader out", Some(&reader), "out/k", private, "addddddddddddddd"),
+            ("writer", Some(&writer), "in/k", private, "addaaadddddddadd"),
+            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaaaa"),
+            ("elsewhere", Some(&elsewhere), "in/k", private, "dddddddddddddddd"),
+            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnnnn"),
+            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "dddddddddddddddd"),
+            ("anonymous", None, "in/k", private, "dddddddddddddddd"),
             // A bucket that does not exist is answered like one of another owner.
-            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnnn"),
-            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "ddddddddddddddd"),
-            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "ddddddddddddddd"),
-            ("anonymous, absent", None, "in/k", None, "ddddddddddddddd"),
+            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnnnn"),
+            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "dddddddddddddddd"),
+            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "dddddddddddddddd"),
+            ("anonymous, absent", None, "in/k", None, "dddddddddddddddd"),
             // Only the objects below `in/` were made public.
-            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaaa"),
-            ("stranger, public", Some(&stranger), "in/k", public, "ddadddddddddddd"),
-            ("stranger, not public", Some(&stranger), "out/k", public, "ddddddddddddddd"),
-            ("anonymous, public", None, "in/k", public, "ddadddddddddddd"),
-            ("anonymous, not public", None, "out/k", public, "ddddddddddddddd"),
-            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddadddddddddddd"),
+            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaaaa"),
+            ("stranger, public", Some(&stranger), "in/k", public, "ddaddddddddddddd"),
+            ("stranger, not public", Some(&stranger), "out/k", public, "dddddddddddddddd"),
+            ("anonymous, public", None, "in/k", public, "ddaddddddddddddd"),
+            ("anonymous, not public", None, "out/k", public, "dddddddddddddddd"),
+            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddaddddddddddddd"),
         ];
         for (name, who, key, holder, expected) in table {
             assert_eq!(row(who, key, holder), expected, "{name}");

@@ -35,11 +35,13 @@ pub enum Action {
     PutProperties,
     /// Lists the versions of objects.
     ListVersions,
+    /// Reads everything that a bucket has, with uploads in progress and its policy.
+    ExportBucket,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::HeadBucket,
         Self::ListObjects,
         Self::GetObject,
@@ -55,6 +57,7 @@ impl Action {
         Self::GetProperties,
         Self::PutProperties,
         Self::ListVersions,
+        Self::ExportBucket,
     ];
 
     /// Returns the verb that a scope must have to allow the action.
@@ -74,7 +77,8 @@ impl Action {
             | Self::DeleteBucket
             | Self::GetPolicy
             | Self::PutPolicy
-            | Self::PutSettings => Verb::Admin,
+            | Self::PutSettings
+            | Self::ExportBucket => Verb::Admin,
         }
     }
 }
