@@ -8,6 +8,7 @@ mod arbiter;
 pub mod auth;
 mod budget;
 mod caller;
+mod car;
 pub mod commit;
 pub mod error;
 pub mod fault_injection;
@@ -34,6 +35,7 @@ pub use self::{
     },
     budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
     caller::{BucketOwner, Caller, Invocation, RequestKeys, Seen},
+    car::{BucketCar, Import, ImportError, ImportTarget, Imported},
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fula_core::{Block, Cid, OwnerId};
+use fula_core::{
+    Block, Cid, OwnerId,
+    car::{CarError, CarReader},
+};
 use fula_ingest::{
     Ticket,
-    car::{CarError, CarReader},
     holds::{BATCH_BLOCKS_MAX, Hold, charge_of},
     intake::Intake,
     node::{Reservation, Stored},
