@@ -52,6 +52,12 @@ pub(crate) enum FileError {
         /// User id of the owner, as the end of a sentence; empty if it cannot be read either.
         owner: String,
     },
+    /// Root opens the data directory of another user. Become that user.
+    #[error(
+        "{0} belongs to user id {1}, who could not read what root writes into it; run this as that user, or \
+         start the gateway as that user first: it carries commands of root out itself"
+    )]
+    OfAnotherUser(PathBuf, u32),
     /// The path of a socket is too long. Choose a data directory with a shorter path.
     #[error("{0} is too long a path for a socket; choose a shorter --data-dir")]
     TooLong(PathBuf),
@@ -119,6 +125,21 @@ pub(crate) fn check_private(path: &Path) -> Result<(), FileError> {
         return Ok(());
     }
     Err(FileError::TooOpen(path.to_owned()))
+}
+
+/// Checks that a data directory does not belong to another user if root is about to write into it. A gateway
+/// of that user could not open the files afterwards.
+///
+/// # Errors
+/// [`FileError::OfAnotherUser`].
+pub(crate) fn check_own(data_dir: &Path) -> Result<(), FileError> {
+    let user = rustix::process::geteuid().as_raw();
+    match fs::metadata(data_dir).map(|found| found.uid()) {
+        Ok(owner) if user == 0 && owner != 0 => {
+            Err(FileError::OfAnotherUser(data_dir.to_owned(), owner))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the path of the socket for administrative commands.

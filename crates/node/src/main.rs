@@ -84,6 +84,7 @@ fn main() -> ExitCode {
             Command::Gc(args) => commands::admin::gc(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
             Command::Status(args) => commands::status::run(args).await,
+            Command::Health(args) => commands::health::run(args).await,
         }
     });
     // A blocking read of the disk whose result nobody needs must not delay the exit.

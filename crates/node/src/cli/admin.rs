@@ -1,13 +1,13 @@
 //! Options of the administrative commands.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use fula_identity::Address;
 
 use super::{
     DataDirArgs, SharedArgs, Time,
-    value::{IssuedBefore, from_one, wallet},
+    value::{IssuedBefore, from_one, listen_address, wallet},
 };
 
 /// Options of `fula keys`.
@@ -279,6 +279,23 @@ pub(crate) struct ImportArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) common: AdminArgs,
+}
+
+/// Options of `fula health`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Address and port of the admin listener, as the gateway or the storage node has it
+    #[arg(
+        long,
+        env = "FULA_ADMIN_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:9001",
+        value_parser = listen_address
+    )]
+    pub(crate) admin_listen: SocketAddr,
+    /// Ask only whether the process runs, not whether it can serve requests
+    #[arg(long)]
+    pub(crate) live: bool,
 }
 
 /// What a repair does with root pointers where some may be lost.

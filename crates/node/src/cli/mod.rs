@@ -16,7 +16,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::{
     admin::{
-        AdminArgs, FsckArgs, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs,
+        AdminArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs,
         MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, RootsLeft,
         SecretsArgs, SecretsCommand, StatusArgs,
     },
@@ -31,12 +31,15 @@ pub(crate) use self::{
     value::{IssuedBefore, Time},
 };
 
+/// Version of the program, and the commit that it was built from where the build knew it (`build.rs`).
+pub(crate) const VERSION: &str = env!("FULA_VERSION");
+
 /// An S3 object store over content-addressed blocks
 ///
 /// Start with `fula gateway --data-dir ./data`. It needs no other service, makes a first access key, and prints
 /// what to paste into a shell to use it with any S3 tool.
 #[derive(Debug, Parser)]
-#[command(name = "fula", version, propagate_version = true)]
+#[command(name = "fula", version = VERSION, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -71,6 +74,10 @@ pub(crate) enum Command {
     /// Exits with 0 if a gateway runs and nothing is wrong, with 1 if something needs attention, and with 2 if
     /// the state could not be found out.
     Status(StatusArgs),
+    /// Ask a running gateway or storage node whether it is ready, for health checks and scripts
+    ///
+    /// Prints one line. Exits with 0 if requests can be served, and with 1 if not.
+    Health(HealthArgs),
     /// Check that everything that is stored is there and intact
     ///
     /// Exits with 0 if all is well, with 1 if something is damaged or missing, and with 2 if the check could

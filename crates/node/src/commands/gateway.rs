@@ -410,7 +410,7 @@ fn greet(
          {credentials_line}\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 mb s3://my-bucket\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 cp README.md s3://my-bucket/\n",
-        version = env!("CARGO_PKG_VERSION"),
+        version = cli::VERSION,
         s3 = address(listener),
         admin = address(admin),
         data = data_dir.display(),

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod fsck;
 pub(crate) mod gateway;
+pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod revoke;
 pub(crate) mod status;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     admin,
-    cli::StorageNodeSettings,
+    cli::{self, StorageNodeSettings},
     config::{PeerAddress, StorageNodeConfig, admin_limits, raise_descriptors},
     files, gauges, gc,
     ingest::{MasterLinks, settle_for_ever},
@@ -145,7 +145,7 @@ fn greet(
          \x20 health       http://{admin}/healthz  /readyz  /metrics\n\n\
          Set this on the masters, with a name for the node and the URL at which clients reach it:\n\n\
          \x20 FULA_STORAGE_NODES=NAME={scheme}://{listen}#{key}\n",
-        version = env!("CARGO_PKG_VERSION"),
+        version = cli::VERSION,
         listen = address(listener),
         admin = address(admin),
         data = config.backends.data_dir.display(),
