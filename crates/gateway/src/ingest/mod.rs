@@ -37,8 +37,9 @@ use crate::{
     auth::AuthLayer,
     credential::bearer_of,
     limit::{RateLimits, Rates},
-    request::{Operation, query_value},
+    request::{Operation, Peer, query_value},
     request_body::{self, MinimumPace},
+    request_log::{self, Line},
     signature::Rules,
 };
 
@@ -143,8 +144,9 @@ impl IngestRoutes {
     where
         Body: From<B>,
     {
-        let began = Instant::now();
+        let started = Instant::now();
         let mut request = request.map(Body::from);
+        let peer = request.extensions().get::<Peer>().copied();
         let waits_for_continue = request.headers().contains_key(http::header::EXPECT);
         let linger = request.extensions().get().cloned();
         let operation = Arc::new(Operation::default());
@@ -158,14 +160,14 @@ impl IngestRoutes {
         let mut response =
             if path == "/health" { self.health(&method) } else { self.answer(request).await };
         lent.settle(&mut response, waits_for_continue, linger.as_ref());
-        let (status, micros) = (response.status().as_u16(), began.elapsed().as_micros());
-        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
-        let labels = [("operation", operation.name().to_owned()), ("status", status.to_string())];
-        metrics::counter!("fula_requests_total", &labels).increment(1);
-        metrics::histogram!("fula_request_seconds", "operation" => operation.name().to_owned())
-            .record(began.elapsed().as_secs_f64());
-        tracing::info!(%method, path, operation = operation.name(), status, micros, "request");
-        response
+        let (request_id, received) = (String::new(), lent.received());
+        let line = Line { request_id, peer, method, path, operation, received, started };
+        request_log::follow(response, line)
+    }
+
+    /// Sets the rate limits of users and addresses.
+    pub fn set_rates(&self, rates: Rates) {
+        self.0.auth.set_rates(rates);
     }
 
     fn health(&self, method: &Method) -> Response<Body> {
@@ -291,6 +293,9 @@ impl IngestRoutes {
             .map_err(|error| forbidden(&format!("the ticket is not accepted: {error}")))?;
         if self.0.auth.authenticator().revocations().refuses_ticket(&ticket) {
             return Err(forbidden("the credential that the ticket was given for was revoked"));
+        }
+        if let Some(operation) = request.extensions().get::<Arc<Operation>>() {
+            operation.asked_for(ticket.owner);
         }
         Ok(Sender::Client { owner: ticket.owner, ticket: Some(Arc::new(ticket)) })
     }
