@@ -130,8 +130,9 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }
 	command -v curl >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl iproute2 python3 python3-venv; }
-	command -v buildah >/dev/null && command -v strace >/dev/null && command -v systemd-analyze >/dev/null \
-	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends buildah strace systemd; }
+	command -v buildah >/dev/null && command -v docker-compose >/dev/null && command -v strace >/dev/null && command -v systemd-analyze >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends buildah docker-compose strace systemd; }
+	command -v prometheus >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends prometheus; }
 	/usr/bin/aws --version 2>/dev/null | grep -q ^aws-cli/2 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy awscli; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -18,6 +18,9 @@ use zeroize::Zeroizing;
 
 /// Name of a data directory's own sealing key.
 const SEALING_KEY: &str = "secrets.key";
+
+/// Longest text that is read as a sealing key, in bytes.
+const KEY_TEXT_MAX: u64 = 1024;
 
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -336,9 +339,44 @@ fn read_sealing_key(
         random(&mut key);
         write_private(path, &format!("{}\n", hex::encode(key)))?;
     }
+    key_in(path)
+}
+
+fn key_in(path: &Path) -> Result<SealingKey, FileError> {
     let text = read_secret(path)?;
     let text = std::str::from_utf8(&text).map_err(|_| FileError::NotAKey(path.to_owned()))?;
     SealingKey::parse(text).map_err(|_| FileError::NotAKey(path.to_owned()))
+}
+
+/// Reads a sealing key from a file, or from standard input if the file is `-`.
+///
+/// # Errors
+/// [`FileError`].
+pub(crate) fn read_key(file: &Path) -> Result<SealingKey, FileError> {
+    if file != Path::new("-") {
+        return key_in(file);
+    }
+    let mut text = Zeroizing::new(String::new());
+    let read = io::stdin().take(KEY_TEXT_MAX).read_to_string(&mut text);
+    read.map_err(|error| FileError::Io("standard input".into(), error))?;
+    SealingKey::parse(text.trim_end()).map_err(|_| FileError::NotAKey("standard input".into()))
+}
+
+/// Checks that the sealing key can be read, if there is one already.
+///
+/// # Errors
+/// [`FileError`].
+pub(crate) fn check_sealing_key(data_dir: &Path, file: Option<&Path>) -> Result<(), FileError> {
+    match file {
+        Some(file) => {
+            let setting = FileError::of_setting("--secrets-key-file (FULA_SECRETS_KEY_FILE)");
+            key_in(file).map(drop).map_err(setting)
+        }
+        None if has_sealing_key(data_dir).unwrap_or(false) => {
+            key_in(&data_dir.join(SEALING_KEY)).map(drop)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Makes a sealing key in a new file.

@@ -145,14 +145,33 @@ pub(crate) enum SecretsCommand {
         /// File to write, which must not exist yet
         file: PathBuf,
     },
+    /// Show the public keys that follow from a key: that of masters, and that of a storage node
+    ///
+    /// `FULA_MASTERS` and `FULA_STORAGE_NODES` name them behind #. They are no secrets.
+    Public {
+        /// File with the key, mode 0600, or - for standard input
+        file: PathBuf,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Options of `fula migrate`.
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
     /// URL of the Postgres database, with a role that may create tables
-    #[arg(long, env = "FULA_DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    pub(crate) database_url: String,
+    #[arg(
+        long,
+        env = "FULA_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        required_unless_present = "database_url_file"
+    )]
+    pub(crate) database_url: Option<String>,
+    /// File with the URL of the database, mode 0600; in place of --database-url
+    #[arg(long, env = "FULA_DATABASE_URL_FILE", value_name = "FILE")]
+    pub(crate) database_url_file: Option<PathBuf>,
     /// Print the grants for this role, which a gateway needs whose role may not create tables; repeat it for
     /// more roles
     #[arg(long = "role", value_name = "NAME", value_parser = role)]
