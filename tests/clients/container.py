@@ -1,10 +1,11 @@
 """Builds the image without a daemon, and runs it as a container runtime does: its configuration, its user, a
-root file system that is read-only, one volume, and namespaces of its own for mounts, processes and network."""
+root file system that is read-only, volumes, and namespaces of its own for mounts, processes and network."""
 
 import functools
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import time
@@ -15,32 +16,14 @@ from conftest import FULA, REPO
 # would take CI a quarter of an hour more.
 PROGRAM = pathlib.Path(os.environ.get("FULA_IMAGE_PROGRAM", FULA))
 
-# Runs as the first process of the container: $1 is the root, $2 the volume, the rest the command.
-START = """
-set -eu
-root=$1 volume=$2
-shift 2
-mount --make-rprivate /
-mount --bind "$root" "$root"
-mkdir -p "$root/proc" "$root/dev"
-mount -o remount,bind,ro "$root"
-mount --bind "$volume" "$root/data"
-mount -t proc proc "$root/proc"
-mount -t tmpfs -o mode=0755 tmpfs "$root/dev"
-touch "$root/dev/null"
-mount --bind /dev/null "$root/dev/null"
-ip link set lo up
-exec "$@"
-"""
-
 
 class Image:
     """The image that the Dockerfile makes of PROGRAM."""
 
     def __init__(self, directory):
         store = ["--storage-driver", "vfs", "--root", directory / "store", "--runroot", directory / "run"]
-        self.buildah = lambda *line: subprocess.run(["buildah", *map(str, store), *map(str, line)],
-                                                    check=True, capture_output=True, text=True).stdout
+        self.buildah = lambda *line: subprocess.run(["buildah", *map(str, [*store, *line])], check=True,
+                                                    capture_output=True, text=True).stdout
         context = directory / "context"
         context.mkdir(parents=True)
         subprocess.run([REPO / "deploy/image/layout", PROGRAM, context / "image"], check=True)
@@ -62,36 +45,115 @@ class Image:
     def env(self):
         return dict(setting.split("=", 1) for setting in self.config["Env"])
 
-    def volume(self, directory):
-        """A new volume, which gets the owner and the mode of its mount point as a runtime gives them."""
+    def volume(self, directory, path="/data"):
+        """A new volume for a path, whose owner and mode it gets, as a runtime does it."""
         directory.mkdir()
-        (path,) = self.config["Volumes"]
         found = (self.root / path.lstrip("/")).stat()
         os.chown(directory, found.st_uid, found.st_gid)
         directory.chmod(found.st_mode & 0o7777)
         return directory
 
 
-class Container:
-    """A container that runs. `env` is added to that of the image."""
+def script(root, mounts, has_network):
+    """What the first process of a container does before it becomes the program."""
+    at = lambda path: shlex.quote(f"{root}{path}")
+    lines = ["set -eu", "mount --make-rprivate /", f"mount --bind {at('')} {at('')}",
+             f"mkdir -p {at('/proc')} {at('/dev')} {at('/run')}", f"touch {at('/etc/hosts')}",
+             f"mount -o remount,bind,ro {at('')}", f"mount -t proc proc {at('/proc')}"]
+    for path in ["/dev", "/run"]:
+        lines.append(f"mount -t tmpfs -o mode=0755 tmpfs {at(path)}")
+    lines.append(f"mount -t tmpfs -o mode=1777 tmpfs {at('/tmp')}")
+    for source, target in [("/dev/null", "/dev/null"), *mounts]:
+        if target.startswith("/run/") or target.startswith("/dev/"):
+            lines.append(f"mkdir -p {at(os.path.dirname(target))}; touch {at(target)}")
+        lines.append(f"mount --bind {shlex.quote(str(source))} {at(target)}")
+    lines.append("ip link set lo up")
+    if has_network:
+        lines.append("until ip link show eth0 >/dev/null 2>&1; do sleep 0.02; done")
+    return "\n".join([*lines, 'exec "$@"'])
 
-    def __init__(self, image, volume, *command, log, **env):
+
+class Network:
+    """A network between containers, in a namespace of its own."""
+
+    def __init__(self):
+        begin = ("ip link set lo up; ip link add br0 type bridge; ip addr add 10.77.0.1/24 dev br0; "
+                 "ip link set br0 up; echo; exec sleep infinity")
+        self.holder = subprocess.Popen(["unshare", "--net", "sh", "-ec", begin], stdout=subprocess.PIPE)
+        self.holder.stdout.readline()
+        self.count = 1
+
+    def enter(self, *command, **how):
+        """Runs a program of the machine in the network."""
+        return subprocess.run(["nsenter", "--target", str(self.holder.pid), "--net", *map(str, command)],
+                              capture_output=True, text=True, timeout=60, **how)
+
+    def attach(self, pid, address):
+        """Connects the network namespace of a process."""
+        self.count += 1
+        name = f"v{self.count}"
+        inside = ["nsenter", "--target", str(pid), "--net"]
+        steps = [["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(pid)],
+                 ["ip", "link", "set", name, "master", "br0", "up"],
+                 [*inside, "ip", "addr", "add", f"{address}/24", "dev", "eth0"],
+                 [*inside, "ip", "link", "set", "eth0", "up"]]
+        for step in steps:
+            self.enter(*step, check=True)
+
+    def stop(self):
+        self.holder.kill()
+        self.holder.wait()
+
+
+class Process:
+    """A program in namespaces of its own, which end with it."""
+
+    def __init__(self, command, log, network=None, address=None):
+        self.log = log
+        namespaces = ["unshare", "--mount", "--pid", "--net", "--uts", "--fork", "--kill-child"]
+        with open(log, "ab") as out:
+            self.unshare = subprocess.Popen([*namespaces, *map(str, command)], stdout=out, stderr=out)
+        if network:
+            for _ in range(200):
+                # The child has its namespaces from its first moment.
+                if self.children():
+                    break
+                time.sleep(0.01)
+            network.attach(self.pid, address)
+
+    def children(self):
+        children = pathlib.Path(f"/proc/{self.unshare.pid}/task/{self.unshare.pid}/children")
+        return children.read_text().split()
+
+    @property
+    def pid(self):
+        """The first process inside, as the machine numbers it."""
+        return int(self.children()[0])
+
+    def __enter__(self):
+        return self
+
+    def kill(self):
+        """Ends the program without any warning, and waits until all of it is gone."""
+        if self.unshare.poll() is None and self.children():
+            os.kill(self.pid, signal.SIGKILL)
+        self.unshare.wait()
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+class Container(Process):
+    """A container that runs. `env` is added to that of the image; `mounts` are pairs of a path and its place."""
+
+    def __init__(self, image, mounts, *command, log, network=None, address=None, **env):
         self.image, self.env = image, {**image.env, **env}
         user, group = image.config["User"].split(":")
         line = [*image.config["Entrypoint"], *(command or image.config["Cmd"])]
         as_user = ["env", "-i", *(f"{name}={value}" for name, value in self.env.items()),
                    "chroot", f"--userspec=+{user}:+{group}", "--groups=", image.root, *line]
-        namespaces = ["unshare", "--mount", "--pid", "--net", "--uts", "--fork", "--kill-child"]
-        self.log = log
-        with open(log, "ab") as out:
-            self.unshare = subprocess.Popen([*namespaces, "sh", "-c", START, "sh", image.root, volume, *as_user],
-                                            stdout=out, stderr=out)
-
-    @property
-    def pid(self):
-        """The first process of the container, as the machine numbers it."""
-        children = pathlib.Path(f"/proc/{self.unshare.pid}/task/{self.unshare.pid}/children")
-        return int(children.read_text().split()[0])
+        start = script(image.root, mounts, network is not None)
+        super().__init__(["sh", "-c", start, "sh", *as_user], log, network, address)
 
     def enter(self, *command, check=False, **env):
         """Runs a program of the machine in the network of the container."""
@@ -129,10 +191,3 @@ class Container:
         """Sends the signal of the image, and returns the exit status."""
         os.kill(self.pid, getattr(signal, self.image.config["StopSignal"]))
         return self.unshare.wait(timeout=40)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.unshare.kill()
-        self.unshare.wait()
