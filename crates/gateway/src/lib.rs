@@ -30,6 +30,7 @@ mod query;
 mod range;
 mod request;
 mod request_body;
+mod request_log;
 mod s3;
 pub mod server;
 mod signature;

@@ -209,8 +209,9 @@ impl Node {
         let owns_blocks = backends.shared.is_none() && backends.blocks_url.is_none();
         let packed = match &backends.blocks_url {
             Some(url) => {
+                let credentials = &backends.blocks_credentials;
                 let (objects, name) =
-                    blocks::open(url, metadata.as_ref(), purpose, &random).await?;
+                    blocks::open(url, credentials, metadata.as_ref(), purpose, &random).await?;
                 let packs = match packs {
                     Some(packs) => packs,
                     None => Arc::new(RecordDirectory::open(Arc::clone(&memory)).await?),

@@ -1,6 +1,9 @@
 //! The limits of the service, each with a name.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use crate::fault_injection::FaultInjection;
 
@@ -74,6 +77,38 @@ impl Default for Limits {
             stale_reads: false,
             faults: FaultInjection::default(),
         }
+    }
+}
+
+/// How many buckets one owner may have. The numbers can change while the service runs.
+#[derive(Debug)]
+pub(crate) struct BucketLimits {
+    buckets: AtomicU64,
+    public_buckets: AtomicU64,
+}
+
+impl BucketLimits {
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Self {
+            buckets: limits.buckets_per_owner.into(),
+            public_buckets: limits.public_buckets_per_owner.into(),
+        }
+    }
+
+    /// Returns the largest number of buckets.
+    pub(crate) fn buckets(&self) -> u64 {
+        self.buckets.load(Ordering::Relaxed)
+    }
+
+    /// Returns the largest number of public buckets where bucket names are unique per owner.
+    pub(crate) fn public_buckets(&self) -> u64 {
+        self.public_buckets.load(Ordering::Relaxed)
+    }
+
+    /// Sets both numbers.
+    pub(crate) fn set(&self, buckets: u64, public_buckets: u64) {
+        self.buckets.store(buckets, Ordering::Relaxed);
+        self.public_buckets.store(public_buckets, Ordering::Relaxed);
     }
 }
 

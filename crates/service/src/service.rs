@@ -168,6 +168,11 @@ impl Service {
         &self.committer
     }
 
+    /// Sets the largest numbers of buckets and of public buckets of one owner. An owner who has more keeps them.
+    pub fn set_bucket_limits(&self, buckets: u64, public_buckets: u64) {
+        self.committer.bucket_limits().set(buckets, public_buckets);
+    }
+
     /// Returns the arbiter.
     pub fn arbiter(&self) -> &Arbiter {
         self.committer.arbiter()

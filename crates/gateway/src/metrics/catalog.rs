@@ -121,6 +121,8 @@ pub const ALL: &[Metric] = &[
         counter("fula_requests_total", "requests", "Requests by operation and HTTP status."),
     ),
     by(OPERATIONS, histogram("fula_request_seconds", "seconds", "Time from headers to answer.")),
+    counter("fula_received_bytes_total", "bytes", "Bytes of request bodies that were read."),
+    counter("fula_sent_bytes_total", "bytes", "Bytes of answers, without their headers."),
     counter("fula_unavailable_total", "requests", "Requests that found a store failing."),
     by(
         OUTCOMES,

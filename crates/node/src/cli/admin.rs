@@ -1,6 +1,6 @@
 //! Options of the administrative commands.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use fula_identity::Address;
@@ -8,7 +8,7 @@ use fula_service::limits::RetainedMax;
 
 use super::{
     DataDirArgs, SharedArgs, Time,
-    value::{IssuedBefore, from_one, retained_max, wallet},
+    value::{IssuedBefore, from_one, listen_address, retained_max, wallet},
 };
 
 /// Options of `fula keys`.
@@ -146,14 +146,33 @@ pub(crate) enum SecretsCommand {
         /// File to write, which must not exist yet
         file: PathBuf,
     },
+    /// Show the public keys that follow from a key: that of masters, and that of a storage node
+    ///
+    /// `FULA_MASTERS` and `FULA_STORAGE_NODES` name them behind #. They are no secrets.
+    Public {
+        /// File with the key, mode 0600, or - for standard input
+        file: PathBuf,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Options of `fula migrate`.
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
     /// URL of the Postgres database, with a role that may create tables
-    #[arg(long, env = "FULA_DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    pub(crate) database_url: String,
+    #[arg(
+        long,
+        env = "FULA_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        required_unless_present = "database_url_file"
+    )]
+    pub(crate) database_url: Option<String>,
+    /// File with the URL of the database, mode 0600; in place of --database-url
+    #[arg(long, env = "FULA_DATABASE_URL_FILE", value_name = "FILE")]
+    pub(crate) database_url_file: Option<PathBuf>,
     /// Print the grants for this role, which a gateway needs whose role may not create tables; repeat it for
     /// more roles
     #[arg(long = "role", value_name = "NAME", value_parser = role)]
@@ -280,6 +299,23 @@ pub(crate) struct ImportArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) common: AdminArgs,
+}
+
+/// Options of `fula health`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Address and port of the admin listener, as the gateway or the storage node has it
+    #[arg(
+        long,
+        env = "FULA_ADMIN_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:9001",
+        value_parser = listen_address
+    )]
+    pub(crate) admin_listen: SocketAddr,
+    /// Ask only whether the process runs, not whether it can serve requests
+    #[arg(long)]
+    pub(crate) live: bool,
 }
 
 /// What a repair does with root pointers where some may be lost.

@@ -76,8 +76,8 @@ pub(crate) struct GatewaySettings {
     /// matter [default: none]
     #[arg(long, env = "FULA_DOMAIN")]
     pub(crate) domain: Option<String>,
-    /// File with the certificate chain, in PEM; needs --tls-key too. It is read at the start: restart
-    /// the gateway after a renewal [default: none, plain HTTP]
+    /// File with the certificate chain, in PEM; needs --tls-key too. Send SIGHUP after a renewal [default:
+    /// none, plain HTTP]
     #[arg(long, env = "FULA_TLS_CERT", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// File with the private key of the certificate, in PEM, mode 0600 [default: none]
@@ -183,6 +183,10 @@ pub(crate) struct GatewaySettings {
         hide_default_value = true
     )]
     pub(crate) secret_access_key: Option<String>,
+    /// File with the secret access key of the user `admin`, mode 0600; in place of --secret-access-key
+    /// [default: none]
+    #[arg(long, env = "FULA_SECRET_ACCESS_KEY_FILE", value_name = "FILE")]
+    pub(crate) secret_access_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) ingest: IngestSettings,
     #[command(flatten)]
@@ -291,6 +295,10 @@ pub(crate) struct SharedArgs {
         hide_default_value = true
     )]
     pub(crate) database_url: Option<String>,
+    /// File with the URL of the database, mode 0600; in place of --database-url, so that the password is
+    /// neither in the environment nor in a command line [default: none]
+    #[arg(long, env = "FULA_DATABASE_URL_FILE", value_name = "FILE")]
+    pub(crate) database_url_file: Option<PathBuf>,
     /// Block store: `local` (the data directory), or a place that all masters reach: <file:///directory>,
     /// <s3://bucket/prefix>, <gs://bucket/prefix> or <az://container/prefix>. Credentials are given in the
     /// usual variables, which begin with `AWS_`, `GOOGLE_` or `AZURE_`; `AWS_ENDPOINT` names a server other
@@ -303,6 +311,10 @@ pub(crate) struct SharedArgs {
         hide_default_value = true
     )]
     pub(crate) blocks: Option<String>,
+    /// File with the credentials of the block store, mode 0600: a line NAME=VALUE for each of the variables
+    /// that --blocks names. They win over the environment [default: none]
+    #[arg(long, env = "FULA_BLOCKS_CREDENTIALS_FILE", value_name = "FILE")]
+    pub(crate) blocks_credentials_file: Option<PathBuf>,
 }
 
 /// `FULA_BUCKET_ROOT_CAS`.

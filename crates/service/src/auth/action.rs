@@ -261,10 +261,7 @@ impl Action {
     /// Returns whether the action is about the policy, which the owner of the bucket alone can always read,
     /// set and remove. An export contains it.
     pub(super) fn is_about_policy(self) -> bool {
-        matches!(
-            self,
-            Self::GetPolicy | Self::PutPolicy | Self::DeletePolicy | Self::ExportBucket
-        )
+        matches!(self, Self::GetPolicy | Self::PutPolicy | Self::DeletePolicy | Self::ExportBucket)
     }
 
     /// Returns the verb that a scope must have to allow the action.

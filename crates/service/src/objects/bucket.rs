@@ -99,7 +99,7 @@ impl Service {
     /// Checks that an owner may create a bucket. If the bucket exists already, the creation is left to
     /// decide. Requests at the same moment may together exceed the limit.
     async fn check_buckets(&self, address: &BucketAddress) -> Result<(), ServiceError> {
-        let max = self.committer.limits().buckets_per_owner;
+        let max = self.committer.bucket_limits().buckets();
         let has_room = self.arbiter().count_buckets(address.owner).await?.buckets < max;
         if has_room || self.arbiter().current(address).await?.is_some() {
             return Ok(());
@@ -345,7 +345,7 @@ impl Service {
     /// Checks that a bucket may be made public: it holds its global name already, or its owner may claim
     /// one more. Requests at the same moment may together exceed the limit.
     async fn check_names(&self, address: &BucketAddress) -> Result<(), ServiceError> {
-        let max = self.committer.limits().public_buckets_per_owner;
+        let max = self.committer.bucket_limits().public_buckets();
         if self.arbiter().count_buckets(address.owner).await?.global_names < max {
             return Ok(());
         }
