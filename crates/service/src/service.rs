@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
+pub(crate) use crate::part::Part;
 use crate::{
     arbiter::{Arbiter, Head},
     auth::{
@@ -23,6 +24,7 @@ use crate::{
     caller::{BucketOwner, Caller, IdempotencyKey},
     commit::{Answer, Change, CommitRequest, Committer},
     error::{Applied, ServiceError},
+    lifecycle::Lifecycle,
     limits::Limits,
     mapping::{Mapping, PinQueue},
     names::{NameMeaning, NamePolicy},
@@ -64,47 +66,6 @@ impl Freshness {
     }
 }
 
-/// The part of a bucket that an action is about.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Part<'a> {
-    /// The bucket as a whole.
-    Whole,
-    /// Whether the bucket exists.
-    Anything,
-    /// Keys with a prefix.
-    Prefix(&'a str),
-    /// One key.
-    Key(&'a ObjectKey),
-    /// A version of a key.
-    Version(&'a ObjectKey, VersionId),
-}
-
-impl<'a> Part<'a> {
-    pub(crate) fn target(self, bucket: &'a BucketName) -> Target<'a> {
-        let bucket = bucket.as_str();
-        match self {
-            Self::Whole => Target::Bucket(bucket),
-            Self::Anything => Target::Anything(bucket),
-            Self::Prefix(prefix) => Target::Prefix(bucket, prefix),
-            Self::Key(key) | Self::Version(key, _) => Target::Object(bucket, key.as_str()),
-        }
-    }
-
-    /// Returns a key, or a version of it.
-    pub(crate) fn of(key: &'a ObjectKey, version: Option<VersionId>) -> Self {
-        version.map_or(Self::Key(key), |version| Self::Version(key, version))
-    }
-
-    /// Returns the key and the version, if it is about one object.
-    fn object(self) -> Option<(&'a ObjectKey, Option<VersionId>)> {
-        match self {
-            Self::Whole | Self::Anything | Self::Prefix(_) => None,
-            Self::Key(key) => Some((key, None)),
-            Self::Version(key, version) => Some((key, Some(version))),
-        }
-    }
-}
-
 /// A source of random bytes: the operating system, or a test.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
@@ -135,6 +96,8 @@ pub struct Service {
     pub(crate) pin_queue: PinQueue,
     /// What policies say, by the address of the settings of a bucket.
     access: Arc<Cache<Cid, Arc<BucketAccess>>>,
+    /// Lifecycle rules, by the same address.
+    pub(crate) lifecycles: Arc<Cache<Cid, Option<Arc<Lifecycle>>>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -160,6 +123,7 @@ impl Service {
             mapping: None,
             pin_queue: PinQueue::default(),
             access: Arc::new(Cache::new(ACCESS_MAX)),
+            lifecycles: Arc::new(Cache::new(ACCESS_MAX)),
         }
     }
 

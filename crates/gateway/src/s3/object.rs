@@ -10,8 +10,8 @@ use fula_core::bucket::{
     Checksum, ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
 };
 use fula_service::{
-    Caller, CopyRequest, CopySourceRequest, Object, PutRequest, ServiceError, body::BodyFacts,
-    condition::ReadConditions, limits::PUT_BYTES_MAX,
+    Caller, CopyRequest, CopySourceRequest, Object, PutRequest, ServiceError,
+    body::BodyFacts, condition::ReadConditions, limits::PUT_BYTES_MAX,
 };
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -24,6 +24,7 @@ use super::{
         self, DEFAULT_CONTENT_TYPE, bucket_name, checksum_type, etag, object_facts, object_key,
         read_conditions, refuse_unoffered, set_checksums, write_conditions, write_facts,
     },
+    lifecycle::set_end,
     tags,
     versions::{copy_fault, made_version, set_version, version_of},
 };
@@ -113,9 +114,11 @@ impl Api {
         let body_facts = Self::body_facts(&mut request, length, None)?;
         let input = request.input;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
+        let named = key.clone();
         let put = PutRequest { key, facts, conditions, body, body_facts };
         let put = self.service.put_object(&caller, &bucket, put).await;
         let record = put.map_err(to_s3)?;
+        let end = self.service.end_of_written(&caller, &bucket, &named, &record).await;
         let mut output = PutObjectOutput {
             e_tag: Some(etag(&record.etag)),
             checksum_type: checksum_type(&record.checksums),
@@ -124,6 +127,7 @@ impl Api {
         set_checksums!(output, &record.checksums);
         let mut response = S3Response::new(output);
         response.headers = written_headers(&record);
+        set_end(&mut response.headers, end.as_ref());
         Ok(response)
     }
 
@@ -247,9 +251,10 @@ impl Api {
         };
         let caller = &caller(&request)?;
         let bucket = bucket_name(&input.bucket)?;
-        let source_version = copy.source.version;
+        let (source_version, named) = (copy.source.version, copy.key.clone());
         let copied = self.service.copy_object(caller, &bucket, copy).await;
         let record = copied.map_err(copy_fault)?;
+        let end = self.service.end_of_written(caller, &bucket, &named, &record).await;
         let mut result = CopyObjectResult {
             e_tag: Some(etag(&record.etag)),
             last_modified: Some(timestamp(record.time)),
@@ -265,6 +270,7 @@ impl Api {
         };
         let mut response = S3Response::new(output);
         response.headers = cid_header(&record);
+        set_end(&mut response.headers, end.as_ref());
         Ok(response)
     }
 }
@@ -332,6 +338,7 @@ fn object_headers(object: &Object) -> HeaderMap {
     if let Some(version) = object.version {
         set_version(&mut headers, version);
     }
+    set_end(&mut headers, object.end.as_ref());
     if !object.tags.is_empty() {
         headers.insert("x-amz-tagging-count", HeaderValue::from(object.tags.len()));
     }

@@ -182,7 +182,7 @@ impl Arbiter {
     ///
     /// # Errors
     /// The errors of [`Self::find_bucket`].
-    pub(crate) async fn scan_buckets(
+    pub async fn scan_buckets(
         &self,
         after: Option<&BucketAddress>,
         limit: usize,

@@ -18,6 +18,7 @@ use super::{
     completion::{CompleteUpload, is_expired},
     deleted::{Deleted, KeyToDelete},
     edits::{Answer, bytes_of, open_upload},
+    expiry::{Expiry, expire},
     step::{Step, StepKind, commit},
     versions::{delete_many, remove, remove_version, rename, source_of, tag, write},
     working::Working,
@@ -118,6 +119,8 @@ pub(crate) enum Change {
         blocks: Vec<Block>,
     },
     DeleteMany(Vec<KeyToDelete>),
+    /// Ends what lifecycle rules end.
+    Expire(Vec<Expiry>),
     /// Sets whether the bucket keeps versions.
     SetVersioning(Versioning),
     CreateUpload {
@@ -151,6 +154,7 @@ impl Change {
             Self::DeleteBucket
             | Self::Delete(_)
             | Self::DeleteMany(_)
+            | Self::Expire(_)
             | Self::AbortUpload { .. } => true,
             Self::Commit(steps) => steps.iter().all(|step| matches!(step.kind, StepKind::Delete)),
             _ => false,
@@ -176,6 +180,7 @@ impl Change {
             | Self::Rename { .. }
             | Self::Delete(_)
             | Self::DeleteMany(_)
+            | Self::Expire(_)
             | Self::AbortUpload { .. } => &[],
         };
         bytes_of(blocks)
@@ -250,6 +255,7 @@ impl Change {
                 Ok(Answer::Tagged(Box::new(record)))
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
+            Self::Expire(ended) => expire(work, ended).await,
             Self::CreateUpload { key, id, record, blocks, expired } => {
                 create_upload(work, key, *id, record, blocks, expired).await
             }

@@ -18,6 +18,7 @@ mod contention;
 mod deleted;
 mod drops;
 mod edits;
+mod expiry;
 mod overlay;
 mod publish;
 mod replay;
@@ -46,6 +47,7 @@ pub(crate) use self::{
     completion::{CompleteUpload, is_expired, parts_hash},
     deleted::KeyToDelete,
     edits::Answer,
+    expiry::{Expired, Expiry},
     step::{Step, StepKind},
     working::decode_part,
 };

@@ -9,6 +9,7 @@ mod faults;
 mod full;
 mod generations;
 mod hung;
+mod lifecycle;
 mod lost;
 mod mappings;
 mod masters;
