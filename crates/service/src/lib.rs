@@ -46,6 +46,7 @@ pub use self::{
     limits::Limits,
     mapping::{MapRequest, Mapping, NodeAway, StorageNodes},
     names::NamePolicy,
+    objects::append::AppendRequest,
     objects::batch::{BatchAction, BatchChange, BatchResult},
     objects::bucket::{BucketInfo, BucketPage},
     objects::list::{ListRequest, Listing, ListingLine},

@@ -10,7 +10,7 @@ use fula_core::bucket::{
     Checksum, ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
 };
 use fula_service::{
-    Caller, CopyRequest, CopySourceRequest, Object, PutRequest, ServiceError,
+    AppendRequest, Caller, CopyRequest, CopySourceRequest, Object, PutRequest, ServiceError,
     body::BodyFacts, condition::ReadConditions, limits::PUT_BYTES_MAX,
 };
 use futures::{Stream, StreamExt};
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     date::{parse_http_date, timestamp},
     digest::{self, Digests, asked_algorithm},
-    error::{not_implemented, s3_error as to_s3},
+    error::{not_implemented, s3_error as to_s3, with_argument},
     range::ByteRange,
     signature::chunks::Trailers,
 };
@@ -107,6 +107,7 @@ impl Api {
         let length = request.input.content_length;
         let body = request.input.body.take();
         let body = convert::body(body);
+        let offset = take_write_offset(&mut request.headers)?;
         refuse_unoffered(&request)?;
         let facts = object_facts(&request.headers)?;
         let conditions = write_conditions(&request.headers)?;
@@ -115,8 +116,16 @@ impl Api {
         let input = request.input;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
         let named = key.clone();
-        let put = PutRequest { key, facts, conditions, body, body_facts };
-        let put = self.service.put_object(&caller, &bucket, put).await;
+        let put = match offset {
+            Some(offset) => {
+                let append = AppendRequest { key, offset, facts, conditions, body, body_facts };
+                self.service.append_object(&caller, &bucket, append).await
+            }
+            None => {
+                let put = PutRequest { key, facts, conditions, body, body_facts };
+                self.service.put_object(&caller, &bucket, put).await
+            }
+        };
         let record = put.map_err(to_s3)?;
         let end = self.service.end_of_written(&caller, &bucket, &named, &record).await;
         let mut output = PutObjectOutput {
@@ -274,6 +283,16 @@ impl Api {
         Ok(response)
     }
 }
+
+/// Takes out of the headers the place in an object at which a body is added, if there is one.
+fn take_write_offset(headers: &mut HeaderMap) -> S3Result<Option<u64>> {
+    let Some(value) = headers.remove(WRITE_OFFSET) else { return Ok(None) };
+    let offset = value.to_str().ok().and_then(|text| text.parse().ok());
+    offset.map(Some).ok_or_else(|| with_argument(s3_error!(InvalidArgument), WRITE_OFFSET, &value))
+}
+
+/// Header that makes a put an append.
+const WRITE_OFFSET: &str = "x-amz-write-offset-bytes";
 
 /// The bytes that a read returns.
 struct Selected {

@@ -15,6 +15,7 @@ use fula_core::{
 };
 
 use super::{
+    append::Append,
     completion::{CompleteUpload, is_expired},
     deleted::{Deleted, KeyToDelete},
     edits::{Answer, bytes_of, open_upload},
@@ -100,6 +101,8 @@ pub(crate) enum Change {
         /// Small body and attached maps, which are stored with the commit.
         blocks: Vec<Block>,
     },
+    /// Makes an object longer.
+    Append(Box<Append>),
     Delete(KeyToDelete),
     /// Gives an object another key.
     Rename {
@@ -169,6 +172,7 @@ impl Change {
             | Self::Tag { blocks, .. }
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
+            Self::Append(append) => &append.blocks,
             Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
             Self::Set { value, .. } => value.as_slice(),
             Self::CreateBucket { settings, .. } => {
@@ -228,6 +232,7 @@ impl Change {
                 write(work, key, &newest, &mut record);
                 Ok(Answer::Object(Box::new(record)))
             }
+            Self::Append(append) => append.apply(work, fingerprint).await,
             Self::Delete(delete) => {
                 let newest = work.newest(&delete.key).await?;
                 work.judge(&delete.conditions, newest.current.as_ref())?;

@@ -12,6 +12,7 @@
 //! - After a lost swap all changes are examined and applied again on the newer root.
 //! - An unanswered swap is resolved with `authors`, never by a guess.
 
+mod append;
 mod change;
 mod completion;
 mod contention;
@@ -43,6 +44,7 @@ use tokio::{
 
 pub use self::deleted::Deleted;
 pub(crate) use self::{
+    append::Append,
     change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
     deleted::KeyToDelete,
