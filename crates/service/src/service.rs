@@ -16,13 +16,13 @@ pub(crate) use crate::part::Part;
 use crate::{
     arbiter::{Arbiter, Head},
     auth::{
-        access::{self, Action, Holder, Target, Verb},
+        access::{self, Action, Holder, Verb},
         bucket_policy::BucketAccess,
         request::RequestValues,
     },
     budget::MemoryBudget,
     caller::{BucketOwner, Caller, IdempotencyKey},
-    commit::{Answer, Change, CommitRequest, Committer},
+    commit::{Answer, Change, CommitRequest, Committer, SettingsLink},
     error::{Applied, ServiceError},
     lifecycle::Lifecycle,
     limits::Limits,
@@ -96,6 +96,8 @@ pub struct Service {
     pub(crate) pin_queue: PinQueue,
     /// What policies say, by the address of the settings of a bucket.
     access: Arc<Cache<Cid, Arc<BucketAccess>>>,
+    /// What a bucket without settings says: nothing.
+    no_access: Arc<BucketAccess>,
     /// Lifecycle rules, by the same address.
     pub(crate) lifecycles: Arc<Cache<Cid, Option<Arc<Lifecycle>>>>,
 }
@@ -123,6 +125,7 @@ impl Service {
             mapping: None,
             pin_queue: PinQueue::default(),
             access: Arc::new(Cache::new(ACCESS_MAX)),
+            no_access: Arc::default(),
             lifecycles: Arc::new(Cache::new(ACCESS_MAX)),
         }
     }
@@ -219,12 +222,11 @@ impl Service {
         action: Action,
         (name, part): (&BucketName, Part<'_>),
     ) -> Result<Arc<Head>, ServiceError> {
-        let decided = match found.as_deref() {
-            Some(head) => self.authorize(caller, head, action, part).await,
-            None => {
-                let (identity, target) = (caller.identity.as_ref(), part.target(name));
-                access::authorize(identity, action, target, None, &|_: &str| None)
-            }
+        let decided = if let Some(head) = found.as_deref() {
+            self.authorize(caller, head, action, part).await
+        } else {
+            let (identity, target) = (caller.identity.as_ref(), part.target(name));
+            access::authorize(identity, action, target, None, &|_: &str| None)
         };
         match (decided, found) {
             (Ok(()), Some(head)) => {
@@ -322,7 +324,7 @@ impl Service {
         let (owner, object) = (head.row.address.owner, part.object());
         let tags = match object {
             Some((key, version)) if access.needs_tags() => {
-                self.tags_of(caller, head, key, version).await?
+                Box::pin(self.tags_of(caller, head, key, version)).await?
             }
             _ => None,
         };
@@ -340,11 +342,13 @@ impl Service {
         root: &BucketRoot,
         action: Action,
     ) -> Result<Arc<BucketAccess>, ServiceError> {
-        let Some(settings) = root.settings else { return Ok(Arc::default()) };
+        let Some(settings) = root.settings else { return Ok(Arc::clone(&self.no_access)) };
         if let Some(access) = self.access.get(&settings) {
             return Ok(access);
         }
+        // Most requests find it in memory. The future of others is not part of theirs.
         let read = BucketAccess::of_root(self.arbiter().nodes().blocks().as_ref(), root);
+        let read = Box::pin(read);
         let access = match Freshness::of(action) {
             Freshness::MayBeStale => read.await?,
             Freshness::Newest => self.before_write(caller, "block store", read).await?,
@@ -437,11 +441,12 @@ impl Service {
         for _ in 0..ALLOWED_AGAIN_MAX {
             let (key_of_retry, again) = (idempotency_key.clone(), Arc::clone(&change));
             let mut request = CommitRequest::of(caller, None, key_of_retry, again);
-            request.settings = Some(settings);
+            request.settings = Some(SettingsLink(settings));
             match self.submit(caller, address, request).await? {
                 Answer::AllowAgain => {
                     let part = Part::Key(key);
-                    let head = self.resolve(caller, &address.name, *action, part).await?;
+                    let again = Box::pin(self.resolve(caller, &address.name, *action, part));
+                    let head = again.await?;
                     settings = head.root.settings;
                 }
                 answer => return Ok(answer),

@@ -116,15 +116,12 @@ impl Api {
         let input = request.input;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
         let named = key.clone();
-        let put = match offset {
-            Some(offset) => {
-                let append = AppendRequest { key, offset, facts, conditions, body, body_facts };
-                self.service.append_object(&caller, &bucket, append).await
-            }
-            None => {
-                let put = PutRequest { key, facts, conditions, body, body_facts };
-                self.service.put_object(&caller, &bucket, put).await
-            }
+        let put = if let Some(offset) = offset {
+            let append = AppendRequest { key, offset, facts, conditions, body, body_facts };
+            self.service.append_object(&caller, &bucket, append).await
+        } else {
+            let put = PutRequest { key, facts, conditions, body, body_facts };
+            self.service.put_object(&caller, &bucket, put).await
         };
         let record = put.map_err(to_s3)?;
         let end = self.service.end_of_written(&caller, &bucket, &named, &record).await;

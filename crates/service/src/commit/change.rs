@@ -206,7 +206,7 @@ impl Change {
                 let recent = work.recent_anew().await?;
                 work.create(*id, *salt, *global_name, recent);
                 for (name, value) in settings {
-                    set(work, name, Some(value), None).await?;
+                    Box::pin(set(work, name, Some(value), None)).await?;
                 }
                 Ok(Answer::Done)
             }
@@ -219,7 +219,7 @@ impl Change {
                 Ok(Answer::Done)
             }
             Self::Set { name, value, names } => {
-                set(work, name, value.as_ref(), *names).await?;
+                Box::pin(set(work, name, value.as_ref(), *names)).await?;
                 Ok(Answer::Done)
             }
             Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
@@ -260,7 +260,7 @@ impl Change {
                 Ok(Answer::Tagged(Box::new(record)))
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
-            Self::Expire(ended) => expire(work, ended).await,
+            Self::Expire(ended) => Box::pin(expire(work, ended)).await,
             Self::CreateUpload { key, id, record, blocks, expired } => {
                 create_upload(work, key, *id, record, blocks, expired).await
             }

@@ -62,6 +62,10 @@ use crate::{
     pins::{Origin, RequestPins},
 };
 
+/// Address of the settings of a bucket; `None` while it has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SettingsLink(pub(crate) Option<Cid>);
+
 /// A change, and the conditions of the request for it.
 #[derive(Debug)]
 pub(crate) struct CommitRequest {
@@ -72,9 +76,9 @@ pub(crate) struct CommitRequest {
     /// Key by which a retry is recognised.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
     pub(crate) change: Arc<Change>,
-    /// Address of the settings by which the change was allowed, where that was decided by a state that may
-    /// not be the newest.
-    pub(crate) settings: Option<Option<Cid>>,
+    /// The settings by which the change was allowed, where that was decided by a state that may not be the
+    /// newest.
+    pub(crate) settings: Option<SettingsLink>,
     /// What content relies on that the change links to and does not carry.
     pub(crate) origin: Option<Origin>,
     /// Pins the blocks that the change links to.

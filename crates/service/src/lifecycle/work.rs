@@ -17,7 +17,7 @@ use super::{
 use crate::{
     arbiter::Head,
     caller::Caller,
-    commit::{Answer, Change, CommitRequest, Expired, Expiry},
+    commit::{Answer, Change, CommitRequest, Expired, Expiry, SettingsLink},
     error::ServiceError,
     objects::multipart::parse_upload_id,
     service::Service,
@@ -86,7 +86,7 @@ impl Service {
         let count = ended.len() as u64;
         let mut request =
             CommitRequest::of(&caller, Some(head.root.id), None, Change::Expire(ended));
-        request.settings = Some(head.root.settings);
+        request.settings = Some(SettingsLink(head.root.settings));
         match self.submit(&caller, address, request).await {
             // The rules have changed: they are read again.
             Ok(Answer::AllowAgain) => Ok(LifecyclePage { next: Some(cursor), ended: 0 }),

@@ -103,18 +103,17 @@ impl Service {
                 }
                 Err(error) => return Err(error),
             };
-            let (record, mut blocks) = match &base {
-                Some(base) => appended(base, &taken, added),
-                None => {
-                    let record = ObjectRecord {
-                        size: taken.size,
-                        etag: taken.etag(),
-                        checksums: taken.checksums.clone(),
-                        content: Some(taken.content),
-                        ..bare_record(maps.clone(), acl.clone())
-                    };
-                    (record, attached.clone())
-                }
+            let (record, mut blocks) = if let Some(base) = &base {
+                appended(base, &taken, added)
+            } else {
+                let record = ObjectRecord {
+                    size: taken.size,
+                    etag: taken.etag(),
+                    checksums: taken.checksums.clone(),
+                    content: Some(taken.content),
+                    ..bare_record(maps.clone(), acl.clone())
+                };
+                (record, attached.clone())
             };
             blocks.extend(taken.riding.clone());
             let base: Option<Seq> = base.map(|base| base.record.seq);

@@ -288,7 +288,9 @@ impl Service {
         let part = Part::of(key, version);
         let head = self.resolve(caller, bucket, action, part).await?;
         let record = match self.found(&head, key, version).await {
-            Err(absent) => return Err(self.absence(caller, &head, key, absent).await),
+            Err(absent) => {
+                return Err(Box::pin(self.absence(caller, &head, key, absent)).await);
+            }
             Ok(record) => record,
         };
         conditions.judge_read(&record)?;
@@ -296,8 +298,10 @@ impl Service {
         let may_read_tags = record.tags != Attached::default()
             && self.authorize(caller, &head, read_tags, part).await.is_ok();
         let end = match version {
-            None => self.end_of(&head.root, key.as_str(), &record).await?,
-            Some(_) => None,
+            None if head.root.settings.is_some() => {
+                Box::pin(self.end_of(&head.root, key.as_str(), &record)).await?
+            }
+            _ => None,
         };
         Ok(Object { end, ..self.with_maps(&head, record, may_read_tags).await? })
     }

@@ -123,8 +123,10 @@ async fn a_body_is_added_at_the_end_alone() {
         assert!(matches!(refused, Err(ServiceError::InvalidWriteOffset(3))), "{refused:?}");
     }
     // Of several at the same place, one is carried out.
-    let appends =
-        [one.append(3, b"d"), two.append(3, b"e"), one.append(3, b"f"), two.append(3, b"g")];
+    let appends: Vec<_> = [(&one, b"d"), (&two, b"e"), (&one, b"f"), (&two, b"g")]
+        .into_iter()
+        .map(|(master, bytes)| Box::pin(master.append(3, bytes)))
+        .collect();
     let done = futures::future::join_all(appends).await;
     assert_eq!(done.iter().filter(|append| append.is_ok()).count(), 1, "{done:?}");
     assert_eq!(one.get("k").await.unwrap().len(), 4);
