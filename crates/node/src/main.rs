@@ -11,6 +11,7 @@ mod gc;
 mod ingest;
 mod jwks;
 mod keystore;
+mod lifecycle;
 mod listeners;
 mod node;
 mod output;

@@ -13,10 +13,12 @@ pub mod commit;
 pub mod error;
 pub mod fault_injection;
 mod gc;
+mod lifecycle;
 pub mod limits;
 pub mod mapping;
 mod names;
 mod objects;
+mod part;
 mod pins;
 mod service;
 mod settle;
@@ -39,9 +41,14 @@ pub use self::{
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,
+    lifecycle::{
+        End, Expiration, Filter, FilterForm, Lifecycle, LifecycleCursor, LifecyclePage, Noncurrent,
+        Rule,
+    },
     limits::Limits,
     mapping::{MapRequest, Mapping, NodeAway, StorageNodes},
     names::NamePolicy,
+    objects::append::AppendRequest,
     objects::batch::{BatchAction, BatchChange, BatchResult},
     objects::bucket::{BucketInfo, BucketPage},
     objects::list::{ListRequest, Listing, ListingLine},

@@ -257,6 +257,11 @@ pub const ALL: &[Metric] = &[
         "Rows of deleted buckets that were dropped.",
     ),
     counter("fula_gc_rewritten_bytes_total", "bytes", "Bytes of segments that were rewritten."),
+    counter(
+        "fula_lifecycle_ended_total",
+        "objects",
+        "Objects, versions, markers and uploads that this master ended by lifecycle rules.",
+    ),
     // Storage nodes.
     gauge("fula_storage_nodes_away", "nodes", "Nodes of FULA_STORAGE_NODES that do not answer."),
     counter(
