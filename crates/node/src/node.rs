@@ -158,6 +158,8 @@ pub(crate) struct Node {
     pub(crate) collections: Account,
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
+    /// The service with its storage nodes; unset if a command opened the node.
+    pub(crate) with_nodes: OnceLock<Service>,
     owns_blocks: bool,
     keys: NodeKeys,
     /// The blocks in packs, where they are not in the data directory.
@@ -252,7 +254,7 @@ impl Node {
         }
         let service = Service::new(arbiter, limits, random, names);
         let (backends, collections) = (backends.clone(), Account::default());
-        let running = OnceLock::new();
+        let (running, with_nodes) = (OnceLock::new(), OnceLock::new());
         let opened = Self {
             store,
             nodes,
@@ -264,6 +266,7 @@ impl Node {
             backends,
             collections,
             running,
+            with_nodes,
             owns_blocks,
             packs: packed,
             keys: keys_of_node,

@@ -38,7 +38,7 @@ pub use self::{
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,
     limits::Limits,
-    mapping::{MapRequest, Mapping, NodeAway, StorageNodes},
+    mapping::{LostBlock, MapRequest, Mapping, NodeAway, NodesChecked, StorageNodes},
     names::NamePolicy,
     objects::batch::{BatchAction, BatchChange, BatchResult},
     objects::bucket::{BucketInfo, BucketPage},

@@ -175,6 +175,7 @@ async fn with_ingest(
     let links = Arc::new(links.map_err(|error| StartError::Process("HTTP", error.into()))?);
     tokio::spawn(Arc::clone(&links).watch());
     let service = service.with_mapping(Mapping { nodes: links, accepts, copies });
+    node.with_nodes.set(service.clone()).expect("nobody else sets it");
     let routes = storage.filter(|_| own).map(|storage| {
         let (trust, wire) = (Trust::own(key.public()), config.wire.clone());
         let WireConfig { tls_terminated, rates, limits, .. } = wire;
