@@ -38,6 +38,8 @@ ELSEWHERE = {
     ("CONTRIBUTING.md", "cargo t"): "they are parts of `make test`, or run as long as a developer wants",
     ("CONTRIBUTING.md", "FULA_WRITE_DOCS"): "`make check` runs the same test, which compares the table",
     ("examples/README.md", "cargo run"): "`cargo test` builds the program and runs its test",
+    ("docs/guide/public-cids.md", "fula gateway"): "test_trustless.py does the same",
+    ("docs/guide/public-cids.md", "curl -O"): "test_trustless.py does the same",
     ("docs/guide/storage-nodes.md", "curl -s https"): "several machines and their keys; test_ingest.py does the same with processes",
     ("docs/guide/storage-nodes.md", "FULA_STORAGE_NODES"): "several machines and their keys; test_ingest.py does the same with processes",
     ("docs/guide/storage-nodes.md", "curl -H @header -X POST"): "several machines and their keys; test_ingest.py does the same with processes",

@@ -14,6 +14,7 @@ mod keystore;
 mod listeners;
 mod node;
 mod output;
+mod public;
 mod readiness;
 mod scrub;
 mod space;

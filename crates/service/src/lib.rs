@@ -17,6 +17,7 @@ pub mod mapping;
 mod names;
 mod objects;
 mod pins;
+mod public;
 mod service;
 mod settle;
 
@@ -52,6 +53,7 @@ pub use self::{
     objects::versions::VersionListing,
     objects::{body, condition},
     pins::{Keeper, RequestPins},
+    public::{FindError, PublicObject, PublicReads},
     service::{Random, Service, system_random},
     settle::{Settled, unsettle_names},
 };

@@ -186,7 +186,7 @@ impl Service {
     }
 
     /// Records, before a root is read, that the request needs what was current at this time.
-    fn note_read(&self, caller: &Caller) {
+    pub(crate) fn note_read(&self, caller: &Caller) {
         let arbiter = self.arbiter();
         if arbiter.nodes().blocks().generation().is_some() {
             caller.pins.note_read(arbiter.pins(), arbiter.time().unwrap_or_default());

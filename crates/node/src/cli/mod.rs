@@ -21,7 +21,7 @@ pub(crate) use self::{
         SecretsArgs, SecretsCommand, StatusArgs,
     },
     file::SettingsFileError,
-    ingest::{IngestLimits, IngestSettings},
+    ingest::{CidSettings, IngestLimits, IngestSettings},
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
         LogFormat, SharedArgs, SignatureV2,

@@ -17,7 +17,7 @@ use fula_gateway::{
     tls::TlsAcceptor,
 };
 use fula_service::{
-    Mapping, MasterInfo, Recovery, Service, ServiceError,
+    Mapping, MasterInfo, PublicReads, Recovery, Service, ServiceError,
     auth::{Revoked, user_of},
     error::chain,
 };
@@ -39,7 +39,7 @@ use crate::{
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
     output::say,
-    readiness, scrub,
+    public, readiness, scrub,
     state::Running,
 };
 
@@ -88,13 +88,15 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     }
     let listener = Taken::take(config.listen, "--listen (FULA_LISTEN)")?;
     let admin_listener = Taken::take(config.admin_listen, "--admin-listen (FULA_ADMIN_LISTEN)")?;
+    let cid_listener = public::take(config.ingest.cid_listen)?;
     let tls = tls(&config)?;
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     gauges::begin();
     let node = Arc::new(open_node(&config).await?);
     let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
-    let (service, ingest) = with_ingest(&config, &node, service).await?;
+    let (service, ingest, public) = with_ingest(&config, &node, service).await?;
+    let cid_budget = service.unauthenticated_budget().clone();
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
     let gateway = gateway.with_ingest(ingest);
 
@@ -125,6 +127,10 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         ..how.clone()
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
+    if let (Some(taken), Some(public)) = (cid_listener, public) {
+        tokio::spawn(public.clone().watch());
+        public::serve(taken, &how, Arc::new(public), cid_budget, config.wire.rates)?;
+    }
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     start_background_work(&node, config.scrub);
 
@@ -161,8 +167,9 @@ async fn with_ingest(
     config: &GatewayConfig,
     node: &Arc<Node>,
     service: Service,
-) -> Result<(Service, MasterIngest), StartError> {
-    let IngestConfig { nodes, accepts, copies, own, limits, uploads } = config.ingest.clone();
+) -> Result<(Service, MasterIngest, Option<PublicReads>), StartError> {
+    let IngestConfig { nodes, accepts, copies, own, limits, uploads, cid_listen, cid_index } =
+        config.ingest.clone();
     let key = node.master_key();
     let is_needed = own || (node.owns_blocks() && node.has_holds().await?);
     let storage = if is_needed { Some(node.open_storage(limits).await?) } else { None };
@@ -189,8 +196,10 @@ async fn with_ingest(
     };
     let addresses = nodes.iter().map(address).collect();
     let authenticator = node.authenticator.clone();
-    let ingest = MasterIngest::new(service.clone(), authenticator, key, addresses, routes);
-    Ok((service, ingest))
+    let public = cid_listen.map(|_| PublicReads::new(service.clone(), cid_index));
+    let (master, public_reads) = (service.clone(), public.clone());
+    let ingest = MasterIngest::new(master, authenticator, key, addresses, routes, public_reads);
+    Ok((service, ingest, public))
 }
 
 /// Reads the certificate of the S3 listener, if it has one.

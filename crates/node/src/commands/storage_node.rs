@@ -29,6 +29,7 @@ use crate::{
     listeners::{Taken, usable},
     node::{Node, NodeError, Purpose},
     output::say,
+    public::{self, NodeBlocks},
     readiness,
 };
 
@@ -48,6 +49,7 @@ async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
     let connections = config.connections.limits(raise_descriptors());
     let listener = Taken::take(config.listen, "--listen (FULA_NODE_LISTEN)")?;
     let admin_listener = Taken::take(config.admin_listen, "--admin-listen (FULA_ADMIN_LISTEN)")?;
+    let cid_listener = public::take(config.cid_listen)?;
     let tls = tls_of(config.tls.as_ref())?;
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
@@ -93,7 +95,11 @@ async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
-    start_background_work(&node, &storage, &config.masters, trust, authenticator)?;
+    let masters = start_background_work(&node, &storage, &config.masters, trust, authenticator)?;
+    if let Some(taken) = cid_listener {
+        let blocks = Arc::new(NodeBlocks { node: storage.clone(), masters });
+        public::serve(taken, &how, blocks, public::node_budget(), config.routes.rates)?;
+    }
     let answer = move |request: http::Request<_>| {
         let routes = routes.clone();
         async move { routes.handle(request).await }
@@ -113,16 +119,16 @@ fn start_background_work(
     masters: &[PeerAddress],
     trust: Arc<Trust>,
     authenticator: Authenticator,
-) -> Result<(), StartError> {
+) -> Result<Arc<MasterLinks>, StartError> {
     let key = node.node_key();
     let masters = MasterLinks::new(masters, &key, trust, authenticator.clone());
     let masters = Arc::new(masters.map_err(|error| StartError::Process("HTTP", error.into()))?);
     tokio::spawn(Arc::clone(&masters).watch());
-    tokio::spawn(settle_for_ever(storage.clone(), masters));
+    tokio::spawn(settle_for_ever(storage.clone(), Arc::clone(&masters) as _));
     tokio::spawn(async move { authenticator.revocations().run().await });
     tokio::spawn(gc::tend(Arc::clone(node)));
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
-    Ok(())
+    Ok(masters)
 }
 
 fn greet(

@@ -16,6 +16,7 @@ mod model;
 mod names;
 mod nodes;
 mod own_disk;
+mod public;
 mod regression;
 mod retries;
 mod rounds;
