@@ -16,8 +16,8 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use crate::{
     credential::{Credential, bearer_of},
     error::{busy, s3_error as to_s3},
-    limit::RateLimits,
-    request::{Peer, RequestId, is_chunked, query_value},
+    limit::{RateLimits, Rates},
+    request::{Operation, Peer, RequestId, is_chunked, query_value},
     signature::{ChunkKey, FORGED, FormSignature, Presented, Received, Rules},
 };
 
@@ -99,6 +99,11 @@ impl AuthLayer {
         tls_terminated: bool,
     ) -> Self {
         Self { authenticator, limits, rules: Arc::new(rules), tls_terminated }
+    }
+
+    /// Sets the rate limits of users and addresses.
+    pub(crate) fn set_rates(&self, rates: Rates) {
+        self.limits.set(rates);
     }
 
     pub(crate) fn authenticator(&self) -> &Authenticator {
@@ -271,6 +276,9 @@ impl AuthLayer {
         match proof {
             Ok(proof) => {
                 origin.let_in(&proof);
+                if let Some(operation) = extensions.get::<Arc<Operation>>() {
+                    operation.asked_by(&proof.identity);
+                }
                 if self.limits.refuses_user(&proof.identity.user) {
                     return Err(slow_down());
                 }

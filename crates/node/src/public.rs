@@ -28,7 +28,7 @@ pub(crate) fn take(address: Option<SocketAddr>) -> Result<Option<Taken>, ListenE
     address.map(|address| Taken::take(address, "--cid-listen (FULA_CID_LISTEN)")).transpose()
 }
 
-/// Serves public objects until the process ends. `how` is that of the other listener.
+/// Serves public objects until the process ends. `how` is that of the other listener. Returns what answers.
 ///
 /// # Errors
 /// [`ListenError`].
@@ -38,19 +38,20 @@ pub(crate) fn serve(
     blocks: Arc<dyn PublicBlocks>,
     budget: MemoryBudget,
     rates: Rates,
-) -> Result<(), ListenError> {
+) -> Result<TrustlessGateway, ListenError> {
     let listener = taken.listen()?;
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving public objects by CID");
     }
     let gateway = TrustlessGateway::new(blocks, budget, rates);
+    let answering = gateway.clone();
     let answer = move |request: http::Request<_>| {
-        let gateway = gateway.clone();
+        let gateway = answering.clone();
         async move { gateway.handle(request).await }
     };
     let how = Listening { name: "cid", open: Arc::default(), ..how.clone() };
     tokio::spawn(server::serve(listener, how, std::future::pending(), answer));
-    Ok(())
+    Ok(gateway)
 }
 
 /// Returns the memory for answers of a storage node.

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fula_core::{Block, Cid, OwnerId, StoreError, block::SyncMark};
+use fula_core::{
+    Block, Cid, OwnerId, StoreError,
+    block::SyncMark,
+    car::{CarError, CarReader},
+};
 use fula_ingest::{
     Ticket,
-    car::{CarError, CarReader},
     holds::{BATCH_BLOCKS_MAX, Hold, charge_of},
     intake::{Intake, Put},
     node::{Reservation, Stored},

@@ -43,8 +43,9 @@ use crate::{
     auth::AuthLayer,
     credential::bearer_of,
     limit::{RateLimits, Rates},
-    request::{Operation, query_value},
+    request::{Operation, Peer, query_value},
     request_body::{self, MinimumPace},
+    request_log::{self, Line},
     signature::Rules,
 };
 
@@ -162,8 +163,9 @@ impl IngestRoutes {
     where
         Body: From<B>,
     {
-        let began = Instant::now();
+        let started = Instant::now();
         let mut request = request.map(Body::from);
+        let peer = request.extensions().get::<Peer>().copied();
         let waits_for_continue = request.headers().contains_key(http::header::EXPECT);
         let linger = request.extensions().get().cloned();
         let operation = Arc::new(Operation::default());
@@ -177,14 +179,14 @@ impl IngestRoutes {
         let mut response =
             if path == "/health" { self.health(&method) } else { self.answer(request).await };
         lent.settle(&mut response, waits_for_continue, linger.as_ref());
-        let (status, micros) = (response.status().as_u16(), began.elapsed().as_micros());
-        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
-        let labels = [("operation", operation.name().to_owned()), ("status", status.to_string())];
-        metrics::counter!("fula_requests_total", &labels).increment(1);
-        metrics::histogram!("fula_request_seconds", "operation" => operation.name().to_owned())
-            .record(began.elapsed().as_secs_f64());
-        tracing::info!(%method, path, operation = operation.name(), status, micros, "request");
-        response
+        let (request_id, received) = (String::new(), lent.received());
+        let line = Line { request_id, peer, method, path, operation, received, started };
+        request_log::follow(response, line)
+    }
+
+    /// Sets the rate limits of users and addresses.
+    pub fn set_rates(&self, rates: Rates) {
+        self.0.auth.set_rates(rates);
     }
 
     fn health(&self, method: &Method) -> Response<Body> {
@@ -322,6 +324,9 @@ impl IngestRoutes {
         }
         let (owner, may_ask) = (ticket.owner, ticket.may_ask);
         let ticket = Some(Arc::new(ticket));
+        if let Some(operation) = request.extensions().get::<Arc<Operation>>() {
+            operation.asked_for(owner);
+        }
         Ok(Client { owner, ticket, may_send: true, may_ask, may_read: false })
     }
 

@@ -121,6 +121,8 @@ pub const ALL: &[Metric] = &[
         counter("fula_requests_total", "requests", "Requests by operation and HTTP status."),
     ),
     by(OPERATIONS, histogram("fula_request_seconds", "seconds", "Time from headers to answer.")),
+    counter("fula_received_bytes_total", "bytes", "Bytes of request bodies that were read."),
+    counter("fula_sent_bytes_total", "bytes", "Bytes of answers, without their headers."),
     counter("fula_unavailable_total", "requests", "Requests that found a store failing."),
     by(
         OUTCOMES,
@@ -215,6 +217,11 @@ pub const ALL: &[Metric] = &[
         "fula_log_retained_bytes",
         "bytes",
         "Bytes of replaced and deleted content that the last collection kept for the retention.",
+    ),
+    gauge(
+        "fula_retention_seconds",
+        "seconds",
+        "Time for which the next collection keeps replaced and deleted content.",
     ),
     gauge(
         "fula_log_dead_bytes",

@@ -2,9 +2,8 @@
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
-use bytes::Bytes;
-use fula_core::{Block, Cid, Codec, StoreError, content::FileNode};
-use fula_ingest::car;
+use bytes::{Bytes, BytesMut};
+use fula_core::{Block, Cid, Codec, StoreError, car, content::FileNode};
 use futures::{Stream, stream};
 
 use super::PublicDag;
@@ -87,7 +86,7 @@ impl Walk {
         let header = self.root.as_ref().map(|root| car::header(&[root.cid()]));
         let sections = stream::try_unfold(self, |mut walk| async move {
             let block = walk.next().await?;
-            Ok(block.map(|block| (car::section(&block.cid(), block.bytes()), walk)))
+            Ok(block.map(|block| (section(&block), walk)))
         });
         futures::StreamExt::chain(stream::iter(header.map(Ok)), sections)
     }
@@ -166,6 +165,12 @@ const MALFORMED: StoreError =
 
 const TOO_MANY: StoreError =
     StoreError::Malformed { what: "CAR file", why: "too many blocks for dups=n; ask for dups=y" };
+
+fn section(block: &Block) -> Bytes {
+    let mut out = BytesMut::new();
+    car::put_section(&mut out, &block.cid(), block.bytes());
+    out.freeze()
+}
 
 /// Returns a CAR file whose only root is an identity CID. It has no blocks.
 pub(super) fn of_identity(binary: &[u8]) -> Bytes {

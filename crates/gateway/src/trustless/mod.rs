@@ -115,6 +115,11 @@ impl TrustlessGateway {
         Self(Arc::new(Inner { blocks, budget, rates }))
     }
 
+    /// Sets other rates of addresses.
+    pub fn set_rates(&self, rates: Rates) {
+        self.0.rates.set(Rates { user: None, ..rates });
+    }
+
     /// Answers one request.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
         let began = Instant::now();

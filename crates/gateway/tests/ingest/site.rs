@@ -9,10 +9,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fula_core::{
     Block, BlockStore, Cid, Codec, OwnerId, StoreError,
     block::{Listed, Placement, Position, SyncMark},
+    car,
     in_memory::{MemoryBlocks, MemoryMetadata},
 };
 use fula_gateway::{
@@ -26,7 +27,7 @@ use fula_identity::{
     wallet_token,
 };
 use fula_ingest::{
-    DiskId, NodeLimits, SigningKey, StorageNode, Ticket, car, peer, ticket::CredentialTag,
+    DiskId, NodeLimits, SigningKey, StorageNode, Ticket, peer, ticket::CredentialTag,
 };
 use fula_service::auth::{Authenticator, KeyRing, Revocations, SealingKey};
 use http::{Request, StatusCode, header};
@@ -212,9 +213,9 @@ pub(super) fn target(bytes: &[u8]) -> String {
 }
 
 pub(super) fn car_of(blocks: &[(Cid, Bytes)]) -> Vec<u8> {
-    let mut file = car::header(&[blocks[0].0]).to_vec();
+    let mut file = BytesMut::from(car::header(&[blocks[0].0]));
     for (cid, bytes) in blocks {
-        file.extend(car::section(cid, bytes));
+        car::put_section(&mut file, cid, bytes);
     }
-    file
+    file.to_vec()
 }

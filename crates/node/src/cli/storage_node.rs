@@ -44,7 +44,7 @@ pub(crate) struct StorageNodeSettings {
     pub(crate) limits: IngestLimits,
     #[command(flatten)]
     pub(crate) cid: CidSettings,
-    /// File with the certificate chain, in PEM; needs --tls-key too. It is read at the start [default:
+    /// File with the certificate chain, in PEM; needs --tls-key too. Send SIGHUP after a renewal [default:
     /// none, plain HTTP]
     #[arg(long, env = "FULA_TLS_CERT", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,

@@ -32,7 +32,7 @@ use crate::{
         record::bare_record,
     },
     pins::PinnedBlocks,
-    service::{Part, Service},
+    service::Service,
 };
 
 /// Longest time for which nodes are asked whether a block is there.
@@ -111,8 +111,7 @@ impl Service {
         request: &MapRequest,
         conditions: WriteConditions,
     ) -> Result<ObjectRecord, ServiceError> {
-        let part = Part::Key(&key);
-        let target = self.resolve_for_write(caller, bucket, Action::PutObject, part).await?;
+        let target = self.resolve_for_write(caller, bucket, Action::PutObject, &key).await?;
         self.may_compare(caller, &target.head, &key, &conditions).await?;
         let admitted = self.admit_mapping(caller, request).await;
         // Most clients number no calls, and then nothing has to be recognised.

@@ -29,16 +29,12 @@ use tokio::time::Instant;
 
 use self::index::{Candidate, Index};
 use crate::{
-    auth::{
-        access::{Action, Target},
-        bucket_policy,
-        policy::PublicRead,
-    },
+    auth::{access::Action, bucket_policy::BucketAccess},
     caller::Caller,
     commit::content_of,
     error::ServiceError,
     pins::PinnedBlocks,
-    service::{Freshness, Part, Service},
+    service::{Freshness, Service},
 };
 
 /// Number of rows that are read at a time.
@@ -85,7 +81,8 @@ pub enum FindError {
 #[derive(Debug)]
 struct Known {
     root: Cid,
-    public: PublicRead,
+    /// Address of the settings, which have the policy.
+    settings: Option<Cid>,
     objects: Tree,
 }
 
@@ -130,11 +127,9 @@ impl PublicReads {
         service.note_read(&anyone);
         let state = service.state(&anyone, &candidate.bucket, Freshness::MayBeStale).await?;
         let Some(head) = state else { return Ok(None) };
-        let target = Part::Key(&key).target(&candidate.bucket.name);
-        match service.authorize(&anyone, Some(&head), Action::GetObject, target).await {
-            Ok(()) => {}
-            Err(ServiceError::AccessDenied | ServiceError::NoSuchBucket) => return Ok(None),
-            Err(error) => return Err(error),
+        let access = service.access_of(&anyone, &head.root, Action::GetObject).await?;
+        if !access.opens_always(&resource(&candidate.bucket, key.as_str())) {
+            return Ok(None);
         }
         anyone.pins.pin_head(&head);
         let record = match service.found(&head, &key, None).await {
@@ -226,12 +221,12 @@ impl PublicReads {
         let nodes = self.0.service.arbiter().nodes();
         let blocks = nodes.blocks().as_ref();
         let root = BucketRoot::from_block(&require(blocks, &row.pointer.root).await?)?;
-        let public = bucket_policy::public(blocks, &root).await?;
-        let now = Known { root: row.pointer.root, public, objects: root.objects };
-        let mut walk =
-            Walk { reads: self, bucket: Arc::clone(address), public: &now.public, steps: 0 };
-        match known.filter(|known| known.public == now.public) {
-            _ if now.public.is_nothing() => self.0.index.write().remove_bucket(address),
+        let access = BucketAccess::of_root(blocks, &root).await?;
+        let (settings, objects) = (root.settings, root.objects);
+        let now = Known { root: row.pointer.root, settings, objects };
+        let mut walk = Walk { reads: self, bucket: Arc::clone(address), access: &access, steps: 0 };
+        match known.filter(|known| known.settings == now.settings) {
+            _ if !access.mentions(None) => self.0.index.write().remove_bucket(address),
             Some(known) => match diff(nodes, &known.objects, &now.objects).await {
                 Ok(changes) => walk.changes(changes).await?,
                 Err(StoreError::Missing { .. }) => walk.all(&now.objects).await?,
@@ -247,8 +242,13 @@ impl PublicReads {
 struct Walk<'a> {
     reads: &'a PublicReads,
     bucket: Arc<BucketAddress>,
-    public: &'a PublicRead,
+    access: &'a BucketAccess,
     steps: u32,
+}
+
+/// Returns what a policy calls an object.
+fn resource(bucket: &BucketAddress, key: &str) -> String {
+    format!("{}/{key}", bucket.name)
 }
 
 impl Walk<'_> {
@@ -286,11 +286,12 @@ impl Walk<'_> {
             tokio::task::yield_now().await;
         }
         let Ok(key) = std::str::from_utf8(&entry.key) else { return Ok(()) };
-        let target = Target::Object(self.bucket.name.as_str(), key);
         let record = ObjectRecord::decode(&entry.value, entry.weight)?;
         let is_content = matches!(record.kind, ObjectKind::Object | ObjectKind::Mapped);
         match record.content {
-            Some(content) if is_content && self.public.allows(Action::GetObject, target) => {
+            Some(content)
+                if is_content && self.access.opens_always(&resource(&self.bucket, key)) =>
+            {
                 let blocks = self.blocks(content).await?;
                 let bucket = Arc::clone(&self.bucket);
                 let candidate = Candidate { bucket, key: key.into(), content };
