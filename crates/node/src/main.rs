@@ -15,6 +15,7 @@ mod lifecycle;
 mod listeners;
 mod node;
 mod output;
+mod public;
 mod readiness;
 mod reload;
 mod scrub;

@@ -20,6 +20,7 @@ mod names;
 mod objects;
 mod part;
 mod pins;
+mod public;
 mod service;
 mod settle;
 
@@ -46,7 +47,7 @@ pub use self::{
         Rule,
     },
     limits::Limits,
-    mapping::{MapRequest, Mapping, NodeAway, StorageNodes},
+    mapping::{LostBlock, MapRequest, Mapping, NodeAway, NodesChecked, StorageNodes},
     names::NamePolicy,
     objects::append::AppendRequest,
     objects::batch::{BatchAction, BatchChange, BatchResult},
@@ -61,6 +62,7 @@ pub use self::{
     objects::versions::VersionListing,
     objects::{body, condition},
     pins::{Keeper, RequestPins},
+    public::{FindError, PublicObject, PublicReads},
     service::{Random, Service, system_random},
     settle::{Settled, unsettle_names},
 };

@@ -195,7 +195,7 @@ impl Service {
     }
 
     /// Records, before a root is read, that the request needs what was current at this time.
-    fn note_read(&self, caller: &Caller) {
+    pub(crate) fn note_read(&self, caller: &Caller) {
         let arbiter = self.arbiter();
         if arbiter.nodes().blocks().generation().is_some() {
             caller.pins.note_read(arbiter.pins(), arbiter.time().unwrap_or_default());
@@ -341,7 +341,7 @@ impl Service {
     }
 
     /// Returns what the settings of a bucket say about who may do what.
-    async fn access_of(
+    pub(crate) async fn access_of(
         &self,
         caller: &Caller,
         root: &BucketRoot,

@@ -20,6 +20,7 @@ mod names;
 mod nodes;
 mod own_disk;
 mod policies;
+mod public;
 mod regression;
 mod retries;
 mod rounds;
