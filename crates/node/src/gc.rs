@@ -5,6 +5,7 @@
 //! growth of the log. Decision: docs/adr/0014. Blocks in packs are collected by one master at a time
 //! ([`shared`], docs/adr/0042).
 
+pub(crate) mod horizon;
 pub(crate) mod shared;
 
 use std::{
@@ -115,7 +116,13 @@ async fn collect(
         return Ok(None);
     }
     let began = Instant::now();
+    let before = horizon::begin(node).await.map_err(|error| chain(&error))?;
     let collected = node.service.collect(retention, rest).await.map_err(|error| chain(&error));
+    let ended = horizon::end(node, before, retention, collected.is_ok()).await;
+    if let Err(error) = ended {
+        let error = chain(&error);
+        tracing::warn!(error, "earlier versions cannot be cloned until the next collection");
+    }
     account(node, began, collected).map(Some)
 }
 

@@ -42,7 +42,7 @@ use tokio::{
 
 pub use self::deleted::Deleted;
 pub(crate) use self::{
-    change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
+    change::{Change, Content, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
     deleted::KeyToDelete,
     edits::Answer,

@@ -1,6 +1,7 @@
 //! Tests of the service on stores in memory that crash, and on an arbiter with faults.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod clones;
 mod collect;
 mod commits;
 mod credentials;
