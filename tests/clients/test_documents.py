@@ -39,6 +39,8 @@ ELSEWHERE = {
     ("CONTRIBUTING.md", "FULA_WRITE_DOCS"): "`make check` runs the same test, which compares the table",
     ("examples/README.md", "cargo run"): "`cargo test` builds the program and runs its test",
     ("docs/guide/ipfs.md", "ipfs dag import"): "it needs a kubo; test_cars.py does the same with one",
+    ("docs/guide/ipfs.md", "FULA_PINS"): "it needs a kubo and a cluster; test_pins.py does the same with both",
+    ("docs/guide/ipfs.md", "fula pins"): "it needs a kubo; test_pins.py does the same with one",
     ("docs/guide/ipfs.md", "fula restore"): "it needs a kubo and a root CID; test_cars.py does the same with one",
     ("docs/guide/storage-nodes.md", "curl -s https"): "several machines and their keys; test_ingest.py does the same with processes",
     ("docs/guide/storage-nodes.md", "FULA_STORAGE_NODES"): "several machines and their keys; test_ingest.py does the same with processes",

@@ -32,7 +32,7 @@ use self::storage::NodeKeys;
 use crate::{
     config::{Backends, SharedArbiter},
     files::{self, FileError},
-    state::{Account, Running},
+    state::{Account, Pins, Running},
 };
 
 /// Time for which the record of an access key may be outdated on a master that did not change it.
@@ -158,6 +158,8 @@ pub(crate) struct Node {
     pub(crate) collections: Account,
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
+    /// What pins buckets; unset unless a gateway runs on this node and has targets.
+    pub(crate) pins: OnceLock<Arc<dyn Pins>>,
     owns_blocks: bool,
     keys: NodeKeys,
     /// The blocks in packs, where they are not in the data directory.
@@ -252,7 +254,7 @@ impl Node {
         }
         let service = Service::new(arbiter, limits, random, names);
         let (backends, collections) = (backends.clone(), Account::default());
-        let running = OnceLock::new();
+        let (running, pins) = (OnceLock::new(), OnceLock::new());
         let opened = Self {
             store,
             nodes,
@@ -264,6 +266,7 @@ impl Node {
             backends,
             collections,
             running,
+            pins,
             owns_blocks,
             packs: packed,
             keys: keys_of_node,

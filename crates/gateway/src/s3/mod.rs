@@ -12,6 +12,7 @@ mod grants;
 mod mapping;
 mod multipart;
 mod object;
+mod place;
 mod policy;
 mod public_access;
 mod rename;

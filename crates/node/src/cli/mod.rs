@@ -4,12 +4,15 @@ mod admin;
 mod car;
 mod file;
 mod ingest;
+mod pin_settings;
+mod pins;
 mod settings;
 mod storage_node;
 #[cfg(test)]
 mod table;
 mod token;
 mod value;
+mod verify;
 
 use std::{ffi::OsString, path::Path};
 
@@ -24,6 +27,8 @@ pub(crate) use self::{
     car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
     file::SettingsFileError,
     ingest::{IngestLimits, IngestSettings},
+    pin_settings::PinSettings,
+    pins::{PinsArgs, PinsCommand},
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
         LogFormat, SharedArgs, SignatureV2,
@@ -31,6 +36,7 @@ pub(crate) use self::{
     storage_node::StorageNodeSettings,
     token::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
     value::{IssuedBefore, Time},
+    verify::{ProofArgs, VerifyArgs, VerifyCommand},
 };
 
 /// An S3 object store over content-addressed blocks
@@ -93,6 +99,10 @@ pub(crate) enum Command {
     /// It is `fula import` from another place: what is read is verified against the root, so the source need
     /// not be trusted.
     Restore(RestoreArgs),
+    /// Read from a server that need not be trusted, and prove what it says against a bucket root
+    Verify(VerifyArgs),
+    /// Show what is pinned on IPFS, try again, and check what targets have
+    Pins(PinsArgs),
     /// Show what the space is used for, and give back that of deleted and replaced objects
     ///
     /// A gateway gives space back by itself as its log grows. What was replaced or deleted within the

@@ -10,7 +10,7 @@ use fula_gateway::WireLimits;
 use fula_service::{Limits, auth::SESSIONS_MAX, limits::KEYS_PER_USER};
 
 use super::{
-    IngestSettings,
+    IngestSettings, PinSettings,
     value::{Size, Time, above_zero, from_one, listen_address, switch},
 };
 
@@ -176,6 +176,8 @@ pub(crate) struct GatewaySettings {
     pub(crate) secret_access_key: Option<String>,
     #[command(flatten)]
     pub(crate) ingest: IngestSettings,
+    #[command(flatten)]
+    pub(crate) pins: PinSettings,
     #[command(flatten)]
     pub(crate) auth: AuthSettings,
 }

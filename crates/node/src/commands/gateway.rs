@@ -30,7 +30,8 @@ use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
     config::{
-        ConfigError, GatewayConfig, IngestConfig, PeerAddress, admin_limits, raise_descriptors,
+        ConfigError, GatewayConfig, IngestConfig, PeerAddress, PinConfig, admin_limits,
+        raise_descriptors,
     },
     files::{self, FileError},
     gauges, gc,
@@ -39,6 +40,7 @@ use crate::{
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
     output::say,
+    pins::Pinner,
     readiness, scrub,
     state::Running,
 };
@@ -127,6 +129,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     start_background_work(&node, config.scrub);
+    start_pinning(&node, config.pins)?;
 
     let answer = move |request: http::Request<_>| {
         let gateway = gateway.clone();
@@ -260,6 +263,17 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
     tokio::spawn(scrub::run(Arc::clone(node), scrubbed_in));
     tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
+}
+
+/// Begins to pin buckets, if there are targets.
+fn start_pinning(node: &Arc<Node>, config: PinConfig) -> Result<(), StartError> {
+    let pinner = Pinner::new(node, config);
+    let pinner = pinner.map_err(|error| StartError::Process("pins", error.into()))?;
+    if let Some(pinner) = pinner {
+        node.pins.set(Arc::clone(&pinner) as _).expect("nobody else sets it");
+        tokio::spawn(pinner.run());
+    }
+    Ok(())
 }
 
 /// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.
