@@ -12,7 +12,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools ipfs
+.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools ipfs static deb image
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -56,6 +56,19 @@ prose: ## Lists what breaks docs/style.md in documents and comments, and fails w
 # once more.
 bins:
 	cargo build --workspace --bins $(CARGO_FLAGS)
+
+# The C library of Debian 12 and newer resolves names without loading anything, so the program needs
+# no file of the machine that it runs on.
+static: ## Builds target/release/fula, linked statically: for any Linux of this architecture
+	cargo rustc --release $(CARGO_FLAGS) -p fula --bin fula -- -C target-feature=+crt-static
+
+deb: static ## Makes target/fula.deb, with services of systemd
+	deploy/deb/build target/release/fula target/fula.deb
+
+IMAGE_BUILDER = $(shell command -v buildah || command -v podman || command -v docker)
+image: ## Builds the container image fula, with buildah, podman or docker
+	$(IMAGE_BUILDER) build $(if $(findstring docker,$(IMAGE_BUILDER)),,--format docker) \
+	  --build-arg FULA_COMMIT=$(shell git rev-parse HEAD) -t fula .
 
 sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n TEST=name replays one with its trace
 	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test --workspace --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEED),--test-threads=1) $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
@@ -128,6 +141,9 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }
 	command -v curl >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl iproute2 python3 python3-venv; }
+	command -v buildah >/dev/null && command -v docker-compose >/dev/null && command -v strace >/dev/null && command -v systemd-analyze >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends buildah docker-compose strace systemd; }
+	command -v prometheus >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends prometheus; }
 	/usr/bin/aws --version 2>/dev/null | grep -q ^aws-cli/2 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy awscli; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt

@@ -120,6 +120,18 @@ fn row(error: &ServiceError) -> S3Error {
         E::IncompleteBody { .. } | E::BodyFailed(_) => Code::IncompleteBody.into(),
         E::EntityTooLarge(_) => Code::EntityTooLarge.into(),
         E::MetadataTooLarge(_) => Code::MetadataTooLarge.into(),
+        E::InvalidWriteOffset(_) => custom(
+            "InvalidWriteOffset",
+            StatusCode::BAD_REQUEST,
+            "The write offset value that you specified does not match the current object size.".to_owned(),
+        ),
+        E::TooManyParts => custom(
+            "TooManyParts",
+            StatusCode::BAD_REQUEST,
+            "You have attempted to add more parts than the maximum of 10000 that are allowed for this \
+             object."
+                .to_owned(),
+        ),
         E::InvalidArgument(text) => s3_error!(InvalidArgument, "{text}"),
         E::InvalidRequest(text) => s3_error!(InvalidRequest, "{text}"),
         E::NotProved(why) => s3_error!(AccessDenied, "Access Denied: {why}."),
@@ -353,7 +365,9 @@ fn delete_marker(id: fula_core::bucket::VersionId, time_ms: u64, is_named: bool)
     headers.push((HeaderName::from_static("x-amz-version-id"), id.to_string().parse().ok()));
     let error = if is_named {
         headers.push((header::ALLOW, Some(HeaderValue::from_static("DELETE"))));
-        headers.push((header::LAST_MODIFIED, http_date(timestamp(time_ms))));
+        // The answer to a retry does not tell the time.
+        headers
+            .push((header::LAST_MODIFIED, http_date(timestamp(time_ms)).filter(|_| time_ms > 0)));
         S3ErrorCode::MethodNotAllowed
     } else {
         S3ErrorCode::NoSuchKey

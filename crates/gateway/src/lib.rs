@@ -30,11 +30,13 @@ mod query;
 mod range;
 mod request;
 mod request_body;
+mod request_log;
 mod s3;
 pub mod server;
 mod signature;
 mod sts;
 pub mod tls;
+pub mod trustless;
 mod xml;
 
 use fula_service::{Service, auth::Authenticator};

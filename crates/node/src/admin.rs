@@ -270,8 +270,7 @@ async fn carry_out(
         }
         Request::Gc { now: false, .. } => look_at_space(node).await,
         Request::Gc { retention_ms, .. } => {
-            let own = node.service.committer().limits().retention;
-            let retention = retention_ms.map_or(own, std::time::Duration::from_millis);
+            let retention = retention_ms.map(std::time::Duration::from_millis);
             Ok(json!(gc::now(node, retention).await.map_err(Refused)?))
         }
     }
@@ -316,7 +315,7 @@ async fn forget_master(node: &Node, name: &str, force: bool) -> Result<Value, Re
 
 /// Returns the sizes of the parts of the log, and how much waits for the end of the retention.
 async fn look_at_space(node: &Node) -> Result<Value, Refused> {
-    let retention = node.service.committer().limits().retention;
+    let retention = node.retention.current();
     let why = match space::look(node, retention).await {
         Ok(Some(outlook)) => return Ok(json!(outlook)),
         Ok(None) => {

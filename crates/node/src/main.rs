@@ -11,11 +11,14 @@ mod gc;
 mod ingest;
 mod jwks;
 mod keystore;
+mod lifecycle;
 mod listeners;
 mod node;
 mod output;
 mod pins;
+mod public;
 mod readiness;
+mod reload;
 mod scrub;
 mod space;
 mod state;
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::StorageNode(args) => commands::storage_node::run(args).await,
+            Command::Config(args) => commands::config::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Token(args) => commands::token::run(args),
             Command::Revoke(args) => commands::revoke::run(args).await,
@@ -91,6 +95,7 @@ fn main() -> ExitCode {
             Command::Gc(args) => commands::admin::gc(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
             Command::Status(args) => commands::status::run(args).await,
+            Command::Health(args) => commands::health::run(args).await,
         }
     });
     // A blocking read of the disk whose result nobody needs must not delay the exit.

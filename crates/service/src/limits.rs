@@ -1,8 +1,22 @@
 //! The limits of the service, each with a name.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use crate::fault_injection::FaultInjection;
+
+/// A bound on the bytes of replaced and deleted content that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetainedMax {
+    /// There is none: the retention alone decides.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+    /// This share of the bytes in use, in percent.
+    Percent(u32),
+}
 
 /// The limits of one gateway process that an operator can set.
 #[derive(Clone, Debug)]
@@ -24,6 +38,8 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// Time for which replaced roots stay readable and their blocks are kept.
     pub retention: Duration,
+    /// Largest number of bytes that are kept for the retention. Beyond it, the oldest go before their time.
+    pub retained_max: RetainedMax,
     /// Memory for request and response bodies, in bytes.
     pub body_bytes: usize,
     /// Memory for decoded tree nodes, in bytes.
@@ -52,6 +68,7 @@ impl Default for Limits {
             queue_max: 4096,
             queue_bytes_max: 64 << 20,
             retention: Duration::from_mins(10),
+            retained_max: RetainedMax::Percent(100),
             body_bytes: 256 << 20,
             cache_bytes: 64 << 20,
             heads_max: 4096,
@@ -60,6 +77,38 @@ impl Default for Limits {
             stale_reads: false,
             faults: FaultInjection::default(),
         }
+    }
+}
+
+/// How many buckets one owner may have. The numbers can change while the service runs.
+#[derive(Debug)]
+pub(crate) struct BucketLimits {
+    buckets: AtomicU64,
+    public_buckets: AtomicU64,
+}
+
+impl BucketLimits {
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Self {
+            buckets: limits.buckets_per_owner.into(),
+            public_buckets: limits.public_buckets_per_owner.into(),
+        }
+    }
+
+    /// Returns the largest number of buckets.
+    pub(crate) fn buckets(&self) -> u64 {
+        self.buckets.load(Ordering::Relaxed)
+    }
+
+    /// Returns the largest number of public buckets where bucket names are unique per owner.
+    pub(crate) fn public_buckets(&self) -> u64 {
+        self.public_buckets.load(Ordering::Relaxed)
+    }
+
+    /// Sets both numbers.
+    pub(crate) fn set(&self, buckets: u64, public_buckets: u64) {
+        self.buckets.store(buckets, Ordering::Relaxed);
+        self.public_buckets.store(public_buckets, Ordering::Relaxed);
     }
 }
 

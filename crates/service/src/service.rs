@@ -4,20 +4,27 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use fula_core::{BucketAddress, BucketName, ObjectKey, OwnerId, bucket::VersionId};
+use fula_core::{
+    BucketAddress, BucketName, Cid, ObjectKey, OwnerId,
+    bucket::{BucketRoot, TextMap, VersionId},
+};
 use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
+pub(crate) use crate::part::Part;
 use crate::{
     arbiter::{Arbiter, Head},
     auth::{
-        access::{self, Action, Holder, Target, Verb},
-        policy::PublicRead,
+        access::{self, Action, Holder, Verb},
+        bucket_policy::BucketAccess,
+        request::RequestValues,
     },
     budget::MemoryBudget,
     caller::{BucketOwner, Caller, IdempotencyKey},
-    commit::{Answer, Change, CommitRequest, Committer},
-    error::ServiceError,
+    commit::{Answer, Change, CommitRequest, Committer, SettingsLink},
+    error::{Applied, ServiceError},
+    lifecycle::Lifecycle,
     limits::Limits,
     mapping::{Mapping, PinQueue},
     names::{NameMeaning, NamePolicy},
@@ -27,9 +34,22 @@ use crate::{
 /// The bucket that a write is about.
 pub(crate) struct WriteTarget {
     pub(crate) head: Arc<Head>,
-    /// Whether the state is the last known one, which may not be the newest.
-    pub(crate) is_guess: bool,
+    /// What was decided by the last known state, which may not be the newest.
+    pub(crate) guessed: Option<(Action, ObjectKey)>,
 }
+
+impl WriteTarget {
+    /// Returns whether the state is the last known one.
+    pub(crate) fn is_guess(&self) -> bool {
+        self.guessed.is_some()
+    }
+}
+
+/// Number of times that a write is allowed again because settings have changed meanwhile.
+const ALLOWED_AGAIN_MAX: usize = 8;
+
+/// Number of buckets whose policies are kept ready to be asked.
+const ACCESS_MAX: usize = 256;
 
 /// The state of a bucket that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,31 +63,6 @@ pub(crate) enum Freshness {
 impl Freshness {
     fn of(action: Action) -> Self {
         if action.verb() == Verb::Read { Self::MayBeStale } else { Self::Newest }
-    }
-}
-
-/// The part of a bucket that an action is about.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Part<'a> {
-    /// The bucket as a whole.
-    Whole,
-    /// Whether the bucket exists.
-    Anything,
-    /// Keys with a prefix.
-    Prefix(&'a str),
-    /// One key.
-    Key(&'a ObjectKey),
-}
-
-impl<'a> Part<'a> {
-    pub(crate) fn target(self, bucket: &'a BucketName) -> Target<'a> {
-        let bucket = bucket.as_str();
-        match self {
-            Self::Whole => Target::Bucket(bucket),
-            Self::Anything => Target::Anything(bucket),
-            Self::Prefix(prefix) => Target::Prefix(bucket, prefix),
-            Self::Key(key) => Target::Object(bucket, key.as_str()),
-        }
     }
 }
 
@@ -99,6 +94,12 @@ pub struct Service {
     /// Storage nodes that hold content; `None` where there are none.
     pub(crate) mapping: Option<Mapping>,
     pub(crate) pin_queue: PinQueue,
+    /// What policies say, by the address of the settings of a bucket.
+    access: Arc<Cache<Cid, Arc<BucketAccess>>>,
+    /// What a bucket without settings says: nothing.
+    no_access: Arc<BucketAccess>,
+    /// Lifecycle rules, by the same address.
+    pub(crate) lifecycles: Arc<Cache<Cid, Option<Arc<Lifecycle>>>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -123,12 +124,20 @@ impl Service {
             collecting: Arc::default(),
             mapping: None,
             pin_queue: PinQueue::default(),
+            access: Arc::new(Cache::new(ACCESS_MAX)),
+            no_access: Arc::default(),
+            lifecycles: Arc::new(Cache::new(ACCESS_MAX)),
         }
     }
 
     /// Returns the commit pipeline.
     pub fn committer(&self) -> &Committer {
         &self.committer
+    }
+
+    /// Sets the largest numbers of buckets and of public buckets of one owner. An owner who has more keeps them.
+    pub fn set_bucket_limits(&self, buckets: u64, public_buckets: u64) {
+        self.committer.bucket_limits().set(buckets, public_buckets);
     }
 
     /// Returns the arbiter.
@@ -182,11 +191,11 @@ impl Service {
         self.note_read(caller);
         let owner = caller.bucket_owner;
         let found = self.find(caller, owner, name, Freshness::of(action)).await?;
-        self.decide(caller, owner, found, action, part.target(name)).await
+        self.decide(caller, owner, found, action, (name, part)).await
     }
 
     /// Records, before a root is read, that the request needs what was current at this time.
-    fn note_read(&self, caller: &Caller) {
+    pub(crate) fn note_read(&self, caller: &Caller) {
         let arbiter = self.arbiter();
         if arbiter.nodes().blocks().generation().is_some() {
             caller.pins.note_read(arbiter.pins(), arbiter.time().unwrap_or_default());
@@ -205,21 +214,25 @@ impl Service {
     ) -> Result<Arc<Head>, ServiceError> {
         self.note_read(caller);
         let found = self.find(caller, owner, bucket, Freshness::Newest).await?;
-        let target = Part::Key(key).target(bucket);
-        let action = if version.is_some() { Action::GetProperties } else { Action::GetObject };
-        self.decide(caller, owner, found, action, target).await
+        let action = if version.is_some() { Action::GetVersion } else { Action::GetObject };
+        self.decide(caller, owner, found, action, (bucket, Part::of(key, version))).await
     }
 
-    /// Checks that the caller may do `action` to `target` in the bucket that was found.
+    /// Checks that the caller may do `action` to a part of the bucket of this name, which was found.
     async fn decide(
         &self,
         caller: &Caller,
         owner: BucketOwner,
         found: Option<Arc<Head>>,
         action: Action,
-        target: Target<'_>,
+        (name, part): (&BucketName, Part<'_>),
     ) -> Result<Arc<Head>, ServiceError> {
-        let decided = self.authorize(caller, found.as_deref(), action, target).await;
+        let decided = if let Some(head) = found.as_deref() {
+            self.authorize(caller, head, action, part).await
+        } else {
+            let (identity, target) = (caller.identity.as_ref(), part.target(name));
+            access::authorize(identity, action, target, None, &|_: &str| None)
+        };
         match (decided, found) {
             (Ok(()), Some(head)) => {
                 if action.verb() != Verb::Read {
@@ -240,26 +253,29 @@ impl Service {
     }
 
     /// Does the same for a write of an object. If a bucket of the caller is in memory, it does not read the
-    /// arbiter; the commit finds out whether the bucket still exists. A refusal must be based on the newest
-    /// state: call [`Self::resolve`] before refusing.
+    /// arbiter; the commit finds out whether the bucket still exists, and whether its settings still allow the
+    /// write. A refusal must be based on the newest state: call [`Self::resolve`] before refusing.
     pub(crate) async fn resolve_for_write(
         &self,
         caller: &Caller,
         name: &BucketName,
         action: Action,
-        part: Part<'_>,
+        key: &ObjectKey,
     ) -> Result<WriteTarget, ServiceError> {
+        let part = Part::Key(key);
         let own = self.own_of(caller, caller.bucket_owner);
         let address = own.map(|owner| BucketAddress::new(owner, name.clone()));
-        if let Some(head) = address.and_then(|address| self.arbiter().last_known(&address)) {
-            self.authorize(caller, Some(&head), action, part.target(name)).await?;
+        if let Some(head) = address.and_then(|address| self.arbiter().last_known(&address))
+            && !self.access_of(caller, &head.root, action).await?.needs_tags()
+            && self.authorize(caller, &head, action, part).await.is_ok()
+        {
             self.arbiter().guard().require_disk()?;
             caller.pins.begin_write(self.arbiter().pins());
             caller.pins.pin_head(&head);
-            return Ok(WriteTarget { head, is_guess: true });
+            return Ok(WriteTarget { head, guessed: Some((action, key.clone())) });
         }
         let head = self.resolve(caller, name, action, part).await?;
-        Ok(WriteTarget { head, is_guess: false })
+        Ok(WriteTarget { head, guessed: None })
     }
 
     /// Returns the place of the bucket that a name means to the caller.
@@ -301,24 +317,72 @@ impl Service {
         self.state(caller, &row.address, freshness).await
     }
 
-    /// Decides whether the caller may do `action` to `target` in the bucket of `head`.
+    /// Decides whether the caller may do `action` to a part of the bucket of `head`.
     pub(crate) async fn authorize(
         &self,
         caller: &Caller,
-        head: Option<&Head>,
+        head: &Head,
         action: Action,
-        target: Target<'_>,
+        part: Part<'_>,
     ) -> Result<(), ServiceError> {
-        let identity = caller.identity.as_ref();
-        let Some(head) = head else { return access::authorize(identity, action, target, None) };
-        let owner = head.row.address.owner;
-        // Most requests come from the owner, for whom the public part need not be read.
-        let is_granted = identity.is_some_and(|identity| {
-            identity.owner == owner && identity.grant.allows(action.verb(), target)
-        });
-        let public = if is_granted { PublicRead::default() } else { self.public(head).await? };
-        let holder = Holder { owner, public: &public };
-        access::authorize(identity, action, target, Some(holder))
+        let access = self.access_of(caller, &head.root, action).await?;
+        let (owner, object) = (head.row.address.owner, part.object());
+        let tags = match object {
+            Some((key, version)) if access.needs_tags() => {
+                Box::pin(self.tags_of(caller, head, key, version)).await?
+            }
+            _ => None,
+        };
+        let (time, version) = (self.arbiter().time(), object.and_then(|(_, version)| version));
+        let values = RequestValues { caller, owner, time, version, tags };
+        let holder = Holder { owner, access: &access };
+        let target = part.target(&head.row.address.name);
+        access::authorize(caller.identity.as_ref(), action, target, Some(holder), &values)
+    }
+
+    /// Returns what the settings of a bucket say about who may do what.
+    pub(crate) async fn access_of(
+        &self,
+        caller: &Caller,
+        root: &BucketRoot,
+        action: Action,
+    ) -> Result<Arc<BucketAccess>, ServiceError> {
+        let Some(settings) = root.settings else { return Ok(Arc::clone(&self.no_access)) };
+        if let Some(access) = self.access.get(&settings) {
+            return Ok(access);
+        }
+        // Most requests find it in memory. The future of others is not part of theirs.
+        let read = BucketAccess::of_root(self.arbiter().nodes().blocks().as_ref(), root);
+        let read = Box::pin(read);
+        let access = match Freshness::of(action) {
+            Freshness::MayBeStale => read.await?,
+            Freshness::Newest => self.before_write(caller, "block store", read).await?,
+        };
+        let access = Arc::new(access);
+        self.access.insert(settings, Arc::clone(&access));
+        Ok(access)
+    }
+
+    /// Returns the tags of an object or of a version, if there is one.
+    async fn tags_of(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+    ) -> Result<Option<TextMap>, ServiceError> {
+        let read = async {
+            match self.found(head, key, version).await {
+                Ok(record) => self.attached(&record.tags).await.map(Some),
+                Err(
+                    ServiceError::NoSuchKey
+                    | ServiceError::NoSuchVersion
+                    | ServiceError::DeleteMarker { .. },
+                ) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        self.before_write(caller, "block store", read).await
     }
 
     /// Returns the state of the bucket. A read may get an outdated one where that is allowed; a change may
@@ -374,9 +438,26 @@ impl Service {
         change: Change,
         idempotency_key: Option<IdempotencyKey>,
     ) -> Result<Answer, ServiceError> {
-        let bucket = (!target.is_guess).then_some(target.head.root.id);
-        let request = CommitRequest::of(caller, bucket, idempotency_key, change);
-        self.submit(caller, target.head.address(), request).await
+        let Some((action, key)) = &target.guessed else {
+            return self.change(caller, &target.head, change, idempotency_key).await;
+        };
+        let (change, mut settings) = (Arc::new(change), target.head.root.settings);
+        let address = target.head.address();
+        for _ in 0..ALLOWED_AGAIN_MAX {
+            let (key_of_retry, again) = (idempotency_key.clone(), Arc::clone(&change));
+            let mut request = CommitRequest::of(caller, None, key_of_retry, again);
+            request.settings = Some(SettingsLink(settings));
+            match self.submit(caller, address, request).await? {
+                Answer::AllowAgain => {
+                    let part = Part::Key(key);
+                    let again = Box::pin(self.resolve(caller, &address.name, *action, part));
+                    let head = again.await?;
+                    settings = head.root.settings;
+                }
+                answer => return Ok(answer),
+            }
+        }
+        Err(ServiceError::Busy(Applied::None))
     }
 
     /// Commits a change if the caller's credential still allows it.

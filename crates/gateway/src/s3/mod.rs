@@ -9,6 +9,8 @@ mod convert;
 mod cors;
 mod delete;
 mod grants;
+mod keys;
+mod lifecycle;
 mod mapping;
 mod multipart;
 mod object;
@@ -38,6 +40,7 @@ use s3s::{
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::commit::parse as parse_commit;
+use self::keys::keys_of;
 pub(crate) use self::{convert::bucket_name, routes::OwnRoutes};
 use crate::{WireConfig, auth::identity, error, normalise, request::Operation};
 
@@ -116,6 +119,8 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
         seen: request.extensions.get::<Arc<Seen>>().cloned().unwrap_or_default(),
         closer: request.extensions.get().cloned(),
         pins: RequestPins::default(),
+        keys: keys_of(request),
+        request_tags: None,
     })
 }
 
@@ -204,6 +209,7 @@ operations! {
     get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput,
     delete_bucket_tagging: DeleteBucketTaggingInput => DeleteBucketTaggingOutput,
     delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput,
+    put_bucket_lifecycle_configuration: PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput,
     put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput,
     put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput,
     list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput,

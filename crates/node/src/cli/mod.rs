@@ -2,8 +2,10 @@
 
 mod admin;
 mod car;
+mod config;
 mod file;
 mod ingest;
+mod origin;
 mod pin_settings;
 mod pins;
 mod settings;
@@ -16,17 +18,19 @@ mod verify;
 
 use std::{ffi::OsString, path::Path};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::{
     admin::{
-        AdminArgs, FsckArgs, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs,
+        AdminArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs,
         MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, RootsLeft,
         SecretsArgs, SecretsCommand, StatusArgs,
     },
     car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
+    config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
-    ingest::{IngestLimits, IngestSettings},
+    ingest::{CidSettings, IngestLimits, IngestSettings},
+    origin::{Ineffective, Setting, Start, Why, ineffective, start, start_of},
     pin_settings::PinSettings,
     pins::{PinsArgs, PinsCommand},
     settings::{
@@ -39,12 +43,15 @@ pub(crate) use self::{
     verify::{ProofArgs, VerifyArgs, VerifyCommand},
 };
 
+/// Version of the program, and the commit that it was built from where the build knew it (`build.rs`).
+pub(crate) const VERSION: &str = env!("FULA_VERSION");
+
 /// An S3 object store over content-addressed blocks
 ///
 /// Start with `fula gateway --data-dir ./data`. It needs no other service, makes a first access key, and prints
 /// what to paste into a shell to use it with any S3 tool.
 #[derive(Debug, Parser)]
-#[command(name = "fula", version, propagate_version = true)]
+#[command(name = "fula", version = VERSION, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -60,6 +67,8 @@ pub(crate) enum Command {
     /// Clients send blocks to the node, and a master records which content a key means. The node signs a receipt
     /// for each block, keeps the block for a day, and then for as long as some master needs it.
     StorageNode(Box<StorageNodeSettings>),
+    /// Check settings, or show them all with the places that they come from
+    Config(ConfigArgs),
     /// Make, list and revoke access keys
     Keys(KeysArgs),
     /// Make tokens that an Ethereum wallet signs
@@ -70,7 +79,7 @@ pub(crate) enum Command {
     Masters(MastersArgs),
     /// Show the history of buckets, copy them into a shared arbiter, and recover from a restored backup
     Roots(RootsArgs),
-    /// Make the key that seals access keys in a shared arbiter
+    /// Make the key that seals access keys in a shared arbiter, and show the public keys that follow from it
     Secrets(SecretsArgs),
     /// Create or update the tables of a shared arbiter
     Migrate(MigrateArgs),
@@ -79,6 +88,10 @@ pub(crate) enum Command {
     /// Exits with 0 if a gateway runs and nothing is wrong, with 1 if something needs attention, and with 2 if
     /// the state could not be found out.
     Status(StatusArgs),
+    /// Ask a running gateway or storage node whether it is ready, for health checks and scripts
+    ///
+    /// Prints one line. Exits with 0 if requests can be served, and with 1 if not.
+    Health(HealthArgs),
     /// Check that everything that is stored is there and intact
     ///
     /// Exits with 0 if all is well, with 1 if something is damaged or missing, and with 2 if the check could
@@ -145,18 +158,6 @@ pub(crate) fn command() -> clap::Command {
     with_usage(Cli::command(), &mut built)
 }
 
-/// Returns the environment variables that any command knows.
-pub(crate) fn setting_variables() -> Vec<String> {
-    fn collect(command: &clap::Command, found: &mut Vec<String>) {
-        let variables = command.get_arguments().filter_map(clap::Arg::get_env);
-        found.extend(variables.map(|name| name.to_string_lossy().into_owned()));
-        command.get_subcommands().for_each(|command| collect(command, found));
-    }
-    let mut found = Vec::new();
-    collect(&Cli::command(), &mut found);
-    found
-}
-
 /// Gives each command the usage line of its help for its errors, too. Made by clap for an error, the line
 /// names every option that the environment sets, as if each had to be there.
 fn with_usage(mut command: clap::Command, built: &mut clap::Command) -> clap::Command {
@@ -175,26 +176,44 @@ pub(crate) fn parse_as(
     command: clap::Command,
     line: impl IntoIterator<Item = OsString>,
 ) -> Result<Cli, CliError> {
-    let line: Vec<OsString> = line.into_iter().collect();
-    let typed = Cli::from_arg_matches(&command.clone().try_get_matches_from(&line)?)?;
-    let Command::Gateway(settings) = &typed.command else { return Ok(typed) };
-    let Some(path) = &settings.config else { return Ok(typed) };
-    let mut layered = Ok(());
+    layered(command, line.into_iter().collect()).map(|layered| layered.cli)
+}
+
+/// A command line with the settings file beneath it.
+struct Layered {
+    cli: Cli,
+    matches: ArgMatches,
+    /// Names of the settings that the file has, whether they count or not.
+    of_file: Vec<String>,
+}
+
+fn layered(command: clap::Command, line: Vec<OsString>) -> Result<Layered, CliError> {
+    let matches = command.clone().try_get_matches_from(&line)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let path = match &cli.command {
+        Command::Gateway(settings) => settings.config.clone(),
+        _ => None,
+    };
+    let Some(path) = path else { return Ok(Layered { cli, matches, of_file: Vec::new() }) };
+    let mut layered = Ok(Vec::new());
     let command = command.mut_subcommand("gateway", |gateway| {
-        file::layer(gateway.clone(), path).unwrap_or_else(|error| {
-            layered = Err(error);
-            gateway
-        })
+        let (gateway, names) = match file::layer(gateway.clone(), &path) {
+            Ok((gateway, names)) => (gateway, Ok(names)),
+            Err(error) => (gateway, Err(error)),
+        };
+        layered = names;
+        gateway
     });
-    layered?;
+    let of_file = layered?;
     // What was typed is right, so an error is about the file.
     let parsed = command.try_get_matches_from(&line);
-    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| of_file(path, &error))
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = parsed.map_err(|error| of_file_error(&path, &error))?;
+    Ok(Layered { cli, matches, of_file })
 }
 
 /// Returns what is wrong in a settings file, without the advice about a command line.
-fn of_file(path: &Path, error: &clap::Error) -> CliError {
+fn of_file_error(path: &Path, error: &clap::Error) -> CliError {
     let text = error.render().to_string();
     let lines: Vec<&str> =
         text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();

@@ -2,8 +2,10 @@
 
 pub(crate) mod admin;
 pub(crate) mod car;
+pub(crate) mod config;
 pub(crate) mod fsck;
 pub(crate) mod gateway;
+pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod pins;
 pub(crate) mod revoke;

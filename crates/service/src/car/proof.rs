@@ -61,7 +61,13 @@ impl Service {
         root: Option<Cid>,
         of: &ProofOf,
     ) -> Result<BucketCar, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head = self.resolve(caller, name, Action::ReadProof, Part::Whole).await?;
+        // A policy may forbid the owner what is asked for.
+        let (action, part) = match of {
+            ProofOf::Object(key) => (Action::GetObject, Part::Key(key)),
+            ProofOf::Page { prefix, .. } => (Action::ListObjects, Part::Prefix(prefix)),
+        };
+        self.resolve(caller, name, action, part).await?;
         let permit = self.body_budget.take(CAR_MEMORY, caller.closer.as_ref()).await?;
         let (cid, root) = self.root_named(&head, root).await?;
         let mut pinned = PinnedBlocks::of_read(

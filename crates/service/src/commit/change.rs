@@ -15,14 +15,17 @@ use fula_core::{
 };
 
 use super::{
+    append::Append,
     completion::{CompleteUpload, is_expired},
     deleted::{Deleted, KeyToDelete},
     edits::{Answer, bytes_of, open_upload},
+    expiry::{Expiry, expire},
     step::{Step, StepKind, commit},
     versions::{delete_many, remove, remove_version, rename, source_of, tag, write},
     working::Working,
 };
 use crate::{
+    auth::bucket_policy::{CORS, Openness, POLICY, PUBLIC_ACCESS},
     error::ServiceError,
     names::NamePolicy,
     objects::condition::{ReadConditions, WriteConditions},
@@ -86,8 +89,8 @@ pub(crate) enum Change {
     Set {
         name: &'static str,
         value: Option<Block>,
-        /// Effect of the setting on the global name.
-        global_name: GlobalName,
+        /// What decides about the global name, if the setting can change who reaches the bucket.
+        names: Option<NamePolicy>,
     },
     /// Brings the global name in line with the name policy.
     SettleName(NamePolicy),
@@ -98,6 +101,8 @@ pub(crate) enum Change {
         /// Small body and attached maps, which are stored with the commit.
         blocks: Vec<Block>,
     },
+    /// Makes an object longer.
+    Append(Box<Append>),
     Delete(KeyToDelete),
     /// Gives an object another key.
     Rename {
@@ -117,6 +122,8 @@ pub(crate) enum Change {
         blocks: Vec<Block>,
     },
     DeleteMany(Vec<KeyToDelete>),
+    /// Ends what lifecycle rules end.
+    Expire(Vec<Expiry>),
     /// Sets whether the bucket keeps versions.
     SetVersioning(Versioning),
     CreateUpload {
@@ -150,6 +157,7 @@ impl Change {
             Self::DeleteBucket
             | Self::Delete(_)
             | Self::DeleteMany(_)
+            | Self::Expire(_)
             | Self::AbortUpload { .. } => true,
             Self::Commit(steps) => steps.iter().all(|step| matches!(step.kind, StepKind::Delete)),
             _ => false,
@@ -164,6 +172,7 @@ impl Change {
             | Self::Tag { blocks, .. }
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
+            Self::Append(append) => &append.blocks,
             Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
             Self::Set { value, .. } => value.as_slice(),
             Self::CreateBucket { settings, .. } => {
@@ -175,6 +184,7 @@ impl Change {
             | Self::Rename { .. }
             | Self::Delete(_)
             | Self::DeleteMany(_)
+            | Self::Expire(_)
             | Self::AbortUpload { .. } => &[],
         };
         bytes_of(blocks)
@@ -196,7 +206,7 @@ impl Change {
                 let recent = work.recent_anew().await?;
                 work.create(*id, *salt, *global_name, recent);
                 for (name, value) in settings {
-                    set(work, name, Some(value), GlobalName::Keep).await?;
+                    Box::pin(set(work, name, Some(value), None)).await?;
                 }
                 Ok(Answer::Done)
             }
@@ -208,8 +218,8 @@ impl Change {
                 work.delete_bucket(recent);
                 Ok(Answer::Done)
             }
-            Self::Set { name, value, global_name } => {
-                set(work, name, value.as_ref(), *global_name).await?;
+            Self::Set { name, value, names } => {
+                Box::pin(set(work, name, value.as_ref(), *names)).await?;
                 Ok(Answer::Done)
             }
             Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
@@ -222,6 +232,7 @@ impl Change {
                 write(work, key, &newest, &mut record);
                 Ok(Answer::Object(Box::new(record)))
             }
+            Self::Append(append) => append.apply(work, fingerprint).await,
             Self::Delete(delete) => {
                 let newest = work.newest(&delete.key).await?;
                 work.judge(&delete.conditions, newest.current.as_ref())?;
@@ -244,11 +255,12 @@ impl Change {
                 Ok(Answer::Object(Box::new(record)))
             }
             Self::Tag { key, version, tags, blocks } => {
-                tag(work, key, *version, tags).await?;
+                let record = tag(work, key, *version, tags).await?;
                 work.carry(blocks);
-                Ok(Answer::Done)
+                Ok(Answer::Tagged(Box::new(record)))
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
+            Self::Expire(ended) => Box::pin(expire(work, ended)).await,
             Self::CreateUpload { key, id, record, blocks, expired } => {
                 create_upload(work, key, *id, record, blocks, expired).await
             }
@@ -271,21 +283,34 @@ impl Change {
     }
 }
 
-/// Sets or removes a setting.
+/// Sets or removes a setting. Whether the bucket holds its global name then follows from all settings that
+/// the bucket has at the commit.
 async fn set(
     work: &mut Working<'_>,
     name: &str,
     value: Option<&Block>,
-    global_name: GlobalName,
+    names: Option<NamePolicy>,
 ) -> Result<(), ServiceError> {
     let mut settings = work.settings().await?;
     match value {
-        Some(block) => {
-            work.carry(std::slice::from_ref(block));
-            settings.blocks.insert(name.to_owned(), block.cid());
-        }
+        Some(block) => drop(settings.blocks.insert(name.to_owned(), block.cid())),
         None => drop(settings.blocks.remove(name)),
     }
+    let mut global_name = GlobalName::Keep;
+    if let Some(names) = names {
+        let read = async |setting| match value {
+            Some(block) if setting == name => Ok(Some(block.clone())),
+            _ => work.setting(&settings, setting).await,
+        };
+        let (policy, block) = (read(POLICY).await?, read(PUBLIC_ACCESS).await?);
+        let has_cors = settings.blocks.contains_key(CORS);
+        let open = Openness::of_blocks(policy.as_ref(), block.as_ref(), has_cors)?;
+        if name == POLICY && value.is_some() {
+            open.check_policy()?;
+        }
+        global_name = names.at_policy(open.is_reached());
+    }
+    work.carry(value.map(std::slice::from_ref).unwrap_or_default());
     work.set_settings(&settings, global_name);
     Ok(())
 }

@@ -12,12 +12,14 @@
 //! - After a lost swap all changes are examined and applied again on the newer root.
 //! - An unanswered swap is resolved with `authors`, never by a guess.
 
+mod append;
 mod change;
 mod completion;
 mod contention;
 mod deleted;
 mod drops;
 mod edits;
+mod expiry;
 mod overlay;
 mod publish;
 mod replay;
@@ -33,7 +35,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_core::{BucketAddress, BucketId};
+use fula_core::{BucketAddress, BucketId, Cid};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -42,10 +44,12 @@ use tokio::{
 
 pub use self::deleted::Deleted;
 pub(crate) use self::{
+    append::Append,
     change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
     deleted::KeyToDelete,
     edits::Answer,
+    expiry::{Expired, Expiry},
     step::{Step, StepKind},
     working::decode_part,
 };
@@ -54,9 +58,13 @@ use crate::{
     arbiter::Arbiter,
     caller::{Caller, IdempotencyKey, Seen},
     error::{Applied, ServiceError},
-    limits::Limits,
+    limits::{BucketLimits, Limits},
     pins::{Origin, RequestPins},
 };
+
+/// Address of the settings of a bucket; `None` while it has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SettingsLink(pub(crate) Option<Cid>);
 
 /// A change, and the conditions of the request for it.
 #[derive(Debug)]
@@ -67,7 +75,10 @@ pub(crate) struct CommitRequest {
     pub(crate) if_version: Option<u64>,
     /// Key by which a retry is recognised.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
-    pub(crate) change: Change,
+    pub(crate) change: Arc<Change>,
+    /// The settings by which the change was allowed, where that was decided by a state that may not be the
+    /// newest.
+    pub(crate) settings: Option<SettingsLink>,
     /// What content relies on that the change links to and does not carry.
     pub(crate) origin: Option<Origin>,
     /// Pins the blocks that the change links to.
@@ -80,11 +91,12 @@ impl CommitRequest {
         caller: &Caller,
         bucket: Option<BucketId>,
         idempotency_key: Option<IdempotencyKey>,
-        change: Change,
+        change: impl Into<Arc<Change>>,
     ) -> Self {
         let (if_version, pins) = (caller.if_version, caller.pins.clone());
         let origin = pins.origin();
-        Self { bucket, if_version, idempotency_key, change, origin, pins }
+        let change = change.into();
+        Self { bucket, if_version, idempotency_key, change, settings: None, origin, pins }
     }
 }
 
@@ -96,6 +108,8 @@ struct Outcome {
     version: u64,
     /// Whether the round must be published for it.
     writes: bool,
+    /// Whether it only deletes, and makes no delete marker.
+    takes_away: bool,
 }
 
 #[derive(Debug)]
@@ -112,6 +126,7 @@ fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
             result: Err(error.clone()),
             version: 0,
             writes: false,
+            takes_away: false,
         }));
     }
 }
@@ -129,6 +144,7 @@ pub struct Committer(Arc<Inner>);
 struct Inner {
     arbiter: Arbiter,
     limits: Limits,
+    bucket_limits: BucketLimits,
     /// Waiting changes by bucket. An entry exists as long as the writer task of the bucket.
     queues: Mutex<BTreeMap<BucketAddress, Queue>>,
     sent: Mutex<Sent>,
@@ -150,6 +166,7 @@ impl Committer {
     pub fn new(arbiter: Arbiter, limits: Limits) -> Self {
         Self(Arc::new(Inner {
             arbiter,
+            bucket_limits: BucketLimits::of(&limits),
             limits,
             queues: Mutex::default(),
             sent: Mutex::default(),
@@ -166,6 +183,11 @@ impl Committer {
     /// Returns the limits.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// Returns how many buckets one owner may have, which can change.
+    pub(crate) fn bucket_limits(&self) -> &BucketLimits {
+        &self.0.bucket_limits
     }
 
     /// Queues a change, and waits for its answer. Records in `seen` the version that the answer holds at.

@@ -17,12 +17,13 @@ use futures::stream::BoxStream;
 
 use crate::{
     arbiter::Head,
-    auth::access::{Action, Target},
+    auth::access::{Action, Property, Which},
     budget::{self, MemoryPermit},
     caller::IdempotencyKey,
     caller::{BucketOwner, Caller},
     commit::{Answer, Change, Source, content_of},
     error::ServiceError,
+    lifecycle::End,
     limits::METADATA_BYTES_MAX,
     objects::body::{self, BodyFacts, BodyStream, Intake},
     objects::condition::{ReadConditions, Tags, WriteConditions},
@@ -71,6 +72,8 @@ pub struct Object {
     pub tags: TextMap,
     /// Id of the version, if the bucket keeps versions or once did.
     pub version: Option<VersionId>,
+    /// When the object ends by a lifecycle rule, if it is current.
+    pub end: Option<End>,
 }
 
 /// The source of a copy.
@@ -141,18 +144,17 @@ impl Service {
         bucket: &BucketName,
         request: PutRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let part = Part::Key(&request.key);
-        let mut target = self.resolve_for_write(caller, bucket, Action::PutObject, part).await?;
-        let key = &request.key;
+        let (key, part) = (&request.key, Part::Key(&request.key));
+        let mut target = self.resolve_for_write(caller, bucket, Action::PutObject, key).await?;
         self.may_compare(caller, &target.head, key, &request.conditions).await?;
         // A retry may find the object of its own first attempt. Only the commit can tell.
         if !request.conditions.is_empty() && !caller.is_retry() {
             let current = self.record_for_write(caller, &target.head, key).await?;
             let judged = request.conditions.judge(current.as_ref());
-            if judged.is_err() && target.is_guess {
+            if judged.is_err() && target.is_guess() {
                 let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
                 let current = self.record_for_write(caller, &head, key).await?;
-                target = WriteTarget { head, is_guess: false };
+                target = WriteTarget { head, guessed: None };
                 request.conditions.judge(current.as_ref())?;
             } else {
                 judged?;
@@ -219,8 +221,7 @@ impl Service {
         if !compares {
             return Ok(());
         }
-        let target = Target::Object(head.row.address.name.as_str(), key.as_str());
-        self.authorize(caller, Some(head), Action::GetObject, target).await
+        self.authorize(caller, head, Action::GetObject, Part::Key(key)).await
     }
 
     pub(crate) async fn write(
@@ -283,14 +284,50 @@ impl Service {
         version: Option<VersionId>,
         conditions: &ReadConditions,
     ) -> Result<Object, ServiceError> {
-        let action = if version.is_some() { Action::GetProperties } else { Action::GetObject };
-        let head = self.resolve(caller, bucket, action, Part::Key(key)).await?;
-        let record = self.found(&head, key, version).await?;
+        let action = if version.is_some() { Action::GetVersion } else { Action::GetObject };
+        let part = Part::of(key, version);
+        let head = self.resolve(caller, bucket, action, part).await?;
+        let record = match self.found(&head, key, version).await {
+            Err(absent) => {
+                return Err(Box::pin(self.absence(caller, &head, key, absent)).await);
+            }
+            Ok(record) => record,
+        };
         conditions.judge_read(&record)?;
-        let target = Part::Key(key).target(bucket);
+        let read_tags = Action::GetProperty(Property::Tags, Which::of(version));
         let may_read_tags = record.tags != Attached::default()
-            && self.authorize(caller, Some(&head), Action::GetProperties, target).await.is_ok();
-        self.with_maps(&head, record, may_read_tags).await
+            && self.authorize(caller, &head, read_tags, part).await.is_ok();
+        let end = match version {
+            None if head.root.settings.is_some() => {
+                Box::pin(self.end_of(&head.root, key.as_str(), &record)).await?
+            }
+            _ => None,
+        };
+        Ok(Object { end, ..self.with_maps(&head, record, may_read_tags).await? })
+    }
+
+    /// Returns the error for an object that cannot be found. As on AWS, it does not reveal that a key is absent
+    /// to another user than the owner who may not list the bucket.
+    async fn absence(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        absent: ServiceError,
+    ) -> ServiceError {
+        let is_absence = matches!(
+            absent,
+            ServiceError::NoSuchKey | ServiceError::DeleteMarker { is_named: false, .. }
+        );
+        let owner = head.row.address.owner;
+        if !is_absence || caller.identity.as_ref().is_some_and(|who| who.owner == owner) {
+            return absent;
+        }
+        let part = Part::Prefix(key.as_str());
+        match self.authorize(caller, head, Action::ListObjects, part).await {
+            Ok(()) => absent,
+            Err(refused) => refused,
+        }
     }
 
     /// Reads the maps that a record links.
@@ -304,10 +341,10 @@ impl Service {
         let metadata = self.attached(&record.metadata).await?;
         let tags = if with_tags { self.attached(&record.tags).await? } else { TextMap::new() };
         let version = head.root.versioning.map(|_| record.version_id());
-        Ok(Object { record, headers, metadata, tags, version })
+        Ok(Object { record, headers, metadata, tags, version, end: None })
     }
 
-    async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {
+    pub(crate) async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {
         match map {
             Attached::Inline(map) => Ok(map.clone()),
             Attached::Linked(cid) => {

@@ -1,6 +1,7 @@
 //! Tests of the service on stores in memory that crash, and on an arbiter with faults.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod appends;
 mod cars;
 mod collect;
 mod commits;
@@ -10,6 +11,7 @@ mod faults;
 mod full;
 mod generations;
 mod hung;
+mod lifecycle;
 mod lost;
 mod mappings;
 mod masters;
@@ -17,9 +19,12 @@ mod model;
 mod names;
 mod nodes;
 mod own_disk;
+mod policies;
+mod public;
 mod regression;
 mod retries;
 mod rounds;
+mod settings;
 mod settle;
 mod slow;
 mod versions;

@@ -182,7 +182,7 @@ fn info_of(upload: &UploadRecord) -> UploadInfo {
     UploadInfo { algorithm, composite, asked: asked.is_some() }
 }
 
-fn parse_upload_id(id: &str) -> Result<UploadId, ServiceError> {
+pub(crate) fn parse_upload_id(id: &str) -> Result<UploadId, ServiceError> {
     id.parse().map_err(|_| ServiceError::NoSuchUpload)
 }
 
@@ -336,7 +336,7 @@ impl Service {
         key: &ObjectKey,
         id: &str,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
+        let head = self.resolve(caller, bucket, Action::AbortUpload, Part::Key(key)).await?;
         let (key, id) = (key.clone(), parse_upload_id(id)?);
         let idempotency_key = caller.idempotency_key("abort-upload", key.as_str(), &[&id.0]);
         self.change(caller, &head, Change::AbortUpload { key, id }, idempotency_key).await.map(drop)
