@@ -25,7 +25,7 @@ mod service;
 mod settle;
 
 pub use self::{
-    admin::{fsck, history, restore},
+    admin::{clone, fsck, history, restore},
     arbiter::{
         Alarm, Arbiter, Forgotten, Head, KnownState, Master, MasterInfo, Merged, Recovery,
         RecoveryClaim, RollbackGuard, Status,

@@ -135,9 +135,10 @@ impl Service {
         &self.committer
     }
 
-    /// Sets the largest numbers of buckets and of public buckets of one owner. An owner who has more keeps them.
-    pub fn set_bucket_limits(&self, buckets: u64, public_buckets: u64) {
-        self.committer.bucket_limits().set(buckets, public_buckets);
+    /// Takes over how many buckets and public buckets one owner may have, and how large a bucket may be. Who has
+    /// more keeps it.
+    pub fn set_bucket_limits(&self, limits: &Limits) {
+        self.committer.bucket_limits().set(limits);
     }
 
     /// Returns the arbiter.

@@ -101,6 +101,11 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_PUBLIC_BUCKETS_PER_OWNER", value_name = "NUMBER",
         value_parser = from_one(), default_value_t = Limits::default().public_buckets_per_owner)]
     pub(crate) public_buckets_per_owner: u64,
+    /// Largest size of one bucket: of all its objects, versions and parts together. A write that would exceed it
+    /// is answered 403 `QuotaExceeded`. 0 turns the limit off
+    #[arg(long, env = "FULA_BUCKET_QUOTA", value_name = "SIZE",
+        default_value_t = Size(Limits::default().bucket_bytes_max))]
+    pub(crate) bucket_quota: Size,
     /// Longest time that a write may take to be committed; then it is answered 503
     #[arg(long, env = "FULA_COMMIT_DEADLINE", value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(Limits::default().commit_deadline))]

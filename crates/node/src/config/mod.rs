@@ -318,6 +318,7 @@ fn limits(settings: &GatewaySettings) -> Limits {
         queue_bytes_max: settings.queue_bytes.length(),
         stale_reads: settings.stale_reads,
         buckets_per_owner: settings.buckets_per_owner,
+        bucket_bytes_max: settings.bucket_quota.0,
         public_buckets_per_owner: settings.public_buckets_per_owner,
         ..Limits::default()
     }

@@ -45,7 +45,7 @@ use tokio::{
 pub use self::deleted::Deleted;
 pub(crate) use self::{
     append::Append,
-    change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
+    change::{Change, Content, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
     deleted::KeyToDelete,
     edits::Answer,

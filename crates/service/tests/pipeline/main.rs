@@ -3,6 +3,7 @@
 
 mod appends;
 mod cars;
+mod clones;
 mod collect;
 mod commits;
 mod credentials;
