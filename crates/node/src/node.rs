@@ -260,8 +260,6 @@ impl Node {
         }
         let retention = Retention::new(limits.retention, limits.retained_max);
         let service = Service::new(arbiter, limits, random, names);
-        let (backends, collections) = (backends.clone(), Account::default());
-        let (running, pins, with_nodes) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let opened = Self {
             store,
             nodes,
@@ -270,12 +268,12 @@ impl Node {
             service,
             recovery,
             names,
-            backends,
-            collections,
+            backends: backends.clone(),
+            collections: Account::default(),
             retention,
-            running,
-            pins,
-            with_nodes,
+            running: OnceLock::new(),
+            pins: OnceLock::new(),
+            with_nodes: OnceLock::new(),
             owns_blocks,
             packs: packed,
             keys: keys_of_node,

@@ -7,10 +7,7 @@ use fula_service::auth::{KeyInfo, Revoked, user_of};
 use serde_json::{Value, json};
 
 use super::{ROWS_PAGE, Refused, Sureness};
-use crate::{
-    node::Node,
-    user::{owner_id, user_id},
-};
+use crate::{node::Node, user::user_id};
 
 /// Returns the user or the owner id that a person means, as text for people.
 pub(super) fn shown(text: &str) -> String {

@@ -149,14 +149,13 @@ async fn get(url: &Url, output: Option<&Path>, how: &ProofArgs) -> Result<ExitCo
         note!("Proved: under {root}, there is no object {key}");
         return Ok(ExitCode::from(ABSENT));
     };
-    match output {
-        Some(path) => write_file(&mut proof, &record, path).await?,
-        None => {
-            let mut out = std::io::stdout();
-            let failed = |error: std::io::Error| format!("standard output: {}", io_text(&error));
-            proof.content(&record, |piece| out.write_all(piece).map_err(failed)).await?;
-            out.flush().map_err(failed)?;
-        }
+    if let Some(path) = output {
+        write_file(&mut proof, &record, path).await?;
+    } else {
+        let mut out = std::io::stdout();
+        let failed = |error: std::io::Error| format!("standard output: {}", io_text(&error));
+        proof.content(&record, |piece| out.write_all(piece).map_err(failed)).await?;
+        out.flush().map_err(failed)?;
     }
     note!(
         "Proved: under {root}, the object {key} has {} bytes and the ETag {}",

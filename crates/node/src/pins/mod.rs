@@ -139,7 +139,7 @@ impl Bucket {
 struct Opted {
     root: Cid,
     settings: Option<Cid>,
-    is_opted: bool,
+    is_in: bool,
     objects: u64,
 }
 
@@ -299,7 +299,7 @@ impl Pinner {
                 let (root, version) = (row.pointer.root, row.pointer.version);
                 match self.opted(&row, opted.get(&row.address).copied()).await {
                     Ok(found) => {
-                        if found.is_opted {
+                        if found.is_in {
                             let current = Current { root, version, objects: found.objects };
                             wanted.insert(row.address.clone(), Some(current));
                         }
@@ -324,21 +324,21 @@ impl Pinner {
         }
         let is_named = self.config.buckets.names(&row.address);
         if !is_named && !self.config.buckets.tagged {
-            return Ok(Opted { root: cid, settings: None, is_opted: false, objects: 0 });
+            return Ok(Opted { root: cid, settings: None, is_in: false, objects: 0 });
         }
         let blocks = self.node.nodes.blocks().as_ref();
         let root = BucketRoot::from_block(&require(blocks, &cid).await?)?;
         let objects = root.objects.count.saturating_add(root.versions.count);
-        let is_opted = match (root.settings, known) {
+        let is_in = match (root.settings, known) {
             _ if is_named => true,
             (None, _) => false,
-            (settings, Some(known)) if known.settings == settings => known.is_opted,
+            (settings, Some(known)) if known.settings == settings => known.is_in,
             (settings, _) => {
                 let tags = settings::read_map(blocks, settings.as_ref(), "tagging").await?;
                 tags.is_some_and(|tags| tags.get(TAG.0).is_some_and(|value| value == TAG.1))
             }
         };
-        Ok(Opted { root: cid, settings: root.settings, is_opted, objects })
+        Ok(Opted { root: cid, settings: root.settings, is_in, objects })
     }
 
     /// Sets the metrics.

@@ -50,10 +50,15 @@ pub(super) fn encode(text: &str, is_path: bool) -> String {
         if is_plain || (is_path && byte == b'/') {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            out.extend(['%', hex_digit(byte >> 4), hex_digit(byte & 15)]);
         }
     }
     out
+}
+
+/// Returns the digit of a number below 16.
+fn hex_digit(number: u8) -> char {
+    char::from_digit(u32::from(number), 16).unwrap_or_default().to_ascii_uppercase()
 }
 
 fn mac(key: &[u8], text: &str) -> [u8; 32] {
