@@ -41,6 +41,8 @@ ELSEWHERE = {
     ("docs/guide/public-cids.md", "fula gateway"): "test_trustless.py does the same",
     ("docs/guide/public-cids.md", "curl -O"): "test_trustless.py does the same",
     ("docs/guide/ipfs.md", "ipfs dag import"): "it needs a kubo; test_cars.py does the same with one",
+    ("docs/guide/ipfs.md", "FULA_PINS"): "it needs a kubo and a cluster; test_pins.py does the same with both",
+    ("docs/guide/ipfs.md", "fula pins"): "it needs a kubo; test_pins.py does the same with one",
     ("docs/guide/ipfs.md", "fula restore"): "it needs a kubo and a root CID; test_cars.py does the same with one",
     ("docs/guide/install.md", "make static"): "a build for release takes ten minutes; test_image.py has the binary of CI",
     ("docs/guide/install.md", "make deb"): "the same; test_package.py builds and installs the package",

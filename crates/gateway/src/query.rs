@@ -148,6 +148,13 @@ const ROUTES: &[Route] = &[
         .page(),
     Route::new(Method::GET, Level::Bucket, &[]).with(LIST).page().for_anyone(),
     Route::new(Method::GET, Level::Bucket, &["fula-car"]).with(&["since", "version"]),
+    Route::new(Method::GET, Level::Bucket, &["fula-proof"]).with(&[
+        "key",
+        "max-keys",
+        "prefix",
+        "root",
+        "start-after",
+    ]),
     Route::new(Method::GET, Level::Bucket, &["location"]).for_anyone(),
     Route::new(Method::GET, Level::Bucket, &["policy"]),
     Route::new(Method::GET, Level::Bucket, &["policyStatus"]).for_anyone(),

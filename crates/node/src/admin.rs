@@ -25,7 +25,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-pub(crate) use self::{progress::Step, users::user_id};
+pub(crate) use self::progress::Step;
 use self::{
     progress::{Progress, Watched},
     rows::{all_rows, commit_json, find_row, show_roots},
@@ -35,6 +35,7 @@ use crate::{
     gc,
     node::Node,
     space::{self, Sizes},
+    state::PinsAction,
     status,
 };
 
@@ -148,6 +149,13 @@ pub(crate) enum Request {
     RestoreRoots {
         /// Whether the buckets go back to those roots; otherwise the roots are only listed.
         apply: bool,
+    },
+    /// Show pins, try again, or check them.
+    Pins {
+        /// What is to be done.
+        action: PinsAction,
+        /// The buckets of this name; all if there is none.
+        bucket: Option<String>,
     },
     /// Answer with a bucket as a CAR file.
     Export(transfer::Export),
@@ -277,6 +285,7 @@ async fn carry_out(
         Request::Status => Ok(json!(status::page(node).await)),
         Request::Fsck { .. } => fsck::check(node, progress).await,
         Request::RestoreRoots { apply } => restore::roots(node, apply, progress).await,
+        Request::Pins { action, bucket } => pins(node, action, bucket.as_deref(), progress).await,
         Request::Export(_) | Request::Import(_) => {
             Err(Refused("a file is exported and imported as a stream".to_owned()))
         }
@@ -286,6 +295,18 @@ async fn carry_out(
             Ok(json!(gc::now(node, retention).await.map_err(Refused)?))
         }
     }
+}
+
+async fn pins(
+    node: &Node,
+    action: PinsAction,
+    bucket: Option<&str>,
+    progress: &Progress,
+) -> Result<Value, Refused> {
+    let none = "nothing is pinned: no gateway runs on this data directory with FULA_PINS";
+    let pins = node.pins.get().ok_or_else(|| Refused(none.to_owned()))?;
+    let done = Arc::clone(pins).carry_out(action, bucket, &|text| progress.say(text)).await;
+    done.map_err(Refused)
 }
 
 /// Returns the error for a bucket whose history cannot be read.
@@ -406,7 +427,12 @@ async fn answer(stream: UnixStream, node: &Arc<Node>) -> std::io::Result<()> {
         }
         Ok(request) => {
             let wants_progress =
-                matches!(request, Request::Fsck { progress: true } | Request::RestoreRoots { .. });
+                matches!(
+                request,
+                Request::Fsck { progress: true }
+                    | Request::RestoreRoots { .. }
+                    | Request::Pins { action: PinsAction::Verify, .. }
+            );
             let mut work = begin(node, request);
             loop {
                 match work.next().await {

@@ -15,6 +15,7 @@ mod lifecycle;
 mod listeners;
 mod node;
 mod output;
+mod pins;
 mod public;
 mod readiness;
 mod reload;
@@ -22,6 +23,7 @@ mod scrub;
 mod space;
 mod state;
 mod status;
+mod user;
 
 use std::process::ExitCode;
 
@@ -90,6 +92,8 @@ fn main() -> ExitCode {
             Command::Export(args) => commands::car::export(args).await,
             Command::Import(args) => commands::car::import(args).await,
             Command::Restore(args) => commands::car::restore(args).await,
+            Command::Verify(args) => commands::verify::run(args).await,
+            Command::Pins(args) => commands::pins::run(args).await,
             Command::Gc(args) => commands::admin::gc(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
             Command::Status(args) => commands::status::run(args).await,

@@ -33,7 +33,7 @@ use crate::{
     config::{Backends, SharedArbiter},
     files::{self, FileError},
     gc::retention::Retention,
-    state::{Account, Running},
+    state::{Account, Pins, Running},
 };
 
 /// Time for which the record of an access key may be outdated on a master that did not change it.
@@ -161,6 +161,8 @@ pub(crate) struct Node {
     pub(crate) retention: Retention,
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
+    /// What pins buckets; unset unless a gateway runs on this node and has targets.
+    pub(crate) pins: OnceLock<Arc<dyn Pins>>,
     /// The service with its storage nodes; unset if a command opened the node.
     pub(crate) with_nodes: OnceLock<Service>,
     owns_blocks: bool,
@@ -258,8 +260,6 @@ impl Node {
         }
         let retention = Retention::new(limits.retention, limits.retained_max);
         let service = Service::new(arbiter, limits, random, names);
-        let (backends, collections) = (backends.clone(), Account::default());
-        let (running, with_nodes) = (OnceLock::new(), OnceLock::new());
         let opened = Self {
             store,
             nodes,
@@ -268,11 +268,12 @@ impl Node {
             service,
             recovery,
             names,
-            backends,
-            collections,
+            backends: backends.clone(),
+            collections: Account::default(),
             retention,
-            running,
-            with_nodes,
+            running: OnceLock::new(),
+            pins: OnceLock::new(),
+            with_nodes: OnceLock::new(),
             owns_blocks,
             packs: packed,
             keys: keys_of_node,

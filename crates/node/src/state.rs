@@ -5,11 +5,13 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
+use async_trait::async_trait;
 use fula_core::root::TimeMs;
 use fula_service::Collection;
 use fula_stores::local::system_clock;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A running gateway.
 #[derive(Debug)]
@@ -22,6 +24,35 @@ pub(crate) struct Running {
     pub(crate) connections: Arc<AtomicUsize>,
     /// Limit of these connections.
     pub(crate) connections_max: usize,
+}
+
+/// What is to be done about pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PinsAction {
+    /// List what targets have.
+    List,
+    /// Show how far targets are behind.
+    Status,
+    /// Try again what has failed.
+    Retry,
+    /// Check what targets have.
+    Verify,
+}
+
+/// What pins buckets, as administrative requests see it.
+#[async_trait]
+pub(crate) trait Pins: std::fmt::Debug + Send + Sync {
+    /// Carries out a request about buckets of one name, or about all. Calls `say` with each step.
+    ///
+    /// # Errors
+    /// The buckets cannot be looked at.
+    async fn carry_out(
+        self: Arc<Self>,
+        action: PinsAction,
+        bucket: Option<&str>,
+        say: &(dyn Fn(String) + Sync),
+    ) -> Result<Value, String>;
 }
 
 /// The outcome of the collections of this process.

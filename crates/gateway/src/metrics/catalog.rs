@@ -104,6 +104,9 @@ const ANSWERS: &[Series] = &[
     &[("operation", "ListObjectsV2"), ("status", "200")],
 ];
 
+/// The kinds of targets of `FULA_PINS`. Further targets of a kind follow as `kubo-2` and so on.
+const TARGETS: &[Series] = &[&[("target", "kubo")], &[("target", "cluster")], &[("target", "psa")]];
+
 /// Every metric of a gateway.
 pub const ALL: &[Metric] = &[
     // The process.
@@ -285,5 +288,48 @@ pub const ALL: &[Metric] = &[
         "fula_holds_released_total",
         "blocks",
         "Blocks whose lease or pin ended, and that nobody needs.",
+    ),
+    // Pins.
+    gauge(
+        "fula_pins_buckets",
+        "buckets",
+        "Buckets that are to be pinned on the targets of FULA_PINS.",
+    ),
+    by(
+        TARGETS,
+        gauge(
+            "fula_pins_behind",
+            "buckets",
+            "Buckets whose newest root the target does not have yet.",
+        ),
+    ),
+    by(
+        TARGETS,
+        gauge("fula_pins_lag_seconds", "seconds", "Time for which the target has been behind."),
+    ),
+    by(
+        TARGETS,
+        gauge(
+            "fula_pins_lag_versions",
+            "versions",
+            "Versions of one bucket by which the target is behind, at most.",
+        ),
+    ),
+    by(TARGETS, counter("fula_pins_done_total", "pins", "Changes of pins that were carried out.")),
+    by(
+        TARGETS,
+        counter(
+            "fula_pins_failures_total",
+            "pins",
+            "Changes of pins that failed and are tried again.",
+        ),
+    ),
+    by(
+        TARGETS,
+        counter("fula_pins_sent_blocks_total", "blocks", "Blocks that were sent to the target."),
+    ),
+    by(
+        TARGETS,
+        counter("fula_pins_sent_bytes_total", "bytes", "Bytes that were sent to the target."),
     ),
 ];

@@ -13,7 +13,7 @@ const METHODS: [Method; 7] = [
 ];
 
 /// Every subresource of S3, and names that only look like one.
-const SUBRESOURCES: [&str; 71] = [
+const SUBRESOURCES: [&str; 72] = [
     "abac",
     "accelerate",
     "acl",
@@ -25,6 +25,7 @@ const SUBRESOURCES: [&str; 71] = [
     "encryption",
     "fula-car",
     "fula-commit",
+    "fula-proof",
     "intelligent-tiering",
     "inventory",
     "legal-hold",
@@ -101,6 +102,7 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
         ("GET", Level::Service) => is(&["max-buckets", "prefix"]),
         ("GET", Level::Bucket) => is(&[
             "fula-car",
+            "fula-proof",
             "list-type",
             "location",
             "marker",

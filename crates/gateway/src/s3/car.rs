@@ -1,15 +1,18 @@
-//! A bucket as a CAR file: `GET /{bucket}?fula-car` (docs/format.md).
+//! CAR files: a bucket, `GET /{bucket}?fula-car`, and proofs, `GET /{bucket}?fula-proof` (docs/format.md).
 
-use fula_service::{Service, error::chain};
+use fula_service::{ProofOf, Service, error::chain, limits::PAGE_MAX};
 use futures::TryStreamExt;
 use http::{HeaderName, HeaderValue, Method, Uri, header};
 use s3s::{Body, S3Request, S3Response, S3Result, dto::StreamingBlob, s3_error};
 
-use super::{caller, routes::bucket_of, shareable::Shareable};
+use super::{caller, convert::object_key, place::bucket_of, shareable::Shareable};
 use crate::error::s3_error as to_s3;
 
-/// Query parameter of the request.
-pub(super) const QUERY: &str = "fula-car";
+/// Query parameter of a request for a bucket.
+const BUCKET: &str = "fula-car";
+
+/// Query parameter of a request for a proof.
+const PROOF: &str = "fula-proof";
 
 /// Header with the root of the file.
 const ROOTS: HeaderName = HeaderName::from_static("x-ipfs-roots");
@@ -19,7 +22,7 @@ const CAR: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=y";
 
 /// Returns whether a request asks for a CAR file.
 pub(super) fn is_car(method: &Method, uri: &Uri) -> bool {
-    *method == Method::GET && parameter(uri, QUERY).is_some()
+    *method == Method::GET && (parameter(uri, BUCKET).or_else(|| parameter(uri, PROOF))).is_some()
 }
 
 /// Returns the value of a query parameter.
@@ -38,17 +41,40 @@ fn version(uri: &Uri, name: &str) -> S3Result<Option<u64>> {
     number.map(Some)
 }
 
+/// Returns what is to be proved.
+fn proof_of(uri: &Uri) -> S3Result<ProofOf> {
+    if let Some(key) = parameter(uri, "key") {
+        return Ok(ProofOf::Object(object_key(&key)?));
+    }
+    let limit = parameter(uri, "max-keys").map(|text| text.parse()).transpose();
+    let limit = limit.map_err(|_| s3_error!(InvalidArgument, "max-keys is a number."))?;
+    Ok(ProofOf::Page {
+        prefix: parameter(uri, "prefix").unwrap_or_default(),
+        after: parameter(uri, "start-after"),
+        limit: limit.unwrap_or(PAGE_MAX),
+    })
+}
+
 /// Answers a request for a CAR file.
 pub(super) async fn answer(
     service: &Service,
     request: &S3Request<Body>,
 ) -> S3Result<S3Response<Body>> {
     let uri = &request.uri;
-    let (version, since) = (version(uri, "version")?, version(uri, "since")?);
-    let bucket = bucket_of(uri, &request.extensions, "GET", QUERY)?;
     let caller = caller(request)?;
-    let car = service.bucket_car(&caller, &bucket, version, since).await.map_err(to_s3)?;
-    let name = format!("attachment; filename=\"{bucket}-{}.car\"", car.version);
+    let car = if parameter(uri, PROOF).is_some() {
+        let bucket = bucket_of(uri, &request.extensions, "GET", PROOF)?;
+        let root = parameter(uri, "root").map(|text| text.parse()).transpose();
+        let root =
+            root.map_err(|_| s3_error!(InvalidArgument, "root is the CID of a bucket root."))?;
+        service.proof(&caller, &bucket, root, &proof_of(uri)?).await
+    } else {
+        let (version, since) = (version(uri, "version")?, version(uri, "since")?);
+        let bucket = bucket_of(uri, &request.extensions, "GET", BUCKET)?;
+        service.bucket_car(&caller, &bucket, version, since).await
+    };
+    let car = car.map_err(to_s3)?;
+    let name = format!("attachment; filename=\"{}-{}.car\"", car.bucket.name, car.version);
     let root = car.root.to_string();
     let bytes = car.bytes.inspect_err(|error| {
         tracing::warn!(error = chain(error), "a CAR file was cut off");

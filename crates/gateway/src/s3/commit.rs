@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::{
     caller,
     convert::{bucket_name, object_key},
-    routes::bucket_of,
+    place::bucket_of,
 };
 use crate::error::{s3_error as to_s3, too_large};
 

@@ -14,6 +14,7 @@ mod lifecycle;
 mod mapping;
 mod multipart;
 mod object;
+mod place;
 mod policy;
 mod public_access;
 mod rename;

@@ -3,17 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fula_core::BucketName;
 use fula_service::Service;
 use http::{Extensions, HeaderMap, Method, Uri};
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
 
-use super::{car, commit, convert::bucket_name};
-use crate::{
-    auth::identity,
-    normalise,
-    request::{HostBucket, Operation},
-};
+use super::{car, commit};
+use crate::{auth::identity, normalise, request::Operation};
 
 /// Answers multi-key commits, and requests for buckets as CAR files.
 pub(crate) struct OwnRoutes {
@@ -25,22 +20,6 @@ pub(crate) struct OwnRoutes {
 impl OwnRoutes {
     pub(crate) fn new(service: Service, bytes_max: usize) -> Self {
         Self { service, bytes_max }
-    }
-}
-
-/// Returns the bucket that the path or the host names.
-pub(super) fn bucket_of(
-    uri: &Uri,
-    extensions: &Extensions,
-    method: &str,
-    query: &str,
-) -> S3Result<BucketName> {
-    let path = uri.path().trim_matches('/');
-    let host = extensions.get::<HostBucket>().map(|bucket| bucket.0.as_str());
-    match (path, host) {
-        ("", Some(bucket)) => bucket_name(bucket),
-        (bucket, None) if !bucket.is_empty() && !bucket.contains('/') => bucket_name(bucket),
-        _ => Err(s3_error!(InvalidRequest, "It is about a bucket: {method} /bucket?{query}")),
     }
 }
 

@@ -63,7 +63,7 @@ impl Usage {
 /// block is read for each bucket.
 pub(super) async fn usage(node: &Node, user: Option<&str>) -> Result<Value, Refused> {
     let mut rows = all_rows(node).await?;
-    let owner = user.map(users::owner_id);
+    let owner = user.map(crate::user::owner_id);
     rows.retain(|row| {
         row.deleted.is_none() && owner.is_none_or(|owner| row.address.owner == owner)
     });

@@ -11,7 +11,7 @@ use futures::future;
 use serde_json::{Value, json};
 
 use super::{ROWS_PAGE, Refused, users};
-use crate::node::Node;
+use crate::{node::Node, user::owner_id};
 
 /// Returns the root pointers of all buckets, or of those with one name, and the state of the recovery.
 pub(super) async fn show_roots(node: &Node, bucket: Option<&str>) -> Result<Value, Refused> {
@@ -90,7 +90,7 @@ pub(super) async fn find_row(
     bucket: &str,
     user: Option<&str>,
 ) -> Result<RootRow, Refused> {
-    let owner: Option<OwnerId> = user.map(users::owner_id);
+    let owner: Option<OwnerId> = user.map(owner_id);
     let mut rows = all_rows(node).await?;
     rows.retain(|row| owner.is_none_or(|owner| row.address.owner == owner));
     let candidates = candidates(&rows, bucket);

@@ -24,6 +24,7 @@ use super::{Answer, LINE_BYTES_MAX, Refused, Request, find_row, send, users};
 use crate::{
     files::{self, denied},
     node::Node,
+    user::owner_id,
 };
 
 /// Most bytes of a frame or a piece.
@@ -118,7 +119,7 @@ async fn read_bucket(
         root.map_err(|_| Refused(format!("{text} is no CID of a bucket root")))
     };
     let target = ImportTarget {
-        owner: request.user.as_deref().map(users::owner_id),
+        owner: request.user.as_deref().map(owner_id),
         name: request.bucket.as_ref().map(parsed).transpose()?,
         root: request.root.as_ref().map(root).transpose()?,
     };

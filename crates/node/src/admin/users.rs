@@ -7,22 +7,7 @@ use fula_service::auth::{KeyInfo, Revoked, user_of};
 use serde_json::{Value, json};
 
 use super::{ROWS_PAGE, Refused, Sureness};
-use crate::node::Node;
-
-/// Returns the id of the user that a person means: a wallet's address, or the name of a user of access
-/// keys, with or without `key:`.
-pub(crate) fn user_id(text: &str) -> String {
-    match fula_identity::Address::parse(text) {
-        Some(wallet) => wallet.to_string(),
-        None => user_of(text),
-    }
-}
-
-/// Returns the owner id of the user that a person means. The text may also be the owner id, as `fula roots
-/// show` prints it.
-pub(super) fn owner_id(text: &str) -> OwnerId {
-    text.parse().unwrap_or_else(|_| OwnerId::of_user(&user_id(text)))
-}
+use crate::{node::Node, user::user_id};
 
 /// Returns the user or the owner id that a person means, as text for people.
 pub(super) fn shown(text: &str) -> String {

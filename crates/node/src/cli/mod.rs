@@ -6,12 +6,15 @@ mod config;
 mod file;
 mod ingest;
 mod origin;
+mod pin_settings;
+mod pins;
 mod settings;
 mod storage_node;
 #[cfg(test)]
 mod table;
 mod token;
 mod value;
+mod verify;
 
 use std::{ffi::OsString, path::Path};
 
@@ -28,6 +31,8 @@ pub(crate) use self::{
     file::SettingsFileError,
     ingest::{CidSettings, IngestLimits, IngestSettings},
     origin::{Ineffective, Setting, Start, Why, ineffective, start, start_of},
+    pin_settings::PinSettings,
+    pins::{PinsArgs, PinsCommand},
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
         LogFormat, SharedArgs, SignatureV2,
@@ -35,6 +40,7 @@ pub(crate) use self::{
     storage_node::StorageNodeSettings,
     token::{ClaimArgs, TokenArgs, TokenCommand, TokenOutput},
     value::{IssuedBefore, Time},
+    verify::{ProofArgs, VerifyArgs, VerifyCommand},
 };
 
 /// Version of the program, and the commit that it was built from where the build knew it (`build.rs`).
@@ -115,6 +121,10 @@ pub(crate) enum Command {
     /// It is `fula import` from another place: what is read is verified against the root, so the source need
     /// not be trusted.
     Restore(RestoreArgs),
+    /// Read from a server that need not be trusted, and prove what it says against a bucket root
+    Verify(VerifyArgs),
+    /// Show what is pinned on IPFS, try again, and check what targets have
+    Pins(PinsArgs),
     /// Show what the space is used for, and give back that of deleted and replaced objects
     ///
     /// A gateway gives space back by itself as its log grows. What was replaced or deleted within the

@@ -14,7 +14,7 @@ use fula_service::{
 };
 
 use super::{
-    IngestSettings,
+    IngestSettings, PinSettings,
     value::{Size, Time, above_zero, from_one, listen_address, retained_max, switch},
 };
 
@@ -198,6 +198,8 @@ pub(crate) struct GatewaySettings {
     pub(crate) secret_access_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) ingest: IngestSettings,
+    #[command(flatten)]
+    pub(crate) pins: PinSettings,
     #[command(flatten)]
     pub(crate) auth: AuthSettings,
 }

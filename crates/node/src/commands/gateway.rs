@@ -29,7 +29,8 @@ use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
     config::{
-        ConfigError, GatewayConfig, IngestConfig, PeerAddress, admin_limits, raise_descriptors,
+        ConfigError, GatewayConfig, IngestConfig, PeerAddress, PinConfig, admin_limits,
+        raise_descriptors,
     },
     files::{self, FileError},
     gauges, gc,
@@ -38,6 +39,7 @@ use crate::{
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
     output::say,
+    pins::Pinner,
     public, readiness,
     reload::{Hangups, Parts},
     scrub,
@@ -138,6 +140,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     }
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     start_background_work(&node, &config);
+    start_pinning(&node, config.pins.clone())?;
     let rated = gateway.clone();
     let parts = Parts {
         authenticator: node.authenticator.clone(),
@@ -283,6 +286,17 @@ fn start_background_work(node: &Arc<Node>, config: &GatewayConfig) {
     tokio::spawn(scrub::run(Arc::clone(node), config.scrub));
     tokio::spawn(lifecycle::tend(Arc::clone(node), config.lifecycle_every));
     tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
+}
+
+/// Begins to pin buckets, if there are targets.
+fn start_pinning(node: &Arc<Node>, config: PinConfig) -> Result<(), StartError> {
+    let pinner = Pinner::new(node, config);
+    let pinner = pinner.map_err(|error| StartError::Process("pins", error.into()))?;
+    if let Some(pinner) = pinner {
+        node.pins.set(Arc::clone(&pinner) as _).expect("nobody else sets it");
+        tokio::spawn(pinner.run());
+    }
+    Ok(())
 }
 
 /// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.

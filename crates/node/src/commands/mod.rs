@@ -8,11 +8,13 @@ pub(crate) mod fsck;
 pub(crate) mod gateway;
 pub(crate) mod health;
 pub(crate) mod import;
+pub(crate) mod pins;
 pub(crate) mod revoke;
 pub(crate) mod status;
 pub(crate) mod storage_node;
 mod text;
 pub(crate) mod token;
+pub(crate) mod verify;
 
 use std::process::ExitCode;
 

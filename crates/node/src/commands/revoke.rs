@@ -13,9 +13,10 @@ use super::{
     text::{text, when},
 };
 use crate::{
-    admin::{self, Request, Sureness},
+    admin::{Request, Sureness},
     cli::{IssuedBefore, RevokeArgs, RevokeCommand},
     output::say,
+    user::user_id,
 };
 
 /// Runs `fula revoke`.
@@ -33,7 +34,7 @@ pub(crate) async fn run(args: RevokeArgs) -> ExitCode {
                 // This is the form of users of JWTs from a key set (docs/format.md).
                 Some(issuer) => format!("{issuer}\0{user}"),
                 None if jwt => user,
-                None => admin::user_id(&user),
+                None => user_id(&user),
             };
             before_now = issued_before == Some(IssuedBefore::Now);
             (Ok(of_user(user, issued_before)), sure_if(yes), common)

@@ -4,6 +4,7 @@
 mod auth;
 mod connections;
 mod ingest;
+mod pins;
 mod secrets;
 
 use std::{
@@ -25,6 +26,7 @@ pub(crate) use self::{
     auth::{Jwks, JwksSource},
     connections::{ConnectionConfig, admin_limits, raise_descriptors},
     ingest::{IngestConfig, PeerAddress, StorageNodeConfig},
+    pins::{PinConfig, PinTarget, TargetKind, Token},
     secrets::{BlocksCredentials, database_url},
 };
 
@@ -211,6 +213,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) jwks: Option<Jwks>,
     /// Storage nodes, and what this master does with them.
     pub(crate) ingest: IngestConfig,
+    /// What is pinned on IPFS.
+    pub(crate) pins: PinConfig,
 }
 
 impl GatewayConfig {
@@ -266,6 +270,7 @@ impl GatewayConfig {
             listen: settings.listen,
             admin_listen: settings.admin_listen,
             ingest: IngestConfig::check(&settings.ingest, &backends)?,
+            pins: PinConfig::check(&settings.pins)?,
             backends,
             wire,
             tls: both(settings.tls_cert, settings.tls_key, ConfigError::HalfOfTls)?,

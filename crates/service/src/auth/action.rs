@@ -55,6 +55,8 @@ pub enum Action {
     ListVersions,
     /// Reads everything that a bucket has, with uploads in progress and its policy.
     ExportBucket,
+    /// Reads the nodes of a tree that prove something to a reader. They show neighbouring keys.
+    ReadProof,
 }
 
 /// A setting of a bucket.
@@ -200,6 +202,7 @@ impl Action {
             Self::DeletePolicy,
             Self::ListVersions,
             Self::ExportBucket,
+            Self::ReadProof,
         ];
         all.extend(Setting::ALL.map(Self::GetSetting));
         all.extend(Setting::ALL.map(Self::PutSetting));
@@ -230,8 +233,8 @@ impl Action {
             Self::AbortUpload => "s3:AbortMultipartUpload",
             Self::CreateBucket => "s3:CreateBucket",
             Self::DeleteBucket => "s3:DeleteBucket",
-            // An export contains the policy, and a caller who may not read the policy gets no export.
-            Self::GetPolicy | Self::ExportBucket => "s3:GetBucketPolicy",
+            // An export contains the policy. Exports and proofs are for the owner alone.
+            Self::GetPolicy | Self::ExportBucket | Self::ReadProof => "s3:GetBucketPolicy",
             Self::GetPolicyStatus => "s3:GetBucketPolicyStatus",
             Self::PutPolicy => "s3:PutBucketPolicy",
             Self::DeletePolicy => "s3:DeleteBucketPolicy",
@@ -259,9 +262,17 @@ impl Action {
     }
 
     /// Returns whether the action is about the policy, which the owner of the bucket alone can always read,
-    /// set and remove. An export contains it.
+    /// set and remove, or one that the owner alone can do as well: an export contains the policy, and a proof
+    /// shows neighbouring keys.
     pub(super) fn is_about_policy(self) -> bool {
-        matches!(self, Self::GetPolicy | Self::PutPolicy | Self::DeletePolicy | Self::ExportBucket)
+        matches!(
+            self,
+            Self::GetPolicy
+                | Self::PutPolicy
+                | Self::DeletePolicy
+                | Self::ExportBucket
+                | Self::ReadProof
+        )
     }
 
     /// Returns the verb that a scope must have to allow the action.
@@ -274,7 +285,8 @@ impl Action {
             | Self::GetVersion
             | Self::GetSetting(_)
             | Self::GetProperty(..)
-            | Self::ListVersions => Verb::Read,
+            | Self::ListVersions
+            | Self::ReadProof => Verb::Read,
             // Uploads in progress concern only those who may write.
             Self::PutObject
             | Self::DeleteObject

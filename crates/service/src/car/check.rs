@@ -10,7 +10,7 @@ use fula_core::{
     tree::Node,
 };
 
-use super::import::ImportError;
+use super::fault::ImportError;
 use crate::admin::fsck::{TreeName, links, trees};
 
 /// Deepest nesting of blocks of content. Files of Fula have less.

@@ -20,7 +20,7 @@ use crate::{
     admin::fsck::links,
     arbiter::Head,
     auth::access::Action,
-    budget,
+    budget::{self, MemoryPermit},
     caller::Caller,
     error::ServiceError,
     pins::PinnedBlocks,
@@ -29,7 +29,7 @@ use crate::{
 
 /// Memory of a file on its way in bytes: leaves that are read at a time, the piece that they become, and the
 /// table of addresses.
-const CAR_MEMORY: usize = 14 << 20;
+pub(super) const CAR_MEMORY: usize = 14 << 20;
 
 /// Bytes of blocks that are handed on at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -45,7 +45,7 @@ pub struct BucketCar {
     pub version: u64,
     /// Number of blocks that were written so far.
     pub blocks: Arc<AtomicU64>,
-    /// The bytes of the file. What it reads is kept from the collector until it is dropped.
+    /// The bytes of the file. If it is of the current root, that is kept from the collector until it is dropped.
     pub bytes: BoxStream<'static, Result<Bytes, StoreError>>,
 }
 
@@ -73,18 +73,7 @@ impl Service {
         let head = self.resolve(caller, name, Action::ExportBucket, Part::Whole).await?;
         let permit = self.body_budget.take(CAR_MEMORY, caller.closer.as_ref()).await?;
         let car = self.car_of(&head, version, since).await?;
-        let permit = Arc::new(permit);
-        let framed = move |piece: Result<Bytes, StoreError>| {
-            let (held, failed) = match piece {
-                Ok(bytes) => (permit.hold(bytes), None),
-                Err(error) => (Bytes::new(), Some(Err(error))),
-            };
-            let permit = Arc::clone(&permit);
-            // A connection that asks for a frame has sent most of those before it.
-            let sent = budget::frames(held).inspect(move |frame| permit.moved(frame.len()));
-            stream::iter(sent.map(Ok).chain(failed))
-        };
-        let mut bytes = car.bytes.flat_map(framed).boxed();
+        let mut bytes = paced(car.bytes, permit);
         // A store that does not answer is reported with a status.
         let first = bytes.next().await.transpose()?;
         let bytes = stream::iter(first.map(Ok)).chain(bytes).boxed();
@@ -130,14 +119,14 @@ impl Service {
         (root, version, time): (Cid, u64, TimeMs),
         older: Option<Cid>,
     ) -> BucketCar {
-        let mut pinned = PinnedBlocks::of_read(self.arbiter().pins(), time);
-        pinned.add([root].into_iter().chain(older));
+        // An older root may be collected in part. If it were pinned, a collection would fail at what is gone.
+        let pinned = PinnedBlocks::of_read(self.arbiter().pins(), time);
         let blocks = Arc::clone(self.arbiter().nodes().blocks());
         let walk = Walk::new(blocks, root, older);
         let bucket = head.address().clone();
-        // The head keeps its root from a collection that began before the root was pinned.
         let (blocks, kept) = (Arc::<AtomicU64>::default(), (pinned, Arc::clone(head)));
-        let bytes = bytes(walk, root, Arc::clone(&blocks), kept);
+        let begin = BytesMut::from(car::header(&[root]));
+        let bytes = bytes_of(walk, begin, Arc::clone(&blocks), kept);
         BucketCar { bucket, root, version, blocks, bytes }
     }
 
@@ -179,13 +168,16 @@ impl Service {
         Ok(self.car(&head, (pointer.root, pointer.version, now), older))
     }
 
-    /// Counts the blocks below a root, and their bytes. It needs 16 bytes of memory and some for each block.
+    /// Counts the blocks of a bucket, and their bytes. Returns its root with them. It needs 16 bytes of memory and
+    /// some for each block.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
-    pub async fn tally(&self, root: Cid) -> Result<(u64, u64), ServiceError> {
-        let mut pinned = PinnedBlocks::of_read(self.arbiter().pins(), self.arbiter().now().await?);
-        pinned.add([root]);
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
+    pub async fn tally(&self, bucket: &BucketAddress) -> Result<(Cid, (u64, u64)), ServiceError> {
+        // It keeps its root from the collector.
+        let head = self.arbiter().current(bucket).await?.ok_or(ServiceError::NoSuchBucket)?;
+        let root = head.row.pointer.root;
+        let _pinned = PinnedBlocks::of_read(self.arbiter().pins(), self.arbiter().now().await?);
         let blocks = self.arbiter().nodes().blocks();
         let (mut seen, mut stack, mut total) = (HashSet::new(), vec![root], 0);
         while let Some(cid) = stack.pop() {
@@ -202,18 +194,37 @@ impl Service {
             let linked = links(&cid, &block);
             stack.extend(linked.map_err(|why| StoreError::Malformed { what: "block", why })?);
         }
-        Ok((seen.len() as u64, total))
+        Ok((root, (seen.len() as u64, total)))
     }
 }
 
-/// Returns the bytes of a file in pieces of about [`CHUNK_BYTES`].
-fn bytes<T: Send + 'static>(
+/// Hands bytes on in frames, so that the progress of a slow reader is visible, within a memory permit.
+pub(super) fn paced(
+    bytes: BoxStream<'static, Result<Bytes, StoreError>>,
+    permit: MemoryPermit,
+) -> BoxStream<'static, Result<Bytes, StoreError>> {
+    let permit = Arc::new(permit);
+    let framed = move |piece: Result<Bytes, StoreError>| {
+        let (held, failed) = match piece {
+            Ok(bytes) => (permit.hold(bytes), None),
+            Err(error) => (Bytes::new(), Some(Err(error))),
+        };
+        let permit = Arc::clone(&permit);
+        // A connection that asks for a frame has sent most of those before it.
+        let sent = budget::frames(held).inspect(move |frame| permit.moved(frame.len()));
+        stream::iter(sent.map(Ok).chain(failed))
+    };
+    bytes.flat_map(framed).boxed()
+}
+
+/// Returns the bytes of a file in pieces of about [`CHUNK_BYTES`], which begins with `begin`.
+pub(super) fn bytes_of<T: Send + 'static>(
     walk: Walk,
-    root: Cid,
+    begin: BytesMut,
     count: Arc<AtomicU64>,
     kept: T,
 ) -> BoxStream<'static, Result<Bytes, StoreError>> {
-    let begin = Some((walk, BytesMut::from(car::header(&[root])), (count, kept)));
+    let begin = Some((walk, begin, (count, kept)));
     let pieces = stream::try_unfold(begin, |state| async move {
         let Some((mut walk, mut out, kept)) = state else { return Ok(None) };
         loop {

@@ -1,12 +1,16 @@
-//! Buckets as CAR files: out as a stream in bounded memory, and in without anything half visible
-//! (docs/adr/0047).
+//! Buckets as CAR files: out as a stream in bounded memory, and in without anything half visible; and proofs
+//! for readers (docs/adr/0047).
 
 mod check;
 mod export;
+mod fault;
 mod import;
+mod proof;
 mod walk;
 
 pub use self::{
     export::BucketCar,
-    import::{Import, ImportError, ImportTarget, Imported},
+    fault::ImportError,
+    import::{Import, ImportTarget, Imported},
+    proof::ProofOf,
 };

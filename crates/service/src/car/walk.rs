@@ -80,18 +80,21 @@ pub(super) struct Walk {
     blocks: Arc<dyn BlockStore>,
     /// The next block is at the end.
     stack: Vec<(Cid, Older)>,
-    lately: Lately,
+    /// `None` if blocks are repeated.
+    lately: Option<Lately>,
 }
 
 impl Walk {
     /// Begins a walk. Without `older`, it goes over everything.
     pub(super) fn new(blocks: Arc<dyn BlockStore>, root: Cid, older: Option<Cid>) -> Self {
         let older = older.map_or(Older::Nothing, Older::Root);
-        Self {
-            blocks,
-            stack: vec![(root, older)],
-            lately: Lately(vec![[None; IN_A_PLACE]; PLACES]),
-        }
+        let lately = Some(Lately(vec![[None; IN_A_PLACE]; PLACES]));
+        Self { blocks, stack: vec![(root, older)], lately }
+    }
+
+    /// Begins a walk over everything below a block, that returns a block each time that it is linked.
+    pub(super) fn with_repeats(blocks: Arc<dyn BlockStore>, root: Cid) -> Self {
+        Self { blocks, stack: vec![(root, Older::Nothing)], lately: None }
     }
 
     /// Returns the next blocks; none at the end.
@@ -124,7 +127,7 @@ impl Walk {
 
     /// Returns whether a block is not left out.
     fn is_wanted(&mut self, cid: &Cid, older: &Older) -> bool {
-        !older.has(cid) && self.lately.is_new(cid)
+        !older.has(cid) && self.lately.as_mut().is_none_or(|lately| lately.is_new(cid))
     }
 
     /// Returns what a block links, in order, each with what it is compared with.

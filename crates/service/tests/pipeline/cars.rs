@@ -107,9 +107,9 @@ async fn a_file_becomes_another_bucket_where_it_is_told_to_or_the_name_was_used(
     assert_ne!(done.root, done.file_root);
     assert_eq!(listing(&one, "copy").await, listing(&one, BUCKET).await);
 
-    let owner = Some(OwnerId::of_user("key:other"));
-    let target = ImportTarget { owner, ..ImportTarget::default() };
-    assert_eq!(import(&one, &file, target).await.unwrap().bucket.owner, owner.unwrap());
+    let owner = OwnerId::of_user("key:other");
+    let target = ImportTarget { owner: Some(owner), ..ImportTarget::default() };
+    assert_eq!(import(&one, &file, target).await.unwrap().bucket.owner, owner);
 
     // A name with a tombstone begins a new life above it.
     let two = master();
@@ -343,6 +343,24 @@ async fn a_collection_takes_nothing_from_an_export_or_an_import() {
     assert_eq!((done.deleted, done.held_back), (0, true));
     import.finish(ImportTarget::default()).await.unwrap();
     assert_eq!(export(&other, None, None).await, expected);
+}
+
+/// The root block of an old version is kept longer than what it links. A request for it must not make collections
+/// fail meanwhile.
+#[tokio::test]
+async fn a_version_that_is_gone_in_part_holds_no_collection_back() {
+    let one = filled().await;
+    let old = one.version().await;
+    for key in ["large", "same"] {
+        one.put(key, b"replaced").await.unwrap();
+    }
+    assert!(one.service.collect(Duration::ZERO, &|| 0).await.unwrap().deleted > 3);
+    let car = one.service.export(&one.address(), Some(old), None).await.unwrap();
+    let since = one.service.export(&one.address(), None, Some(old)).await.unwrap();
+    one.service.collect(Duration::ZERO, &|| 0).await.unwrap();
+    let cut = read(car).await;
+    assert!(matches!(cut, Err(StoreError::Missing { .. })), "{cut:?}");
+    read(since).await.unwrap();
 }
 
 /// A read of a block that is not there ends the file with an error, and never looks whole.
