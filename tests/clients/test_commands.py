@@ -111,6 +111,20 @@ def test_another_user_of_the_machine_learns_whose_the_directory_is(own_gateway):
         assert f"sudo -u '#{os.getuid()}'" in refused.stderr and "ever started" not in refused.stderr
 
 
+def test_root_leaves_no_files_that_the_gateway_cannot_read(own_gateway):
+    """Root may open everything, and the files that it makes are its own."""
+    assert os.getuid() == 0, "this test takes the part of root"
+    own_gateway.stop()
+    for path in [own_gateway.data_dir, *own_gateway.data_dir.rglob("*")]:
+        os.chown(path, 65534, 65534)
+    listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    for command in (["keys", "list"], ["gc", "--now"], ["gateway", *listen]):
+        refused = own_gateway.fula(*command, check=False)
+        assert refused.returncode == 1 and "belongs to user id 65534" in refused.stderr, refused.stderr
+        assert "run this as that user" in refused.stderr
+    assert {path.stat().st_uid for path in own_gateway.data_dir.rglob("*")} == {65534}
+
+
 def test_output_that_nobody_reads_ends_quietly(own_gateway):
     for command in ("keys list", "roots show", "status", "--help", "gc", "fsck", "revoke list"):
         # The reader is gone before the first line comes.

@@ -16,8 +16,8 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use crate::{
     credential::{Credential, bearer_of},
     error::{busy, s3_error as to_s3},
-    limit::RateLimits,
-    request::{Peer, RequestId, is_chunked, query_value},
+    limit::{RateLimits, Rates},
+    request::{Operation, Peer, RequestId, is_chunked, query_value},
     signature::{ChunkKey, FORGED, FormSignature, Presented, Received, Rules},
 };
 
@@ -101,6 +101,11 @@ impl AuthLayer {
         Self { authenticator, limits, rules: Arc::new(rules), tls_terminated }
     }
 
+    /// Sets the rate limits of users and addresses.
+    pub(crate) fn set_rates(&self, rates: Rates) {
+        self.limits.set(rates);
+    }
+
     pub(crate) fn authenticator(&self) -> &Authenticator {
         &self.authenticator
     }
@@ -134,6 +139,11 @@ impl AuthLayer {
             Some(peer) if self.limits.refuses_address(peer.address) => Err(slow_down()),
             _ => Ok(()),
         }
+    }
+
+    /// Applies the rate limit of a user whose credential was accepted without [`Self::decide`].
+    pub(crate) fn refuses_user(&self, user: &str) -> bool {
+        self.limits.refuses_user(user)
     }
 
     /// Authenticates the bearer token of a request, and puts its identity into the extensions. Returns
@@ -266,6 +276,9 @@ impl AuthLayer {
         match proof {
             Ok(proof) => {
                 origin.let_in(&proof);
+                if let Some(operation) = extensions.get::<Arc<Operation>>() {
+                    operation.asked_by(&proof.identity);
+                }
                 if self.limits.refuses_user(&proof.identity.user) {
                     return Err(slow_down());
                 }

@@ -33,11 +33,13 @@ use crate::{
     error::{FORGED_HEADER, respond},
     form, guard,
     ingest::{self, MasterIngest},
+    limit::Rates,
     normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
     request::{HostBucket, Operation, Peer, RequestId, SecureTransport},
     request_body::{self, Lent, MinimumPace},
+    request_log::{self, Line},
     signature::{ChunkKey, Received},
     sts,
 };
@@ -100,6 +102,14 @@ impl Gateway {
         self
     }
 
+    /// Sets the rate limits of users and addresses.
+    pub fn set_rates(&self, rates: Rates) {
+        self.auth_layer.set_rates(rates);
+        if let Some(own) = self.ingest.as_ref().and_then(MasterIngest::own) {
+            own.set_rates(rates);
+        }
+    }
+
     /// Answers one request.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<s3s::Body>
     where
@@ -110,6 +120,7 @@ impl Gateway {
         let id = self.ids.draw();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        let peer = request.extensions().get::<Peer>().copied();
         let host_bucket = self.host_bucket(&request);
         let cross_origin = CrossOrigin::of(&request, host_bucket.as_ref());
         if let Some(cross_origin) = &cross_origin {
@@ -153,22 +164,9 @@ impl Gateway {
         }
         lent.settle(&mut response, waits_for_continue, linger.as_ref());
         tell_version(&mut response, &seen);
-        let status = response.status().as_u16();
-        let elapsed = started.elapsed();
-        let labels = [("operation", operation.name().to_owned()), ("status", status.to_string())];
-        metrics::counter!("fula_requests_total", &labels).increment(1);
-        metrics::histogram!("fula_request_seconds", "operation" => operation.name().to_owned())
-            .record(elapsed.as_secs_f64());
-        tracing::info!(
-            request_id = id,
-            %method,
-            path,
-            operation = operation.name(),
-            status,
-            micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
-            "request"
-        );
-        response
+        let received = lent.received();
+        let line = Line { request_id: id, peer, method, path, operation, received, started };
+        request_log::follow(response, line)
     }
 
     /// Determines what a request is about, and passes it to the layer that answers it.

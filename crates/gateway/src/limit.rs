@@ -9,12 +9,13 @@ use std::{
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use parking_lot::RwLock;
 
 /// Number of checks after which limiters remove users and addresses that have been inactive.
 const TIDY_EVERY: u32 = 1 << 14;
 
 /// Largest numbers of requests per second; `None` for no limit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
     /// Limit of one user.
     pub user: Option<NonZeroU32>,
@@ -44,9 +45,20 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
 }
 
 /// The rates of all users and addresses.
-pub(crate) struct RateLimits {
+pub(crate) struct RateLimits(RwLock<Limiters>);
+
+/// The limiters of the rates that hold now.
+struct Limiters {
+    rates: Rates,
     users: Option<Limiter<String>>,
     addresses: Option<Limiter<IpAddr>>,
+}
+
+impl Limiters {
+    fn of(rates: Rates) -> Self {
+        let (users, addresses) = (rates.user.map(Limiter::new), rates.address.map(Limiter::new));
+        Self { rates, users, addresses }
+    }
 }
 
 impl fmt::Debug for RateLimits {
@@ -57,15 +69,23 @@ impl fmt::Debug for RateLimits {
 
 impl RateLimits {
     pub(crate) fn new(rates: Rates) -> Self {
-        Self { users: rates.user.map(Limiter::new), addresses: rates.address.map(Limiter::new) }
+        Self(RwLock::new(Limiters::of(rates)))
+    }
+
+    /// Sets other rates. What users and addresses have sent so far counts no more.
+    pub(crate) fn set(&self, rates: Rates) {
+        let mut limiters = self.0.write();
+        if limiters.rates != rates {
+            *limiters = Limiters::of(rates);
+        }
     }
 
     pub(crate) fn refuses_user(&self, user: &str) -> bool {
-        self.users.as_ref().is_some_and(|limiter| limiter.refuses(&user.to_owned()))
+        self.0.read().users.as_ref().is_some_and(|limiter| limiter.refuses(&user.to_owned()))
     }
 
     pub(crate) fn refuses_address(&self, address: IpAddr) -> bool {
-        self.addresses.as_ref().is_some_and(|limiter| limiter.refuses(&network(address)))
+        self.0.read().addresses.as_ref().is_some_and(|limiter| limiter.refuses(&network(address)))
     }
 }
 
@@ -97,6 +117,12 @@ mod tests {
         assert!(!limits.refuses_address(address("2001:db8:0:1::1")));
         assert!(!limits.refuses_address(address("192.0.2.1")));
         assert_eq!(network(address("::ffff:192.0.2.1")), address("192.0.2.1"));
+        // Rates that are set again change nothing; others begin anew.
+        limits.set(Rates { user: rate, address: rate });
+        assert!((0..3).any(|_| limits.refuses_user("a")));
+        limits.set(Rates { user: NonZeroU32::new(1000), address: None });
+        assert!((0..100).all(|_| !limits.refuses_user("a")));
+        assert!((0..100).all(|_| !limits.refuses_address(address("192.0.2.1"))));
         let none = RateLimits::new(Rates::default());
         assert!((0..100).all(|_| !none.refuses_user("a")));
     }

@@ -147,6 +147,7 @@ const ROUTES: &[Route] = &[
         .with(&["bucket-region", "continuation-token", "max-buckets", "prefix"])
         .page(),
     Route::new(Method::GET, Level::Bucket, &[]).with(LIST).page().for_anyone(),
+    Route::new(Method::GET, Level::Bucket, &["fula-car"]).with(&["since", "version"]),
     Route::new(Method::GET, Level::Bucket, &["location"]).for_anyone(),
     Route::new(Method::GET, Level::Bucket, &["policy"]),
     Route::new(Method::GET, Level::Bucket, &["policyStatus"]).for_anyone(),

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, sync::OnceLock};
 
+use fula_core::id::OwnerId;
+use fula_service::Identity;
 use http::{HeaderMap, HeaderValue, Uri, header};
 
 /// The client side of a connection.
@@ -28,18 +30,44 @@ pub(crate) struct SecureTransport;
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId(pub(crate) String);
 
-/// The name of the S3 operation of a request. It is set once it is known.
+/// The name of the S3 operation of a request, and who asks for it. Each is set once it is known.
 #[derive(Debug, Default)]
-pub(crate) struct Operation(OnceLock<String>);
+pub(crate) struct Operation {
+    name: OnceLock<String>,
+    asker: OnceLock<Asker>,
+}
+
+/// The user and the owner id that a request acts for. An upload ticket names no user.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    pub(crate) user: String,
+    pub(crate) owner: OwnerId,
+}
 
 impl Operation {
     pub(crate) fn set(&self, name: String) {
         // A request is one operation, so the first name stays.
-        drop(self.0.set(name));
+        drop(self.name.set(name));
     }
 
     pub(crate) fn name(&self) -> &str {
-        self.0.get().map_or("none", String::as_str)
+        self.name.get().map_or("none", String::as_str)
+    }
+
+    /// Notes the identity that was authenticated.
+    pub(crate) fn asked_by(&self, identity: &Identity) {
+        let asker = Asker { user: identity.display(), owner: identity.owner };
+        drop(self.asker.set(asker));
+    }
+
+    /// Notes the owner that an upload ticket names.
+    pub(crate) fn asked_for(&self, owner: OwnerId) {
+        drop(self.asker.set(Asker { user: String::new(), owner }));
+    }
+
+    /// Returns for whom the request acts, unless it is anonymous or was refused before that was known.
+    pub(crate) fn asker(&self) -> Option<&Asker> {
+        self.asker.get()
     }
 }
 

@@ -61,6 +61,8 @@ struct Slot {
     body: Option<Body>,
     /// The error because of which it could not be read.
     fault: Option<S3Error>,
+    /// Number of bytes that were read.
+    received: u64,
     /// Memory of a buffered body, which is kept until the request is answered.
     permit: Option<MemoryPermit>,
 }
@@ -79,6 +81,11 @@ impl Lent {
     /// Returns the recorded error, if there is one.
     pub(crate) fn take_fault(&self) -> Option<S3Error> {
         self.slot().fault.take()
+    }
+
+    /// Returns the number of bytes of the body that the operation has read so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.slot().received
     }
 
     /// Keeps memory until the request is answered.
@@ -149,7 +156,9 @@ impl http_body::Body for LentBody {
         let Some(body) = slot.body.as_mut() else { return Poll::Ready(None) };
         match Pin::new(body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                clock.received(frame.data_ref().map_or(0, Bytes::len));
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                clock.received(bytes);
+                slot.received += bytes as u64;
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(other) => {

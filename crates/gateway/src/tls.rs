@@ -1,11 +1,14 @@
-//! TLS for the S3 listener: a certificate chain and its key, which are read once at the start.
+//! TLS for the S3 listener: a certificate chain and its key, which can be replaced while the listener serves.
 
 use std::{path::Path, sync::Arc};
 
+use parking_lot::RwLock;
 pub use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{
     self, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
 };
 
 /// The reason why a certificate or key cannot be used.
@@ -22,11 +25,57 @@ pub enum TlsError {
     Rejected(#[from] rustls::Error),
 }
 
-/// Reads a PEM chain and a PEM key.
-///
-/// # Errors
-/// [`TlsError`] with the reason.
-pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+/// A certificate chain and its key. Clones share one state.
+#[derive(Clone, Debug)]
+pub struct Certificate(Arc<Current>);
+
+/// The chain and key for the connections that begin now.
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read()))
+    }
+}
+
+impl Certificate {
+    /// Reads a PEM chain and a PEM key.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the reason.
+    pub fn read(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(Current(RwLock::new(Arc::new(certified(cert, key)?))))))
+    }
+
+    /// Takes over what is in the files now. Connections that are open go on as they are. Returns whether the
+    /// certificate is another one.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the reason. The old certificate is served on.
+    pub fn read_again(&self, cert: &Path, key: &Path) -> Result<bool, TlsError> {
+        let read = Arc::new(certified(cert, key)?);
+        let old = std::mem::replace(&mut *self.0.0.write(), Arc::clone(&read));
+        Ok(old.cert != read.cert)
+    }
+
+    /// Returns what accepts connections with the certificate that is current when they begin.
+    ///
+    /// # Errors
+    /// [`TlsError::Rejected`].
+    pub fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&self.0) as _);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+/// Reads a chain and its key, and checks that they belong together.
+fn certified(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
         move |error| TlsError::Pem(path, error)
@@ -45,13 +94,7 @@ pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
         }
         read => read.map_err(failed(key))?,
     };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())?)
 }
 
 /// Returns whether a file holds a certificate and no private key.

@@ -5,7 +5,7 @@
 //! the set only the algorithm of its kind. So a public key cannot be used as a secret, and `none` is
 //! not an algorithm. `ring` verifies the signatures; docs/adr/0010 says why no JWT library is used.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::{
@@ -56,7 +56,7 @@ pub struct JwtPolicy {
     /// Shared secret, which verifies HS256.
     secret: Option<hmac::Key>,
     /// Key set, which verifies all other algorithms.
-    keys: Keys,
+    keys: Arc<Keys>,
     /// Required `iss`, if set.
     issuer: Option<String>,
     /// Value that `aud` must contain, if set.
@@ -102,7 +102,18 @@ impl JwtPolicy {
     pub fn with_keys(&self, keys: Option<KeySet>) -> Self {
         Self {
             secret: self.secret.clone(),
-            keys: keys.map_or(Keys::Unavailable, Keys::Set),
+            keys: Arc::new(keys.map_or(Keys::Unavailable, Keys::Set)),
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+        }
+    }
+
+    /// Returns the same policy with the key set of `other`, for a policy that replaces it.
+    #[must_use]
+    pub fn with_keys_of(&self, other: &Self) -> Self {
+        Self {
+            secret: self.secret.clone(),
+            keys: Arc::clone(&other.keys),
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
         }
@@ -110,12 +121,12 @@ impl JwtPolicy {
 
     /// Returns whether a token names a key that the set lacks. A newer set may contain it.
     pub fn lacks_key_of(&self, token: &str) -> bool {
-        matches!(&self.keys, Keys::Set(keys) if keys.lacks_key_of(token))
+        matches!(&*self.keys, Keys::Set(keys) if keys.lacks_key_of(token))
     }
 
     /// Returns whether JWTs are accepted: a secret or a key set is configured.
     pub fn accepts_any(&self) -> bool {
-        self.secret.is_some() || self.keys != Keys::None
+        self.secret.is_some() || *self.keys != Keys::None
     }
 
     /// Returns whether JWTs are accepted whatever their `aud` claim is.

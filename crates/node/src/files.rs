@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -18,6 +18,9 @@ use zeroize::Zeroizing;
 
 /// Name of a data directory's own sealing key.
 const SEALING_KEY: &str = "secrets.key";
+
+/// Longest text that is read as a sealing key, in bytes.
+const KEY_TEXT_MAX: u64 = 1024;
 
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,12 @@ pub(crate) enum FileError {
         /// User id of the owner, as the end of a sentence; empty if it cannot be read either.
         owner: String,
     },
+    /// Root opens the data directory of another user. Become that user.
+    #[error(
+        "{0} belongs to user id {1}, who could not read what root writes into it; run this as that user, or \
+         start the gateway as that user first: it carries commands of root out itself"
+    )]
+    OfAnotherUser(PathBuf, u32),
     /// The path of a socket is too long. Choose a data directory with a shorter path.
     #[error("{0} is too long a path for a socket; choose a shorter --data-dir")]
     TooLong(PathBuf),
@@ -119,6 +128,21 @@ pub(crate) fn check_private(path: &Path) -> Result<(), FileError> {
         return Ok(());
     }
     Err(FileError::TooOpen(path.to_owned()))
+}
+
+/// Checks that a data directory does not belong to another user if root is about to write into it. A gateway
+/// of that user could not open the files afterwards.
+///
+/// # Errors
+/// [`FileError::OfAnotherUser`].
+pub(crate) fn check_own(data_dir: &Path) -> Result<(), FileError> {
+    let user = rustix::process::geteuid().as_raw();
+    match fs::metadata(data_dir).map(|found| found.uid()) {
+        Ok(owner) if user == 0 && owner != 0 => {
+            Err(FileError::OfAnotherUser(data_dir.to_owned(), owner))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the path of the socket for administrative commands.
@@ -315,9 +339,44 @@ fn read_sealing_key(
         random(&mut key);
         write_private(path, &format!("{}\n", hex::encode(key)))?;
     }
+    key_in(path)
+}
+
+fn key_in(path: &Path) -> Result<SealingKey, FileError> {
     let text = read_secret(path)?;
     let text = std::str::from_utf8(&text).map_err(|_| FileError::NotAKey(path.to_owned()))?;
     SealingKey::parse(text).map_err(|_| FileError::NotAKey(path.to_owned()))
+}
+
+/// Reads a sealing key from a file, or from standard input if the file is `-`.
+///
+/// # Errors
+/// [`FileError`].
+pub(crate) fn read_key(file: &Path) -> Result<SealingKey, FileError> {
+    if file != Path::new("-") {
+        return key_in(file);
+    }
+    let mut text = Zeroizing::new(String::new());
+    let read = io::stdin().take(KEY_TEXT_MAX).read_to_string(&mut text);
+    read.map_err(|error| FileError::Io("standard input".into(), error))?;
+    SealingKey::parse(text.trim_end()).map_err(|_| FileError::NotAKey("standard input".into()))
+}
+
+/// Checks that the sealing key can be read, if there is one already.
+///
+/// # Errors
+/// [`FileError`].
+pub(crate) fn check_sealing_key(data_dir: &Path, file: Option<&Path>) -> Result<(), FileError> {
+    match file {
+        Some(file) => {
+            let setting = FileError::of_setting("--secrets-key-file (FULA_SECRETS_KEY_FILE)");
+            key_in(file).map(drop).map_err(setting)
+        }
+        None if has_sealing_key(data_dir).unwrap_or(false) => {
+            key_in(&data_dir.join(SEALING_KEY)).map(drop)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Makes a sealing key in a new file.

@@ -39,6 +39,17 @@ pub(crate) async fn start(jwks: Jwks, authenticator: Authenticator) -> Result<()
     Ok(())
 }
 
+/// Checks that a key set in a file can be used. One that is fetched is not asked for.
+///
+/// # Errors
+/// The reason why it cannot be used, in words for the operator.
+pub(crate) async fn check_file(jwks: &Jwks) -> Result<(), String> {
+    match &jwks.source {
+        JwksSource::File(_) => load(&jwks.source).await.map(drop),
+        JwksSource::Url(_) => Ok(()),
+    }
+}
+
 /// Keeps the key set of an authenticator fresh.
 struct Reader {
     jwks: Jwks,

@@ -1,4 +1,4 @@
-//! Works off lifecycle rules: one master at a time, bucket after bucket, in small commits (docs/adr/0047).
+//! Works off lifecycle rules: one master at a time, bucket after bucket, in small commits (docs/adr/0048).
 //!
 //! A record in the metadata store says which master works and where it is. It only keeps masters from doing
 //! the same work: each commit is compared with the state of its bucket, so two that work do no harm.

@@ -15,7 +15,9 @@ mod lifecycle;
 mod listeners;
 mod node;
 mod output;
+mod public;
 mod readiness;
+mod reload;
 mod scrub;
 mod space;
 mod state;
@@ -75,6 +77,9 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::StorageNode(args) => commands::storage_node::run(args).await,
+            Command::Usage(args) => commands::buckets::usage(args).await,
+            Command::Clone(args) => commands::buckets::clone(args).await,
+            Command::Config(args) => commands::config::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Token(args) => commands::token::run(args),
             Command::Revoke(args) => commands::revoke::run(args).await,
@@ -82,9 +87,13 @@ fn main() -> ExitCode {
             Command::Roots(args) => commands::admin::roots(args).await,
             Command::Secrets(args) => commands::admin::secrets(args),
             Command::Migrate(args) => commands::admin::migrate(args).await,
+            Command::Export(args) => commands::car::export(args).await,
+            Command::Import(args) => commands::car::import(args).await,
+            Command::Restore(args) => commands::car::restore(args).await,
             Command::Gc(args) => commands::admin::gc(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
             Command::Status(args) => commands::status::run(args).await,
+            Command::Health(args) => commands::health::run(args).await,
         }
     });
     // A blocking read of the disk whose result nobody needs must not delay the exit.

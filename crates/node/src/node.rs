@@ -32,6 +32,7 @@ use self::storage::NodeKeys;
 use crate::{
     config::{Backends, SharedArbiter},
     files::{self, FileError},
+    gc::retention::Retention,
     state::{Account, Running},
 };
 
@@ -156,8 +157,12 @@ pub(crate) struct Node {
     pub(crate) backends: Backends,
     /// The outcome of collections.
     pub(crate) collections: Account,
+    /// How long they keep replaced and deleted content.
+    pub(crate) retention: Retention,
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
+    /// The service with its storage nodes; unset if a command opened the node.
+    pub(crate) with_nodes: OnceLock<Service>,
     owns_blocks: bool,
     keys: NodeKeys,
     /// The blocks in packs, where they are not in the data directory.
@@ -206,8 +211,9 @@ impl Node {
         let owns_blocks = backends.shared.is_none() && backends.blocks_url.is_none();
         let packed = match &backends.blocks_url {
             Some(url) => {
+                let credentials = &backends.blocks_credentials;
                 let (objects, name) =
-                    blocks::open(url, metadata.as_ref(), purpose, &random).await?;
+                    blocks::open(url, credentials, metadata.as_ref(), purpose, &random).await?;
                 let packs = match packs {
                     Some(packs) => packs,
                     None => Arc::new(RecordDirectory::open(Arc::clone(&memory)).await?),
@@ -250,9 +256,10 @@ impl Node {
         if backends.shared.is_none() {
             arbiter.lease_to_itself();
         }
+        let retention = Retention::new(limits.retention, limits.retained_max);
         let service = Service::new(arbiter, limits, random, names);
         let (backends, collections) = (backends.clone(), Account::default());
-        let running = OnceLock::new();
+        let (running, with_nodes) = (OnceLock::new(), OnceLock::new());
         let opened = Self {
             store,
             nodes,
@@ -263,7 +270,9 @@ impl Node {
             names,
             backends,
             collections,
+            retention,
             running,
+            with_nodes,
             owns_blocks,
             packs: packed,
             keys: keys_of_node,

@@ -39,6 +39,9 @@ pub enum ServiceError {
     /// The owner has the largest allowed number of public buckets. Make one private, or raise the limit.
     #[error("the owner has {0} public buckets, and may not have more")]
     TooManyPublicBuckets(u64),
+    /// The bucket would grow beyond this number of bytes. Delete objects, or raise the quota.
+    #[error("the bucket may not grow beyond {0} bytes; delete objects, or raise FULA_BUCKET_QUOTA")]
+    QuotaExceeded(u64),
     /// The bucket is not empty. Delete its objects first.
     #[error("the bucket is not empty")]
     BucketNotEmpty,
@@ -345,6 +348,7 @@ impl ServiceError {
             Self::AccessDenied
             | Self::CredentialExpired
             | Self::PublicPolicyBlocked
+            | Self::QuotaExceeded(_)
             | Self::NotProved(_) => ErrorKind::Denied,
             Self::NoSuchBucket
             | Self::NoSuchPolicy

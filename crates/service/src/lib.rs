@@ -8,6 +8,7 @@ mod arbiter;
 pub mod auth;
 mod budget;
 mod caller;
+mod car;
 pub mod commit;
 pub mod error;
 pub mod fault_injection;
@@ -19,11 +20,12 @@ mod names;
 mod objects;
 mod part;
 mod pins;
+mod public;
 mod service;
 mod settle;
 
 pub use self::{
-    admin::{fsck, history, restore},
+    admin::{clone, fsck, history, restore},
     arbiter::{
         Alarm, Arbiter, Forgotten, Head, KnownState, Master, MasterInfo, Merged, Recovery,
         RecoveryClaim, RollbackGuard, Status,
@@ -36,6 +38,7 @@ pub use self::{
     },
     budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
     caller::{BucketOwner, Caller, Invocation, RequestKeys, Seen},
+    car::{BucketCar, Import, ImportError, ImportTarget, Imported},
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,
@@ -44,7 +47,7 @@ pub use self::{
         Rule,
     },
     limits::Limits,
-    mapping::{MapRequest, Mapping, NodeAway, StorageNodes},
+    mapping::{LostBlock, MapRequest, Mapping, NodeAway, NodesChecked, StorageNodes},
     names::NamePolicy,
     objects::append::AppendRequest,
     objects::batch::{BatchAction, BatchChange, BatchResult},
@@ -59,6 +62,7 @@ pub use self::{
     objects::versions::VersionListing,
     objects::{body, condition},
     pins::{Keeper, RequestPins},
+    public::{FindError, PublicObject, PublicReads},
     service::{Random, Service, system_random},
     settle::{Settled, unsettle_names},
 };

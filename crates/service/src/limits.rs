@@ -1,8 +1,22 @@
 //! The limits of the service, each with a name.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use crate::fault_injection::FaultInjection;
+
+/// A bound on the bytes of replaced and deleted content that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetainedMax {
+    /// There is none: the retention alone decides.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+    /// This share of the bytes in use, in percent.
+    Percent(u32),
+}
 
 /// The limits of one gateway process that an operator can set.
 #[derive(Clone, Debug)]
@@ -24,6 +38,8 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// Time for which replaced roots stay readable and their blocks are kept.
     pub retention: Duration,
+    /// Largest number of bytes that are kept for the retention. Beyond it, the oldest go before their time.
+    pub retained_max: RetainedMax,
     /// Memory for request and response bodies, in bytes.
     pub body_bytes: usize,
     /// Memory for decoded tree nodes, in bytes.
@@ -35,6 +51,8 @@ pub struct Limits {
     /// Largest number of global names that one owner may hold where bucket names are unique per owner. Each
     /// public bucket holds one.
     pub public_buckets_per_owner: u64,
+    /// Largest sum of the sizes of all objects, versions and parts of one bucket in bytes; 0 for no limit.
+    pub bucket_bytes_max: u64,
     /// Whether reads are answered from the last known root while the arbiter is away.
     pub stale_reads: bool,
     /// Fault that tests inject. Shipped builds inject none.
@@ -52,14 +70,56 @@ impl Default for Limits {
             queue_max: 4096,
             queue_bytes_max: 64 << 20,
             retention: Duration::from_mins(10),
+            retained_max: RetainedMax::Percent(100),
             body_bytes: 256 << 20,
             cache_bytes: 64 << 20,
             heads_max: 4096,
             buckets_per_owner: 10_000,
             public_buckets_per_owner: 100,
+            bucket_bytes_max: 0,
             stale_reads: false,
             faults: FaultInjection::default(),
         }
+    }
+}
+
+/// How many buckets one owner may have, and how large they may be. The numbers can change while the service runs.
+#[derive(Debug)]
+pub(crate) struct BucketLimits {
+    buckets: AtomicU64,
+    public_buckets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl BucketLimits {
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Self {
+            buckets: limits.buckets_per_owner.into(),
+            public_buckets: limits.public_buckets_per_owner.into(),
+            bytes: limits.bucket_bytes_max.into(),
+        }
+    }
+
+    /// Returns the largest number of buckets.
+    pub(crate) fn buckets(&self) -> u64 {
+        self.buckets.load(Ordering::Relaxed)
+    }
+
+    /// Returns the largest number of public buckets where bucket names are unique per owner.
+    pub(crate) fn public_buckets(&self) -> u64 {
+        self.public_buckets.load(Ordering::Relaxed)
+    }
+
+    /// Returns the largest sum of the sizes of all objects, versions and parts of one bucket; 0 for no limit.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes the numbers over from `limits`.
+    pub(crate) fn set(&self, limits: &Limits) {
+        self.buckets.store(limits.buckets_per_owner, Ordering::Relaxed);
+        self.public_buckets.store(limits.public_buckets_per_owner, Ordering::Relaxed);
+        self.bytes.store(limits.bucket_bytes_max, Ordering::Relaxed);
     }
 }
 

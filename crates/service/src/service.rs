@@ -135,6 +135,12 @@ impl Service {
         &self.committer
     }
 
+    /// Takes over how many buckets and public buckets one owner may have, and how large a bucket may be. Who has
+    /// more keeps it.
+    pub fn set_bucket_limits(&self, limits: &Limits) {
+        self.committer.bucket_limits().set(limits);
+    }
+
     /// Returns the arbiter.
     pub fn arbiter(&self) -> &Arbiter {
         self.committer.arbiter()
@@ -190,7 +196,7 @@ impl Service {
     }
 
     /// Records, before a root is read, that the request needs what was current at this time.
-    fn note_read(&self, caller: &Caller) {
+    pub(crate) fn note_read(&self, caller: &Caller) {
         let arbiter = self.arbiter();
         if arbiter.nodes().blocks().generation().is_some() {
             caller.pins.note_read(arbiter.pins(), arbiter.time().unwrap_or_default());
@@ -336,7 +342,7 @@ impl Service {
     }
 
     /// Returns what the settings of a bucket say about who may do what.
-    async fn access_of(
+    pub(crate) async fn access_of(
         &self,
         caller: &Caller,
         root: &BucketRoot,

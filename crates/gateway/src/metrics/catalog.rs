@@ -121,6 +121,8 @@ pub const ALL: &[Metric] = &[
         counter("fula_requests_total", "requests", "Requests by operation and HTTP status."),
     ),
     by(OPERATIONS, histogram("fula_request_seconds", "seconds", "Time from headers to answer.")),
+    counter("fula_received_bytes_total", "bytes", "Bytes of request bodies that were read."),
+    counter("fula_sent_bytes_total", "bytes", "Bytes of answers, without their headers."),
     counter("fula_unavailable_total", "requests", "Requests that found a store failing."),
     by(
         OUTCOMES,
@@ -217,6 +219,11 @@ pub const ALL: &[Metric] = &[
         "Bytes of replaced and deleted content that the last collection kept for the retention.",
     ),
     gauge(
+        "fula_retention_seconds",
+        "seconds",
+        "Time for which the next collection keeps replaced and deleted content.",
+    ),
+    gauge(
         "fula_log_dead_bytes",
         "bytes",
         "Bytes of the log that are not in use; rewriting segments gives most of them back.",
@@ -254,6 +261,13 @@ pub const ALL: &[Metric] = &[
         "fula_lifecycle_ended_total",
         "objects",
         "Objects, versions, markers and uploads that this master ended by lifecycle rules.",
+    ),
+    // Public objects by CID.
+    gauge("fula_public_objects", "objects", "Public objects that can be read by CID."),
+    counter(
+        "fula_public_left_out_total",
+        "objects",
+        "Public objects that did not fit into the index of FULA_CID_INDEX.",
     ),
     // Storage nodes.
     gauge("fula_storage_nodes_away", "nodes", "Nodes of FULA_STORAGE_NODES that do not answer."),

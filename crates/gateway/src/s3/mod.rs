@@ -3,6 +3,7 @@
 mod acl;
 mod attributes;
 mod bucket;
+mod car;
 mod commit;
 mod convert;
 mod cors;
@@ -16,7 +17,9 @@ mod object;
 mod policy;
 mod public_access;
 mod rename;
+mod routes;
 mod settings;
+mod shareable;
 mod tagging;
 mod tags;
 mod versions;
@@ -37,7 +40,7 @@ use s3s::{
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::commit::parse as parse_commit;
 use self::keys::keys_of;
-pub(crate) use self::{commit::CommitRoute, convert::bucket_name};
+pub(crate) use self::{convert::bucket_name, routes::OwnRoutes};
 use crate::{WireConfig, auth::identity, error, normalise, request::Operation};
 
 /// A source of secrets without any. No request that reaches `s3s` has a signature left, but `s3s` calls

@@ -1,13 +1,14 @@
 //! Options of the administrative commands.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use fula_identity::Address;
+use fula_service::limits::RetainedMax;
 
 use super::{
     DataDirArgs, SharedArgs, Time,
-    value::{IssuedBefore, from_one, wallet},
+    value::{BucketVersion, IssuedBefore, from_one, listen_address, retained_max, wallet},
 };
 
 /// Options of `fula keys`.
@@ -145,14 +146,33 @@ pub(crate) enum SecretsCommand {
         /// File to write, which must not exist yet
         file: PathBuf,
     },
+    /// Show the public keys that follow from a key: that of masters, and that of a storage node
+    ///
+    /// `FULA_MASTERS` and `FULA_STORAGE_NODES` name them behind #. They are no secrets.
+    Public {
+        /// File with the key, mode 0600, or - for standard input
+        file: PathBuf,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Options of `fula migrate`.
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
     /// URL of the Postgres database, with a role that may create tables
-    #[arg(long, env = "FULA_DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    pub(crate) database_url: String,
+    #[arg(
+        long,
+        env = "FULA_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        required_unless_present = "database_url_file"
+    )]
+    pub(crate) database_url: Option<String>,
+    /// File with the URL of the database, mode 0600; in place of --database-url
+    #[arg(long, env = "FULA_DATABASE_URL_FILE", value_name = "FILE")]
+    pub(crate) database_url_file: Option<PathBuf>,
     /// Print the grants for this role, which a gateway needs whose role may not create tables; repeat it for
     /// more roles
     #[arg(long = "role", value_name = "NAME", value_parser = role)]
@@ -281,6 +301,50 @@ pub(crate) struct StatusArgs {
     pub(crate) common: AdminArgs,
 }
 
+/// Options of `fula usage`.
+#[derive(Debug, Args)]
+pub(crate) struct UsageArgs {
+    /// Show only buckets of this user: a user of access keys, a wallet, or an owner id
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
+/// Options of `fula clone`.
+#[derive(Debug, Args)]
+pub(crate) struct CloneArgs {
+    /// Bucket to clone, and the version after @: `fula roots log` lists versions [default: as it is now]
+    #[arg(value_name = "BUCKET[@VERSION]")]
+    pub(crate) source: BucketVersion,
+    /// Name of the new bucket
+    #[arg(value_name = "NEW")]
+    pub(crate) name: String,
+    /// Owner of the bucket: a user of access keys, a wallet, or an owner id as `fula roots show` prints it;
+    /// needed if several have a bucket of this name
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
+/// Options of `fula health`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Address and port of the admin listener, as the gateway or the storage node has it
+    #[arg(
+        long,
+        env = "FULA_ADMIN_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:9001",
+        value_parser = listen_address
+    )]
+    pub(crate) admin_listen: SocketAddr,
+    /// Ask only whether the process runs, not whether it can serve requests
+    #[arg(long)]
+    pub(crate) live: bool,
+}
+
 /// What a repair does with root pointers where some may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RootsLeft {
@@ -327,6 +391,9 @@ pub(crate) struct GcArgs {
     /// Retention of a gateway, where none runs
     #[arg(long, env = "FULA_RETENTION", hide = true)]
     pub(crate) usual_retention: Option<Time>,
+    /// Bound on what is kept for it, where no gateway runs
+    #[arg(long, env = "FULA_RETENTION_BYTES", hide = true, value_parser = retained_max)]
+    pub(crate) usual_retention_bytes: Option<RetainedMax>,
     #[command(flatten)]
     pub(crate) common: AdminArgs,
 }

@@ -27,11 +27,12 @@ pub(crate) enum SettingsFileError {
 }
 
 /// Makes the values in the file at `path` the defaults of the options of `command`, so that flags
-/// and the environment win.
+/// and the environment win. Returns the names of the settings as well.
 pub(super) fn layer(
     mut command: clap::Command,
     path: &Path,
-) -> Result<clap::Command, SettingsFileError> {
+) -> Result<(clap::Command, Vec<String>), SettingsFileError> {
+    let mut names = Vec::new();
     for (name, value) in read(path)? {
         let is_setting = |arg: &clap::Arg| {
             arg.get_id() == name.as_str() && arg.get_env().is_some() && name != "config"
@@ -39,9 +40,10 @@ pub(super) fn layer(
         if !command.get_arguments().any(is_setting) {
             return Err(SettingsFileError::Unknown(path.to_owned(), name));
         }
-        command = command.mut_arg(name, |arg| arg.default_value(value));
+        command = command.mut_arg(&name, |arg| arg.default_value(value));
+        names.push(name);
     }
-    Ok(command)
+    Ok((command, names))
 }
 
 /// Returns names and values in a settings file.

@@ -1,8 +1,11 @@
 //! What can be typed. Parsing opens nothing but the settings file; checking is `config`'s.
 
 mod admin;
+mod car;
+mod config;
 mod file;
 mod ingest;
+mod origin;
 mod settings;
 mod storage_node;
 #[cfg(test)]
@@ -12,16 +15,19 @@ mod value;
 
 use std::{ffi::OsString, path::Path};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::{
     admin::{
-        AdminArgs, FsckArgs, GcArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs,
-        MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, RootsLeft,
-        SecretsArgs, SecretsCommand, StatusArgs,
+        AdminArgs, CloneArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs, KeysCommand,
+        MastersArgs, MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs,
+        RootsCommand, RootsLeft, SecretsArgs, SecretsCommand, StatusArgs, UsageArgs,
     },
+    car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
+    config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
-    ingest::{IngestLimits, IngestSettings},
+    ingest::{CidSettings, IngestLimits, IngestSettings},
+    origin::{Ineffective, Setting, Start, Why, ineffective, start, start_of},
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
         LogFormat, SharedArgs, SignatureV2,
@@ -31,12 +37,15 @@ pub(crate) use self::{
     value::{IssuedBefore, Time},
 };
 
+/// Version of the program, and the commit that it was built from where the build knew it (`build.rs`).
+pub(crate) const VERSION: &str = env!("FULA_VERSION");
+
 /// An S3 object store over content-addressed blocks
 ///
 /// Start with `fula gateway --data-dir ./data`. It needs no other service, makes a first access key, and prints
 /// what to paste into a shell to use it with any S3 tool.
 #[derive(Debug, Parser)]
-#[command(name = "fula", version, propagate_version = true)]
+#[command(name = "fula", version = VERSION, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -52,6 +61,8 @@ pub(crate) enum Command {
     /// Clients send blocks to the node, and a master records which content a key means. The node signs a receipt
     /// for each block, keeps the block for a day, and then for as long as some master needs it.
     StorageNode(Box<StorageNodeSettings>),
+    /// Check settings, or show them all with the places that they come from
+    Config(ConfigArgs),
     /// Make, list and revoke access keys
     Keys(KeysArgs),
     /// Make tokens that an Ethereum wallet signs
@@ -62,7 +73,16 @@ pub(crate) enum Command {
     Masters(MastersArgs),
     /// Show the history of buckets, copy them into a shared arbiter, and recover from a restored backup
     Roots(RootsArgs),
-    /// Make the key that seals access keys in a shared arbiter
+    /// Show how much each owner and each bucket stores
+    ///
+    /// SIZE is that of the current objects. IN ALL counts older versions and parts of uploads, too.
+    Usage(UsageArgs),
+    /// Make a bucket with the objects of another one, as they are or were at a version, without copying
+    ///
+    /// The new bucket has the same owner. It takes over objects and their versions, and no settings: it is
+    /// private, whatever the other one is. Afterwards both change independently.
+    Clone(CloneArgs),
+    /// Make the key that seals access keys in a shared arbiter, and show the public keys that follow from it
     Secrets(SecretsArgs),
     /// Create or update the tables of a shared arbiter
     Migrate(MigrateArgs),
@@ -71,11 +91,30 @@ pub(crate) enum Command {
     /// Exits with 0 if a gateway runs and nothing is wrong, with 1 if something needs attention, and with 2 if
     /// the state could not be found out.
     Status(StatusArgs),
+    /// Ask a running gateway or storage node whether it is ready, for health checks and scripts
+    ///
+    /// Prints one line. Exits with 0 if requests can be served, and with 1 if not.
+    Health(HealthArgs),
     /// Check that everything that is stored is there and intact
     ///
     /// Exits with 0 if all is well, with 1 if something is damaged or missing, and with 2 if the check could
     /// not be made.
     Fsck(FsckArgs),
+    /// Write a bucket as a CAR file, which IPFS tools read
+    ///
+    /// The file has everything of the bucket: objects, versions, uploads in progress and settings. The same
+    /// version makes the same file. The command works beside a running gateway, and without one.
+    Export(ExportArgs),
+    /// Make a bucket of a CAR file that `fula export` or an IPFS tool wrote
+    ///
+    /// Everything is verified. If anything is wrong, nothing of the file is visible. Where the name was never
+    /// used, the bucket gets exactly the root of the file; otherwise a new root over the same trees.
+    Import(ImportCarArgs),
+    /// Bring a bucket back from its root CID, out of a CAR file, a kubo or an IPFS gateway
+    ///
+    /// It is `fula import` from another place: what is read is verified against the root, so the source need
+    /// not be trusted.
+    Restore(RestoreArgs),
     /// Show what the space is used for, and give back that of deleted and replaced objects
     ///
     /// A gateway gives space back by itself as its log grows. What was replaced or deleted within the
@@ -118,18 +157,6 @@ pub(crate) fn command() -> clap::Command {
     with_usage(Cli::command(), &mut built)
 }
 
-/// Returns the environment variables that any command knows.
-pub(crate) fn setting_variables() -> Vec<String> {
-    fn collect(command: &clap::Command, found: &mut Vec<String>) {
-        let variables = command.get_arguments().filter_map(clap::Arg::get_env);
-        found.extend(variables.map(|name| name.to_string_lossy().into_owned()));
-        command.get_subcommands().for_each(|command| collect(command, found));
-    }
-    let mut found = Vec::new();
-    collect(&Cli::command(), &mut found);
-    found
-}
-
 /// Gives each command the usage line of its help for its errors, too. Made by clap for an error, the line
 /// names every option that the environment sets, as if each had to be there.
 fn with_usage(mut command: clap::Command, built: &mut clap::Command) -> clap::Command {
@@ -148,26 +175,44 @@ pub(crate) fn parse_as(
     command: clap::Command,
     line: impl IntoIterator<Item = OsString>,
 ) -> Result<Cli, CliError> {
-    let line: Vec<OsString> = line.into_iter().collect();
-    let typed = Cli::from_arg_matches(&command.clone().try_get_matches_from(&line)?)?;
-    let Command::Gateway(settings) = &typed.command else { return Ok(typed) };
-    let Some(path) = &settings.config else { return Ok(typed) };
-    let mut layered = Ok(());
+    layered(command, line.into_iter().collect()).map(|layered| layered.cli)
+}
+
+/// A command line with the settings file beneath it.
+struct Layered {
+    cli: Cli,
+    matches: ArgMatches,
+    /// Names of the settings that the file has, whether they count or not.
+    of_file: Vec<String>,
+}
+
+fn layered(command: clap::Command, line: Vec<OsString>) -> Result<Layered, CliError> {
+    let matches = command.clone().try_get_matches_from(&line)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let path = match &cli.command {
+        Command::Gateway(settings) => settings.config.clone(),
+        _ => None,
+    };
+    let Some(path) = path else { return Ok(Layered { cli, matches, of_file: Vec::new() }) };
+    let mut layered = Ok(Vec::new());
     let command = command.mut_subcommand("gateway", |gateway| {
-        file::layer(gateway.clone(), path).unwrap_or_else(|error| {
-            layered = Err(error);
-            gateway
-        })
+        let (gateway, names) = match file::layer(gateway.clone(), &path) {
+            Ok((gateway, names)) => (gateway, Ok(names)),
+            Err(error) => (gateway, Err(error)),
+        };
+        layered = names;
+        gateway
     });
-    layered?;
+    let of_file = layered?;
     // What was typed is right, so an error is about the file.
     let parsed = command.try_get_matches_from(&line);
-    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| of_file(path, &error))
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = parsed.map_err(|error| of_file_error(&path, &error))?;
+    Ok(Layered { cli, matches, of_file })
 }
 
 /// Returns what is wrong in a settings file, without the advice about a command line.
-fn of_file(path: &Path, error: &clap::Error) -> CliError {
+fn of_file_error(path: &Path, error: &clap::Error) -> CliError {
     let text = error.render().to_string();
     let lines: Vec<&str> =
         text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();

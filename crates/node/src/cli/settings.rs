@@ -7,11 +7,15 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction::Set, Args, ValueEnum};
 use fula_gateway::WireLimits;
-use fula_service::{Limits, auth::SESSIONS_MAX, limits::KEYS_PER_USER};
+use fula_service::{
+    Limits,
+    auth::SESSIONS_MAX,
+    limits::{KEYS_PER_USER, RetainedMax},
+};
 
 use super::{
     IngestSettings,
-    value::{Size, Time, above_zero, from_one, listen_address, switch},
+    value::{Size, Time, above_zero, from_one, listen_address, retained_max, switch},
 };
 
 /// Settings of `fula gateway`. Each can also be set in the environment, or in the settings file under the
@@ -72,8 +76,8 @@ pub(crate) struct GatewaySettings {
     /// matter [default: none]
     #[arg(long, env = "FULA_DOMAIN")]
     pub(crate) domain: Option<String>,
-    /// File with the certificate chain, in PEM; needs --tls-key too. It is read at the start: restart
-    /// the gateway after a renewal [default: none, plain HTTP]
+    /// File with the certificate chain, in PEM; needs --tls-key too. Send SIGHUP after a renewal [default:
+    /// none, plain HTTP]
     #[arg(long, env = "FULA_TLS_CERT", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// File with the private key of the certificate, in PEM, mode 0600 [default: none]
@@ -97,6 +101,11 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_PUBLIC_BUCKETS_PER_OWNER", value_name = "NUMBER",
         value_parser = from_one(), default_value_t = Limits::default().public_buckets_per_owner)]
     pub(crate) public_buckets_per_owner: u64,
+    /// Largest size of one bucket: of all its objects, versions and parts together. A write that would exceed it
+    /// is answered 403 `QuotaExceeded`. 0 turns the limit off
+    #[arg(long, env = "FULA_BUCKET_QUOTA", value_name = "SIZE",
+        default_value_t = Size(Limits::default().bucket_bytes_max))]
+    pub(crate) bucket_quota: Size,
     /// Longest time that a write may take to be committed; then it is answered 503
     #[arg(long, env = "FULA_COMMIT_DEADLINE", value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(Limits::default().commit_deadline))]
@@ -106,6 +115,11 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_RETENTION", value_name = "TIME",
         default_value_t = Time(Limits::default().retention))]
     pub(crate) retention: Time,
+    /// Largest size of what is kept for the retention: a size, a share of what is in use like 50% (1 GiB at
+    /// least), or `off`. Beyond it, the oldest is collected before its time
+    #[arg(long, env = "FULA_RETENTION_BYTES", value_name = "SIZE", default_value = "100%",
+        value_parser = retained_max)]
+    pub(crate) retention_bytes: RetainedMax,
     /// Time in which every block of the block store is read once, to find damage before somebody needs the
     /// block; masters that share a store take turns. 0s turns it off
     #[arg(long, env = "FULA_SCRUB", value_name = "TIME", default_value_t = Time(Duration::from_hours(30 * 24)))]
@@ -178,6 +192,10 @@ pub(crate) struct GatewaySettings {
         hide_default_value = true
     )]
     pub(crate) secret_access_key: Option<String>,
+    /// File with the secret access key of the user `admin`, mode 0600; in place of --secret-access-key
+    /// [default: none]
+    #[arg(long, env = "FULA_SECRET_ACCESS_KEY_FILE", value_name = "FILE")]
+    pub(crate) secret_access_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) ingest: IngestSettings,
     #[command(flatten)]
@@ -286,6 +304,10 @@ pub(crate) struct SharedArgs {
         hide_default_value = true
     )]
     pub(crate) database_url: Option<String>,
+    /// File with the URL of the database, mode 0600; in place of --database-url, so that the password is
+    /// neither in the environment nor in a command line [default: none]
+    #[arg(long, env = "FULA_DATABASE_URL_FILE", value_name = "FILE")]
+    pub(crate) database_url_file: Option<PathBuf>,
     /// Block store: `local` (the data directory), or a place that all masters reach: <file:///directory>,
     /// <s3://bucket/prefix>, <gs://bucket/prefix> or <az://container/prefix>. Credentials are given in the
     /// usual variables, which begin with `AWS_`, `GOOGLE_` or `AZURE_`; `AWS_ENDPOINT` names a server other
@@ -298,6 +320,10 @@ pub(crate) struct SharedArgs {
         hide_default_value = true
     )]
     pub(crate) blocks: Option<String>,
+    /// File with the credentials of the block store, mode 0600: a line NAME=VALUE for each of the variables
+    /// that --blocks names. They win over the environment [default: none]
+    #[arg(long, env = "FULA_BLOCKS_CREDENTIALS_FILE", value_name = "FILE")]
+    pub(crate) blocks_credentials_file: Option<PathBuf>,
 }
 
 /// `FULA_BUCKET_ROOT_CAS`.

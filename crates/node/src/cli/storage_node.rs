@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{ArgAction::Set, Args};
 
 use super::{
-    AuthSettings, ConnectionSettings, IngestLimits, LogFormat,
+    AuthSettings, CidSettings, ConnectionSettings, IngestLimits, LogFormat,
     value::{Time, above_zero, listen_address, switch},
 };
 
@@ -42,7 +42,9 @@ pub(crate) struct StorageNodeSettings {
     pub(crate) masters: String,
     #[command(flatten)]
     pub(crate) limits: IngestLimits,
-    /// File with the certificate chain, in PEM; needs --tls-key too. It is read at the start [default:
+    #[command(flatten)]
+    pub(crate) cid: CidSettings,
+    /// File with the certificate chain, in PEM; needs --tls-key too. Send SIGHUP after a renewal [default:
     /// none, plain HTTP]
     #[arg(long, env = "FULA_TLS_CERT", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use fula_identity::{Address, Scope, wallet::SIGNATURE_BYTES, wallet_token::LIFE_MAX};
+use fula_service::limits::RetainedMax;
 use parse_size::ByteSuffix;
 
 /// A span of time as it is typed and printed, e.g. `10s`, `1h` or `1h 30m`.
@@ -73,6 +74,20 @@ impl fmt::Display for Size {
     }
 }
 
+/// Parses a bound on what is kept for the retention.
+pub(crate) fn retained_max(text: &str) -> Result<RetainedMax, &'static str> {
+    const EXPECTED: &str =
+        "expected a size such as 20G, a share of what is in use such as 50%, or off";
+    if text == "off" {
+        return Ok(RetainedMax::Unlimited);
+    }
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = percent.parse().ok().filter(|percent| *percent <= 10_000);
+        return percent.map(RetainedMax::Percent).ok_or(EXPECTED);
+    }
+    text.parse::<Size>().map(|size| RetainedMax::Bytes(size.0)).map_err(|_| EXPECTED)
+}
+
 /// Parses an address to listen on: an IP address and a port, `localhost:9000`, or `:9000` for every
 /// IPv4 interface.
 pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
@@ -114,6 +129,26 @@ impl FromStr for IssuedBefore {
             "now" => Ok(Self::Now),
             text => text.parse().map(Self::Seconds).map_err(|_| "it is seconds since 1970, or now"),
         }
+    }
+}
+
+/// A bucket, and one of its versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BucketVersion {
+    pub(crate) bucket: String,
+    /// The version; the current one if there is none.
+    pub(crate) version: Option<u64>,
+}
+
+impl FromStr for BucketVersion {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let Some((bucket, version)) = text.split_once('@') else {
+            return Ok(Self { bucket: text.to_owned(), version: None });
+        };
+        let version = version.parse().map_err(|_| "after @ stands a version, which is a number")?;
+        Ok(Self { bucket: bucket.to_owned(), version: Some(version) })
     }
 }
 

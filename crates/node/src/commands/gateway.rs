@@ -13,10 +13,10 @@ use fula_gateway::{
     ingest::{self, IngestRoutes, MasterIngest, NodeAddress, Trust},
     metrics,
     server::{self, ConnectionLimits, Listening},
-    tls::TlsAcceptor,
+    tls::Certificate,
 };
 use fula_service::{
-    Mapping, MasterInfo, Recovery, Service, ServiceError,
+    Mapping, MasterInfo, PublicReads, Recovery, Service, ServiceError,
     auth::{Revoked, user_of},
     error::chain,
 };
@@ -24,7 +24,7 @@ use fula_stores::local::system_clock;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, fail};
+use super::{Failure, config::unknown_variable, fail};
 use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
@@ -38,7 +38,9 @@ use crate::{
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
     output::say,
-    readiness, scrub,
+    public, readiness,
+    reload::{Hangups, Parts},
+    scrub,
     state::Running,
 };
 
@@ -80,20 +82,24 @@ pub(crate) async fn run(settings: Box<GatewaySettings>) -> ExitCode {
 async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     let config = GatewayConfig::check(settings)?;
     start_log(config.log);
-    warn_of_unknown_settings();
+    warn_of_unknown_settings("gateway");
+    let hangups = Hangups::begin().map_err(|error| StartError::Process("signals", error.into()))?;
     let connections = config.connections.limits(raise_descriptors());
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let listener = Taken::take(config.listen, "--listen (FULA_LISTEN)")?;
     let admin_listener = Taken::take(config.admin_listen, "--admin-listen (FULA_ADMIN_LISTEN)")?;
-    let tls = tls(&config)?;
+    let cid_listener = public::take(config.ingest.cid_listen)?;
+    let certificate = tls_of(config.tls.as_ref())?;
+    let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     gauges::begin();
     let node = Arc::new(open_node(&config).await?);
     let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
-    let (service, ingest) = with_ingest(&config, &node, service).await?;
+    let (service, ingest, public) = with_ingest(&config, &node, service).await?;
+    let cid_budget = service.unauthenticated_budget().clone();
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
     let gateway = gateway.with_ingest(ingest);
 
@@ -124,8 +130,25 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         ..how.clone()
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
+    let mut by_cid = None;
+    if let (Some(taken), Some(public)) = (cid_listener, public) {
+        tokio::spawn(public.clone().watch());
+        let (blocks, rates) = (Arc::new(public), config.wire.rates);
+        by_cid = Some(public::serve(taken, &how, blocks, cid_budget, rates)?);
+    }
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     start_background_work(&node, &config);
+    let rated = gateway.clone();
+    let parts = Parts {
+        authenticator: node.authenticator.clone(),
+        certificate,
+        set_rates: Box::new(move |rates| {
+            rated.set_rates(rates);
+            by_cid.iter().for_each(|by_cid| by_cid.set_rates(rates));
+        }),
+        service: Some(node.service.clone()),
+    };
+    tokio::spawn(hangups.serve(parts));
 
     let answer = move |request: http::Request<_>| {
         let gateway = gateway.clone();
@@ -160,19 +183,22 @@ async fn with_ingest(
     config: &GatewayConfig,
     node: &Arc<Node>,
     service: Service,
-) -> Result<(Service, MasterIngest), StartError> {
-    let IngestConfig { nodes, accepts, copies, own, limits, uploads } = config.ingest.clone();
+) -> Result<(Service, MasterIngest, Option<PublicReads>), StartError> {
+    let IngestConfig { nodes, accepts, copies, own, limits, uploads, cid_listen, cid_index } =
+        config.ingest.clone();
     let key = node.master_key();
     let is_needed = own || (node.owns_blocks() && node.has_holds().await?);
     let storage = if is_needed { Some(node.open_storage(limits).await?) } else { None };
     if let Some(storage) = &storage {
-        let master = Arc::new(OwnMaster(service.clone()));
+        let master = OwnMaster { service: service.clone(), node: storage.id() };
+        let master = Arc::new(master);
         tokio::spawn(settle_for_ever(storage.clone(), master));
     }
     let links = NodeLinks::new(&nodes, &key, storage.clone().filter(|_| own));
     let links = Arc::new(links.map_err(|error| StartError::Process("HTTP", error.into()))?);
     tokio::spawn(Arc::clone(&links).watch());
     let service = service.with_mapping(Mapping { nodes: links, accepts, copies });
+    node.with_nodes.set(service.clone()).expect("nobody else sets it");
     let routes = storage.filter(|_| own).map(|storage| {
         let (trust, wire) = (Trust::own(key.public()), config.wire.clone());
         let WireConfig { tls_terminated, rates, limits, .. } = wire;
@@ -186,28 +212,25 @@ async fn with_ingest(
     };
     let addresses = nodes.iter().map(address).collect();
     let authenticator = node.authenticator.clone();
-    let ingest = MasterIngest::new(service.clone(), authenticator, key, addresses, routes);
-    Ok((service, ingest))
-}
-
-/// Reads the certificate of the S3 listener, if it has one.
-fn tls(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, StartError> {
-    tls_of(config.tls.as_ref())
+    let public = cid_listen.map(|_| PublicReads::new(service.clone(), cid_index));
+    let (master, public_reads) = (service.clone(), public.clone());
+    let ingest = MasterIngest::new(master, authenticator, key, addresses, routes, public_reads);
+    Ok((service, ingest, public))
 }
 
 /// Reads a certificate and its key, if there are any.
 pub(super) fn tls_of(
     files: Option<&(std::path::PathBuf, std::path::PathBuf)>,
-) -> Result<Option<TlsAcceptor>, StartError> {
+) -> Result<Option<Certificate>, StartError> {
     let Some((cert, key)) = files else { return Ok(None) };
     files::check_readable(cert).map_err(FileError::of_setting("--tls-cert (FULA_TLS_CERT)"))?;
     // A certificate in place of the key is open to all. What is wrong then is not its mode.
     if fula_gateway::tls::is_certificate(key) {
-        fula_gateway::tls::acceptor(cert, key)?;
+        Certificate::read(cert, key)?;
     }
     let of_key = FileError::of_setting("--tls-key (FULA_TLS_KEY)");
     files::check_private(key).and_then(|()| files::check_readable(key)).map_err(of_key)?;
-    Ok(Some(fula_gateway::tls::acceptor(cert, key)?))
+    Ok(Some(Certificate::read(cert, key)?))
 }
 
 /// Records the state of this gateway in the node, and announces it to the other masters. Returns the counter
@@ -263,14 +286,10 @@ fn start_background_work(node: &Arc<Node>, config: &GatewayConfig) {
 }
 
 /// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.
-pub(super) fn warn_of_unknown_settings() {
-    let known = cli::setting_variables();
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("FULA_") && !known.iter().any(|known| *known == name) {
-            tracing::warn!(
-                "the environment variable {name} is no setting of fula gateway, and has no effect"
-            );
+pub(super) fn warn_of_unknown_settings(role: &str) {
+    for found in cli::ineffective(std::env::vars_os().map(|(name, _)| name), role) {
+        if let cli::Why::Unknown(meant) = found.why {
+            tracing::warn!("{}", unknown_variable(&found.name, meant.as_deref()));
         }
     }
 }
@@ -410,7 +429,7 @@ fn greet(
          {credentials_line}\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 mb s3://my-bucket\n\
          \x20 aws --endpoint-url $AWS_ENDPOINT_URL s3 cp README.md s3://my-bucket/\n",
-        version = env!("CARGO_PKG_VERSION"),
+        version = cli::VERSION,
         s3 = address(listener),
         admin = address(admin),
         data = data_dir.display(),

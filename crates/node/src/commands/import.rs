@@ -31,7 +31,7 @@ pub(crate) async fn run(args: &ImportArgs) -> Result<Value, Failure> {
         return Err("set FULA_DATABASE_URL: the arbiter to import into".to_owned().into());
     }
     let data = DataDirArgs { data_dir: Some(shared.data_dir.clone()) };
-    let source = SharedArgs { database_url: None, blocks: args.source_blocks.clone() };
+    let source = SharedArgs { blocks: args.source_blocks.clone(), ..SharedArgs::default() };
     let key_file = args.source_secrets_key_file.clone();
     let own = Backends::check(&data, source, key_file, CasMode::Auto);
     let own = own?;

@@ -1,8 +1,12 @@
 //! The implementations of the subcommands.
 
 pub(crate) mod admin;
+pub(crate) mod buckets;
+pub(crate) mod car;
+pub(crate) mod config;
 pub(crate) mod fsck;
 pub(crate) mod gateway;
+pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod revoke;
 pub(crate) mod status;

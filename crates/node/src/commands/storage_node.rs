@@ -7,6 +7,7 @@ use fula_gateway::{
     ingest::{IngestRoutes, Trust},
     metrics,
     server::{self, Listening},
+    tls::Certificate,
 };
 use fula_ingest::StorageNode;
 use fula_service::{Limits, auth::Authenticator};
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     admin,
-    cli::StorageNodeSettings,
+    cli::{self, StorageNodeSettings},
     config::{PeerAddress, StorageNodeConfig, admin_limits, raise_descriptors},
     files, gauges, gc,
     ingest::{MasterLinks, settle_for_ever},
@@ -29,7 +30,9 @@ use crate::{
     listeners::{Taken, usable},
     node::{Node, NodeError, Purpose},
     output::say,
+    public::{self, NodeBlocks},
     readiness,
+    reload::{Hangups, Parts},
 };
 
 /// Runs `fula storage-node`.
@@ -44,11 +47,14 @@ pub(crate) async fn run(settings: Box<StorageNodeSettings>) -> ExitCode {
 async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
     let config = StorageNodeConfig::check(settings)?;
     start_log(config.log);
-    warn_of_unknown_settings();
+    warn_of_unknown_settings("storage-node");
+    let hangups = Hangups::begin().map_err(|error| StartError::Process("signals", error.into()))?;
     let connections = config.connections.limits(raise_descriptors());
     let listener = Taken::take(config.listen, "--listen (FULA_NODE_LISTEN)")?;
     let admin_listener = Taken::take(config.admin_listen, "--admin-listen (FULA_ADMIN_LISTEN)")?;
-    let tls = tls_of(config.tls.as_ref())?;
+    let cid_listener = public::take(config.cid_listen)?;
+    let certificate = tls_of(config.tls.as_ref())?;
+    let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
     let recorder =
         metrics::install().map_err(|error| StartError::Process("metrics", error.into()))?;
     gauges::begin();
@@ -93,7 +99,24 @@ async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
-    start_background_work(&node, &storage, &config.masters, trust, authenticator)?;
+    let (rated, reloaded) = (routes.clone(), authenticator.clone());
+    let masters = start_background_work(&node, &storage, &config.masters, trust, authenticator)?;
+    let mut by_cid = None;
+    if let Some(taken) = cid_listener {
+        let blocks = Arc::new(NodeBlocks { node: storage.clone(), masters });
+        let (budget, rates) = (public::node_budget(), config.routes.rates);
+        by_cid = Some(public::serve(taken, &how, blocks, budget, rates)?);
+    }
+    let parts = Parts {
+        authenticator: reloaded,
+        certificate,
+        set_rates: Box::new(move |rates| {
+            rated.set_rates(rates);
+            by_cid.iter().for_each(|by_cid| by_cid.set_rates(rates));
+        }),
+        service: None,
+    };
+    tokio::spawn(hangups.serve(parts));
     let answer = move |request: http::Request<_>| {
         let routes = routes.clone();
         async move { routes.handle(request).await }
@@ -113,16 +136,16 @@ fn start_background_work(
     masters: &[PeerAddress],
     trust: Arc<Trust>,
     authenticator: Authenticator,
-) -> Result<(), StartError> {
+) -> Result<Arc<MasterLinks>, StartError> {
     let key = node.node_key();
     let masters = MasterLinks::new(masters, &key, trust, authenticator.clone());
     let masters = Arc::new(masters.map_err(|error| StartError::Process("HTTP", error.into()))?);
     tokio::spawn(Arc::clone(&masters).watch());
-    tokio::spawn(settle_for_ever(storage.clone(), masters));
+    tokio::spawn(settle_for_ever(storage.clone(), Arc::clone(&masters) as _));
     tokio::spawn(async move { authenticator.revocations().run().await });
     tokio::spawn(gc::tend(Arc::clone(node)));
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
-    Ok(())
+    Ok(masters)
 }
 
 fn greet(
@@ -145,7 +168,7 @@ fn greet(
          \x20 health       http://{admin}/healthz  /readyz  /metrics\n\n\
          Set this on the masters, with a name for the node and the URL at which clients reach it:\n\n\
          \x20 FULA_STORAGE_NODES=NAME={scheme}://{listen}#{key}\n",
-        version = env!("CARGO_PKG_VERSION"),
+        version = cli::VERSION,
         listen = address(listener),
         admin = address(admin),
         data = config.backends.data_dir.display(),

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use fula_gateway::{Rates, WireLimits, ingest::IngestConfig as Routes};
 use fula_identity::Policy;
-use fula_ingest::{NodeLimits, PublicKey, SignerId};
+use fula_ingest::{NodeLimits, PublicKey, SignerId, mapping::HOLDERS_MAX};
 use reqwest::Url;
 
 use super::{Backends, ConfigError, ConnectionConfig, Jwks, auth, both};
@@ -74,6 +74,10 @@ pub(crate) struct IngestConfig {
     pub(crate) own: bool,
     pub(crate) limits: NodeLimits,
     pub(crate) uploads: usize,
+    /// Address of the listener for public objects by CID.
+    pub(crate) cid_listen: Option<std::net::SocketAddr>,
+    /// Largest index of public objects in bytes.
+    pub(crate) cid_index: usize,
 }
 
 /// Shortest lease. A receipt must have more than an hour left when it is used.
@@ -114,6 +118,10 @@ impl IngestConfig {
             let value = settings.storage_nodes.clone().unwrap_or_default();
             return Err(ConfigError::Value { name, value, expected });
         }
+        if nodes.len() > HOLDERS_MAX {
+            let (name, expected) = ("--storage-nodes", "a master has at most 64 storage nodes");
+            return Err(ConfigError::Value { name, value: nodes.len().to_string(), expected });
+        }
         if settings.remote_cid_put && nodes.is_empty() && !settings.ingest {
             let needed = "FULA_STORAGE_NODES or FULA_INGEST=on";
             return Err(ConfigError::Without("FULA_REMOTE_CID_PUT=on", needed));
@@ -132,6 +140,8 @@ impl IngestConfig {
             own: settings.ingest,
             limits: node_limits(settings.limits)?,
             uploads: uploads(settings.limits),
+            cid_listen: settings.cid.cid_listen,
+            cid_index: usize::try_from(settings.cid_index.0).unwrap_or(usize::MAX),
         })
     }
 }
@@ -141,6 +151,7 @@ impl IngestConfig {
 pub(crate) struct StorageNodeConfig {
     pub(crate) listen: std::net::SocketAddr,
     pub(crate) admin_listen: std::net::SocketAddr,
+    pub(crate) cid_listen: Option<std::net::SocketAddr>,
     pub(crate) backends: Backends,
     pub(crate) masters: Vec<PeerAddress>,
     pub(crate) limits: NodeLimits,
@@ -171,6 +182,7 @@ impl StorageNodeConfig {
         Ok(Self {
             listen: settings.listen,
             admin_listen: settings.admin_listen,
+            cid_listen: settings.cid.cid_listen,
             backends: Backends::check(&data, shared, key_file, CasMode::Auto)?,
             masters,
             limits: node_limits(settings.limits)?,

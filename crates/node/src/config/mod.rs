@@ -4,6 +4,7 @@
 mod auth;
 mod connections;
 mod ingest;
+mod secrets;
 
 use std::{
     net::SocketAddr,
@@ -24,6 +25,7 @@ pub(crate) use self::{
     auth::{Jwks, JwksSource},
     connections::{ConnectionConfig, admin_limits, raise_descriptors},
     ingest::{IngestConfig, PeerAddress, StorageNodeConfig},
+    secrets::{BlocksCredentials, database_url},
 };
 
 /// A setting that cannot be used.
@@ -66,7 +68,10 @@ pub(crate) enum ConfigError {
     /// A setting needs another one. Set that one as well, or leave both out.
     #[error("{0} has no meaning without {1}")]
     Without(&'static str, &'static str),
-    /// The secret of JWTs is too short. Make a longer one.
+    /// A secret is given by itself and as a file. Set one of the two.
+    #[error("set {0} or {1}, not both")]
+    Twice(&'static str, &'static str),
+    /// A file holds something else than the secret that it should, e.g. one that is too short. Correct the file.
     #[error("{0}: {1}")]
     Secret(PathBuf, String),
     /// The file that a setting names cannot be used. Correct the file or the setting.
@@ -107,6 +112,8 @@ pub(crate) struct Backends {
     pub(crate) secrets_key_file: Option<PathBuf>,
     /// URL of the block store; `None` means the log of the data directory.
     pub(crate) blocks_url: Option<String>,
+    /// Credentials of the block store that win over the environment.
+    pub(crate) blocks_credentials: BlocksCredentials,
     /// The shared arbiter; `None` means the embedded arbiter.
     pub(crate) shared: Option<SharedArbiter>,
 }
@@ -138,7 +145,15 @@ impl Backends {
         cas: CasMode,
     ) -> Result<Self, ConfigError> {
         let blocks_url = shared.blocks.filter(|blocks| blocks != "local");
-        let shared = match shared.database_url {
+        let blocks_credentials = match &shared.blocks_credentials_file {
+            Some(_) if blocks_url.is_none() => {
+                return Err(ConfigError::Without("FULA_BLOCKS_CREDENTIALS_FILE", "FULA_BLOCKS"));
+            }
+            Some(file) => BlocksCredentials::read(file)?,
+            None => BlocksCredentials::default(),
+        };
+        let url = database_url(shared.database_url, shared.database_url_file.as_deref())?;
+        let shared = match url {
             None if cas == CasMode::Off => return Err(ConfigError::EmbeddedCompares),
             None => None,
             Some(_) if blocks_url.is_none() => return Err(ConfigError::BlocksNotShared),
@@ -148,7 +163,8 @@ impl Backends {
             }
         };
         let data_dir = data_dir(data)?;
-        Ok(Self { data_dir, is_scratch: false, secrets_key_file, blocks_url, shared })
+        let is_scratch = false;
+        Ok(Self { data_dir, is_scratch, secrets_key_file, blocks_url, blocks_credentials, shared })
     }
 
     /// Returns a description of the arbiter for people, without user name and password.
@@ -234,6 +250,12 @@ impl GatewayConfig {
             return Err(ConfigError::SameAddress(settings.listen));
         }
         let limits = limits(&settings);
+        let first_secret = secrets::secret(
+            settings.secret_access_key,
+            settings.secret_access_key_file.as_deref(),
+            ("FULA_SECRET_ACCESS_KEY", "FULA_SECRET_ACCESS_KEY_FILE"),
+            "--secret-access-key-file (FULA_SECRET_ACCESS_KEY_FILE)",
+        )?;
         let backends = Backends::check(
             &settings.data,
             settings.shared,
@@ -257,12 +279,8 @@ impl GatewayConfig {
             scrub: settings.scrub.0,
             lifecycle_every: settings.lifecycle_every.0,
             log: settings.log,
-            first_key: both(
-                settings.access_key_id,
-                settings.secret_access_key,
-                ConfigError::HalfAKey,
-            )?
-            .map(|(id, secret)| (id, Secret::new(secret))),
+            first_key: both(settings.access_key_id, first_secret, ConfigError::HalfAKey)?
+                .map(|(id, secret)| (id, Secret::new(secret))),
             policy: auth::policy(&settings.auth)?,
             sessions_max: auth::sessions_max(&settings.auth)?,
             keys_max: usize::try_from(settings.auth.keys_per_user).unwrap_or(usize::MAX),
@@ -289,11 +307,13 @@ fn limits(settings: &GatewaySettings) -> Limits {
     Limits {
         commit_deadline: settings.commit_deadline.0,
         retention: settings.retention.0,
+        retained_max: settings.retention_bytes,
         body_bytes: settings.body_bytes.length(),
         cache_bytes: settings.cache_bytes.0,
         queue_bytes_max: settings.queue_bytes.length(),
         stale_reads: settings.stale_reads,
         buckets_per_owner: settings.buckets_per_owner,
+        bucket_bytes_max: settings.bucket_quota.0,
         public_buckets_per_owner: settings.public_buckets_per_owner,
         ..Limits::default()
     }

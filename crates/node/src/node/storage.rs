@@ -144,6 +144,7 @@ pub(super) fn open_store(
         return Err(NodeError::LogLost(data_dir.to_owned()));
     }
     files::check_not_foreign(data_dir).map_err(&setting)?;
+    files::check_own(data_dir).map_err(&setting)?;
     files::make_data_dir(data_dir).map_err(setting)?;
     Ok(tokio::task::block_in_place(|| LocalStore::open(data_dir, clock, despite_damage))?)
 }

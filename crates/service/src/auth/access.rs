@@ -108,8 +108,8 @@ mod tests {
     }
 
     /// The actions of the table: head list get version put delete uploads create delete-bucket policy
-    /// put-policy setting put-setting property put-property versions.
-    const ACTIONS: [Action; 16] = [
+    /// put-policy setting put-setting property put-property versions export.
+    const ACTIONS: [Action; 17] = [
         Action::HeadBucket,
         Action::ListObjects,
         Action::GetObject,
@@ -126,6 +126,7 @@ mod tests {
         Action::GetProperty(Property::Tags, Which::Current),
         Action::PutProperty(Property::Tags, Which::Current),
         Action::ListVersions,
+        Action::ExportBucket,
     ];
 
     /// Returns a typical target of an action.
@@ -193,40 +194,40 @@ mod tests {
         let (private, public) = (held(&nothing), held(&some));
         let (shared, closed, all) = (held(&shared), held(&closed), held(&all));
         let table = [
-            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaaa"),
-            ("reader in", Some(&reader), "in/k", private, "aaaadddddddddada"),
-            ("reader out", Some(&reader), "out/k", private, "addddddddddddddd"),
-            ("writer", Some(&writer), "in/k", private, "adddaaadddddddad"),
-            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaaaa"),
-            ("elsewhere", Some(&elsewhere), "in/k", private, "dddddddddddddddd"),
-            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnnnn"),
-            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "dddddddddddddddd"),
-            ("anonymous", None, "in/k", private, "dddddddddddddddd"),
+            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaaaa"),
+            ("reader in", Some(&reader), "in/k", private, "aaaadddddddddadad"),
+            ("reader out", Some(&reader), "out/k", private, "adddddddddddddddd"),
+            ("writer", Some(&writer), "in/k", private, "adddaaadddddddadd"),
+            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaaaaa"),
+            ("elsewhere", Some(&elsewhere), "in/k", private, "ddddddddddddddddd"),
+            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnnnnn"),
+            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "ddddddddddddddddd"),
+            ("anonymous", None, "in/k", private, "ddddddddddddddddd"),
             // A bucket that does not exist is answered like one of another owner.
-            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnnnn"),
-            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "dddddddddddddddd"),
-            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "dddddddddddddddd"),
-            ("anonymous, absent", None, "in/k", None, "dddddddddddddddd"),
+            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnnnnn"),
+            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "ddddddddddddddddd"),
+            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "ddddddddddddddddd"),
+            ("anonymous, absent", None, "in/k", None, "ddddddddddddddddd"),
             // Only the objects below `in/` were made public.
-            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaaaa"),
-            ("stranger, public", Some(&stranger), "in/k", public, "ddaddddddddddddd"),
-            ("stranger, not public", Some(&stranger), "out/k", public, "dddddddddddddddd"),
-            ("anonymous, public", None, "in/k", public, "ddaddddddddddddd"),
-            ("anonymous, not public", None, "out/k", public, "dddddddddddddddd"),
-            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddaddddddddddddd"),
+            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaaaaa"),
+            ("stranger, public", Some(&stranger), "in/k", public, "ddadddddddddddddd"),
+            ("stranger, not public", Some(&stranger), "out/k", public, "ddddddddddddddddd"),
+            ("anonymous, public", None, "in/k", public, "ddadddddddddddddd"),
+            ("anonymous, not public", None, "out/k", public, "ddddddddddddddddd"),
+            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddadddddddddddddd"),
             // A friend is named, and may do everything to the bucket and below `in/`, but for the policy.
-            ("friend", Some(&friend), "in/k", shared, "aaaaaaaaaddaaaaa"),
-            ("friend, out", Some(&friend), "out/k", shared, "aadddddaaddaadda"),
-            ("reading friend", Some(&reading_friend), "in/k", shared, "aaaadddddddadada"),
-            ("stranger, shared", Some(&stranger), "in/k", shared, "nnnnnnnnnnnnnnnn"),
-            ("anonymous, shared", None, "in/k", shared, "dddddddddddddddd"),
+            ("friend", Some(&friend), "in/k", shared, "aaaaaaaaaddaaaaad"),
+            ("friend, out", Some(&friend), "out/k", shared, "aadddddaaddaaddad"),
+            ("reading friend", Some(&reading_friend), "in/k", shared, "aaaadddddddadadad"),
+            ("stranger, shared", Some(&stranger), "in/k", shared, "nnnnnnnnnnnnnnnnn"),
+            ("anonymous, shared", None, "in/k", shared, "ddddddddddddddddd"),
             // Not even a token of the owner changes the policy, unless its scopes let it.
-            ("reader, all public", Some(&reader), "in/k", all, "aaaaaaaaaddaaaaa"),
-            ("anonymous, all public", None, "in/k", all, "aaaaaaaaaddaaaaa"),
+            ("reader, all public", Some(&reader), "in/k", all, "aaaaaaaaaddaaaaad"),
+            ("anonymous, all public", None, "in/k", all, "aaaaaaaaaddaaaaad"),
             // What is forbidden to everyone is forbidden to the owner, but for the policy.
-            ("owner, closed", Some(&owner), "in/k", closed, "dddddddddaaddddd"),
-            ("reader, closed", Some(&reader), "in/k", closed, "dddddddddddddddd"),
-            ("stranger, closed", Some(&stranger), "in/k", closed, "nnnnnnnnnnnnnnnn"),
+            ("owner, closed", Some(&owner), "in/k", closed, "dddddddddaaddddda"),
+            ("reader, closed", Some(&reader), "in/k", closed, "ddddddddddddddddd"),
+            ("stranger, closed", Some(&stranger), "in/k", closed, "nnnnnnnnnnnnnnnnn"),
         ];
         for (name, who, key, holder, expected) in table {
             assert_eq!(row(who, key, holder), expected, "{name}");

@@ -53,6 +53,8 @@ pub enum Action {
     DeleteTags(Which),
     /// Lists the versions of objects.
     ListVersions,
+    /// Reads everything that a bucket has, with uploads in progress and its policy.
+    ExportBucket,
 }
 
 /// A setting of a bucket.
@@ -197,6 +199,7 @@ impl Action {
             Self::PutPolicy,
             Self::DeletePolicy,
             Self::ListVersions,
+            Self::ExportBucket,
         ];
         all.extend(Setting::ALL.map(Self::GetSetting));
         all.extend(Setting::ALL.map(Self::PutSetting));
@@ -227,7 +230,8 @@ impl Action {
             Self::AbortUpload => "s3:AbortMultipartUpload",
             Self::CreateBucket => "s3:CreateBucket",
             Self::DeleteBucket => "s3:DeleteBucket",
-            Self::GetPolicy => "s3:GetBucketPolicy",
+            // An export contains the policy, and whoever may not read that gets no export.
+            Self::GetPolicy | Self::ExportBucket => "s3:GetBucketPolicy",
             Self::GetPolicyStatus => "s3:GetBucketPolicyStatus",
             Self::PutPolicy => "s3:PutBucketPolicy",
             Self::DeletePolicy => "s3:DeleteBucketPolicy",
@@ -254,9 +258,10 @@ impl Action {
         ActionId::find(self.name()).expect("policies know every action")
     }
 
-    /// Returns whether the action is about the policy, which its owner can always read, set and remove.
+    /// Returns whether the action is about the policy, which the owner of the bucket alone can always read,
+    /// set and remove. An export contains it.
     pub(super) fn is_about_policy(self) -> bool {
-        matches!(self, Self::GetPolicy | Self::PutPolicy | Self::DeletePolicy)
+        matches!(self, Self::GetPolicy | Self::PutPolicy | Self::DeletePolicy | Self::ExportBucket)
     }
 
     /// Returns the verb that a scope must have to allow the action.
@@ -285,7 +290,8 @@ impl Action {
             | Self::GetPolicyStatus
             | Self::PutPolicy
             | Self::DeletePolicy
-            | Self::PutSetting(_) => Verb::Admin,
+            | Self::PutSetting(_)
+            | Self::ExportBucket => Verb::Admin,
         }
     }
 }

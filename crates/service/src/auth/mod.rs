@@ -204,6 +204,15 @@ impl Authenticator {
         self.0.verified.clear();
     }
 
+    /// Replaces the policy of which tokens are accepted, and keeps the key set that verifies JWTs.
+    pub fn replace_policy(&self, policy: Policy) {
+        let mut current = self.0.policy.write();
+        let jwt = Arc::new(policy.jwt.with_keys_of(&current.jwt));
+        *current = Arc::new(Policy { jwt, ..policy });
+        drop(current);
+        self.0.verified.clear();
+    }
+
     /// Sets the largest number of sessions of a user at a time, from 1 to [`SESSIONS_MAX`], which is the
     /// default. One token may have half of them, so that it does not use all.
     pub fn set_sessions_max(&self, max: usize) {
@@ -230,6 +239,11 @@ impl Authenticator {
     /// Waits until a request carries a JWT whose key is not in the set.
     pub async fn jwt_keys_wanted(&self) {
         self.0.keys_wanted.notified().await;
+    }
+
+    /// Has the key set that verifies JWTs read again soon.
+    pub fn want_jwt_keys(&self) {
+        self.0.keys_wanted.notify_one();
     }
 
     /// Returns the time by which credentials and signatures are checked, in seconds since 1970.

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use fula_core::{
     Block, BucketId,
     bucket::{
-        Attached, Fingerprint, ObjectRecord, PartRecord, UploadRecord, VersionId, Versioning,
+        Attached, BucketRoot, Fingerprint, ObjectRecord, PartRecord, UploadRecord, VersionId,
+        Versioning,
     },
     id::{ObjectKey, UploadId},
     root::GlobalName,
-    tree::Salt,
+    tree::{Salt, Tree},
 };
 
 use super::{
@@ -74,6 +75,30 @@ pub(crate) const TAGGING: &str = "tagging";
 /// Name of the setting that holds the location which the client asked for, as text.
 pub(crate) const LOCATION: &str = "location";
 
+/// The content of a bucket that another one begins with.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    pub(super) objects: Tree,
+    pub(super) versions: Tree,
+    pub(super) versioning: Option<Versioning>,
+    /// Highest version of the bucket that it comes from. The versions of the new bucket are higher, so that its
+    /// changes are later than those that made the content.
+    pub(super) version: u64,
+}
+
+impl Content {
+    /// Returns the sum of the sizes of all objects and versions, in bytes.
+    fn bytes(&self) -> u64 {
+        self.objects.bytes.saturating_add(self.versions.bytes)
+    }
+
+    /// Returns the content of a root of a bucket that is at `version` now.
+    pub(crate) fn of(root: &BucketRoot, version: u64) -> Self {
+        let (objects, versions, versioning) = (root.objects, root.versions, root.versioning);
+        Self { objects, versions, versioning, version }
+    }
+}
+
 /// A change to one bucket.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
@@ -83,6 +108,8 @@ pub(crate) enum Change {
         /// The first settings, by name.
         settings: Vec<(&'static str, Block)>,
         global_name: GlobalName,
+        /// Content of another bucket with the same salt that the new one begins with.
+        content: Option<Box<Content>>,
     },
     DeleteBucket,
     /// Sets or removes a setting of the bucket.
@@ -190,6 +217,11 @@ impl Change {
         bytes_of(blocks)
     }
 
+    /// Returns whether it makes a bucket with the content of another one, which changes the version of the round.
+    pub(super) fn takes_over(&self) -> bool {
+        matches!(self, Self::CreateBucket { content: Some(_), .. })
+    }
+
     /// Checks the change against `work` and applies it, in full or not at all.
     ///
     /// A record that it makes carries `fingerprint`, by which a retry is recognised.
@@ -199,12 +231,16 @@ impl Change {
         fingerprint: Option<Fingerprint>,
     ) -> Result<Answer, ServiceError> {
         match self {
-            Self::CreateBucket { id, salt, settings, global_name } => {
+            Self::CreateBucket { id, salt, settings, global_name, content } => {
                 if work.require_bucket().is_ok() {
                     return Err(ServiceError::BucketAlreadyOwned);
                 }
+                work.take_room(content.as_ref().map_or(0, |content| content.bytes()), 0)?;
                 let recent = work.recent_anew().await?;
                 work.create(*id, *salt, *global_name, recent);
+                if let Some(content) = content {
+                    work.take_over(content);
+                }
                 for (name, value) in settings {
                     Box::pin(set(work, name, Some(value), None)).await?;
                 }
@@ -227,6 +263,8 @@ impl Change {
                 let newest = work.newest(key).await?;
                 work.judge(conditions, newest.current.as_ref())?;
                 let mut record = source.record(work).await?;
+                let freed = work.freed_by_replacing(newest.current.as_ref());
+                work.take_room(record.size, freed)?;
                 work.carry(blocks);
                 record.fingerprint = fingerprint;
                 write(work, key, &newest, &mut record);
@@ -266,6 +304,7 @@ impl Change {
             }
             Self::PutPart { key, id, number, part, blocks } => {
                 open_upload(work, key, *id).await?;
+                work.take_room(part.size, 0)?;
                 let part = PartRecord { time: work.time(), ..part.clone() };
                 work.carry(blocks);
                 work.put_part(key, *id, *number, &part);

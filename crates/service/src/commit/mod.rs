@@ -45,7 +45,7 @@ use tokio::{
 pub use self::deleted::Deleted;
 pub(crate) use self::{
     append::Append,
-    change::{Change, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
+    change::{Change, Content, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
     deleted::KeyToDelete,
     edits::Answer,
@@ -58,7 +58,7 @@ use crate::{
     arbiter::Arbiter,
     caller::{Caller, IdempotencyKey, Seen},
     error::{Applied, ServiceError},
-    limits::Limits,
+    limits::{BucketLimits, Limits},
     pins::{Origin, RequestPins},
 };
 
@@ -144,6 +144,7 @@ pub struct Committer(Arc<Inner>);
 struct Inner {
     arbiter: Arbiter,
     limits: Limits,
+    bucket_limits: BucketLimits,
     /// Waiting changes by bucket. An entry exists as long as the writer task of the bucket.
     queues: Mutex<BTreeMap<BucketAddress, Queue>>,
     sent: Mutex<Sent>,
@@ -165,6 +166,7 @@ impl Committer {
     pub fn new(arbiter: Arbiter, limits: Limits) -> Self {
         Self(Arc::new(Inner {
             arbiter,
+            bucket_limits: BucketLimits::of(&limits),
             limits,
             queues: Mutex::default(),
             sent: Mutex::default(),
@@ -181,6 +183,11 @@ impl Committer {
     /// Returns the limits.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// Returns how many buckets one owner may have, which can change.
+    pub(crate) fn bucket_limits(&self) -> &BucketLimits {
+        &self.0.bucket_limits
     }
 
     /// Queues a change, and waits for its answer. Records in `seen` the version that the answer holds at.

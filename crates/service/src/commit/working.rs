@@ -1,5 +1,6 @@
 //! The state of a bucket while a round edits it: the base root, and the changes so far.
 
+mod room;
 mod versions;
 
 use std::collections::HashSet;
@@ -68,6 +69,10 @@ pub(super) struct Working<'a> {
     generation: u64,
     /// Lease that the round relies on.
     lease: Option<LeaseId>,
+    /// Bytes by which the bucket may still grow; `None` for any number.
+    room: Option<u64>,
+    /// The largest number of bytes, for the error.
+    quota: u64,
 }
 
 impl<'a> Working<'a> {
@@ -103,7 +108,7 @@ impl<'a> Working<'a> {
         let recent = Overlay { tree, edits: Edits::new() };
         let (changes, markers) = (0, 0);
         let ignores_conditions = false;
-        let lease = None;
+        let (lease, room) = (None, None);
         Ok(Self {
             nodes,
             address,
@@ -119,6 +124,8 @@ impl<'a> Working<'a> {
             ignores_conditions,
             generation,
             lease,
+            room,
+            quota: 0,
         })
     }
 

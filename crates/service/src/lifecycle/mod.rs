@@ -1,4 +1,4 @@
-//! Lifecycle rules: objects, versions, delete markers and uploads that end by themselves (docs/adr/0047).
+//! Lifecycle rules: objects, versions, delete markers and uploads that end by themselves (docs/adr/0048).
 
 mod rules;
 mod work;

@@ -7,6 +7,7 @@
 mod admit;
 mod blocks;
 mod holders;
+mod lost;
 mod needed;
 mod pins;
 
@@ -16,7 +17,10 @@ use async_trait::async_trait;
 use fula_core::{Block, Cid, OwnerId};
 use fula_ingest::{SignerId, mapping::KnownNode, mapping::Offered};
 
-pub use self::admit::MapRequest;
+pub use self::{
+    admit::MapRequest,
+    lost::{LostBlock, NodesChecked},
+};
 pub(crate) use self::{
     admit::{Admitted, fingerprint_of},
     blocks::{BACKEND, MappedBlocks},
@@ -42,6 +46,9 @@ pub trait StorageNodes: fmt::Debug + Send + Sync + 'static {
     /// Returns what is known of a node; `None` for one that the settings do not name.
     fn known(&self, node: SignerId) -> Option<KnownNode>;
 
+    /// Asks a node which disk it has. Nothing if it does not answer.
+    async fn meet(&self, node: SignerId);
+
     /// Returns the name of a node for people.
     fn name(&self, node: SignerId) -> String {
         node.to_string()
@@ -58,11 +65,16 @@ pub trait StorageNodes: fmt::Debug + Send + Sync + 'static {
         cids: &[Cid],
     ) -> Result<Option<Offered>, NodeAway>;
 
-    /// Reads a block from a node, and verifies it. `None` if the node does not have it.
+    /// Reads a block that a node holds for an owner, and verifies it. `None` if the node does not hold it.
     ///
     /// # Errors
     /// [`NodeAway`], also for bytes that do not hash to the CID.
-    async fn get(&self, node: SignerId, cid: &Cid) -> Result<Option<Block>, NodeAway>;
+    async fn get(
+        &self,
+        node: SignerId,
+        owner: OwnerId,
+        cid: &Cid,
+    ) -> Result<Option<Block>, NodeAway>;
 
     /// Turns the holds of an owner into pins. Returns the number of blocks that were pinned.
     ///

@@ -86,6 +86,7 @@ impl Service {
                 .chain((!tags.is_empty()).then(|| (TAGGING, settings::map_block(tags))))
                 .collect(),
             global_name: self.names.at_creation(),
+            content: None,
         };
         let mut made_of = vec![name.as_str().as_bytes(), location.unwrap_or_default().as_bytes()];
         made_of.extend(tags.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
@@ -99,7 +100,7 @@ impl Service {
     /// Checks that an owner may create a bucket. If the bucket exists already, the creation is left to
     /// decide. Requests at the same moment may together exceed the limit.
     async fn check_buckets(&self, address: &BucketAddress) -> Result<(), ServiceError> {
-        let max = self.committer.limits().buckets_per_owner;
+        let max = self.committer.bucket_limits().buckets();
         let has_room = self.arbiter().count_buckets(address.owner).await?.buckets < max;
         if has_room || self.arbiter().current(address).await?.is_some() {
             return Ok(());
@@ -345,7 +346,7 @@ impl Service {
     /// Checks that a bucket may be made public: it holds its global name already, or its owner may claim
     /// one more. Requests at the same moment may together exceed the limit.
     async fn check_names(&self, address: &BucketAddress) -> Result<(), ServiceError> {
-        let max = self.committer.limits().public_buckets_per_owner;
+        let max = self.committer.bucket_limits().public_buckets();
         if self.arbiter().count_buckets(address.owner).await?.global_names < max {
             return Ok(());
         }

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod appends;
+mod cars;
+mod clones;
 mod collect;
 mod commits;
 mod credentials;
@@ -19,6 +21,7 @@ mod names;
 mod nodes;
 mod own_disk;
 mod policies;
+mod public;
 mod regression;
 mod retries;
 mod rounds;

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -59,23 +60,43 @@ impl Objects {
     /// # Errors
     /// [`ObjectStoreError`].
     pub fn open(url: &str) -> Result<Self, ObjectStoreError> {
-        Self::open_or_make(url, true)
+        Self::open_with(url, &[])
+    }
+
+    /// Opens the store that `url` names. The variables `credentials`, names and values, win over those of the
+    /// environment.
+    ///
+    /// # Errors
+    /// [`ObjectStoreError`].
+    pub fn open_with(
+        url: &str,
+        credentials: &[(String, String)],
+    ) -> Result<Self, ObjectStoreError> {
+        Self::open_or_make(url, credentials, true)
     }
 
     /// Opens the store that `url` names without making its directory, for a command that only looks.
     ///
     /// # Errors
     /// [`ObjectStoreError`].
-    pub fn open_existing(url: &str) -> Result<Self, ObjectStoreError> {
-        Self::open_or_make(url, false)
+    pub fn open_existing(
+        url: &str,
+        credentials: &[(String, String)],
+    ) -> Result<Self, ObjectStoreError> {
+        Self::open_or_make(url, credentials, false)
     }
 
-    fn open_or_make(url: &str, makes_directory: bool) -> Result<Self, ObjectStoreError> {
+    fn open_or_make(
+        url: &str,
+        credentials: &[(String, String)],
+        makes_directory: bool,
+    ) -> Result<Self, ObjectStoreError> {
         // The URL is not repeated: one that was mistyped may hold a password.
         let (scheme, rest) = url.split_once(':').ok_or(ObjectStoreError::Url)?;
         if scheme == "file" {
-            let store = directory(rest.strip_prefix("//").unwrap_or(rest), makes_directory)?;
-            return Ok(Self { is_directory: true, ..Self::on(store) });
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            let store = directory(path, makes_directory)?;
+            return Ok(Self { directory: Some(path.into()), ..Self::on(store) });
         }
         let rest = rest.strip_prefix("//").ok_or(ObjectStoreError::Url)?;
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -83,9 +104,9 @@ impl Objects {
             return Err(ObjectStoreError::Url);
         }
         let store: Arc<dyn ObjectStore> = match scheme {
-            "s3" => Arc::new(PrefixStore::new(s3(bucket)?, prefix)),
-            "gs" => Arc::new(PrefixStore::new(google(bucket)?, prefix)),
-            "az" => Arc::new(PrefixStore::new(azure(bucket)?, prefix)),
+            "s3" => Arc::new(PrefixStore::new(s3(bucket, credentials)?, prefix)),
+            "gs" => Arc::new(PrefixStore::new(google(bucket, credentials)?, prefix)),
+            "az" => Arc::new(PrefixStore::new(azure(bucket, credentials)?, prefix)),
             _ => return Err(ObjectStoreError::Url),
         };
         Ok(Self::on(store))
@@ -110,8 +131,20 @@ fn retry() -> RetryConfig {
     RetryConfig { retry_timeout: RETRY, ..RetryConfig::default() }
 }
 
-fn s3(bucket: &str) -> Result<impl ObjectStore + use<>, ObjectStoreError> {
-    let builder = AmazonS3Builder::from_env()
+/// Returns the variables among `credentials` that a kind of store knows.
+fn known<K: FromStr>(credentials: &[(String, String)]) -> impl Iterator<Item = (K, &str)> {
+    credentials.iter().filter_map(|(name, value)| {
+        let key = name.to_ascii_lowercase().parse().ok()?;
+        Some((key, value.as_str()))
+    })
+}
+
+fn s3(
+    bucket: &str,
+    credentials: &[(String, String)],
+) -> Result<impl ObjectStore + use<>, ObjectStoreError> {
+    let builder = known(credentials)
+        .fold(AmazonS3Builder::from_env(), |builder, (key, value)| builder.with_config(key, value))
         .with_bucket_name(bucket)
         .with_allow_http(true)
         .with_retry(retry());
@@ -119,8 +152,13 @@ fn s3(bucket: &str) -> Result<impl ObjectStore + use<>, ObjectStoreError> {
     builder.build().map_err(ObjectStoreError::Store)
 }
 
-fn google(bucket: &str) -> Result<impl ObjectStore + use<>, ObjectStoreError> {
-    let builder = GoogleCloudStorageBuilder::from_env()
+fn google(
+    bucket: &str,
+    credentials: &[(String, String)],
+) -> Result<impl ObjectStore + use<>, ObjectStoreError> {
+    let builder = GoogleCloudStorageBuilder::from_env();
+    let builder = known(credentials)
+        .fold(builder, |builder, (key, value)| builder.with_config(key, value))
         .with_bucket_name(bucket)
         .with_client_options(ClientOptions::new().with_allow_http(true))
         .with_retry(retry());
@@ -128,8 +166,14 @@ fn google(bucket: &str) -> Result<impl ObjectStore + use<>, ObjectStoreError> {
     builder.build().map_err(ObjectStoreError::Store)
 }
 
-fn azure(container: &str) -> Result<impl ObjectStore + use<>, ObjectStoreError> {
-    let builder = MicrosoftAzureBuilder::from_env()
+fn azure(
+    container: &str,
+    credentials: &[(String, String)],
+) -> Result<impl ObjectStore + use<>, ObjectStoreError> {
+    let builder = known(credentials)
+        .fold(MicrosoftAzureBuilder::from_env(), |builder, (key, value)| {
+            builder.with_config(key, value)
+        })
         .with_container_name(container)
         .with_allow_http(true)
         .with_retry(retry());

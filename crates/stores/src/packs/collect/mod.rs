@@ -14,6 +14,7 @@
 //! - Packs that are in no list are deleted only once the directory refuses packs of their generation, and
 //!   only if they have no block in use.
 
+mod leftovers;
 mod marks;
 mod moves;
 mod survey;
@@ -24,11 +25,12 @@ use std::{
     collections::{HashSet, VecDeque},
     io,
     path::PathBuf,
+    time::Instant,
 };
 
 use fula_core::{
     Cid, Codec, StoreError,
-    block::{Epoch, Position, Swept},
+    block::{Epoch, Kept, Position, Swept},
     packs::PackId,
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -60,6 +62,8 @@ pub(super) struct State {
     garbage: Mutex<VecDeque<(Path, u64)>>,
     /// Directory for marks that do not fit into memory.
     scratch: Mutex<Option<PathBuf>>,
+    /// Time of the last search for what was left in the store.
+    searched: Mutex<Option<Instant>>,
 }
 
 fn scratch_failed(error: io::Error) -> StoreError {
@@ -90,7 +94,7 @@ impl PackedBlocks {
     }
 
     /// Marks blocks. Returns those that were not marked before, and every leaf.
-    pub(super) fn mark_tags(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+    pub(super) fn mark_tags(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
         let mut state = self.collection.marks.lock();
         let Some((_, marks)) = state.as_mut().filter(|(epoch, _)| *epoch == cut) else {
             return cids.to_vec();
@@ -98,10 +102,10 @@ impl PackedBlocks {
         let mut mark = |cid: &&Cid| {
             let tag = Tag::new(&self.key, cid);
             if cid.codec() == Codec::Raw {
-                marks.add_leaf(tag);
+                marks.add_leaf(tag, kept);
                 return true;
             }
-            marks.add_node(tag)
+            marks.add_node(tag, kept)
         };
         cids.iter().filter(&mut mark).copied().collect()
     }
@@ -144,6 +148,7 @@ impl PackedBlocks {
         garbage.extend(gone.map(|id| (path_of(id), choice.bytes.get(id).copied().unwrap_or(0))));
         let singles = self.garbage_of_singles(&mut tally).await?;
         garbage.extend(singles);
+        garbage.extend(self.leftovers(&run).await?);
         // The directory takes no more packs of these generations, so what it does not name by now is garbage.
         // Only what is in use and in no list may be in one of these packs, if the list has lost it.
         for id in choice.unlisted.iter().filter(|id| !newer.contains(id)) {
@@ -156,7 +161,7 @@ impl PackedBlocks {
         let next = (!garbage.is_empty()).then_some(Position(1));
         *self.collection.garbage.lock() = garbage;
         let missing = tally.unmatched.len() as u64;
-        Ok(Swept { live_bytes: tally.live_bytes, missing, next, ..Swept::default() })
+        Ok(Swept { kept: tally.kept, missing, next, ..Swept::default() })
     }
 
     /// Returns whether a pack that no list names has a block that is in use and that no run has.
@@ -190,7 +195,8 @@ impl PackedBlocks {
                     let Some(cid) = single_at(codec, shard, &meta.location) else { continue };
                     let tag = Tag::new(&self.key, &cid);
                     if tally.unmatched.contains(&tag) {
-                        tally.live_bytes += meta.size;
+                        // The reason was not noted; such blocks are of before packs.
+                        tally.kept.add(Kept::Now, meta.size);
                         found.insert(tag);
                     } else {
                         garbage.push((meta.location, meta.size));

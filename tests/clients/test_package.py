@@ -1,0 +1,141 @@
+"""The Debian package and its services: what they install, what they may do, and that they keep data."""
+
+import re
+import subprocess
+
+import pytest
+
+from conftest import FULA, REPO
+
+UNITS = {"fula.service": "gateway", "fula-storage-node.service": "storage-node"}
+
+
+def run(*line, check=True):
+    done = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    file = tmp_path_factory.mktemp("deb") / "fula.deb"
+    run(REPO / "deploy/deb/build", FULA, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def tree(package, tmp_path_factory):
+    tree = tmp_path_factory.mktemp("tree") / "tree"
+    run("dpkg-deb", "--extract", package, tree)
+    return tree
+
+
+def unit(name):
+    """The settings of a unit, each with all its values."""
+    settings = {}
+    for line in (REPO / "deploy/systemd" / name).read_text().splitlines():
+        if re.match(r"\w+=", line):
+            key, value = line.split("=", 1)
+            settings.setdefault(key, []).append(value)
+    return settings
+
+
+def test_the_package_names_version_and_files(package, tree):
+    version = run("dpkg-deb", "--field", package, "Version").stdout.strip()
+    said = run(FULA, "--version").stdout
+    parts = re.fullmatch(r"fula ([\d.]+)(?: \((\w+)(?:, (\w+))?\))?\n", said).groups()
+    assert version == parts[0] + (f"+g{parts[1]}" if parts[1] else "") + (f".{parts[2]}" if parts[2] else "")
+    listed = run("dpkg-deb", "--contents", package).stdout
+    modes = {line.split()[-1][1:]: line.split()[0] for line in listed.splitlines()}
+    assert modes["/usr/bin/fula"] == "-rwxr-xr-x"
+    assert modes["/etc/fula/gateway.env"] == modes["/etc/fula/storage-node.env"] == "-rw-------"
+    assert all(" root/root " in line for line in listed.splitlines())
+    assert run(tree / "usr/bin/fula", "--version").stdout == said
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_services_are_valid_and_hardened(tree, tmp_path, name):
+    file = tmp_path / name
+    text = (tree / "lib/systemd/system" / name).read_text()
+    file.write_text(text.replace("ExecStart=/usr", f"ExecStart={tree}/usr"))
+    # It says nothing; a mistyped setting, which systemd ignores, would be named.
+    checked = run("systemd-analyze", "verify", "--man=no", file)
+    assert checked.stdout + checked.stderr == ""
+    assert run("systemd-analyze", "security", "--offline=yes", "--threshold=20", file, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_service_finds_its_data_directory_and_outlasts_its_requests(name):
+    settings = unit(name)
+    (start,) = settings["ExecStart"]
+    assert start.split()[1:] == [UNITS[name]]
+    # The program takes the directory that systemd makes, under whatever user.
+    (state,) = settings["StateDirectory"]
+    (grace,) = re.findall(r"\| FULA_SHUTDOWN_GRACE \| `(\d+)s`", (REPO / "docs/operations.md").read_text())
+    assert settings["DynamicUser"] == ["yes"] and int(settings["TimeoutStopSec"][0]) > int(grace)
+    assert f"/var/lib/{state}" in (REPO / "deploy/systemd" / name).read_text()
+
+
+def allowed_calls(settings):
+    """The system calls that a unit allows."""
+    sets = {}
+    for line in run("systemd-analyze", "syscall-filter").stdout.splitlines():
+        if line.startswith("@"):
+            members = sets[line.strip()] = []
+        elif line.strip() and not line.strip().startswith("#"):
+            members.append(line.strip())
+
+    def calls(name):
+        return {call for member in sets[name] for call in calls(member)} if name.startswith("@") else {name}
+
+    allowed = set()
+    for value in settings["SystemCallFilter"]:
+        if value.startswith("~"):
+            allowed -= calls(value[1:])
+        else:
+            allowed |= calls(value)
+    return allowed
+
+
+def test_the_gateway_makes_no_system_call_that_its_service_forbids(own_gateway, tmp_path):
+    """The gateway runs from its start to its end under a tracer."""
+    own_gateway.stop()
+    trace = tmp_path / "trace"
+    own_gateway.program = ["strace", "-f", "-qq", "-o", trace, FULA]
+    own_gateway.start()
+    s3 = own_gateway.client()
+    s3.create_bucket(Bucket="traced")
+    for size in [10, 3 << 20]:
+        s3.put_object(Bucket="traced", Key=str(size), Body=b"x" * size)
+        assert s3.get_object(Bucket="traced", Key=str(size))["ContentLength"] == size
+    own_gateway.fula("gc", "--now")
+    children = run("pgrep", "-P", str(own_gateway.process.pid)).stdout.split()
+    run("kill", "-TERM", *children)
+    assert own_gateway.process.wait(timeout=60) == 0
+    calls = set(re.findall(r"^\d+\s+(\w+)\(", trace.read_text(), re.M))
+    assert {"fsync", "fdatasync"} & calls and "accept4" in calls, calls
+    # The tracer itself sees the program that it starts.
+    assert calls - allowed_calls(unit("fula.service")) == set()
+
+
+def dpkg(root, *line, check=True):
+    return run("dpkg", f"--root={root}", "--force-script-chrootless", "--force-depends", "--force-confdef",
+               "--force-confold", "--log=/dev/null", *line, check=check)
+
+
+def test_an_upgrade_and_a_removal_keep_settings_and_data(package, tmp_path):
+    root = tmp_path / "root"
+    (root / "var/lib/dpkg/updates").mkdir(parents=True)
+    (root / "var/lib/dpkg/info").mkdir()
+    (root / "var/lib/dpkg/status").touch()
+    dpkg(root, "--install", package)
+    settings, data = root / "etc/fula/gateway.env", root / "var/lib/private/fula-gateway"
+    settings.write_text("FULA_LISTEN=:9000\n")
+    data.mkdir(parents=True)
+    (data / "secrets.key").write_text("x")
+    dpkg(root, "--install", package)
+    assert settings.read_text() == "FULA_LISTEN=:9000\n"
+    dpkg(root, "--remove", "fula")
+    assert not (root / "usr/bin/fula").exists() and settings.exists()
+    said = dpkg(root, "--purge", "fula").stdout
+    assert "is kept" in said and (data / "secrets.key").read_text() == "x" and not settings.exists()
