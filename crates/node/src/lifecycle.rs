@@ -144,11 +144,14 @@ impl<'a> Turn<'a> {
             }
             for row in rows {
                 self.record.set_bucket(&row.address);
-                if row.deleted.is_none() {
-                    match self.bucket(&row.address).await? {
-                        Some(more) => ended += more,
-                        None => return Ok(None),
-                    }
+                // A root that was collected meanwhile was replaced: the bucket is looked at.
+                if !self.node.service.may_end(&row).await.unwrap_or(true) {
+                    self.record.place = None;
+                    continue;
+                }
+                match self.bucket(&row.address).await? {
+                    Some(more) => ended += more,
+                    None => return Ok(None),
                 }
                 self.record.place = None;
             }
@@ -202,6 +205,7 @@ pub(crate) async fn tend(node: Arc<Node>, every: Duration) {
     if every.is_zero() {
         return;
     }
+    let mut was_well = true;
     loop {
         tokio::time::sleep(every.min(LOOK_EVERY)).await;
         let worked = match Turn::begin(&node, every).await {
@@ -209,12 +213,17 @@ pub(crate) async fn tend(node: Arc<Node>, every: Duration) {
             Ok(None) => continue,
             Err(error) => Err(error),
         };
+        let is_well = worked.is_ok();
         match worked {
             Ok(Some(0)) => {}
             Ok(Some(ended)) => tracing::info!(ended, "objects have ended by lifecycle rules"),
             Ok(None) => tracing::info!("another master works off the lifecycle rules"),
-            Err(error) => tracing::warn!(error, "lifecycle rules are not worked off; trying again"),
+            Err(error) if was_well => {
+                tracing::warn!(error, "lifecycle rules are not worked off; trying again");
+            }
+            Err(_) => {}
         }
+        was_well = is_well;
     }
 }
 

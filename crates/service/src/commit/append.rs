@@ -34,6 +34,7 @@ impl Append {
         if current.map(|current| current.seq) != self.base {
             return Ok(Answer::JoinAgain);
         }
+        work.take_room(self.record.size, work.freed_by_replacing(current))?;
         let mut record = self.record.clone();
         if let Some(current) = current {
             record.tags = current.tags.clone();

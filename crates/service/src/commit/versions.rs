@@ -196,6 +196,10 @@ pub(super) async fn rename(
     work.judge(conditions, replaced.current.as_ref())?;
     let mut record = old.current.clone().ok_or(ServiceError::NoSuchKey)?;
     source.judge_source(&record)?;
+    // Where the bucket keeps versions, the object stays as one under its old key.
+    let freed = work.freed_by_replacing(replaced.current.as_ref());
+    let freed = freed.saturating_add(work.freed_by_replacing(Some(&record)));
+    work.take_room(record.size, freed)?;
     record.fingerprint = fingerprint;
     write(work, to, &replaced, &mut record);
     remove(work, from, &old);

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use fula_core::{
     BucketAddress, BucketName, ObjectKey,
+    block::require,
     bucket::{Attached, BucketRoot, ObjectRecord, TextMap, settings},
-    root::TimeMs,
+    root::{RootRow, TimeMs},
 };
 
 use self::rules::{Place, Version};
@@ -69,6 +70,20 @@ impl Service {
         let idempotency_key = caller.idempotency_key("lifecycle", "", &[made_of]);
         let change = Change::Set { name: LIFECYCLE, value, names: None };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
+    }
+
+    /// Returns whether anything of a bucket may end by rules. It reads the root that the row names, and
+    /// nothing else of a bucket without settings.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn may_end(&self, row: &RootRow) -> Result<bool, ServiceError> {
+        if row.deleted.is_some() {
+            return Ok(false);
+        }
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let root = BucketRoot::from_block(&require(blocks, &row.pointer.root).await?)?;
+        Ok(self.rules_of(&root).await?.is_some_and(|rules| rules.has_effect()))
     }
 
     /// Returns the rules of the bucket that a root describes.

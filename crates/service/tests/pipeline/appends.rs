@@ -5,7 +5,7 @@ use fula_core::{
     bucket::{TextMap, Versioning},
     in_memory::MemoryBlocks,
 };
-use fula_service::{AppendRequest, Invocation};
+use fula_service::{AppendRequest, Invocation, RenameRequest};
 use fula_testkit::rng::Rng;
 
 use super::*;
@@ -168,4 +168,28 @@ async fn an_append_keeps_tags_and_makes_a_version() {
         .get_version(&one.user, &bucket(), &object_key("k"), Some(first.version_id()), &none)
         .await;
     assert_eq!(old.unwrap().record.size, 3);
+}
+
+#[tokio::test]
+async fn neither_appends_nor_renames_pass_a_quota() {
+    let (_, [one, _]) = world().await;
+    one.service.set_bucket_limits(&Limits { bucket_bytes_max: 10, ..Limits::default() });
+    one.append(0, b"12345").await.unwrap();
+    let refused = one.append(5, b"123456").await;
+    assert!(matches!(refused, Err(ServiceError::QuotaExceeded(10))), "{refused:?}");
+    one.append(5, b"12345").await.unwrap();
+    let rename = async |from: &str, to: &str| {
+        let request = RenameRequest {
+            from: object_key(from),
+            to: object_key(to),
+            source: ReadConditions::default(),
+            conditions: WriteConditions::default(),
+        };
+        one.service.rename_object(&one.user, &bucket(), request).await
+    };
+    rename("k", "l").await.unwrap();
+    // Where versions are kept, the object stays under its old key.
+    one.service.set_versioning(&one.user, &bucket(), Versioning::Enabled).await.unwrap();
+    let refused = rename("l", "m").await;
+    assert!(matches!(refused, Err(ServiceError::QuotaExceeded(10))), "{refused:?}");
 }
