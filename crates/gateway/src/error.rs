@@ -90,6 +90,7 @@ fn row(error: &ServiceError) -> S3Error {
         E::BucketNameTaken => Code::BucketAlreadyExists.into(),
         E::TooManyBuckets(max) => too_many_buckets(*max),
         E::TooManyPublicBuckets(max) => too_many_public(*max),
+        E::QuotaExceeded(max) => quota_exceeded(*max),
         E::BucketNotEmpty => Code::BucketNotEmpty.into(),
         E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
         E::PublicPolicyBlocked => s3_error!(
@@ -120,6 +121,18 @@ fn row(error: &ServiceError) -> S3Error {
         E::IncompleteBody { .. } | E::BodyFailed(_) => Code::IncompleteBody.into(),
         E::EntityTooLarge(_) => Code::EntityTooLarge.into(),
         E::MetadataTooLarge(_) => Code::MetadataTooLarge.into(),
+        E::InvalidWriteOffset(_) => custom(
+            "InvalidWriteOffset",
+            StatusCode::BAD_REQUEST,
+            "The write offset value that you specified does not match the current object size.".to_owned(),
+        ),
+        E::TooManyParts => custom(
+            "TooManyParts",
+            StatusCode::BAD_REQUEST,
+            "You have attempted to add more parts than the maximum of 10000 that are allowed for this \
+             object."
+                .to_owned(),
+        ),
         E::InvalidArgument(text) => s3_error!(InvalidArgument, "{text}"),
         E::InvalidRequest(text) => s3_error!(InvalidRequest, "{text}"),
         E::NotProved(why) => s3_error!(AccessDenied, "Access Denied: {why}."),
@@ -275,6 +288,17 @@ fn too_many_buckets(max: u64) -> S3Error {
         "You have {max} buckets, which is the most that one owner may have here. Delete a \
          bucket first, or let the operator raise FULA_BUCKETS_PER_OWNER."
     )
+}
+
+/// Returns the error for a bucket that is full. AWS has none; Ceph uses this code and status.
+fn quota_exceeded(max: u64) -> S3Error {
+    let code = S3ErrorCode::Custom("QuotaExceeded".into());
+    let text = format!(
+        "The bucket may not grow beyond {max} bytes. Delete objects, or let the operator raise FULA_BUCKET_QUOTA."
+    );
+    let mut error = S3Error::with_message(code, text);
+    error.set_status_code(http::StatusCode::FORBIDDEN);
+    error
 }
 
 /// Returns the error for too many public buckets, with advice. Its code is the one that STS uses for

@@ -6,6 +6,7 @@
 //! The socket takes one JSON object a line, and answers in the same form. It has mode 0600: a process that
 //! can open it can read and write the data directory as well.
 
+mod buckets;
 mod fsck;
 mod progress;
 mod restore;
@@ -99,6 +100,22 @@ pub(crate) enum Request {
         user: Option<String>,
         /// Most commits to show.
         limit: usize,
+    },
+    /// Show what buckets and owners store.
+    Usage {
+        /// The user whose buckets are shown; all users if there is none.
+        user: Option<String>,
+    },
+    /// Make a bucket with the objects of another one.
+    Clone {
+        /// The name of the source.
+        bucket: String,
+        /// The version of the source; the current one if there is none.
+        version: Option<u64>,
+        /// The name of the new bucket.
+        name: String,
+        /// The owner of both; needed if several users have a bucket of that name.
+        user: Option<String>,
     },
     /// Show pointers and the recovery.
     RootsShow {
@@ -237,6 +254,10 @@ async fn carry_out(
             let commits = history::log(blocks, row.pointer.root, limit).await;
             let commits = commits.map_err(|error| unreadable_root(&bucket, error))?;
             Ok(commits.iter().map(commit_json).collect())
+        }
+        Request::Usage { user } => buckets::usage(node, user.as_deref()).await,
+        Request::Clone { bucket, version, name, user } => {
+            buckets::clone(node, (&bucket, user.as_deref()), version, &name).await
         }
         Request::RootsShow { bucket } => show_roots(node, bucket.as_deref()).await,
         Request::RootsHeal { force } => {

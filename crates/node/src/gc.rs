@@ -5,6 +5,7 @@
 //! growth of the log. Decision: docs/adr/0014. Blocks in packs are collected by one master at a time
 //! ([`shared`], docs/adr/0042).
 
+pub(crate) mod horizon;
 pub(crate) mod retention;
 pub(crate) mod shared;
 
@@ -120,7 +121,13 @@ async fn collect(
     let mut passes = Passes::new(node, retention);
     while let Some(retention) = passes.next_retention() {
         let began = Instant::now();
+        let before = horizon::begin(node).await.map_err(|error| chain(&error))?;
         let collected = node.service.collect(retention, rest).await.map_err(|error| chain(&error));
+        let ended = horizon::end(node, before, retention, collected.is_ok()).await;
+        if let Err(error) = ended {
+            let error = chain(&error);
+            tracing::warn!(error, "earlier versions cannot be cloned until the next collection");
+        }
         passes.add(account(node, began, collected)?);
     }
     Ok(Some(passes.done))

@@ -11,6 +11,7 @@ mod gc;
 mod ingest;
 mod jwks;
 mod keystore;
+mod lifecycle;
 mod listeners;
 mod node;
 mod output;
@@ -76,6 +77,8 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Gateway(args) => commands::gateway::run(args).await,
             Command::StorageNode(args) => commands::storage_node::run(args).await,
+            Command::Usage(args) => commands::buckets::usage(args).await,
+            Command::Clone(args) => commands::buckets::clone(args).await,
             Command::Config(args) => commands::config::run(args).await,
             Command::Keys(args) => commands::admin::keys(args).await,
             Command::Token(args) => commands::token::run(args),

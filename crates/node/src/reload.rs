@@ -16,11 +16,12 @@ use crate::{
 };
 
 /// Settings that are taken over. The others count after a restart.
-const TAKEN_OVER: [&str; 16] = [
+const TAKEN_OVER: [&str; 17] = [
     "FULA_TLS_CERT",
     "FULA_TLS_KEY",
     "FULA_BUCKETS_PER_OWNER",
     "FULA_PUBLIC_BUCKETS_PER_OWNER",
+    "FULA_BUCKET_QUOTA",
     "FULA_EIP712_AUTH",
     "FULA_EIP712_V1",
     "FULA_AUDIENCE",
@@ -116,9 +117,7 @@ impl Hangups {
                 parts.authenticator.set_sessions_max(config.sessions_max);
                 parts.authenticator.keys().set_keys_max(config.keys_max);
                 if let Some(service) = &parts.service {
-                    let limits = &config.limits;
-                    let public = limits.public_buckets_per_owner;
-                    service.set_bucket_limits(limits.buckets_per_owner, public);
+                    service.set_bucket_limits(&config.limits);
                 }
             }
             Command::StorageNode(settings) => {

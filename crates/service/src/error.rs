@@ -39,6 +39,9 @@ pub enum ServiceError {
     /// The owner has the largest allowed number of public buckets. Make one private, or raise the limit.
     #[error("the owner has {0} public buckets, and may not have more")]
     TooManyPublicBuckets(u64),
+    /// The bucket would grow beyond this number of bytes. Delete objects, or raise the quota.
+    #[error("the bucket may not grow beyond {0} bytes; delete objects, or raise FULA_BUCKET_QUOTA")]
+    QuotaExceeded(u64),
     /// The bucket is not empty. Delete its objects first.
     #[error("the bucket is not empty")]
     BucketNotEmpty,
@@ -140,6 +143,12 @@ pub enum ServiceError {
     /// The user metadata is longer than the limit.
     #[error("the user metadata is longer than {0} bytes")]
     MetadataTooLarge(usize),
+    /// A body was to be added at another place than the end of the object, which has this length in bytes.
+    #[error("the write offset is not the end of the object, which has {0} bytes")]
+    InvalidWriteOffset(u64),
+    /// The object has the largest allowed number of parts.
+    #[error("the object has the largest allowed number of parts")]
+    TooManyParts,
     /// An argument is not valid.
     #[error("{0}")]
     InvalidArgument(String),
@@ -339,6 +348,7 @@ impl ServiceError {
             Self::AccessDenied
             | Self::CredentialExpired
             | Self::PublicPolicyBlocked
+            | Self::QuotaExceeded(_)
             | Self::NotProved(_) => ErrorKind::Denied,
             Self::NoSuchBucket
             | Self::NoSuchPolicy
@@ -367,6 +377,8 @@ impl ServiceError {
             | Self::BodyFailed(_)
             | Self::EntityTooLarge(_)
             | Self::MetadataTooLarge(_)
+            | Self::InvalidWriteOffset(_)
+            | Self::TooManyParts
             | Self::InvalidArgument(_)
             | Self::InvalidRequest(_)
             | Self::NotImplemented(_) => ErrorKind::Invalid,

@@ -13,17 +13,19 @@ pub mod commit;
 pub mod error;
 pub mod fault_injection;
 mod gc;
+mod lifecycle;
 pub mod limits;
 pub mod mapping;
 mod names;
 mod objects;
+mod part;
 mod pins;
 mod public;
 mod service;
 mod settle;
 
 pub use self::{
-    admin::{fsck, history, restore},
+    admin::{clone, fsck, history, restore},
     arbiter::{
         Alarm, Arbiter, Forgotten, Head, KnownState, Master, MasterInfo, Merged, Recovery,
         RecoveryClaim, RollbackGuard, Status,
@@ -40,9 +42,14 @@ pub use self::{
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,
+    lifecycle::{
+        End, Expiration, Filter, FilterForm, Lifecycle, LifecycleCursor, LifecyclePage, Noncurrent,
+        Rule,
+    },
     limits::Limits,
     mapping::{LostBlock, MapRequest, Mapping, NodeAway, NodesChecked, StorageNodes},
     names::NamePolicy,
+    objects::append::AppendRequest,
     objects::batch::{BatchAction, BatchChange, BatchResult},
     objects::bucket::{BucketInfo, BucketPage},
     objects::list::{ListRequest, Listing, ListingLine},

@@ -51,6 +51,8 @@ pub struct Limits {
     /// Largest number of global names that one owner may hold where bucket names are unique per owner. Each
     /// public bucket holds one.
     pub public_buckets_per_owner: u64,
+    /// Largest sum of the sizes of all objects, versions and parts of one bucket in bytes; 0 for no limit.
+    pub bucket_bytes_max: u64,
     /// Whether reads are answered from the last known root while the arbiter is away.
     pub stale_reads: bool,
     /// Fault that tests inject. Shipped builds inject none.
@@ -74,17 +76,19 @@ impl Default for Limits {
             heads_max: 4096,
             buckets_per_owner: 10_000,
             public_buckets_per_owner: 100,
+            bucket_bytes_max: 0,
             stale_reads: false,
             faults: FaultInjection::default(),
         }
     }
 }
 
-/// How many buckets one owner may have. The numbers can change while the service runs.
+/// How many buckets one owner may have, and how large they may be. The numbers can change while the service runs.
 #[derive(Debug)]
 pub(crate) struct BucketLimits {
     buckets: AtomicU64,
     public_buckets: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl BucketLimits {
@@ -92,6 +96,7 @@ impl BucketLimits {
         Self {
             buckets: limits.buckets_per_owner.into(),
             public_buckets: limits.public_buckets_per_owner.into(),
+            bytes: limits.bucket_bytes_max.into(),
         }
     }
 
@@ -105,10 +110,16 @@ impl BucketLimits {
         self.public_buckets.load(Ordering::Relaxed)
     }
 
-    /// Sets both numbers.
-    pub(crate) fn set(&self, buckets: u64, public_buckets: u64) {
-        self.buckets.store(buckets, Ordering::Relaxed);
-        self.public_buckets.store(public_buckets, Ordering::Relaxed);
+    /// Returns the largest sum of the sizes of all objects, versions and parts of one bucket; 0 for no limit.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes the numbers over from `limits`.
+    pub(crate) fn set(&self, limits: &Limits) {
+        self.buckets.store(limits.buckets_per_owner, Ordering::Relaxed);
+        self.public_buckets.store(limits.public_buckets_per_owner, Ordering::Relaxed);
+        self.bytes.store(limits.bucket_bytes_max, Ordering::Relaxed);
     }
 }
 

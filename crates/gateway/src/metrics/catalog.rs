@@ -257,6 +257,11 @@ pub const ALL: &[Metric] = &[
         "Rows of deleted buckets that were dropped.",
     ),
     counter("fula_gc_rewritten_bytes_total", "bytes", "Bytes of segments that were rewritten."),
+    counter(
+        "fula_lifecycle_ended_total",
+        "objects",
+        "Objects, versions, markers and uploads that this master ended by lifecycle rules.",
+    ),
     // Public objects by CID.
     gauge("fula_public_objects", "objects", "Public objects that can be read by CID."),
     counter(

@@ -1,5 +1,5 @@
 //! Public objects by CID, in the form of an IPFS trustless gateway: single blocks and CAR files, which a client
-//! verifies itself (<https://specs.ipfs.tech/http-gateways/trustless-gateway/>, docs/adr/0048).
+//! verifies itself (<https://specs.ipfs.tech/http-gateways/trustless-gateway/>, docs/adr/0050).
 //!
 //! It has a listener of its own and asks for no credentials. What is not public looks like what is not there.
 

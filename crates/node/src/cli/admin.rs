@@ -8,7 +8,7 @@ use fula_service::limits::RetainedMax;
 
 use super::{
     DataDirArgs, SharedArgs, Time,
-    value::{IssuedBefore, from_one, listen_address, retained_max, wallet},
+    value::{BucketVersion, IssuedBefore, from_one, listen_address, retained_max, wallet},
 };
 
 /// Options of `fula keys`.
@@ -297,6 +297,33 @@ pub(crate) struct ImportArgs {
 /// Options of `fula status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
+/// Options of `fula usage`.
+#[derive(Debug, Args)]
+pub(crate) struct UsageArgs {
+    /// Show only buckets of this user: a user of access keys, a wallet, or an owner id
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
+/// Options of `fula clone`.
+#[derive(Debug, Args)]
+pub(crate) struct CloneArgs {
+    /// Bucket to clone, and the version after @: `fula roots log` lists versions [default: as it is now]
+    #[arg(value_name = "BUCKET[@VERSION]")]
+    pub(crate) source: BucketVersion,
+    /// Name of the new bucket
+    #[arg(value_name = "NEW")]
+    pub(crate) name: String,
+    /// Owner of the bucket: a user of access keys, a wallet, or an owner id as `fula roots show` prints it;
+    /// needed if several have a bucket of this name
+    #[arg(long)]
+    pub(crate) user: Option<String>,
     #[command(flatten)]
     pub(crate) common: AdminArgs,
 }

@@ -19,9 +19,9 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::{
     admin::{
-        AdminArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs, KeysCommand, MastersArgs,
-        MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs, RootsCommand, RootsLeft,
-        SecretsArgs, SecretsCommand, StatusArgs,
+        AdminArgs, CloneArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs, KeysCommand,
+        MastersArgs, MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs,
+        RootsCommand, RootsLeft, SecretsArgs, SecretsCommand, StatusArgs, UsageArgs,
     },
     car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
     config::{ConfigArgs, ConfigCommand},
@@ -73,6 +73,15 @@ pub(crate) enum Command {
     Masters(MastersArgs),
     /// Show the history of buckets, copy them into a shared arbiter, and recover from a restored backup
     Roots(RootsArgs),
+    /// Show how much each owner and each bucket stores
+    ///
+    /// SIZE is that of the current objects. IN ALL counts older versions and parts of uploads, too.
+    Usage(UsageArgs),
+    /// Make a bucket with the objects of another one, as they are or were at a version, without copying
+    ///
+    /// The new bucket has the same owner. It takes over objects and their versions, and no settings: it is
+    /// private, whatever the other one is. Afterwards both change independently.
+    Clone(CloneArgs),
     /// Make the key that seals access keys in a shared arbiter, and show the public keys that follow from it
     Secrets(SecretsArgs),
     /// Create or update the tables of a shared arbiter

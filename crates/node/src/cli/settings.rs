@@ -101,6 +101,11 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_PUBLIC_BUCKETS_PER_OWNER", value_name = "NUMBER",
         value_parser = from_one(), default_value_t = Limits::default().public_buckets_per_owner)]
     pub(crate) public_buckets_per_owner: u64,
+    /// Largest size of one bucket: of all its objects, versions and parts together. A write that would exceed it
+    /// is answered 403 `QuotaExceeded`. 0 turns the limit off
+    #[arg(long, env = "FULA_BUCKET_QUOTA", value_name = "SIZE",
+        default_value_t = Size(Limits::default().bucket_bytes_max))]
+    pub(crate) bucket_quota: Size,
     /// Longest time that a write may take to be committed; then it is answered 503
     #[arg(long, env = "FULA_COMMIT_DEADLINE", value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(Limits::default().commit_deadline))]
@@ -119,6 +124,10 @@ pub(crate) struct GatewaySettings {
     /// block; masters that share a store take turns. 0s turns it off
     #[arg(long, env = "FULA_SCRUB", value_name = "TIME", default_value_t = Time(Duration::from_hours(30 * 24)))]
     pub(crate) scrub: Time,
+    /// Interval at which lifecycle rules are worked off, by one of the masters. 0s turns that off: rules
+    /// are kept, and nothing ends
+    #[arg(long, env = "FULA_LIFECYCLE_EVERY", value_name = "TIME", default_value_t = Time(Duration::from_hours(1)))]
+    pub(crate) lifecycle_every: Time,
     /// Memory for request and response bodies of all connections together. When it is used up,
     /// connections that move less than 256 KiB in 5 s are closed, and a request that waits for 10 s is
     /// answered 503 `SlowDown`. Raise it for many large transfers at once

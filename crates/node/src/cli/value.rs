@@ -132,6 +132,26 @@ impl FromStr for IssuedBefore {
     }
 }
 
+/// A bucket, and one of its versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BucketVersion {
+    pub(crate) bucket: String,
+    /// The version; the current one if there is none.
+    pub(crate) version: Option<u64>,
+}
+
+impl FromStr for BucketVersion {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let Some((bucket, version)) = text.split_once('@') else {
+            return Ok(Self { bucket: text.to_owned(), version: None });
+        };
+        let version = version.parse().map_err(|_| "after @ stands a version, which is a number")?;
+        Ok(Self { bucket: bucket.to_owned(), version: Some(version) })
+    }
+}
+
 /// Parses the address of a wallet.
 pub(crate) fn wallet(text: &str) -> Result<Address, &'static str> {
     Address::parse(text).ok_or("a wallet is 0x and 40 hex digits")

@@ -6,7 +6,6 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
 };
 
 use fula_gateway::{
@@ -35,7 +34,7 @@ use crate::{
     files::{self, FileError},
     gauges, gc,
     ingest::{NodeLinks, OwnMaster, settle_for_ever},
-    jwks,
+    jwks, lifecycle,
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
     output::say,
@@ -133,7 +132,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     let by_cid = public::serve_reads(cid_listener, public, &how, cid_budget, config.wire.rates)?;
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
-    start_background_work(&node, config.scrub);
+    start_background_work(&node, &config);
     let rated = gateway.clone();
     let parts = Parts {
         authenticator: node.authenticator.clone(),
@@ -264,8 +263,8 @@ async fn open_node(config: &GatewayConfig) -> Result<Node, StartError> {
     Ok(node)
 }
 
-/// Starts the background tasks of a gateway. The scrub reads every block once in the time `scrubbed_in`.
-fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
+/// Starts the background tasks of a gateway.
+fn start_background_work(node: &Arc<Node>, config: &GatewayConfig) {
     let authenticator = node.authenticator.clone();
     tokio::spawn(async move { authenticator.revocations().run().await });
     let authenticator = node.authenticator.clone();
@@ -276,7 +275,8 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
     tokio::spawn(gc::tend(Arc::clone(node)));
     tokio::spawn(gc::shared::tend(Arc::clone(node)));
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
-    tokio::spawn(scrub::run(Arc::clone(node), scrubbed_in));
+    tokio::spawn(scrub::run(Arc::clone(node), config.scrub));
+    tokio::spawn(lifecycle::tend(Arc::clone(node), config.lifecycle_every));
     tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
 }
 

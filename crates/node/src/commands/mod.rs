@@ -1,6 +1,7 @@
 //! The implementations of the subcommands.
 
 pub(crate) mod admin;
+pub(crate) mod buckets;
 pub(crate) mod car;
 pub(crate) mod config;
 pub(crate) mod fsck;

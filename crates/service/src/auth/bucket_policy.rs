@@ -62,6 +62,11 @@ impl BucketAccess {
         Self::of(text, PublicAccessBlock::default())
     }
 
+    /// Returns whether there is a policy.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.policy.is_some()
+    }
+
     /// Decides about a request.
     pub(crate) fn decide(
         &self,

@@ -7,17 +7,20 @@ use bytes::Bytes;
 use fula_core::{
     Block, BucketId,
     bucket::{
-        Attached, Fingerprint, ObjectRecord, PartRecord, UploadRecord, VersionId, Versioning,
+        Attached, BucketRoot, Fingerprint, ObjectRecord, PartRecord, UploadRecord, VersionId,
+        Versioning,
     },
     id::{ObjectKey, UploadId},
     root::GlobalName,
-    tree::Salt,
+    tree::{Salt, Tree},
 };
 
 use super::{
+    append::Append,
     completion::{CompleteUpload, is_expired},
     deleted::{Deleted, KeyToDelete},
     edits::{Answer, bytes_of, open_upload},
+    expiry::{Expiry, expire},
     step::{Step, StepKind, commit},
     versions::{delete_many, remove, remove_version, rename, source_of, tag, write},
     working::Working,
@@ -72,6 +75,30 @@ pub(crate) const TAGGING: &str = "tagging";
 /// Name of the setting that holds the location which the client asked for, as text.
 pub(crate) const LOCATION: &str = "location";
 
+/// The content of a bucket that another one begins with.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    pub(super) objects: Tree,
+    pub(super) versions: Tree,
+    pub(super) versioning: Option<Versioning>,
+    /// Highest version of the bucket that it comes from. The versions of the new bucket are higher, so that its
+    /// changes are later than those that made the content.
+    pub(super) version: u64,
+}
+
+impl Content {
+    /// Returns the sum of the sizes of all objects and versions, in bytes.
+    fn bytes(&self) -> u64 {
+        self.objects.bytes.saturating_add(self.versions.bytes)
+    }
+
+    /// Returns the content of a root of a bucket that is at `version` now.
+    pub(crate) fn of(root: &BucketRoot, version: u64) -> Self {
+        let (objects, versions, versioning) = (root.objects, root.versions, root.versioning);
+        Self { objects, versions, versioning, version }
+    }
+}
+
 /// A change to one bucket.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
@@ -81,6 +108,8 @@ pub(crate) enum Change {
         /// The first settings, by name.
         settings: Vec<(&'static str, Block)>,
         global_name: GlobalName,
+        /// Content of another bucket with the same salt that the new one begins with.
+        content: Option<Box<Content>>,
     },
     DeleteBucket,
     /// Sets or removes a setting of the bucket.
@@ -99,6 +128,8 @@ pub(crate) enum Change {
         /// Small body and attached maps, which are stored with the commit.
         blocks: Vec<Block>,
     },
+    /// Makes an object longer.
+    Append(Box<Append>),
     Delete(KeyToDelete),
     /// Gives an object another key.
     Rename {
@@ -118,6 +149,8 @@ pub(crate) enum Change {
         blocks: Vec<Block>,
     },
     DeleteMany(Vec<KeyToDelete>),
+    /// Ends what lifecycle rules end.
+    Expire(Vec<Expiry>),
     /// Sets whether the bucket keeps versions.
     SetVersioning(Versioning),
     CreateUpload {
@@ -151,6 +184,7 @@ impl Change {
             Self::DeleteBucket
             | Self::Delete(_)
             | Self::DeleteMany(_)
+            | Self::Expire(_)
             | Self::AbortUpload { .. } => true,
             Self::Commit(steps) => steps.iter().all(|step| matches!(step.kind, StepKind::Delete)),
             _ => false,
@@ -165,6 +199,7 @@ impl Change {
             | Self::Tag { blocks, .. }
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
+            Self::Append(append) => &append.blocks,
             Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
             Self::Set { value, .. } => value.as_slice(),
             Self::CreateBucket { settings, .. } => {
@@ -176,9 +211,15 @@ impl Change {
             | Self::Rename { .. }
             | Self::Delete(_)
             | Self::DeleteMany(_)
+            | Self::Expire(_)
             | Self::AbortUpload { .. } => &[],
         };
         bytes_of(blocks)
+    }
+
+    /// Returns whether it makes a bucket with the content of another one, which changes the version of the round.
+    pub(super) fn takes_over(&self) -> bool {
+        matches!(self, Self::CreateBucket { content: Some(_), .. })
     }
 
     /// Checks the change against `work` and applies it, in full or not at all.
@@ -190,14 +231,18 @@ impl Change {
         fingerprint: Option<Fingerprint>,
     ) -> Result<Answer, ServiceError> {
         match self {
-            Self::CreateBucket { id, salt, settings, global_name } => {
+            Self::CreateBucket { id, salt, settings, global_name, content } => {
                 if work.require_bucket().is_ok() {
                     return Err(ServiceError::BucketAlreadyOwned);
                 }
+                work.take_room(content.as_ref().map_or(0, |content| content.bytes()), 0)?;
                 let recent = work.recent_anew().await?;
                 work.create(*id, *salt, *global_name, recent);
+                if let Some(content) = content {
+                    work.take_over(content);
+                }
                 for (name, value) in settings {
-                    set(work, name, Some(value), None).await?;
+                    Box::pin(set(work, name, Some(value), None)).await?;
                 }
                 Ok(Answer::Done)
             }
@@ -210,7 +255,7 @@ impl Change {
                 Ok(Answer::Done)
             }
             Self::Set { name, value, names } => {
-                set(work, name, value.as_ref(), *names).await?;
+                Box::pin(set(work, name, value.as_ref(), *names)).await?;
                 Ok(Answer::Done)
             }
             Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
@@ -218,11 +263,14 @@ impl Change {
                 let newest = work.newest(key).await?;
                 work.judge(conditions, newest.current.as_ref())?;
                 let mut record = source.record(work).await?;
+                let freed = work.freed_by_replacing(newest.current.as_ref());
+                work.take_room(record.size, freed)?;
                 work.carry(blocks);
                 record.fingerprint = fingerprint;
                 write(work, key, &newest, &mut record);
                 Ok(Answer::Object(Box::new(record)))
             }
+            Self::Append(append) => append.apply(work, fingerprint).await,
             Self::Delete(delete) => {
                 let newest = work.newest(&delete.key).await?;
                 work.judge(&delete.conditions, newest.current.as_ref())?;
@@ -250,11 +298,13 @@ impl Change {
                 Ok(Answer::Tagged(Box::new(record)))
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
+            Self::Expire(ended) => Box::pin(expire(work, ended)).await,
             Self::CreateUpload { key, id, record, blocks, expired } => {
                 create_upload(work, key, *id, record, blocks, expired).await
             }
             Self::PutPart { key, id, number, part, blocks } => {
                 open_upload(work, key, *id).await?;
+                work.take_room(part.size, 0)?;
                 let part = PartRecord { time: work.time(), ..part.clone() };
                 work.carry(blocks);
                 work.put_part(key, *id, *number, &part);

@@ -75,7 +75,9 @@ fn take_batch(queue: &mut Queue, limits: &Limits) -> Vec<Pending> {
         bytes += next.request.change.bytes();
         // A condition on the bucket version is about a state before any change of this round, so such a
         // change gets a round of its own.
-        let is_alone = |pending: &Pending| pending.request.if_version.is_some();
+        let is_alone = |pending: &Pending| {
+            pending.request.if_version.is_some() || pending.request.change.takes_over()
+        };
         let full = batch.len() >= limits.round_changes_max
             || bytes > limits.round_bytes_max
             || is_alone(next)
@@ -327,6 +329,7 @@ impl Inner {
         let sent = self.sent.lock().before(bucket, base.is_some());
         let (nodes, generation) = (self.arbiter.nodes(), self.arbiter.generation());
         let mut work = Working::new(nodes, bucket, base, now, sent, generation)?;
+        work.limit_bytes(self.bucket_limits.bytes());
         let lease = self.arbiter.pins().lease();
         let mut outcomes = Vec::with_capacity(batch.len());
         let faults = self.limits.faults;

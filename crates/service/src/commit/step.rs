@@ -81,6 +81,8 @@ impl Step {
         match &self.kind {
             StepKind::Write { record, blocks } => {
                 let mut record = ObjectRecord::clone(record);
+                let freed = work.freed_by_replacing(newest.current.as_ref());
+                work.take_room(record.size, freed)?;
                 work.carry(blocks);
                 write(work, &self.key, &newest, &mut record);
             }
@@ -95,7 +97,7 @@ impl Step {
 }
 
 /// Checks every step, and then applies all of them. They have different keys, so none changes the state that
-/// another one is checked against, and a step that was checked cannot fail.
+/// another one is checked against. A step that was checked can fail only if the quota of the bucket has no room for it.
 pub(super) async fn commit(work: &mut Working<'_>, steps: &[Step]) -> Result<Answer, ServiceError> {
     work.require_bucket()?;
     let mut is_ready = true;
@@ -108,7 +110,8 @@ pub(super) async fn commit(work: &mut Working<'_>, steps: &[Step]) -> Result<Ans
     }
     let mut trial = work.clone();
     for step in steps {
-        step.apply(&mut trial).await?;
+        let applied = step.apply(&mut trial).await;
+        applied.map_err(|error| in_commit(step.key.as_str(), error))?;
     }
     *work = trial;
     Ok(Answer::Done)

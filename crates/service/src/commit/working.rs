@@ -1,5 +1,6 @@
 //! The state of a bucket while a round edits it: the base root, and the changes so far.
 
+mod room;
 mod versions;
 
 use std::collections::HashSet;
@@ -15,7 +16,7 @@ use fula_core::{
 };
 
 pub(super) use self::versions::Newest;
-use super::overlay::Overlay;
+use super::{SettingsLink, overlay::Overlay};
 use crate::{
     arbiter::Head,
     error::{Applied, ServiceError},
@@ -68,6 +69,10 @@ pub(super) struct Working<'a> {
     generation: u64,
     /// Lease that the round relies on.
     lease: Option<LeaseId>,
+    /// Bytes by which the bucket may still grow; `None` for any number.
+    room: Option<u64>,
+    /// The largest number of bytes, for the error.
+    quota: u64,
 }
 
 impl<'a> Working<'a> {
@@ -103,7 +108,7 @@ impl<'a> Working<'a> {
         let recent = Overlay { tree, edits: Edits::new() };
         let (changes, markers) = (0, 0);
         let ignores_conditions = false;
-        let lease = None;
+        let (lease, room) = (None, None);
         Ok(Self {
             nodes,
             address,
@@ -119,6 +124,8 @@ impl<'a> Working<'a> {
             ignores_conditions,
             generation,
             lease,
+            room,
+            quota: 0,
         })
     }
 
@@ -354,9 +361,9 @@ impl<'a> Working<'a> {
         }
     }
 
-    /// Returns the address of the settings, if the bucket exists.
-    pub(super) fn settings_link(&self) -> Option<Option<Cid>> {
-        self.open.as_ref().map(|open| open.root.settings)
+    /// Returns which settings the bucket has, if it exists.
+    pub(super) fn settings_link(&self) -> Option<SettingsLink> {
+        self.open.as_ref().map(|open| SettingsLink(open.root.settings))
     }
 
     /// Replaces the settings of the bucket, and does with the global name what they require.

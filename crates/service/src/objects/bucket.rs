@@ -86,6 +86,7 @@ impl Service {
                 .chain((!tags.is_empty()).then(|| (TAGGING, settings::map_block(tags))))
                 .collect(),
             global_name: self.names.at_creation(),
+            content: None,
         };
         let mut made_of = vec![name.as_str().as_bytes(), location.unwrap_or_default().as_bytes()];
         made_of.extend(tags.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));

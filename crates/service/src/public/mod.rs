@@ -1,4 +1,4 @@
-//! Reads of public objects by CID, without a bucket and a key (docs/adr/0048).
+//! Reads of public objects by CID, without a bucket and a key (docs/adr/0050).
 //!
 //! An index in memory says which public objects have a block. A background task keeps it up to date: it looks
 //! at the rows of all buckets, and compares the trees of the public ones with those it saw before. The index is

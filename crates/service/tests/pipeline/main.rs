@@ -1,7 +1,9 @@
 //! Tests of the service on stores in memory that crash, and on an arbiter with faults.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod appends;
 mod cars;
+mod clones;
 mod collect;
 mod commits;
 mod credentials;
@@ -10,6 +12,7 @@ mod faults;
 mod full;
 mod generations;
 mod hung;
+mod lifecycle;
 mod lost;
 mod mappings;
 mod masters;

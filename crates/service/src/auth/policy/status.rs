@@ -85,8 +85,8 @@ impl Statement {
 /// Returns whether the values are certain ones: without wildcards, variables and wide ranges.
 fn is_fixed(test: &Test) -> bool {
     match test {
-        Test::Text(own) | Test::IgnoreCase(own) => own.iter().all(|own| own.is_one_text()),
-        Test::Arn(own) => own.iter().flatten().all(|own| own.is_one_text()),
+        Test::Text(own) | Test::IgnoreCase(own) => own.iter().all(Template::is_one_text),
+        Test::Arn(own) => own.iter().flatten().all(Template::is_one_text),
         Test::Address(own) => own.iter().all(|own| !own.is_wide()),
         Test::Number(..) | Test::Date(..) | Test::Bool(_) | Test::Binary(_) | Test::Null(_) => {
             false
