@@ -10,7 +10,7 @@ use fula_gateway::{
     trustless::{CannotTell, PublicBlocks, PublicDag, TrustlessGateway},
 };
 use fula_ingest::StorageNode;
-use fula_service::MemoryBudget;
+use fula_service::{MemoryBudget, PublicReads};
 
 use crate::{
     ingest::MasterLinks,
@@ -52,6 +52,22 @@ pub(crate) fn serve(
     let how = Listening { name: "cid", open: Arc::default(), ..how.clone() };
     tokio::spawn(server::serve(listener, how, std::future::pending(), answer));
     Ok(gateway)
+}
+
+/// Serves what a gateway calls public, if there is a listener, and keeps its index up to date.
+///
+/// # Errors
+/// [`ListenError`].
+pub(crate) fn serve_reads(
+    taken: Option<Taken>,
+    reads: Option<PublicReads>,
+    how: &Listening,
+    budget: MemoryBudget,
+    rates: Rates,
+) -> Result<Option<TrustlessGateway>, ListenError> {
+    let (Some(taken), Some(reads)) = (taken, reads) else { return Ok(None) };
+    tokio::spawn(reads.clone().watch());
+    serve(taken, how, Arc::new(reads), budget, rates).map(Some)
 }
 
 /// Returns the memory for answers of a storage node.

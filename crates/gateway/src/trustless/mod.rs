@@ -34,7 +34,8 @@ use self::{
 use crate::{
     limit::{RateLimits, Rates},
     range::ByteRange,
-    request::Peer,
+    request::{Operation, Peer},
+    request_log::{self, Line},
 };
 
 /// Memory of a request whose answer is sent, in bytes: a block, the section made of it, and the blocks that are
@@ -122,24 +123,22 @@ impl TrustlessGateway {
 
     /// Answers one request.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
-        let began = Instant::now();
+        let (started, peer) = (Instant::now(), request.extensions().get::<Peer>().copied());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let (operation, answered) = self.answer(&request).await;
+        let (name, answered) = self.answer(&request).await;
         let mut response = answered.unwrap_or_else(Refused::response);
         allow_all_origins(response.headers_mut());
         if method == Method::HEAD {
             *response.body_mut() = Body::empty();
         }
-        let (status, elapsed) = (response.status().as_u16(), began.elapsed());
-        let labels = [("operation", operation.to_owned()), ("status", status.to_string())];
-        metrics::counter!("fula_requests_total", &labels).increment(1);
-        metrics::histogram!("fula_request_seconds", "operation" => operation)
-            .record(elapsed.as_secs_f64());
-        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        tracing::info!(%method, path, operation, status, micros, "request");
-        response
+        let operation = Arc::new(Operation::default());
+        operation.set(name.to_owned());
+        let (request_id, received) = (String::new(), 0);
+        let line = Line { request_id, peer, method, path, operation, received, started };
+        request_log::follow(response, line)
     }
 
+    /// Returns the name of the operation, and the answer.
     async fn answer<B>(
         &self,
         request: &Request<B>,

@@ -132,12 +132,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         ..how.clone()
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
-    let mut by_cid = None;
-    if let (Some(taken), Some(public)) = (cid_listener, public) {
-        tokio::spawn(public.clone().watch());
-        let (blocks, rates) = (Arc::new(public), config.wire.rates);
-        by_cid = Some(public::serve(taken, &how, blocks, cid_budget, rates)?);
-    }
+    let by_cid = public::serve_reads(cid_listener, public, &how, cid_budget, config.wire.rates)?;
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
     start_background_work(&node, &config);
     start_pinning(&node, config.pins.clone())?;

@@ -288,7 +288,9 @@ async fn prove_by_receipt(
     let known = |id| mapping.nodes.known(id);
     match proved.receipt(offered, now, known) {
         Err(Refusal::UnknownDisk(node) | Refusal::OtherDisk(node)) => {
-            drop(timeout(PRESENCE, mapping.nodes.meet(node)).await);
+            if timeout(PRESENCE, mapping.nodes.meet(node)).await.is_err() {
+                tracing::debug!(%node, "a storage node does not say which disk it has");
+            }
             proved.receipt(offered, now, known)
         }
         done => done,

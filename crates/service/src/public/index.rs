@@ -1,8 +1,10 @@
 //! Which objects have a block, in memory and within a bound. It only says where to look: whether an object is
 //! public is decided when it is read.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use fula_core::{BucketAddress, Cid};
 

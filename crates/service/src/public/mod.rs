@@ -195,7 +195,9 @@ impl PublicReads {
                     continue;
                 }
                 match self.bucket(&address, &row, known.remove(&address)).await {
-                    Ok(now) => drop(known.insert(address, now)),
+                    Ok(now) => {
+                        known.insert(address, now);
+                    }
                     // A root that was replaced meanwhile may be collected. The next look sees the newer one.
                     Err(ServiceError::Damaged(_)) => self.0.index.write().remove_bucket(&address),
                     Err(error) => return Err(error),
