@@ -14,7 +14,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools static deb image
+.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools ipfs static deb image
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -122,7 +122,18 @@ soak: ## 1 000 connections, one in ten stalls or is slow: SECONDS=n
 	cargo build --release $(CARGO_FLAGS) -p fula-bench
 	target/release/fula-bench soak --seconds $(SECONDS)
 
-clients: tools bins ## Stock S3 clients and the commands of the documents against real gateways
+# kubo and ipfs-cluster are built once. Their own modules keep the versions that they were tested with.
+IPFS_TOOLS = target/tools
+GO_BUILD = PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOFLAGS="-p=2 -buildvcs=false -trimpath -mod=readonly" go build -o $(CURDIR)/$(IPFS_TOOLS)/
+ipfs: $(IPFS_TOOLS)/ipfs $(IPFS_TOOLS)/ipfs-cluster-service ## Builds kubo and ipfs-cluster for tests, in four minutes
+$(IPFS_TOOLS)/ipfs: tests/tools/kubo/go.sum
+	mkdir -p $(IPFS_TOOLS)
+	cd tests/tools/kubo && $(GO_BUILD) github.com/ipfs/kubo/cmd/ipfs
+$(IPFS_TOOLS)/ipfs-cluster-service: tests/tools/cluster/go.sum
+	mkdir -p $(IPFS_TOOLS)
+	cd tests/tools/cluster && $(GO_BUILD) github.com/ipfs-cluster/ipfs-cluster/cmd/ipfs-cluster-service
+
+clients: tools ipfs bins ## Stock S3 clients and the commands of the documents against real gateways
 	$(VENV)/bin/pytest -q -p no:cacheprovider tests/clients
 
 # What the tests need beyond a Rust toolchain and a C compiler.

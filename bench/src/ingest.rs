@@ -12,10 +12,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use fula_core::{
-    Block, Cid, Codec, OwnerId,
+    Block, Cid, Codec, OwnerId, car,
     content::{DagBuilder, FileLink},
 };
-use fula_ingest::{DiskId, Receipt, SigningKey, car, receipt::Subject};
+use fula_ingest::{DiskId, Receipt, SigningKey, receipt::Subject};
 use fula_testkit::{
     cluster::fula_binary,
     postgres::free_port,
@@ -317,7 +317,7 @@ async fn small_blocks(site: &Site, count: u64, connections: u64) -> io::Result<(
         let blocks = &files[usize::try_from(n).unwrap_or(0)];
         let mut file = BytesMut::from(&*car::header(&[blocks[0].cid()]));
         for block in blocks {
-            file.extend_from_slice(&car::section(&block.cid(), block.bytes()));
+            car::put_section(&mut file, &block.cid(), block.bytes());
         }
         let call = Call::new(Method::POST, "/v0/blocks").body(file.freeze());
         call.header("content-type", "application/vnd.ipld.car")

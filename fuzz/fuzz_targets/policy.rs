@@ -1,62 +1,47 @@
-//! Parses any text as a bucket policy. Everything public must be stated in it, and only reads may be
-//! public.
+//! Parses any text as a bucket policy. What it allows must be stated in it, and nothing is allowed where
+//! everything is forbidden.
 #![no_main]
 
-use fula_gateway::fuzzing::{Action, BucketName, PublicRead, Target};
+use fula_gateway::fuzzing::{Action, Asked, BucketName, Decision, Policy};
 use libfuzzer_sys::fuzz_target;
 
 const BUCKET: &str = "bucket";
 
-const SAMPLES: [&str; 2] = [
+const SAMPLES: [&str; 3] = [
     r#"{"Version":"2012-10-17","Statement":[{"Sid":"s","Effect":"Allow","Principal":{"AWS":["*"]},
         "Action":["s3:GetObject"],"Resource":["arn:aws:s3:::bucket/k*","arn:aws:s3:::bucket/l"]}]}"#,
     r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":["s3:ListBucket","s3:GetBucketLocation"],
         "Resource":"arn:aws:s3:::bucket"}}"#,
+    r#"{"Version":"2012-10-17","Statement":{"Effect":"Deny","NotPrincipal":{"CanonicalUser":"f41f214011f79ff767b399d24e0e75af"},
+        "NotAction":"s3:Get*","NotResource":"arn:aws:s3:::bucket/${aws:username}/*","Condition":{
+        "ForAnyValue:StringLikeIfExists":{"s3:prefix":["a*","?"]},"IpAddress":{"aws:SourceIp":"192.0.2.0/24"},
+        "DateLessThan":{"aws:CurrentTime":"2026-11-30T00:00:00Z"},"NumericEquals":{"s3:max-keys":5}}}}"#,
 ];
-
-/// Returns all texts of a JSON value.
-fn texts<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
-    match value {
-        serde_json::Value::String(text) => found.push(text),
-        serde_json::Value::Array(all) => all.iter().for_each(|value| texts(value, found)),
-        serde_json::Value::Object(all) => all.values().for_each(|value| texts(value, found)),
-        _ => {}
-    }
-}
 
 fuzz_target!(|data: &[u8]| {
     let data = fula_fuzz::input(data, &SAMPLES.map(Vec::from));
     let Ok(text) = std::str::from_utf8(&data) else { return };
-    let Ok(public) = PublicRead::parse(text, &BucketName::parse(BUCKET).expect("a good name")) else { return };
-    let value = serde_json::from_str(text).expect("it was read as JSON");
-    let mut said = Vec::new();
-    texts(&value, &mut said);
-    let patterns = || said.iter().filter_map(|text| text.strip_prefix("arn:aws:s3:::bucket/"));
-    // The texts of the resources, and some that are close to them.
-    let near = patterns().flat_map(|pattern| {
-        let key = pattern.trim_end_matches('*');
-        [key.to_owned(), format!("{key}x"), key.chars().skip(1).collect()]
-    });
-    for key in near.chain(["k".to_owned(), String::new()]) {
-        let is_named = patterns().any(|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => key.starts_with(prefix),
-            None => key == pattern,
-        });
-        let target = Target::Object(BUCKET, &key);
-        for action in Action::ALL {
-            let is_allowed = public.allows(action, target);
-            match action {
-                Action::GetObject => assert!(!is_allowed || is_named, "{key:?}"),
-                Action::ListObjects | Action::HeadBucket => {
-                    assert!(!is_allowed || said.contains(&"s3:ListBucket"));
-                }
-                _ => assert!(!is_allowed, "{action:?}"),
+    let name = BucketName::parse(BUCKET).expect("a good name");
+    let checked = Policy::check(text, &name);
+    let Ok(policy) = Policy::parse(text) else {
+        assert!(checked.is_err());
+        return;
+    };
+    let values = |key: &str| match key {
+        "aws:sourceip" => Some(vec!["192.0.2.7".to_owned()]),
+        "s3:prefix" => Some(vec!["a".to_owned(), "*".to_owned()]),
+        _ => None,
+    };
+    for action in Action::all() {
+        for resource in [BUCKET, "bucket/k", "bucket/", "bucket/a/b"] {
+            let asked = Asked { who: None, as_named: true, action: action.id(), resource };
+            let decision = policy.decide(&asked, &values);
+            assert_eq!(policy.decide(&asked, &values), decision);
+            if decision == Decision::Allowed {
+                assert!(text.contains("Allow") && policy.mentions(None) && policy.allows_unnamed());
             }
-            assert!(!is_allowed || !public.is_nothing());
+            assert!(decision != Decision::Denied || text.contains("Deny"));
         }
     }
-    // For another bucket the same text must make nothing public.
-    if let Ok(other) = PublicRead::parse(text, &BucketName::parse("other").expect("a good name")) {
-        assert!(said.iter().any(|text| text.starts_with("arn:aws:s3:::other")) || other.is_nothing());
-    }
+    assert!(!policy.is_public() || policy.allows_unnamed());
 });

@@ -128,3 +128,20 @@ def test_rules_survive_a_restart(own_gateway):
     own_gateway.start()
     assert s3.get_bucket_cors(Bucket="cors-bucket")["CORSRules"] == RULES
     assert preflight(own_gateway, "/cors-bucket/k", "PUT")[0] == 200
+
+
+def test_a_preflight_tells_nothing_of_private_buckets(gateway, s3, bucket):
+    """Who is named in the request may have the bucket or not: the answers are equal."""
+    owner = s3.list_buckets()["Owner"]["ID"]
+    asked = lambda name, allowed_method="GET": exchange(gateway, "OPTIONS", f"/{name}/k", {
+        "origin": ORIGIN, "access-control-request-method": allowed_method, "x-amz-expected-bucket-owner": owner})
+    absent = told(asked("never-made-this-one"))
+    assert absent == (403, "AccessForbidden", "CORSResponse: Bucket not found")
+    assert told(asked(bucket)) == absent
+    s3.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [{"AllowedOrigins": [ORIGIN], "AllowedMethods": ["GET"]}]})
+    assert asked(bucket)[0] == 200 and told(asked(bucket, "PUT")) == absent
+    # The key of a presigned URL names its user, and proves nothing.
+    key = gateway.credentials()[0]
+    named = lambda name: told(exchange(gateway, "OPTIONS", f"/{name}/k?X-Amz-Credential={key}%2Fx", {
+        "origin": ORIGIN, "access-control-request-method": "PUT"}))
+    assert named(bucket) == named("never-made-this-one") == absent

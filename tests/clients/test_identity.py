@@ -267,8 +267,9 @@ def test_public_reads(door):
     owner.delete_bucket_policy(Bucket=bucket)
     assert code(anonymous(f"/{bucket}?list-type=2")) == (403, "AccessDenied")
     deny = json.dumps({"Version": "2012-10-17", "Statement": [{**allow("s3:GetObject", f"{bucket}/*"), "Effect": "Deny"}]})
-    with Refused("NotImplemented", 501):
-        owner.put_bucket_policy(Bucket=bucket, Policy=deny)
+    owner.put_bucket_policy(Bucket=bucket, Policy=deny)
+    with Refused("AccessDenied", 403):
+        owner.get_object(Bucket=bucket, Key="pub/k")
     with Refused("MalformedPolicy", 400):
         owner.put_bucket_policy(Bucket=bucket, Policy="{}")
 

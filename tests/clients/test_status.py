@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import urllib.request
 
+import pytest
+
 from conftest import FULA, REPO, Gateway
 from helpers import MIB, pattern
 from masters import admin, federation
@@ -161,3 +163,34 @@ def test_masters_say_who_they_are(federation):
     # It enrols again, and says so.
     wait_for(lambda: len(alive()) == 2)
     assert "on the list again" in two.data_dir.with_suffix(".log").read_text()
+
+
+@pytest.mark.parametrize("blocks", ["own", "shared"])
+def test_what_is_kept_for_the_retention_is_bounded_in_bytes(tmp_path, monkeypatch, blocks):
+    env = {"FULA_RETENTION": "1h", "FULA_RETENTION_BYTES": "20M"}
+    if blocks == "shared":
+        (tmp_path / "blocks").mkdir()
+        env["FULA_BLOCKS"] = f"file://{tmp_path}/blocks"
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    gateway = Gateway(tmp_path / "data").start()
+    s3 = gateway.client()
+    s3.create_bucket(Bucket="bucket")
+    for n in range(30):
+        s3.put_object(Bucket="bucket", Key="key", Body=pattern(MIB, seed=n))
+    # What an operator asks for is taken as it is, and keeps everything.
+    asked = json.loads(gateway.fula("gc", "--now", "--retention", "1h", "--json").stdout)["collection"]
+    assert asked["retained_bytes"] > 28 * MIB and asked["retention_ms"] == 3600_000
+    assert value(gateway, "fula_retention_seconds") == 3600
+    done = json.loads(gateway.fula("gc", "--now", "--json").stdout)["collection"]
+    assert done["deleted_bytes"] > 8 * MIB and done["retained_bytes"] <= 20 * MIB
+    assert done["retention_ms"] < 3600_000
+    assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == pattern(MIB, seed=29)
+    assert json.loads(gateway.fula("fsck", "--json").stdout)["problems"] == 0
+    # Later collections begin with the shorter time, and lengthen it while they keep little.
+    short = value(gateway, "fula_retention_seconds")
+    assert short < 60
+    gateway.fula("gc", "--now")
+    assert short < value(gateway, "fula_retention_seconds") < 3600
+    wrong = gateway.fula("gateway", "--retention-bytes", "half", check=False)
+    assert wrong.returncode == 2 and "such as 50%" in wrong.stderr

@@ -273,3 +273,18 @@ def test_versions_survive_a_restart_and_a_check(own_gateway):
     assert len(lines(s3, bucket)) == 4
     own_gateway.stop()
     assert "k" not in own_gateway.fula("fsck").stderr
+
+
+def test_a_page_that_ends_at_a_null_version_is_continued_after_it_is_gone(s3, bucket):
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    oldest = put(s3, bucket, "k", b"1")
+    suspend(s3, bucket)
+    put(s3, bucket, "k", b"null")
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    newest = put(s3, bucket, "k", b"3")
+    page = s3.list_object_versions(Bucket=bucket, MaxKeys=2)
+    assert [line["VersionId"] for line in page["Versions"]] == [newest, "null"]
+    after = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+    assert lines(s3, bucket, **after) == [("k", oldest, False, False)]
+    s3.delete_object(Bucket=bucket, Key="k", VersionId="null")
+    assert lines(s3, bucket, **after) == [("k", oldest, False, False)]

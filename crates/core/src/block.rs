@@ -125,6 +125,57 @@ pub struct Listed {
     pub next: Option<Position>,
 }
 
+/// Number of equal parts of the retention into which a collection sorts what it keeps for it.
+pub const AGES: u8 = 16;
+
+/// Why a collection keeps a block. Where there are several reasons, the least one counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// A current root needs it, or a request.
+    Now,
+    /// A root needs it that was replaced within the retention, so many [`AGES`] parts of it ago. Values
+    /// from `AGES` on count as the oldest part.
+    Retained(u8),
+    /// It is the root block of an older state.
+    History,
+}
+
+/// Bytes that a collection keeps, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptBytes {
+    /// Those of [`Kept::Now`].
+    pub now: u64,
+    /// Those of [`Kept::Retained`], the youngest part first.
+    pub retained: [u64; AGES as usize],
+    /// Those of [`Kept::History`].
+    pub history: u64,
+}
+
+impl KeptBytes {
+    /// Counts `bytes` more.
+    pub fn add(&mut self, kept: Kept, bytes: u64) {
+        *match kept {
+            Kept::Now => &mut self.now,
+            Kept::Retained(age) => &mut self.retained[usize::from(age.min(AGES - 1))],
+            Kept::History => &mut self.history,
+        } += bytes;
+    }
+
+    /// Counts what another count has counted.
+    pub fn add_all(&mut self, other: &Self) {
+        self.now += other.now;
+        self.history += other.history;
+        for (own, other) in self.retained.iter_mut().zip(other.retained) {
+            *own += other;
+        }
+    }
+
+    /// Returns the bytes that are kept for the retention, of all ages together.
+    pub fn all_retained(&self) -> u64 {
+        self.retained.iter().sum()
+    }
+}
+
 /// What one call of [`BlockStore::sweep`] did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Swept {
@@ -133,7 +184,7 @@ pub struct Swept {
     /// Bytes of the deleted blocks.
     pub bytes: u64,
     /// Bytes of marked blocks, where only the sweep can tell.
-    pub live_bytes: u64,
+    pub kept: KeptBytes,
     /// Number of marked blocks that the store does not have, where only the sweep can tell.
     pub missing: u64,
     /// Where the next call continues; `None` after the last one.
@@ -195,12 +246,13 @@ pub trait BlockStore: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Marks blocks as in use in the collection that began with epoch `cut`. Returns those that were
-    /// not marked in it before; all of them in a store that is not collected by marks.
+    /// not marked in it before; all of them in a store that is not collected by marks. `kept` only serves
+    /// the account of the sweep.
     ///
     /// Blocks that the store lacks are returned too, so that the traversal fails on them instead of
     /// skipping their subtree. Raw blocks link to nothing and may be left out when they are missing.
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
-        let _ = cut;
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
+        let _ = (cut, kept);
         cids.to_vec()
     }
 
@@ -295,7 +347,7 @@ pub async fn sweep_all(
         let swept = blocks.sweep(position, cut, put_before).await?;
         done.deleted += swept.deleted;
         done.bytes += swept.bytes;
-        done.live_bytes += swept.live_bytes;
+        done.kept.add_all(&swept.kept);
         done.missing += swept.missing;
         from = swept.next;
     }

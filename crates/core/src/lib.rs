@@ -39,6 +39,7 @@
 
 pub mod block;
 pub mod bucket;
+pub mod car;
 pub mod cbor;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -33,11 +33,13 @@ pub enum Table {
     Packs,
     /// Holds of a storage node on its blocks, kept by that node alone.
     Holds,
+    /// What is pinned of each bucket, and which master pins it.
+    Pins,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Keys,
         Self::Sessions,
         Self::Revocations,
@@ -48,6 +50,7 @@ impl Table {
         Self::RememberedKeys,
         Self::Packs,
         Self::Holds,
+        Self::Pins,
     ];
 
     /// Returns the name under which it is stored.
@@ -63,6 +66,7 @@ impl Table {
             Self::RememberedKeys => "remembered-keys",
             Self::Packs => "packs",
             Self::Holds => "holds",
+            Self::Pins => "pins",
         }
     }
 }

@@ -141,6 +141,11 @@ impl AuthLayer {
         }
     }
 
+    /// Applies the rate limit of a user whose credential was accepted without [`Self::decide`].
+    pub(crate) fn refuses_user(&self, user: &str) -> bool {
+        self.limits.refuses_user(user)
+    }
+
     /// Authenticates the bearer token of a request, and puts its identity into the extensions. Returns
     /// whether there was one.
     pub(crate) fn authenticate_bearer(

@@ -120,9 +120,22 @@ fn named_owner<B>(request: &Request<B>) -> BucketOwner {
     }
 }
 
+/// Returns the rules that a bucket stores.
+///
+/// # Errors
+/// 500 `InternalError` for rules that cannot be read: a newer build may have stored them.
+pub(crate) fn stored_rules(text: &str) -> S3Result<Vec<Rule>> {
+    serde_json::from_str(text).map_err(|error| {
+        tracing::error!(%error, "the rules of a bucket for other origins cannot be read");
+        let text = "The CORS configuration of the bucket cannot be read by this version of Fula. Put it \
+                    again, or let the operator upgrade the gateway.";
+        custom("InternalError", StatusCode::INTERNAL_SERVER_ERROR, text.to_owned())
+    })
+}
+
 async fn rules(service: &Service, caller: &Caller, bucket: &BucketName) -> S3Result<Vec<Rule>> {
     let text = service.cors_of_anyone(caller, bucket).await.map_err(to_s3)?;
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    text.map_or(Ok(Vec::new()), |text| stored_rules(&text))
 }
 
 /// A request from another origin, which is not a preflight.
@@ -243,7 +256,7 @@ async fn allow<B>(
         let text = "CORSResponse: CORS is not enabled for this bucket.";
         return Err(if is_bare { forbidden(text, method, level) } else { not_found() });
     };
-    let rules: Vec<Rule> = serde_json::from_str(&rules).unwrap_or_default();
+    let rules = stored_rules(&rules)?;
     let mut out = HeaderMap::new();
     if headers.len() <= HEADERS_MAX && apply(&rules, origin, method, &headers, &mut out) {
         return Ok(out);
@@ -280,6 +293,14 @@ mod tests {
             methods: owned(methods),
             headers: owned(headers),
             ..Rule::default()
+        }
+    }
+
+    #[test]
+    fn rules_that_cannot_be_read_are_not_taken_for_none() {
+        assert_eq!(stored_rules("[]").unwrap(), []);
+        for broken in ["", "{}", r#"[{"origins": "*"}]"#] {
+            assert_eq!(stored_rules(broken).unwrap_err().code().as_str(), "InternalError");
         }
     }
 

@@ -365,7 +365,9 @@ fn delete_marker(id: fula_core::bucket::VersionId, time_ms: u64, is_named: bool)
     headers.push((HeaderName::from_static("x-amz-version-id"), id.to_string().parse().ok()));
     let error = if is_named {
         headers.push((header::ALLOW, Some(HeaderValue::from_static("DELETE"))));
-        headers.push((header::LAST_MODIFIED, http_date(timestamp(time_ms))));
+        // The answer to a retry does not tell the time.
+        headers
+            .push((header::LAST_MODIFIED, http_date(timestamp(time_ms)).filter(|_| time_ms > 0)));
         S3ErrorCode::MethodNotAllowed
     } else {
         S3ErrorCode::NoSuchKey

@@ -25,8 +25,8 @@ use crate::{
 pub use fula_core::BucketName;
 pub use fula_service::{
     BatchAction, BatchChange,
-    access::{Action, Target},
-    policy::PublicRead,
+    access::Action,
+    policy::{Asked, Decision, Policy},
 };
 
 /// Parses the body of a multi-key commit. Returns `None` when it is refused.

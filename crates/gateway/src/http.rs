@@ -37,7 +37,7 @@ use crate::{
     normalise,
     payload::{streamed, unframed},
     query::{self, Payload, Route},
-    request::{HostBucket, Operation, Peer, RequestId},
+    request::{HostBucket, Operation, Peer, RequestId, SecureTransport},
     request_body::{self, Lent, MinimumPace},
     request_log::{self, Line},
     signature::{ChunkKey, Received},
@@ -131,6 +131,10 @@ impl Gateway {
         let operation = Arc::new(Operation::default());
         let seen = Arc::new(Seen::default());
         request.extensions_mut().insert(RequestId(id.clone()));
+        let is_tls = request.extensions().get::<Peer>().is_some_and(|peer| peer.is_tls);
+        if is_tls || self.config.tls_terminated {
+            request.extensions_mut().insert(SecureTransport);
+        }
         request.extensions_mut().insert(Arc::clone(&operation));
         request.extensions_mut().insert(Arc::clone(&seen));
         let is_empty = request.body().is_end_stream();

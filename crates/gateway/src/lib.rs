@@ -109,11 +109,11 @@ pub fn gateway(service: Service, authenticator: Authenticator, config: WireConfi
         presigned_v2: config.presigned_v2,
     };
     let auth_layer = auth::AuthLayer::new(authenticator, limited, rules, config.tls_terminated);
-    let commit = s3::CommitRoute::new(service.clone(), limits.xml_bytes_max);
+    let routes = s3::OwnRoutes::new(service.clone(), limits.xml_bytes_max);
     let buffered = buffered::BufferedBodies::new(&service, limits.body_idle_timeout);
     let for_cors = service.clone();
     let mut builder = s3s::service::S3ServiceBuilder::new(s3::Api::new(service, config.clone()));
-    builder.set_route(commit);
+    builder.set_route(routes);
     builder.set_config(std::sync::Arc::new(provider));
     builder.set_auth(s3::NoSecrets);
     builder.set_access(s3::Access);

@@ -147,10 +147,11 @@ const ROUTES: &[Route] = &[
         .with(&["bucket-region", "continuation-token", "max-buckets", "prefix"])
         .page(),
     Route::new(Method::GET, Level::Bucket, &[]).with(LIST).page().for_anyone(),
+    Route::new(Method::GET, Level::Bucket, &["fula-car"]).with(&["since", "version"]),
     Route::new(Method::GET, Level::Bucket, &["location"]).for_anyone(),
     Route::new(Method::GET, Level::Bucket, &["policy"]),
-    Route::new(Method::GET, Level::Bucket, &["policyStatus"]),
-    Route::new(Method::GET, Level::Bucket, &["uploads"]).with(LIST_UPLOADS).page(),
+    Route::new(Method::GET, Level::Bucket, &["policyStatus"]).for_anyone(),
+    Route::new(Method::GET, Level::Bucket, &["uploads"]).with(LIST_UPLOADS).page().for_anyone(),
     Route::new(Method::HEAD, Level::Bucket, &[]).for_anyone(),
     Route::new(Method::PUT, Level::Bucket, &[]).payload(DOCUMENT),
     Route::new(Method::PUT, Level::Bucket, &["policy"]).payload(DOCUMENT),
@@ -162,7 +163,8 @@ const ROUTES: &[Route] = &[
     Route::new(Method::GET, Level::Object, &[]).with(READ).for_anyone(),
     Route::new(Method::GET, Level::Object, &["uploadId"])
         .with(&["encoding-type", "max-parts", "part-number-marker"])
-        .page(),
+        .page()
+        .for_anyone(),
     Route::new(Method::HEAD, Level::Object, &[]).with(READ).for_anyone(),
     Route::new(Method::PUT, Level::Object, &[]).payload(Payload::Streamed),
     Route::new(Method::PUT, Level::Object, &["partNumber", "uploadId"]).payload(Payload::Streamed),

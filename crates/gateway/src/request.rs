@@ -22,6 +22,10 @@ impl Peer {
     }
 }
 
+/// Marks a request that nobody on its way could read: it came over TLS, here or at a proxy in front.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SecureTransport;
+
 /// The id of a request, for the log.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId(pub(crate) String);

@@ -18,6 +18,15 @@ use crate::receipt::SizedCid;
 /// Largest number of blocks of one batch. Its record stays below the limit of a metadata store.
 pub const BATCH_BLOCKS_MAX: usize = 1024;
 
+/// Least number of bytes that a block counts against a quota. Its hold needs memory and a part of a record,
+/// however short it is.
+pub const CHARGE_MIN: u64 = 4096;
+
+/// Returns the bytes that a block of this length counts against a quota.
+pub fn charge_of(size: u32) -> u64 {
+    u64::from(size).max(CHARGE_MIN)
+}
+
 /// Blocks that one owner began to hold together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -182,8 +191,8 @@ impl Holds {
             hold.is_pinned |= batch.is_pinned;
             let is_charged = !hold.is_pinned;
             match (hold.is_charged, is_charged) {
-                (false, true) => account.charged += u64::from(*size),
-                (true, false) => account.charged -= u64::from(*size).min(account.charged),
+                (false, true) => account.charged += charge_of(*size),
+                (true, false) => account.charged -= charge_of(*size).min(account.charged),
                 _ => {}
             }
             hold.is_charged = is_charged;
@@ -248,7 +257,7 @@ impl Holds {
             for (cid, size) in &left.blocks {
                 if let Some(hold) = account.holds.get_mut(cid).filter(|hold| hold.is_charged) {
                     hold.is_charged = false;
-                    account.charged -= u64::from(*size).min(account.charged);
+                    account.charged -= charge_of(*size).min(account.charged);
                 }
             }
             found.push((*slot, left));
@@ -269,7 +278,7 @@ impl Holds {
                 continue;
             }
             if hold.is_charged {
-                account.charged -= u64::from(*size).min(account.charged);
+                account.charged -= charge_of(*size).min(account.charged);
             }
             account.holds.remove(cid);
             gone.push(*cid);
@@ -295,7 +304,7 @@ mod tests {
     }
 
     fn batch(owner: OwnerId, until: TimeMs, blocks: &[u8]) -> Batch {
-        let blocks = blocks.iter().map(|n| (cid(*n), 10)).collect();
+        let blocks = blocks.iter().map(|n| (cid(*n), 10_000)).collect();
         Batch { owner, until, is_pinned: false, blocks }
     }
 
@@ -324,14 +333,19 @@ mod tests {
         // Leases are charged once for each owner and block, and until they end or are pinned.
         holds.add(1, batch(OWNER, 100, &[1, 2]));
         holds.add(2, batch(OWNER, 200, &[2, 3]));
-        assert_eq!(holds.charged(OWNER), 30);
-        assert_eq!(holds.ended(100, 10)[0].1.blocks, [(cid(1), 10)]);
-        assert_eq!(holds.charged(OWNER), 20);
+        assert_eq!(holds.charged(OWNER), 30_000);
+        assert_eq!(holds.ended(100, 10)[0].1.blocks, [(cid(1), 10_000)]);
+        assert_eq!(holds.charged(OWNER), 20_000);
         holds.add(3, Batch { is_pinned: true, ..batch(OWNER, 300, &[3]) });
-        assert_eq!(holds.charged(OWNER), 10);
+        assert_eq!(holds.charged(OWNER), 10_000);
         // A lease of what is pinned already costs nothing.
         holds.add(4, batch(OWNER, 250, &[3]));
-        assert_eq!(holds.charged(OWNER), 10);
+        assert_eq!(holds.charged(OWNER), 10_000);
+        // A tiny block counts as much as its hold costs.
+        holds.add(5, Batch { blocks: vec![(cid(9), 1)], ..batch(OTHER, 300, &[]) });
+        assert_eq!(holds.charged(OTHER), CHARGE_MIN);
+        holds.remove(5);
+        assert_eq!(holds.charged(OTHER), 0);
     }
 
     #[test]

@@ -95,8 +95,7 @@ impl Intake {
             return Ok(node.receipt(owner, sized, until));
         }
         // The record is appended behind the blocks, in the same stream of the log, so one fsync covers both.
-        node.begin(batch).await?;
-        node.blocks().sync(self.mark).await?;
+        let until = node.begin(batch, self.mark).await?;
         Ok(node.receipt(owner, sized, until))
     }
 }

@@ -6,7 +6,6 @@
 //!
 //! Decision: docs/adr/0043. Formats: docs/format.md.
 
-pub mod car;
 mod document;
 pub mod faults;
 pub mod holds;

@@ -1,7 +1,10 @@
 //! The rule by which a mapping is admitted: every leaf has a receipt for the caller, or is part of an object
 //! that the caller may read. To know a CID is no proof.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+};
 
 use fula_core::{
     Block, Cid, Codec, OwnerId, block::BLOCK_BYTES_MAX, content::FileNode, root::TimeMs,
@@ -18,6 +21,9 @@ pub const LEFT_MIN_MS: u64 = 3600 * 1000;
 
 /// Largest number of levels of a file.
 const DEPTH_MAX: usize = 8;
+
+/// Largest number of nodes that hold the leaves of one object for one owner.
+pub const HOLDERS_MAX: usize = 64;
 
 /// What a master knows of a node.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +66,12 @@ pub enum Refusal {
     /// A receipt is not about the blocks that came with it: answer 403.
     #[error("a receipt is not about the blocks that are listed with it")]
     OtherBlocks,
+    /// The leaves are on too many nodes: answer 400.
+    #[error("the leaves are on more than {HOLDERS_MAX} nodes; send them to fewer")]
+    TooManyNodes,
+    /// The node of a receipt was never heard of, so its disk may be gone: answer 409.
+    #[error("node {0} has not answered this master yet; try again, or send the blocks elsewhere")]
+    UnknownDisk(SignerId),
     /// The disk of a receipt is gone: answer 409.
     #[error("node {0} has another disk now; send the blocks again")]
     OtherDisk(SignerId),
@@ -154,89 +166,143 @@ impl Found<'_> {
     }
 }
 
-/// The blocks that a caller has proved a right to, and the nodes that hold each of them.
-#[derive(Clone, Debug, Default)]
+/// Where leaves of an object are. Nothing else may answer for them: what some node or master has for another
+/// owner proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Whether the block store of the masters has them, because an object of theirs had them before, or because
+    /// they were copied from the nodes.
+    pub is_own: bool,
+    /// The owner whose holds on the nodes keep them.
+    pub owner: OwnerId,
+    /// The nodes.
+    pub nodes: BTreeSet<SignerId>,
+}
+
+/// Leaves, and where they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Where they are.
+    pub place: Place,
+    /// The leaves.
+    pub leaves: Leaves,
+}
+
+/// The blocks that a caller has proved a right to, and where each of them is.
+#[derive(Clone, Debug)]
 pub struct Proved {
-    by_cid: HashMap<Cid, (u32, BTreeSet<SignerId>)>,
-    /// Leaves of objects that the caller may read.
-    readable: HashSet<Cid>,
-    /// Nodes of those objects.
-    also: BTreeSet<SignerId>,
+    /// The caller.
+    owner: OwnerId,
+    /// Blocks that nodes hold for the caller.
+    held: HashMap<Cid, (u32, BTreeSet<SignerId>)>,
+    /// Leaves of objects that the caller may read: their lengths, and the numbers of their places.
+    readable: HashMap<Cid, (u32, usize)>,
+    places: Vec<Place>,
 }
 
 impl Proved {
-    /// Adds the blocks of a receipt for `owner`.
+    /// Returns that `owner` has proved nothing yet.
+    pub fn by(owner: OwnerId) -> Self {
+        Self { owner, held: HashMap::new(), readable: HashMap::new(), places: Vec::new() }
+    }
+
+    /// Adds the blocks of a receipt.
     ///
     /// # Errors
     /// [`Refusal`] with the reason why the receipt proves nothing.
     pub fn receipt(
         &mut self,
         offered: &Offered,
-        owner: OwnerId,
         now: TimeMs,
         known: impl Fn(SignerId) -> Option<KnownNode>,
     ) -> Result<(), Refusal> {
         let key_of = |id| known(id).map(|node| node.key);
         let receipt = Receipt::verify(&offered.receipt, key_of).map_err(Refusal::Receipt)?;
-        if receipt.owner != owner {
+        if receipt.owner != self.owner {
             return Err(Refusal::OtherOwner);
         }
         if !receipt.is_about(&offered.blocks) {
             return Err(Refusal::OtherBlocks);
         }
-        let disk = known(receipt.node).and_then(|node| node.disk);
-        if disk.is_some_and(|disk| disk != receipt.disk) {
-            return Err(Refusal::OtherDisk(receipt.node));
+        match known(receipt.node).and_then(|node| node.disk) {
+            None => return Err(Refusal::UnknownDisk(receipt.node)),
+            Some(disk) if disk != receipt.disk => return Err(Refusal::OtherDisk(receipt.node)),
+            Some(_) => {}
         }
         if receipt.until <= now.saturating_add(LEFT_MIN_MS) {
             return Err(Refusal::EndsSoon(receipt.node));
         }
-        offered.blocks.iter().for_each(|(cid, size)| self.held(receipt.node, *cid, *size));
+        for (cid, size) in &offered.blocks {
+            self.held
+                .entry(*cid)
+                .or_insert_with(|| (*size, BTreeSet::new()))
+                .1
+                .insert(receipt.node);
+        }
         Ok(())
     }
 
-    /// Adds a block that a node said it holds for the caller, when it was asked just now.
-    pub fn held(&mut self, node: SignerId, cid: Cid, size: u32) {
-        self.by_cid.entry(cid).or_insert_with(|| (size, BTreeSet::new())).1.insert(node);
-    }
-
-    /// Adds the leaves of an object that the caller may read, and the nodes that hold them.
-    pub fn readable(&mut self, leaves: &[SizedCid], nodes: impl IntoIterator<Item = SignerId>) {
-        self.readable.extend(leaves.iter().map(|(cid, _)| *cid));
-        self.also.extend(nodes);
+    /// Adds leaves of an object that the caller may read. They stay where that object has them.
+    pub fn readable(&mut self, place: Place, leaves: &[SizedCid]) {
+        let number = self.places.len();
+        self.places.push(place);
+        self.readable.extend(leaves.iter().map(|(cid, size)| (*cid, (*size, number))));
     }
 
     /// Returns those of `leaves` that nothing was proved of.
     pub fn missing<'a>(&self, leaves: &'a [SizedCid]) -> Vec<&'a SizedCid> {
         let is_missing =
-            |(cid, _): &&SizedCid| !self.by_cid.contains_key(cid) && !self.readable.contains(cid);
+            |(cid, _): &&SizedCid| !self.held.contains_key(cid) && !self.readable.contains_key(cid);
         leaves.iter().filter(is_missing).collect()
     }
 
-    /// Admits a mapping to `leaves`, and returns the nodes that hold them.
+    /// Returns the number of the place of a readable leaf, if that is better than what nodes hold for the caller.
+    fn better(&self, cid: &Cid) -> Option<(u32, usize)> {
+        let (size, number) = self.readable.get(cid).copied()?;
+        let is_better = self.places[number].is_own || !self.held.contains_key(cid);
+        is_better.then_some((size, number))
+    }
+
+    /// Admits a mapping to `leaves`, and returns where they are. The place with the most leaves comes first.
     ///
     /// # Errors
-    /// [`Refusal::Absent`], [`Refusal::Size`].
-    pub fn admit(&self, leaves: &[SizedCid]) -> Result<BTreeSet<SignerId>, Refusal> {
-        let mut nodes = self.also.clone();
+    /// [`Refusal::Absent`], [`Refusal::Size`], [`Refusal::TooManyNodes`].
+    pub fn admit(&self, leaves: &[SizedCid]) -> Result<Vec<Placed>, Refusal> {
+        let mut placed: HashMap<(bool, OwnerId), Placed> = HashMap::new();
         for (cid, declared) in leaves {
-            match self.by_cid.get(cid) {
-                Some((size, _)) if size != declared => {
-                    let (declared, found) = (u64::from(*declared), u64::from(*size));
-                    return Err(Refusal::Size { declared, found });
+            let (size, is_own, owner, nodes) = match (self.better(cid), self.held.get(cid)) {
+                (Some((size, number)), _) => {
+                    let Place { is_own, owner, nodes } = &self.places[number];
+                    (size, *is_own, *owner, nodes)
                 }
-                Some((_, holders)) => nodes.extend(holders),
-                None if self.readable.contains(cid) => {}
-                None => return Err(Refusal::Absent(*cid)),
+                (None, Some((size, nodes))) => (*size, false, self.owner, nodes),
+                (None, None) => return Err(Refusal::Absent(*cid)),
+            };
+            if size != *declared {
+                let (declared, found) = (u64::from(*declared), u64::from(size));
+                return Err(Refusal::Size { declared, found });
+            }
+            let place = Place { is_own, owner, nodes: BTreeSet::new() };
+            let new = || Placed { place, leaves: Leaves::new() };
+            let found = placed.entry((is_own, owner)).or_insert_with(new);
+            found.leaves.push((*cid, size));
+            found.place.nodes.extend(nodes);
+            if found.place.nodes.len() > HOLDERS_MAX {
+                return Err(Refusal::TooManyNodes);
             }
         }
-        Ok(nodes)
+        let mut placed: Vec<Placed> = placed.into_values().collect();
+        let rank = |placed: &Placed| {
+            (Reverse(placed.leaves.len()), placed.place.owner.0, placed.place.is_own)
+        };
+        placed.sort_by_key(rank);
+        Ok(placed)
     }
 
     /// Returns the blocks among `leaves` that a node holds for the caller.
     pub fn held_by(&self, node: SignerId, leaves: &[SizedCid]) -> Vec<Cid> {
         let is_here = |(cid, _): &&SizedCid| {
-            self.by_cid.get(cid).is_some_and(|(_, nodes)| nodes.contains(&node))
+            self.held.get(cid).is_some_and(|(_, nodes)| nodes.contains(&node))
         };
         leaves.iter().filter(is_here).map(|(cid, _)| *cid).collect()
     }
@@ -325,10 +391,12 @@ mod tests {
             |id| (id == key.id()).then(|| KnownNode { key: key.public(), disk: Some(DISK) });
         let leaves = [(leaf(1).cid, 1), (leaf(2).cid, 1)];
         let judge = |offered: &Offered| {
-            let mut proved = Proved::default();
-            proved.receipt(offered, OWNER, NOW, known).and_then(|()| proved.admit(&leaves))
+            let mut proved = Proved::by(OWNER);
+            proved.receipt(offered, NOW, known).and_then(|()| proved.admit(&leaves))
         };
-        assert_eq!(judge(&offered(&key, |_| {})), Ok([key.id()].into()));
+        let place = Place { is_own: false, owner: OWNER, nodes: [key.id()].into() };
+        let placed = Placed { place, leaves: leaves.to_vec() };
+        assert_eq!(judge(&offered(&key, |_| {})), Ok(vec![placed]));
         let other = offered(&key, |receipt| receipt.owner = OwnerId([2; 16]));
         assert_eq!(judge(&other), Err(Refusal::OtherOwner));
         let soon = offered(&key, |receipt| receipt.until = NOW + LEFT_MIN_MS);
@@ -338,6 +406,9 @@ mod tests {
         let mut longer = offered(&key, |_| {});
         longer.blocks.push((leaf(3).cid, 1));
         assert_eq!(judge(&longer), Err(Refusal::OtherBlocks));
+        let unheard = |_| Some(KnownNode { key: key.public(), disk: None });
+        let refused = Proved::by(OWNER).receipt(&offered(&key, |_| {}), NOW, unheard);
+        assert_eq!(refused, Err(Refusal::UnknownDisk(key.id())));
         let unknown = SigningKey::from_seed(&Zeroizing::new([8; 32]));
         let forged = offered(&unknown, |_| {});
         assert_eq!(judge(&forged), Err(Refusal::Receipt(InvalidDocument::NotForHere)));
@@ -345,19 +416,54 @@ mod tests {
         assert_eq!(judge(&forged), Err(Refusal::Receipt(InvalidDocument::Signature)));
     }
 
+    fn proved(held: &[(SignerId, u8, u32)]) -> Proved {
+        let mut proved = Proved::by(OWNER);
+        for (node, n, size) in held {
+            let new = || (*size, BTreeSet::new());
+            proved.held.entry(leaf(*n).cid).or_insert_with(new).1.insert(*node);
+        }
+        proved
+    }
+
     #[test]
     fn every_leaf_needs_a_proof_of_its_length() {
-        let (a, b) = (SignerId([1; 8]), SignerId([2; 8]));
+        let (a, b, c) = (SignerId([1; 8]), SignerId([2; 8]), SignerId([3; 8]));
         let leaves = [(leaf(1).cid, 1), (leaf(2).cid, 1), (leaf(3).cid, 1)];
-        let mut proved = Proved::default();
-        proved.held(a, leaf(1).cid, 1);
-        proved.held(b, leaf(2).cid, 1);
-        assert_eq!(proved.admit(&leaves), Err(Refusal::Absent(leaf(3).cid)));
-        assert_eq!(proved.missing(&leaves), [&leaves[2]]);
-        proved.readable(&leaves[2..], [SignerId([3; 8])]);
-        assert_eq!(proved.admit(&leaves), Ok([a, b, SignerId([3; 8])].into()));
-        assert_eq!(proved.held_by(b, &leaves), [leaf(2).cid]);
-        proved.held(a, leaf(3).cid, 2);
-        assert_eq!(proved.admit(&leaves), Err(Refusal::Size { declared: 1, found: 2 }));
+        let mut found = proved(&[(a, 1, 1), (b, 2, 1)]);
+        assert_eq!(found.admit(&leaves), Err(Refusal::Absent(leaf(3).cid)));
+        assert_eq!(found.missing(&leaves), [&leaves[2]]);
+        assert_eq!(found.held_by(b, &leaves), [leaf(2).cid]);
+        let theirs = Place { is_own: false, owner: OwnerId([9; 16]), nodes: [c].into() };
+        found.readable(theirs.clone(), &leaves[2..]);
+        let mine = Place { is_own: false, owner: OWNER, nodes: [a, b].into() };
+        let mine = Placed { place: mine, leaves: leaves[..2].to_vec() };
+        let theirs = Placed { place: theirs, leaves: leaves[2..].to_vec() };
+        assert_eq!(found.admit(&leaves), Ok(vec![mine, theirs]));
+        // The length of a readable leaf is checked like that of any other.
+        let longer = [leaves[0], leaves[1], (leaf(3).cid, 2)];
+        assert_eq!(found.admit(&longer), Err(Refusal::Size { declared: 2, found: 1 }));
+        let longer = [(leaf(1).cid, 3)];
+        assert_eq!(found.admit(&longer), Err(Refusal::Size { declared: 3, found: 1 }));
+    }
+
+    #[test]
+    fn what_the_masters_have_comes_before_what_nodes_hold() {
+        let (a, leaves) = (SignerId([1; 8]), [(leaf(1).cid, 1), (leaf(2).cid, 1)]);
+        let mut found = proved(&[(a, 1, 1), (a, 2, 1)]);
+        let own = Place { is_own: true, owner: OWNER, nodes: BTreeSet::new() };
+        found.readable(own.clone(), &leaves[..1]);
+        let placed = found.admit(&leaves).unwrap();
+        let places: Vec<_> = placed.iter().map(|placed| (&placed.place, &placed.leaves)).collect();
+        let held = Place { is_own: false, owner: OWNER, nodes: [a].into() };
+        assert!(places.contains(&(&own, &leaves[..1].to_vec())), "{places:?}");
+        assert!(places.contains(&(&held, &leaves[1..].to_vec())), "{places:?}");
+    }
+
+    #[test]
+    fn leaves_are_on_a_bounded_number_of_nodes() {
+        let held: Vec<_> = (0..65).map(|n| (SignerId([n; 8]), 1, 1)).collect();
+        let leaves = [(leaf(1).cid, 1)];
+        assert!(proved(&held[..HOLDERS_MAX]).admit(&leaves).is_ok());
+        assert_eq!(proved(&held).admit(&leaves), Err(Refusal::TooManyNodes));
     }
 }

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, Cid, MetadataStore, OwnerId, StoreError,
+    block::SyncMark,
     metadata::{Table, WriteOutcome},
     root::TimeMs,
 };
@@ -36,6 +37,9 @@ const DISK: &str = "disk";
 
 /// Number of records that are read at a time.
 const PAGE: usize = 256;
+
+/// Part of a lease within which a hold is fresh: an hour of a day.
+const FRESH_PART: u64 = 24;
 
 /// Largest number of blocks in one question to the masters, which costs them a walk over all buckets.
 pub const ASKED_MAX: usize = 65_536;
@@ -266,20 +270,40 @@ impl StorageNode {
         Ok(Reservation { node: self.clone(), owner, bytes })
     }
 
-    /// Writes the record of a batch, and then lets it count.
-    pub(crate) async fn begin(&self, batch: Batch) -> Result<(), StoreError> {
+    /// Writes the record of a batch behind the blocks of `mark`, and lets it count once all of that is durable.
+    /// Leaves out holds that are fresh. Returns the time until which all blocks are kept.
+    pub(crate) async fn begin(
+        &self,
+        mut batch: Batch,
+        mark: SyncMark,
+    ) -> Result<TimeMs, StoreError> {
+        // A hold that began within the last part of a lease is as good as a new one. So one that is begun
+        // again and again takes a bounded number of records.
+        let fresh = batch.until.saturating_sub(self.0.limits.lease_ms / FRESH_PART);
+        let mut until = batch.until;
+        {
+            let holds = self.holds();
+            batch.blocks.retain(|(cid, _)| match holds.get(batch.owner, cid) {
+                Some(hold) if hold.until > fresh && hold.is_pinned >= batch.is_pinned => {
+                    until = until.min(hold.until);
+                    false
+                }
+                _ => true,
+            });
+        }
         if batch.blocks.is_empty() {
-            return Ok(());
+            self.0.blocks.sync(mark).await?;
+            return Ok(until);
         }
         let slot = self.holds().take_slot();
-        match self.write(slot, Some(batch.encode())).await {
-            Ok(()) => {
-                self.holds().add(slot, batch);
-                Ok(())
-            }
-            // The record may be there after a restart, so its place stays taken until then.
-            Err(error) => Err(error),
+        // If a write fails, its record may be there after a restart, so its place stays taken until then.
+        self.write(slot, Some(batch.encode())).await?;
+        if let Err(error) = self.0.blocks.sync(mark).await {
+            self.write(slot, None).await?;
+            return Err(error);
         }
+        self.holds().add(slot, batch);
+        Ok(until)
     }
 
     async fn write(&self, slot: Slot, value: Option<Bytes>) -> Result<(), StoreError> {
@@ -352,17 +376,6 @@ impl StorageNode {
         self.0.blocks.get(cid).await
     }
 
-    /// Returns a block for a master, which may read everything that anybody holds.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn get_for_master(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        if !self.holds().is_kept(cid) {
-            return Ok(None);
-        }
-        self.0.blocks.get(cid).await
-    }
-
     /// Prolongs the holds of an owner on those of `cids` that it has, and returns the receipt for them.
     ///
     /// # Errors
@@ -394,7 +407,7 @@ impl StorageNode {
         let Some(found) = self.have(owner, cids) else { return Ok(None) };
         let until = self.now().saturating_add(self.0.limits.lease_ms);
         let batch = Batch { owner, until, is_pinned, blocks: found.blocks.clone() };
-        self.begin(batch).await?;
+        let until = self.begin(batch, SyncMark::default()).await?;
         Ok(Some(self.receipt(owner, found.blocks, until)))
     }
 

@@ -1,5 +1,6 @@
-//! Tickets: a master's signed permission for one owner to send blocks to some nodes. A ticket stands for a
-//! bearer token, which therefore never reaches a node that somebody else operates.
+//! Tickets: a master's signed permission for one owner to send blocks to one node. A ticket stands for a bearer
+//! token, which therefore never reaches a node that somebody else operates. It is good at no other node, and
+//! reads no block, so that its node can do nothing with it elsewhere.
 
 use bytes::Bytes;
 use fula_core::{
@@ -20,9 +21,6 @@ pub const PREFIX: &str = "fula-ticket.";
 
 /// Longest life of a ticket in milliseconds.
 pub const LIFE_MS: u64 = 3600 * 1000;
-
-/// Largest number of nodes that a ticket names.
-pub const NODES_MAX: usize = 64;
 
 /// By how much the clocks of a master and a node may differ, in milliseconds.
 pub const SKEW_MS: u64 = 60 * 1000;
@@ -51,31 +49,30 @@ pub struct Ticket {
     pub owner: OwnerId,
     /// Random, so that what was sent under one ticket can be counted.
     pub id: [u8; 16],
-    /// Most bytes that may be sent under the ticket to each node.
+    /// Most bytes that may be sent under the ticket.
     pub bytes_max: u64,
     /// Time at which it was given, in milliseconds since 1970.
     pub issued: TimeMs,
     /// Time at which it ends, in milliseconds since 1970.
     pub expires: TimeMs,
-    /// The nodes that it is for.
-    pub nodes: Vec<SignerId>,
+    /// The node that it is for.
+    pub node: SignerId,
     /// The credential that it was given for.
     pub credential: CredentialTag,
     /// Time at which that credential was issued, in seconds since 1970; 0 when it does not say.
     pub credential_issued: u64,
+    /// Whether it may ask which blocks the owner holds: only if its credential may read all of them.
+    pub may_ask: bool,
 }
 
 impl Ticket {
     /// Signs the ticket, and returns its text.
     pub fn sign(&self, key: &SigningKey) -> String {
         let mut out = Writer::with_capacity(192);
-        out.array(11).uint(1).bytes(&self.master.0).bytes(&self.owner.0).bytes(&self.id);
-        out.uint(self.bytes_max).uint(self.issued).uint(self.expires);
-        out.array(self.nodes.len());
-        for node in &self.nodes {
-            out.bytes(&node.0);
-        }
-        out.bytes(&self.credential.0).uint(self.credential_issued).map(0);
+        out.array(12).uint(1).bytes(&self.master.0).bytes(&self.owner.0).bytes(&self.id);
+        out.uint(self.bytes_max).uint(self.issued).uint(self.expires).bytes(&self.node.0);
+        out.bytes(&self.credential.0).uint(self.credential_issued);
+        out.uint(u64::from(self.may_ask)).map(0);
         format!("{PREFIX}{}", Sealed::sign(key, PURPOSE, out.finish()).to_text())
     }
 
@@ -102,7 +99,7 @@ impl Ticket {
         if !is_timely {
             return Err(InvalidDocument::Time);
         }
-        if !ticket.nodes.contains(&here) {
+        if ticket.node != here {
             return Err(InvalidDocument::NotForHere);
         }
         Ok(ticket)
@@ -110,21 +107,20 @@ impl Ticket {
 
     fn parse(body: &Bytes) -> Result<Self, InvalidDocument> {
         let mut reader = Reader::new(body);
-        reader.tuple(11)?;
+        reader.tuple(12)?;
         if reader.uint()? != 1 {
             return Err(InvalidDocument::Malformed("it is of a newer version"));
         }
         let (master, owner) = (SignerId(reader.array_of()?), OwnerId(reader.array_of()?));
         let id = reader.array_of()?;
         let (bytes_max, issued, expires) = (reader.uint()?, reader.uint()?, reader.uint()?);
-        let count = reader.array()?;
-        if count > NODES_MAX {
-            return Err(InvalidDocument::Malformed("it names too many nodes"));
-        }
-        let nodes =
-            (0..count).map(|_| reader.array_of().map(SignerId)).collect::<Result<_, _>>()?;
+        let node = SignerId(reader.array_of()?);
         let credential = CredentialTag(reader.array_of()?);
         let credential_issued = reader.uint()?;
+        let may_ask = match reader.uint()? {
+            flag @ 0..=1 => flag == 1,
+            _ => return Err(InvalidDocument::Malformed("unknown flags")),
+        };
         reader.raw()?;
         reader.end()?;
         Ok(Self {
@@ -134,9 +130,10 @@ impl Ticket {
             bytes_max,
             issued,
             expires,
-            nodes,
+            node,
             credential,
             credential_issued,
+            may_ask,
         })
     }
 }
@@ -150,7 +147,7 @@ mod tests {
     const NOW: TimeMs = 1_700_000_000_000;
 
     #[test]
-    fn a_ticket_is_for_its_nodes_and_its_hour() {
+    fn a_ticket_is_for_its_node_and_its_hour() {
         let key = SigningKey::from_seed(&Zeroizing::new([7; 32]));
         let (here, elsewhere) = (SignerId([1; 8]), SignerId([2; 8]));
         let ticket = Ticket {
@@ -160,9 +157,10 @@ mod tests {
             bytes_max: 1 << 30,
             issued: NOW,
             expires: NOW + LIFE_MS,
-            nodes: vec![here, SignerId([3; 8])],
+            node: here,
             credential: CredentialTag::of("FULKEXAMPLE"),
             credential_issued: 1_600_000_000,
+            may_ask: true,
         };
         let text = ticket.sign(&key);
         let read = |text: &str, node, now| {

@@ -20,6 +20,7 @@ use fula_core::{
 use fula_ingest::{
     DiskId, NodeError, NodeLimits, Receipt, SigningKey, StorageNode,
     faults::{Fault, FaultInjection},
+    holds::CHARGE_MIN,
     node::{Ended, Masters},
 };
 use parking_lot::Mutex;
@@ -27,10 +28,20 @@ use zeroize::Zeroizing;
 
 const HOUR: u64 = 3600 * 1000;
 
+/// What a test does while blocks are being synced.
+#[derive(Default)]
+struct OnSync(Option<Box<dyn FnMut() -> Result<(), StoreError> + Send>>);
+
+impl std::fmt::Debug for OnSync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnSync")
+    }
+}
+
 /// A disk with one log, as the embedded store has: what was appended is durable once something behind it was
 /// synced.
 #[derive(Debug, Default)]
-struct Disk(Mutex<Content>);
+struct Disk(Mutex<Content>, Mutex<OnSync>);
 
 #[derive(Clone, Debug, Default)]
 struct Content {
@@ -67,6 +78,9 @@ impl BlockStore for Disk {
     }
 
     async fn sync(&self, _: SyncMark) -> Result<(), StoreError> {
+        if let Some(on_sync) = &mut self.1.lock().0 {
+            on_sync()?;
+        }
         Self::flush(&mut self.0.lock());
         Ok(())
     }
@@ -215,6 +229,16 @@ struct Promise {
     until: u64,
 }
 
+/// Returns whether some owner can read the block.
+async fn is_there(node: &StorageNode, cid: &Cid) -> bool {
+    for n in 0..3 {
+        if node.get(owner(n), cid).await.unwrap().is_some() {
+            return true;
+        }
+    }
+    false
+}
+
 /// Runs requests and faults that `seed` draws. Returns the first promise that was broken.
 async fn run(seed: u64, fault: Option<Fault>) -> Result<(), String> {
     let limits = NodeLimits { faults: FaultInjection(fault), ..NodeLimits::default() };
@@ -285,7 +309,7 @@ async fn run(seed: u64, fault: Option<Fault>) -> Result<(), String> {
         }
         let needed: Vec<Cid> = world.needs.cids.lock().iter().copied().collect();
         for cid in needed {
-            if world.node.get_for_master(&cid).await.unwrap().is_none() {
+            if !is_there(&world.node, &cid).await {
                 return Err(format!("a mapped block is gone: {cid}"));
             }
         }
@@ -321,7 +345,7 @@ async fn an_owner_reads_only_what_it_has_sent() {
     assert_eq!(stored.blocks, [(mine.cid(), 8)]);
     assert_eq!(node.get(owner(1), &mine.cid()).await.unwrap(), Some(mine.clone()));
     assert_eq!(node.get(owner(1), &theirs.cid()).await.unwrap(), None);
-    assert_eq!(node.get_for_master(&theirs.cid()).await.unwrap(), Some(theirs.clone()));
+    assert_eq!(node.get(owner(2), &theirs.cid()).await.unwrap(), Some(theirs.clone()));
     let have = node.have(owner(1), &[theirs.cid(), mine.cid(), mine.cid()]).unwrap();
     assert_eq!(have.blocks, [(mine.cid(), 8)]);
     assert!(node.have(owner(1), &[theirs.cid()]).is_none());
@@ -331,11 +355,13 @@ async fn an_owner_reads_only_what_it_has_sent() {
 
 #[tokio::test]
 async fn leases_can_be_prolonged_and_end() {
-    let world = World::new(NodeLimits { quota: 16, ..NodeLimits::default() }).await;
+    let world = World::new(NodeLimits { quota: 2 * CHARGE_MIN, ..NodeLimits::default() }).await;
     let node = &world.node;
     let first = node.put(owner(1), &[block(1), block(2), block(1)]).await.unwrap();
     assert_eq!(first.blocks.len(), 2, "a block that is sent twice is held once");
-    assert!(matches!(node.reserve(owner(1), 1), Err(NodeError::OverQuota(16))));
+    assert!(
+        matches!(node.reserve(owner(1), 1), Err(NodeError::OverQuota(quota)) if quota == 2 * CHARGE_MIN)
+    );
     world.pass(23 * HOUR);
     let longer = node.prolong(owner(1), &[block(1).cid()]).await.unwrap().unwrap();
     assert_eq!(longer.until, first.until + 23 * HOUR);
@@ -343,9 +369,9 @@ async fn leases_can_be_prolonged_and_end() {
     world.settle().await;
     assert_eq!(node.get(owner(1), &block(2).cid()).await.unwrap(), None);
     assert!(node.get(owner(1), &block(1).cid()).await.unwrap().is_some());
-    assert_eq!(node.charged(owner(1)), 8);
-    drop(node.reserve(owner(1), 8).unwrap());
-    assert_eq!(node.charged(owner(1)), 8);
+    assert_eq!(node.charged(owner(1)), CHARGE_MIN);
+    drop(node.reserve(owner(1), CHARGE_MIN).unwrap());
+    assert_eq!(node.charged(owner(1)), CHARGE_MIN);
     let too_many = vec![block(1).cid(); 1025];
     assert!(matches!(node.prolong(owner(1), &too_many).await, Err(NodeError::TooMany)));
 }
@@ -385,4 +411,54 @@ async fn what_cannot_be_asked_about_is_kept() {
     world.needs.cids.lock().clear();
     world.pass(24 * HOUR);
     assert_eq!(world.node.settle_ended(&world.needs).await.unwrap().released, 1);
+}
+
+/// A store in which a record can become durable before the blocks that lie in front of it.
+#[tokio::test]
+async fn a_hold_counts_only_when_its_blocks_are_durable() {
+    let mut world = World::new(NodeLimits::default()).await;
+    let (node, seen) = (world.node.clone(), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&seen);
+    world.disk.1.lock().0 = Some(Box::new(move || {
+        let (hold, have) =
+            (node.hold(owner(1), &block(1).cid()), node.have(owner(1), &[block(1).cid()]));
+        assert!(hold.is_none() && have.is_none(), "a hold on a block that may get lost");
+        count.fetch_add(1, Ordering::Relaxed);
+        let source = "the disk is broken".into();
+        Err(StoreError::Unavailable { backend: "disk", action: "sync", source })
+    }));
+    assert!(world.node.put(owner(1), &[block(1)]).await.is_err());
+    assert_eq!(seen.load(Ordering::Relaxed), 1);
+    assert!(world.node.have(owner(1), &[block(1).cid()]).is_none());
+    // Not even after a restart, for the record was taken back.
+    world.disk.1.lock().0 = None;
+    world.restart().await;
+    assert!(world.node.have(owner(1), &[block(1).cid()]).is_none());
+}
+
+#[tokio::test]
+async fn what_is_sent_or_pinned_again_takes_no_records_while_its_hold_is_fresh() {
+    let world = World::new(NodeLimits::default()).await;
+    let (node, blocks, cid) = (&world.node, [block(1)], block(1).cid());
+    let first = node.put(owner(1), &blocks).await.unwrap();
+    for _ in 0..100 {
+        let again = node.put(owner(1), &blocks).await.unwrap();
+        assert_eq!(again.until, first.until, "the receipt promises what the record says");
+        node.prolong(owner(1), &[cid]).await.unwrap();
+    }
+    assert_eq!(node.count(), (1, 1));
+    // A pin is more than a lease, and one is enough.
+    for _ in 0..100 {
+        node.pin(owner(1), &[cid]).await.unwrap();
+    }
+    assert_eq!((node.count(), node.charged(owner(1))), ((1, 2), 0));
+    // What another owner sends is another hold, and what is no longer fresh is continued.
+    node.put(owner(2), &blocks).await.unwrap();
+    world.pass(2 * HOUR);
+    let later = node.put(owner(1), &[block(1), block(2)]).await.unwrap();
+    assert_eq!((later.until, node.count()), (first.until + 2 * HOUR, (3, 4)));
+    // A list with a fresh block ends with it.
+    world.pass(1000);
+    let mixed = node.put(owner(1), &[block(2), block(3)]).await.unwrap();
+    assert_eq!(mixed.until, later.until);
 }

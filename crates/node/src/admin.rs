@@ -11,6 +11,7 @@ mod fsck;
 mod progress;
 mod restore;
 mod rows;
+pub(crate) mod transfer;
 mod users;
 
 use std::{path::Path, sync::Arc};
@@ -20,8 +21,8 @@ use fula_service::{Forgotten, Recovery, auth::Revoked, error::chain, history};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
 };
 
 pub(crate) use self::{progress::Step, users::user_id};
@@ -148,6 +149,10 @@ pub(crate) enum Request {
         /// Whether the buckets go back to those roots; otherwise the roots are only listed.
         apply: bool,
     },
+    /// Answer with a bucket as a CAR file.
+    Export(transfer::Export),
+    /// Make a bucket of the CAR file that follows.
+    Import(transfer::Import),
     /// Run a garbage collection, or show how much space is in use.
     Gc {
         /// Whether a collection runs.
@@ -180,6 +185,8 @@ pub(crate) enum Answer {
     Error(String),
     /// A report of the progress; the answer follows later.
     Progress(String),
+    /// This many bytes of a file follow the line, and the answer later.
+    Data(usize),
 }
 
 /// The reason why a request was not carried out, in words for the operator.
@@ -270,10 +277,12 @@ async fn carry_out(
         Request::Status => Ok(json!(status::page(node).await)),
         Request::Fsck { .. } => fsck::check(node, progress).await,
         Request::RestoreRoots { apply } => restore::roots(node, apply, progress).await,
+        Request::Export(_) | Request::Import(_) => {
+            Err(Refused("a file is exported and imported as a stream".to_owned()))
+        }
         Request::Gc { now: false, .. } => look_at_space(node).await,
         Request::Gc { retention_ms, .. } => {
-            let own = node.service.committer().limits().retention;
-            let retention = retention_ms.map_or(own, std::time::Duration::from_millis);
+            let retention = retention_ms.map(std::time::Duration::from_millis);
             Ok(json!(gc::now(node, retention).await.map_err(Refused)?))
         }
     }
@@ -306,7 +315,7 @@ async fn forget_master(node: &Node, name: &str, force: bool) -> Result<Value, Re
 
 /// Returns the sizes of the parts of the log, and how much waits for the end of the retention.
 async fn look_at_space(node: &Node) -> Result<Value, Refused> {
-    let retention = node.service.committer().limits().retention;
+    let retention = node.retention.current();
     let why = match space::look(node, retention).await {
         Ok(Some(outlook)) => return Ok(json!(outlook)),
         Ok(None) => {
@@ -387,8 +396,14 @@ pub(crate) async fn serve(listener: UnixListener, node: Arc<Node>) {
 async fn answer(stream: UnixStream, node: &Arc<Node>) -> std::io::Result<()> {
     let mut line = String::new();
     let (read, mut write) = stream.into_split();
-    BufReader::new(read.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
+    let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
+    read.read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
+        Ok(Request::Export(request)) => transfer::export_to(node, &request, &mut write).await,
+        Ok(Request::Import(request)) => {
+            read.get_mut().set_limit(u64::MAX);
+            transfer::import_from(node, &request, &mut read).await
+        }
         Ok(request) => {
             let wants_progress =
                 matches!(request, Request::Fsck { progress: true } | Request::RestoreRoots { .. });
@@ -419,7 +434,10 @@ pub(crate) fn begin(node: &Arc<Node>, request: Request) -> Watched<Answer> {
     progress.watch(async move { execute(&node, request, &of_work).await })
 }
 
-async fn send(write: &mut OwnedWriteHalf, value: &impl Serialize) -> std::io::Result<()> {
+async fn send(
+    write: &mut (dyn AsyncWrite + Send + Unpin),
+    value: &(impl Serialize + Sync),
+) -> std::io::Result<()> {
     let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');
     write.write_all(&text).await
@@ -443,13 +461,7 @@ pub(crate) async fn ask(
         }
         Err(_) => return None,
     };
-    Some(asked.map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidData => {
-            "this fula does not understand the gateway's answer: use the fula of the gateway's version"
-                .to_owned()
-        }
-        _ => "the gateway ended before it had answered: look at its log, and run the command again".to_owned(),
-    }))
+    Some(asked.map_err(|error| transfer::lost(&error)))
 }
 
 async fn exchange(

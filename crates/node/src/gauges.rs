@@ -57,6 +57,7 @@ pub(crate) fn refresh(node: &Node) {
     metrics::counter!("fula_log_appended_bytes_total").absolute(work.appended_bytes);
     metrics::gauge!("fula_log_failed").set(u8::from(node.store.has_failed()));
     metrics::gauge!("fula_damage_known").set(u8::from(node.store.is_damage_known()));
+    metrics::gauge!("fula_retention_seconds").set(node.retention.current().as_secs_f64());
     let nodes = node.service.arbiter().nodes();
     metrics::counter!("fula_node_reads_total").absolute(nodes.reads());
     metrics::gauge!("fula_node_cache_bytes").set(f64_of(nodes.cache_bytes()));

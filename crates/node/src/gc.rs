@@ -6,6 +6,7 @@
 //! ([`shared`], docs/adr/0042).
 
 pub(crate) mod horizon;
+pub(crate) mod retention;
 pub(crate) mod shared;
 
 use std::{
@@ -71,14 +72,16 @@ pub(crate) struct Done {
     pub(crate) millis: u64,
 }
 
-/// Runs a collection, and rewrites every segment whose dead share is at least `DEAD_PERCENT_NOW`.
+/// Runs a collection, and rewrites every segment whose dead share is at least `DEAD_PERCENT_NOW`. Without a
+/// `retention`, the current one of the gateway and its bound count.
 ///
 /// # Errors
 /// The reason why nothing was deleted, in words for the operator.
-pub(crate) async fn now(node: &Arc<Node>, retention: Duration) -> Result<Done, String> {
+pub(crate) async fn now(node: &Arc<Node>, retention: Option<Duration>) -> Result<Done, String> {
     let began = Instant::now();
     let (rest, worth) = (|| REST, || DEAD_PERCENT_NOW);
-    let dropped_buckets = drop_deleted(node, retention, true).await;
+    let longest = node.service.committer().limits().retention;
+    let dropped_buckets = drop_deleted(node, retention.unwrap_or(longest), true).await;
     let collection = if node.owns_blocks() {
         collect(node, retention, &rest).await?
     } else {
@@ -109,21 +112,61 @@ async fn drop_deleted(node: &Node, retention: Duration, all: bool) -> u64 {
 /// Runs a collection of the blocks in the log. Returns `None` where blocks are elsewhere.
 async fn collect(
     node: &Node,
-    retention: Duration,
+    retention: Option<Duration>,
     rest: &(dyn Fn() -> u32 + Sync),
 ) -> Result<Option<Collection>, String> {
     if !node.owns_blocks() {
         return Ok(None);
     }
-    let began = Instant::now();
-    let before = horizon::begin(node).await.map_err(|error| chain(&error))?;
-    let collected = node.service.collect(retention, rest).await.map_err(|error| chain(&error));
-    let ended = horizon::end(node, before, retention, collected.is_ok()).await;
-    if let Err(error) = ended {
-        let error = chain(&error);
-        tracing::warn!(error, "earlier versions cannot be cloned until the next collection");
+    let mut passes = Passes::new(node, retention);
+    while let Some(retention) = passes.next_retention() {
+        let began = Instant::now();
+        let before = horizon::begin(node).await.map_err(|error| chain(&error))?;
+        let collected = node.service.collect(retention, rest).await.map_err(|error| chain(&error));
+        let ended = horizon::end(node, before, retention, collected.is_ok()).await;
+        if let Err(error) = ended {
+            let error = chain(&error);
+            tracing::warn!(error, "earlier versions cannot be cloned until the next collection");
+        }
+        passes.add(account(node, began, collected)?);
     }
-    account(node, began, collected).map(Some)
+    Ok(Some(passes.done))
+}
+
+/// The passes of one collection: more than one where the first keeps more for the retention than the bound
+/// allows. Then each further one has a shorter retention.
+struct Passes<'a> {
+    node: &'a Node,
+    is_bounded: bool,
+    next: Option<Duration>,
+    /// The result of all passes so far.
+    done: Collection,
+}
+
+impl<'a> Passes<'a> {
+    /// Begins with the retention that an operator has asked for, and ends with it. Without one, the current one
+    /// and the bound count.
+    fn new(node: &'a Node, retention: Option<Duration>) -> Self {
+        let next = Some(retention.unwrap_or_else(|| node.retention.current()));
+        Self { node, is_bounded: retention.is_none(), next, done: Collection::default() }
+    }
+
+    /// Returns the retention of the next pass; `None` after the last one.
+    fn next_retention(&mut self) -> Option<Duration> {
+        self.next.take()
+    }
+
+    fn add(&mut self, mut found: Collection) {
+        found.deleted += self.done.deleted;
+        found.deleted_bytes += self.done.deleted_bytes;
+        self.done = found;
+        self.next = if self.is_bounded { self.node.retention.learn(&found) } else { None };
+        if let Some(retention) = self.next {
+            let retention = humantime::format_duration(retention);
+            let bytes = found.retained_bytes;
+            tracing::info!(bytes, %retention, "more was kept than FULA_RETENTION_BYTES allows");
+        }
+    }
 }
 
 /// Records the outcome of a collection that began at a time.
@@ -183,6 +226,10 @@ struct Growth {
     in_use: u64,
     /// Number of collections in a row that failed or held something back.
     failures: u32,
+    /// Bytes written so far, when they were last looked at.
+    came: u64,
+    /// Bytes that had been written when the last collection began.
+    seen: u64,
 }
 
 impl Growth {
@@ -192,6 +239,7 @@ impl Growth {
         if self.notes.back().is_none_or(|note| now.duration_since(note.0) >= NOTE_EVERY) {
             self.notes.push_back((now, came));
         }
+        self.came = came;
         let is_old = |note: &(Instant, u64)| now.duration_since(note.0) >= retention;
         while self.notes.get(1).is_some_and(is_old) {
             self.notes.pop_front();
@@ -200,10 +248,18 @@ impl Growth {
         oldest.map_or(0, |(_, came)| came.saturating_sub(self.collected))
     }
 
-    /// Records that a collection has examined `collectable` bytes, and left `kept` bytes in use.
-    fn collect(&mut self, collectable: u64, kept: u64) {
+    /// Records that a collection has examined `collectable` bytes, and left `kept` bytes in use. `seen` bytes
+    /// had been written when it began.
+    fn collect(&mut self, collectable: u64, kept: u64, seen: u64) {
         self.collected += collectable;
-        (self.kept, self.in_use) = (kept, kept);
+        (self.kept, self.in_use, self.seen) = (kept, kept, seen);
+    }
+
+    /// Returns the bytes of any age that were written since the last collection, if those are `bound` or more
+    /// (and [`GROWTH_MIN`]). Then more garbage than that may be kept.
+    fn beyond(&self, bound: u64) -> u64 {
+        let written = self.came.saturating_sub(self.seen);
+        if written >= bound.max(GROWTH_MIN) { written } else { 0 }
     }
 
     /// Returns how long the next collection waits after the last one. It backs off exponentially after
@@ -244,18 +300,22 @@ impl Pace {
     fn look<T>(&self, with: impl FnOnce(&mut Growth, u64) -> T) -> T {
         let work = self.node.store.work();
         let came = work.appended_bytes.saturating_sub(work.moved_bytes);
-        let retention = self.node.service.committer().limits().retention;
         let mut growth = self.growth.lock();
-        let collectable = growth.look(Instant::now(), came, retention);
+        let collectable = growth.look(Instant::now(), came, self.node.retention.current());
         with(&mut growth, collectable)
     }
 
+    /// Returns what was written beyond the bound of the retention.
+    fn beyond(&self, growth: &Growth) -> u64 {
+        growth.beyond(self.node.retention.bound(growth.in_use))
+    }
+
     fn is_due(&self) -> bool {
-        self.look(|growth, collectable| growth.is_due(collectable))
+        self.look(|growth, collectable| growth.is_due(collectable) || self.beyond(growth) > 0)
     }
 
     fn rest(&self) -> u32 {
-        self.look(|growth, collectable| growth.rest(collectable))
+        self.look(|growth, collectable| growth.rest(collectable.max(self.beyond(growth))))
     }
 
     /// Returns the dead share in percent from which a segment is rewritten. `is_collected` says whether the
@@ -268,12 +328,12 @@ impl Pace {
     async fn collect(&self, live_bytes: u64) -> bool {
         let node = &self.node;
         let retention = node.service.committer().limits().retention;
-        let collectable = self.look(|_, collectable| collectable);
+        let (collectable, seen) = self.look(|growth, collectable| (collectable, growth.came));
         let dropped = drop_deleted(node, retention, false).await;
         if dropped > 0 {
             tracing::info!(dropped, "dropped rows of deleted buckets");
         }
-        let (kept, is_done) = match collect(node, retention, &|| self.rest()).await {
+        let (kept, is_done) = match collect(node, None, &|| self.rest()).await {
             Ok(Some(done)) => {
                 let (deleted, bytes) = (done.deleted, done.deleted_bytes);
                 tracing::info!(deleted, bytes, "collected blocks that nothing needs");
@@ -287,7 +347,8 @@ impl Pace {
             }
         };
         self.look(|growth, _| {
-            growth.collect(if is_done { collectable } else { 0 }, kept);
+            // What was held back makes the next collection due, but not at once.
+            growth.collect(if is_done { collectable } else { 0 }, kept, seen);
             growth.failures = if is_done { 0 } else { growth.failures + 1 };
         });
         is_done
@@ -316,7 +377,7 @@ pub(crate) async fn tend(node: Arc<Node>) {
         let is_short = node.store.room().is_ok_and(|room| room.is_short());
         let after = if is_short { COLLECT_AFTER_SHORT } else { COLLECT_AFTER };
         let is_late = collected.elapsed() >= after;
-        let is_due = pace.look(|growth, bytes| growth.is_due(bytes) || (bytes > 0 && is_late));
+        let is_due = pace.is_due() || pace.look(|_, bytes| bytes > 0 && is_late);
         let mut is_done = !is_due;
         if is_due && tried.elapsed() >= pace.wait() {
             collected = Instant::now();
@@ -346,13 +407,13 @@ mod tests {
         assert_eq!(growth.look(at(5), 500, retention), 0);
         assert_eq!(growth.look(at(10), 900, retention), 100);
         assert_eq!(growth.look(at(16), 900, retention), 500);
-        growth.collect(500, 0);
+        growth.collect(500, 0, 900);
         assert_eq!(growth.look(at(17), 950, retention), 0);
         assert_eq!(growth.look(at(21), 950, retention), 400);
         assert!(growth.notes.len() < 5);
         let mut at_once = Growth::default();
         assert_eq!(at_once.look(at(0), 100, Duration::ZERO), 100);
-        at_once.collect(100, 0);
+        at_once.collect(100, 0, 100);
         assert_eq!(at_once.look(at(1), 130, Duration::ZERO), 30);
     }
 
@@ -361,7 +422,7 @@ mod tests {
         let mut growth = Growth::default();
         let rests = |growth: &Growth, of: u64| [0, 1, 2, 3, 4, 99].map(|n| growth.rest(n * of));
         assert_eq!(rests(&growth, GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
-        growth.collect(1, 8 * GROWTH_MIN);
+        growth.collect(1, 8 * GROWTH_MIN, 0);
         assert_eq!(rests(&growth, 8 * GROWTH_MIN), [8, 4, 2, 1, 0, 0]);
         assert_eq!(growth.rest(7 * GROWTH_MIN), 8);
         // Before the first collection as well, which is due all the same.
@@ -382,10 +443,26 @@ mod tests {
     fn a_collection_is_due_when_half_of_what_is_in_use_came() {
         let mut growth = Growth::default();
         assert!(!growth.is_due(GROWTH_MIN - 1) && growth.is_due(GROWTH_MIN));
-        growth.collect(GROWTH_MIN, 8 * GROWTH_MIN);
+        growth.collect(GROWTH_MIN, 8 * GROWTH_MIN, 0);
         assert!(!growth.is_due(4 * GROWTH_MIN - 1) && growth.is_due(4 * GROWTH_MIN));
-        growth.collect(4 * GROWTH_MIN, 0);
+        growth.collect(4 * GROWTH_MIN, 0, 0);
         assert!(!growth.is_due(GROWTH_MIN - 1) && growth.is_due(GROWTH_MIN));
+    }
+
+    #[test]
+    fn bytes_of_any_age_count_for_the_bound_once_they_reach_it() {
+        let mut growth = Growth::default();
+        let look = |growth: &mut Growth, came| {
+            assert_eq!(growth.look(Instant::now(), came, Duration::from_hours(1)), 0);
+            growth.beyond(1 << 30)
+        };
+        let gib = |tenths: u64| (tenths << 30) / 10;
+        assert_eq!([9, 10, 15].map(|n| look(&mut growth, gib(n))), [0, gib(10), gib(15)]);
+        growth.collect(0, 0, gib(10));
+        assert_eq!([15, 19, 20].map(|n| look(&mut growth, gib(n))), [0, 0, gib(10)]);
+        assert_eq!(growth.beyond(0), gib(10));
+        growth.collect(0, 0, gib(20) - GROWTH_MIN + 1);
+        assert_eq!(growth.beyond(0), 0, "a bound that is very small makes not every look collect");
     }
 
     #[test]

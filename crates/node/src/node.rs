@@ -32,6 +32,7 @@ use self::storage::NodeKeys;
 use crate::{
     config::{Backends, SharedArbiter},
     files::{self, FileError},
+    gc::retention::Retention,
     state::{Account, Running},
 };
 
@@ -156,6 +157,8 @@ pub(crate) struct Node {
     pub(crate) backends: Backends,
     /// The outcome of collections.
     pub(crate) collections: Account,
+    /// How long they keep replaced and deleted content.
+    pub(crate) retention: Retention,
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
     owns_blocks: bool,
@@ -251,6 +254,7 @@ impl Node {
         if backends.shared.is_none() {
             arbiter.lease_to_itself();
         }
+        let retention = Retention::new(limits.retention, limits.retained_max);
         let service = Service::new(arbiter, limits, random, names);
         let (backends, collections) = (backends.clone(), Account::default());
         let running = OnceLock::new();
@@ -264,6 +268,7 @@ impl Node {
             names,
             backends,
             collections,
+            retention,
             running,
             owns_blocks,
             packs: packed,

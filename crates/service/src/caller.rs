@@ -1,6 +1,7 @@
 //! Per-request context: identity, invocation id, preconditions, pins, and the bucket version of the answer.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -8,11 +9,14 @@ use std::{
     time::Duration,
 };
 
-use fula_core::{OwnerId, bucket::Fingerprint};
+use fula_core::{
+    OwnerId,
+    bucket::{Fingerprint, TextMap},
+};
 
 use crate::{
-    auth::CredentialCheck, auth::access::Identity, budget::ConnectionCloser, error::ServiceError,
-    limits::INVOCATION_BYTES_MAX, pins::RequestPins,
+    auth::CredentialCheck, auth::access::Identity, auth::policy::Values, budget::ConnectionCloser,
+    error::ServiceError, limits::INVOCATION_BYTES_MAX, pins::RequestPins,
 };
 
 /// One attempt of one call of an SDK, by which retries are recognised.
@@ -84,6 +88,20 @@ pub struct Caller {
     pub closer: Option<ConnectionCloser>,
     /// Keeps blocks that the request uses from the collector.
     pub pins: RequestPins,
+    /// What conditions of policies ask of the request.
+    pub keys: RequestKeys,
+    /// Tags in the body of the request, which conditions ask for, too.
+    pub request_tags: Option<Arc<TextMap>>,
+}
+
+/// Values of condition keys that the request itself has. By default it has none.
+#[derive(Clone, Default)]
+pub struct RequestKeys(pub Option<Arc<dyn Values + Send + Sync>>);
+
+impl fmt::Debug for RequestKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RequestKeys").finish_non_exhaustive()
+    }
 }
 
 /// The state of the bucket that an answer is based on.

@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 
 use fula_core::{
     BlockStore, Cid, Codec, StoreError,
-    block::{Epoch, Position, require},
+    block::{AGES, Epoch, Kept, KeptBytes, Position, require},
     bucket::BucketRoot,
     root::TimeMs,
 };
@@ -84,6 +84,9 @@ pub struct Collection {
     pub live_bytes: u64,
     /// Bytes of blocks that are needed only by roots within the retention.
     pub retained_bytes: u64,
+    /// The same, by parts of the retention, the youngest part first.
+    #[serde(skip)]
+    pub retained_by_age: [u64; AGES as usize],
     /// Bytes of root blocks that are kept only for the history.
     pub history_bytes: u64,
     /// Number of blocks in use that the store does not have, where masters share blocks.
@@ -93,6 +96,20 @@ pub struct Collection {
     /// 1970.
     #[serde(rename = "released_ms")]
     pub released: Option<(TimeMs, TimeMs)>,
+    /// The retention of this collection in milliseconds.
+    #[serde(default)]
+    pub retention_ms: u64,
+}
+
+impl Collection {
+    fn count(&mut self, kept: &KeptBytes) {
+        self.live_bytes += kept.now;
+        self.history_bytes += kept.history;
+        self.retained_bytes += kept.all_retained();
+        for (own, other) in self.retained_by_age.iter_mut().zip(kept.retained) {
+            *own += other;
+        }
+    }
 }
 
 impl Service {
@@ -146,17 +163,6 @@ impl Service {
     }
 }
 
-/// The reason why the blocks that are being marked are kept.
-#[derive(Clone, Copy, Debug)]
-enum Keeper {
-    /// A current root or a request needs them.
-    Live,
-    /// A root that was replaced needs them. Its retention ends at this time.
-    Retention(TimeMs),
-    /// They belong to the history of a bucket.
-    History,
-}
-
 struct Collector<'a> {
     arbiter: &'a Arbiter,
     blocks: &'a Arc<dyn BlockStore>,
@@ -169,7 +175,8 @@ struct Collector<'a> {
     since: TimeMs,
     /// Time for which a root is kept after it was replaced, in milliseconds.
     retention: TimeMs,
-    keeper: Keeper,
+    /// The reason why the blocks that are being marked are kept, and when that of [`Kept::Retained`] ends.
+    kept_for: (Kept, TimeMs),
     /// Time at which marking began.
     now: TimeMs,
     /// Heads that were in use when marking began.
@@ -232,14 +239,14 @@ impl<'a> Collector<'a> {
             put_before: shared.map_or(put_before, |begun| begun.bound),
             since: since.saturating_sub(retention).min(reads_since),
             retention,
-            keeper: Keeper::Live,
+            kept_for: (Kept::Now, TimeMs::MAX),
             now,
             held,
             kept,
             rest,
             steps: 0,
             step_began: Instant::now(),
-            done: Collection { held_back, ..Collection::default() },
+            done: Collection { held_back, retention_ms: retention, ..Collection::default() },
         })
     }
 
@@ -288,10 +295,10 @@ impl<'a> Collector<'a> {
             };
             let root = BucketRoot::from_block(&block)?;
             let is_read = replaced.is_none_or(|time| time >= self.since);
-            self.keeper = match replaced {
-                None => Keeper::Live,
-                Some(time) if is_read => Keeper::Retention(time.saturating_add(self.retention)),
-                Some(_) => Keeper::History,
+            self.kept_for = match replaced {
+                None => (Kept::Now, TimeMs::MAX),
+                Some(time) if is_read => self.retained(time),
+                Some(_) => (Kept::History, TimeMs::MAX),
             };
             if is_read {
                 match self.mark_tree(cid).await {
@@ -332,28 +339,34 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
+    /// Returns why the blocks of a root that was replaced at a time are kept, and until when.
+    fn retained(&self, replaced: TimeMs) -> (Kept, TimeMs) {
+        let age = self.now.saturating_sub(replaced).saturating_mul(u64::from(AGES));
+        // A root that a request may still read is kept although the retention is over.
+        let age = age.checked_div(self.retention).unwrap_or(u64::MAX);
+        let age = u8::try_from(age).unwrap_or(u8::MAX);
+        (Kept::Retained(age), replaced.saturating_add(self.retention))
+    }
+
     /// Marks blocks. Returns those that were not marked before and may have links.
     fn mark(&mut self, cids: &[Cid]) -> Vec<Cid> {
-        let mut fresh = self.blocks.mark(cids, self.cut);
+        let mut fresh = self.blocks.mark(cids, self.cut, self.kept_for.0);
         self.done.marked += fresh.len() as u64;
         self.account(self.blocks.used_bytes(&fresh));
         fresh.retain(|cid| cid.codec() != Codec::Raw);
         fresh
     }
 
-    /// Adds bytes to the account of the current keeper. A block that several roots need counts for the
+    /// Adds bytes to the account of the current reason. A block that several roots need counts for the
     /// first one that is marked; for one bucket that is the newest.
     fn account(&mut self, bytes: u64) {
-        let done = &mut self.done;
-        match self.keeper {
-            Keeper::Live => done.live_bytes += bytes,
-            Keeper::History => done.history_bytes += bytes,
-            Keeper::Retention(_) if bytes == 0 => {}
-            Keeper::Retention(until) => {
-                done.retained_bytes += bytes;
-                let (first, last) = done.released.unwrap_or((until, until));
-                done.released = Some((first.min(until), last.max(until)));
-            }
+        let (kept, until) = self.kept_for;
+        let mut counted = KeptBytes::default();
+        counted.add(kept, bytes);
+        self.done.count(&counted);
+        if bytes > 0 && matches!(kept, Kept::Retained(_)) {
+            let (first, last) = self.done.released.unwrap_or((until, until));
+            self.done.released = Some((first.min(until), last.max(until)));
         }
     }
 
@@ -367,7 +380,7 @@ impl<'a> Collector<'a> {
             let swept = self.blocks.sweep(position, self.cut, self.put_before).await?;
             self.done.deleted += swept.deleted;
             self.done.deleted_bytes += swept.bytes;
-            self.done.live_bytes += swept.live_bytes;
+            self.done.count(&swept.kept);
             self.done.missing += swept.missing;
             from = swept.next;
             self.pause().await;

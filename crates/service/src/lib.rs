@@ -8,6 +8,7 @@ mod arbiter;
 pub mod auth;
 mod budget;
 mod caller;
+mod car;
 pub mod commit;
 pub mod error;
 pub mod fault_injection;
@@ -33,7 +34,8 @@ pub use self::{
         policy,
     },
     budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
-    caller::{BucketOwner, Caller, Invocation, Seen},
+    caller::{BucketOwner, Caller, Invocation, RequestKeys, Seen},
+    car::{BucketCar, Import, ImportError, ImportTarget, Imported},
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,

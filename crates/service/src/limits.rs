@@ -7,6 +7,17 @@ use std::{
 
 use crate::fault_injection::FaultInjection;
 
+/// A bound on the bytes of replaced and deleted content that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetainedMax {
+    /// There is none: the retention alone decides.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+    /// This share of the bytes in use, in percent.
+    Percent(u32),
+}
+
 /// The limits of one gateway process that an operator can set.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -27,6 +38,8 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// Time for which replaced roots stay readable and their blocks are kept.
     pub retention: Duration,
+    /// Largest number of bytes that are kept for the retention. Beyond it, the oldest go before their time.
+    pub retained_max: RetainedMax,
     /// Memory for request and response bodies, in bytes.
     pub body_bytes: usize,
     /// Memory for decoded tree nodes, in bytes.
@@ -57,6 +70,7 @@ impl Default for Limits {
             queue_max: 4096,
             queue_bytes_max: 64 << 20,
             retention: Duration::from_mins(10),
+            retained_max: RetainedMax::Percent(100),
             body_bytes: 256 << 20,
             cache_bytes: 64 << 20,
             heads_max: 4096,

@@ -4,20 +4,25 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use fula_core::{BucketAddress, BucketName, ObjectKey, OwnerId, bucket::VersionId};
+use fula_core::{
+    BucketAddress, BucketName, Cid, ObjectKey, OwnerId,
+    bucket::{BucketRoot, TextMap, VersionId},
+};
 use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
 use crate::{
     arbiter::{Arbiter, Head},
     auth::{
         access::{self, Action, Holder, Target, Verb},
-        policy::PublicRead,
+        bucket_policy::BucketAccess,
+        request::RequestValues,
     },
     budget::MemoryBudget,
     caller::{BucketOwner, Caller, IdempotencyKey},
     commit::{Answer, Change, CommitRequest, Committer},
-    error::ServiceError,
+    error::{Applied, ServiceError},
     limits::Limits,
     mapping::{Mapping, PinQueue},
     names::{NameMeaning, NamePolicy},
@@ -27,9 +32,22 @@ use crate::{
 /// The bucket that a write is about.
 pub(crate) struct WriteTarget {
     pub(crate) head: Arc<Head>,
-    /// Whether the state is the last known one, which may not be the newest.
-    pub(crate) is_guess: bool,
+    /// What was decided by the last known state, which may not be the newest.
+    pub(crate) guessed: Option<(Action, ObjectKey)>,
 }
+
+impl WriteTarget {
+    /// Returns whether the state is the last known one.
+    pub(crate) fn is_guess(&self) -> bool {
+        self.guessed.is_some()
+    }
+}
+
+/// Number of times that a write is allowed again because settings have changed meanwhile.
+const ALLOWED_AGAIN_MAX: usize = 8;
+
+/// Number of buckets whose policies are kept ready to be asked.
+const ACCESS_MAX: usize = 256;
 
 /// The state of a bucket that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +75,8 @@ pub(crate) enum Part<'a> {
     Prefix(&'a str),
     /// One key.
     Key(&'a ObjectKey),
+    /// A version of a key.
+    Version(&'a ObjectKey, VersionId),
 }
 
 impl<'a> Part<'a> {
@@ -66,7 +86,21 @@ impl<'a> Part<'a> {
             Self::Whole => Target::Bucket(bucket),
             Self::Anything => Target::Anything(bucket),
             Self::Prefix(prefix) => Target::Prefix(bucket, prefix),
-            Self::Key(key) => Target::Object(bucket, key.as_str()),
+            Self::Key(key) | Self::Version(key, _) => Target::Object(bucket, key.as_str()),
+        }
+    }
+
+    /// Returns a key, or a version of it.
+    pub(crate) fn of(key: &'a ObjectKey, version: Option<VersionId>) -> Self {
+        version.map_or(Self::Key(key), |version| Self::Version(key, version))
+    }
+
+    /// Returns the key and the version, if it is about one object.
+    fn object(self) -> Option<(&'a ObjectKey, Option<VersionId>)> {
+        match self {
+            Self::Whole | Self::Anything | Self::Prefix(_) => None,
+            Self::Key(key) => Some((key, None)),
+            Self::Version(key, version) => Some((key, Some(version))),
         }
     }
 }
@@ -99,6 +133,8 @@ pub struct Service {
     /// Storage nodes that hold content; `None` where there are none.
     pub(crate) mapping: Option<Mapping>,
     pub(crate) pin_queue: PinQueue,
+    /// What policies say, by the address of the settings of a bucket.
+    access: Arc<Cache<Cid, Arc<BucketAccess>>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -123,18 +159,13 @@ impl Service {
             collecting: Arc::default(),
             mapping: None,
             pin_queue: PinQueue::default(),
+            access: Arc::new(Cache::new(ACCESS_MAX)),
         }
     }
 
     /// Returns the commit pipeline.
     pub fn committer(&self) -> &Committer {
         &self.committer
-    }
-
-    /// Takes over how many buckets and public buckets one owner may have, and how large a bucket may be. Who has
-    /// more keeps it.
-    pub fn set_bucket_limits(&self, limits: &Limits) {
-        self.committer.bucket_limits().set(limits);
     }
 
     /// Returns the arbiter.
@@ -188,7 +219,7 @@ impl Service {
         self.note_read(caller);
         let owner = caller.bucket_owner;
         let found = self.find(caller, owner, name, Freshness::of(action)).await?;
-        self.decide(caller, owner, found, action, part.target(name)).await
+        self.decide(caller, owner, found, action, (name, part)).await
     }
 
     /// Records, before a root is read, that the request needs what was current at this time.
@@ -211,21 +242,26 @@ impl Service {
     ) -> Result<Arc<Head>, ServiceError> {
         self.note_read(caller);
         let found = self.find(caller, owner, bucket, Freshness::Newest).await?;
-        let target = Part::Key(key).target(bucket);
-        let action = if version.is_some() { Action::GetProperties } else { Action::GetObject };
-        self.decide(caller, owner, found, action, target).await
+        let action = if version.is_some() { Action::GetVersion } else { Action::GetObject };
+        self.decide(caller, owner, found, action, (bucket, Part::of(key, version))).await
     }
 
-    /// Checks that the caller may do `action` to `target` in the bucket that was found.
+    /// Checks that the caller may do `action` to a part of the bucket of this name, which was found.
     async fn decide(
         &self,
         caller: &Caller,
         owner: BucketOwner,
         found: Option<Arc<Head>>,
         action: Action,
-        target: Target<'_>,
+        (name, part): (&BucketName, Part<'_>),
     ) -> Result<Arc<Head>, ServiceError> {
-        let decided = self.authorize(caller, found.as_deref(), action, target).await;
+        let decided = match found.as_deref() {
+            Some(head) => self.authorize(caller, head, action, part).await,
+            None => {
+                let (identity, target) = (caller.identity.as_ref(), part.target(name));
+                access::authorize(identity, action, target, None, &|_: &str| None)
+            }
+        };
         match (decided, found) {
             (Ok(()), Some(head)) => {
                 if action.verb() != Verb::Read {
@@ -246,26 +282,29 @@ impl Service {
     }
 
     /// Does the same for a write of an object. If a bucket of the caller is in memory, it does not read the
-    /// arbiter; the commit finds out whether the bucket still exists. A refusal must be based on the newest
-    /// state: call [`Self::resolve`] before refusing.
+    /// arbiter; the commit finds out whether the bucket still exists, and whether its settings still allow the
+    /// write. A refusal must be based on the newest state: call [`Self::resolve`] before refusing.
     pub(crate) async fn resolve_for_write(
         &self,
         caller: &Caller,
         name: &BucketName,
         action: Action,
-        part: Part<'_>,
+        key: &ObjectKey,
     ) -> Result<WriteTarget, ServiceError> {
+        let part = Part::Key(key);
         let own = self.own_of(caller, caller.bucket_owner);
         let address = own.map(|owner| BucketAddress::new(owner, name.clone()));
-        if let Some(head) = address.and_then(|address| self.arbiter().last_known(&address)) {
-            self.authorize(caller, Some(&head), action, part.target(name)).await?;
+        if let Some(head) = address.and_then(|address| self.arbiter().last_known(&address))
+            && !self.access_of(caller, &head.root, action).await?.needs_tags()
+            && self.authorize(caller, &head, action, part).await.is_ok()
+        {
             self.arbiter().guard().require_disk()?;
             caller.pins.begin_write(self.arbiter().pins());
             caller.pins.pin_head(&head);
-            return Ok(WriteTarget { head, is_guess: true });
+            return Ok(WriteTarget { head, guessed: Some((action, key.clone())) });
         }
         let head = self.resolve(caller, name, action, part).await?;
-        Ok(WriteTarget { head, is_guess: false })
+        Ok(WriteTarget { head, guessed: None })
     }
 
     /// Returns the place of the bucket that a name means to the caller.
@@ -307,24 +346,70 @@ impl Service {
         self.state(caller, &row.address, freshness).await
     }
 
-    /// Decides whether the caller may do `action` to `target` in the bucket of `head`.
+    /// Decides whether the caller may do `action` to a part of the bucket of `head`.
     pub(crate) async fn authorize(
         &self,
         caller: &Caller,
-        head: Option<&Head>,
+        head: &Head,
         action: Action,
-        target: Target<'_>,
+        part: Part<'_>,
     ) -> Result<(), ServiceError> {
-        let identity = caller.identity.as_ref();
-        let Some(head) = head else { return access::authorize(identity, action, target, None) };
-        let owner = head.row.address.owner;
-        // Most requests come from the owner, for whom the public part need not be read.
-        let is_granted = identity.is_some_and(|identity| {
-            identity.owner == owner && identity.grant.allows(action.verb(), target)
-        });
-        let public = if is_granted { PublicRead::default() } else { self.public(head).await? };
-        let holder = Holder { owner, public: &public };
-        access::authorize(identity, action, target, Some(holder))
+        let access = self.access_of(caller, &head.root, action).await?;
+        let (owner, object) = (head.row.address.owner, part.object());
+        let tags = match object {
+            Some((key, version)) if access.needs_tags() => {
+                self.tags_of(caller, head, key, version).await?
+            }
+            _ => None,
+        };
+        let (time, version) = (self.arbiter().time(), object.and_then(|(_, version)| version));
+        let values = RequestValues { caller, owner, time, version, tags };
+        let holder = Holder { owner, access: &access };
+        let target = part.target(&head.row.address.name);
+        access::authorize(caller.identity.as_ref(), action, target, Some(holder), &values)
+    }
+
+    /// Returns what the settings of a bucket say about who may do what.
+    async fn access_of(
+        &self,
+        caller: &Caller,
+        root: &BucketRoot,
+        action: Action,
+    ) -> Result<Arc<BucketAccess>, ServiceError> {
+        let Some(settings) = root.settings else { return Ok(Arc::default()) };
+        if let Some(access) = self.access.get(&settings) {
+            return Ok(access);
+        }
+        let read = BucketAccess::of_root(self.arbiter().nodes().blocks().as_ref(), root);
+        let access = match Freshness::of(action) {
+            Freshness::MayBeStale => read.await?,
+            Freshness::Newest => self.before_write(caller, "block store", read).await?,
+        };
+        let access = Arc::new(access);
+        self.access.insert(settings, Arc::clone(&access));
+        Ok(access)
+    }
+
+    /// Returns the tags of an object or of a version, if there is one.
+    async fn tags_of(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+    ) -> Result<Option<TextMap>, ServiceError> {
+        let read = async {
+            match self.found(head, key, version).await {
+                Ok(record) => self.attached(&record.tags).await.map(Some),
+                Err(
+                    ServiceError::NoSuchKey
+                    | ServiceError::NoSuchVersion
+                    | ServiceError::DeleteMarker { .. },
+                ) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        self.before_write(caller, "block store", read).await
     }
 
     /// Returns the state of the bucket. A read may get an outdated one where that is allowed; a change may
@@ -380,9 +465,25 @@ impl Service {
         change: Change,
         idempotency_key: Option<IdempotencyKey>,
     ) -> Result<Answer, ServiceError> {
-        let bucket = (!target.is_guess).then_some(target.head.root.id);
-        let request = CommitRequest::of(caller, bucket, idempotency_key, change);
-        self.submit(caller, target.head.address(), request).await
+        let Some((action, key)) = &target.guessed else {
+            return self.change(caller, &target.head, change, idempotency_key).await;
+        };
+        let (change, mut settings) = (Arc::new(change), target.head.root.settings);
+        let address = target.head.address();
+        for _ in 0..ALLOWED_AGAIN_MAX {
+            let (key_of_retry, again) = (idempotency_key.clone(), Arc::clone(&change));
+            let mut request = CommitRequest::of(caller, None, key_of_retry, again);
+            request.settings = Some(settings);
+            match self.submit(caller, address, request).await? {
+                Answer::AllowAgain => {
+                    let part = Part::Key(key);
+                    let head = self.resolve(caller, &address.name, *action, part).await?;
+                    settings = head.root.settings;
+                }
+                answer => return Ok(answer),
+            }
+        }
+        Err(ServiceError::Busy(Applied::None))
     }
 
     /// Commits a change if the caller's credential still allows it.

@@ -67,11 +67,19 @@ pub async fn read_text(
     name: &'static str,
 ) -> Result<Option<String>, StoreError> {
     let Some(block) = read_block(blocks, settings, name).await? else { return Ok(None) };
+    text_of(&block, name).map(Some)
+}
+
+/// Returns the text in the block of the setting `name`.
+///
+/// # Errors
+/// [`StoreError::Malformed`] when the value is not text.
+pub fn text_of(block: &Block, name: &'static str) -> Result<String, StoreError> {
     let mut reader = Reader::new(block.bytes());
     let mut read = || {
         let text = reader.text()?.to_owned();
         reader.end()?;
-        Ok(Some(text))
+        Ok(text)
     };
     read().map_err(|invalid: Invalid| invalid.of(name))
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use crate::{
-    block::{BLOCK_BYTES_MAX, Block, BlockStore, Placement, list_all, sweep_all},
+    block::{BLOCK_BYTES_MAX, Block, BlockStore, Kept, Placement, list_all, sweep_all},
     error::StoreError,
     id::{Cid, Codec},
 };
@@ -94,11 +94,11 @@ pub async fn marked_blocks_stay(store: &dyn BlockStore) {
     let (marked, other) = (block(1, 10), block(2, 10));
     store.put(&[marked.clone(), other.clone()], Placement::Commit).await.unwrap();
     let cut = store.advance_epoch();
-    assert_eq!(store.mark(&[marked.cid(), marked.cid()], cut), [marked.cid()]);
-    assert_eq!(store.mark(&[marked.cid()], cut), []);
+    assert_eq!(store.mark(&[marked.cid(), marked.cid()], cut, Kept::Now), [marked.cid()]);
+    assert_eq!(store.mark(&[marked.cid()], cut, Kept::Now), []);
     // A missing node is reported: if it were skipped, the blocks below it would be deleted.
     let node = Cid::of(Codec::DagCbor, b"a node that is lost");
-    assert_eq!(store.mark(&[node], cut), [node]);
+    assert_eq!(store.mark(&[node], cut, Kept::Now), [node]);
     sweep_all(store, cut, cut).await.unwrap();
     assert_eq!(store.get(&other.cid()).await.unwrap(), None);
     assert_eq!(store.get(&marked.cid()).await.unwrap().as_ref(), Some(&marked));

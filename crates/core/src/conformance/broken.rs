@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
-    block::{Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark},
+    block::{Block, BlockStore, Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
     conformance::hooks::RootHooks,
     error::{StoreError, SwapError},
     id::{BucketAddress, Cid, OwnerId},
@@ -83,11 +83,11 @@ impl BlockStore for BrokenBlocks {
         self.inner.advance_epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
         if self.fault == BlockFault::MarksForget {
             return cids.to_vec();
         }
-        self.inner.mark(cids, cut)
+        self.inner.mark(cids, cut, kept)
     }
 
     async fn sweep(

@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        block::{Block, Placement, list_all, sweep_all},
+        block::{Block, Kept, Placement, list_all, sweep_all},
         content::{DagBuilder, LINKS_MAX, join},
         in_memory::MemoryBlocks,
     };
@@ -195,7 +195,7 @@ mod tests {
         let leaf = Cid::of(Codec::Raw, &[0, 0, 1]);
         let epoch = blocks.advance_epoch();
         let all = block_on(list_all(&*blocks)).unwrap().into_iter().map(|(cid, _)| cid);
-        blocks.mark(&all.filter(|cid| *cid != leaf).collect::<Vec<_>>(), epoch);
+        blocks.mark(&all.filter(|cid| *cid != leaf).collect::<Vec<_>>(), epoch, Kept::Now);
         assert_eq!(block_on(sweep_all(&*blocks, epoch, epoch)).unwrap().deleted, 1);
         let found: Vec<_> = block_on(stream(blocks, root.cid, 6, 0..6).collect());
         assert!(found[0].is_ok());

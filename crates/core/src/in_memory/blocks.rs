@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 
 use crate::{
     block::{
-        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Listed, Placement, Position, Swept, SyncMark,
+        BLOCK_BYTES_MAX, Block, BlockStore, Epoch, Kept, Listed, Placement, Position, Swept,
+        SyncMark,
     },
     error::StoreError,
     id::{Cid, Codec},
@@ -132,7 +133,7 @@ impl BlockStore for MemoryBlocks {
         state.epoch
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], cut: Epoch, _: Kept) -> Vec<Cid> {
         let mut state = self.state.lock();
         let mut fresh = Vec::new();
         for cid in cids {

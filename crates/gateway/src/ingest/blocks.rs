@@ -1,10 +1,15 @@
 //! Blocks in and out: one at a time, and many as a CAR file.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use fula_core::{Block, Cid, OwnerId};
-use fula_ingest::{
+use fula_core::{
+    Block, Cid, OwnerId,
     car::{CarError, CarReader},
-    holds::{BATCH_BLOCKS_MAX, Hold},
+};
+use fula_ingest::{
+    Ticket,
+    holds::{BATCH_BLOCKS_MAX, Hold, charge_of},
     intake::Intake,
     node::{Reservation, Stored},
 };
@@ -12,10 +17,11 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use s3s::Body;
 
 use super::{
-    IngestRoutes, Sender,
+    Client, IngestRoutes, Sender,
     answer::{Answer, Refused, json, listed},
-    body, cid_of,
+    body, cid_of, not_signed,
 };
+use crate::request::query_value;
 
 /// Header with the receipt.
 const RECEIPT: HeaderName = HeaderName::from_static("x-fula-receipt");
@@ -41,7 +47,7 @@ const RAW: &str = "application/vnd.ipld.raw";
 /// Bytes that are charged until this is dropped, unless they are kept.
 pub(super) struct Charged<'a> {
     routes: &'a IngestRoutes,
-    sender: Sender,
+    ticket: Option<Arc<Ticket>>,
     bytes: u64,
     /// The reservation ends when the hold has taken its place.
     _reserved: Reservation,
@@ -56,39 +62,53 @@ impl Charged<'_> {
 
 impl Drop for Charged<'_> {
     fn drop(&mut self) {
-        if let Sender::Client { ticket: Some(ticket), .. } = &self.sender {
+        if let Some(ticket) = &self.ticket {
             self.routes.0.tickets.give_back(ticket, self.bytes);
         }
     }
 }
 
 impl IngestRoutes {
-    /// Charges bytes to the quota of the owner and to the ticket.
-    pub(super) fn charge(&self, sender: &Sender, bytes: u64) -> Result<Charged<'_>, Refused> {
-        let Sender::Client { owner, ticket } = sender else {
-            return Err(Refused::new(StatusCode::FORBIDDEN, "masters send no blocks"));
-        };
-        let reserved = self.0.node.reserve(*owner, bytes)?;
-        let fits = ticket
+    /// Charges blocks of these lengths to the quota of the owner and to the ticket. The quota charges a short
+    /// block as much as its hold costs.
+    pub(super) fn charge(
+        &self,
+        client: &Client,
+        sizes: impl Iterator<Item = usize> + Clone,
+    ) -> Result<Charged<'_>, Refused> {
+        let charge = |size| charge_of(u32::try_from(size).unwrap_or(u32::MAX));
+        let bytes = sizes.map(charge).sum();
+        let reserved = self.0.node.reserve(client.owner, bytes)?;
+        let fits = client
+            .ticket
             .as_ref()
             .is_none_or(|ticket| self.0.tickets.charge(ticket, bytes, self.0.node.now()));
         if !fits {
             let text = "the ticket is used up; get another one from a master";
             return Err(Refused::new(StatusCode::PAYMENT_REQUIRED, text));
         }
-        Ok(Charged { routes: self, sender: sender.clone(), bytes, _reserved: reserved })
+        Ok(Charged { routes: self, ticket: client.ticket.clone(), bytes, _reserved: reserved })
+    }
+
+    /// Returns the client that sends blocks.
+    fn sender_of(&self, request: &Request<Body>) -> Result<Client, Refused> {
+        let client = self.client(request)?;
+        if client.may_send {
+            return Ok(client);
+        }
+        let text = "the scope of the token does not allow to write";
+        Err(Refused::new(StatusCode::FORBIDDEN, text))
     }
 
     /// Answers `PUT /v0/block?cid=`.
     pub(super) async fn put_block(&self, request: Request<Body>) -> Answer {
-        let sender = self.client(&request)?;
+        let client = self.sender_of(&request)?;
         let cid = cid_of(&request)?;
         let length = body::block_length(request.headers())?;
-        let charged = self.charge(&sender, length as u64)?;
-        let Sender::Client { owner, .. } = sender else { return Err(body::cut_off()) };
+        let charged = self.charge(&client, std::iter::once(length))?;
         let turn = self.turn(length).await?;
         let block = body::block(request.into_body(), cid, length).await?;
-        let mut intake = self.0.node.intake(owner);
+        let mut intake = self.0.node.intake(client.owner);
         intake.add(std::slice::from_ref(&block)).await?;
         // The body is not needed while the disk is waited for.
         drop((block, turn.memory));
@@ -114,38 +134,39 @@ impl IngestRoutes {
         })
     }
 
-    /// Answers `GET /v0/block?cid=` and `HEAD`.
+    /// Answers `GET /v0/block?cid=` and `HEAD`. A client reads what it holds; a master reads what the owner holds
+    /// whose record places the block here.
     pub(super) async fn get_block(&self, request: Request<Body>) -> Answer {
-        let target = target_of(&request);
-        let method = request.method().clone();
-        let master = self.master((method.as_str(), &target), request.headers(), b"")?;
-        let sender = match master {
-            Some(master) => master,
-            None => self.client(&request)?,
+        let sender = match self.master(&request)? {
+            // The request has no body, so its hash is that of nothing.
+            Some(master) => master.sent(b"").map(|_| Sender::Master).map_err(not_signed)?,
+            None => Sender::Client(self.client(&request)?),
         };
         let cid = cid_of(&request)?;
-        // The holds decide before the store is asked.
-        let absent = || Refused::new(StatusCode::NOT_FOUND, "you hold no such block here");
-        let (block, hold) = match sender {
-            Sender::Master => (self.0.node.get_for_master(&cid).await, None),
-            Sender::Client { owner, .. } => {
-                let hold = self.0.node.hold(owner, &cid).ok_or_else(absent)?;
-                if method == Method::HEAD {
-                    return Ok(self.head(owner, cid, hold));
-                }
-                (self.0.node.get(owner, &cid).await, Some((owner, hold)))
+        let (owner, is_master) = match sender {
+            Sender::Master => (owner_of(&request)?, true),
+            Sender::Client(client) if client.may_read => (client.owner, false),
+            Sender::Client(Client { ticket: Some(_), .. }) => {
+                let text = "a ticket sends blocks and reads none; read the object at a master";
+                return Err(Refused::new(StatusCode::FORBIDDEN, text));
+            }
+            Sender::Client(_) => {
+                let text = "a token reads blocks only if it may read all of the account";
+                return Err(Refused::new(StatusCode::FORBIDDEN, text));
             }
         };
-        let block = block.map_err(|error| Refused::from_store(&error))?.ok_or_else(absent)?;
-        let mut response = match hold {
-            Some((owner, hold)) => self.head(owner, cid, hold),
-            None => Response::new(Body::empty()),
-        };
+        // The holds decide before the store is asked.
+        let absent = || Refused::new(StatusCode::NOT_FOUND, "you hold no such block here");
+        let hold = self.0.node.hold(owner, &cid).ok_or_else(absent)?;
+        let mut response =
+            if is_master { Response::new(Body::empty()) } else { self.head(owner, cid, hold) };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(RAW));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(block.bytes().len()));
-        if method != Method::HEAD {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(hold.size));
+        if request.method() != Method::HEAD {
+            let block = self.0.node.get(owner, &cid).await;
+            let block = block.map_err(|error| Refused::from_store(&error))?.ok_or_else(absent)?;
             *response.body_mut() = Body::from(block.bytes().clone());
         }
         Ok(response)
@@ -168,8 +189,7 @@ impl IngestRoutes {
 
     /// Answers `POST /v0/blocks`.
     pub(super) async fn put_blocks(&self, request: Request<Body>) -> Answer {
-        let sender = self.client(&request)?;
-        let Sender::Client { owner, .. } = sender else { return Err(body::cut_off()) };
+        let client = self.sender_of(&request)?;
         let kind = request.headers().get(header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or(CAR);
         if kind.split(';').next().map(str::trim) != Some(CAR) {
@@ -182,8 +202,8 @@ impl IngestRoutes {
         let _turn = self.turn(CAR_MEMORY).await?;
         let mut upload = CarUpload {
             routes: self,
-            intake: self.0.node.intake(owner),
-            sender,
+            intake: self.0.node.intake(client.owner),
+            client,
             charged: Vec::new(),
             group: Vec::new(),
             group_bytes: 0,
@@ -199,16 +219,18 @@ fn car_too_large() -> Refused {
     Refused::new(StatusCode::PAYLOAD_TOO_LARGE, &text)
 }
 
-/// Returns path and query of a request.
-pub(super) fn target_of(request: &Request<Body>) -> String {
-    request.uri().path_and_query().map_or_else(String::new, ToString::to_string)
+/// Returns the owner on whose behalf a master reads.
+fn owner_of(request: &Request<Body>) -> Result<OwnerId, Refused> {
+    let owner = query_value(request.uri(), "owner").and_then(|owner| owner.parse().ok());
+    let text = "a master names the owner that holds the block: &owner= and 32 hex digits";
+    owner.ok_or_else(|| Refused::new(StatusCode::BAD_REQUEST, text))
 }
 
 /// A CAR file on its way in. It holds one group of blocks and one section in memory.
 struct CarUpload<'a> {
     routes: &'a IngestRoutes,
     intake: Intake,
-    sender: Sender,
+    client: Client,
     charged: Vec<Charged<'a>>,
     group: Vec<Block>,
     group_bytes: usize,
@@ -248,12 +270,12 @@ impl CarUpload<'_> {
     /// Puts the blocks of the group.
     async fn put(&mut self) -> Result<(), Refused> {
         let group = std::mem::take(&mut self.group);
-        let bytes: usize = group.iter().map(|block| block.bytes().len()).sum();
+        let sizes = group.iter().map(|block| block.bytes().len());
         self.group_bytes = 0;
         if group.is_empty() {
             return Ok(());
         }
-        self.charged.push(self.routes.charge(&self.sender, bytes as u64)?);
+        self.charged.push(self.routes.charge(&self.client, sizes)?);
         Ok(self.intake.add(&group).await?)
     }
 

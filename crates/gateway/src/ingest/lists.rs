@@ -10,10 +10,10 @@ use s3s::Body;
 use serde::Deserialize;
 
 use super::{
-    IngestRoutes, Sender,
+    Client, IngestRoutes,
     answer::{Answer, Refused, json, listed},
-    blocks::{CAR_BYTES_MAX, target_of},
-    body, parse_cid,
+    blocks::CAR_BYTES_MAX,
+    body, not_signed, parse_cid,
 };
 
 /// The body of a request about blocks.
@@ -43,6 +43,8 @@ struct BlocksAsked {
     owner: OwnerId,
     cids: Vec<Cid>,
     is_master: bool,
+    /// Whether the sender may begin and prolong holds.
+    may_send: bool,
 }
 
 fn bad(text: &str) -> Refused {
@@ -52,35 +54,34 @@ fn bad(text: &str) -> Refused {
 impl IngestRoutes {
     /// Reads a request about blocks, which clients send for themselves and masters for an owner.
     async fn asked(&self, request: Request<Body>) -> Result<BlocksAsked, Refused> {
-        let is_master = request.headers().contains_key(fula_ingest::peer::HEADER);
-        let client = if is_master { None } else { Some(self.client(&request)?) };
+        let master = self.master(&request)?;
+        let client = if master.is_some() { None } else { Some(self.client(&request)?) };
         let length = body::length_of(request.headers()).map_or(body::JSON_BYTES_MAX, |length| {
             usize::try_from(length).unwrap_or(usize::MAX).min(body::JSON_BYTES_MAX)
         });
         let _turn = self.turn(length).await?;
-        let (method, target) = (request.method().clone(), target_of(&request));
-        let headers = request.headers().clone();
         let body = body::short(request.into_body()).await?;
-        let sender = match client {
-            Some(client) => client,
-            None => self
-                .master((method.as_str(), &target), &headers, &body)?
-                .ok_or_else(|| bad("the request is not signed"))?,
-        };
-        self.parse(&sender, &body)
+        if let Some(master) = master {
+            master.sent(&body).map_err(not_signed)?;
+        }
+        self.parse(client.as_ref(), &body)
     }
 
-    fn parse(&self, sender: &Sender, body: &Bytes) -> Result<BlocksAsked, Refused> {
+    /// Parses a request of a client, or of a master.
+    fn parse(&self, client: Option<&Client>, body: &Bytes) -> Result<BlocksAsked, Refused> {
         let asked: Asked = serde_json::from_slice(body)
             .map_err(|error| bad(&format!("the body is malformed: {error}")))?;
-        let owner = match (sender, asked.owner) {
-            (Sender::Client { owner, .. }, None) => *owner,
-            (Sender::Master, Some(owner)) => {
-                owner.parse().map_err(|_| bad("owner has 32 hex digits"))?
-            }
-            (Sender::Client { .. }, Some(_)) => return Err(bad("only a master names an owner")),
-            (Sender::Master, None) => return Err(bad("a master names an owner")),
+        let owner = match (client, asked.owner) {
+            (Some(client), None) => client.owner,
+            (None, Some(owner)) => owner.parse().map_err(|_| bad("owner has 32 hex digits"))?,
+            (Some(_), Some(_)) => return Err(bad("only a master names an owner")),
+            (None, None) => return Err(bad("a master names an owner")),
         };
+        if client.is_some_and(|client| !client.may_ask) && !asked.cids.is_empty() {
+            let text =
+                "this credential is for a part of the account: show the receipts of the blocks";
+            return Err(Refused::new(StatusCode::FORBIDDEN, text));
+        }
         let cid = |text: &String| {
             parse_cid(text).ok_or_else(|| bad(&format!("{text} is no CID of a block")))
         };
@@ -91,7 +92,8 @@ impl IngestRoutes {
         if cids.is_empty() || cids.len() > BATCH_BLOCKS_MAX {
             return Err(bad(&format!("name 1 to {BATCH_BLOCKS_MAX} blocks")));
         }
-        Ok(BlocksAsked { owner, cids, is_master: matches!(sender, Sender::Master) })
+        let may_send = client.is_none_or(|client| client.may_send);
+        Ok(BlocksAsked { owner, cids, is_master: client.is_none(), may_send })
     }
 
     /// Returns the blocks of a receipt of this node for `owner`.
@@ -146,6 +148,10 @@ impl IngestRoutes {
     /// Answers `POST /v0/lease`.
     pub(super) async fn lease(&self, request: Request<Body>) -> Answer {
         let asked = self.asked(request).await?;
+        if !asked.may_send {
+            let text = "the scope of the token does not allow to write";
+            return Err(Refused::new(StatusCode::FORBIDDEN, text));
+        }
         let prolonged = self.0.node.prolong(asked.owner, &asked.cids).await?;
         Ok(self.found(&asked, prolonged))
     }

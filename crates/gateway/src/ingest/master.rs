@@ -1,23 +1,24 @@
 //! The master's side: tickets for clients, and what storage nodes ask masters.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fula_core::Cid;
 use fula_identity::{Grant, Identity};
 use fula_ingest::{
-    PublicKey, SigningKey, Ticket,
-    node::ASKED_MAX,
-    peer,
-    ticket::{LIFE_MS, NODES_MAX},
+    PublicKey, SignerId, SigningKey, Ticket, node::ASKED_MAX, peer, ticket::LIFE_MS,
 };
 use fula_service::{
     Service,
-    auth::{Authenticator, CredentialCheck},
+    auth::{
+        Authenticator, CredentialCheck,
+        access::{Target, Verb},
+    },
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use parking_lot::Mutex;
 use s3s::Body;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     IngestRoutes, Routed,
@@ -33,11 +34,15 @@ pub(super) const ASKED: &str = "/fula/ingest/";
 /// Route of tickets.
 pub(super) const TICKET: &str = "/fula/ingest-ticket";
 
-/// Largest number of bytes that may be sent to each node under one ticket.
+/// Largest number of bytes that may be sent under one ticket.
 const TICKET_BYTES: u64 = 64 << 30;
 
-/// Largest number of questions that are answered at a time. A question costs a walk over all buckets.
-const QUESTIONS: usize = 2;
+/// Largest number of walks over all buckets at a time. Nodes wait for one in the order in which they asked, and
+/// each node has at most one question of a kind. So no node shuts others out.
+const WALKS: usize = 2;
+
+/// Longest time in which the body of a question arrives.
+const BODY: Duration = Duration::from_secs(30);
 
 /// A storage node that clients may send blocks to.
 #[derive(Clone, Debug)]
@@ -62,7 +67,27 @@ struct Inner {
     nodes: Vec<NodeAddress>,
     /// The routes of a storage node that this master serves too.
     own: Option<IngestRoutes>,
-    questions: Semaphore,
+    walks: Semaphore,
+    /// Questions that are being answered: who asks, and what.
+    asking: Mutex<HashSet<(SignerId, Question)>>,
+}
+
+/// What storage nodes ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Question {
+    /// Which blocks are needed.
+    Needed,
+    /// What was revoked.
+    Revocations,
+}
+
+/// A question that is being answered.
+struct Asking<'a>(&'a Inner, (SignerId, Question));
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.asking.lock().remove(&self.1);
+    }
 }
 
 impl MasterIngest {
@@ -74,8 +99,8 @@ impl MasterIngest {
         nodes: Vec<NodeAddress>,
         own: Option<IngestRoutes>,
     ) -> Self {
-        let questions = Semaphore::new(QUESTIONS);
-        Self(Arc::new(Inner { service, authenticator, key, nodes, own, questions }))
+        let (walks, asking) = (Semaphore::new(WALKS), Mutex::default());
+        Self(Arc::new(Inner { service, authenticator, key, nodes, own, walks, asking }))
     }
 
     /// Returns the routes of a storage node that this master serves too.
@@ -142,41 +167,45 @@ impl MasterIngest {
             let text = "there are no storage nodes: let the operator set FULA_STORAGE_NODES";
             return Err(Refused::new(StatusCode::NOT_FOUND, text));
         }
-        let nodes: Vec<&NodeAddress> = self.0.nodes.iter().take(NODES_MAX).collect();
         let (credential, credential_issued, ends) = check.for_ticket();
         let issued = self.now_ms();
         let ends = ends.map_or(u64::MAX, |ends| ends.saturating_mul(1000));
-        let ticket = Ticket {
+        let ticket = |node: &NodeAddress| Ticket {
             master: self.0.key.id(),
             owner: identity.owner,
             id: self.0.service.draw(),
             bytes_max: TICKET_BYTES,
             issued,
             expires: issued.saturating_add(LIFE_MS).min(ends),
-            nodes: nodes.iter().map(|node| node.key.id()).collect(),
+            node: node.key.id(),
             credential,
             credential_issued,
+            may_ask: identity.grant.allows(Verb::Read, Target::Account),
         };
-        let listed = nodes.iter().map(|node| {
+        // Each node gets a ticket of its own, which it cannot use at another one.
+        let listed = self.0.nodes.iter().map(|node| {
             serde_json::json!({
                 "name": node.name,
                 "url": node.url,
                 "node": node.key.id().to_string(),
                 "key": node.key.to_string(),
+                "ticket": ticket(node).sign(&self.0.key),
             })
         });
+        let listed: Vec<serde_json::Value> = listed.collect();
         let answer = serde_json::json!({
-            "ticket": ticket.sign(&self.0.key),
-            "maxBytes": ticket.bytes_max,
-            "expires": ticket.expires,
-            "nodes": listed.collect::<serde_json::Value>(),
+            "ticket": listed[0]["ticket"],
+            "maxBytes": TICKET_BYTES,
+            "expires": issued.saturating_add(LIFE_MS).min(ends),
+            "nodes": listed,
         });
         let mut response = json(StatusCode::OK, &answer);
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
 
-    /// Answers a question of a storage node, and signs the answer.
+    /// Answers a question of a storage node, and signs the answer. Nothing is read of the body before the
+    /// signature was verified.
     async fn answer_node(&self, request: Request<Body>) -> Answer {
         if request.method() != Method::POST {
             return Err(Refused::method("POST"));
@@ -185,25 +214,30 @@ impl MasterIngest {
         let signature = request.headers().get(peer::HEADER).and_then(|text| text.to_str().ok());
         let signature =
             signature.ok_or_else(|| forbidden("only storage nodes ask here"))?.to_owned();
-        let turn = self.0.questions.try_acquire();
-        let _turn = turn.map_err(|_| Refused::busy("other nodes are asking"))?;
         let path = request.uri().path().to_owned();
-        let body = read(request.into_body()).await?;
-        let signed = peer::Signed::of("POST", &path, &body);
         let key_of = |id| {
             let keys = self.0.nodes.iter().map(|node| node.key);
             keys.into_iter().find(|key| key.id() == id)
         };
-        let asked = signed.verify(&signature, key_of, self.0.key.id(), self.now_ms());
-        let node =
-            asked.map_err(|error| forbidden(&format!("the signature is not accepted: {error}")))?;
-        let answer = match path.strip_prefix(ASKED) {
-            Some("needed") => self.needed(&body).await?,
-            Some("revocations") => self.revocations()?,
+        let refused = |error| forbidden(&format!("the signature is not accepted: {error}"));
+        let (here, now) = (self.0.key.id(), self.now_ms());
+        let sender = peer::Line::of("POST", &path).verify(&signature, key_of, here, now);
+        let sender = sender.map_err(refused)?;
+        let question = match path.strip_prefix(ASKED) {
+            Some("needed") => Question::Needed,
+            Some("revocations") => Question::Revocations,
             _ => return Err(Refused::new(StatusCode::NOT_FOUND, "there is no such route")),
         };
-        let signed = peer::Signed::of("ANSWER", &signature, &answer);
-        let signature = signed.sign(&self.0.key, node, self.now_ms());
+        let _asking = self.asking(sender.id, question)?;
+        let body = timeout(BODY, read(request.into_body())).await;
+        let body = body.map_err(|_| body::cut_off())??;
+        let node = sender.sent(&body).map_err(refused)?;
+        let answer = match question {
+            Question::Needed => self.needed(node, &body).await?,
+            Question::Revocations => self.revocations()?,
+        };
+        let line = peer::Line::of("ANSWER", &signature);
+        let signature = line.sign(&answer, &self.0.key, node, self.now_ms());
         let mut response = Response::new(Body::from(answer));
         if let Ok(signature) = HeaderValue::from_str(&signature) {
             response.headers_mut().insert(peer::HEADER, signature);
@@ -211,8 +245,18 @@ impl MasterIngest {
         Ok(response)
     }
 
-    /// Answers which of the blocks in `body` are needed: a byte for each, 1 or 0.
-    async fn needed(&self, body: &Bytes) -> Result<Bytes, Refused> {
+    /// Notes that a node asks. It has one question of a kind at a time.
+    fn asking(&self, node: SignerId, question: Question) -> Result<Asking<'_>, Refused> {
+        let key = (node, question);
+        if self.0.asking.lock().insert(key) {
+            Ok(Asking(&self.0, key))
+        } else {
+            Err(Refused::busy("an earlier question of this node is being answered"))
+        }
+    }
+
+    /// Answers which of the blocks in `body` are needed on a node: a byte for each, 1 or 0.
+    async fn needed(&self, node: SignerId, body: &Bytes) -> Result<Bytes, Refused> {
         let bad = || Refused::new(StatusCode::BAD_REQUEST, "the body is a list of binary CIDs");
         if !body.len().is_multiple_of(Cid::BYTES) {
             return Err(bad());
@@ -220,7 +264,9 @@ impl MasterIngest {
         let cids: Result<Vec<Cid>, _> = body.chunks(Cid::BYTES).map(Cid::from_bytes).collect();
         let cids = cids.map_err(|_| bad())?;
         let asked: HashSet<Cid> = cids.iter().copied().collect();
-        match self.0.service.needed(asked).await {
+        let walk = self.0.walks.acquire().await;
+        let _walk = walk.map_err(|_| Refused::busy("the master is stopping"))?;
+        match self.0.service.needed(node, asked).await {
             Ok(needed) => Ok(cids.iter().map(|cid| u8::from(needed.contains(cid))).collect()),
             Err(error) => {
                 let why = fula_service::error::chain(&error);

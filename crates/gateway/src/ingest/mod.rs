@@ -15,9 +15,15 @@ use std::{sync::Arc, time::Duration};
 
 use fula_core::OwnerId;
 use fula_identity::TokenError;
-use fula_ingest::{StorageNode, Ticket, peer, ticket};
-use fula_service::auth::{AuthError, Authenticator};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use fula_ingest::{InvalidDocument, StorageNode, Ticket, peer, ticket};
+use fula_service::{
+    Identity,
+    auth::{
+        AuthError, Authenticator,
+        access::{Target, Verb},
+    },
+};
+use http::{Method, Request, Response, StatusCode};
 use s3s::Body;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -111,10 +117,23 @@ struct Turn {
 /// The sender of a request.
 #[derive(Clone, Debug)]
 enum Sender {
-    /// A client that acts for an owner, under a ticket or with a bearer token.
-    Client { owner: OwnerId, ticket: Option<Arc<Ticket>> },
+    /// A client that acts for an owner.
+    Client(Client),
     /// A master.
     Master,
+}
+
+/// A client that acts for an owner, under a ticket or with a bearer token.
+#[derive(Clone, Debug)]
+struct Client {
+    owner: OwnerId,
+    ticket: Option<Arc<Ticket>>,
+    /// Whether it may send blocks.
+    may_send: bool,
+    /// Whether it may ask which blocks the owner holds: only with a credential for the whole account.
+    may_ask: bool,
+    /// Whether it may read blocks of the owner: only with a bearer token for the whole account.
+    may_read: bool,
 }
 
 impl IngestRoutes {
@@ -246,7 +265,7 @@ impl IngestRoutes {
     }
 
     /// Returns the client that sends a request.
-    fn client(&self, request: &Request<Body>) -> Result<Sender, Refused> {
+    fn client(&self, request: &Request<Body>) -> Result<Client, Refused> {
         if let Some(id) = self.0.trust.silent() {
             // A revocation could be missing.
             let text = format!("no master with the key {id} has answered for too long");
@@ -266,12 +285,17 @@ impl IngestRoutes {
             Err(AuthError::Service(_) | AuthError::Token(TokenError::KeysUnavailable))
         );
         match self.0.auth.decide(request.extensions(), "bearer", shown) {
-            Ok(proof) if proof.identity.grant.can_write() => {
-                Ok(Sender::Client { owner: proof.identity.owner, ticket: None })
-            }
-            Ok(_) => {
-                let text = "the scope of the token does not allow to write";
-                Err(Refused::new(StatusCode::FORBIDDEN, text))
+            Ok(proof) => {
+                let Identity { owner, grant, .. } = proof.identity;
+                let reads_all = grant.allows(Verb::Read, Target::Account);
+                let may_send = grant.can_write();
+                Ok(Client {
+                    owner,
+                    ticket: None,
+                    may_send,
+                    may_ask: reads_all,
+                    may_read: reads_all,
+                })
             }
             Err(_) if is_unknown => Err(Refused::busy("the token cannot be checked now")),
             Err(_) => match why {
@@ -281,7 +305,7 @@ impl IngestRoutes {
         }
     }
 
-    fn ticket(&self, request: &Request<Body>, text: &str) -> Result<Sender, Refused> {
+    fn ticket(&self, request: &Request<Body>, text: &str) -> Result<Client, Refused> {
         let forbidden = |text: &str| Refused::new(StatusCode::FORBIDDEN, text);
         if self.0.auth.check_private(request.extensions()).is_err() {
             return Err(Refused::unauthorized(
@@ -294,31 +318,38 @@ impl IngestRoutes {
         if self.0.auth.authenticator().revocations().refuses_ticket(&ticket) {
             return Err(forbidden("the credential that the ticket was given for was revoked"));
         }
-        if let Some(operation) = request.extensions().get::<Arc<Operation>>() {
-            operation.asked_for(ticket.owner);
+        // A ticket names no user. All tickets of an owner share one rate.
+        if self.0.auth.refuses_user(&format!("owner:{}", ticket.owner)) {
+            return Err(Refused::busy("you send too many requests"));
         }
-        Ok(Sender::Client { owner: ticket.owner, ticket: Some(Arc::new(ticket)) })
+        let (owner, may_ask) = (ticket.owner, ticket.may_ask);
+        let ticket = Some(Arc::new(ticket));
+        if let Some(operation) = request.extensions().get::<Arc<Operation>>() {
+            operation.asked_for(owner);
+        }
+        Ok(Client { owner, ticket, may_send: true, may_ask, may_read: false })
     }
 
-    /// Returns the sender of a request with this body, if it is a master.
-    fn master(
-        &self,
-        (method, target): (&str, &str),
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Result<Option<Sender>, Refused> {
-        let Some(text) = headers.get(peer::HEADER) else { return Ok(None) };
+    /// Returns the master that signed a request, if one did. Its body is not read for this.
+    fn master(&self, request: &Request<Body>) -> Result<Option<peer::Sender>, Refused> {
+        let Some(text) = request.headers().get(peer::HEADER) else { return Ok(None) };
         let (trust, node) = (&self.0.trust, &self.0.node);
-        let signed = peer::Signed::of(method, target, body);
-        let text = text.to_str().unwrap_or_default();
-        match signed.verify(text, |id| trust.key_of(id), node.id(), node.now()) {
-            Ok(_) => Ok(Some(Sender::Master)),
-            Err(error) => {
-                let text = format!("the signature of the request is not accepted: {error}");
-                Err(Refused::new(StatusCode::FORBIDDEN, &text))
-            }
-        }
+        let (method, target) = (request.method().as_str(), target_of(request));
+        let (line, text) = (peer::Line::of(method, &target), text.to_str().unwrap_or_default());
+        line.verify(text, |id| trust.key_of(id), node.id(), node.now())
+            .map(Some)
+            .map_err(not_signed)
     }
+}
+
+fn not_signed(error: InvalidDocument) -> Refused {
+    let text = format!("the signature of the request is not accepted: {error}");
+    Refused::new(StatusCode::FORBIDDEN, &text)
+}
+
+/// Returns path and query of a request.
+fn target_of(request: &Request<Body>) -> String {
+    request.uri().path_and_query().map_or_else(String::new, ToString::to_string)
 }
 
 /// Returns the CID that the query names.

@@ -127,9 +127,10 @@ mod tests {
             bytes_max: 100,
             issued: 0,
             expires: 1000,
-            nodes: Vec::new(),
+            node: SignerId([0; 8]),
             credential: CredentialTag([0; 16]),
             credential_issued: 0,
+            may_ask: false,
         };
         assert!(tickets.charge(&ticket(1), 60, 0) && !tickets.charge(&ticket(1), 41, 0));
         assert!(!tickets.charge(&ticket(1), u64::MAX, 0));

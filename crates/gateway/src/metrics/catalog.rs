@@ -219,6 +219,11 @@ pub const ALL: &[Metric] = &[
         "Bytes of replaced and deleted content that the last collection kept for the retention.",
     ),
     gauge(
+        "fula_retention_seconds",
+        "seconds",
+        "Time for which the next collection keeps replaced and deleted content.",
+    ),
+    gauge(
         "fula_log_dead_bytes",
         "bytes",
         "Bytes of the log that are not in use; rewriting segments gives most of them back.",

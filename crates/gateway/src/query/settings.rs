@@ -10,7 +10,7 @@ const LIST_VERSIONS: &[&str] =
     &["delimiter", "encoding-type", "key-marker", "max-keys", "prefix", "version-id-marker"];
 
 const fn get(required: &'static [&'static str]) -> Route {
-    Route::new(Method::GET, Level::Bucket, required)
+    Route::new(Method::GET, Level::Bucket, required).for_anyone()
 }
 
 const fn put(required: &'static [&'static str]) -> Route {
@@ -22,7 +22,7 @@ const fn delete(required: &'static [&'static str]) -> Route {
 }
 
 const fn get_object(required: &'static [&'static str]) -> Route {
-    Route::new(Method::GET, Level::Object, required).with(VERSION)
+    Route::new(Method::GET, Level::Object, required).with(VERSION).for_anyone()
 }
 
 pub(super) const ROUTES: &[Route] = &[

@@ -13,7 +13,7 @@ const METHODS: [Method; 7] = [
 ];
 
 /// Every subresource of S3, and names that only look like one.
-const SUBRESOURCES: [&str; 70] = [
+const SUBRESOURCES: [&str; 71] = [
     "abac",
     "accelerate",
     "acl",
@@ -23,6 +23,7 @@ const SUBRESOURCES: [&str; 70] = [
     "cors",
     "delete",
     "encryption",
+    "fula-car",
     "fula-commit",
     "intelligent-tiering",
     "inventory",
@@ -99,6 +100,7 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
     match (method.as_str(), level) {
         ("GET", Level::Service) => is(&["max-buckets", "prefix"]),
         ("GET", Level::Bucket) => is(&[
+            "fula-car",
             "list-type",
             "location",
             "marker",

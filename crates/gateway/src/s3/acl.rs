@@ -2,6 +2,7 @@
 //! (`BucketOwnerEnforced`, the default of AWS). An ACL that says the same is accepted.
 
 use fula_core::OwnerId;
+use fula_service::access::{Property, Setting};
 use http::{HeaderMap, StatusCode};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
 
@@ -75,7 +76,8 @@ impl Api {
         &self,
         request: S3Request<GetBucketAclInput>,
     ) -> S3Result<S3Response<GetBucketAclOutput>> {
-        let (grants, owner) = only_owner(self.may_read(&request, &request.input.bucket).await?);
+        let (grants, owner) =
+            only_owner(self.may_read(&request, &request.input.bucket, Setting::Acl).await?);
         Ok(S3Response::new(GetBucketAclOutput { grants, owner }))
     }
 
@@ -83,7 +85,7 @@ impl Api {
         &self,
         request: S3Request<PutBucketAclInput>,
     ) -> S3Result<S3Response<PutBucketAclOutput>> {
-        let owner = self.may_change(&request, &request.input.bucket).await?;
+        let owner = self.may_change(&request, &request.input.bucket, Setting::Acl).await?;
         check_set(&request.headers, request.input.access_control_policy.as_ref(), owner)?;
         Ok(S3Response::new(PutBucketAclOutput::default()))
     }
@@ -95,8 +97,10 @@ impl Api {
         let input = &request.input;
         let version = version_of(input.version_id.as_ref())?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found =
-            self.service.object_properties(&caller(&request)?, &bucket, &key, version).await;
+        let found = self
+            .service
+            .object_properties(&caller(&request)?, &bucket, &key, version, Property::Acl)
+            .await;
         let (grants, owner) = only_owner(found.map_err(to_s3)?.0);
         Ok(S3Response::new(GetObjectAclOutput { grants, owner, request_charged: None }))
     }
@@ -118,7 +122,7 @@ impl Api {
         &self,
         request: S3Request<GetObjectRetentionInput>,
     ) -> S3Result<S3Response<GetObjectRetentionOutput>> {
-        self.may_read(&request, &request.input.bucket).await?;
+        self.may_read(&request, &request.input.bucket, Setting::ObjectLock).await?;
         Err(without_lock(&request.input.bucket))
     }
 
@@ -126,7 +130,7 @@ impl Api {
         &self,
         request: S3Request<GetObjectLegalHoldInput>,
     ) -> S3Result<S3Response<GetObjectLegalHoldOutput>> {
-        self.may_read(&request, &request.input.bucket).await?;
+        self.may_read(&request, &request.input.bucket, Setting::ObjectLock).await?;
         Err(without_lock(&request.input.bucket))
     }
 }

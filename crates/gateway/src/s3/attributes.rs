@@ -1,6 +1,7 @@
 //! `GetObjectAttributes`.
 
 use fula_core::bucket::{ObjectRecord, PartSpan};
+use fula_service::access::Property;
 use http::HeaderMap;
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
@@ -110,8 +111,8 @@ impl Api {
         let version = version_of(input.version_id.as_ref())?;
         let asked = Asked::of(&request.headers)?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found =
-            self.service.object_properties(&caller(&request)?, &bucket, &key, version).await;
+        let (caller, property) = (caller(&request)?, Property::Attributes);
+        let found = self.service.object_properties(&caller, &bucket, &key, version, property).await;
         let found = found.map_err(to_s3)?.1;
         let (record, version) = (found.record, found.version);
         let object_parts = if asked.parts && record.parts.is_some() {

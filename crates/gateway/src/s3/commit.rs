@@ -1,38 +1,33 @@
 //! Multi-key commits: `POST /{bucket}?fula-commit` with a body in JSON (docs/format.md).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use fula_core::{Block, BucketName, Cid, Codec};
+use fula_core::{Block, Cid, Codec};
 use fula_ingest::mapping::Offered;
 use fula_service::{
     BatchAction, BatchChange, BucketOwner, CompletePart, CopySourceRequest, MapRequest,
     ObjectFacts, Service,
     condition::{ReadConditions, Tags, WriteConditions},
 };
-use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderValue, Method, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
+use s3s::{Body, S3Request, S3Response, S3Result, s3_error};
 use serde::Deserialize;
 
 use super::{
     caller,
     convert::{bucket_name, object_key},
+    routes::bucket_of,
 };
-use crate::{
-    auth::identity,
-    error::{s3_error as to_s3, too_large},
-    normalise,
-    request::{HostBucket, Operation},
-};
+use crate::error::{s3_error as to_s3, too_large};
 
 /// Query parameter of a commit.
 const QUERY: &str = "fula-commit";
 
 /// Returns whether a request is a multi-key commit.
-fn is_commit(method: &Method, uri: &Uri) -> bool {
+pub(super) fn is_commit(method: &Method, uri: &Uri) -> bool {
     let mut query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     *method == Method::POST && query.any(|(name, _)| name == QUERY)
 }
@@ -247,72 +242,32 @@ pub(crate) fn parse(body: &[u8]) -> S3Result<Vec<BatchChange>> {
     request.changes.into_iter().map(Change::read).collect()
 }
 
-/// Answers multi-key commits.
-pub(crate) struct CommitRoute {
-    service: Service,
-    /// Largest body in bytes.
+/// Answers a multi-key commit, whose body has at most `bytes_max` bytes.
+pub(super) async fn answer(
+    service: &Service,
     bytes_max: usize,
-}
-
-impl CommitRoute {
-    pub(crate) fn new(service: Service, bytes_max: usize) -> Self {
-        Self { service, bytes_max }
-    }
-}
-
-/// Returns the bucket that the path or the host names.
-fn bucket_of(uri: &Uri, extensions: &Extensions) -> S3Result<BucketName> {
-    let path = uri.path().trim_matches('/');
-    let host = extensions.get::<HostBucket>().map(|bucket| bucket.0.as_str());
-    match (path, host) {
-        ("", Some(bucket)) => bucket_name(bucket),
-        (bucket, None) if !bucket.is_empty() && !bucket.contains('/') => bucket_name(bucket),
-        _ => Err(s3_error!(InvalidRequest, "A commit is about a bucket: POST /bucket?{QUERY}")),
-    }
-}
-
-#[async_trait]
-impl S3Route for CommitRoute {
-    fn is_match(&self, method: &Method, uri: &Uri, _: &HeaderMap, _: &mut Extensions) -> bool {
-        is_commit(method, uri)
-    }
-
-    async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
-        // Anonymous commits are refused, and requests that did not pass the layer before `s3s`.
-        let is_let_through = normalise::is_hidden(&request.extensions);
-        if !is_let_through || identity(&request.extensions).is_none() {
-            return Err(s3_error!(AccessDenied));
-        }
-        Ok(())
-    }
-
-    async fn call(&self, mut request: S3Request<Body>) -> S3Result<S3Response<Body>> {
-        normalise::restore(&mut request);
-        if let Some(operation) = request.extensions.get::<Arc<Operation>>() {
-            operation.set("FulaCommit".to_owned());
-        }
-        let caller = caller(&request)?;
-        let bucket = bucket_of(&request.uri, &request.extensions)?;
-        // The limit applies whatever the framing: a body in chunks was not measured before.
-        let body = Limited::new(std::mem::take(&mut request.input), self.bytes_max).collect().await;
-        let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
-            Ok(_) => too_large(self.bytes_max),
-            Err(_) => s3_error!(IncompleteBody),
-        })?;
-        let body = body.to_bytes();
-        let changes = parse(&body)?;
-        let results = self.service.commit(&caller, &bucket, &changes).await.map_err(to_s3)?;
-        let results: Vec<serde_json::Value> = results
-            .into_iter()
-            .map(|(key, etag)| {
-                serde_json::json!({"key": key.as_str(), "etag": etag.map(|etag| format!("\"{etag}\""))})
-            })
-            .collect();
-        let answer =
-            serde_json::json!({"version": caller.seen.version(), "results": results}).to_string();
-        let mut response = S3Response::new(Body::from(answer));
-        let json = HeaderValue::from_static("application/json");
-        response.headers.insert(header::CONTENT_TYPE, json);
-        Ok(response)
-    }
+    mut request: S3Request<Body>,
+) -> S3Result<S3Response<Body>> {
+    let caller = caller(&request)?;
+    let bucket = bucket_of(&request.uri, &request.extensions, "POST", QUERY)?;
+    // The limit applies whatever the framing: a body in chunks was not measured before.
+    let body = Limited::new(std::mem::take(&mut request.input), bytes_max).collect().await;
+    let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
+        Ok(_) => too_large(bytes_max),
+        Err(_) => s3_error!(IncompleteBody),
+    })?;
+    let changes = parse(&body.to_bytes())?;
+    let results = service.commit(&caller, &bucket, &changes).await.map_err(to_s3)?;
+    let results: Vec<serde_json::Value> = results
+        .into_iter()
+        .map(|(key, etag)| {
+            serde_json::json!({"key": key.as_str(), "etag": etag.map(|etag| format!("\"{etag}\""))})
+        })
+        .collect();
+    let answer =
+        serde_json::json!({"version": caller.seen.version(), "results": results}).to_string();
+    let mut response = S3Response::new(Body::from(answer));
+    let json = HeaderValue::from_static("application/json");
+    response.headers.insert(header::CONTENT_TYPE, json);
+    Ok(response)
 }

@@ -4,7 +4,7 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{Api, caller, convert::bucket_name, settings::not_set};
 use crate::{
-    cors::Rule,
+    cors::{Rule, stored_rules},
     error::{escape, s3_error as to_s3},
 };
 
@@ -77,7 +77,7 @@ impl Api {
     ) -> S3Result<S3Response<GetBucketCorsOutput>> {
         let bucket = bucket_name(&request.input.bucket)?;
         let text = self.service.cors(&caller(&request)?, &bucket).await.map_err(to_s3)?;
-        let rules: Option<Vec<Rule>> = text.and_then(|text| serde_json::from_str(&text).ok());
+        let rules = text.map(|text| stored_rules(&text)).transpose()?;
         let Some(rules) = rules else {
             let text = "The CORS configuration does not exist";
             return Err(not_set("NoSuchCORSConfiguration", text, &request.input.bucket));

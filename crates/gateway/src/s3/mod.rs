@@ -3,18 +3,22 @@
 mod acl;
 mod attributes;
 mod bucket;
+mod car;
 mod commit;
 mod convert;
 mod cors;
 mod delete;
 mod grants;
+mod keys;
 mod mapping;
 mod multipart;
 mod object;
 mod policy;
 mod public_access;
 mod rename;
+mod routes;
 mod settings;
+mod shareable;
 mod tagging;
 mod tags;
 mod versions;
@@ -34,7 +38,8 @@ use s3s::{
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::commit::parse as parse_commit;
-pub(crate) use self::{commit::CommitRoute, convert::bucket_name};
+use self::keys::keys_of;
+pub(crate) use self::{convert::bucket_name, routes::OwnRoutes};
 use crate::{WireConfig, auth::identity, error, normalise, request::Operation};
 
 /// A source of secrets without any. No request that reaches `s3s` has a signature left, but `s3s` calls
@@ -112,6 +117,8 @@ fn caller<T>(request: &S3Request<T>) -> S3Result<Caller> {
         seen: request.extensions.get::<Arc<Seen>>().cloned().unwrap_or_default(),
         closer: request.extensions.get().cloned(),
         pins: RequestPins::default(),
+        keys: keys_of(request),
+        request_tags: None,
     })
 }
 

@@ -1,10 +1,6 @@
 //! Operations on objects: put, get, head, delete, copy.
 
-use std::{
-    ops,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::ops;
 
 use fula_core::bucket::{
     Checksum, ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
@@ -13,9 +9,7 @@ use fula_service::{
     Caller, CopyRequest, CopySourceRequest, Object, PutRequest, ServiceError, body::BodyFacts,
     condition::ReadConditions, limits::PUT_BYTES_MAX,
 };
-use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use parking_lot::Mutex;
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
@@ -24,6 +18,7 @@ use super::{
         self, DEFAULT_CONTENT_TYPE, bucket_name, checksum_type, etag, object_facts, object_key,
         read_conditions, refuse_unoffered, set_checksums, write_conditions, write_facts,
     },
+    shareable::Shareable,
     tags,
     versions::{copy_fault, made_version, set_version, version_of},
 };
@@ -145,7 +140,7 @@ impl Api {
         let length = range.end - range.start;
         let bytes = self.service.read(caller, &object.record, range).await.map_err(to_s3)?;
         let mut output = GetObjectOutput {
-            body: Some(StreamingBlob::wrap(Shareable(Mutex::new(bytes)))),
+            body: Some(StreamingBlob::wrap(Shareable::new(bytes))),
             content_length: i64::try_from(length).ok(),
             content_range: part.content_range(object.record.size),
             parts_count: part.count,
@@ -384,16 +379,4 @@ fn range_of(headers: &HeaderMap, record: &ObjectRecord) -> Option<ByteRange> {
         None => parse_http_date(condition) == Some(record.time / 1000),
     };
     is_same.then_some(range)
-}
-
-/// Makes a stream shareable between threads, as a response body must be. It is never locked.
-struct Shareable<S>(Mutex<S>);
-
-impl<S: Stream + Unpin> Stream for Shareable<S> {
-    type Item = S::Item;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        let stream = self.0.get_mut();
-        stream.poll_next_unpin(context)
-    }
 }

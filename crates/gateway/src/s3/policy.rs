@@ -1,7 +1,7 @@
-//! Bucket policies, with which an owner makes parts of a bucket public.
+//! Bucket policies, with which an owner decides what others may do.
 
 use http::{HeaderName, HeaderValue};
-use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
+use s3s::{S3Request, S3Response, S3Result, dto::*};
 
 use super::{Api, caller, convert::bucket_name};
 use crate::error::s3_error as to_s3;
@@ -16,13 +16,6 @@ impl Api {
     ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
         let caller = &caller(&request)?;
         let input = &request.input;
-        // A policy that was stored earlier is still read.
-        let policy: Option<serde_json::Value> = serde_json::from_str(&input.policy).ok();
-        let statement = policy.as_ref().and_then(|policy| policy.get("Statement"));
-        if statement.and_then(|statement| statement.as_array()).is_some_and(Vec::is_empty) {
-            let text = "Could not parse the policy: Statement is empty!";
-            return Err(s3_error!(MalformedPolicy, "{text}"));
-        }
         let bucket = bucket_name(&input.bucket)?;
         let put = self.service.set_policy(caller, &bucket, Some(&input.policy));
         let holds_name = put.await.map_err(to_s3)?;
@@ -49,9 +42,8 @@ impl Api {
         request: S3Request<GetBucketPolicyStatusInput>,
     ) -> S3Result<S3Response<GetBucketPolicyStatusOutput>> {
         let (caller, bucket) = (&caller(&request)?, bucket_name(&request.input.bucket)?);
-        let policy = self.service.policy(caller, &bucket).await.map_err(to_s3)?;
-        let public = fula_service::policy::PublicRead::parse(&policy, &bucket).map_err(to_s3)?;
-        let status = PolicyStatus { is_public: Some(!public.is_nothing()) };
+        let is_public = self.service.policy_status(caller, &bucket).await.map_err(to_s3)?;
+        let status = PolicyStatus { is_public: Some(is_public) };
         Ok(S3Response::new(GetBucketPolicyStatusOutput { policy_status: Some(status) }))
     }
 

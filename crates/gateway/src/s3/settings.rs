@@ -4,6 +4,7 @@
 //! AWS has a definite answer for each.
 
 use fula_core::OwnerId;
+use fula_service::access::Setting;
 use http::StatusCode;
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*};
 
@@ -21,9 +22,10 @@ impl Api {
         &self,
         request: &S3Request<T>,
         bucket: &str,
+        setting: Setting,
     ) -> S3Result<OwnerId> {
         let (caller, bucket) = (caller(request)?, bucket_name(bucket)?);
-        self.service.read_settings(&caller, &bucket).await.map_err(to_s3)
+        self.service.read_settings(&caller, &bucket, setting).await.map_err(to_s3)
     }
 
     /// Checks that the caller may change the settings of a bucket. Returns its owner.
@@ -31,16 +33,17 @@ impl Api {
         &self,
         request: &S3Request<T>,
         bucket: &str,
+        setting: Setting,
     ) -> S3Result<OwnerId> {
         let (caller, bucket) = (caller(request)?, bucket_name(bucket)?);
-        self.service.change_settings(&caller, &bucket).await.map_err(to_s3)
+        self.service.change_settings(&caller, &bucket, setting).await.map_err(to_s3)
     }
 
     pub(super) async fn put_bucket_ownership_controls(
         &self,
         request: S3Request<PutBucketOwnershipControlsInput>,
     ) -> S3Result<S3Response<PutBucketOwnershipControlsOutput>> {
-        self.may_change(&request, &request.input.bucket).await?;
+        self.may_change(&request, &request.input.bucket, Setting::Ownership).await?;
         let rules = &request.input.ownership_controls.rules;
         let is_kept = |rule: &OwnershipControlsRule| {
             rule.object_ownership.as_str() == ObjectOwnership::BUCKET_OWNER_ENFORCED
@@ -57,13 +60,13 @@ impl Api {
 
 /// Defines operations that read a setting which no bucket has.
 macro_rules! never_set {
-    ($($name:ident: $input:ty => $output:ty: $code:literal, $text:literal;)+) => {
+    ($($name:ident: $input:ty => $output:ty: $setting:ident, $code:literal, $text:literal;)+) => {
         impl Api {
             $(pub(super) async fn $name(
                 &self,
                 request: S3Request<$input>,
             ) -> S3Result<S3Response<$output>> {
-                self.may_read(&request, &request.input.bucket).await?;
+                self.may_read(&request, &request.input.bucket, Setting::$setting).await?;
                 Err(not_set($code, $text, &request.input.bucket))
             })+
         }
@@ -71,48 +74,48 @@ macro_rules! never_set {
 }
 
 never_set! {
-    get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput:
+    get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput: Encryption,
         "ServerSideEncryptionConfigurationNotFoundError",
         "The server side encryption configuration was not found";
     get_bucket_lifecycle_configuration:
-        GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput:
+        GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput: Lifecycle,
         "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist";
-    get_bucket_replication: GetBucketReplicationInput => GetBucketReplicationOutput:
+    get_bucket_replication: GetBucketReplicationInput => GetBucketReplicationOutput: Replication,
         "ReplicationConfigurationNotFoundError", "The replication configuration was not found";
-    get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput:
+    get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput: Website,
         "NoSuchWebsiteConfiguration",
         "The specified bucket does not have a website configuration";
     get_object_lock_configuration:
-        GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput:
+        GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput: ObjectLock,
         "ObjectLockConfigurationNotFoundError",
         "Object Lock configuration does not exist for this bucket";
     get_bucket_metadata_configuration:
-        GetBucketMetadataConfigurationInput => GetBucketMetadataConfigurationOutput:
+        GetBucketMetadataConfigurationInput => GetBucketMetadataConfigurationOutput: MetadataTable,
         "MetadataConfigurationNotFound", "The metadata configuration does not exist";
     get_bucket_analytics_configuration:
-        GetBucketAnalyticsConfigurationInput => GetBucketAnalyticsConfigurationOutput:
+        GetBucketAnalyticsConfigurationInput => GetBucketAnalyticsConfigurationOutput: Analytics,
         "NoSuchConfiguration", "The specified configuration does not exist.";
     get_bucket_intelligent_tiering_configuration:
         GetBucketIntelligentTieringConfigurationInput
-        => GetBucketIntelligentTieringConfigurationOutput:
+        => GetBucketIntelligentTieringConfigurationOutput: IntelligentTiering,
         "NoSuchConfiguration", "The specified configuration does not exist.";
     get_bucket_inventory_configuration:
-        GetBucketInventoryConfigurationInput => GetBucketInventoryConfigurationOutput:
+        GetBucketInventoryConfigurationInput => GetBucketInventoryConfigurationOutput: Inventory,
         "NoSuchConfiguration", "The specified configuration does not exist.";
     get_bucket_metrics_configuration:
-        GetBucketMetricsConfigurationInput => GetBucketMetricsConfigurationOutput:
+        GetBucketMetricsConfigurationInput => GetBucketMetricsConfigurationOutput: Metrics,
         "NoSuchConfiguration", "The specified configuration does not exist.";
 }
 
 /// Defines operations that read a setting which all buckets have with the same value.
 macro_rules! always_the_same {
-    ($($name:ident: $input:ty => $output:ident: $value:expr;)+) => {
+    ($($name:ident: $input:ty => $output:ident: $setting:ident, $value:expr;)+) => {
         impl Api {
             $(pub(super) async fn $name(
                 &self,
                 request: S3Request<$input>,
             ) -> S3Result<S3Response<$output>> {
-                self.may_read(&request, &request.input.bucket).await?;
+                self.may_read(&request, &request.input.bucket, Setting::$setting).await?;
                 Ok(S3Response::new($value))
             })+
         }
@@ -121,49 +124,49 @@ macro_rules! always_the_same {
 
 always_the_same! {
     get_bucket_logging:
-        GetBucketLoggingInput => GetBucketLoggingOutput:
+        GetBucketLoggingInput => GetBucketLoggingOutput: Logging,
         GetBucketLoggingOutput::default();
     get_bucket_notification_configuration:
-        GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput:
+        GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput: Notification,
         GetBucketNotificationConfigurationOutput::default();
     get_bucket_accelerate_configuration:
-        GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput:
+        GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput: Accelerate,
         GetBucketAccelerateConfigurationOutput::default();
     get_bucket_request_payment:
-        GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput:
+        GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput: RequestPayment,
         GetBucketRequestPaymentOutput { payer: Some(Payer::from_static(Payer::BUCKET_OWNER)) };
-    get_bucket_abac: GetBucketAbacInput => GetBucketAbacOutput: {
+    get_bucket_abac: GetBucketAbacInput => GetBucketAbacOutput: Abac, {
         let status = Some(BucketAbacStatus::from_static(BucketAbacStatus::DISABLED));
         GetBucketAbacOutput { abac_status: Some(AbacStatus { status }) }
     };
     // Objects belong to the owner of the bucket, and there are no ACLs.
     get_bucket_ownership_controls:
-        GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput: {
+        GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput: Ownership, {
         let enforced = ObjectOwnership::from_static(ObjectOwnership::BUCKET_OWNER_ENFORCED);
         let rules = vec![OwnershipControlsRule { object_ownership: enforced }];
         GetBucketOwnershipControlsOutput { ownership_controls: Some(OwnershipControls { rules }) }
     };
     list_bucket_analytics_configurations:
-        ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput:
+        ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput: Analytics,
         ListBucketAnalyticsConfigurationsOutput {
             is_truncated: Some(false),
             ..ListBucketAnalyticsConfigurationsOutput::default()
         };
     list_bucket_intelligent_tiering_configurations:
         ListBucketIntelligentTieringConfigurationsInput
-        => ListBucketIntelligentTieringConfigurationsOutput:
+        => ListBucketIntelligentTieringConfigurationsOutput: IntelligentTiering,
         ListBucketIntelligentTieringConfigurationsOutput {
             is_truncated: Some(false),
             ..ListBucketIntelligentTieringConfigurationsOutput::default()
         };
     list_bucket_inventory_configurations:
-        ListBucketInventoryConfigurationsInput => ListBucketInventoryConfigurationsOutput:
+        ListBucketInventoryConfigurationsInput => ListBucketInventoryConfigurationsOutput: Inventory,
         ListBucketInventoryConfigurationsOutput {
             is_truncated: Some(false),
             ..ListBucketInventoryConfigurationsOutput::default()
         };
     list_bucket_metrics_configurations:
-        ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput:
+        ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput: Metrics,
         ListBucketMetricsConfigurationsOutput {
             is_truncated: Some(false),
             ..ListBucketMetricsConfigurationsOutput::default()
@@ -172,13 +175,13 @@ always_the_same! {
 
 /// Defines operations that remove a setting which no bucket has. Nothing changes, as on AWS.
 macro_rules! nothing_to_remove {
-    ($($name:ident: $input:ty => $output:ident;)+) => {
+    ($($name:ident: $input:ty => $output:ident: $setting:ident;)+) => {
         impl Api {
             $(pub(super) async fn $name(
                 &self,
                 request: S3Request<$input>,
             ) -> S3Result<S3Response<$output>> {
-                self.may_change(&request, &request.input.bucket).await?;
+                self.may_change(&request, &request.input.bucket, Setting::$setting).await?;
                 Ok(S3Response::new($output::default()))
             })+
         }
@@ -186,8 +189,8 @@ macro_rules! nothing_to_remove {
 }
 
 nothing_to_remove! {
-    delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
-    delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
-    delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput;
-    delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
+    delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput: Encryption;
+    delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput: Lifecycle;
+    delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput: Replication;
+    delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput: Website;
 }

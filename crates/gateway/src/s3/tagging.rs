@@ -1,6 +1,9 @@
 //! Tags of objects and buckets, as a subresource.
 
+use std::sync::Arc;
+
 use fula_core::bucket::TextMap;
+use fula_service::access::Property;
 use http::StatusCode;
 use s3s::{S3Request, S3Response, S3Result, dto::*};
 
@@ -21,8 +24,8 @@ impl Api {
         let input = &request.input;
         let version = version_of(input.version_id.as_ref())?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let found =
-            self.service.object_properties(&caller(&request)?, &bucket, &key, version).await;
+        let (caller, property) = (caller(&request)?, Property::Tags);
+        let found = self.service.object_properties(&caller, &bucket, &key, version, property).await;
         let found = found.map_err(to_s3)?.1;
         let version_id = found.version.map(|version| version.to_string());
         let tag_set = to_set(found.tags);
@@ -37,7 +40,9 @@ impl Api {
         let version = version_of(input.version_id.as_ref())?;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
         let tags = of_set(&input.tagging.tag_set, OBJECT_TAGS_MAX)?;
-        let put = self.service.tag_object(&caller(&request)?, &bucket, key, version, tags).await;
+        let mut caller = caller(&request)?;
+        caller.request_tags = Some(Arc::new(tags.clone()));
+        let put = self.service.tag_object(&caller, &bucket, key, version, tags).await;
         let version_id = put.map_err(to_s3)?.map(|version| version.to_string());
         Ok(S3Response::new(PutObjectTaggingOutput { version_id }))
     }

@@ -4,10 +4,11 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use fula_identity::Address;
+use fula_service::limits::RetainedMax;
 
 use super::{
     DataDirArgs, SharedArgs, Time,
-    value::{BucketVersion, IssuedBefore, from_one, listen_address, wallet},
+    value::{BucketVersion, IssuedBefore, from_one, listen_address, retained_max, wallet},
 };
 
 /// Options of `fula keys`.
@@ -390,6 +391,9 @@ pub(crate) struct GcArgs {
     /// Retention of a gateway, where none runs
     #[arg(long, env = "FULA_RETENTION", hide = true)]
     pub(crate) usual_retention: Option<Time>,
+    /// Bound on what is kept for it, where no gateway runs
+    #[arg(long, env = "FULA_RETENTION_BYTES", hide = true, value_parser = retained_max)]
+    pub(crate) usual_retention_bytes: Option<RetainedMax>,
     #[command(flatten)]
     pub(crate) common: AdminArgs,
 }

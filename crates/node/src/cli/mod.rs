@@ -1,6 +1,7 @@
 //! What can be typed. Parsing opens nothing but the settings file; checking is `config`'s.
 
 mod admin;
+mod car;
 mod config;
 mod file;
 mod ingest;
@@ -18,10 +19,11 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::{
     admin::{
-        AdminArgs, CloneArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs, KeysCommand,
-        MastersArgs, MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs,
-        RootsCommand, RootsLeft, SecretsArgs, SecretsCommand, StatusArgs, UsageArgs,
+        AdminArgs, CloneArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs,
+        KeysCommand, MastersArgs, MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand,
+        RootsArgs, RootsCommand, RootsLeft, SecretsArgs, SecretsCommand, StatusArgs, UsageArgs,
     },
+    car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
     config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
     ingest::{IngestLimits, IngestSettings},
@@ -98,6 +100,21 @@ pub(crate) enum Command {
     /// Exits with 0 if all is well, with 1 if something is damaged or missing, and with 2 if the check could
     /// not be made.
     Fsck(FsckArgs),
+    /// Write a bucket as a CAR file, which IPFS tools read
+    ///
+    /// The file has everything of the bucket: objects, versions, uploads in progress and settings. The same
+    /// version makes the same file. The command works beside a running gateway, and without one.
+    Export(ExportArgs),
+    /// Make a bucket of a CAR file that `fula export` or an IPFS tool wrote
+    ///
+    /// Everything is verified. If anything is wrong, nothing of the file is visible. Where the name was never
+    /// used, the bucket gets exactly the root of the file; otherwise a new root over the same trees.
+    Import(ImportCarArgs),
+    /// Bring a bucket back from its root CID, out of a CAR file, a kubo or an IPFS gateway
+    ///
+    /// It is `fula import` from another place: what is read is verified against the root, so the source need
+    /// not be trusted.
+    Restore(RestoreArgs),
     /// Show what the space is used for, and give back that of deleted and replaced objects
     ///
     /// A gateway gives space back by itself as its log grows. What was replaced or deleted within the

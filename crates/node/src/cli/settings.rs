@@ -7,11 +7,15 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction::Set, Args, ValueEnum};
 use fula_gateway::WireLimits;
-use fula_service::{Limits, auth::SESSIONS_MAX, limits::KEYS_PER_USER};
+use fula_service::{
+    Limits,
+    auth::SESSIONS_MAX,
+    limits::{KEYS_PER_USER, RetainedMax},
+};
 
 use super::{
     IngestSettings,
-    value::{Size, Time, above_zero, from_one, listen_address, switch},
+    value::{Size, Time, above_zero, from_one, listen_address, retained_max, switch},
 };
 
 /// Settings of `fula gateway`. Each can also be set in the environment, or in the settings file under the
@@ -111,6 +115,11 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_RETENTION", value_name = "TIME",
         default_value_t = Time(Limits::default().retention))]
     pub(crate) retention: Time,
+    /// Largest size of what is kept for the retention: a size, a share of what is in use like 50% (1 GiB at
+    /// least), or `off`. Beyond it, the oldest is collected before its time
+    #[arg(long, env = "FULA_RETENTION_BYTES", value_name = "SIZE", default_value = "100%",
+        value_parser = retained_max)]
+    pub(crate) retention_bytes: RetainedMax,
     /// Time in which every block of the block store is read once, to find damage before somebody needs the
     /// block; masters that share a store take turns. 0s turns it off
     #[arg(long, env = "FULA_SCRUB", value_name = "TIME", default_value_t = Time(Duration::from_hours(30 * 24)))]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use fula_identity::{Address, Scope, wallet::SIGNATURE_BYTES, wallet_token::LIFE_MAX};
+use fula_service::limits::RetainedMax;
 use parse_size::ByteSuffix;
 
 /// A span of time as it is typed and printed, e.g. `10s`, `1h` or `1h 30m`.
@@ -71,6 +72,20 @@ impl fmt::Display for Size {
         let (shift, unit) = fitting.copied().unwrap_or((0, ""));
         write!(f, "{}{unit}", self.0 >> shift)
     }
+}
+
+/// Parses a bound on what is kept for the retention.
+pub(crate) fn retained_max(text: &str) -> Result<RetainedMax, &'static str> {
+    const EXPECTED: &str =
+        "expected a size such as 20G, a share of what is in use such as 50%, or off";
+    if text == "off" {
+        return Ok(RetainedMax::Unlimited);
+    }
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = percent.parse().ok().filter(|percent| *percent <= 10_000);
+        return percent.map(RetainedMax::Percent).ok_or(EXPECTED);
+    }
+    text.parse::<Size>().map(|size| RetainedMax::Bytes(size.0)).map_err(|_| EXPECTED)
 }
 
 /// Parses an address to listen on: an IP address and a port, `localhost:9000`, or `:9000` for every

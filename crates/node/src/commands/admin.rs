@@ -69,12 +69,14 @@ async fn perform_within(
     match answer {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(text.into()),
-        Answer::Progress(_) => Err("the gateway's answer is incomplete".to_owned().into()),
+        Answer::Progress(_) | Answer::Data(_) => {
+            Err("the gateway's answer is incomplete".to_owned().into())
+        }
     }
 }
 
 /// Waits for the end of `opening`, and prints what the command waits for if that takes long.
-async fn say_if_slow<T>(opening: impl Future<Output = T>, backends: &Backends) -> T {
+pub(super) async fn say_if_slow<T>(opening: impl Future<Output = T>, backends: &Backends) -> T {
     let mut opening = std::pin::pin!(opening);
     tokio::select! {
         opened = &mut opening => return opened,
@@ -89,17 +91,17 @@ async fn say_if_slow<T>(opening: impl Future<Output = T>, backends: &Backends) -
 
 /// Makes a temporary data directory for a command on a shared arbiter if the data directory of a gateway is
 /// missing: everything that the command needs is in the database. Fails if the command needs one.
-fn scratch_for(
+pub(super) fn scratch_for(
     backends: &mut Backends,
     request: &Request,
 ) -> Result<Option<files::ScratchDir>, String> {
     let dir = &backends.data_dir;
-    let makes_keys = matches!(request, Request::KeysCreate { .. });
+    let may_begin = matches!(request, Request::KeysCreate { .. } | Request::Import(_));
     let what = match files::look_at(dir).map_err(|error| error.to_string())? {
         DataDir::Used => return Ok(None),
         DataDir::Missing => format!("there is no data directory {}", dir.display()),
-        // An operator may make keys before the first start.
-        DataDir::Empty | DataDir::Begun if backends.shared.is_none() && makes_keys => {
+        // An operator may make keys before the first start, and bring buckets back.
+        DataDir::Empty | DataDir::Begun if backends.shared.is_none() && may_begin => {
             return Ok(None);
         }
         DataDir::Empty | DataDir::Begun | DataDir::Foreign(_) => {
@@ -130,6 +132,7 @@ pub(crate) async fn gc(args: GcArgs) -> ExitCode {
     let retention_ms = args.retention.map(millis);
     let mut limits = Limits::default();
     limits.retention = args.usual_retention.map_or(limits.retention, |time| time.0);
+    limits.retained_max = args.usual_retention_bytes.unwrap_or(limits.retained_max);
     let request = Request::Gc { now: args.now, retention_ms };
     let result = perform_within(&args.common, request, limits).await;
     let show = if args.now { show_collected } else { show_outlook };
@@ -178,7 +181,12 @@ fn show_outlook(found: &Value) {
     };
     row("log", "log_bytes", "in all");
     row("live", "live_bytes", "buckets as they are now");
-    row("retained", "retained_bytes", "replaced or deleted within the retention");
+    let kept_for = found["retention_ms"].as_u64().map(Duration::from_millis);
+    let within = kept_for.map_or_else(
+        || "replaced or deleted within the retention".to_owned(),
+        |time| format!("replaced or deleted within the last {}", humantime::format_duration(time)),
+    );
+    row("retained", "retained_bytes", &within);
     if let Some(why) = found["unknown"].as_str() {
         say!("How much is retained or can be collected is not known: {why}.");
     } else {

@@ -179,7 +179,8 @@ async fn with_ingest(
     let is_needed = own || (node.owns_blocks() && node.has_holds().await?);
     let storage = if is_needed { Some(node.open_storage(limits).await?) } else { None };
     if let Some(storage) = &storage {
-        let master = Arc::new(OwnMaster(service.clone()));
+        let master = OwnMaster { service: service.clone(), node: storage.id() };
+        let master = Arc::new(master);
         tokio::spawn(settle_for_ever(storage.clone(), master));
     }
     let links = NodeLinks::new(&nodes, &key, storage.clone().filter(|_| own));

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod buckets;
+pub(crate) mod car;
 pub(crate) mod config;
 pub(crate) mod fsck;
 pub(crate) mod gateway;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use fula_gateway::{Rates, WireLimits, ingest::IngestConfig as Routes};
 use fula_identity::Policy;
-use fula_ingest::{NodeLimits, PublicKey, SignerId};
+use fula_ingest::{NodeLimits, PublicKey, SignerId, mapping::HOLDERS_MAX};
 use reqwest::Url;
 
 use super::{Backends, ConfigError, ConnectionConfig, Jwks, auth, both};
@@ -113,6 +113,10 @@ impl IngestConfig {
             let (name, expected) = ("--storage-nodes", "every node has a key of its own");
             let value = settings.storage_nodes.clone().unwrap_or_default();
             return Err(ConfigError::Value { name, value, expected });
+        }
+        if nodes.len() > HOLDERS_MAX {
+            let (name, expected) = ("--storage-nodes", "a master has at most 64 storage nodes");
+            return Err(ConfigError::Value { name, value: nodes.len().to_string(), expected });
         }
         if settings.remote_cid_put && nodes.is_empty() && !settings.ingest {
             let needed = "FULA_STORAGE_NODES or FULA_INGEST=on";

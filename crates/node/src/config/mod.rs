@@ -304,6 +304,7 @@ fn limits(settings: &GatewaySettings) -> Limits {
     Limits {
         commit_deadline: settings.commit_deadline.0,
         retention: settings.retention.0,
+        retained_max: settings.retention_bytes,
         body_bytes: settings.body_bytes.length(),
         cache_bytes: settings.cache_bytes.0,
         queue_bytes_max: settings.queue_bytes.length(),

@@ -17,7 +17,7 @@ use fula_core::{
 use fula_service::{Collection, error::chain};
 use serde::{Deserialize, Serialize};
 
-use super::{Growth, LOOK_EVERY, REST};
+use super::{Growth, LOOK_EVERY, Passes, REST};
 use crate::node::Node;
 
 /// Name of the record.
@@ -112,8 +112,33 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Collects, and updates the record meanwhile.
+    /// Collects, and ends the turn.
     async fn run(
+        mut self,
+        retention: Option<Duration>,
+        rest: &(dyn Fn() -> u32 + Sync),
+    ) -> Result<Collection, String> {
+        let node = self.node;
+        let mut passes = Passes::new(node, retention);
+        let mut collected = Ok(Collection::default());
+        while let Some(retention) = passes.next_retention() {
+            collected = self.collect(retention, rest).await.map(|found| {
+                passes.add(found);
+                passes.done
+            });
+        }
+        self.record.by = String::new();
+        if let Ok(found) = &collected {
+            let ended = node.service.arbiter().time().unwrap_or(self.record.touched_ms);
+            self.record.ended_ms = ended;
+            (self.record.host, self.record.found) = (crate::node::host_name(), Some(*found));
+        }
+        self.touch().await;
+        collected
+    }
+
+    /// Collects, and updates the record meanwhile.
+    async fn collect(
         &mut self,
         retention: Duration,
         rest: &(dyn Fn() -> u32 + Sync),
@@ -131,15 +156,7 @@ impl<'a> Turn<'a> {
                 break Err("another master has taken the collection over".to_owned());
             }
         };
-        let collected = super::account(node, began, collected);
-        self.record.by = String::new();
-        if let Ok(found) = &collected {
-            let ended = node.service.arbiter().time().unwrap_or(self.record.touched_ms);
-            self.record.ended_ms = ended;
-            (self.record.host, self.record.found) = (crate::node::host_name(), Some(*found));
-        }
-        self.touch().await;
-        collected
+        super::account(node, began, collected)
     }
 
     /// Updates the record. Returns false if another master has taken the collection over.
@@ -170,12 +187,15 @@ impl<'a> Turn<'a> {
 ///
 /// # Errors
 /// The reason why it ended early, in words for the operator.
-pub(crate) async fn now(node: &Node, retention: Duration) -> Result<Option<Collection>, String> {
+pub(crate) async fn now(
+    node: &Node,
+    retention: Option<Duration>,
+) -> Result<Option<Collection>, String> {
     if node.collectable_packs().is_none() {
         return Ok(None);
     }
     match Turn::begin(node).await? {
-        Some(mut turn) => turn.run(retention, &|| REST).await.map(Some),
+        Some(turn) => turn.run(retention, &|| REST).await.map(Some),
         None => {
             Err("a collection is under way on another master; try again in a minute".to_owned())
         }
@@ -185,7 +205,6 @@ pub(crate) async fn now(node: &Node, retention: Duration) -> Result<Option<Colle
 /// Collects for as long as the gateway runs, when enough was written through this master.
 pub(crate) async fn tend(node: Arc<Node>) {
     let Some(packs) = node.collectable_packs().cloned() else { return };
-    let retention = node.service.committer().limits().retention;
     let mut growth = Growth::default();
     let (mut collected, mut tried) = (Instant::now(), Instant::now());
     let (mut came, mut changed) = (0, Instant::now());
@@ -196,19 +215,21 @@ pub(crate) async fn tend(node: Arc<Node>) {
         if added != came {
             (came, changed) = (added, Instant::now());
         }
-        let collectable = growth.look(Instant::now(), added, retention);
+        let collectable = growth.look(Instant::now(), added, node.retention.current());
+        let beyond = growth.beyond(node.retention.bound(growth.in_use));
         // What another master has just collected is not collected again. This is looked up soon after it has
         // ended, so that what is written afterwards counts.
-        if collectable > 0
+        if collectable.max(beyond) > 0
             && let Ok(record) = last(node.metadata.as_ref()).await
             && record.ended_ms > seen_end
         {
             seen_end = record.ended_ms;
-            growth.collect(collectable, record.found.map_or(0, |found| found.live_bytes));
+            growth.collect(collectable, record.found.map_or(0, |found| found.live_bytes), added);
             collected = Instant::now();
             continue;
         }
         let is_due = growth.is_due(collectable)
+            || beyond > 0
             || (collectable >= IDLE_BYTES && changed.elapsed() >= IDLE)
             || (collectable > 0 && collected.elapsed() >= COLLECT_AFTER);
         if !is_due || tried.elapsed() < growth.wait() {
@@ -220,10 +241,11 @@ pub(crate) async fn tend(node: Arc<Node>) {
             Err(error) => Err(error),
         };
         let result = match turn {
-            Ok(mut turn) => {
-                let result = turn.run(retention, &|| growth.rest(collectable)).await;
-                seen_end = turn.record.ended_ms;
-                result
+            Ok(turn) => {
+                let collected = turn.run(None, &|| growth.rest(collectable.max(beyond))).await;
+                seen_end =
+                    last(node.metadata.as_ref()).await.map_or(seen_end, |last| last.ended_ms);
+                collected
             }
             Err(error) => Err(error),
         };
@@ -232,7 +254,7 @@ pub(crate) async fn tend(node: Arc<Node>) {
             Ok(done) => {
                 let (deleted, bytes) = (done.deleted, done.deleted_bytes);
                 tracing::info!(deleted, bytes, "collected objects that nothing needs");
-                growth.collect(collectable, done.live_bytes);
+                growth.collect(collectable, done.live_bytes, added);
                 (growth.failures, collected) = (0, Instant::now());
             }
             Err(error) => {

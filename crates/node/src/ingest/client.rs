@@ -63,8 +63,8 @@ impl PeerClient {
         body: Bytes,
         bounds: Bounds,
     ) -> Result<Reply, String> {
-        let signed = peer::Signed::of(method.as_str(), target, &body);
-        let signature = signed.sign(&self.key, self.peer.id(), system_clock()());
+        let line = peer::Line::of(method.as_str(), target);
+        let signature = line.sign(&body, &self.key, self.peer.id(), system_clock()());
         let sent = self.exchange(method, target, body, &signature, bounds.bytes_max);
         let patience = bounds.patience;
         match timeout(patience, sent).await {

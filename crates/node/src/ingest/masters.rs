@@ -132,10 +132,11 @@ impl MasterLinks {
         }
         let signature = reply.headers.get(peer::HEADER).and_then(|text| text.to_str().ok());
         let signature = signature.ok_or("its answer is not signed")?;
-        let signed = peer::Signed::of("ANSWER", &reply.signature, &reply.body);
         let key = client.peer.key;
         let key_of = |id| (id == key.id()).then_some(key);
-        signed.verify(signature, key_of, self.here, system_clock()()).map_err(|error| {
+        let line = peer::Line::of("ANSWER", &reply.signature);
+        let sender = line.verify(signature, key_of, self.here, system_clock()());
+        sender.and_then(|sender| sender.sent(&reply.body)).map_err(|error| {
             format!("its answer is not signed with the key in FULA_MASTERS: {error}")
         })?;
         Ok(reply.body)
@@ -166,14 +167,17 @@ impl Masters for MasterLinks {
     }
 }
 
-/// The master that a process is itself.
+/// The master that a process is itself, for the storage node in its data directory.
 #[derive(Debug)]
-pub(crate) struct OwnMaster(pub(crate) Service);
+pub(crate) struct OwnMaster {
+    pub(crate) service: Service,
+    pub(crate) node: SignerId,
+}
 
 #[async_trait]
 impl Masters for OwnMaster {
     async fn needed(&self, cids: &[Cid]) -> Result<HashSet<Cid>, String> {
         let asked = cids.iter().copied().collect();
-        self.0.needed(asked).await.map_err(|error| chain(&error))
+        self.service.needed(self.node, asked).await.map_err(|error| chain(&error))
     }
 }

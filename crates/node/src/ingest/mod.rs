@@ -16,12 +16,17 @@ pub(crate) use self::{
     nodes::NodeLinks,
 };
 
-/// Interval between two looks at holds that have ended.
-const SETTLE_EVERY: Duration = Duration::from_mins(1);
+/// Shortest time between two questions to the masters, which cost them a walk over all their buckets. What ends
+/// meanwhile waits for the next one.
+const ASK_EVERY: Duration = Duration::from_hours(1);
 
-/// Asks masters about holds that have ended, for ever. What cannot be asked about is kept.
+/// Wait before the first retry after a question that no master answered. It doubles up to [`ASK_EVERY`].
+const RETRY: Duration = Duration::from_mins(1);
+
+/// Asks masters about holds that have ended, for ever, and at most once an hour. What cannot be asked about is
+/// kept.
 pub(crate) async fn settle_for_ever(node: StorageNode, masters: Arc<dyn Masters>) {
-    let mut was_well = true;
+    let mut retry = RETRY;
     loop {
         let settled = loop {
             match node.settle_ended(masters.as_ref()).await {
@@ -35,15 +40,22 @@ pub(crate) async fn settle_for_ever(node: StorageNode, masters: Arc<dyn Masters>
                 Err(error) => break Err(error),
             }
         };
-        if let Err(error) = &settled
-            && was_well
-        {
-            tracing::warn!(
-                error,
-                "cannot find out which blocks are needed; all are kept until the masters answer"
-            );
-        }
-        was_well = settled.is_ok();
-        tokio::time::sleep(SETTLE_EVERY).await;
+        let wait = match settled {
+            Ok(()) => {
+                retry = RETRY;
+                ASK_EVERY
+            }
+            Err(error) => {
+                let seconds = retry.as_secs();
+                tracing::warn!(
+                    error,
+                    seconds,
+                    "cannot find out which blocks are needed; all are kept until the masters answer"
+                );
+                let longer = (retry * 2).min(ASK_EVERY);
+                std::mem::replace(&mut retry, longer)
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }

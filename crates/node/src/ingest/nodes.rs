@@ -160,6 +160,14 @@ impl StorageNodes for NodeLinks {
         Some(KnownNode { key: link.client.peer.key, disk: *link.disk.lock() })
     }
 
+    async fn meet(&self, node: SignerId) {
+        if let Some(link) = self.links.get(&node)
+            && link.disk.lock().is_none()
+        {
+            link.look().await;
+        }
+    }
+
     fn name(&self, node: SignerId) -> String {
         match self.links.get(&node) {
             Some(link) => link.client.peer.name.clone(),
@@ -185,13 +193,18 @@ impl StorageNodes for NodeLinks {
         Ok(found.receipt.map(|receipt| Offered { receipt, blocks }))
     }
 
-    async fn get(&self, node: SignerId, cid: &Cid) -> Result<Option<Block>, NodeAway> {
+    async fn get(
+        &self,
+        node: SignerId,
+        owner: OwnerId,
+        cid: &Cid,
+    ) -> Result<Option<Block>, NodeAway> {
         if let Some(own) = self.own(node) {
             let away = |error| NodeAway { name: node.to_string(), why: chain(&error) };
-            return own.get_for_master(cid).await.map_err(away);
+            return own.get(owner, cid).await.map_err(away);
         }
         let link = self.link(node)?;
-        let target = format!("/v0/block?cid={cid}");
+        let target = format!("/v0/block?cid={cid}&owner={owner}");
         let reply = link.client.send(Method::GET, &target, Bytes::new(), BLOCK).await;
         let reply = reply.map_err(|why| link.away(why))?;
         match reply.status {

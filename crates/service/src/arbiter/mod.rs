@@ -4,6 +4,7 @@
 //! ([`RollbackGuard`], docs/adr/0008) before returning it, and extrapolates the arbiter's clock from it.
 //! [`recovery`] brings the masters back from an arbiter that went back in time.
 
+mod adopt;
 mod clock;
 mod collection;
 pub(crate) mod head;
@@ -25,11 +26,12 @@ use fula_core::{
 };
 use quick_cache::sync::Cache;
 
-use self::{clock::ArbiterClock, priority::PriorityClaims, reader::PointerReader};
 pub(crate) use self::{
+    adopt::Adopted,
     collection::Begun,
     swap::{SwapAnswer, Unverified},
 };
+use self::{clock::ArbiterClock, priority::PriorityClaims, reader::PointerReader};
 pub use self::{
     head::Head,
     merge::Merged,
@@ -182,7 +184,7 @@ impl Arbiter {
     ///
     /// # Errors
     /// The errors of [`Self::find_bucket`].
-    pub(crate) async fn scan_buckets(
+    pub async fn scan_buckets(
         &self,
         after: Option<&BucketAddress>,
         limit: usize,

@@ -1,14 +1,18 @@
 //! Authorization: one function and one table decide who may do what.
 //!
 //! A bucket that exists but is not the caller's looks exactly like one that does not exist, unless its
-//! owner made something in it public. The scopes of a credential are checked without regard to whether the
-//! bucket exists.
+//! policy allows the caller something in it. The scopes of a credential are checked without regard to whether
+//! the bucket exists. What a policy forbids is forbidden to its owner, too, but for the policy itself
+//! (docs/adr/0046).
 
 use fula_core::OwnerId;
 pub use fula_identity::{Grant, Identity, Scope, Target, Verb};
 
-pub use super::action::Action;
-use super::policy::PublicRead;
+pub use super::action::{Action, Property, Setting, Which};
+use super::{
+    bucket_policy::BucketAccess,
+    policy::{Asked, Decision, Values},
+};
 use crate::error::ServiceError;
 
 /// The facts about an existing bucket that authorization needs.
@@ -16,40 +20,71 @@ use crate::error::ServiceError;
 pub struct Holder<'a> {
     /// Owner of the bucket.
     pub owner: OwnerId,
-    /// The public part of the bucket.
-    pub public: &'a PublicRead,
+    /// What others may do, and what nobody may.
+    pub access: &'a BucketAccess,
 }
 
 /// Decides whether `identity` (`None` is anonymous) may do `action` to `target`, which lies in the bucket
-/// `holder` (`None` where there is no bucket).
+/// `holder` (`None` where there is no bucket). `values` has what conditions ask of the request.
+///
+/// For an action on objects, the target [`Target::Anything`] stands for a request that names many. It asks
+/// whether the caller may know of the bucket; each object is decided about by itself.
 ///
 /// # Errors
 /// [`ServiceError::AccessDenied`]; [`ServiceError::NoSuchBucket`] for a bucket that does not exist, or that
-/// is another owner's and has nothing public.
+/// is another owner's and allows the caller nothing.
 pub fn authorize(
     identity: Option<&Identity>,
     action: Action,
     target: Target<'_>,
     holder: Option<Holder<'_>>,
+    values: &dyn Values,
 ) -> Result<(), ServiceError> {
     let granted = identity.is_some_and(|who| who.grant.allows(action.verb(), target));
-    let is_owner = |holder: &Holder<'_>| identity.is_some_and(|who| who.owner == holder.owner);
-    match holder {
-        Some(holder) if is_owner(&holder) && granted => Ok(()),
-        Some(holder) if holder.public.allows(action, target) => Ok(()),
-        // A caller who can read some of the bucket knows that it exists.
-        Some(holder) if is_owner(&holder) || !holder.public.is_nothing() => {
-            Err(ServiceError::AccessDenied)
+    let hidden = if granted { ServiceError::NoSuchBucket } else { ServiceError::AccessDenied };
+    let Some(Holder { owner, access }) = holder else { return Err(hidden) };
+    let who = identity.map(|who| who.owner);
+    let is_owner = who == Some(owner);
+    let is_own = is_owner && granted;
+    let refused =
+        if is_owner || access.mentions(who) { ServiceError::AccessDenied } else { hidden };
+    let is_about_objects = action.id().is_about_object();
+    let resource = match target {
+        Target::Account => return Err(refused),
+        Target::Anything(_) if is_about_objects => {
+            return if is_own || access.mentions(who) { Ok(()) } else { Err(refused) };
         }
-        _ if granted => Err(ServiceError::NoSuchBucket),
-        _ => Err(ServiceError::AccessDenied),
+        Target::Object(bucket, key) if is_about_objects => format!("{bucket}/{key}"),
+        Target::Bucket(bucket)
+        | Target::Anything(bucket)
+        | Target::Prefix(bucket, _)
+        | Target::Object(bucket, _) => bucket.to_owned(),
+    };
+    // No policy takes its owner the right to change it, and none gives it to others, as on AWS.
+    if action.is_about_policy() && (is_own || !is_owner) {
+        return if is_own { Ok(()) } else { Err(refused) };
+    }
+    let decide = |action: Action| {
+        let asked = Asked { who, as_named: granted, action: action.id(), resource: &resource };
+        access.decide(&asked, is_owner, values)
+    };
+    let decision = match decide(action) {
+        // Who may list a bucket may know where it is.
+        Decision::Unsaid if action == Action::GetLocation => match decide(Action::ListObjects) {
+            Decision::Allowed => Decision::Allowed,
+            Decision::Denied | Decision::Unsaid => Decision::Unsaid,
+        },
+        decision => decision,
+    };
+    match decision {
+        Decision::Allowed => Ok(()),
+        Decision::Unsaid if is_own => Ok(()),
+        Decision::Denied | Decision::Unsaid => Err(refused),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use fula_core::BucketName;
-
     use super::*;
 
     const BUCKET: &str = "bucket";
@@ -58,79 +93,164 @@ mod tests {
         Identity::restricted(user, Grant::parse(Some(scopes)).unwrap())
     }
 
+    /// The actions of the table: head list get version put delete uploads create delete-bucket policy
+    /// put-policy setting put-setting property put-property versions export.
+    const ACTIONS: [Action; 17] = [
+        Action::HeadBucket,
+        Action::ListObjects,
+        Action::GetObject,
+        Action::GetVersion,
+        Action::PutObject,
+        Action::DeleteObject,
+        Action::ListParts,
+        Action::CreateBucket,
+        Action::DeleteBucket,
+        Action::GetPolicy,
+        Action::PutPolicy,
+        Action::GetSetting(Setting::Tagging),
+        Action::PutSetting(Setting::Tagging),
+        Action::GetProperty(Property::Tags, Which::Current),
+        Action::PutProperty(Property::Tags, Which::Current),
+        Action::ListVersions,
+        Action::ExportBucket,
+    ];
+
     /// Returns a typical target of an action.
     fn target(action: Action, key: &'static str) -> Target<'static> {
         match action {
             Action::HeadBucket => Target::Anything(BUCKET),
             Action::ListObjects | Action::ListVersions => Target::Prefix(BUCKET, key),
-            Action::GetObject
-            | Action::PutObject
-            | Action::DeleteObject
-            | Action::ListUploads
-            | Action::GetProperties
-            | Action::PutProperties => Target::Object(BUCKET, key),
-            Action::CreateBucket
-            | Action::DeleteBucket
-            | Action::GetPolicy
-            | Action::PutPolicy
-            | Action::GetSettings
-            | Action::PutSettings => Target::Bucket(BUCKET),
+            action if action.id().is_about_object() => Target::Object(BUCKET, key),
+            _ => Target::Bucket(BUCKET),
         }
     }
 
-    /// Returns one letter for each action, in the order of [`Action::ALL`]: allowed, denied, or no bucket.
-    fn row(who: Option<&Identity>, key: &'static str, holder: Option<Holder<'_>>) -> String {
-        let decide = |action| match authorize(who, action, target(action, key), holder) {
+    fn decide(
+        who: Option<&Identity>,
+        action: Action,
+        target: Target<'_>,
+        holder: Option<Holder<'_>>,
+    ) -> char {
+        let none = |_: &str| None;
+        match authorize(who, action, target, holder, &none) {
             Ok(()) => 'a',
             Err(ServiceError::AccessDenied) => 'd',
             Err(ServiceError::NoSuchBucket) => 'n',
             Err(other) => panic!("{other}"),
-        };
-        Action::ALL.into_iter().map(decide).collect()
+        }
+    }
+
+    /// Returns one letter for each of [`ACTIONS`]: allowed, denied, or no bucket.
+    fn row(who: Option<&Identity>, key: &'static str, holder: Option<Holder<'_>>) -> String {
+        ACTIONS.into_iter().map(|action| decide(who, action, target(action, key), holder)).collect()
+    }
+
+    fn access(statements: &str) -> BucketAccess {
+        BucketAccess::of_policy(&format!(
+            r#"{{"Version": "2012-10-17", "Statement": [{statements}]}}"#
+        ))
     }
 
     #[test]
     fn the_table() {
         let owner = Identity::of_user("key:owner");
         let stranger = Identity::of_user("key:stranger");
+        let friend = Identity::of_user("key:friend");
         let reader = scoped("key:owner", &["read:bucket/in/"]);
         let writer = scoped("key:owner", &["write:bucket"]);
         let admin = scoped("key:owner", &["admin:bucket"]);
         let elsewhere = scoped("key:owner", &["admin:other"]);
         let scoped_stranger = scoped("key:stranger", &["read:other"]);
-        let nothing = PublicRead::default();
-        let policy = r#"{"Version": "2012-10-17", "Statement": {"Effect": "Allow",
-            "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::bucket/in/*"}}"#;
-        let some = PublicRead::parse(policy, &BucketName::parse(BUCKET).unwrap()).unwrap();
-        let private = Some(Holder { owner: owner.owner, public: &nothing });
-        let public = Some(Holder { owner: owner.owner, public: &some });
-        // The columns: head list get put delete uploads create delete policy policy; settings settings
-        // properties properties versions
+        let reading_friend = scoped("key:friend", &["read:*"]);
+        let nothing = BucketAccess::default();
+        let some = access(
+            r#"{"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject",
+                "Resource": "arn:aws:s3:::bucket/in/*"}"#,
+        );
+        let shared = access(&format!(
+            r#"{{"Effect": "Allow", "Principal": {{"AWS": "{}"}}, "Action": "s3:*",
+                "Resource": ["arn:aws:s3:::bucket", "arn:aws:s3:::bucket/in/*"]}}"#,
+            friend.owner
+        ));
+        let closed =
+            access(r#"{"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "*"}"#);
+        let held = |access| Some(Holder { owner: owner.owner, access });
+        let (private, public) = (held(&nothing), held(&some));
+        let (shared, closed) = (held(&shared), held(&closed));
         let table = [
-            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaa"),
-            ("reader in", Some(&reader), "in/k", private, "aaadddddddddada"),
-            ("reader out", Some(&reader), "out/k", private, "adddddddddddddd"),
-            ("writer", Some(&writer), "in/k", private, "addaaadddddddad"),
-            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaaa"),
-            ("elsewhere", Some(&elsewhere), "in/k", private, "ddddddddddddddd"),
-            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnnn"),
-            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "ddddddddddddddd"),
-            ("anonymous", None, "in/k", private, "ddddddddddddddd"),
+            ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaaaa"),
+            ("reader in", Some(&reader), "in/k", private, "aaaadddddddddadad"),
+            ("reader out", Some(&reader), "out/k", private, "adddddddddddddddd"),
+            ("writer", Some(&writer), "in/k", private, "adddaaadddddddadd"),
+            ("admin", Some(&admin), "in/k", private, "aaaaaaaaaaaaaaaaa"),
+            ("elsewhere", Some(&elsewhere), "in/k", private, "ddddddddddddddddd"),
+            ("stranger", Some(&stranger), "in/k", private, "nnnnnnnnnnnnnnnnn"),
+            ("scoped stranger", Some(&scoped_stranger), "in/k", private, "ddddddddddddddddd"),
+            ("anonymous", None, "in/k", private, "ddddddddddddddddd"),
             // A bucket that does not exist is answered like one of another owner.
-            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnnn"),
-            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "ddddddddddddddd"),
-            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "ddddddddddddddd"),
-            ("anonymous, absent", None, "in/k", None, "ddddddddddddddd"),
+            ("stranger, absent", Some(&stranger), "in/k", None, "nnnnnnnnnnnnnnnnn"),
+            ("scoped stranger, absent", Some(&scoped_stranger), "in/k", None, "ddddddddddddddddd"),
+            ("elsewhere, absent", Some(&elsewhere), "in/k", None, "ddddddddddddddddd"),
+            ("anonymous, absent", None, "in/k", None, "ddddddddddddddddd"),
             // Only the objects below `in/` were made public.
-            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaaa"),
-            ("stranger, public", Some(&stranger), "in/k", public, "ddadddddddddddd"),
-            ("stranger, not public", Some(&stranger), "out/k", public, "ddddddddddddddd"),
-            ("anonymous, public", None, "in/k", public, "ddadddddddddddd"),
-            ("anonymous, not public", None, "out/k", public, "ddddddddddddddd"),
-            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddadddddddddddd"),
+            ("owner, public", Some(&owner), "in/k", public, "aaaaaaaaaaaaaaaaa"),
+            ("stranger, public", Some(&stranger), "in/k", public, "ddadddddddddddddd"),
+            ("stranger, not public", Some(&stranger), "out/k", public, "ddddddddddddddddd"),
+            ("anonymous, public", None, "in/k", public, "ddadddddddddddddd"),
+            ("anonymous, not public", None, "out/k", public, "ddddddddddddddddd"),
+            ("elsewhere, public", Some(&elsewhere), "in/k", public, "ddadddddddddddddd"),
+            // A friend is named, and may do everything to the bucket and below `in/`, but for the policy.
+            ("friend", Some(&friend), "in/k", shared, "aaaaaaaaaddaaaaad"),
+            ("friend, out", Some(&friend), "out/k", shared, "aadddddaaddaaddad"),
+            ("reading friend", Some(&reading_friend), "in/k", shared, "aaaadddddddadadad"),
+            ("stranger, shared", Some(&stranger), "in/k", shared, "nnnnnnnnnnnnnnnnn"),
+            ("anonymous, shared", None, "in/k", shared, "ddddddddddddddddd"),
+            // What is forbidden to everyone is forbidden to the owner, but for the policy.
+            ("owner, closed", Some(&owner), "in/k", closed, "dddddddddaaddddda"),
+            ("reader, closed", Some(&reader), "in/k", closed, "ddddddddddddddddd"),
+            ("stranger, closed", Some(&stranger), "in/k", closed, "nnnnnnnnnnnnnnnnn"),
         ];
         for (name, who, key, holder, expected) in table {
             assert_eq!(row(who, key, holder), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn the_location_follows_the_listing() {
+        let owner = Identity::of_user("key:owner");
+        let allow = |action: &str| {
+            access(&format!(
+                r#"{{"Effect": "Allow", "Principal": "*", "Action": "{action}",
+                    "Resource": "arn:aws:s3:::bucket"}}"#
+            ))
+        };
+        for (action, head, location) in [
+            ("s3:ListBucket", 'a', 'a'),
+            ("s3:GetBucketLocation", 'd', 'a'),
+            ("s3:GetBucketTagging", 'd', 'd'),
+        ] {
+            let access = allow(action);
+            let holder = Some(Holder { owner: owner.owner, access: &access });
+            let target = Target::Anything(BUCKET);
+            assert_eq!(decide(None, Action::HeadBucket, target, holder), head, "{action}");
+            assert_eq!(decide(None, Action::GetLocation, target, holder), location, "{action}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_many_objects_may_know_of_the_bucket() {
+        let [owner, friend, stranger] =
+            ["key:owner", "key:friend", "key:stranger"].map(Identity::of_user);
+        let shared = access(&format!(
+            r#"{{"Effect": "Allow", "Principal": {{"CanonicalUser": "{}"}}, "Action": "s3:DeleteObject",
+                "Resource": "arn:aws:s3:::bucket/in/*"}}"#,
+            friend.owner
+        ));
+        let holder = Some(Holder { owner: owner.owner, access: &shared });
+        let ask = |who| decide(who, Action::DeleteObject, Target::Anything(BUCKET), holder);
+        assert_eq!(ask(Some(&owner)), 'a');
+        assert_eq!(ask(Some(&friend)), 'a');
+        assert_eq!(ask(Some(&stranger)), 'n');
+        assert_eq!(ask(None), 'd');
     }
 }

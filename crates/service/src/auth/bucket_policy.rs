@@ -2,11 +2,11 @@
 //! block, and its rules for other origins.
 
 use fula_core::{
-    BlockStore,
-    bucket::{BucketRoot, TextMap, settings},
+    Block, BlockStore, OwnerId,
+    bucket::{Attached, BucketRoot, TextMap, settings},
 };
 
-use super::policy::PublicRead;
+use super::policy::{Asked, Decision, Policy, Values};
 use crate::error::ServiceError;
 
 /// Name of the setting that holds the policy, as text in a block of its own.
@@ -15,20 +15,80 @@ pub(crate) const POLICY: &str = "policy";
 /// Name of the setting that holds the rules for other origins, as text in a block of its own.
 pub(crate) const CORS: &str = "cors";
 
-/// Returns the public part of the bucket that a root describes.
-pub(crate) async fn public(
-    blocks: &dyn BlockStore,
-    root: &BucketRoot,
-) -> Result<PublicRead, ServiceError> {
-    match policy_text(blocks, root).await? {
-        Some(_) if is_restricted(blocks, root).await? => Ok(PublicRead::default()),
-        Some(text) => PublicRead::parse(&text, &root.name),
-        None => Ok(PublicRead::default()),
+/// What others may do in a bucket, and what nobody may: its policy, and its public access block.
+#[derive(Debug, Default)]
+pub struct BucketAccess {
+    policy: Option<Stored>,
+    /// Whether a policy that is public lets in nobody but the owner.
+    is_restricted: bool,
+}
+
+#[derive(Debug)]
+enum Stored {
+    Policy(Box<Policy>),
+    /// A newer build may have stored it. Nothing is allowed but what changes it.
+    Unreadable,
+}
+
+impl BucketAccess {
+    /// Reads what the settings of a bucket say.
+    pub(crate) async fn of_root(
+        blocks: &dyn BlockStore,
+        root: &BucketRoot,
+    ) -> Result<Self, ServiceError> {
+        let Some(text) = policy_text(blocks, root).await? else { return Ok(Self::default()) };
+        let block = PublicAccessBlock::of_root(blocks, root).await?.unwrap_or_default();
+        Ok(Self::of(&text, block))
+    }
+
+    fn of(text: &str, block: PublicAccessBlock) -> Self {
+        let policy = match Policy::parse(text) {
+            Ok(policy) => Stored::Policy(Box::new(policy)),
+            Err(error) => {
+                tracing::error!(%error, "a bucket policy cannot be read, so all requests are refused");
+                Stored::Unreadable
+            }
+        };
+        let is_public = matches!(&policy, Stored::Policy(policy) if policy.is_public());
+        Self { policy: Some(policy), is_restricted: block.restrict_buckets && is_public }
+    }
+
+    /// Returns what a policy says, in a bucket without a public access block.
+    #[cfg(test)]
+    pub(crate) fn of_policy(text: &str) -> Self {
+        Self::of(text, PublicAccessBlock::default())
+    }
+
+    /// Decides about a request.
+    pub(crate) fn decide(
+        &self,
+        asked: &Asked<'_>,
+        is_owner: bool,
+        values: &dyn Values,
+    ) -> Decision {
+        match &self.policy {
+            None => Decision::Unsaid,
+            Some(Stored::Unreadable) => Decision::Denied,
+            Some(Stored::Policy(policy)) => match policy.decide(asked, values) {
+                Decision::Allowed if self.is_restricted && !is_owner => Decision::Unsaid,
+                decision => decision,
+            },
+        }
+    }
+
+    /// Returns whether the policy allows a caller anything, so that the caller may know of the bucket.
+    pub(crate) fn mentions(&self, who: Option<OwnerId>) -> bool {
+        let Some(Stored::Policy(policy)) = &self.policy else { return false };
+        !self.is_restricted && policy.mentions(who)
+    }
+
+    /// Returns whether it needs the tags of the object that a request is about.
+    pub(crate) fn needs_tags(&self) -> bool {
+        matches!(&self.policy, Some(Stored::Policy(policy)) if policy.needs_tags())
     }
 }
 
-/// Returns whether anyone reaches the bucket that a root describes by its bare name: any part of it is
-/// public, or it has rules for other origins, which preflights without credentials ask for.
+/// Returns whether anyone reaches the bucket that a root describes by its bare name.
 ///
 /// # Errors
 /// [`ServiceError::Unavailable`] while its policy cannot be read.
@@ -36,13 +96,70 @@ pub(crate) async fn is_public(
     blocks: &dyn BlockStore,
     root: &BucketRoot,
 ) -> Result<bool, ServiceError> {
-    Ok(!public(blocks, root).await?.is_nothing() || cors_text(blocks, root).await?.is_some())
+    Ok(Openness::of_root(blocks, root).await?.is_reached())
 }
 
-/// Returns whether nothing of the bucket is public, whatever its policy says.
-async fn is_restricted(blocks: &dyn BlockStore, root: &BucketRoot) -> Result<bool, ServiceError> {
-    let block = PublicAccessBlock::of_root(blocks, root).await?;
-    Ok(block.is_some_and(|block| block.restrict_buckets))
+/// The settings that decide whether anyone reaches a bucket by its bare name.
+#[derive(Debug, Default)]
+pub(crate) struct Openness {
+    pub(crate) policy: Option<String>,
+    pub(crate) block: Option<PublicAccessBlock>,
+    pub(crate) has_cors: bool,
+}
+
+impl Openness {
+    /// Reads the settings of the bucket that a root describes.
+    pub(crate) async fn of_root(
+        blocks: &dyn BlockStore,
+        root: &BucketRoot,
+    ) -> Result<Self, ServiceError> {
+        Ok(Self {
+            policy: policy_text(blocks, root).await?,
+            block: PublicAccessBlock::of_root(blocks, root).await?,
+            has_cors: cors_text(blocks, root).await?.is_some(),
+        })
+    }
+
+    /// Decodes the blocks of the settings.
+    pub(crate) fn of_blocks(
+        policy: Option<&Block>,
+        block: Option<&Block>,
+        has_cors: bool,
+    ) -> Result<Self, ServiceError> {
+        let block = block.map(Attached::read_block).transpose()?;
+        Ok(Self {
+            policy: policy.map(|block| settings::text_of(block, POLICY)).transpose()?,
+            block: block.map(|map| PublicAccessBlock::of_map(&map)),
+            has_cors,
+        })
+    }
+
+    /// Returns the policy. One that cannot be read allows nothing.
+    fn policy(&self) -> Policy {
+        self.policy.as_deref().and_then(|text| Policy::parse(text).ok()).unwrap_or_default()
+    }
+
+    /// Returns whether anyone reaches the bucket by its bare name: its policy allows something without a
+    /// credential, or it has rules for other origins, which preflights without credentials ask for.
+    pub(crate) fn is_reached(&self) -> bool {
+        let policy = self.policy();
+        let is_restricted =
+            self.block.is_some_and(|block| block.restrict_buckets) && policy.is_public();
+        self.has_cors || (!is_restricted && policy.allows_unnamed())
+    }
+
+    /// Refuses a policy that makes something public where the public access block forbids that.
+    ///
+    /// # Errors
+    /// [`ServiceError::PublicPolicyBlocked`].
+    pub(crate) fn check_policy(&self) -> Result<(), ServiceError> {
+        match self.block {
+            Some(block) if block.block_policy && self.policy().is_public() => {
+                Err(ServiceError::PublicPolicyBlocked)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Returns the rules for other origins, as the gateway stored them.

@@ -14,6 +14,7 @@ mod keys;
 pub mod policy;
 mod proof;
 mod records;
+pub(crate) mod request;
 mod revocations;
 mod sealing;
 mod sessions;

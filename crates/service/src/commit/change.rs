@@ -24,6 +24,7 @@ use super::{
     working::Working,
 };
 use crate::{
+    auth::bucket_policy::{CORS, Openness, POLICY, PUBLIC_ACCESS},
     error::ServiceError,
     names::NamePolicy,
     objects::condition::{ReadConditions, WriteConditions},
@@ -113,8 +114,8 @@ pub(crate) enum Change {
     Set {
         name: &'static str,
         value: Option<Block>,
-        /// Effect of the setting on the global name.
-        global_name: GlobalName,
+        /// What decides about the global name, if the setting can change who reaches the bucket.
+        names: Option<NamePolicy>,
     },
     /// Brings the global name in line with the name policy.
     SettleName(NamePolicy),
@@ -232,7 +233,7 @@ impl Change {
                     work.take_over(content);
                 }
                 for (name, value) in settings {
-                    set(work, name, Some(value), GlobalName::Keep).await?;
+                    set(work, name, Some(value), None).await?;
                 }
                 Ok(Answer::Done)
             }
@@ -244,8 +245,8 @@ impl Change {
                 work.delete_bucket(recent);
                 Ok(Answer::Done)
             }
-            Self::Set { name, value, global_name } => {
-                set(work, name, value.as_ref(), *global_name).await?;
+            Self::Set { name, value, names } => {
+                set(work, name, value.as_ref(), *names).await?;
                 Ok(Answer::Done)
             }
             Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
@@ -282,9 +283,9 @@ impl Change {
                 Ok(Answer::Object(Box::new(record)))
             }
             Self::Tag { key, version, tags, blocks } => {
-                tag(work, key, *version, tags).await?;
+                let record = tag(work, key, *version, tags).await?;
                 work.carry(blocks);
-                Ok(Answer::Done)
+                Ok(Answer::Tagged(Box::new(record)))
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
             Self::CreateUpload { key, id, record, blocks, expired } => {
@@ -310,21 +311,34 @@ impl Change {
     }
 }
 
-/// Sets or removes a setting.
+/// Sets or removes a setting. Whether the bucket holds its global name then follows from all settings that
+/// the bucket has at the commit.
 async fn set(
     work: &mut Working<'_>,
     name: &str,
     value: Option<&Block>,
-    global_name: GlobalName,
+    names: Option<NamePolicy>,
 ) -> Result<(), ServiceError> {
     let mut settings = work.settings().await?;
     match value {
-        Some(block) => {
-            work.carry(std::slice::from_ref(block));
-            settings.blocks.insert(name.to_owned(), block.cid());
-        }
+        Some(block) => drop(settings.blocks.insert(name.to_owned(), block.cid())),
         None => drop(settings.blocks.remove(name)),
     }
+    let mut global_name = GlobalName::Keep;
+    if let Some(names) = names {
+        let read = async |setting| match value {
+            Some(block) if setting == name => Ok(Some(block.clone())),
+            _ => work.setting(&settings, setting).await,
+        };
+        let (policy, block) = (read(POLICY).await?, read(PUBLIC_ACCESS).await?);
+        let has_cors = settings.blocks.contains_key(CORS);
+        let open = Openness::of_blocks(policy.as_ref(), block.as_ref(), has_cors)?;
+        if name == POLICY && value.is_some() {
+            open.check_policy()?;
+        }
+        global_name = names.at_policy(open.is_reached());
+    }
+    work.carry(value.map(std::slice::from_ref).unwrap_or_default());
     work.set_settings(&settings, global_name);
     Ok(())
 }

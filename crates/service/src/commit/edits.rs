@@ -14,9 +14,13 @@ use crate::error::ServiceError;
 pub(crate) enum Answer {
     Done,
     Object(Box<ObjectRecord>),
+    /// What is remembered of an object whose tags were replaced: which version it is.
+    Tagged(Box<ObjectRecord>),
     Upload(UploadId),
     /// The outcome of each key of a deletion of several keys, or of one that concerns a delete marker.
     Each(Vec<Result<Deleted, ServiceError>>),
+    /// The settings are not those by which the change was allowed. Decide again whether it is.
+    AllowAgain,
     /// A part was replaced after the content was joined. Join the parts again.
     JoinAgain,
 }

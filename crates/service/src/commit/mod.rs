@@ -33,7 +33,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fula_core::{BucketAddress, BucketId};
+use fula_core::{BucketAddress, BucketId, Cid};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -67,7 +67,10 @@ pub(crate) struct CommitRequest {
     pub(crate) if_version: Option<u64>,
     /// Key by which a retry is recognised.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
-    pub(crate) change: Change,
+    pub(crate) change: Arc<Change>,
+    /// Address of the settings by which the change was allowed, where that was decided by a state that may
+    /// not be the newest.
+    pub(crate) settings: Option<Option<Cid>>,
     /// What content relies on that the change links to and does not carry.
     pub(crate) origin: Option<Origin>,
     /// Pins the blocks that the change links to.
@@ -80,11 +83,12 @@ impl CommitRequest {
         caller: &Caller,
         bucket: Option<BucketId>,
         idempotency_key: Option<IdempotencyKey>,
-        change: Change,
+        change: impl Into<Arc<Change>>,
     ) -> Self {
         let (if_version, pins) = (caller.if_version, caller.pins.clone());
         let origin = pins.origin();
-        Self { bucket, if_version, idempotency_key, change, origin, pins }
+        let change = change.into();
+        Self { bucket, if_version, idempotency_key, change, settings: None, origin, pins }
     }
 }
 
@@ -96,6 +100,8 @@ struct Outcome {
     version: u64,
     /// Whether the round must be published for it.
     writes: bool,
+    /// Whether it only deletes, and makes no delete marker.
+    takes_away: bool,
 }
 
 #[derive(Debug)]
@@ -112,6 +118,7 @@ fn answer_all(batch: Vec<Pending>, error: &ServiceError) {
             result: Err(error.clone()),
             version: 0,
             writes: false,
+            takes_away: false,
         }));
     }
 }

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use fula_core::{
-    bucket::{ObjectRecord, Recent, RecentOutcome, keys},
+    bucket::{ObjectRecord, Recent, RecentOutcome, VersionId, keys},
     tree::Cursor,
 };
 
@@ -25,7 +25,7 @@ const SWEEP_FACTOR: usize = 2;
 pub(super) type Remembered = (Result<Answer, ServiceError>, u64);
 
 /// Refusals that are remembered, with their stored codes.
-const REFUSALS: [(u8, ServiceError); 10] = [
+const REFUSALS: [(u8, ServiceError); 12] = [
     (1, ServiceError::NoSuchKey),
     (2, ServiceError::PreconditionFailed(ConditionName::IfMatch)),
     (3, ServiceError::PreconditionFailed(ConditionName::IfNoneMatch)),
@@ -36,6 +36,9 @@ const REFUSALS: [(u8, ServiceError); 10] = [
     (8, ServiceError::BucketAlreadyOwned),
     (9, ServiceError::BucketNotEmpty),
     (10, ServiceError::NoSuchBucket),
+    (11, ServiceError::NoSuchVersion),
+    // Only a marker that the request names is refused. Its time is not remembered.
+    (12, ServiceError::DeleteMarker { id: VersionId::Null, time_ms: 0, is_named: true }),
 ];
 
 fn code_of(refusal: &ServiceError) -> Option<u8> {
@@ -81,6 +84,7 @@ fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<R
     match result {
         Ok(Answer::Done) => Some(RecentOutcome::Done),
         Ok(Answer::Upload(id)) => Some(RecentOutcome::Upload(*id)),
+        Ok(Answer::Tagged(record)) => Some(RecentOutcome::Stored(record.clone())),
         Ok(Answer::Each(results)) => {
             let code = |result: &Result<Deleted, ServiceError>| match result {
                 Ok(_) => Some(0),
@@ -101,7 +105,7 @@ fn outcome_of(result: &Result<Answer, ServiceError>, is_retry: bool) -> Option<R
         Err(refusal) if is_retry => code_of(refusal).map(RecentOutcome::Refused),
         // The record of an object remembers its write, and the header of an upload its completion. A
         // completion that must be joined again is not an outcome.
-        Ok(Answer::Object(_) | Answer::JoinAgain) | Err(_) => None,
+        Ok(Answer::Object(_) | Answer::JoinAgain | Answer::AllowAgain) | Err(_) => None,
     }
 }
 

@@ -99,10 +99,10 @@ fn refuse(batch: Vec<Pending>, outcomes: &[Outcome], error: &ServiceError) -> Ve
         answer_all(batch, error);
         return Vec::new();
     }
-    let takes_away = only_take_away(&batch, outcomes);
+    let takes_away = only_take_away(outcomes);
     let mut left = Vec::new();
     for (pending, outcome) in batch.into_iter().zip(outcomes) {
-        if outcome.writes && (takes_away || !pending.request.change.takes_away()) {
+        if outcome.writes && (takes_away || !outcome.takes_away) {
             answer_all(vec![pending], error);
         } else {
             left.push(pending);
@@ -135,9 +135,8 @@ fn pointer_of(head: Option<&Head>) -> Option<RootPointer> {
 }
 
 /// Returns whether all changes that a round is published for only delete.
-fn only_take_away(batch: &[Pending], outcomes: &[Outcome]) -> bool {
-    let mut writes = batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.writes);
-    writes.all(|(pending, _)| pending.request.change.takes_away())
+fn only_take_away(outcomes: &[Outcome]) -> bool {
+    outcomes.iter().filter(|outcome| outcome.writes).all(|outcome| outcome.takes_away)
 }
 
 impl Inner {
@@ -200,7 +199,7 @@ impl Inner {
             if self.limits.faults.has(Fault::BlocksNotPutAgain) {
                 sealed.blocks.retain(|block| put.insert(block.cid()));
             }
-            let takes_away = only_take_away(&batch, &outcomes);
+            let takes_away = only_take_away(&outcomes);
             let placement = if takes_away { Placement::Removal } else { Placement::Commit };
             match self.publish(bucket, base.as_deref(), &sealed, placement, &mut batch).await {
                 Swapped::Won => {
@@ -340,10 +339,12 @@ impl Inner {
         );
         let base_version = base.map_or(0, |head| head.row.pointer.version);
         for Pending { request, .. } in batch {
-            let changes = work.changes();
+            let (changes, markers) = (work.changes(), work.markers());
             let (result, version) =
                 request.judge(&mut work, base_version, lease.as_ref(), faults).await;
-            outcomes.push(Outcome { result, version, writes: work.changes() > changes });
+            let writes = work.changes() > changes;
+            let takes_away = request.change.takes_away() && work.markers() == markers;
+            outcomes.push(Outcome { result, version, writes, takes_away });
         }
         if !work.is_changed() {
             for outcome in &mut outcomes {
@@ -396,6 +397,8 @@ impl CommitRequest {
             Err(ServiceError::NoSuchBucket)
         } else if self.if_version.is_some_and(|version| version != base) {
             Err(ServiceError::PreconditionFailed(ConditionName::BucketVersion))
+        } else if self.settings.is_some() && self.settings != work.settings_link() {
+            Ok(Answer::AllowAgain)
         } else {
             let idempotency_key =
                 self.idempotency_key.as_ref().map(|idempotency_key| idempotency_key.fingerprint);

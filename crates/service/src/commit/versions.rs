@@ -58,7 +58,7 @@ pub(super) fn remove(work: &mut Working<'_>, key: &ObjectKey, newest: &Newest) -
         null_at,
         ..bare_record(Maps::default(), None)
     };
-    work.put_version(key, &marker);
+    work.put_marker(key, &marker);
     Deleted::MadeMarker(marker.version_id())
 }
 
@@ -165,13 +165,14 @@ fn become_head(work: &mut Working<'_>, key: &ObjectKey, record: ObjectRecord, nu
     }
 }
 
-/// Replaces the tags of an object or of one of its versions.
+/// Replaces the tags of an object or of one of its versions. Returns what is remembered of the record: which
+/// version it is.
 pub(super) async fn tag(
     work: &mut Working<'_>,
     key: &ObjectKey,
     version: Option<VersionId>,
     tags: &Attached,
-) -> Result<(), ServiceError> {
+) -> Result<ObjectRecord, ServiceError> {
     let (record, is_current) = object_or_version(work, key, version).await?;
     let record = ObjectRecord { tags: tags.clone(), ..record };
     if is_current {
@@ -179,7 +180,8 @@ pub(super) async fn tag(
     } else {
         work.put_version(key, &record);
     }
-    Ok(())
+    let ObjectRecord { seq, is_versioned, content, etag, .. } = record;
+    Ok(ObjectRecord { seq, is_versioned, content, etag, ..bare_record(Maps::default(), None) })
 }
 
 /// Gives an object another key. Its content, headers and tags stay.

@@ -62,6 +62,8 @@ pub(super) struct Working<'a> {
     recent: Overlay,
     time: TimeMs,
     changes: u32,
+    /// Number of delete markers that were made.
+    markers: u32,
     ignores_conditions: bool,
     /// Generation of the root that this round would publish.
     generation: u64,
@@ -104,7 +106,7 @@ impl<'a> Working<'a> {
         let blocks = Vec::new();
         let tree = base.map(|head| head.root.recent).unwrap_or_default();
         let recent = Overlay { tree, edits: Edits::new() };
-        let changes = 0;
+        let (changes, markers) = (0, 0);
         let ignores_conditions = false;
         let (lease, room) = (None, None);
         Ok(Self {
@@ -118,6 +120,7 @@ impl<'a> Working<'a> {
             recent,
             time,
             changes,
+            markers,
             ignores_conditions,
             generation,
             lease,
@@ -343,6 +346,24 @@ impl<'a> Working<'a> {
             Some(block) => Ok(Settings::from_block(block)?),
             None => Ok(Settings::from_block(&require(self.nodes.blocks().as_ref(), cid).await?)?),
         }
+    }
+
+    /// Returns the block of one of these settings, which may be of this round.
+    pub(super) async fn setting(
+        &self,
+        settings: &Settings,
+        name: &str,
+    ) -> Result<Option<Block>, ServiceError> {
+        let Some(cid) = settings.blocks.get(name) else { return Ok(None) };
+        match self.blocks.iter().rev().find(|block| block.cid() == *cid) {
+            Some(block) => Ok(Some(block.clone())),
+            None => Ok(Some(require(self.nodes.blocks().as_ref(), cid).await?)),
+        }
+    }
+
+    /// Returns the address of the settings, if the bucket exists.
+    pub(super) fn settings_link(&self) -> Option<Option<Cid>> {
+        self.open.as_ref().map(|open| open.root.settings)
     }
 
     /// Replaces the settings of the bucket, and does with the global name what they require.

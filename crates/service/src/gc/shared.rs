@@ -8,9 +8,9 @@
 
 use std::time::Duration;
 
-use fula_core::{Cid, StoreError};
+use fula_core::{Cid, StoreError, block::Kept, root::TimeMs};
 
-use super::{Collection, Collector, Keeper};
+use super::{Collection, Collector};
 use crate::{
     arbiter::{Begun, Recovery},
     error::ServiceError,
@@ -51,7 +51,7 @@ impl Service {
 impl Collector<'_> {
     /// Marks every side of the forked buckets. A side that has lost a block keeps nothing else back.
     async fn mark_forks(&mut self, recovery: &Recovery) -> Result<(), ServiceError> {
-        self.keeper = Keeper::Live;
+        self.kept_for = (Kept::Now, TimeMs::MAX);
         for root in recovery.forked_roots().await? {
             let Ok(root) = root.parse::<Cid>() else { continue };
             match self.mark_tree(root).await {

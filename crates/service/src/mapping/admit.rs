@@ -1,27 +1,28 @@
 //! Admission of mappings, before they are queued, and the pins that follow a commit.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use fula_core::{
     Block, BucketName, Cid, Codec, ObjectKey, OwnerId,
-    block::{Placement, require},
+    block::{Placement, SyncMark, require},
     bucket::{ETag, ObjectKind, ObjectRecord},
     content::FileNode,
 };
 use fula_ingest::{
     SignerId,
-    mapping::{Leaves, Offered, Proved, Refusal, leaves},
+    mapping::{Leaves, Offered, Place, Placed, Proved, Refusal, leaves},
+    receipt::SizedCid,
 };
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use super::{
-    MappedBlocks, Mapping,
-    holders::{holders_block, read_holders},
-    pins::Delivery,
-};
+use super::{MappedBlocks, Mapping, blocks::fetch, holders::Holders, pins::Delivery};
 use crate::{
-    auth::access::Action,
+    auth::access::{Action, Target, Verb},
     caller::Caller,
     commit::{Change, Source, content_of},
     error::ServiceError,
@@ -31,7 +32,7 @@ use crate::{
         record::bare_record,
     },
     pins::PinnedBlocks,
-    service::{Part, Service},
+    service::Service,
 };
 
 /// Longest time for which nodes are asked whether a block is there.
@@ -69,13 +70,16 @@ impl From<Refusal> for ServiceError {
     fn from(refusal: Refusal) -> Self {
         let text = refusal.to_string();
         match refusal {
-            Refusal::Malformed(_) | Refusal::Size { .. } => Self::InvalidRequest(text),
+            Refusal::Malformed(_) | Refusal::Size { .. } | Refusal::TooManyNodes => {
+                Self::InvalidRequest(text)
+            }
             Refusal::Receipt(_) | Refusal::OtherOwner | Refusal::OtherBlocks => {
                 Self::NotProved(text)
             }
-            Refusal::OtherDisk(_) | Refusal::EndsSoon(_) | Refusal::Absent(_) => {
-                Self::NotHeld(text)
-            }
+            Refusal::UnknownDisk(_)
+            | Refusal::OtherDisk(_)
+            | Refusal::EndsSoon(_)
+            | Refusal::Absent(_) => Self::NotHeld(text),
         }
     }
 }
@@ -107,8 +111,7 @@ impl Service {
         request: &MapRequest,
         conditions: WriteConditions,
     ) -> Result<ObjectRecord, ServiceError> {
-        let part = Part::Key(&key);
-        let target = self.resolve_for_write(caller, bucket, Action::PutObject, part).await?;
+        let target = self.resolve_for_write(caller, bucket, Action::PutObject, &key).await?;
         self.may_compare(caller, &target.head, &key, &conditions).await?;
         let admitted = self.admit_mapping(caller, request).await;
         let made_of = [fingerprint_of(request)?, conditions.to_bytes()];
@@ -141,35 +144,39 @@ impl Service {
         })?;
         let owner = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?.owner;
         let leaves = leaves(request.cid, request.size, &request.nodes)?;
-        let mut proved = Proved::default();
+        let mut proved = Proved::by(owner);
         let now = self.arbiter().now().await?;
         for offered in &request.receipts {
-            proved.receipt(offered, owner, now, |id| mapping.nodes.known(id))?;
+            prove_by_receipt(mapping, offered, now, &mut proved).await?;
         }
         if let Some(source) = &request.source {
             self.prove_by_object(caller, source, &mut proved).await?;
         }
         let missing: Vec<Cid> = proved.missing(&leaves).into_iter().map(|(cid, _)| *cid).collect();
         if !missing.is_empty() {
+            check_may_ask(caller)?;
             ask_nodes(mapping, owner, now, &missing, &mut proved).await;
         }
-        let holders = proved.admit(&leaves)?;
+        let mut placed = proved.admit(&leaves)?;
         if mapping.copies {
-            self.copy_leaves(caller, mapping, &holders, &leaves).await?;
+            self.copy_leaves(caller, mapping, &mut placed).await?;
         }
+        let holders = Holders::of(placed)?;
         let (maps, mut blocks) = request.facts.clone().attach()?;
         blocks.extend(request.nodes.iter().cloned());
-        let holders_of = holders_block(&holders);
+        let holders_block = holders.to_block();
         let record = ObjectRecord {
             kind: ObjectKind::Mapped,
             size: request.size,
             etag: ETag::Cid(request.cid),
             content: Some(request.cid),
-            parts: Some(holders_of.cid()),
+            parts: Some(holders_block.cid()),
             ..bare_record(maps, request.facts.acl.clone())
         };
-        blocks.push(holders_of);
-        let held = holders.iter().map(|node| (*node, proved.held_by(*node, &leaves)));
+        blocks.push(holders_block);
+        let nodes: BTreeSet<SignerId> =
+            holders.places().flat_map(|place| &place.nodes).copied().collect();
+        let held = nodes.into_iter().map(|node| (node, proved.held_by(node, &leaves)));
         let nodes = held.filter(|(_, cids)| !cids.is_empty()).collect();
         Ok(Admitted { record, blocks, delivery: Delivery { owner, nodes } })
     }
@@ -201,34 +208,46 @@ impl Service {
             let node = FileNode::from_block(&require(blocks, &cid).await?)?;
             stack.extend(node.links.iter().map(|link| (link.cid, link.size)));
         }
-        let holders = match (record.kind, record.parts) {
-            (ObjectKind::Mapped, Some(link)) => read_holders(&require(blocks, &link).await?)?,
-            _ => Vec::new(),
+        let (ObjectKind::Mapped, Some(link)) = (record.kind, record.parts) else {
+            let owner = head.row.address.owner;
+            proved.readable(Place { is_own: true, owner, nodes: BTreeSet::new() }, &found);
+            return Ok(());
         };
-        proved.readable(&found, holders);
+        let holders = Holders::from_block(&require(blocks, &link).await?)?;
+        for place in holders.places() {
+            let is_here = |(cid, _): &&SizedCid| holders.place_of(cid) == Some(place);
+            let leaves: Leaves = found.iter().filter(is_here).copied().collect();
+            proved.readable(place.clone(), &leaves);
+        }
         Ok(())
     }
 
-    /// Fetches the leaves into the master's own block store, and makes them durable.
+    /// Fetches the leaves that only nodes have into the block store of the masters, and makes them durable.
     async fn copy_leaves(
         &self,
         caller: &Caller,
         mapping: &Mapping,
-        holders: &std::collections::BTreeSet<SignerId>,
-        leaves: &Leaves,
+        placed: &mut [Placed],
     ) -> Result<(), ServiceError> {
         let own = self.arbiter().nodes().blocks();
         let mut kept = PinnedBlocks::new(self.arbiter().pins());
-        kept.add(leaves.iter().map(|(cid, _)| *cid));
+        kept.add(placed.iter().flat_map(|placed| &placed.leaves).map(|(cid, _)| *cid));
         caller.pins.pin_blocks(kept);
-        let mut mark = fula_core::block::SyncMark::default();
-        for (cid, _) in leaves {
-            let block = match own.get(cid).await? {
-                Some(block) => block,
-                None => fetch(mapping, holders, cid).await?,
-            };
-            // One that is there already is put again, which renews it for the collector.
-            mark = mark.and(own.put(&[block], Placement::Bulk).await?);
+        let mut mark = SyncMark::default();
+        for Placed { place, leaves } in placed {
+            for (cid, _) in leaves.iter() {
+                // What the block store has from elsewhere is no proof that the nodes have it.
+                let known = if place.is_own { own.get(cid).await? } else { None };
+                let block = match known {
+                    Some(block) => block,
+                    None => fetch(mapping.nodes.as_ref(), place, cid).await?.ok_or_else(|| {
+                        ServiceError::NotHeld(format!("no node has block {cid} any more"))
+                    })?,
+                };
+                // One that is there already is put again, which renews it for the collector.
+                mark = mark.and(own.put(&[block], Placement::Bulk).await?);
+            }
+            place.is_own = true;
         }
         Ok(own.sync(mark).await?)
     }
@@ -254,20 +273,32 @@ impl Service {
     }
 }
 
-async fn fetch(
+/// Adds what a receipt proves. A node that was never heard of is asked for its disk first.
+async fn prove_by_receipt(
     mapping: &Mapping,
-    holders: &std::collections::BTreeSet<SignerId>,
-    cid: &Cid,
-) -> Result<Block, ServiceError> {
-    let mut failure = ServiceError::NotHeld(format!("no node has block {cid} any more"));
-    for node in holders {
-        match mapping.nodes.get(*node, cid).await {
-            Ok(Some(block)) => return Ok(block),
-            Ok(None) => {}
-            Err(away) => failure = ServiceError::NodeAway(away.name),
+    offered: &Offered,
+    now: u64,
+    proved: &mut Proved,
+) -> Result<(), Refusal> {
+    let known = |id| mapping.nodes.known(id);
+    match proved.receipt(offered, now, known) {
+        Err(Refusal::UnknownDisk(node)) => {
+            drop(timeout(PRESENCE, mapping.nodes.meet(node)).await);
+            proved.receipt(offered, now, known)
         }
+        done => done,
     }
-    Err(failure)
+}
+
+/// Refuses to ask nodes about all blocks of an owner for a credential that may not read all of them.
+fn check_may_ask(caller: &Caller) -> Result<(), ServiceError> {
+    let grant = caller.identity.as_ref().map(|identity| &identity.grant);
+    if grant.is_some_and(|grant| grant.allows(Verb::Read, Target::Account)) {
+        return Ok(());
+    }
+    let text = "this credential may not read all of the account, so a mapping needs the receipts of its \
+                blocks (x-fula-receipt)";
+    Err(ServiceError::NotProved(text.to_owned()))
 }
 
 /// Asks every node which of the blocks the owner holds, once and at the same time. A node that does not answer
@@ -280,6 +311,7 @@ async fn ask_nodes(
     proved: &mut Proved,
 ) {
     let ask = |node| async move {
+        mapping.nodes.meet(node).await;
         let mut found = Vec::new();
         for cids in missing.chunks(ASKED_MAX) {
             match mapping.nodes.have(node, owner, cids).await {
@@ -295,7 +327,7 @@ async fn ask_nodes(
     let asked = mapping.nodes.ids().into_iter().map(|node| timeout(PRESENCE, ask(node)));
     for offered in join_all(asked).await.into_iter().flatten().flatten() {
         // A receipt that ends too soon, or is of another disk, proves nothing.
-        if let Err(why) = proved.receipt(&offered, owner, now, |id| mapping.nodes.known(id)) {
+        if let Err(why) = proved.receipt(&offered, now, |id| mapping.nodes.known(id)) {
             tracing::debug!(%why, "a storage node's answer proves nothing");
         }
     }

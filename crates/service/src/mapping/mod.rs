@@ -42,6 +42,9 @@ pub trait StorageNodes: fmt::Debug + Send + Sync + 'static {
     /// Returns what is known of a node; `None` for one that the settings do not name.
     fn known(&self, node: SignerId) -> Option<KnownNode>;
 
+    /// Asks a node which disk it has, if this is not known yet.
+    async fn meet(&self, node: SignerId);
+
     /// Returns the name of a node for people.
     fn name(&self, node: SignerId) -> String {
         node.to_string()
@@ -58,11 +61,16 @@ pub trait StorageNodes: fmt::Debug + Send + Sync + 'static {
         cids: &[Cid],
     ) -> Result<Option<Offered>, NodeAway>;
 
-    /// Reads a block from a node, and verifies it. `None` if the node does not have it.
+    /// Reads a block that a node holds for an owner, and verifies it. `None` if the node does not hold it.
     ///
     /// # Errors
     /// [`NodeAway`], also for bytes that do not hash to the CID.
-    async fn get(&self, node: SignerId, cid: &Cid) -> Result<Option<Block>, NodeAway>;
+    async fn get(
+        &self,
+        node: SignerId,
+        owner: OwnerId,
+        cid: &Cid,
+    ) -> Result<Option<Block>, NodeAway>;
 
     /// Turns the holds of an owner into pins. Returns the number of blocks that were pinned.
     ///

@@ -14,6 +14,9 @@ use fula_core::{
     tree::{Change, Cursor, Entry, Tree, diff},
 };
 
+use fula_ingest::{SignerId, mapping::Place};
+
+use super::holders::Holders;
 use crate::{error::ServiceError, service::Service};
 
 /// Number of rows that are read at a time.
@@ -26,18 +29,23 @@ const SINCE_MIN_MS: u64 = 10 * 60 * 1000;
 const STEP: u32 = 64;
 
 impl Service {
-    /// Returns those of `asked` that some object needs. Reads every tree of every bucket, so it is for
-    /// background work.
+    /// Returns those of `asked` that some object has on `node`. A node learns nothing about blocks that no
+    /// record places there. Reads every tree of every bucket, so it is for background work.
     ///
     /// # Errors
     /// [`ServiceError`]: something cannot be read, so nothing may be taken for not needed.
-    pub async fn needed(&self, asked: HashSet<Cid>) -> Result<HashSet<Cid>, ServiceError> {
+    pub async fn needed(
+        &self,
+        node: SignerId,
+        asked: HashSet<Cid>,
+    ) -> Result<HashSet<Cid>, ServiceError> {
         let arbiter = self.arbiter();
         let now = arbiter.now().await?;
         let retention = self.committer.limits().retention.as_millis();
         let retention = u64::try_from(retention).unwrap_or(u64::MAX).max(SINCE_MIN_MS);
         let since = now.saturating_sub(retention);
-        let mut walk = Walk { service: self, asked, needed: HashSet::new(), since, steps: 0 };
+        let needed = HashSet::new();
+        let mut walk = Walk { service: self, node, asked, needed, since, steps: 0 };
         let mut after = None;
         loop {
             let page = arbiter.scan_buckets(after.as_ref(), PAGE).await?;
@@ -53,6 +61,7 @@ impl Service {
 
 struct Walk<'a> {
     service: &'a Service,
+    node: SignerId,
     asked: HashSet<Cid>,
     needed: HashSet<Cid>,
     since: TimeMs,
@@ -108,20 +117,33 @@ impl Walk<'_> {
             tokio::task::yield_now().await;
         }
         let record = ObjectRecord::decode(&entry.value, entry.weight)?;
-        let (ObjectKind::Mapped, Some(content)) = (record.kind, record.content) else {
+        let (ObjectKind::Mapped, Some(content), Some(holders)) =
+            (record.kind, record.content, record.parts)
+        else {
             return Ok(());
         };
         let blocks = self.service.arbiter().nodes().blocks().as_ref();
-        let (mut stack, mut seen) = (vec![content], HashSet::new());
+        let (mut stack, mut seen, mut found) = (vec![content], HashSet::new(), Vec::new());
         while let Some(cid) = stack.pop() {
-            if self.asked.contains(&cid) {
-                self.needed.insert(cid);
+            if self.asked.contains(&cid) && !self.needed.contains(&cid) {
+                found.push(cid);
             }
             if cid.codec() == Codec::DagPb && seen.insert(cid) {
                 let block: Block = require(blocks, &cid).await?;
                 stack.extend(FileNode::from_block(&block)?.links.iter().map(|link| link.cid));
             }
         }
+        if found.is_empty() {
+            return Ok(());
+        }
+        let holders = Holders::from_block(&require(blocks, &holders).await?)?;
+        let is_here = |place: &Place| place.nodes.contains(&self.node);
+        found.retain(|cid| match cid.codec() {
+            Codec::Raw => holders.place_of(cid).is_some_and(is_here),
+            // A node may have inner nodes of the files whose leaves it has.
+            _ => holders.places().any(is_here),
+        });
+        self.needed.extend(found);
         Ok(())
     }
 }

@@ -143,8 +143,7 @@ impl Service {
             }
         };
         let key = &change.key;
-        let target = Part::Key(key).target(&newest.row.address.name);
-        self.authorize(caller, Some(newest), action, target).await?;
+        self.authorize(caller, newest, action, Part::Key(key)).await?;
         self.may_compare(caller, newest, key, &change.conditions).await?;
         made_of.push(key.as_bytes().to_vec());
         made_of.push(change.conditions.to_bytes());

@@ -9,15 +9,16 @@ use fula_core::{
 
 use crate::{
     arbiter::Head,
-    auth::access::{Action, Holder, Target, authorize},
+    auth::access::{Action, Holder, Setting, Target, authorize},
     auth::bucket_policy::{
-        CORS, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text, policy_text, public,
+        BucketAccess, CORS, Openness, POLICY, PUBLIC_ACCESS, PublicAccessBlock, cors_text,
+        policy_text,
     },
-    auth::policy::PublicRead,
+    auth::policy::Policy,
     caller::Caller,
     commit::{Change, CommitRequest, LOCATION, TAGGING},
     error::ServiceError,
-    limits::PAGE_MAX,
+    limits::{Limits, PAGE_MAX},
     names::NamePolicy,
     service::{Freshness, Part, Service},
 };
@@ -72,10 +73,10 @@ impl Service {
         tags: &TextMap,
     ) -> Result<(), ServiceError> {
         let identity = caller.identity.as_ref().ok_or(ServiceError::AccessDenied)?;
-        let nothing = PublicRead::default();
-        let own = Holder { owner: identity.owner, public: &nothing };
+        let nothing = BucketAccess::default();
+        let own = Holder { owner: identity.owner, access: &nothing };
         let target = Target::Bucket(name.as_str());
-        authorize(Some(identity), Action::CreateBucket, target, Some(own))?;
+        authorize(Some(identity), Action::CreateBucket, target, Some(own), &|_: &str| None)?;
         let change = Change::CreateBucket {
             id: BucketId(self.random()),
             salt: Salt(self.random()),
@@ -94,6 +95,12 @@ impl Service {
         let address = BucketAddress::new(identity.owner, name.clone());
         self.before_write(caller, "arbiter", self.check_buckets(&address)).await?;
         self.submit(caller, &address, request).await.map(drop)
+    }
+
+    /// Takes over how many buckets and public buckets one owner may have, and how large a bucket may be. Who has
+    /// more keeps it.
+    pub fn set_bucket_limits(&self, limits: &Limits) {
+        self.committer.bucket_limits().set(limits);
     }
 
     /// Checks that an owner may create a bucket. If the bucket exists already, the creation is left to
@@ -164,7 +171,7 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<Option<String>, ServiceError> {
-        let head = self.resolve(caller, name, Action::HeadBucket, Part::Anything).await?;
+        let head = self.resolve(caller, name, Action::GetLocation, Part::Anything).await?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         Ok(settings::read_text(blocks, head.root.settings.as_ref(), LOCATION).await?)
     }
@@ -177,6 +184,21 @@ impl Service {
         let head = self.resolve(caller, name, Action::GetPolicy, Part::Whole).await?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)
+    }
+
+    /// Returns whether the policy of a bucket makes it public, by the rule of AWS.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchPolicy`].
+    pub async fn policy_status(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+    ) -> Result<bool, ServiceError> {
+        let head = self.resolve(caller, name, Action::GetPolicyStatus, Part::Whole).await?;
+        let blocks = self.arbiter().nodes().blocks().as_ref();
+        let text = policy_text(blocks, &head.root).await?.ok_or(ServiceError::NoSuchPolicy)?;
+        Ok(Policy::parse(&text)?.is_public())
     }
 
     /// Sets or removes the policy of a bucket. The bucket claims or releases its global name accordingly.
@@ -192,24 +214,19 @@ impl Service {
         name: &BucketName,
         text: Option<&str>,
     ) -> Result<Option<bool>, ServiceError> {
-        let head = self.resolve(caller, name, Action::PutPolicy, Part::Whole).await?;
-        let public = text.map(|text| PublicRead::parse(text, name)).transpose()?;
-        let blocks = self.arbiter().nodes().blocks().as_ref();
-        let block = PublicAccessBlock::of_root(blocks, &head.root).await?.unwrap_or_default();
-        let makes_public = public.is_some_and(|public| !public.is_nothing());
-        if makes_public && block.block_policy {
-            return Err(ServiceError::PublicPolicyBlocked);
+        let action = if text.is_some() { Action::PutPolicy } else { Action::DeletePolicy };
+        let head = self.resolve(caller, name, action, Part::Whole).await?;
+        if let Some(text) = text {
+            Policy::check(text, name)?;
         }
-        let is_public = (makes_public && !block.restrict_buckets)
-            || cors_text(blocks, &head.root).await?.is_some();
-        if is_public && self.names == NamePolicy::PerOwner {
-            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
-        }
+        let mut open = self.openness(&head).await?;
+        open.policy = text.map(ToOwned::to_owned);
+        open.check_policy()?;
+        let is_public = self.check_reach(caller, &head, &open).await?;
         let value = text.map(settings::text_block);
         let idempotency_key =
             caller.idempotency_key("policy", "", &[text.unwrap_or_default().as_bytes()]);
-        let change =
-            Change::Set { name: POLICY, value, global_name: self.names.at_policy(is_public) };
+        let change = Change::Set { name: POLICY, value, names: Some(self.names) };
         self.change(caller, &head, change, idempotency_key).await?;
         if !is_public {
             return Ok(None);
@@ -233,7 +250,9 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<Option<PublicAccessBlock>, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head = self
+            .resolve(caller, name, Action::GetSetting(Setting::PublicAccess), Part::Whole)
+            .await?;
         PublicAccessBlock::of_root(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
@@ -248,21 +267,15 @@ impl Service {
         name: &BucketName,
         block: Option<PublicAccessBlock>,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
-        let blocks = self.arbiter().nodes().blocks().as_ref();
-        let policy = policy_text(blocks, &head.root).await?;
-        let public = policy.map(|text| PublicRead::parse(&text, name)).transpose()?;
-        let is_restricted = block.is_some_and(|block| block.restrict_buckets);
-        let is_reached = (public.is_some_and(|public| !public.is_nothing()) && !is_restricted)
-            || cors_text(blocks, &head.root).await?.is_some();
-        if is_reached && self.names == NamePolicy::PerOwner {
-            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
-        }
+        let head = self
+            .resolve(caller, name, Action::PutSetting(Setting::PublicAccess), Part::Whole)
+            .await?;
+        let open = Openness { block, ..self.openness(&head).await? };
+        self.check_reach(caller, &head, &open).await?;
         let value = block.map(|block| settings::map_block(&block.to_map()));
         let made_of = value.as_ref().map_or(&[][..], |block| block.bytes());
         let idempotency_key = caller.idempotency_key("public-access", "", &[made_of]);
-        let global_name = self.names.at_policy(is_reached);
-        let change = Change::Set { name: PUBLIC_ACCESS, value, global_name };
+        let change = Change::Set { name: PUBLIC_ACCESS, value, names: Some(self.names) };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 
@@ -277,16 +290,14 @@ impl Service {
         name: &BucketName,
         text: Option<&str>,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
-        let is_reached = text.is_some() || !self.public(&head).await?.is_nothing();
-        if is_reached && self.names == NamePolicy::PerOwner {
-            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
-        }
+        let head =
+            self.resolve(caller, name, Action::PutSetting(Setting::Cors), Part::Whole).await?;
+        let open = Openness { has_cors: text.is_some(), ..self.openness(&head).await? };
+        self.check_reach(caller, &head, &open).await?;
         let value = text.map(settings::text_block);
         let idempotency_key =
             caller.idempotency_key("cors", "", &[text.unwrap_or_default().as_bytes()]);
-        let change =
-            Change::Set { name: CORS, value, global_name: self.names.at_policy(is_reached) };
+        let change = Change::Set { name: CORS, value, names: Some(self.names) };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 
@@ -299,7 +310,8 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<Option<String>, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head =
+            self.resolve(caller, name, Action::GetSetting(Setting::Cors), Part::Whole).await?;
         cors_text(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
@@ -317,6 +329,26 @@ impl Service {
         cors_text(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
+    /// Returns the settings that decide who reaches a bucket by its bare name.
+    async fn openness(&self, head: &Head) -> Result<Openness, ServiceError> {
+        Openness::of_root(self.arbiter().nodes().blocks().as_ref(), &head.root).await
+    }
+
+    /// Returns whether anyone will reach the bucket, and checks that its owner may have one more such bucket.
+    /// What the commit decides counts, if settings change at the same moment.
+    async fn check_reach(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        open: &Openness,
+    ) -> Result<bool, ServiceError> {
+        let is_reached = open.is_reached();
+        if is_reached && self.names == NamePolicy::PerOwner {
+            self.before_write(caller, "arbiter", self.check_names(head.address())).await?;
+        }
+        Ok(is_reached)
+    }
+
     /// Checks that a bucket may be made public: it holds its global name already, or its owner may claim
     /// one more. Requests at the same moment may together exceed the limit.
     async fn check_names(&self, address: &BucketAddress) -> Result<(), ServiceError> {
@@ -329,11 +361,6 @@ impl Service {
             Some(row) if row.global_name => Ok(()),
             _ => Err(ServiceError::TooManyPublicBuckets(max)),
         }
-    }
-
-    /// Returns the public part of a bucket.
-    pub(crate) async fn public(&self, head: &Head) -> Result<PublicRead, ServiceError> {
-        public(self.arbiter().nodes().blocks().as_ref(), &head.root).await
     }
 
     /// Returns a page of the caller's buckets whose name starts with `prefix` and is after `after`. For a

@@ -10,7 +10,7 @@ use futures::StreamExt;
 
 use crate::{
     arbiter::Head,
-    auth::access::Action,
+    auth::access::{Action, Property, Which},
     budget,
     caller::Caller,
     commit::{Change, Replacement, Source},
@@ -88,7 +88,7 @@ impl Service {
         let idempotency_key =
             caller.idempotency_key("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
         let change = Change::Write { key, source, conditions, blocks };
-        self.write(caller, &WriteTarget { head, is_guess: false }, change, idempotency_key).await
+        self.write(caller, &WriteTarget { head, guessed: None }, change, idempotency_key).await
     }
 
     /// Checks the source of a copy, and returns it.
@@ -115,17 +115,23 @@ impl Service {
             ));
         }
         let found = self.found(&from, &source.key, source.version);
+        // Whether the source is there is decided at the commit, where that can see it.
         let found = match self.before_write(caller, "block store", found).await {
-            Err(ServiceError::NoSuchKey) => None,
-            found => Some(found?),
+            Err(
+                absent @ (ServiceError::NoSuchKey
+                | ServiceError::NoSuchVersion
+                | ServiceError::DeleteMarker { .. }),
+            ) => Err(absent),
+            found => Ok(found?),
         };
         // A copy shows the tags that it takes over, so the caller must be allowed to read them.
-        let has_tags = found.as_ref().is_some_and(|record| record.tags != Attached::default());
+        let has_tags = found.as_ref().is_ok_and(|record| record.tags != Attached::default());
         if replace.tags.is_none() && has_tags {
-            let target = Part::Key(&source.key).target(&source.bucket);
-            self.authorize(caller, Some(&from), Action::GetProperties, target).await?;
+            let read_tags = Action::GetProperty(Property::Tags, Which::of(source.version));
+            let part = Part::of(&source.key, source.version);
+            self.authorize(caller, &from, read_tags, part).await?;
         }
-        if found.as_ref().is_some_and(|record| record.size > PUT_BYTES_MAX) {
+        if found.as_ref().is_ok_and(|record| record.size > PUT_BYTES_MAX) {
             return Err(ServiceError::InvalidRequest(
                 "The specified copy source is larger than the maximum allowable size for a copy \
                  source: 5368709120"
@@ -134,7 +140,7 @@ impl Service {
         }
         let conditions = source.conditions.clone();
         let is_read = match (&found, request.checksum) {
-            (Some(record), Some(algorithm)) => !has_whole(record, algorithm),
+            (Ok(record), Some(algorithm)) => !has_whole(record, algorithm),
             _ => false,
         };
         if is_same && !is_read {
@@ -142,7 +148,7 @@ impl Service {
             let (version, replace) = (source.version, Box::new(replace));
             return Ok(Source::SameBucket { key, version, conditions, replace });
         }
-        let record = found.ok_or(ServiceError::NoSuchKey)?;
+        let record = found?;
         conditions.judge_source(&record)?;
         caller.pins.note_source(from.row.pointer.generation);
         let checksums = match request.checksum.filter(|_| is_read) {

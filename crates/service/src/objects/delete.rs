@@ -8,7 +8,7 @@ use crate::{
     commit::{Answer, Change, Deleted, KeyToDelete},
     error::ServiceError,
     objects::object::DeleteKey,
-    service::{Part, Service},
+    service::{Part, Service, WriteTarget},
 };
 
 impl Service {
@@ -36,8 +36,15 @@ impl Service {
         request: DeleteKey,
         version: Option<VersionId>,
     ) -> Result<Deleted, ServiceError> {
-        let part = Part::Key(&request.key);
-        let target = self.resolve_for_write(caller, bucket, Action::DeleteObject, part).await?;
+        let key = &request.key;
+        let target = match version {
+            None => self.resolve_for_write(caller, bucket, Action::DeleteObject, key).await?,
+            Some(version) => {
+                let part = Part::Version(key, version);
+                let head = self.resolve(caller, bucket, Action::DeleteVersion, part).await?;
+                WriteTarget { head, guessed: None }
+            }
+        };
         let DeleteKey { key, conditions } = request;
         self.may_compare(caller, &target.head, &key, &conditions).await?;
         let named = version.map(|version| version.to_string()).unwrap_or_default();
@@ -83,8 +90,9 @@ impl Service {
         let head = self.resolve(caller, bucket, Action::DeleteObject, Part::Anything).await?;
         let mut allowed = Vec::with_capacity(requests.len());
         for (DeleteKey { key, conditions }, version) in requests {
-            let target = Part::Key(&key).target(bucket);
-            let may = self.authorize(caller, Some(&head), Action::DeleteObject, target).await;
+            let action =
+                if version.is_some() { Action::DeleteVersion } else { Action::DeleteObject };
+            let may = self.authorize(caller, &head, action, Part::of(&key, version)).await;
             let may = match may {
                 Ok(()) => self.may_compare(caller, &head, &key, &conditions).await,
                 Err(error) => Err(error),

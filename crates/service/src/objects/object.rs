@@ -17,7 +17,7 @@ use futures::stream::BoxStream;
 
 use crate::{
     arbiter::Head,
-    auth::access::{Action, Target},
+    auth::access::{Action, Property, Which},
     budget::{self, MemoryPermit},
     caller::IdempotencyKey,
     caller::{BucketOwner, Caller},
@@ -141,18 +141,17 @@ impl Service {
         bucket: &BucketName,
         request: PutRequest,
     ) -> Result<ObjectRecord, ServiceError> {
-        let part = Part::Key(&request.key);
-        let mut target = self.resolve_for_write(caller, bucket, Action::PutObject, part).await?;
-        let key = &request.key;
+        let (key, part) = (&request.key, Part::Key(&request.key));
+        let mut target = self.resolve_for_write(caller, bucket, Action::PutObject, key).await?;
         self.may_compare(caller, &target.head, key, &request.conditions).await?;
         // A retry may find the object of its own first attempt. Only the commit can tell.
         if !request.conditions.is_empty() && !caller.is_retry() {
             let current = self.record_for_write(caller, &target.head, key).await?;
             let judged = request.conditions.judge(current.as_ref());
-            if judged.is_err() && target.is_guess {
+            if judged.is_err() && target.is_guess() {
                 let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
                 let current = self.record_for_write(caller, &head, key).await?;
-                target = WriteTarget { head, is_guess: false };
+                target = WriteTarget { head, guessed: None };
                 request.conditions.judge(current.as_ref())?;
             } else {
                 judged?;
@@ -219,8 +218,7 @@ impl Service {
         if !compares {
             return Ok(());
         }
-        let target = Target::Object(head.row.address.name.as_str(), key.as_str());
-        self.authorize(caller, Some(head), Action::GetObject, target).await
+        self.authorize(caller, head, Action::GetObject, Part::Key(key)).await
     }
 
     pub(crate) async fn write(
@@ -283,13 +281,14 @@ impl Service {
         version: Option<VersionId>,
         conditions: &ReadConditions,
     ) -> Result<Object, ServiceError> {
-        let action = if version.is_some() { Action::GetProperties } else { Action::GetObject };
-        let head = self.resolve(caller, bucket, action, Part::Key(key)).await?;
+        let action = if version.is_some() { Action::GetVersion } else { Action::GetObject };
+        let part = Part::of(key, version);
+        let head = self.resolve(caller, bucket, action, part).await?;
         let record = self.found(&head, key, version).await?;
         conditions.judge_read(&record)?;
-        let target = Part::Key(key).target(bucket);
+        let read_tags = Action::GetProperty(Property::Tags, Which::of(version));
         let may_read_tags = record.tags != Attached::default()
-            && self.authorize(caller, Some(&head), Action::GetProperties, target).await.is_ok();
+            && self.authorize(caller, &head, read_tags, part).await.is_ok();
         self.with_maps(&head, record, may_read_tags).await
     }
 
@@ -307,7 +306,7 @@ impl Service {
         Ok(Object { record, headers, metadata, tags, version })
     }
 
-    async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {
+    pub(crate) async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {
         match map {
             Attached::Inline(map) => Ok(map.clone()),
             Attached::Linked(cid) => {

@@ -3,7 +3,7 @@
 use fula_core::{BucketName, ObjectKey, bucket::ObjectRecord};
 
 use crate::{
-    auth::access::Action,
+    auth::access::{Action, Property, Which},
     caller::Caller,
     commit::Change,
     error::ServiceError,
@@ -42,17 +42,17 @@ impl Service {
             return Err(ServiceError::InvalidRequest(text.to_owned()));
         }
         let head = self.resolve(caller, bucket, Action::DeleteObject, Part::Key(&from)).await?;
-        let target = |key| Part::Key(key).target(bucket);
-        self.authorize(caller, Some(&head), Action::PutObject, target(&to)).await?;
+        self.authorize(caller, &head, Action::PutObject, Part::Key(&to)).await?;
         self.may_compare(caller, &head, &to, &conditions).await?;
         // What is renamed could be read under its new key, with its tags.
-        for action in [Action::GetObject, Action::GetProperties] {
-            self.authorize(caller, Some(&head), action, target(&from)).await?;
+        let read_tags = Action::GetProperty(Property::Tags, Which::Current);
+        for action in [Action::GetObject, read_tags] {
+            self.authorize(caller, &head, action, Part::Key(&from)).await?;
         }
         let made_of: [&[u8]; 3] =
             [from.as_bytes(), &format!("{source:?}").into_bytes(), &conditions.to_bytes()];
         let idempotency_key = caller.idempotency_key("rename", to.as_str(), &made_of);
         let change = Change::Rename { from, to, source, conditions };
-        self.write(caller, &WriteTarget { head, is_guess: false }, change, idempotency_key).await
+        self.write(caller, &WriteTarget { head, guessed: None }, change, idempotency_key).await
     }
 }

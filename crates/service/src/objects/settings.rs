@@ -5,13 +5,12 @@
 use fula_core::{
     BucketName, ObjectKey, OwnerId,
     bucket::{Attached, TextMap, VersionId, settings},
-    root::GlobalName,
 };
 
 use crate::{
-    auth::access::Action,
+    auth::access::{Action, Property, Setting, Which},
     caller::Caller,
-    commit::{Change, TAGGING},
+    commit::{Answer, Change, TAGGING},
     error::ServiceError,
     objects::object::Object,
     service::{Part, Service},
@@ -26,8 +25,9 @@ impl Service {
         &self,
         caller: &Caller,
         name: &BucketName,
+        setting: Setting,
     ) -> Result<OwnerId, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head = self.resolve(caller, name, Action::GetSetting(setting), Part::Whole).await?;
         Ok(head.row.address.owner)
     }
 
@@ -39,12 +39,13 @@ impl Service {
         &self,
         caller: &Caller,
         name: &BucketName,
+        setting: Setting,
     ) -> Result<OwnerId, ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let head = self.resolve(caller, name, Action::PutSetting(setting), Part::Whole).await?;
         Ok(head.row.address.owner)
     }
 
-    /// Returns an object whose tags, ACL and attributes the caller may read, and its owner.
+    /// Returns an object of which the caller may read a property, and its owner.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
@@ -54,13 +55,15 @@ impl Service {
         bucket: &BucketName,
         key: &ObjectKey,
         version: Option<VersionId>,
+        property: Property,
     ) -> Result<(OwnerId, Object), ServiceError> {
-        let head = self.resolve(caller, bucket, Action::GetProperties, Part::Key(key)).await?;
+        let action = Action::GetProperty(property, Which::of(version));
+        let head = self.resolve(caller, bucket, action, Part::of(key, version)).await?;
         let record = self.found(&head, key, version).await?;
         Ok((head.row.address.owner, self.with_maps(&head, record, true).await?))
     }
 
-    /// Returns the owner of an object whose tags and ACL the caller may replace.
+    /// Returns the owner of an object whose ACL the caller may replace.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`], [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`].
@@ -71,12 +74,13 @@ impl Service {
         key: &ObjectKey,
         version: Option<VersionId>,
     ) -> Result<OwnerId, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(key)).await?;
+        let action = Action::PutProperty(Property::Acl, Which::of(version));
+        let head = self.resolve(caller, bucket, action, Part::of(key, version)).await?;
         self.before_write(caller, "block store", self.found(&head, key, version)).await?;
         Ok(head.row.address.owner)
     }
 
-    /// Replaces the tags of an object or of a version. It is otherwise unchanged, also its time. Returns the
+    /// Replaces the tags of an object or of a version, or removes them, if the request has none. It is otherwise unchanged, also its time. Returns the
     /// id of the version, if the bucket keeps versions.
     ///
     /// # Errors
@@ -89,22 +93,31 @@ impl Service {
         version: Option<VersionId>,
         tags: TextMap,
     ) -> Result<Option<VersionId>, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::PutProperties, Part::Key(&key)).await?;
+        let which = Which::of(version);
+        let action = if tags.is_empty() && caller.request_tags.is_none() {
+            Action::DeleteTags(which)
+        } else {
+            Action::PutProperty(Property::Tags, which)
+        };
+        let head = self.resolve(caller, bucket, action, Part::of(&key, version)).await?;
         let encoded = settings::map_block(&tags);
         let named = version.map(|version| version.to_string()).unwrap_or_default();
         let made_of: [&[u8]; 2] = [encoded.bytes(), named.as_bytes()];
         let idempotency_key = caller.idempotency_key("tag", key.as_str(), &made_of);
         let (tags, block) = Attached::new(tags);
-        let known = match version {
-            None if head.root.versioning.is_some() => {
-                let current = self.record_for_write(caller, &head, &key).await?;
-                current.map(|current| current.version_id())
-            }
-            version => version,
-        };
         let change = Change::Tag { key, version, tags, blocks: block.into_iter().collect() };
-        self.change(caller, &head, change, idempotency_key).await?;
-        Ok(known)
+        match self.change(caller, &head, change, idempotency_key).await {
+            Ok(Answer::Tagged(record) | Answer::Object(record)) => {
+                Ok(head.root.versioning.map(|_| record.version_id()))
+            }
+            // An older build remembered no version.
+            Ok(_) => Ok(version),
+            Err(ServiceError::DeleteMarker { time_ms, is_named, .. }) => {
+                let id = version.unwrap_or(VersionId::Null);
+                Err(ServiceError::DeleteMarker { id, time_ms, is_named })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the tags of a bucket. They are empty if none were set.
@@ -116,7 +129,8 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<TextMap, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head =
+            self.resolve(caller, name, Action::GetSetting(Setting::Tagging), Part::Whole).await?;
         let blocks = self.arbiter().nodes().blocks().as_ref();
         let tags = settings::read_map(blocks, head.root.settings.as_ref(), TAGGING).await?;
         Ok(tags.unwrap_or_default())
@@ -132,11 +146,12 @@ impl Service {
         name: &BucketName,
         tags: &TextMap,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let head =
+            self.resolve(caller, name, Action::PutSetting(Setting::Tagging), Part::Whole).await?;
         let value = settings::map_block(tags);
         let idempotency_key = caller.idempotency_key("tag-bucket", "", &[value.bytes()]);
         let value = Some(value).filter(|_| !tags.is_empty());
-        let change = Change::Set { name: TAGGING, value, global_name: GlobalName::Keep };
+        let change = Change::Set { name: TAGGING, value, names: None };
         self.change(caller, &head, change, idempotency_key).await.map(drop)
     }
 }

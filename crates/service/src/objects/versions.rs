@@ -11,7 +11,7 @@ use fula_core::{
 
 use crate::{
     arbiter::Head,
-    auth::access::Action,
+    auth::access::{Action, Setting},
     caller::Caller,
     commit::Change,
     error::ServiceError,
@@ -41,7 +41,9 @@ impl Service {
         caller: &Caller,
         name: &BucketName,
     ) -> Result<Option<Versioning>, ServiceError> {
-        let head = self.resolve(caller, name, Action::GetSettings, Part::Whole).await?;
+        let head = self
+            .resolve(caller, name, Action::GetSetting(Setting::Versioning), Part::Whole)
+            .await?;
         Ok(head.root.versioning)
     }
 
@@ -55,7 +57,9 @@ impl Service {
         name: &BucketName,
         versioning: Versioning,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, name, Action::PutSettings, Part::Whole).await?;
+        let head = self
+            .resolve(caller, name, Action::PutSetting(Setting::Versioning), Part::Whole)
+            .await?;
         let code = [u8::from(versioning == Versioning::Enabled)];
         let idempotency_key = caller.idempotency_key("versioning", "", &[&code]);
         let change = Change::SetVersioning(versioning);

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use fula_core::{
     StoreError,
-    block::{list_all, sweep_all},
+    block::{Kept, list_all, sweep_all},
 };
 use fula_service::{fault_injection::Fault, fsck, history};
 use fula_testkit::rng::Rng;
@@ -307,7 +307,7 @@ async fn a_node_that_is_lost_ends_every_collection() {
     let all = list_all(blocks).await.unwrap().into_iter().map(|(cid, _)| cid);
     let others: Vec<_> = all.filter(|cid| cid.codec() != fula_core::Codec::DagPb).collect();
     let cut = blocks.advance_epoch();
-    blocks.mark(&others, cut);
+    blocks.mark(&others, cut, Kept::Now);
     assert_eq!(sweep_all(blocks, cut, cut).await.unwrap().deleted, 1);
     let before = world.count().await;
     // The second collection must not delete what is below it either.

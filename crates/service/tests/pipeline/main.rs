@@ -1,6 +1,7 @@
 //! Tests of the service on stores in memory that crash, and on an arbiter with faults.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cars;
 mod clones;
 mod collect;
 mod commits;
@@ -17,9 +18,11 @@ mod model;
 mod names;
 mod nodes;
 mod own_disk;
+mod policies;
 mod regression;
 mod retries;
 mod rounds;
+mod settings;
 mod settle;
 mod slow;
 mod versions;

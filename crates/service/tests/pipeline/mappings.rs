@@ -1,280 +1,23 @@
 //! Tests of mapped objects: who may map what, reads from nodes, and blocks that stay when a lease ends.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-};
+mod seeded;
+mod world;
 
-use async_trait::async_trait;
+use std::{collections::HashSet, sync::atomic::Ordering};
+
 use fula_core::{
-    Block, Cid, Codec, OwnerId,
+    Block,
     bucket::{ETag, ObjectKind},
-    content::{FileLink, FileNode},
-    in_memory::MemoryMetadata,
 };
-use fula_ingest::{
-    DiskId, NodeLimits, SignerId, SigningKey, StorageNode,
-    faults::{Fault as NodeFault, FaultInjection},
-    mapping::{KnownNode, Offered},
-    node::{Ended, Masters},
-};
+use fula_ingest::mapping::Offered;
 use fula_service::{
-    CopyRequest, CopySourceRequest, Invocation, MapRequest, Mapping, NodeAway, StorageNodes, fsck,
+    CopyRequest, CopySourceRequest, Invocation, MapRequest, Mapping, StorageNodes,
+    auth::access::Grant, fsck,
 };
-use fula_testkit::rng::Rng;
-use parking_lot::{Mutex, RwLock};
-use zeroize::Zeroizing;
 
+use self::world::*;
 use super::*;
 use crate::faults::Fault;
-
-const HOUR: u64 = 3600 * 1000;
-
-/// A storage node that can be away, wiped, or lose requests.
-#[derive(Debug)]
-struct Site {
-    node: RwLock<StorageNode>,
-    is_away: AtomicBool,
-    /// Whether pins get lost, as from a master that dies after its commit.
-    loses_pins: AtomicBool,
-    disks: Mutex<u8>,
-}
-
-/// Two sites, and the clock of the world.
-#[derive(Debug)]
-struct Sites {
-    all: HashMap<SignerId, Site>,
-    clock: Arc<AtomicU64>,
-    limits: NodeLimits,
-}
-
-fn key(n: u8) -> Arc<SigningKey> {
-    Arc::new(SigningKey::from_seed(&Zeroizing::new([n; 32])))
-}
-
-impl Sites {
-    async fn new(fault: Option<NodeFault>) -> Arc<Self> {
-        let clock = Arc::new(AtomicU64::new(1_000));
-        let limits = NodeLimits { faults: FaultInjection(fault), ..NodeLimits::default() };
-        let mut all = HashMap::new();
-        for n in [1, 2] {
-            let node = open(n, 0, &clock, limits).await;
-            let site = Site {
-                node: RwLock::new(node),
-                is_away: AtomicBool::new(false),
-                loses_pins: AtomicBool::new(false),
-                disks: Mutex::new(0),
-            };
-            all.insert(key(n).id(), site);
-        }
-        Arc::new(Self { all, clock, limits })
-    }
-
-    fn site(&self, n: u8) -> &Site {
-        &self.all[&key(n).id()]
-    }
-
-    fn node(&self, n: u8) -> StorageNode {
-        self.site(n).node.read().clone()
-    }
-
-    async fn wipe(&self, n: u8) {
-        let disk = {
-            let mut disks = self.site(n).disks.lock();
-            *disks += 1;
-            *disks
-        };
-        let fresh = open(n, disk, &self.clock, self.limits).await;
-        *self.site(n).node.write() = fresh;
-    }
-
-    fn reach(&self, node: SignerId) -> Result<StorageNode, NodeAway> {
-        let site = &self.all[&node];
-        if site.is_away.load(Ordering::Relaxed) {
-            return Err(NodeAway { name: self.name(node), why: "it is away".to_owned() });
-        }
-        Ok(site.node.read().clone())
-    }
-
-    fn away(&self, n: u8, is_away: bool) {
-        self.site(n).is_away.store(is_away, Ordering::Relaxed);
-    }
-}
-
-async fn open(n: u8, disk: u8, clock: &Arc<AtomicU64>, limits: NodeLimits) -> StorageNode {
-    let (blocks, records) =
-        (Arc::new(MemoryBlocks::default()), Arc::new(MemoryMetadata::default()));
-    let clock = Arc::clone(clock);
-    let now = Arc::new(move || clock.load(Ordering::Relaxed));
-    StorageNode::open(blocks, records, key(n), DiskId([disk; 16]), limits, now).await.unwrap()
-}
-
-#[async_trait]
-impl StorageNodes for Sites {
-    fn ids(&self) -> Vec<SignerId> {
-        vec![key(1).id(), key(2).id()]
-    }
-
-    fn known(&self, node: SignerId) -> Option<KnownNode> {
-        let node = self.all.get(&node)?.node.read().clone();
-        Some(KnownNode { key: node.key().public(), disk: Some(node.disk()) })
-    }
-
-    fn name(&self, node: SignerId) -> String {
-        if node == key(1).id() { "north".to_owned() } else { "south".to_owned() }
-    }
-
-    async fn have(
-        &self,
-        node: SignerId,
-        owner: OwnerId,
-        cids: &[Cid],
-    ) -> Result<Option<Offered>, NodeAway> {
-        let found = self.reach(node)?.have(owner, cids);
-        Ok(found.map(|found| Offered { receipt: found.receipt, blocks: found.blocks }))
-    }
-
-    async fn get(&self, node: SignerId, cid: &Cid) -> Result<Option<Block>, NodeAway> {
-        Ok(self.reach(node)?.get_for_master(cid).await.unwrap())
-    }
-
-    async fn pin(&self, node: SignerId, owner: OwnerId, cids: &[Cid]) -> Result<usize, NodeAway> {
-        let there = self.reach(node)?;
-        if self.all[&node].loses_pins.load(Ordering::Relaxed) {
-            return Ok(cids.len());
-        }
-        let pinned = there.pin(owner, cids).await.unwrap();
-        Ok(pinned.map_or(0, |pinned| pinned.blocks.len()))
-    }
-}
-
-/// A master that a node asks.
-#[derive(Debug)]
-struct Asked(Option<Service>);
-
-#[async_trait]
-impl Masters for Asked {
-    async fn needed(&self, cids: &[Cid]) -> Result<HashSet<Cid>, String> {
-        let service = self.0.as_ref().ok_or("no master answers")?;
-        service.needed(cids.iter().copied().collect()).await.map_err(|error| error.to_string())
-    }
-}
-
-/// Two masters with one arbiter, and two nodes.
-struct World {
-    sites: Arc<Sites>,
-    masters: [Master; 2],
-    roots: Arc<FaultyRoots>,
-}
-
-impl World {
-    async fn new(fault: Option<NodeFault>, copies: bool) -> Self {
-        let sites = Sites::new(fault).await;
-        let blocks = Arc::new(MemoryBlocks::default());
-        let roots = FaultyRoots::new(&blocks);
-        let masters = [1, 2].map(|writer| {
-            let Master { service, user } = Master::new(&blocks, &roots, writer);
-            let nodes = Arc::clone(&sites) as Arc<dyn StorageNodes>;
-            let service = service.with_mapping(Mapping { nodes, accepts: true, copies });
-            Master { service, user }
-        });
-        masters[0].create().await;
-        let world = Self { sites, masters, roots };
-        world.tick(0).await;
-        world
-    }
-
-    fn user(&self) -> &Caller {
-        &self.masters[0].user
-    }
-
-    /// Sends a block of a user to a node, and returns the receipt.
-    async fn send(&self, n: u8, user: &Caller, block: &Block) -> Offered {
-        let owner = user.identity.as_ref().unwrap().owner;
-        let stored = self.sites.node(n).put(owner, std::slice::from_ref(block)).await.unwrap();
-        Offered { receipt: stored.receipt, blocks: stored.blocks }
-    }
-
-    async fn map(&self, key: &str, request: &MapRequest) -> Result<ObjectRecord, ServiceError> {
-        self.map_as(self.user(), key, request, WriteConditions::default()).await
-    }
-
-    async fn map_as(
-        &self,
-        user: &Caller,
-        key: &str,
-        request: &MapRequest,
-        conditions: WriteConditions,
-    ) -> Result<ObjectRecord, ServiceError> {
-        let service = &self.masters[0].service;
-        let (bucket, key) = (bucket(), object_key(key));
-        let mapped = service.map_object(user, &bucket, key, request, conditions).await;
-        // Pins are sent in the background.
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        mapped
-    }
-
-    /// Lets time pass, for nodes and masters.
-    async fn tick(&self, ms: u64) {
-        let now = self.sites.clock.fetch_add(ms, Ordering::Relaxed) + ms;
-        self.roots.set_time(now);
-        for master in &self.masters {
-            master.service.arbiter().current(&master.address()).await.unwrap();
-        }
-    }
-
-    /// Lets time pass, and has both nodes ask about what has ended. Their collectors then run.
-    async fn pass(&self, ms: u64, asked: Option<usize>) {
-        self.tick(ms).await;
-        let master = Asked(asked.map(|n| self.masters[n].service.clone()));
-        for n in [1, 2] {
-            let node = self.sites.node(n);
-            while let Ok(ended) = node.settle_ended(&master).await
-                && ended != Ended::default()
-            {}
-            let kept = node.kept();
-            let epoch = node.blocks().advance_epoch();
-            node.blocks().mark(&kept, epoch);
-            fula_core::block::sweep_all(node.blocks().as_ref(), epoch, epoch).await.unwrap();
-        }
-    }
-}
-
-fn block(n: u64) -> Block {
-    Block::new(Codec::Raw, n.to_be_bytes().to_vec())
-}
-
-fn of_block(block: &Block, receipts: Vec<Offered>) -> MapRequest {
-    MapRequest {
-        cid: block.cid(),
-        size: block.bytes().len() as u64,
-        nodes: Vec::new(),
-        receipts,
-        source: None,
-        facts: ObjectFacts::default(),
-    }
-}
-
-/// Returns the request for a file of several blocks.
-fn of_file(leaves: &[Block], receipts: Vec<Offered>) -> (MapRequest, Vec<u8>) {
-    let link = |leaf: &Block| {
-        let size = leaf.bytes().len() as u64;
-        FileLink { cid: leaf.cid(), size, dag_bytes: size }
-    };
-    let (node, root) = FileNode { links: leaves.iter().map(link).collect() }.to_block();
-    let content = leaves.iter().flat_map(|leaf| leaf.bytes().to_vec()).collect();
-    let request = MapRequest {
-        cid: root.cid,
-        size: root.size,
-        nodes: vec![node],
-        ..of_block(&leaves[0], receipts)
-    };
-    (request, content)
-}
-
-fn other_user() -> Caller {
-    Caller::of(Identity::of_user("key:other"))
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_mapped_object_is_like_any_other() {
@@ -390,6 +133,8 @@ async fn told(row: &Row) -> String {
             let longer = world.sites.node(1).prolong(owner, &[sent.cid()]).await.unwrap().unwrap();
             request.receipts = vec![Offered { receipt: longer.receipt, blocks: longer.blocks }];
         }
+        "the node was never heard of, and answers now" => unmet(&world, false),
+        "the node was never heard of, and is away" => unmet(&world, true),
         "the node lost its disk" => world.sites.wipe(1).await,
         "the disk is lost, and the block was sent to another node" => {
             world.sites.wipe(1).await;
@@ -428,6 +173,12 @@ async fn told(row: &Row) -> String {
     }
 }
 
+/// Makes a node one that no master has heard of.
+fn unmet(world: &World, is_away: bool) {
+    world.sites.site(1).is_unmet.store(true, Ordering::Relaxed);
+    world.sites.away(1, is_away);
+}
+
 fn name_of(error: &ServiceError) -> String {
     let text = format!("{error:?}");
     text.split(['(', ' ']).next().unwrap_or_default().to_owned()
@@ -444,6 +195,8 @@ async fn the_failure_matrix_of_a_mapping() {
         ("no receipt, and nobody holds it", "NotHeld"),
         ("the lease is short", "NotHeld"),
         ("the lease was prolonged", "done"),
+        ("the node was never heard of, and answers now", "done"),
+        ("the node was never heard of, and is away", "NotHeld"),
         ("the node lost its disk", "NotHeld"),
         ("the disk is lost, and the block was sent to another node", "done"),
         ("the receipt is of another user", "NotProved"),
@@ -460,91 +213,77 @@ async fn the_failure_matrix_of_a_mapping() {
     }
 }
 
-/// Runs requests and faults that `seed` draws. Returns the first promise that was broken.
-async fn run(seed: u64, fault: Option<NodeFault>) -> Result<(), String> {
-    let world = World::new(fault, false).await;
-    let (mut rng, mut lost) = (Rng::new(seed), HashSet::new());
-    let (users, mut sent) = ([world.user().clone(), other_user()], HashSet::new());
-    world.masters[0].service.create_bucket(&users[1], &bucket(), None).await.unwrap();
-    let mut objects: HashMap<(usize, String), (u64, u8)> = HashMap::new();
-    for _ in 0..80 {
-        let (who, n, site) =
-            (usize_below(&mut rng, 2), rng.below(6), 1 + u8::from(rng.below(2) == 1));
-        let key = format!("k{}", rng.below(4));
-        match rng.below(10) {
-            0..=2 => {
-                world.send(site, &users[who], &block(n)).await;
-                sent.insert((who, n, site));
-            }
-            3..=5 => {
-                let is_lost = rng.below(2) == 0;
-                world.sites.site(site).loses_pins.store(is_lost, Ordering::Relaxed);
-                let mapped = of_block(&block(n), Vec::new());
-                let none = WriteConditions::default();
-                if world.map_as(&users[who], &key, &mapped, none).await.is_ok() {
-                    if ![1, 2].iter().any(|site| sent.contains(&(who, n, *site))) {
-                        return Err("a user mapped a block that they have never sent".to_owned());
-                    }
-                    objects.insert((who, key), (n, site));
-                }
-            }
-            6 => {
-                let request =
-                    DeleteKey { key: object_key(&key), conditions: WriteConditions::default() };
-                let master = &world.masters[usize_below(&mut rng, 2)];
-                master.service.delete_object(&users[who], &bucket(), request).await.unwrap();
-                objects.remove(&(who, key));
-            }
-            7 => {
-                let asked = [None, Some(0), Some(1)][usize_below(&mut rng, 3)];
-                let ms = rng.below(30) * HOUR;
-                world.pass(ms, asked).await;
-            }
-            8 => world.sites.away(site, rng.below(2) == 0),
-            _ if rng.below(20) == 0 => {
-                world.sites.wipe(site).await;
-                lost.insert(site);
-                sent.retain(|(_, _, at)| *at != site);
-            }
-            _ => {}
-        }
-        if !lost.is_empty()
-            || [1, 2].iter().any(|n| world.sites.site(*n).is_away.load(Ordering::Relaxed))
-        {
-            continue;
-        }
-        for ((who, key), (n, _)) in &objects {
-            let master = Master {
-                service: world.masters[usize_below(&mut rng, 2)].service.clone(),
-                user: users[*who].clone(),
-            };
-            match master.get(key).await {
-                Ok(found) if found == *block(*n).bytes() => {}
-                other => return Err(format!("{key} of user {who}: {other:?}")),
-            }
-        }
-    }
-    Ok(())
-}
-
-fn usize_below(rng: &mut Rng, n: u64) -> usize {
-    usize::try_from(rng.below(n)).unwrap()
-}
-
+/// A node that signs receipts for blocks which it never got opens neither what the masters have nor what another
+/// node has for another owner.
 #[tokio::test(start_paused = true)]
-async fn acknowledged_mappings_stay_readable_under_any_faults() {
-    for seed in 0..60 {
-        assert_eq!(run(seed, None).await, Ok(()), "seed {seed}");
+async fn a_node_that_lies_opens_nothing_to_its_accomplice() {
+    for copies in [false, true] {
+        let world = World::new(None, copies).await;
+        let thief = other_user();
+        world.masters[0].service.create_bucket(&thief, &bucket(), None).await.unwrap();
+        // One secret is on the masters, one on the honest node.
+        let (here, there, mine) = (block(1), block(2), block(3));
+        world.masters[0].put("secret", here.bytes()).await.unwrap();
+        let receipt = world.send(2, world.user(), &there).await;
+        world.map("there", &of_block(&there, vec![receipt])).await.unwrap();
+        let honest = world.send(2, &thief, &mine).await;
+        let lies = [world.lie(1, &thief, &here), world.lie(1, &thief, &there)];
+        for (n, secret) in [&here, &there].into_iter().enumerate() {
+            let alone = of_block(secret, vec![lies[n].clone()]);
+            // Among leaves that the honest node has for the thief.
+            let receipts = vec![lies[n].clone(), honest.clone()];
+            let (among, _) = of_file(&[mine.clone(), secret.clone()], receipts);
+            for request in [alone, among] {
+                let mapped =
+                    world.map_as(&thief, "stolen", &request, WriteConditions::default()).await;
+                assert_eq!(mapped.is_ok(), !copies, "{mapped:?}");
+                let service = world.masters[1].service.clone();
+                let read = Master { service, user: thief.clone() }.get("stolen").await;
+                assert!(read.is_err(), "{secret:?} was read");
+            }
+        }
+        // The owner reads both.
+        assert_eq!(world.masters[1].get("secret").await.unwrap(), *here.bytes());
+        assert_eq!(world.masters[1].get("there").await.unwrap(), *there.bytes());
     }
 }
 
+/// A node learns nothing about blocks that no record places there.
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_ends_without_a_question_and_presence_as_proof_are_found() {
-    for fault in [NodeFault::ReleaseWithoutAsking, NodeFault::PresenceIsReceipt] {
-        let mut found = None;
-        for seed in 0..60 {
-            found = found.or(run(seed, Some(fault)).await.err());
-        }
-        assert!(found.is_some(), "{fault:?} was not noticed");
+async fn a_node_is_answered_about_its_own_blocks_alone() {
+    let world = World::new(None, false).await;
+    let (north, south) = (block(1), block(2));
+    let receipts =
+        [world.send(1, world.user(), &north).await, world.send(2, world.user(), &south).await];
+    for (key, block, receipt) in [("n", &north, &receipts[0]), ("s", &south, &receipts[1])] {
+        world.map(key, &of_block(block, vec![receipt.clone()])).await.unwrap();
     }
+    let both = HashSet::from([north.cid(), south.cid()]);
+    let service = &world.masters[0].service;
+    for (n, own) in [(1, &north), (2, &south)] {
+        let needed = service.needed(key(n).id(), both.clone()).await.unwrap();
+        assert_eq!(needed, HashSet::from([own.cid()]));
+    }
+}
+
+/// A credential for a part of the account maps what it has sent itself, and nothing else of the owner.
+#[tokio::test(start_paused = true)]
+async fn a_narrow_grant_does_not_open_the_blocks_of_its_owner() {
+    let world = World::new(None, false).await;
+    let user = world.user().identity.as_ref().unwrap().user.clone();
+    let with = |scopes: &[&str]| {
+        Caller::of(Identity::restricted(&user, Grant::parse(Some(scopes)).unwrap()))
+    };
+    let (sent, none) = (block(1), WriteConditions::default());
+    let receipt = world.send(1, world.user(), &sent).await;
+    for scopes in [&["admin:bucket"][..], &["write:bucket", "read:bucket"], &["write:*"]] {
+        let narrow = with(scopes);
+        let asked = of_block(&sent, Vec::new());
+        let refused = world.map_as(&narrow, "k", &asked, none.clone()).await;
+        assert!(matches!(refused, Err(ServiceError::NotProved(_))), "{scopes:?}: {refused:?}");
+        let shown = of_block(&sent, vec![receipt.clone()]);
+        world.map_as(&narrow, "k", &shown, none.clone()).await.unwrap();
+    }
+    let wide = with(&["read:*", "write:bucket"]);
+    world.map_as(&wide, "k", &of_block(&sent, Vec::new()), none).await.unwrap();
 }

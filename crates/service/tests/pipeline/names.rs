@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use fula_core::{
     BucketName, OwnerId,
+    bucket::TextMap,
     in_memory::{MemoryBlocks, MemoryMetadata},
     root::RootRow,
 };
@@ -88,7 +89,9 @@ pub(crate) fn public(bucket: &str) -> String {
     )
 }
 
-pub(crate) const PRIVATE: &str = r#"{"Version": "2012-10-17", "Statement": []}"#;
+/// A policy that lets in one user alone.
+pub(crate) const PRIVATE: &str = r#"{"Version": "2012-10-17", "Statement": {"Effect": "Allow",
+    "Principal": {"AWS": "arn:aws:iam:::user/key:friend"}, "Action": "s3:GetObject", "Resource": "*"}}"#;
 
 async fn put(service: &Service, who: &Caller, body: &'static str) -> Result<(), ServiceError> {
     put_key(service, who, "k", body).await
@@ -334,7 +337,12 @@ async fn of_a_round_the_last_that_says_anything_of_the_name_counts() {
         let (service, alice, bucket) = (&service, &alice, &bucket);
         Box::pin(async move { service.set_policy(alice, bucket, policy).await.map(drop) })
     };
-    let other = |key| -> Change<'_> { Box::pin(put_key(&service, &alice, key, "x")) };
+    // A write of an object would be allowed again after a change of the policy, in a round of its own.
+    let other = |key: &str| -> Change<'_> {
+        let (service, alice, bucket) = (&service, &alice, &bucket);
+        let tags = TextMap::from([(key.to_owned(), String::new())]);
+        Box::pin(async move { service.tag_bucket(alice, bucket, &tags).await })
+    };
     service.create_bucket(&alice, &bucket, None).await.unwrap();
     in_one_round(&shop, &service, &alice, vec![set(None), set(Some(&all)), other("a")]).await;
     assert_eq!(shop.holder(BUCKET).await, Some(owner(&alice)));

@@ -2,7 +2,7 @@
 
 use fula_core::{
     Codec,
-    block::{Epoch, list_all, sweep_all},
+    block::{Epoch, Kept, list_all, sweep_all},
 };
 
 use super::*;
@@ -24,7 +24,7 @@ async fn the_state_before_is_read_from_memory_while_a_commit_is_on_its_way() {
         // The content is not cached.
         let all = list_all(&*blocks).await.unwrap().into_iter().map(|(cid, _)| cid);
         let raw: Vec<_> = all.filter(|cid| cid.codec() == Codec::Raw).collect();
-        blocks.mark(&raw, Epoch(9));
+        blocks.mark(&raw, Epoch(9), Kept::Now);
         let gone = sweep_all(&*blocks, Epoch(9), Epoch(9)).await.unwrap().deleted;
         assert!(gone > 200, "{gone} roots and nodes were deleted");
         for n in [0, 77, 199] {

@@ -296,7 +296,8 @@ async fn tags_hold_on_every_master_and_a_retry_sets_them_once() {
     tag(&two, "i", 2, "1").await.unwrap();
     for master in [&one, &two] {
         let (name, key) = (bucket(), object_key("k"));
-        let found = master.service.object_properties(&master.user, &name, &key, None).await;
+        let tags = fula_service::access::Property::Tags;
+        let found = master.service.object_properties(&master.user, &name, &key, None, tags).await;
         let (_, found) = found.unwrap();
         assert_eq!(found.tags, map("2"));
         assert_eq!((found.record.time, found.record.seq), (first.time, first.seq));

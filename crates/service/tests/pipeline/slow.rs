@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use fula_core::{
     Block, BucketAddress, Cid, RootPointer, StoreError,
-    block::{Epoch, Listed, Placement, Position, Swept, SyncMark, list_all},
+    block::{Epoch, Kept, Listed, Placement, Position, Swept, SyncMark, list_all},
     conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::MemoryRoots,
@@ -101,8 +101,8 @@ impl BlockStore for SlowBlocks {
         self.inner.advance_epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
-        self.inner.mark(cids, cut)
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
+        self.inner.mark(cids, cut, kept)
     }
 
     async fn sweep(

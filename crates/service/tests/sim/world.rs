@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, BucketAddress, Cid, MetadataStore, RootPointer, RootPointerStore,
     StoreError, WriterId,
-    block::{Epoch, Listed, Placement, Position, Swept, SyncMark},
+    block::{Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
     error::SwapError,
     in_memory::{MemoryBlocks, MemoryMetadata, MemoryRoots},
     root::{CasOutcome, NewRoot, RootRow, Stamped},
@@ -472,8 +472,8 @@ impl BlockStore for DurableView {
         self.0.advance_epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
-        self.0.mark(cids, cut)
+    fn mark(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
+        self.0.mark(cids, cut, kept)
     }
 
     async fn sweep(&self, _: Position, _: Epoch, _: Epoch) -> Result<Swept, StoreError> {

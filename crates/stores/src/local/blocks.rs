@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, Cid, Codec, StoreError,
-    block::{BLOCK_BYTES_MAX, Epoch, Listed, Placement, Position, Swept, SyncMark},
+    block::{BLOCK_BYTES_MAX, Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
 };
 use hashbrown::HashSet;
 
@@ -163,7 +163,7 @@ impl BlockStore for LocalBlocks {
         self.log.index_mut().advance_epoch()
     }
 
-    fn mark(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], cut: Epoch, _: Kept) -> Vec<Cid> {
         let mut index = self.log.index_mut();
         let mut fresh = Vec::new();
         for cid in cids {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, BucketAddress, BucketId, BucketName, Cid, Codec, MetadataStore as _,
     OwnerId, RootPointer, RootPointerStore, StoreError,
-    block::{Placement, sweep_all},
+    block::{Kept, Placement, sweep_all},
     error::SwapError,
     metadata::{Table, WriteOutcome},
     root::{CasOutcome, NewRoot},
@@ -199,7 +199,7 @@ impl Case {
         let rng = &mut self.rng;
         self.model.blocks.retain(|cid, _| roots.contains(cid) || rng.below(2) == 0);
         let kept: Vec<Cid> = self.model.blocks.keys().chain(&roots).copied().collect();
-        blocks.mark(&kept, cut);
+        blocks.mark(&kept, cut, Kept::Now);
         sweep_all(&**blocks, cut, cut).await.unwrap();
         true
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use fula_core::{
     Block, BlockStore, BucketAddress, BucketId, BucketName, Cid, Codec, OwnerId, RootPointer,
     RootPointerStore, StoreError,
-    block::{BLOCK_BYTES_MAX, Placement, sweep_all},
+    block::{BLOCK_BYTES_MAX, Kept, Placement, sweep_all},
     error::SwapError,
     root::{GlobalName, NewRoot},
 };
@@ -188,7 +188,7 @@ impl Case {
         let cut = blocks.advance_epoch();
         let objects = self.objects.values().flat_map(|object| object.blocks.iter().copied());
         let needed: Vec<Cid> = objects.chain(self.node).collect();
-        blocks.mark(&needed, cut);
+        blocks.mark(&needed, cut, Kept::Now);
         sweep_all(&**blocks, cut, cut).await.unwrap();
         self.store.rewrite(&|| DEAD_PERCENT, true, &|| {})
     }
@@ -302,7 +302,7 @@ fn a_disk_without_any_space_starts_and_gives_back_what_needs_no_copy() {
         }
         // Only the newest node is needed.
         let cut = store.blocks.advance_epoch();
-        store.blocks.mark(&[blocks[7].cid()], cut);
+        store.blocks.mark(&[blocks[7].cid()], cut, Kept::Now);
         sweep_all(&*store.blocks, cut, cut).await.unwrap();
         let before = names(&disk);
         leave(&disk, 0);

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fs};
 
-use fula_core::{Block, BlockStore, Codec, MetadataStore, block::Placement, metadata::Table};
+use fula_core::{
+    Block, BlockStore, Codec, MetadataStore,
+    block::{Kept, Placement},
+    metadata::Table,
+};
 
 use super::*;
 
@@ -188,7 +192,7 @@ async fn what_an_earlier_build_removed_is_not_missed() {
         put(&store, n, Placement::Commit).await;
     }
     let cut = store.blocks.advance_epoch();
-    store.blocks.mark(&[block(19).cid()], cut);
+    store.blocks.mark(&[block(19).cid()], cut, Kept::Now);
     fula_core::block::sweep_all(&*store.blocks, cut, cut).await.unwrap();
     assert!(store.rewrite(&|| 1, true, &|| {}).unwrap() > 0);
     drop(store);

@@ -7,7 +7,7 @@ use std::{
 
 use fula_core::{
     Block, BlockStore, Cid, Codec,
-    block::{Placement, Position, list_all},
+    block::{Kept, Placement, Position, list_all},
 };
 use fula_testkit::rng::Rng;
 
@@ -101,7 +101,7 @@ impl Race {
                 let live = live.lock();
                 (cut, live.values().map(|(_, block)| block.cid()).collect::<Vec<Cid>>())
             };
-            self.store.blocks.mark(&kept, cut);
+            self.store.blocks.mark(&kept, cut, Kept::Now);
             self.is_sweeping.store(true, Ordering::Relaxed);
             let mut from = Some(Position::default());
             while let Some(position) = from {

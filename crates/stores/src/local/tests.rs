@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fula_core::{
     Block, BlockStore, BucketAddress, BucketId, BucketName, Cid, Codec, MetadataStore, OwnerId,
     RootPointer, RootPointerStore,
-    block::{Placement, Position, sweep_all},
+    block::{Kept, Placement, Position, sweep_all},
     conformance_suite,
     metadata::Table,
     root::NewRoot,
@@ -408,7 +408,7 @@ async fn compaction_keeps_what_lives_and_frees_the_rest() {
     // Some records in every segment stay in use.
     let lives = |n: &usize| n.is_multiple_of(10);
     let living: Vec<_> = (0..100).filter(lives).map(|n| blocks[n].cid()).collect();
-    store.blocks.mark(&living, cut);
+    store.blocks.mark(&living, cut, Kept::Now);
     assert_eq!(sweep_all(&*store.blocks, cut, cut).await.unwrap().deleted, 90);
     let (mut freed, worked) = (0, store.work());
     loop {
@@ -444,7 +444,7 @@ async fn a_list_passes_everything_whatever_is_moved_meanwhile() {
     }
     let living: Vec<_> = blocks.iter().step_by(3).map(Block::cid).collect();
     let cut = store.blocks.advance_epoch();
-    store.blocks.mark(&living, cut);
+    store.blocks.mark(&living, cut, Kept::Now);
     sweep_all(&*store.blocks, cut, cut).await.unwrap();
     let (mut pages, mut moves) = (0, 0);
     let (mut found, mut from) = (BTreeSet::new(), Some(Position::default()));
@@ -473,8 +473,8 @@ async fn what_was_marked_long_ago_is_not_marked_now() {
         for _ in 1..collections {
             cut = store.blocks.advance_epoch();
         }
-        assert_eq!(store.blocks.mark(&[kept.cid()], cut), [kept.cid()], "{collections}");
-        assert_eq!(store.blocks.mark(&[kept.cid()], cut), [], "{collections}");
+        assert_eq!(store.blocks.mark(&[kept.cid()], cut, Kept::Now), [kept.cid()], "{collections}");
+        assert_eq!(store.blocks.mark(&[kept.cid()], cut, Kept::Now), [], "{collections}");
     }
 }
 

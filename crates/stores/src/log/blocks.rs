@@ -1,10 +1,12 @@
 //! An index of the places of all blocks: a hash table of small entries (docs/adr/0015, docs/adr/0029).
 //!
 //! There is one entry for each block, so the size of an entry decides how many blocks a machine can hold.
-//! Entries are kept in slabs that never move. The tables hold the numbers of entries, and enough of each
+//! Entries are kept in slabs, and move only when a sweep gives slabs back. The tables hold the numbers of entries, and enough of each
 //! hash that neither a search nor a growing table reads entries in vain. A table doubles when it is full.
 //! There are many tables, so doubling takes the time of a lookup and not a second. Some hold twice as many
 //! blocks as others, so that they do not all double at once.
+
+mod slabs;
 
 use fula_core::{
     Cid,
@@ -12,6 +14,7 @@ use fula_core::{
 };
 use hashbrown::{HashTable, hash_table};
 
+use self::slabs::Slabs;
 use super::{
     entry::Entry,
     slot::Slot,
@@ -24,8 +27,11 @@ const TABLES: u16 = 1024;
 /// Number of bits of a tag that choose the table.
 const CHOOSING_BITS: u32 = 13;
 
-/// Number of entries that are allocated at a time.
-const SLAB_ENTRIES: usize = 4096;
+/// Number of tables that are made smaller at a time.
+const TABLES_AT_ONCE: u64 = 64;
+
+/// First position of a sweep that has visited all entries, and gives memory back.
+const GIVING_BACK: u64 = 1 << 32;
 
 /// The number of an entry. It is valid while the index stays locked.
 #[derive(Clone, Copy, Debug)]
@@ -59,50 +65,8 @@ pub(super) struct SweepBounds {
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
     tables: Tables,
-    entries: Entries,
+    entries: Slabs,
     hasher: TagHasher,
-}
-
-/// All entries, by number.
-#[derive(Debug, Default)]
-struct Entries {
-    slabs: Vec<Vec<Entry>>,
-    free: Vec<u32>,
-}
-
-impl Entries {
-    fn at(&self, number: u32) -> &Entry {
-        &self.slabs[number as usize / SLAB_ENTRIES][number as usize % SLAB_ENTRIES]
-    }
-
-    fn at_mut(&mut self, number: u32) -> &mut Entry {
-        &mut self.slabs[number as usize / SLAB_ENTRIES][number as usize % SLAB_ENTRIES]
-    }
-
-    /// Returns one more than the highest number of an entry.
-    fn end(&self) -> u32 {
-        let Some(last) = self.slabs.last() else { return 0 };
-        let end = (self.slabs.len() - 1) * SLAB_ENTRIES + last.len();
-        u32::try_from(end).expect("fewer than 2^32 blocks")
-    }
-
-    fn add(&mut self, entry: Entry) -> u32 {
-        if let Some(number) = self.free.pop() {
-            *self.at_mut(number) = entry;
-            return number;
-        }
-        let number = self.end();
-        if self.slabs.last().is_none_or(|slab| slab.len() == SLAB_ENTRIES) {
-            self.slabs.push(Vec::with_capacity(SLAB_ENTRIES));
-        }
-        self.slabs.last_mut().expect("there is one").push(entry);
-        number
-    }
-
-    fn remove(&mut self, number: u32) -> Slot {
-        self.free.push(number);
-        std::mem::take(self.at_mut(number)).slot()
-    }
 }
 
 /// The tables, which find the entries that may have a tag.
@@ -212,11 +176,12 @@ impl Blocks {
         let is_it = |place: &Place| place.number == number;
         let table = self.tables.of_mut(tag);
         table.find_entry(spread(tag.hash()), is_it).expect("every entry has a place").remove();
-        self.entries.remove(number)
+        self.entries.remove(number).slot()
     }
 
     /// Removes the blocks that `cut` describes, among up to `limit` entries from `from` on. Returns where
-    /// to continue. Calls `gone` with the place of each removed block.
+    /// to continue. Calls `gone` with the place of each removed block. The last steps give back the memory of
+    /// blocks that are gone.
     pub(super) fn sweep(
         &mut self,
         Position(from): Position,
@@ -226,7 +191,9 @@ impl Blocks {
     ) -> Option<Position> {
         // A new block may get the number of a removed one. It need not be visited.
         let end = self.entries.end();
-        let from = u32::try_from(from).map_or(end, |from| from.min(end));
+        let Ok(from) = u32::try_from(from).map(|from| from.min(end)) else {
+            return self.give_back(from - GIVING_BACK).map(|step| Position(GIVING_BACK + step));
+        };
         let until = from.saturating_add(limit).min(end);
         for number in from..until {
             let entry = self.entries.at_mut(number);
@@ -242,12 +209,42 @@ impl Blocks {
             }
             entry.settle(cut.now);
         }
-        (until < end).then_some(Position(until.into()))
+        if until < end {
+            return Some(Position(until.into()));
+        }
+        self.entries.has_spare().then_some(Position(GIVING_BACK))
+    }
+
+    /// Gives back memory that is not needed any more, in steps: slabs first, then room in tables. Returns the
+    /// next step.
+    fn give_back(&mut self, step: u64) -> Option<u64> {
+        let Some(tables) = step.checked_sub(1) else {
+            let Some(moving) = self.entries.take_spare() else { return Some(1) };
+            for (old, entry) in moving {
+                let number = self.entries.add(entry);
+                let table = self.tables.of_mut(entry.tag());
+                let place = table
+                    .find_mut(spread(entry.tag().hash()), |place| place.number == old)
+                    .expect("every entry has a place");
+                place.number = number;
+            }
+            return Some(0);
+        };
+        let from = tables * TABLES_AT_ONCE;
+        let until = u64::from(TABLES).min(from + TABLES_AT_ONCE);
+        for table in
+            &mut self.tables.tables[usize::try_from(from).ok()?..usize::try_from(until).ok()?]
+        {
+            if table.capacity() > 4 * table.len() {
+                table.shrink_to(2 * table.len(), |place| spread(place.hash));
+            }
+        }
+        (until < u64::from(TABLES)).then_some(step + 1)
     }
 
     /// Makes every block count as not marked in the collection of `epoch` and those shortly before.
     pub(super) fn unmark(&mut self, epoch: Epoch) {
-        for entry in self.entries.slabs.iter_mut().flatten() {
+        for entry in self.entries.all_mut() {
             entry.unmark(epoch);
         }
     }

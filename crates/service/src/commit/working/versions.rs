@@ -123,6 +123,17 @@ impl Working<'_> {
         self.change().versions.edits.insert(keys::version(key, record.seq), value);
     }
 
+    /// Adds a delete marker.
+    pub(in crate::commit) fn put_marker(&mut self, key: &ObjectKey, marker: &ObjectRecord) {
+        self.markers += 1;
+        self.put_version(key, marker);
+    }
+
+    /// Returns the number of delete markers that were made, which take space.
+    pub(in crate::commit) fn markers(&self) -> u32 {
+        self.markers
+    }
+
     /// Removes a version that is not current, or a delete marker.
     pub(in crate::commit) fn remove_version(&mut self, key: &ObjectKey, seq: Seq) {
         self.change().versions.edits.insert(keys::version(key, seq), None);

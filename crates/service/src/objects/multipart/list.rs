@@ -33,7 +33,7 @@ impl Service {
         after: u32,
         limit: usize,
     ) -> Result<PartsPage, ServiceError> {
-        let head = self.resolve(caller, bucket, Action::ListUploads, Part::Key(key)).await?;
+        let head = self.resolve(caller, bucket, Action::ListParts, Part::Key(key)).await?;
         let id = parse_upload_id(id)?;
         let upload = self.open_upload(&head, key, id).await?;
         let limit = limit.min(PAGE_MAX);

@@ -336,7 +336,7 @@ impl Service {
         key: &ObjectKey,
         id: &str,
     ) -> Result<(), ServiceError> {
-        let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(key)).await?;
+        let head = self.resolve(caller, bucket, Action::AbortUpload, Part::Key(key)).await?;
         let (key, id) = (key.clone(), parse_upload_id(id)?);
         let idempotency_key = caller.idempotency_key("abort-upload", key.as_str(), &[&id.0]);
         self.change(caller, &head, Change::AbortUpload { key, id }, idempotency_key).await.map(drop)

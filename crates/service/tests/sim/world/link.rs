@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use fula_core::{
     Block, BlockStore, BucketAddress, Cid, RootPointer, StoreError,
-    block::{Epoch, Listed, Placement, Position, Swept, SyncMark},
+    block::{Epoch, Kept, Listed, Placement, Position, Swept, SyncMark},
     conformance::hooks::{RootHooks, RootRead},
     error::SwapError,
     in_memory::MemoryRoots,
@@ -235,7 +235,7 @@ impl BlockStore for Link {
         self.epoch()
     }
 
-    fn mark(&self, cids: &[Cid], _: Epoch) -> Vec<Cid> {
+    fn mark(&self, cids: &[Cid], _: Epoch, _: Kept) -> Vec<Cid> {
         let mut marked = self.marked.lock();
         cids.iter().filter(|cid| marked.insert(**cid)).copied().collect()
     }

@@ -132,7 +132,7 @@ fn entries_of_blocks_that_are_gone_are_used_again() {
             assert_eq!(blocks.remove(&cid(n)), Some(slot(n)));
         }
     }
-    assert_eq!(blocks.entries.slabs.len(), 2);
+    assert_eq!(blocks.entries.slabs(), 2);
     assert!(blocks.tables.tables.iter().all(HashTable::is_empty));
 }
 
@@ -162,4 +162,34 @@ fn tables_hold_from_once_to_twice_as_many() {
     assert!((185..194).contains(&(first * 1000 / all)), "{first} of {all}");
     assert!((313..323).contains(&(last * 1000 / all)), "{last} of {all}");
     assert!(held.iter().all(|held| (450..1700).contains(held)), "{held:?}");
+}
+
+#[test]
+fn a_sweep_gives_back_the_memory_of_what_is_gone_and_keeps_what_stays() {
+    let slabs = 40_u32;
+    let count = slabs * u32::try_from(slabs::SLAB_ENTRIES).unwrap();
+    let mut blocks = Blocks::default();
+    (0..count).for_each(|n| assert_eq!(blocks.insert(&cid(n), slot(n), Epoch(1)), None));
+    let room =
+        |blocks: &Blocks| blocks.tables.tables.iter().map(HashTable::capacity).sum::<usize>();
+    let full = room(&blocks);
+    // A few blocks in each slab stay; those that stay in the last ones must move.
+    let stays = |n: u32| n % 64 == 5;
+    let kept: Vec<_> = (0..count).filter(|n| stays(*n)).collect();
+    for n in &kept {
+        assert_eq!(blocks.mark(&cid(*n), Epoch(2)), Some(true));
+    }
+    let gone = sweep(&mut blocks, cut(2), 256);
+    assert_eq!(gone.len() + kept.len(), count as usize);
+    assert_eq!(blocks.entries.slabs(), 4, "one in use, as much again, and two");
+    assert!(room(&blocks) < full / 8, "{} of {full}", room(&blocks));
+    assert!((0..count).all(|n| blocks.get(&cid(n)) == stays(n).then(|| slot(n))));
+    // Marks move with entries, and new blocks find room.
+    assert!(sweep(&mut blocks, SweepBounds { now: Epoch(3), ..cut(2) }, 256).is_empty());
+    for n in 0..count {
+        blocks.insert(&cid(n), slot(n), Epoch(3));
+    }
+    assert_eq!(blocks.entries.slabs(), slabs as usize);
+    assert_eq!(sweep(&mut blocks, cut(9), 256).len(), count as usize);
+    assert_eq!(blocks.entries.slabs(), 2);
 }

@@ -1,14 +1,16 @@
-//! The marks of a collection: tags of the blocks that are in use.
+//! The marks of a collection: tags of the blocks that are in use, each with the reason.
 //!
 //! Blocks with links are kept in memory, because a walk must know which of them it has seen. Leaves, of which
 //! there are many more, are written to sorted files in a scratch directory, [`SPILL`] at a time.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, hash_map::Entry},
     fs::File,
     io::{self, BufReader, BufWriter, Read, Seek, Write},
     path::PathBuf,
 };
+
+use fula_core::block::{AGES, Kept};
 
 use super::super::place::Tag;
 
@@ -18,11 +20,14 @@ const SPILL: usize = 1 << 20;
 /// Bytes of a file that are read at a time.
 const READ_BYTES: usize = 64 << 10;
 
+/// The tag of a block in use, and why the block is kept. For one tag, the least reason comes first.
+type Mark = (Tag, Kept);
+
 /// Marks that are still being made.
 #[derive(Debug)]
 pub(super) struct Marks {
-    nodes: HashSet<Tag>,
-    leaves: Vec<Tag>,
+    nodes: HashMap<Tag, Kept>,
+    leaves: Vec<Mark>,
     files: Vec<File>,
     /// Directory of the files; `None` keeps everything in memory.
     scratch: Option<PathBuf>,
@@ -36,13 +41,19 @@ impl Marks {
     }
 
     /// Marks a block with links. Returns whether it was not marked before.
-    pub(super) fn add_node(&mut self, tag: Tag) -> bool {
-        self.nodes.insert(tag)
+    pub(super) fn add_node(&mut self, tag: Tag, kept: Kept) -> bool {
+        match self.nodes.entry(tag) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(kept);
+                true
+            }
+        }
     }
 
     /// Marks a block without links.
-    pub(super) fn add_leaf(&mut self, tag: Tag) {
-        self.leaves.push(tag);
+    pub(super) fn add_leaf(&mut self, tag: Tag, kept: Kept) {
+        self.leaves.push((tag, kept));
         if self.leaves.len() >= SPILL && self.scratch.is_some() && self.failure.is_none() {
             self.failure = self.spill().err();
         }
@@ -50,16 +61,16 @@ impl Marks {
 
     fn spill(&mut self) -> io::Result<()> {
         let Some(scratch) = &self.scratch else { return Ok(()) };
-        self.leaves.sort_unstable();
-        self.leaves.dedup();
+        sort(&mut self.leaves);
         let path = scratch.join(format!("marks-{}", self.files.len()));
         let file =
             File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
         // The file goes away with its last handle, also if the process is killed.
         std::fs::remove_file(&path)?;
         let mut out = BufWriter::new(file);
-        for tag in self.leaves.drain(..) {
+        for (tag, kept) in self.leaves.drain(..) {
             out.write_all(&tag.0)?;
+            out.write_all(&[byte_of(kept)])?;
         }
         self.files.push(out.into_inner().map_err(io::IntoInnerError::into_error)?);
         Ok(())
@@ -73,71 +84,96 @@ impl Marks {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        let mut kept: Vec<Tag> = self.nodes.into_iter().chain(self.leaves).collect();
-        kept.sort_unstable();
-        kept.dedup();
-        Ok(Live { kept, files: self.files })
+        let mut in_memory: Vec<Mark> = self.nodes.into_iter().chain(self.leaves).collect();
+        sort(&mut in_memory);
+        Ok(Live { in_memory, files: self.files })
     }
 }
 
-/// The tags of all blocks in use, sorted.
+/// Sorts marks, and keeps the one with the least reason for each tag.
+fn sort(marks: &mut Vec<Mark>) {
+    marks.sort_unstable();
+    marks.dedup_by_key(|(tag, _)| *tag);
+}
+
+fn byte_of(kept: Kept) -> u8 {
+    match kept {
+        Kept::Now => 0,
+        Kept::Retained(age) => 1 + age.min(AGES - 1),
+        Kept::History => u8::MAX,
+    }
+}
+
+fn kept_of(byte: u8) -> Kept {
+    match byte {
+        0 => Kept::Now,
+        u8::MAX => Kept::History,
+        age => Kept::Retained(age - 1),
+    }
+}
+
+/// The marks of all blocks in use, sorted.
 #[derive(Debug)]
 pub(super) struct Live {
-    kept: Vec<Tag>,
+    in_memory: Vec<Mark>,
     files: Vec<File>,
 }
 
 impl Live {
-    /// Returns the tags in ascending order, each once.
+    /// Returns the marks in ascending order, one for each tag.
     ///
     /// # Errors
     /// The error of the scratch directory.
-    pub(super) fn tags(&mut self) -> io::Result<LiveTags<'_>> {
+    pub(super) fn marks(&mut self) -> io::Result<LiveMarks<'_>> {
         let mut files = Vec::with_capacity(self.files.len());
         for file in &mut self.files {
             file.rewind()?;
             files.push(BufReader::with_capacity(READ_BYTES, &*file));
         }
-        let mut tags = LiveTags { kept: self.kept.iter(), files, heads: Vec::new() };
-        tags.heads.push(tags.kept.next().copied());
-        for file in &mut tags.files {
-            tags.heads.push(read_tag(file)?);
+        let in_memory = self.in_memory.iter();
+        let mut marks = LiveMarks { in_memory, files, heads: Vec::new() };
+        marks.heads.push(marks.in_memory.next().copied());
+        for file in &mut marks.files {
+            marks.heads.push(read_mark(file)?);
         }
-        Ok(tags)
+        Ok(marks)
     }
 }
 
-/// A walk over the tags of [`Live`].
+/// A walk over the marks of [`Live`].
 #[derive(Debug)]
-pub(super) struct LiveTags<'a> {
-    kept: std::slice::Iter<'a, Tag>,
+pub(super) struct LiveMarks<'a> {
+    in_memory: std::slice::Iter<'a, Mark>,
     files: Vec<BufReader<&'a File>>,
-    heads: Vec<Option<Tag>>,
+    heads: Vec<Option<Mark>>,
 }
 
-impl LiveTags<'_> {
-    /// Returns the next tag.
+impl LiveMarks<'_> {
+    /// Returns the next mark.
     ///
     /// # Errors
     /// The error of the scratch directory.
-    pub(super) fn next(&mut self) -> io::Result<Option<Tag>> {
-        let Some(tag) = self.heads.iter().flatten().min().copied() else { return Ok(None) };
+    pub(super) fn next(&mut self) -> io::Result<Option<Mark>> {
+        let Some(least) = self.heads.iter().flatten().min().copied() else { return Ok(None) };
         for (n, head) in self.heads.iter_mut().enumerate() {
-            while *head == Some(tag) {
+            while head.is_some_and(|(tag, _)| tag == least.0) {
                 *head = match n.checked_sub(1) {
-                    None => self.kept.next().copied(),
-                    Some(n) => read_tag(&mut self.files[n])?,
+                    None => self.in_memory.next().copied(),
+                    Some(n) => read_mark(&mut self.files[n])?,
                 };
             }
         }
-        Ok(Some(tag))
+        Ok(Some(least))
     }
 }
 
-fn read_tag(file: &mut BufReader<&File>) -> io::Result<Option<Tag>> {
-    let mut tag = [0; 16];
-    match file.read_exact(&mut tag) {
-        Ok(()) => Ok(Some(Tag(tag))),
+fn read_mark(file: &mut BufReader<&File>) -> io::Result<Option<Mark>> {
+    let mut mark = [0; 17];
+    match file.read_exact(&mut mark) {
+        Ok(()) => {
+            let [tag @ .., kept] = mark;
+            Ok(Some((Tag(tag), kept_of(kept))))
+        }
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }
@@ -154,32 +190,36 @@ mod tests {
     }
 
     #[test]
-    fn tags_in_memory_and_in_files_come_once_and_in_order() {
+    fn marks_in_memory_and_in_files_come_once_in_order_and_with_the_least_reason() {
         let scratch = tempfile::tempdir().unwrap();
         let mut marks = Marks::new(Some(scratch.path().to_owned()));
         let leaves = u32::try_from(SPILL).unwrap() * 5 / 2;
-        let mut expected: Vec<_> = (0..leaves).map(tag).collect();
+        let reasons = [Kept::Now, Kept::Retained(0), Kept::Retained(AGES - 1), Kept::History];
+        let reason = |n: u32| reasons[n as usize % 4];
+        let mut expected: std::collections::BTreeMap<_, _> = std::collections::BTreeMap::new();
         for n in 0..leaves {
-            marks.add_leaf(tag(n));
+            marks.add_leaf(tag(n), reason(n));
+            expected.insert(tag(n), reason(n));
             // Some are named twice, in the same file or in another one.
             if n % 7 == 0 {
-                marks.add_leaf(tag(n / 2));
+                marks.add_leaf(tag(n / 2), Kept::Retained(3));
+                let least = expected[&tag(n / 2)].min(Kept::Retained(3));
+                expected.insert(tag(n / 2), least);
             }
         }
         for n in (0..1000).chain(leaves..leaves + 1000) {
-            assert!(marks.add_node(tag(n)) && !marks.add_node(tag(n)));
+            assert!(marks.add_node(tag(n), Kept::Now) && !marks.add_node(tag(n), Kept::History));
+            expected.insert(tag(n), Kept::Now);
         }
-        expected.extend((leaves..leaves + 1000).map(tag));
-        expected.sort_unstable();
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "files have no names");
         let mut live = marks.finish().unwrap();
         assert!(live.files.len() >= 2);
         for _ in 0..2 {
-            let mut tags = live.tags().unwrap();
-            for tag in &expected {
-                assert_eq!(tags.next().unwrap(), Some(*tag));
+            let mut marks = live.marks().unwrap();
+            for (tag, kept) in &expected {
+                assert_eq!(marks.next().unwrap(), Some((*tag, *kept)));
             }
-            assert_eq!(tags.next().unwrap(), None);
+            assert_eq!(marks.next().unwrap(), None);
         }
     }
 
@@ -187,7 +227,7 @@ mod tests {
     fn marks_that_cannot_be_written_are_no_marks() {
         let mut marks = Marks::new(Some(PathBuf::from("/nonexistent")));
         for n in 0..=u32::try_from(SPILL).unwrap() {
-            marks.add_leaf(tag(n));
+            marks.add_leaf(tag(n), Kept::Now);
         }
         assert!(marks.finish().is_err());
     }

@@ -28,7 +28,7 @@ use std::{
 
 use fula_core::{
     Cid, Codec, StoreError,
-    block::{Epoch, Position, Swept},
+    block::{Epoch, Kept, Position, Swept},
     packs::PackId,
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -90,7 +90,7 @@ impl PackedBlocks {
     }
 
     /// Marks blocks. Returns those that were not marked before, and every leaf.
-    pub(super) fn mark_tags(&self, cids: &[Cid], cut: Epoch) -> Vec<Cid> {
+    pub(super) fn mark_tags(&self, cids: &[Cid], cut: Epoch, kept: Kept) -> Vec<Cid> {
         let mut state = self.collection.marks.lock();
         let Some((_, marks)) = state.as_mut().filter(|(epoch, _)| *epoch == cut) else {
             return cids.to_vec();
@@ -98,10 +98,10 @@ impl PackedBlocks {
         let mut mark = |cid: &&Cid| {
             let tag = Tag::new(&self.key, cid);
             if cid.codec() == Codec::Raw {
-                marks.add_leaf(tag);
+                marks.add_leaf(tag, kept);
                 return true;
             }
-            marks.add_node(tag)
+            marks.add_node(tag, kept)
         };
         cids.iter().filter(&mut mark).copied().collect()
     }
@@ -156,7 +156,7 @@ impl PackedBlocks {
         let next = (!garbage.is_empty()).then_some(Position(1));
         *self.collection.garbage.lock() = garbage;
         let missing = tally.unmatched.len() as u64;
-        Ok(Swept { live_bytes: tally.live_bytes, missing, next, ..Swept::default() })
+        Ok(Swept { kept: tally.kept, missing, next, ..Swept::default() })
     }
 
     /// Returns whether a pack that no list names has a block that is in use and that no run has.
@@ -190,7 +190,8 @@ impl PackedBlocks {
                     let Some(cid) = single_at(codec, shard, &meta.location) else { continue };
                     let tag = Tag::new(&self.key, &cid);
                     if tally.unmatched.contains(&tag) {
-                        tally.live_bytes += meta.size;
+                        // The reason was not noted; such blocks are of before packs.
+                        tally.kept.add(Kept::Now, meta.size);
                         found.insert(tag);
                     } else {
                         garbage.push((meta.location, meta.size));

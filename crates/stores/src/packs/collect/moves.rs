@@ -47,7 +47,7 @@ impl Moved {
         let mut judge = Judge::new(live)?;
         let mut merged = Merged::new(&store.objects, &[], runs).await?;
         while let Some(record) = merged.next().await? {
-            let is_live = judge.is_live(&record.tag, |_| {})?;
+            let is_live = judge.is_live(&record.tag)?;
             moved.records += u64::from(is_live || stays(&record, choice, bound));
             if is_live && choice.sparse.contains(&record.place.pack) {
                 let place = record.place;
@@ -104,7 +104,7 @@ impl Moved {
         let mut judge = Judge::new(live)?;
         let mut merged = Merged::new(&store.objects, &[], runs).await?;
         while let Some(record) = merged.next().await? {
-            if judge.is_live(&record.tag, |_| {})? {
+            if judge.is_live(&record.tag)? {
                 let is_moved = self.emptied.contains(&record.place.pack);
                 let place = self.places.get(&record.tag).filter(|_| is_moved);
                 let place = place.copied().unwrap_or(record.place);

@@ -2,7 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use fula_core::{StoreError, packs::PackId};
+use fula_core::{
+    StoreError,
+    block::{Kept, KeptBytes},
+    packs::PackId,
+};
 
 use super::{
     super::{
@@ -12,7 +16,7 @@ use super::{
         place::{Located, Tag},
         run::Run,
     },
-    marks::{Live, LiveTags},
+    marks::{Live, LiveMarks},
     scratch_failed,
 };
 
@@ -25,33 +29,39 @@ const MOVES_MAX: u64 = 1 << 20;
 /// A pack whose blocks in use are at most this part of it, in percent, is rewritten.
 const LIVE_PERCENT: u64 = 50;
 
-/// Says of ascending tags whether they are in use.
+/// Says of ascending tags whether they are in use, and why.
 pub(super) struct Judge<'a> {
-    tags: LiveTags<'a>,
-    next: Option<Tag>,
+    marks: LiveMarks<'a>,
+    next: Option<(Tag, Kept)>,
 }
 
 impl<'a> Judge<'a> {
     pub(super) fn new(live: &'a mut Live) -> Result<Self, StoreError> {
-        let mut tags = live.tags().map_err(scratch_failed)?;
-        let next = tags.next().map_err(scratch_failed)?;
-        Ok(Self { tags, next })
+        let mut marks = live.marks().map_err(scratch_failed)?;
+        let next = marks.next().map_err(scratch_failed)?;
+        Ok(Self { marks, next })
     }
 
-    /// Returns whether a tag is in use. `passed` gets the tags in use below it that were not asked for.
-    pub(super) fn is_live(
+    /// Returns why the block of a tag is kept; `None` if it is not in use. `passed` gets the tags in use
+    /// below it that were not asked for.
+    pub(super) fn judge(
         &mut self,
         tag: &Tag,
         mut passed: impl FnMut(Tag),
-    ) -> Result<bool, StoreError> {
-        while let Some(next) = self.next.filter(|next| next <= tag) {
-            self.next = self.tags.next().map_err(scratch_failed)?;
+    ) -> Result<Option<Kept>, StoreError> {
+        while let Some((next, kept)) = self.next.filter(|(next, _)| next <= tag) {
+            self.next = self.marks.next().map_err(scratch_failed)?;
             if next == *tag {
-                return Ok(true);
+                return Ok(Some(kept));
             }
             passed(next);
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// Returns whether the block of a tag is in use.
+    pub(super) fn is_live(&mut self, tag: &Tag) -> Result<bool, StoreError> {
+        Ok(self.judge(tag, |_| {})?.is_some())
     }
 }
 
@@ -67,7 +77,7 @@ struct Use {
 pub(super) struct Tally {
     packs: HashMap<PackId, Use>,
     /// Bytes of all blocks in use.
-    pub(super) live_bytes: u64,
+    pub(super) kept: KeptBytes,
     /// Blocks in use that no run has.
     pub(super) unmatched: HashSet<Tag>,
     /// Whether there are more of them than are remembered.
@@ -107,13 +117,13 @@ impl Tally {
         };
         while let Some(Located { tag, place }) = merged.next().await? {
             let found = tally.packs.entry(place.pack).or_default();
-            if judge.is_live(&tag, &mut pass)? {
+            if let Some(kept) = judge.judge(&tag, &mut pass)? {
                 found.bytes += u64::from(place.len);
                 found.blocks += 1;
-                tally.live_bytes += u64::from(place.len);
+                tally.kept.add(kept, u64::from(place.len));
             }
         }
-        judge.is_live(&Tag([u8::MAX; 16]), &mut pass)?;
+        judge.judge(&Tag([u8::MAX; 16]), &mut pass)?;
         (tally.unmatched, tally.is_cut_off) = (unmatched, is_cut_off);
         Ok(tally)
     }

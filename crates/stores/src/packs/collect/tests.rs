@@ -50,7 +50,7 @@ async fn collect(
     store.observe_generation(generation);
     let cut = store.advance_epoch();
     let cids: Vec<_> = live.iter().map(Block::cid).collect();
-    store.mark(&cids, cut);
+    store.mark(&cids, cut, Kept::Now);
     sweep_all(store, cut, cut).await
 }
 
@@ -84,7 +84,7 @@ async fn dead_packs_go_and_sparse_ones_are_written_anew() {
     let live = [blocks(50..51), blocks(60..62), blocks(70..78), blocks(80..90), blocks(90..99)];
     let live = live.concat();
     let swept = collect(&one, 1, &live).await.unwrap();
-    assert_eq!((swept.deleted, swept.missing, swept.live_bytes), (7, 0, 30 * 400));
+    assert_eq!((swept.deleted, swept.missing, swept.kept.now), (7, 0, 30 * 400));
     // One new pack has what was moved.
     assert_eq!(masters.packs().await, 3 + 1);
     read_all(&one, &live).await;

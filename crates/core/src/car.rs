@@ -1,11 +1,12 @@
 //! CAR files of version 1 (<https://ipld.io/specs/transport/car/carv1>), read as they arrive and written block
 //! by block. The reader holds one section at most.
 
-use bytes::{Buf, Bytes, BytesMut};
-use fula_core::{
-    Cid,
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::{
     block::BLOCK_BYTES_MAX,
     cbor::{Invalid, Reader, Writer},
+    id::Cid,
 };
 
 /// Largest header in bytes.
@@ -37,7 +38,12 @@ pub enum CarError {
 #[derive(Debug, Default)]
 pub struct CarReader {
     buffer: BytesMut,
-    has_header: bool,
+    /// Roots that the header names, once it was read.
+    roots: Option<Vec<Cid>>,
+    /// Offset of the section that was read last, or is being read.
+    section_at: u64,
+    /// Number of bytes that were read.
+    read: u64,
 }
 
 impl CarReader {
@@ -51,12 +57,11 @@ impl CarReader {
     /// # Errors
     /// [`CarError`]. No later call succeeds.
     pub fn next_block(&mut self) -> Result<Option<(Cid, Bytes)>, CarError> {
-        if !self.has_header {
+        if self.roots.is_none() {
             let Some(header) = self.section(HEADER_BYTES_MAX, CarError::Header)? else {
                 return Ok(None);
             };
-            check_header(&header).map_err(|_| CarError::Header)?;
-            self.has_header = true;
+            self.roots = Some(roots_of(&header).map_err(|_| CarError::Header)?);
         }
         let section = self.section(Cid::BYTES + BLOCK_BYTES_MAX, CarError::TooLarge)?;
         let Some(mut section) = section else { return Ok(None) };
@@ -68,12 +73,22 @@ impl CarReader {
         Ok(Some((cid, section)))
     }
 
+    /// Returns the roots that the header names; `None` before the header was read.
+    pub fn roots(&self) -> Option<&[Cid]> {
+        self.roots.as_deref()
+    }
+
+    /// Returns the offset in bytes of the section that was returned last, or in which a fault was found.
+    pub fn offset(&self) -> u64 {
+        self.section_at
+    }
+
     /// Checks that the file ends here.
     ///
     /// # Errors
     /// [`CarError::CutOff`] within a section; [`CarError::Header`] for an empty file.
     pub fn end(&self) -> Result<(), CarError> {
-        match (self.has_header, self.buffer.is_empty()) {
+        match (self.roots.is_some(), self.buffer.is_empty()) {
             (true, true) => Ok(()),
             (false, true) => Err(CarError::Header),
             _ => Err(CarError::CutOff),
@@ -82,6 +97,7 @@ impl CarReader {
 
     /// Returns the next part with a length in front, once all of it is there.
     fn section(&mut self, max: usize, too_long: CarError) -> Result<Option<Bytes>, CarError> {
+        self.section_at = self.read;
         let Some((len, head)) = self.varint()? else { return Ok(None) };
         if len > max {
             return Err(too_long);
@@ -91,6 +107,7 @@ impl CarReader {
             return Ok(None);
         }
         self.buffer.advance(head);
+        self.read += (head + len) as u64;
         Ok(Some(self.buffer.split_to(len).freeze()))
     }
 
@@ -107,16 +124,17 @@ impl CarReader {
     }
 }
 
-fn check_header(header: &Bytes) -> Result<(), Invalid> {
+fn roots_of(header: &Bytes) -> Result<Vec<Cid>, Invalid> {
     let mut reader = Reader::new(header);
     if reader.map()? != 2 || reader.text()? != "roots" {
         return Err(Invalid("no roots"));
     }
-    reader.value()?;
+    let roots = (0..reader.array()?).map(|_| reader.link()).collect::<Result<_, _>>()?;
     if reader.text()? != "version" || reader.uint()? != 1 {
         return Err(Invalid("not version 1"));
     }
-    reader.end()
+    reader.end()?;
+    Ok(roots)
 }
 
 /// Returns the header of a file with these roots.
@@ -127,39 +145,47 @@ pub fn header(roots: &[Cid]) -> Bytes {
         out.link(root);
     }
     out.text("version").uint(1);
-    framed(&[&out.finish()])
+    let header = out.finish();
+    let mut framed = BytesMut::with_capacity(header.len() + VARINT_BYTES_MAX);
+    put_varint(&mut framed, header.len());
+    framed.put(header);
+    framed.freeze()
 }
 
-/// Returns the section of a block.
-pub fn section(cid: &Cid, bytes: &[u8]) -> Bytes {
-    framed(&[&cid.to_bytes(), bytes])
+/// Appends the section of a block.
+pub fn put_section(out: &mut BytesMut, cid: &Cid, bytes: &[u8]) {
+    let cid = cid.to_bytes();
+    out.reserve(VARINT_BYTES_MAX + cid.len() + bytes.len());
+    put_varint(out, cid.len() + bytes.len());
+    out.put_slice(&cid);
+    out.put_slice(bytes);
 }
 
-fn framed(parts: &[&[u8]]) -> Bytes {
-    let len: usize = parts.iter().map(|part| part.len()).sum();
-    let mut out = Vec::with_capacity(len + VARINT_BYTES_MAX);
-    let mut left = len;
+/// Returns the length in bytes of the section of a block of `len` bytes.
+pub fn section_bytes(len: u64) -> u64 {
+    let inner = len + Cid::BYTES as u64;
+    let bits = u64::BITS - inner.leading_zeros();
+    inner + u64::from(bits.div_ceil(7))
+}
+
+fn put_varint(out: &mut BytesMut, mut value: usize) {
     loop {
-        let low = u8::try_from(left & 0x7f).unwrap_or_default();
-        left >>= 7;
-        if left == 0 {
-            out.push(low);
-            break;
+        let low = u8::try_from(value & 0x7f).unwrap_or_default();
+        value >>= 7;
+        if value == 0 {
+            out.put_u8(low);
+            return;
         }
-        out.push(low | 0x80);
+        out.put_u8(low | 0x80);
     }
-    for part in parts {
-        out.extend_from_slice(part);
-    }
-    out.into()
 }
 
 #[cfg(test)]
 mod tests {
-    use fula_core::Codec;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::Codec;
 
     fn read(file: &[u8], step: usize) -> (Vec<(Cid, Bytes)>, Result<(), CarError>) {
         let (mut reader, mut found) = (CarReader::default(), Vec::new());
@@ -183,11 +209,39 @@ mod tests {
             .map(|size| Bytes::from(vec![u8::try_from(size % 251).unwrap(); *size]))
             .map(|bytes| (Cid::of(Codec::Raw, &bytes), bytes))
             .collect();
-        let mut file = header(&[blocks[0].0]).to_vec();
+        let mut file = BytesMut::from(header(&[blocks[0].0]));
         for (cid, bytes) in &blocks {
-            file.extend(section(cid, bytes));
+            let before = file.len();
+            put_section(&mut file, cid, bytes);
+            assert_eq!((file.len() - before) as u64, section_bytes(bytes.len() as u64));
         }
-        (blocks, file)
+        (blocks, file.to_vec())
+    }
+
+    /// Returns a section of bytes that are no block.
+    fn framed(len: usize) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        put_varint(&mut out, len);
+        out.put_bytes(1, len);
+        out.to_vec()
+    }
+
+    #[test]
+    fn faults_are_located() {
+        let (blocks, mut bytes) = file(&[5, 300]);
+        let (mut reader, end) = (CarReader::default(), bytes.len() as u64);
+        reader.push(&bytes);
+        assert_eq!(reader.roots(), None);
+        assert!(reader.next_block().unwrap().is_some());
+        assert_eq!(reader.roots(), Some(&[blocks[0].0][..]));
+        let header_bytes = header(&[blocks[0].0]).len() as u64;
+        assert_eq!(reader.offset(), header_bytes);
+        assert!(reader.next_block().unwrap().is_some());
+        assert_eq!(reader.offset(), header_bytes + section_bytes(5));
+        bytes.extend([0]);
+        reader.push(&[0]);
+        assert_eq!(reader.next_block(), Err(CarError::Section));
+        assert_eq!(reader.offset(), end);
     }
 
     #[test]
@@ -208,10 +262,10 @@ mod tests {
         bytes.extend([0]);
         assert_eq!(read(&bytes, 64).1, Err(CarError::Section), "zeros at the end");
         let (_, mut bytes) = file(&[5]);
-        bytes.extend(framed(&[&[1; 37]]));
+        bytes.extend(framed(37));
         assert_eq!(read(&bytes, 64).1, Err(CarError::Section), "a foreign CID");
         let (_, mut bytes) = file(&[5]);
-        bytes.extend(framed(&[&vec![0; (1 << 20) + 37]]));
+        bytes.extend(framed((1 << 20) + 37));
         assert_eq!(read(&bytes, 1 << 16).1, Err(CarError::TooLarge));
         let (_, mut bytes) = file(&[5]);
         bytes.extend([0xff; 9]);

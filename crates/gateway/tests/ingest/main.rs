@@ -1,204 +1,27 @@
 //! The routes of a storage node: every status of the wire format, and who may do what.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+mod grants;
+mod questions;
+mod site;
 
-use async_trait::async_trait;
+use std::{sync::atomic::Ordering, time::Duration};
+
 use bytes::Bytes;
-use fula_core::{
-    Block, BlockStore, Cid, Codec, OwnerId, StoreError,
-    block::{Listed, Placement, Position, SyncMark},
-    in_memory::{MemoryBlocks, MemoryMetadata},
-};
-use fula_gateway::{
-    Peer, Rates, WireLimits,
-    ingest::{IngestConfig, IngestRoutes, Trust},
-};
-use fula_identity::{Policy, eip712::Claims, wallet::WalletKey, wallet_token};
+use fula_core::{Cid, Codec};
+use fula_gateway::Peer;
 use fula_ingest::{
-    DiskId, NodeLimits, Receipt, SignerId, SigningKey, StorageNode, Ticket, car, peer,
-    receipt::Subject, ticket::CredentialTag,
+    DiskId, Receipt, SignerId, SigningKey, Ticket, holds::CHARGE_MIN, peer, receipt::Subject,
+    ticket::CredentialTag,
 };
-use fula_service::auth::{Authenticator, KeyRing, Revocations, Revoked, SealingKey};
-use http::{Method, Request, StatusCode, header};
-use http_body_util::BodyExt;
-use serde_json::Value;
+use fula_service::auth::Revoked;
+use http::{Method, Request, header};
 use zeroize::Zeroizing;
 
-/// Time of the tests in milliseconds since 1970.
-const NOW: u64 = 1_700_000_000_000;
-
-/// A block store whose disk can be full.
-#[derive(Debug, Default)]
-struct Blocks {
-    inner: MemoryBlocks,
-    is_full: AtomicBool,
-    has_failed: AtomicBool,
-}
-
-#[async_trait]
-impl BlockStore for Blocks {
-    async fn put(&self, blocks: &[Block], placement: Placement) -> Result<SyncMark, StoreError> {
-        if self.is_full.load(Ordering::Relaxed) {
-            return Err(StoreError::Full { backend: "log" });
-        }
-        if self.has_failed.load(Ordering::Relaxed) {
-            let source = "broken".into();
-            return Err(StoreError::Unavailable { backend: "log", action: "put", source });
-        }
-        self.inner.put(blocks, placement).await
-    }
-
-    async fn sync(&self, mark: SyncMark) -> Result<(), StoreError> {
-        self.inner.sync(mark).await
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        self.inner.get(cid).await
-    }
-
-    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
-        self.inner.size(cid).await
-    }
-
-    async fn list(&self, from: Position) -> Result<Listed, StoreError> {
-        self.inner.list(from).await
-    }
-}
-
-struct Site {
-    routes: IngestRoutes,
-    node: StorageNode,
-    blocks: Arc<Blocks>,
-    authenticator: Authenticator,
-    clock: Arc<AtomicU64>,
-    trust: Arc<Trust>,
-}
-
-fn master() -> SigningKey {
-    SigningKey::from_seed(&Zeroizing::new([1; 32]))
-}
-
-async fn node() -> Site {
-    let (blocks, metadata) = (Arc::new(Blocks::default()), Arc::new(MemoryMetadata::default()));
-    let clock = Arc::new(AtomicU64::new(NOW));
-    let read = Arc::clone(&clock);
-    let now = Arc::new(move || read.load(Ordering::Relaxed));
-    let key = Arc::new(SigningKey::from_seed(&Zeroizing::new([7; 32])));
-    let limits = NodeLimits { quota: 4 << 20, ..NodeLimits::default() };
-    let (store, records) = (Arc::clone(&blocks) as _, Arc::clone(&metadata) as _);
-    let opened =
-        StorageNode::open(store, records, key, DiskId([5; 16]), limits, Arc::clone(&now) as _);
-    let node = opened.await.unwrap();
-    let sealing = SealingKey::parse(&"5a".repeat(32)).unwrap();
-    let random = fula_service::system_random();
-    let keys = KeyRing::new(Arc::clone(&metadata) as _, sealing, random, Duration::ZERO);
-    let revocations = Revocations::open(metadata, None).await.unwrap();
-    let authenticator = Authenticator::new(keys, revocations, now);
-    authenticator.set_policy(Policy { eip712: true, v1: true, ..Policy::default() });
-    let trust = Trust::new([master().public()]);
-    trust.note_heard(master().id(), tokio::time::Instant::now());
-    let config = IngestConfig {
-        uploads: 4,
-        tls_terminated: false,
-        rates: Rates::default(),
-        limits: WireLimits::default(),
-    };
-    let routes = IngestRoutes::new(node.clone(), authenticator.clone(), Arc::clone(&trust), config);
-    Site { routes, node, blocks, authenticator, clock, trust }
-}
-
-fn wallet(n: u8) -> WalletKey {
-    WalletKey::new(&[n; 32]).unwrap()
-}
-
-fn token(n: u8) -> String {
-    let (iat, wallet) = (NOW / 1000, wallet(n));
-    let claims = Claims { wallet: wallet.address(), iat, exp: iat + 86_400, v2: None };
-    wallet_token::mint(&wallet, &claims)
-}
-
-fn owner(n: u8) -> OwnerId {
-    OwnerId::of_user(&wallet(n).address().to_string())
-}
-
-fn ticket_for(node: &Site, change: impl FnOnce(&mut Ticket)) -> String {
-    let mut ticket = Ticket {
-        master: master().id(),
-        owner: owner(3),
-        id: [1; 16],
-        bytes_max: 1 << 20,
-        issued: NOW,
-        expires: NOW + 3_600_000,
-        nodes: vec![node.node.id()],
-        credential: CredentialTag::of("some key"),
-        credential_issued: NOW / 1000,
-    };
-    change(&mut ticket);
-    ticket.sign(&master())
-}
-
-struct Reply {
-    status: StatusCode,
-    headers: http::HeaderMap,
-    body: Bytes,
-}
-
-impl Reply {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-}
-
-impl Site {
-    async fn send(&self, method: &str, target: &str, token: &str, body: &[u8]) -> Reply {
-        let request = Request::builder().method(method).uri(target);
-        let request = request.header(header::CONTENT_LENGTH, body.len());
-        let request = match token {
-            "" => request,
-            token if token.starts_with("84") => request.header(peer::HEADER, token),
-            token => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
-        };
-        self.answer(request.body(s3s::Body::from(Bytes::copy_from_slice(body))).unwrap()).await
-    }
-
-    async fn answer(&self, mut request: Request<s3s::Body>) -> Reply {
-        let address = "127.0.0.1".parse().unwrap();
-        let peer = Peer { address, is_tls: false };
-        if request.extensions().get::<Peer>().is_none() {
-            request.extensions_mut().insert(peer);
-        }
-        let response = self.routes.handle(request).await;
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Reply { status: parts.status, headers: parts.headers, body }
-    }
-
-    async fn put(&self, token: &str, bytes: &[u8]) -> Reply {
-        let cid = Cid::of(Codec::Raw, bytes);
-        self.send("PUT", &format!("/v0/block?cid={cid}"), token, bytes).await
-    }
-
-    /// Sends a request that a master signs.
-    async fn send_as_master(&self, method: &str, target: &str, body: &[u8]) -> Reply {
-        let signed = peer::Signed::of(method, target, body);
-        let text = signed.sign(&master(), self.node.id(), self.clock.load(Ordering::Relaxed));
-        self.send(method, target, &text, body).await
-    }
-}
+use self::site::*;
 
 /// A change of a ticket that is valid otherwise.
 type Change = fn(&mut Ticket);
-
-fn target(bytes: &[u8]) -> String {
-    format!("/v0/block?cid={}", Cid::of(Codec::Raw, bytes))
-}
 
 #[tokio::test]
 async fn a_block_is_answered_with_a_receipt_and_can_be_read_back() {
@@ -219,7 +42,7 @@ async fn a_block_is_answered_with_a_receipt_and_can_be_read_back() {
         assert_eq!(receipt.subject, Subject::Block(Cid::of(Codec::Raw, b"hello")));
     }
     let reply = node.send("GET", &target(b"hello"), &token(3), b"").await;
-    assert_eq!((reply.status, reply.body.as_ref()), (StatusCode::OK, &b"hello"[..]));
+    assert_eq!((reply.status, reply.body.as_ref()), (http::StatusCode::OK, &b"hello"[..]));
     let reply = node.send("HEAD", &target(b"hello"), &token(3), b"").await;
     assert_eq!(
         (reply.status.as_u16(), reply.headers["content-length"].to_str().unwrap()),
@@ -319,11 +142,14 @@ async fn a_block_of_somebody_else_looks_like_one_that_is_not_there() {
     let pinned = node.send_as_master("POST", "/v0/pin", pin.as_bytes()).await;
     assert_eq!(pinned.json()["bitmap"], "10", "{:?}", pinned.body);
     assert_eq!(node.node.charged(owner(3)), 0);
-    // A master reads what anybody holds.
-    assert_eq!(node.send_as_master("GET", &there, b"").await.body, &b"mine"[..]);
-    assert_eq!(node.send_as_master("GET", &absent, b"").await.status, 404);
-    let forged = peer::Signed::of("GET", &there, b"");
-    let forged = forged.sign(&SigningKey::from_seed(&Zeroizing::new([2; 32])), node.node.id(), NOW);
+    // A master reads what the owner holds whom it names.
+    let of = |target: &str, n: u8| format!("{target}&owner={}", owner(n));
+    assert_eq!(node.send_as_master("GET", &of(&there, 3), b"").await.body, &b"mine"[..]);
+    for (target, status) in [(of(&there, 4), 404), (of(&absent, 3), 404), (there.clone(), 400)] {
+        assert_eq!(node.send_as_master("GET", &target, b"").await.status, status, "{target}");
+    }
+    let key = SigningKey::from_seed(&Zeroizing::new([2; 32]));
+    let forged = peer::Line::of("GET", &there).sign(b"", &key, node.node.id(), NOW);
     assert_eq!(node.send("GET", &there, &forged, b"").await.status, 403);
 }
 
@@ -335,19 +161,19 @@ async fn quotas_and_tickets_bound_what_is_sent() {
         assert_eq!(node.put(&token(4), &mib(n)).await.status, 200);
     }
     assert_eq!(node.put(&token(4), b"x").await.status, 402);
-    let ticket = ticket_for(&node, |ticket| ticket.bytes_max = 10);
+    let ticket = ticket_for(&node, |ticket| ticket.bytes_max = 2 * CHARGE_MIN);
     // What does not hash to its CID is not charged.
     let reply = node.send("PUT", &target(b"hello"), &ticket, b"hellO").await;
     assert_eq!(reply.status, 422);
+    // A short block counts as much as its hold costs.
     assert_eq!(node.put(&ticket, b"hello").await.status, 200);
-    assert_eq!(node.put(&ticket, b"world!").await.status, 402);
+    assert_eq!(node.put(&ticket, &[1; 4097]).await.status, 402);
     assert_eq!(node.put(&ticket, b"world").await.status, 200);
-    let there = node.send("GET", &target(b"world"), &ticket, b"").await;
-    assert_eq!(there.status, 200, "a ticket reads what its owner holds");
+    assert_eq!(node.put(&ticket, b"!").await.status, 402);
     let changes: [(&str, Change); 4] = [
         ("expired", |ticket| (ticket.issued, ticket.expires) = (NOW - 10, NOW)),
         ("too long", |ticket| ticket.expires = NOW + 7_200_000),
-        ("for another node", |ticket| ticket.nodes = vec![SignerId([9; 8])]),
+        ("for another node", |ticket| ticket.node = SignerId([9; 8])),
         ("of unknown masters", |ticket| ticket.master = SignerId([9; 8])),
     ];
     for (what, change) in changes {
@@ -399,14 +225,6 @@ async fn a_node_that_hears_of_no_master_accepts_nothing() {
     assert_eq!(node.put(&token(3), b"hello").await.status, 200);
 }
 
-fn car_of(blocks: &[(Cid, Bytes)]) -> Vec<u8> {
-    let mut file = car::header(&[blocks[0].0]).to_vec();
-    for (cid, bytes) in blocks {
-        file.extend(car::section(cid, bytes));
-    }
-    file
-}
-
 #[tokio::test]
 async fn a_car_is_stored_under_one_receipt_up_to_its_fault() {
     let node = node().await;
@@ -427,10 +245,10 @@ async fn a_car_is_stored_under_one_receipt_up_to_its_fault() {
     assert!(receipt.is_about(&sized));
     assert_eq!(node.node.count(), (600, 1), "one record for all");
     // Prolonging it needs the list.
-    node.clock.fetch_add(1000, Ordering::Relaxed);
+    node.clock.fetch_add(7_200_000, Ordering::Relaxed);
     let body = serde_json::json!({"receipts": [{"receipt": text, "blocks": listed}]}).to_string();
     let longer = node.send("POST", "/v0/lease", &token(3), body.as_bytes()).await;
-    assert_eq!(longer.json()["lease"], NOW + 86_401_000, "{:?}", longer.body);
+    assert_eq!(longer.json()["lease"], NOW + 93_600_000, "{:?}", longer.body);
     let body = serde_json::json!({"receipts": [text]}).to_string();
     let reply = node.send("POST", "/v0/lease", &token(3), body.as_bytes()).await;
     assert_eq!(reply.status, 400);

@@ -1,0 +1,297 @@
+//! Buckets as CAR files on their way over the socket.
+//!
+//! A request that exports is answered with any number of pieces, each a line that tells its length and then
+//! the bytes, and with the answer at the end. A request that imports is followed by frames: 4 bytes of length,
+//! big-endian, and that many bytes; a length of 0 is the end of the file.
+
+use std::{io, path::Path};
+
+use bytes::Bytes;
+use fula_core::{BucketName, Cid, StoreError};
+use fula_service::{ImportTarget, Imported};
+use futures::{StreamExt, pin_mut, stream, stream::BoxStream};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{
+    io::{
+        AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
+        BufReader,
+    },
+    net::UnixStream,
+};
+
+use super::{Answer, LINE_BYTES_MAX, Refused, Request, find_row, send, users};
+use crate::{
+    files::{self, denied},
+    node::Node,
+};
+
+/// Most bytes of a frame or a piece.
+const FRAME_BYTES_MAX: usize = 16 << 20;
+
+/// The bytes of a file, or the reason why they end early.
+pub(crate) type Source = BoxStream<'static, Result<Bytes, String>>;
+
+/// Where the bytes of a file go.
+pub(crate) type Sink<'a> = &'a mut (dyn AsyncWrite + Send + Unpin);
+
+/// A request for a bucket as a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Export {
+    /// Name of the bucket.
+    pub(crate) bucket: String,
+    /// The owner of the bucket; needed if several users have a bucket of that name.
+    pub(crate) user: Option<String>,
+    /// Version to export; the newest if there is none.
+    pub(crate) version: Option<u64>,
+    /// Version whose blocks are left out.
+    pub(crate) since: Option<u64>,
+}
+
+/// A request to make a bucket of a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Import {
+    /// Name of the bucket; that of the file if there is none.
+    pub(crate) bucket: Option<String>,
+    /// Owner of the bucket; that of the file if there is none.
+    pub(crate) user: Option<String>,
+    /// Root that the file must have.
+    pub(crate) root: Option<String>,
+}
+
+/// Writes a bucket as a file. With `framed`, each piece has a line with its length before it.
+async fn write_bucket(
+    node: &Node,
+    request: &Export,
+    sink: Sink<'_>,
+    framed: bool,
+) -> Result<Value, Refused> {
+    let row = find_row(node, &request.bucket, request.user.as_deref()).await?;
+    let (version, since) = (request.version, request.since);
+    let mut car = node.service.export(&row.address, version, since).await?;
+    let mut written = 0;
+    while let Some(piece) = car.bytes.next().await {
+        let piece = piece.map_err(|error| unreadable(&request.bucket, error))?;
+        for piece in piece.chunks(FRAME_BYTES_MAX) {
+            written += piece.len();
+            if framed {
+                send(sink, &Answer::Data(piece.len())).await?;
+            }
+            sink.write_all(piece).await?;
+        }
+    }
+    sink.flush().await?;
+    Ok(json!({
+        "bucket": row.address.name.as_str(),
+        "owner": row.address.owner.to_string(),
+        "root": car.root.to_string(),
+        "version": car.version,
+        "since": since,
+        "file_bytes": written,
+    }))
+}
+
+/// Returns the error for a block that cannot be exported.
+fn unreadable(bucket: &str, error: StoreError) -> Refused {
+    match error {
+        StoreError::Missing { cid } => Refused(format!(
+            "the block {cid} of bucket {bucket} is not in the block store, and the file is not whole: if the \
+             bucket has mapped objects, their leaves are on storage nodes (FULA_INGEST_COPY=on keeps copies); \
+             otherwise run fula fsck"
+        )),
+        error => error.into(),
+    }
+}
+
+/// Makes a bucket of a file.
+async fn read_bucket(
+    node: &Node,
+    request: &Import,
+    source: BoxStream<'_, Result<Bytes, String>>,
+) -> Result<Value, Refused> {
+    let parsed = |text: &String| {
+        let name = BucketName::parse(text);
+        name.map_err(|error| Refused(format!("{text} is no name of a bucket: {error}")))
+    };
+    let root = |text: &String| {
+        let root: Result<Cid, _> = text.parse();
+        root.map_err(|_| Refused(format!("{text} is no CID of a bucket root")))
+    };
+    let target = ImportTarget {
+        owner: request.user.as_deref().map(users::owner_id),
+        name: request.bucket.as_ref().map(parsed).transpose()?,
+        root: request.root.as_ref().map(root).transpose()?,
+    };
+    let mut import = node.service.begin_import().await?;
+    pin_mut!(source);
+    while let Some(piece) = source.next().await {
+        import.push(&piece.map_err(Refused)?).await?;
+        import.expect_root(target.root)?;
+    }
+    let done = import.finish(target).await?;
+    let Imported { bucket, root, version, file_root, blocks, objects: (count, bytes), already } =
+        done;
+    let users = users::by_owner(node).await;
+    Ok(json!({
+        "bucket": bucket.name.as_str(),
+        "owner": bucket.owner.to_string(),
+        "user": users.get(&bucket.owner),
+        "root": root.to_string(),
+        "version": version,
+        "file_root": file_root.to_string(),
+        "blocks": blocks,
+        "objects": count,
+        "bytes": bytes,
+        "already": already,
+    }))
+}
+
+fn answer(result: Result<Value, Refused>) -> Answer {
+    match result {
+        Ok(value) => Answer::Ok(value),
+        Err(Refused(text)) => Answer::Error(text),
+    }
+}
+
+/// Carries out an export in this process.
+pub(crate) async fn export_here(node: &Node, request: &Export, sink: Sink<'_>) -> Answer {
+    answer(write_bucket(node, request, sink, false).await)
+}
+
+/// Carries out an import in this process.
+pub(crate) async fn import_here(node: &Node, request: &Import, source: Source) -> Answer {
+    answer(read_bucket(node, request, source).await)
+}
+
+/// Answers an export that came over the socket.
+pub(super) async fn export_to(node: &Node, request: &Export, write: Sink<'_>) -> Answer {
+    answer(write_bucket(node, request, write, true).await)
+}
+
+/// Answers an import that came over the socket.
+pub(super) async fn import_from(
+    node: &Node,
+    request: &Import,
+    read: &mut (dyn AsyncRead + Send + Unpin),
+) -> Answer {
+    let frames = stream::unfold(Some(read), |read| async move {
+        let read = read?;
+        match next_frame(read).await {
+            Ok(Some(frame)) => Some((Ok(frame), Some(read))),
+            Ok(None) => None,
+            Err(_) => Some((Err("the file ended early".to_owned()), None)),
+        }
+    });
+    answer(read_bucket(node, request, frames.boxed()).await)
+}
+
+async fn next_frame(read: &mut (dyn AsyncRead + Send + Unpin)) -> io::Result<Option<Bytes>> {
+    let length = usize::try_from(read.read_u32().await?).unwrap_or(usize::MAX);
+    if length == 0 {
+        return Ok(None);
+    }
+    if length > FRAME_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut frame = vec![0; length];
+    read.read_exact(&mut frame).await?;
+    Ok(Some(frame.into()))
+}
+
+/// Connects to the gateway that runs on a data directory. Returns `None` if none runs.
+///
+/// # Errors
+/// The reason why it cannot be reached, in words for the operator.
+pub(crate) async fn connect(data_dir: &Path) -> Option<Result<UnixStream, String>> {
+    match UnixStream::connect(&files::socket_path(data_dir)).await {
+        Ok(stream) => Some(Ok(stream)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Some(Err(denied(data_dir).to_string()))
+        }
+        Err(_) => None,
+    }
+}
+
+/// Has a gateway export a bucket, and writes the file to `sink`.
+///
+/// # Errors
+/// The reason why the file is not whole, in words for the operator.
+pub(crate) async fn export_from(
+    mut stream: UnixStream,
+    request: Export,
+    sink: Sink<'_>,
+) -> Result<Answer, String> {
+    let (read, mut write) = stream.split();
+    let mut read = BufReader::new(read);
+    send(&mut write, &Request::Export(request)).await.map_err(|error| lost(&error))?;
+    loop {
+        match next_answer(&mut read).await? {
+            Answer::Data(length) if length <= FRAME_BYTES_MAX => {
+                let mut piece = vec![0; length];
+                read.read_exact(&mut piece).await.map_err(|error| lost(&error))?;
+                sink.write_all(&piece).await.map_err(|error| fula_core::error::io_text(&error))?;
+            }
+            answer => {
+                sink.flush().await.map_err(|error| fula_core::error::io_text(&error))?;
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// Has a gateway import a file.
+///
+/// # Errors
+/// The reason why there is no answer, in words for the operator.
+pub(crate) async fn import_to(
+    mut stream: UnixStream,
+    request: Import,
+    mut source: Source,
+) -> Result<Answer, String> {
+    let (read, mut write) = stream.split();
+    let mut read = BufReader::new(read);
+    send(&mut write, &Request::Import(request)).await.map_err(|error| lost(&error))?;
+    let sending = async {
+        while let Some(piece) = source.next().await {
+            for frame in piece?.chunks(FRAME_BYTES_MAX) {
+                let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+                // A gateway that refuses the file has closed the connection, and says why.
+                if write.write_u32(length).await.is_err() || write.write_all(frame).await.is_err() {
+                    return Ok::<(), String>(());
+                }
+            }
+        }
+        drop(write.write_u32(0).await);
+        Ok(())
+    };
+    let answering = next_answer(&mut read);
+    pin_mut!(sending, answering);
+    tokio::select! {
+        biased;
+        answer = &mut answering => answer,
+        sent = &mut sending => {
+            sent?;
+            answering.await
+        }
+    }
+}
+
+async fn next_answer(read: &mut (dyn AsyncBufRead + Send + Unpin)) -> Result<Answer, String> {
+    let mut line = String::new();
+    let read = read.take(LINE_BYTES_MAX).read_line(&mut line).await;
+    if read.map_err(|error| lost(&error))? == 0 {
+        return Err(lost(&io::ErrorKind::UnexpectedEof.into()));
+    }
+    serde_json::from_str(&line).map_err(|_| lost(&io::ErrorKind::InvalidData.into()))
+}
+
+/// Returns why a running gateway did not answer.
+pub(super) fn lost(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidData => {
+            "this fula does not understand the gateway's answer: use the fula of the gateway's version"
+        }
+        _ => "the gateway ended before it had answered: look at its log, and run the command again",
+    }
+    .to_owned()
+}

@@ -1,0 +1,234 @@
+//! A bucket as a CAR file.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+use fula_core::{
+    BucketAddress, BucketName, Cid, Codec, StoreError, block::require, bucket::BucketRoot, car,
+    root::TimeMs,
+};
+use futures::{StreamExt, stream, stream::BoxStream};
+
+use super::{check::part_of, walk::Walk};
+use crate::{
+    admin::fsck::links,
+    arbiter::Head,
+    auth::access::Action,
+    budget,
+    caller::Caller,
+    error::ServiceError,
+    pins::PinnedBlocks,
+    service::{Part, Service},
+};
+
+/// Memory of a file on its way in bytes: leaves that are read at a time, the piece that they become, and the
+/// table of addresses.
+const CAR_MEMORY: usize = 14 << 20;
+
+/// Bytes of blocks that are handed on at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// A bucket as a CAR file: its root, and everything that it links in depth-first order. It is the same file
+/// for the same root.
+pub struct BucketCar {
+    /// Address of the bucket.
+    pub bucket: BucketAddress,
+    /// The root, which the header of the file names.
+    pub root: Cid,
+    /// Version of the bucket that the root is.
+    pub version: u64,
+    /// Number of blocks that were written so far.
+    pub blocks: Arc<AtomicU64>,
+    /// The bytes of the file. What it reads is kept from the collector until it is dropped.
+    pub bytes: BoxStream<'static, Result<Bytes, StoreError>>,
+}
+
+impl std::fmt::Debug for BucketCar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { bucket, root, version, .. } = self;
+        write!(f, "BucketCar({bucket}, {root}, {version})")
+    }
+}
+
+impl Service {
+    /// Returns a bucket as a CAR file: as it is, or as it was at `version`. With `since`, blocks are left out
+    /// that the bucket had at that version, as far as it is still known.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::AccessDenied`]; [`ServiceError::InvalidArgument`] for a
+    /// version that is not known. [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
+    pub async fn bucket_car(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        version: Option<u64>,
+        since: Option<u64>,
+    ) -> Result<BucketCar, ServiceError> {
+        let head = self.resolve(caller, name, Action::ExportBucket, Part::Whole).await?;
+        let permit = self.body_budget.take(CAR_MEMORY, caller.closer.as_ref()).await?;
+        let car = self.car_of(&head, version, since).await?;
+        let permit = Arc::new(permit);
+        let framed = move |piece: Result<Bytes, StoreError>| {
+            let (held, failed) = match piece {
+                Ok(bytes) => (permit.hold(bytes), None),
+                Err(error) => (Bytes::new(), Some(Err(error))),
+            };
+            let permit = Arc::clone(&permit);
+            // A connection that asks for a frame has sent most of those before it.
+            let sent = budget::frames(held).inspect(move |frame| permit.moved(frame.len()));
+            stream::iter(sent.map(Ok).chain(failed))
+        };
+        let mut bytes = car.bytes.flat_map(framed).boxed();
+        // A store that does not answer is reported with a status.
+        let first = bytes.next().await.transpose()?;
+        let bytes = stream::iter(first.map(Ok)).chain(bytes).boxed();
+        Ok(BucketCar { bytes, ..car })
+    }
+
+    /// Does the same for an operator.
+    ///
+    /// # Errors
+    /// The errors of [`Self::bucket_car`].
+    pub async fn export(
+        &self,
+        bucket: &BucketAddress,
+        version: Option<u64>,
+        since: Option<u64>,
+    ) -> Result<BucketCar, ServiceError> {
+        let head = self.arbiter().current(bucket).await?.ok_or(ServiceError::NoSuchBucket)?;
+        self.car_of(&head, version, since).await
+    }
+
+    async fn car_of(
+        &self,
+        head: &Arc<Head>,
+        version: Option<u64>,
+        since: Option<u64>,
+    ) -> Result<BucketCar, ServiceError> {
+        let (root, time) = match version {
+            Some(version) => self.root_at(head, version).await?,
+            None => (head.row.pointer.root, self.arbiter().now().await?),
+        };
+        let older = match since {
+            Some(since) => Some(self.root_at(head, since).await?.0),
+            None => None,
+        };
+        let version = version.unwrap_or(head.row.pointer.version);
+        Ok(self.car(head, (root, version, time), older))
+    }
+
+    /// Returns a root of a bucket, which was current at a time, as a CAR file without what `older` has.
+    pub(crate) fn car(
+        &self,
+        head: &Arc<Head>,
+        (root, version, time): (Cid, u64, TimeMs),
+        older: Option<Cid>,
+    ) -> BucketCar {
+        let mut pinned = PinnedBlocks::of_read(self.arbiter().pins(), time);
+        pinned.add([root].into_iter().chain(older));
+        let blocks = Arc::clone(self.arbiter().nodes().blocks());
+        let walk = Walk::new(blocks, root, older);
+        let bucket = head.address().clone();
+        // The head keeps its root from a collection that began before the root was pinned.
+        let (blocks, kept) = (Arc::<AtomicU64>::default(), (pinned, Arc::clone(head)));
+        let bytes = bytes(walk, root, Arc::clone(&blocks), kept);
+        BucketCar { bucket, root, version, blocks, bytes }
+    }
+
+    /// Finds the root of a version in the history of a bucket. Returns it with a time at which it was current.
+    async fn root_at(&self, head: &Head, version: u64) -> Result<(Cid, TimeMs), ServiceError> {
+        let blocks = self.arbiter().nodes().blocks();
+        let name = &head.address().name;
+        let newest = head.row.pointer.version;
+        let unknown = || {
+            let text = format!(
+                "version {version} of bucket {name} is not known: `fula roots log {name}` lists those that are; \
+                 the newest is {newest}"
+            );
+            ServiceError::InvalidArgument(text)
+        };
+        let (mut cid, mut root) = (head.row.pointer.root, head.root.clone());
+        let mut current_at = self.arbiter().now().await?;
+        while root.version > version {
+            cid = root.parent.ok_or_else(unknown)?;
+            current_at = root.time;
+            let block = blocks.get(&cid).await?.ok_or_else(unknown)?;
+            root = BucketRoot::from_block(&block)?;
+        }
+        if root.version == version { Ok((cid, current_at)) } else { Err(unknown()) }
+    }
+
+    /// Returns the current root of a bucket as a CAR file, without what `older` has. An older root that cannot be
+    /// read any more is left out of account.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSuchBucket`], [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
+    pub async fn pin_car(
+        &self,
+        bucket: &BucketAddress,
+        older: Option<Cid>,
+    ) -> Result<BucketCar, ServiceError> {
+        let head = self.arbiter().current(bucket).await?.ok_or(ServiceError::NoSuchBucket)?;
+        let (pointer, now) = (head.row.pointer, self.arbiter().now().await?);
+        Ok(self.car(&head, (pointer.root, pointer.version, now), older))
+    }
+
+    /// Counts the blocks below a root, and their bytes. It needs 16 bytes of memory and some for each block.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
+    pub async fn tally(&self, root: Cid) -> Result<(u64, u64), ServiceError> {
+        let mut pinned = PinnedBlocks::of_read(self.arbiter().pins(), self.arbiter().now().await?);
+        pinned.add([root]);
+        let blocks = self.arbiter().nodes().blocks();
+        let (mut seen, mut stack, mut total) = (HashSet::new(), vec![root], 0);
+        while let Some(cid) = stack.pop() {
+            if !seen.insert(part_of(&cid)) {
+                continue;
+            }
+            if cid.codec() == Codec::Raw {
+                let size = blocks.size(&cid).await?;
+                total += size.ok_or(StoreError::Missing { cid })?;
+                continue;
+            }
+            let block = require(blocks.as_ref(), &cid).await?;
+            total += block.bytes().len() as u64;
+            let linked = links(&cid, &block);
+            stack.extend(linked.map_err(|why| StoreError::Malformed { what: "block", why })?);
+        }
+        Ok((seen.len() as u64, total))
+    }
+}
+
+/// Returns the bytes of a file in pieces of about [`CHUNK_BYTES`].
+fn bytes<T: Send + 'static>(
+    walk: Walk,
+    root: Cid,
+    count: Arc<AtomicU64>,
+    kept: T,
+) -> BoxStream<'static, Result<Bytes, StoreError>> {
+    let begin = Some((walk, BytesMut::from(car::header(&[root])), (count, kept)));
+    let pieces = stream::try_unfold(begin, |state| async move {
+        let Some((mut walk, mut out, kept)) = state else { return Ok(None) };
+        loop {
+            let blocks = walk.next().await?;
+            if blocks.is_empty() {
+                return Ok(Some((out.freeze(), None)));
+            }
+            kept.0.fetch_add(blocks.len() as u64, Ordering::Relaxed);
+            for block in &blocks {
+                car::put_section(&mut out, &block.cid(), block.bytes());
+            }
+            if out.len() >= CHUNK_BYTES {
+                return Ok(Some((out.freeze(), Some((walk, BytesMut::new(), kept)))));
+            }
+        }
+    });
+    pieces.boxed()
+}
