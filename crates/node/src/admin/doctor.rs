@@ -98,7 +98,7 @@ fn gateway(found: &mut Findings, page: &Value) {
         Some(listen) => found.note("gateway", State::Ok, format!("serves on {listen}")),
         // The problems of the status page say what to do.
         None => {
-            found.note("gateway", State::Warning, "none runs on this data directory".to_owned())
+            found.note("gateway", State::Warning, "none runs on this data directory".to_owned());
         }
     }
 }
