@@ -7,6 +7,7 @@
 //! can open it can read and write the data directory as well.
 
 mod buckets;
+mod doctor;
 mod fsck;
 mod progress;
 mod restore;
@@ -102,6 +103,8 @@ pub(crate) enum Request {
         /// Most commits to show.
         limit: usize,
     },
+    /// Look at everything that the gateway depends on.
+    Doctor,
     /// Show what buckets and owners store.
     Usage {
         /// The user whose buckets are shown; all users if there is none.
@@ -263,6 +266,7 @@ async fn carry_out(
             let commits = commits.map_err(|error| unreadable_root(&bucket, error))?;
             Ok(commits.iter().map(commit_json).collect())
         }
+        Request::Doctor => doctor::examine(node).await,
         Request::Usage { user } => buckets::usage(node, user.as_deref()).await,
         Request::Clone { bucket, version, name, user } => {
             buckets::clone(node, (&bucket, user.as_deref()), version, &name).await

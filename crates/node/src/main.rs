@@ -97,6 +97,7 @@ fn main() -> ExitCode {
             Command::Gc(args) => commands::admin::gc(args).await,
             Command::Fsck(args) => commands::fsck::run(args).await,
             Command::Status(args) => commands::status::run(args).await,
+            Command::Doctor(args) => commands::doctor::run(args).await,
             Command::Health(args) => commands::health::run(args).await,
         }
     });

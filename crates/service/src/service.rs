@@ -135,12 +135,6 @@ impl Service {
         &self.committer
     }
 
-    /// Takes over how many buckets and public buckets one owner may have, and how large a bucket may be. Who has
-    /// more keeps it.
-    pub fn set_bucket_limits(&self, limits: &Limits) {
-        self.committer.bucket_limits().set(limits);
-    }
-
     /// Returns the arbiter.
     pub fn arbiter(&self) -> &Arbiter {
         self.committer.arbiter()

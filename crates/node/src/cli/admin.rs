@@ -301,6 +301,13 @@ pub(crate) struct StatusArgs {
     pub(crate) common: AdminArgs,
 }
 
+/// Options of `fula doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) common: AdminArgs,
+}
+
 /// Options of `fula usage`.
 #[derive(Debug, Args)]
 pub(crate) struct UsageArgs {

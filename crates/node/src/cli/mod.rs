@@ -22,9 +22,9 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::{
     admin::{
-        AdminArgs, CloneArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs, KeysCommand,
-        MastersArgs, MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand, RootsArgs,
-        RootsCommand, RootsLeft, SecretsArgs, SecretsCommand, StatusArgs, UsageArgs,
+        AdminArgs, CloneArgs, DoctorArgs, FsckArgs, GcArgs, HealthArgs, ImportArgs, KeysArgs,
+        KeysCommand, MastersArgs, MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand,
+        RootsArgs, RootsCommand, RootsLeft, SecretsArgs, SecretsCommand, StatusArgs, UsageArgs,
     },
     car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
     config::{ConfigArgs, ConfigCommand},
@@ -97,6 +97,11 @@ pub(crate) enum Command {
     /// Exits with 0 if a gateway runs and nothing is wrong, with 1 if something needs attention, and with 2 if
     /// the state could not be found out.
     Status(StatusArgs),
+    /// Look at everything that this gateway depends on: disk, arbiter, clocks, blocks, masters
+    ///
+    /// Prints a line for each, with the time that it took to answer and what to do. Exits with 0 if nothing is a
+    /// problem, with 1 if something is, and with 2 if it could not look.
+    Doctor(DoctorArgs),
     /// Ask a running gateway or storage node whether it is ready, for health checks and scripts
     ///
     /// Prints one line. Exits with 0 if requests can be served, and with 1 if not.

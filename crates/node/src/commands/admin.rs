@@ -52,7 +52,7 @@ async fn perform_within(
         // These requests report damage, so damage must not stop them.
         let despite_damage = matches!(
             request,
-            Request::Fsck { .. } | Request::RestoreRoots { .. } | Request::Status
+            Request::Fsck { .. } | Request::RestoreRoots { .. } | Request::Status | Request::Doctor
         );
         let opening = Node::open(&backends, limits, Purpose::Administer, despite_damage);
         let node = say_if_slow(opening, &backends).await;

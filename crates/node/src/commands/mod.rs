@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod buckets;
 pub(crate) mod car;
 pub(crate) mod config;
+pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod gateway;
 pub(crate) mod health;

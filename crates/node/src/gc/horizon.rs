@@ -27,7 +27,7 @@ pub(crate) async fn kept_since(node: &Node, now: TimeMs) -> Result<Option<TimeMs
     if !node.owns_blocks() {
         return Ok(None);
     }
-    let retention = millis(node.service.committer().limits().retention);
+    let retention = millis(node.retention.current());
     // Programs that write no record may have collected up to the retention.
     Ok(Some(recorded(node).await?.1.unwrap_or(now.saturating_sub(retention))))
 }

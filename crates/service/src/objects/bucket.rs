@@ -18,7 +18,7 @@ use crate::{
     caller::Caller,
     commit::{Change, CommitRequest, LOCATION, TAGGING},
     error::ServiceError,
-    limits::PAGE_MAX,
+    limits::{Limits, PAGE_MAX},
     names::NamePolicy,
     service::{Freshness, Part, Service},
 };
@@ -95,6 +95,12 @@ impl Service {
         let address = BucketAddress::new(identity.owner, name.clone());
         self.before_write(caller, "arbiter", self.check_buckets(&address)).await?;
         self.submit(caller, &address, request).await.map(drop)
+    }
+
+    /// Takes over how many buckets and public buckets one owner may have, and how large a bucket may be. Who has
+    /// more keeps it.
+    pub fn set_bucket_limits(&self, limits: &Limits) {
+        self.committer.bucket_limits().set(limits);
     }
 
     /// Checks that an owner may create a bucket. If the bucket exists already, the creation is left to
