@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use fula_service::error::chain;
 use serde_json::json;
 
-use super::{WRONG_USAGE, gateway::tls_of};
+use super::{WRONG_USAGE, gateway::tls_of, text::unknown_variable};
 use crate::{
     cli::{
         self, CliError, Command, ConfigArgs, ConfigCommand, GatewaySettings, Setting, Start,
@@ -68,12 +68,6 @@ fn variables(command: &Command) -> Variables {
         }
     }
     said
-}
-
-/// Returns what is said of a variable that no command knows.
-pub(super) fn unknown_variable(name: &str, meant: Option<&str>) -> String {
-    let meant = meant.map(|meant| format!("; is {meant} meant?")).unwrap_or_default();
-    format!("the environment variable {name} is no setting, and has no effect{meant}")
 }
 
 fn role(command: &Command) -> &'static str {

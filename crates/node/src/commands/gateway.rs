@@ -24,7 +24,7 @@ use fula_stores::local::system_clock;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, config::unknown_variable, fail};
+use super::{Failure, fail, text::unknown_variable};
 use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
