@@ -183,7 +183,7 @@ impl Arbiter {
     /// Returns rows of all owners after a bucket.
     ///
     /// # Errors
-    /// The errors of [`Self::find_bucket`].
+    /// [`ServiceError::Unavailable`], [`ServiceError::Regressed`].
     pub async fn scan_buckets(
         &self,
         after: Option<&BucketAddress>,
