@@ -2,7 +2,7 @@
 //! everything is forbidden.
 #![no_main]
 
-use fula_gateway::fuzzing::{Action, Asked, BucketName, Decision, Policy};
+use fula_gateway::fuzzing::{Action, BucketName, Decision, Policy, PolicyRequest};
 use libfuzzer_sys::fuzz_target;
 
 const BUCKET: &str = "bucket";
@@ -34,7 +34,7 @@ fuzz_target!(|data: &[u8]| {
     };
     for action in Action::all() {
         for resource in [BUCKET, "bucket/k", "bucket/", "bucket/a/b"] {
-            let asked = Asked { who: None, as_named: true, action: action.id(), resource };
+            let asked = PolicyRequest { who: None, as_named: true, action: action.id(), resource };
             let decision = policy.decide(&asked, &values);
             assert_eq!(policy.decide(&asked, &values), decision);
             if decision == Decision::Allowed {

@@ -225,9 +225,9 @@ def bodies():
             "POST", f"{BUCKET}?fula-commit", w.sign("POST", f"{BUCKET}?fula-commit", b), b)
     for name, body in [
         ("nothing", b""), ("text", b"x"), ("no statement", b"{}"), ("deep", b"[" * 5000),
-        ("writes", b'{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::abused/*"}}'),
+        ("unknown action", b'{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "s3:Fly", "Resource": "arn:aws:s3:::abused/*"}}'),
         ("another bucket", b'{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::public/*"}}'),
-        ("deny", b'{"Statement": {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::abused/*"}}'),
+        ("no principal", b'{"Statement": {"Effect": "Deny", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::abused/*"}}'),
         ("too long", b'{"Id": "' + b"x" * 30_000 + b'", "Statement": []}'),
     ]:
         yield f"policy: {name}", lambda w, b=body: (

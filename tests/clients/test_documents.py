@@ -38,6 +38,8 @@ ELSEWHERE = {
     ("CONTRIBUTING.md", "cargo t"): "they are parts of `make test`, or run as long as a developer wants",
     ("CONTRIBUTING.md", "FULA_WRITE_DOCS"): "`make check` runs the same test, which compares the table",
     ("examples/README.md", "cargo run"): "`cargo test` builds the program and runs its test",
+    ("docs/guide/public-cids.md", "fula gateway"): "test_trustless.py does the same",
+    ("docs/guide/public-cids.md", "curl -O"): "test_trustless.py does the same",
     ("docs/guide/ipfs.md", "ipfs dag import"): "it needs a kubo; test_cars.py does the same with one",
     ("docs/guide/ipfs.md", "fula restore"): "it needs a kubo and a root CID; test_cars.py does the same with one",
     ("docs/guide/install.md", "make static"): "a build for release takes ten minutes; test_image.py has the binary of CI",

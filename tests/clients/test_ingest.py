@@ -1,15 +1,11 @@
 """Storage nodes and mappings, with real processes: bytes go to a node, and a master maps keys to them."""
 
 import base64
-import http.client
 import json
-import re
 import shutil
-import signal
 import subprocess
 import time
 import types
-import urllib.parse
 
 import botocore.auth
 import botocore.awsrequest
@@ -19,119 +15,7 @@ import pytest
 from conftest import FULA, Gateway
 from helpers import MIB, pattern
 from identity import ENV, Wallet
-
-
-def call(method, url, token=None, body=b"", **headers):
-    """Sends a request, and returns status, headers and body."""
-    parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    target = parts.path + (f"?{parts.query}" if parts.query else "")
-    connection.request(method, target, body=body, headers=headers)
-    response = connection.getresponse()
-    answer = response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-    connection.close()
-    return answer
-
-
-class StorageNode:
-    """One `fula storage-node` process. Its key lies outside its data directory, so that it outlives a wipe."""
-
-    def __init__(self, directory, master):
-        self.data_dir, self.key_file = directory / "node", directory / "node.key"
-        subprocess.run([FULA, "secrets", "keygen", self.key_file], check=True, capture_output=True)
-        self.master, self.listen = master, "127.0.0.1:0"
-
-    def start(self, *options):
-        key = json.loads(call("GET", f"{self.master.url}/fula/capabilities")[2])["masterKey"]
-        command = [FULA, "storage-node", "--data-dir", self.data_dir, "--listen", self.listen]
-        command += ["--admin-listen", "127.0.0.1:0", "--masters", f"m={self.master.url}#{key}"]
-        command += ["--secrets-key-file", self.key_file, "--eip712-auth", "on", *options]
-        log = open(self.data_dir.with_suffix(".log"), "ab")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        banner = ""
-        for line in self.process.stdout:
-            banner += line
-            if "FULA_STORAGE_NODES=" in line:
-                break
-        found = re.search(r"FULA_STORAGE_NODES=NAME=(http://(\S+)#\S+)", banner)
-        assert found, banner
-        self.address, self.listen = found[1], found[2].split("#")[0]
-        return self
-
-    @property
-    def url(self):
-        return f"http://{self.listen}"
-
-    def await_master(self):
-        """Waits until the node has heard of its master."""
-        for _ in range(200):
-            if call("GET", f"{self.url}/health")[0] == 200:
-                return
-            time.sleep(0.05)
-        raise AssertionError("the node hears of no master")
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(timeout=40) == 0
-        self.process.stdout.close()
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-
-class Site:
-    """A master with a storage node called north, and a wallet with a bucket."""
-
-    def __init__(self, gateway, directory, *options):
-        self.elsewhere = gateway
-        self.master = Gateway(directory / "data")
-        self.master.start(ENV)
-        self.node = StorageNode(directory, self.master).start()
-        self.restart_master("--remote-cid-put", "on", *options)
-        self.wallet = Wallet()
-        self.token = self.wallet.v1()
-        assert self.s3("PUT", "/bucket")[0] == 200
-        self.node.await_master()
-
-    def restart_master(self, *options):
-        self.master.stop()
-        self.master.options = ("--storage-nodes", f"north={self.node.address}", *options)
-        self.master.start(ENV)
-
-    def s3(self, method, target, body=b"", token=None, **headers):
-        return call(method, f"{self.master.url}{target}", token or self.token, body, **headers)
-
-    def cid_of(self, data):
-        """The CID of content, as a gateway names it that has nothing to do with this site."""
-        s3 = self.elsewhere.client()
-        try:
-            s3.create_bucket(Bucket="scratch")
-        except s3.exceptions.BucketAlreadyOwnedByYou:
-            pass
-        put = s3.put_object(Bucket="scratch", Key="scratch", Body=data)
-        return put["ResponseMetadata"]["HTTPHeaders"]["x-fula-cid"]
-
-    def ingest(self, data, token=None):
-        """Sends a block to the node, and returns its CID and the answer."""
-        cid = self.cid_of(data)
-        status, _, body = call("PUT", f"{self.node.url}/v0/block?cid={cid}", token or self.token, data)
-        assert status == 200, body
-        return cid, json.loads(body)
-
-    def map(self, key, cid, size, token=None, **headers):
-        return self.s3("PUT", f"/bucket/{key}", b"", token, **{
-            "x-amz-meta-fula-remote-cid": cid, "x-amz-meta-fula-remote-size": str(size), **headers})
-
-    def close(self):
-        for process in (self.node.process, self.master.process):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait(timeout=40)
+from nodes import Site, call, car, file_node
 
 
 @pytest.fixture
@@ -139,39 +23,6 @@ def site(gateway, tmp_path):
     site = Site(gateway, tmp_path)
     yield site
     site.close()
-
-
-def varint(number):
-    out = b""
-    while number >= 0x80:
-        out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
-    return out + bytes([number])
-
-
-def binary(cid):
-    text = cid[1:].upper()
-    return base64.b32decode(text + "=" * (-len(text) % 8))
-
-
-def file_node(leaves):
-    """The dag-pb node of a UnixFS file over raw leaves, given as (cid, size)."""
-    links = b""
-    for cid, size in leaves:
-        link = b"\x0a" + varint(36) + binary(cid) + b"\x12\x00\x18" + varint(size)
-        links += b"\x12" + varint(len(link)) + link
-    total = sum(size for _, size in leaves)
-    data = b"\x08\x02\x18" + varint(total) + b"".join(b"\x20" + varint(size) for _, size in leaves)
-    return links + b"\x0a" + varint(len(data)) + data
-
-
-def car(blocks):
-    """A CAR file of version 1."""
-    root = b"\xd8\x2a\x58\x25\x00" + binary(blocks[0][0])
-    head = b"\xa2\x65roots\x81" + root + b"\x67version\x01"
-    out = varint(len(head)) + head
-    for cid, data in blocks:
-        out += varint(36 + len(data)) + binary(cid) + data
-    return out
 
 
 def test_a_block_at_a_node_becomes_an_object(site):

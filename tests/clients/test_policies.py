@@ -226,3 +226,15 @@ def test_policies_survive_a_restart(own_gateway):
     s3.put_object(Bucket=bucket, Key="open/k", Body=b"x")
     with Refused("AccessDenied", 403):
         s3.put_object(Bucket=bucket, Key="closed/k", Body=b"x")
+
+
+def test_who_may_not_list_is_not_told_that_a_key_is_absent(gateway, s3, bucket):
+    allow = lambda *statements: put(s3, bucket, *statements)
+    read = statement("Allow", "*", "s3:GetObject", f"{bucket}/*")
+    get = lambda method="GET": exchange(gateway, method, f"/{bucket}/absent", {})
+    allow(read)
+    assert told(get())[:2] == (403, "AccessDenied") and get("HEAD")[0] == 403
+    with Refused("NoSuchKey", 404):
+        s3.get_object(Bucket=bucket, Key="absent")
+    allow(read, statement("Allow", "*", "s3:ListBucket", bucket))
+    assert told(get())[:2] == (404, "NoSuchKey") and get("HEAD")[0] == 404

@@ -171,8 +171,8 @@ def test_what_is_kept_for_the_retention_is_bounded_in_bytes(tmp_path, monkeypatc
     if blocks == "shared":
         (tmp_path / "blocks").mkdir()
         env["FULA_BLOCKS"] = f"file://{tmp_path}/blocks"
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
+    for name, setting in env.items():
+        monkeypatch.setenv(name, setting)
     gateway = Gateway(tmp_path / "data").start()
     s3 = gateway.client()
     s3.create_bucket(Bucket="bucket")

@@ -88,9 +88,49 @@ impl Cid {
 
 impl fmt::Display for Cid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = cid::Cid::try_from(self.to_bytes().as_slice()).map_err(|_| fmt::Error)?;
-        inner.fmt(f)
+        let mut text = [0; TEXT_BYTES];
+        text[0] = b'b';
+        let (mut bits, mut count, mut at) = (0_u32, 0, 1);
+        for byte in self.to_bytes() {
+            (bits, count) = (bits << 8 | u32::from(byte), count + 8);
+            while count >= 5 {
+                count -= 5;
+                text[at] = BASE32[(bits >> count) as usize & 31];
+                at += 1;
+            }
+        }
+        text[at] = BASE32[(bits << (5 - count)) as usize & 31];
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
+}
+
+/// Length of the text of a CID in bytes: the base, and 58 digits.
+const TEXT_BYTES: usize = 59;
+
+/// Digits of the base `b` of CIDs.
+const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// Decodes the text that every tool prints; `None` for any other, which may be a CID in another base.
+fn decode(text: &str) -> Option<[u8; Cid::BYTES]> {
+    let digits =
+        text.as_bytes().strip_prefix(b"b").filter(|digits| digits.len() == TEXT_BYTES - 1)?;
+    let (mut out, mut at, mut bits, mut count) = ([0; Cid::BYTES], 0, 0_u32, 0);
+    for digit in digits {
+        let value = match digit {
+            b'a'..=b'z' => digit - b'a',
+            b'2'..=b'7' => digit - b'2' + 26,
+            _ => return None,
+        };
+        (bits, count) = (bits << 5 | u32::from(value), count + 5);
+        if count >= 8 {
+            count -= 8;
+            let [.., byte] = (bits >> count).to_be_bytes();
+            *out.get_mut(at)? = byte;
+            at += 1;
+        }
+    }
+    // The last digit has two bits of padding.
+    (bits & 3 == 0).then_some(out)
 }
 
 impl fmt::Debug for Cid {
@@ -103,8 +143,46 @@ impl FromStr for Cid {
     type Err = InvalidCid;
 
     fn from_str(text: &str) -> Result<Self, InvalidCid> {
+        if let Some(bytes) = decode(text) {
+            return Self::from_bytes(&bytes);
+        }
         let inner = cid::Cid::from_str(text).map_err(|_| InvalidCid)?;
         Self::from_bytes(&inner.to_bytes())
+    }
+}
+
+/// A CID of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnyCid {
+    /// One that a block here can have.
+    Known(Cid),
+    /// Raw bytes that the CID itself contains.
+    Identity {
+        /// The CID in its standard text form.
+        text: String,
+        /// The CID in its binary form.
+        binary: Vec<u8>,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A valid one that no block here has: another version, codec or hash function.
+    Other,
+}
+
+impl FromStr for AnyCid {
+    type Err = InvalidCid;
+
+    /// Parses the text of a CID in any base.
+    fn from_str(text: &str) -> Result<Self, InvalidCid> {
+        let inner = cid::Cid::from_str(text).map_err(|_| InvalidCid)?;
+        if let Ok(known) = Cid::from_bytes(&inner.to_bytes()) {
+            return Ok(Self::Known(known));
+        }
+        if (inner.codec(), inner.hash().code()) == (Codec::Raw as u64, 0) {
+            let (text, binary) = (inner.to_string(), inner.to_bytes());
+            return Ok(Self::Identity { text, binary, bytes: inner.hash().digest().to_vec() });
+        }
+        Ok(Self::Other)
     }
 }
 
@@ -342,6 +420,48 @@ mod tests {
     fn owner_id_matches_the_wire_vector() {
         let owner = OwnerId::of_user("0x70997970c51812dc3a010c7d01b50e0d17dc79c8");
         assert_eq!(owner.to_string(), "f41f214011f79ff767b399d24e0e75af");
+    }
+
+    #[test]
+    fn any_cid_in_any_base_is_told_apart() {
+        let cid = Cid::of(Codec::Raw, b"hello");
+        let upper = cid.to_string().to_uppercase();
+        let hex = format!("f{}", hex::encode(cid.to_bytes()));
+        for text in [cid.to_string(), upper, hex] {
+            assert_eq!(text.parse(), Ok(AnyCid::Known(cid)), "{text}");
+        }
+        for text in [
+            "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku",
+            "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG",
+        ] {
+            assert_eq!(text.parse(), Ok(AnyCid::Other), "{text}");
+        }
+        let empty = AnyCid::Identity {
+            text: "bafkqaaa".to_owned(),
+            binary: vec![1, 0x55, 0, 0],
+            bytes: Vec::new(),
+        };
+        assert_eq!("bafkqaaa".parse(), Ok(empty));
+        for text in ["", "b", "nonsense", "bafkr4i", "../etc"] {
+            assert_eq!(text.parse::<AnyCid>(), Err(InvalidCid), "{text}");
+        }
+    }
+
+    #[test]
+    fn cid_texts_are_those_of_the_reference() {
+        for n in 0..200_u32 {
+            for codec in [Codec::Raw, Codec::DagPb, Codec::DagCbor] {
+                let cid = Cid::of(codec, &n.to_be_bytes());
+                let reference = cid::Cid::try_from(cid.to_bytes().as_slice()).unwrap().to_string();
+                assert_eq!((cid.to_string(), reference.parse()), (reference.clone(), Ok(cid)));
+                // Padding that is not zero, and digits that are none.
+                for last in ["b", "1", "=", "é"] {
+                    let other = format!("{}{last}", &reference[..58]);
+                    let is_other = other.parse::<Cid>().is_ok_and(|other| other == cid);
+                    assert!(!is_other || other == reference, "{other}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub mod tree;
 pub use block::{Block, BlockStore};
 pub use error::StoreError;
 pub use id::{
-    BucketAddress, BucketId, BucketName, Cid, Codec, ObjectKey, OwnerId, UploadId, WriterId,
+    AnyCid, BucketAddress, BucketId, BucketName, Cid, Codec, ObjectKey, OwnerId, UploadId, WriterId,
 };
 pub use keyed_locks::KeyedLocks;
 pub use metadata::MetadataStore;

@@ -121,6 +121,18 @@ fn row(error: &ServiceError) -> S3Error {
         E::IncompleteBody { .. } | E::BodyFailed(_) => Code::IncompleteBody.into(),
         E::EntityTooLarge(_) => Code::EntityTooLarge.into(),
         E::MetadataTooLarge(_) => Code::MetadataTooLarge.into(),
+        E::InvalidWriteOffset(_) => custom(
+            "InvalidWriteOffset",
+            StatusCode::BAD_REQUEST,
+            "The write offset value that you specified does not match the current object size.".to_owned(),
+        ),
+        E::TooManyParts => custom(
+            "TooManyParts",
+            StatusCode::BAD_REQUEST,
+            "You have attempted to add more parts than the maximum of 10000 that are allowed for this \
+             object."
+                .to_owned(),
+        ),
         E::InvalidArgument(text) => s3_error!(InvalidArgument, "{text}"),
         E::InvalidRequest(text) => s3_error!(InvalidRequest, "{text}"),
         E::NotProved(why) => s3_error!(AccessDenied, "Access Denied: {why}."),

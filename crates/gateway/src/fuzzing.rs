@@ -26,7 +26,7 @@ pub use fula_core::BucketName;
 pub use fula_service::{
     BatchAction, BatchChange,
     access::Action,
-    policy::{Asked, Decision, Policy},
+    policy::{Asked as PolicyRequest, Decision, Policy},
 };
 
 /// Parses the body of a multi-key commit. Returns `None` when it is refused.

@@ -36,6 +36,7 @@ pub mod server;
 mod signature;
 mod sts;
 pub mod tls;
+pub mod trustless;
 mod xml;
 
 use fula_service::{Service, auth::Authenticator};

@@ -1,9 +1,9 @@
 //! Blocks on their way into a storage node.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use fula_core::{
-    Block, Cid, OwnerId,
+    Block, Cid, OwnerId, StoreError,
     block::{Placement, SyncMark},
 };
 
@@ -26,10 +26,14 @@ impl StorageNode {
     /// The errors of [`Intake::add`] and [`Intake::finish`].
     pub async fn put(&self, owner: OwnerId, blocks: &[Block]) -> Result<Stored, NodeError> {
         let mut intake = self.intake(owner);
-        intake.add(blocks).await?;
+        intake.add(blocks.to_vec()).await?;
         intake.finish().await
     }
 }
+
+/// Blocks that are being put.
+#[derive(Debug)]
+pub struct Put(Vec<SizedCid>);
 
 /// Blocks of one owner on their way in. What was added is kept from the collector until this is dropped.
 #[derive(Debug)]
@@ -53,18 +57,38 @@ impl Intake {
         Self { node, owner, sized, seen: HashSet::new(), mark }
     }
 
-    /// Returns the blocks so far, each once, with lengths in bytes.
+    /// Returns the blocks that were put, each once, with lengths in bytes.
     pub fn blocks(&self) -> &[SizedCid] {
         &self.sized
+    }
+
+    /// Returns the number of blocks that were put or are being put.
+    pub fn count(&self) -> usize {
+        self.seen.len()
     }
 
     /// Puts blocks. They are not durable yet. The caller has reserved their bytes.
     ///
     /// # Errors
     /// [`NodeError::TooMany`], [`NodeError::Store`]. Blocks that were added before are not affected.
-    pub async fn add(&mut self, blocks: &[Block]) -> Result<(), NodeError> {
+    pub async fn add(&mut self, blocks: Vec<Block>) -> Result<(), NodeError> {
+        let (put, writing) = self.start(blocks)?;
+        self.note(put, writing.await?);
+        Ok(())
+    }
+
+    /// Begins to put blocks. The future writes them; call [`Self::note`] with its result, in the order of these
+    /// calls. So the next blocks can be received meanwhile.
+    ///
+    /// # Errors
+    /// [`NodeError::TooMany`].
+    pub fn start(
+        &mut self,
+        blocks: Vec<Block>,
+    ) -> Result<(Put, impl Future<Output = Result<SyncMark, StoreError>> + Send + use<>), NodeError>
+    {
         let mut new = Vec::with_capacity(blocks.len());
-        for block in blocks {
+        for block in &blocks {
             let size = u32::try_from(block.bytes().len()).unwrap_or(u32::MAX);
             if self.seen.len() == BATCH_BLOCKS_MAX && !self.seen.contains(&block.cid()) {
                 return Err(NodeError::TooMany);
@@ -74,10 +98,14 @@ impl Intake {
                 new.push((block.cid(), size));
             }
         }
-        let mark = self.node.blocks().put(blocks, Placement::Commit).await?;
+        let store = Arc::clone(self.node.blocks());
+        Ok((Put(new), async move { store.put(&blocks, Placement::Commit).await }))
+    }
+
+    /// Records that blocks were put.
+    pub fn note(&mut self, put: Put, mark: SyncMark) {
         self.mark = self.mark.and(mark);
-        self.sized.extend(new);
-        Ok(())
+        self.sized.extend(put.0);
     }
 
     /// Makes the blocks and their hold durable, and returns the receipt.

@@ -376,6 +376,17 @@ impl StorageNode {
         self.0.blocks.get(cid).await
     }
 
+    /// Returns a block that anybody holds. Only for one that the masters call public.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn get_of_anybody(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        if !self.holds().is_kept(cid) {
+            return Ok(None);
+        }
+        self.0.blocks.get(cid).await
+    }
+
     /// Prolongs the holds of an owner on those of `cids` that it has, and returns the receipt for them.
     ///
     /// # Errors

@@ -161,6 +161,8 @@ pub(crate) struct Node {
     pub(crate) retention: Retention,
     /// The state of the gateway that runs on this node; unset if a command opened it.
     pub(crate) running: OnceLock<Running>,
+    /// The service with its storage nodes; unset if a command opened the node.
+    pub(crate) with_nodes: OnceLock<Service>,
     owns_blocks: bool,
     keys: NodeKeys,
     /// The blocks in packs, where they are not in the data directory.
@@ -257,7 +259,7 @@ impl Node {
         let retention = Retention::new(limits.retention, limits.retained_max);
         let service = Service::new(arbiter, limits, random, names);
         let (backends, collections) = (backends.clone(), Account::default());
-        let running = OnceLock::new();
+        let (running, with_nodes) = (OnceLock::new(), OnceLock::new());
         let opened = Self {
             store,
             nodes,
@@ -270,6 +272,7 @@ impl Node {
             collections,
             retention,
             running,
+            with_nodes,
             owns_blocks,
             packs: packed,
             keys: keys_of_node,

@@ -256,7 +256,7 @@ fn held(length: Option<u64>, leaves: usize) -> usize {
 
 impl MemoryBudget {
     /// Returns a budget of `bytes`.
-    pub(crate) fn new(bytes: usize) -> Self {
+    pub fn new(bytes: usize) -> Self {
         let units = (bytes / UNIT).max(LEAVES_OUT * LEAF_BYTES / UNIT);
         let units = u32::try_from(units.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let free = Arc::new(Semaphore::new(units as usize));

@@ -143,6 +143,12 @@ pub enum ServiceError {
     /// The user metadata is longer than the limit.
     #[error("the user metadata is longer than {0} bytes")]
     MetadataTooLarge(usize),
+    /// A body was to be added at another place than the end of the object, which has this length in bytes.
+    #[error("the write offset is not the end of the object, which has {0} bytes")]
+    InvalidWriteOffset(u64),
+    /// The object has the largest allowed number of parts.
+    #[error("the object has the largest allowed number of parts")]
+    TooManyParts,
     /// An argument is not valid.
     #[error("{0}")]
     InvalidArgument(String),
@@ -371,6 +377,8 @@ impl ServiceError {
             | Self::BodyFailed(_)
             | Self::EntityTooLarge(_)
             | Self::MetadataTooLarge(_)
+            | Self::InvalidWriteOffset(_)
+            | Self::TooManyParts
             | Self::InvalidArgument(_)
             | Self::InvalidRequest(_)
             | Self::NotImplemented(_) => ErrorKind::Invalid,

@@ -13,11 +13,14 @@ pub mod commit;
 pub mod error;
 pub mod fault_injection;
 mod gc;
+mod lifecycle;
 pub mod limits;
 pub mod mapping;
 mod names;
 mod objects;
+mod part;
 mod pins;
+mod public;
 mod service;
 mod settle;
 
@@ -39,9 +42,14 @@ pub use self::{
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,
+    lifecycle::{
+        End, Expiration, Filter, FilterForm, Lifecycle, LifecycleCursor, LifecyclePage, Noncurrent,
+        Rule,
+    },
     limits::Limits,
-    mapping::{MapRequest, Mapping, NodeAway, StorageNodes},
+    mapping::{LostBlock, MapRequest, Mapping, NodeAway, NodesChecked, StorageNodes},
     names::NamePolicy,
+    objects::append::AppendRequest,
     objects::batch::{BatchAction, BatchChange, BatchResult},
     objects::bucket::{BucketInfo, BucketPage},
     objects::list::{ListRequest, Listing, ListingLine},
@@ -54,6 +62,7 @@ pub use self::{
     objects::versions::VersionListing,
     objects::{body, condition},
     pins::{Keeper, RequestPins},
+    public::{FindError, PublicObject, PublicReads},
     service::{Random, Service, system_random},
     settle::{Settled, unsettle_names},
 };

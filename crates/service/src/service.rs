@@ -12,17 +12,19 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
+pub(crate) use crate::part::Part;
 use crate::{
     arbiter::{Arbiter, Head},
     auth::{
-        access::{self, Action, Holder, Target, Verb},
+        access::{self, Action, Holder, Verb},
         bucket_policy::BucketAccess,
         request::RequestValues,
     },
     budget::MemoryBudget,
     caller::{BucketOwner, Caller, IdempotencyKey},
-    commit::{Answer, Change, CommitRequest, Committer},
+    commit::{Answer, Change, CommitRequest, Committer, SettingsLink},
     error::{Applied, ServiceError},
+    lifecycle::Lifecycle,
     limits::Limits,
     mapping::{Mapping, PinQueue},
     names::{NameMeaning, NamePolicy},
@@ -64,47 +66,6 @@ impl Freshness {
     }
 }
 
-/// The part of a bucket that an action is about.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Part<'a> {
-    /// The bucket as a whole.
-    Whole,
-    /// Whether the bucket exists.
-    Anything,
-    /// Keys with a prefix.
-    Prefix(&'a str),
-    /// One key.
-    Key(&'a ObjectKey),
-    /// A version of a key.
-    Version(&'a ObjectKey, VersionId),
-}
-
-impl<'a> Part<'a> {
-    pub(crate) fn target(self, bucket: &'a BucketName) -> Target<'a> {
-        let bucket = bucket.as_str();
-        match self {
-            Self::Whole => Target::Bucket(bucket),
-            Self::Anything => Target::Anything(bucket),
-            Self::Prefix(prefix) => Target::Prefix(bucket, prefix),
-            Self::Key(key) | Self::Version(key, _) => Target::Object(bucket, key.as_str()),
-        }
-    }
-
-    /// Returns a key, or a version of it.
-    pub(crate) fn of(key: &'a ObjectKey, version: Option<VersionId>) -> Self {
-        version.map_or(Self::Key(key), |version| Self::Version(key, version))
-    }
-
-    /// Returns the key and the version, if it is about one object.
-    fn object(self) -> Option<(&'a ObjectKey, Option<VersionId>)> {
-        match self {
-            Self::Whole | Self::Anything | Self::Prefix(_) => None,
-            Self::Key(key) => Some((key, None)),
-            Self::Version(key, version) => Some((key, Some(version))),
-        }
-    }
-}
-
 /// A source of random bytes: the operating system, or a test.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
@@ -135,6 +96,10 @@ pub struct Service {
     pub(crate) pin_queue: PinQueue,
     /// What policies say, by the address of the settings of a bucket.
     access: Arc<Cache<Cid, Arc<BucketAccess>>>,
+    /// What a bucket without settings says: nothing.
+    no_access: Arc<BucketAccess>,
+    /// Lifecycle rules, by the same address.
+    pub(crate) lifecycles: Arc<Cache<Cid, Option<Arc<Lifecycle>>>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -160,6 +125,8 @@ impl Service {
             mapping: None,
             pin_queue: PinQueue::default(),
             access: Arc::new(Cache::new(ACCESS_MAX)),
+            no_access: Arc::default(),
+            lifecycles: Arc::new(Cache::new(ACCESS_MAX)),
         }
     }
 
@@ -223,7 +190,7 @@ impl Service {
     }
 
     /// Records, before a root is read, that the request needs what was current at this time.
-    fn note_read(&self, caller: &Caller) {
+    pub(crate) fn note_read(&self, caller: &Caller) {
         let arbiter = self.arbiter();
         if arbiter.nodes().blocks().generation().is_some() {
             caller.pins.note_read(arbiter.pins(), arbiter.time().unwrap_or_default());
@@ -255,12 +222,11 @@ impl Service {
         action: Action,
         (name, part): (&BucketName, Part<'_>),
     ) -> Result<Arc<Head>, ServiceError> {
-        let decided = match found.as_deref() {
-            Some(head) => self.authorize(caller, head, action, part).await,
-            None => {
-                let (identity, target) = (caller.identity.as_ref(), part.target(name));
-                access::authorize(identity, action, target, None, &|_: &str| None)
-            }
+        let decided = if let Some(head) = found.as_deref() {
+            self.authorize(caller, head, action, part).await
+        } else {
+            let (identity, target) = (caller.identity.as_ref(), part.target(name));
+            access::authorize(identity, action, target, None, &|_: &str| None)
         };
         match (decided, found) {
             (Ok(()), Some(head)) => {
@@ -358,7 +324,7 @@ impl Service {
         let (owner, object) = (head.row.address.owner, part.object());
         let tags = match object {
             Some((key, version)) if access.needs_tags() => {
-                self.tags_of(caller, head, key, version).await?
+                Box::pin(self.tags_of(caller, head, key, version)).await?
             }
             _ => None,
         };
@@ -370,17 +336,19 @@ impl Service {
     }
 
     /// Returns what the settings of a bucket say about who may do what.
-    async fn access_of(
+    pub(crate) async fn access_of(
         &self,
         caller: &Caller,
         root: &BucketRoot,
         action: Action,
     ) -> Result<Arc<BucketAccess>, ServiceError> {
-        let Some(settings) = root.settings else { return Ok(Arc::default()) };
+        let Some(settings) = root.settings else { return Ok(Arc::clone(&self.no_access)) };
         if let Some(access) = self.access.get(&settings) {
             return Ok(access);
         }
+        // Most requests find it in memory. The future of others is not part of theirs.
         let read = BucketAccess::of_root(self.arbiter().nodes().blocks().as_ref(), root);
+        let read = Box::pin(read);
         let access = match Freshness::of(action) {
             Freshness::MayBeStale => read.await?,
             Freshness::Newest => self.before_write(caller, "block store", read).await?,
@@ -473,11 +441,12 @@ impl Service {
         for _ in 0..ALLOWED_AGAIN_MAX {
             let (key_of_retry, again) = (idempotency_key.clone(), Arc::clone(&change));
             let mut request = CommitRequest::of(caller, None, key_of_retry, again);
-            request.settings = Some(settings);
+            request.settings = Some(SettingsLink(settings));
             match self.submit(caller, address, request).await? {
                 Answer::AllowAgain => {
                     let part = Part::Key(key);
-                    let head = self.resolve(caller, &address.name, *action, part).await?;
+                    let again = Box::pin(self.resolve(caller, &address.name, *action, part));
+                    let head = again.await?;
                     settings = head.root.settings;
                 }
                 answer => return Ok(answer),

@@ -3,10 +3,12 @@
 //! Every call has a time bound, and an error says what the caller can do next.
 
 mod open;
+mod unfinished;
 
 use std::{
     fmt, io,
     ops::Range,
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -37,8 +39,8 @@ const NAME_BYTES_MAX: u64 = 1024;
 #[derive(Clone)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
-    /// Whether the objects are files below a directory, which may be of a file system that is unmounted.
-    is_directory: bool,
+    /// Directory of the objects, if they are files. Its file system may be unmounted.
+    directory: Option<PathBuf>,
     /// The store's name, once it is known ([`Self::identify`]).
     known_name: Arc<OnceLock<String>>,
 }
@@ -51,13 +53,13 @@ impl fmt::Debug for Objects {
 
 impl Objects {
     pub(crate) fn on(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, is_directory: false, known_name: Arc::default() }
+        Self { store, directory: None, known_name: Arc::default() }
     }
 
     /// Refuses a directory that has lost the store's name: its file system is not mounted, and what is put
     /// there would be hidden as soon as it is.
     pub(crate) async fn check_mounted(&self) -> Result<(), StoreError> {
-        let (true, Some(name)) = (self.is_directory, self.known_name.get()) else { return Ok(()) };
+        let (Some(_), Some(name)) = (&self.directory, self.known_name.get()) else { return Ok(()) };
         let text = match self.get(&Path::from(NAME), NAME_BYTES_MAX).await? {
             Found::Whole(found) if found == name.as_bytes() => return Ok(()),
             Found::None => {
@@ -204,6 +206,27 @@ impl Objects {
             found.push(meta);
         }
         Ok(found)
+    }
+
+    /// Removes files of a directory that somebody began to write and that are older than the object `than` by
+    /// at least `age`. Returns their number. Other stores keep no such objects.
+    pub(crate) async fn remove_unfinished(
+        &self,
+        than: &Path,
+        age: Duration,
+    ) -> Result<u64, StoreError> {
+        let Some(directory) = self.directory.clone() else { return Ok(0) };
+        let than = directory.join(than.as_ref());
+        let removed = tokio::task::spawn_blocking(move || {
+            let until = std::fs::metadata(than)?.modified()?.checked_sub(age);
+            until.map_or(Ok(0), |until| unfinished::remove(&directory, until))
+        });
+        let removed = removed.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        removed.map_err(|error| StoreError::Unavailable {
+            backend: "object store",
+            action: "remove unfinished files",
+            source: error.into(),
+        })
     }
 
     /// Returns whether there is any object below a prefix.

@@ -1,9 +1,10 @@
 //! Answers in JSON, and the status of each refusal.
 
-use fula_core::StoreError;
+use fula_core::{Cid, StoreError};
 use fula_ingest::{NodeError, receipt::SizedCid};
 use http::{HeaderValue, Response, StatusCode, header};
 use s3s::Body;
+use serde::{Serialize, Serializer};
 
 /// The answer to a request, or the reason of a refusal.
 pub(super) type Answer = Result<Response<Body>, Refused>;
@@ -68,9 +69,47 @@ impl Refused {
     }
 }
 
+/// Blocks with their lengths, as pairs in JSON. They are written one by one, because there can be a thousand.
+struct Listed<'a>(&'a [SizedCid]);
+
+impl Serialize for Listed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(cid, size)| (Text(cid), size)))
+    }
+}
+
+/// A CID as text.
+struct Text<'a>(&'a Cid);
+
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self.0)
+    }
+}
+
+/// The fields of an answer, and the blocks that it is about.
+#[derive(Serialize)]
+struct WithBlocks<'a> {
+    #[serde(flatten)]
+    fields: &'a serde_json::Value,
+    blocks: Listed<'a>,
+}
+
+/// Returns an answer in JSON about blocks.
+pub(super) fn json_with_blocks(fields: &serde_json::Value, blocks: &[SizedCid]) -> Response<Body> {
+    match serde_json::to_string(&WithBlocks { fields, blocks: Listed(blocks) }) {
+        Ok(text) => of_text(StatusCode::OK, text),
+        Err(_) => refused(Refused::busy("the answer cannot be written")),
+    }
+}
+
 /// Returns an answer in JSON.
 pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(body.to_string()));
+    of_text(status, body.to_string())
+}
+
+fn of_text(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);

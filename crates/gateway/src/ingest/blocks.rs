@@ -4,21 +4,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fula_core::{
-    Block, Cid, OwnerId,
+    Block, Cid, OwnerId, StoreError,
+    block::SyncMark,
     car::{CarError, CarReader},
 };
 use fula_ingest::{
     Ticket,
     holds::{BATCH_BLOCKS_MAX, Hold, charge_of},
-    intake::Intake,
+    intake::{Intake, Put},
     node::{Reservation, Stored},
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use s3s::Body;
+use tokio::task::JoinHandle;
 
 use super::{
-    Client, IngestRoutes, Sender,
-    answer::{Answer, Refused, json, listed},
+    Client, IngestRoutes, Sender, Turn,
+    answer::{Answer, Refused, json, json_with_blocks, listed},
     body, cid_of, not_signed,
 };
 use crate::request::query_value;
@@ -33,10 +35,10 @@ const LEASE: HeaderName = HeaderName::from_static("x-fula-lease");
 pub(super) const CAR_BYTES_MAX: u64 = 64 << 20;
 
 /// Bytes of blocks of a CAR file that are put together.
-const GROUP_BYTES: usize = 1 << 20;
+const GROUP_BYTES: usize = 512 << 10;
 
-/// Memory of a CAR file on its way, in bytes: a group of blocks and a section.
-const CAR_MEMORY: usize = 2 * GROUP_BYTES;
+/// Memory of a CAR file on its way, in bytes: a group that arrives, one that is written, and a section.
+const CAR_MEMORY: usize = 2 << 20;
 
 /// Media type of a CAR file.
 const CAR: &str = "application/vnd.ipld.car";
@@ -109,9 +111,9 @@ impl IngestRoutes {
         let turn = self.turn(length).await?;
         let block = body::block(request.into_body(), cid, length).await?;
         let mut intake = self.0.node.intake(client.owner);
-        intake.add(std::slice::from_ref(&block)).await?;
+        intake.add(vec![block]).await?;
         // The body is not needed while the disk is waited for.
-        drop((block, turn.memory));
+        drop(turn.memory);
         let stored = intake.finish().await?;
         charged.keep();
         let mut answer = self.stored(&stored);
@@ -199,9 +201,11 @@ impl IngestRoutes {
         if body::length_of(request.headers()).is_some_and(|length| length > CAR_BYTES_MAX) {
             return Err(car_too_large());
         }
-        let _turn = self.turn(CAR_MEMORY).await?;
+        let turn = self.turn(CAR_MEMORY).await?;
         let mut upload = CarUpload {
             routes: self,
+            turn,
+            writing: None,
             intake: self.0.node.intake(client.owner),
             client,
             charged: Vec::new(),
@@ -229,6 +233,9 @@ fn owner_of(request: &Request<Body>) -> Result<OwnerId, Refused> {
 /// A CAR file on its way in. It holds one group of blocks and one section in memory.
 struct CarUpload<'a> {
     routes: &'a IngestRoutes,
+    turn: Turn,
+    /// The group before, which is written while this one arrives.
+    writing: Option<(Put, JoinHandle<Result<SyncMark, StoreError>>)>,
     intake: Intake,
     client: Client,
     charged: Vec<Charged<'a>>,
@@ -258,7 +265,7 @@ impl CarUpload<'_> {
         if cid.codec() == fula_core::Codec::DagCbor {
             return Err(car_refused(CarError::Section));
         }
-        if self.intake.blocks().len() + self.group.len() >= BATCH_BLOCKS_MAX {
+        if self.intake.count() + self.group.len() >= BATCH_BLOCKS_MAX {
             return Err(car_too_large());
         }
         self.group_bytes += bytes.len();
@@ -267,8 +274,9 @@ impl CarUpload<'_> {
         if self.group_bytes >= GROUP_BYTES { self.put().await } else { Ok(()) }
     }
 
-    /// Puts the blocks of the group.
+    /// Begins to write the blocks of the group, once the group before is written.
     async fn put(&mut self) -> Result<(), Refused> {
+        self.written().await?;
         let group = std::mem::take(&mut self.group);
         let sizes = group.iter().map(|block| block.bytes().len());
         self.group_bytes = 0;
@@ -276,27 +284,42 @@ impl CarUpload<'_> {
             return Ok(());
         }
         self.charged.push(self.routes.charge(&self.client, sizes)?);
-        Ok(self.intake.add(&group).await?)
+        let (put, writing) = self.intake.start(group)?;
+        self.writing = Some((put, tokio::spawn(writing)));
+        Ok(())
+    }
+
+    /// Waits until the group before is written.
+    async fn written(&mut self) -> Result<(), Refused> {
+        let Some((put, writing)) = self.writing.take() else { return Ok(()) };
+        let mark = writing.await.map_err(|_| Refused::busy("the node is stopping"))?;
+        self.intake.note(put, mark.map_err(|error| Refused::from_store(&error))?);
+        Ok(())
     }
 
     /// Makes durable what came before the end or the fault, and answers which blocks that are.
     async fn finish(mut self, read: Result<(), Refused>) -> Answer {
-        let read = match (self.put().await, read) {
+        let put = match self.put().await {
+            Ok(()) => self.written().await,
+            Err(refused) => Err(refused),
+        };
+        let read = match (put, read) {
             (Err(refused), Ok(())) => Err(refused),
             (_, read) => read,
         };
-        let routes = self.routes;
-        let mut answer = serde_json::json!({"blocks": []});
+        // The blocks are not needed while the disk is waited for.
+        drop(self.turn.memory);
+        let (mut answer, mut blocks) = (serde_json::json!({}), Vec::new());
         if !self.intake.blocks().is_empty() {
             let stored = self.intake.finish().await?;
             self.charged.into_iter().for_each(Charged::keep);
-            answer = routes.stored(&stored);
-            answer["blocks"] = listed(&stored.blocks);
+            answer = self.routes.stored(&stored);
+            blocks = stored.blocks;
         }
         match read {
-            Ok(()) => Ok(json(StatusCode::OK, &answer)),
+            Ok(()) => Ok(json_with_blocks(&answer, &blocks)),
             Err(refused) => {
-                answer["stored"] = answer["blocks"].take();
+                answer["stored"] = listed(&blocks);
                 answer["bad"] = self.bad.map(|cid| cid.to_string()).into();
                 Err(refused.with(answer))
             }

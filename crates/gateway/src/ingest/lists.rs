@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     Client, IngestRoutes,
-    answer::{Answer, Refused, json, listed},
+    answer::{Answer, Refused, json, json_with_blocks},
     blocks::CAR_BYTES_MAX,
     body, not_signed, parse_cid,
 };
@@ -124,25 +124,22 @@ impl IngestRoutes {
     }
 
     /// Returns an answer about the blocks that are there. `bitmap` has a digit for each block that was asked
-    /// about.
-    fn found(&self, asked: &BlocksAsked, found: Option<Stored>) -> Response<Body> {
-        let there: HashSet<Cid> =
-            found.iter().flat_map(|stored| &stored.blocks).map(|(cid, _)| *cid).collect();
+    /// about. The blocks are listed if `is_listed`.
+    fn found(&self, asked: &BlocksAsked, found: Option<Stored>, is_listed: bool) -> Response<Body> {
+        let blocks = found.as_ref().map_or(&[][..], |found| &found.blocks);
+        let there: HashSet<Cid> = blocks.iter().map(|(cid, _)| *cid).collect();
         let digit = |cid| if there.contains(cid) { '1' } else { '0' };
         let bitmap: String = asked.cids.iter().map(digit).collect();
-        let mut answer = serde_json::json!({"blocks": []});
-        if let Some(stored) = found {
-            answer = self.stored(&stored);
-            answer["blocks"] = listed(&stored.blocks);
-        }
+        let stored = found.as_ref().map(|found| self.stored(found));
+        let mut answer = stored.unwrap_or_else(|| serde_json::json!({}));
         answer["bitmap"] = bitmap.into();
-        json(StatusCode::OK, &answer)
+        if is_listed { json_with_blocks(&answer, blocks) } else { json(StatusCode::OK, &answer) }
     }
 
     /// Answers `POST /v0/have`.
     pub(super) async fn have(&self, request: Request<Body>) -> Answer {
         let asked = self.asked(request).await?;
-        Ok(self.found(&asked, self.0.node.have(asked.owner, &asked.cids)))
+        Ok(self.found(&asked, self.0.node.have(asked.owner, &asked.cids), true))
     }
 
     /// Answers `POST /v0/lease`.
@@ -153,7 +150,7 @@ impl IngestRoutes {
             return Err(Refused::new(StatusCode::FORBIDDEN, text));
         }
         let prolonged = self.0.node.prolong(asked.owner, &asked.cids).await?;
-        Ok(self.found(&asked, prolonged))
+        Ok(self.found(&asked, prolonged, true))
     }
 
     /// Answers `POST /v0/pin`.
@@ -163,7 +160,8 @@ impl IngestRoutes {
             return Err(Refused::new(StatusCode::FORBIDDEN, "only masters pin"));
         }
         let pinned = self.0.node.pin(asked.owner, &asked.cids).await?;
-        Ok(self.found(&asked, pinned))
+        // A master knows the blocks that it has named.
+        Ok(self.found(&asked, pinned, false))
     }
 
     /// Answers `GET /v0/info`.

@@ -3,13 +3,13 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fula_core::Cid;
+use fula_core::{Cid, Codec};
 use fula_identity::{Grant, Identity};
 use fula_ingest::{
     PublicKey, SignerId, SigningKey, Ticket, node::ASKED_MAX, peer, ticket::LIFE_MS,
 };
 use fula_service::{
-    Service,
+    PublicReads, Service,
     auth::{
         Authenticator, CredentialCheck,
         access::{Target, Verb},
@@ -41,6 +41,9 @@ const TICKET_BYTES: u64 = 64 << 30;
 /// each node has at most one question of a kind. So no node shuts others out.
 const WALKS: usize = 2;
 
+/// Largest number of questions whether a block is public that are answered at a time. Each reads one record.
+const PUBLIC_TURNS: usize = 32;
+
 /// Longest time in which the body of a question arrives.
 const BODY: Duration = Duration::from_secs(30);
 
@@ -68,6 +71,10 @@ struct Inner {
     /// The routes of a storage node that this master serves too.
     own: Option<IngestRoutes>,
     walks: Semaphore,
+    /// The public objects, if they are served by CID.
+    public: Option<PublicReads>,
+    /// Questions whether a block is public that may be answered at a time.
+    public_turns: Semaphore,
     /// Questions that are being answered: who asks, and what.
     asking: Mutex<HashSet<(SignerId, Question)>>,
 }
@@ -79,6 +86,8 @@ enum Question {
     Needed,
     /// What was revoked.
     Revocations,
+    /// Whether a block is public.
+    Public,
 }
 
 /// A question that is being answered.
@@ -98,9 +107,19 @@ impl MasterIngest {
         key: Arc<SigningKey>,
         nodes: Vec<NodeAddress>,
         own: Option<IngestRoutes>,
+        public: Option<PublicReads>,
     ) -> Self {
-        let (walks, asking) = (Semaphore::new(WALKS), Mutex::default());
-        Self(Arc::new(Inner { service, authenticator, key, nodes, own, walks, asking }))
+        Self(Arc::new(Inner {
+            service,
+            authenticator,
+            key,
+            nodes,
+            own,
+            public,
+            walks: Semaphore::new(WALKS),
+            public_turns: Semaphore::new(PUBLIC_TURNS),
+            asking: Mutex::default(),
+        }))
     }
 
     /// Returns the routes of a storage node that this master serves too.
@@ -226,15 +245,21 @@ impl MasterIngest {
         let question = match path.strip_prefix(ASKED) {
             Some("needed") => Question::Needed,
             Some("revocations") => Question::Revocations,
+            Some("public") => Question::Public,
             _ => return Err(Refused::new(StatusCode::NOT_FOUND, "there is no such route")),
         };
-        let _asking = self.asking(sender.id, question)?;
+        // Each read of a public block is a question of its own.
+        let _asking = match question {
+            Question::Public => None,
+            _ => Some(self.asking(sender.id, question)?),
+        };
         let body = timeout(BODY, read(request.into_body())).await;
         let body = body.map_err(|_| body::cut_off())??;
         let node = sender.sent(&body).map_err(refused)?;
         let answer = match question {
             Question::Needed => self.needed(node, &body).await?,
             Question::Revocations => self.revocations()?,
+            Question::Public => self.public(&body).await?,
         };
         let line = peer::Line::of("ANSWER", &signature);
         let signature = line.sign(&answer, &self.0.key, node, self.now_ms());
@@ -274,6 +299,29 @@ impl MasterIngest {
                 Err(Refused::busy("the buckets cannot be read"))
             }
         }
+    }
+
+    /// Answers whether a block is public: nothing if it is not, else a byte, and the block if it is an inner node.
+    async fn public(&self, body: &Bytes) -> Result<Bytes, Refused> {
+        let off = "public objects are not served by CID here: let the operator set FULA_CID_LISTEN";
+        let public = self.0.public.as_ref();
+        let public = public.ok_or_else(|| Refused::new(StatusCode::NOT_FOUND, off))?;
+        let cid = Cid::from_bytes(body)
+            .map_err(|_| Refused::new(StatusCode::BAD_REQUEST, "the body is a binary CID"))?;
+        let turn = self.0.public_turns.acquire().await;
+        let _turn = turn.map_err(|_| Refused::busy("the master is stopping"))?;
+        let busy = |error: &dyn std::error::Error| {
+            tracing::warn!(%error, "cannot tell a storage node whether a block is public");
+            Refused::busy("it cannot be said whether the block is public")
+        };
+        let Some(object) = public.find(&cid).await.map_err(|error| busy(&error))? else {
+            return Ok(Bytes::new());
+        };
+        let mut answer = vec![1];
+        if cid.codec() == Codec::DagPb {
+            answer.extend(object.get(&cid).await.map_err(|error| busy(&error))?.bytes());
+        }
+        Ok(answer.into())
     }
 
     /// Answers all revocations that are known.

@@ -257,6 +257,18 @@ pub const ALL: &[Metric] = &[
         "Rows of deleted buckets that were dropped.",
     ),
     counter("fula_gc_rewritten_bytes_total", "bytes", "Bytes of segments that were rewritten."),
+    counter(
+        "fula_lifecycle_ended_total",
+        "objects",
+        "Objects, versions, markers and uploads that this master ended by lifecycle rules.",
+    ),
+    // Public objects by CID.
+    gauge("fula_public_objects", "objects", "Public objects that can be read by CID."),
+    counter(
+        "fula_public_left_out_total",
+        "objects",
+        "Public objects that did not fit into the index of FULA_CID_INDEX.",
+    ),
     // Storage nodes.
     gauge("fula_storage_nodes_away", "nodes", "Nodes of FULA_STORAGE_NODES that do not answer."),
     counter(

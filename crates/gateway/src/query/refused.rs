@@ -22,7 +22,6 @@ const REFUSED: &[Refused] = &[
     (Method::PUT, Bucket, "encryption", "PutBucketEncryption"),
     (Method::PUT, Bucket, "intelligent-tiering", "PutBucketIntelligentTieringConfiguration"),
     (Method::PUT, Bucket, "inventory", "PutBucketInventoryConfiguration"),
-    (Method::PUT, Bucket, "lifecycle", "PutBucketLifecycleConfiguration"),
     (Method::PUT, Bucket, "logging", "PutBucketLogging"),
     (
         Method::PUT,

@@ -10,6 +10,7 @@ mod cors;
 mod delete;
 mod grants;
 mod keys;
+mod lifecycle;
 mod mapping;
 mod multipart;
 mod object;
@@ -207,6 +208,7 @@ operations! {
     get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput,
     delete_bucket_tagging: DeleteBucketTaggingInput => DeleteBucketTaggingOutput,
     delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput,
+    put_bucket_lifecycle_configuration: PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput,
     put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput,
     put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput,
     list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput,

@@ -17,6 +17,7 @@ use super::{
         self, bucket_name, etag, object_facts, object_key, read_conditions, refuse_conditions,
         refuse_unoffered, set_checksums, url_encode, write_conditions,
     },
+    lifecycle::set_end,
     object::{copy_source, written_headers},
     tags, versions,
 };
@@ -371,6 +372,7 @@ impl Api {
         let location = self.location(&headers, &extensions, &input.bucket, &input.key);
         let completed = self.service.complete_upload(caller, &bucket, &complete).await;
         let record = completed.map_err(to_s3)?;
+        let end = self.service.end_of_written(caller, &bucket, &complete.key, &record).await;
         let mut output = CompleteMultipartUploadOutput {
             location: Some(location),
             bucket: Some(input.bucket),
@@ -382,6 +384,7 @@ impl Api {
         set_checksums!(output, &record.checksums);
         let mut response = S3Response::new(output);
         response.headers = written_headers(&record);
+        set_end(&mut response.headers, end.as_ref());
         Ok(response)
     }
 

@@ -6,8 +6,8 @@ use fula_core::bucket::{
     Checksum, ChecksumAlgorithm as Algorithm, ETag as StoredTag, ObjectRecord, PartSpan,
 };
 use fula_service::{
-    Caller, CopyRequest, CopySourceRequest, Object, PutRequest, ServiceError, body::BodyFacts,
-    condition::ReadConditions, limits::PUT_BYTES_MAX,
+    AppendRequest, Caller, CopyRequest, CopySourceRequest, Object, PutRequest, ServiceError,
+    body::BodyFacts, condition::ReadConditions, limits::PUT_BYTES_MAX,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use s3s::{S3Request, S3Response, S3Result, dto::*, s3_error};
@@ -18,6 +18,7 @@ use super::{
         self, DEFAULT_CONTENT_TYPE, bucket_name, checksum_type, etag, object_facts, object_key,
         read_conditions, refuse_unoffered, set_checksums, write_conditions, write_facts,
     },
+    lifecycle::set_end,
     shareable::Shareable,
     tags,
     versions::{copy_fault, made_version, set_version, version_of},
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     date::{parse_http_date, timestamp},
     digest::{self, Digests, asked_algorithm},
-    error::{not_implemented, s3_error as to_s3},
+    error::{not_implemented, s3_error as to_s3, with_argument},
     range::ByteRange,
     signature::chunks::Trailers,
 };
@@ -101,6 +102,7 @@ impl Api {
         let length = request.input.content_length;
         let body = request.input.body.take();
         let body = convert::body(body);
+        let offset = take_write_offset(&mut request.headers)?;
         refuse_unoffered(&request)?;
         let facts = object_facts(&request.headers)?;
         let conditions = write_conditions(&request.headers)?;
@@ -108,9 +110,16 @@ impl Api {
         let body_facts = Self::body_facts(&mut request, length, None)?;
         let input = request.input;
         let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
-        let put = PutRequest { key, facts, conditions, body, body_facts };
-        let put = self.service.put_object(&caller, &bucket, put).await;
+        let named = key.clone();
+        let put = if let Some(offset) = offset {
+            let append = AppendRequest { key, offset, facts, conditions, body, body_facts };
+            self.service.append_object(&caller, &bucket, append).await
+        } else {
+            let put = PutRequest { key, facts, conditions, body, body_facts };
+            self.service.put_object(&caller, &bucket, put).await
+        };
         let record = put.map_err(to_s3)?;
+        let end = self.service.end_of_written(&caller, &bucket, &named, &record).await;
         let mut output = PutObjectOutput {
             e_tag: Some(etag(&record.etag)),
             checksum_type: checksum_type(&record.checksums),
@@ -119,6 +128,7 @@ impl Api {
         set_checksums!(output, &record.checksums);
         let mut response = S3Response::new(output);
         response.headers = written_headers(&record);
+        set_end(&mut response.headers, end.as_ref());
         Ok(response)
     }
 
@@ -242,9 +252,10 @@ impl Api {
         };
         let caller = &caller(&request)?;
         let bucket = bucket_name(&input.bucket)?;
-        let source_version = copy.source.version;
+        let (source_version, named) = (copy.source.version, copy.key.clone());
         let copied = self.service.copy_object(caller, &bucket, copy).await;
         let record = copied.map_err(copy_fault)?;
+        let end = self.service.end_of_written(caller, &bucket, &named, &record).await;
         let mut result = CopyObjectResult {
             e_tag: Some(etag(&record.etag)),
             last_modified: Some(timestamp(record.time)),
@@ -260,9 +271,20 @@ impl Api {
         };
         let mut response = S3Response::new(output);
         response.headers = cid_header(&record);
+        set_end(&mut response.headers, end.as_ref());
         Ok(response)
     }
 }
+
+/// Takes out of the headers the place in an object at which a body is added, if there is one.
+fn take_write_offset(headers: &mut HeaderMap) -> S3Result<Option<u64>> {
+    let Some(value) = headers.remove(WRITE_OFFSET) else { return Ok(None) };
+    let offset = value.to_str().ok().and_then(|text| text.parse().ok());
+    offset.map(Some).ok_or_else(|| with_argument(s3_error!(InvalidArgument), WRITE_OFFSET, &value))
+}
+
+/// Header that makes a put an append.
+const WRITE_OFFSET: &str = "x-amz-write-offset-bytes";
 
 /// The bytes that a read returns.
 struct Selected {
@@ -327,6 +349,7 @@ fn object_headers(object: &Object) -> HeaderMap {
     if let Some(version) = object.version {
         set_version(&mut headers, version);
     }
+    set_end(&mut headers, object.end.as_ref());
     if !object.tags.is_empty() {
         headers.insert("x-amz-tagging-count", HeaderValue::from(object.tags.len()));
     }

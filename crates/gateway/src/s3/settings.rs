@@ -77,9 +77,6 @@ never_set! {
     get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput: Encryption,
         "ServerSideEncryptionConfigurationNotFoundError",
         "The server side encryption configuration was not found";
-    get_bucket_lifecycle_configuration:
-        GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput: Lifecycle,
-        "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist";
     get_bucket_replication: GetBucketReplicationInput => GetBucketReplicationOutput: Replication,
         "ReplicationConfigurationNotFoundError", "The replication configuration was not found";
     get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput: Website,
@@ -190,7 +187,6 @@ macro_rules! nothing_to_remove {
 
 nothing_to_remove! {
     delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput: Encryption;
-    delete_bucket_lifecycle: DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput: Lifecycle;
     delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput: Replication;
     delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput: Website;
 }

@@ -63,8 +63,8 @@ async fn gateway() -> Gateway {
         key: key(n).public(),
     };
     let nodes = [("north", 2), ("south", 3)].map(node).to_vec();
-    let ingest =
-        MasterIngest::new(service.clone(), authenticator.clone(), Arc::new(master()), nodes, None);
+    let key = Arc::new(master());
+    let ingest = MasterIngest::new(service.clone(), authenticator.clone(), key, nodes, None, None);
     fula_gateway::gateway(service, authenticator, config).with_ingest(ingest)
 }
 

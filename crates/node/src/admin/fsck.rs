@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use fula_core::Cid;
 use fula_service::{
+    NodesChecked,
     error::chain,
     fsck::{self, Checked, Fault, Place, Problem, TreeName},
 };
@@ -76,7 +77,9 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
     note_suspects(node, &damaged);
     let places: Vec<Value> = damaged.iter().map(|damage| needed.place(damage)).collect();
     let is_unrepaired = node.store.recovery.is_unrepaired;
-    let problems = needed.problems + u64::from(is_unrepaired);
+    let on_nodes = on_nodes(node, progress).await?;
+    let lost = on_nodes.as_ref().map_or(0, |checked| checked.lost_count);
+    let problems = needed.problems + u64::from(is_unrepaired) + lost;
     note_outcome(node, problems, times_damaged).await;
     let cut: u64 = node.store.recovery.truncated.iter().map(|cut| cut.bytes).sum();
     Ok(json!({
@@ -87,7 +90,37 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
         "buckets": buckets,
         "unfinished_bytes_cut": cut,
         "unfinished_repair": is_unrepaired,
+        "storage_nodes": on_nodes.map(|checked| nodes_json(&checked)),
     }))
+}
+
+/// Asks the storage nodes of a gateway that runs whether they have what mapped objects need. `None` where there
+/// is no gateway that could ask.
+async fn on_nodes(node: &Node, progress: &Progress) -> Result<Option<NodesChecked>, Refused> {
+    let Some(service) = node.with_nodes.get() else { return Ok(None) };
+    progress.say("storage nodes".to_owned());
+    let checked = service.check_nodes().await;
+    let text = |error| Refused(format!("cannot check the storage nodes: {}", chain(&error)));
+    Ok(Some(checked.map_err(text)?))
+}
+
+fn nodes_json(checked: &NodesChecked) -> Value {
+    let lost = checked.lost.iter().map(|lost| {
+        json!({
+            "owner": lost.bucket.owner.to_string(),
+            "bucket": lost.bucket.name.as_str(),
+            "key": lost.key,
+            "cid": lost.cid.to_string(),
+            "nodes": lost.nodes,
+        })
+    });
+    json!({
+        "blocks": checked.blocks,
+        "lost_count": checked.lost_count,
+        "lost": lost.collect::<Value>(),
+        "unknown": checked.unknown,
+        "away": checked.away,
+    })
 }
 
 /// Returns the advice for a damaged place in the log that may have held rows.

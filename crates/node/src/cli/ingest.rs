@@ -1,8 +1,19 @@
 //! Settings about storage nodes that masters and nodes have.
 
+use std::net::SocketAddr;
+
 use clap::{ArgAction::Set, Args};
 
-use super::value::{Size, Time, above_zero, from_one, switch};
+use super::value::{Size, Time, above_zero, from_one, listen_address, switch};
+
+/// Reads of public objects by CID. They are off unless there is a listener.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct CidSettings {
+    /// Address and port of a listener for public objects by CID, which is an IPFS trustless gateway. It asks for
+    /// no credentials, and serves only what anyone may read [default: none]
+    #[arg(long, env = "FULA_CID_LISTEN", value_name = "ADDR:PORT", value_parser = listen_address)]
+    pub(crate) cid_listen: Option<SocketAddr>,
+}
 
 /// What a master does with storage nodes. Everything is off unless it is set.
 #[derive(Clone, Debug, Args)]
@@ -28,6 +39,12 @@ pub(crate) struct IngestSettings {
     pub(crate) ingest: bool,
     #[command(flatten)]
     pub(crate) limits: IngestLimits,
+    #[command(flatten)]
+    pub(crate) cid: CidSettings,
+    /// Memory for the index of public objects with --cid-listen: about 40 bytes for a block and 300 for an
+    /// object. Objects that do not fit cannot be read by CID
+    #[arg(long, env = "FULA_CID_INDEX", value_name = "SIZE", default_value = "128M")]
+    pub(crate) cid_index: Size,
 }
 
 /// How much clients may send to `/v0/`.

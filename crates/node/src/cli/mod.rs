@@ -26,7 +26,7 @@ pub(crate) use self::{
     car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
     config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
-    ingest::{IngestLimits, IngestSettings},
+    ingest::{CidSettings, IngestLimits, IngestSettings},
     origin::{Ineffective, Setting, Start, Why, ineffective, start, start_of},
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,

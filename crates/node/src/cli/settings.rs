@@ -124,6 +124,10 @@ pub(crate) struct GatewaySettings {
     /// block; masters that share a store take turns. 0s turns it off
     #[arg(long, env = "FULA_SCRUB", value_name = "TIME", default_value_t = Time(Duration::from_hours(30 * 24)))]
     pub(crate) scrub: Time,
+    /// Interval at which lifecycle rules are worked off, by one of the masters. 0s turns that off: rules
+    /// are kept, and nothing ends
+    #[arg(long, env = "FULA_LIFECYCLE_EVERY", value_name = "TIME", default_value_t = Time(Duration::from_hours(1)))]
+    pub(crate) lifecycle_every: Time,
     /// Memory for request and response bodies of all connections together. When it is used up,
     /// connections that move less than 256 KiB in 5 s are closed, and a request that waits for 10 s is
     /// answered 503 `SlowDown`. Raise it for many large transfers at once

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{ArgAction::Set, Args};
 
 use super::{
-    AuthSettings, ConnectionSettings, IngestLimits, LogFormat,
+    AuthSettings, CidSettings, ConnectionSettings, IngestLimits, LogFormat,
     value::{Time, above_zero, listen_address, switch},
 };
 
@@ -42,6 +42,8 @@ pub(crate) struct StorageNodeSettings {
     pub(crate) masters: String,
     #[command(flatten)]
     pub(crate) limits: IngestLimits,
+    #[command(flatten)]
+    pub(crate) cid: CidSettings,
     /// File with the certificate chain, in PEM; needs --tls-key too. Send SIGHUP after a renewal [default:
     /// none, plain HTTP]
     #[arg(long, env = "FULA_TLS_CERT", value_name = "FILE")]

@@ -84,6 +84,7 @@ fn show(report: &Value) {
             say!("  {place}: {what}{more}. To clear {them}, {}.", text(&first["cleared_by"]));
         }
     }
+    show_nodes(&report["storage_nodes"]);
     if let Some(more) = report["left_off"].as_u64().filter(|more| *more > 0) {
         say!("{more} more problems are not named");
     }
@@ -97,6 +98,35 @@ fn show(report: &Value) {
         say!("the log of a gateway was not checked: name its data directory with --data-dir");
     }
     say!("{} problems", report["problems"]);
+}
+
+/// Prints what the storage nodes have lost.
+fn show_nodes(report: &Value) {
+    let Some(blocks) = report["blocks"].as_u64().filter(|blocks| *blocks > 0) else { return };
+    say!("storage nodes: {blocks} blocks of mapped objects, {} lost", report["lost_count"]);
+    for lost in report["lost"].as_array().into_iter().flatten() {
+        let (bucket, key, cid) = (text(&lost["bucket"]), text(&lost["key"]), text(&lost["cid"]));
+        let owner = text(&lost["owner"]);
+        let nodes: Vec<&str> =
+            lost["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        say!(
+            "  object {key} of bucket {bucket} of owner {owner}: block {cid} is lost on {}. To clear it, put the \
+             object again, or delete it.",
+            nodes.join(", ")
+        );
+    }
+    let named = report["lost"].as_array().map_or(0, Vec::len) as u64;
+    if let Some(more) = report["lost_count"].as_u64().and_then(|count| count.checked_sub(named))
+        && more > 0
+    {
+        say!("  {more} more lost blocks are not named");
+    }
+    for away in report["away"].as_array().into_iter().flatten() {
+        say!("  storage node {} does not answer: start it, and check again", text(away));
+    }
+    if let Some(unknown) = report["unknown"].as_u64().filter(|unknown| *unknown > 0) {
+        say!("  {unknown} blocks were not checked");
+    }
 }
 
 /// Splits a list into runs of values that are alike in some fields, so that each run is one line.

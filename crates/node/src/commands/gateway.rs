@@ -6,7 +6,6 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
 };
 
 use fula_gateway::{
@@ -17,7 +16,7 @@ use fula_gateway::{
     tls::Certificate,
 };
 use fula_service::{
-    Mapping, MasterInfo, Recovery, Service, ServiceError,
+    Mapping, MasterInfo, PublicReads, Recovery, Service, ServiceError,
     auth::{Revoked, user_of},
     error::chain,
 };
@@ -35,11 +34,11 @@ use crate::{
     files::{self, FileError},
     gauges, gc,
     ingest::{NodeLinks, OwnMaster, settle_for_ever},
-    jwks,
+    jwks, lifecycle,
     listeners::{ListenError, Taken, usable},
     node::{Node, NodeError, Purpose, host_name},
     output::say,
-    readiness,
+    public, readiness,
     reload::{Hangups, Parts},
     scrub,
     state::Running,
@@ -91,6 +90,7 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     }
     let listener = Taken::take(config.listen, "--listen (FULA_LISTEN)")?;
     let admin_listener = Taken::take(config.admin_listen, "--admin-listen (FULA_ADMIN_LISTEN)")?;
+    let cid_listener = public::take(config.ingest.cid_listen)?;
     let certificate = tls_of(config.tls.as_ref())?;
     let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
     let recorder =
@@ -98,7 +98,8 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
     gauges::begin();
     let node = Arc::new(open_node(&config).await?);
     let (service, authenticator) = (node.service.clone(), node.authenticator.clone());
-    let (service, ingest) = with_ingest(&config, &node, service).await?;
+    let (service, ingest, public) = with_ingest(&config, &node, service).await?;
+    let cid_budget = service.unauthenticated_budget().clone();
     let gateway = fula_gateway::gateway(service, authenticator, config.wire.clone());
     let gateway = gateway.with_ingest(ingest);
 
@@ -129,13 +130,22 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         ..how.clone()
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
+    let mut by_cid = None;
+    if let (Some(taken), Some(public)) = (cid_listener, public) {
+        tokio::spawn(public.clone().watch());
+        let (blocks, rates) = (Arc::new(public), config.wire.rates);
+        by_cid = Some(public::serve(taken, &how, blocks, cid_budget, rates)?);
+    }
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
-    start_background_work(&node, config.scrub);
+    start_background_work(&node, &config);
     let rated = gateway.clone();
     let parts = Parts {
         authenticator: node.authenticator.clone(),
         certificate,
-        set_rates: Box::new(move |rates| rated.set_rates(rates)),
+        set_rates: Box::new(move |rates| {
+            rated.set_rates(rates);
+            by_cid.iter().for_each(|by_cid| by_cid.set_rates(rates));
+        }),
         service: Some(node.service.clone()),
     };
     tokio::spawn(hangups.serve(parts));
@@ -173,8 +183,9 @@ async fn with_ingest(
     config: &GatewayConfig,
     node: &Arc<Node>,
     service: Service,
-) -> Result<(Service, MasterIngest), StartError> {
-    let IngestConfig { nodes, accepts, copies, own, limits, uploads } = config.ingest.clone();
+) -> Result<(Service, MasterIngest, Option<PublicReads>), StartError> {
+    let IngestConfig { nodes, accepts, copies, own, limits, uploads, cid_listen, cid_index } =
+        config.ingest.clone();
     let key = node.master_key();
     let is_needed = own || (node.owns_blocks() && node.has_holds().await?);
     let storage = if is_needed { Some(node.open_storage(limits).await?) } else { None };
@@ -187,6 +198,7 @@ async fn with_ingest(
     let links = Arc::new(links.map_err(|error| StartError::Process("HTTP", error.into()))?);
     tokio::spawn(Arc::clone(&links).watch());
     let service = service.with_mapping(Mapping { nodes: links, accepts, copies });
+    node.with_nodes.set(service.clone()).expect("nobody else sets it");
     let routes = storage.filter(|_| own).map(|storage| {
         let (trust, wire) = (Trust::own(key.public()), config.wire.clone());
         let WireConfig { tls_terminated, rates, limits, .. } = wire;
@@ -200,8 +212,10 @@ async fn with_ingest(
     };
     let addresses = nodes.iter().map(address).collect();
     let authenticator = node.authenticator.clone();
-    let ingest = MasterIngest::new(service.clone(), authenticator, key, addresses, routes);
-    Ok((service, ingest))
+    let public = cid_listen.map(|_| PublicReads::new(service.clone(), cid_index));
+    let (master, public_reads) = (service.clone(), public.clone());
+    let ingest = MasterIngest::new(master, authenticator, key, addresses, routes, public_reads);
+    Ok((service, ingest, public))
 }
 
 /// Reads a certificate and its key, if there are any.
@@ -254,8 +268,8 @@ async fn open_node(config: &GatewayConfig) -> Result<Node, StartError> {
     Ok(node)
 }
 
-/// Starts the background tasks of a gateway. The scrub reads every block once in the time `scrubbed_in`.
-fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
+/// Starts the background tasks of a gateway.
+fn start_background_work(node: &Arc<Node>, config: &GatewayConfig) {
     let authenticator = node.authenticator.clone();
     tokio::spawn(async move { authenticator.revocations().run().await });
     let authenticator = node.authenticator.clone();
@@ -266,7 +280,8 @@ fn start_background_work(node: &Arc<Node>, scrubbed_in: Duration) {
     tokio::spawn(gc::tend(Arc::clone(node)));
     tokio::spawn(gc::shared::tend(Arc::clone(node)));
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
-    tokio::spawn(scrub::run(Arc::clone(node), scrubbed_in));
+    tokio::spawn(scrub::run(Arc::clone(node), config.scrub));
+    tokio::spawn(lifecycle::tend(Arc::clone(node), config.lifecycle_every));
     tokio::spawn(node.service.clone().settle_names(Arc::clone(&node.metadata)));
 }
 

@@ -30,6 +30,7 @@ use crate::{
     listeners::{Taken, usable},
     node::{Node, NodeError, Purpose},
     output::say,
+    public::{self, NodeBlocks},
     readiness,
     reload::{Hangups, Parts},
 };
@@ -51,6 +52,7 @@ async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
     let connections = config.connections.limits(raise_descriptors());
     let listener = Taken::take(config.listen, "--listen (FULA_NODE_LISTEN)")?;
     let admin_listener = Taken::take(config.admin_listen, "--admin-listen (FULA_ADMIN_LISTEN)")?;
+    let cid_listener = public::take(config.cid_listen)?;
     let certificate = tls_of(config.tls.as_ref())?;
     let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
     let recorder =
@@ -97,15 +99,24 @@ async fn serve(settings: StorageNodeSettings) -> Result<(), StartError> {
     };
     tokio::spawn(server::serve(admin_listener, admin, std::future::pending(), answer_admin));
     tokio::spawn(admin::serve(socket, Arc::clone(&node)));
-    let rated = routes.clone();
+    let (rated, reloaded) = (routes.clone(), authenticator.clone());
+    let masters = start_background_work(&node, &storage, &config.masters, trust, authenticator)?;
+    let mut by_cid = None;
+    if let Some(taken) = cid_listener {
+        let blocks = Arc::new(NodeBlocks { node: storage.clone(), masters });
+        let (budget, rates) = (public::node_budget(), config.routes.rates);
+        by_cid = Some(public::serve(taken, &how, blocks, budget, rates)?);
+    }
     let parts = Parts {
-        authenticator: authenticator.clone(),
+        authenticator: reloaded,
         certificate,
-        set_rates: Box::new(move |rates| rated.set_rates(rates)),
+        set_rates: Box::new(move |rates| {
+            rated.set_rates(rates);
+            by_cid.iter().for_each(|by_cid| by_cid.set_rates(rates));
+        }),
         service: None,
     };
     tokio::spawn(hangups.serve(parts));
-    start_background_work(&node, &storage, &config.masters, trust, authenticator)?;
     let answer = move |request: http::Request<_>| {
         let routes = routes.clone();
         async move { routes.handle(request).await }
@@ -125,16 +136,16 @@ fn start_background_work(
     masters: &[PeerAddress],
     trust: Arc<Trust>,
     authenticator: Authenticator,
-) -> Result<(), StartError> {
+) -> Result<Arc<MasterLinks>, StartError> {
     let key = node.node_key();
     let masters = MasterLinks::new(masters, &key, trust, authenticator.clone());
     let masters = Arc::new(masters.map_err(|error| StartError::Process("HTTP", error.into()))?);
     tokio::spawn(Arc::clone(&masters).watch());
-    tokio::spawn(settle_for_ever(storage.clone(), masters));
+    tokio::spawn(settle_for_ever(storage.clone(), Arc::clone(&masters) as _));
     tokio::spawn(async move { authenticator.revocations().run().await });
     tokio::spawn(gc::tend(Arc::clone(node)));
     tokio::spawn(gauges::watch_disk(Arc::clone(node)));
-    Ok(())
+    Ok(masters)
 }
 
 fn greet(

@@ -74,6 +74,10 @@ pub(crate) struct IngestConfig {
     pub(crate) own: bool,
     pub(crate) limits: NodeLimits,
     pub(crate) uploads: usize,
+    /// Address of the listener for public objects by CID.
+    pub(crate) cid_listen: Option<std::net::SocketAddr>,
+    /// Largest index of public objects in bytes.
+    pub(crate) cid_index: usize,
 }
 
 /// Shortest lease. A receipt must have more than an hour left when it is used.
@@ -136,6 +140,8 @@ impl IngestConfig {
             own: settings.ingest,
             limits: node_limits(settings.limits)?,
             uploads: uploads(settings.limits),
+            cid_listen: settings.cid.cid_listen,
+            cid_index: usize::try_from(settings.cid_index.0).unwrap_or(usize::MAX),
         })
     }
 }
@@ -145,6 +151,7 @@ impl IngestConfig {
 pub(crate) struct StorageNodeConfig {
     pub(crate) listen: std::net::SocketAddr,
     pub(crate) admin_listen: std::net::SocketAddr,
+    pub(crate) cid_listen: Option<std::net::SocketAddr>,
     pub(crate) backends: Backends,
     pub(crate) masters: Vec<PeerAddress>,
     pub(crate) limits: NodeLimits,
@@ -175,6 +182,7 @@ impl StorageNodeConfig {
         Ok(Self {
             listen: settings.listen,
             admin_listen: settings.admin_listen,
+            cid_listen: settings.cid.cid_listen,
             backends: Backends::check(&data, shared, key_file, CasMode::Auto)?,
             masters,
             limits: node_limits(settings.limits)?,

@@ -197,6 +197,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) shutdown_grace: Duration,
     /// Time in which every block is read once; zero turns that off.
     pub(crate) scrub: Duration,
+    /// Interval at which lifecycle rules are worked off; zero turns that off.
+    pub(crate) lifecycle_every: Duration,
     pub(crate) log: LogFormat,
     pub(crate) first_key: Option<(String, Secret)>,
     /// The tokens that are accepted, without the key set of JWTs.
@@ -275,6 +277,7 @@ impl GatewayConfig {
             connections: ConnectionConfig::check(settings.connections)?,
             shutdown_grace: settings.shutdown_grace.0,
             scrub: settings.scrub.0,
+            lifecycle_every: settings.lifecycle_every.0,
             log: settings.log,
             first_key: both(settings.access_key_id, first_secret, ConfigError::HalfAKey)?
                 .map(|(id, secret)| (id, Secret::new(secret))),

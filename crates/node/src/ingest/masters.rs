@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fula_core::Cid;
+use fula_core::{Cid, block::BLOCK_BYTES_MAX};
 use fula_gateway::ingest::Trust;
 use fula_ingest::{SignerId, SigningKey, node::Masters, peer};
 use fula_service::{
@@ -31,6 +31,9 @@ const REVOCATIONS: Bounds = Bounds { patience: Duration::from_secs(10), bytes_ma
 
 /// Limits of a question which blocks are needed. The master walks over all its buckets.
 const NEEDED: Bounds = Bounds { patience: Duration::from_mins(30), bytes_max: 1 << 20 };
+
+/// Limits of a question whether a block is public.
+const PUBLIC: Bounds = Bounds { patience: Duration::from_secs(5), bytes_max: 1 + BLOCK_BYTES_MAX };
 
 /// The masters of a storage node, by the key that those of one arbiter share.
 #[derive(Debug)]
@@ -97,6 +100,24 @@ impl MasterLinks {
             }
         }
         Ok(())
+    }
+
+    /// Asks whether a block is public. Returns its bytes if it is an inner node of a file, and nothing for a leaf.
+    /// `None` if it is not public.
+    ///
+    /// # Errors
+    /// The reason why no master of an arbiter answered.
+    pub(crate) async fn public(&self, cid: &Cid) -> Result<Option<Bytes>, String> {
+        let body = Bytes::copy_from_slice(&cid.to_bytes());
+        let mut failure = None;
+        for clients in self.arbiters.values() {
+            match self.ask(clients, "/fula/ingest/public", body.clone(), PUBLIC).await {
+                Ok(mut answer) if !answer.is_empty() => return Ok(Some(answer.split_off(1))),
+                Ok(_) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(None), Err)
     }
 
     /// Asks the masters of one arbiter, one after another. Returns the first answer that they signed.

@@ -161,9 +161,7 @@ impl StorageNodes for NodeLinks {
     }
 
     async fn meet(&self, node: SignerId) {
-        if let Some(link) = self.links.get(&node)
-            && link.disk.lock().is_none()
-        {
+        if let Some(link) = self.links.get(&node) {
             link.look().await;
         }
     }

@@ -48,38 +48,52 @@ pub fn authorize(
     let is_own = is_owner && granted;
     let refused =
         if is_owner || access.mentions(who) { ServiceError::AccessDenied } else { hidden };
-    let is_about_objects = action.id().is_about_object();
-    let resource = match target {
-        Target::Account => return Err(refused),
-        Target::Anything(_) if is_about_objects => {
-            return if is_own || access.mentions(who) { Ok(()) } else { Err(refused) };
-        }
-        Target::Object(bucket, key) if is_about_objects => format!("{bucket}/{key}"),
-        Target::Bucket(bucket)
-        | Target::Anything(bucket)
-        | Target::Prefix(bucket, _)
-        | Target::Object(bucket, _) => bucket.to_owned(),
-    };
     // No policy takes its owner the right to change it, and none gives it to others, as on AWS.
-    if action.is_about_policy() && (is_own || !is_owner) {
+    if action.is_about_policy() {
         return if is_own { Ok(()) } else { Err(refused) };
     }
-    let decide = |action: Action| {
-        let asked = Asked { who, as_named: granted, action: action.id(), resource: &resource };
-        access.decide(&asked, is_owner, values)
-    };
-    let decision = match decide(action) {
-        // Who may list a bucket may know where it is.
-        Decision::Unsaid if action == Action::GetLocation => match decide(Action::ListObjects) {
-            Decision::Allowed => Decision::Allowed,
-            Decision::Denied | Decision::Unsaid => Decision::Unsaid,
-        },
-        decision => decision,
+    let decision = match target {
+        Target::Account => return Err(refused),
+        // Most buckets have no policy.
+        _ if !access.has_policy() => Decision::Unsaid,
+        Target::Anything(_) if action.id().is_about_object() => {
+            return if is_own || access.mentions(who) { Ok(()) } else { Err(refused) };
+        }
+        target => {
+            let resource = resource_of(action, target);
+            let decide = |action: Action| {
+                let (action, resource) = (action.id(), resource.as_str());
+                let asked = Asked { who, as_named: granted, action, resource };
+                access.decide(&asked, is_owner, values)
+            };
+            match decide(action) {
+                // Who may list a bucket may know where it is.
+                Decision::Unsaid
+                    if action == Action::GetLocation
+                        && decide(Action::ListObjects) == Decision::Allowed =>
+                {
+                    Decision::Allowed
+                }
+                decision => decision,
+            }
+        }
     };
     match decision {
         Decision::Allowed => Ok(()),
         Decision::Unsaid if is_own => Ok(()),
         Decision::Denied | Decision::Unsaid => Err(refused),
+    }
+}
+
+/// Returns what policies call the target of an action.
+fn resource_of(action: Action, target: Target<'_>) -> String {
+    match target {
+        Target::Object(bucket, key) if action.id().is_about_object() => format!("{bucket}/{key}"),
+        Target::Bucket(bucket)
+        | Target::Anything(bucket)
+        | Target::Prefix(bucket, _)
+        | Target::Object(bucket, _) => bucket.to_owned(),
+        Target::Account => String::new(),
     }
 }
 
@@ -163,6 +177,8 @@ mod tests {
         let scoped_stranger = scoped("key:stranger", &["read:other"]);
         let reading_friend = scoped("key:friend", &["read:*"]);
         let nothing = BucketAccess::default();
+        let all =
+            access(r#"{"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "*"}"#);
         let some = access(
             r#"{"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject",
                 "Resource": "arn:aws:s3:::bucket/in/*"}"#,
@@ -176,7 +192,7 @@ mod tests {
             access(r#"{"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "*"}"#);
         let held = |access| Some(Holder { owner: owner.owner, access });
         let (private, public) = (held(&nothing), held(&some));
-        let (shared, closed) = (held(&shared), held(&closed));
+        let (shared, closed, all) = (held(&shared), held(&closed), held(&all));
         let table = [
             ("owner", Some(&owner), "in/k", private, "aaaaaaaaaaaaaaaaa"),
             ("reader in", Some(&reader), "in/k", private, "aaaadddddddddadad"),
@@ -205,6 +221,9 @@ mod tests {
             ("reading friend", Some(&reading_friend), "in/k", shared, "aaaadddddddadadad"),
             ("stranger, shared", Some(&stranger), "in/k", shared, "nnnnnnnnnnnnnnnnn"),
             ("anonymous, shared", None, "in/k", shared, "ddddddddddddddddd"),
+            // Not even a token of the owner changes the policy, unless its scopes let it.
+            ("reader, all public", Some(&reader), "in/k", all, "aaaaaaaaaddaaaaad"),
+            ("anonymous, all public", None, "in/k", all, "aaaaaaaaaddaaaaad"),
             // What is forbidden to everyone is forbidden to the owner, but for the policy.
             ("owner, closed", Some(&owner), "in/k", closed, "dddddddddaaddddda"),
             ("reader, closed", Some(&reader), "in/k", closed, "ddddddddddddddddd"),

@@ -230,7 +230,7 @@ impl Action {
             Self::AbortUpload => "s3:AbortMultipartUpload",
             Self::CreateBucket => "s3:CreateBucket",
             Self::DeleteBucket => "s3:DeleteBucket",
-            // An export contains the policy, and whoever may not read that gets no export.
+            // An export contains the policy, and a caller who may not read the policy gets no export.
             Self::GetPolicy | Self::ExportBucket => "s3:GetBucketPolicy",
             Self::GetPolicyStatus => "s3:GetBucketPolicyStatus",
             Self::PutPolicy => "s3:PutBucketPolicy",

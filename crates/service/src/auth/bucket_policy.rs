@@ -6,7 +6,10 @@ use fula_core::{
     bucket::{Attached, BucketRoot, TextMap, settings},
 };
 
-use super::policy::{Asked, Decision, Policy, Values};
+use super::{
+    action::Action,
+    policy::{Asked, Decision, Policy, Values},
+};
 use crate::error::ServiceError;
 
 /// Name of the setting that holds the policy, as text in a block of its own.
@@ -59,6 +62,11 @@ impl BucketAccess {
         Self::of(text, PublicAccessBlock::default())
     }
 
+    /// Returns whether there is a policy.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.policy.is_some()
+    }
+
     /// Decides about a request.
     pub(crate) fn decide(
         &self,
@@ -80,6 +88,13 @@ impl BucketAccess {
     pub(crate) fn mentions(&self, who: Option<OwnerId>) -> bool {
         let Some(Stored::Policy(policy)) = &self.policy else { return false };
         !self.is_restricted && policy.mentions(who)
+    }
+
+    /// Returns whether anyone may read an object, from anywhere and at any time. `resource` is the bucket, a slash
+    /// and the key.
+    pub(crate) fn opens_always(&self, resource: &str) -> bool {
+        let Some(Stored::Policy(policy)) = &self.policy else { return false };
+        !self.is_restricted && policy.allows_always(Action::GetObject.id(), resource)
     }
 
     /// Returns whether it needs the tags of the object that a request is about.

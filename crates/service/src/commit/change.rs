@@ -16,9 +16,11 @@ use fula_core::{
 };
 
 use super::{
+    append::Append,
     completion::{CompleteUpload, is_expired},
     deleted::{Deleted, KeyToDelete},
     edits::{Answer, bytes_of, open_upload},
+    expiry::{Expiry, expire},
     step::{Step, StepKind, commit},
     versions::{delete_many, remove, remove_version, rename, source_of, tag, write},
     working::Working,
@@ -126,6 +128,8 @@ pub(crate) enum Change {
         /// Small body and attached maps, which are stored with the commit.
         blocks: Vec<Block>,
     },
+    /// Makes an object longer.
+    Append(Box<Append>),
     Delete(KeyToDelete),
     /// Gives an object another key.
     Rename {
@@ -145,6 +149,8 @@ pub(crate) enum Change {
         blocks: Vec<Block>,
     },
     DeleteMany(Vec<KeyToDelete>),
+    /// Ends what lifecycle rules end.
+    Expire(Vec<Expiry>),
     /// Sets whether the bucket keeps versions.
     SetVersioning(Versioning),
     CreateUpload {
@@ -178,6 +184,7 @@ impl Change {
             Self::DeleteBucket
             | Self::Delete(_)
             | Self::DeleteMany(_)
+            | Self::Expire(_)
             | Self::AbortUpload { .. } => true,
             Self::Commit(steps) => steps.iter().all(|step| matches!(step.kind, StepKind::Delete)),
             _ => false,
@@ -192,6 +199,7 @@ impl Change {
             | Self::Tag { blocks, .. }
             | Self::PutPart { blocks, .. } => blocks,
             Self::CompleteUpload(complete) => &complete.blocks,
+            Self::Append(append) => &append.blocks,
             Self::Commit(steps) => return steps.iter().map(Step::bytes).sum(),
             Self::Set { value, .. } => value.as_slice(),
             Self::CreateBucket { settings, .. } => {
@@ -203,6 +211,7 @@ impl Change {
             | Self::Rename { .. }
             | Self::Delete(_)
             | Self::DeleteMany(_)
+            | Self::Expire(_)
             | Self::AbortUpload { .. } => &[],
         };
         bytes_of(blocks)
@@ -233,7 +242,7 @@ impl Change {
                     work.take_over(content);
                 }
                 for (name, value) in settings {
-                    set(work, name, Some(value), None).await?;
+                    Box::pin(set(work, name, Some(value), None)).await?;
                 }
                 Ok(Answer::Done)
             }
@@ -246,7 +255,7 @@ impl Change {
                 Ok(Answer::Done)
             }
             Self::Set { name, value, names } => {
-                set(work, name, value.as_ref(), *names).await?;
+                Box::pin(set(work, name, value.as_ref(), *names)).await?;
                 Ok(Answer::Done)
             }
             Self::SettleName(names) => work.settle_name(*names).await.map(|()| Answer::Done),
@@ -261,6 +270,7 @@ impl Change {
                 write(work, key, &newest, &mut record);
                 Ok(Answer::Object(Box::new(record)))
             }
+            Self::Append(append) => append.apply(work, fingerprint).await,
             Self::Delete(delete) => {
                 let newest = work.newest(&delete.key).await?;
                 work.judge(&delete.conditions, newest.current.as_ref())?;
@@ -288,6 +298,7 @@ impl Change {
                 Ok(Answer::Tagged(Box::new(record)))
             }
             Self::DeleteMany(keys) => delete_many(work, keys).await,
+            Self::Expire(ended) => Box::pin(expire(work, ended)).await,
             Self::CreateUpload { key, id, record, blocks, expired } => {
                 create_upload(work, key, *id, record, blocks, expired).await
             }

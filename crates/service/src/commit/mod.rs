@@ -12,12 +12,14 @@
 //! - After a lost swap all changes are examined and applied again on the newer root.
 //! - An unanswered swap is resolved with `authors`, never by a guess.
 
+mod append;
 mod change;
 mod completion;
 mod contention;
 mod deleted;
 mod drops;
 mod edits;
+mod expiry;
 mod overlay;
 mod publish;
 mod replay;
@@ -42,10 +44,12 @@ use tokio::{
 
 pub use self::deleted::Deleted;
 pub(crate) use self::{
+    append::Append,
     change::{Change, Content, LOCATION, Replacement, Source, TAGGING, content_of, empty_block},
     completion::{CompleteUpload, is_expired, parts_hash},
     deleted::KeyToDelete,
     edits::Answer,
+    expiry::{Expired, Expiry},
     step::{Step, StepKind},
     working::decode_part,
 };
@@ -58,6 +62,10 @@ use crate::{
     pins::{Origin, RequestPins},
 };
 
+/// Address of the settings of a bucket; `None` while it has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SettingsLink(pub(crate) Option<Cid>);
+
 /// A change, and the conditions of the request for it.
 #[derive(Debug)]
 pub(crate) struct CommitRequest {
@@ -68,9 +76,9 @@ pub(crate) struct CommitRequest {
     /// Key by which a retry is recognised.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
     pub(crate) change: Arc<Change>,
-    /// Address of the settings by which the change was allowed, where that was decided by a state that may
-    /// not be the newest.
-    pub(crate) settings: Option<Option<Cid>>,
+    /// The settings by which the change was allowed, where that was decided by a state that may not be the
+    /// newest.
+    pub(crate) settings: Option<SettingsLink>,
     /// What content relies on that the change links to and does not carry.
     pub(crate) origin: Option<Origin>,
     /// Pins the blocks that the change links to.

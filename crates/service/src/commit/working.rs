@@ -16,7 +16,7 @@ use fula_core::{
 };
 
 pub(super) use self::versions::Newest;
-use super::overlay::Overlay;
+use super::{SettingsLink, overlay::Overlay};
 use crate::{
     arbiter::Head,
     error::{Applied, ServiceError},
@@ -361,9 +361,9 @@ impl<'a> Working<'a> {
         }
     }
 
-    /// Returns the address of the settings, if the bucket exists.
-    pub(super) fn settings_link(&self) -> Option<Option<Cid>> {
-        self.open.as_ref().map(|open| open.root.settings)
+    /// Returns which settings the bucket has, if it exists.
+    pub(super) fn settings_link(&self) -> Option<SettingsLink> {
+        self.open.as_ref().map(|open| SettingsLink(open.root.settings))
     }
 
     /// Replaces the settings of the bucket, and does with the global name what they require.

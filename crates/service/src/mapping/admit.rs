@@ -114,9 +114,13 @@ impl Service {
         let target = self.resolve_for_write(caller, bucket, Action::PutObject, &key).await?;
         self.may_compare(caller, &target.head, &key, &conditions).await?;
         let admitted = self.admit_mapping(caller, request).await;
-        let made_of = [fingerprint_of(request)?, conditions.to_bytes()];
-        let idempotency_key =
-            caller.idempotency_key("map", key.as_str(), &[&made_of[0], &made_of[1]]);
+        // Most clients number no calls, and then nothing has to be recognised.
+        let idempotency_key = if caller.invocation.is_some() {
+            let made_of = [fingerprint_of(request)?, conditions.to_bytes()];
+            caller.idempotency_key("map", key.as_str(), &[&made_of[0], &made_of[1]])
+        } else {
+            None
+        };
         let (source, blocks, delivery) = match admitted {
             Ok(Admitted { record, blocks, delivery }) => {
                 (Source::Record(Box::new(record)), blocks, Some(delivery))
@@ -273,7 +277,8 @@ impl Service {
     }
 }
 
-/// Adds what a receipt proves. A node that was never heard of is asked for its disk first.
+/// Adds what a receipt proves. If the disk of its node is not known, or another one, the node is asked for it: it
+/// may have been replaced since it was heard of.
 async fn prove_by_receipt(
     mapping: &Mapping,
     offered: &Offered,
@@ -282,7 +287,7 @@ async fn prove_by_receipt(
 ) -> Result<(), Refusal> {
     let known = |id| mapping.nodes.known(id);
     match proved.receipt(offered, now, known) {
-        Err(Refusal::UnknownDisk(node)) => {
+        Err(Refusal::UnknownDisk(node) | Refusal::OtherDisk(node)) => {
             drop(timeout(PRESENCE, mapping.nodes.meet(node)).await);
             proved.receipt(offered, now, known)
         }
@@ -311,7 +316,6 @@ async fn ask_nodes(
     proved: &mut Proved,
 ) {
     let ask = |node| async move {
-        mapping.nodes.meet(node).await;
         let mut found = Vec::new();
         for cids in missing.chunks(ASKED_MAX) {
             match mapping.nodes.have(node, owner, cids).await {
@@ -327,7 +331,7 @@ async fn ask_nodes(
     let asked = mapping.nodes.ids().into_iter().map(|node| timeout(PRESENCE, ask(node)));
     for offered in join_all(asked).await.into_iter().flatten().flatten() {
         // A receipt that ends too soon, or is of another disk, proves nothing.
-        if let Err(why) = proved.receipt(&offered, now, |id| mapping.nodes.known(id)) {
+        if let Err(why) = prove_by_receipt(mapping, &offered, now, proved).await {
             tracing::debug!(%why, "a storage node's answer proves nothing");
         }
     }

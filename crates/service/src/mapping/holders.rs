@@ -17,10 +17,8 @@ use fula_core::{
 };
 use fula_ingest::{
     SignerId,
-    mapping::{HOLDERS_MAX, Place, Placed},
+    mapping::{HOLDERS_MAX, Place, Placed, Refusal},
 };
-
-use crate::error::ServiceError;
 
 /// Largest number of places of one object.
 const PLACES_MAX: usize = 64;
@@ -42,9 +40,9 @@ impl Holders {
     /// Returns the holders of leaves at these places, of which the first has the most.
     ///
     /// # Errors
-    /// [`ServiceError::InvalidRequest`]: there are too many places, or too many leaves outside of the first.
-    pub(super) fn of(placed: Vec<Placed>) -> Result<Self, ServiceError> {
-        let refused = |text: &str| Err(ServiceError::InvalidRequest(text.to_owned()));
+    /// [`Refusal::Malformed`]: there are too many places, or too many leaves outside of the first.
+    pub(super) fn of(placed: Vec<Placed>) -> Result<Self, Refusal> {
+        let refused = |text| Err(Refusal::Malformed(text));
         if placed.len() > PLACES_MAX {
             return refused("the leaves are in too many places; send them to fewer nodes");
         }

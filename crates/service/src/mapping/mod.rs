@@ -7,6 +7,7 @@
 mod admit;
 mod blocks;
 mod holders;
+mod lost;
 mod needed;
 mod pins;
 
@@ -16,7 +17,10 @@ use async_trait::async_trait;
 use fula_core::{Block, Cid, OwnerId};
 use fula_ingest::{SignerId, mapping::KnownNode, mapping::Offered};
 
-pub use self::admit::MapRequest;
+pub use self::{
+    admit::MapRequest,
+    lost::{LostBlock, NodesChecked},
+};
 pub(crate) use self::{
     admit::{Admitted, fingerprint_of},
     blocks::{BACKEND, MappedBlocks},
@@ -42,7 +46,7 @@ pub trait StorageNodes: fmt::Debug + Send + Sync + 'static {
     /// Returns what is known of a node; `None` for one that the settings do not name.
     fn known(&self, node: SignerId) -> Option<KnownNode>;
 
-    /// Asks a node which disk it has, if this is not known yet.
+    /// Asks a node which disk it has. Nothing if it does not answer.
     async fn meet(&self, node: SignerId);
 
     /// Returns the name of a node for people.

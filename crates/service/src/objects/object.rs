@@ -23,6 +23,7 @@ use crate::{
     caller::{BucketOwner, Caller},
     commit::{Answer, Change, Source, content_of},
     error::ServiceError,
+    lifecycle::End,
     limits::METADATA_BYTES_MAX,
     objects::body::{self, BodyFacts, BodyStream, Intake},
     objects::condition::{ReadConditions, Tags, WriteConditions},
@@ -71,6 +72,8 @@ pub struct Object {
     pub tags: TextMap,
     /// Id of the version, if the bucket keeps versions or once did.
     pub version: Option<VersionId>,
+    /// When the object ends by a lifecycle rule, if it is current.
+    pub end: Option<End>,
 }
 
 /// The source of a copy.
@@ -284,12 +287,47 @@ impl Service {
         let action = if version.is_some() { Action::GetVersion } else { Action::GetObject };
         let part = Part::of(key, version);
         let head = self.resolve(caller, bucket, action, part).await?;
-        let record = self.found(&head, key, version).await?;
+        let record = match self.found(&head, key, version).await {
+            Err(absent) => {
+                return Err(Box::pin(self.absence(caller, &head, key, absent)).await);
+            }
+            Ok(record) => record,
+        };
         conditions.judge_read(&record)?;
         let read_tags = Action::GetProperty(Property::Tags, Which::of(version));
         let may_read_tags = record.tags != Attached::default()
             && self.authorize(caller, &head, read_tags, part).await.is_ok();
-        self.with_maps(&head, record, may_read_tags).await
+        let end = match version {
+            None if head.root.settings.is_some() => {
+                Box::pin(self.end_of(&head.root, key.as_str(), &record)).await?
+            }
+            _ => None,
+        };
+        Ok(Object { end, ..self.with_maps(&head, record, may_read_tags).await? })
+    }
+
+    /// Returns the error for an object that cannot be found. As on AWS, it does not reveal that a key is absent
+    /// to another user than the owner who may not list the bucket.
+    async fn absence(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        key: &ObjectKey,
+        absent: ServiceError,
+    ) -> ServiceError {
+        let is_absence = matches!(
+            absent,
+            ServiceError::NoSuchKey | ServiceError::DeleteMarker { is_named: false, .. }
+        );
+        let owner = head.row.address.owner;
+        if !is_absence || caller.identity.as_ref().is_some_and(|who| who.owner == owner) {
+            return absent;
+        }
+        let part = Part::Prefix(key.as_str());
+        match self.authorize(caller, head, Action::ListObjects, part).await {
+            Ok(()) => absent,
+            Err(refused) => refused,
+        }
     }
 
     /// Reads the maps that a record links.
@@ -303,7 +341,7 @@ impl Service {
         let metadata = self.attached(&record.metadata).await?;
         let tags = if with_tags { self.attached(&record.tags).await? } else { TextMap::new() };
         let version = head.root.versioning.map(|_| record.version_id());
-        Ok(Object { record, headers, metadata, tags, version })
+        Ok(Object { record, headers, metadata, tags, version, end: None })
     }
 
     pub(crate) async fn attached(&self, map: &Attached) -> Result<TextMap, ServiceError> {

@@ -1,6 +1,7 @@
 //! Tests of the service on stores in memory that crash, and on an arbiter with faults.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod appends;
 mod cars;
 mod clones;
 mod collect;
@@ -11,6 +12,7 @@ mod faults;
 mod full;
 mod generations;
 mod hung;
+mod lifecycle;
 mod lost;
 mod mappings;
 mod masters;
@@ -19,6 +21,7 @@ mod names;
 mod nodes;
 mod own_disk;
 mod policies;
+mod public;
 mod regression;
 mod retries;
 mod rounds;

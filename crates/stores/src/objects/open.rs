@@ -94,8 +94,9 @@ impl Objects {
         // The URL is not repeated: one that was mistyped may hold a password.
         let (scheme, rest) = url.split_once(':').ok_or(ObjectStoreError::Url)?;
         if scheme == "file" {
-            let store = directory(rest.strip_prefix("//").unwrap_or(rest), makes_directory)?;
-            return Ok(Self { is_directory: true, ..Self::on(store) });
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            let store = directory(path, makes_directory)?;
+            return Ok(Self { directory: Some(path.into()), ..Self::on(store) });
         }
         let rest = rest.strip_prefix("//").ok_or(ObjectStoreError::Url)?;
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));

@@ -138,9 +138,12 @@ impl Run {
     }
 }
 
+/// Where runs lie.
+pub(super) const INDEX: &str = "index";
+
 /// Returns where the run of this name lies.
 pub(super) fn path_of(id: &[u8; 16]) -> Path {
-    Path::from(format!("index/{}", hex::encode(id)))
+    Path::from(format!("{INDEX}/{}", hex::encode(id)))
 }
 
 fn checksum(run: &[u8; 16], page: u64, records: &[u8]) -> u32 {

@@ -182,7 +182,7 @@ fn info_of(upload: &UploadRecord) -> UploadInfo {
     UploadInfo { algorithm, composite, asked: asked.is_some() }
 }
 
-fn parse_upload_id(id: &str) -> Result<UploadId, ServiceError> {
+pub(crate) fn parse_upload_id(id: &str) -> Result<UploadId, ServiceError> {
     id.parse().map_err(|_| ServiceError::NoSuchUpload)
 }
 

@@ -273,7 +273,7 @@ impl World {
             {}
             let kept = node.kept();
             let epoch = node.blocks().advance_epoch();
-            node.blocks().mark(&kept, epoch);
+            node.blocks().mark(&kept, epoch, fula_core::block::Kept::Now);
             fula_core::block::sweep_all(node.blocks().as_ref(), epoch, epoch).await.unwrap();
         }
     }

@@ -14,6 +14,7 @@
 //! - Packs that are in no list are deleted only once the directory refuses packs of their generation, and
 //!   only if they have no block in use.
 
+mod leftovers;
 mod marks;
 mod moves;
 mod survey;
@@ -24,6 +25,7 @@ use std::{
     collections::{HashSet, VecDeque},
     io,
     path::PathBuf,
+    time::Instant,
 };
 
 use fula_core::{
@@ -60,6 +62,8 @@ pub(super) struct State {
     garbage: Mutex<VecDeque<(Path, u64)>>,
     /// Directory for marks that do not fit into memory.
     scratch: Mutex<Option<PathBuf>>,
+    /// Time of the last search for what was left in the store.
+    searched: Mutex<Option<Instant>>,
 }
 
 fn scratch_failed(error: io::Error) -> StoreError {
@@ -144,6 +148,7 @@ impl PackedBlocks {
         garbage.extend(gone.map(|id| (path_of(id), choice.bytes.get(id).copied().unwrap_or(0))));
         let singles = self.garbage_of_singles(&mut tally).await?;
         garbage.extend(singles);
+        garbage.extend(self.leftovers(&run).await?);
         // The directory takes no more packs of these generations, so what it does not name by now is garbage.
         // Only what is in use and in no list may be in one of these packs, if the list has lost it.
         for id in choice.unlisted.iter().filter(|id| !newer.contains(id)) {

@@ -356,3 +356,39 @@ async fn a_list_that_takes_packs_of_past_generations_is_found() {
     slow.places.add(&entry).await.unwrap();
     assert_eq!(slow.get(&late[0].cid()).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn what_killed_masters_left_goes_after_a_day() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = Objects::open(&format!("file://{}", dir.path().display())).unwrap();
+    let directory = Arc::<MemoryPacks>::default();
+    let store = open(&objects, Arc::clone(&directory) as _).await;
+    put(&store, &blocks(0..10)).await;
+    let left = |name: &str, hours| {
+        let path = dir.path().join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        let age = std::time::Duration::from_hours(hours);
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        path
+    };
+    collect(&store, 1, &blocks(0..5)).await.unwrap();
+    // The search comes once a day and process.
+    let old = left("index/00000000000000000000000000000000", 25);
+    collect(&store, 2, &blocks(0..5)).await.unwrap();
+    assert!(old.exists());
+    let store = open(&objects, directory as _).await;
+    let young = left("index/11111111111111111111111111111111", 23);
+    let unfinished = left("index/22222222222222222222222222222222#1", 25);
+    // The run in use is old, too.
+    for entry in std::fs::read_dir(dir.path().join("index")).unwrap() {
+        let path = entry.unwrap().path();
+        if ![&old, &young, &unfinished].contains(&&path) {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_hours(99))
+                .unwrap();
+        }
+    }
+    collect(&store, 3, &blocks(0..5)).await.unwrap();
+    assert_eq!([&old, &young, &unfinished].map(|path| path.exists()), [false, true, false]);
+    read_all(&store, &blocks(0..5)).await;
+}

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use fula_core::{StoreError, packs::PackId};
+use object_store::path::Path;
 
 use super::{
     super::{
@@ -167,6 +168,14 @@ impl Places {
             }
         }
         Ok(packs)
+    }
+
+    /// Returns the paths of all runs that the manifest names, also of those that are about to be deleted.
+    pub(in crate::packs) fn named_runs(&self) -> impl Iterator<Item = Path> + use<> {
+        let state = self.state.read();
+        let runs = state.manifest.runs.iter().map(|run| run.id);
+        let ids: Vec<_> = runs.chain(state.manifest.retired.iter().copied()).collect();
+        ids.into_iter().map(|id| run::path_of(&id))
     }
 
     /// Returns how many of the newest runs are to be merged with so many records: those that are not much

@@ -108,11 +108,12 @@ fn includes(principal: &Value, who: Option<OwnerId>) -> bool {
     false
 }
 
-fn bits(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.octets().iter().map(|byte| format!("{byte:08b}")).collect(),
-        IpAddr::V6(v6) => v6.octets().iter().map(|byte| format!("{byte:08b}")).collect(),
-    }
+fn bits(address: IpAddr) -> Vec<bool> {
+    let octets = match address.to_canonical() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    octets.iter().flat_map(|byte| (0..8).rev().map(move |n| byte >> n & 1 == 1)).collect()
 }
 
 fn is_within(address: &str, network: &str) -> bool {
