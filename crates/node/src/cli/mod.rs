@@ -27,7 +27,7 @@ pub(crate) use self::{
     config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
     ingest::{CidSettings, IngestLimits, IngestSettings},
-    origin::{Ineffective, Setting, Start, Why, ineffective, start, start_of},
+    origin::{Setting, Start, Why, ineffective, start, start_of},
     settings::{
         AuthSettings, BucketNames, CasMode, ConnectionSettings, DataDirArgs, GatewaySettings,
         LogFormat, SharedArgs, SignatureV2,

@@ -57,23 +57,14 @@ impl Variables {
 fn variables(command: &Command) -> Variables {
     let role = role(command);
     let mut said = Variables { unknown: Vec::new(), of_others: Vec::new() };
-    for cli::Ineffective { name, why } in
-        cli::ineffective(std::env::vars_os().map(|(name, _)| name), role)
-    {
-        match why {
-            Why::Unknown(meant) => said.unknown.push(unknown_variable(&name, meant.as_deref())),
-            Why::OfOthers(commands) => said.of_others.push(format!(
-                "the environment variable {name} is a setting of {commands}, and has no effect on fula {role}"
-            )),
+    for found in cli::ineffective(std::env::vars_os().map(|(name, _)| name), role) {
+        let text = found.text(role);
+        match found.why {
+            Why::Unknown(_) => said.unknown.push(text),
+            Why::OfOthers(_) => said.of_others.push(text),
         }
     }
     said
-}
-
-/// Returns what is said of a variable that no command knows.
-pub(super) fn unknown_variable(name: &str, meant: Option<&str>) -> String {
-    let meant = meant.map(|meant| format!("; is {meant} meant?")).unwrap_or_default();
-    format!("the environment variable {name} is no setting, and has no effect{meant}")
 }
 
 fn role(command: &Command) -> &'static str {
