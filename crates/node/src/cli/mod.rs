@@ -30,7 +30,7 @@ pub(crate) use self::{
     config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
     ingest::{CidSettings, IngestLimits, IngestSettings},
-    origin::{Ineffective, Setting, Start, Why, ineffective, start, start_of},
+    origin::{Setting, Start, Why, ineffective, start, start_of},
     pin_settings::PinSettings,
     pins::{PinsArgs, PinsCommand},
     settings::{

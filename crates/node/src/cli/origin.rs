@@ -142,6 +142,23 @@ pub(crate) struct Ineffective {
     pub(crate) why: Why,
 }
 
+impl Ineffective {
+    /// Returns what is said of it to a person who starts `role`.
+    pub(crate) fn text(&self, role: &str) -> String {
+        let name = &self.name;
+        match &self.why {
+            Why::Unknown(meant) => {
+                let meant = meant.as_ref().map(|meant| format!("; is {meant} meant?"));
+                let meant = meant.unwrap_or_default();
+                format!("the environment variable {name} is no setting, and has no effect{meant}")
+            }
+            Why::OfOthers(commands) => format!(
+                "the environment variable {name} is a setting of {commands}, and has no effect on fula {role}"
+            ),
+        }
+    }
+}
+
 /// Why a variable has no effect.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Why {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use fula_service::error::chain;
 use serde_json::json;
 
-use super::{WRONG_USAGE, gateway::tls_of, text::unknown_variable};
+use super::{WRONG_USAGE, gateway::tls_of};
 use crate::{
     cli::{
         self, CliError, Command, ConfigArgs, ConfigCommand, GatewaySettings, Setting, Start,
@@ -57,14 +57,11 @@ impl Variables {
 fn variables(command: &Command) -> Variables {
     let role = role(command);
     let mut said = Variables { unknown: Vec::new(), of_others: Vec::new() };
-    for cli::Ineffective { name, why } in
-        cli::ineffective(std::env::vars_os().map(|(name, _)| name), role)
-    {
-        match why {
-            Why::Unknown(meant) => said.unknown.push(unknown_variable(&name, meant.as_deref())),
-            Why::OfOthers(commands) => said.of_others.push(format!(
-                "the environment variable {name} is a setting of {commands}, and has no effect on fula {role}"
-            )),
+    for found in cli::ineffective(std::env::vars_os().map(|(name, _)| name), role) {
+        let text = found.text(role);
+        match found.why {
+            Why::Unknown(_) => said.unknown.push(text),
+            Why::OfOthers(_) => said.of_others.push(text),
         }
     }
     said

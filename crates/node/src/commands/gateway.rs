@@ -24,7 +24,7 @@ use fula_stores::local::system_clock;
 use tokio::{net::TcpListener, signal::unix, sync::watch};
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, fail, text::unknown_variable};
+use super::{Failure, fail};
 use crate::{
     admin,
     cli::{self, GatewaySettings, LogFormat},
@@ -297,8 +297,8 @@ fn start_pinning(node: &Arc<Node>, config: PinConfig) -> Result<(), StartError> 
 /// Warns of variables that look like settings and are none: a name that is mistyped would have no effect.
 pub(super) fn warn_of_unknown_settings(role: &str) {
     for found in cli::ineffective(std::env::vars_os().map(|(name, _)| name), role) {
-        if let cli::Why::Unknown(meant) = found.why {
-            tracing::warn!("{}", unknown_variable(&found.name, meant.as_deref()));
+        if matches!(found.why, cli::Why::Unknown(_)) {
+            tracing::warn!("{}", found.text(role));
         }
     }
 }

@@ -37,12 +37,6 @@ pub(super) fn bytes(value: &Value) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{amount:.1} {}", units[unit]) }
 }
 
-/// Returns what is said of a variable that no command knows.
-pub(super) fn unknown_variable(name: &str, meant: Option<&str>) -> String {
-    let meant = meant.map(|meant| format!("; is {meant} meant?")).unwrap_or_default();
-    format!("the environment variable {name} is no setting, and has no effect{meant}")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
