@@ -128,7 +128,7 @@ fn decode(text: &str) -> Option<[u8; Cid::BYTES]> {
         }
     }
     // The last digit has two bits of padding.
-    (bits & 3 == 0).then_some(out)
+    (bits.trailing_zeros() >= 2).then_some(out)
 }
 
 impl fmt::Debug for Cid {

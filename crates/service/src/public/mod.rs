@@ -270,7 +270,7 @@ impl Walk<'_> {
         for change in changes {
             match change {
                 Change::Added(entry) | Change::Changed { new: entry, .. } => {
-                    self.put(&entry).await?
+                    self.put(&entry).await?;
                 }
                 Change::Removed(entry) => {
                     if let Ok(key) = std::str::from_utf8(&entry.key) {
