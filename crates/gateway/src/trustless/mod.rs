@@ -266,15 +266,12 @@ impl TrustlessGateway {
         request: &Request<B>,
     ) -> Result<Response<Body>, Refused> {
         let permit = self.permit(request).await?;
-        let (walk, dups) = match &asked.cid {
-            AnyCid::Identity { .. } => {
-                (None, if form.dups == Some(true) { Dups::Sent } else { Dups::Left })
-            }
-            _ => {
-                let Found { dag, root } = self.find(asked, request).await?;
-                let (range, dups) = (range_of(form, &root)?, Dups::of(form.dups, &root));
-                (Some(Walk::new(dag, root, range, dups)), dups)
-            }
+        let (walk, dups) = if matches!(asked.cid, AnyCid::Identity { .. }) {
+            (None, if form.dups == Some(true) { Dups::Sent } else { Dups::Left })
+        } else {
+            let Found { dag, root } = self.find(asked, request).await?;
+            let (range, dups) = (range_of(form, &root)?, Dups::of(form.dups, &root));
+            (Some(Walk::new(dag, root, range, dups)), dups)
         };
         let order = if form.is_any_order { "unk" } else { "dfs" };
         let dups = match dups {
