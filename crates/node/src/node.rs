@@ -258,9 +258,9 @@ impl Node {
         if backends.shared.is_none() {
             arbiter.lease_to_itself();
         }
-        let retention = Retention::new(limits.retention, limits.retained_max);
         let service = Service::new(arbiter, limits, random, names);
         let opened = Self {
+            retention: Retention::of(service.committer().limits()),
             store,
             nodes,
             metadata,
@@ -270,7 +270,6 @@ impl Node {
             names,
             backends: backends.clone(),
             collections: Account::default(),
-            retention,
             running: OnceLock::new(),
             pins: OnceLock::new(),
             with_nodes: OnceLock::new(),

@@ -142,7 +142,9 @@ async fn serve(settings: GatewaySettings) -> Result<(), StartError> {
         certificate,
         set_rates: Box::new(move |rates| {
             rated.set_rates(rates);
-            by_cid.iter().for_each(|by_cid| by_cid.set_rates(rates));
+            if let Some(by_cid) = &by_cid {
+                by_cid.set_rates(rates);
+            }
         }),
         service: Some(node.service.clone()),
     };

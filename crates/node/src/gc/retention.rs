@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use fula_core::block::AGES;
-use fula_service::{Collection, limits::RetainedMax};
+use fula_service::{Collection, Limits, limits::RetainedMax};
 use parking_lot::Mutex;
 
 /// Least bound that is a share of what is in use, in bytes.
@@ -32,7 +32,11 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    pub(crate) fn new(longest: Duration, max: RetainedMax) -> Self {
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Self::new(limits.retention, limits.retained_max)
+    }
+
+    fn new(longest: Duration, max: RetainedMax) -> Self {
         Self { longest, max, current: Mutex::new(longest) }
     }
 
@@ -110,9 +114,9 @@ mod tests {
         assert_eq!(retention.current(), longest);
         assert_eq!(retention.learn(&kept(longest, 4 * GIB, [GIB / 4; 16])), None, "just the bound");
         let shorter = retention.learn(&kept(longest, 4 * GIB, [GIB; 16]));
-        assert_eq!(shorter, Some(Duration::from_secs(300)), "three quarters of 4 GiB fit");
+        assert_eq!(shorter, Some(Duration::from_mins(5)), "three quarters of 4 GiB fit");
         let now = retention.current();
-        assert_eq!(now, Duration::from_secs(300));
+        assert_eq!(now, Duration::from_mins(5));
         assert_eq!(retention.learn(&kept(now, 4 * GIB, [3 * GIB / 16; 16])), None);
         assert_eq!(retention.current(), now, "3 of 4 GiB are not little");
         for seconds in [600, 1200, 1600, 1600] {

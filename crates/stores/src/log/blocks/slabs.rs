@@ -20,7 +20,7 @@ struct Slab {
 /// All entries, by number. New entries get low numbers, so that the last slabs become empty.
 #[derive(Debug, Default)]
 pub(super) struct Slabs {
-    slabs: Vec<Slab>,
+    all: Vec<Slab>,
     /// Numbers of the slabs that have room.
     open: BTreeSet<u32>,
     /// Number of entries that are not of nothing.
@@ -29,47 +29,44 @@ pub(super) struct Slabs {
 
 impl Slabs {
     pub(super) fn at(&self, number: u32) -> &Entry {
-        &self.slabs[number as usize / SLAB_ENTRIES].entries[number as usize % SLAB_ENTRIES]
+        &self.all[number as usize / SLAB_ENTRIES].entries[number as usize % SLAB_ENTRIES]
     }
 
     pub(super) fn at_mut(&mut self, number: u32) -> &mut Entry {
-        &mut self.slabs[number as usize / SLAB_ENTRIES].entries[number as usize % SLAB_ENTRIES]
+        &mut self.all[number as usize / SLAB_ENTRIES].entries[number as usize % SLAB_ENTRIES]
     }
 
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.slabs.iter_mut().flat_map(|slab| &mut slab.entries)
+        self.all.iter_mut().flat_map(|slab| &mut slab.entries)
     }
 
     /// Returns one more than the highest number of an entry.
     pub(super) fn end(&self) -> u32 {
-        let Some(last) = self.slabs.last() else { return 0 };
-        number(self.slabs.len() - 1, last.entries.len())
+        let Some(last) = self.all.last() else { return 0 };
+        number(self.all.len() - 1, last.entries.len())
     }
 
     /// Returns the number of slabs.
     #[cfg(test)]
     pub(super) fn slabs(&self) -> usize {
-        self.slabs.len()
+        self.all.len()
     }
 
     /// Adds an entry, and returns its number.
     pub(super) fn add(&mut self, entry: Entry) -> u32 {
-        let slab = self.open.first().map_or(self.slabs.len(), |slab| *slab as usize);
-        if slab == self.slabs.len() {
+        let slab = self.open.first().map_or(self.all.len(), |slab| *slab as usize);
+        if slab == self.all.len() {
             let entries = Vec::with_capacity(SLAB_ENTRIES);
-            self.slabs.push(Slab { entries, free: Vec::new() });
+            self.all.push(Slab { entries, free: Vec::new() });
             self.open.insert(number_of_slab(slab));
         }
-        let Slab { entries, free } = &mut self.slabs[slab];
-        let within = match free.pop() {
-            Some(within) => {
-                entries[usize::from(within)] = entry;
-                usize::from(within)
-            }
-            None => {
-                entries.push(entry);
-                entries.len() - 1
-            }
+        let Slab { entries, free } = &mut self.all[slab];
+        let within = if let Some(within) = free.pop() {
+            entries[usize::from(within)] = entry;
+            usize::from(within)
+        } else {
+            entries.push(entry);
+            entries.len() - 1
         };
         if free.is_empty() && entries.len() == SLAB_ENTRIES {
             self.open.remove(&number_of_slab(slab));
@@ -81,7 +78,7 @@ impl Slabs {
     /// Removes an entry, and returns it.
     pub(super) fn remove(&mut self, number: u32) -> Entry {
         let (slab, within) = (number as usize / SLAB_ENTRIES, number as usize % SLAB_ENTRIES);
-        let Slab { entries, free } = &mut self.slabs[slab];
+        let Slab { entries, free } = &mut self.all[slab];
         free.push(u16::try_from(within).expect("slabs have fewer than 2^16 entries"));
         self.open.insert(number_of_slab(slab));
         self.len -= 1;
@@ -90,7 +87,7 @@ impl Slabs {
 
     /// Returns whether the last slab is more than what the entries and new ones need.
     pub(super) fn has_spare(&self) -> bool {
-        self.slabs.len() > 2 * self.len.div_ceil(SLAB_ENTRIES) + SPARE_SLABS
+        self.all.len() > 2 * self.len.div_ceil(SLAB_ENTRIES) + SPARE_SLABS
     }
 
     /// Removes the last slab if it is spare. Returns its entries with their former numbers: they fit into the
@@ -99,8 +96,8 @@ impl Slabs {
         if !self.has_spare() {
             return None;
         }
-        let slab = self.slabs.len() - 1;
-        let Slab { entries, free } = self.slabs.pop()?;
+        let slab = self.all.len() - 1;
+        let Slab { entries, free } = self.all.pop()?;
         self.open.remove(&number_of_slab(slab));
         self.len -= entries.len() - free.len();
         let numbered = entries.into_iter().enumerate();

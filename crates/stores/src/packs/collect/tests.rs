@@ -368,7 +368,7 @@ async fn what_killed_masters_left_goes_after_a_day() {
         let path = dir.path().join(name);
         let file = std::fs::File::create(&path).unwrap();
         let age = std::time::Duration::from_hours(hours);
-        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        file.set_modified(file.metadata().unwrap().modified().unwrap() - age).unwrap();
         path
     };
     collect(&store, 1, &blocks(0..5)).await.unwrap();
@@ -384,8 +384,8 @@ async fn what_killed_masters_left_goes_after_a_day() {
         let path = entry.unwrap().path();
         if ![&old, &young, &unfinished].contains(&&path) {
             let file = std::fs::File::options().write(true).open(path).unwrap();
-            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_hours(99))
-                .unwrap();
+            let age = std::time::Duration::from_hours(99);
+            file.set_modified(file.metadata().unwrap().modified().unwrap() - age).unwrap();
         }
     }
     collect(&store, 3, &blocks(0..5)).await.unwrap();
