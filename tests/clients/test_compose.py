@@ -203,8 +203,12 @@ def test_three_masters_and_a_storage_node_work_together(image, prepared, tmp_pat
         s3("master2", "put")
         assert s3("master3", "put") == hosts
         # The node has heard of its masters, and each of them of the node.
-        said = network.enter("curl", "-skf", f"https://{deployment.addresses['node']}:3601/health")
-        assert said.returncode == 0 and '"ok"' in said.stdout, said
+        for _ in range(150):
+            said = network.enter("curl", "-sk", f"https://{deployment.addresses['node']}:3601/health")
+            if '"ok"' in said.stdout:
+                break
+            time.sleep(0.2)
+        assert '"ok"' in said.stdout, said
         for name in masters:
             for _ in range(150):
                 seen = network.enter("curl", "-s", f"http://{deployment.addresses[name]}:9001/metrics").stdout

@@ -77,7 +77,15 @@ pub(super) async fn check(node: &Node, progress: &Progress) -> Result<Value, Ref
     note_suspects(node, &damaged);
     let places: Vec<Value> = damaged.iter().map(|damage| needed.place(damage)).collect();
     let is_unrepaired = node.store.recovery.is_unrepaired;
-    let on_nodes = on_nodes(node, progress).await?;
+    let on_nodes = match on_nodes(node, progress).await {
+        // The check of the nodes reads the same trees, and ends at what is damaged.
+        Err(Refused(why)) if needed.problems > 0 => {
+            tracing::warn!(why, "storage nodes were not checked");
+            progress.say(why);
+            None
+        }
+        checked => checked?,
+    };
     let lost = on_nodes.as_ref().map_or(0, |checked| checked.lost_count);
     let problems = needed.problems + u64::from(is_unrepaired) + lost;
     note_outcome(node, problems, times_damaged).await;
