@@ -3,6 +3,7 @@
 //! - [`body`] seals a file as the body of an object: segments, a trailer and a footer.
 //! - [`name`] seals what a listing shows of a file, and signs it.
 //! - [`key`] derives every key, and the S3 keys that objects have.
+//! - [`slot`] wraps the key of a vault for a device, a passphrase, 24 words, a wallet or another person.
 //!
 //! Everything here is a pure function of its arguments. Randomness comes from an [`Entropy`] that the caller
 //! passes; every salt and nonce is drawn from it inside this crate, so no caller can use one twice.
@@ -52,6 +53,7 @@ pub mod key;
 pub mod name;
 mod padding;
 pub mod signature;
+pub mod slot;
 #[cfg(test)]
 mod testing;
 mod text;
