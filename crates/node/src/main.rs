@@ -2,6 +2,7 @@
 //! one that names a storage backend.
 
 mod admin;
+mod backup;
 mod cli;
 mod commands;
 mod config;
@@ -91,7 +92,8 @@ fn main() -> ExitCode {
             Command::Migrate(args) => commands::admin::migrate(args).await,
             Command::Export(args) => commands::car::export(args).await,
             Command::Import(args) => commands::car::import(args).await,
-            Command::Restore(args) => commands::car::restore(args).await,
+            Command::Backup(args) => commands::backup::run(args).await,
+            Command::Restore(args) => commands::restore::run(args).await,
             Command::Verify(args) => commands::verify::run(args).await,
             Command::Pins(args) => commands::pins::run(args).await,
             Command::Gc(args) => commands::admin::gc(args).await,

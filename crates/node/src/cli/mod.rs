@@ -1,6 +1,7 @@
 //! What can be typed. Parsing opens nothing but the settings file; checking is `config`'s.
 
 mod admin;
+mod backup;
 mod car;
 mod config;
 mod file;
@@ -26,6 +27,7 @@ pub(crate) use self::{
         KeysCommand, MastersArgs, MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand,
         RootsArgs, RootsCommand, RootsLeft, SecretsArgs, SecretsCommand, StatusArgs, UsageArgs,
     },
+    backup::{BackupArgs, BackupCommand, PlaceArgs},
     car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
     config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
@@ -121,10 +123,12 @@ pub(crate) enum Command {
     /// Everything is verified. If anything is wrong, nothing of the file is visible. Where the name was never
     /// used, the bucket gets exactly the root of the file; otherwise a new root over the same trees.
     Import(ImportCarArgs),
-    /// Bring a bucket back from its root CID, out of a CAR file, a kubo or an IPFS gateway
+    /// Make backups in a directory or an object store, list them, and check them
+    Backup(BackupArgs),
+    /// Bring buckets back out of a backup; or one from its root CID, out of a CAR file, a kubo or an IPFS gateway
     ///
-    /// It is `fula import` from another place: what is read is verified against the root, so the source need
-    /// not be trusted.
+    /// What is read is verified, so the source need not be trusted. Nothing is ever replaced: if there is a bucket of
+    /// the name already, the restored one gets the name with its version at the end, and stands beside it.
     Restore(RestoreArgs),
     /// Read from a server that need not be trusted, and prove what it says against a bucket root
     Verify(VerifyArgs),
