@@ -10,6 +10,7 @@ mod backup;
 mod buckets;
 mod doctor;
 mod fsck;
+mod join;
 mod progress;
 mod request;
 mod restore;
@@ -165,6 +166,9 @@ async fn carry_out(
         Request::BackupFacts => backup::facts(node).await,
         Request::BackupKeys { after } => backup::keys(node, after.as_deref()).await,
         Request::PutBack(state) => backup::put_back(node, state).await,
+        Request::Invite { id, life_ms } => join::invite(node, &id, life_ms).await,
+        Request::UseInvitation { id, takes } => join::use_invitation(node, &id, takes).await,
+        Request::Leave { stops } => join::leave(node, stops).await,
         Request::Gc { now: false, .. } => look_at_space(node).await,
         Request::Gc { retention_ms, .. } => {
             let retention = retention_ms.map(std::time::Duration::from_millis);

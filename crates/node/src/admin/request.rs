@@ -135,6 +135,25 @@ pub(crate) enum Request {
     },
     /// Put back revocations and access keys that the arbiter lacks.
     PutBack(State),
+    /// Record an invitation.
+    Invite {
+        /// Its random id.
+        id: String,
+        /// Time for which it can be used, in milliseconds.
+        life_ms: u64,
+    },
+    /// Check an invitation.
+    UseInvitation {
+        /// Its id.
+        id: String,
+        /// Whether it is used up.
+        takes: bool,
+    },
+    /// Say whether this master may leave.
+    Leave {
+        /// Whether it stops, if it may.
+        stops: bool,
+    },
     /// Run a garbage collection, or show how much space is in use.
     Gc {
         /// Whether a collection runs.

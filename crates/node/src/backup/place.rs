@@ -187,9 +187,10 @@ impl Place {
             Some(key) => seal::seal(key, &name, &content, &self.random),
             None => content.into(),
         };
-        match self.archive.create(&name, stored).await.map_err(unusable)? {
-            true => Ok(()),
-            false => Err(format!("there is a backup {} already", manifest.id)),
+        if self.archive.create(&name, stored).await.map_err(unusable)? {
+            Ok(())
+        } else {
+            Err(format!("there is a backup {} already", manifest.id))
         }
     }
 

@@ -6,6 +6,7 @@ mod car;
 mod config;
 mod file;
 mod ingest;
+mod join;
 mod origin;
 mod pin_settings;
 mod pins;
@@ -32,6 +33,7 @@ pub(crate) use self::{
     config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
     ingest::{CidSettings, IngestLimits, IngestSettings},
+    join::{InviteArgs, JoinArgs, JoinCommand, JoinHow, LeaveArgs},
     origin::{Setting, Start, Why, ineffective, start, start_of},
     pin_settings::PinSettings,
     pins::{PinsArgs, PinsCommand},
@@ -79,6 +81,14 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
     /// List the masters of a shared arbiter, and forget those that will not come back
     Masters(MastersArgs),
+    /// Join a federation: make a key for an invitation, then check this machine and write its settings
+    ///
+    /// Without a subcommand, makes the key and prints its public part, which `fula invite` needs.
+    Join(JoinArgs),
+    /// Invite a new master or storage node: print its settings and secrets, sealed to the key of its machine
+    Invite(InviteArgs),
+    /// Stop the master of this data directory for good, and say when it is safe to switch off
+    Leave(LeaveArgs),
     /// Show the history of buckets, copy them into a shared arbiter, and recover from a restored backup
     Roots(RootsArgs),
     /// Show how much each owner and each bucket stores

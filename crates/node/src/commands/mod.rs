@@ -10,6 +10,7 @@ pub(crate) mod fsck;
 pub(crate) mod gateway;
 pub(crate) mod health;
 pub(crate) mod import;
+pub(crate) mod join;
 pub(crate) mod pins;
 pub(crate) mod restore;
 pub(crate) mod revoke;

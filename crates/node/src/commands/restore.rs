@@ -271,7 +271,7 @@ impl Restoring<'_> {
                 self.done.push(done);
             }
             Err(why) => {
-                self.failed.push(json!({"bucket": bucket.name, "owner": bucket.owner, "why": why}))
+                self.failed.push(json!({"bucket": bucket.name, "owner": bucket.owner, "why": why}));
             }
         }
     }

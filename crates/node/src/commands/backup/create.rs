@@ -76,7 +76,9 @@ pub(super) async fn run(
         match place.manifest(newest).await {
             Ok(manifest) => base = Some(manifest),
             Err(why) => {
-                note!("fula: the last backup cannot be read, so everything is written again: {why}")
+                note!(
+                    "fula: the last backup cannot be read, so everything is written again: {why}"
+                );
             }
         }
     }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use fula_service::{Limits, error::chain};
 use serde_json::json;
 
-pub(super) use self::state::{Part, put_back};
+pub(super) use self::state::{Part, own_secrets_key, put_back};
 use super::{
     Failure,
     admin::{finish, say_if_slow, scratch_for},
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: BackupArgs) -> ExitCode {
         BackupCommand::Create { place, full, keep, with_secrets_key, common } => {
             let keep = keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX));
             let wanted = create::Wanted { full, keep, with_secrets_key };
-            let made = create::run(&place, &wanted, &common).await;
+            let made = Box::pin(create::run(&place, &wanted, &common)).await;
             let is_whole = made.as_ref().is_ok_and(|made| made["problems"] == json!([]));
             let shown = finish(common.json, made, create::show);
             if is_whole { shown } else { ExitCode::FAILURE }

@@ -99,13 +99,12 @@ async fn send(write: &mut tokio::io::DuplexStream, line: &StateLine) -> Result<(
 ///
 /// # Errors
 /// The reason why it cannot be read.
-pub(super) fn own_secrets_key(args: &AdminArgs) -> Result<Zeroizing<String>, String> {
-    let file: PathBuf = match &args.secrets_key_file {
-        Some(file) => file.clone(),
-        None => {
-            let dir = config::data_dir(&args.data).map_err(|error| error.to_string())?;
-            files::own_sealing_key(&dir)
-        }
+pub(crate) fn own_secrets_key(args: &AdminArgs) -> Result<Zeroizing<String>, String> {
+    let file: PathBuf = if let Some(file) = &args.secrets_key_file {
+        file.clone()
+    } else {
+        let dir = config::data_dir(&args.data).map_err(|error| error.to_string())?;
+        files::own_sealing_key(&dir)
     };
     let text = files::read_secret(&file).map_err(|error| error.to_string())?;
     let text = String::from_utf8(text.to_vec()).map(Zeroizing::new);
