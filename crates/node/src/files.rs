@@ -315,6 +315,11 @@ pub(crate) fn has_sealing_key(data_dir: &Path) -> Result<bool, FileError> {
     path.try_exists().map_err(|error| FileError::Io(path, error))
 }
 
+/// Returns the path of a data directory's own sealing key.
+pub(crate) fn own_sealing_key(data_dir: &Path) -> PathBuf {
+    data_dir.join(SEALING_KEY)
+}
+
 /// Reads the sealing key. Makes the key first if no setting names its file and the data directory has none.
 pub(crate) fn sealing_key(
     data_dir: &Path,
