@@ -146,6 +146,8 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	command -v buildah >/dev/null && command -v docker-compose >/dev/null && command -v strace >/dev/null && command -v systemd-analyze >/dev/null \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends buildah docker-compose strace systemd; }
 	command -v prometheus >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends prometheus; }
+	command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium-headless-shell; }
 	/usr/bin/aws --version 2>/dev/null | grep -q ^aws-cli/2 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy awscli; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt
