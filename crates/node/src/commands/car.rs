@@ -1,19 +1,16 @@
 //! `fula export`, `fula import` and `fula restore`: buckets as CAR files.
 
+mod output;
 mod source;
 
-use std::{
-    io::IsTerminal,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{io::IsTerminal, os::fd::AsFd, path::Path, process::ExitCode};
 
 use fula_core::error::io_text;
 use fula_service::{Limits, error::chain};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use self::output::Output;
 use super::{
     Failure, WRONG_USAGE,
     admin::{finish, say_if_slow, scratch_for},
@@ -120,27 +117,18 @@ async fn export_to_output(args: &ExportArgs) -> Result<Value, Failure> {
     export_to(args, &mut tokio::fs::File::from_std(output.into())).await
 }
 
-/// Writes the file beside its place, and moves it there once it is whole and durable.
 async fn export_to_file(args: &ExportArgs, path: &Path) -> Result<Value, Failure> {
-    let failed = |error: std::io::Error| format!("{}: {}", path.display(), io_text(&error));
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let mut file = tokio::fs::File::create(&part).await.map_err(failed)?;
-    let exported = match export_to(args, &mut file).await {
+    let mut output = Output::create(path).await?;
+    match export_to(args, &mut output).await {
         Ok(done) => {
-            let moved = async {
-                file.sync_all().await?;
-                tokio::fs::rename(&part, path).await
-            };
-            moved.await.map(|()| done).map_err(|error| failed(error).into())
+            output.finish().await?;
+            Ok(done)
         }
-        Err(failure) => Err(failure),
-    };
-    if exported.is_err() {
-        drop(tokio::fs::remove_file(&part).await);
+        Err(failure) => {
+            output.discard().await;
+            Err(failure)
+        }
     }
-    exported
 }
 
 /// Runs `fula import`.
