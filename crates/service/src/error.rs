@@ -173,6 +173,10 @@ pub enum ServiceError {
         Applied::Unknown => "no answer came in time; before trying again, check if it was carried out",
     })]
     Busy(Applied),
+    /// The object is encrypted under a master key that this gateway does not have, or there is none to encrypt
+    /// under. The text is the id of the key. Let the operator add the key.
+    #[error("the master key {0} is not in the file of FULA_SECRETS_KEY_FILE")]
+    NoMasterKey(String),
     /// The medium is full.
     #[error("the server is out of space")]
     Full,
@@ -383,9 +387,10 @@ impl ServiceError {
             | Self::InvalidRequest(_)
             | Self::NotImplemented(_) => ErrorKind::Invalid,
             Self::Busy(applied) => ErrorKind::Retry(*applied),
-            Self::Regressed(_) | Self::Unavailable(_) | Self::NodeAway(_) => {
-                ErrorKind::Retry(Applied::None)
-            }
+            Self::Regressed(_)
+            | Self::Unavailable(_)
+            | Self::NodeAway(_)
+            | Self::NoMasterKey(_) => ErrorKind::Retry(Applied::None),
             Self::Full => ErrorKind::Full,
             Self::Damaged(_) => ErrorKind::Damaged,
             Self::Internal(_) => ErrorKind::Bug,

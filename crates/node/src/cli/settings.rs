@@ -173,8 +173,9 @@ pub(crate) struct GatewaySettings {
     /// `RUST_LOG=debug`
     #[arg(long, env = "FULA_LOG", default_value = "text")]
     pub(crate) log: LogFormat,
-    /// File with the key that seals access keys at rest: 64 hex digits, mode 0600, made with `fula
-    /// secrets keygen`. With a shared arbiter it must be set, to the same key on every master [default:
+    /// File with the key that seals access keys at rest, and encrypts objects: 64 hex digits, mode 0600,
+    /// made with `fula secrets keygen`. Further lines are further keys of objects, of which the last one
+    /// encrypts new ones. With a shared arbiter it must be set, to the same keys on every master [default:
     /// `secrets.key` in the data directory, made at the first start]
     #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,
