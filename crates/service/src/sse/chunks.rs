@@ -5,7 +5,7 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fula_core::{
     BlockStore, Cid, StoreError,
     bucket::Salt,
@@ -96,13 +96,39 @@ impl BodyKey {
         Ok(Bytes::from(out))
     }
 
-    /// Decrypts a chunk.
-    fn decrypt(&self, number: u64, is_last: bool, chunk: &[u8]) -> Result<Bytes, StoreError> {
-        let mut bytes = chunk.to_vec();
-        let opened = self.0.open_in_place(nonce(number, is_last), Aad::empty(), &mut bytes);
+    /// Decrypts a chunk in its place.
+    fn decrypt(
+        &self,
+        number: u64,
+        is_last: bool,
+        mut chunk: BytesMut,
+    ) -> Result<Bytes, StoreError> {
+        let opened = self.0.open_in_place(nonce(number, is_last), Aad::empty(), &mut chunk);
         let length = opened.map_err(|_| MALFORMED)?.len();
-        bytes.truncate(length);
-        Ok(Bytes::from(bytes))
+        chunk.truncate(length);
+        Ok(chunk.freeze())
+    }
+}
+
+/// A piece of a body that was read. Nobody else has its bytes, unless a cache or a test does.
+enum Piece {
+    Own(BytesMut),
+    Shared(Bytes),
+}
+
+impl Piece {
+    fn new(bytes: Bytes) -> Self {
+        bytes.try_into_mut().map_or_else(Self::Shared, Self::Own)
+    }
+
+    /// Takes the next chunk.
+    fn next(&mut self) -> BytesMut {
+        match self {
+            Self::Own(rest) => rest.split_to(rest.len().min(STORED_CHUNK_BYTES)),
+            Self::Shared(rest) => {
+                BytesMut::from(&*rest.split_to(rest.len().min(STORED_CHUNK_BYTES)))
+            }
+        }
     }
 }
 
@@ -131,9 +157,8 @@ impl StoredBody {
             let first = next;
             next = next.saturating_add(piece.len().div_ceil(STORED_CHUNK_BYTES) as u64);
             let (begin, within) = (chunks.start, within.clone());
-            let opened = (first..next).scan(piece, move |rest, number| {
-                let chunk = rest.split_to(rest.len().min(STORED_CHUNK_BYTES));
-                let opened = key.decrypt(number, number == last, &chunk);
+            let opened = (first..next).scan(Piece::new(piece), move |rest, number| {
+                let opened = key.decrypt(number, number == last, rest.next());
                 Some(opened.map(|bytes| cut(&bytes, number - begin, &within)))
             });
             stream::iter(opened.chain(failed))
