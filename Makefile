@@ -16,7 +16,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools ipfs static deb image
+.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill upgrade control crash fuzz bench soak tools ipfs static deb image
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -79,6 +79,9 @@ sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n TEST=name r
 
 drill: tools bins ## Real gateways on a real Postgres under faults, clients with wallets: SECONDS=n SEED=n; leaves target/history.jsonl
 	target/debug/drill run --wallets --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
+
+upgrade: tools bins ## A drill in which masters of the last commit and of this one run side by side: BASELINE=PROGRAM SECONDS=n
+	target/debug/drill run --wallets --seconds $(SECONDS) --baseline $(or $(BASELINE),$$(tools/baseline)) --history target/upgrade.jsonl
 
 control: tools bins ## A drill with the comparison of swaps off: must find lost updates
 	target/debug/drill run --cas-off --seconds 8 --history target/control.jsonl

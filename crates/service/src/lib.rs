@@ -39,7 +39,7 @@ pub use self::{
     },
     budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
     caller::{BucketOwner, Caller, Invocation, RequestKeys, Seen},
-    car::{BucketCar, Import, ImportError, ImportTarget, Imported, ProofOf},
+    car::{BucketCar, CarCheck, Import, ImportError, ImportTarget, Imported, ProofOf},
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,

@@ -1,4 +1,4 @@
-//! `fula export`, `fula import` and `fula restore`: buckets as CAR files.
+//! `fula export` and `fula import`: buckets as CAR files.
 
 mod output;
 mod source;
@@ -21,7 +21,7 @@ use crate::{
         Answer, Request,
         transfer::{self, Export, Import, Sink, Source},
     },
-    cli::{AdminArgs, BlockSource, CasMode, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
+    cli::{AdminArgs, BlockSource, CasMode, ExportArgs, ImportCarArgs, TargetArgs},
     config::Backends,
     files::ScratchDir,
     node::{Node, Purpose},
@@ -103,6 +103,7 @@ async fn export_to(args: &ExportArgs, sink: Sink<'_>) -> Result<Value, Failure> 
         user: args.user.clone(),
         version: args.bucket.version,
         since: args.since,
+        backup: None,
     };
     let answer = match reach(&args.common, &Request::Export(request.clone())).await? {
         Reached::Gateway(stream) => transfer::export_from(stream, request, sink).await?,
@@ -137,14 +138,7 @@ pub(crate) async fn import(args: ImportCarArgs) -> ExitCode {
     finish(args.common.json, imported, show_imported)
 }
 
-/// Runs `fula restore`.
-pub(crate) async fn restore(args: RestoreArgs) -> ExitCode {
-    let root = Some(args.root);
-    let restored = import_from(&args.common, args.target, root, args.from).await;
-    finish(args.common.json, restored, show_imported)
-}
-
-fn show_imported(done: &Value) {
+pub(super) fn show_imported(done: &Value) {
     let owner = match done["user"].as_str() {
         Some(user) => user.to_owned(),
         None => format!("owner {}", text(&done["owner"])),
@@ -166,14 +160,19 @@ fn show_imported(done: &Value) {
     }
 }
 
-async fn import_from(
+/// Makes a bucket of what a source has.
+///
+/// # Errors
+/// The reason why there is no such bucket now.
+pub(super) async fn import_from(
     common: &AdminArgs,
     target: TargetArgs,
     root: Option<fula_core::Cid>,
     from: BlockSource,
 ) -> Result<Value, Failure> {
     let TargetArgs { bucket, user } = target;
-    let request = Import { bucket, user, root: root.map(|root| root.to_string()) };
+    let root_text = root.map(|root| root.to_string());
+    let request = Import { bucket, user, root: root_text, without_mapped: false };
     let reached = reach(common, &Request::Import(request.clone())).await?;
     let source: Source = source::open(from, root).await?;
     let answer = match reached {

@@ -20,8 +20,8 @@ use crate::{
     service::Service,
 };
 
-/// Bytes of blocks that are stored together.
-const BATCH_BYTES: usize = 4 << 20;
+/// Bytes of blocks that are stored together. Two batches are in memory at a time.
+const BATCH_BYTES: usize = 2 << 20;
 
 /// Most blocks that are stored together.
 const BATCH_BLOCKS: usize = 1024;
@@ -35,6 +35,8 @@ pub struct ImportTarget {
     pub name: Option<BucketName>,
     /// Root that the file must have.
     pub root: Option<Cid>,
+    /// Whether leaves of mapped objects may be missing, because storage nodes hold them.
+    pub without_mapped: bool,
 }
 
 /// A bucket that was imported.
@@ -170,7 +172,8 @@ impl Import {
         let arbiter = self.service.arbiter();
         let blocks = arbiter.nodes().blocks();
         blocks.sync(self.mark).await?;
-        let root = check(blocks.as_ref(), std::mem::take(&mut self.contents), file_root).await?;
+        let contents = std::mem::take(&mut self.contents);
+        let root = check(blocks.as_ref(), contents, file_root, target.without_mapped).await?;
         let owner = target.owner.unwrap_or(root.owner);
         let bucket = BucketAddress::new(owner, target.name.unwrap_or_else(|| root.name.clone()));
         let objects = (root.objects.count, root.objects.bytes);
