@@ -5,6 +5,7 @@ mod buckets;
 mod cars;
 mod collected;
 mod compare;
+mod encrypted;
 mod figures;
 mod ingest;
 mod listings;
@@ -243,6 +244,14 @@ enum Command {
         #[arg(long, default_value_t = 1024)]
         mib: u64,
     },
+    /// Measure what encryption at rest costs
+    Encrypted {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Duration of each kind of work in each round, in seconds
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+    },
     /// Measure listings behind delete markers, and of all versions
     Listings {
         #[arg(long, default_value_t = 5)]
@@ -363,6 +372,9 @@ async fn run(cli: Cli) -> io::Result<()> {
             ingest::run(&ingest::Plan { rounds, mib, small }).await
         }
         Command::Cars { rounds, mib } => cars::run(rounds, mib).await,
+        Command::Encrypted { rounds, seconds } => {
+            encrypted::run(rounds, Duration::from_secs(seconds)).await
+        }
         Command::Listings { rounds, markers } => listings::run(rounds, markers).await,
         Command::Pinned { rounds, puts, ipfs } => pinned::run(rounds, puts, ipfs).await,
         Command::Soak { connections, seconds } => {

@@ -6,8 +6,10 @@ It is the headless Chromium of Debian. It decides by itself what it asks before,
 import base64
 import http.server
 import json
+import os
 import queue
 import shutil
+import signal
 import subprocess
 import threading
 
@@ -87,10 +89,12 @@ def browser(tmp_path):
                    # A container allows no user namespaces, and everything that is opened is ours.
                    "--no-sandbox", "--no-proxy-server", f"--user-data-dir={tmp_path}/profile",
                    "--remote-debugging-port=0", url]
-        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                        start_new_session=True))
     yield visit
     for process in started:
-        process.terminate()
+        # The program of Debian is a script, which starts the browser.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=30)
 
 

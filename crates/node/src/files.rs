@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 const SEALING_KEY: &str = "secrets.key";
 
 /// Longest text that is read as a sealing key, in bytes.
-const KEY_TEXT_MAX: u64 = 1024;
+const KEY_TEXT_MAX: u64 = 8 << 10;
 
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +64,8 @@ pub(crate) enum FileError {
     /// The path of a socket is too long. Choose a data directory with a shorter path.
     #[error("{0} is too long a path for a socket; choose a shorter --data-dir")]
     TooLong(PathBuf),
-    /// The file of a sealing key holds something else. Write 64 hex digits into it.
-    #[error("{0} does not hold 64 hex digits")]
+    /// The file of the sealing key holds something else. Write 64 hex digits into each line.
+    #[error("{0} does not hold keys of 64 hex digits, one a line")]
     NotAKey(PathBuf),
 }
 

@@ -232,7 +232,7 @@ fn inline(
     let (md5, checksums) = digests_of(body, ChecksumAlgorithm::Crc64Nvme);
     let (stored, sse) = match cipher {
         Some((object, cipher)) => {
-            (cipher.key.encrypt(0, body, true)?, Some(object.field(Some(cipher.salt))))
+            (cipher.key.encrypt(0, body.clone(), true)?, Some(object.field(Some(cipher.salt))))
         }
         None => (body.clone(), None),
     };

@@ -130,9 +130,11 @@ pub(crate) async fn take(
     }
     let Intake { blocks, pin_registry, pins, permit, seen, deadline, cipher } = intake;
     let leaf_bytes = if cipher.is_some() { ENCRYPTED_LEAF_BYTES } else { LEAF_BYTES };
+    // There is room for the tags, so that a leaf is encrypted in its place.
+    let tags = if cipher.is_some() { LEAF_BYTES - ENCRYPTED_LEAF_BYTES } else { 0 };
     pins.end_write();
     let announced = facts.length.and_then(|length| usize::try_from(length).ok());
-    let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(leaf_bytes));
+    let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(leaf_bytes) + tags);
     let mut leaves = Leaves::new(blocks, pin_registry, [facts.keep, facts.sent], cipher);
     let mut size = 0_u64;
     while let Some(bytes) = body.next().await {
@@ -146,7 +148,7 @@ pub(crate) async fn take(
             // A full leaf is stored only when more bytes follow, because a single block is stored with the
             // commit.
             if leaf.len() == leaf_bytes {
-                let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(leaf_bytes));
+                let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(LEAF_BYTES));
                 permit.pause_stall_timer();
                 in_time(deadline, leaves.push(full.freeze(), false)).await?;
                 permit.resume_stall_timer();
@@ -281,14 +283,16 @@ impl Leaves {
         last: Bytes,
         size: u64,
     ) -> Result<(Taken, PinnedBlocks), ServiceError> {
-        let single = size == last.len() as u64;
-        if !single {
-            self.push(last.clone(), true).await?;
+        let single = if size == last.len() as u64 {
+            Some(last)
+        } else {
+            self.push(last, true).await?;
             self.settle().await?;
-        }
+            None
+        };
         let salt = self.cipher.as_ref().map(|cipher| cipher.salt);
         let Work { digests, mut kept } = self.work.take().ok_or_else(lost_work)?;
-        if single {
+        if let Some(last) = single {
             let cipher = self.next_leaf(last.len(), true);
             let (block, digests) = hash(last, digests, cipher).await?;
             let (md5, checksums) = digests.finish();
@@ -331,7 +335,7 @@ async fn hash(
         digests.update(&bytes);
         let stored = match cipher {
             Some(LeafCipher { cipher, first, is_end }) => {
-                cipher.key.encrypt(first, &bytes, is_end)?
+                cipher.key.encrypt(first, bytes, is_end)?
             }
             None => bytes,
         };

@@ -5,7 +5,7 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fula_core::{
     BlockStore, Cid, StoreError,
     bucket::Salt,
@@ -74,35 +74,66 @@ impl BodyKey {
         Self(Arc::new(key))
     }
 
-    /// Encrypts bytes that begin with chunk number `first` of a body. All chunks but the last one of a body
-    /// are full.
+    /// Encrypts bytes that begin with chunk number `first` of a body, in their place if nobody else has them and
+    /// there is room for the tags. All chunks but the last one of a body are full.
     pub(crate) fn encrypt(
         &self,
         first: u64,
-        content: &[u8],
+        content: Bytes,
         is_end: bool,
     ) -> Result<Bytes, ServiceError> {
-        let mut chunks = content.chunks(CHUNK_BYTES).zip(first..).peekable();
-        let tags = content.len().div_ceil(CHUNK_BYTES) * TAG_BYTES;
-        let mut out = Vec::with_capacity(content.len() + tags);
-        while let Some((chunk, number)) = chunks.next() {
-            let start = out.len();
-            out.extend_from_slice(chunk);
-            let nonce = nonce(number, is_end && chunks.peek().is_none());
-            let sealed = self.0.seal_in_place_separate_tag(nonce, Aad::empty(), &mut out[start..]);
-            let tag = sealed.map_err(|_| ServiceError::bug("cannot encrypt a chunk"))?;
-            out.extend_from_slice(tag.as_ref());
+        let mut out = content.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
+        let size = out.len();
+        let count = size.div_ceil(CHUNK_BYTES);
+        out.resize(size + count * TAG_BYTES, 0);
+        // From the end, so that no chunk is moved over one that was not moved yet.
+        for (n, number) in (0..count).rev().map(|n| (n, first + n as u64)) {
+            let (from, to) = (n * CHUNK_BYTES, n * STORED_CHUNK_BYTES);
+            let length = CHUNK_BYTES.min(size - from);
+            out.copy_within(from..from + length, to);
+            let nonce = nonce(number, is_end && n + 1 == count);
+            let chunk = &mut out[to..to + length + TAG_BYTES];
+            let (content, tag) = chunk.split_at_mut(length);
+            let sealed = self.0.seal_in_place_separate_tag(nonce, Aad::empty(), content);
+            let sealed = sealed.map_err(|_| ServiceError::bug("cannot encrypt a chunk"))?;
+            tag.copy_from_slice(sealed.as_ref());
         }
-        Ok(Bytes::from(out))
+        Ok(out.freeze())
     }
 
-    /// Decrypts a chunk.
-    fn decrypt(&self, number: u64, is_last: bool, chunk: &[u8]) -> Result<Bytes, StoreError> {
-        let mut bytes = chunk.to_vec();
-        let opened = self.0.open_in_place(nonce(number, is_last), Aad::empty(), &mut bytes);
+    /// Decrypts a chunk in its place.
+    fn decrypt(
+        &self,
+        number: u64,
+        is_last: bool,
+        mut chunk: BytesMut,
+    ) -> Result<Bytes, StoreError> {
+        let opened = self.0.open_in_place(nonce(number, is_last), Aad::empty(), &mut chunk);
         let length = opened.map_err(|_| MALFORMED)?.len();
-        bytes.truncate(length);
-        Ok(Bytes::from(bytes))
+        chunk.truncate(length);
+        Ok(chunk.freeze())
+    }
+}
+
+/// A piece of a body that was read. Nobody else has its bytes, unless a cache or a test does.
+enum Piece {
+    Own(BytesMut),
+    Shared(Bytes),
+}
+
+impl Piece {
+    fn new(bytes: Bytes) -> Self {
+        bytes.try_into_mut().map_or_else(Self::Shared, Self::Own)
+    }
+
+    /// Takes the next chunk.
+    fn next(&mut self) -> BytesMut {
+        match self {
+            Self::Own(rest) => rest.split_to(rest.len().min(STORED_CHUNK_BYTES)),
+            Self::Shared(rest) => {
+                BytesMut::from(&*rest.split_to(rest.len().min(STORED_CHUNK_BYTES)))
+            }
+        }
     }
 }
 
@@ -131,9 +162,8 @@ impl StoredBody {
             let first = next;
             next = next.saturating_add(piece.len().div_ceil(STORED_CHUNK_BYTES) as u64);
             let (begin, within) = (chunks.start, within.clone());
-            let opened = (first..next).scan(piece, move |rest, number| {
-                let chunk = rest.split_to(rest.len().min(STORED_CHUNK_BYTES));
-                let opened = key.decrypt(number, number == last, &chunk);
+            let opened = (first..next).scan(Piece::new(piece), move |rest, number| {
+                let opened = key.decrypt(number, number == last, rest.next());
                 Some(opened.map(|bytes| cut(&bytes, number - begin, &within)))
             });
             stream::iter(opened.chain(failed))
@@ -197,8 +227,9 @@ mod tests {
     fn encrypted(content: &[u8], key: &BodyKey) -> Vec<Bytes> {
         let leaves = content.chunks(ENCRYPTED_LEAF_BYTES);
         let count = leaves.len();
-        let encrypt =
-            |(n, leaf): (usize, &[u8])| key.encrypt(n as u64 * 16, leaf, n + 1 == count).unwrap();
+        let encrypt = |(n, leaf): (usize, &[u8])| {
+            key.encrypt(n as u64 * 16, Bytes::copy_from_slice(leaf), n + 1 == count).unwrap()
+        };
         leaves.enumerate().map(encrypt).collect()
     }
 

@@ -211,7 +211,7 @@ mod tests {
         let (key, sealed) = keys(&[7]).fresh(&counting).unwrap();
         assert_eq!(hex::encode(sealed.encode()), VECTOR);
         let body = key.of_body(Salt([9; 16])).unwrap();
-        assert_eq!(hex::encode(body.encrypt(0, b"hello", true).unwrap()), BODY);
+        assert_eq!(hex::encode(body.encrypt(0, Bytes::from_static(b"hello"), true).unwrap()), BODY);
         let opened = keys(&[7]).open(&sealed.encode()).unwrap().0;
         assert_eq!(*opened.0, *key.0);
     }

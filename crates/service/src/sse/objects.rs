@@ -66,8 +66,11 @@ impl Service {
         is_asked: bool,
     ) -> Result<Option<ObjectCipher>, ServiceError> {
         let is_default = !is_asked
-            && root.settings.is_some()
-            && self.before_write(caller, "block store", self.encrypts(root)).await?;
+            && match root.settings.map(|link| self.encryption.defaults.get(&link)) {
+                None => false,
+                Some(Some(known)) => known.is_some(),
+                Some(None) => self.before_write(caller, "block store", self.encrypts(root)).await?,
+            };
         if is_asked || is_default { self.fresh_cipher().map(Some) } else { Ok(None) }
     }
 
