@@ -117,7 +117,9 @@ async fn round(targets: Option<&str>, sent: Option<&Link>, puts: u64) -> io::Res
 async fn last_root_pinned(server: &Server) -> io::Result<Duration> {
     let begun = Instant::now();
     let shown = server.fula(&["roots", "show", "pinned", "--json"])?;
-    let root = shown["root"].as_str().unwrap_or_default().to_owned();
+    let mut buckets = shown["buckets"].as_array().into_iter().flatten();
+    let bucket = buckets.find(|bucket| bucket["bucket"] == "pinned");
+    let root = bucket.and_then(|bucket| bucket["root"].as_str()).unwrap_or_default().to_owned();
     while begun.elapsed() < PATIENCE {
         let listed = server.fula(&["pins", "list", "--json"])?.to_string();
         if listed.contains(&format!("\"pinned_root\":\"{root}\"")) {

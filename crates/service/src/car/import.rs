@@ -20,8 +20,8 @@ use crate::{
     service::Service,
 };
 
-/// Bytes of blocks that are stored together.
-const BATCH_BYTES: usize = 4 << 20;
+/// Bytes of blocks that are stored together. Two batches are in memory at a time.
+const BATCH_BYTES: usize = 2 << 20;
 
 /// Most blocks that are stored together.
 const BATCH_BLOCKS: usize = 1024;
