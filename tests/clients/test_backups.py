@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import subprocess
+import time
+import urllib.request
 
 import pytest
 
 from conftest import FULA, Gateway
 from helpers import MIB, pattern
-from masters import federation  # noqa: F401
+from masters import federation, signed  # noqa: F401
 from nodes import Site
 
 
@@ -406,3 +408,47 @@ def test_memory_does_not_grow_with_the_bucket(own_gateway, tmp_path):
     assert peak_of(FULA, "backup", "verify", place, *sealed) < 64 * MIB
     assert peak_of(FULA, "restore", "--all", "--from", f"backup:{place}", *sealed, "--data-dir", new) < 110 * MIB
     own_gateway.start()
+
+
+# Number of objects of the test below; 100000 for the figures in docs/performance.md.
+OBJECTS = int(os.environ.get("FULA_TEST_OBJECTS", "3000"))
+
+
+def test_many_objects_come_back_with_equal_listings(own_gateway, tmp_path):
+    """Prints how long a backup and a restore take, and a start with so many objects."""
+    s3, place = own_gateway.client(), tmp_path / "backups"
+    s3.create_bucket(Bucket="many")
+    own_gateway.shared_key = own_gateway.credentials()
+    for first in range(0, OBJECTS, 1000):
+        keys = range(first, min(first + 1000, OBJECTS))
+        changes = [{"put": {"key": f"dir/{n:07}", "text": f"body {n}"}} for n in keys]
+        body = json.dumps({"changes": changes}).encode()
+        status, _, text = signed(own_gateway, "POST", "/many?fula-commit", body)
+        assert status == 200, text
+
+    def all_of(client):
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket="many")
+        return [(line["Key"], line["ETag"], line["Size"]) for page in pages for line in page["Contents"]]
+
+    before = all_of(s3)
+    assert len(before) == OBJECTS
+    own_gateway.stop()
+    began = time.monotonic()
+    own_gateway.start()
+    with urllib.request.urlopen(f"{own_gateway.admin}/readyz") as ready:
+        assert ready.status == 200
+    started = time.monotonic() - began
+    began = time.monotonic()
+    own_gateway.fula("backup", "create", place)
+    made = time.monotonic() - began
+    key = own_gateway.credentials()
+    own_gateway.stop()
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    shutil.copy(own_gateway.data_dir / "secrets.key", new)
+    began = time.monotonic()
+    fula("restore", "--all", "--from", f"backup:{place}", "--data-dir", new)
+    restored = time.monotonic() - began
+    with Gateway(new).start() as back:
+        assert all_of(back.client(key=key)) == before
+    print(f"{OBJECTS} objects: start to /readyz {started:.2f} s, backup {made:.1f} s, restore {restored:.1f} s")

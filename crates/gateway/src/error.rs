@@ -90,7 +90,10 @@ fn row(error: &ServiceError) -> S3Error {
         E::BucketNameTaken => Code::BucketAlreadyExists.into(),
         E::TooManyBuckets(max) => too_many_buckets(*max),
         E::TooManyPublicBuckets(max) => too_many_public(*max),
-        E::QuotaExceeded(max) => quota_exceeded(*max),
+        E::QuotaExceeded(max) => quota_exceeded("The bucket", *max, "FULA_BUCKET_QUOTA"),
+        E::OwnerQuotaExceeded(max) => {
+            quota_exceeded("All your buckets together", *max, "FULA_OWNER_QUOTA")
+        }
         E::BucketNotEmpty => Code::BucketNotEmpty.into(),
         E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
         E::PublicPolicyBlocked => s3_error!(
@@ -303,11 +306,11 @@ fn too_many_buckets(max: u64) -> S3Error {
     )
 }
 
-/// Returns the error for a bucket that is full. AWS has none; Ceph uses this code and status.
-fn quota_exceeded(max: u64) -> S3Error {
+/// Returns the error for a bucket or an owner whose quota is used up. AWS has none; Ceph uses this code and status.
+fn quota_exceeded(what: &str, max: u64, setting: &str) -> S3Error {
     let code = S3ErrorCode::Custom("QuotaExceeded".into());
     let text = format!(
-        "The bucket may not grow beyond {max} bytes. Delete objects, or let the operator raise FULA_BUCKET_QUOTA."
+        "{what} may not grow beyond {max} bytes. Delete objects, or let the operator raise {setting}."
     );
     let mut error = S3Error::with_message(code, text);
     error.set_status_code(http::StatusCode::FORBIDDEN);

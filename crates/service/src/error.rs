@@ -42,6 +42,11 @@ pub enum ServiceError {
     /// The bucket would grow beyond this number of bytes. Delete objects, or raise the quota.
     #[error("the bucket may not grow beyond {0} bytes; delete objects, or raise FULA_BUCKET_QUOTA")]
     QuotaExceeded(u64),
+    /// The buckets of the owner would grow beyond this number of bytes together. Delete objects, or raise the quota.
+    #[error(
+        "the buckets of one owner may not grow beyond {0} bytes together; delete objects, or raise FULA_OWNER_QUOTA"
+    )]
+    OwnerQuotaExceeded(u64),
     /// The bucket is not empty. Delete its objects first.
     #[error("the bucket is not empty")]
     BucketNotEmpty,
@@ -353,6 +358,7 @@ impl ServiceError {
             | Self::CredentialExpired
             | Self::PublicPolicyBlocked
             | Self::QuotaExceeded(_)
+            | Self::OwnerQuotaExceeded(_)
             | Self::NotProved(_) => ErrorKind::Denied,
             Self::NoSuchBucket
             | Self::NoSuchPolicy

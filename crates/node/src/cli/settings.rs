@@ -106,6 +106,11 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_BUCKET_QUOTA", value_name = "SIZE",
         default_value_t = Size(Limits::default().bucket_bytes_max))]
     pub(crate) bucket_quota: Size,
+    /// Largest size of all buckets of one owner together, counted in the same way. A write that would exceed it is
+    /// answered 403 `QuotaExceeded`. 0 turns the limit off
+    #[arg(long, env = "FULA_OWNER_QUOTA", value_name = "SIZE",
+        default_value_t = Size(Limits::default().owner_bytes_max))]
+    pub(crate) owner_quota: Size,
     /// Longest time that a write may take to be committed; then it is answered 503
     #[arg(long, env = "FULA_COMMIT_DEADLINE", value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(Limits::default().commit_deadline))]

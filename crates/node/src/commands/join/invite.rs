@@ -19,7 +19,7 @@ use crate::{
 const LIFE_MAX: Duration = Duration::from_hours(24);
 
 /// Settings that all masters of an arbiter share.
-const OF_MASTERS: [&str; 26] = [
+const OF_MASTERS: [&str; 27] = [
     "FULA_BLOCKS",
     "FULA_BUCKET_NAMES",
     "FULA_BUCKET_QUOTA",
@@ -35,6 +35,7 @@ const OF_MASTERS: [&str; 26] = [
     "FULA_JWT_ISSUER",
     "FULA_KEYS_PER_USER",
     "FULA_LIFECYCLE_EVERY",
+    "FULA_OWNER_QUOTA",
     "FULA_PUBLIC_BUCKETS_PER_OWNER",
     "FULA_REGION",
     "FULA_REGION_STRICT",
