@@ -48,7 +48,7 @@ impl Output {
         let Self { place, part, file, wake, syncing, .. } = self;
         drop(wake);
         let moved = async {
-            // An error of the disk is told to one caller only.
+            // The system reports an error of the disk only once, here.
             syncing.await.map_err(io::Error::other)??;
             file.sync_all().await?;
             tokio::fs::rename(&part, &place).await
