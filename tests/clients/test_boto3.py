@@ -161,7 +161,7 @@ def test_errors_name_what_and_where(s3, bucket):
 def test_unoffered_things_are_refused_not_ignored(s3, bucket):
     put = lambda **more: s3.put_object(Bucket=bucket, Key="k", Body=b"x", **more)
     for more in [
-        {"ServerSideEncryption": "AES256"},
+        {"ServerSideEncryption": "aws:kms"},
         {"ObjectLockLegalHoldStatus": "ON"},
         {"WebsiteRedirectLocation": "/x"},
     ]:

@@ -136,3 +136,22 @@ def test_masters_clone_what_is_current(federation):
     assert admin(two, "clone", "live", "cloned").returncode == 0
     assert s3.get_object(Bucket="cloned", Key="k")["Body"].read() == b"new"
     assert {row["bucket"] for row in json.loads(admin(two, "usage", "--json").stdout)["buckets"]} == {"live", "cloned"}
+
+
+def test_a_quota_bounds_all_buckets_of_an_owner(tmp_path):
+    with Gateway(tmp_path / "data", "--owner-quota", "3M").start() as gateway:
+        s3 = gateway.client()
+        for bucket in ("first", "second"):
+            s3.create_bucket(Bucket=bucket)
+        s3.put_object(Bucket="first", Key="a", Body=b"x" * (2 * MIB))
+        s3.put_object(Bucket="second", Key="a", Body=b"x" * MIB)
+        with Refused("QuotaExceeded", 403) as refused:
+            s3.put_object(Bucket="second", Key="b", Body=b"x")
+        assert "FULA_OWNER_QUOTA" in refused.response["Error"]["Message"]
+        # Another owner has a quota of its own.
+        carol = json.loads(gateway.fula("keys", "create", "--user", "carol", "--json").stdout)
+        hers = gateway.client(key=(carol["id"], carol["secret"]))
+        hers.create_bucket(Bucket="first")
+        hers.put_object(Bucket="first", Key="a", Body=b"x" * (3 * MIB))
+        s3.delete_object(Bucket="first", Key="a")
+        s3.put_object(Bucket="first", Key="b", Body=b"x" * MIB)

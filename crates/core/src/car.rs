@@ -152,6 +152,20 @@ pub fn header(roots: &[Cid]) -> Bytes {
     framed.freeze()
 }
 
+/// Returns the length in bytes of the header at the beginning of a file; `None` if the bytes end within its length.
+///
+/// # Errors
+/// [`CarError::Header`] for a length that no header has.
+pub fn header_bytes(begin: &[u8]) -> Result<Option<u64>, CarError> {
+    let mut reader = CarReader::default();
+    reader.push(&begin[..begin.len().min(VARINT_BYTES_MAX)]);
+    match reader.varint().map_err(|_| CarError::Header)? {
+        Some((len, _)) if len > HEADER_BYTES_MAX => Err(CarError::Header),
+        Some((len, head)) => Ok(Some((head + len) as u64)),
+        None => Ok(None),
+    }
+}
+
 /// Appends the section of a block.
 pub fn put_section(out: &mut BytesMut, cid: &Cid, bytes: &[u8]) {
     let cid = cid.to_bytes();
@@ -235,6 +249,9 @@ mod tests {
         assert!(reader.next_block().unwrap().is_some());
         assert_eq!(reader.roots(), Some(&[blocks[0].0][..]));
         let header_bytes = header(&[blocks[0].0]).len() as u64;
+        assert_eq!(super::header_bytes(&bytes), Ok(Some(header_bytes)));
+        assert_eq!(super::header_bytes(&[]), Ok(None));
+        assert_eq!(super::header_bytes(&[0xff; 4]), Err(CarError::Header));
         assert_eq!(reader.offset(), header_bytes);
         assert!(reader.next_block().unwrap().is_some());
         assert_eq!(reader.offset(), header_bytes + section_bytes(5));

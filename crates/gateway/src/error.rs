@@ -90,7 +90,10 @@ fn row(error: &ServiceError) -> S3Error {
         E::BucketNameTaken => Code::BucketAlreadyExists.into(),
         E::TooManyBuckets(max) => too_many_buckets(*max),
         E::TooManyPublicBuckets(max) => too_many_public(*max),
-        E::QuotaExceeded(max) => quota_exceeded(*max),
+        E::QuotaExceeded(max) => quota_exceeded("The bucket", *max, "FULA_BUCKET_QUOTA"),
+        E::OwnerQuotaExceeded(max) => {
+            quota_exceeded("All your buckets together", *max, "FULA_OWNER_QUOTA")
+        }
         E::BucketNotEmpty => Code::BucketNotEmpty.into(),
         E::MalformedPolicy(why) => s3_error!(MalformedPolicy, "{why}"),
         E::PublicPolicyBlocked => s3_error!(
@@ -150,6 +153,7 @@ fn row(error: &ServiceError) -> S3Error {
         // It does not help while the gateways do not agree, or the operator has not decided.
         E::Regressed(_) => s3_error!(ServiceUnavailable, "{}", outage_text(outage_of(error))),
         E::Damaged(_) => s3_error!(InternalError, "{}", outage_text(outage_of(error))),
+        E::NoMasterKey(id) => s3_error!(ServiceUnavailable, "{}", no_master_key(id)),
         E::Full => full(),
         E::NewerFormat => newer_format(),
         E::Internal(_) => Code::InternalError.into(),
@@ -161,6 +165,18 @@ fn already_owned() -> S3Error {
     s3_error!(
         BucketAlreadyOwnedByYou,
         "Your previous request to create the named bucket succeeded and you already own it."
+    )
+}
+
+fn no_master_key(id: &str) -> String {
+    if id.is_empty() {
+        return "This gateway has no key to encrypt objects under. The operator names a key file with \
+                FULA_SECRETS_KEY_FILE."
+            .to_owned();
+    }
+    format!(
+        "The object is encrypted under the key {id}, which this gateway does not have. Sending the request \
+         again does not help. The operator adds that key to the file of FULA_SECRETS_KEY_FILE."
     )
 }
 
@@ -290,11 +306,11 @@ fn too_many_buckets(max: u64) -> S3Error {
     )
 }
 
-/// Returns the error for a bucket that is full. AWS has none; Ceph uses this code and status.
-fn quota_exceeded(max: u64) -> S3Error {
+/// Returns the error for a bucket or an owner whose quota is used up. AWS has none; Ceph uses this code and status.
+fn quota_exceeded(what: &str, max: u64, setting: &str) -> S3Error {
     let code = S3ErrorCode::Custom("QuotaExceeded".into());
     let text = format!(
-        "The bucket may not grow beyond {max} bytes. Delete objects, or let the operator raise FULA_BUCKET_QUOTA."
+        "{what} may not grow beyond {max} bytes. Delete objects, or let the operator raise {setting}."
     );
     let mut error = S3Error::with_message(code, text);
     error.set_status_code(http::StatusCode::FORBIDDEN);

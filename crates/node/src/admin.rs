@@ -6,10 +6,13 @@
 //! The socket takes one JSON object a line, and answers in the same form. It has mode 0600: a process that
 //! can open it can read and write the data directory as well.
 
+mod backup;
 mod buckets;
 mod doctor;
 mod fsck;
+mod join;
 mod progress;
+mod request;
 mod restore;
 mod rows;
 pub(crate) mod transfer;
@@ -26,7 +29,10 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-pub(crate) use self::progress::Step;
+pub(crate) use self::{
+    progress::Step,
+    request::{Request, State, Sureness},
+};
 use self::{
     progress::{Progress, Watched},
     rows::{all_rows, commit_json, find_row, show_roots},
@@ -48,143 +54,6 @@ const ROWS_PAGE: usize = 1000;
 
 /// Longest path of a Unix socket in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-
-/// An administrative request.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case")]
-pub(crate) enum Request {
-    /// Make an access key.
-    KeysCreate {
-        /// User name.
-        user: String,
-        /// Most keys of one user where no gateway runs. It is not sent: a gateway has its own setting.
-        #[serde(skip)]
-        keys_per_user: Option<usize>,
-    },
-    /// List access keys.
-    KeysList {
-        /// The user whose keys are listed; all users if there is none.
-        user: Option<String>,
-    },
-    /// Revoke an access key.
-    KeysRevoke {
-        /// Access key id.
-        id: String,
-        /// The user that the key must belong to; any user if there is none.
-        user: Option<String>,
-    },
-    /// Revoke something on every master.
-    Revoke {
-        /// The credential or user to revoke.
-        revoked: Revoked,
-        /// How sure the operator is.
-        sureness: Sureness,
-        /// Whether everything issued before now is revoked, by the clock that credentials are checked with.
-        before_now: bool,
-    },
-    /// List all revocations.
-    RevokeList,
-    /// List the masters that recoveries wait for.
-    MastersList,
-    /// Remove a master from that list.
-    MastersForget {
-        /// The name of the master.
-        name: String,
-        /// Whether a master that was just seen is removed as well.
-        #[serde(default)]
-        force: bool,
-    },
-    /// Show a bucket's history.
-    RootsLog {
-        /// The name of the bucket.
-        bucket: String,
-        /// The owner of the bucket; needed if several users have a bucket of that name.
-        user: Option<String>,
-        /// Most commits to show.
-        limit: usize,
-    },
-    /// Look at everything that the gateway depends on.
-    Doctor,
-    /// Show what buckets and owners store.
-    Usage {
-        /// The user whose buckets are shown; all users if there is none.
-        user: Option<String>,
-    },
-    /// Make a bucket with the objects of another one.
-    Clone {
-        /// The name of the source.
-        bucket: String,
-        /// The version of the source; the current one if there is none.
-        version: Option<u64>,
-        /// The name of the new bucket.
-        name: String,
-        /// The owner of both; needed if several users have a bucket of that name.
-        user: Option<String>,
-    },
-    /// Show pointers and the recovery.
-    RootsShow {
-        /// The bucket to show; all buckets if there is none.
-        bucket: Option<String>,
-    },
-    /// Show the recovery, or force it.
-    RootsHeal {
-        /// Whether the recovery continues without masters that do not answer.
-        force: bool,
-    },
-    /// Merge a fork.
-    RootsMerge {
-        /// The name of the bucket.
-        bucket: String,
-        /// The owner of the bucket; needed if several users have a bucket of that name.
-        user: Option<String>,
-        /// Whether the merge is carried out; otherwise it is only described.
-        apply: bool,
-    },
-    /// Show the state of the gateway and its stores.
-    Status,
-    /// Check the log and all buckets.
-    Fsck {
-        /// Whether the client wants reports of the progress.
-        #[serde(default)]
-        progress: bool,
-    },
-    /// Find the newest readable root of each bucket whose root cannot be read.
-    RestoreRoots {
-        /// Whether the buckets go back to those roots; otherwise the roots are only listed.
-        apply: bool,
-    },
-    /// Show pins, try again, or check them.
-    Pins {
-        /// What is to be done.
-        action: PinsAction,
-        /// The buckets of this name; all if there is none.
-        bucket: Option<String>,
-    },
-    /// Answer with a bucket as a CAR file.
-    Export(transfer::Export),
-    /// Make a bucket of the CAR file that follows.
-    Import(transfer::Import),
-    /// Run a garbage collection, or show how much space is in use.
-    Gc {
-        /// Whether a collection runs.
-        now: bool,
-        /// Retention in milliseconds: content replaced within it stays. By default the gateway's setting.
-        retention_ms: Option<u64>,
-    },
-}
-
-/// How sure an operator is of a revocation, which cannot be taken back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Sureness {
-    /// The operator confirmed nothing: the revoked credential or user must be known here, and must not be a
-    /// user with live keys or buckets.
-    Unsure,
-    /// The name needs no check: it may be unknown here, but must not be a user with live keys or buckets.
-    Known,
-    /// The operator confirmed the revocation: nothing is checked.
-    Certain,
-}
 
 /// An answer to a request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -293,6 +162,13 @@ async fn carry_out(
         Request::Export(_) | Request::Import(_) => {
             Err(Refused("a file is exported and imported as a stream".to_owned()))
         }
+        Request::BackupRows { after } => backup::rows(node, after).await,
+        Request::BackupFacts => backup::facts(node).await,
+        Request::BackupKeys { after } => backup::keys(node, after.as_deref()).await,
+        Request::PutBack(state) => backup::put_back(node, state).await,
+        Request::Invite { id, life_ms } => join::invite(node, &id, life_ms).await,
+        Request::UseInvitation { id, takes } => join::use_invitation(node, &id, takes).await,
+        Request::Leave { stops } => join::leave(node, stops).await,
         Request::Gc { now: false, .. } => look_at_space(node).await,
         Request::Gc { retention_ms, .. } => {
             let retention = retention_ms.map(std::time::Duration::from_millis);

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 const SEALING_KEY: &str = "secrets.key";
 
 /// Longest text that is read as a sealing key, in bytes.
-const KEY_TEXT_MAX: u64 = 1024;
+const KEY_TEXT_MAX: u64 = 8 << 10;
 
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +64,8 @@ pub(crate) enum FileError {
     /// The path of a socket is too long. Choose a data directory with a shorter path.
     #[error("{0} is too long a path for a socket; choose a shorter --data-dir")]
     TooLong(PathBuf),
-    /// The file of a sealing key holds something else. Write 64 hex digits into it.
-    #[error("{0} does not hold 64 hex digits")]
+    /// The file of the sealing key holds something else. Write 64 hex digits into each line.
+    #[error("{0} does not hold keys of 64 hex digits, one a line")]
     NotAKey(PathBuf),
 }
 
@@ -313,6 +313,11 @@ pub(crate) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
 pub(crate) fn has_sealing_key(data_dir: &Path) -> Result<bool, FileError> {
     let path = data_dir.join(SEALING_KEY);
     path.try_exists().map_err(|error| FileError::Io(path, error))
+}
+
+/// Returns the path of a data directory's own sealing key.
+pub(crate) fn own_sealing_key(data_dir: &Path) -> PathBuf {
+    data_dir.join(SEALING_KEY)
 }
 
 /// Reads the sealing key. Makes the key first if no setting names its file and the data directory has none.

@@ -2,6 +2,7 @@
 //! one that names a storage backend.
 
 mod admin;
+mod backup;
 mod cli;
 mod commands;
 mod config;
@@ -9,6 +10,7 @@ mod files;
 mod gauges;
 mod gc;
 mod ingest;
+mod join;
 mod jwks;
 mod keystore;
 mod lifecycle;
@@ -86,12 +88,16 @@ fn main() -> ExitCode {
             Command::Token(args) => commands::token::run(args),
             Command::Revoke(args) => commands::revoke::run(args).await,
             Command::Masters(args) => commands::admin::masters(args).await,
+            Command::Join(args) => commands::join::join(args).await,
+            Command::Invite(args) => commands::join::invite(args).await,
+            Command::Leave(args) => commands::join::leave(args).await,
             Command::Roots(args) => commands::admin::roots(args).await,
             Command::Secrets(args) => commands::admin::secrets(args),
             Command::Migrate(args) => commands::admin::migrate(args).await,
             Command::Export(args) => commands::car::export(args).await,
             Command::Import(args) => commands::car::import(args).await,
-            Command::Restore(args) => commands::car::restore(args).await,
+            Command::Backup(args) => commands::backup::run(args).await,
+            Command::Restore(args) => Box::pin(commands::restore::run(args)).await,
             Command::Verify(args) => commands::verify::run(args).await,
             Command::Pins(args) => commands::pins::run(args).await,
             Command::Gc(args) => commands::admin::gc(args).await,

@@ -184,7 +184,7 @@ impl Node {
         let store = storage::open_store(data_dir, purpose, despite_damage)?;
         storage::check_purpose_of(data_dir, &store, backends, purpose).await?;
         let sealing = files::sealing_key(data_dir, backends.secrets_key_file.as_deref(), &random)?;
-        let keys_of_node = NodeKeys::of(&sealing);
+        let (keys_of_node, master_keys) = (NodeKeys::of(&sealing), sealing.master_keys());
         let mut roots: Arc<dyn RootPointerStore> = Arc::clone(&store.roots) as _;
         let mut metadata: Arc<dyn MetadataStore> = Arc::clone(&store.metadata) as _;
         let mut fresh_for = Duration::ZERO;
@@ -258,7 +258,7 @@ impl Node {
         if backends.shared.is_none() {
             arbiter.lease_to_itself();
         }
-        let service = Service::new(arbiter, limits, random, names);
+        let service = Service::new(arbiter, limits, random, names).with_master_keys(master_keys);
         let opened = Self {
             retention: Retention::of(service.committer().limits()),
             store,

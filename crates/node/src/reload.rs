@@ -16,12 +16,13 @@ use crate::{
 };
 
 /// Settings that are taken over. The others count after a restart.
-const TAKEN_OVER: [&str; 17] = [
+const TAKEN_OVER: [&str; 18] = [
     "FULA_TLS_CERT",
     "FULA_TLS_KEY",
     "FULA_BUCKETS_PER_OWNER",
     "FULA_PUBLIC_BUCKETS_PER_OWNER",
     "FULA_BUCKET_QUOTA",
+    "FULA_OWNER_QUOTA",
     "FULA_EIP712_AUTH",
     "FULA_EIP712_V1",
     "FULA_AUDIENCE",

@@ -42,6 +42,11 @@ pub enum ServiceError {
     /// The bucket would grow beyond this number of bytes. Delete objects, or raise the quota.
     #[error("the bucket may not grow beyond {0} bytes; delete objects, or raise FULA_BUCKET_QUOTA")]
     QuotaExceeded(u64),
+    /// The buckets of the owner would grow beyond this number of bytes together. Delete objects, or raise the quota.
+    #[error(
+        "the buckets of one owner may not grow beyond {0} bytes together; delete objects, or raise FULA_OWNER_QUOTA"
+    )]
+    OwnerQuotaExceeded(u64),
     /// The bucket is not empty. Delete its objects first.
     #[error("the bucket is not empty")]
     BucketNotEmpty,
@@ -173,6 +178,10 @@ pub enum ServiceError {
         Applied::Unknown => "no answer came in time; before trying again, check if it was carried out",
     })]
     Busy(Applied),
+    /// The object is encrypted under a master key that this gateway does not have, or there is none to encrypt
+    /// under. The text is the id of the key. Let the operator add the key.
+    #[error("the master key {0} is not in the file of FULA_SECRETS_KEY_FILE")]
+    NoMasterKey(String),
     /// The medium is full.
     #[error("the server is out of space")]
     Full,
@@ -349,6 +358,7 @@ impl ServiceError {
             | Self::CredentialExpired
             | Self::PublicPolicyBlocked
             | Self::QuotaExceeded(_)
+            | Self::OwnerQuotaExceeded(_)
             | Self::NotProved(_) => ErrorKind::Denied,
             Self::NoSuchBucket
             | Self::NoSuchPolicy
@@ -383,9 +393,10 @@ impl ServiceError {
             | Self::InvalidRequest(_)
             | Self::NotImplemented(_) => ErrorKind::Invalid,
             Self::Busy(applied) => ErrorKind::Retry(*applied),
-            Self::Regressed(_) | Self::Unavailable(_) | Self::NodeAway(_) => {
-                ErrorKind::Retry(Applied::None)
-            }
+            Self::Regressed(_)
+            | Self::Unavailable(_)
+            | Self::NodeAway(_)
+            | Self::NoMasterKey(_) => ErrorKind::Retry(Applied::None),
             Self::Full => ErrorKind::Full,
             Self::Damaged(_) => ErrorKind::Damaged,
             Self::Internal(_) => ErrorKind::Bug,

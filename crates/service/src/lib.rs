@@ -23,6 +23,7 @@ mod pins;
 mod public;
 mod service;
 mod settle;
+mod sse;
 
 pub use self::{
     admin::{clone, fsck, history, restore},
@@ -38,7 +39,7 @@ pub use self::{
     },
     budget::{ConnectionCloser, MemoryBudget, MemoryPermit},
     caller::{BucketOwner, Caller, Invocation, RequestKeys, Seen},
-    car::{BucketCar, Import, ImportError, ImportTarget, Imported, ProofOf},
+    car::{BucketCar, CarCheck, Import, ImportError, ImportTarget, Imported, ProofOf},
     commit::{Committer, Deleted},
     error::{Applied, ConditionName, ErrorKind, Outage, ServiceError},
     gc::Collection,
@@ -54,8 +55,9 @@ pub use self::{
     objects::bucket::{BucketInfo, BucketPage},
     objects::list::{ListRequest, Listing, ListingLine},
     objects::multipart::{
-        CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest, ListUploadsRequest,
-        PartInfo, PartsPage, PutPartRequest, UploadInfo, UploadLine, UploadsPage,
+        BegunUpload, CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest,
+        ListUploadsRequest, PartInfo, PartsPage, PutPartRequest, UploadInfo, UploadLine,
+        UploadsPage,
     },
     objects::object::{CopyRequest, CopySourceRequest, DeleteKey, Object, ObjectFacts, PutRequest},
     objects::rename::RenameRequest,
@@ -65,4 +67,5 @@ pub use self::{
     public::{FindError, PublicObject, PublicReads},
     service::{Random, Service, system_random},
     settle::{Settled, unsettle_names},
+    sse::MasterKeys,
 };

@@ -53,6 +53,8 @@ pub struct Limits {
     pub public_buckets_per_owner: u64,
     /// Largest sum of the sizes of all objects, versions and parts of one bucket in bytes; 0 for no limit.
     pub bucket_bytes_max: u64,
+    /// The same of all buckets of one owner together; 0 for no limit.
+    pub owner_bytes_max: u64,
     /// Whether reads are answered from the last known root while the arbiter is away.
     pub stale_reads: bool,
     /// Fault that tests inject. Shipped builds inject none.
@@ -77,6 +79,7 @@ impl Default for Limits {
             buckets_per_owner: 10_000,
             public_buckets_per_owner: 100,
             bucket_bytes_max: 0,
+            owner_bytes_max: 0,
             stale_reads: false,
             faults: FaultInjection::default(),
         }
@@ -89,6 +92,7 @@ pub(crate) struct BucketLimits {
     buckets: AtomicU64,
     public_buckets: AtomicU64,
     bytes: AtomicU64,
+    owner_bytes: AtomicU64,
 }
 
 impl BucketLimits {
@@ -97,6 +101,7 @@ impl BucketLimits {
             buckets: limits.buckets_per_owner.into(),
             public_buckets: limits.public_buckets_per_owner.into(),
             bytes: limits.bucket_bytes_max.into(),
+            owner_bytes: limits.owner_bytes_max.into(),
         }
     }
 
@@ -115,11 +120,17 @@ impl BucketLimits {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Returns the largest sum of the sizes of all buckets of one owner; 0 for no limit.
+    pub(crate) fn owner_bytes(&self) -> u64 {
+        self.owner_bytes.load(Ordering::Relaxed)
+    }
+
     /// Takes the numbers over from `limits`.
     pub(crate) fn set(&self, limits: &Limits) {
         self.buckets.store(limits.buckets_per_owner, Ordering::Relaxed);
         self.public_buckets.store(limits.public_buckets_per_owner, Ordering::Relaxed);
         self.bytes.store(limits.bucket_bytes_max, Ordering::Relaxed);
+        self.owner_bytes.store(limits.owner_bytes_max, Ordering::Relaxed);
     }
 }
 

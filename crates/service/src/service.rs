@@ -29,6 +29,7 @@ use crate::{
     mapping::{Mapping, PinQueue},
     names::{NameMeaning, NamePolicy},
     pins::Keeper,
+    sse::Encryption,
 };
 
 /// The bucket that a write is about.
@@ -100,6 +101,8 @@ pub struct Service {
     no_access: Arc<BucketAccess>,
     /// Lifecycle rules, by the same address.
     pub(crate) lifecycles: Arc<Cache<Cid, Option<Arc<Lifecycle>>>>,
+    /// Keys of encrypted objects, and the buckets that encrypt.
+    pub(crate) encryption: Encryption,
 }
 
 impl std::fmt::Debug for Service {
@@ -127,6 +130,7 @@ impl Service {
             access: Arc::new(Cache::new(ACCESS_MAX)),
             no_access: Arc::default(),
             lifecycles: Arc::new(Cache::new(ACCESS_MAX)),
+            encryption: Encryption::default(),
         }
     }
 
@@ -447,6 +451,9 @@ impl Service {
                     let part = Part::Key(key);
                     let again = Box::pin(self.resolve(caller, &address.name, *action, part));
                     let head = again.await?;
+                    if change.stores_plain() && self.encrypts(&head.root).await? {
+                        return Err(ServiceError::Busy(Applied::None));
+                    }
                     settings = head.root.settings;
                 }
                 answer => return Ok(answer),

@@ -14,6 +14,6 @@ pub mod postgres;
 
 pub use local::{LocalBlocks, LocalMetadata, LocalRoots, LocalStore, OpenError};
 pub use log::{Damage, Recovery, Room};
-pub use objects::{ObjectStoreError, Objects};
+pub use objects::{Archive, ArchiveError, ArchiveFile, ObjectStoreError, Objects};
 pub use packs::{PackedBlocks, RecordDirectory};
 pub use postgres::{PostgresArbiter, PostgresError, place_of};

@@ -2,6 +2,7 @@
 //!
 //! Every call has a time bound, and an error says what the caller can do next.
 
+mod archive;
 mod open;
 mod unfinished;
 
@@ -21,7 +22,10 @@ use object_store::{
     buffered::BufWriter, path::Path,
 };
 
-pub use self::open::ObjectStoreError;
+pub use self::{
+    archive::{Archive, ArchiveError, ArchiveFile},
+    open::ObjectStoreError,
+};
 
 /// Time after which a store counts as hung that has not read, found or deleted an object.
 const ANSWER: Duration = Duration::from_secs(10);

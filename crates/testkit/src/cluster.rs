@@ -49,6 +49,19 @@ impl Cluster {
     /// # Errors
     /// The error of a part that does not start.
     pub async fn start(masters: usize, env: &[(&str, &str)]) -> io::Result<Self> {
+        Self::start_beside(masters, env, None).await
+    }
+
+    /// Starts gateways, of which all but the first one run `baseline`, a program of another version, if one is given.
+    /// The last one is upgraded at its next start; the others stay as they are.
+    ///
+    /// # Errors
+    /// The error of a part that does not start.
+    pub async fn start_beside(
+        masters: usize,
+        env: &[(&str, &str)],
+        baseline: Option<&Path>,
+    ) -> io::Result<Self> {
         let binary = fula_binary()?;
         let dir = tempfile::Builder::new().prefix("fula-drill-").tempdir()?;
         let postgres = Postgres::start(&["max_connections=200"])?;
@@ -75,7 +88,11 @@ impl Cluster {
                 ("RUST_LOG".into(), "warn".into()),
             ];
             all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), value.into())));
-            let mut gateway = Gateway::new(&binary, &dir.path().join(format!("master{n}")), all)?;
+            let program = baseline.filter(|_| n > 0).unwrap_or(&binary);
+            let mut gateway = Gateway::new(program, &dir.path().join(format!("master{n}")), all)?;
+            if n + 1 == masters {
+                gateway.upgrade_at_restart(&binary);
+            }
             gateway.launch()?;
             client_links.push(Link::open(gateway.address()).await?);
             arbiter_links.push(link);

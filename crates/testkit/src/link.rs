@@ -28,6 +28,8 @@ struct State {
     /// Number of answers in 1000 that are dropped with their connections.
     drop_per_mille: AtomicU64,
     dropped: AtomicU64,
+    /// Number of bytes that were carried to the target.
+    sent: AtomicU64,
     draws: AtomicU64,
     /// Raised to close all connections.
     epoch: watch::Sender<u64>,
@@ -54,6 +56,7 @@ impl Link {
             is_cut: AtomicBool::new(false),
             drop_per_mille: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             draws: AtomicU64::new(u64::from(address.port())),
             epoch: watch::Sender::new(0),
         });
@@ -80,6 +83,11 @@ impl Link {
     /// Returns the number of dropped answers.
     pub fn dropped(&self) -> u64 {
         self.state.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of bytes that were carried to the target.
+    pub fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::Relaxed)
     }
 
     /// Closes every connection, and refuses new ones until [`Self::mend`].
@@ -132,6 +140,9 @@ async fn carry(
         let latency = state.latency_us.load(Ordering::Relaxed);
         if latency > 0 {
             tokio::time::sleep(Duration::from_micros(latency)).await;
+        }
+        if !is_answer {
+            state.sent.fetch_add(length as u64, Ordering::Relaxed);
         }
         if is_answer && swallows(state) {
             state.dropped.fetch_add(1, Ordering::Relaxed);

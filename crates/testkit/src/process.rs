@@ -22,6 +22,8 @@ const START: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Gateway {
     binary: PathBuf,
+    /// Binary that the next start but one uses.
+    upgrade: Option<PathBuf>,
     data_dir: PathBuf,
     env: Vec<(String, OsString)>,
     address: SocketAddr,
@@ -39,12 +41,18 @@ impl Gateway {
         let (address, admin) = (local(free_port()?), local(free_port()?));
         Ok(Self {
             binary: binary.to_owned(),
+            upgrade: None,
             data_dir: data_dir.to_owned(),
             env,
             address,
             admin,
             child: None,
         })
+    }
+
+    /// Has every start after the first one use another binary.
+    pub fn upgrade_at_restart(&mut self, binary: &Path) {
+        self.upgrade = Some(binary.to_owned());
     }
 
     /// Returns the address at which it serves S3.
@@ -96,6 +104,9 @@ impl Gateway {
             .stderr(log)
             .spawn()?;
         self.child = Some(child);
+        if let Some(binary) = self.upgrade.take() {
+            self.binary = binary;
+        }
         Ok(())
     }
 

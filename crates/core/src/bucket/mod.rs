@@ -16,6 +16,7 @@ mod parts;
 mod recent;
 mod root;
 pub mod settings;
+mod sse;
 mod upload;
 mod version;
 
@@ -29,6 +30,7 @@ pub use self::{
     recent::{Recent, RecentOutcome},
     root::{AUTHORS_MAX, Author, BucketRoot, FORMAT, ROOT_BYTES_MAX},
     settings::Settings,
+    sse::{Salt, SealedKey},
     upload::{Completed, PartRecord, UploadRecord},
     version::{InvalidVersionId, Seq, VersionId, Versioning},
 };

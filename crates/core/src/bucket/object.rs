@@ -141,7 +141,7 @@ pub struct ObjectRecord {
     pub acl: Option<String>,
     /// Encoded lock and retention. Always `None`: object lock is not implemented.
     pub lock: Option<Bytes>,
-    /// Encoded parameters of server-side encryption. Always `None`: it is not implemented.
+    /// How the content is encrypted, as [`SealedKey`](super::SealedKey) encodes it; `None` if it is not.
     pub sse: Option<Bytes>,
     /// Storage class, when it is not `STANDARD`.
     pub class: Option<String>,
@@ -158,7 +158,22 @@ pub struct ObjectRecord {
     pub null_at: Option<Seq>,
 }
 
+/// Stands for the key of an encrypted object where requests are compared.
+const ENCRYPTED: &[u8] = b"encrypted";
+
 impl ObjectRecord {
+    /// Returns what a retry of the same request makes again. The key and the address of encrypted content are
+    /// random, and are left out.
+    #[must_use]
+    pub fn repeatable(&self) -> Self {
+        match self.sse {
+            Some(_) => {
+                Self { sse: Some(Bytes::from_static(ENCRYPTED)), content: None, ..self.clone() }
+            }
+            None => self.clone(),
+        }
+    }
+
     /// Returns the id of the version.
     pub fn version_id(&self) -> VersionId {
         if self.is_versioned { VersionId::At(self.seq) } else { VersionId::Null }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{checksum::Checksum, etag::ETag, object::ObjectRecord};
+use super::{checksum::Checksum, etag::ETag, object::ObjectRecord, sse::Salt};
 use crate::{
     cbor::{Invalid, Reader, Writer},
     error::StoreError,
@@ -115,6 +115,8 @@ pub struct PartRecord {
     pub checksum: Option<Checksum>,
     /// Address of the content.
     pub content: Cid,
+    /// Salt of the part, if the object of the upload is encrypted.
+    pub salt: Option<Salt>,
 }
 
 impl PartRecord {
@@ -128,7 +130,8 @@ impl PartRecord {
             Some(checksum) => checksum.write(&mut out),
             None => drop(out.null()),
         }
-        out.link(&self.content).map(0);
+        out.link(&self.content);
+        write_extensions(self.salt, &mut out);
         out.finish()
     }
 
@@ -144,12 +147,33 @@ impl PartRecord {
             let time = reader.uint()?;
             let checksum = if reader.null() { None } else { Some(Checksum::read(&mut reader)?) };
             let content = reader.link()?;
-            reader.raw()?;
+            let salt = read_extensions(&mut reader)?;
             reader.end()?;
-            Ok(Self { size, etag, time, checksum, content })
+            Ok(Self { size, etag, time, checksum, content, salt })
         };
         read().map_err(|invalid: Invalid| invalid.of("part record"))
     }
+}
+
+/// Appends the extensions of a part: `{"s": salt}` for an encrypted one.
+fn write_extensions(salt: Option<Salt>, out: &mut Writer) {
+    out.map(usize::from(salt.is_some()));
+    if let Some(salt) = salt {
+        out.text("s").bytes(&salt.0);
+    }
+}
+
+/// Reads the extensions of a part. Those of later programs are skipped.
+fn read_extensions(reader: &mut Reader<'_>) -> Result<Option<Salt>, Invalid> {
+    let mut salt = None;
+    let mut names = reader.names()?;
+    for _ in 0..names.count() {
+        match names.next(reader)? {
+            "s" => salt = Some(Salt(reader.array_of()?)),
+            _ => drop(reader.raw()?),
+        }
+    }
+    Ok(salt)
 }
 
 #[cfg(test)]
@@ -207,7 +231,10 @@ mod tests {
             time: 8,
             checksum: None,
             content: Cid::of(Codec::Raw, b"part"),
+            salt: None,
         };
+        assert_eq!(PartRecord::decode(&part.encode(), 9).unwrap(), part);
+        let part = PartRecord { salt: Some(Salt([6; 16])), ..part };
         assert_eq!(PartRecord::decode(&part.encode(), 9).unwrap(), part);
     }
 }

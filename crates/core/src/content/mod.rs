@@ -12,6 +12,7 @@
 
 mod build;
 mod dag_pb;
+pub mod encrypted;
 mod read;
 
 pub use self::{

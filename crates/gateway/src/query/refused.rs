@@ -19,7 +19,6 @@ const REFUSED: &[Refused] = &[
     (Method::PUT, Bucket, "abac", "PutBucketAbac"),
     (Method::PUT, Bucket, "accelerate", "PutBucketAccelerateConfiguration"),
     (Method::PUT, Bucket, "analytics", "PutBucketAnalyticsConfiguration"),
-    (Method::PUT, Bucket, "encryption", "PutBucketEncryption"),
     (Method::PUT, Bucket, "intelligent-tiering", "PutBucketIntelligentTieringConfiguration"),
     (Method::PUT, Bucket, "inventory", "PutBucketInventoryConfiguration"),
     (Method::PUT, Bucket, "logging", "PutBucketLogging"),

@@ -54,6 +54,7 @@ pub(super) const ROUTES: &[Route] = &[
     get(&["website"]),
     put(&["acl"]),
     put(&["cors"]),
+    put(&["encryption"]),
     put(&["lifecycle"]),
     put(&["ownershipControls"]),
     put(&["publicAccessBlock"]),

@@ -155,6 +155,7 @@ fn is_offered(method: &Method, level: Level, name: &str) -> bool {
             "acl",
             "%61cl",
             "cors",
+            "encryption",
             "lifecycle",
             "ownershipControls",
             "publicAccessBlock",

@@ -10,7 +10,7 @@ use super::{
     Api, caller,
     convert::{bucket_name, checksum_type, etag, refuse_conditions, refuse_unoffered, url_encode},
     grants::check_new_bucket,
-    tags,
+    sse, tags,
 };
 use crate::{
     auth::identity,
@@ -176,6 +176,7 @@ impl Api {
     ) -> S3Result<S3Response<CreateBucketOutput>> {
         check_new_bucket(&request)?;
         refuse_unoffered(&request)?;
+        sse::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let name = &bucket_name(&request.input.bucket)?;
         tags::refuse(&request.headers)?;

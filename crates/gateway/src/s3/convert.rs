@@ -21,7 +21,7 @@ use s3s::{
     s3_error,
 };
 
-use super::{grants::check_write, tags};
+use super::{grants::check_write, sse, tags};
 use crate::{date::parse_http_date, error, xml::is_printable};
 
 /// Prefix of user metadata headers.
@@ -127,9 +127,7 @@ pub(super) fn refuse_unoffered<T>(request: &S3Request<T>) -> S3Result<()> {
     let headers = &request.headers;
     for (name, value) in headers {
         let name = name.as_str();
-        let refused = name.starts_with("x-amz-server-side-encryption")
-            || name.starts_with("x-amz-copy-source-server-side-encryption")
-            || name.starts_with("x-amz-object-lock-")
+        let refused = name.starts_with("x-amz-object-lock-")
             || [
                 "x-amz-website-redirect-location",
                 "x-amz-write-offset-bytes",
@@ -181,6 +179,7 @@ pub(super) fn object_facts(headers: &HeaderMap) -> S3Result<ObjectFacts> {
         }
     }
     facts.acl = value_of(headers, "x-amz-acl");
+    facts.encrypt = sse::asked(headers)?;
     Ok(facts)
 }
 

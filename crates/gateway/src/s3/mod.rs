@@ -8,6 +8,7 @@ mod commit;
 mod convert;
 mod cors;
 mod delete;
+mod encryption;
 mod grants;
 mod keys;
 mod lifecycle;
@@ -21,6 +22,7 @@ mod rename;
 mod routes;
 mod settings;
 mod shareable;
+mod sse;
 mod tagging;
 mod tags;
 mod versions;
@@ -209,6 +211,7 @@ operations! {
     get_bucket_request_payment: GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput,
     delete_bucket_tagging: DeleteBucketTaggingInput => DeleteBucketTaggingOutput,
     delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput,
+    put_bucket_encryption: PutBucketEncryptionInput => PutBucketEncryptionOutput,
     put_bucket_lifecycle_configuration: PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput,
     put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput,
     put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput,

@@ -3,8 +3,8 @@
 use fula_core::bucket::ChecksumAlgorithm as Algorithm;
 use fula_identity::identity::display;
 use fula_service::{
-    CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest, ListUploadsRequest,
-    PutPartRequest, ServiceError, UploadInfo, UploadLine,
+    BegunUpload, CompletePart, CompleteRequest, CopyPartRequest, CreateUploadRequest,
+    ListUploadsRequest, PutPartRequest, ServiceError, UploadInfo, UploadLine,
 };
 use http::{Extensions, HeaderMap, HeaderValue};
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*, s3_error};
@@ -19,7 +19,7 @@ use super::{
     },
     lifecycle::set_end,
     object::{copy_source, written_headers},
-    tags, versions,
+    sse, tags, versions,
 };
 use crate::{
     date::timestamp,
@@ -150,17 +150,20 @@ impl Api {
             checksum,
         };
         let caller = &caller(&request)?;
-        let id = self.service.create_upload(caller, &bucket, create).await.map_err(to_s3)?;
+        let created = self.service.create_upload(caller, &bucket, create).await;
+        let BegunUpload { id, is_encrypted } = created.map_err(to_s3)?;
         let info =
             checksum.map(|(algorithm, composite)| UploadInfo { algorithm, composite, asked: true });
-        Ok(S3Response::new(CreateMultipartUploadOutput {
+        let mut response = S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(input.bucket.clone()),
             key: Some(input.key.clone()),
             upload_id: Some(id.to_string()),
             checksum_algorithm: info.and_then(named),
             checksum_type: info.map(kind_name),
             ..CreateMultipartUploadOutput::default()
-        }))
+        });
+        sse::set(&mut response.headers, is_encrypted);
+        Ok(response)
     }
 
     pub(super) async fn upload_part(
@@ -168,6 +171,7 @@ impl Api {
         mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
         refuse_unoffered(&request)?;
+        sse::refuse(&request.headers)?;
         tags::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let length = request.input.content_length;
@@ -185,7 +189,9 @@ impl Api {
         let mut output =
             UploadPartOutput { e_tag: Some(etag(&part.etag())), ..UploadPartOutput::default() };
         set_checksums!(output, &part.checksums);
-        Ok(S3Response::new(output))
+        let mut response = S3Response::new(output);
+        sse::set(&mut response.headers, part.salt.is_some());
+        Ok(response)
     }
 
     pub(super) async fn upload_part_copy(
@@ -193,6 +199,7 @@ impl Api {
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
         refuse_unoffered(&request)?;
+        sse::refuse(&request.headers)?;
         tags::refuse(&request.headers)?;
         refuse_conditions(&request.headers, &[])?;
         let input = &request.input;
@@ -217,11 +224,13 @@ impl Api {
             ..CopyPartResult::default()
         };
         set_checksums!(result, part.checksum.iter());
-        Ok(S3Response::new(UploadPartCopyOutput {
+        let mut response = S3Response::new(UploadPartCopyOutput {
             copy_part_result: Some(result),
             copy_source_version_id: source_version.map(|version| version.to_string()),
             ..UploadPartCopyOutput::default()
-        }))
+        });
+        sse::set(&mut response.headers, part.salt.is_some());
+        Ok(response)
     }
 
     pub(super) async fn list_parts(
@@ -341,6 +350,7 @@ impl Api {
         &self,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        sse::refuse(&request.headers)?;
         let conditions = write_conditions(&request.headers)?;
         let checksum = whole_checksum(&request.headers)?;
         let caller = &caller(&request)?;

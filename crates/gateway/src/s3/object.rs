@@ -20,7 +20,7 @@ use super::{
     },
     lifecycle::set_end,
     shareable::Shareable,
-    tags,
+    sse, tags,
     versions::{copy_fault, made_version, set_version, version_of},
 };
 use crate::{
@@ -31,8 +31,10 @@ use crate::{
     signature::chunks::Trailers,
 };
 
-pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
+/// Returns the headers about what is stored of an object.
+pub(super) fn stored_headers(record: &ObjectRecord) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    sse::set_of(&mut headers, record);
     if let Some(cid) = record.content
         && let Ok(value) = HeaderValue::from_str(&cid.to_string())
     {
@@ -43,7 +45,7 @@ pub(super) fn cid_header(record: &ObjectRecord) -> HeaderMap {
 
 /// Returns the headers of the answer to a write.
 pub(super) fn written_headers(record: &ObjectRecord) -> HeaderMap {
-    let mut headers = cid_header(record);
+    let mut headers = stored_headers(record);
     headers.insert("x-amz-object-size", HeaderValue::from(record.size));
     // As on AWS, nothing names the null version that a write makes.
     if record.is_versioned {
@@ -138,6 +140,7 @@ impl Api {
     ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = &request.input;
         let version = version_of(input.version_id.as_ref())?;
+        sse::refuse_on_read(&request.headers)?;
         let conditions = read_conditions(&request.headers, "")?;
         let caller = &caller(&request)?;
         check_overrides(caller, &request.uri)?;
@@ -176,6 +179,7 @@ impl Api {
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = &request.input;
         let version = version_of(input.version_id.as_ref())?;
+        sse::refuse_on_read(&request.headers)?;
         let conditions = read_conditions(&request.headers, "")?;
         let caller = &caller(&request)?;
         check_overrides(caller, &request.uri)?;
@@ -248,6 +252,7 @@ impl Api {
             replace: if replaces { Some(object_facts(&request.headers)?) } else { None },
             tags: tags::of_copy(&request.headers)?,
             checksum: asked_algorithm(input.checksum_algorithm.as_ref())?,
+            encrypt: sse::asked(&request.headers)?,
             conditions: write_conditions(&request.headers)?,
         };
         let caller = &caller(&request)?;
@@ -270,7 +275,7 @@ impl Api {
             ..CopyObjectOutput::default()
         };
         let mut response = S3Response::new(output);
-        response.headers = cid_header(&record);
+        response.headers = stored_headers(&record);
         set_end(&mut response.headers, end.as_ref());
         Ok(response)
     }
@@ -341,7 +346,7 @@ fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
 }
 
 fn object_headers(object: &Object) -> HeaderMap {
-    let mut headers = cid_header(&object.record);
+    let mut headers = stored_headers(&object.record);
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(DEFAULT_CONTENT_TYPE));
     // A browser must not interpret an object as a script or a page unless its owner declared it as one.
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -74,9 +74,6 @@ macro_rules! never_set {
 }
 
 never_set! {
-    get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput: Encryption,
-        "ServerSideEncryptionConfigurationNotFoundError",
-        "The server side encryption configuration was not found";
     get_bucket_replication: GetBucketReplicationInput => GetBucketReplicationOutput: Replication,
         "ReplicationConfigurationNotFoundError", "The replication configuration was not found";
     get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput: Website,
@@ -186,7 +183,6 @@ macro_rules! nothing_to_remove {
 }
 
 nothing_to_remove! {
-    delete_bucket_encryption: DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput: Encryption;
     delete_bucket_replication: DeleteBucketReplicationInput => DeleteBucketReplicationOutput: Replication;
     delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput: Website;
 }

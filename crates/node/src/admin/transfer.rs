@@ -4,13 +4,16 @@
 //! the bytes, and with the answer at the end. A request that imports is followed by frames: 4 bytes of length,
 //! big-endian, and that many bytes; a length of 0 is the end of the file.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use fula_core::{BucketName, Cid, StoreError};
-use fula_service::{ImportTarget, Imported};
+use fula_service::{BucketCar, ImportTarget, Imported, ServiceError};
 use futures::{StreamExt, pin_mut, stream, stream::BoxStream};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     io::{
@@ -20,7 +23,10 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{Answer, LINE_BYTES_MAX, Refused, Request, find_row, send, users};
+pub(crate) use super::request::{Export, ForBackup, Import};
+use super::{
+    Answer, LINE_BYTES_MAX, Refused, backup::address, find_row, request::Request, send, users,
+};
 use crate::{
     files::{self, denied},
     node::Node,
@@ -36,30 +42,6 @@ pub(crate) type Source = BoxStream<'static, Result<Bytes, String>>;
 /// Where the bytes of a file go.
 pub(crate) type Sink<'a> = &'a mut (dyn AsyncWrite + Send + Unpin);
 
-/// A request for a bucket as a file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Export {
-    /// Name of the bucket.
-    pub(crate) bucket: String,
-    /// The owner of the bucket; needed if several users have a bucket of that name.
-    pub(crate) user: Option<String>,
-    /// Version to export; the newest if there is none.
-    pub(crate) version: Option<u64>,
-    /// Version whose blocks are left out.
-    pub(crate) since: Option<u64>,
-}
-
-/// A request to make a bucket of a file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Import {
-    /// Name of the bucket; that of the file if there is none.
-    pub(crate) bucket: Option<String>,
-    /// Owner of the bucket; that of the file if there is none.
-    pub(crate) user: Option<String>,
-    /// Root that the file must have.
-    pub(crate) root: Option<String>,
-}
-
 /// Writes a bucket as a file. With `framed`, each piece has a line with its length before it.
 async fn write_bucket(
     node: &Node,
@@ -67,12 +49,49 @@ async fn write_bucket(
     sink: Sink<'_>,
     framed: bool,
 ) -> Result<Value, Refused> {
+    if let Some(wanted) = &request.backup {
+        return write_for_backup(node, request, wanted, sink, framed).await;
+    }
     let row = find_row(node, &request.bucket, request.user.as_deref()).await?;
     let (version, since) = (request.version, request.since);
-    let mut car = node.service.export(&row.address, version, since).await?;
+    let car = node.service.export(&row.address, version, since).await?;
+    let mut told = json!({"since": since});
+    write_car(car, sink, framed, &mut told).await?;
+    Ok(told)
+}
+
+/// Does the same for a backup. The answer is that the bucket is gone, if it was deleted meanwhile.
+async fn write_for_backup(
+    node: &Node,
+    request: &Export,
+    wanted: &ForBackup,
+    sink: Sink<'_>,
+    framed: bool,
+) -> Result<Value, Refused> {
+    let owner = request.user.as_deref().unwrap_or_default();
+    let address = address(owner, &request.bucket)?;
+    let older = wanted.older.as_deref().map(root).transpose()?;
+    let (car, (objects, bytes)) = match node.service.backup_car(&address, older).await {
+        Err(ServiceError::NoSuchBucket) => return Ok(json!({"gone": true})),
+        car => car?,
+    };
+    let left_out = Arc::clone(&car.left_out);
+    let mut told = json!({"objects": objects, "bytes": bytes});
+    write_car(car, sink, framed, &mut told).await?;
+    told["left_out"] = json!(left_out.load(Ordering::Relaxed));
+    Ok(told)
+}
+
+/// Writes a file, and adds to `told` what it is.
+async fn write_car(
+    mut car: BucketCar,
+    sink: Sink<'_>,
+    framed: bool,
+    told: &mut Value,
+) -> Result<(), Refused> {
     let mut written = 0;
     while let Some(piece) = car.bytes.next().await {
-        let piece = piece.map_err(|error| unreadable(&request.bucket, error))?;
+        let piece = piece.map_err(|error| unreadable(car.bucket.name.as_str(), error))?;
         for piece in piece.chunks(FRAME_BYTES_MAX) {
             written += piece.len();
             if framed {
@@ -82,14 +101,16 @@ async fn write_bucket(
         }
     }
     sink.flush().await?;
-    Ok(json!({
-        "bucket": row.address.name.as_str(),
-        "owner": row.address.owner.to_string(),
-        "root": car.root.to_string(),
-        "version": car.version,
-        "since": since,
-        "file_bytes": written,
-    }))
+    told["bucket"] = json!(car.bucket.name.as_str());
+    told["owner"] = json!(car.bucket.owner.to_string());
+    told["root"] = json!(car.root.to_string());
+    told["version"] = json!(car.version);
+    told["file_bytes"] = json!(written);
+    Ok(())
+}
+
+fn root(text: &str) -> Result<Cid, Refused> {
+    text.parse().map_err(|_| Refused(format!("{text} is no CID of a bucket root")))
 }
 
 /// Returns the error for a block that cannot be exported.
@@ -114,14 +135,11 @@ async fn read_bucket(
         let name = BucketName::parse(text);
         name.map_err(|error| Refused(format!("{text} is no name of a bucket: {error}")))
     };
-    let root = |text: &String| {
-        let root: Result<Cid, _> = text.parse();
-        root.map_err(|_| Refused(format!("{text} is no CID of a bucket root")))
-    };
     let target = ImportTarget {
         owner: request.user.as_deref().map(owner_id),
         name: request.bucket.as_ref().map(parsed).transpose()?,
-        root: request.root.as_ref().map(root).transpose()?,
+        root: request.root.as_deref().map(root).transpose()?,
+        without_mapped: request.without_mapped,
     };
     let mut import = node.service.begin_import().await?;
     pin_mut!(source);

@@ -3,7 +3,6 @@
 use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
-use fula_core::Cid;
 use reqwest::Url;
 
 use super::AdminArgs;
@@ -55,12 +54,26 @@ pub(crate) struct ImportCarArgs {
 /// Options of `fula restore`.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
-    /// CID of the root of the bucket, as `fula roots show` prints it
-    pub(crate) root: Cid,
-    /// Where the blocks are: car:FILE, kubo:URL for the RPC of a kubo, or gateway:URL for an IPFS gateway. The
-    /// path of a file with a token may follow the URL after #
+    /// Name of the bucket in a backup; otherwise CID of the root of the bucket, as `fula roots show` prints it
+    #[arg(value_name = "BUCKET|ROOT", required_unless_present = "all")]
+    pub(crate) what: Option<String>,
+    /// Where the bucket is: backup:PLACE as `fula backup` names it, car:FILE, kubo:URL for the RPC of a kubo, or
+    /// gateway:URL for an IPFS gateway. The path of a file with a token may follow the URL after #
     #[arg(long, value_name = "SOURCE")]
     pub(crate) from: BlockSource,
+    /// Restore the backup of this id, the newest one that was made at this time or before, e.g.
+    /// 2026-11-30T12:00:00Z, or the newest one with this version of the bucket [default: the newest]
+    #[arg(long, value_name = "VERSION|TIME|BACKUP")]
+    pub(crate) at: Option<String>,
+    /// Restore all buckets of the backup, and the access keys and revocations that are missing
+    #[arg(long, conflicts_with_all = ["what", "bucket"])]
+    pub(crate) all: bool,
+    /// With --all, restore no access keys and no revocations
+    #[arg(long, requires = "all")]
+    pub(crate) buckets_only: bool,
+    /// File with the key that seals the backups, mode 0600
+    #[arg(long, env = "FULA_BACKUP_KEY_FILE", value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
     #[command(flatten)]
@@ -96,6 +109,8 @@ pub(crate) enum BlockSource {
     Kubo(Endpoint),
     /// An IPFS gateway.
     Gateway(Endpoint),
+    /// The backups at a place.
+    Backup(String),
 }
 
 impl FromStr for BlockSource {
@@ -106,7 +121,8 @@ impl FromStr for BlockSource {
             Some(("car", file)) if !file.is_empty() => Ok(Self::Car(file.into())),
             Some(("kubo", url)) => Ok(Self::Kubo(url.parse()?)),
             Some(("gateway", url)) => Ok(Self::Gateway(url.parse()?)),
-            _ => Err("it is car:FILE, kubo:URL or gateway:URL".to_owned()),
+            Some(("backup", place)) if !place.is_empty() => Ok(Self::Backup(place.to_owned())),
+            _ => Err("it is backup:PLACE, car:FILE, kubo:URL or gateway:URL".to_owned()),
         }
     }
 }
@@ -185,7 +201,11 @@ mod tests {
             panic!("it is a gateway");
         };
         assert_eq!(gateway.at("ipfs/x").as_str(), "https://host/below/ipfs/x");
-        for wrong in ["car:", "http://x", "kubo:x", "kubo:ftp://x", "gateway:http://u:p@x", ""] {
+        let backup: BlockSource = "backup:s3://bucket/x".parse().unwrap();
+        assert!(matches!(backup, BlockSource::Backup(place) if place == "s3://bucket/x"));
+        for wrong in
+            ["car:", "backup:", "http://x", "kubo:x", "kubo:ftp://x", "gateway:http://u:p@x", ""]
+        {
             assert!(wrong.parse::<BlockSource>().is_err(), "{wrong}");
         }
     }

@@ -1,10 +1,12 @@
 //! What can be typed. Parsing opens nothing but the settings file; checking is `config`'s.
 
 mod admin;
+mod backup;
 mod car;
 mod config;
 mod file;
 mod ingest;
+mod join;
 mod origin;
 mod pin_settings;
 mod pins;
@@ -26,10 +28,12 @@ pub(crate) use self::{
         KeysCommand, MastersArgs, MastersCommand, MigrateArgs, RevokeArgs, RevokeCommand,
         RootsArgs, RootsCommand, RootsLeft, SecretsArgs, SecretsCommand, StatusArgs, UsageArgs,
     },
+    backup::{BackupArgs, BackupCommand, PlaceArgs},
     car::{BlockSource, Endpoint, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
     config::{ConfigArgs, ConfigCommand},
     file::SettingsFileError,
     ingest::{CidSettings, IngestLimits, IngestSettings},
+    join::{InviteArgs, JoinArgs, JoinCommand, JoinHow, LeaveArgs},
     origin::{Setting, Start, Why, ineffective, start, start_of},
     pin_settings::PinSettings,
     pins::{PinsArgs, PinsCommand},
@@ -77,6 +81,14 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
     /// List the masters of a shared arbiter, and forget those that will not come back
     Masters(MastersArgs),
+    /// Join a federation: make a key for an invitation, then check this machine and write its settings
+    ///
+    /// Without a subcommand, makes the key and prints its public part, which `fula invite` needs.
+    Join(JoinArgs),
+    /// Invite a new master or storage node: print its settings and secrets, sealed to the key of its machine
+    Invite(InviteArgs),
+    /// Stop the master of this data directory for good, and say when it is safe to switch off
+    Leave(LeaveArgs),
     /// Show the history of buckets, copy them into a shared arbiter, and recover from a restored backup
     Roots(RootsArgs),
     /// Show how much each owner and each bucket stores
@@ -121,10 +133,12 @@ pub(crate) enum Command {
     /// Everything is verified. If anything is wrong, nothing of the file is visible. Where the name was never
     /// used, the bucket gets exactly the root of the file; otherwise a new root over the same trees.
     Import(ImportCarArgs),
-    /// Bring a bucket back from its root CID, out of a CAR file, a kubo or an IPFS gateway
+    /// Make backups in a directory or an object store, list them, and check them
+    Backup(BackupArgs),
+    /// Bring buckets back out of a backup; or one from its root CID, out of a CAR file, a kubo or an IPFS gateway
     ///
-    /// It is `fula import` from another place: what is read is verified against the root, so the source need
-    /// not be trusted.
+    /// What is read is verified, so the source need not be trusted. Nothing is ever replaced: if there is a bucket of
+    /// the name already, the restored one gets the name with its version at the end, and stands beside it.
     Restore(RestoreArgs),
     /// Read from a server that need not be trusted, and prove what it says against a bucket root
     Verify(VerifyArgs),

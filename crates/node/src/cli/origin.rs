@@ -52,6 +52,11 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
+    /// Returns the value itself, which may be a secret.
+    pub(crate) fn value(&self) -> Option<&OsStr> {
+        self.raw.as_deref()
+    }
+
     /// Returns whether `other` is the same setting with another value.
     pub(crate) fn differs_from(&self, other: &Self) -> bool {
         self.name == other.name && self.raw != other.raw

@@ -106,6 +106,11 @@ pub(crate) struct GatewaySettings {
     #[arg(long, env = "FULA_BUCKET_QUOTA", value_name = "SIZE",
         default_value_t = Size(Limits::default().bucket_bytes_max))]
     pub(crate) bucket_quota: Size,
+    /// Largest size of all buckets of one owner together, counted in the same way. A write that would exceed it is
+    /// answered 403 `QuotaExceeded`. 0 turns the limit off
+    #[arg(long, env = "FULA_OWNER_QUOTA", value_name = "SIZE",
+        default_value_t = Size(Limits::default().owner_bytes_max))]
+    pub(crate) owner_quota: Size,
     /// Longest time that a write may take to be committed; then it is answered 503
     #[arg(long, env = "FULA_COMMIT_DEADLINE", value_name = "TIME", value_parser = above_zero,
         default_value_t = Time(Limits::default().commit_deadline))]
@@ -173,8 +178,9 @@ pub(crate) struct GatewaySettings {
     /// `RUST_LOG=debug`
     #[arg(long, env = "FULA_LOG", default_value = "text")]
     pub(crate) log: LogFormat,
-    /// File with the key that seals access keys at rest: 64 hex digits, mode 0600, made with `fula
-    /// secrets keygen`. With a shared arbiter it must be set, to the same key on every master [default:
+    /// File with the key that seals access keys at rest, and encrypts objects: 64 hex digits, mode 0600,
+    /// made with `fula secrets keygen`. Further lines are further keys of objects, of which the last one
+    /// encrypts new ones. With a shared arbiter it must be set, to the same keys on every master [default:
     /// `secrets.key` in the data directory, made at the first start]
     #[arg(long, env = "FULA_SECRETS_KEY_FILE", value_name = "FILE")]
     pub(crate) secrets_key_file: Option<PathBuf>,

@@ -1,19 +1,16 @@
-//! `fula export`, `fula import` and `fula restore`: buckets as CAR files.
+//! `fula export` and `fula import`: buckets as CAR files.
 
+mod output;
 mod source;
 
-use std::{
-    io::IsTerminal,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{io::IsTerminal, os::fd::AsFd, path::Path, process::ExitCode};
 
 use fula_core::error::io_text;
 use fula_service::{Limits, error::chain};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use self::output::Output;
 use super::{
     Failure, WRONG_USAGE,
     admin::{finish, say_if_slow, scratch_for},
@@ -24,7 +21,7 @@ use crate::{
         Answer, Request,
         transfer::{self, Export, Import, Sink, Source},
     },
-    cli::{AdminArgs, BlockSource, CasMode, ExportArgs, ImportCarArgs, RestoreArgs, TargetArgs},
+    cli::{AdminArgs, BlockSource, CasMode, ExportArgs, ImportCarArgs, TargetArgs},
     config::Backends,
     files::ScratchDir,
     node::{Node, Purpose},
@@ -106,6 +103,7 @@ async fn export_to(args: &ExportArgs, sink: Sink<'_>) -> Result<Value, Failure> 
         user: args.user.clone(),
         version: args.bucket.version,
         since: args.since,
+        backup: None,
     };
     let answer = match reach(&args.common, &Request::Export(request.clone())).await? {
         Reached::Gateway(stream) => transfer::export_from(stream, request, sink).await?,
@@ -120,27 +118,18 @@ async fn export_to_output(args: &ExportArgs) -> Result<Value, Failure> {
     export_to(args, &mut tokio::fs::File::from_std(output.into())).await
 }
 
-/// Writes the file beside its place, and moves it there once it is whole and durable.
 async fn export_to_file(args: &ExportArgs, path: &Path) -> Result<Value, Failure> {
-    let failed = |error: std::io::Error| format!("{}: {}", path.display(), io_text(&error));
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let mut file = tokio::fs::File::create(&part).await.map_err(failed)?;
-    let exported = match export_to(args, &mut file).await {
+    let mut output = Output::create(path).await?;
+    match export_to(args, &mut output).await {
         Ok(done) => {
-            let moved = async {
-                file.sync_all().await?;
-                tokio::fs::rename(&part, path).await
-            };
-            moved.await.map(|()| done).map_err(|error| failed(error).into())
+            output.finish().await?;
+            Ok(done)
         }
-        Err(failure) => Err(failure),
-    };
-    if exported.is_err() {
-        drop(tokio::fs::remove_file(&part).await);
+        Err(failure) => {
+            output.discard().await;
+            Err(failure)
+        }
     }
-    exported
 }
 
 /// Runs `fula import`.
@@ -149,14 +138,7 @@ pub(crate) async fn import(args: ImportCarArgs) -> ExitCode {
     finish(args.common.json, imported, show_imported)
 }
 
-/// Runs `fula restore`.
-pub(crate) async fn restore(args: RestoreArgs) -> ExitCode {
-    let root = Some(args.root);
-    let restored = import_from(&args.common, args.target, root, args.from).await;
-    finish(args.common.json, restored, show_imported)
-}
-
-fn show_imported(done: &Value) {
+pub(super) fn show_imported(done: &Value) {
     let owner = match done["user"].as_str() {
         Some(user) => user.to_owned(),
         None => format!("owner {}", text(&done["owner"])),
@@ -178,14 +160,19 @@ fn show_imported(done: &Value) {
     }
 }
 
-async fn import_from(
+/// Makes a bucket of what a source has.
+///
+/// # Errors
+/// The reason why there is no such bucket now.
+pub(super) async fn import_from(
     common: &AdminArgs,
     target: TargetArgs,
     root: Option<fula_core::Cid>,
     from: BlockSource,
 ) -> Result<Value, Failure> {
     let TargetArgs { bucket, user } = target;
-    let request = Import { bucket, user, root: root.map(|root| root.to_string()) };
+    let root_text = root.map(|root| root.to_string());
+    let request = Import { bucket, user, root: root_text, without_mapped: false };
     let reached = reach(common, &Request::Import(request.clone())).await?;
     let source: Source = source::open(from, root).await?;
     let answer = match reached {

@@ -1,6 +1,7 @@
 //! The implementations of the subcommands.
 
 pub(crate) mod admin;
+pub(crate) mod backup;
 pub(crate) mod buckets;
 pub(crate) mod car;
 pub(crate) mod config;
@@ -9,7 +10,9 @@ pub(crate) mod fsck;
 pub(crate) mod gateway;
 pub(crate) mod health;
 pub(crate) mod import;
+pub(crate) mod join;
 pub(crate) mod pins;
+pub(crate) mod restore;
 pub(crate) mod revoke;
 pub(crate) mod status;
 pub(crate) mod storage_node;

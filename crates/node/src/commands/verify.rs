@@ -149,6 +149,13 @@ async fn get(url: &Url, output: Option<&Path>, how: &ProofArgs) -> Result<ExitCo
         note!("Proved: under {root}, there is no object {key}");
         return Ok(ExitCode::from(ABSENT));
     };
+    if record.sse.is_some() {
+        return Err(format!(
+            "under {root}, the object {key} has {} bytes and is encrypted: what is stored of it can be proved, \
+             and not what it says; read it from a gateway that has the key",
+            record.size
+        ));
+    }
     if let Some(path) = output {
         write_file(&mut proof, &record, path).await?;
     } else {

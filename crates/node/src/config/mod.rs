@@ -319,6 +319,7 @@ fn limits(settings: &GatewaySettings) -> Limits {
         stale_reads: settings.stale_reads,
         buckets_per_owner: settings.buckets_per_owner,
         bucket_bytes_max: settings.bucket_quota.0,
+        owner_bytes_max: settings.owner_quota.0,
         public_buckets_per_owner: settings.public_buckets_per_owner,
         ..Limits::default()
     }

@@ -441,7 +441,7 @@ fn check_name(name: &str) -> Result<(), ServiceError> {
     Err(ServiceError::InvalidArgument(text.to_owned()))
 }
 
-fn is_key_id(id: &str) -> bool {
+pub(super) fn is_key_id(id: &str) -> bool {
     (3..=128).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric())
 }
 

@@ -8,6 +8,7 @@ mod action;
 pub(crate) mod bucket_policy;
 mod claimed;
 mod clock;
+mod key_backup;
 mod key_memory;
 mod key_record;
 mod keys;
@@ -40,6 +41,7 @@ use tokio::sync::Notify;
 
 pub use self::{
     clock::CredentialClock,
+    key_backup::PutBack,
     keys::{AccessKey, KeyInfo, KeyRing, user_of},
     proof::{AuthMethod, COMMIT_ALLOWANCE, CredentialCheck, Proof},
     revocations::{Revocation, Revocations, Revoked},

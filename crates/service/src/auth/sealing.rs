@@ -13,7 +13,7 @@ use aes_gcm::{
 use fula_ingest::SigningKey;
 use zeroize::Zeroizing;
 
-use crate::error::ServiceError;
+use crate::{error::ServiceError, sse::MasterKeys};
 
 /// A secret access key. It is not shown in debug output, and is erased from memory when dropped.
 #[derive(Clone)]
@@ -37,14 +37,20 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The content of a key file that is not 64 hex digits.
+/// The content of a key file of which a line is not 64 hex digits.
 #[derive(Debug, thiserror::Error)]
-#[error("a secrets key is 64 hex digits")]
+#[error("a secrets key is 64 hex digits on each line")]
 pub struct InvalidSealingKey;
 
-/// The key that encrypts secrets.
+/// Largest number of keys in a file.
+const KEYS_MAX: usize = 64;
+
+/// The key that encrypts secrets. The other keys of its file encrypt objects only.
 #[derive(Clone)]
-pub struct SealingKey(Zeroizing<[u8; 32]>);
+pub struct SealingKey {
+    key: Zeroizing<[u8; 32]>,
+    others: Vec<Zeroizing<[u8; 32]>>,
+}
 
 impl fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,37 +59,50 @@ impl fmt::Debug for SealingKey {
 }
 
 impl SealingKey {
-    /// Parses 64 hex digits. Surrounding white space is ignored.
+    /// Parses 64 hex digits on each line, at most 64 of them. Empty lines and white space around keys are
+    /// ignored. The first key encrypts secrets.
     ///
     /// # Errors
     /// [`InvalidSealingKey`] for any other text.
     pub fn parse(text: &str) -> Result<Self, InvalidSealingKey> {
-        let mut key = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(text.trim(), key.as_mut_slice()).map_err(|_| InvalidSealingKey)?;
-        Ok(Self(key))
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut keys = lines.map(|line| {
+            let mut key = Zeroizing::new([0; 32]);
+            let read = hex::decode_to_slice(line, key.as_mut_slice());
+            read.map(|()| key).map_err(|_| InvalidSealingKey)
+        });
+        let key = keys.next().ok_or(InvalidSealingKey)??;
+        let others = keys.collect::<Result<Vec<_>, _>>()?;
+        if others.len() < KEYS_MAX { Ok(Self { key, others }) } else { Err(InvalidSealingKey) }
+    }
+
+    /// Returns the keys that encrypt objects: those of all lines. The last one encrypts new objects.
+    pub fn master_keys(&self) -> MasterKeys {
+        let all = std::iter::once(&self.key).chain(&self.others);
+        MasterKeys::derived(all.map(|key| &**key))
     }
 
     /// Returns a fingerprint that identifies the key and does not reveal it.
     pub fn fingerprint(&self) -> String {
-        let hash = blake3::derive_key("fula 2026 sealing key fingerprint", self.0.as_slice());
+        let hash = blake3::derive_key("fula 2026 sealing key fingerprint", self.key.as_slice());
         hex::encode(&hash[..16])
     }
 
     /// Returns the key with which the masters of one arbiter sign tickets and requests to storage nodes. It is
     /// derived, so every master that has the sealing key has it.
     pub fn ticket_key(&self) -> SigningKey {
-        let seed = blake3::derive_key("fula 2026 ticket key", self.0.as_slice());
+        let seed = blake3::derive_key("fula 2026 ticket key", self.key.as_slice());
         SigningKey::from_seed(&Zeroizing::new(seed))
     }
 
     /// Returns the key with which a storage node signs receipts and requests to masters.
     pub fn node_key(&self) -> SigningKey {
-        let seed = blake3::derive_key("fula 2026 node key", self.0.as_slice());
+        let seed = blake3::derive_key("fula 2026 node key", self.key.as_slice());
         SigningKey::from_seed(&Zeroizing::new(seed))
     }
 
     fn cipher(&self) -> Aes256Gcm {
-        Aes256Gcm::new((&*self.0).into())
+        Aes256Gcm::new((&*self.key).into())
     }
 
     pub(super) fn seal(
@@ -110,5 +129,24 @@ impl SealingKey {
         let secret = self.cipher().decrypt(&Nonce::<Aes256Gcm>::from(*nonce), payload);
         let secret = secret.map_err(|_| wrong())?;
         String::from_utf8(secret).map(Secret::new).map_err(|_| wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_key_of_a_file_seals_and_the_others_are_for_objects() {
+        let (first, second) = ("01".repeat(32), "02".repeat(32));
+        let one = SealingKey::parse(&format!(" {first}\n")).unwrap();
+        let both = SealingKey::parse(&format!("{first}\r\n\n{second}\n")).unwrap();
+        assert_eq!(one.fingerprint(), both.fingerprint());
+        assert_ne!(format!("{:?}", one.master_keys()), format!("{:?}", both.master_keys()));
+        let most = format!("{first}\n").repeat(KEYS_MAX);
+        assert!(SealingKey::parse(&most).is_ok());
+        for wrong in ["", "\n", &first[1..], &format!("{first}\nx"), &format!("{most}{first}")] {
+            assert!(SealingKey::parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

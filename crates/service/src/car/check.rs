@@ -10,7 +10,7 @@ use fula_core::{
     tree::Node,
 };
 
-use super::fault::ImportError;
+use super::{fault::ImportError, walk::mapped_content};
 use crate::admin::fsck::{TreeName, links, trees};
 
 /// Deepest nesting of blocks of content. Files of Fula have less.
@@ -85,6 +85,8 @@ enum Expected {
     Settings,
     /// Content, attributes or a setting, at this depth.
     Content(u8),
+    /// Content of a mapped object, at this depth. Its leaves need not be in the file.
+    Mapped(u8),
 }
 
 /// What a parent says of a node.
@@ -114,15 +116,19 @@ struct Check<'a> {
     blocks: &'a dyn BlockStore,
     contents: Contents,
     stack: Vec<Link>,
+    /// Whether leaves of mapped objects may be on storage nodes alone.
+    without_mapped: bool,
 }
 
-/// Checks everything below a root. Returns the decoded root.
+/// Checks everything below a root. Returns the decoded root. With `without_mapped`, leaves of mapped objects need
+/// not be in the file.
 pub(super) async fn check(
     blocks: &dyn BlockStore,
     contents: Contents,
     root: Cid,
+    without_mapped: bool,
 ) -> Result<BucketRoot, ImportError> {
-    let mut check = Check { blocks, contents, stack: Vec::new() };
+    let mut check = Check { blocks, contents, stack: Vec::new(), without_mapped };
     check.contents.sort();
     if check.contents.index(&root).is_none() {
         return Err(ImportError::NoRoot(root));
@@ -171,6 +177,9 @@ impl Check<'_> {
 
     async fn follow(&mut self, Link { cid, parent, expected }: Link) -> Result<(), ImportError> {
         let Some(index) = self.contents.index(&cid) else {
+            if matches!(expected, Expected::Mapped(_)) && cid.codec() == Codec::Raw {
+                return Ok(());
+            }
             return Err(ImportError::Lacks { offset: self.contents.offset(&parent), cid, parent });
         };
         let is_first = self.contents.visit(index);
@@ -189,14 +198,19 @@ impl Check<'_> {
                 self.stack.extend(settings.blocks.into_values().map(content));
                 Ok(())
             }
-            Expected::Content(_) if !is_first || cid.codec() == Codec::Raw => Ok(()),
-            Expected::Content(CONTENT_DEPTH_MAX..) => {
+            Expected::Content(_) | Expected::Mapped(_)
+                if !is_first || cid.codec() == Codec::Raw =>
+            {
+                Ok(())
+            }
+            Expected::Content(CONTENT_DEPTH_MAX..) | Expected::Mapped(CONTENT_DEPTH_MAX..) => {
                 Err(self.malformed(&cid, "it is nested too deep"))
             }
-            Expected::Content(depth) => {
+            Expected::Content(depth) | Expected::Mapped(depth) => {
+                let is_mapped = matches!(expected, Expected::Mapped(_));
                 let block = require(self.blocks, &cid).await?;
                 let linked = links(&cid, &block).map_err(|why| self.malformed(&cid, why))?;
-                let content = Expected::Content;
+                let content = if is_mapped { Expected::Mapped } else { Expected::Content };
                 let below = |to| Link { cid: to, parent: cid, expected: content(depth + 1) };
                 self.stack.extend(linked.into_iter().map(below));
                 Ok(())
@@ -249,8 +263,16 @@ impl Check<'_> {
                 let read = ObjectRecord::decode(&entry.value, entry.weight);
                 read.map_err(|_| self.malformed(&cid, "it has a record that cannot be read"))?;
             }
+            let mapped = if self.without_mapped && name != TreeName::Uploads {
+                mapped_content(&entry.value, entry.weight)
+            } else {
+                None
+            };
             let stack = &mut self.stack;
-            let content = |to| Link { cid: to, parent: cid, expected: Expected::Content(0) };
+            let expected = |to| {
+                if mapped == Some(to) { Expected::Mapped(0) } else { Expected::Content(0) }
+            };
+            let content = |to| Link { cid: to, parent: cid, expected: expected(to) };
             let read = Reader::links(&entry.value, &mut |link| stack.push(content(link)));
             read.map_err(|_| self.malformed(&cid, "it has a record that cannot be read"))?;
         }

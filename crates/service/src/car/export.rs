@@ -45,6 +45,8 @@ pub struct BucketCar {
     pub version: u64,
     /// Number of blocks that were written so far.
     pub blocks: Arc<AtomicU64>,
+    /// Number of leaves of mapped objects that were left out so far, because storage nodes hold them.
+    pub left_out: Arc<AtomicU64>,
     /// The bytes of the file. If it is of the current root, that is kept from the collector until it is dropped.
     pub bytes: BoxStream<'static, Result<Bytes, StoreError>>,
 }
@@ -109,7 +111,7 @@ impl Service {
             None => None,
         };
         let version = version.unwrap_or(head.row.pointer.version);
-        Ok(self.car(head, (root, version, time), older))
+        Ok(self.car(head, (root, version, time), older, false))
     }
 
     /// Returns a root of a bucket, which was current at a time, as a CAR file without what `older` has.
@@ -118,16 +120,21 @@ impl Service {
         head: &Arc<Head>,
         (root, version, time): (Cid, u64, TimeMs),
         older: Option<Cid>,
+        without_mapped: bool,
     ) -> BucketCar {
         // An older root may be collected in part. If it were pinned, a collection would fail at what is gone.
         let pinned = PinnedBlocks::of_read(self.arbiter().pins(), time);
         let blocks = Arc::clone(self.arbiter().nodes().blocks());
-        let walk = Walk::new(blocks, root, older);
+        let left_out = Arc::<AtomicU64>::default();
+        let mut walk = Walk::new(blocks, root, older);
+        if without_mapped {
+            walk = walk.without_mapped(Arc::clone(&left_out));
+        }
         let bucket = head.address().clone();
         let (blocks, kept) = (Arc::<AtomicU64>::default(), (pinned, Arc::clone(head)));
         let begin = BytesMut::from(car::header(&[root]));
         let bytes = bytes_of(walk, begin, Arc::clone(&blocks), kept);
-        BucketCar { bucket, root, version, blocks, bytes }
+        BucketCar { bucket, root, version, blocks, left_out, bytes }
     }
 
     /// Finds the root of a version in the history of a bucket. Returns it with a time at which it was current.
@@ -165,7 +172,24 @@ impl Service {
     ) -> Result<BucketCar, ServiceError> {
         let head = self.arbiter().current(bucket).await?.ok_or(ServiceError::NoSuchBucket)?;
         let (pointer, now) = (head.row.pointer, self.arbiter().now().await?);
-        Ok(self.car(&head, (pointer.root, pointer.version, now), older))
+        Ok(self.car(&head, (pointer.root, pointer.version, now), older, false))
+    }
+
+    /// Does the same for a backup, and also returns the number of objects and the sum of their sizes in bytes.
+    /// Leaves of mapped objects that only storage nodes have are left out: the mapping is in the file
+    /// (docs/adr/0054).
+    ///
+    /// # Errors
+    /// The errors of [`Self::pin_car`].
+    pub async fn backup_car(
+        &self,
+        bucket: &BucketAddress,
+        older: Option<Cid>,
+    ) -> Result<(BucketCar, (u64, u64)), ServiceError> {
+        let head = self.arbiter().current(bucket).await?.ok_or(ServiceError::NoSuchBucket)?;
+        let (pointer, now) = (head.row.pointer, self.arbiter().now().await?);
+        let car = self.car(&head, (pointer.root, pointer.version, now), older, true);
+        Ok((car, (head.root.objects.count, head.root.objects.bytes)))
     }
 
     /// Counts the blocks of a bucket, and their bytes. Returns its root with them. It needs 16 bytes of memory and

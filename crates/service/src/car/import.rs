@@ -1,10 +1,13 @@
 //! A bucket from a CAR file. Nothing of it is visible before everything was checked.
 
+use std::{panic::resume_unwind, sync::Arc};
+
 use fula_core::{
     Block, BucketAddress, BucketName, Cid, OwnerId, StoreError,
     block::{Placement, SyncMark},
     car::CarReader,
 };
+use tokio::task::JoinHandle;
 
 use super::{
     check::{Contents, check},
@@ -17,8 +20,8 @@ use crate::{
     service::Service,
 };
 
-/// Bytes of blocks that are stored together.
-const BATCH_BYTES: usize = 4 << 20;
+/// Bytes of blocks that are stored together. Two batches are in memory at a time.
+const BATCH_BYTES: usize = 2 << 20;
 
 /// Most blocks that are stored together.
 const BATCH_BLOCKS: usize = 1024;
@@ -32,6 +35,8 @@ pub struct ImportTarget {
     pub name: Option<BucketName>,
     /// Root that the file must have.
     pub root: Option<Cid>,
+    /// Whether leaves of mapped objects may be missing, because storage nodes hold them.
+    pub without_mapped: bool,
 }
 
 /// A bucket that was imported.
@@ -63,6 +68,8 @@ pub struct Import {
     batch: Vec<Block>,
     batch_bytes: usize,
     mark: SyncMark,
+    /// The batch before, which is being stored while the next one is read and verified.
+    storing: Option<JoinHandle<Result<SyncMark, StoreError>>>,
     /// Keeps what was put from collectors.
     pins: RequestPins,
 }
@@ -85,6 +92,7 @@ impl Service {
             batch: Vec::new(),
             batch_bytes: 0,
             mark: SyncMark::default(),
+            storing: None,
             pins,
         })
     }
@@ -116,11 +124,23 @@ impl Import {
         }
     }
 
+    /// Begins to store the batch, once the one before is stored.
     async fn store(&mut self) -> Result<(), StoreError> {
-        let blocks = self.service.arbiter().nodes().blocks();
-        let mark = blocks.put(&self.batch, Placement::Bulk).await?;
-        self.mark = self.mark.and(mark);
-        (self.batch, self.batch_bytes) = (Vec::new(), 0);
+        self.stored().await?;
+        let blocks = Arc::clone(self.service.arbiter().nodes().blocks());
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        let put = async move { blocks.put(&batch, Placement::Bulk).await };
+        self.storing = Some(tokio::spawn(put));
+        Ok(())
+    }
+
+    /// Waits until the batch before is stored.
+    async fn stored(&mut self) -> Result<(), StoreError> {
+        if let Some(storing) = self.storing.take() {
+            let mark = storing.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))?;
+            self.mark = self.mark.and(mark);
+        }
         Ok(())
     }
 
@@ -148,10 +168,12 @@ impl Import {
         self.reader.end().map_err(|error| ImportError::File { offset, error })?;
         let file_root = self.root(target.root)?;
         self.store().await?;
+        self.stored().await?;
         let arbiter = self.service.arbiter();
         let blocks = arbiter.nodes().blocks();
         blocks.sync(self.mark).await?;
-        let root = check(blocks.as_ref(), std::mem::take(&mut self.contents), file_root).await?;
+        let contents = std::mem::take(&mut self.contents);
+        let root = check(blocks.as_ref(), contents, file_root, target.without_mapped).await?;
         let owner = target.owner.unwrap_or(root.owner);
         let bucket = BucketAddress::new(owner, target.name.unwrap_or_else(|| root.name.clone()));
         let objects = (root.objects.count, root.objects.bytes);

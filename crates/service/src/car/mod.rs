@@ -2,6 +2,7 @@
 //! for readers (docs/adr/0047).
 
 mod check;
+mod complete;
 mod export;
 mod fault;
 mod import;
@@ -9,6 +10,7 @@ mod proof;
 mod walk;
 
 pub use self::{
+    complete::CarCheck,
     export::BucketCar,
     fault::ImportError,
     import::{Import, ImportTarget, Imported},

@@ -100,7 +100,7 @@ impl Service {
         };
         let bytes = paced(bytes, permit);
         let (bucket, version) = (head.address().clone(), root.version);
-        Ok(BucketCar { bucket, root: cid, version, blocks, bytes })
+        Ok(BucketCar { bucket, root: cid, version, blocks, left_out: Arc::default(), bytes })
     }
 
     /// Finds a root of a bucket by its address.

@@ -1,10 +1,19 @@
 //! The blocks of a bucket in depth-first order of links.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use fula_core::{
-    Block, BlockStore, Cid, Codec, StoreError, block::require, bucket::BucketRoot, tree::Node,
+    Block, BlockStore, Cid, Codec, StoreError,
+    block::require,
+    bucket::{BucketRoot, ObjectKind, ObjectRecord},
+    tree::Node,
 };
 use futures::future::try_join_all;
 
@@ -74,14 +83,25 @@ impl Older {
     }
 }
 
+/// A block that is to be visited.
+#[derive(Debug)]
+struct Next {
+    cid: Cid,
+    older: Older,
+    /// Whether it is content of a mapped object, whose leaves storage nodes hold.
+    is_mapped: bool,
+}
+
 /// A walk over everything that a root links, in bounded memory.
 #[derive(Debug)]
 pub(super) struct Walk {
     blocks: Arc<dyn BlockStore>,
     /// The next block is at the end.
-    stack: Vec<(Cid, Older)>,
+    stack: Vec<Next>,
     /// `None` if blocks are repeated.
     lately: Option<Lately>,
+    /// Number of leaves of mapped objects that were passed over; `None` if such a leaf must be there.
+    left_out: Option<Arc<AtomicU64>>,
 }
 
 impl Walk {
@@ -89,12 +109,19 @@ impl Walk {
     pub(super) fn new(blocks: Arc<dyn BlockStore>, root: Cid, older: Option<Cid>) -> Self {
         let older = older.map_or(Older::Nothing, Older::Root);
         let lately = Some(Lately(vec![[None; IN_A_PLACE]; PLACES]));
-        Self { blocks, stack: vec![(root, older)], lately }
+        let first = Next { cid: root, older, is_mapped: false };
+        Self { blocks, stack: vec![first], lately, left_out: None }
+    }
+
+    /// Passes over leaves of mapped objects that are not in the block store, and counts them.
+    pub(super) fn without_mapped(self, count: Arc<AtomicU64>) -> Self {
+        Self { left_out: Some(count), ..self }
     }
 
     /// Begins a walk over everything below a block, that returns a block each time that it is linked.
     pub(super) fn with_repeats(blocks: Arc<dyn BlockStore>, root: Cid) -> Self {
-        Self { blocks, stack: vec![(root, Older::Nothing)], lately: None }
+        let first = Next { cid: root, older: Older::Nothing, is_mapped: false };
+        Self { blocks, stack: vec![first], lately: None, left_out: None }
     }
 
     /// Returns the next blocks; none at the end.
@@ -102,27 +129,56 @@ impl Walk {
     /// # Errors
     /// [`StoreError`] of a block that cannot be read.
     pub(super) async fn next(&mut self) -> Result<Vec<Block>, StoreError> {
-        while let Some((cid, older)) = self.stack.pop() {
+        while let Some(Next { cid, older, is_mapped }) = self.stack.pop() {
             if !self.is_wanted(&cid, &older) {
                 continue;
             }
-            if cid.codec() == Codec::Raw {
-                let mut cids = vec![cid];
-                while cids.len() < READ_AT_ONCE
-                    && let Some((cid, older)) =
-                        self.stack.pop_if(|(cid, _)| cid.codec() == Codec::Raw)
-                {
-                    cids.extend(self.is_wanted(&cid, &older).then_some(cid));
+            if cid.codec() == Codec::Raw && is_mapped {
+                if let Some(block) = self.mapped_leaf(&cid).await? {
+                    return Ok(vec![block]);
                 }
-                let reads = cids.iter().map(|cid| require(self.blocks.as_ref(), cid));
-                return try_join_all(reads).await;
+                continue;
+            }
+            if cid.codec() == Codec::Raw {
+                return self.leaves(cid).await;
             }
             let block = require(self.blocks.as_ref(), &cid).await?;
+            let mapped = if self.left_out.is_some() { mapped_in(&block) } else { HashSet::new() };
             let below = self.below(&block, older).await?;
-            self.stack.extend(below.into_iter().rev());
+            let next = below.into_iter().rev().map(|(cid, older)| {
+                let is_mapped = is_mapped || mapped.contains(&cid);
+                Next { cid, older, is_mapped }
+            });
+            self.stack.extend(next);
             return Ok(vec![block]);
         }
         Ok(Vec::new())
+    }
+
+    /// Reads a leaf, and the wanted ones right after it.
+    async fn leaves(&mut self, first: Cid) -> Result<Vec<Block>, StoreError> {
+        let mut cids = vec![first];
+        let is_leaf = |next: &mut Next| next.cid.codec() == Codec::Raw && !next.is_mapped;
+        while cids.len() < READ_AT_ONCE
+            && let Some(Next { cid, older, .. }) = self.stack.pop_if(is_leaf)
+        {
+            cids.extend(self.is_wanted(&cid, &older).then_some(cid));
+        }
+        let reads = cids.iter().map(|cid| require(self.blocks.as_ref(), cid));
+        try_join_all(reads).await
+    }
+
+    /// Reads a leaf of a mapped object. Returns `None`, and counts it, if it is not in the block store and need
+    /// not be.
+    async fn mapped_leaf(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
+        let Some(left_out) = &self.left_out else {
+            return require(self.blocks.as_ref(), cid).await.map(Some);
+        };
+        let found = self.blocks.get(cid).await?;
+        if found.is_none() {
+            left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(found)
     }
 
     /// Returns whether a block is not left out.
@@ -239,6 +295,19 @@ impl Walk {
             cids = children(&nodes, keys);
         }
     }
+}
+
+/// Returns the content of the mapped objects in a node of a tree; nothing for other blocks.
+fn mapped_in(block: &Block) -> HashSet<Cid> {
+    let leaf = Node::decode(block.bytes()).ok().filter(|node| node.level() == 0);
+    let entries = leaf.iter().flat_map(|node| (0..node.len()).map(|index| node.entry(index)));
+    entries.filter_map(|entry| mapped_content(&entry.value, entry.weight)).collect()
+}
+
+/// Returns the content of a record of a mapped object; `None` for other records.
+pub(super) fn mapped_content(value: &Bytes, weight: u64) -> Option<Cid> {
+    let record = ObjectRecord::decode(value, weight).ok()?;
+    record.content.filter(|_| record.kind == ObjectKind::Mapped)
 }
 
 /// Returns the children of neighbouring inner nodes that may have keys in a range.

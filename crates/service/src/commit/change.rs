@@ -47,6 +47,8 @@ pub(crate) enum Source {
         version: Option<VersionId>,
         conditions: ReadConditions,
         replace: Box<Replacement>,
+        /// Whether the copy has to be encrypted. It carries the key of its source, or has none.
+        is_encrypted: bool,
     },
 }
 
@@ -217,6 +219,11 @@ impl Change {
         bytes_of(blocks)
     }
 
+    /// Returns whether the change puts an object whose content is stored as it is.
+    pub(crate) fn stores_plain(&self) -> bool {
+        matches!(self, Self::Write { source: Source::Record(record), .. } if record.sse.is_none())
+    }
+
     /// Returns whether it makes a bucket with the content of another one, which changes the version of the round.
     pub(super) fn takes_over(&self) -> bool {
         matches!(self, Self::CreateBucket { content: Some(_), .. })
@@ -262,7 +269,9 @@ impl Change {
             Self::Write { key, source, conditions, blocks } => {
                 let newest = work.newest(key).await?;
                 work.judge(conditions, newest.current.as_ref())?;
-                let mut record = source.record(work).await?;
+                let Some(mut record) = source.record(work).await? else {
+                    return Ok(Answer::JoinAgain);
+                };
                 let freed = work.freed_by_replacing(newest.current.as_ref());
                 work.take_room(record.size, freed)?;
                 work.carry(blocks);
@@ -382,16 +391,20 @@ async fn create_upload(
 }
 
 impl Source {
-    async fn record(&self, work: &Working<'_>) -> Result<ObjectRecord, ServiceError> {
+    /// Returns the record to write; `None` if the content has to be read and stored again.
+    async fn record(&self, work: &Working<'_>) -> Result<Option<ObjectRecord>, ServiceError> {
         match self {
-            Self::Record(record) => Ok(ObjectRecord::clone(record)),
+            Self::Record(record) => Ok(Some(ObjectRecord::clone(record))),
             Self::Refused(error) => Err(error.clone()),
-            Self::SameBucket { key, version, conditions, replace } => {
+            Self::SameBucket { key, version, conditions, replace, is_encrypted } => {
                 let mut record = source_of(work, key, *version).await?;
                 conditions.judge_source(&record)?;
+                if record.sse.is_some() != *is_encrypted {
+                    return Ok(None);
+                }
                 replace.apply(&mut record);
                 record.fingerprint = None;
-                Ok(record)
+                Ok(Some(record))
             }
         }
     }

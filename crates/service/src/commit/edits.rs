@@ -21,7 +21,7 @@ pub(crate) enum Answer {
     Each(Vec<Result<Deleted, ServiceError>>),
     /// The settings are not those by which the change was allowed. Decide again whether it is.
     AllowAgain,
-    /// A part was replaced after the content was joined. Join the parts again.
+    /// A part or the source was replaced after the content was joined or read. Do that again.
     JoinAgain,
 }
 

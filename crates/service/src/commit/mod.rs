@@ -21,6 +21,7 @@ mod drops;
 mod edits;
 mod expiry;
 mod overlay;
+mod owner;
 mod publish;
 mod replay;
 mod round;
@@ -53,7 +54,7 @@ pub(crate) use self::{
     step::{Step, StepKind},
     working::decode_part,
 };
-use self::{drops::Sent, round::write_bucket};
+use self::{drops::Sent, owner::Owners, round::write_bucket};
 use crate::{
     arbiter::Arbiter,
     caller::{Caller, IdempotencyKey, Seen},
@@ -145,6 +146,8 @@ struct Inner {
     arbiter: Arbiter,
     limits: Limits,
     bucket_limits: BucketLimits,
+    /// What the owners store that write, if they have a quota.
+    owners: Owners,
     /// Waiting changes by bucket. An entry exists as long as the writer task of the bucket.
     queues: Mutex<BTreeMap<BucketAddress, Queue>>,
     sent: Mutex<Sent>,
@@ -167,6 +170,7 @@ impl Committer {
         Self(Arc::new(Inner {
             arbiter,
             bucket_limits: BucketLimits::of(&limits),
+            owners: Owners::default(),
             limits,
             queues: Mutex::default(),
             sent: Mutex::default(),

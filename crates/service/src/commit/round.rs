@@ -10,6 +10,7 @@ use super::{
     Answer, CommitRequest, Inner, Outcome, Pending, Queue, answer_all,
     contention::Contention,
     latest_deadline,
+    owner::OwnerShare,
     publish::Swapped,
     working::{Sealed, Working},
 };
@@ -173,6 +174,13 @@ impl Inner {
                 }
             }
         }
+        let share = match self.share_for(&batch, bucket).await {
+            Ok(share) => share,
+            Err(error) => {
+                answer_all(batch, &error);
+                return Ended::default();
+            }
+        };
         // What earlier attempts have put: only a fault has a use for it.
         let mut put = HashSet::new();
         for attempt in 0..self.limits.round_attempts_max {
@@ -180,7 +188,8 @@ impl Inner {
             if batch.is_empty() {
                 return Ended::default();
             }
-            let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0).await;
+            let share = share.as_ref();
+            let judged = self.judge(bucket, base.as_deref(), &batch, attempt > 0, share).await;
             let (outcomes, sealed) = match judged {
                 Ok(judged) => judged,
                 Err(error) => {
@@ -204,6 +213,9 @@ impl Inner {
             match self.publish(bucket, base.as_deref(), &sealed, placement, &mut batch).await {
                 Swapped::Won => {
                     let head = Arc::new(Head::after(&sealed, bucket, base.as_deref()));
+                    if let Some(share) = share {
+                        share.published(&head);
+                    }
                     let contention = self.settle_won(&head, batch, outcomes, started).await;
                     return Ended { contention, replaced: sealed.replaced };
                 }
@@ -306,6 +318,21 @@ impl Inner {
         in_time(batch, "arbiter", self.arbiter.newest(bucket)).await
     }
 
+    /// Returns what the round may take of the quota of the owner; `None` if there is no quota.
+    async fn share_for(
+        &self,
+        batch: &[Pending],
+        bucket: &BucketAddress,
+    ) -> Result<Option<OwnerShare>, ServiceError> {
+        let max = self.bucket_limits.owner_bytes();
+        // What only deletes needs no room.
+        if max == 0 || batch.iter().all(|pending| pending.request.change.takes_away()) {
+            return Ok(None);
+        }
+        let share = self.owners.share(&self.arbiter, bucket, max);
+        in_time(batch, "arbiter", share).await.map(Some)
+    }
+
     /// Applies every change in order, until the last must be answered. Returns the outcomes and what to
     /// publish.
     async fn judge(
@@ -314,8 +341,9 @@ impl Inner {
         base: Option<&Head>,
         batch: &[Pending],
         is_rebase: bool,
+        share: Option<&OwnerShare>,
     ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
-        in_time(batch, "block store", self.judge_all(bucket, base, batch, is_rebase)).await
+        in_time(batch, "block store", self.judge_all(bucket, base, batch, is_rebase, share)).await
     }
 
     async fn judge_all(
@@ -324,12 +352,13 @@ impl Inner {
         base: Option<&Head>,
         batch: &[Pending],
         is_rebase: bool,
+        share: Option<&OwnerShare>,
     ) -> Result<(Vec<Outcome>, Option<Sealed>), ServiceError> {
         let now = self.arbiter.now().await?;
         let sent = self.sent.lock().before(bucket, base.is_some());
         let (nodes, generation) = (self.arbiter.nodes(), self.arbiter.generation());
         let mut work = Working::new(nodes, bucket, base, now, sent, generation)?;
-        work.limit_bytes(self.bucket_limits.bytes());
+        work.limit_bytes(self.bucket_limits.bytes(), share);
         let lease = self.arbiter.pins().lease();
         let mut outcomes = Vec::with_capacity(batch.len());
         let faults = self.limits.faults;

@@ -16,7 +16,7 @@ use fula_core::{
 };
 
 pub(super) use self::versions::Newest;
-use super::{SettingsLink, overlay::Overlay};
+use super::{SettingsLink, overlay::Overlay, owner::OwnerShare};
 use crate::{
     arbiter::Head,
     error::{Applied, ServiceError},
@@ -73,6 +73,8 @@ pub(super) struct Working<'a> {
     room: Option<u64>,
     /// The largest number of bytes, for the error.
     quota: u64,
+    /// What the round may take of the quota of the owner, if there is one.
+    share: Option<&'a OwnerShare>,
 }
 
 impl<'a> Working<'a> {
@@ -126,6 +128,7 @@ impl<'a> Working<'a> {
             lease,
             room,
             quota: 0,
+            share: None,
         })
     }
 

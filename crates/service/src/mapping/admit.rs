@@ -113,6 +113,7 @@ impl Service {
     ) -> Result<ObjectRecord, ServiceError> {
         let target = self.resolve_for_write(caller, bucket, Action::PutObject, &key).await?;
         self.may_compare(caller, &target.head, &key, &conditions).await?;
+        self.refuse_mapping(caller, &target.head.root, request.facts.encrypt).await?;
         let admitted = self.admit_mapping(caller, request).await;
         // Most clients number no calls, and then nothing has to be recognised.
         let idempotency_key = if caller.invocation.is_some() {
@@ -198,6 +199,11 @@ impl Service {
         let record = self.before_write(caller, "block store", found).await?;
         caller.pins.note_source(head.row.pointer.generation);
         conditions.judge_source(&record)?;
+        if record.sse.is_some() {
+            let text = "The object that a mapping names as its source is encrypted, so none of its blocks can \
+                        be mapped.";
+            return Err(ServiceError::InvalidRequest(text.to_owned()));
+        }
         let blocks = self.arbiter().nodes().blocks().as_ref();
         let (mut stack, mut seen) = (vec![(content_of(&record)?, record.size)], HashSet::new());
         let mut found = Leaves::new();

@@ -14,7 +14,7 @@ use crate::{
     error::{Applied, ServiceError},
     limits::PARTS_MAX,
     objects::{
-        body::{self, BodyFacts, BodyStream, Taken},
+        body::{self, BodyFacts, BodyStream, Intake, Taken},
         checksum,
         condition::WriteConditions,
         multipart::JOINS_MAX,
@@ -22,6 +22,7 @@ use crate::{
         record::bare_record,
     },
     service::{Part, Service, WriteTarget},
+    sse::{ObjectCipher, length_of, salt_of},
 };
 
 /// A request to append to an object.
@@ -73,14 +74,21 @@ impl Service {
         if let Some(kept) = current.as_ref().and_then(joinable) {
             body_facts.keep = kept.algorithm;
         }
+        let cipher = self.append_cipher(caller, &head, current.as_ref(), facts.encrypt).await?;
         let acl = facts.acl.clone();
         let (maps, attached) = facts.attach()?;
         let permit = self.share_in(caller, body_facts.length).await?;
-        let taken = body::take(self.intake(caller, &permit), body, body_facts).await?;
+        let intake =
+            Intake { cipher: self.body_cipher(cipher.as_ref())?, ..self.intake(caller, &permit) };
+        let taken = body::take(intake, body, body_facts).await?;
         let added = self.link_of(caller, &taken).await?;
         let made_of = [
             offset.to_be_bytes().to_vec(),
-            taken.content.to_bytes().to_vec(),
+            match taken.salt {
+                // Encrypted content has another address at each attempt.
+                Some(_) => taken.md5.to_vec(),
+                None => taken.content.to_bytes().to_vec(),
+            },
             conditions.to_bytes(),
             bare_record(maps.clone(), acl.clone()).encode().to_vec(),
         ];
@@ -104,13 +112,15 @@ impl Service {
                 Err(error) => return Err(error),
             };
             let (record, mut blocks) = if let Some(base) = &base {
-                appended(base, &taken, added)
+                check_cipher(cipher.as_ref(), &base.record)?;
+                appended(base, &taken, added, cipher.as_ref())
             } else {
                 let record = ObjectRecord {
                     size: taken.size,
                     etag: taken.etag(),
                     checksums: taken.checksums.clone(),
                     content: Some(taken.content),
+                    sse: cipher.as_ref().map(|cipher| cipher.field(taken.salt)),
                     ..bare_record(maps.clone(), acl.clone())
                 };
                 (record, attached.clone())
@@ -129,9 +139,29 @@ impl Service {
         Err(ServiceError::Busy(Applied::None))
     }
 
+    /// Returns the key of a body that is appended: that of the object, or that of a new one.
+    async fn append_cipher(
+        &self,
+        caller: &Caller,
+        head: &Head,
+        current: Option<&ObjectRecord>,
+        is_asked: bool,
+    ) -> Result<Option<ObjectCipher>, ServiceError> {
+        let Some(current) = current else {
+            return self.cipher_for(caller, &head.root, is_asked).await;
+        };
+        let cipher = self.cipher_of(current)?;
+        if is_asked && cipher.is_none() {
+            let text = "The object is not encrypted, and an append cannot encrypt it. Copy it onto itself \
+                        with x-amz-server-side-encryption.";
+            return Err(ServiceError::InvalidRequest(text.to_owned()));
+        }
+        Ok(cipher)
+    }
+
     /// Returns the link to a body that was taken.
     async fn link_of(&self, caller: &Caller, taken: &Taken) -> Result<FileLink, ServiceError> {
-        let (cid, size) = (taken.content, taken.size);
+        let (cid, size) = (taken.content, length_of(taken.size, taken.salt.is_some()));
         if taken.riding.is_some() {
             return Ok(FileLink { cid, size, dag_bytes: size });
         }
@@ -152,19 +182,23 @@ impl Service {
         let Some(record) = current else { return Ok(None) };
         let content = record.content.unwrap_or_else(|| empty_block().cid());
         let blocks = self.arbiter().nodes().blocks().as_ref();
-        let whole = content::dag_bytes(blocks, content, record.size).await?;
+        let length = |size| length_of(size, record.sse.is_some());
+        let whole = content::dag_bytes(blocks, content, length(record.size)).await?;
+        let own_salt = salt_of(&record)?;
         let mut spans = self.parts_of(&record).await?;
         let mut links = Vec::new();
         // Content of one block is no node, whatever empty bodies were appended to it.
-        if spans.len() > 1 && content.codec() == Codec::DagPb {
+        if spans.len() > 1 && content.codec() == Codec::DagPb && own_salt.is_none() {
             let root = fula_core::block::require(blocks, &content).await?;
             links = FileNode::from_block(&root)?.links;
         }
         // The node of an upload or an earlier append links one file for each part that is not empty.
-        let sizes = spans.iter().map(|span| span.size).filter(|size| *size > 0);
+        let sizes = spans.iter().map(|span| length(span.size)).filter(|size| *size > 0);
         if links.is_empty() || !sizes.eq(links.iter().map(|link| link.size)) {
             let checksum = joinable(&record).cloned();
-            spans = vec![PartSpan { number: 1, size: record.size, checksum }];
+            let only = spans.iter().find(|span| span.size > 0).and_then(|span| span.salt);
+            let salt = own_salt.or(only);
+            spans = vec![PartSpan { number: 1, size: record.size, checksum, salt }];
             links = vec![whole];
         }
         if spans.len() >= PARTS_MAX as usize {
@@ -196,8 +230,22 @@ fn check_offset(current: Option<&ObjectRecord>, offset: u64) -> Result<(), Servi
     Ok(())
 }
 
+/// Refuses to join a body with an object that was replaced meanwhile by one with another key.
+fn check_cipher(cipher: Option<&ObjectCipher>, record: &ObjectRecord) -> Result<(), ServiceError> {
+    let is_same = match cipher {
+        Some(cipher) => cipher.is_of(record)?,
+        None => record.sse.is_none(),
+    };
+    if is_same { Ok(()) } else { Err(ServiceError::Busy(Applied::None)) }
+}
+
 /// Returns the record of an object with a body at its end, and the blocks that are stored with the commit.
-fn appended(base: &Base, taken: &Taken, added: FileLink) -> (ObjectRecord, Vec<Block>) {
+fn appended(
+    base: &Base,
+    taken: &Taken,
+    added: FileLink,
+    cipher: Option<&ObjectCipher>,
+) -> (ObjectRecord, Vec<Block>) {
     let Base { record, spans, links } = base;
     let links: Vec<FileLink> = links.iter().copied().chain([added]).collect();
     let (content, node) = match content::join(&links) {
@@ -212,7 +260,7 @@ fn appended(base: &Base, taken: &Taken, added: FileLink) -> (ObjectRecord, Vec<B
     let number = u32::try_from(spans.len()).unwrap_or(u32::MAX).saturating_add(1);
     let checksum = taken.checksums.first().cloned();
     let mut spans = spans.clone();
-    spans.push(PartSpan { number, size: taken.size, checksum });
+    spans.push(PartSpan { number, size: taken.size, checksum, salt: taken.salt });
     let table = write_parts(&spans);
     let old = match record.etag {
         ETag::Md5(md5) | ETag::Multipart(md5, _) => md5,
@@ -224,6 +272,7 @@ fn appended(base: &Base, taken: &Taken, added: FileLink) -> (ObjectRecord, Vec<B
         checksums: checksums.into_iter().collect(),
         content: Some(content),
         parts: Some(table.cid()),
+        sse: cipher.map(|cipher| cipher.field(None)),
         fingerprint: None,
         ..record.clone()
     };

@@ -21,6 +21,7 @@ use crate::{
     objects::object::ObjectFacts,
     objects::record::bare_record,
     service::{Part, Service},
+    sse::{BodyCipher, ObjectCipher},
 };
 
 /// The action on one key.
@@ -153,12 +154,21 @@ impl Service {
                 StepKind::Delete
             }
             BatchAction::Put { body, facts } => {
-                let (record, blocks) = inline(body, facts)?;
-                made_of.push(record.encode().to_vec());
+                let cipher = self.cipher_for(caller, &newest.root, facts.encrypt).await?;
+                let cipher = match cipher {
+                    Some(object) => {
+                        let body = object.body(self.random())?;
+                        Some((object, body))
+                    }
+                    None => None,
+                };
+                let (record, blocks) = inline(body, facts, cipher)?;
+                made_of.push(record.repeatable().encode().to_vec());
                 StepKind::Write { record: Box::new(record), blocks }
             }
             BatchAction::Map(request) => {
                 made_of.push(fingerprint_of(request)?);
+                self.refuse_mapping(caller, &newest.root, request.facts.encrypt).await?;
                 match self.admit_mapping(caller, request).await {
                     Ok(Admitted { record, blocks, delivery }) => {
                         deliveries.push(delivery);
@@ -209,19 +219,30 @@ impl Service {
 }
 
 /// Returns the record of a body inside the request, and the blocks that are stored with the commit.
-fn inline(body: &Bytes, facts: &ObjectFacts) -> Result<(ObjectRecord, Vec<Block>), ServiceError> {
+fn inline(
+    body: &Bytes,
+    facts: &ObjectFacts,
+    cipher: Option<(ObjectCipher, BodyCipher)>,
+) -> Result<(ObjectRecord, Vec<Block>), ServiceError> {
     if body.len() > COMMIT_BODY_BYTES_MAX {
         return Err(ServiceError::EntityTooLarge(COMMIT_BODY_BYTES_MAX as u64));
     }
     let acl = facts.acl.clone();
     let (maps, mut blocks) = facts.clone().attach()?;
     let (md5, checksums) = digests_of(body, ChecksumAlgorithm::Crc64Nvme);
-    let block = Block::new(Codec::Raw, body.clone());
+    let (stored, sse) = match cipher {
+        Some((object, cipher)) => {
+            (cipher.key.encrypt(0, body.clone(), true)?, Some(object.field(Some(cipher.salt))))
+        }
+        None => (body.clone(), None),
+    };
+    let block = Block::new(Codec::Raw, stored);
     let record = ObjectRecord {
         size: body.len() as u64,
         etag: ETag::Md5(md5),
         checksums,
         content: Some(block.cid()),
+        sse,
         ..bare_record(maps, acl)
     };
     blocks.push(block);

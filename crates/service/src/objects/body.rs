@@ -11,8 +11,11 @@ use bytes::{Bytes, BytesMut};
 use fula_core::{
     Block, BlockStore, Cid, Codec,
     block::{Placement, SyncMark},
-    bucket::{Checksum, ChecksumAlgorithm, ETag},
-    content::{DagBuilder, FileLink, LEAF_BYTES},
+    bucket::{Checksum, ChecksumAlgorithm, ETag, Salt},
+    content::{
+        DagBuilder, FileLink, LEAF_BYTES,
+        encrypted::{CHUNK_BYTES, ENCRYPTED_LEAF_BYTES},
+    },
 };
 use futures::{Stream, StreamExt};
 use subtle::ConstantTimeEq;
@@ -24,6 +27,7 @@ use crate::{
     error::ServiceError,
     objects::checksum::Digests,
     pins::{PinRegistry, PinnedBlocks, RequestPins},
+    sse::BodyCipher,
 };
 
 /// The stream of a body: bytes, or the error that ended it.
@@ -73,6 +77,8 @@ pub struct Taken {
     pub checksums: Vec<Checksum>,
     /// The body itself, when it is stored with the commit.
     pub riding: Option<Block>,
+    /// Salt of the body, if it was encrypted.
+    pub salt: Option<Salt>,
 }
 
 impl Taken {
@@ -94,6 +100,8 @@ pub(crate) struct Intake<'a> {
     pub(crate) seen: &'a Seen,
     /// Longest time that the store may take for a leaf, and for the rest after the last byte.
     pub(crate) deadline: Duration,
+    /// What the body is encrypted with before it is stored; `None` to store it as it is.
+    pub(crate) cipher: Option<BodyCipher>,
 }
 
 /// Waits for the block store as long as a write may.
@@ -120,11 +128,14 @@ pub(crate) async fn take(
     if facts.length.is_some_and(|length| length > facts.length_max) {
         return Err(ServiceError::EntityTooLarge(facts.length_max));
     }
-    let Intake { blocks, pin_registry, pins, permit, seen, deadline } = intake;
+    let Intake { blocks, pin_registry, pins, permit, seen, deadline, cipher } = intake;
+    let leaf_bytes = if cipher.is_some() { ENCRYPTED_LEAF_BYTES } else { LEAF_BYTES };
+    // There is room for the tags, so that a leaf is encrypted in its place.
+    let tags = if cipher.is_some() { LEAF_BYTES - ENCRYPTED_LEAF_BYTES } else { 0 };
     pins.end_write();
     let announced = facts.length.and_then(|length| usize::try_from(length).ok());
-    let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(LEAF_BYTES));
-    let mut leaves = Leaves::new(blocks, pin_registry, [facts.keep, facts.sent]);
+    let mut leaf = BytesMut::with_capacity(announced.unwrap_or(0).min(leaf_bytes) + tags);
+    let mut leaves = Leaves::new(blocks, pin_registry, [facts.keep, facts.sent], cipher);
     let mut size = 0_u64;
     while let Some(bytes) = body.next().await {
         let mut bytes = bytes?;
@@ -136,13 +147,13 @@ pub(crate) async fn take(
         while !bytes.is_empty() {
             // A full leaf is stored only when more bytes follow, because a single block is stored with the
             // commit.
-            if leaf.len() == LEAF_BYTES {
+            if leaf.len() == leaf_bytes {
                 let full = std::mem::replace(&mut leaf, BytesMut::with_capacity(LEAF_BYTES));
                 permit.pause_stall_timer();
-                in_time(deadline, leaves.push(full.freeze())).await?;
+                in_time(deadline, leaves.push(full.freeze(), false)).await?;
                 permit.resume_stall_timer();
             }
-            let room = LEAF_BYTES - leaf.len();
+            let room = leaf_bytes - leaf.len();
             leaf.extend_from_slice(&bytes.split_to(bytes.len().min(room)));
         }
     }
@@ -188,6 +199,9 @@ struct Leaves {
     in_flight: Option<tokio::task::JoinHandle<Result<Stored, ServiceError>>>,
     dag: DagBuilder,
     mark: SyncMark,
+    cipher: Option<BodyCipher>,
+    /// Number of chunks that were encrypted.
+    chunks: u64,
 }
 
 struct Work {
@@ -206,6 +220,7 @@ impl Leaves {
         blocks: &Arc<dyn BlockStore>,
         pin_registry: &Arc<PinRegistry>,
         algorithms: [ChecksumAlgorithm; 2],
+        cipher: Option<BodyCipher>,
     ) -> Self {
         Self {
             blocks: Arc::clone(blocks),
@@ -216,16 +231,27 @@ impl Leaves {
             in_flight: None,
             dag: DagBuilder::default(),
             mark: SyncMark::default(),
+            cipher,
+            chunks: 0,
         }
     }
 
+    /// Returns what encrypts the next leaf of `length` bytes.
+    fn next_leaf(&mut self, length: usize, is_end: bool) -> Option<LeafCipher> {
+        let cipher = self.cipher.clone()?;
+        let first = self.chunks;
+        self.chunks += length.div_ceil(CHUNK_BYTES) as u64;
+        Some(LeafCipher { cipher, first, is_end })
+    }
+
     /// Starts to hash and store a leaf while the caller continues.
-    async fn push(&mut self, bytes: Bytes) -> Result<(), ServiceError> {
+    async fn push(&mut self, bytes: Bytes, is_end: bool) -> Result<(), ServiceError> {
         self.settle().await?;
         let Work { digests, mut kept } = self.work.take().ok_or_else(lost_work)?;
         let blocks = Arc::clone(&self.blocks);
+        let cipher = self.next_leaf(bytes.len(), is_end);
         self.in_flight = Some(tokio::spawn(async move {
-            let (block, digests) = hash(bytes, digests).await?;
+            let (block, digests) = hash(bytes, digests, cipher).await?;
             let size = block.bytes().len() as u64;
             let link = FileLink { cid: block.cid(), size, dag_bytes: size };
             kept.add([block.cid()]);
@@ -257,17 +283,21 @@ impl Leaves {
         last: Bytes,
         size: u64,
     ) -> Result<(Taken, PinnedBlocks), ServiceError> {
-        let single = size == last.len() as u64;
-        if !single {
-            self.push(last.clone()).await?;
+        let single = if size == last.len() as u64 {
+            Some(last)
+        } else {
+            self.push(last, true).await?;
             self.settle().await?;
-        }
+            None
+        };
+        let salt = self.cipher.as_ref().map(|cipher| cipher.salt);
         let Work { digests, mut kept } = self.work.take().ok_or_else(lost_work)?;
-        if single {
-            let (block, digests) = hash(last, digests).await?;
+        if let Some(last) = single {
+            let cipher = self.next_leaf(last.len(), true);
+            let (block, digests) = hash(last, digests, cipher).await?;
             let (md5, checksums) = digests.finish();
             let (content, riding) = (block.cid(), Some(block));
-            return Ok((Taken { content, size, md5, checksums, riding }, kept));
+            return Ok((Taken { content, size, md5, checksums, riding, salt }, kept));
         }
         let none = || ServiceError::bug("a file without leaves");
         let (root, nodes) = self.dag.finish().ok_or_else(none)?;
@@ -276,7 +306,7 @@ impl Leaves {
         kept.replace([root.cid]);
         self.blocks.sync(self.mark.and(mark)).await?;
         let (md5, checksums) = digests.finish();
-        Ok((Taken { content: root.cid, size, md5, checksums, riding: None }, kept))
+        Ok((Taken { content: root.cid, size, md5, checksums, riding: None, salt }, kept))
     }
 }
 
@@ -284,18 +314,38 @@ fn lost_work() -> ServiceError {
     ServiceError::bug("a leaf was pushed while another one was in flight")
 }
 
-/// Hashes a leaf. A long one is hashed on another thread.
-async fn hash(bytes: Bytes, mut digests: Digests) -> Result<(Block, Digests), ServiceError> {
+/// What a leaf is encrypted with.
+struct LeafCipher {
+    cipher: BodyCipher,
+    /// Number of its first chunk in the body.
+    first: u64,
+    /// Whether the body ends with it.
+    is_end: bool,
+}
+
+/// Hashes a leaf, and encrypts it before that if it has to be. The digests are those of its content. A long
+/// one is hashed on another thread.
+async fn hash(
+    bytes: Bytes,
+    mut digests: Digests,
+    cipher: Option<LeafCipher>,
+) -> Result<(Block, Digests), ServiceError> {
     let is_small = bytes.len() <= HASH_INLINE_BYTES;
     let work = move || {
         digests.update(&bytes);
-        (Block::new(Codec::Raw, bytes), digests)
+        let stored = match cipher {
+            Some(LeafCipher { cipher, first, is_end }) => {
+                cipher.key.encrypt(first, bytes, is_end)?
+            }
+            None => bytes,
+        };
+        Ok((Block::new(Codec::Raw, stored), digests))
     };
     if is_small {
-        return Ok(work());
+        return work();
     }
     let hashed = tokio::task::spawn_blocking(work).await;
-    hashed.map_err(ServiceError::bug)
+    hashed.map_err(ServiceError::bug)?
 }
 
 #[cfg(test)]
@@ -333,7 +383,9 @@ mod tests {
         let permit = &MemoryBudget::new(4 << 20).take(0, None).await.unwrap();
         let (pin_registry, pins) = (&Arc::default(), &RequestPins::default());
         let (seen, deadline) = (&Seen::default(), Duration::from_secs(10));
-        take(Intake { blocks, pin_registry, pins, permit, seen, deadline }, body, facts).await
+        let cipher = None;
+        take(Intake { blocks, pin_registry, pins, permit, seen, deadline, cipher }, body, facts)
+            .await
     }
 
     fn body(bytes: &[u8], frame: usize) -> BodyStream {
@@ -388,8 +440,15 @@ mod tests {
         let permit = &MemoryBudget::new(4 << 20).take(0, None).await.unwrap();
         let pins = &RequestPins::default();
         let (seen, deadline) = (&Seen::default(), Duration::from_secs(10));
-        let intake =
-            Intake { blocks: &blocks, pin_registry: &pin_registry, pins, permit, seen, deadline };
+        let intake = Intake {
+            blocks: &blocks,
+            pin_registry: &pin_registry,
+            pins,
+            permit,
+            seen,
+            deadline,
+            cipher: None,
+        };
         let facts = BodyFacts { length_max: u64::MAX, ..facts() };
         let taken = take(intake, Box::pin(frames), facts).await.unwrap();
 

@@ -4,22 +4,27 @@ use std::sync::Arc;
 
 use fula_core::{
     Block, BucketName,
-    bucket::{Attached, Checksum, ChecksumAlgorithm, ObjectRecord, TextMap},
+    bucket::{
+        Attached, Checksum, ChecksumAlgorithm, ObjectKind, ObjectRecord, TextMap, write_parts,
+    },
 };
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::{
     arbiter::Head,
     auth::access::{Action, Property, Which},
     budget,
     caller::Caller,
-    commit::{Change, Replacement, Source},
-    error::ServiceError,
+    commit::{Answer, Change, Replacement, Source},
+    error::{Applied, ServiceError},
     limits::PUT_BYTES_MAX,
+    objects::body::{self, BodyFacts, Intake},
     objects::checksum::Digests,
+    objects::multipart::JOINS_MAX,
     objects::object::{CopyRequest, CopySourceRequest, ObjectFacts},
     objects::record::{Maps, bare_record},
-    service::{Part, Service, WriteTarget},
+    service::{Part, Service},
+    sse::ObjectCipher,
 };
 
 /// Returns the maps that a copy replaces, and the blocks of those that are large.
@@ -45,8 +50,9 @@ fn has_whole(record: &ObjectRecord, algorithm: ChecksumAlgorithm) -> bool {
 }
 
 impl Service {
-    /// Copies an object. No content is copied: the new record links the same content. The content is read
-    /// when the copy shall have another checksum.
+    /// Copies an object. No content is copied: the new record links the same content, and carries its key. The
+    /// content is read when the copy shall have another checksum, and stored again when only one of both shall
+    /// be encrypted.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchKey`], [`ServiceError::PreconditionFailed`],
@@ -59,7 +65,7 @@ impl Service {
     ) -> Result<ObjectRecord, ServiceError> {
         let part = Part::Key(&request.key);
         let head = self.resolve(caller, bucket, Action::PutObject, part).await?;
-        let (replace, blocks) = replacement(&request)?;
+        let (replace, mut blocks) = replacement(&request)?;
         let CopySourceRequest { bucket: source_bucket, key: source_key, .. } = &request.source;
         let mut copied_from =
             [source_bucket.as_str().as_bytes(), b"/", source_key.as_bytes()].concat();
@@ -77,35 +83,52 @@ impl Service {
         if let Some(algorithm) = request.checksum {
             copied_from.extend([b'/', algorithm as u8]);
         }
-        let found = self.copied(caller, &head, &request, replace).await;
-        let source = match found {
-            Ok(source) => source,
-            // The first attempt may have been carried out. Only the commit can tell.
-            Err(error) if caller.is_retry() => Source::Refused(error),
-            Err(error) => return Err(error),
-        };
-        let CopyRequest { key, conditions, .. } = request;
+        if request.encrypt {
+            copied_from.extend(b"/encrypt");
+        }
+        let CopyRequest { key, conditions, .. } = &request;
         let idempotency_key =
             caller.idempotency_key("copy", key.as_str(), &[&copied_from, &conditions.to_bytes()]);
-        let change = Change::Write { key, source, conditions, blocks };
-        self.write(caller, &WriteTarget { head, guessed: None }, change, idempotency_key).await
+        let attached = blocks.len();
+        for _ in 0..JOINS_MAX {
+            blocks.truncate(attached);
+            let found = self.copied(caller, &head, &request, replace.clone()).await;
+            let source = match found {
+                Ok((source, stored)) => {
+                    blocks.extend(stored);
+                    source
+                }
+                // The first attempt may have been carried out. Only the commit can tell.
+                Err(error) if caller.is_retry() => Source::Refused(error),
+                Err(error) => return Err(error),
+            };
+            let (key, conditions, blocks) = (key.clone(), conditions.clone(), blocks.clone());
+            let change = Change::Write { key, source, conditions, blocks };
+            match self.change(caller, &head, change, idempotency_key.clone()).await? {
+                Answer::Object(record) => return Ok(*record),
+                Answer::JoinAgain => {}
+                other => return Err(ServiceError::bug(format!("a copy answered {other:?}"))),
+            }
+        }
+        Err(ServiceError::Busy(Applied::None))
     }
 
-    /// Checks the source of a copy, and returns it.
+    /// Checks the source of a copy, and returns it with the blocks that are stored with the commit.
     async fn copied(
         &self,
         caller: &Caller,
         head: &Head,
         request: &CopyRequest,
         replace: Replacement,
-    ) -> Result<Source, ServiceError> {
+    ) -> Result<(Source, Vec<Block>), ServiceError> {
         let CopyRequest { source, key, conditions, .. } = request;
         self.may_compare(caller, head, key, conditions).await?;
         let from = self
             .resolve_source(caller, source.owner, &source.bucket, &source.key, source.version)
             .await?;
         let is_same = from.root.id == head.root.id;
-        let changes_nothing = replace.facts.is_none() && request.checksum.is_none();
+        let changes_nothing =
+            replace.facts.is_none() && request.checksum.is_none() && !request.encrypt;
         if is_same && source.key == *key && source.version.is_none() && changes_nothing {
             return Err(ServiceError::InvalidRequest(
                 "This copy request is illegal because it is trying to copy an object to itself \
@@ -143,21 +166,85 @@ impl Service {
             (Ok(record), Some(algorithm)) => !has_whole(record, algorithm),
             _ => false,
         };
-        if is_same && !is_read {
+        let cipher = self.cipher_for(caller, &head.root, request.encrypt).await?;
+        let is_encrypted = cipher.is_some();
+        let is_kept = found.as_ref().is_ok_and(|record| record.sse.is_some() == is_encrypted);
+        if is_same && !is_read && (is_kept || found.is_err()) {
             let key = source.key.clone();
             let (version, replace) = (source.version, Box::new(replace));
-            return Ok(Source::SameBucket { key, version, conditions, replace });
+            let source = Source::SameBucket { key, version, conditions, replace, is_encrypted };
+            return Ok((source, Vec::new()));
         }
         let record = found?;
         conditions.judge_source(&record)?;
         caller.pins.note_source(from.row.pointer.generation);
-        let checksums = match request.checksum.filter(|_| is_read) {
-            Some(algorithm) => vec![self.checksum_of(caller, &record, algorithm).await?],
-            None => record.checksums.clone(),
+        let algorithm = request.checksum.filter(|_| is_read);
+        let (mut record, blocks) = if !is_kept {
+            self.stored_again(caller, record, cipher, algorithm).await?
+        } else if let Some(algorithm) = algorithm {
+            let checksums = vec![self.checksum_of(caller, &record, algorithm).await?];
+            (ObjectRecord { checksums, ..record }, Vec::new())
+        } else {
+            (record, Vec::new())
         };
-        let mut record = ObjectRecord { checksums, fingerprint: None, ..record };
+        record.fingerprint = None;
         replace.apply(&mut record);
-        Ok(Source::Record(Box::new(record)))
+        Ok((Source::Record(Box::new(record)), blocks))
+    }
+
+    /// Reads the content of an object, and stores it again, encrypted or not. Its `ETag`, checksums and parts stay,
+    /// unless it is mapped or another checksum is asked for.
+    async fn stored_again(
+        &self,
+        caller: &Caller,
+        record: ObjectRecord,
+        cipher: Option<ObjectCipher>,
+        algorithm: Option<ChecksumAlgorithm>,
+    ) -> Result<(ObjectRecord, Vec<Block>), ServiceError> {
+        let (size, keep) = (record.size, algorithm.unwrap_or(ChecksumAlgorithm::Crc64Nvme));
+        // One permit covers both directions, as for a copied part.
+        let bytes = budget::bytes_out(size, &(0..size)) + budget::bytes_in(Some(size));
+        let permit = Arc::new(self.body_budget.take(bytes, None).await?);
+        let content = self.stream(caller, &record, 0..size, Arc::clone(&permit)).await?;
+        let facts = BodyFacts {
+            length: Some(size),
+            length_max: PUT_BYTES_MAX,
+            md5: None,
+            keep,
+            sent: keep,
+            checksum: None,
+            trailer: None,
+        };
+        let intake =
+            Intake { cipher: self.body_cipher(cipher.as_ref())?, ..self.intake(caller, &permit) };
+        let content = Box::pin(content.map_err(ServiceError::from));
+        let taken = body::take(intake, content, facts).await?;
+        let mut blocks: Vec<Block> = taken.riding.iter().cloned().collect();
+        let is_mapped = record.kind == ObjectKind::Mapped;
+        let mut spans = self.parts_of(&record).await?;
+        let mut parts = record.parts.filter(|_| !is_mapped);
+        // The content is one body now.
+        if spans.iter().any(|span| span.salt.is_some()) {
+            for span in &mut spans {
+                span.salt = None;
+            }
+            let table = write_parts(&spans);
+            parts = Some(table.cid());
+            blocks.push(table);
+        }
+        let record = ObjectRecord {
+            kind: ObjectKind::Object,
+            etag: if is_mapped { taken.etag() } else { record.etag },
+            checksums: match algorithm {
+                None if !is_mapped => record.checksums,
+                _ => taken.checksums,
+            },
+            content: Some(taken.content),
+            sse: cipher.map(|cipher| cipher.field(taken.salt)),
+            parts,
+            ..record
+        };
+        Ok((record, blocks))
     }
 
     /// Reads an object, and returns its checksum.
@@ -170,7 +257,7 @@ impl Service {
         let range = 0..record.size;
         let bytes = budget::bytes_out(record.size, &range);
         let permit = Arc::new(self.body_budget.take(bytes, None).await?);
-        let mut stream = self.stream(caller, record, range, permit)?;
+        let mut stream = self.stream(caller, record, range, permit).await?;
         let mut digests = Digests::new([algorithm]);
         while let Some(bytes) = stream.next().await {
             digests.update(&bytes?);

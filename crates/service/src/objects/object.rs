@@ -43,6 +43,8 @@ pub struct ObjectFacts {
     pub tags: TextMap,
     /// Canned ACL.
     pub acl: Option<String>,
+    /// Whether the client asks for encryption. It is not stored among the facts.
+    pub encrypt: bool,
 }
 
 /// A request to put an object.
@@ -104,6 +106,8 @@ pub struct CopyRequest {
     pub tags: Option<TextMap>,
     /// Algorithm of the copy's checksum; `None` to keep the checksums of the source.
     pub checksum: Option<ChecksumAlgorithm>,
+    /// Whether the client asks for encryption of the copy.
+    pub encrypt: bool,
     /// Conditions on the object that is replaced.
     pub conditions: WriteConditions,
 }
@@ -161,10 +165,13 @@ impl Service {
             }
         }
         let acl = request.facts.acl.clone();
+        let root = &target.head.root;
+        let cipher = self.cipher_for(caller, root, request.facts.encrypt).await?;
         let (maps, mut blocks) = request.facts.attach()?;
         // The memory is held until the commit, because a small body is stored with the round.
         let permit = self.share_in(caller, request.body_facts.length).await?;
-        let intake = self.intake(caller, &permit);
+        let intake =
+            Intake { cipher: self.body_cipher(cipher.as_ref())?, ..self.intake(caller, &permit) };
         let taken = body::take(intake, request.body, request.body_facts).await?;
         // Rounds of a bucket run one after another. Reading ahead lets the next one find its nodes in
         // memory.
@@ -178,11 +185,12 @@ impl Service {
             etag: taken.etag(),
             checksums: taken.checksums,
             content: Some(taken.content),
+            sse: cipher.map(|cipher| cipher.field(taken.salt)),
             ..bare_record(maps, acl)
         };
         blocks.extend(taken.riding);
         let conditions = request.conditions;
-        let made_of = [record.encode(), conditions.to_bytes().into()];
+        let made_of = [record.repeatable().encode(), conditions.to_bytes().into()];
         let idempotency_key =
             caller.idempotency_key("put", key.as_str(), &[&made_of[0], &made_of[1]]);
         let source = Source::Record(Box::new(record));
@@ -190,11 +198,12 @@ impl Service {
         self.write(caller, &target, change, idempotency_key).await
     }
 
-    /// Returns the destination of a body of the caller.
+    /// Returns the destination of a body of the caller, which is stored as it is.
     pub(crate) fn intake<'a>(&'a self, caller: &'a Caller, permit: &'a MemoryPermit) -> Intake<'a> {
         let (blocks, pin_registry) = (self.arbiter().nodes().blocks(), self.arbiter().pins());
         let deadline = self.committer.limits().commit_deadline;
-        Intake { blocks, pin_registry, pins: &caller.pins, permit, seen: &caller.seen, deadline }
+        let (pins, seen, cipher) = (&caller.pins, &caller.seen, None);
+        Intake { blocks, pin_registry, pins, permit, seen, deadline, cipher }
     }
 
     /// Takes memory for a request body.
@@ -368,7 +377,7 @@ impl Service {
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
         let bytes = budget::bytes_out(record.size, &range);
         let permit = self.body_budget.take(bytes, caller.closer.as_ref()).await?;
-        let mut stream = self.stream(caller, record, range, Arc::new(permit))?;
+        let mut stream = self.stream(caller, record, range, Arc::new(permit)).await?;
         match stream.next().await.transpose()? {
             Some(first) => Ok(futures::stream::iter([Ok(first)]).chain(stream).boxed()),
             None => Ok(stream),
@@ -376,7 +385,7 @@ impl Service {
     }
 
     /// Does the same with memory that was taken before. The caller holds the root that the object is from.
-    pub(crate) fn stream(
+    pub(crate) async fn stream(
         &self,
         caller: &Caller,
         record: &ObjectRecord,
@@ -385,7 +394,11 @@ impl Service {
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, ServiceError> {
         let blocks = self.blocks_of(record);
         let content = content_of(record)?;
-        let stream = content::stream(blocks, content, record.size, range);
+        let stream = if record.sse.is_some() {
+            Box::pin(self.decrypted(record, range)).await?
+        } else {
+            content::stream(blocks, content, record.size, range).boxed()
+        };
         // The blocks that are read are pinned. Unlike a lease this holds back nothing else.
         let began = caller.pins.read_since().or(self.arbiter().time()).unwrap_or_default();
         let mut kept = PinnedBlocks::of_read(self.arbiter().pins(), began);

@@ -137,7 +137,8 @@ impl PublicReads {
             Err(ServiceError::NoSuchKey | ServiceError::DeleteMarker { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if record.content != Some(candidate.content) {
+        // What is stored of an encrypted object is of no use to readers.
+        if record.content != Some(candidate.content) || record.sse.is_some() {
             return Ok(None);
         }
         let began = anyone.pins.read_since().or(service.arbiter().time()).unwrap_or_default();
@@ -289,7 +290,8 @@ impl Walk<'_> {
         }
         let Ok(key) = std::str::from_utf8(&entry.key) else { return Ok(()) };
         let record = ObjectRecord::decode(&entry.value, entry.weight)?;
-        let is_content = matches!(record.kind, ObjectKind::Object | ObjectKind::Mapped);
+        let is_content =
+            matches!(record.kind, ObjectKind::Object | ObjectKind::Mapped) && record.sse.is_none();
         match record.content {
             Some(content)
                 if is_content && self.access.opens_always(&resource(&self.bucket, key)) =>

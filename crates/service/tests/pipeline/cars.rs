@@ -9,7 +9,7 @@ use fula_core::{
     car::{self, CarReader},
     cbor::Writer,
 };
-use fula_service::{BucketCar, ImportError, ImportTarget, Imported, ListRequest};
+use fula_service::{BucketCar, CarCheck, ImportError, ImportTarget, Imported, ListRequest};
 
 use super::{slow::LARGE, *};
 
@@ -390,4 +390,37 @@ async fn a_bucket_with_a_hole_is_not_exported() {
     blocks.put(&[leaf], Placement::Bulk).await.unwrap();
     let car = one.service.bucket_car(&one.user, &bucket(), None, None).await.unwrap();
     read(car).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_are_checked_without_a_store() {
+    let one = filled().await;
+    let before = one.service.arbiter().current(&one.address()).await.unwrap().unwrap();
+    let whole = export(&one, None, None).await;
+    one.put("dir/0100", b"changed").await.unwrap();
+    let (car, (objects, _)) =
+        one.service.backup_car(&one.address(), Some(before.row.pointer.root)).await.unwrap();
+    assert_eq!((objects, car.left_out.load(std::sync::atomic::Ordering::Relaxed)), (303, 0));
+    let (old, new) = (before.row.pointer.root, car.root);
+    let changes = read(car).await.unwrap();
+    assert!(changes.len() < whole.len() / 10);
+    let check = |files: &[(&[u8], Cid)]| {
+        let mut check = CarCheck::default();
+        for (file, root) in files {
+            for piece in file.chunks(1000) {
+                check.push(piece)?;
+            }
+            check.end_file(*root)?;
+        }
+        check.finish(false)
+    };
+    let alone = check(&[(&whole, old)]).unwrap();
+    assert!(check(&[(&whole, old), (&changes, new)]).unwrap() > alone);
+    assert!(matches!(check(&[(&changes, new)]), Err(ImportError::Lacks { .. })));
+    assert!(matches!(check(&[(&whole, new)]), Err(ImportError::OtherRoot { .. })));
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    assert!(matches!(check(&[(&flipped, old)]), Err(ImportError::WrongHash { .. })));
+    let cut = &whole[..whole.len() - 1];
+    assert!(matches!(check(&[(cut, old)]), Err(ImportError::File { .. })));
 }

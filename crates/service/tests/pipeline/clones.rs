@@ -193,3 +193,41 @@ async fn writes_at_the_same_moment_do_not_exceed_a_quota_together() {
         40
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_buckets_of_an_owner_do_not_grow_beyond_a_quota_together() {
+    let blocks = Arc::new(MemoryBlocks::default());
+    let roots = FaultyRoots::new(&blocks);
+    let limits = Limits { owner_bytes_max: 10_000, ..Limits::default() };
+    let [one, two] = [1, 2].map(|n| Master::with_limits(&blocks, &roots, n, limits.clone()));
+    one.create().await;
+    one.put("a", &[1; 4000]).await.unwrap();
+    // A clone counts as any other bucket, and deleting objects makes room.
+    let clone = async |name: &str| {
+        let name = bucket_name(name);
+        one.service.clone_bucket(&one.address(), None, name, None).await
+    };
+    clone("cloned").await.unwrap();
+    assert!(clone("more").await.is_err());
+    assert!(is_owner_exceeded(one.put("b", &[2; 2001]).await));
+    // Many writes at the same moment do not exceed the quota together.
+    let keys: Vec<String> = (0..10).map(|n| format!("k{n}")).collect();
+    let results = futures::future::join_all(keys.iter().map(|key| one.put(key, &[1; 1000]))).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
+    // What another master has committed counts.
+    assert!(is_owner_exceeded(two.put("c", &[3; 1]).await));
+    two.put("a", &[4; 4000]).await.unwrap();
+    one.delete("a").await.unwrap();
+    tokio::time::advance(std::time::Duration::from_secs(3)).await;
+    two.put("c", &[3; 4000]).await.unwrap();
+    assert!(is_owner_exceeded(two.put("d", &[3; 1]).await));
+    // A lower quota takes nothing away, and 0 is none.
+    one.service.set_bucket_limits(&Limits { owner_bytes_max: 10, ..Limits::default() });
+    assert!(is_owner_exceeded(one.put("e", &[5; 1]).await));
+    one.service.set_bucket_limits(&Limits::default());
+    one.put("e", &[5; 10_000]).await.unwrap();
+}
+
+fn is_owner_exceeded<T>(result: Result<T, ServiceError>) -> bool {
+    matches!(result, Err(ServiceError::OwnerQuotaExceeded(10_000 | 10)))
+}

@@ -127,6 +127,7 @@ impl World {
             replace: None,
             tags: None,
             checksum: None,
+            encrypt: false,
             conditions: WriteConditions::default(),
         };
         self.master.service.copy_object(&self.user(), &bucket(), request).await

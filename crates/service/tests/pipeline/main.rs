@@ -8,6 +8,7 @@ mod collect;
 mod commits;
 mod credentials;
 mod drops;
+mod encryption;
 mod faults;
 mod full;
 mod generations;

@@ -48,6 +48,7 @@ async fn a_mapped_object_is_like_any_other() {
         replace: None,
         tags: None,
         checksum: None,
+        encrypt: false,
         conditions: WriteConditions::default(),
     };
     world.masters[1].service.copy_object(world.user(), &bucket(), copy).await.unwrap();

@@ -262,6 +262,7 @@ async fn a_copy_is_not_made_of_a_stale_source() {
             replace: None,
             tags: None,
             checksum: None,
+            encrypt: false,
             conditions: WriteConditions::default(),
         };
         lax.service.copy_object(&lax.user, &target, request).await

@@ -77,6 +77,7 @@ async fn apply(master: &Master, model: &mut Model, op: Op) {
                 replace: Some(ObjectFacts::default()),
                 tags: None,
                 checksum: None,
+                encrypt: false,
                 conditions: WriteConditions::default(),
             };
             let copied = master.service.copy_object(&master.user, &bucket(), request).await;

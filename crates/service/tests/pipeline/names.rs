@@ -145,6 +145,7 @@ async fn copy(
         replace: None,
         tags: None,
         checksum: None,
+        encrypt: false,
         conditions: WriteConditions::default(),
     };
     let whole = service.copy_object(who, &bucket_name("mine"), request).await.map(drop);

@@ -204,6 +204,7 @@ async fn a_retried_copy_gets_its_first_answer_though_the_source_is_gone() {
             replace: None,
             tags: None,
             checksum: None,
+            encrypt: false,
             conditions,
         };
         master.service.copy_object(caller, &bucket(), request).await

@@ -138,6 +138,7 @@ fn copy_of(owner: BucketOwner, version: Option<VersionId>) -> CopyRequest {
         replace: None,
         tags: None,
         checksum: None,
+        encrypt: false,
         conditions: WriteConditions::default(),
     }
 }

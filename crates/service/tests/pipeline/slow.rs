@@ -341,6 +341,7 @@ impl World {
             replace: None,
             tags: None,
             checksum: None,
+            encrypt: false,
             conditions,
         };
         self.service.copy_object(&caller(), &bucket_name(to.0), request).await.map(drop)

@@ -185,6 +185,7 @@ impl Master {
                     replace: None,
                     tags: None,
                     checksum: None,
+                    encrypt: false,
                     conditions: WriteConditions::default(),
                 };
                 let copied = self.service.copy_object(&self.user, &bucket(), copy).await.unwrap();

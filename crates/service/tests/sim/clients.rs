@@ -197,6 +197,7 @@ async fn copy(at: &At, caller: &Caller, asked: &Asked) -> Result<String, Service
         replace: None,
         tags: None,
         checksum: None,
+        encrypt: false,
         conditions: conditions(asked.condition.as_ref()),
     };
     let conditions = WriteConditions::default();

@@ -41,6 +41,7 @@ pub(super) async fn open(from: BlockSource, root: Option<Cid>) -> Result<Source,
             Ok(pieces(tokio::fs::File::from_std(input.into()), name.to_owned()))
         }
         BlockSource::Car(path) => open_file(&path).await,
+        BlockSource::Backup(_) => Err("a backup is restored by `fula restore`".to_owned()),
         BlockSource::Kubo(kubo) => {
             let client = client()?;
             let mut url = kubo.at("api/v0/dag/export");

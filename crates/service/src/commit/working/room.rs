@@ -3,11 +3,19 @@
 use fula_core::bucket::ObjectRecord;
 
 use super::Working;
-use crate::{commit::change::Content, error::ServiceError};
+use crate::{
+    commit::{change::Content, owner::OwnerShare},
+    error::ServiceError,
+};
 
-impl Working<'_> {
-    /// Limits the bytes of all objects, versions and parts of the bucket; 0 is no limit.
-    pub(in crate::commit) fn limit_bytes(&mut self, max: u64) {
+impl<'a> Working<'a> {
+    /// Limits the bytes of all objects, versions and parts of the bucket, where 0 is no limit, and those of all
+    /// buckets of the owner.
+    pub(in crate::commit) fn limit_bytes(&mut self, max: u64, share: Option<&'a OwnerShare>) {
+        if let Some(share) = share {
+            share.begin(self.base);
+        }
+        self.share = share;
         let trees = self.base.map(|head| &head.root).filter(|root| root.deleted.is_none());
         let used = trees.map_or(0, |root| {
             root.objects
@@ -23,18 +31,23 @@ impl Working<'_> {
     /// there from the next round on.
     ///
     /// # Errors
-    /// [`ServiceError::QuotaExceeded`] if the bucket would grow beyond its quota. Nothing was taken.
+    /// [`ServiceError::QuotaExceeded`] if the bucket would grow beyond its quota,
+    /// [`ServiceError::OwnerQuotaExceeded`] if the buckets of the owner would together. Nothing was taken.
     pub(in crate::commit) fn take_room(
         &mut self,
         size: u64,
         freed: u64,
     ) -> Result<(), ServiceError> {
         let grown = size.saturating_sub(freed);
-        let Some(room) = &mut self.room else { return Ok(()) };
-        if grown > *room {
+        if self.room.is_some_and(|room| grown > room) {
             return Err(ServiceError::QuotaExceeded(self.quota));
         }
-        *room -= grown;
+        if let Some(share) = self.share {
+            share.take(grown)?;
+        }
+        if let Some(room) = &mut self.room {
+            *room -= grown;
+        }
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use crate::{
     limits::{PART_BYTES_MIN, PARTS_MAX},
     objects::checksum,
     service::{Part, Service},
+    sse::length_of,
 };
 
 /// Number of times that a completion is joined again because a part was replaced in the meantime.
@@ -110,7 +111,8 @@ impl Service {
             check_named(&request.parts)?;
         }
         let joined = select(&request.parts, &stored, info)?;
-        let (content, size, block) = self.join_content(&joined).await?;
+        let (content, block) = self.join_content(&joined).await?;
+        let size: u64 = joined.iter().map(|(_, part)| part.size).sum();
         if request.size.is_some_and(|expected| expected != size) {
             return Err(ServiceError::InvalidRequest(
                 "The provided 'x-amz-mp-object-size' header does not match the object".to_owned(),
@@ -131,6 +133,7 @@ impl Service {
                 number: *number,
                 size: part.size,
                 checksum: part.checksum.clone(),
+                salt: part.salt,
             })
             .collect();
         let table = write_parts(&spans);
@@ -149,24 +152,25 @@ impl Service {
         Ok(Joined::Ready(Box::new(complete)))
     }
 
-    /// Makes one node over the content of the parts. Returns its address and length, and the block, which is
-    /// stored with the commit.
+    /// Makes one node over the content of the parts. Returns its address and the block, which is stored with
+    /// the commit.
     async fn join_content(
         &self,
         joined: &[(u32, PartRecord)],
-    ) -> Result<(Cid, u64, Option<Block>), ServiceError> {
+    ) -> Result<(Cid, Option<Block>), ServiceError> {
         let blocks = self.arbiter().nodes().blocks();
         let mut reads = Vec::with_capacity(joined.len());
         for (_, part) in joined {
-            reads.push(content::dag_bytes(blocks.as_ref(), part.content, part.size));
+            let size = length_of(part.size, part.salt.is_some());
+            reads.push(content::dag_bytes(blocks.as_ref(), part.content, size));
         }
         let links: Vec<FileLink> = stream::iter(reads).buffered(JOIN_READS).try_collect().await?;
         match content::join(&links) {
             None => {
                 let empty = empty_block();
-                Ok((empty.cid(), 0, Some(empty)))
+                Ok((empty.cid(), Some(empty)))
             }
-            Some((root, block)) => Ok((root.cid, root.size, block)),
+            Some((root, block)) => Ok((root.cid, block)),
         }
     }
 }

@@ -4,10 +4,12 @@ mod complete;
 mod list;
 mod part;
 
+use std::fmt;
+
 use bytes::Bytes;
 use fula_core::{
     BucketName, ObjectKey, StoreError,
-    bucket::{ChecksumAlgorithm, PartRecord, UploadRecord, keys},
+    bucket::{ChecksumAlgorithm, ObjectRecord, PartRecord, UploadRecord, keys},
     id::UploadId,
     root::TimeMs,
     tree::Cursor,
@@ -37,6 +39,21 @@ pub struct CreateUploadRequest {
     pub facts: ObjectFacts,
     /// Checksum algorithm that the client asked for, and whether the checksum is a composite.
     pub checksum: Option<(ChecksumAlgorithm, bool)>,
+}
+
+/// An upload that was begun. It is shown as its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BegunUpload {
+    /// Id of the upload.
+    pub id: UploadId,
+    /// Whether its object will be encrypted.
+    pub is_encrypted: bool,
+}
+
+impl fmt::Display for BegunUpload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
 }
 
 /// The checksums that an upload computes for its parts and its object.
@@ -194,7 +211,7 @@ fn parse_upload_key(encoded: &[u8]) -> Result<(ObjectKey, UploadId, u32), Servic
 }
 
 impl Service {
-    /// Begins an upload, and returns its id.
+    /// Begins an upload.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchBucket`].
@@ -203,10 +220,11 @@ impl Service {
         caller: &Caller,
         bucket: &BucketName,
         request: CreateUploadRequest,
-    ) -> Result<UploadId, ServiceError> {
+    ) -> Result<BegunUpload, ServiceError> {
         let CreateUploadRequest { key, facts, checksum } = request;
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
         let acl = facts.acl.clone();
+        let cipher = self.cipher_for(caller, &head.root, facts.encrypt).await?;
         let (maps, blocks) = facts.attach()?;
         let now = self.before_write(caller, "arbiter", self.arbiter().now()).await?;
         let id = UploadId::new(now, self.random());
@@ -217,7 +235,10 @@ impl Service {
                 .as_ref()
                 .map(|identity| identity.user.clone())
                 .unwrap_or_default(),
-            template: bare_record(maps, acl),
+            template: ObjectRecord {
+                sse: cipher.as_ref().map(|cipher| cipher.field(None)),
+                ..bare_record(maps, acl)
+            },
             checksum: checksum.map(|(algorithm, composite)| (algorithm as u8, composite)),
             completed: None,
         };
@@ -225,13 +246,13 @@ impl Service {
         let idempotency_key = caller.idempotency_key(
             "create-upload",
             key.as_str(),
-            &[&record.template.encode(), &asked],
+            &[&record.template.repeatable().encode(), &asked],
         );
         let expired = self.expired_uploads(&head, now);
         let expired = self.before_write(caller, "block store", expired).await?;
         let change = Change::CreateUpload { key, id, record: Box::new(record), blocks, expired };
         match self.change(caller, &head, change, idempotency_key).await? {
-            Answer::Upload(id) => Ok(id),
+            Answer::Upload(id) => Ok(BegunUpload { id, is_encrypted: cipher.is_some() }),
             other => Err(ServiceError::bug(format!("an upload answered {other:?}"))),
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     commit::{Change, content_of},
     error::ServiceError,
     limits::{PARTS_MAX, PUT_BYTES_MAX},
-    objects::body::{self, BodyFacts, Taken},
+    objects::body::{self, BodyFacts, Intake, Taken},
     objects::object::CopySourceRequest,
     service::{Part, Service},
 };
@@ -49,9 +49,13 @@ impl Service {
         check_number(number)?;
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
         let id = parse_upload_id(&id)?;
-        self.before_write(caller, "block store", self.open_upload(&head, &key, id)).await?;
+        let upload = self.open_upload(&head, &key, id);
+        let upload = self.before_write(caller, "block store", upload).await?;
+        let cipher = self.cipher_of(&upload.template)?;
         let permit = self.share_in(caller, body_facts.length).await?;
-        let taken = body::take(self.intake(caller, &permit), body, body_facts).await?;
+        let intake =
+            Intake { cipher: self.body_cipher(cipher.as_ref())?, ..self.intake(caller, &permit) };
+        let taken = body::take(intake, body, body_facts).await?;
         let (record, blocks) = taken_part(&taken);
         self.commit_part(caller, &head, TakenPart { key, id, number, record, blocks }).await?;
         Ok(taken)
@@ -64,14 +68,15 @@ impl Service {
         part: TakenPart,
     ) -> Result<PartRecord, ServiceError> {
         let TakenPart { key, id, number, record, blocks } = part;
+        // Encrypted content has another address at each attempt.
+        let content = match (record.salt, record.etag) {
+            (Some(_), ETag::Md5(md5)) => md5.to_vec(),
+            _ => record.content.to_bytes().to_vec(),
+        };
         // A retry stores the same part again, so it needs no key, unless it is bound to a version.
         let idempotency_key = caller.if_version.and_then(|_| {
             let number = number.to_be_bytes();
-            caller.idempotency_key(
-                "put-part",
-                key.as_str(),
-                &[&id.0, &number, &record.content.to_bytes()],
-            )
+            caller.idempotency_key("put-part", key.as_str(), &[&id.0, &number, &content])
         });
         let change = Change::PutPart { key, id, number, part: record.clone(), blocks };
         self.change(caller, head, change, idempotency_key).await?;
@@ -79,7 +84,7 @@ impl Service {
     }
 
     /// Stores a part with content of another object. A whole object in one piece is linked and not copied;
-    /// a range is read and stored again.
+    /// a range is read and stored again, and so is what is encrypted.
     ///
     /// # Errors
     /// [`ServiceError::NoSuchUpload`], [`ServiceError::NoSuchKey`],
@@ -95,13 +100,16 @@ impl Service {
         let head = self.resolve(caller, bucket, Action::PutObject, Part::Key(&key)).await?;
         let id = parse_upload_id(&id)?;
         let upload = self.open_upload(&head, &key, id);
-        let info = info_of(&self.before_write(caller, "block store", upload).await?);
+        let upload = self.before_write(caller, "block store", upload).await?;
+        let (info, cipher) = (info_of(&upload), self.cipher_of(&upload.template)?);
         let (found, generation) = self.source(caller, &source).await?;
         let (first, last) = range.unwrap_or((0, found.size.saturating_sub(1)));
         if range.is_some() && (first > last || last >= found.size) {
             return Err(ServiceError::InvalidRange { size: found.size });
         }
-        let whole = range.is_none() || (first == 0 && last + 1 == found.size);
+        // Encrypted content is read and encrypted again, under the key of the upload.
+        let is_plain = cipher.is_none() && found.sse.is_none();
+        let whole = is_plain && (range.is_none() || (first == 0 && last + 1 == found.size));
         let same = found
             .checksums
             .iter()
@@ -114,6 +122,7 @@ impl Service {
                 time: 0,
                 checksum: Some(checksum.clone()),
                 content: content_of(&found)?,
+                salt: None,
             };
             let part = TakenPart { key, id, number, record, blocks: Vec::new() };
             caller.pins.note_source(generation);
@@ -125,7 +134,7 @@ impl Service {
         let range = first..first + length;
         let bytes = budget::bytes_out(found.size, &range) + budget::bytes_in(Some(length));
         let permit = Arc::new(self.body_budget.take(bytes, None).await?);
-        let bytes = self.stream(caller, &found, range, Arc::clone(&permit))?;
+        let bytes = self.stream(caller, &found, range, Arc::clone(&permit)).await?;
         let bytes = bytes.map_err(ServiceError::from);
         let facts = BodyFacts {
             length: Some(length),
@@ -136,7 +145,9 @@ impl Service {
             checksum: None,
             trailer: None,
         };
-        let taken = body::take(self.intake(caller, &permit), Box::pin(bytes), facts).await?;
+        let intake =
+            Intake { cipher: self.body_cipher(cipher.as_ref())?, ..self.intake(caller, &permit) };
+        let taken = body::take(intake, Box::pin(bytes), facts).await?;
         let (record, blocks) = taken_part(&taken);
         let part = TakenPart { key, id, number, record, blocks };
         Ok((self.commit_part(caller, &head, part).await?, now))
@@ -174,6 +185,7 @@ fn taken_part(taken: &Taken) -> (PartRecord, Vec<Block>) {
         time: 0,
         checksum: taken.checksums.first().cloned(),
         content: taken.content,
+        salt: taken.salt,
     };
     (part, taken.riding.iter().cloned().collect())
 }

@@ -57,6 +57,9 @@ enum Command {
         /// Authenticate the clients as a wallet instead of with a key
         #[arg(long)]
         wallets: bool,
+        /// Program of another version, which the second master runs, and the third one until its first restart
+        #[arg(long, value_name = "BINARY")]
+        baseline: Option<PathBuf>,
         /// File for the history, one event a line
         #[arg(long, default_value = "history.jsonl")]
         history: PathBuf,
@@ -93,8 +96,9 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let ended = match Cli::parse().command {
-        Command::Run { seconds, seed, cas_off, wallets, history } => {
-            run(Duration::from_secs(seconds), seed, cas_off, wallets, &history).await
+        Command::Run { seconds, seed, cas_off, wallets, baseline, history } => {
+            let masters = Masters { cas_off, wallets, baseline };
+            run(Duration::from_secs(seconds), seed, &masters, &history).await
         }
         Command::Postgres => tokio::task::block_in_place(parts::postgres).map(|()| true),
         Command::Link { target, drop, latency } => {
@@ -128,20 +132,30 @@ fn tell(verdict: &Verdict) {
     println!("verdict: {word}; {events} operations on {keys} keys");
 }
 
+/// How masters are started.
+struct Masters {
+    cas_off: bool,
+    wallets: bool,
+    baseline: Option<PathBuf>,
+}
+
 /// Runs a drill. Returns whether the result is as expected.
 async fn run(
     length: Duration,
     seed: u64,
-    cas_off: bool,
-    wallets: bool,
+    masters: &Masters,
     history: &std::path::Path,
 ) -> io::Result<bool> {
+    let (cas_off, wallets) = (masters.cas_off, masters.wallets);
     println!(
         "seed {seed}, {} s, comparing swaps: {}, clients are a wallet: {wallets}",
         length.as_secs(),
         !cas_off
     );
-    let mut cluster = start_cluster(cas_off, wallets).await?;
+    if let Some(baseline) = &masters.baseline {
+        println!("the second master, and the third one at first, run {}", version_of(baseline)?);
+    }
+    let mut cluster = start_cluster(masters).await?;
     let mut rng = Rng::new(seed);
     let board = Arc::new(Board::new());
     let mut setup = Worker::new(&cluster, &board, 1000, rng.fork());
@@ -192,18 +206,25 @@ async fn run(
     Ok(verdict.violations.is_empty())
 }
 
+/// Returns what a program says of its version.
+fn version_of(binary: &std::path::Path) -> io::Result<String> {
+    let told = std::process::Command::new(binary).arg("--version").output()?;
+    Ok(String::from_utf8_lossy(&told.stdout).trim().to_owned())
+}
+
 /// Starts the masters and what they share.
-async fn start_cluster(cas_off: bool, wallets: bool) -> io::Result<Cluster> {
+async fn start_cluster(masters: &Masters) -> io::Result<Cluster> {
+    let Masters { cas_off, wallets, baseline } = masters;
     // Nothing that was replaced is retained, so that collections delete as much as they can.
     let mut env = vec![("FULA_COMMIT_DEADLINE", "4s"), ("FULA_RETENTION", "0s")];
-    if cas_off {
+    if *cas_off {
         env.push(("FULA_BUCKET_ROOT_CAS", "off"));
     }
-    if wallets {
+    if *wallets {
         env.push(("FULA_EIP712_AUTH", "on"));
     }
-    let mut cluster = Cluster::start(3, &env).await?;
-    if wallets {
+    let mut cluster = Cluster::start_beside(3, &env, baseline.as_deref()).await?;
+    if *wallets {
         cluster.credentials = Credentials::of_new_wallet()?;
     }
     Ok(cluster)

@@ -1,0 +1,162 @@
+//! How much the buckets of an owner may hold together.
+//!
+//! A round takes room before it is published, so that rounds of different buckets on this master never exceed the
+//! quota together. What other masters have committed is read again every two seconds, and so is what came in by
+//! other ways than commits.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use fula_core::{BucketAddress, BucketName, Cid, OwnerId, block::require, bucket::BucketRoot};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    arbiter::{Arbiter, Head},
+    error::ServiceError,
+    limits::PAGE_MAX,
+};
+
+/// Time after which the sizes of buckets are read again.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// Largest number of owners whose sizes are remembered.
+const OWNERS_MAX: usize = 1024;
+
+/// The sizes of all buckets of the owners that write.
+#[derive(Debug, Default)]
+pub(super) struct Owners(Mutex<BTreeMap<OwnerId, Arc<Owner>>>);
+
+/// What one owner stores.
+#[derive(Debug, Default)]
+struct Owner {
+    sizes: Mutex<Sizes>,
+    /// Held while the sizes are read.
+    reading: tokio::sync::Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Sizes {
+    /// Root and bytes of each bucket.
+    stored: HashMap<BucketName, (Cid, u64)>,
+    /// Bytes by which rounds make buckets grow that are not published yet.
+    taken: HashMap<BucketName, u64>,
+}
+
+impl Sizes {
+    fn total(&self) -> u64 {
+        let stored = self.stored.values().map(|(_, bytes)| *bytes);
+        stored.chain(self.taken.values().copied()).fold(0, u64::saturating_add)
+    }
+}
+
+/// Returns the bytes of all objects, versions and parts of a bucket.
+fn bytes_of(root: &BucketRoot) -> u64 {
+    let trees = [root.objects.bytes, root.versions.bytes, root.uploads.bytes];
+    if root.deleted.is_some() { 0 } else { trees.into_iter().fold(0, u64::saturating_add) }
+}
+
+impl Owners {
+    /// Returns the share of a round of `bucket`, for an owner who may have `max` bytes.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`], [`ServiceError::Damaged`].
+    pub(super) async fn share(
+        &self,
+        arbiter: &Arbiter,
+        bucket: &BucketAddress,
+        max: u64,
+    ) -> Result<OwnerShare, ServiceError> {
+        let owner = {
+            let mut owners = self.0.lock();
+            if owners.len() >= OWNERS_MAX && !owners.contains_key(&bucket.owner) {
+                // Those with a round that runs stay.
+                owners.retain(|_, owner| Arc::strong_count(owner) > 1);
+            }
+            Arc::clone(owners.entry(bucket.owner).or_default())
+        };
+        owner.read_again(arbiter, bucket.owner).await?;
+        Ok(OwnerShare { owner, name: bucket.name.clone(), max })
+    }
+}
+
+impl Owner {
+    async fn read_again(&self, arbiter: &Arbiter, owner: OwnerId) -> Result<(), ServiceError> {
+        let mut read = self.reading.lock().await;
+        if read.is_some_and(|read| read.elapsed() < FRESH) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let (mut after, mut found) = (None, HashMap::new());
+        loop {
+            let rows = arbiter.list_buckets(owner, after.as_ref(), PAGE_MAX).await?;
+            let Some(last) = rows.last() else { break };
+            after = Some(last.address.name.clone());
+            for row in rows.iter().filter(|row| row.deleted.is_none()) {
+                let (name, root) = (&row.address.name, row.pointer.root);
+                let known = self.sizes.lock().stored.get(name).copied();
+                let bytes = match known {
+                    Some((known, bytes)) if known == root => bytes,
+                    _ => {
+                        let block = require(arbiter.nodes().blocks().as_ref(), &root).await?;
+                        bytes_of(&BucketRoot::from_block(&block)?)
+                    }
+                };
+                found.insert(name.clone(), (root, bytes));
+            }
+        }
+        self.sizes.lock().stored = found;
+        *read = Some(began);
+        Ok(())
+    }
+}
+
+/// What one round may take of an owner's quota. Dropping it gives back what was not published.
+#[derive(Debug)]
+pub(super) struct OwnerShare {
+    owner: Arc<Owner>,
+    name: BucketName,
+    max: u64,
+}
+
+impl OwnerShare {
+    /// Begins an attempt on a base, and gives back what an earlier attempt has taken.
+    pub(super) fn begin(&self, base: Option<&Head>) {
+        let mut sizes = self.owner.sizes.lock();
+        sizes.taken.remove(&self.name);
+        match base {
+            Some(head) => {
+                let found = (head.row.pointer.root, bytes_of(&head.root));
+                sizes.stored.insert(self.name.clone(), found);
+            }
+            None => drop(sizes.stored.remove(&self.name)),
+        }
+    }
+
+    /// Takes room for `grown` bytes.
+    ///
+    /// # Errors
+    /// [`ServiceError::OwnerQuotaExceeded`]. Nothing was taken.
+    pub(super) fn take(&self, grown: u64) -> Result<(), ServiceError> {
+        let mut sizes = self.owner.sizes.lock();
+        if grown > 0 && sizes.total().saturating_add(grown) > self.max {
+            return Err(ServiceError::OwnerQuotaExceeded(self.max));
+        }
+        *sizes.taken.entry(self.name.clone()).or_default() += grown;
+        Ok(())
+    }
+
+    /// Notes that the round was published.
+    pub(super) fn published(&self, head: &Head) {
+        self.begin(Some(head));
+    }
+}
+
+impl Drop for OwnerShare {
+    fn drop(&mut self) {
+        self.owner.sizes.lock().taken.remove(&self.name);
+    }
+}
