@@ -1,6 +1,7 @@
 """Buckets as CAR files: fula writes what kubo and @ipld/car read, and reads what kubo writes."""
 
 import json
+import os
 import subprocess
 import sys
 import urllib.error
@@ -88,6 +89,16 @@ def signed_car(gateway, bucket, **query):
     credentials = botocore.credentials.Credentials(*gateway.credentials())
     botocore.auth.S3SigV4QueryAuth(credentials, "s3", "us-east-1").add_auth(request)
     return request.prepare().url
+
+
+def test_an_export_replaces_no_pipe(own_gateway, tmp_path):
+    """The file is moved to its place at the end, which would take a pipe or a device away."""
+    own_gateway.client().create_bucket(Bucket="piped")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    refused = own_gateway.fula("export", "piped", "--output", pipe, check=False)
+    assert refused.returncode == 1 and "redirect standard output" in refused.stderr, refused
+    assert pipe.is_fifo() and list(tmp_path.glob("pipe.*")) == []
 
 
 @pytest.mark.parametrize("source", ["car", "kubo", "gateway"])

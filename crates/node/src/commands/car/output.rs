@@ -31,6 +31,13 @@ impl Output {
         name.push(".part");
         let part = PathBuf::from(name);
         let failed = |error: io::Error| format!("{}: {}", place.display(), io_text(&error));
+        // A pipe or a device would be replaced by the file.
+        if tokio::fs::metadata(place).await.is_ok_and(|found| !found.is_file()) {
+            return Err(format!(
+                "{} is not a file: leave out --output, and redirect standard output there",
+                place.display()
+            ));
+        }
         let file = File::create(&part).await.map_err(failed)?;
         let same = file.try_clone().await.map_err(failed)?;
         let (wake, mut woken) = mpsc::channel(1);
@@ -51,7 +58,10 @@ impl Output {
             // The system reports an error of the disk only once, here.
             syncing.await.map_err(io::Error::other)??;
             file.sync_all().await?;
-            tokio::fs::rename(&part, &place).await
+            tokio::fs::rename(&part, &place).await?;
+            // The name is durable once its directory is.
+            let dir = place.parent().filter(|dir| !dir.as_os_str().is_empty());
+            File::open(dir.unwrap_or(Path::new("."))).await?.sync_all().await
         };
         let failed = |error| format!("{}: {}", place.display(), io_text(&error));
         let moved = moved.await.map_err(failed);
